@@ -1,0 +1,251 @@
+"""What a door decides and what an engine does: the contract between the two halves.
+
+An *engine* accepts, shakes hands, dials, moves bytes and keeps the deadlines.  A *door*
+decides: which credentials to show, whether to let somebody in, where to go.  The engine
+asks the door at four moments of a connection's life (`tls`, `admit`, `opened`, `closed`),
+never per byte or record, with immutable values, so that an engine of threads can ask in
+batches and keep answers that hold.
+
+    accepted → [handshaking: Door.tls] → Door.admit → connecting → [handshaking: Route.tls]
+             → Door.opened → relaying → closing → closed: Door.closed
+
+The side that dialled in is *near*, the side the engine dials is *far*.  An inbound door's
+near side is the peer and its far side the application; outbound it is the other way round.
+A door's methods are called on the event loop's thread, must not block and must not raise;
+an exception in one is a defect, and the engine then refuses the connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Protocol
+
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+from uproxy.errors import UproxyError
+from uproxy.lifecycle import State
+from uproxy.model import Address, Direction, Limits, Outcome, Role, Timeouts, TlsSettings
+
+if TYPE_CHECKING:
+    import socket
+
+
+@dataclass(frozen=True, slots=True)
+class PeerSvid:
+    """A peer's identity, verified in this very handshake."""
+
+    spiffe_id: str
+    chain: tuple[bytes, ...]
+    """DER, leaf first, as validated up to (without) the trust anchor."""
+    not_after: datetime
+    """The earliest in the validated chain, UTC."""
+
+
+VerifyPeer = Callable[[tuple[bytes, ...]], PeerSvid]
+"""Judges a presented chain (DER, leaf first) inside the handshake; raises UntrustedError, or
+RefusedError with `peer_unexpected`."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TlsPlan:
+    """Everything one handshake needs; compared by identity, so an engine may cache by it."""
+
+    role: Role
+    """What *we* are in the handshake."""
+    chain: tuple[bytes, ...]
+    """Our SVID and intermediates, DER, leaf first; the trust anchor is not sent."""
+    key: PrivateKeyTypes = field(repr=False)
+    settings: TlsSettings
+    verify: VerifyPeer
+    alpn: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """Who dialled in, as far as the door can prove it."""
+
+    id: int
+    """Unique in this process."""
+    source: Address
+    """The TCP peer, or the unix listener itself."""
+    local: Address
+    """The address it arrived at."""
+    peer: PeerSvid | None
+    """None on doors without TLS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One endpoint to try.  `addresses` race (Happy Eyeballs, RFC 8305); the first is preferred."""
+
+    endpoint: str
+    """The name the destination knows it by, as in its `addresses`."""
+    addresses: tuple[Address, ...]
+    """Literal addresses, at least one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A door's yes: where to go and how."""
+
+    destination: str
+    """The name of the destination, or of the inbound door."""
+    candidates: tuple[Candidate, ...]
+    """Tried in order while no byte has gone."""
+    tls: TlsPlan | None
+    timeouts: Timeouts
+    rule: str | None = None
+    """The allow rule that let the caller in."""
+    preface: bytes = b""
+    """Sent to the far side before anything else (PROXY protocol)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A door's no."""
+
+    outcome: Outcome
+    reason: str
+    """One line for the log."""
+    rule: str | None = None
+    """The rule of the policy, or of SPIFFE, that decided."""
+
+
+class RefusedError(UproxyError):
+    """Carries a Refusal out of a `VerifyPeer`."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.reason)
+        self.refusal = refusal
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFacts:
+    """What a finished handshake negotiated, as the library reports it."""
+
+    version: str
+    cipher: str
+    group: str
+    duration: float
+    """Seconds from the first byte of the ClientHello to its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a connection ended; the engine's last word on it."""
+
+    outcome: Outcome
+    state: State
+    """The step it ended in."""
+    duration: float
+    """Seconds since it was accepted."""
+    bytes_received: int = 0
+    """Application bytes from the peer to the application."""
+    bytes_sent: int = 0
+    """Application bytes from the application to the peer."""
+    reason: str | None = None
+    """None for an ordinary end."""
+    rule: str | None = None
+
+
+class Connection(Protocol):
+    """An engine's handle on one connection, from `Door.admit` to `Door.closed`."""
+
+    @property
+    def arrival(self) -> Arrival:
+        """Who dialled in."""
+
+    @property
+    def route(self) -> Route | None:
+        """None until admitted."""
+
+    @property
+    def peer(self) -> PeerSvid | None:
+        """The verified peer, on whichever side TLS is; None in plaintext."""
+
+    @property
+    def tls(self) -> TlsFacts | None:
+        """None in plaintext."""
+
+    @property
+    def dialled(self) -> Address | None:
+        """The far side's address, once connected."""
+
+    @property
+    def endpoint(self) -> str | None:
+        """The candidate's endpoint, once connected."""
+
+    @property
+    def state(self) -> State: ...
+
+    @property
+    def bytes_received(self) -> int:
+        """So far, from the peer."""
+
+    @property
+    def bytes_sent(self) -> int:
+        """So far, to the peer."""
+
+    def close(self, refusal: Refusal) -> None:
+        """Cut it now: both sides see a reset, the ending carries the refusal."""
+
+
+class Door(Protocol):
+    """A listener with its meaning."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def direction(self) -> Direction: ...
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """For the steps before a Route is known."""
+
+    def tls(self) -> TlsPlan | Refusal | None:
+        """The near handshake, taken when a connection is accepted; None on doors without TLS."""
+
+    def admit(self, arrival: Arrival) -> Route | Refusal:
+        """Decide on an arrival whose peer, if any, is verified."""
+
+    def attempted(self, route: Route, candidate: Candidate, failure: Refusal | None) -> None:
+        """One candidate failed (with why), or was reached (None)."""
+
+    def opened(self, connection: Connection) -> None:
+        """Both sides are ready; bytes move from now on."""
+
+    def closed(self, connection: Connection, ending: Ending) -> None:
+        """Called exactly once for every accepted connection, admitted or not."""
+
+
+class OpenDoor(Protocol):
+    """A door the engine listens at."""
+
+    def replace(self, door: Door) -> None:
+        """New arrivals meet `door`; the socket and open connections stay."""
+
+    async def close(self) -> None:
+        """Stop accepting and close the listening socket; open connections stay."""
+
+
+class Engine(Protocol):
+    """Moves the connections.  One per process."""
+
+    def open(self, listener: socket.socket, door: Door) -> OpenDoor:
+        """Accept from a listening socket, which the engine now owns."""
+
+    def set_limits(self, limits: Limits) -> None:
+        """Applies to arrivals from now on."""
+
+    def refused(self) -> dict[str, int]:
+        """Arrivals refused by each limit since the start (`connections`, `handshakes_in_flight`,
+        `per_source_connections`, `descriptors`)."""
+
+    def responsive(self) -> bool:
+        """Whether every thread of the engine answers (liveness)."""
+
+    async def stop(self) -> None:
+        """Cut every connection and let go of every socket."""

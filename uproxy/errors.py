@@ -1,0 +1,92 @@
+"""Every error uProxy raises on purpose, in one tree.
+
+    UproxyError                 exit 1   failed while running
+    ├── UsageError              exit 2   wrong command line
+    ├── ConfigError             exit 2   wrong configuration; carries every mistake found
+    ├── NotPermittedError       exit 3   a privilege is missing; the message names it
+    ├── NoIdentityError         exit 4   no identity in the time given
+    ├── IdentityError           exit 1   an SVID, key, bundle or CRL that can't be used
+    │   ├── SpiffeIdError                text that is not a SPIFFE ID, trust domain or pattern
+    │   ├── BundleError                  trust material that can't be read
+    │   └── MessageError                 a Workload API message that breaks its rules
+    ├── contract.RefusedError            a door's no, on its way out of a handshake
+    ├── UntrustedError                   a peer's chain or SVID breaks a rule
+    └── EngineError             exit 1   the TLS library isn't the one uProxy was tested with
+
+Messages are one line, lower-case, and name the likely cause and the way out.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from uproxy.model import Alert, Mistake
+
+
+class UproxyError(Exception):
+    """The root: something uProxy can explain in one line."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(UproxyError):
+    """The command line can't be understood."""
+
+    exit_code = 2
+
+
+class ConfigError(UproxyError):
+    """The configuration is wrong; `mistakes` holds every mistake, in file order."""
+
+    exit_code = 2
+
+    def __init__(self, mistakes: tuple[Mistake, ...]) -> None:
+        super().__init__("; ".join(str(mistake) for mistake in mistakes))
+        self.mistakes = mistakes
+
+
+class NotPermittedError(UproxyError):
+    """The operating system refused; the message names the missing privilege."""
+
+    exit_code = 3
+
+
+class NoIdentityError(UproxyError):
+    """No identity came in the time given."""
+
+    exit_code = 4
+
+
+class IdentityError(UproxyError):
+    """An SVID, key, bundle or CRL that can't be used."""
+
+
+class SpiffeIdError(IdentityError):
+    """Text that is not a SPIFFE ID, a trust domain or an identity pattern."""
+
+
+class BundleError(IdentityError):
+    """Trust material (PEM, DER, JWKS, CRL) that can't be read."""
+
+
+class MessageError(IdentityError):
+    """A Workload API message that breaks the rules of the standard."""
+
+
+class UntrustedError(UproxyError):
+    """A peer's certificate chain breaks a rule; nothing may be relayed.
+
+    `rule` is a rule id of docs/reference/spiffe-rules.md (`X5-2`); `alert` the TLS alert
+    that tells the peer.
+    """
+
+    def __init__(self, rule: str, reason: str, alert: Alert) -> None:
+        super().__init__(f"{reason} ({rule})")
+        self.rule = rule
+        self.reason = reason
+        self.alert = alert
+
+
+class EngineError(UproxyError):
+    """The TLS library in this process isn't one uProxy was tested with."""

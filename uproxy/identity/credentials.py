@@ -1,0 +1,73 @@
+"""What this workload is and whom it believes, at one moment: an immutable snapshot.
+
+A source (Workload API or files) replaces the whole snapshot; handshakes take the one that
+is current when they start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+from uproxy.spiffe.bundles import Bundle
+
+
+@dataclass(frozen=True, slots=True)
+class Svid:
+    """Our own X509-SVID."""
+
+    spiffe_id: str
+    chain: tuple[x509.Certificate, ...]
+    """Leaf first, then intermediates."""
+    key: PrivateKeyTypes = field(repr=False)
+    hint: str = ""
+
+    @property
+    def not_before(self) -> datetime:
+        """UTC."""
+        return self.chain[0].not_valid_before_utc
+
+    @property
+    def not_after(self) -> datetime:
+        """The earliest in the chain, UTC."""
+        return min(certificate.not_valid_after_utc for certificate in self.chain)
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """A snapshot.  Without an SVID no handshake is made; without a bundle for a trust domain
+    nobody of that domain is believed."""
+
+    svid: Svid | None
+    reason: str
+    """Why there is no SVID, in words; empty when there is one."""
+    bundles: Mapping[str, Bundle]
+    """Trust domain name to its bundle (roots and CRLs), never pooled."""
+    generation: int
+    """Moves only when bundles or CRLs change: what was verified before must be judged again."""
+
+
+class IdentitySource(Protocol):
+    """Where credentials come from."""
+
+    @property
+    def current(self) -> Credentials:
+        """The snapshot to use for a handshake that starts now."""
+
+    @property
+    def status(self) -> Mapping[str, object]:
+        """Facts for /certs and the status page: source, state, last error in words, counters
+        (`rotations`, `reconnects`, `discarded_messages`, `revocations`) ; never a key."""
+
+    def subscribe(self, changed: Callable[[Credentials, Credentials], None]) -> None:
+        """Call `changed(before, after)` on every replacement, on the event loop's thread."""
+
+    async def start(self) -> None:
+        """Begin to watch; returns at once, an identity may come later."""
+
+    async def stop(self) -> None: ...
