@@ -1,0 +1,87 @@
+"""The command line: one module per command, imported only when it is the one called.
+
+A command module has `add_arguments(parser)` and `run(args) -> exit code`.  It says what went
+wrong by raising from `uproxy.errors`; only `main` prints errors and chooses exit codes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from uproxy.errors import ConfigError, UproxyError
+
+COMMANDS = {
+    "run": "run in the foreground; SIGTERM drains, SIGHUP reloads",
+    "check": "validate a configuration and print every mistake",
+    "authority": "serve development identities on a real SPIFFE Workload API",
+    "demo": "two workloads talk through two uProxies, on this machine, now",
+    "status": "what a running uProxy is doing",
+    "schema": "print the JSON Schema of the configuration",
+    "version": "versions of uProxy, Python, OpenSSL and the kernel",
+}
+
+IGNORED_ENVIRONMENT = ("SSLKEYLOGFILE", "OPENSSL_CONF", "OPENSSL_MODULES")
+"""OpenSSL would let these leak keys, weaken its settings or load code."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.  Returns the exit code of docs/reference/cli.md."""
+    for name in IGNORED_ENVIRONMENT:
+        os.environ.pop(name, None)
+    words = list(sys.argv[1:] if argv is None else argv)
+    args = _parser(words).parse_args(words)
+    module = importlib.import_module(f"uproxy.cli.{args.command}")
+    try:
+        code: int = module.run(args)
+    except KeyboardInterrupt:
+        return 130
+    except UproxyError as error:
+        if args.log_level == "debug":
+            raise
+        return _report(error)
+    return code
+
+
+def _report(error: UproxyError) -> int:
+    lines = [str(mistake) for mistake in error.mistakes] if isinstance(error, ConfigError) else []
+    for line in lines or [str(error)]:
+        print(f"uproxy: error: {line}", file=sys.stderr)
+    return error.exit_code
+
+
+def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="uproxy",
+        description="A micro-proxy for one workload: SPIFFE identity, mutual TLS, "
+        "authorization by identity.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    called = next((word for word in words if not word.startswith("-")), None)
+    for name, summary in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=summary)
+        command.add_argument(
+            "--log-level",
+            choices=("debug", "info", "warning", "error"),
+            default=None,
+            help="overrides log.level; debug also shows tracebacks",
+        )
+        if name == called:
+            importlib.import_module(f"uproxy.cli.{name}").add_arguments(command)
+    return parser
+
+
+def add_configuration_arguments(parser: argparse.ArgumentParser) -> None:
+    """`--config` and `--set`, as every command that reads a configuration takes them."""
+    parser.add_argument("--config", metavar="FILE", required=True, help="YAML or JSON")
+    parser.add_argument(
+        "--set",
+        metavar="PATH=VALUE",
+        action="append",
+        default=[],
+        dest="overrides",
+        help="overrides one value, also after a reload; may be repeated",
+    )

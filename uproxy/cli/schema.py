@@ -1,0 +1,18 @@
+"""`uproxy schema`: the JSON Schema of the configuration, for editors and pipelines."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from uproxy.config import json_schema
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`schema` takes no arguments of its own."""
+
+
+def run(args: argparse.Namespace) -> int:  # noqa: ARG001  every command has this shape
+    """Print the schema."""
+    print(json.dumps(json_schema(), indent=2))
+    return 0

@@ -1,0 +1,33 @@
+"""`uproxy version`: what runs here, for bug reports."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from pathlib import Path
+
+import cryptography
+import OpenSSL
+
+from uproxy import __version__, libssl
+
+_FEATURES = {
+    "btf": Path("/sys/kernel/btf/vmlinux"),
+    "cgroup2": Path("/sys/fs/cgroup/cgroup.controllers"),
+    "bpffs": Path("/sys/fs/bpf"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """`version` takes no arguments of its own."""
+
+
+def run(args: argparse.Namespace) -> int:  # noqa: ARG001  every command has this shape
+    """Print one line per fact."""
+    found = [name for name, path in _FEATURES.items() if path.exists()]
+    print(f"uproxy {__version__}")
+    print(f"python {platform.python_version()} ({platform.python_implementation()})")
+    print(f"{libssl.check().openssl} inside cryptography {cryptography.__version__}")
+    print(f"pyopenssl {OpenSSL.__version__}")
+    print(f"kernel {platform.release()} ({platform.machine()}): {' '.join(found) or 'no features'}")
+    return 0
