@@ -63,7 +63,14 @@ class IdentityError(UproxyError):
 
 
 class SpiffeIdError(IdentityError):
-    """Text that is not a SPIFFE ID, a trust domain or an identity pattern."""
+    """Text that is not a SPIFFE ID, a trust domain or an identity pattern.
+
+    `rule` is a rule id of docs/reference/spiffe-rules.md (`ID-14`).
+    """
+
+    def __init__(self, message: str, rule: str) -> None:
+        super().__init__(message)
+        self.rule = rule
 
 
 class BundleError(IdentityError):
