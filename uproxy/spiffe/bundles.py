@@ -1,0 +1,164 @@
+"""Bundles: the roots and CRLs of one trust domain, out of PEM, DER or a SPIFFE JWKS.
+
+A bundle always knows its trust domain and is never merged with another's (TB-9, FE-2).
+It holds no opinion about time.  Rules (`X5-…`, `TB-…` of docs/reference/spiffe-rules.md):
+an entry the standard says to ignore is ignored whole; anything else unreadable makes the
+bundle bad; an empty `keys` is a bundle that trusts nobody, not an error.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from uproxy.errors import BundleError
+from uproxy.spiffe import encoding
+from uproxy.spiffe.crls import check_usable
+from uproxy.spiffe.ids import TrustDomain
+
+DEFAULT_REFRESH_HINT_S = 300
+"""Trust Domain and Bundle §4.1.2: when a bundle doesn't say how often to look."""
+
+_KEY_TYPES = ("RSA", "EC", "OKP")
+_X509_USE = "x509-svid"
+
+_T = TypeVar("_T", x509.Certificate, x509.CertificateRevocationList)
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """Whom one trust domain's SVIDs are checked against.  Equal content is equal, whatever the
+    order and however often repeated."""
+
+    trust_domain: str
+    """Its name, lower case."""
+    roots: tuple[x509.Certificate, ...]
+    """Empty: nobody of the domain is trusted (TB-5)."""
+    crls: tuple[x509.CertificateRevocationList, ...] = ()
+
+    def __post_init__(self) -> None:
+        TrustDomain(self.trust_domain)
+        object.__setattr__(self, "roots", _canonical(self.roots))
+        object.__setattr__(self, "crls", _canonical(self.crls))
+
+
+@dataclass(frozen=True, slots=True)
+class BundleDocument:
+    """A SPIFFE JWKS: a bundle and what its publisher says about it."""
+
+    bundle: Bundle
+    sequence: int | None
+    """`spiffe_sequence`; None when absent or not an integer."""
+    refresh_hint: int
+    """`spiffe_refresh_hint` in seconds; the default when absent or not a positive integer."""
+
+
+def parse_bundle(trust_domain: str, data: bytes) -> Bundle:
+    """Read a bundle in whichever form it comes: JWKS (begins with `{`), PEM or DER.
+
+    Raises:
+        BundleError: naming what is wrong.
+    """
+    if data.lstrip()[:1] == b"{":
+        return parse_jwks(trust_domain, data).bundle
+    return parse_certificates(trust_domain, data)
+
+
+def parse_certificates(trust_domain: str, data: bytes) -> Bundle:
+    """Read PEM, or the Workload API's concatenated DER; at least one certificate.
+
+    Raises:
+        BundleError: naming what is wrong.
+    """
+    return Bundle(trust_domain, encoding.certificates(data))
+
+
+def parse_jwks(trust_domain: str, data: bytes) -> BundleDocument:
+    """Read a SPIFFE bundle document (Trust Domain and Bundle §4, X509-SVID §6).
+
+    Raises:
+        BundleError: naming what is wrong.
+    """
+    document = _json_object(data)
+    keys = document.get("keys")
+    if not isinstance(keys, list):
+        raise BundleError("the JWKS has no list 'keys' (TB-4)")
+    entries = [_x509_entry(key) for key in keys]
+    roots = tuple(encoding.certificate(der) for der in entries if der is not None)
+    hint = _integer(document.get("spiffe_refresh_hint"))
+    return BundleDocument(
+        Bundle(trust_domain, roots),
+        _integer(document.get("spiffe_sequence")),
+        hint if hint is not None and hint > 0 else DEFAULT_REFRESH_HINT_S,
+    )
+
+
+def parse_crls(data: bytes) -> tuple[x509.CertificateRevocationList, ...]:
+    """Read CRLs from PEM or concatenated DER; at least one, each of a kind uProxy can apply.
+
+    Raises:
+        BundleError: unreadable, or a CRL whose meaning uProxy doesn't know in full.
+    """
+    crls = encoding.revocation_lists(data)
+    for crl in crls:
+        check_usable(crl)
+    return crls
+
+
+def _canonical(items: Iterable[_T]) -> tuple[_T, ...]:
+    by_content = {item.public_bytes(Encoding.DER): item for item in items}
+    return tuple(by_content[der] for der in sorted(by_content))
+
+
+def _json_object(data: bytes) -> dict[str, object]:
+    if len(data) > encoding.MAX_BYTES:
+        raise BundleError(f"{len(data)} bytes; at most {encoding.MAX_BYTES} are read")
+    try:
+        document = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
+    except RecursionError as error:
+        raise BundleError("the JWKS is nested too deeply") from error
+    except ValueError as error:
+        raise BundleError(f"the JWKS is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise BundleError("the JWKS is not a JSON object")
+    return document
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise BundleError("the JWKS repeats a member name (RFC 7517 §4)")
+    return members
+
+
+def _x509_entry(key: object) -> bytes | None:
+    """The certificate (DER) of one JWK, or None for an entry that must be ignored."""
+    if not isinstance(key, dict):
+        raise BundleError("an entry of 'keys' is not a JSON object")
+    if key.get("use") != _X509_USE or key.get("kty") not in _KEY_TYPES:
+        return None
+    match key.get("x5c"):
+        case [str() as first, *_]:
+            return _base64(first)
+        case None | []:
+            return None
+    raise BundleError("an 'x5c' of the JWKS is not a list of strings")
+
+
+def _base64(text: str) -> bytes:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise BundleError(f"an 'x5c' of the JWKS is not base64: {error}") from error
+
+
+def _integer(value: object) -> int | None:
+    # JSON's true is an int in Python
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -1,0 +1,100 @@
+"""Certificate revocation lists: which kinds can be applied, to whom, and what they say.
+
+A CRL can only take trust away, so what is signed by the issuer's key is applied whether or
+not the issuer may sign CRLs; what can't be understood in full is refused when it is read.
+Pure: the time comes in as `now`.  Source: RFC 5280 §5 and §6.3; SPIFFE says nothing on CRLs.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+
+from uproxy.errors import BundleError
+
+_UNDERSTOOD = (x509.AuthorityKeyIdentifier, x509.CRLNumber, x509.AuthorityInformationAccess)
+
+
+class Verdict(enum.Enum):
+    """What the CRLs of an issuer say about one certificate."""
+
+    GOOD = "good"
+    REVOKED = "revoked"
+    STALE = "stale"
+    """The issuer's newest CRL is past its nextUpdate: nothing is known."""
+
+
+def check_usable(crl: x509.CertificateRevocationList) -> None:
+    """Refuse a CRL that says more, or less, than uProxy would apply.
+
+    Raises:
+        BundleError: delta, indirect or partial; no nextUpdate; an unknown critical extension.
+    """
+    try:
+        extensions = [*crl.extensions]
+        for entry in crl:
+            _check_entry(entry)
+    except (ValueError, x509.DuplicateExtension) as error:
+        raise BundleError(f"a CRL can't be read: {error}") from error
+    for extension in extensions:
+        _check_extension(extension)
+    if crl.next_update_utc is None:
+        raise BundleError("a CRL has no nextUpdate, so nobody could tell that it is stale")
+
+
+def issued_by(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
+    """Whether `issuer` (name and key) signed `crl`."""
+    if crl.issuer != issuer.subject:
+        return False
+    try:
+        return crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]  # a key of a kind that can't sign raises TypeError
+    except (TypeError, ValueError, UnsupportedAlgorithm):
+        return False
+
+
+def verdict(
+    certificate: x509.Certificate,
+    issuer: x509.Certificate,
+    crls: Iterable[x509.CertificateRevocationList],
+    now: datetime,
+) -> Verdict:
+    """What `issuer`'s newest CRL among `crls` says; without one the certificate is good."""
+    signed = [crl for crl in crls if issued_by(crl, issuer)]
+    if not signed:
+        return Verdict.GOOD
+    newest = max(signed, key=lambda crl: crl.last_update_utc)
+    if newest.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
+        return Verdict.REVOKED
+    if newest.next_update_utc is None or now > newest.next_update_utc:
+        return Verdict.STALE
+    return Verdict.GOOD
+
+
+def _check_extension(extension: x509.Extension[x509.ExtensionType]) -> None:
+    match extension.value:
+        case x509.DeltaCRLIndicator():
+            raise BundleError("a delta CRL; only complete CRLs are applied")
+        case x509.IssuingDistributionPoint():
+            raise BundleError("an indirect or partial CRL; only complete CRLs are applied")
+        case value if extension.critical and not isinstance(value, _UNDERSTOOD):
+            raise BundleError(
+                f"a CRL has the unknown critical extension {extension.oid.dotted_string}"
+            )
+
+
+def _check_entry(entry: x509.RevokedCertificate) -> None:
+    for extension in entry.extensions:
+        match extension.value:
+            case x509.CertificateIssuer():
+                raise BundleError("an indirect CRL; only complete CRLs are applied")
+            case x509.CRLReason(reason=x509.ReasonFlags.remove_from_crl):
+                raise BundleError("a delta CRL; only complete CRLs are applied")
+            case x509.CRLReason() | x509.InvalidityDate():
+                pass
+            case _ if extension.critical:
+                oid = extension.oid.dotted_string
+                raise BundleError(f"a CRL entry has the unknown critical extension {oid}")
