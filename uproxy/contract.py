@@ -48,9 +48,10 @@ VerifyPeer = Callable[[tuple[bytes, ...]], PeerSvid]
 RefusedError with `peer_unexpected`."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class TlsPlan:
-    """Everything one handshake needs; compared by identity, so an engine may cache by it."""
+    """Everything one handshake needs; compared by identity, so an engine may cache by it: make
+    one per snapshot of credentials, not one per connection."""
 
     role: Role
     """What *we* are in the handshake."""
