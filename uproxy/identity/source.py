@@ -1,0 +1,129 @@
+"""What every source of identity does alike: hold the snapshot, count, tell, and watch expiry.
+
+It knows neither files nor agents; a source calls `_replace` with all it knows, and only
+that.  Rules: a snapshot is replaced whole; equal content is no change; the generation moves
+only with bundles or CRLs; an SVID that has expired is no SVID, whoever says otherwise.
+Everything runs on the event loop's thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from types import MappingProxyType
+
+from uproxy.identity.credentials import Credentials, Svid
+from uproxy.spiffe.bundles import Bundle
+
+Clock = Callable[[], datetime]
+"""The wall clock, UTC."""
+
+_LONGEST_NAP_S = 60.0  # the loop's clock stands still in a suspended machine, validity doesn't
+
+_NO_BUNDLES: Mapping[str, Bundle] = MappingProxyType({})
+
+
+class SourceBase:
+    """The half of `credentials.IdentitySource` that doesn't depend on where things come from."""
+
+    def __init__(self, name: str, waiting: str, *, clock: Clock) -> None:
+        """`name` tells the source in `status`; `waiting` is the reason until `_replace`."""
+        self._name = name
+        self._clock = clock
+        self._current = Credentials(None, waiting, _NO_BUNDLES, 0)
+        self._subscribers: list[Callable[[Credentials, Credentials], None]] = []
+        self._rotations = 0
+        self._expiry: asyncio.TimerHandle | None = None  # set while there is an SVID
+
+    @property
+    def current(self) -> Credentials:
+        """The snapshot to use for a handshake that starts now."""
+        return self._current
+
+    @property
+    def status(self) -> Mapping[str, object]:
+        """Facts for /certs and the status page; never a key.  Sources add theirs in `_facts`."""
+        current = self._current
+        svid = current.svid
+        return {
+            "source": self._name,
+            "state": "ready" if svid else "not_ready",
+            "reason": current.reason,
+            "spiffe_id": svid.spiffe_id if svid else None,
+            "expires": svid.not_after.isoformat() if svid else None,
+            "trust_domains": sorted(current.bundles),
+            "generation": current.generation,
+            "rotations": self._rotations,
+            **self._facts(),
+        }
+
+    def subscribe(self, changed: Callable[[Credentials, Credentials], None]) -> None:
+        """Call `changed(before, after)` on every replacement; it must not raise."""
+        self._subscribers.append(changed)
+
+    async def stop(self) -> None:
+        """Stop watching expiry; a source stops its own watching first."""
+        self._disarm()
+
+    def _facts(self) -> Mapping[str, object]:
+        """What a source adds to `status`."""
+        return {}
+
+    def _replace(self, svid: Svid | None, reason: str, bundles: Mapping[str, Bundle]) -> bool:
+        """Put a new snapshot in force; whether anything changed.
+
+        `reason` says why there is no SVID; it is ignored when there is one.  An expired SVID
+        counts as none, with a reason of its own.  Must be called on the event loop.
+        """
+        if svid is not None and self._clock() > svid.not_after:
+            svid, reason = None, expired_reason(svid)
+        self._watch_expiry(svid)
+        before = self._current
+        trust_changed = dict(bundles) != dict(before.bundles)
+        svid_changed = not same_svid(svid, before.svid)
+        reason = "" if svid else reason
+        if not trust_changed and not svid_changed and reason == before.reason:
+            return False
+        if svid and before.svid and svid_changed:
+            self._rotations += 1
+        self._current = Credentials(
+            svid=svid if svid_changed else before.svid,
+            reason=reason,
+            bundles=MappingProxyType(dict(bundles)) if trust_changed else before.bundles,
+            generation=before.generation + trust_changed,
+        )
+        for changed in tuple(self._subscribers):
+            changed(before, self._current)
+        return True
+
+    def _watch_expiry(self, svid: Svid | None) -> None:
+        self._disarm()
+        if svid is None:
+            return
+        left_s = (svid.not_after - self._clock()).total_seconds()
+        # notAfter itself is still valid (RFC 5280 §4.1.2.5): look just behind it
+        nap_s = min(max(left_s, 0.0) + 0.001, _LONGEST_NAP_S)
+        loop = asyncio.get_running_loop()
+        self._expiry = loop.call_later(nap_s, self._look_at_expiry)
+
+    def _look_at_expiry(self) -> None:
+        current = self._current
+        self._replace(current.svid, current.reason, current.bundles)
+
+    def _disarm(self) -> None:
+        if self._expiry is not None:
+            self._expiry.cancel()
+            self._expiry = None
+
+
+def same_svid(one: Svid | None, other: Svid | None) -> bool:
+    """Whether two SVIDs have equal content; equal leaves have equal keys."""
+    if one is None or other is None:
+        return one is other
+    return (one.spiffe_id, one.chain, one.hint) == (other.spiffe_id, other.chain, other.hint)
+
+
+def expired_reason(svid: Svid) -> str:
+    """Why an expired SVID is not used, in words."""
+    return f"our SVID {svid.spiffe_id} expired at {svid.not_after.isoformat()}"
