@@ -1,0 +1,99 @@
+"""What is legal but worth saying: the warnings of `uproxy check`.
+
+Nothing here is an error, and nothing here changes a setting; each names what follows from
+the configuration as it stands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from uproxy.config.listeners import beyond_loopback
+from uproxy.config.nodes import join
+from uproxy.config.settings import RuleFrom, Settings
+from uproxy.model import Mistake, TcpAddress, Transport
+
+
+def warnings(settings: Settings) -> tuple[Mistake, ...]:
+    """Everything worth saying, in the order of the file's sections."""
+    return tuple(
+        warning
+        for advise in (_identity, _doors, _inbound, _outbound, _destinations, _deadlines, _admin)
+        for warning in advise(settings)
+    )
+
+
+def _identity(settings: Settings) -> Iterator[Mistake]:
+    endpoint = settings.identity.workload_api
+    if isinstance(endpoint, TcpAddress) and beyond_loopback(endpoint):
+        reason = "private keys cross the network in clear; use the agent's unix socket"
+        yield Mistake("identity.workload_api", reason, f"tcp://{endpoint}")
+    if settings.identity.on_distrust == "keep":
+        reason = "open connections outlive the trust they were made in; `close` ends them"
+        yield Mistake("identity.on_distrust", reason, "keep")
+
+
+def _doors(settings: Settings) -> Iterator[Mistake]:
+    if not settings.inbound and not settings.outbound:
+        yield Mistake("", "there is no inbound and no outbound door: nothing will be proxied")
+
+
+def _inbound(settings: Settings) -> Iterator[Mistake]:
+    allows = [
+        rule for rule in settings.authorization if rule.action == "allow" and rule.mode == "enforce"
+    ]
+    if settings.inbound and not allows:
+        yield Mistake("authorization", "there is no allow rule in force: nobody gets in")
+    for index, door in enumerate(settings.inbound):
+        if not allows or door.transport is not Transport.PLAINTEXT:
+            continue
+        if not any(_opens(rule.from_, door.name, rule.to.inbound) for rule in allows):
+            reason = (
+                "nobody gets in at this plaintext door: "
+                "no allow rule for it says `unauthenticated: true`"
+            )
+            yield Mistake(join("inbound", index), reason, door.name)
+
+
+def _opens(callers: RuleFrom, door: str, doors: tuple[str, ...]) -> bool:
+    return callers.unauthenticated and (not doors or door in doors)
+
+
+def _outbound(settings: Settings) -> Iterator[Mistake]:
+    for index, door in enumerate(settings.outbound):
+        if door.expose and beyond_loopback(door.listen):
+            reason = "whoever reaches this address borrows our identity"
+            yield Mistake(join(join("outbound", index), "listen"), reason, str(door.listen))
+
+
+def _destinations(settings: Settings) -> Iterator[Mistake]:
+    used = {door.to for door in settings.outbound}
+    for name, destination in settings.destinations.items():
+        path = join("destinations", name)
+        if name not in used:
+            yield Mistake(path, "no outbound door leads here")
+        if destination.transport is not Transport.PLAINTEXT:
+            continue
+        for index, address in enumerate(destination.addresses):
+            if beyond_loopback(address):
+                reason = "goes over the network in clear, to whoever answers; use mtls"
+                yield Mistake(join(join(path, "addresses"), index), reason, str(address))
+
+
+def _deadlines(settings: Settings) -> Iterator[Mistake]:
+    if settings.timeouts.handshake == 0:
+        reason = "without it, silent callers hold their places for ever"
+        yield Mistake("timeouts.handshake", reason, "0")
+    if settings.timeouts.connect == 0:
+        reason = "without it, a host that doesn't answer is never passed over"
+        yield Mistake("timeouts.connect", reason, "0")
+    if settings.timeouts.drain == 0:
+        reason = "without it, SIGTERM waits for the last connection, however long"
+        yield Mistake("timeouts.drain", reason, "0")
+
+
+def _admin(settings: Settings) -> Iterator[Mistake]:
+    listen = settings.admin.listen
+    if listen is not None and beyond_loopback(listen):
+        reason = "shows connections and configuration to other hosts; 127.0.0.1 shows them here"
+        yield Mistake("admin.listen", reason, str(listen))

@@ -1,0 +1,148 @@
+"""What several fields must obey together, on a tree whose fields are read.
+
+Each check speaks only about values that were right by themselves, so one slip gives one
+mistake.  Rules of authorization are in `rules`, listen addresses against each other in
+`listeners`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from uproxy.config.kinds import nearest
+from uproxy.config.leaves import CIPHERS_12, CIPHERS_13
+from uproxy.config.listeners import beyond_loopback, check_listeners
+from uproxy.config.nodes import MapNode, Node
+from uproxy.config.records import Draft
+from uproxy.config.rules import check_rules
+from uproxy.model import Mistake, SystemdAddress, TcpAddress, Timeouts, Transport
+
+
+def check(root: Draft) -> Iterator[Mistake]:
+    """Every mistake that takes more than one field to see."""
+    yield from _check_identity(root)
+    yield from _check_doors(root)
+    yield from _check_destinations(root)
+    yield from _check_tls(root)
+    yield from _check_timeouts(root)
+    yield from check_rules(root)
+    yield from check_listeners(root)
+
+
+def _check_identity(root: Draft) -> Iterator[Mistake]:
+    identity = root.get("identity")
+    if identity is None:
+        if not root.has("identity"):
+            yield root.wrong("identity", _NO_SOURCE)
+        return
+    api, files = identity.has("workload_api"), identity.has("files")
+    if api and files:
+        yield identity.wrong("files", "stands beside workload_api; there is exactly one source")
+    if not api and not files:
+        yield root.wrong("identity", _NO_SOURCE)
+    if identity.has("spiffe_id") and identity.has("hint"):
+        yield identity.wrong("hint", "stands beside spiffe_id; one of them chooses the identity")
+    if files and not api and identity.has("hint"):
+        yield identity.wrong("hint", "is for the Workload API; files hold one identity")
+
+
+_NO_SOURCE = (
+    "has no source: write identity.workload_api or identity.files, or define SPIFFE_ENDPOINT_SOCKET"
+)
+
+
+def _check_doors(root: Draft) -> Iterator[Mistake]:
+    names: dict[str, str] = {}
+    for door in root.drafts("inbound"):
+        yield from _check_unix_only(door, ("mode",))
+        yield from _check_plaintext(door, ("alpn",))
+        name = door.get("name") or str(door.get("listen"))
+        if door.get("name") in names:
+            yield door.wrong("name", f"is already the name of {names[name]}")
+        names.setdefault(name, door.path)
+    known = root.node.get("destinations")
+    for door in root.drafts("outbound"):
+        yield from _check_unix_only(door, ("mode", "owner"))
+        yield from _check_exposure(door)
+        yield from _check_way(door, known)
+
+
+def _check_unix_only(door: Draft, keys: tuple[str, ...]) -> Iterator[Mistake]:
+    listen = door.get("listen")
+    if isinstance(listen, TcpAddress | SystemdAddress):
+        for key in keys:
+            if door.has(key):
+                how = "a unix socket that uProxy opens (listen: unix:///…)"
+                yield door.wrong(key, f"is for {how}, not for {listen}")
+
+
+def _check_plaintext(draft: Draft, keys: tuple[str, ...]) -> Iterator[Mistake]:
+    if draft.get("transport") is Transport.PLAINTEXT:
+        for key in keys:
+            if draft.has(key):
+                yield draft.wrong(key, "means nothing with `transport: plaintext`")
+
+
+def _check_exposure(door: Draft) -> Iterator[Mistake]:
+    listen = door.get("listen")
+    if listen is None or not beyond_loopback(listen) or door.get("expose"):
+        return
+    if door.has("expose") and door.get("expose") is None:
+        return
+    yield door.wrong(
+        "listen",
+        "whoever reaches this address borrows our identity; listen at 127.0.0.1, [::1] "
+        "or a unix socket, or write `expose: true`",
+    )
+
+
+def _check_way(door: Draft, known: Node | None) -> Iterator[Mistake]:
+    name = door.get("to")
+    names = known.keys if isinstance(known, MapNode) else ()
+    if name is not None and name not in names:
+        yield door.wrong("to", "is no key of `destinations`", nearest(name, names))
+
+
+def _check_destinations(root: Draft) -> Iterator[Mistake]:
+    for destination in root.drafts("destinations"):
+        yield from _check_plaintext(destination, ("identities", "alpn"))
+        mtls = destination.get("transport") is Transport.MTLS
+        if mtls and not destination.has("identities"):
+            yield destination.wrong(
+                "identities", "is missing: with mtls, say who may answer (SPIFFE IDs or patterns)"
+            )
+
+
+def _check_tls(root: Draft) -> Iterator[Mistake]:
+    tls = root.get("tls")
+    if tls is None:
+        return
+    old = tls.get("min_version") == "1.2"
+    wrong_version = tls.has("min_version") and tls.get("min_version") is None
+    groups = tls.get("groups")
+    if old and groups and all("MLKEM" in group for group in groups):
+        yield tls.wrong("groups", "has none for TLS 1.2; add X25519 or P-256")
+    ciphers = tls.get("ciphers")
+    if ciphers is None or wrong_version:
+        return
+    if not set(ciphers) & set(CIPHERS_13):
+        yield tls.wrong("ciphers", f"has none for TLS 1.3; add {CIPHERS_13[0]}")
+    if old and not set(ciphers) & set(CIPHERS_12):
+        yield tls.wrong("ciphers", f"has none for TLS 1.2; add {CIPHERS_12[0]}")
+    for index, cipher in enumerate(ciphers):
+        if not old and cipher in CIPHERS_12:
+            yield tls.wrong_item("ciphers", index, 'is for TLS 1.2; it needs `min_version: "1.2"`')
+
+
+def _check_timeouts(root: Draft) -> Iterator[Mistake]:
+    timeouts = root.get("timeouts")
+    if timeouts is None:
+        return
+    if any(timeouts.has(key) and timeouts.get(key) is None for key in ("drain", "drain_delay")):
+        return
+    drain = timeouts.values.get("drain", Timeouts().drain)
+    delay = timeouts.values.get("drain_delay", Timeouts().drain_delay)
+    if 0 < drain < delay:
+        key = "drain_delay" if timeouts.has("drain_delay") else "drain"
+        reason = f"drain_delay ({delay:g}s) is part of drain ({drain:g}s) and can't be longer"
+        yield timeouts.wrong(key, reason)

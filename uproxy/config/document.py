@@ -1,0 +1,222 @@
+"""YAML text to a tree of nodes that remember where they were written.
+
+Not a YAML library: PyYAML's parser delivers the events, this module keeps what a
+configuration needs and refuses the rest in words.  Its rules: YAML 1.2 core-schema scalars
+(`no`, `off` and `15:30` are text), one document, no duplicate keys, no aliases, no tags, no
+control characters, bounded size, depth and number of nodes.  JSON is such a document.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import yaml
+
+from uproxy.config.nodes import (
+    NULLS,
+    Entry,
+    ListNode,
+    MapNode,
+    Node,
+    Place,
+    Scalar,
+    Style,
+    clip,
+    join,
+    mistake,
+)
+from uproxy.errors import ConfigError
+from uproxy.model import Mistake
+
+
+class _Mark(Protocol):
+    line: int
+    column: int
+
+
+MAX_CHARACTERS = 1 << 20
+"""A Kubernetes ConfigMap holds no more."""
+MAX_NODES = 20_000
+MAX_DEPTH = 32
+_LEADING_TABS = re.compile(r"^[ \t]*\t[ \t]*", re.MULTILINE)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
+_BARE_IPV6 = re.compile(r":[ ]+\[[0-9a-fA-F:.]*\]:")
+_TAGGED = (yaml.ScalarEvent, yaml.CollectionStartEvent)
+
+
+def parse(text: str) -> tuple[MapNode, tuple[Mistake, ...]]:
+    """Parse a configuration file.
+
+    Returns the tree and the mistakes that left it readable (duplicate keys and the like).
+
+    Raises:
+        ConfigError: the text has no tree: bad syntax, empty, not a mapping, too large.
+    """
+    node, mistakes = parse_value(text)
+    start = Place(1, 1)
+    if node is None:
+        raise ConfigError((mistake("", start, "the file is empty; it needs at least a door"),))
+    if not isinstance(node, MapNode):
+        raise ConfigError((mistake("", node, "must be a mapping of settings, `key: value`"),))
+    return node, mistakes
+
+
+def parse_value(text: str) -> tuple[Node | None, tuple[Mistake, ...]]:
+    """Parse any one YAML document; None when there is none.
+
+    Raises:
+        ConfigError: as for `parse`.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise _syntax(Place(1, 1), f"is longer than {MAX_CHARACTERS} characters")
+    if text.lstrip().startswith("{"):
+        # JSON may be indented with tabs; PyYAML takes spaces only
+        text = _LEADING_TABS.sub(lambda tabs: " " * len(tabs.group()), text)
+    composer = _Composer()
+    try:
+        return composer.document(text), tuple(composer.mistakes)
+    except yaml.reader.ReaderError as error:
+        raise _unreadable(text, error) from error
+    except yaml.MarkedYAMLError as error:
+        raise _marked(text, error) from error
+    except (ValueError, OverflowError) as error:
+        # PyYAML passes "\UFFFFFFFF" to chr() and a long %YAML version to int() unchecked
+        raise _syntax(Place(1, 1), "has an escape or a version that is no such thing") from error
+
+
+def _syntax(place: Place, reason: str) -> ConfigError:
+    return ConfigError((mistake("", place, reason),))
+
+
+def _unreadable(text: str, error: yaml.reader.ReaderError) -> ConfigError:
+    before = text[: error.position]
+    place = Place(before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1)
+    code = ord(text[error.position])
+    if 0xDC80 <= code <= 0xDCFF:  # what surrogateescape makes of a stray byte
+        return _syntax(place, f"byte 0x{code - 0xDC00:02x} is not UTF-8")
+    return _syntax(place, f"character U+{code:04X} is not allowed; is this a text file?")
+
+
+def _marked(text: str, error: yaml.MarkedYAMLError) -> ConfigError:
+    place = _place(error.problem_mark or error.context_mark)
+    problem = (error.problem or error.context or "can't be read").replace("\n", " ")
+    lines = text.splitlines()
+    line = lines[place.line - 1] if place.line and place.line <= len(lines) else ""
+    if r"'\t'" in problem:
+        problem = "a tab can't indent YAML; use spaces"
+    elif _BARE_IPV6.search(line):
+        problem = 'an address that begins with [ needs quotes, as in "[::1]:8080"'
+    return _syntax(place, f"is not YAML: {problem}")
+
+
+def _place(mark: _Mark | None) -> Place:
+    return Place(1, 1) if mark is None else Place(mark.line + 1, mark.column + 1)
+
+
+class _Composer:
+    """Events to nodes.  Recursion is bounded by MAX_DEPTH."""
+
+    def __init__(self) -> None:
+        self.mistakes: list[Mistake] = []
+        self._nodes = 0
+        self._depth = 0
+
+    def document(self, text: str) -> Node | None:
+        # BaseLoader resolves nothing, so no YAML 1.1 type gets in
+        events = iter(yaml.parse(text, Loader=yaml.BaseLoader))
+        node = None
+        documents = 0
+        for event in events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                if documents == 2:
+                    reason = "a second document starts here; a configuration is one document"
+                    raise _syntax(_place(event.start_mark), reason)
+            elif isinstance(event, yaml.NodeEvent):
+                node = self._node(event, events, "")
+        if isinstance(node, Scalar) and node.style is Style.NULL:
+            return None
+        return node
+
+    def _node(self, event: yaml.NodeEvent, events: Iterator[yaml.Event], path: str) -> Node:
+        place = _place(event.start_mark)
+        self._nodes += 1
+        if self._nodes > MAX_NODES:
+            raise _syntax(place, f"has more than {MAX_NODES} values")
+        if isinstance(event, yaml.AliasEvent):
+            reason = f"aliases (*{clip(event.anchor or '')}) are not supported; write the value out"
+            raise _syntax(place, reason)
+        tag = event.tag if isinstance(event, _TAGGED) else None
+        if tag is not None:
+            self.mistakes.append(mistake(path, place, f"tags ({clip(tag)}) are not supported"))
+        if isinstance(event, yaml.ScalarEvent):
+            return self._scalar(event, path)
+        return self._collection(event, events, path)
+
+    def _collection(self, event: yaml.NodeEvent, events: Iterator[yaml.Event], path: str) -> Node:
+        place = _place(event.start_mark)
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise _syntax(place, f"is nested more than {MAX_DEPTH} deep")
+        node: Node
+        if isinstance(event, yaml.SequenceStartEvent):
+            items = [
+                self._node(item, events, join(path, index))
+                for index, item in enumerate(_until(events, yaml.SequenceEndEvent))
+            ]
+            node = ListNode(tuple(items), place)
+        else:
+            node = MapNode(tuple(self._entries(events, path)), place)
+        self._depth -= 1
+        return node
+
+    def _entries(self, events: Iterator[yaml.Event], path: str) -> Iterable[Entry]:
+        seen: dict[str, Entry] = {}
+        for event in _until(events, yaml.MappingEndEvent):
+            key = self._node(event, events, path)
+            if not isinstance(key, Scalar):
+                value = self._node(_next(events), events, path)
+                self.mistakes.append(mistake(path, key.place, "a key must be text"))
+                continue
+            where = join(path, key.text)
+            value = self._node(_next(events), events, where)
+            if key.text in seen:
+                first = seen[key.text].place.line
+                reason = f"is written twice, in line {first} and in line {key.place.line}"
+                self.mistakes.append(mistake(where, key.place, reason))
+                continue
+            seen[key.text] = Entry(key.text, key.place, value)
+        return seen.values()
+
+    def _scalar(self, event: yaml.ScalarEvent, path: str) -> Scalar:
+        place = _place(event.start_mark)
+        text = event.value
+        try:
+            # JSON writes characters beyond U+FFFF as two escapes
+            text = text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError:
+            text = ascii(text)
+            self.mistakes.append(mistake(path, place, "half of a surrogate pair is no character"))
+        control = _CONTROL.search(text)
+        if control is not None:
+            reason = f"has a control character or line break (U+{ord(control.group()):04X})"
+            self.mistakes.append(mistake(path, place, reason))
+        if event.style is not None:
+            return Scalar(text, Style.QUOTED, place)
+        return Scalar(text, Style.NULL if text in NULLS else Style.PLAIN, place)
+
+
+def _until(events: Iterator[yaml.Event], end: type[yaml.Event]) -> Iterator[yaml.NodeEvent]:
+    while isinstance(event := next(events), yaml.NodeEvent):
+        yield event
+    if not isinstance(event, end):
+        raise AssertionError(f"PyYAML ended a {end.__name__} with {event!r}")
+
+
+def _next(events: Iterator[yaml.Event]) -> yaml.NodeEvent:
+    event = next(events)
+    if not isinstance(event, yaml.NodeEvent):
+        raise AssertionError(f"PyYAML gave {event!r} for a value")
+    return event

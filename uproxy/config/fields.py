@@ -1,0 +1,274 @@
+"""Every setting: its key, what it may hold, what it means, its default.
+
+The only list of keys.  Reading, hints, the JSON Schema and the reference are all derived
+from it, so that they can't tell different stories.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from uproxy.config import later
+from uproxy.config.kinds import Choice, Kind, ListOf, MapOf, Nullable, WordOr
+from uproxy.config.leaves import (
+    ALPN,
+    BOOLEAN,
+    CIPHERS_12,
+    CIPHERS_13,
+    DURATION,
+    ENDPOINT,
+    FILE,
+    GROUPS,
+    KEEP_OR_CLOSE,
+    LABEL,
+    LISTENER,
+    MODE,
+    NETWORK,
+    OWNER,
+    PATTERN,
+    PORT,
+    SEGMENT,
+    SPIFFE_ID,
+    TARGET,
+    TRANSPORT,
+    TRUST_DOMAIN,
+    count,
+)
+from uproxy.config.records import Draft, Field, Record
+from uproxy.config.settings import (
+    AdminSettings,
+    DestinationSettings,
+    FilesIdentity,
+    IdentitySettings,
+    InboundSettings,
+    LogSettings,
+    OutboundSettings,
+    RuleFrom,
+    RuleSettings,
+    RuleTo,
+    Settings,
+)
+from uproxy.model import Limits, Timeouts, TlsSettings
+
+_ALPN = Field("alpn", ListOf(ALPN), "ALPN protocols, where the application's peers require one.")
+_MODE = Field("mode", MODE, 'Permission bits of a unix socket, such as "0600".')
+
+FILES = Record(
+    FilesIdentity,
+    (
+        Field("svid", FILE, "Certificate chain, leaf first, PEM or DER.", required=True),
+        Field("key", FILE, "Private key, PKCS#8 or SEC1.", required=True),
+        Field(
+            "bundles",
+            MapOf(TRUST_DOMAIN, FILE, minimum=1),
+            "Trust domain to its bundle, PEM or SPIFFE JWKS.",
+            required=True,
+        ),
+        Field("crls", ListOf(FILE, minimum=0), "Certificate revocation lists."),
+    ),
+    "a mapping of svid, key and bundles",
+)
+IDENTITY = Record(
+    IdentitySettings,
+    (
+        Field("workload_api", ENDPOINT, "The SPIFFE Workload API; else $SPIFFE_ENDPOINT_SOCKET."),
+        Field("files", FILES, "Identity from files, instead of the Workload API."),
+        Field("spiffe_id", SPIFFE_ID, "Which identity, where the agent offers several."),
+        Field("hint", LABEL, "Which identity, by the agent's hint."),
+        Field("on_expiry", KEEP_OR_CLOSE, "Open connections when a certificate expires.", "keep"),
+        Field("on_distrust", KEEP_OR_CLOSE, "Open connections when trust is withdrawn.", "close"),
+        Field(
+            "revocation_grace",
+            DURATION,
+            "How long 'no identity' from a reconnect may be a hiccup.",
+            "30s",
+        ),
+    ),
+)
+INBOUND = Record(
+    InboundSettings,
+    (
+        Field("name", LABEL, "What rules call this door; the listen address by default."),
+        Field("listen", LISTENER, "Where other workloads connect.", required=True),
+        Field("transport", TRANSPORT, "What they speak.", required=True),
+        Field("to", TARGET, "The application.", required=True),
+        _ALPN,
+        Field("proxy_protocol", Choice(("v2",)), "Tell the application who called."),
+        _MODE,
+    ),
+    later=later.KEYS["inbound"],
+    computed=lambda draft, _key: {"name": str(draft.values["listen"])},
+)
+OUTBOUND = Record(
+    OutboundSettings,
+    (
+        Field("listen", LISTENER, "Where this workload connects.", required=True),
+        Field("to", LABEL, "A key of `destinations`.", required=True),
+        Field("expose", BOOLEAN, "Lets others than this host borrow our identity.", False),
+        _MODE,
+        Field("owner", OWNER, "Who owns a unix socket: user, user:group or numbers."),
+    ),
+    later=later.KEYS["outbound"],
+)
+DESTINATION = Record(
+    DestinationSettings,
+    (
+        Field("addresses", ListOf(TARGET), "The application's addresses.", required=True),
+        Field("transport", TRANSPORT, "What they speak.", required=True),
+        Field("identities", ListOf(PATTERN), "Who may answer; required for mtls."),
+        _ALPN,
+        Field("idle", DURATION, "Instead of `timeouts.idle`."),
+    ),
+    later=later.KEYS["destinations"],
+    computed=lambda _draft, key: {"name": key},
+)
+
+
+def _both(name: str, kind: Kind, doc: str) -> tuple[Field, Field]:
+    return Field(name, ListOf(kind), doc), Field(
+        f"not_{name}", ListOf(kind), f"All but these: {doc}"
+    )
+
+
+FROM = Record(
+    RuleFrom,
+    (
+        Field("unauthenticated", BOOLEAN, "Callers without an identity, and only those.", False),
+        *_both("identities", PATTERN, "SPIFFE ID patterns: `*` is one segment, `**` any number."),
+        *_both("trust_domains", TRUST_DOMAIN, "Trust domains."),
+        *_both("namespaces", SEGMENT, "X of /ns/X/sa/Y."),
+        *_both("service_accounts", SEGMENT, "Y of /ns/X/sa/Y."),
+        *_both("cidrs", NETWORK, "The TCP peer's address."),
+        *_both("via", LABEL, "The way the caller came; `direct` is no way but its own."),
+    ),
+    "a mapping of caller fields",
+)
+TO = Record(
+    RuleTo,
+    (
+        *_both("ports", PORT, "The application's ports."),
+        *_both("addresses", NETWORK, "The application's addresses."),
+        *_both("inbound", LABEL, "Names of doors."),
+    ),
+    "a mapping of target fields",
+)
+RULE = Record(
+    RuleSettings,
+    (
+        Field("name", LABEL, "Appears in logs and metrics; its place in the list by default."),
+        Field(
+            "action",
+            Choice(("allow", "deny")),
+            "Any deny refuses; then one allow must match.",
+            required=True,
+        ),
+        Field(
+            "mode",
+            Choice(("enforce", "shadow")),
+            "A shadow rule is logged, never decides.",
+            "enforce",
+        ),
+        Field("from", WordOr("any", RuleFrom(any=True), FROM), "The callers."),
+        Field("to", TO, "The targets; all by default."),
+    ),
+    computed=lambda draft, _key: {"name": draft.path, "from": RuleFrom()},
+)
+
+
+def _ciphers(draft: Draft, _key: str) -> Mapping[str, object]:
+    return {"ciphers": CIPHERS_13 + CIPHERS_12} if draft.get("min_version") == "1.2" else {}
+
+
+TLS = Record(
+    TlsSettings,
+    (
+        Field(
+            "min_version", Choice(("1.2", "1.3"), decimal=True), "The oldest TLS accepted.", "1.3"
+        ),
+        Field(
+            "groups",
+            ListOf(Choice(GROUPS)),
+            "Key exchange, best first.",
+            list(TlsSettings().groups),
+        ),
+        Field(
+            "ciphers",
+            ListOf(Choice(CIPHERS_13 + CIPHERS_12)),
+            "Cipher suites; with min_version 1.2 its AEAD ECDHE suites too.",
+            list(CIPHERS_13),
+        ),
+    ),
+    computed=_ciphers,
+)
+LIMITS = Record(
+    Limits,
+    (
+        Field("connections", count(1), "Open connections.", 20_000),
+        Field("handshakes_in_flight", count(1), "Handshakes at the same time.", 512),
+        Field("per_source_connections", count(0), "Open connections of one address; 0 is off.", 0),
+    ),
+)
+TIMEOUTS = Record(
+    Timeouts,
+    (
+        Field("handshake", DURATION, "From accept or connect to the end of the handshake.", "5s"),
+        Field("connect", DURATION, "To reach one address.", "5s"),
+        Field("half_close", DURATION, "From the last byte, once one side has finished.", "60s"),
+        Field("idle", DURATION, "Without a byte in either direction.", "1h"),
+        Field("drain_delay", DURATION, "How long SIGTERM leaves the doors open.", "5s"),
+        Field("drain", DURATION, "From SIGTERM until what is left is cut.", "25s"),
+    ),
+)
+_OFF = Nullable(LISTENER)
+ADMIN = Record(
+    AdminSettings,
+    (
+        Field("listen", _OFF, "Status page, dumps and commands.", "127.0.0.1:15000"),
+        Field("metrics", _OFF, "Prometheus metrics.", "127.0.0.1:15020"),
+        Field("ready", _OFF, "Readiness and liveness.", "0.0.0.0:15021"),
+    ),
+)
+LOG = Record(
+    LogSettings,
+    (
+        Field("level", Choice(("debug", "info", "warning", "error")), "From here up.", "info"),
+        Field("format", Choice(("json", "text")), "How a line looks.", "json"),
+        Field("access", Choice(("all", "denied", "none")), "Which connections get a line.", "all"),
+    ),
+)
+SETTINGS = Record(
+    Settings,
+    (
+        Field("name", LABEL, "Tells several uProxies on one machine apart.", "uproxy"),
+        Field("identity", IDENTITY, "Who this workload is: exactly one source."),
+        Field("inbound", ListOf(INBOUND, minimum=0, unique=False), "Doors for other workloads."),
+        Field("outbound", ListOf(OUTBOUND, minimum=0, unique=False), "Doors for this workload."),
+        Field("destinations", MapOf(LABEL, DESTINATION), "Where outbound connections go."),
+        Field(
+            "authorization",
+            ListOf(RULE, minimum=0, unique=False),
+            "Who may come in; nobody by default.",
+        ),
+        Field(
+            "on_policy_change",
+            KEEP_OR_CLOSE,
+            "Open connections that would no longer be allowed.",
+            "close",
+        ),
+        Field("tls", TLS, "What may be negotiated."),
+        Field("limits", LIMITS, "Refused beyond these."),
+        Field("timeouts", TIMEOUTS, "Deadlines; 0 is off."),
+        Field("engine", Choice(("python",), later.ENGINES), "What moves the bytes.", "python"),
+        Field(
+            "admin",
+            Nullable(ADMIN, AdminSettings(None, None, None)),
+            "Where operators ask; null is off.",
+        ),
+        Field(
+            "log",
+            Nullable(LOG, LogSettings(level="error", access="none")),
+            "Standard output; null leaves errors only.",
+        ),
+    ),
+    later=later.KEYS[""],
+)

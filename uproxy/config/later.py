@@ -1,0 +1,43 @@
+"""What the configuration will know and this version doesn't: each with the way out today.
+
+One small table, so that nothing of a coming version is ever accepted in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+_CAPTURED = "give each door an address the application connects to, and `to:` a destination"
+_TUNNEL = "use `transport: mtls`"
+
+KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "": {
+            "l7_proxies": "connect straight to the destinations",
+            "inbound_trust": "let callers connect straight to this workload",
+            "hbone": _TUNNEL,
+            "handover": "remove the key and restart to upgrade",
+            "workers": "remove the key: one thread does the work",
+        },
+        "inbound": {
+            "captured": _CAPTURED,
+            "ports": "give each port a door of its own with `transport: mtls`",
+            "migrate": "give plaintext callers a door of their own with `transport: plaintext`",
+            "addresses": _TUNNEL,
+        },
+        "outbound": {"captured": _CAPTURED},
+        "destinations": {
+            "match": _CAPTURED,
+            "via": "connect straight to the destination",
+            "hbone_address": _TUNNEL,
+            "hbone_port": _TUNNEL,
+        },
+    }
+)
+"""Keys, by the record they would belong to."""
+
+TRANSPORTS: Mapping[str, str] = MappingProxyType({"hbone": _TUNNEL})
+ENGINES: Mapping[str, str] = MappingProxyType(
+    dict.fromkeys(("native", "cython", "c"), "use `engine: python`")
+)

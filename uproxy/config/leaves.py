@@ -1,0 +1,92 @@
+"""The kinds of single values: each pairs a parser of `scalars` with its JSON Schema and name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from uproxy.config import later, scalars
+from uproxy.config.kinds import Choice, Json, ScalarKind
+from uproxy.config.nodes import Type
+from uproxy.model import TlsSettings, Transport
+from uproxy.spiffe.ids import IdentityPattern, SpiffeId, TrustDomain
+
+_TEXT: Json = {"type": "string", "minLength": 1}
+_NUMBERS = frozenset({Type.TEXT, Type.INT, Type.FLOAT})
+
+GROUPS = (
+    "X25519MLKEM768", "SecP256r1MLKEM768", "SecP384r1MLKEM1024",
+    "X25519", "X448", "P-256", "P-384", "P-521",
+)  # fmt: skip
+CIPHERS_13 = TlsSettings().ciphers
+CIPHERS_12 = (
+    "ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256",
+    "ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-RSA-CHACHA20-POLY1305",
+)  # fmt: skip
+"""TLS 1.2 with forward secrecy and AEAD only, in OpenSSL's names."""
+
+
+def _pattern(pattern: str) -> Json:
+    return {"type": "string", "pattern": f"^({pattern})$"}
+
+
+def _canonical(parse: Callable[[str], object]) -> Callable[[str], str]:
+    return lambda text: str(parse(text))
+
+
+def count(minimum: int) -> ScalarKind:
+    """A whole number, at least `minimum`."""
+
+    def parse(text: str) -> int:
+        number = scalars.whole_number(text)
+        if number < minimum:
+            raise ValueError(f"must be at least {minimum}")
+        return number
+
+    return ScalarKind(
+        f"a whole number from {minimum}",
+        parse,
+        {"type": "integer", "minimum": minimum},
+        frozenset({Type.INT}),
+    )
+
+
+DURATION = ScalarKind(
+    "a duration",
+    scalars.duration,
+    {"anyOf": [_pattern(scalars.DURATION), {"const": 0}]},
+    _NUMBERS,
+)
+BOOLEAN = ScalarKind("true or false", scalars.boolean, {"type": "boolean"}, frozenset({Type.BOOL}))
+PORT = ScalarKind(
+    "a port", scalars.port, {"type": "integer", "minimum": 1, "maximum": 65_535},
+    frozenset({Type.INT}),
+)  # fmt: skip
+NETWORK = ScalarKind("a network", scalars.network, _pattern(r"[0-9a-fA-F:.]+(/[0-9]{1,3})?"))
+_TCP = r".+:[0-9]{1,5}"
+_UNIX = "unix:///.+"
+TARGET = ScalarKind("an address", scalars.target, _pattern(f"{_UNIX}|{_TCP}"))
+LISTENER = ScalarKind("a listen address", scalars.listener, _pattern(f"{_UNIX}|systemd:.+|{_TCP}"))
+ENDPOINT = ScalarKind(
+    "a Workload API address", scalars.workload_api, _pattern(f"{_UNIX}|tcp://{_TCP}")
+)
+MODE = ScalarKind('an octal mode such as "0600"', scalars.mode, _pattern(scalars.MODE))
+OWNER = ScalarKind(
+    "a user or user:group", scalars.owner, {"type": ["string", "integer"]},
+    frozenset({Type.TEXT, Type.INT}),
+)  # fmt: skip
+LABEL = ScalarKind("text", scalars.label, {**_TEXT, "maxLength": 128})
+FILE = ScalarKind("a file path", scalars.file_path, _TEXT)
+ALPN = ScalarKind("a protocol name", scalars.alpn, {**_TEXT, "maxLength": 255})
+SEGMENT = ScalarKind("a path segment", scalars.segment, _pattern("[A-Za-z0-9._-]+"))
+TRUST_DOMAIN = ScalarKind("a trust domain", _canonical(TrustDomain.parse), _TEXT)
+SPIFFE_ID = ScalarKind(
+    "a SPIFFE ID", _canonical(SpiffeId.parse), _pattern("[sS][pP][iI][fF][fF][eE]://.+")
+)
+PATTERN = ScalarKind(
+    "a SPIFFE ID pattern",
+    _canonical(IdentityPattern.parse),
+    _pattern("[sS][pP][iI][fF][fF][eE]://.+"),
+)
+TRANSPORT = Choice(("mtls", "plaintext"), later.TRANSPORTS, makes=Transport)
+KEEP_OR_CLOSE = Choice(("keep", "close"))

@@ -1,0 +1,88 @@
+"""Text and environment in, Settings or every mistake out.
+
+Pure: it reads no file and no process environment.  The order is the precedence: the file,
+over it the environment, over that the options; variables are replaced in the result.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
+
+from uproxy.config.checks import check
+from uproxy.config.document import parse
+from uproxy.config.fields import SETTINGS
+from uproxy.config.nodes import Entry, MapNode, Place, Scalar, Style
+from uproxy.config.overrides import lay_over
+from uproxy.config.records import Draft, build
+from uproxy.config.settings import FilesIdentity, Settings
+from uproxy.config.variables import substitute
+from uproxy.errors import ConfigError
+from uproxy.model import Mistake
+
+ENDPOINT_VARIABLE = "SPIFFE_ENDPOINT_SOCKET"
+"""SPIFFE Workload Endpoint §4."""
+
+
+def load(
+    text: str, *, environ: Mapping[str, str], overrides: Sequence[str], folder: str
+) -> Settings:
+    """Parse a whole configuration.
+
+    `text` is the file's content, best decoded with `errors="surrogateescape"`, so that a byte
+    that isn't UTF-8 is a mistake with its place.  `environ` overrides it by
+    `UPROXY__TIMEOUTS__IDLE`, defines `${NAME}`, and may name the Workload API.  `overrides`
+    are the `path=value` of --set.  Relative file names are taken from `folder`.
+
+    Raises:
+        ConfigError: with every mistake, those of the file in its order.
+    """
+    tree, found = parse(text)
+    mistakes = list(found)
+    tree = lay_over(tree, environ, overrides, mistakes)
+    tree = substitute(tree, environ, mistakes)
+    tree = _with_endpoint(tree, environ)
+    draft = SETTINGS.read(tree, "", mistakes)
+    if isinstance(draft, Draft):
+        mistakes.extend(check(draft))
+    settings = None if mistakes else build(draft)
+    if not isinstance(settings, Settings):
+        raise ConfigError(_in_order(mistakes))
+    return _anchored(settings, folder)
+
+
+def _in_order(mistakes: Sequence[Mistake]) -> tuple[Mistake, ...]:
+    def place(mistake: Mistake) -> tuple[bool, int, int]:
+        return mistake.line is None, mistake.line or 0, mistake.column or 0
+
+    return tuple(sorted(dict.fromkeys(mistakes), key=place))
+
+
+def _with_endpoint(tree: MapNode, environ: Mapping[str, str]) -> MapNode:
+    endpoint = environ.get(ENDPOINT_VARIABLE)
+    place = Place(source=f"${ENDPOINT_VARIABLE}")
+    identity = tree.get("identity") or MapNode((), place)
+    if not endpoint or not isinstance(identity, MapNode):
+        return tree
+    if identity.get("workload_api") is not None or identity.get("files") is not None:
+        return tree
+    scalar = Scalar(endpoint, Style.FREE, place)
+    identity = replace(identity, entries=(*identity.entries, Entry("workload_api", place, scalar)))
+    others = (entry for entry in tree.entries if entry.key != "identity")
+    return replace(tree, entries=(*others, Entry("identity", place, identity)))
+
+
+def _anchored(settings: Settings, folder: str) -> Settings:
+    files = settings.identity.files
+    if files is None:
+        return settings
+    bundles = {name: posixpath.join(folder, path) for name, path in files.bundles.items()}
+    anchored = FilesIdentity(
+        svid=posixpath.join(folder, files.svid),
+        key=posixpath.join(folder, files.key),
+        bundles=MappingProxyType(bundles),
+        crls=tuple(posixpath.join(folder, path) for path in files.crls),
+    )
+    return replace(settings, identity=replace(settings.identity, files=anchored))

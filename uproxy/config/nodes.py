@@ -1,0 +1,149 @@
+"""The tree that configuration text becomes: nodes that remember where they were written.
+
+It knows no YAML syntax and no setting; `document` builds it, overrides and variables make
+new ones from it, and every mistake about the text is made here.
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+
+from uproxy.model import Mistake
+
+_SHOWN = 80
+
+
+class Style(enum.Enum):
+    """How much of a scalar's type its writing has already decided."""
+
+    PLAIN = enum.auto()
+    """Without quotes: the core schema decides."""
+    QUOTED = enum.auto()
+    """Text."""
+    NULL = enum.auto()
+    FREE = enum.auto()
+    """From the environment or --set, or with a variable in it: its field decides."""
+
+
+class Type(enum.StrEnum):
+    """What a scalar is, in the words of a mistake."""
+
+    NULL = "null"
+    BOOL = "a boolean"
+    INT = "a number"
+    FLOAT = "a decimal number"
+    TEXT = "text"
+    FREE = "a value"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where something was written: in the file, or by a variable or option (`source`)."""
+
+    line: int | None = None
+    column: int | None = None
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A leaf."""
+
+    text: str
+    style: Style
+    place: Place
+    written: str = ""
+    """As in the file, before variables were replaced."""
+
+    @property
+    def type(self) -> Type:
+        """By YAML 1.2's core schema (§10.3.2)."""
+        if self.style is Style.PLAIN:
+            return core_type(self.text)
+        return {Style.NULL: Type.NULL, Style.FREE: Type.FREE}.get(self.style, Type.TEXT)
+
+
+@dataclass(frozen=True, slots=True)
+class ListNode:
+    """A sequence."""
+
+    items: tuple[Node, ...]
+    place: Place
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One key of a mapping; `place` is the key's."""
+
+    key: str
+    place: Place
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class MapNode:
+    """A mapping with unique text keys, in the order written."""
+
+    entries: tuple[Entry, ...]
+    place: Place
+
+    def get(self, key: str) -> Node | None:
+        """The value at `key`, or None when it isn't there."""
+        return next((entry.node for entry in self.entries if entry.key == key), None)
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys, in the order written."""
+        return tuple(entry.key for entry in self.entries)
+
+
+Node = Scalar | ListNode | MapNode
+
+NULLS = frozenset({"", "~", "null", "Null", "NULL"})
+_BOOL = frozenset({"true", "True", "TRUE", "false", "False", "FALSE"})
+_INT = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+")
+_FLOAT = re.compile(
+    r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+    r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+)
+_SIMPLE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+def core_type(text: str) -> Type:
+    """The type of a plain scalar."""
+    if text in NULLS:
+        return Type.NULL
+    if text in _BOOL:
+        return Type.BOOL
+    if _INT.fullmatch(text):
+        return Type.INT
+    return Type.FLOAT if _FLOAT.fullmatch(text) else Type.TEXT
+
+
+def join(path: str, step: str | int) -> str:
+    """The path of a child: `destinations.orders-db`, `inbound[0]`, `bundles["example.org"]`."""
+    if isinstance(step, int):
+        return f"{path}[{step}]"
+    if not _SIMPLE_KEY.fullmatch(step):
+        return f'{path}["{clip(step)}"]'
+    return f"{path}.{step}" if path else step
+
+
+def clip(text: str) -> str:
+    """Short enough for one line."""
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def mistake(path: str, at: Node | Place, reason: str, nearest: str | None = None) -> Mistake:
+    """A mistake about a node, with its value as written, or about a bare place."""
+    place = at if isinstance(at, Place) else at.place
+    value = None
+    if isinstance(at, Scalar) and at.style is not Style.NULL:
+        value = clip(at.written or at.text)
+        if at.written and at.written != at.text:
+            reason = f"{reason} (variables replaced: {clip(at.text)!r})"
+    if place.source:
+        reason = f"{reason} (from {place.source})"
+    return Mistake(path, reason, value, place.line, place.column, nearest)

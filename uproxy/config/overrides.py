@@ -1,0 +1,159 @@
+"""What stands above the file: `UPROXY__TIMEOUTS__IDLE=1h`, and above that `--set path=value`.
+
+They are laid over the tree before any field is read, so they obey the same rules and earn the
+same mistakes as the file.  A value is literal text whose type its field decides; one in
+`[]`, `{}` or quotes is YAML.  Neither can lengthen a list.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from uproxy.config.document import parse_value
+from uproxy.config.nodes import (
+    Entry,
+    ListNode,
+    MapNode,
+    Node,
+    Place,
+    Scalar,
+    Style,
+    clip,
+    join,
+    mistake,
+)
+from uproxy.errors import ConfigError
+from uproxy.model import Mistake
+
+PREFIX = "UPROXY__"
+"""Two underscores: a Kubernetes Service named uproxy injects `UPROXY_PORT`."""
+
+_Step = str | int
+_STEP = r'\.?[A-Za-z0-9_-]+|\[[0-9]{1,6}\]|\["[^"]+"\]'
+_SET = re.compile(rf"((?:{_STEP})+)=(.*)", re.DOTALL)
+_STEPS = re.compile(_STEP)
+_YAML = re.compile(r"\[.*\]|\{.*\}|\".*\"|'.*'", re.DOTALL)
+
+
+def lay_over(
+    tree: MapNode,
+    environ: Mapping[str, str],
+    overrides: Sequence[str],
+    mistakes: list[Mistake],
+) -> MapNode:
+    """The tree with the environment's values and then the options' values in it."""
+    for name in sorted(environ):
+        if name.startswith(PREFIX):
+            tree = _from_environment(tree, name, environ[name], mistakes)
+    for option in overrides:
+        tree = _from_option(tree, option, mistakes)
+    return tree
+
+
+def _from_environment(tree: MapNode, name: str, text: str, mistakes: list[Mistake]) -> MapNode:
+    segments = name[len(PREFIX) :].split("__")
+    place = Place(source=name)
+    if not all(segments):
+        mistakes.append(mistake(name, Place(), "names no setting; write UPROXY__TIMEOUTS__IDLE"))
+        return tree
+    return _put(tree, _steps(tree, segments), _value(text, place, mistakes), mistakes)
+
+
+def _from_option(tree: MapNode, option: str, mistakes: list[Mistake]) -> MapNode:
+    match = _SET.fullmatch(option)
+    if match is None:
+        reason = "must be path=value, as in timeouts.idle=1h or inbound[0].to=127.0.0.1:80"
+        mistakes.append(Mistake("--set", reason, clip(option)))
+        return tree
+    steps = [_step(part.group()) for part in _STEPS.finditer(match[1])]
+    place = Place(source=f"--set {clip(option)}")
+    return _put(tree, steps, _value(match[2], place, mistakes), mistakes)
+
+
+def _step(part: str) -> _Step:
+    if part.startswith('["'):
+        return part[2:-2]
+    return int(part[1:-1]) if part.startswith("[") else part.removeprefix(".")
+
+
+def _steps(tree: MapNode, segments: Sequence[str]) -> list[_Step]:
+    """The environment knows neither lower case nor hyphens: ORDERS_DB is `orders-db` if that
+    is what the file calls it."""
+    node: Node | None = tree
+    steps: list[_Step] = []
+    for segment in segments:
+        if isinstance(node, ListNode) and segment.isascii() and segment.isdigit():
+            index = int(segment[:6])
+            steps.append(index)
+            node = node.items[index] if index < len(node.items) else None
+            continue
+        keys = node.keys if isinstance(node, MapNode) else ()
+        key = next((key for key in keys if _plain(key) == _plain(segment)), segment.lower())
+        steps.append(key)
+        node = node.get(key) if isinstance(node, MapNode) else None
+    return steps
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "_", name.lower())
+
+
+def _value(text: str, place: Place, mistakes: list[Mistake]) -> Node:
+    if _YAML.fullmatch(text):
+        try:
+            node, found = parse_value(text)
+        except ConfigError as error:
+            found = error.mistakes
+            node = None
+        for each in found:
+            reason = f"{each.reason} (column {each.column} of {place.source})"
+            mistakes.append(Mistake(each.path, reason, clip(text)))
+        if node is not None:
+            return _moved(node, place)
+    if text in ("null", "~"):
+        return Scalar(text, Style.NULL, place)
+    return Scalar(text, Style.FREE, place)
+
+
+def _moved(node: Node, place: Place) -> Node:
+    """The node as if all of it stood at `place`."""
+    if isinstance(node, ListNode):
+        return ListNode(tuple(_moved(item, place) for item in node.items), place)
+    if isinstance(node, MapNode):
+        entries = (Entry(each.key, place, _moved(each.node, place)) for each in node.entries)
+        return MapNode(tuple(entries), place)
+    return replace(node, place=place)
+
+
+def _put(tree: MapNode, steps: Sequence[_Step], value: Node, mistakes: list[Mistake]) -> MapNode:
+    try:
+        node = _replaced(tree, steps, value, "")
+    except ConfigError as error:
+        mistakes.extend(error.mistakes)
+        return tree
+    if not isinstance(node, MapNode):
+        raise AssertionError("the first step of a path is a key")
+    return node
+
+
+def _replaced(node: Node | None, steps: Sequence[_Step], value: Node, path: str) -> Node:
+    if not steps:
+        return value
+    step, rest = steps[0], steps[1:]
+    here = join(path, step)
+    if isinstance(step, int):
+        items = list(node.items) if isinstance(node, ListNode) else []
+        if step >= len(items):
+            reason = f"there is no such item: {path or 'the file'} has {len(items)}, from 0"
+            raise ConfigError((mistake(here, value.place, reason),))
+        items[step] = _replaced(items[step], rest, value, here)
+        return ListNode(tuple(items), node.place if node else value.place)
+    entries = list(node.entries) if isinstance(node, MapNode) else []
+    index = next((n for n, entry in enumerate(entries) if entry.key == step), len(entries))
+    old = entries[index : index + 1]
+    child = _replaced(old[0].node if old else None, rest, value, here)
+    place = old[0].place if old else value.place
+    entries[index : index + 1] = [Entry(step, place, child)]
+    return MapNode(tuple(entries), node.place if isinstance(node, MapNode) else value.place)

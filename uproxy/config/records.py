@@ -1,0 +1,138 @@
+"""Mappings with known keys: the kind that ties fields together and becomes one object.
+
+Reading a record gives a Draft, which knows what was right in it and where each key was
+written; `build` turns drafts without mistakes into the settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from uproxy.config.kinds import WRONG, Json, Kind, is_not, nearest, not_yet
+from uproxy.config.nodes import ListNode, MapNode, Node, join, mistake
+from uproxy.model import Mistake
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One key of a record."""
+
+    name: str
+    kind: Kind
+    doc: str
+    """One line, for the reference and for editors."""
+    default: object = None
+    """As it would be written; None when there is none or it is computed."""
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A mapping with known keys, which becomes one object of `makes`."""
+
+    makes: Callable[..., object]
+    fields: tuple[Field, ...]
+    words: str = "a mapping"
+    later: Mapping[str, str] = field(default_factory=dict)
+    """Keys of coming versions, with the way out today."""
+    computed: Callable[[Draft, str], Mapping[str, object]] = lambda _draft, _key: {}
+    """Values for absent keys that depend on others, or on the key the record stands at."""
+
+    def read(self, node: Node, path: str, mistakes: list[Mistake]) -> object:
+        """See Kind; gives a Draft."""
+        if not isinstance(node, MapNode):
+            mistakes.append(mistake(path, node, is_not(node, self.words)))
+            return WRONG
+        known = {each.name: each for each in self.fields}
+        values: dict[str, object] = {}
+        for entry in node.entries:
+            where = join(path, entry.key)
+            if entry.key in known:
+                value = known[entry.key].kind.read(entry.node, where, mistakes)
+                if value is not WRONG:
+                    values[entry.key] = value
+            elif entry.key in self.later:
+                mistakes.append(mistake(where, entry.place, not_yet(self.later[entry.key])))
+            else:
+                hint = nearest(entry.key, known)
+                mistakes.append(mistake(where, entry.place, "no such key", hint))
+        draft = Draft(self, path, node, MappingProxyType(values))
+        mistakes.extend(
+            draft.wrong(each.name, f"is missing; must be {each.kind.words}")
+            for each in self.fields
+            if each.required and not draft.has(each.name)
+        )
+        return draft
+
+    def schema(self) -> Json:
+        """See Kind."""
+        properties = {}
+        for each in self.fields:
+            properties[each.name] = {"description": each.doc, **each.kind.schema()}
+            if each.default is not None:
+                properties[each.name]["default"] = each.default
+        found: Json = {
+            "type": "object",
+            "properties": properties,
+            "additionalProperties": False,
+        }
+        required = [each.name for each in self.fields if each.required]
+        return {**found, "required": required} if required else found
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A record half read: what was right in it, and where it was written."""
+
+    record: Record
+    path: str
+    node: MapNode
+    values: Mapping[str, Any]
+
+    def has(self, key: str) -> bool:
+        """Whether the key was written, right or wrong."""
+        return self.node.get(key) is not None
+
+    def get(self, key: str) -> Any:
+        """The value, or None when it is absent or wrong."""
+        return self.values.get(key)
+
+    def drafts(self, key: str) -> Sequence[Draft]:
+        """The records in a list or mapping of records."""
+        found = self.values.get(key, ())
+        return tuple(found.values()) if isinstance(found, Mapping) else tuple(found)
+
+    def wrong(self, key: str, reason: str, hint: str | None = None) -> Mistake:
+        """A mistake about one of its keys."""
+        return self.wrong_item(key, None, reason, hint)
+
+    def wrong_item(
+        self, key: str, index: int | None, reason: str, hint: str | None = None
+    ) -> Mistake:
+        """A mistake about one item of a list (`index`), or about a whole key."""
+        node = self.node.get(key)
+        path = join(self.path, key)
+        if index is not None and isinstance(node, ListNode):
+            node, path = node.items[index], join(path, index)
+        return mistake(path, self.node.place if node is None else node, reason, hint)
+
+
+def build(value: object, key: str = "") -> object:
+    """A draft without mistakes to the object it describes; `key` is where it stands in a
+    mapping whose keys are the user's."""
+    if isinstance(value, Draft):
+        values = {**value.record.computed(value, key), **value.values}
+        built = {_python_name(name): build(each) for name, each in values.items()}
+        return value.record.makes(**built)
+    if isinstance(value, tuple):
+        return tuple(build(each) for each in value)
+    if isinstance(value, Mapping):
+        return MappingProxyType({name: build(each, name) for name, each in value.items()})
+    return value
+
+
+def _python_name(name: str) -> str:
+    return "from_" if name == "from" else name

@@ -1,0 +1,55 @@
+"""The reference of the configuration for people: Markdown drawn from the table of fields."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from uproxy.config.fields import SETTINGS
+from uproxy.config.kinds import Kind, ListOf, MapOf, Nullable, WordOr
+from uproxy.config.nodes import join
+from uproxy.config.records import Field, Record
+from uproxy.config.reload import RESTART_KEYS
+
+_HEAD = """# Every setting
+
+Written by the table that reads the file (`uproxy/config/fields.py`); `uproxy schema` prints the
+same as JSON Schema.  Durations: `500ms 5s 10m 1h`, `0` is off.  Addresses: `127.0.0.1:8080`,
+`[::1]:8080`, `db.internal:5432`, `unix:///run/app.sock`; `systemd:NAME` to listen.
+Keys marked ↻ need a restart; everything else follows a reload.
+
+| key | value | default | meaning |
+|---|---|---|---|
+"""
+
+
+def reference_markdown() -> str:
+    """The whole page."""
+    return _HEAD + "".join(_rows(SETTINGS, ""))
+
+
+def _rows(record: Record, path: str) -> Iterator[str]:
+    for field in record.fields:
+        where = join(path, field.name)
+        inner, suffix = _inside(field.kind)
+        default = "required" if field.required else _default(field)
+        key = f"`{where}`{' ↻' if where in RESTART_KEYS else ''}"
+        words = field.kind.words.replace("|", "\\|")
+        yield f"| {key} | {words} | {default} | {field.doc} |\n"
+        if isinstance(inner, Record):
+            yield from _rows(inner, where + suffix)
+
+
+def _default(field: Field) -> str:
+    if field.default is None:
+        return ""
+    plain = field.default if isinstance(field.default, str) else json.dumps(field.default)
+    return f"`{plain}`"
+
+
+def _inside(kind: Kind) -> tuple[Kind, str]:
+    if isinstance(kind, Nullable | WordOr):
+        return kind.item, ""
+    if isinstance(kind, ListOf):
+        return kind.item, "[]"
+    return (kind.item, ".NAME") if isinstance(kind, MapOf) else (kind, "")

@@ -1,0 +1,103 @@
+"""What a reload would change, and whether a running uProxy can do it.
+
+Everything can change while running except what RESTART_KEYS names, a listen address that
+overlaps one still open, and the permissions of a socket that stays.  The caller refuses the
+whole reload when `restart` isn't empty.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from uproxy.config.listeners import overlap
+from uproxy.config.nodes import join
+from uproxy.config.settings import InboundSettings, OutboundSettings, Settings
+from uproxy.model import Mistake
+
+RESTART_KEYS: Mapping[str, str] = MappingProxyType(
+    {
+        "name": "it names default sockets, logs and metrics",
+        "engine": "connections can't move between engines",
+        "identity.workload_api": "the identity's source is chosen at start",
+        "identity.files": "the identity's source is chosen at start (new contents are read alone)",
+        "identity.spiffe_id": "the identity is chosen at start",
+        "identity.hint": "the identity is chosen at start",
+        "identity.revocation_grace": "the Workload API's stream is set up at start",
+        "admin.listen": "admin listeners open at start",
+        "admin.metrics": "admin listeners open at start",
+        "admin.ready": "admin listeners open at start",
+    }
+)
+"""Keys that need a restart, with the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """The difference between two configurations."""
+
+    keys: tuple[str, ...]
+    """What differs: `timeouts.idle`, `inbound`, `destinations.orders-db.addresses`."""
+    restart: tuple[Mistake, ...]
+    """What can't be done while running; empty when the reload may go ahead."""
+
+
+def changes(before: Settings, after: Settings) -> Changes:
+    """Compare the settings in force with new ones."""
+    keys = tuple(_differences(before, after, ""))
+    restart = [
+        Mistake(key, f"needs a restart: {RESTART_KEYS[key]}") for key in keys if key in RESTART_KEYS
+    ]
+    return Changes(keys, (*restart, *_overlaps(before, after), *_permissions(before, after)))
+
+
+def _differences(before: Any, after: Any, path: str) -> Iterator[str]:
+    if before == after:
+        return
+    if (
+        dataclasses.is_dataclass(before)
+        and type(before) is type(after)
+        and path not in RESTART_KEYS
+    ):
+        for field in dataclasses.fields(before):
+            one, other = getattr(before, field.name), getattr(after, field.name)
+            yield from _differences(one, other, join(path, field.name))
+    elif isinstance(before, Mapping) and isinstance(after, Mapping):
+        for name in dict.fromkeys((*before, *after)):
+            yield from _differences(before.get(name), after.get(name), join(path, name))
+    else:
+        yield path
+
+
+def _doors(settings: Settings) -> Iterator[tuple[str, InboundSettings | OutboundSettings]]:
+    for index, inbound in enumerate(settings.inbound):
+        yield join("inbound", index), inbound
+    for index, outbound in enumerate(settings.outbound):
+        yield join("outbound", index), outbound
+
+
+def _overlaps(before: Settings, after: Settings) -> Iterator[Mistake]:
+    old = {door.listen for _, door in _doors(before)}
+    stays = {door.listen for _, door in _doors(after)}
+    for path, door in _doors(after):
+        clash = next(
+            (each for each in sorted(old - stays, key=str) if overlap(each, door.listen)), None
+        )
+        if clash is not None:
+            reason = f"overlaps {clash}, which is open until the reload is done; needs a restart"
+            yield Mistake(join(path, "listen"), reason, str(door.listen))
+
+
+def _permissions(before: Settings, after: Settings) -> Iterator[Mistake]:
+    old = {door.listen: _access(door) for _, door in _doors(before)}
+    for path, door in _doors(after):
+        if old.get(door.listen, _access(door)) != _access(door):
+            reason = "its mode or owner changed but the socket stays; needs a restart"
+            yield Mistake(join(path, "listen"), reason, str(door.listen))
+
+
+def _access(door: InboundSettings | OutboundSettings) -> tuple[int | None, str | None]:
+    return door.mode, door.owner if isinstance(door, OutboundSettings) else None

@@ -1,0 +1,86 @@
+"""What an authorization rule must obey beyond the type of each field.
+
+The meaning of a rule is `policy`'s; here is only what would make one meaningless, or mean
+something else than its writer thinks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from uproxy.config.kinds import nearest, not_yet
+from uproxy.config.records import Draft
+from uproxy.model import Mistake
+
+DIRECT = "direct"
+"""The reserved name for callers that came without an L7 proxy."""
+_IDENTITY_FIELDS = tuple(
+    f"{prefix}{name}"
+    for prefix in ("", "not_")
+    for name in ("identities", "trust_domains", "namespaces", "service_accounts")
+)
+
+
+def check_rules(root: Draft) -> Iterator[Mistake]:
+    """Every rule by itself, and their names against each other."""
+    doors = [
+        str(door.get("name") or door.get("listen"))
+        for door in root.drafts("inbound")
+        if door.get("name") or door.get("listen")
+    ]
+    names: dict[str, str] = {}
+    for rule in root.drafts("authorization"):
+        name = rule.get("name") or rule.path
+        if name in names:
+            yield rule.wrong("name", f"{name} is already the name of {names[name]}")
+        names.setdefault(name, rule.path)
+        yield from _check_callers(rule)
+        target = rule.get("to")
+        if isinstance(target, Draft):
+            yield from _check_targets(target, doors)
+
+
+def _check_callers(rule: Draft) -> Iterator[Mistake]:
+    callers = rule.get("from")
+    if isinstance(callers, Draft):
+        yield from _check_unauthenticated(callers)
+        for key in ("via", "not_via"):
+            yield from _check_ways(callers, key)
+    if rule.get("action") != "allow":
+        return
+    if not rule.has("from"):
+        yield rule.wrong("from", "an allow must say whom it lets in; `from: any` is every identity")
+    elif isinstance(callers, Draft) and not _says_somebody(callers):
+        reason = "an allow needs one field that is not a `not_` field, or `from: any`"
+        yield rule.wrong("from", reason)
+
+
+def _says_somebody(callers: Draft) -> bool:
+    if any(not key.startswith("not_") for key in callers.node.keys if key != "unauthenticated"):
+        return True
+    # a wrong value of `unauthenticated` has its own mistake already
+    return callers.has("unauthenticated") and callers.get("unauthenticated") is not False
+
+
+def _check_unauthenticated(callers: Draft) -> Iterator[Mistake]:
+    if not callers.get("unauthenticated"):
+        return
+    for key in _IDENTITY_FIELDS:
+        if callers.has(key):
+            reason = "means nothing beside `unauthenticated: true`: such callers have no identity"
+            yield callers.wrong(key, reason)
+
+
+def _check_ways(callers: Draft, key: str) -> Iterator[Mistake]:
+    for index, way in enumerate(callers.get(key) or ()):
+        if way != DIRECT:
+            reason = not_yet(f"{way} would be an L7 proxy; `{DIRECT}` is the only way so far")
+            yield callers.wrong_item(key, index, reason)
+
+
+def _check_targets(target: Draft, doors: list[str]) -> Iterator[Mistake]:
+    for key in ("inbound", "not_inbound"):
+        for index, name in enumerate(target.get(key) or ()):
+            if name not in doors:
+                reason = "is no door: `inbound` has none with this name or listen address"
+                yield target.wrong_item(key, index, reason, nearest(name, doors))

@@ -1,0 +1,201 @@
+"""Text to values: durations, addresses, networks, permission bits and the like.
+
+Each function takes text and returns the value, or raises ValueError saying what would be
+right.  None of them knows a setting, resolves a name or touches a file.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+
+from uproxy.model import Address, ListenAddress, SystemdAddress, TcpAddress, UnixAddress
+
+MAX_DURATION = 365 * 86_400.0
+"""Longer is a slip of the pen."""
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = r"[0-9]{1,12}(?:\.[0-9]{1,9})?(?:ms|h|m|s)"
+DURATION = rf"0|(?:{_PART})+"
+_DURATION_PART = re.compile(r"([0-9.]+)(ms|h|m|s)")
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_TCP = re.compile(r"(?:\[([^\[\]]*)\]|([^\[\]:]*)):([0-9]{1,5})")
+MODE = "0?[0-7]{3}"
+_UNIX_PATH_BYTES = 107
+"""What sockaddr_un holds, without the closing NUL."""
+_SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
+_OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?::[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
+
+
+def duration(text: str) -> float:
+    """Seconds from `500ms`, `5s`, `1h30m`; `0` is off."""
+    if not re.fullmatch(DURATION, text):
+        raise ValueError("must be a duration with its unit, such as 500ms, 5s, 10m, 1h (0 is off)")
+    seconds = sum(float(n) * _UNITS[unit] for n, unit in _DURATION_PART.findall(text))
+    if seconds > MAX_DURATION:
+        raise ValueError("is longer than a year; write 0 to switch it off")
+    return round(seconds, 9)
+
+
+def whole_number(text: str) -> int:
+    """A YAML 1.2 integer: decimal, 0o octal, 0x hexadecimal."""
+    if not re.fullmatch(r"[-+]?[0-9]{1,18}|0o[0-7]{1,18}|0x[0-9a-fA-F]{1,15}", text):
+        raise ValueError("must be a whole number")
+    return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
+
+
+def port(text: str) -> int:
+    """1 to 65535."""
+    number = int(text) if re.fullmatch("[0-9]{1,5}", text) else 0
+    if not 1 <= number <= 65_535:
+        raise ValueError("must be a port, 1 to 65535")
+    return number
+
+
+def boolean(text: str) -> bool:
+    """Only `true` and `false`: YAML 1.2 has no `yes` and no `on`."""
+    if text.lower() not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return text.lower() == "true"
+
+
+def unix(text: str) -> UnixAddress:
+    """`unix:///run/app.sock`."""
+    path = text.removeprefix("unix://")
+    if path == text or not path.startswith("/") or path == "/":
+        raise ValueError("must be unix:// and an absolute path, such as unix:///run/app.sock")
+    if len(path.encode()) > _UNIX_PATH_BYTES:
+        raise ValueError(f"is too long: a socket's path has at most {_UNIX_PATH_BYTES} bytes")
+    return UnixAddress(path)
+
+
+def tcp(text: str) -> TcpAddress:
+    """`127.0.0.1:8080`, `[::1]:8080`, `db.internal:5432`; addresses in canonical form."""
+    match = _TCP.fullmatch(text)
+    if match is None:
+        raise ValueError(_why_no_address(text))
+    bracketed, host, number = match.groups()
+    if bracketed is not None:
+        return TcpAddress(_literal(bracketed, 6), port(number))
+    if not host:
+        raise ValueError("has no host; write 0.0.0.0:PORT for every address")
+    if re.fullmatch(r"[0-9.]*[0-9]\.?|.*\.[0-9]+\.?", host):
+        return TcpAddress(_literal(host, 4), port(number))
+    if len(host) > 253 or not _HOST.fullmatch(host):
+        raise ValueError("has a host that is neither an address nor a name")
+    return TcpAddress(host.lower(), port(number))
+
+
+def _literal(host: str, version: int) -> str:
+    try:
+        ip = ip_address(host)
+    except ValueError:
+        ip = None
+    if ip is None or ip.version != version:
+        raise ValueError(f"has a host that is no IPv{version} address")
+    return str(ip)
+
+
+def _why_no_address(text: str) -> str:
+    if text.count(":") > 1 and "[" not in text:
+        return "an IPv6 address needs brackets, as in [::1]:8080"
+    if "://" in text:
+        return "must be host:port or unix:///path, without another scheme"
+    if ":" not in text:
+        return "has no port; write host:port, [ipv6]:port or unix:///path"
+    return "must be host:port, [ipv6]:port or unix:///path"
+
+
+def target(text: str) -> Address:
+    """An address to connect to."""
+    if text.startswith("unix:"):
+        return unix(text)
+    address = tcp(text)
+    if address.ip is not None and (address.ip.is_unspecified or address.ip.is_multicast):
+        raise ValueError("can't be connected to; name one host, such as 127.0.0.1")
+    return address
+
+
+def listener(text: str) -> ListenAddress:
+    """An address to listen at; names are refused, they may mean several addresses."""
+    if text.startswith("unix:"):
+        return unix(text)
+    if text.startswith("systemd:"):
+        name = text.removeprefix("systemd:")
+        # systemd.socket(5): no colon, no control character, at most 255
+        if not re.fullmatch(r"[!-9;-~]{1,255}", name):
+            raise ValueError("must be systemd:NAME, with the socket's FileDescriptorName=")
+        return SystemdAddress(name)
+    address = tcp(text)
+    if address.ip is None:
+        raise ValueError("must listen at an address, not a name; write 127.0.0.1 for localhost")
+    return address
+
+
+def workload_api(text: str) -> UnixAddress | TcpAddress:
+    """The Workload API's endpoint (SPIFFE Workload Endpoint §4): unix:///path or tcp://ip:port."""
+    if not text.startswith("tcp://"):
+        if not text.startswith("unix:"):
+            raise ValueError(
+                "must be unix:///path or tcp://ip:port, as the agent's documentation says"
+            )
+        return unix(text)
+    address = tcp(text.removeprefix("tcp://"))
+    if address.ip is None:
+        raise ValueError("needs an IP address after tcp://, not a name")
+    return address
+
+
+def network(text: str) -> IPv4Network | IPv6Network:
+    """`10.0.0.0/8`, `fd00::/8`, or one address."""
+    try:
+        return ip_network(text)
+    except ValueError:
+        pass
+    try:
+        loose = ip_network(text, strict=False)
+    except ValueError:
+        raise ValueError("must be a network such as 10.0.0.0/8, or one address") from None
+    raise ValueError(f"has bits beyond its prefix; write {loose}")
+
+
+def mode(text: str) -> int:
+    """Permission bits in octal, `"0600"`."""
+    if not re.fullmatch(MODE, text):
+        raise ValueError('must be permission bits in octal, such as "0600"')
+    return int(text, 8)
+
+
+def owner(text: str) -> str:
+    """`user`, `user:group`, or numbers."""
+    if not _OWNER.fullmatch(text):
+        raise ValueError("must be user, user:group, or their numbers")
+    return text
+
+
+def segment(text: str) -> str:
+    """One segment of a SPIFFE ID's path (SPIFFE ID §2.2): a namespace or a service account."""
+    if not _SEGMENT.fullmatch(text) or text in (".", ".."):
+        raise ValueError("must be one exact path segment: letters, digits, dot, dash, underscore")
+    return text
+
+
+def label(text: str) -> str:
+    """A name for people: printable, without spaces at its ends."""
+    if not text or len(text) > 128 or not text.isprintable() or text != text.strip():
+        raise ValueError("must be 1 to 128 printable characters, without spaces at the ends")
+    return text
+
+
+def alpn(text: str) -> str:
+    """An ALPN protocol name (RFC 7301 §3.1): 1 to 255 bytes."""
+    if not text.isascii() or not text.isprintable() or not 1 <= len(text) <= 255:
+        raise ValueError("must be an ALPN protocol name, such as h2")
+    return text
+
+
+def file_path(text: str) -> str:
+    """A path, absolute or relative to the configuration's folder."""
+    if not text:
+        raise ValueError("must be the path of a file")
+    return text
