@@ -1,0 +1,179 @@
+from __future__ import annotations
+
+from uproxy.config.settings import DestinationSettings, IdentitySettings, InboundSettings, Settings
+from uproxy.contract import Candidate
+from uproxy.destinations import Destination, Destinations
+from uproxy.model import Address, Direction, TcpAddress, Transport, UnixAddress
+
+A, B, C = (TcpAddress(f"10.0.0.{n}", 5432) for n in (1, 2, 3))
+NAME = TcpAddress("db.internal", 5432)
+A6, B6 = (TcpAddress(f"fd00::{n}", 5432) for n in (1, 2))
+
+
+def firsts(candidates: tuple[Candidate, ...]) -> list[Address]:
+    return [candidate.addresses[0] for candidate in candidates]
+
+
+def opened(destination: Destination, address: Address) -> None:
+    destination.opened((), address, 0.0)
+
+
+def test_every_address_is_a_candidate_and_equals_take_turns() -> None:
+    destination = Destination((A, B, C))
+    turns = [firsts(destination.candidates(0.0)) for _ in range(4)]
+    assert turns == [[A, B, C], [B, C, A], [C, A, B], [A, B, C]]
+
+
+def test_the_endpoint_with_the_fewest_connections_comes_first() -> None:
+    destination = Destination((A, B, C))
+    for address in (A, A, B):
+        opened(destination, address)
+    assert [firsts(destination.candidates(0.0)) for _ in range(3)] == [[C, B, A]] * 3
+    destination.closed(A)
+    destination.closed(A)
+    assert destination.connections == {B: 1}
+    assert firsts(destination.candidates(0.0))[2] == B
+
+
+def test_a_failing_address_is_passed_over_for_a_while() -> None:
+    destination = Destination((A, B))
+    destination.failed(A, now=100.0)
+    assert firsts(destination.candidates(100.9)) == [B]
+    assert A in firsts(destination.candidates(101.0))
+
+
+def test_the_while_doubles_up_to_half_a_minute_and_one_success_forgets_it() -> None:
+    destination, now = Destination((A, B)), 0.0
+    for pause in (1, 2, 4, 8, 16, 30, 30):
+        destination.failed(A, now)
+        assert destination.failing(A, now + pause - 0.1)
+        now += pause
+        assert not destination.failing(A, now)
+    opened(destination, A)
+    destination.failed(A, now)
+    assert not destination.failing(A, now + 1.0)
+
+
+def test_failures_of_connections_that_were_already_under_way_count_once() -> None:
+    destination = Destination((A, B))
+    for _ in range(50):
+        destination.failed(A, now=0.5)
+    assert not destination.failing(A, 1.5)
+
+
+def test_when_all_fail_all_are_tried_anyway() -> None:
+    destination = Destination((A, B))
+    destination.failed(A, 0.0)
+    destination.failed(B, 0.0)
+    assert sorted(map(str, firsts(destination.candidates(0.1)))) == [str(A), str(B)]
+
+
+def test_a_name_has_no_candidates_before_its_first_records() -> None:
+    destination = Destination((NAME,))
+    assert destination.names == (NAME,)
+    assert destination.candidates(0.0) == ()
+
+
+def test_every_record_of_a_name_is_an_endpoint_under_the_names_name() -> None:
+    destination = Destination((NAME, C))
+    destination.resolved(NAME, (A, B))
+    candidates = destination.candidates(0.0)
+    assert firsts(candidates) == [A, B, C]
+    assert [candidate.endpoint for candidate in candidates] == [str(NAME), str(NAME), str(C)]
+
+
+def test_a_race_is_between_the_families_of_one_name_only() -> None:
+    other = TcpAddress("other.internal", 5432)
+    destination = Destination((NAME, other, C, UnixAddress("/run/db")))
+    destination.resolved(NAME, (A6, A))
+    destination.resolved(other, (B,))
+    races = {candidate.addresses[0]: candidate.addresses for candidate in destination.candidates(0)}
+    assert races == {
+        A6: (A6, A),
+        A: (A, A6),
+        B: (B,),
+        C: (C,),
+        UnixAddress("/run/db"): (UnixAddress("/run/db"),),
+    }
+
+
+def test_a_failing_address_doesn_t_race_either() -> None:
+    destination = Destination((NAME,))
+    destination.resolved(NAME, (A6, A))
+    destination.failed(A6, 0.0)
+    assert [candidate.addresses for candidate in destination.candidates(0.5)] == [(A,)]
+
+
+def test_the_loser_of_a_race_is_passed_over_next_time() -> None:
+    destination = Destination((NAME,))
+    destination.resolved(NAME, (A6, A))
+    tried = destination.candidates(0.0)
+    assert tried[0].addresses == (A6, A)
+    destination.opened(tried, A, now=0.3)
+    assert firsts(destination.candidates(0.4)) == [A]
+    assert destination.connections == {A: 1}
+
+
+def test_candidates_after_the_one_that_answered_keep_their_good_name() -> None:
+    destination = Destination((A, B, C))
+    destination.opened(destination.candidates(0.0), B, now=0.0)
+    assert destination.failing(A, 0.5)
+    assert not destination.failing(C, 0.5)
+
+
+def test_re_resolution_replaces_the_records_and_keeps_the_counts() -> None:
+    destination = Destination((NAME,))
+    destination.resolved(NAME, (A, B))
+    opened(destination, A)
+    opened(destination, B)
+    destination.resolved(NAME, (B, C))
+    assert firsts(destination.candidates(0.0)) == [C, B]
+    assert destination.connections == {A: 1, B: 1}
+    destination.closed(A)
+    assert destination.connections == {B: 1}
+
+
+def test_a_name_that_fails_to_resolve_keeps_its_last_good_records() -> None:
+    destination = Destination((NAME,))
+    destination.resolved(NAME, (A,))
+    destination.resolved(NAME, ())
+    assert firsts(destination.candidates(0.0)) == [A]
+
+
+def test_an_address_listed_twice_is_one_endpoint() -> None:
+    destination = Destination((A, NAME))
+    destination.resolved(NAME, (A,))
+    assert [candidate.endpoint for candidate in destination.candidates(0.0)] == [str(A)]
+
+
+def settings(to: Address, *addresses: Address) -> Settings:
+    return Settings(
+        identity=IdentitySettings(),
+        inbound=(InboundSettings("db", TcpAddress("0.0.0.0", 1), Transport.MTLS, to),),
+        destinations={"db": DestinationSettings("db", addresses, Transport.MTLS)},
+    )
+
+
+def test_a_reload_keeps_what_is_known_of_equal_names() -> None:
+    destinations = Destinations()
+    destinations.configure(settings(A, NAME, B))
+    destinations.resolved(NAME, (C,))
+    db = destinations[Direction.OUTBOUND, "db"]
+    opened(db, C)
+    destinations.configure(settings(A, NAME, A))
+    assert destinations[Direction.OUTBOUND, "db"] is db
+    assert firsts(db.candidates(0.0)) == [A, C]
+    assert destinations.names == {NAME}
+    destinations.configure(settings(A, B))
+    assert firsts(db.candidates(0.0)) == [B]
+    db.closed(C)
+    assert db.connections == {}
+
+
+def test_a_door_and_a_destination_of_the_same_name_are_apart() -> None:
+    destinations = Destinations()
+    destinations.configure(settings(NAME, B))
+    assert firsts(destinations[Direction.OUTBOUND, "db"].candidates(0.0)) == [B]
+    assert destinations[Direction.INBOUND, "db"].candidates(0.0) == ()
+    destinations.resolved(NAME, (A,))
+    assert firsts(destinations[Direction.INBOUND, "db"].candidates(0.0)) == [A]
