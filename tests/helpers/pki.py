@@ -143,9 +143,9 @@ class Authority:
         return Issued((self._build(how, key, self), *self.intermediates), key)
 
     def intermediate(self, name: str = "intermediate", **quirks: Any) -> Authority:
-        """An authority whose certificate this one signs."""
+        """An authority whose certificate this one signs; its name tells its depth."""
         child = Authority(self.trust_domain, now=self.now, **{"key": self._how.key, **quirks})
-        how = replace(child._how, subject=quirks.get("subject", f"{name} of {self.trust_domain}"))
+        how = replace(child._how, subject=quirks.get("subject", f"{name} of {self._how.subject}"))
         child._how = how
         child.certificate = self._build(how, child.key, self)
         child.intermediates = (child.certificate, *self.intermediates)

@@ -77,7 +77,7 @@ class SourceBase:
         counts as none, with a reason of its own.  Must be called on the event loop.
         """
         if svid is not None and self._clock() > svid.not_after:
-            svid, reason = None, expired_reason(svid)
+            reason, svid = expired_reason(svid), None
         self._watch_expiry(svid)
         before = self._current
         trust_changed = dict(bundles) != dict(before.bundles)

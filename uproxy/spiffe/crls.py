@@ -2,13 +2,14 @@
 
 A CRL can only take trust away, so what is signed by the issuer's key is applied whether or
 not the issuer may sign CRLs; what can't be understood in full is refused when it is read.
-Pure: the time comes in as `now`.  Source: RFC 5280 §5 and §6.3; SPIFFE says nothing on CRLs.
+It knows no time: whether a CRL is stale is the verifier's to say.  Source: RFC 5280 §5 and
+§6.3; SPIFFE says nothing on CRLs.
 """
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
@@ -19,13 +20,13 @@ from uproxy.errors import BundleError
 _UNDERSTOOD = (x509.AuthorityKeyIdentifier, x509.CRLNumber, x509.AuthorityInformationAccess)
 
 
-class Verdict(enum.Enum):
-    """What the CRLs of an issuer say about one certificate."""
+@dataclass(frozen=True, slots=True)
+class Revocations:
+    """What an issuer's newest CRL says."""
 
-    GOOD = "good"
-    REVOKED = "revoked"
-    STALE = "stale"
-    """The issuer's newest CRL is past its nextUpdate: nothing is known."""
+    serials: frozenset[int]
+    next_update: datetime
+    """UTC; past it nothing is known about this issuer's certificates."""
 
 
 def check_usable(crl: x509.CertificateRevocationList) -> None:
@@ -56,22 +57,17 @@ def issued_by(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> 
         return False
 
 
-def verdict(
-    certificate: x509.Certificate,
-    issuer: x509.Certificate,
-    crls: Iterable[x509.CertificateRevocationList],
-    now: datetime,
-) -> Verdict:
-    """What `issuer`'s newest CRL among `crls` says; without one the certificate is good."""
+def newest_revocations(
+    issuer: x509.Certificate, crls: Iterable[x509.CertificateRevocationList]
+) -> Revocations | None:
+    """What `issuer`'s newest CRL among `crls` says; None when it signed none of them."""
     signed = [crl for crl in crls if issued_by(crl, issuer)]
     if not signed:
-        return Verdict.GOOD
+        return None
     newest = max(signed, key=lambda crl: crl.last_update_utc)
-    if newest.get_revoked_certificate_by_serial_number(certificate.serial_number) is not None:
-        return Verdict.REVOKED
-    if newest.next_update_utc is None or now > newest.next_update_utc:
-        return Verdict.STALE
-    return Verdict.GOOD
+    serials = frozenset(entry.serial_number for entry in newest)
+    # check_usable let no CRL in without nextUpdate
+    return Revocations(serials, newest.next_update_utc or newest.last_update_utc)
 
 
 def _check_extension(extension: x509.Extension[x509.ExtensionType]) -> None:
