@@ -1,0 +1,115 @@
+"""Looks names up and hands their records to the destinations, again and again.
+
+It chooses nothing and keeps nothing: `destinations` remembers the last good records, so a
+resolver that fails leaves everything as it was.  Rules: every name is looked up at start,
+after a reload and every 30 s; names don't wait for each other; a name that begins to fail is
+said once, and once more when it works again.  Literal addresses never come here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from collections.abc import Awaitable, Callable
+
+from uproxy.destinations import Destinations
+from uproxy.model import TcpAddress
+
+INTERVAL_S = 30.0
+"""The system's resolver doesn't tell a record's TTL; this is the promise to users."""
+
+Lookup = Callable[[TcpAddress], Awaitable[tuple[TcpAddress, ...]]]
+"""Every record of a name, in the resolver's order; raises OSError."""
+
+_log = logging.getLogger(__name__)
+
+
+async def system_lookup(name: TcpAddress) -> tuple[TcpAddress, ...]:
+    """Ask the system's resolver (hosts file, DNS), away from the event loop.
+
+    Raises:
+        OSError: the name has no address, or the resolver can't be reached.
+    """
+    found = await asyncio.get_running_loop().getaddrinfo(
+        name.host, name.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+    )
+    hosts = dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found)
+    return tuple(TcpAddress(host, name.port) for host in hosts)
+
+
+class Resolver:
+    """Keeps the records of every name in `destinations` fresh."""
+
+    def __init__(
+        self,
+        destinations: Destinations,
+        *,
+        lookup: Lookup = system_lookup,
+        interval_s: float = INTERVAL_S,
+    ) -> None:
+        self._destinations = destinations
+        self._lookup = lookup
+        self._interval_s = interval_s
+        self._failing: set[TcpAddress] = set()  # said to fail, not yet said to work again
+        self._due = asyncio.Event()  # set when a reload may have brought new names
+        self._task: asyncio.Task[None] | None = None  # from start to stop
+
+    @property
+    def failing(self) -> frozenset[TcpAddress]:
+        """The names whose last look-up failed."""
+        return frozenset(self._failing)
+
+    async def start(self) -> None:
+        """Look every name up once, then again in the background; a slow or failing name
+        doesn't keep uProxy from starting."""
+        self._task = asyncio.create_task(self._run(), name="resolver")
+        await asyncio.sleep(0)
+
+    def refresh(self) -> None:
+        """Look every name up now: the configuration has changed."""
+        self._due.set()
+
+    async def stop(self) -> None:
+        """Stop looking up."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            self._due.clear()
+            names = self._destinations.names
+            self._failing &= names
+            await asyncio.gather(*(self._resolve(name) for name in names))
+            try:
+                await asyncio.wait_for(self._due.wait(), self._interval_s)
+            except TimeoutError:
+                continue
+
+    async def _resolve(self, name: TcpAddress) -> None:
+        try:
+            records = await asyncio.wait_for(self._lookup(name), self._interval_s)
+        except OSError as error:
+            self._say_failing(name, error.strerror or str(error) or "no answer")
+            return
+        except UnicodeError as error:
+            # a name that can't be encoded for DNS (a label of more than 63 letters)
+            self._say_failing(name, str(error))
+            return
+        if not records:
+            self._say_failing(name, "it has no address")
+            return
+        self._destinations.resolved(name, records)
+        if name in self._failing:
+            self._failing.remove(name)
+            _log.info("%s resolves again: %s", name, ", ".join(map(str, records)))
+
+    def _say_failing(self, name: TcpAddress, why: str) -> None:
+        if name not in self._failing:
+            self._failing.add(name)
+            _log.warning(
+                "%s can't be resolved: %s; its last good addresses stay in use, next try in %g s",
+                name, why, self._interval_s,
+            )  # fmt: skip
