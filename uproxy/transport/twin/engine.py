@@ -1,0 +1,140 @@
+"""The twin's front: accepting, and what the process asks of an engine (`contract.Engine`).
+
+Everything runs on the event loop's thread.  Accepting never spins and never dies: without
+descriptors it waits and tries again, and the kernel's queue holds who comes meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from itertools import count
+from typing import Final
+
+from uproxy import sockets
+from uproxy.contract import Arrival, Door, Refusal
+from uproxy.model import Limits, Outcome, UnixAddress
+from uproxy.transport.twin.gate import Gate
+from uproxy.transport.twin.life import Life
+from uproxy.transport.twin.poller import READ, Poller
+
+ACCEPT_BATCH: Final = 64
+"""Arrivals taken in one turn, so that a flood of them leaves turns for the others."""
+
+SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+BACK_OFF: Final = (0.05, 1.0)
+"""Seconds without accepting when descriptors are short: at first, at most."""
+
+_NOTHING_MORE: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK})
+_log = logging.getLogger(__name__)
+
+
+class TwinEngine:
+    """Moves the connections of one event loop.  Made inside it."""
+
+    def __init__(self) -> None:
+        self._poller = Poller()
+        self._gate = Gate()
+        self._ids = count(1)
+        self._lives: dict[asyncio.Task[None], Life] = {}
+        self._doors: set[OpenTwinDoor] = set()
+
+    def open(self, listener: socket.socket, door: Door) -> OpenTwinDoor:
+        """Accept from a listening socket, which the engine now owns."""
+        listener.setblocking(False)
+        opened = OpenTwinDoor(self, listener, door)
+        self._doors.add(opened)
+        return opened
+
+    def set_limits(self, limits: Limits) -> None:
+        """Applies to arrivals from now on."""
+        self._gate.limits = limits
+
+    def refused(self) -> dict[str, int]:
+        """Arrivals refused by each limit since the start; `descriptors` counts shortages."""
+        return dict(self._gate.refused)
+
+    def responsive(self) -> bool:
+        """True: the twin's only thread is the one that asks."""
+        return True
+
+    async def stop(self) -> None:
+        """Cut every connection and let go of every socket."""
+        for door in tuple(self._doors):
+            await door.close()
+        for life in self._lives.values():
+            life.close(Refusal(Outcome.DRAINED, "uProxy stopped"))
+        while self._lives:
+            await asyncio.wait(tuple(self._lives))
+        self._poller.close()
+
+    def _welcome(self, door: Door, accepted: socket.socket, arrival: Arrival) -> None:
+        life = Life(self._poller, self._gate, door, accepted, arrival)
+        task = life.start()
+        self._lives[task] = life
+        task.add_done_callback(self._lives.pop)
+
+
+class OpenTwinDoor:
+    """A listening socket, and the door that arrivals meet."""
+
+    def __init__(self, engine: TwinEngine, listener: socket.socket, door: Door) -> None:
+        self._engine = engine
+        self._listener = listener
+        self._door = door
+        name = listener.getsockname()
+        self._unix = UnixAddress(name if isinstance(name, str) else "")
+        self._pause = BACK_OFF[0]
+        self._resume: asyncio.TimerHandle | None = None
+        self._watch()
+
+    def replace(self, door: Door) -> None:
+        """New arrivals meet `door`; the socket and open connections stay."""
+        self._door = door
+
+    async def close(self) -> None:
+        """Stop accepting and close the listening socket; open connections stay."""
+        if self._resume is not None:
+            self._resume.cancel()
+        if self._listener.fileno() != -1:
+            self._engine._poller.forget(self._listener.fileno())
+            sockets.release(self._listener)
+        self._engine._doors.discard(self)
+
+    def _watch(self) -> None:
+        self._engine._poller.watch(self._listener.fileno(), READ, self._accept)
+
+    def _accept(self, _events: int) -> None:
+        for _ in range(ACCEPT_BATCH):
+            try:
+                accepted, name = self._listener.accept()
+            except OSError as error:
+                if error.errno in _NOTHING_MORE:
+                    return
+                if error.errno in SHORTAGE:
+                    self._wait_for_descriptors(error)
+                    return
+                # an error of the connection that was to be taken, not of the listener: accept(2)
+                _log.debug("an arrival was gone before it was accepted: %s", error)
+                continue
+            self._pause = BACK_OFF[0]
+            self._receive(accepted, name)
+
+    def _receive(self, accepted: socket.socket, name: object) -> None:
+        accepted.setblocking(False)
+        arrival = Arrival(
+            id=next(self._engine._ids),
+            source=sockets.address_of(name, self._unix),
+            local=sockets.address_of(accepted.getsockname(), self._unix),
+            peer=None,
+        )
+        self._engine._welcome(self._door, accepted, arrival)
+
+    def _wait_for_descriptors(self, error: OSError) -> None:
+        self._engine._gate.refused["descriptors"] += 1
+        _log.warning("accepting pauses for %g s: %s; raise LimitNOFILE", self._pause, error)
+        self._engine._poller.forget(self._listener.fileno())
+        self._resume = asyncio.get_running_loop().call_later(self._pause, self._watch)
+        self._pause = min(2 * self._pause, BACK_OFF[1])

@@ -1,0 +1,102 @@
+"""The limits: who may come in, and who goes when it is full.
+
+Counts only; it closes nothing itself.  A connection is *silent* until its ClientHello is
+complete: silent ones are what a slow-loris has, so the oldest of them makes room first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Protocol
+
+from uproxy.contract import Refusal, RefusedError
+from uproxy.model import Limits, Outcome
+
+
+class Guest(Protocol):
+    """What the gate needs to know of a connection."""
+
+    @property
+    def source_host(self) -> str | None:
+        """None where there is no address to count by (unix)."""
+
+    def close(self, refusal: Refusal) -> None: ...
+
+
+class Gate:
+    """Everybody inside, and everybody turned away."""
+
+    def __init__(self) -> None:
+        self.limits = Limits()
+        self.refused: Counter[str] = Counter(
+            connections=0, handshakes_in_flight=0, per_source_connections=0, descriptors=0
+        )
+        self._inside: set[Guest] = set()
+        self._sources: Counter[str] = Counter()
+        self._silent: dict[Guest, None] = {}
+        self._handshakes: set[Guest] = set()
+
+    def enter(self, guest: Guest) -> None:
+        """Count an arrival in.
+
+        Raises:
+            RefusedError: no room for it; it was not counted in.
+        """
+        host, most = guest.source_host, self.limits.per_source_connections
+        if host is not None and most and self._sources[host] >= most:
+            self._refuse("per_source_connections", f"{host} has {most} connections already")
+        if len(self._inside) >= self.limits.connections and not self._evict():
+            self._refuse("connections", f"{self.limits.connections} connections are open")
+        self._inside.add(guest)
+        if host is not None:
+            self._sources[host] += 1
+
+    def leave(self, guest: Guest) -> None:
+        """Count it out, if it is in."""
+        self.speaks(guest)
+        self._handshakes.discard(guest)
+        if guest not in self._inside:
+            return
+        self._inside.remove(guest)
+        host = guest.source_host
+        if host is not None:
+            self._sources[host] -= 1
+            if not self._sources[host]:
+                del self._sources[host]
+
+    def waits(self, guest: Guest) -> None:
+        """Its ClientHello is awaited: it is silent."""
+        self._silent[guest] = None
+
+    def speaks(self, guest: Guest) -> None:
+        """It isn't silent any more."""
+        self._silent.pop(guest, None)
+
+    def begin_handshake(self, guest: Guest) -> None:
+        """Take a slot, with a complete ClientHello.
+
+        Raises:
+            RefusedError: none is free.
+        """
+        if len(self._handshakes) >= self.limits.handshakes_in_flight:
+            most = self.limits.handshakes_in_flight
+            self._refuse("handshakes_in_flight", f"{most} handshakes are in flight")
+        self._handshakes.add(guest)
+
+    def end_handshake(self, guest: Guest) -> None:
+        """Give the slot back."""
+        self._handshakes.discard(guest)
+
+    def _evict(self) -> bool:
+        """Send the oldest silent one away, if there is one."""
+        oldest = next(iter(self._silent), None)
+        if oldest is None:
+            return False
+        self.leave(oldest)
+        self.refused["connections"] += 1
+        oldest.close(Refusal(Outcome.LIMIT, "silent for the longest when connections were full"))
+        return True
+
+    def _refuse(self, limit: str, why: str) -> None:
+        self.refused[limit] += 1
+        raise RefusedError(Refusal(Outcome.LIMIT, f"{why} (limits.{limit})"))

@@ -1,0 +1,319 @@
+"""A connection's whole life, in order: `_live` is the page to read.
+
+Each step may refuse by raising RefusedError; `run` turns that, and everything else that can
+happen, into one Ending and one call of `Door.closed`.  Steps follow `lifecycle.MOVES`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from dataclasses import replace
+from typing import Final, cast
+
+from uproxy import libssl, sockets
+from uproxy.contract import (
+    Arrival,
+    Candidate,
+    Door,
+    Ending,
+    PeerSvid,
+    Refusal,
+    RefusedError,
+    Route,
+    TlsFacts,
+    TlsPlan,
+)
+from uproxy.errors import IdentityError, UntrustedError
+from uproxy.libssl import TlsError
+from uproxy.lifecycle import State, check_move
+from uproxy.model import Address, Direction, Outcome, TcpAddress
+from uproxy.transport.twin.dial import DialError, dial
+from uproxy.transport.twin.gate import Gate
+from uproxy.transport.twin.leg import Leg
+from uproxy.transport.twin.poller import Poller
+from uproxy.transport.twin.relay import Relay, describe
+from uproxy.transport.twin.tls import TlsLeg
+
+LINGER: Final = 1.0
+"""Seconds a refused peer has to read its alert: closed at once, bytes that it still sends
+would be answered by a reset that overtakes the alert."""
+
+_WITH_ALERT: Final = frozenset(
+    {Outcome.HANDSHAKE_FAILED, Outcome.PEER_UNTRUSTED, Outcome.PEER_UNEXPECTED}
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Life:
+    """One accepted connection; the engine's handle on it (`contract.Connection`)."""
+
+    def __init__(
+        self, poller: Poller, gate: Gate, door: Door, accepted: socket.socket, arrival: Arrival
+    ) -> None:
+        self.arrival = arrival
+        self.route: Route | None = None
+        self.dialled: Address | None = None
+        self.endpoint: str | None = None
+        self.state = State.ACCEPTED
+        self._poller = poller
+        self._gate = gate
+        self._door = door
+        self._accepted_at = time.monotonic()
+        self._names = ("the peer", "the application")
+        if not self._inbound:
+            self._names = ("the application", "the peer")
+        self._socket = accepted
+        self._near: Leg | None = None
+        self._far: Leg | None = None
+        self._relay: Relay | None = None
+        self._cut: Refusal | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    # What doors and the registry see.
+
+    @property
+    def peer(self) -> PeerSvid | None:
+        leg = self._tls_leg
+        return leg.peer if leg else None
+
+    @property
+    def tls(self) -> TlsFacts | None:
+        leg = self._tls_leg
+        return leg.facts if leg else None
+
+    @property
+    def bytes_received(self) -> int:
+        return self._count(received=True)
+
+    @property
+    def bytes_sent(self) -> int:
+        return self._count(received=False)
+
+    @property
+    def source_host(self) -> str | None:
+        source = self.arrival.source
+        return source.host if isinstance(source, TcpAddress) else None
+
+    def close(self, refusal: Refusal) -> None:
+        """Cut it now; the first reason stands."""
+        if self._cut is None and self.state is not State.CLOSED:
+            self._cut = refusal
+            if self._task is not None:
+                self._task.cancel()
+
+    def start(self) -> asyncio.Task[None]:
+        """Begin to live."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        return self._task
+
+    # The life.
+
+    async def _live(self) -> None:
+        """From accepted to closed; returns when both sides have said their orderly end.
+
+        Raises:
+            RefusedError: the step that was reached ended it.
+        """
+        plan = self._ask_for_tls()
+        if plan is not None:
+            await self._shake_near(plan)
+        route = self._ask_for_route()
+        self._far = await self._reach(route)
+        await self._relay_until_closed(route)
+
+    def _ask_for_tls(self) -> TlsPlan | None:
+        self._gate.enter(self)
+        plan = self._door.tls()
+        if isinstance(plan, Refusal):
+            raise RefusedError(plan)
+        kind = Leg if plan is None else TlsLeg
+        self._near = kind(self._poller, self._socket, self._names[0])
+        return plan
+
+    async def _shake_near(self, plan: TlsPlan) -> None:
+        self._move(State.HANDSHAKING_NEAR)
+        leg = cast("TlsLeg", self._near)
+        limit = self._door.timeouts.handshake
+        try:
+            async with _deadline(limit):
+                self._gate.waits(self)
+                hello = await leg.hear_hello()
+                self._gate.speaks(self)
+                self._gate.begin_handshake(self)
+                await leg.shake(libssl.context(plan), hello)
+        except (UntrustedError, IdentityError, TlsError, OSError) as error:
+            raise RefusedError(_why_no_handshake(leg, error, limit)) from error
+        finally:
+            self._gate.speaks(self)
+            self._gate.end_handshake(self)
+        self.arrival = replace(self.arrival, peer=leg.peer)
+
+    def _ask_for_route(self) -> Route:
+        self._move(State.ADMITTING)
+        answer = self._door.admit(self.arrival)
+        if isinstance(answer, Refusal):
+            raise RefusedError(answer)
+        self.route = answer
+        return answer
+
+    async def _reach(self, route: Route) -> Leg:
+        """The first candidate that is connected and, under TLS, verified."""
+        self._move(State.CONNECTING)
+        last = Refusal(Outcome.CONNECT_FAILED, f"{route.destination} has no address to try")
+        for candidate in route.candidates:
+            if self.state is not State.CONNECTING:
+                self._move(State.CONNECTING)
+            try:
+                leg = await self._try(route, candidate)
+            except RefusedError as no:
+                last = no.refusal
+                self._door.attempted(route, candidate, last)
+            else:
+                self.endpoint = candidate.endpoint
+                self._door.attempted(route, candidate, None)
+                return leg
+        raise RefusedError(last)
+
+    async def _try(self, route: Route, candidate: Candidate) -> Leg:
+        limit = route.timeouts.connect
+        try:
+            async with _deadline(limit):
+                connected, self.dialled = await dial(self._poller, candidate.addresses)
+        except DialError as error:
+            raise RefusedError(Refusal(Outcome.CONNECT_FAILED, str(error))) from None
+        except TimeoutError:
+            where = ", ".join(map(str, candidate.addresses))
+            why = f"no answer from {where} in {limit:g} s: is it there, does a firewall drop?"
+            raise RefusedError(Refusal(Outcome.TIMED_OUT, why)) from None
+        if route.tls is None:
+            return Leg(self._poller, connected, self._names[1])
+        return await self._shake_far(connected, route.tls, route.timeouts.handshake)
+
+    async def _shake_far(self, connected: socket.socket, plan: TlsPlan, limit: float) -> Leg:
+        self._move(State.HANDSHAKING_FAR)
+        leg = TlsLeg(self._poller, connected, self._names[1])
+        try:
+            async with _deadline(limit):
+                await leg.shake(libssl.context(plan))
+        except RefusedError:
+            leg.close()
+            raise
+        except (UntrustedError, IdentityError, TlsError, OSError) as error:
+            leg.close()
+            raise RefusedError(_why_no_handshake(leg, error, limit)) from error
+        except BaseException:
+            leg.reset()
+            raise
+        return leg
+
+    async def _relay_until_closed(self, route: Route) -> None:
+        near, far = cast("Leg", self._near), cast("Leg", self._far)
+        self._relay = Relay(near, far, route.timeouts, self._half_closed)
+        self._move(State.RELAYING)
+        self._door.opened(self)
+        await self._relay.run(route.preface)
+
+    def _half_closed(self) -> None:
+        if self.state is State.RELAYING:
+            self._move(State.CLOSING)
+
+    # The end.
+
+    async def _run(self) -> None:
+        refusal = await self._outcome()
+        if self._speaks_last(refusal):
+            await cast("Leg", self._near).part(LINGER)
+        self._let_go(orderly=refusal is None)
+        ending = self._ending(refusal)
+        self._move(State.CLOSED)
+        try:
+            self._door.closed(self, ending)
+        except Exception:  # noqa: BLE001  the door's defect; the connection has ended anyway
+            _log.exception("Door.closed failed for connection %d", self.arrival.id)
+
+    async def _outcome(self) -> Refusal | None:
+        """Live, and turn whatever ends it into a refusal; None for the orderly end."""
+        try:
+            await self._live()
+        except RefusedError as no:
+            return self._cut or no.refusal
+        except asyncio.CancelledError:
+            return self._cut or Refusal(Outcome.DRAINED, "uProxy stopped")
+        except Exception:  # noqa: BLE001  a defect: this connection ends, the process doesn't
+            _log.exception("a defect ended connection %d (%s)", self.arrival.id, self.state)
+            return self._cut or Refusal(Outcome.RESET, "a defect in uProxy: its log says more")
+        return None
+
+    def _speaks_last(self, refusal: Refusal | None) -> bool:
+        """Whether an alert is on its way to the near side."""
+        return (
+            refusal is not None
+            and self._cut is None
+            and self.state is State.HANDSHAKING_NEAR
+            and refusal.outcome in _WITH_ALERT
+        )
+
+    def _let_go(self, *, orderly: bool) -> None:
+        self._gate.leave(self)
+        if self._near is None:
+            sockets.reset(self._socket)
+        for leg in (self._near, self._far):
+            if leg is not None and orderly:
+                leg.close()
+            elif leg is not None:
+                leg.reset()
+
+    def _ending(self, refusal: Refusal | None) -> Ending:
+        return Ending(
+            outcome=refusal.outcome if refusal else Outcome.CLOSED,
+            state=self.state,
+            duration=time.monotonic() - self._accepted_at,
+            bytes_received=self.bytes_received,
+            bytes_sent=self.bytes_sent,
+            reason=refusal.reason if refusal else None,
+            rule=self._rule(refusal),
+        )
+
+    def _rule(self, refusal: Refusal | None) -> str | None:
+        """The rule that refused, or the one that let it in."""
+        if refusal is not None and refusal.rule is not None:
+            return refusal.rule
+        return self.route.rule if self.route else None
+
+    def _move(self, then: State) -> None:
+        check_move(self.state, then)
+        self.state = then
+
+    @property
+    def _inbound(self) -> bool:
+        return self._door.direction is Direction.INBOUND
+
+    @property
+    def _tls_leg(self) -> TlsLeg | None:
+        leg = self._near if self._inbound else self._far
+        return leg if isinstance(leg, TlsLeg) else None
+
+    def _count(self, *, received: bool) -> int:
+        if self._relay is None:
+            return 0
+        flow = self._relay.outward if self._inbound is received else self._relay.homeward
+        return flow.count
+
+
+def _deadline(seconds: float) -> asyncio.Timeout:
+    """0 is none."""
+    return asyncio.timeout(seconds or None)
+
+
+def _why_no_handshake(leg: Leg, error: Exception, limit: float) -> Refusal:
+    if isinstance(error, UntrustedError):
+        return Refusal(Outcome.PEER_UNTRUSTED, error.reason, error.rule)
+    if isinstance(error, TimeoutError):
+        return Refusal(Outcome.TIMED_OUT, f"{leg.who} didn't finish the handshake in {limit:g} s")
+    if isinstance(error, OSError | TlsError):
+        return Refusal(Outcome.HANDSHAKE_FAILED, describe(leg, error))
+    return Refusal(Outcome.HANDSHAKE_FAILED, str(error))

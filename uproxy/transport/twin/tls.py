@@ -1,0 +1,143 @@
+"""One side of a connection under mutual TLS: a leg whose bytes pass through a session.
+
+FIN and close_notify are one thing above here: the end of the other side's sending.  A FIN
+without a close_notify is a truncation, which is a reset.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+
+from uproxy.contract import PeerSvid, TlsFacts
+from uproxy.libssl import Buffer, Context, Session, TlsError
+from uproxy.transport.twin.hello import MAX_HELLO, is_complete
+from uproxy.transport.twin.leg import Leg
+from uproxy.transport.twin.poller import Poller
+
+
+class TlsLeg(Leg):
+    """A side whose peer is verified, once `shake` has returned; nothing else before."""
+
+    __slots__ = ("_early", "_session", "_started", "client", "facts")
+
+    def __init__(self, poller: Poller, connected: socket.socket, who: str) -> None:
+        super().__init__(poller, connected, who)
+        self._session: Session | None = None
+        self._early = b""
+        self._started: float | None = None
+        self.facts: TlsFacts | None = None
+        self.client = False
+        """We are the client of the handshake."""
+
+    @property
+    def peer(self) -> PeerSvid | None:
+        """Verified in this connection's handshake."""
+        return self._session.peer if self._session else None
+
+    async def hear_hello(self) -> bytes:
+        """A whole ClientHello (or what can't become one), before anything is spent on it.
+
+        Raises:
+            TlsError: it ended first.
+            OSError: reset.
+        """
+        received = bytearray()
+        while not is_complete(received):
+            more = await self.hear(MAX_HELLO - len(received))
+            if not more:
+                what = "in the middle of" if received else "without"
+                raise TlsError(f"{self.who} closed {what} a ClientHello")
+            self._started = self._started or time.monotonic()
+            received += more
+        return bytes(received)
+
+    async def shake(self, context: Context, received: bytes = b"") -> None:
+        """The whole handshake; `received` is what `hear_hello` heard.
+
+        Raises:
+            UntrustedError, RefusedError: as the plan's `verify` raised it; the alert is sent.
+            TlsError: anything else about TLS, the end of TCP included.
+            OSError: reset.
+        """
+        started = self._started or time.monotonic()
+        self.client = not context.server
+        session = self._session = Session(context)
+        done = self._step(session, received)
+        while not done:
+            await self.say_all()
+            received = await self.hear()
+            if not received:
+                raise TlsError(f"{self.who} closed in the middle of the handshake")
+            done = self._step(session, received)
+        await self.say_all()
+        self._early = session.early
+        self.facts = TlsFacts(*session.negotiated, time.monotonic() - started)
+
+    def _step(self, session: Session, received: bytes) -> bool:
+        try:
+            return session.handshake(received)
+        finally:
+            self._push_output()  # the alert too, when it failed
+
+    @property
+    def ready(self) -> bool:
+        """Bytes or an end that came together with something else."""
+        return bool(self._early) or self._open.ended
+
+    def receive(self) -> Buffer | None:
+        """As in the clear.
+
+        Raises:
+            OSError: reset.
+            TlsError: the peer's alert, a record that can't be, or a truncation.
+        """
+        session = self._open
+        if self._early:
+            early, self._early = self._early, b""
+            return early
+        if session.ended:
+            return b""
+        received = self._receive_raw()
+        if received is None:
+            return None
+        if not received:
+            raise TlsError(f"{self.who} closed without a close_notify (truncated)")
+        try:
+            data = session.decrypt(received)
+        finally:
+            self._push_output()  # the answer to a KeyUpdate, or an alert
+        if not data and not session.ended:
+            return None  # part of a record, or a message that isn't the application's
+        return data
+
+    def send(self, data: Buffer) -> None:
+        """As in the clear."""
+        self._open.encrypt(data)
+        self._push_output()
+
+    def finish(self) -> None:
+        """close_notify, then FIN, behind the backlog."""
+        self._open.finish()
+        self._push_output()
+        super().finish()
+
+    def last_word(self, error: OSError | TlsError) -> OSError | TlsError:
+        """The alert that may lie behind `error`: sending fails before it is read."""
+        try:
+            while not isinstance(error, TlsError) and self.receive():
+                continue
+        except (OSError, TlsError) as said:
+            return said if isinstance(said, TlsError) else error
+        return error
+
+    @property
+    def _open(self) -> Session:
+        if self._session is None or self._session.peer is None:
+            raise TlsError("not a byte before the peer is verified")
+        return self._session
+
+    def _push_output(self) -> None:
+        output = self._session.take_output() if self._session else b""
+        if output:
+            self._push(output)
