@@ -1,0 +1,80 @@
+"""The socket under one Workload API call: connects, feeds `grpc.Call`, yields its events.
+
+Not a retry loop: every way to fail becomes one last `Ended` whose text names the likely
+cause, and the supervisor decides what follows.  An idle stream costs no wakeup: nothing
+here has a timer once the connection stands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+
+from uproxy.identity.workload_api.framing import SERVICE
+from uproxy.identity.workload_api.grpc import Call, Ended, Event
+from uproxy.model import Address, UnixAddress
+from uproxy.spiffe.workload_messages import MAX_MESSAGE_BYTES
+
+CONNECT_TIMEOUT_S = 5.0
+"""A stopped agent with a full backlog neither accepts nor refuses."""
+_READ_BYTES = 64 << 10
+
+
+async def watch(address: Address, method: str = "FetchX509SVID") -> AsyncGenerator[Event, None]:
+    """Make one call and yield what comes of it; the last event is always `Ended`."""
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            reader, writer = await _connect(address)
+    except OSError as error:  # TimeoutError is one
+        yield Ended(explain(address, error))
+        return
+    try:
+        async for event in _converse(Call(SERVICE + method, _authority(address), MAX_MESSAGE_BYTES),
+                                     reader, writer):  # fmt: skip
+            yield event
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):
+            await writer.wait_closed()
+
+
+def explain(address: Address, error: OSError) -> str:
+    """Say why the endpoint can't be reached, and what to look at."""
+    where = f"agent socket {address.path}" if isinstance(address, UnixAddress) else str(address)
+    match error:
+        case FileNotFoundError():
+            return f"{where} does not exist: is the SPIRE agent running?"
+        case ConnectionRefusedError():
+            return f"{where} refused the connection: the agent that made it is gone"
+        case PermissionError():
+            return f"{where} may not be opened by this user: {error.strerror or error}"
+        case TimeoutError():
+            return f"{where} does not answer: is the agent stopped or overloaded?"
+    return f"{where} can't be reached: {error.strerror or error}"
+
+
+async def _converse(
+    call: Call, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> AsyncGenerator[Event, None]:
+    while True:
+        writer.write(call.data_to_send())
+        try:
+            data = await reader.read(_READ_BYTES)
+        except OSError as error:
+            yield Ended(f"the connection broke: {error.strerror or error}")
+            return
+        for event in call.receive(data):
+            yield event
+            if isinstance(event, Ended):
+                return
+
+
+async def _connect(address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    if isinstance(address, UnixAddress):
+        return await asyncio.open_unix_connection(address.path)
+    return await asyncio.open_connection(address.host, address.port)
+
+
+def _authority(address: Address) -> str:
+    return "localhost" if isinstance(address, UnixAddress) else str(address)

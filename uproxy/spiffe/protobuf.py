@@ -1,0 +1,107 @@
+"""The part of protocol buffers that two messages need: fields in, fields out, nothing kept.
+
+Not a protobuf library: no descriptors, no groups, no packed lists, no enums.  Rules:
+every length is checked before it is used; an unknown field is skipped; a known one must
+have its declared wire type; what this decoder accepts, Google's accepts with the same
+meaning (the tests compare them), never the other way round.  Source: protobuf.dev,
+"Encoding".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from uproxy.errors import MessageError
+
+VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
+
+_FIXED_SIZES = {FIXED64: 8, FIXED32: 4}
+_MAX_FIELD = (1 << 29) - 1
+_MAX_VARINT_BYTES = 10
+_MAX_TAG = (1 << 32) - 1
+
+
+def read_fields(data: bytes, what: str) -> Iterator[tuple[int, int, bytes]]:
+    """Yield (field number, wire type, payload) of every field, in order.
+
+    The payload of a varint or a fixed number is its encoded bytes: nothing here needs
+    their value, only to step over them.  `what` names the message in errors.
+
+    Raises:
+        MessageError: the bytes are not a protobuf message.
+    """
+    at = 0
+    while at < len(data):
+        tag, at = _read_varint(data, at, what)
+        number, wire_type = tag >> 3, tag & 7
+        if tag > _MAX_TAG or not 1 <= number <= _MAX_FIELD:
+            raise MessageError(f"{what}: {number} is not a field number")
+        start, end = _payload(data, at, wire_type, what)
+        if end > len(data):
+            raise MessageError(f"{what}: field {number} ends {end - len(data)} bytes too late")
+        yield number, wire_type, data[start:end]
+        at = end
+
+
+def expect_bytes(number: int, wire_type: int, what: str) -> None:
+    """Refuse a field that should be a string, bytes or a message and isn't.
+
+    Raises:
+        MessageError: it has another wire type.
+    """
+    if wire_type != LENGTH_DELIMITED:
+        raise MessageError(f"{what}: field {number} has wire type {wire_type}, not 2")
+
+
+def read_text(payload: bytes, number: int, what: str) -> str:
+    """Decode a string field.
+
+    Raises:
+        MessageError: it isn't UTF-8, which proto3 requires.
+    """
+    try:
+        return payload.decode()
+    except UnicodeDecodeError as error:
+        raise MessageError(f"{what}: field {number} is not UTF-8") from error
+
+
+def write_fields(fields: Iterable[tuple[int, bytes]]) -> bytes:
+    """Encode length-delimited fields.  Empty ones are the caller's to leave out."""
+    out = bytearray()
+    for number, payload in fields:
+        out += _varint(number << 3 | LENGTH_DELIMITED)
+        out += _varint(len(payload))
+        out += payload
+    return bytes(out)
+
+
+def _payload(data: bytes, at: int, wire_type: int, what: str) -> tuple[int, int]:
+    if wire_type == LENGTH_DELIMITED:
+        length, at = _read_varint(data, at, what)
+        return at, at + length
+    if wire_type == VARINT:
+        return at, _read_varint(data, at, what)[1]
+    size = _FIXED_SIZES.get(wire_type)
+    if size is None:
+        raise MessageError(f"{what}: wire type {wire_type} has no place in proto3")
+    return at, at + size
+
+
+def _read_varint(data: bytes, at: int, what: str) -> tuple[int, int]:
+    value = 0
+    for position, byte in enumerate(data[at : at + _MAX_VARINT_BYTES]):
+        value |= (byte & 0x7F) << (7 * position)
+        if byte < 0x80:
+            if value >> 64:
+                break
+            return value, at + position + 1
+    raise MessageError(f"{what}: the number at byte {at} is cut off or longer than 64 bits")
+
+
+def _varint(value: int) -> bytes:
+    out = bytearray()
+    while value > 0x7F:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    out.append(value)
+    return bytes(out)

@@ -1,0 +1,209 @@
+"""What a Workload API message means: identities, bundles and CRLs that may be used together.
+
+The judge between the bytes (`workload_messages`) and the source that publishes them.  It
+chooses no identity and knows no time: an expired SVID is well-formed.  Rules (`WA-…`, `X5-…`
+of docs/reference/spiffe-rules.md): a message is good as a whole or discarded as a whole,
+with the rule named; nothing is mended; bundles stay apart by trust domain.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_der_private_key,
+)
+
+from uproxy.errors import BundleError, MessageError, SpiffeIdError
+from uproxy.spiffe import encoding
+from uproxy.spiffe.bundles import Bundle, parse_crls
+from uproxy.spiffe.ids import SpiffeId, TrustDomain
+from uproxy.spiffe.workload_messages import (
+    WireSvid,
+    decode_bundles_response,
+    decode_svid_response,
+)
+
+_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
+
+_SCHEME = "spiffe://"
+_SEQUENCE, _INTEGER = 0x30, 0x02
+
+
+@dataclass(frozen=True, slots=True)
+class OfferedSvid:
+    """One identity the agent lets us have."""
+
+    spiffe_id: SpiffeId
+    chain: tuple[x509.Certificate, ...]
+    """Leaf first, then intermediates."""
+    key: PrivateKeyTypes = field(repr=False)
+    hint: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadUpdate:
+    """Everything one X509SVIDResponse says; it replaces everything the last one said."""
+
+    svids: tuple[OfferedSvid, ...]
+    """At least one, in the agent's order (WA-16)."""
+    bundles: Mapping[str, Bundle]
+    """Trust domain name to bundle: our own domains' and the federated ones'."""
+
+
+def parse_svid_response(data: bytes) -> WorkloadUpdate:
+    """Read and judge an X509SVIDResponse.
+
+    Raises:
+        MessageError: naming the rule it breaks; nothing of it may be used.
+    """
+    response = decode_svid_response(data)
+    if not response.svids:
+        raise MessageError("the message offers no SVID (WA-10)")
+    crls = _crls(response.crl)
+    svids = tuple(_svid(wire) for wire in response.svids)
+    bundles: dict[str, Bundle] = {}
+    for svid, wire in zip(svids, response.svids, strict=True):
+        own = _bundle(svid.spiffe_id.trust_domain.name, wire.bundle, crls)
+        if bundles.setdefault(own.trust_domain, own) != own:
+            raise MessageError(f"two different bundles for {own.trust_domain} (WA-11)")
+    return WorkloadUpdate(svids, bundles | _bundles(response.federated_bundles, crls, bundles))
+
+
+def parse_bundles_response(data: bytes, own: TrustDomain) -> Mapping[str, Bundle]:
+    """Read and judge an X509BundlesResponse for a workload of the trust domain `own`.
+
+    Raises:
+        MessageError: naming the rule it breaks; nothing of it may be used.
+    """
+    response = decode_bundles_response(data)
+    bundles = _bundles(response.bundles, _crls(response.crl), {})
+    if own.name not in bundles:
+        raise MessageError(f"the bundle of our own trust domain {own} is missing (WA-14)")
+    return bundles
+
+
+def _svid(wire: WireSvid) -> OfferedSvid:
+    for name in ("spiffe_id", "x509_svid", "x509_svid_key", "bundle"):
+        if not getattr(wire, name):
+            raise MessageError(f"an SVID without {name} (WA-7)")
+    try:
+        spiffe_id = SpiffeId.parse(wire.spiffe_id)
+    except SpiffeIdError as error:
+        raise MessageError(str(error)) from error
+    if not spiffe_id.path:
+        raise MessageError(f"{spiffe_id} names no workload (X5-4)")
+    chain = _certificates(wire.x509_svid, f"the SVID of {spiffe_id}")
+    _check_leaf(chain[0], spiffe_id)
+    _check_order(chain, spiffe_id)
+    return OfferedSvid(spiffe_id, chain, _key(wire.x509_svid_key, chain[0], spiffe_id), wire.hint)
+
+
+def _check_leaf(leaf: x509.Certificate, spiffe_id: SpiffeId) -> None:
+    constraints = _extension(leaf, x509.BasicConstraints)
+    if constraints is not None and constraints.ca:
+        raise MessageError(f"the first certificate of {spiffe_id} is a CA's (WA-11)")
+    names = _extension(leaf, x509.SubjectAlternativeName) or ()
+    uris = [name.value for name in names if isinstance(name, x509.UniformResourceIdentifier)]
+    if len(uris) != 1:
+        raise MessageError(f"the SVID of {spiffe_id} has {len(uris)} URI names, not 1 (X5-1)")
+    try:
+        named = SpiffeId.parse(uris[0])
+    except SpiffeIdError as error:
+        raise MessageError(f"the SVID of {spiffe_id}: {error}") from error
+    if named != spiffe_id:
+        raise MessageError(f"the SVID of {spiffe_id} is issued to {named} (X5-1)")
+
+
+def _extension(leaf: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
+    try:
+        return leaf.extensions.get_extension_for_class(kind).value
+    except x509.ExtensionNotFound:
+        return None
+
+
+def _check_order(chain: tuple[x509.Certificate, ...], spiffe_id: SpiffeId) -> None:
+    for subject, issuer in itertools.pairwise(chain):
+        if subject.issuer != issuer.subject:
+            raise MessageError(f"the chain of {spiffe_id} is out of order (WA-11)")
+
+
+def _key(der: bytes, leaf: x509.Certificate, spiffe_id: SpiffeId) -> PrivateKeyTypes:
+    if not _is_pkcs8(der):
+        raise MessageError(f"the key of {spiffe_id} is not unencrypted PKCS#8 DER (WA-11)")
+    try:
+        key = load_der_private_key(der, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        # the text of the error stays out: it describes a private key
+        raise MessageError(f"the key of {spiffe_id} can't be read (WA-11)") from error
+    spki = (Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if key.public_key().public_bytes(*spki) != leaf.public_key().public_bytes(*spki):
+        raise MessageError(f"the key of {spiffe_id} is not the certificate's (WA-11)")
+    return key
+
+
+def _is_pkcs8(der: bytes) -> bool:
+    """PrivateKeyInfo (RFC 5208 §5): a version and then the algorithm's SEQUENCE; PKCS#1 and
+    SEC1 go on with the key itself, an encrypted one begins with the algorithm."""
+    header = 2 + (der[1] & 0x7F if len(der) > 1 and der[1] >= 0x80 else 0)
+    version = der[header : header + 3]
+    return (
+        der[:1] == bytes([_SEQUENCE])
+        and version[:2] == bytes([_INTEGER, 1])
+        and der[header + 3 : header + 4] == bytes([_SEQUENCE])
+    )
+
+
+def _bundles(
+    entries: Iterable[tuple[str, bytes]],
+    crls: tuple[x509.CertificateRevocationList, ...],
+    ours: Mapping[str, Bundle],
+) -> dict[str, Bundle]:
+    bundles: dict[str, Bundle] = {}
+    for key, der in entries:
+        name = _trust_domain(key)
+        if name in bundles or name in ours:
+            raise MessageError(f"more than one bundle for {name} (WA-15)")
+        bundles[name] = _bundle(name, der, crls)
+    return bundles
+
+
+def _trust_domain(key: str) -> str:
+    """The name in `td`, `spiffe://td` or `spiffe://td/path`: agents write all three (WA-15)."""
+    try:
+        if key[: len(_SCHEME)].lower() == _SCHEME:
+            return SpiffeId.parse(key).trust_domain.name
+        return TrustDomain.parse(key).name
+    except SpiffeIdError as error:
+        raise MessageError(f"a bundle's key: {error}") from error
+
+
+def _bundle(name: str, der: bytes, crls: tuple[x509.CertificateRevocationList, ...]) -> Bundle:
+    # every CRL goes with every bundle: it applies only where its issuer is in a chain that
+    # was validated against that very bundle
+    return Bundle(name, _certificates(der, f"the bundle of {name}"), crls)
+
+
+def _certificates(der: bytes, what: str) -> tuple[x509.Certificate, ...]:
+    if not der:
+        raise MessageError(f"{what} is empty (WA-7)")
+    try:
+        return tuple(encoding.certificate(one) for one in encoding.split_der(der))
+    except BundleError as error:
+        raise MessageError(f"{what}: {error} (WA-11)") from error
+
+
+def _crls(ders: tuple[bytes, ...]) -> tuple[x509.CertificateRevocationList, ...]:
+    try:
+        elements = [element for der in ders for element in encoding.split_der(der)]
+        return tuple(crl for element in elements for crl in parse_crls(element))
+    except BundleError as error:
+        raise MessageError(f"a CRL of the message: {error}") from error
