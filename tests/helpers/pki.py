@@ -145,7 +145,10 @@ class Authority:
     def intermediate(self, name: str = "intermediate", **quirks: Any) -> Authority:
         """An authority whose certificate this one signs; its name tells its depth."""
         child = Authority(self.trust_domain, now=self.now, **{"key": self._how.key, **quirks})
-        how = replace(child._how, subject=quirks.get("subject", f"{name} of {self._how.subject}"))
+        depth = len(self.intermediates) + 1
+        how = replace(
+            child._how, subject=quirks.get("subject", f"{name} {depth} of {self.trust_domain}")
+        )
         child._how = how
         child.certificate = self._build(how, child.key, self)
         child.intermediates = (child.certificate, *self.intermediates)
@@ -269,7 +272,7 @@ def _base64url(number: int) -> str:
 def _name(common_name: str | None) -> x509.Name:
     if common_name is None:
         return x509.Name([])
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
 
 
 def _hash(key: CertificateIssuerPrivateKeyTypes, how: Quirks) -> Any:

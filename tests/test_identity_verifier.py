@@ -1,0 +1,422 @@
+"""Each X509-SVID rule by its id: what a verifier must refuse, and what it must not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from tests.helpers.pki import CLIENT_AUTH, SERVER_AUTH, Authority, Issued
+from uproxy.contract import PeerSvid
+from uproxy.errors import UntrustedError
+from uproxy.identity.credentials import Credentials
+from uproxy.identity.verifier import MAX_CHAIN, MAX_CHAIN_BYTES, Verifier
+from uproxy.model import Alert, Role
+from uproxy.spiffe.bundles import Bundle
+
+NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+
+OURS = Authority("example.org", now=NOW)
+PARTNER = Authority("partner.test", now=NOW)
+INTERMEDIATE = OURS.intermediate()
+
+
+def credentials(*bundles: Bundle) -> Credentials:
+    return Credentials(None, "", {bundle.trust_domain: bundle for bundle in bundles}, 1)
+
+
+def judge(
+    peer: Issued,
+    *,
+    bundles: tuple[Bundle, ...] = (OURS.bundle, PARTNER.bundle),
+    role: Role = Role.CLIENT,
+    now: datetime = NOW,
+) -> PeerSvid:
+    return Verifier(credentials(*bundles)).verify(peer.der, role, now)
+
+
+def refusal(peer: Issued, **how: Any) -> tuple[str, Alert]:
+    with pytest.raises(UntrustedError) as caught:
+        judge(peer, **how)
+    assert "\n" not in caught.value.reason
+    return caught.value.rule, caught.value.alert
+
+
+URIS = ("spiffe://example.org/a", "spiffe://example.org/b")
+
+BAD_LEAVES: list[tuple[str, str, Alert, dict[str, Any]]] = [
+    ("X5-1", "no URI name", Alert.BAD_CERTIFICATE, {"uris": (), "dns": ("a.example.org",)}),
+    ("X5-1", "no names at all", Alert.BAD_CERTIFICATE, {"without_san": True}),
+    ("X5-2", "two SPIFFE IDs", Alert.BAD_CERTIFICATE, {"uris": URIS}),
+    ("X5-2", "an https URI behind", Alert.BAD_CERTIFICATE, {"uris": (URIS[0], "https://a.b/c")}),
+    ("X5-2", "an https URI before", Alert.BAD_CERTIFICATE, {"uris": ("https://a.b/c", URIS[0])}),
+    ("X5-2", "one ID twice", Alert.BAD_CERTIFICATE, {"uris": (URIS[0], URIS[0])}),
+    ("X5-4", "no path", Alert.BAD_CERTIFICATE, {"uris": ("spiffe://example.org",)}),
+    ("ID-13", "root path (X5-4)", Alert.BAD_CERTIFICATE, {"uris": ("spiffe://example.org/",)}),
+    ("ID-14", "a newline in the ID", Alert.BAD_CERTIFICATE, {"uris": (f"{URIS[0]}\n",)}),
+    ("ID-5", "user information", Alert.BAD_CERTIFICATE, {"uris": ("spiffe://u@example.org/a",)}),
+    ("X5-15", "only an https URI", Alert.BAD_CERTIFICATE, {"uris": ("https://example.org/a",)}),
+    ("X5-8", "a CA (X5-6)", Alert.BAD_CERTIFICATE, {"ca": True}),
+    (
+        "X5-12", "keyCertSign", Alert.BAD_CERTIFICATE,
+        {"key_usage": ("digital_signature", "key_cert_sign")},
+    ),
+    (
+        "X5-12", "cRLSign", Alert.BAD_CERTIFICATE,
+        {"key_usage": ("digital_signature", "crl_sign")},
+    ),
+    ("X5-11", "no digitalSignature", Alert.BAD_CERTIFICATE, {"key_usage": ("key_agreement",)}),
+    ("X5-13", "serverAuth only", Alert.UNSUPPORTED_CERTIFICATE, {"eku": (SERVER_AUTH,)}),
+    (
+        "X5-13", "anyExtendedKeyUsage only", Alert.UNSUPPORTED_CERTIFICATE,
+        {"eku": (ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,)},
+    ),
+    (
+        "X5-14", "expired", Alert.CERTIFICATE_EXPIRED,
+        {"not_before": NOW - timedelta(hours=1), "not_after": NOW - SECOND},
+    ),
+    ("X5-14", "not yet valid", Alert.CERTIFICATE_EXPIRED, {"not_before": NOW + SECOND}),
+    ("X5-14", "forged", Alert.UNKNOWN_CA, {"forged": True}),
+    ("X5-14", "unknown critical extension", Alert.BAD_CERTIFICATE, {"unknown_critical": True}),
+    ("X5-14", "a weak RSA key", Alert.UNSUPPORTED_CERTIFICATE, {"key": "rsa1024"}),
+    ("X5-14", "a weak curve", Alert.UNSUPPORTED_CERTIFICATE, {"key": "p224"}),
+    ("X5-14", "a weak hash", Alert.BAD_CERTIFICATE, {"hash": hashes.SHA224}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("rule", "alert", "quirks"),
+    [(rule, alert, quirks) for rule, _, alert, quirks in BAD_LEAVES],
+    ids=[f"{rule} {what}" for rule, what, _, _ in BAD_LEAVES],
+)
+def test_a_leaf_that_breaks_a_rule_is_refused(
+    rule: str, alert: Alert, quirks: dict[str, Any]
+) -> None:
+    assert refusal(OURS.issue(**quirks)) == (rule, alert)
+
+
+GOOD_LEAVES: list[tuple[str, dict[str, Any]]] = [
+    (
+        "X5-3 other kinds of names",
+        {"dns": ("a.example.org",), "ips": ("10.0.0.1", "::1"), "emails": ("a@example.org",)},
+    ),
+    ("X5-5 critical names beside a subject", {"san_critical": True}),
+    ("X5-5 names not critical without a subject", {"subject": None, "san_critical": False}),
+    ("X5-5 critical names without a subject", {"subject": None}),
+    ("X5-8 no basicConstraints", {"ca": None}),
+    ("X5-9 no keyUsage", {"key_usage": None}),
+    ("X5-9 keyUsage not critical", {"key_usage_critical": False}),
+    ("X5-11 more usages", {"key_usage": ("digital_signature", "key_agreement")}),
+    ("X5-13 no extended key usage", {"eku": None}),
+    ("X5-13 clientAuth only", {"eku": (CLIENT_AUTH,)}),
+    ("X5-13 critical", {"eku_critical": True}),
+    ("X5-14 no authority key identifier", {"aki": False}),
+    ("X5-14 no key identifiers", {"aki": False, "ski": False}),
+    ("X5-14 P-384", {"key": "p384"}),
+    ("X5-14 RSA", {"key": "rsa2048"}),
+    ("X5-14 Ed25519", {"key": "ed25519"}),
+    ("X5-14 SHA-512", {"hash": hashes.SHA512}),
+    ("X5-14 the last second", {"not_after": NOW}),
+    ("X5-14 the first second", {"not_before": NOW}),
+    ("ID-7 upper case", {"uris": ("SPIFFE://EXAMPLE.org/ns/default/sa/workload",)}),
+]
+
+
+@pytest.mark.parametrize(
+    "quirks", [quirks for _, quirks in GOOD_LEAVES], ids=[name for name, _ in GOOD_LEAVES]
+)
+def test_a_leaf_that_keeps_the_rules_is_accepted(quirks: dict[str, Any]) -> None:
+    peer = judge(OURS.issue("/ns/default/sa/workload", **quirks))
+    assert peer.spiffe_id == "spiffe://example.org/ns/default/sa/workload"
+
+
+def test_the_longest_id_is_accepted_id_15() -> None:
+    path = "/" + "a" * (2048 - len("spiffe://example.org/"))
+    assert len(judge(OURS.issue(path)).spiffe_id) == 2048
+
+
+def test_the_extended_key_usage_must_allow_the_role_played_x5_13() -> None:
+    server_only, client_only = OURS.issue(eku=(SERVER_AUTH,)), OURS.issue(eku=(CLIENT_AUTH,))
+    assert judge(server_only, role=Role.SERVER)
+    assert judge(client_only, role=Role.CLIENT)
+    assert refusal(server_only, role=Role.CLIENT)[0] == "X5-13"
+    assert refusal(client_only, role=Role.SERVER)[0] == "X5-13"
+
+
+def _deep() -> Issued:
+    return OURS.intermediate(path_length=0).intermediate().issue()
+
+
+BAD_PATHS: list[tuple[str, Alert, Callable[[], Issued]]] = [
+    (
+        "an intermediate without keyCertSign (X5-10)", Alert.BAD_CERTIFICATE,
+        lambda: OURS.intermediate(key_usage=("crl_sign",)).issue(),
+    ),
+    (
+        "an intermediate without keyUsage (X5-9)", Alert.BAD_CERTIFICATE,
+        lambda: OURS.intermediate(key_usage=None).issue(),
+    ),
+    (
+        "an intermediate that is no CA (X5-8)", Alert.BAD_CERTIFICATE,
+        lambda: OURS.intermediate(ca=False).issue(),
+    ),
+    (
+        "an intermediate without basicConstraints", Alert.BAD_CERTIFICATE,
+        lambda: OURS.intermediate(ca=None).issue(),
+    ),
+    (
+        "an intermediate for other purposes", Alert.BAD_CERTIFICATE,
+        lambda: OURS.intermediate(eku=(ExtendedKeyUsageOID.CODE_SIGNING,)).issue(),
+    ),
+    (
+        "an intermediate with an unknown critical extension", Alert.BAD_CERTIFICATE,
+        lambda: OURS.intermediate(unknown_critical=True).issue(),
+    ),
+    (
+        "an expired intermediate", Alert.CERTIFICATE_EXPIRED,
+        lambda: OURS.intermediate(
+            not_before=NOW - timedelta(hours=1), not_after=NOW - SECOND
+        ).issue(),
+    ),
+    ("a forged intermediate", Alert.UNKNOWN_CA, lambda: OURS.intermediate(forged=True).issue()),
+    ("pathLen exceeded", Alert.BAD_CERTIFICATE, _deep),
+    (
+        "a DNS name outside the name constraints", Alert.BAD_CERTIFICATE,
+        lambda: OURS.intermediate(permitted=(x509.DNSName("a.test"),)).issue(dns=("b.test",)),
+    ),
+    (
+        "URI name constraints, even satisfied ones", Alert.BAD_CERTIFICATE,
+        lambda: OURS.intermediate(
+            permitted=(x509.UniformResourceIdentifier("example.org"),)
+        ).issue(),
+    ),
+    (
+        "excluded URI name constraints", Alert.BAD_CERTIFICATE,
+        lambda: OURS.intermediate(
+            excluded=(x509.UniformResourceIdentifier("example.org"),)
+        ).issue(),
+    ),
+    (
+        "an Ed25519 intermediate", Alert.UNSUPPORTED_CERTIFICATE,
+        lambda: OURS.intermediate(key="ed25519").issue(),
+    ),
+    (
+        "a missing intermediate", Alert.UNKNOWN_CA,
+        lambda: replace(issued := INTERMEDIATE.issue(), chain=issued.chain[:1]),
+    ),
+    (
+        "another authority of the same name", Alert.UNKNOWN_CA,
+        lambda: Authority("example.org", now=NOW).issue(),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("alert", "make"),
+    [(alert, make) for _, alert, make in BAD_PATHS],
+    ids=[f"X5-14 {name}" for name, _, _ in BAD_PATHS],
+)
+def test_a_path_that_breaks_rfc_5280_is_refused(alert: Alert, make: Callable[[], Issued]) -> None:
+    assert refusal(make()) == ("X5-14", alert)
+
+
+BAD_ROOTS: list[tuple[str, Alert, dict[str, Any]]] = [
+    ("no CA", Alert.BAD_CERTIFICATE, {"ca": False}),
+    ("no keyCertSign", Alert.BAD_CERTIFICATE, {"key_usage": ("crl_sign",)}),
+    ("Ed25519", Alert.UNSUPPORTED_CERTIFICATE, {"key": "ed25519"}),
+    ("Ed448", Alert.UNSUPPORTED_CERTIFICATE, {"key": "ed448"}),
+    (
+        "expired", Alert.CERTIFICATE_EXPIRED,
+        {"not_before": NOW - timedelta(hours=1), "not_after": NOW - SECOND},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("alert", "quirks"),
+    [(alert, quirks) for _, alert, quirks in BAD_ROOTS],
+    ids=[f"X5-14 {name}" for name, _, _ in BAD_ROOTS],
+)
+def test_a_root_that_may_not_sign_vouches_for_nobody(alert: Alert, quirks: dict[str, Any]) -> None:
+    root = Authority("example.org", now=NOW, **quirks)
+    assert refusal(root.issue(), bundles=(root.bundle,)) == ("X5-14", alert)
+
+
+def test_a_signing_certificate_does_not_authenticate_x5_6() -> None:
+    for authority in (OURS, INTERMEDIATE):
+        chain = (authority.certificate, *authority.intermediates[1:])
+        assert refusal(Issued(chain, authority.key))[0] == "X5-8"
+
+
+def test_intermediates_are_followed_in_any_order() -> None:
+    issued = INTERMEDIATE.intermediate().issue()
+    leaf, *above = issued.chain
+    assert judge(issued)
+    assert judge(replace(issued, chain=(leaf, *reversed(above))))
+
+
+def test_a_certificate_that_does_not_belong_is_left_out_of_the_result() -> None:
+    issued = INTERMEDIATE.issue()
+    stray = PARTNER.intermediate().certificate
+    peer = judge(replace(issued, chain=(*issued.chain, stray)))
+    assert peer.chain == issued.der
+
+
+def test_the_trust_anchor_is_not_part_of_the_result() -> None:
+    issued = INTERMEDIATE.issue()
+    peer = judge(replace(issued, chain=(*issued.chain, OURS.root)))
+    assert peer.chain == issued.der
+
+
+def test_an_intermediate_in_the_bundle_is_an_anchor() -> None:
+    issued = INTERMEDIATE.issue()
+    peer = judge(issued, bundles=(Bundle("example.org", (INTERMEDIATE.certificate,)),))
+    assert peer.chain == issued.der[:1]
+
+
+def test_the_result_ends_with_the_first_certificate_that_expires() -> None:
+    early = NOW + timedelta(minutes=1)
+    assert judge(OURS.intermediate(not_after=early).issue()).not_after == early
+    assert judge(OURS.issue(not_after=early)).not_after == early
+    root = Authority("example.org", now=NOW, not_after=early)
+    assert judge(root.issue(), bundles=(root.bundle,)).not_after == early
+
+
+@pytest.mark.parametrize("signer", [PARTNER, PARTNER.intermediate()], ids=["root", "below"])
+def test_a_federated_domain_can_not_sign_our_ids_x5_16(signer: Authority) -> None:
+    forged = signer.issue(uris=("spiffe://example.org/ns/default/sa/workload",))
+    assert refusal(forged) == ("X5-16", Alert.UNKNOWN_CA)
+
+
+def test_a_federated_domain_signs_its_own_ids_x5_16() -> None:
+    assert judge(PARTNER.issue("/a")).spiffe_id == "spiffe://partner.test/a"
+
+
+def test_a_domain_without_a_bundle_is_untrusted_x5_17() -> None:
+    stranger = Authority("stranger.test", now=NOW)
+    assert refusal(stranger.issue()) == ("X5-17", Alert.UNKNOWN_CA)
+
+
+def test_a_domain_whose_bundle_is_empty_is_untrusted_tb_5() -> None:
+    empty = Bundle("example.org", ())
+    assert refusal(OURS.issue(), bundles=(empty, PARTNER.bundle)) == ("TB-5", Alert.UNKNOWN_CA)
+
+
+def test_every_root_of_a_bundle_counts() -> None:
+    next_root = Authority("example.org", now=NOW)
+    both = Bundle("example.org", (OURS.root, next_root.root))
+    assert judge(OURS.issue(), bundles=(both,))
+    assert judge(next_root.issue(), bundles=(both,))
+
+
+def _with_crls(authority: Authority, *crls: x509.CertificateRevocationList) -> tuple[Bundle]:
+    return (replace(authority.bundle, crls=crls),)
+
+
+def test_a_revoked_leaf_is_refused_up_2() -> None:
+    peer, other = OURS.issue(), OURS.issue()
+    bundles = _with_crls(OURS, OURS.crl([peer]))
+    assert refusal(peer, bundles=bundles) == ("UP-2", Alert.CERTIFICATE_REVOKED)
+    assert judge(other, bundles=bundles)
+
+
+def test_a_revoked_intermediate_is_refused_up_2() -> None:
+    bundles = _with_crls(OURS, OURS.crl([INTERMEDIATE.certificate]))
+    assert refusal(INTERMEDIATE.issue(), bundles=bundles) == ("UP-2", Alert.CERTIFICATE_REVOKED)
+
+
+def test_an_intermediate_revokes_its_own_leaves_up_2() -> None:
+    peer = INTERMEDIATE.issue()
+    bundles = _with_crls(OURS, INTERMEDIATE.crl([peer]))
+    assert refusal(peer, bundles=bundles)[0] == "UP-2"
+
+
+def test_a_stale_crl_refuses_its_issuers_chains_up_3() -> None:
+    peer = OURS.issue()
+    stale = OURS.crl(next_update=NOW - SECOND)
+    assert refusal(peer, bundles=_with_crls(OURS, stale)) == ("UP-3", Alert.CERTIFICATE_UNKNOWN)
+    below = INTERMEDIATE.crl(next_update=NOW - SECOND)
+    assert judge(peer, bundles=_with_crls(OURS, below))
+    assert refusal(INTERMEDIATE.issue(), bundles=_with_crls(OURS, below))[0] == "UP-3"
+
+
+def test_a_revocation_in_a_stale_crl_is_still_a_revocation() -> None:
+    peer = OURS.issue()
+    bundles = _with_crls(OURS, OURS.crl([peer], next_update=NOW - SECOND))
+    assert refusal(peer, bundles=bundles)[0] == "UP-2"
+
+
+def test_the_newest_crl_of_an_issuer_counts() -> None:
+    peer = OURS.issue()
+    old = OURS.crl(last_update=NOW - timedelta(hours=2), next_update=NOW - SECOND)
+    new = OURS.crl([peer], last_update=NOW - timedelta(hours=1))
+    assert refusal(peer, bundles=_with_crls(OURS, old, new))[0] == "UP-2"
+    fresh = OURS.crl(last_update=NOW)
+    assert judge(OURS.issue(), bundles=_with_crls(OURS, old, fresh))
+
+
+def test_a_crl_of_another_key_with_the_issuers_name_means_nothing() -> None:
+    peer = OURS.issue()
+    assert judge(peer, bundles=_with_crls(OURS, OURS.crl([peer], forged=True)))
+
+
+def test_a_crl_of_another_trust_domain_means_nothing() -> None:
+    peer = OURS.issue()
+    ours = replace(OURS.bundle, crls=(PARTNER.crl([peer]),))
+    assert judge(peer, bundles=(ours, PARTNER.bundle))
+    theirs = replace(PARTNER.bundle, crls=(OURS.crl([peer]),))
+    assert judge(peer, bundles=(OURS.bundle, theirs))
+
+
+def test_no_certificate_is_no_peer() -> None:
+    with pytest.raises(UntrustedError) as caught:
+        Verifier(credentials(OURS.bundle)).verify((), Role.CLIENT, NOW)
+    assert caught.value.alert is Alert.BAD_CERTIFICATE
+
+
+def test_garbage_is_no_certificate() -> None:
+    leaf = OURS.issue().der[0]
+    for chain in ((b"",), (b"\x30\x00",), (leaf[:-1],), (leaf + b"\x00",), (leaf, b"x")):
+        with pytest.raises(UntrustedError) as caught:
+            Verifier(credentials(OURS.bundle)).verify(chain, Role.CLIENT, NOW)
+        assert caught.value.alert is Alert.BAD_CERTIFICATE
+
+
+def test_a_chain_longer_than_ten_is_refused_up_1() -> None:
+    authority = OURS
+    while len(authority.intermediates) < MAX_CHAIN - 1:
+        authority = authority.intermediate()
+    longest = authority.issue()
+    assert len(longest.chain) == MAX_CHAIN
+    assert len(judge(longest).chain) == MAX_CHAIN
+    assert refusal(authority.intermediate().issue())[0] == "UP-1"
+
+
+def test_a_chain_larger_than_64_kib_is_refused_up_1() -> None:
+    large = OURS.issue(dns=tuple(f"{n}.{'a' * 60}.test" for n in range(1000)))
+    assert sum(map(len, large.der)) > MAX_CHAIN_BYTES
+    assert refusal(large)[0] == "UP-1"
+
+
+def test_what_was_accepted_can_be_judged_again_under_another_snapshot() -> None:
+    peer = judge(INTERMEDIATE.issue())
+    later = Verifier(credentials(OURS.bundle)).verify(peer.chain, Role.CLIENT, NOW + SECOND)
+    assert later == peer
+    for bundles, rule in (
+        ((PARTNER.bundle,), "X5-17"),
+        ((Authority("example.org", now=NOW).bundle,), "X5-14"),
+        (_with_crls(OURS, OURS.crl([INTERMEDIATE.certificate])), "UP-2"),
+    ):
+        with pytest.raises(UntrustedError) as caught:
+            Verifier(credentials(*bundles)).verify(peer.chain, Role.CLIENT, NOW)
+        assert caught.value.rule == rule
+    with pytest.raises(UntrustedError) as caught:
+        Verifier(credentials(OURS.bundle)).verify(peer.chain, Role.CLIENT, peer.not_after + SECOND)
+    assert caught.value.alert is Alert.CERTIFICATE_EXPIRED
