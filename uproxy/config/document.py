@@ -2,12 +2,13 @@
 
 Not a YAML library: PyYAML's parser delivers the events, this module keeps what a
 configuration needs and refuses the rest in words.  Its rules: YAML 1.2 core-schema scalars
-(`no`, `off` and `15:30` are text), one document, no duplicate keys, no aliases, no tags, no
-control characters, bounded size, depth and number of nodes.  JSON is such a document.
+(`no`, `off` and `15:30` are text), one document, no duplicate keys, no aliases, no tags,
+bounded size, depth and number of nodes.  JSON is such a document.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Iterator
 from typing import Protocol
@@ -41,7 +42,6 @@ MAX_CHARACTERS = 1 << 20
 MAX_NODES = 20_000
 MAX_DEPTH = 32
 _LEADING_TABS = re.compile(r"^[ \t]*\t[ \t]*", re.MULTILINE)
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ufeff]")
 _BARE_IPV6 = re.compile(r":[ ]+\[[0-9a-fA-F:.]*\]:")
 _TAGGED = (yaml.ScalarEvent, yaml.CollectionStartEvent)
 
@@ -152,7 +152,7 @@ class _Composer:
         if tag is not None:
             self.mistakes.append(mistake(path, place, f"tags ({clip(tag)}) are not supported"))
         if isinstance(event, yaml.ScalarEvent):
-            return self._scalar(event, path)
+            return _scalar(event)
         return self._collection(event, events, path)
 
     def _collection(self, event: yaml.NodeEvent, events: Iterator[yaml.Event], path: str) -> Node:
@@ -190,22 +190,17 @@ class _Composer:
             seen[key.text] = Entry(key.text, key.place, value)
         return seen.values()
 
-    def _scalar(self, event: yaml.ScalarEvent, path: str) -> Scalar:
-        place = _place(event.start_mark)
-        text = event.value
-        try:
-            # JSON writes characters beyond U+FFFF as two escapes
-            text = text.encode("utf-16", "surrogatepass").decode("utf-16")
-        except UnicodeDecodeError:
-            text = ascii(text)
-            self.mistakes.append(mistake(path, place, "half of a surrogate pair is no character"))
-        control = _CONTROL.search(text)
-        if control is not None:
-            reason = f"has a control character or line break (U+{ord(control.group()):04X})"
-            self.mistakes.append(mistake(path, place, reason))
-        if event.style is not None:
-            return Scalar(text, Style.QUOTED, place)
-        return Scalar(text, Style.NULL if text in NULLS else Style.PLAIN, place)
+
+def _scalar(event: yaml.ScalarEvent) -> Scalar:
+    place = _place(event.start_mark)
+    text = event.value
+    with contextlib.suppress(UnicodeDecodeError):
+        # JSON writes characters beyond U+FFFF as two escapes; half of one stays what it
+        # is, and no field takes it
+        text = text.encode("utf-16", "surrogatepass").decode("utf-16")
+    if event.style is not None:
+        return Scalar(text, Style.QUOTED, place)
+    return Scalar(text, Style.NULL if text in NULLS else Style.PLAIN, place)
 
 
 def _until(events: Iterator[yaml.Event], end: type[yaml.Event]) -> Iterator[yaml.NodeEvent]:

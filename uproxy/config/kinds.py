@@ -83,6 +83,10 @@ class ScalarKind:
             reason += f"; {quotes}" if self._parses(node.text) else ""
             mistakes.append(mistake(path, node, reason))
             return WRONG
+        if not node.text.isprintable():
+            code = next(ord(each) for each in node.text if not each.isprintable())
+            mistakes.append(mistake(path, node, f"has a character for no one to see, U+{code:04X}"))
+            return WRONG
         try:
             return self.parse(node.text)
         except (ValueError, UproxyError) as error:

@@ -132,7 +132,9 @@ def join(path: str, step: str | int) -> str:
 
 
 def clip(text: str) -> str:
-    """Short enough for one line."""
+    """Short and printable: fit for one line of a log."""
+    if not text.isprintable():
+        text = text.encode("unicode_escape").decode()
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 

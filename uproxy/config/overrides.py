@@ -54,9 +54,11 @@ def lay_over(
 
 def _from_environment(tree: MapNode, name: str, text: str, mistakes: list[Mistake]) -> MapNode:
     segments = name[len(PREFIX) :].split("__")
-    place = Place(source=name)
+    place = Place(source=clip(name))
     if not all(segments):
-        mistakes.append(mistake(name, Place(), "names no setting; write UPROXY__TIMEOUTS__IDLE"))
+        mistakes.append(
+            mistake(clip(name), Place(), "names no setting; write UPROXY__TIMEOUTS__IDLE")
+        )
         return tree
     return _put(tree, _steps(tree, segments), _value(text, place, mistakes), mistakes)
 

@@ -1,0 +1,224 @@
+"""Every configuration can be written down, and means the same when it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_network
+from types import MappingProxyType
+from typing import Any
+
+import jsonschema
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.helpers.config_documents import as_json, as_yaml, loaded, plain
+from uproxy.config import Settings, changes, json_schema, warnings
+from uproxy.config.settings import (
+    AdminSettings,
+    DestinationSettings,
+    FilesIdentity,
+    IdentitySettings,
+    InboundSettings,
+    LogSettings,
+    OutboundSettings,
+    RuleFrom,
+    RuleSettings,
+    RuleTo,
+)
+from uproxy.model import (
+    Limits,
+    SystemdAddress,
+    TcpAddress,
+    Timeouts,
+    TlsSettings,
+    Transport,
+    UnixAddress,
+)
+
+_VALIDATOR = jsonschema.Draft202012Validator(json_schema())
+_LABELS = st.text(
+    st.characters(categories=["L", "N", "P", "S", "Zs"]), min_size=1, max_size=20
+).filter(lambda text: text.isprintable() and text == text.strip())
+_WORDS = st.from_regex(r"[a-z][a-z0-9-]{0,8}", fullmatch=True)
+_IDS = st.builds("spiffe://example.org/ns/{}/sa/{}".format, _WORDS, _WORDS | st.just("*"))
+_PORTS = st.integers(1, 65_535)
+_HOSTS = st.sampled_from(["127.0.0.1", "::1", "10.1.2.3", "fd00::7", "db.internal"])
+_PATHS = st.from_regex(r"/[a-z$ é]{1,20}/[a-z]{1,9}", fullmatch=True)
+_TARGETS = st.builds(TcpAddress, _HOSTS, _PORTS) | st.builds(UnixAddress, _PATHS)
+_SECONDS = st.integers(0, 86_400_000).map(lambda milliseconds: milliseconds / 1000)
+_NETWORKS = st.sampled_from([ip_network(each) for each in ("10.0.0.0/8", "::/0", "192.0.2.1")])
+_KEEP_OR_CLOSE = st.sampled_from(["keep", "close"])
+_ALPN = st.lists(st.sampled_from(["h2", "http/1.1", "postgresql"]), unique=True).map(tuple)
+
+
+def _some(item: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.lists(item, unique=True, max_size=3).map(tuple)
+
+
+def _identities() -> st.SearchStrategy[IdentitySettings]:
+    api = st.builds(UnixAddress, _PATHS) | st.builds(TcpAddress, st.just("127.0.0.1"), _PORTS)
+    files = st.builds(
+        FilesIdentity,
+        svid=_PATHS,
+        key=_PATHS,
+        bundles=st.dictionaries(
+            st.sampled_from(["example.org", "partner.test"]), _PATHS, min_size=1
+        ).map(MappingProxyType),
+        crls=_some(_PATHS),
+    )
+    common = {
+        "on_expiry": _KEEP_OR_CLOSE,
+        "on_distrust": _KEEP_OR_CLOSE,
+        "revocation_grace": _SECONDS,
+    }
+    exact = st.none() | st.just("spiffe://example.org/ns/web/sa/a")
+    return (
+        st.builds(IdentitySettings, workload_api=api, spiffe_id=exact, **common)
+        | st.builds(IdentitySettings, workload_api=api, hint=_LABELS, **common)
+        | st.builds(IdentitySettings, files=files, spiffe_id=exact, **common)
+    )
+
+
+@st.composite
+def _inbound(draw: Callable[..., Any], port: int) -> InboundSettings:
+    """`port` is this door's alone."""
+    transport = draw(st.sampled_from(Transport))
+    unix = draw(st.booleans())
+    return InboundSettings(
+        name=draw(_LABELS) + str(port),
+        listen=UnixAddress(f"/in/{port}") if unix else TcpAddress("0.0.0.0", port),
+        transport=transport,
+        to=draw(st.just(TcpAddress("127.0.0.1", 80)) | st.builds(UnixAddress, _PATHS)),
+        alpn=draw(_ALPN) if transport is Transport.MTLS else (),
+        proxy_protocol=draw(st.sampled_from([None, "v2"])),
+        mode=draw(st.none() | st.integers(0, 0o777)) if unix else None,
+    )
+
+
+@st.composite
+def _outbound(draw: Callable[..., Any], port: int, names: list[str]) -> OutboundSettings:
+    to = draw(st.sampled_from(names))
+    kind = draw(st.sampled_from(["unix", "systemd", "loopback", "exposed"]))
+    if kind == "unix":
+        mode = draw(st.none() | st.integers(0, 0o777))
+        owner = draw(st.sampled_from([None, "postgres", "a:b", "1000"]))
+        return OutboundSettings(UnixAddress(f"/out/{port}"), to, mode=mode, owner=owner)
+    if kind == "systemd":
+        return OutboundSettings(SystemdAddress(f"socket{port}"), to, draw(st.booleans()))
+    host = "127.0.0.1" if kind == "loopback" else "::"
+    return OutboundSettings(TcpAddress(host, port), to, expose=kind == "exposed")
+
+
+@st.composite
+def _destination(draw: Callable[..., Any], name: str) -> DestinationSettings:
+    transport = draw(st.sampled_from(Transport))
+    mtls = transport is Transport.MTLS
+    return DestinationSettings(
+        name=name,
+        addresses=draw(st.lists(_TARGETS, min_size=1, max_size=3, unique=True).map(tuple)),
+        transport=transport,
+        identities=draw(st.lists(_IDS, min_size=1, max_size=2, unique=True).map(tuple))
+        if mtls
+        else (),
+        alpn=draw(_ALPN) if mtls else (),
+        idle=draw(st.none() | _SECONDS),
+    )
+
+
+def _callers() -> st.SearchStrategy[RuleFrom]:
+    values = {
+        "identities": _IDS,
+        "trust_domains": st.sampled_from(["example.org", "partner.test"]),
+        "namespaces": _WORDS,
+        "service_accounts": _WORDS,
+        "cidrs": _NETWORKS,
+    }
+    lists = {name: _some(value) for name, value in values.items()}
+    nots = {f"not_{name}": _some(value) for name, value in values.items()}
+    direct = st.sampled_from([(), ("direct",)])
+    named = st.builds(RuleFrom, via=st.just(("direct",)), not_via=direct, **lists, **nots)
+    strangers = st.builds(RuleFrom, unauthenticated=st.just(True), cidrs=lists["cidrs"])
+    return named | strangers | st.just(RuleFrom(any=True))
+
+
+@st.composite
+def _rule(draw: Callable[..., Any], index: int, doors: list[str]) -> RuleSettings:
+    some_doors = _some(st.sampled_from(doors)) if doors else st.just(())
+    target = st.builds(
+        RuleTo,
+        ports=_some(_PORTS),
+        addresses=_some(_NETWORKS),
+        inbound=some_doors,
+        not_ports=_some(_PORTS),
+        not_addresses=_some(_NETWORKS),
+        not_inbound=some_doors,
+    )
+    return RuleSettings(
+        name=draw(_LABELS) + str(index),
+        action=draw(st.sampled_from(["allow", "deny"])),
+        from_=draw(_callers()),
+        to=draw(target),
+        mode=draw(st.sampled_from(["enforce", "shadow"])),
+    )
+
+
+@st.composite
+def _tls(draw: Callable[..., Any]) -> TlsSettings:
+    version = draw(st.sampled_from(["1.2", "1.3"]))
+    old = ("ECDHE-RSA-AES128-GCM-SHA256",) if version == "1.2" else ()
+    groups = draw(st.permutations(["X25519MLKEM768", "X25519", "P-384"]))
+    return TlsSettings(version, tuple(groups), ("TLS_AES_256_GCM_SHA384", *old))
+
+
+@st.composite
+def _settings(draw: Callable[..., Any]) -> Settings:
+    ports = iter(range(20_000, 20_100))
+    names = draw(st.lists(_LABELS, min_size=1, max_size=3, unique=True))
+    inbound = tuple(draw(_inbound(next(ports))) for _ in range(draw(st.integers(0, 2))))
+    outbound = tuple(draw(_outbound(next(ports), names)) for _ in range(draw(st.integers(0, 2))))
+    doors = [door.name for door in inbound]
+    delay = draw(st.integers(0, 20_000)) / 1000
+    off_or_unix = st.none() | st.just(UnixAddress("/run/admin"))
+    return Settings(
+        identity=draw(_identities()),
+        name=draw(_LABELS),
+        inbound=inbound,
+        outbound=outbound,
+        destinations=MappingProxyType({name: draw(_destination(name)) for name in names}),
+        authorization=tuple(draw(_rule(n, doors)) for n in range(draw(st.integers(0, 3)))),
+        on_policy_change=draw(_KEEP_OR_CLOSE),
+        tls=draw(_tls()),
+        limits=draw(
+            st.builds(Limits, st.integers(1, 10**9), st.integers(1, 10**9), st.integers(0, 10**9))
+        ),
+        timeouts=Timeouts(draw(_SECONDS), draw(_SECONDS), draw(_SECONDS), draw(_SECONDS), delay),
+        admin=AdminSettings(listen=draw(off_or_unix), metrics=None),
+        log=LogSettings(
+            draw(st.sampled_from(["debug", "info", "warning", "error"])),
+            draw(st.sampled_from(["json", "text"])),
+            draw(st.sampled_from(["all", "denied", "none"])),
+        ),
+    )
+
+
+@given(_settings())
+@settings(deadline=None, max_examples=60)
+def test_settings_written_as_yaml_or_json_are_the_same_settings(before: Settings) -> None:
+    assert loaded(as_yaml(before)) == before
+    assert loaded(as_json(before)) == before
+
+
+@given(_settings())
+@settings(deadline=None, max_examples=40)
+def test_the_schema_accepts_what_the_loader_accepts(before: Settings) -> None:
+    _VALIDATOR.validate(plain(before))
+
+
+@given(_settings(), _settings())
+@settings(deadline=None, max_examples=40)
+def test_only_equal_settings_have_no_changes(before: Settings, after: Settings) -> None:
+    assert changes(before, before).keys == ()
+    assert changes(before, before).restart == ()
+    assert (changes(before, after).keys == ()) == (before == after)
+    for settings_ in (before, after):
+        assert all(warning.reason for warning in warnings(settings_))
