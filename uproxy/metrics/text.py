@@ -1,0 +1,49 @@
+"""Metrics as text: OpenMetrics, or Prometheus's older format 0.0.4.
+
+prometheus_client's own writer of the older format lives in the module that brings an HTTP
+server along (see `client`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from uproxy.metrics.client import (
+    OPENMETRICS_CONTENT_TYPE,
+    CollectorRegistry,
+    Metric,
+    number,
+    openmetrics,
+)
+
+TEXT_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def render(registry: CollectorRegistry, accept: str) -> tuple[str, bytes]:
+    """Content type and text: OpenMetrics if the Accept header `accept` names it."""
+    if _wants_openmetrics(accept):
+        return OPENMETRICS_CONTENT_TYPE, openmetrics(registry)
+    return TEXT_CONTENT_TYPE, _text(registry.collect()).encode()
+
+
+def _wants_openmetrics(accept: str) -> bool:
+    kinds = (part.split(";")[0].strip().lower() for part in accept.split(","))
+    return "application/openmetrics-text" in kinds
+
+
+def _text(metrics: Iterable[Metric]) -> str:
+    lines = []
+    for metric in metrics:
+        name = f"{metric.name}_total" if metric.type == "counter" else metric.name
+        lines.append(f"# HELP {name} {metric.documentation}\n# TYPE {name} {metric.type}\n")
+        for sample in metric.samples:
+            labels = ",".join(
+                f'{label}="{_escaped(value)}"' for label, value in sample.labels.items()
+            )
+            braced = f"{{{labels}}}" if labels else ""
+            lines.append(f"{sample.name}{braced} {number(sample.value)}\n")
+    return "".join(lines)
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
