@@ -15,7 +15,6 @@ from datetime import datetime
 from types import MappingProxyType
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import (
     Criticality,
@@ -71,7 +70,7 @@ class Verifier:
         self._check_revocation(spiffe_id.trust_domain.name, path, now)
         return PeerSvid(
             spiffe_id=str(spiffe_id),
-            chain=tuple(certificate.public_bytes(Encoding.DER) for certificate in path[:-1]),
+            chain=tuple(encoding.der(certificate) for certificate in path[:-1]),
             not_after=min(certificate.not_valid_after_utc for certificate in path),
         )
 

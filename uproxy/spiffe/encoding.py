@@ -13,6 +13,7 @@ import re
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from uproxy.errors import BundleError
 
@@ -36,20 +37,25 @@ def certificates(data: bytes) -> tuple[x509.Certificate, ...]:
     return tuple(certificate(block) for block in blocks)
 
 
-def certificate(der: bytes) -> x509.Certificate:
+def certificate(data: bytes) -> x509.Certificate:
     """One certificate from exactly one DER element, with all that is used later readable.
 
     Raises:
         BundleError: damaged, or with a key or extension cryptography can't read.
     """
     try:
-        parsed = x509.load_der_x509_certificate(der)
+        parsed = x509.load_der_x509_certificate(data)
         # cryptography reads lazily: what is damaged shall show now, not in a handshake
         parsed.public_key()
         _ = parsed.extensions, parsed.subject, parsed.issuer
     except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
         raise BundleError(f"a certificate can't be read: {_first_line(error)}") from error
     return parsed
+
+
+def der(parsed: x509.Certificate) -> bytes:
+    """The DER of a certificate, as handshakes carry it."""
+    return parsed.public_bytes(Encoding.DER)
 
 
 def revocation_lists(data: bytes) -> tuple[x509.CertificateRevocationList, ...]:

@@ -1,0 +1,199 @@
+"""The files of `identity.files`, read as one set that fits together, or not at all.
+
+It reads and judges; it watches nothing and keeps nothing.  Rules: every message begins with
+the path; the text of a key's error stays out of it; what would make peers refuse us is a
+warning, because they may know other bundles; what can't be used is an error.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+
+from uproxy.config.settings import FilesIdentity
+from uproxy.errors import BundleError, IdentityError, SpiffeIdError, UntrustedError
+from uproxy.identity.credentials import Credentials, Svid
+from uproxy.identity.private_key import belongs_to, parse_private_key
+from uproxy.identity.source import expired_reason
+from uproxy.identity.verifier import Verifier
+from uproxy.model import Role
+from uproxy.spiffe import encoding
+from uproxy.spiffe.bundles import Bundle, parse_bundle, parse_crls
+from uproxy.spiffe.crls import issued_by
+from uproxy.spiffe.encoding import MAX_BYTES
+from uproxy.spiffe.ids import TrustDomain
+from uproxy.spiffe.svid import claimed_identity
+
+
+@dataclass(frozen=True, slots=True)
+class FileSet:
+    """Everything the files say, consistent with itself."""
+
+    svid: Svid
+    bundles: Mapping[str, Bundle]
+    warnings: tuple[str, ...]
+    """What will probably not work, or is unsafe, in words."""
+
+    @property
+    def credentials(self) -> Credentials:
+        """As a first snapshot."""
+        return Credentials(self.svid, "", self.bundles, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    data: bytes
+    mode: int
+
+
+def read_files(settings: FilesIdentity, now: datetime) -> FileSet:
+    """Read every file and judge them together.
+
+    Raises:
+        IdentityError: beginning with the path of the file at fault.
+    """
+    key_file = _open(settings.key)
+    svid = _read_svid(settings, key_file.data, now)
+    bundles: dict[str, Bundle] = {}
+    for domain, path in settings.bundles.items():
+        bundle = _read_bundle(domain, path)
+        bundles[bundle.trust_domain] = bundle
+    bundles, unassigned = _with_crls(bundles, settings.crls)
+    warnings = [*unassigned, *_self_warnings(svid, bundles, now)]
+    if key_file.mode & stat.S_IROTH:
+        warnings.append(f"{settings.key}: every user here can read the key: chmod 0600")
+    return FileSet(svid, bundles, tuple(dict.fromkeys(warnings)))
+
+
+def _read_svid(settings: FilesIdentity, key_data: bytes, now: datetime) -> Svid:
+    path = settings.svid
+    try:
+        chain = _without_root(encoding.certificates(_read(path)))
+        spiffe_id = claimed_identity(chain[0])
+    except BundleError as error:
+        raise IdentityError(f"{path}: not a certificate chain in PEM or DER: {error}") from error
+    except UntrustedError as error:
+        raise IdentityError(f"{path}: the first certificate is not an SVID: {error}") from error
+    _check_order(path, chain)
+    try:
+        key = parse_private_key(key_data)
+    except IdentityError as error:
+        raise IdentityError(f"{settings.key}: {error}") from error
+    if not belongs_to(key, chain[0]):
+        raise IdentityError(
+            f"{settings.key}: this key is not the one of the certificate in {path}: "
+            "both must come from the same issuance"
+        )
+    svid = Svid(str(spiffe_id), chain, key)
+    if now > svid.not_after:
+        raise IdentityError(f"{path}: {expired_reason(svid)}: have it renewed")
+    return svid
+
+
+def _without_root(chain: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...]:
+    """The trust anchor isn't sent to peers: they have their own copy or don't trust it."""
+    last = chain[-1]
+    return chain[:-1] if len(chain) > 1 and last.subject == last.issuer else chain
+
+
+def _check_order(path: str, chain: tuple[x509.Certificate, ...]) -> None:
+    for number, (certificate, issuer) in enumerate(itertools.pairwise(chain), start=1):
+        try:
+            certificate.verify_directly_issued_by(issuer)
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
+            raise IdentityError(
+                f"{path}: certificate {number} is not signed by certificate {number + 1}: "
+                "the leaf comes first, then each one's issuer"
+            ) from error
+
+
+def _read_bundle(domain: str, path: str) -> Bundle:
+    try:
+        return parse_bundle(TrustDomain.parse(domain).name, _read(path))
+    except (BundleError, SpiffeIdError) as error:
+        raise IdentityError(f"{path}: not a bundle of {domain}: {error}") from error
+
+
+def _with_crls(
+    bundles: dict[str, Bundle], paths: Iterable[str]
+) -> tuple[dict[str, Bundle], list[str]]:
+    """Each CRL with the bundle whose root issued it, and warnings about those of no root.
+
+    The latter go with every bundle: an intermediate may have issued them, and a CRL applies
+    only where its issuer is in a chain validated against that very bundle.
+    """
+    warnings: list[str] = []
+    for path in paths:
+        try:
+            crls = parse_crls(_read(path))
+        except BundleError as error:
+            raise IdentityError(f"{path}: not usable CRLs: {error}") from error
+        for crl in crls:
+            domains = _domains_of(crl, bundles, path)
+            if not domains:
+                name = crl.issuer.rfc4514_string()
+                warnings.append(f"{path}: no bundle's root issued this CRL of {name!r}")
+            for domain in domains or tuple(bundles):
+                bundles[domain] = replace(bundles[domain], crls=(*bundles[domain].crls, crl))
+    return bundles, warnings
+
+
+def _domains_of(
+    crl: x509.CertificateRevocationList, bundles: Mapping[str, Bundle], path: str
+) -> tuple[str, ...]:
+    namesakes = {
+        domain: [root for root in bundle.roots if root.subject == crl.issuer]
+        for domain, bundle in bundles.items()
+    }
+    domains = tuple(
+        domain for domain, roots in namesakes.items() if any(issued_by(crl, root) for root in roots)
+    )
+    if any(namesakes.values()) and not domains:
+        name = crl.issuer.rfc4514_string()
+        raise IdentityError(f"{path}: the signature is not that of {name!r}: forged or outdated")
+    return domains
+
+
+def _self_warnings(svid: Svid, bundles: Mapping[str, Bundle], now: datetime) -> Iterable[str]:
+    """What a peer with our own bundles would say to us."""
+    verifier = Verifier(Credentials(svid, "", bundles, 1))
+    chain = tuple(encoding.der(certificate) for certificate in svid.chain)
+    for role in Role:
+        try:
+            verifier.verify(chain, role, now)
+        except UntrustedError as error:
+            yield f"peers with these bundles would refuse us: {error}"
+
+
+def _read(path: str) -> bytes:
+    return _open(path).data
+
+
+def _open(path: str) -> _Content:
+    try:
+        # without O_NONBLOCK, opening a pipe would wait for its writer
+        file_descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(file_descriptor, "rb") as file:
+            mode = os.fstat(file_descriptor).st_mode
+            if not stat.S_ISREG(mode):
+                raise IdentityError(f"{path}: not a regular file")
+            data = file.read(MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise IdentityError(f"{path}: no such file") from error
+    except PermissionError as error:
+        raise IdentityError(
+            f"{path}: not readable by user {os.geteuid()}: give it read permission on the file "
+            "and search permission (x) on its folders"
+        ) from error
+    except OSError as error:
+        raise IdentityError(f"{path}: {error.strerror}") from error
+    if not data:
+        raise IdentityError(f"{path}: the file is empty")
+    return _Content(data, mode)

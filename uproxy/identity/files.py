@@ -1,0 +1,130 @@
+"""Identity from files: whatever renews them (cert-manager, spiffe-helper, a person) is watched.
+
+Not a renewer itself.  Rules: the files are read as one set and replaced as one; a set that
+doesn't fit together is tried again shortly and meanwhile the last good one stays in force
+until it expires; nothing that is not in the files is remembered.  Files are small and
+local, so they are read on the event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from datetime import datetime
+
+from uproxy.config.settings import FilesIdentity
+from uproxy.errors import IdentityError
+from uproxy.identity.credentials import Credentials
+from uproxy.identity.file_set import FileSet, read_files
+from uproxy.identity.source import Clock, SourceBase
+
+_POLL_S = 1.0
+_HURRY_S = 0.1  # between looks while files don't fit: a renewer writes them one by one
+_HURRIED_LOOKS = 10
+_READS = 3  # of a set that changes while it is read
+
+_Fingerprint = tuple[tuple[int, ...] | None, ...]
+
+
+def load_once(settings: FilesIdentity, now: datetime) -> Credentials:
+    """Read the files without watching them.
+
+    Raises:
+        IdentityError: beginning with the path of the file at fault.
+    """
+    return read_files(settings, now).credentials
+
+
+class FilesSource(SourceBase):
+    """Our SVID, bundles and CRLs from files (`identity.files`)."""
+
+    def __init__(self, settings: FilesIdentity, *, clock: Clock) -> None:
+        super().__init__("files", "the identity's files have not been read yet", clock=clock)
+        self._settings = settings
+        self._paths = (
+            settings.svid, settings.key, *settings.bundles.values(), *settings.crls,
+        )  # fmt: skip
+        self._seen: _Fingerprint = ()
+        self._error: str | None = None  # why the files in place are not in force
+        self._in_force: FileSet | None = None  # the last set that was good
+        self._reads = 0
+        self._discarded = 0
+        self._hurried = 0
+        self._timer: asyncio.TimerHandle | None = None  # set between start and stop
+
+    async def start(self) -> None:
+        """Read the files and begin to watch them; an error becomes the reason in `current`."""
+        self.reload()
+        self._look_later()
+
+    async def stop(self) -> None:
+        """Stop watching; what is in force stays in `current`."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        await super().stop()
+
+    def reload(self) -> None:
+        """Read the files now, whether or not they seem changed (SIGHUP)."""
+        before = self._seen
+        try:
+            files = self._read()
+        except IdentityError as error:
+            self._discard(str(error), is_new=self._seen != before)
+            return
+        self._error, self._hurried = None, 0
+        self._in_force = files
+        self._replace(files.svid, "", files.bundles)
+
+    def _read(self) -> FileSet:
+        """One set, read while nothing changed."""
+        self._reads += 1
+        for _ in range(_READS):
+            # taken before reading, so that a change meanwhile is seen by the next look
+            self._seen = _fingerprint(self._paths)
+            files = read_files(self._settings, self._clock())
+            if self._seen == _fingerprint(self._paths):
+                return files
+        raise IdentityError(f"{self._settings.svid}: the identity's files keep changing")
+
+    def _discard(self, error: str, *, is_new: bool) -> None:
+        self._error = error
+        if is_new:
+            self._discarded += 1
+            self._hurried = _HURRIED_LOOKS
+        if self._in_force is None:
+            self._replace(None, error, {})
+
+    def _look(self) -> None:
+        # an error may end without a change of the files: by the clock being set right
+        if self._error is not None or _fingerprint(self._paths) != self._seen:
+            self.reload()
+        self._look_later()
+
+    def _look_later(self) -> None:
+        delay_s = _HURRY_S if self._hurried else _POLL_S
+        self._hurried = max(self._hurried - 1, 0)
+        self._timer = asyncio.get_running_loop().call_later(delay_s, self._look)
+
+    def _facts(self) -> Mapping[str, object]:
+        return {
+            "files": list(self._paths),
+            "error": self._error,
+            "warnings": list(self._in_force.warnings) if self._in_force else [],
+            "reads": self._reads,
+            "discarded_sets": self._discarded,
+        }
+
+
+def _fingerprint(paths: tuple[str, ...]) -> _Fingerprint:
+    """What changes when a file, or the target of a link to it, is replaced or rewritten."""
+    return tuple(_one_fingerprint(path) for path in paths)
+
+
+def _one_fingerprint(path: str) -> tuple[int, ...] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None  # reading it will say why
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
