@@ -1,0 +1,46 @@
+"""What holds for every test: Hypothesis' settings, and what a skip means.
+
+With `UPROXY_NO_SKIPS=1`, as continuous integration sets it on a machine where everything
+can run, a skip is a failure: a test that quietly stopped running proves nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+from hypothesis import settings
+
+_MAY_SKIP = {"absent_peer"}
+"""Markers whose tests may skip even then; pyproject.toml says what each means."""
+
+# no deadline: a machine shared with others is slow at times, and that is no defect
+settings.register_profile("here", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "here")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a test's skip into its failure."""
+    report = yield
+    if not hasattr(report, "wasxfail") and not any(map(item.get_closest_marker, _MAY_SKIP)):
+        _refuse_skip(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Turn a whole file's skip into a failure."""
+    report = yield
+    _refuse_skip(report)
+    return report
+
+
+def _refuse_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
+    if report.skipped and os.environ.get("UPROXY_NO_SKIPS") == "1":
+        report.outcome = "failed"
+        report.longrepr = f"skipped where every test can run: {report.longreprtext}"
