@@ -35,6 +35,9 @@ DESCRIPTORS_PER_CONNECTION: Final = 2
 RESERVED_DESCRIPTORS: Final = 64
 """For listeners, the loop, the log, admin requests and the identity's socket."""
 
+_made: Final[set[str]] = set()
+"""Paths of the unix sockets that this process made."""
+
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
@@ -78,13 +81,19 @@ def adopt(descriptor: int) -> socket.socket:
 
 
 def release(listener: socket.socket) -> None:
-    """Close a listening socket; a unix socket's file goes unless another process still listens."""
+    """Close a listening socket, and take away the file that `listen` made for it.
+
+    The file stays where another process still listens (it took over), and always where the
+    socket was adopted: asking whether somebody listens would wake the service in systemd.
+    """
     if listener.fileno() == -1:
         return
-    name = listener.getsockname() if listener.family == socket.AF_UNIX else ""
+    name = listener.getsockname()
     listener.close()
-    if isinstance(name, str) and name and not _is_live(name):
-        Path(name).unlink(missing_ok=True)
+    if name in _made:
+        _made.discard(name)
+        if not _is_live(name):
+            Path(name).unlink(missing_ok=True)
 
 
 def _listen_tcp(address: TcpAddress) -> socket.socket:
@@ -128,6 +137,7 @@ def _listen_unix(address: UnixAddress, mode: int | None, owner: str | None) -> s
     except UproxyError:
         listener.close()
         raise
+    _made.add(address.path)
     _tune_listener(listener)
     return listener
 

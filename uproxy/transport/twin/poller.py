@@ -55,9 +55,10 @@ class Poller:
             self.forget(descriptor)
 
     def close(self) -> None:
-        """Let go of the epoll."""
-        self._loop.remove_reader(self._epoll.fileno())
-        self._epoll.close()
+        """Let go of the epoll; again does nothing."""
+        if not self._epoll.closed:
+            self._loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
 
     def _turn(self) -> None:
         for descriptor, events in self._epoll.poll(0, _BATCH):

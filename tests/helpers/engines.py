@@ -1,0 +1,149 @@
+"""Engines under test, and a door that records what it was asked.
+
+A test module says `engine = engines.engine`; its tests that take `engine` then run once per
+engine, against the same contract.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.helpers.pki import Authority, Issued
+from tests.helpers.streams import Stream, close_all
+from tests.helpers.waiting import eventually
+from uproxy import sockets
+from uproxy.contract import (
+    Arrival,
+    Candidate,
+    Connection,
+    Ending,
+    Engine,
+    PeerSvid,
+    Refusal,
+    Route,
+    TlsPlan,
+    VerifyPeer,
+)
+from uproxy.identity.credentials import Credentials
+from uproxy.identity.verifier import Verifier
+from uproxy.lifecycle import ENDINGS
+from uproxy.model import Address, Direction, Role, TcpAddress, Timeouts, TlsSettings, UnixAddress
+from uproxy.transport.twin import TwinEngine
+
+_ENGINES: dict[str, Callable[[], Engine]] = {"python": TwinEngine}
+
+
+@pytest.fixture(params=sorted(_ENGINES))
+async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
+    """A fresh engine, stopped at the end; so are the test's streams."""
+    made = _ENGINES[request.param]()
+    yield made
+    await made.stop()
+    close_all()
+
+
+def verifier(role: Role, *trusted: Authority) -> VerifyPeer:
+    """Judges a peer that plays `role` as uProxy does, with the bundles of `trusted`."""
+    bundles = {authority.trust_domain: authority.bundle for authority in trusted}
+    judge = Verifier(Credentials(None, "", bundles, 1))
+
+    def verify(chain: tuple[bytes, ...]) -> PeerSvid:
+        return judge.verify(chain, role, datetime.now(UTC))
+
+    return verify
+
+
+def plan(
+    role: Role,
+    shows: Issued,
+    verify: VerifyPeer,
+    *,
+    settings: TlsSettings = TlsSettings(),
+    alpn: tuple[str, ...] = (),
+) -> TlsPlan:
+    """What our side of a handshake does; `role` is ours."""
+    return TlsPlan(role, shows.der, shows.key, settings, verify, alpn)
+
+
+@dataclass
+class RecordingDoor:
+    """Answers what it was told to, and remembers everything."""
+
+    direction: Direction
+    answer: Route | Refusal | Callable[[Arrival], Route | Refusal]
+    near: TlsPlan | Refusal | None = None
+    timeouts: Timeouts = Timeouts()
+    name: str = "door"
+    on_opened: Callable[[Connection], None] | None = None
+    arrivals: list[Arrival] = field(default_factory=list)
+    attempts: list[tuple[str, Refusal | None]] = field(default_factory=list)
+    opened_: list[Connection] = field(default_factory=list)
+    endings: list[tuple[Connection, Ending]] = field(default_factory=list)
+
+    def tls(self) -> TlsPlan | Refusal | None:
+        return self.near
+
+    def admit(self, arrival: Arrival) -> Route | Refusal:
+        self.arrivals.append(arrival)
+        return self.answer(arrival) if callable(self.answer) else self.answer
+
+    def attempted(self, route: Route, candidate: Candidate, failure: Refusal | None) -> None:
+        self.attempts.append((candidate.endpoint, failure))
+
+    def opened(self, connection: Connection) -> None:
+        self.opened_.append(connection)
+        if self.on_opened is not None:
+            self.on_opened(connection)
+
+    def closed(self, connection: Connection, ending: Ending) -> None:
+        self.endings.append((connection, ending))
+
+    async def ending(self, count: int = 1) -> Ending:
+        """The last of `count` endings, once there are so many; each fits the table."""
+        await eventually(lambda: len(self.endings) >= count, f"{count} endings")
+        assert len(self.endings) == count
+        for _connection, ending in self.endings:
+            assert ending.outcome in ENDINGS[ending.state], ending
+        return self.endings[-1][1]
+
+    async def connection(self, count: int = 1) -> Connection:
+        """The last of `count` opened connections, once there are so many."""
+        await eventually(lambda: len(self.opened_) >= count, f"{count} openings")
+        return self.opened_[-1]
+
+
+def route(
+    *addresses: Address,
+    tls: TlsPlan | None = None,
+    timeouts: Timeouts = Timeouts(),
+    preface: bytes = b"",
+) -> Route:
+    """To each address in order, one candidate each."""
+    candidates = tuple(Candidate(str(address), (address,)) for address in addresses)
+    return Route("there", candidates, tls, timeouts, rule="the rule", preface=preface)
+
+
+@asynccontextmanager
+async def open_door(
+    engine: Engine, door: RecordingDoor, listen: Address = TcpAddress("127.0.0.1", 0)
+) -> AsyncIterator[Address]:
+    """The door's address, for the length of a block."""
+    listener = sockets.listen(listen)
+    address = sockets.address_of(
+        listener.getsockname(), listen if isinstance(listen, UnixAddress) else UnixAddress("")
+    )
+    opened = engine.open(listener, door)
+    try:
+        yield address
+    finally:
+        await opened.close()
+
+
+async def dial(address: Address) -> Stream:
+    """A caller."""
+    return await Stream.connect(address)

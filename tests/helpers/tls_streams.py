@@ -1,0 +1,134 @@
+"""A TLS peer that isn't ours: pyOpenSSL over a `Stream`, in either role.
+
+It trusts whomever it meets unless a test gives it a root: what it is for is showing a
+certificate and behaving well or badly on the wire.
+"""
+
+from __future__ import annotations
+
+from cryptography import x509
+from OpenSSL import SSL, crypto
+
+from tests.helpers.pki import Issued
+from tests.helpers.streams import Stream
+
+_SIZE = 1 << 16
+
+
+class TlsStream:
+    """TLS over a stream.  Output can be held back (`corked`), to come in one segment."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        shows: Issued | None,
+        *,
+        server: bool = False,
+        root: x509.Certificate | None = None,
+        version: int = SSL.TLS1_3_VERSION,
+        alpn: tuple[str, ...] = (),
+    ) -> None:
+        context = SSL.Context(SSL.TLS_SERVER_METHOD if server else SSL.TLS_CLIENT_METHOD)
+        context.set_min_proto_version(version)
+        context.set_max_proto_version(version)
+        if shows is not None:
+            context.use_certificate(shows.certificate)
+            for certificate in shows.chain[1:]:
+                context.add_extra_chain_cert(certificate)
+            context.use_privatekey(crypto.load_privatekey(crypto.FILETYPE_PEM, shows.key_pem))
+        store = context.get_cert_store()
+        if root is not None and store is not None:
+            store.add_cert(crypto.X509.from_cryptography(root))
+        context.set_verify(
+            SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT,
+            lambda _c, _x, _e, _d, good: bool(good) or root is None,
+        )
+        if alpn:
+            context.set_alpn_protos([name.encode() for name in alpn])
+        self.stream = stream
+        self.tls = SSL.Connection(context)
+        self.corked = False
+        if server:
+            self.tls.set_accept_state()
+        else:
+            self.tls.set_connect_state()
+
+    async def shake(self) -> None:
+        """The handshake.
+
+        Raises:
+            SSL.Error: with the alert the other side sent.
+        """
+        while True:
+            try:
+                self.tls.do_handshake()
+            except SSL.WantReadError:
+                await self.flush()
+                await self._fill()
+            except SSL.Error:
+                await self.flush()  # our alert
+                raise
+            else:
+                await self.flush()
+                return
+
+    async def say(self, data: bytes) -> None:
+        self.tls.sendall(data)
+        await self.flush()
+
+    async def hear(self, size: int = _SIZE) -> bytes:
+        """What comes next; empty at close_notify.
+
+        Raises:
+            SSL.Error: an alert.
+            ConnectionResetError: reset.
+            EOFError: the end of TCP without a close_notify.
+        """
+        while True:
+            try:
+                return self.tls.recv(size)
+            except SSL.ZeroReturnError:
+                return b""
+            except SSL.WantReadError:
+                await self.flush()
+                await self._fill()
+
+    async def hear_exactly(self, size: int) -> bytes:
+        heard = bytearray()
+        while len(heard) < size and (more := await self.hear(size - len(heard))):
+            heard += more
+        return bytes(heard)
+
+    async def hear_all(self) -> bytes:
+        heard = bytearray()
+        while more := await self.hear():
+            heard += more
+        return bytes(heard)
+
+    async def finish(self) -> None:
+        """close_notify, and nothing else: TCP stays open both ways."""
+        self.tls.shutdown()
+        await self.flush()
+
+    def truncate(self) -> None:
+        """FIN without a close_notify."""
+        self.stream.finish()
+
+    def pending(self) -> bytes:
+        """The ciphertext that hasn't been sent."""
+        sent = bytearray()
+        while True:
+            try:
+                sent += self.tls.bio_read(_SIZE)
+            except SSL.WantReadError:
+                return bytes(sent)
+
+    async def flush(self) -> None:
+        if not self.corked and (output := self.pending()):
+            await self.stream.say(output)
+
+    async def _fill(self) -> None:
+        received = await self.stream.hear()
+        if not received:
+            raise EOFError("the end of TCP without a close_notify")
+        self.tls.bio_write(received)

@@ -1,0 +1,389 @@
+"""Moving bytes in the clear: what every engine must do, TLS aside."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import tracemalloc
+from pathlib import Path
+
+import pytest
+import uvloop
+
+from tests.helpers import engines
+from tests.helpers.engines import RecordingDoor, open_door, route
+from tests.helpers.streams import Listener, Stream, close_all, listening
+from tests.helpers.waiting import eventually
+from uproxy.contract import Engine, Refusal
+from uproxy.lifecycle import State
+from uproxy.model import Direction, Outcome, TcpAddress, Timeouts, UnixAddress
+from uproxy.transport.twin import TwinEngine
+
+engine = engines.engine
+
+MIB = 1 << 20
+
+
+def outbound(application: Listener, **timeouts: float) -> RecordingDoor:
+    limits = Timeouts(**timeouts)
+    there = route(application.address, timeouts=limits)
+    return RecordingDoor(Direction.OUTBOUND, there, timeouts=limits)
+
+
+async def test_bytes_pass_both_ways_and_are_counted_while_they_move(engine: Engine) -> None:
+    async with listening() as far, open_door(engine, door := outbound(far)) as address:
+        near = await Stream.connect(address)
+        there = await far.accept()
+        await near.say(b"question")
+        assert await there.hear_exactly(8) == b"question"
+        await there.say(b"an answer")
+        assert await near.hear_exactly(9) == b"an answer"
+        connection = await door.connection()
+        assert (connection.bytes_sent, connection.bytes_received) == (8, 9)
+        assert connection.state is State.RELAYING
+        assert connection.dialled == far.address
+        assert connection.endpoint == str(far.address)
+        assert (connection.peer, connection.tls) == (None, None)
+        near.finish()
+        there.finish()
+        ending = await door.ending()
+    assert ending.outcome is Outcome.CLOSED
+    assert ending.state is State.CLOSING
+    assert (ending.bytes_sent, ending.bytes_received) == (8, 9)
+    assert (ending.reason, ending.rule) == (None, "the rule")
+
+
+async def test_bytes_are_counted_from_the_peer_on_an_inbound_door(engine: Engine) -> None:
+    async with listening() as far:
+        door = RecordingDoor(Direction.INBOUND, route(far.address))
+        async with open_door(engine, door) as address:
+            near = await Stream.connect(address)
+            there = await far.accept()
+            await near.say(b"12345")
+            near.finish()
+            await there.say(b"1")
+            there.finish()
+            ending = await door.ending()
+    assert (ending.bytes_received, ending.bytes_sent) == (5, 1)
+
+
+async def test_an_arrival_tells_who_dialled_in(engine: Engine) -> None:
+    async with listening() as far, open_door(engine, door := outbound(far)) as address:
+        near = await Stream.connect(address)
+        connection = await door.connection()
+        assert connection.arrival.source == TcpAddress(*near.socket.getsockname())
+        assert connection.arrival.local == address
+        assert connection.arrival.peer is None
+
+
+async def test_an_ipv4_caller_of_a_dual_stack_door_has_an_ipv4_address(engine: Engine) -> None:
+    async with listening() as far:
+        door = outbound(far)
+        async with open_door(engine, door, TcpAddress("::", 0)) as address:
+            assert isinstance(address, TcpAddress)
+            await Stream.connect(TcpAddress("127.0.0.1", address.port))
+            connection = await door.connection()
+    assert isinstance(connection.arrival.source, TcpAddress)
+    assert connection.arrival.source.host == "127.0.0.1"
+    assert connection.arrival.local == TcpAddress("127.0.0.1", address.port)
+
+
+async def test_the_near_side_may_half_close_first(engine: Engine) -> None:
+    async with listening() as far, open_door(engine, door := outbound(far)) as address:
+        near, there = await Stream.connect(address), await far.accept()
+        await near.say(b"request")
+        near.finish()
+        assert await there.hear_all() == b"request"
+        await eventually(lambda: door.opened_[0].state is State.CLOSING, "half-closed")
+        await there.say(b"late answer")
+        there.close()
+        assert await near.hear_all() == b"late answer"
+        assert (await door.ending()).outcome is Outcome.CLOSED
+
+
+async def test_the_far_side_may_half_close_first(engine: Engine) -> None:
+    async with listening() as far, open_door(engine, door := outbound(far)) as address:
+        near, there = await Stream.connect(address), await far.accept()
+        await there.say(b"banner")
+        there.finish()
+        assert await near.hear_all() == b"banner"
+        await near.say(b"still talking")
+        near.finish()
+        assert await there.hear_all() == b"still talking"
+        assert (await door.ending()).outcome is Outcome.CLOSED
+
+
+@pytest.mark.parametrize("who", ["near", "far"])
+async def test_a_reset_of_one_side_becomes_a_reset_of_the_other(engine: Engine, who: str) -> None:
+    async with listening() as far, open_door(engine, door := outbound(far)) as address:
+        near, there = await Stream.connect(address), await far.accept()
+        await near.say(b"x")
+        await there.hear()
+        sides = {"near": (near, there), "far": (there, near)}
+        first, second = sides[who]
+        first.reset()
+        assert await second.is_reset()
+        ending = await door.ending()
+    assert ending.outcome is Outcome.RESET
+    assert ending.reason == f"reset by {'the application' if who == 'near' else 'the peer'}"
+
+
+async def test_a_reset_is_noticed_on_a_side_that_has_half_closed(engine: Engine) -> None:
+    async with listening() as far, open_door(engine, door := outbound(far)) as address:
+        near, there = await Stream.connect(address), await far.accept()
+        near.finish()
+        assert await there.hear_all() == b""
+        near.reset()
+        assert (await door.ending()).outcome is Outcome.RESET
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            await there.say(b"anybody?")
+
+
+async def test_both_sides_being_shut_while_bytes_wait_is_no_busy_loop(engine: Engine) -> None:
+    """A hang-up is level-triggered: it must not be asked for again and again."""
+    async with listening() as far, open_door(engine, door := outbound(far)) as address:
+        near, there = await Stream.connect(address, 4096), await far.accept()
+        pushing = asyncio.create_task(there.say(bytes(16 * MIB)))
+        near.finish()
+        assert await there.hear_all() == b""
+        turns = 0
+        before = os.times().user
+        while turns < 50:
+            await asyncio.sleep(0.01)
+            turns += 1
+        assert os.times().user - before < 0.4
+        received = await near.hear_exactly(16 * MIB)
+        await pushing
+        there.close()
+        assert len(received) == 16 * MIB
+        assert (await door.ending()).outcome is Outcome.CLOSED
+
+
+async def test_a_reader_that_stalls_stops_the_writer_and_memory_stays_bounded(
+    engine: Engine,
+) -> None:
+    async with listening() as far, open_door(engine, door := outbound(far)) as address:
+        near, there = await Stream.connect(address, 4096), await far.accept()
+        connection = await door.connection()
+        payload = os.urandom(MIB) * 64
+        tracemalloc.start()
+        try:
+            before, _peak = tracemalloc.get_traced_memory()
+            tracemalloc.reset_peak()
+            pushing = asyncio.create_task(there.say(payload))
+            moved = await settled(lambda: connection.bytes_received)
+            _now, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        # what the kernel's socket buffers swallow, and not more
+        assert moved < 32 * MIB
+        assert peak - before < 256 * 1024
+        heard = hashlib.sha256()
+        for _ in range(64):
+            heard.update(await near.hear_exactly(MIB))
+        assert heard.digest() == hashlib.sha256(payload).digest()
+        await pushing
+
+
+async def settled(measure: object) -> int:
+    """A count once it has stopped growing for a while."""
+    assert callable(measure)
+    last, quiet = -1, 0
+    while quiet < 30:
+        await asyncio.sleep(0.01)
+        now = int(measure())
+        quiet = quiet + 1 if now == last and now else 0
+        last = now
+    return last
+
+
+async def test_a_stalled_direction_does_not_hold_the_other_one(engine: Engine) -> None:
+    async with listening() as far, open_door(engine, outbound(far)) as address:
+        near, there = await Stream.connect(address, 4096), await far.accept()
+        pushing = asyncio.create_task(there.say(bytes(16 * MIB)))
+        await near.say(bytes(8 * MIB))
+        assert len(await there.hear_exactly(8 * MIB)) == 8 * MIB
+        assert len(await near.hear_exactly(16 * MIB)) == 16 * MIB
+        await pushing
+
+
+async def test_an_idle_connection_is_ended_with_resets(engine: Engine) -> None:
+    async with listening() as far, open_door(engine, door := outbound(far, idle=0.2)) as address:
+        near, there = await Stream.connect(address), await far.accept()
+        await near.say(b"x")
+        assert await there.hear() == b"x"
+        assert await near.is_reset()
+        assert await there.is_reset()
+        ending = await door.ending()
+    assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.RELAYING)
+    assert ending.duration >= 0.2
+    assert ending.reason == "nothing moved for 0.2 s"
+
+
+async def test_bytes_either_way_keep_a_connection_from_being_idle(engine: Engine) -> None:
+    async with listening() as far, open_door(engine, door := outbound(far, idle=0.5)) as address:
+        near, there = await Stream.connect(address), await far.accept()
+        for _ in range(8):
+            await there.say(b"tick")
+            assert await near.hear_exactly(4) == b"tick"
+            await asyncio.sleep(0.1)
+        assert not door.endings
+        near.close()
+        there.close()
+
+
+async def test_a_half_closed_connection_has_a_shorter_patience(engine: Engine) -> None:
+    door_ = {"idle": 60.0, "half_close": 0.2}
+    async with listening() as far, open_door(engine, door := outbound(far, **door_)) as address:
+        near, there = await Stream.connect(address), await far.accept()
+        near.finish()
+        assert await there.hear_all() == b""
+        ending = await door.ending()
+    assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.CLOSING)
+
+
+async def test_the_preface_comes_first_and_is_not_counted(engine: Engine) -> None:
+    async with listening() as far:
+        there_route = route(far.address, preface=b"PROXY TCP4\r\n")
+        door = RecordingDoor(Direction.INBOUND, there_route)
+        async with open_door(engine, door) as address:
+            near = await Stream.connect(address)
+            await near.say(b"hello")
+            near.finish()
+            there = await far.accept()
+            assert await there.hear_all() == b"PROXY TCP4\r\nhello"
+            there.close()
+            assert (await door.ending()).bytes_received == 5
+
+
+async def test_a_door_and_an_application_may_be_unix_sockets(
+    engine: Engine, tmp_path: Path
+) -> None:
+    async with listening(str(tmp_path / "app.sock")) as far:
+        door = outbound(far)
+        where = UnixAddress(str(tmp_path / "door.sock"))
+        async with open_door(engine, door, where) as address:
+            near = await Stream.connect(address)
+            there = await far.accept()
+            await near.say(b"over unix")
+            near.finish()
+            assert await there.hear_all() == b"over unix"
+            there.close()
+            assert (await door.ending()).outcome is Outcome.CLOSED
+    assert door.arrivals[0].source == where
+    assert door.arrivals[0].local == where
+    assert not (tmp_path / "door.sock").exists()
+
+
+async def test_closing_cuts_both_sides_with_resets_and_the_refusal_is_the_ending(
+    engine: Engine,
+) -> None:
+    async with listening() as far, open_door(engine, door := outbound(far)) as address:
+        near, there = await Stream.connect(address), await far.accept()
+        connection = await door.connection()
+        connection.close(Refusal(Outcome.POLICY_CHANGED, "no rule allows it any more", "web"))
+        connection.close(Refusal(Outcome.DRAINED, "too late"))
+        assert await near.is_reset()
+        assert await there.is_reset()
+        ending = await door.ending()
+    assert (ending.outcome, ending.rule) == (Outcome.POLICY_CHANGED, "web")
+    assert ending.reason == "no rule allows it any more"
+
+
+async def test_a_door_may_close_a_connection_at_the_moment_it_opens(engine: Engine) -> None:
+    async with listening() as far:
+        door = outbound(far)
+        door.on_opened = lambda connection: connection.close(Refusal(Outcome.DRAINED, "no more"))
+        async with open_door(engine, door) as address:
+            near = await Stream.connect(address)
+            assert await near.is_reset()
+            assert (await door.ending()).outcome is Outcome.DRAINED
+
+
+async def test_a_refused_arrival_is_reset_and_the_application_never_hears_of_it(
+    engine: Engine,
+) -> None:
+    refusal = Refusal(Outcome.DENIED, "no rule allows it", "deny-all")
+    door = RecordingDoor(Direction.INBOUND, refusal)
+    async with open_door(engine, door) as address:
+        near = await Stream.connect(address)
+        assert await near.is_reset()
+        ending = await door.ending()
+    assert (ending.outcome, ending.state) == (Outcome.DENIED, State.ADMITTING)
+    assert (ending.reason, ending.rule) == ("no rule allows it", "deny-all")
+    assert not door.opened_
+
+
+async def test_a_door_that_raises_refuses_and_its_defect_is_logged(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(_arrival: object) -> Refusal:
+        raise RuntimeError("a defect of the door")
+
+    door = RecordingDoor(Direction.INBOUND, broken)
+    with caplog.at_level(logging.ERROR):
+        async with open_door(engine, door) as address:
+            assert await (await Stream.connect(address)).is_reset()
+            ending = await door.ending()
+    assert ending.outcome is Outcome.RESET
+    assert "a defect of the door" in caplog.text
+
+
+async def test_a_door_that_raises_when_told_of_the_end_is_told_once(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(RecordingDoor):
+        def closed(self, connection: object, ending: object) -> None:
+            super().closed(connection, ending)  # type: ignore[arg-type]  # passed through
+            raise RuntimeError("can't take it")
+
+    door = Broken(Direction.INBOUND, Refusal(Outcome.DENIED, "no"))
+    with caplog.at_level(logging.ERROR):
+        async with open_door(engine, door) as address:
+            assert await (await Stream.connect(address)).is_reset()
+            await door.ending()
+    assert "can't take it" in caplog.text
+
+
+async def test_replacing_a_door_keeps_the_socket_and_the_open_connections(engine: Engine) -> None:
+    from uproxy import sockets
+
+    async with listening() as first_far, listening() as second_far:
+        first, second = outbound(first_far), outbound(second_far)
+        listener = sockets.listen(TcpAddress("127.0.0.1", 0))
+        address = TcpAddress(*listener.getsockname())
+        opened = engine.open(listener, first)
+        old, old_there = await Stream.connect(address), await first_far.accept()
+        opened.replace(second)
+        new, new_there = await Stream.connect(address), await second_far.accept()
+        await opened.close()
+        with pytest.raises(ConnectionRefusedError):
+            await Stream.connect(address)
+        for near, there in ((old, old_there), (new, new_there)):
+            await near.say(b"on")
+            assert await there.hear() == b"on"
+
+
+async def test_stopping_cuts_everything_and_reports_each_ending(engine: Engine) -> None:
+    async with listening() as far, open_door(engine, door := outbound(far)) as address:
+        streams = [await Stream.connect(address) for _ in range(5)]
+        await door.connection(5)
+        await engine.stop()
+        assert [await stream.is_reset() for stream in streams] == [True] * 5
+        assert len(door.endings) == 5
+        assert {ending.outcome for _c, ending in door.endings} == {Outcome.DRAINED}
+
+
+def test_the_twin_works_on_uvloop() -> None:
+    async def main() -> None:
+        engine = TwinEngine()
+        await test_a_reset_of_one_side_becomes_a_reset_of_the_other(engine, "far")
+        await test_the_near_side_may_half_close_first(engine)
+        await test_closing_cuts_both_sides_with_resets_and_the_refusal_is_the_ending(engine)
+        assert engine.responsive()
+        await engine.stop()
+        close_all()
+
+    uvloop.run(main())
