@@ -20,6 +20,8 @@ from uproxy.errors import BundleError
 MAX_BYTES = 1 << 20
 """The largest bundle, chain or CRL read: some thousand certificates, or 25,000 revocations."""
 
+_DAMAGED = (ValueError, TypeError, x509.InvalidVersion)
+
 # the body has no hyphen, so that a flood of BEGIN lines costs one pass
 _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----([^-]*)-----END \1-----")
 _PEM_BEGIN = b"-----BEGIN "
@@ -48,7 +50,7 @@ def certificate(data: bytes) -> x509.Certificate:
         # cryptography reads lazily: what is damaged shall show now, not in a handshake
         parsed.public_key()
         _ = parsed.extensions, parsed.subject, parsed.issuer
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except (*_DAMAGED, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
         raise BundleError(f"a certificate can't be read: {_first_line(error)}") from error
     return parsed
 
@@ -69,7 +71,7 @@ def revocation_lists(data: bytes) -> tuple[x509.CertificateRevocationList, ...]:
         raise BundleError("it holds no CRL")
     try:
         return tuple(x509.load_der_x509_crl(block) for block in blocks)
-    except (ValueError, TypeError) as error:
+    except _DAMAGED as error:
         raise BundleError(f"a CRL can't be read: {_first_line(error)}") from error
 
 
