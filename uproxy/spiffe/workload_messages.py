@@ -2,13 +2,13 @@
 
 Not a judgment of what is inside: certificates, keys and bundles stay bytes here and are
 judged in `workload_update`.  Rules: a message is at most MAX_MESSAGE_BYTES, every count is
-capped, unknown fields are stepped over (WE-14), a known field must have its type.
+capped, unknown fields are stepped over (WE-14) but for map entries, which can't grow any, a
+known field must have its type.
 Source: `workloadapi.proto` of the SPIFFE Workload API.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from uproxy.errors import MessageError
@@ -19,6 +19,9 @@ MAX_MESSAGE_BYTES = 4 << 20
 MAX_SVIDS = 256
 MAX_BUNDLES = 4096
 MAX_CRLS = 4096
+
+_SVID_FIELDS = range(1, 6)
+_SVID_TEXTS = (1, 5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,35 +116,30 @@ def _read_known(data: bytes, what: str, caps: dict[int, int]) -> dict[int, list[
 
 
 def _decode_svid(data: bytes) -> WireSvid:
-    what = "X509SVID"
-    last = _read_last(data, what, range(1, 6), text=(1, 5))
-    return WireSvid(
-        spiffe_id=last(1).decode(),
-        x509_svid=last(2),
-        x509_svid_key=last(3),
-        bundle=last(4),
-        hint=last(5).decode(),
-    )
+    fields: dict[int, bytes] = {}
+    for number, wire_type, payload in read_fields(data, "X509SVID"):
+        if number in _SVID_FIELDS:
+            expect_bytes(number, wire_type, "X509SVID")
+            if number in _SVID_TEXTS:
+                read_text(payload, number, "X509SVID")
+            # the last of a repeated singular field counts
+            fields[number] = payload
+    spiffe_id, chain, key, bundle, hint = (fields.get(number, b"") for number in _SVID_FIELDS)
+    return WireSvid(spiffe_id.decode(), chain, key, bundle, hint.decode())
 
 
 def _decode_entry(data: bytes) -> tuple[str, bytes]:
-    last = _read_last(data, "bundles entry", range(1, 3), text=(1,))
-    return last(1).decode(), last(2)
-
-
-def _read_last(
-    data: bytes, what: str, numbers: range, text: tuple[int, ...]
-) -> Callable[[int], bytes]:
-    """Singular fields: the last one counts, an absent one is empty, every text is UTF-8."""
-    found: dict[int, bytes] = {}
-    for number, wire_type, payload in read_fields(data, what):
-        if number not in numbers:
-            continue
-        expect_bytes(number, wire_type, what)
-        if number in text:
-            read_text(payload, number, what)
-        found[number] = payload
-    return lambda number: found.get(number, b"")
+    key, value = "", b""
+    for number, wire_type, payload in read_fields(data, "bundles entry"):
+        expect_bytes(number, wire_type, "bundles entry")
+        if number == 1:
+            key = read_text(payload, number, "bundles entry")
+        elif number == 2:
+            value = payload
+        else:
+            # a map's entry has no future: libraries disagree on what this would mean
+            raise MessageError(f"bundles entry: field {number} has no place in a map")
+    return key, value
 
 
 def _encode_svid(svid: WireSvid) -> bytes:

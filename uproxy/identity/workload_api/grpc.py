@@ -32,6 +32,8 @@ from uproxy.identity.workload_api.framing import (
 
 WINDOW_BYTES = 1 << 20
 _MAX_HEADER_BYTES = 16 << 10
+_SETTINGS = b"\x04"
+"""The type of the first frame every HTTP/2 server sends (RFC 9113 §3.4)."""
 _MAX_TEXT = 1024
 """A grpc-message goes to logs and the status page; nobody needs more of it."""
 
@@ -63,6 +65,7 @@ class Call:
 
     def __init__(self, path: str, authority: str, max_message_bytes: int) -> None:
         self._reader = MessageReader(max_message_bytes)
+        self._greeted = False
         self._ended = False
         self._h2 = _connection()
         self._stream_id = self._h2.get_next_available_stream_id()
@@ -80,6 +83,10 @@ class Call:
             return []
         if not data:
             return [self._end(Ended("the connection was closed"))]
+        # h2 would first wait for the 5 MB that "HTT" of an HTTP/1.1 answer seems to announce
+        if not self._greeted and data[3:4] not in (b"", _SETTINGS):
+            return [self._end(Ended("the endpoint doesn't speak HTTP/2"))]
+        self._greeted = True
         try:
             frames = self._h2.receive_data(data)
         except h2.exceptions.ProtocolError as error:

@@ -1,0 +1,120 @@
+"""Workload API messages as Google's protobuf writes them, and an agent that isn't ours.
+
+`svid_response` builds a message out of `pki` certificates, with any field spoiled.
+`FakeAgent` is grpcio's server on a unix socket: what it says, and how it ends a stream, is
+what the test tells it to, so that the client meets another HTTP/2 and gRPC implementation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+import grpc.aio
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from spiffe._proto import workload_pb2
+
+from tests.helpers.pki import Authority, Issued
+from uproxy.identity.workload_api.framing import SERVICE
+
+
+def svid_message(issued: Issued, authority: Authority, **spoiled: Any) -> workload_pb2.X509SVID:
+    """One X509SVID; `spoiled` replaces fields."""
+    fields: dict[str, Any] = {
+        "spiffe_id": spoiled.get("spiffe_id") or issued.spiffe_id,
+        "x509_svid": b"".join(issued.der),
+        "x509_svid_key": issued.key_der,
+        "bundle": authority.der,
+    }
+    return workload_pb2.X509SVID(**{**fields, **spoiled})
+
+
+def svid_response(
+    *svids: workload_pb2.X509SVID,
+    federated: Mapping[str, bytes] | None = None,
+    crls: Iterable[x509.CertificateRevocationList] = (),
+) -> bytes:
+    """A whole X509SVIDResponse, encoded."""
+    message = workload_pb2.X509SVIDResponse(
+        svids=svids,
+        crl=[crl.public_bytes(Encoding.DER) for crl in crls],
+        federated_bundles=federated or {},
+    )
+    return bytes(message.SerializeToString())
+
+
+def good_response(path: str = "/workload", trust_domain: str = "example.org") -> bytes:
+    """A message with one good SVID, of an authority nobody else knows."""
+    authority = Authority(trust_domain)
+    return svid_response(svid_message(authority.issue(path), authority))
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The agent ends the stream; OK without a status."""
+
+    status: grpc.StatusCode | None = None
+    text: str = ""
+
+
+class FakeAgent:
+    """A Workload API of grpcio's.  Streams take what was `say`d, one word each, in order."""
+
+    def __init__(self, path: Path, options: Iterable[tuple[str, int]] = ()) -> None:
+        self.path = path
+        self.streams: list[dict[str, str]] = []
+        """The metadata of every stream so far."""
+        self._words: asyncio.Queue[bytes | End] = asyncio.Queue()
+        self._options = list(options)
+        self._server: grpc.aio.Server | None = None
+
+    def say(self, *words: bytes | End) -> None:
+        """Queue messages and endings."""
+        for word in words:
+            self._words.put_nowait(word)
+
+    async def start(self) -> None:
+        self._server = grpc.aio.server(options=self._options)
+        handler = grpc.unary_stream_rpc_method_handler(self._fetch)
+        service = SERVICE.strip("/")
+        generic = grpc.method_handlers_generic_handler(service, {"FetchX509SVID": handler})
+        self._server.add_generic_rpc_handlers((generic,))
+        self._server.add_insecure_port(f"unix:{self.path}")
+        await self._server.start()
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            await self._server.stop(None)
+            self._server = None
+
+    async def _fetch(
+        self, _request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]
+    ) -> AsyncIterator[bytes]:
+        metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
+        self.streams.append(metadata)
+        while True:
+            word = await self._words.get()
+            if isinstance(word, bytes):
+                yield word
+            elif word.status is None:
+                return
+            else:
+                await context.abort(word.status, word.text)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        await self.stop()

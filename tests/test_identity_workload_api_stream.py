@@ -1,0 +1,97 @@
+"""The socket under a call: every way to fail becomes one ending in words."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.ports import free_port
+from uproxy.identity.workload_api.grpc import Ended, Event
+from uproxy.identity.workload_api.stream import explain, watch
+from uproxy.model import Address, TcpAddress, UnixAddress
+
+
+async def ending_of(address: Address) -> Ended:
+    events: list[Event] = [event async for event in watch(address)]
+    assert len(events) == 1
+    assert isinstance(events[0], Ended)
+    return events[0]
+
+
+async def test_a_missing_socket_asks_whether_the_agent_runs(tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+
+    ending = await ending_of(UnixAddress(str(path)))
+
+    assert ending == Ended(f"agent socket {path} does not exist: is the SPIRE agent running?")
+
+
+async def test_a_left_over_socket_says_that_its_agent_is_gone(tmp_path: Path) -> None:
+    path = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+
+    ending = await ending_of(UnixAddress(str(path)))
+
+    assert ending.text == (
+        f"agent socket {path} refused the connection: the agent that made it is gone"
+    )
+
+
+async def test_a_tcp_endpoint_that_refuses_is_named() -> None:
+    address = TcpAddress("127.0.0.1", free_port())
+
+    ending = await ending_of(address)
+
+    assert ending.text.startswith(f"{address} refused the connection")
+
+
+async def test_a_path_too_long_for_a_socket_is_an_ending_too() -> None:
+    ending = await ending_of(UnixAddress("/tmp/" + "x" * 200))
+
+    assert "can't be reached" in ending.text
+
+
+async def test_a_server_that_hangs_up_is_an_ending(tmp_path: Path) -> None:
+    path = str(tmp_path / "agent.sock")
+
+    def hang_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    async with await asyncio.start_unix_server(hang_up, path):
+        ending = await ending_of(UnixAddress(path))
+
+    assert ending.status is None
+    assert ending.text.startswith("the connection ")
+
+
+async def test_a_server_of_another_protocol_is_an_ending(tmp_path: Path) -> None:
+    path = str(tmp_path / "agent.sock")
+
+    def greet(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async with await asyncio.start_unix_server(greet, path):
+        ending = await ending_of(UnixAddress(path))
+
+    assert ending == Ended("the endpoint doesn't speak HTTP/2")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "may not be opened by this user"),
+        (TimeoutError(), "does not answer: is the agent stopped or overloaded?"),
+        (OSError(errno.ENOTDIR, "Not a directory"), "can't be reached: Not a directory"),
+    ],
+)
+def test_other_errors_are_explained(error: OSError, said: str) -> None:
+    text = explain(UnixAddress("/run/agent.sock"), error)
+
+    assert text.startswith("agent socket /run/agent.sock ")
+    assert said in text
