@@ -1,0 +1,45 @@
+"""A connection as a door sees it, without an engine: every fact is set by hand.
+
+Unrealistic: it takes no time, and its state changes only when a test says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from uproxy.contract import Arrival, Ending, PeerSvid, Refusal, Route, TlsFacts
+from uproxy.lifecycle import State
+from uproxy.model import Address, Outcome, TcpAddress
+
+APP = TcpAddress("127.0.0.1", 8080)
+PEER = TcpAddress("10.0.0.1", 40000)
+LOCAL = TcpAddress("10.0.0.2", 8443)
+
+
+def arrival(peer: PeerSvid | None = None, source: Address = PEER, number: int = 1) -> Arrival:
+    return Arrival(number, source, LOCAL, peer)
+
+
+@dataclass(eq=False)
+class FakeConnection:
+    """Satisfies `contract.Connection`; `refusals` is what it was closed with."""
+
+    arrival: Arrival = field(default_factory=arrival)
+    route: Route | None = None
+    peer: PeerSvid | None = None
+    tls: TlsFacts | None = None
+    dialled: Address | None = APP
+    endpoint: str | None = None
+    state: State = State.RELAYING
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    refusals: list[Refusal] = field(default_factory=list)
+
+    def close(self, refusal: Refusal) -> None:
+        self.refusals.append(refusal)
+
+
+def ending(
+    outcome: Outcome = Outcome.CLOSED, state: State = State.CLOSING, **facts: object
+) -> Ending:
+    return Ending(outcome, state, 1.5, **facts)  # type: ignore[arg-type]  # the caller's keywords

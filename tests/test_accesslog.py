@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from tests.helpers.connections import APP, FakeConnection, arrival, ending
+from uproxy.accesslog import AccessRecord, access_record
+from uproxy.contract import PeerSvid, Route
+from uproxy.lifecycle import State
+from uproxy.model import Direction, Outcome, TcpAddress, Timeouts, Transport, UnixAddress
+
+OURS = "spiffe://example.org/ns/db/sa/orders"
+THEIRS = PeerSvid("spiffe://example.org/ns/web/sa/a", (b"der",), datetime(2030, 1, 1, tzinfo=UTC))
+
+
+def inbound(connection: FakeConnection, outcome: Outcome = Outcome.CLOSED) -> AccessRecord:
+    end = ending(outcome, bytes_received=10, bytes_sent=20)
+    return access_record(Direction.INBOUND, Transport.MTLS, OURS, connection, end)
+
+
+def test_the_fields_have_ztunnels_names_in_the_contracts_order() -> None:
+    record = inbound(FakeConnection(arrival(THEIRS)))
+    assert " ".join(name for name, _ in record.fields) == (
+        "src.addr src.identity dst.addr dst.identity dst.hbone_addr direction transport via "
+        "bytes_sent bytes_recv duration outcome rule error"
+    )
+
+
+def test_inbound_the_peer_is_the_source_and_the_application_the_destination() -> None:
+    route = Route("api", (), None, Timeouts(), rule="web-reads")
+    fields = dict(inbound(FakeConnection(arrival(THEIRS), route=route)).fields)
+    assert fields == {
+        "src.addr": "10.0.0.1:40000",
+        "src.identity": THEIRS.spiffe_id,
+        "dst.addr": str(APP),
+        "dst.identity": OURS,
+        "dst.hbone_addr": None,
+        "direction": "inbound",
+        "transport": "mtls",
+        "via": "direct",
+        "bytes_sent": 20,
+        "bytes_recv": 10,
+        "duration": "1500ms",
+        "outcome": "closed",
+        "rule": "web-reads",
+        "error": None,
+    }
+
+
+def test_outbound_the_application_is_the_source_and_the_peer_the_destination() -> None:
+    connection = FakeConnection(
+        arrival(source=UnixAddress("/run/app.sock")),
+        peer=THEIRS,
+        dialled=TcpAddress("10.0.0.7", 5432),
+    )
+    end = ending(Outcome.RESET, reason="the peer reset the connection")
+    record = access_record(Direction.OUTBOUND, Transport.MTLS, OURS, connection, end)
+    fields = dict(record.fields)
+    assert fields["src.addr"] == "unix:///run/app.sock"
+    assert fields["src.identity"] == OURS
+    assert fields["dst.addr"] == "10.0.0.7:5432"
+    assert fields["dst.identity"] == THEIRS.spiffe_id
+    assert fields["error"] == "the peer reset the connection"
+
+
+def test_a_connection_that_was_never_dialled_arrived_somewhere_all_the_same() -> None:
+    connection = FakeConnection(dialled=None)
+    assert dict(inbound(connection).fields)["dst.addr"] == "10.0.0.2:8443"
+    end = ending(Outcome.CONNECT_FAILED, State.CONNECTING)
+    record = access_record(Direction.OUTBOUND, Transport.MTLS, OURS, connection, end)
+    assert dict(record.fields)["dst.addr"] is None
+
+
+def test_the_endings_rule_stands_before_the_routes() -> None:
+    route = Route("api", (), None, Timeouts(), rule="web-reads")
+    connection = FakeConnection(arrival(THEIRS), route=route)
+    end = ending(Outcome.POLICY_CHANGED, State.RELAYING, rule="no-web")
+    record = access_record(Direction.INBOUND, Transport.MTLS, OURS, connection, end)
+    assert dict(record.fields)["rule"] == "no-web"
+    assert record.kind == ("policy_changed", "no-web", THEIRS.spiffe_id)
+
+
+def test_failures_of_strangers_are_alike_when_they_come_from_the_same_host() -> None:
+    kinds = {
+        inbound(FakeConnection(arrival(source=TcpAddress(host, port))), Outcome.PEER_UNTRUSTED).kind
+        for host, port in (("10.0.0.1", 1), ("10.0.0.1", 2), ("10.0.0.3", 1))
+    }
+    assert kinds == {
+        ("peer_untrusted", "closing", "10.0.0.1"),
+        ("peer_untrusted", "closing", "10.0.0.3"),
+    }
+
+
+@pytest.mark.parametrize("outcome", Outcome)
+def test_access_denied_keeps_refusals_for_who_somebody_is(outcome: Outcome) -> None:
+    record = inbound(FakeConnection(), outcome)
+    refused = ["DENY", "IDENTITY_ERROR", "CERT_REVOKED"]
+    assert record.wanted("all")
+    assert not record.wanted("none")
+    assert record.wanted("denied") == (outcome.flag in refused or outcome is Outcome.PEER_UNTRUSTED)

@@ -1,0 +1,78 @@
+"""What the access log says of a finished connection: its fields, in order, and nothing else.
+
+It writes nothing and knows no format.  This is the one place where source and destination
+appear, because the fields carry ztunnel's names; the rest of uProxy says app and peer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from uproxy.contract import Connection, Ending
+from uproxy.model import Direction, Outcome, TcpAddress, Transport
+
+Value = str | int | None
+
+DENIALS = frozenset(
+    {
+        Outcome.DENIED,
+        Outcome.POLICY_CHANGED,
+        Outcome.PEER_UNTRUSTED,
+        Outcome.PEER_UNEXPECTED,
+        Outcome.IDENTITY_EXPIRED,
+        Outcome.IDENTITY_DISTRUSTED,
+        Outcome.NO_IDENTITY,
+    }
+)
+"""The outcomes that `access: denied` keeps: somebody was refused for who they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class AccessRecord:
+    """One line of the access log."""
+
+    fields: tuple[tuple[str, Value], ...]
+    """In the contract's order; None where there is nothing to say."""
+    outcome: Outcome
+    kind: tuple[str, str, str]
+    """Outcome, rule or step, and peer: failures of the same kind say the same."""
+
+    def wanted(self, access: str) -> bool:
+        """Whether `access: all | denied | none` keeps it."""
+        return access == "all" or (access == "denied" and self.outcome in DENIALS)
+
+
+def access_record(
+    direction: Direction,
+    transport: Transport,
+    ours: str | None,
+    connection: Connection,
+    ending: Ending,
+) -> AccessRecord:
+    """The line for a `connection` that ended; `ours` is our own SPIFFE ID in it."""
+    arrival, peer = connection.arrival, connection.peer or connection.arrival.peer
+    theirs = None if peer is None else peer.spiffe_id
+    inbound = direction is Direction.INBOUND
+    far = connection.dialled or (arrival.local if inbound else None)
+    fields: tuple[tuple[str, Value], ...] = (
+        ("src.addr", str(arrival.source)),
+        ("src.identity", theirs if inbound else ours),
+        ("dst.addr", None if far is None else str(far)),
+        ("dst.identity", ours if inbound else theirs),
+        ("dst.hbone_addr", None),
+        ("direction", direction.value),
+        ("transport", transport.value),
+        ("via", "direct"),
+        ("bytes_sent", ending.bytes_sent),
+        ("bytes_recv", ending.bytes_received),
+        ("duration", f"{round(ending.duration * 1000)}ms"),
+        ("outcome", ending.outcome.value),
+        ("rule", ending.rule or (connection.route.rule if connection.route else None)),
+        ("error", ending.reason),
+    )
+    source = arrival.source
+    host = source.host if isinstance(source, TcpAddress) else str(source)
+    who = theirs or (host if inbound else str(far))
+    return AccessRecord(
+        fields, ending.outcome, (ending.outcome.value, ending.rule or ending.state.value, who)
+    )
