@@ -1,0 +1,181 @@
+"""The house keeps its own rules: sizes, names, pins, what lies at the top, what is imported."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import requires
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+MODULES = sorted((ROOT / "uproxy").rglob("*.py"))
+
+LONGEST_MODULE = 350
+"""Lines.  A longer one has a second idea in it."""
+
+TOP = {
+    ".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md",
+    "benchmarks", "bpf_redirect", "certs", "constraints.txt", "deploy", "docs", "pyproject.toml",
+    "tests", "uproxy",
+}  # fmt: skip
+
+NOT_THE_PROXY = {"__main__", "authority", "cli", "demo"}
+"""Rooms that `uproxy run` has no need of, or that only find and load it."""
+
+TESTED_ELSEWHERE = {
+    "uproxy.__main__": "test_cli.py",
+    "uproxy.transport.twin": "test_transport_relay.py",
+}
+"""Modules, or packages, whose tests are named after what they do together."""
+
+NEVER_LOADED = {
+    "concurrent.futures.process", "google.protobuf", "grpc", "http.client", "http.server",
+    "jsonschema", "multiprocessing", "pydantic", "rich", "spiffe", "sqlite3", "unittest",
+    "urllib.request", "uproxy.authority", "uproxy.demo", "wsgiref", "xml", "xmlrpc",
+}  # fmt: skip
+"""Not in the process at all: every workload would pay for them."""
+
+NEVER_IMPORTED_BY_US = {"asyncio.subprocess", "email", "pickle", "ssl", "subprocess"}
+"""asyncio, uvloop and cryptography load some of these, for which our own code has no use."""
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def is_proxy(name: str) -> bool:
+    return not NOT_THE_PROXY & set(name.split(".")[1:2])
+
+
+def has_code(path: Path) -> bool:
+    """More than a docstring and constants."""
+    body = ast.parse(path.read_text()).body
+    return any(not isinstance(node, ast.Expr | ast.Assign) for node in body)
+
+
+def imports(path: Path) -> Iterator[str]:
+    """The modules a file names in import statements, and the names it takes from them."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def tracked() -> list[str]:
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+    return [name for name in listed.stdout.decode().split("\0") if (ROOT / name).is_file()]
+
+
+def pins() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().split()
+    return {canonicalize_name(name): version for name, version in (li.split("==") for li in lines)}
+
+
+def project() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_is_one_idea_long_and_says_which(path: Path) -> None:
+    text = path.read_text()
+    assert len(text.splitlines()) <= LONGEST_MODULE
+    assert not text.strip() or ast.get_docstring(ast.parse(text)), "says nothing of what it is"
+
+
+def test_every_module_has_a_test_that_names_it() -> None:
+    files = [path for path in (ROOT / "tests").rglob("*.py") if path.name.startswith("test_")]
+    names = {path.name for path in files}
+    imported = {name for path in files for name in imports(path)}
+    untested = []
+    for module in (name_of(path) for path in MODULES if has_code(path)):
+        parts = module.split(".")
+        packages = [".".join(parts[:count]) for count in range(2, len(parts) + 1)]
+        wanted = {f"test_{'_'.join(package.split('.')[1:])}.py" for package in packages}
+        wanted |= {TESTED_ELSEWHERE[name] for name in packages if name in TESTED_ELSEWHERE}
+        if module not in imported and not wanted & names:
+            untested.append(module)
+    assert untested == []
+
+
+def test_the_proxy_loads_nothing_that_it_has_no_use_for() -> None:
+    proxy = [name for name in map(name_of, MODULES) if is_proxy(name)]
+    program = f"import {', '.join(proxy)}, sys; print(*sys.modules, sep='\\n')"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert NEVER_LOADED & set(done.stdout.split()) == set()
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if is_proxy(name_of(path))], ids=name_of)
+def test_the_proxys_own_code_does_without_them(path: Path) -> None:
+    assert (NEVER_LOADED | NEVER_IMPORTED_BY_US) & set(imports(path)) == set()
+
+
+def test_only_what_belongs_there_lies_at_the_top() -> None:
+    assert {name.split("/")[0] for name in tracked()} <= TOP
+
+
+def test_no_file_knows_one_machine() -> None:
+    private = re.compile(
+        rb"/(?:wor[k]|roo[t]|hom[e])/|\.\./share[d]|index[-]url|-----BEGIN \w* ?PRIV"
+    )
+    mentions = {
+        name: found.group().decode()
+        for name in tracked()
+        if (found := private.search((ROOT / name).read_bytes()))
+    }
+    assert mentions == {}
+
+
+def test_constraints_are_names_and_versions_only() -> None:
+    for line in (ROOT / "constraints.txt").read_text().splitlines():
+        assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", line), line
+
+
+def test_the_library_that_openssl_is_reached_in_is_pinned_exactly() -> None:
+    exact = {
+        requirement.name: str(requirement.specifier)
+        for requirement in map(Requirement, project()["project"]["dependencies"])
+    }
+    for name in ("cryptography", "pyopenssl"):
+        assert exact[name] == f"=={pins()[name]}"
+
+
+def test_every_dependency_is_pinned_and_allowed() -> None:
+    document = project()
+    wanted = [
+        *document["project"]["dependencies"],
+        *document["dependency-groups"]["dev"],
+        *document["build-system"]["requires"],
+    ]
+    for requirement in map(Requirement, wanted):
+        pinned = pins().get(canonicalize_name(requirement.name))
+        assert pinned is not None, f"{requirement.name} is not in constraints.txt"
+        assert requirement.specifier.contains(pinned), requirement
+
+
+def test_every_dependency_of_a_dependency_is_pinned() -> None:
+    document = project()
+    todo = [*document["project"]["dependencies"], *document["dependency-groups"]["dev"]]
+    seen: set[str] = set()
+    while todo:
+        requirement = Requirement(todo.pop())
+        name = canonicalize_name(requirement.name)
+        if name in seen or (requirement.marker and not requirement.marker.evaluate({"extra": ""})):
+            continue
+        seen.add(name)
+        todo += requires(name) or []
+    assert seen - pins().keys() == set()
