@@ -1,0 +1,80 @@
+"""PEM and DER, whole or damaged."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.helpers.pki import Authority
+from uproxy.errors import BundleError
+from uproxy.spiffe import encoding
+
+CA = Authority()
+ISSUED = CA.intermediate().issue()
+LONG_DER = CA.issue(dns=tuple(f"{number}.example.org" for number in range(5000))).der[0]
+
+
+def test_a_chain_is_read_in_order_from_pem_and_der() -> None:
+    assert encoding.certificates(ISSUED.pem) == ISSUED.chain
+    assert encoding.certificates(b"".join(ISSUED.der)) == ISSUED.chain
+
+
+def test_text_around_pem_and_blocks_of_another_kind_are_passed_over() -> None:
+    data = b"subject=x\n" + ISSUED.key_pem + ISSUED.pem + b"\nthe end"
+    assert encoding.certificates(data) == ISSUED.chain
+
+
+def test_pem_may_have_any_line_ends() -> None:
+    assert encoding.certificates(ISSUED.pem.replace(b"\n", b"\r\n")) == ISSUED.chain
+
+
+def test_lengths_of_every_form_are_understood() -> None:
+    short = b"\x30\x01a"
+    assert len(LONG_DER) > 0xFFFF
+    parts = (short, ISSUED.der[0], LONG_DER)
+    assert encoding.split_der(b"".join(parts)) == parts
+    assert encoding.split_der(b"") == ()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"\x30", b"\x30\x02a", b"\x30\x80\x00\x00", b"\x30\x85\x00\x00\x00\x00\x01a", b"\x31\x01a",
+     b"\x30\x01ab", b"\x30\x82\x01"],
+    ids=["no length", "cut off", "indefinite", "five octets", "a set", "a rest", "cut length"],
+)  # fmt: skip
+def test_what_is_no_sequence_is_an_error(data: bytes) -> None:
+    with pytest.raises(BundleError):
+        encoding.split_der(data)
+
+
+@pytest.mark.parametrize(
+    ("word", "data"),
+    [
+        ("damaged or cut off", ISSUED.pem[:-20]),
+        ("damaged or cut off", ISSUED.pem + b"-----BEGIN CERTIFICATE-----\nAAAA"),
+        ("not base64", ISSUED.pem.replace(b"MII", b"M!I")),
+        ("can't be read", b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"),
+        ("no certificate", ISSUED.key_pem),
+        ("no certificate", b""),
+        ("can't be read", b"\x30\x00"),
+        ("cut off", ISSUED.der[0][:-1]),
+        ("neither PEM nor DER", ISSUED.der[0] + b"\n"),
+        ("at most", b"\x30" * (encoding.MAX_BYTES + 1)),
+    ],
+)
+def test_damaged_certificates_are_an_error_in_words(word: str, data: bytes) -> None:
+    with pytest.raises(BundleError, match=word):
+        encoding.certificates(data)
+
+
+def test_a_certificate_is_exactly_one_element() -> None:
+    assert encoding.certificate(ISSUED.der[0]) == ISSUED.certificate
+    assert encoding.der(ISSUED.certificate) == ISSUED.der[0]
+    with pytest.raises(BundleError):
+        encoding.certificate(ISSUED.der[0] + b"\x00")
+
+
+def test_a_flood_of_begin_lines_is_refused_in_one_pass() -> None:
+    # quadratic work would take minutes, more than a test is given
+    flood = b"-----BEGIN CERTIFICATE-----\n" * 35_000
+    with pytest.raises(BundleError, match="damaged"):
+        encoding.certificates(flood)
