@@ -1,0 +1,57 @@
+"""Credentials as rows for /certs and the status page: names, serials and times, never a key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cryptography import x509
+
+from uproxy.identity.credentials import Credentials, Svid
+from uproxy.proxy.admin.facts import Certificate, Certificates, Crl, OwnSvid, TrustDomain
+from uproxy.spiffe.bundles import Bundle
+from uproxy.spiffe.ids import SpiffeId
+
+
+def describe(credentials: Credentials, status: Mapping[str, object]) -> Certificates:
+    """What may be told of a snapshot; `status` is that of its source."""
+    svid = credentials.svid
+    own = SpiffeId.parse(svid.spiffe_id).trust_domain.name if svid else None
+    names = sorted(credentials.bundles, key=lambda name: (name != own, name))
+    return Certificates(
+        svid=_own(svid) if svid else None,
+        reason=credentials.reason,
+        source=status,
+        trust_domains=tuple(_trust_domain(credentials.bundles[name], own) for name in names),
+    )
+
+
+def _own(svid: Svid) -> OwnSvid:
+    return OwnSvid(
+        spiffe_id=svid.spiffe_id,
+        not_before=svid.not_before,
+        expires=svid.not_after,
+        hint=svid.hint,
+        chain=tuple(_certificate(certificate) for certificate in svid.chain),
+    )
+
+
+def _trust_domain(bundle: Bundle, own: str | None) -> TrustDomain:
+    return TrustDomain(
+        name=bundle.trust_domain,
+        own=bundle.trust_domain == own,
+        roots=tuple(_certificate(root) for root in bundle.roots),
+        crls=tuple(_crl(crl) for crl in bundle.crls),
+    )
+
+
+def _certificate(certificate: x509.Certificate) -> Certificate:
+    return Certificate(
+        subject=certificate.subject.rfc4514_string(),
+        serial=f"{certificate.serial_number:x}",
+        not_before=certificate.not_valid_before_utc,
+        not_after=certificate.not_valid_after_utc,
+    )
+
+
+def _crl(crl: x509.CertificateRevocationList) -> Crl:
+    return Crl(crl.issuer.rfc4514_string(), crl.next_update_utc, len(crl))

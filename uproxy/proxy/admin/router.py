@@ -1,0 +1,111 @@
+"""Which answer a request gets: method, path, host, origin and peer in, response out.
+
+Pure but for the facts it asks and the three commands it may give.  Rules: each surface
+answers only its own paths; on `admin`, strangers are refused before anything else; only POST
+changes state, and only from this machine; every refusal says the way out.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from urllib.parse import parse_qs
+
+from uproxy.proxy.admin import answers, guard
+from uproxy.proxy.admin.facts import LOG_LEVELS, AdminFacts
+from uproxy.proxy.admin.messages import Request, Response, Surface, text
+
+READ = ("/", "/readyz", "/livez", "/metrics", "/config_dump", "/certs", "/connections", "/l7",
+        "/status.json")  # fmt: skip
+CHANGE = ("/logging", "/drain", "/quitquitquit")
+
+PATHS = {
+    Surface.ADMIN: (*READ, *CHANGE),
+    Surface.METRICS: ("/metrics",),
+    Surface.READY: ("/readyz", "/livez"),
+}
+"""What each surface answers."""
+
+
+def respond(surface: Surface, request: Request, facts: AdminFacts, now: datetime) -> Response:
+    """Answer one request."""
+    if surface is Surface.ADMIN and (refusal := guard.refuse_stranger(request)):
+        return refusal
+    if request.path not in PATHS[surface]:
+        return _not_found(surface, request)
+    if request.path in CHANGE:
+        if request.method != "POST":
+            return _wrong_method(request, "POST")
+        return guard.refuse_remote(request) or _change(request, facts)
+    if request.method not in ("GET", "HEAD"):
+        return _wrong_method(request, "GET, HEAD")
+    return _read(request, facts, now)
+
+
+def _read(request: Request, facts: AdminFacts, now: datetime) -> Response:
+    match request.path:
+        case "/readyz":
+            return answers.readyz(facts)
+        case "/livez":
+            return answers.livez(facts)
+        case "/metrics":
+            return answers.metrics(facts, request.accept)
+        case "/connections":
+            return _connections(request, facts)
+        case "/status.json":
+            return answers.status(facts, now)
+        case "/":
+            return answers.page()
+    return _dump(request.path, facts)
+
+
+def _dump(path: str, facts: AdminFacts) -> Response:
+    match path:
+        case "/config_dump":
+            return answers.config_dump(facts)
+        case "/certs":
+            return answers.certs(facts)
+    return answers.l7()
+
+
+def _connections(request: Request, facts: AdminFacts) -> Response:
+    limit = _parameter(request, "limit") or str(answers.CONNECTIONS_SHOWN)
+    if not (limit.isascii() and limit.isdigit() and len(limit) < 8):
+        return text(400, f"limit={limit!r} is no number of connections: /connections?limit=100")
+    return answers.connections(facts, int(limit))
+
+
+def _change(request: Request, facts: AdminFacts) -> Response:
+    match request.path:
+        case "/logging":
+            return _logging(request, facts)
+        case "/drain":
+            facts.drain()
+            return text(200, "draining: inbound closes first; this process stays")
+    facts.quit()
+    return text(200, "draining, then exiting")
+
+
+def _logging(request: Request, facts: AdminFacts) -> Response:
+    level = _parameter(request, "level")
+    if level not in LOG_LEVELS:
+        said = f"level={level!r} is no log level" if level else "level is missing"
+        return text(400, f"{said}: POST /logging?level= one of {', '.join(LOG_LEVELS)}")
+    facts.set_log_level(level)
+    return text(200, f"the log level is now {level}")
+
+
+def _parameter(request: Request, name: str) -> str:
+    return parse_qs(request.query, max_num_fields=10).get(name, [""])[-1]
+
+
+def _not_found(surface: Surface, request: Request) -> Response:
+    paths = [f"POST {path}" if path in CHANGE else f"GET {path}" for path in PATHS[surface]]
+    return text(404, "\n".join((f"nothing at {request.path}; here is:", *paths)))
+
+
+def _wrong_method(request: Request, allowed: str) -> Response:
+    return text(
+        405,
+        f"{request.path} doesn't take {request.method}: use {allowed.replace(', ', ' or ')}",
+        ("Allow", allowed),
+    )

@@ -1,0 +1,263 @@
+"""The admin server's I/O: listeners, deadlines and bounds around h11 and the router.
+
+It judges no request (`router`, `guard`) and knows no fact.  Rules it obeys: a head is at most
+`head_bytes` and comes within `request_s`; a body is refused unread; when a listener has
+`clients` connections the one silent for longest goes; a client that doesn't read its answer
+stops being read, and is cut after `idle_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from http import HTTPStatus
+
+import h11
+
+from uproxy import sockets
+from uproxy.model import UnixAddress
+from uproxy.proxy.admin import router
+from uproxy.proxy.admin.facts import AdminFacts
+from uproxy.proxy.admin.messages import Asker, Request, Response, Surface, text
+
+_log = logging.getLogger(__name__)
+
+_ALWAYS = (
+    ("Cache-Control", "no-store"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Referrer-Policy", "no-referrer"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What one client, and all clients of one listener together, may take."""
+
+    head_bytes: int = 16 * 1024
+    clients: int = 64
+    request_s: float = 10.0
+    """From the connection to the end of the first head."""
+    idle_s: float = 60.0
+    """From an answer to the end of the next head, and for reading the answer."""
+    linger_s: float = 2.0
+    """For reading a refusal, after which the rest of a body is not waited for."""
+
+
+DEFAULT_BOUNDS = Bounds()
+
+
+class AdminListener:
+    """One of the up to three listeners."""
+
+    def __init__(
+        self,
+        facts: AdminFacts,
+        surface: Surface,
+        listener: socket.socket,
+        bounds: Bounds = DEFAULT_BOUNDS,
+    ) -> None:
+        """`listener` is listening already, and owned from now on."""
+        self.facts = facts
+        self.surface = surface
+        self.bounds = bounds
+        self.names = frozenset({"localhost", socket.gethostname().lower()})
+        self.address = sockets.address_of(listener.getsockname(), _unix_name(listener))
+        self._listener = listener
+        self._server: asyncio.Server | None = None  # set while it accepts
+        self._clients: dict[_Client, None] = {}  # open connections, longest silent first
+
+    async def start(self) -> None:
+        """Accept from now on."""
+        loop = asyncio.get_running_loop()
+        # the loop gets its own descriptor: a unix socket's file goes only after the loop let go
+        listener = self._listener.dup()
+        create = (
+            loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
+        )
+        self._server = await create(lambda: _Client(self), sock=listener)
+
+    async def close(self) -> None:
+        """Stop accepting and cut what is open."""
+        if self._server is not None:
+            self._server.close()
+            self.cut_clients(len(self._clients))
+            await self._server.wait_closed()
+            self._server = None
+        sockets.release(self._listener)
+
+    def joined(self, client: _Client) -> None:
+        """Called by a new client; makes room for it."""
+        self.cut_clients(len(self._clients) + 1 - self.bounds.clients)
+        self._clients[client] = None
+
+    def answered(self, client: _Client) -> None:
+        """Called by a client that has just been answered, and so isn't silent."""
+        if client in self._clients:
+            del self._clients[client]
+            self._clients[client] = None
+
+    def left(self, client: _Client) -> None:
+        """Called by a client whose connection has ended."""
+        self._clients.pop(client, None)
+
+    def cut_clients(self, count: int) -> None:
+        """Cut the `count` that have been silent for longest."""
+        for client in list(self._clients)[: max(count, 0)]:
+            del self._clients[client]
+            client.cut()
+
+    def respond(self, request: Request) -> Response:
+        """Answer, whatever happens while the facts are gathered."""
+        try:
+            response = router.respond(self.surface, request, self.facts, datetime.now(UTC))
+        except Exception:  # noqa: BLE001  a defect in one fact must not take the others away
+            _log.exception("no answer to %s %s", request.method, request.path)
+            return text(500, "uProxy failed to answer this, which is a defect: see its log")
+        if request.method == "POST":
+            _log.info("%s %s from %s: %d", request.method, request.target, request.asker.peer,
+                      response.status)  # fmt: skip
+        return response
+
+
+class _Client(asyncio.Protocol):
+    """One connection, request after request."""
+
+    _transport: asyncio.Transport  # set by connection_made, as is the next
+    _asker: Asker
+
+    def __init__(self, listener: AdminListener) -> None:
+        self._listener = listener
+        self._http = h11.Connection(h11.SERVER, listener.bounds.head_bytes)
+        self._deadline: asyncio.TimerHandle | None = None  # always one while connected
+        self._paused = False  # the client doesn't read its answers
+        self._over = False  # no further request is looked at
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101  the loop's promise, for mypy
+        self._transport = transport
+        name = _unix_name(transport.get_extra_info("socket"))
+        self._asker = Asker(
+            peer=sockets.address_of(transport.get_extra_info("peername"), name),
+            local=sockets.address_of(transport.get_extra_info("sockname"), name),
+            names=self._listener.names,
+        )
+        self._arm(self._listener.bounds.request_s)
+        self._listener.joined(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._over:
+            return  # the rest of a refused body: read, so that the refusal isn't lost to a reset
+        self._http.receive_data(data)
+        self._advance()
+
+    def eof_received(self) -> bool:
+        return False  # every whole request has been answered: the transport flushes and closes
+
+    def pause_writing(self) -> None:
+        self._paused = True
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        if not self._over:
+            self._transport.resume_reading()
+            self._advance()
+
+    def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  the loop's shape
+        self._disarm()
+        self._listener.left(self)
+
+    def cut(self) -> None:
+        """Now, without a word."""
+        self._over = True
+        self._transport.abort()
+
+    def _advance(self) -> None:
+        """Answer every request that is whole, while the client reads the answers."""
+        try:
+            while not self._over and not self._paused:
+                event = self._http.next_event()
+                if isinstance(event, h11.Request):
+                    self._judge(event)
+                elif not isinstance(event, h11.EndOfMessage):
+                    return
+        except h11.RemoteProtocolError as error:
+            self._refuse(text(error.error_status_hint, f"not HTTP/1.1 as uProxy reads it: {error}"))
+
+    def _judge(self, event: h11.Request) -> None:
+        headers = [(name.decode(), value.decode("latin-1")) for name, value in event.headers]
+        if any(_announces_body(name, value) for name, value in headers):
+            self._refuse(text(413, "no request here has a body: put parameters into the query"))
+            return
+        origins = [value for name, value in headers if name == "origin"]
+        request = Request(
+            method=event.method.decode(),
+            target=event.target.decode(),
+            asker=self._asker,
+            host=next((value for name, value in headers if name == "host"), None),
+            origin=", ".join(origins) if origins else None,
+            accept=", ".join(value for name, value in headers if name == "accept"),
+        )
+        assert isinstance(self._http.next_event(), h11.EndOfMessage)  # noqa: S101  no body
+        self._send(self._listener.respond(request), request.method)
+        self._listener.answered(self)
+        self._arm(self._listener.bounds.idle_s)
+        if self._http.our_state is h11.MUST_CLOSE:
+            self._over = True
+            self._transport.close()
+        else:
+            self._http.start_next_cycle()
+
+    def _refuse(self, response: Response) -> None:
+        """Answer and end: what follows can't be told from another request."""
+        self._over = True
+        if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            self._send(response, "", ("Connection", "close"))
+        self._transport.write_eof()
+        self._arm(self._listener.bounds.linger_s)
+
+    def _send(self, response: Response, method: str, *extra: tuple[str, str]) -> None:
+        headers = [
+            ("Content-Type", response.content_type),
+            ("Content-Length", str(len(response.body))),
+            *_ALWAYS,
+            *response.headers,
+            *extra,
+        ]
+        reason = HTTPStatus(response.status).phrase
+        head = h11.Response(status_code=response.status, headers=headers, reason=reason)
+        chunks = [self._http.send(head)]
+        if method != "HEAD":
+            chunks.append(self._http.send(h11.Data(response.body)))
+        chunks.append(self._http.send(h11.EndOfMessage()))
+        self._transport.write(b"".join(chunk for chunk in chunks if chunk))
+
+    def _arm(self, seconds: float) -> None:
+        """Replace the one deadline of this connection."""
+        self._disarm()
+        self._deadline = asyncio.get_running_loop().call_later(seconds, self._late)
+
+    def _disarm(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def _late(self) -> None:
+        partly, _ = self._http.trailing_data
+        if partly and not self._over:
+            self._refuse(text(408, "the request took too long to arrive"))
+        else:
+            self.cut()
+
+
+def _announces_body(name: str, value: str) -> bool:
+    return name == "transfer-encoding" or (name == "content-length" and int(value) > 0)
+
+
+def _unix_name(connection: socket.socket) -> UnixAddress:
+    """What stands for both ends of a unix connection."""
+    name = connection.getsockname()
+    return UnixAddress(name if isinstance(name, str) else "")
