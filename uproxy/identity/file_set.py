@@ -178,13 +178,7 @@ def _read(path: str) -> bytes:
 
 def _open(path: str) -> _Content:
     try:
-        # without O_NONBLOCK, opening a pipe would wait for its writer
-        file_descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        with open(file_descriptor, "rb") as file:
-            mode = os.fstat(file_descriptor).st_mode
-            if not stat.S_ISREG(mode):
-                raise IdentityError(f"{path}: not a regular file")
-            data = file.read(MAX_BYTES + 1)
+        content = _content(path)
     except FileNotFoundError as error:
         raise IdentityError(f"{path}: no such file") from error
     except PermissionError as error:
@@ -194,6 +188,19 @@ def _open(path: str) -> _Content:
         ) from error
     except OSError as error:
         raise IdentityError(f"{path}: {error.strerror}") from error
-    if not data:
+    if not content.data:
         raise IdentityError(f"{path}: the file is empty")
-    return _Content(data, mode)
+    return content
+
+
+def _content(path: str) -> _Content:
+    # without O_NONBLOCK, opening a pipe would wait for its writer
+    file_descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(file_descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise IdentityError(f"{path}: not a regular file")
+        with open(file_descriptor, "rb", closefd=False) as file:
+            return _Content(file.read(MAX_BYTES + 1), mode)
+    finally:
+        os.close(file_descriptor)

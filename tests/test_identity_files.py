@@ -1,0 +1,257 @@
+"""Identity from files: read as one set, watched, and replaced as one."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tests.helpers.pki import Authority, Issued
+from tests.helpers.waiting import eventually
+from uproxy.config.settings import FilesIdentity
+from uproxy.errors import IdentityError
+from uproxy.identity.credentials import Credentials
+from uproxy.identity.files import FilesSource, load_once
+
+NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
+CA = Authority("example.org", now=NOW)
+HOUR = timedelta(hours=1)
+
+
+class Clock:
+    """A wall clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+class Folder:
+    """The four files of an identity, as a renewer writes them."""
+
+    def __init__(self, path: Path) -> None:
+        path.mkdir(exist_ok=True)
+        self.path = path
+        self.settings = FilesIdentity(
+            svid=str(path / "svid.pem"),
+            key=str(path / "svid.key"),
+            bundles={"example.org": str(path / "bundle.pem")},
+        )
+        self.bundle(CA.pem)
+
+    def issue(self, issued: Issued) -> Issued:
+        (self.path / "svid.pem").write_bytes(issued.pem)
+        self.key(issued)
+        return issued
+
+    def key(self, issued: Issued) -> None:
+        (self.path / "svid.key").touch(0o600)
+        (self.path / "svid.key").write_bytes(issued.key_pem)
+
+    def bundle(self, data: bytes) -> None:
+        (self.path / "bundle.pem").write_bytes(data)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path)
+
+
+def source(folder: Folder, clock: Clock | None = None) -> FilesSource:
+    return FilesSource(folder.settings, clock=clock or Clock())
+
+
+async def test_good_files_are_in_force_when_start_returns(folder: Folder) -> None:
+    issued = folder.issue(CA.issue())
+    files = source(folder)
+    await files.start()
+    assert files.current.svid is not None
+    assert files.current.svid.chain == issued.chain
+    assert dict(files.current.bundles) == {"example.org": CA.bundle}
+    assert files.status["error"] is None
+    assert files.status["warnings"] == []
+    await files.stop()
+
+
+async def test_without_files_there_is_a_reason_until_they_come(folder: Folder) -> None:
+    files = source(folder)
+    await files.start()
+    assert files.current.svid is None
+    assert "no such file" in files.current.reason
+    issued = folder.issue(CA.issue())
+    await eventually(lambda: files.current.svid, "the files to be read")
+    assert files.current.svid is not None
+    assert files.current.svid.chain == issued.chain
+    await files.stop()
+
+
+async def test_a_renewed_svid_is_noticed_and_the_generation_stays(folder: Folder) -> None:
+    folder.issue(CA.issue())
+    files = source(folder)
+    await files.start()
+    renewed = folder.issue(CA.issue(not_after=NOW + 2 * HOUR))
+    await eventually(lambda: files.status["rotations"] == 1, "the rotation")
+    assert files.current.svid is not None
+    assert files.current.svid.chain == renewed.chain
+    assert files.current.generation == 1
+    await files.stop()
+
+
+async def test_a_swapped_folder_link_is_a_change(tmp_path: Path) -> None:
+    """As Kubernetes replaces a ConfigMap or Secret: the files are links through `..data`."""
+    first, second = (Folder(tmp_path / name).issue(CA.issue()) for name in ("one", "two"))
+    (tmp_path / "..data").symlink_to("one")
+    settings = FilesIdentity(
+        svid=str(tmp_path / "svid.pem"),
+        key=str(tmp_path / "svid.key"),
+        bundles={"example.org": str(tmp_path / "bundle.pem")},
+    )
+    for name in ("svid.pem", "svid.key", "bundle.pem"):
+        (tmp_path / name).symlink_to(f"..data/{name}")
+    files = FilesSource(settings, clock=Clock())
+    await files.start()
+    assert files.current.svid is not None
+    assert files.current.svid.chain == first.chain
+    (tmp_path / "..new").symlink_to("two")
+    os.replace(tmp_path / "..new", tmp_path / "..data")
+    await eventually(lambda: files.status["rotations"] == 1, "the swap to be seen")
+    assert files.current.svid.chain == second.chain
+    await files.stop()
+
+
+async def test_a_torn_set_keeps_the_last_good_one_and_heals(folder: Folder) -> None:
+    first = folder.issue(CA.issue())
+    files = source(folder)
+    await files.start()
+    second = CA.issue()
+    (folder.path / "svid.pem").write_bytes(second.pem)
+    files.reload()
+    assert files.current.svid is not None
+    assert files.current.svid.chain == first.chain
+    assert "not the one of the certificate" in str(files.status["error"])
+    folder.key(second)
+    await eventually(lambda: files.status["error"] is None, "the set to fit together")
+    assert files.current.svid.chain == second.chain
+    assert files.status["discarded_sets"] == 1
+    await files.stop()
+
+
+async def test_a_bad_bundle_keeps_the_last_good_set_with_its_generation(folder: Folder) -> None:
+    folder.issue(CA.issue())
+    files = source(folder)
+    await files.start()
+    before = files.current
+    folder.issue(CA.issue())
+    folder.bundle(b"damaged")
+    files.reload()
+    assert files.current is before
+    assert str(files.status["error"]).startswith(folder.settings.bundles["example.org"])
+    await files.stop()
+
+
+async def test_equal_content_in_new_files_is_no_change(folder: Folder) -> None:
+    issued = folder.issue(CA.issue())
+    files = source(folder)
+    changes: list[Credentials] = []
+    files.subscribe(lambda _, after: changes.append(after))
+    await files.start()
+    folder.issue(issued)
+    folder.bundle(CA.pem + b"\n# the same root\n" + CA.pem)
+    files.reload()
+    assert files.status["reads"] == 2
+    assert len(changes) == 1
+    await files.stop()
+
+
+async def test_new_roots_and_crls_move_the_generation(folder: Folder) -> None:
+    folder.issue(CA.issue())
+    files = source(folder)
+    await files.start()
+    folder.bundle(CA.pem + Authority("example.org", now=NOW).pem)
+    files.reload()
+    assert files.current.generation == 2
+    assert len(files.current.bundles["example.org"].roots) == 2
+    await files.stop()
+
+
+async def test_expiry_is_noticed_while_the_files_stay_as_they_are(folder: Folder) -> None:
+    clock = Clock()
+    folder.issue(CA.issue(not_after=NOW + timedelta(seconds=1)))
+    files = source(folder, clock)
+    await files.start()
+    assert files.current.svid is not None
+    clock.now = NOW + timedelta(seconds=2)
+    await eventually(lambda: files.current.svid is None, "the SVID to expire")
+    assert "expired at" in files.current.reason
+    folder.issue(CA.issue())
+    await eventually(lambda: files.current.svid, "the renewed SVID")
+    assert files.current.reason == ""
+    await files.stop()
+
+
+async def test_expired_files_are_a_reason_at_start(folder: Folder) -> None:
+    folder.issue(CA.issue(not_before=NOW - 2 * HOUR, not_after=NOW - HOUR))
+    files = source(folder)
+    await files.start()
+    assert files.current.svid is None
+    assert "expired at 2026-08-01T11:00:00+00:00" in files.current.reason
+    await files.stop()
+
+
+async def test_files_that_a_wrong_clock_called_expired_are_read_again(folder: Folder) -> None:
+    clock = Clock()
+    clock.now = NOW + 24 * HOUR
+    folder.issue(CA.issue())
+    files = source(folder, clock)
+    await files.start()
+    assert files.current.svid is None
+    clock.now = NOW
+    await eventually(lambda: files.current.svid, "the clock to be believed")
+    await files.stop()
+
+
+async def test_an_expired_replacement_does_not_push_out_a_valid_svid(folder: Folder) -> None:
+    first = folder.issue(CA.issue())
+    files = source(folder)
+    await files.start()
+    folder.issue(CA.issue(not_before=NOW - 2 * HOUR, not_after=NOW - HOUR))
+    files.reload()
+    assert files.current.svid is not None
+    assert files.current.svid.chain == first.chain
+    assert "expired" in str(files.status["error"])
+    await files.stop()
+
+
+async def test_after_stop_nothing_is_read_any_more(folder: Folder) -> None:
+    folder.issue(CA.issue())
+    files = source(folder)
+    await files.start()
+    await files.stop()
+    assert files._timer is None
+    assert files._expiry is None
+
+
+async def test_the_status_never_holds_a_key(folder: Folder) -> None:
+    issued = folder.issue(CA.issue())
+    files = source(folder)
+    await files.start()
+    shown = repr(files.status) + repr(files.current)
+    assert "PRIVATE" not in shown
+    assert issued.key_pem.split(b"\n")[1].decode()[:16] not in shown
+    await files.stop()
+
+
+def test_load_once_gives_a_snapshot_or_the_path_at_fault(folder: Folder) -> None:
+    issued = folder.issue(CA.issue())
+    loaded = load_once(folder.settings, NOW)
+    assert loaded.svid is not None
+    assert loaded.svid.chain == issued.chain
+    assert dict(loaded.bundles) == {"example.org": CA.bundle}
+    folder.bundle(CA.crl().public_bytes(Encoding.PEM))
+    with pytest.raises(IdentityError, match=r"bundle\.pem: not a bundle of example\.org"):
+        load_once(folder.settings, NOW)

@@ -1,0 +1,168 @@
+"""What every source of identity does alike: replace, count, tell, and watch expiry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+
+from tests.helpers.pki import Authority
+from tests.helpers.waiting import eventually
+from uproxy.identity.credentials import Credentials, Svid
+from uproxy.identity.source import SourceBase
+from uproxy.spiffe.bundles import Bundle
+
+NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
+CA = Authority("example.org", now=NOW)
+SVID = CA.issue().svid
+BUNDLES = {"example.org": CA.bundle}
+
+
+class Clock:
+    """A wall clock that a test moves."""
+
+    def __init__(self, now: datetime = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+class Source(SourceBase):
+    """A source whose owner says what it found."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__("test", "nothing has come yet", clock=clock)
+        self.changes: list[tuple[Credentials, Credentials]] = []
+        self.subscribe(lambda before, after: self.changes.append((before, after)))
+
+    def find(
+        self, svid: Svid | None, bundles: Mapping[str, Bundle] = BUNDLES, reason: str = ""
+    ) -> bool:
+        return self._replace(svid, reason, bundles)
+
+
+def test_before_anything_comes_there_is_a_reason() -> None:
+    current = Source(Clock()).current
+    assert (current.svid, current.reason) == (None, "nothing has come yet")
+    assert (dict(current.bundles), current.generation) == ({}, 0)
+
+
+async def test_a_replacement_is_whole_and_told() -> None:
+    source = Source(Clock())
+    before = source.current
+    assert source.find(SVID)
+    after = source.current
+    assert after == Credentials(SVID, "", BUNDLES, 1)
+    assert source.changes == [(before, after)]
+    assert before.svid is None
+    await source.stop()
+
+
+async def test_equal_content_is_no_change() -> None:
+    source = Source(Clock())
+    issued = CA.issue()
+    source.find(issued.svid)
+    before = source.current
+    again = Svid(issued.spiffe_id, tuple(issued.chain), CA.issue().key)
+    assert not source.find(again, {"example.org": Bundle("example.org", (CA.root, CA.root))})
+    assert source.current is before
+    assert len(source.changes) == 1
+    await source.stop()
+
+
+async def test_the_generation_moves_only_with_bundles_and_crls() -> None:
+    source = Source(Clock())
+    source.find(SVID)
+    source.find(CA.issue().svid)
+    source.find(None, reason="revoked")
+    source.find(SVID)
+    assert source.current.generation == 1
+    source.find(SVID, {"example.org": Bundle("example.org", (CA.root,), (CA.crl(),))})
+    assert source.current.generation == 2
+    source.find(SVID, {})
+    assert source.current.generation == 3
+    assert [after.generation for _, after in source.changes] == [1, 1, 1, 1, 2, 3]
+    await source.stop()
+
+
+async def test_only_a_new_svid_after_another_is_a_rotation() -> None:
+    source = Source(Clock())
+    for svid in (SVID, SVID, CA.issue().svid, None, SVID):
+        source.find(svid, reason="gone")
+    assert source.status["rotations"] == 1
+    await source.stop()
+
+
+async def test_a_new_reason_is_a_change() -> None:
+    source = Source(Clock())
+    assert source.find(None, reason="the agent is away")
+    assert not source.find(None, reason="the agent is away")
+    assert source.find(None, reason="the agent refuses")
+    assert source.current.reason == "the agent refuses"
+    await source.stop()
+
+
+async def test_a_snapshot_does_not_change_with_the_mapping_it_was_made_of() -> None:
+    source = Source(Clock())
+    bundles = dict(BUNDLES)
+    source.find(SVID, bundles)
+    bundles.clear()
+    assert dict(source.current.bundles) == BUNDLES
+    await source.stop()
+
+
+async def test_an_expired_svid_is_none_whoever_says_otherwise() -> None:
+    clock = Clock(SVID.not_after + timedelta(seconds=1))
+    source = Source(clock)
+    source.find(SVID)
+    assert source.current.svid is None
+    assert SVID.spiffe_id in source.current.reason
+    assert "expired at 2026-08-01T13:00:00+00:00" in source.current.reason
+    assert dict(source.current.bundles) == BUNDLES
+
+
+async def test_the_last_second_of_an_svid_is_valid() -> None:
+    source = Source(Clock(SVID.not_after))
+    source.find(SVID)
+    assert source.current.svid == SVID
+    await source.stop()
+
+
+async def test_expiry_is_noticed_without_news() -> None:
+    clock = Clock(SVID.not_after - timedelta(milliseconds=20))
+    source = Source(clock)
+    source.find(SVID)
+    assert source.current.svid == SVID
+    clock.now = SVID.not_after + timedelta(milliseconds=1)
+    await eventually(lambda: source.current.svid is None, "the SVID to expire")
+    assert source.status["state"] == "not_ready"
+    assert source.changes[-1][0].svid == SVID
+    assert source.current.generation == 1
+
+
+async def test_a_renewed_svid_does_not_expire_with_the_old_one() -> None:
+    clock = Clock(SVID.not_after - timedelta(milliseconds=20))
+    source = Source(clock)
+    source.find(SVID)
+    renewed = CA.issue(not_after=NOW + timedelta(hours=2)).svid
+    source.find(renewed)
+    clock.now = SVID.not_after + timedelta(seconds=1)
+    source._look_at_expiry()
+    assert source.current.svid == renewed
+    await source.stop()
+
+
+async def test_the_status_holds_facts_and_no_key() -> None:
+    source = Source(Clock())
+    source.find(SVID)
+    assert source.status == {
+        "source": "test",
+        "state": "ready",
+        "reason": "",
+        "spiffe_id": SVID.spiffe_id,
+        "expires": "2026-08-01T13:00:00+00:00",
+        "trust_domains": ["example.org"],
+        "generation": 1,
+        "rotations": 0,
+    }
+    await source.stop()
