@@ -42,11 +42,15 @@ def load(
     tree, found = parse(text)
     mistakes = list(found)
     tree = lay_over(tree, environ, overrides, mistakes)
-    tree = substitute(tree, environ, mistakes)
+    undefined: list[Mistake] = []
+    tree = substitute(tree, environ, undefined)
     tree = _with_endpoint(tree, environ)
     draft = SETTINGS.read(tree, "", mistakes)
     if isinstance(draft, Draft):
         mistakes.extend(check(draft))
+    # what else is said about a value without its variable would be noise
+    unfinished = {mistake.path for mistake in undefined}
+    mistakes = undefined + [each for each in mistakes if each.path not in unfinished]
     settings = None if mistakes else build(draft)
     if not isinstance(settings, Settings):
         raise ConfigError(_in_order(mistakes))

@@ -60,11 +60,13 @@ class Record:
                 hint = nearest(entry.key, known)
                 mistakes.append(mistake(where, entry.place, "no such key", hint))
         draft = Draft(self, path, node, MappingProxyType(values))
-        mistakes.extend(
-            draft.wrong(each.name, f"is missing; must be {each.kind.words}")
-            for each in self.fields
-            if each.required and not draft.has(each.name)
-        )
+        if not any(key in self.later for key in node.keys):
+            # a record of a coming version needs other keys than today's
+            mistakes.extend(
+                draft.wrong(each.name, f"is missing; must be {each.kind.words}")
+                for each in self.fields
+                if each.required and not draft.has(each.name)
+            )
         return draft
 
     def schema(self) -> Json:

@@ -97,10 +97,10 @@ def _literal(host: str, version: int) -> str:
 
 
 def _why_no_address(text: str) -> str:
-    if text.count(":") > 1 and "[" not in text:
-        return "an IPv6 address needs brackets, as in [::1]:8080"
     if "://" in text:
         return "must be host:port or unix:///path, without another scheme"
+    if text.count(":") > 1 and "[" not in text:
+        return "an IPv6 address needs brackets, as in [::1]:8080"
     if ":" not in text:
         return "has no port; write host:port, [ipv6]:port or unix:///path"
     return "must be host:port, [ipv6]:port or unix:///path"

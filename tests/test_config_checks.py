@@ -1,0 +1,140 @@
+"""Mistakes that take more than one field to see."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.helpers.config_documents import FILES, loaded, mistakes, only_mistake
+from uproxy.config.leaves import CIPHERS_12, CIPHERS_13
+
+API = "identity: {workload_api: unix:///a"
+DOOR = "name: a, transport: mtls, to: 127.0.0.1:80"
+DESTINATION = "destinations: {db: {addresses: ['127.0.0.1:1'], transport: plaintext}}\n"
+
+
+def _out(door: str) -> str:
+    return FILES + DESTINATION + f"outbound: [{{{door}}}]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "reason"),
+    [
+        ("name: a", "identity", "has no source"),
+        ("identity: {}", "identity", "has no source"),
+        ("identity: {on_expiry: keep}", "identity", "SPIFFE_ENDPOINT_SOCKET"),
+        (
+            API + ", files: {svid: s, key: k, bundles: {a.b: b}}}",
+            "identity.files",
+            "exactly one source",
+        ),
+        (API + ", spiffe_id: spiffe://a.b/c, hint: d}", "identity.hint", "beside spiffe_id"),
+        (
+            "identity: {hint: d, files: {svid: s, key: k, bundles: {a.b: b}}}",
+            "identity.hint",
+            "for the Workload API",
+        ),
+        (API + ", spiffe_id: example.org/a}", "identity.spiffe_id", "spiffe://"),
+    ],
+)
+def test_there_is_exactly_one_identity(text: str, path: str, reason: str) -> None:
+    mistake = only_mistake(text)
+    assert mistake.path == path
+    assert reason in mistake.reason
+
+
+def test_a_wrong_source_is_not_also_called_missing() -> None:
+    assert only_mistake("identity: {workload_api: /run/a.sock}").path == "identity.workload_api"
+    assert only_mistake("identity: 5").path == "identity"
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.1:1", '"systemd:a"'])
+def test_permissions_are_for_unix_sockets(listen: str) -> None:
+    inbound = FILES + f'inbound: [{{{DOOR}, listen: {listen}, mode: "0600"}}]'
+    assert only_mistake(inbound).path == "inbound[0].mode"
+    found = mistakes(_out(f'listen: {listen}, to: db, mode: "0600", owner: a'))
+    assert [each.path for each in found] == ["outbound[0].mode", "outbound[0].owner"]
+
+
+def test_an_outbound_door_beyond_loopback_must_be_exposed_in_words() -> None:
+    for listen in ("0.0.0.0:1", "'[::]:1'", "10.0.0.1:1", "'[::ffff:10.0.0.1]:1'"):
+        mistake = only_mistake(_out(f"listen: {listen}, to: db"))
+        assert mistake.path == "outbound[0].listen"
+        assert "expose: true" in mistake.reason
+        assert mistakes(_out(f"listen: {listen}, to: db, expose: false")) == (mistake,)
+        assert loaded(_out(f"listen: {listen}, to: db, expose: true")).outbound[0].expose
+    for listen in ("127.0.0.1:1", "127.9.9.9:1", "'[::1]:1'", "unix:///a", "'systemd:a'"):
+        assert not loaded(_out(f"listen: {listen}, to: db")).outbound[0].expose
+    wrong = only_mistake(_out("listen: 0.0.0.0:1, to: db, expose: yes"))
+    assert wrong.path == "outbound[0].expose"
+
+
+def test_an_outbound_door_leads_to_a_destination() -> None:
+    mistake = only_mistake(_out("listen: 127.0.0.1:1, to: dbb"))
+    assert (mistake.path, mistake.nearest) == ("outbound[0].to", "db")
+    assert only_mistake(FILES + "outbound: [{listen: 127.0.0.1:1, to: db}]").nearest is None
+
+
+def test_a_door_to_a_destination_with_a_mistake_is_not_a_second_mistake() -> None:
+    text = FILES + "destinations: {db: {transport: plaintext}}\n"
+    text += "outbound: [{listen: 127.0.0.1:1, to: db}]"
+    assert only_mistake(text).path == "destinations.db.addresses"
+
+
+def test_identities_are_for_mtls_and_required_there() -> None:
+    base = "addresses: ['127.0.0.1:1']"
+    missing = only_mistake(FILES + f"destinations: {{d: {{{base}, transport: mtls}}}}")
+    assert missing.path == "destinations.d.identities"
+    plain = f"{base}, transport: plaintext, identities: ['spiffe://a.b/c'], alpn: [h2]"
+    found = mistakes(FILES + f"destinations: {{d: {{{plain}}}}}")
+    assert [each.path for each in found] == ["destinations.d.identities", "destinations.d.alpn"]
+    for pattern in ("spiffe://*/a", "spiffe://a.b", "a.b/c", "spiffe://a.b/x*"):
+        text = f"{base}, transport: mtls, identities: ['{pattern}']"
+        wrong = only_mistake(FILES + f"destinations: {{d: {{{text}}}}}")
+        assert wrong.path == "destinations.d.identities[0]"
+
+
+def test_alpn_means_nothing_in_plaintext() -> None:
+    text = "listen: 0.0.0.0:1, transport: plaintext, to: unix:///a, alpn: [h2]"
+    assert only_mistake(FILES + f"inbound: [{{{text}}}]").path == "inbound[0].alpn"
+
+
+def test_two_doors_have_two_names() -> None:
+    doors = f"inbound: [{{{DOOR}, listen: 0.0.0.0:1}}, {{{DOOR}, listen: 0.0.0.0:2}}]"
+    mistake = only_mistake(FILES + doors)
+    assert mistake.path == "inbound[1].name"
+    assert "inbound[0]" in mistake.reason
+
+
+@pytest.mark.parametrize(
+    ("tls", "path", "reason"),
+    [
+        ("ciphers: [ECDHE-RSA-AES128-GCM-SHA256]", "tls.ciphers", "none for TLS 1.3"),
+        (f"ciphers: [{CIPHERS_13[0]}, {CIPHERS_12[0]}]", "tls.ciphers[1]", "min_version"),
+        (f"min_version: 1.2, ciphers: [{CIPHERS_13[0]}]", "tls.ciphers", "none for TLS 1.2"),
+        (f"min_version: 1.2, ciphers: [{CIPHERS_12[0]}]", "tls.ciphers", "none for TLS 1.3"),
+        ("min_version: 1.2, groups: [X25519MLKEM768]", "tls.groups", "none for TLS 1.2"),
+        ("groups: [prime256v1]", "tls.groups[0]", "P-256"),
+        ("ciphers: [AES128-SHA]", "tls.ciphers[0]", "must be one of"),
+    ],
+)
+def test_every_tls_version_offered_has_what_it_needs(tls: str, path: str, reason: str) -> None:
+    found = mistakes(FILES + f"tls: {{{tls}}}")
+    assert path in [each.path for each in found]
+    assert any(reason in each.reason for each in found)
+
+
+def test_tls_1_2_brings_its_suites_only_when_asked_for() -> None:
+    assert loaded(FILES).tls.ciphers == CIPHERS_13
+    assert loaded(FILES + 'tls: {min_version: "1.2"}').tls.ciphers == CIPHERS_13 + CIPHERS_12
+    chosen = f"tls: {{min_version: '1.2', ciphers: [{CIPHERS_13[1]}, {CIPHERS_12[1]}]}}"
+    assert loaded(FILES + chosen).tls.ciphers == (CIPHERS_13[1], CIPHERS_12[1])
+
+
+def test_the_drain_delay_is_part_of_the_drain() -> None:
+    assert only_mistake(FILES + "timeouts: {drain: 4s}").path == "timeouts.drain"
+    assert only_mistake(FILES + "timeouts: {drain_delay: 26s}").path == "timeouts.drain_delay"
+    both = only_mistake(FILES + "timeouts: {drain: 1s, drain_delay: 2s}")
+    assert "drain_delay (2s)" in both.reason
+    assert loaded(FILES + "timeouts: {drain: 5s}").timeouts.drain == 5
+    assert loaded(FILES + "timeouts: {drain: 0}").timeouts.drain == 0
+    assert only_mistake(FILES + "timeouts: {drain: 4}").path == "timeouts.drain"
