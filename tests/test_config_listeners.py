@@ -19,7 +19,9 @@ from uproxy.model import TcpAddress
         ("0.0.0.0:1", "127.0.0.1:1", True),
         ("0.0.0.0:1", "0.0.0.0:2", False),
         ("[::]:1", "[::1]:1", True),
-        ("[::]:1", "0.0.0.0:1", False),
+        ("[::]:1", "0.0.0.0:1", True),
+        ("[::]:1", "127.0.0.1:1", True),
+        ("0.0.0.0:1", "[::1]:1", False),
         ("[::1]:1", "127.0.0.1:1", False),
         ("[::ffff:127.0.0.1]:1", "127.0.0.1:1", True),
         ("[::ffff:127.0.0.1]:1", "0.0.0.0:1", True),
@@ -35,6 +37,10 @@ def test_addresses_overlap_when_two_sockets_could_not_both_listen(
 ) -> None:
     assert overlap(listener(one), listener(other)) is expected
     assert overlap(listener(other), listener(one)) is expected
+
+
+def test_a_name_overlaps_nothing() -> None:
+    assert not overlap(listener("0.0.0.0:1"), TcpAddress("db.internal", 1))
 
 
 def test_only_tcp_reaches_beyond_loopback() -> None:

@@ -193,7 +193,7 @@ def test_admin_and_log_may_be_off() -> None:
 
 def test_every_mistake_is_told_at_once_in_file_order() -> None:
     text = FILES + (
-        "nane: x\n"
+        "nname: x\n"
         "inbound:\n"
         "  - {listen: 1.2.3.4, transport: tls, to: 127.0.0.1:80}\n"
         "  - {listen: 0.0.0.0:80, transport: mtls}\n"
@@ -206,7 +206,7 @@ def test_every_mistake_is_told_at_once_in_file_order() -> None:
     )
     found = mistakes(text, overrides=["log.level=loud"])
     assert [(each.path, each.line, each.column) for each in found] == [
-        ("nane", 2, 1),
+        ("nname", 2, 1),
         ("inbound[0].listen", 4, 14),
         ("inbound[0].transport", 4, 34),
         ("inbound[1].to", 5, 5),
@@ -217,7 +217,7 @@ def test_every_mistake_is_told_at_once_in_file_order() -> None:
         ("log.level", None, None),
     ]
     by_path = {each.path: each for each in found}
-    assert by_path["nane"].nearest == "name"
+    assert by_path["nname"].nearest == "name"
     assert by_path["inbound[0].listen"].value == "1.2.3.4"
     assert by_path["outbound[0].to"].nearest == "databases"
     assert by_path["log.level"].value == "loud"

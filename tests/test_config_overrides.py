@@ -49,10 +49,10 @@ def test_what_kubernetes_injects_for_a_service_named_uproxy_is_ignored() -> None
 
 
 def test_an_unknown_name_in_the_environment_is_a_mistake_with_a_hint() -> None:
-    mistake = only_mistake(FILES, environ={"UPROXY__TIMEOUTS__IDEL": "1h"})
-    assert mistake.path == "timeouts.idel"
+    mistake = only_mistake(FILES, environ={"UPROXY__TIMEOUTS__IDLLE": "1h"})
+    assert mistake.path == "timeouts.idlle"
     assert mistake.nearest == "idle"
-    assert "UPROXY__TIMEOUTS__IDEL" in mistake.reason
+    assert "UPROXY__TIMEOUTS__IDLLE" in mistake.reason
     assert mistake.line is None
 
 

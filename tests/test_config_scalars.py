@@ -39,6 +39,7 @@ def test_a_duration_beyond_a_year_is_a_slip() -> None:
         ("127.0.0.1:8080", "127.0.0.1", 8080),
         ("[::1]:8080", "::1", 8080),
         ("[2001:DB8:0::1]:1", "2001:db8::1", 1),
+        ("[::ffff:10.0.0.1]:1", "10.0.0.1", 1),
         ("db.internal:5432", "db.internal", 5432),
         ("DB.Internal:5432", "db.internal", 5432),
         ("db.internal.:65535", "db.internal.", 65_535),

@@ -46,7 +46,7 @@ def test_variables_are_valid_anywhere_a_scalar_is() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "nane: a",
+        "nname: a",
         "name: 5",
         "name: true",
         "limits: {connections: 0}",
@@ -54,7 +54,7 @@ def test_variables_are_valid_anywhere_a_scalar_is() -> None:
         "limits: {connections: 1.5}",
         "timeouts: {idle: 5}",
         "timeouts: {idle: 5 minutes}",
-        "timeouts: {idel: 5s}",
+        "timeouts: {idlle: 5s}",
         "tls: {groups: []}",
         "tls: {groups: [X25519, X25519]}",
         "tls: {groups: [X]}",

@@ -19,37 +19,37 @@ from uproxy.model import ListenAddress, Mistake, TcpAddress
 class _Listener:
     path: str
     address: ListenAddress
-    draft: Draft | None
-    """None where the address is a default."""
+    draft: Draft
     key: str = "listen"
+    default: bool = False
+    """Nobody wrote it, so a collision is the other one's mistake."""
 
 
 def overlap(one: ListenAddress, other: ListenAddress) -> bool:
     """Whether two sockets can't listen at these addresses at the same time.
 
-    A wildcard covers its own family only: sockets for `[::]` and `0.0.0.0` may stand together.
+    `[::]` listens for IPv4 too; `0.0.0.0` for IPv4 only.  A name overlaps nothing: what it
+    means is known later.
     """
     if not isinstance(one, TcpAddress) or not isinstance(other, TcpAddress):
         return one == other
     if one.port != other.port:
         return False
-    a, b = _unmapped(one), _unmapped(other)
+    a, b = one.ip, other.ip
     if a is None or b is None:
-        return one.host == other.host
-    return a == b or (a.version == b.version and (a.is_unspecified or b.is_unspecified))
+        return False
+    return a == b or _covers(a, b) or _covers(b, a)
 
 
-def _unmapped(address: TcpAddress) -> IPv4Address | IPv6Address | None:
-    ip = address.ip
-    mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
-    return mapped or ip
+def _covers(wildcard: IPv4Address | IPv6Address, ip: IPv4Address | IPv6Address) -> bool:
+    return wildcard.is_unspecified and ip.version <= wildcard.version
 
 
 def beyond_loopback(address: ListenAddress) -> bool:
     """Whether another host can reach it; only a TCP address can be."""
     if not isinstance(address, TcpAddress):
         return False
-    ip = _unmapped(address)
+    ip = address.ip
     return address.host != "localhost" if ip is None else not ip.is_loopback
 
 
@@ -68,12 +68,10 @@ def check_listeners(root: Draft) -> Iterator[Mistake]:
 
 
 def _collision(one: _Listener, earlier: _Listener) -> Mistake:
-    if one.draft is None:
+    if one.default:
         one, earlier = earlier, one
     what = "is also" if one.address == earlier.address else "overlaps with"
     reason = f"{what} the listen address of {earlier.path} ({earlier.address})"
-    if one.draft is None:
-        return Mistake(one.path, reason, str(one.address))
     return one.draft.wrong(one.key, reason)
 
 
@@ -82,11 +80,13 @@ def _listeners(root: Draft) -> Iterator[_Listener]:
         for door in root.drafts(section):
             if door.get("listen") is not None:
                 yield _Listener(door.path, door.get("listen"), door)
-    written = root.get("admin")
-    draft = written if isinstance(written, Draft) else None
-    defaults = written if isinstance(written, AdminSettings) else AdminSettings()
+    admin = root.get("admin")
+    written = admin if isinstance(admin, Draft) else None
+    defaults = admin if isinstance(admin, AdminSettings) else AdminSettings()
     for key in ("listen", "metrics", "ready"):
-        has = draft is not None and draft.has(key)
-        address = draft.get(key) if draft is not None and has else getattr(defaults, key)
+        if written is not None and written.has(key):
+            address, draft, default = written.get(key), written, False
+        else:
+            address, draft, default = getattr(defaults, key), root, True
         if address is not None:
-            yield _Listener(f"admin.{key}", address, draft if has else None, key)
+            yield _Listener(f"admin.{key}", address, draft, key, default)

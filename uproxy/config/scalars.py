@@ -70,7 +70,8 @@ def unix(text: str) -> UnixAddress:
 
 
 def tcp(text: str) -> TcpAddress:
-    """`127.0.0.1:8080`, `[::1]:8080`, `db.internal:5432`; addresses in canonical form."""
+    """`127.0.0.1:8080`, `[::1]:8080`, `db.internal:5432`; addresses in canonical form,
+    IPv4 where an IPv6 one only wraps it."""
     match = _TCP.fullmatch(text)
     if match is None:
         raise ValueError(_why_no_address(text))
@@ -93,7 +94,7 @@ def _literal(host: str, version: int) -> str:
         ip = None
     if ip is None or ip.version != version:
         raise ValueError(f"has a host that is no IPv{version} address")
-    return str(ip)
+    return str(getattr(ip, "ipv4_mapped", None) or ip)
 
 
 def _why_no_address(text: str) -> str:
