@@ -69,8 +69,9 @@ ENDINGS: Mapping[State, frozenset[Outcome]] = MappingProxyType(
         | {Outcome.DENIED, Outcome.NO_DESTINATION, Outcome.NO_IDENTITY, Outcome.CONNECT_FAILED},
         State.CONNECTING: _ANYWHERE | {Outcome.CONNECT_FAILED, Outcome.TIMED_OUT},
         State.HANDSHAKING_FAR: _ANYWHERE | _HANDSHAKE,
-        State.RELAYING: _ANYWHERE | {Outcome.TIMED_OUT},
-        State.CLOSING: _ANYWHERE | {Outcome.CLOSED, Outcome.TIMED_OUT},
+        # a TLS 1.3 server's refusal of our certificate arrives when our handshake has ended
+        State.RELAYING: _ANYWHERE | {Outcome.TIMED_OUT, Outcome.HANDSHAKE_FAILED},
+        State.CLOSING: _ANYWHERE | {Outcome.CLOSED, Outcome.TIMED_OUT, Outcome.HANDSHAKE_FAILED},
     }
 )
 """The outcomes each state may end in."""
