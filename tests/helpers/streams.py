@@ -15,6 +15,7 @@ from typing import Self
 
 from uproxy.model import Address, TcpAddress, UnixAddress
 
+_SIZE = 1 << 16
 PATIENCE = 10.0
 """Seconds a test waits for what must come."""
 
@@ -47,7 +48,7 @@ class Stream:
         async with asyncio.timeout(6 * PATIENCE):
             await asyncio.get_running_loop().sock_sendall(self.socket, data)
 
-    async def hear(self, size: int = 1 << 16) -> bytes:
+    async def hear(self, size: int = _SIZE) -> bytes:
         """What comes next; empty at the end.
 
         Raises:
@@ -59,7 +60,7 @@ class Stream:
     async def hear_exactly(self, size: int) -> bytes:
         """That many bytes, or fewer if the end comes first."""
         heard = bytearray()
-        while len(heard) < size and (more := await self.hear(size - len(heard))):
+        while len(heard) < size and (more := await self.hear(min(size - len(heard), _SIZE))):
             heard += more
         return bytes(heard)
 

@@ -6,7 +6,10 @@ certificate and behaving well or badly on the wire.
 
 from __future__ import annotations
 
+from typing import cast
+
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL, crypto
 
 from tests.helpers.pki import Issued
@@ -35,7 +38,7 @@ class TlsStream:
             context.use_certificate(shows.certificate)
             for certificate in shows.chain[1:]:
                 context.add_extra_chain_cert(certificate)
-            context.use_privatekey(crypto.load_privatekey(crypto.FILETYPE_PEM, shows.key_pem))
+            context.use_privatekey(cast("ec.EllipticCurvePrivateKey", shows.key))
         store = context.get_cert_store()
         if root is not None and store is not None:
             store.add_cert(crypto.X509.from_cryptography(root))
@@ -73,8 +76,9 @@ class TlsStream:
                 return
 
     async def say(self, data: bytes) -> None:
-        self.tls.sendall(data)
-        await self.flush()
+        for at in range(0, len(data), _SIZE):
+            self.tls.sendall(data[at : at + _SIZE])
+            await self.flush()
 
     async def hear(self, size: int = _SIZE) -> bytes:
         """What comes next; empty at close_notify.
@@ -95,7 +99,7 @@ class TlsStream:
 
     async def hear_exactly(self, size: int) -> bytes:
         heard = bytearray()
-        while len(heard) < size and (more := await self.hear(size - len(heard))):
+        while len(heard) < size and (more := await self.hear(min(size - len(heard), _SIZE))):
             heard += more
         return bytes(heard)
 

@@ -1,0 +1,557 @@
+"""Mutual TLS, in both roles, against a peer that isn't ours (pyOpenSSL)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import pytest
+from OpenSSL import SSL
+
+from tests.helpers import engines
+from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
+from tests.helpers.pki import Authority, Issued
+from tests.helpers.streams import Listener, Stream, listening
+from tests.helpers.tls_streams import TlsStream
+from tests.helpers.waiting import eventually
+from uproxy.contract import Candidate, Engine, PeerSvid, Refusal, RefusedError, Route
+from uproxy.lifecycle import State
+from uproxy.model import Address, Direction, Outcome, Role, Timeouts
+
+engine = engines.engine
+
+MIB = 1 << 20
+OURS = Authority("example.org")
+STRANGERS = Authority("stranger.test")
+US = OURS.issue("/ns/shop/sa/orders")
+PEER = OURS.issue("/ns/web/sa/frontend")
+
+
+class Inbound:
+    """An inbound mTLS door with its application behind it."""
+
+    def __init__(self, door: RecordingDoor, application: Listener, address: Address) -> None:
+        self.door = door
+        self.application = application
+        self.address = address
+
+    async def call(self, shows: Issued | None = PEER, **how: object) -> TlsStream:
+        """A peer that has finished its side of the handshake."""
+        stream = TlsStream(await Stream.connect(self.address), shows, **how)  # type: ignore[arg-type]  # passed through
+        await stream.shake()
+        return stream
+
+    async def relay(self, **how: object) -> tuple[TlsStream, Stream]:
+        """Both ends of an open connection."""
+        peer = await self.call(**how)  # type: ignore[arg-type]  # passed through
+        return peer, await self.application.accept()
+
+
+@asynccontextmanager
+async def inbound(
+    engine: Engine, *, alpn: tuple[str, ...] = (), **timeouts: float
+) -> AsyncIterator[Inbound]:
+    limits = Timeouts(**timeouts)
+    ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS), alpn=alpn)
+    async with listening() as application:
+        there = route(application.address, timeouts=limits)
+        door = RecordingDoor(Direction.INBOUND, there, ours, limits)
+        async with open_door(engine, door) as address:
+            yield Inbound(door, application, address)
+
+
+@asynccontextmanager
+async def outbound(
+    engine: Engine, *addresses: Address, alpn: tuple[str, ...] = (), **timeouts: float
+) -> AsyncIterator[tuple[RecordingDoor, Address]]:
+    limits = Timeouts(**timeouts)
+    tls = plan(Role.CLIENT, US, verifier(Role.SERVER, OURS), alpn=alpn)
+    door = RecordingDoor(Direction.OUTBOUND, route(*addresses, tls=tls, timeouts=limits))
+    async with open_door(engine, door) as address:
+        yield door, address
+
+
+async def answer(far: Listener, shows: Issued = PEER, **how: object) -> TlsStream:
+    """A far peer that has finished its side of the handshake."""
+    stream = TlsStream(await far.accept(), shows, server=True, **how)  # type: ignore[arg-type]  # passed through
+    await stream.shake()
+    return stream
+
+
+# Handshakes.
+
+
+async def test_a_trusted_caller_is_admitted_under_its_identity(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer, there = await here.relay(root=OURS.root)
+        await peer.say(b"hello")
+        assert await there.hear_exactly(5) == b"hello"
+        connection = await here.door.connection()
+        assert connection.peer is not None
+        assert connection.peer.spiffe_id == "spiffe://example.org/ns/web/sa/frontend"
+        assert connection.peer.chain == PEER.der
+        assert here.door.arrivals[0].peer == connection.peer
+        assert connection.arrival.peer == connection.peer
+        assert connection.tls is not None
+        assert connection.tls.version == "TLSv1.3"
+        assert connection.tls.cipher == "TLS_AES_128_GCM_SHA256"
+        assert connection.tls.group == "X25519MLKEM768"
+        assert 0 < connection.tls.duration < 5
+
+
+async def test_the_answering_peer_is_verified_before_anything_is_sent(engine: Engine) -> None:
+    async with listening() as far, outbound(engine, far.address) as (door, address):
+        near = await Stream.connect(address)
+        await near.say(b"question")
+        there = await answer(far, root=OURS.root)
+        assert await there.hear_exactly(8) == b"question"
+        await there.say(b"reply")
+        assert await near.hear_exactly(5) == b"reply"
+        connection = await door.connection()
+        assert connection.peer is not None
+        assert connection.peer.spiffe_id == PEER.spiffe_id
+        assert door.attempts == [(str(far.address), None)]
+
+
+async def test_our_chain_is_sent_with_intermediates_and_without_the_root(engine: Engine) -> None:
+    shows = OURS.intermediate().issue("/ns/shop/sa/orders")
+    ours = plan(Role.SERVER, shows, verifier(Role.CLIENT, OURS))
+    door = RecordingDoor(Direction.INBOUND, Refusal(Outcome.DENIED, "no"), ours)
+    async with open_door(engine, door) as address:
+        peer = TlsStream(await Stream.connect(address), PEER, root=OURS.root)
+        await peer.shake()
+        chain = peer.tls.get_peer_cert_chain(as_cryptography=True)
+    assert chain == list(shows.chain)
+
+
+async def test_a_peer_that_shows_intermediates_is_verified_through_them(engine: Engine) -> None:
+    shows = OURS.intermediate().intermediate().issue("/ns/deep/sa/caller")
+    async with inbound(engine) as here:
+        peer, there = await here.relay(shows=shows)
+        await peer.say(b"x")
+        assert await there.hear() == b"x"
+        assert here.door.arrivals[0].peer is not None
+        assert here.door.arrivals[0].peer.spiffe_id == shows.spiffe_id
+
+
+async def shake_and_hear(peer: TlsStream) -> None:
+    """In TLS 1.3 a refusal comes when the handshake has ended for the client."""
+    await peer.shake()
+    await peer.hear()
+
+
+YESTERDAY = datetime.now(UTC) - timedelta(days=1)
+EXPIRED = OURS.issue(not_before=YESTERDAY - timedelta(days=1), not_after=YESTERDAY)
+BAD_CALLERS = [
+    pytest.param(STRANGERS.issue(), "unknown ca", id="another trust domain"),
+    pytest.param(EXPIRED, "certificate expired", id="expired"),
+    pytest.param(OURS.issue(forged=True), "unknown ca|bad certificate", id="forged"),
+    pytest.param(OURS.issue(without_san=True), "bad certificate", id="no SPIFFE ID"),
+]
+
+
+@pytest.mark.parametrize("version", [SSL.TLS1_2_VERSION, SSL.TLS1_3_VERSION])
+@pytest.mark.parametrize(("shows", "alert"), BAD_CALLERS)
+async def test_a_bad_caller_is_refused_with_the_alert_that_fits(
+    engine: Engine, shows: Issued, alert: str, version: int
+) -> None:
+    from uproxy.model import TlsSettings
+
+    settings = TlsSettings(min_version="1.2")
+    ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS), settings=settings)
+    door = RecordingDoor(Direction.INBOUND, Refusal(Outcome.DENIED, "no"), ours)
+    async with open_door(engine, door) as address:
+        peer = TlsStream(await Stream.connect(address), shows, version=version)
+        with pytest.raises(SSL.Error, match="alert (" + alert + ")"):
+            await shake_and_hear(peer)
+        peer.stream.close()
+        ending = await door.ending()
+    assert (ending.outcome, ending.state) == (Outcome.PEER_UNTRUSTED, State.HANDSHAKING_NEAR)
+    assert ending.rule
+    assert ending.reason
+    assert not door.arrivals
+
+
+async def test_the_alert_is_readable_though_the_peer_has_already_sent_its_request(
+    engine: Engine,
+) -> None:
+    async with inbound(engine) as here:
+        peer = await here.call(STRANGERS.issue())
+        for _ in range(20):
+            await peer.say(bytes(16 * 1024))
+        with pytest.raises(SSL.Error, match="unknown ca"):
+            await peer.hear()
+        peer.stream.close()
+        assert (await here.door.ending()).outcome is Outcome.PEER_UNTRUSTED
+
+
+async def test_a_caller_without_a_certificate_is_refused(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer = await here.call(None)
+        with pytest.raises(SSL.Error, match="certificate required"):
+            await peer.hear()
+        peer.stream.close()
+        ending = await here.door.ending()
+    assert ending.outcome is Outcome.HANDSHAKE_FAILED
+    assert ending.reason == "the peer showed no certificate"
+
+
+async def test_a_bad_answerer_hears_why_and_gets_no_byte(engine: Engine) -> None:
+    async with listening() as far, outbound(engine, far.address) as (door, address):
+        near = await Stream.connect(address)
+        await near.say(b"secret")
+        there = TlsStream(await far.accept(), STRANGERS.issue(), server=True)
+        with pytest.raises(SSL.Error, match="unknown ca"):
+            await there.shake()
+        assert await near.is_reset()
+        ending = await door.ending()
+    assert (ending.outcome, ending.state) == (Outcome.PEER_UNTRUSTED, State.HANDSHAKING_FAR)
+    assert (ending.bytes_sent, ending.bytes_received) == (0, 0)
+    ((endpoint, failure),) = door.attempts
+    assert endpoint == str(far.address)
+    assert failure is not None
+    assert failure.outcome is Outcome.PEER_UNTRUSTED
+
+
+async def test_an_unexpected_identity_passes_on_to_the_next_candidate(engine: Engine) -> None:
+    judge = verifier(Role.SERVER, OURS)
+    wanted = OURS.issue("/ns/db/sa/orders")
+
+    def verify(chain: tuple[bytes, ...]) -> PeerSvid:
+        peer = judge(chain)
+        if peer.spiffe_id != wanted.spiffe_id:
+            raise RefusedError(Refusal(Outcome.PEER_UNEXPECTED, f"{peer.spiffe_id} isn't wanted"))
+        return peer
+
+    async with listening() as first, listening() as second:
+        tls = plan(Role.CLIENT, US, verify)
+        door = RecordingDoor(Direction.OUTBOUND, route(first.address, second.address, tls=tls))
+        async with open_door(engine, door) as address:
+            near = await Stream.connect(address)
+            await near.say(b"for the right one")
+            wrong = TlsStream(await first.accept(), PEER, server=True)
+            with pytest.raises(SSL.Error, match="certificate unknown"):
+                await wrong.shake()
+            right = await answer(second, wanted)
+            assert await right.hear_exactly(17) == b"for the right one"
+            connection = await door.connection()
+    assert connection.endpoint == str(second.address)
+    assert [endpoint for endpoint, _ in door.attempts] == [str(first.address), str(second.address)]
+    assert door.attempts[0][1] == Refusal(Outcome.PEER_UNEXPECTED, f"{PEER.spiffe_id} isn't wanted")
+
+
+async def test_a_server_that_refuses_us_after_our_handshake_is_a_failed_handshake(
+    engine: Engine,
+) -> None:
+    """In TLS 1.3 its alert comes when the handshake has ended for us."""
+    async with listening() as far, outbound(engine, far.address) as (door, address):
+        near = await Stream.connect(address)
+        there = TlsStream(await far.accept(), PEER, server=True, root=STRANGERS.root)
+        with pytest.raises(SSL.Error, match="certificate verify failed"):
+            await there.shake()
+        there.stream.close()
+        assert await near.is_reset()
+        ending = await door.ending()
+    assert ending.outcome is Outcome.HANDSHAKE_FAILED
+    assert ending.reason == "peer sent alert unknown ca"
+
+
+async def test_that_refusal_is_found_behind_the_reset_that_sending_runs_into(
+    engine: Engine,
+) -> None:
+    async with listening() as far, outbound(engine, far.address) as (door, address):
+        near = await Stream.connect(address)
+        there = TlsStream(await far.accept(), PEER, server=True, root=STRANGERS.root)
+        pushing = asyncio.create_task(near.say(bytes(4 * MIB)))
+        with pytest.raises(SSL.Error, match="certificate verify failed"):
+            await there.shake()
+        there.stream.close()  # with bytes unread: a reset on the alert's heels
+        ending = await door.ending()
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            await pushing
+    assert ending.outcome is Outcome.HANDSHAKE_FAILED
+    assert ending.reason == "peer sent alert unknown ca"
+
+
+async def test_somebody_who_does_not_speak_tls_is_told_apart(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        for said, reason in (
+            (b"GET / HTTP/1.1\r\nHost: orders\r\n\r\n", "plain HTTP where TLS was expected"),
+            (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", "the other side doesn't speak TLS"),
+        ):
+            stream = await Stream.connect(here.address)
+            await stream.say(said)
+            await stream.is_reset()
+            stream.close()
+            await eventually(lambda: here.door.endings, "an ending")
+            ending = here.door.endings.pop()[1]
+            assert (ending.outcome, ending.reason) == (Outcome.HANDSHAKE_FAILED, reason)
+
+
+async def test_a_far_side_that_does_not_speak_tls_fails_the_handshake(engine: Engine) -> None:
+    async with listening() as far, outbound(engine, far.address) as (door, address):
+        near = await Stream.connect(address)
+        there = await far.accept()
+        await there.say(b"220 mail.example.org ESMTP\r\n")
+        assert await near.is_reset()
+        ending = await door.ending()
+    assert ending.outcome is Outcome.HANDSHAKE_FAILED
+    assert ending.reason == "the other side doesn't speak TLS"
+
+
+async def test_a_port_probe_is_named_as_what_it_is(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        (await Stream.connect(here.address)).close()
+        ending = await here.door.ending()
+    assert ending.outcome is Outcome.HANDSHAKE_FAILED
+    assert ending.reason == "the peer closed without a ClientHello"
+
+
+async def test_a_handshake_has_a_deadline_on_either_side(engine: Engine) -> None:
+    async with inbound(engine, handshake=0.2) as here:
+        silent = await Stream.connect(here.address)
+        assert await silent.is_reset()
+        ending = await here.door.ending()
+        assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.HANDSHAKING_NEAR)
+    async with (
+        listening() as far,
+        outbound(engine, far.address, handshake=0.2) as (door, address),
+    ):
+        near, _there = await Stream.connect(address), await far.accept()
+        assert await near.is_reset()
+        ending = await door.ending()
+        assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.HANDSHAKING_FAR)
+        assert ending.reason == "the peer didn't finish the handshake in 0.2 s"
+
+
+async def test_without_an_identity_nobody_is_let_in(engine: Engine) -> None:
+    refusal = Refusal(Outcome.NO_IDENTITY, "no identity yet")
+    door = RecordingDoor(Direction.INBOUND, Refusal(Outcome.DENIED, "no"), refusal)
+    async with open_door(engine, door) as address:
+        assert await (await Stream.connect(address)).is_reset()
+        ending = await door.ending()
+    assert (ending.outcome, ending.state) == (Outcome.NO_IDENTITY, State.ACCEPTED)
+
+
+async def test_a_denied_peer_is_reset_behind_its_handshake(engine: Engine) -> None:
+    ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
+    door = RecordingDoor(Direction.INBOUND, Refusal(Outcome.DENIED, "no rule", "web"), ours)
+    async with open_door(engine, door) as address:
+        peer = TlsStream(await Stream.connect(address), PEER)
+        await peer.shake()
+        with pytest.raises(ConnectionResetError):
+            await peer.hear()
+        assert (await door.ending()).outcome is Outcome.DENIED
+
+
+async def test_a_verifier_with_a_defect_lets_nobody_in(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    def verify(_chain: tuple[bytes, ...]) -> PeerSvid:
+        raise RuntimeError("a defect of the verifier")
+
+    door = RecordingDoor(
+        Direction.INBOUND, Refusal(Outcome.DENIED, "no"), plan(Role.SERVER, US, verify)
+    )
+    async with open_door(engine, door) as address:
+        peer = TlsStream(await Stream.connect(address), PEER)
+        await peer.shake()
+        with pytest.raises((SSL.Error, ConnectionResetError)):
+            await peer.hear()
+        peer.stream.close()
+        ending = await door.ending()
+    assert ending.outcome is Outcome.RESET
+    assert not door.arrivals
+    assert "a defect of the verifier" in caplog.text
+
+
+async def test_alpn_is_agreed_when_both_name_it(engine: Engine) -> None:
+    async with inbound(engine, alpn=("h2", "http/1.1")) as here:
+        peer, _there = await here.relay(alpn=("http/1.1", "h2"))
+        assert peer.tls.get_alpn_proto_negotiated() == b"h2"
+
+
+async def test_alpn_with_nothing_in_common_is_refused_with_its_alert(engine: Engine) -> None:
+    async with inbound(engine, alpn=("h2",)) as here:
+        with pytest.raises(SSL.Error, match="no application protocol"):
+            await here.call(alpn=("spdy",))
+        assert (await here.door.ending()).outcome is Outcome.HANDSHAKE_FAILED
+
+
+async def test_a_caller_that_names_no_protocol_passes_an_alpn_door(engine: Engine) -> None:
+    async with inbound(engine, alpn=("h2",)) as here:
+        peer, _there = await here.relay()
+        assert peer.tls.get_alpn_proto_negotiated() == b""
+
+
+# Relaying.
+
+
+async def test_bytes_behind_the_finished_of_the_same_segment_are_not_lost(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer = TlsStream(await Stream.connect(here.address), PEER)
+        with pytest.raises(SSL.WantReadError):
+            peer.tls.do_handshake()
+        await peer.flush()
+        while True:  # the server's flight
+            peer.tls.bio_write(await peer.stream.hear())
+            try:
+                peer.tls.do_handshake()
+            except SSL.WantReadError:
+                continue
+            break
+        peer.tls.sendall(b"early bird")
+        peer.tls.shutdown()
+        await peer.stream.say(peer.pending())
+        there = await here.application.accept()
+        assert await there.hear_all() == b"early bird"
+        there.close()
+        assert await peer.hear_all() == b""
+        assert (await here.door.ending()).outcome is Outcome.CLOSED
+
+
+async def test_close_notify_is_a_half_close_in_both_directions(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer, there = await here.relay()
+        await peer.say(b"request")
+        await peer.finish()
+        assert await there.hear_all() == b"request"
+        await there.say(b"late")
+        assert await peer.hear_exactly(4) == b"late"
+        there.finish()
+        assert await peer.hear() == b""
+        assert (await here.door.ending()).outcome is Outcome.CLOSED
+        peer, there = await here.relay()
+        there.finish()
+        assert await peer.hear() == b""
+        await peer.say(b"still talking")
+        await peer.finish()
+        assert await there.hear_all() == b"still talking"
+        assert (await here.door.ending(2)).outcome is Outcome.CLOSED
+
+
+async def test_everything_before_a_close_notify_is_delivered(engine: Engine) -> None:
+    payload = os.urandom(3 * MIB)
+    async with inbound(engine) as here:
+        peer, there = await here.relay()
+
+        async def speak() -> None:
+            await peer.say(payload)
+            await peer.finish()
+
+        speaking = asyncio.create_task(speak())
+        heard = await there.hear_all()
+        await speaking
+        assert heard == payload
+        there.close()
+        assert (await here.door.ending()).bytes_received == len(payload)
+
+
+async def test_the_end_of_tcp_without_close_notify_is_a_reset(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer, there = await here.relay()
+        await peer.say(b"half a mess")
+        assert await there.hear_exactly(11) == b"half a mess"
+        peer.truncate()
+        assert await there.is_reset()
+        ending = await here.door.ending()
+    assert ending.outcome is Outcome.RESET
+    assert ending.reason == "the peer closed without a close_notify (truncated)"
+
+
+async def test_a_reset_of_the_application_is_a_reset_for_the_peer(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer, there = await here.relay()
+        there.reset()
+        with pytest.raises(ConnectionResetError):
+            await peer.hear()
+        assert (await here.door.ending()).outcome is Outcome.RESET
+
+
+async def test_a_broken_record_ends_the_connection(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer, there = await here.relay()
+        await peer.stream.say(b"\x17\x03\x03\x00\x20" + bytes(32))
+        assert await there.is_reset()
+        assert (await here.door.ending()).outcome is Outcome.RESET
+
+
+@pytest.mark.parametrize("toward", ["peer", "application"])
+async def test_a_stalled_reader_bounds_memory_under_tls_too(engine: Engine, toward: str) -> None:
+    payload = os.urandom(MIB) * 8
+    async with inbound(engine) as here:
+        peer, there = await here.relay()
+        connection = await here.door.connection()
+        pushing: asyncio.Task[None]
+        if toward == "application":
+            pushing = asyncio.create_task(peer.say(payload * 8))
+            count = partial(getattr, connection, "bytes_received")
+        else:
+            pushing = asyncio.create_task(there.say(payload * 8))
+            count = partial(getattr, connection, "bytes_sent")
+        last = -1
+        while last != (last := count()) or not last:
+            before = resident()
+            await asyncio.sleep(0.3)
+            grown = resident() - before
+        assert last < 32 * MIB
+        assert grown < 2 * MIB
+        heard = await (peer if toward == "peer" else there).hear_exactly(64 * MIB)
+        await pushing
+        assert heard == payload * 8
+
+
+def resident() -> int:
+    """Bytes."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def test_bulk_passes_both_ways_at_once(engine: Engine) -> None:
+    payload = os.urandom(4 * MIB)
+    async with inbound(engine) as here:
+        peer, there = await here.relay()
+        pushing = asyncio.gather(peer.say(payload), there.say(payload))
+        assert await there.hear_exactly(len(payload)) == payload
+        assert await peer.hear_exactly(len(payload)) == payload
+        await pushing
+
+
+async def test_a_far_tls_side_may_be_a_unix_socket(engine: Engine, tmp_path: object) -> None:
+    async with (
+        listening(f"{tmp_path}/peer.sock") as far,
+        outbound(engine, far.address) as (door, address),
+    ):
+        near = await Stream.connect(address)
+        there = await answer(far)
+        await near.say(b"x")
+        assert await there.hear_exactly(1) == b"x"
+        near.finish()
+        await there.finish()
+        assert (await door.ending()).outcome is Outcome.CLOSED
+
+
+async def test_endpoints_are_tried_in_order_until_one_answers(engine: Engine) -> None:
+    async with listening() as gone, listening() as far:
+        tls = plan(Role.CLIENT, US, verifier(Role.SERVER, OURS))
+        gone.close()
+        candidates = (
+            Candidate("first", (gone.address,)),
+            Candidate("second", (far.address,)),
+        )
+        there = Route("db", candidates, tls, Timeouts())
+        door = RecordingDoor(Direction.OUTBOUND, there)
+        async with open_door(engine, door) as address:
+            await Stream.connect(address)
+            await answer(far)
+            assert (await door.connection()).endpoint == "second"
+    (first, why), (second, none) = door.attempts
+    assert (first, second, none) == ("first", "second", None)
+    assert why == Refusal(
+        Outcome.CONNECT_FAILED,
+        f"connection refused by {gone.address}: is the application running?",
+    )
