@@ -101,7 +101,8 @@ class Domain:
         times = [_renewal(issue.svid) for issue in self._current.values()]
         times += [end for signer in self._retired if (end := self._last_expiry(signer))]
         times += [one.renew_at for one in self._lists]
-        return min(*times, self._next[1] if self._next else self._active.half_life)
+        times.append(self._next[1] if self._next else self._active.half_life)
+        return min(times)
 
     @property
     def _ttl(self) -> timedelta:

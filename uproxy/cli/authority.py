@@ -20,6 +20,9 @@ from uproxy.errors import ConfigError, UproxyError, UsageError
 
 _LOOK_EVERY_S = 0.5
 
+_Stamp = tuple[int, int, int] | None
+"""What changes when the file does; None while it isn't there."""
+
 _BANNER = """\
 uproxy authority: FOR DEVELOPMENT AND TESTS ONLY. It vouches for whoever its file names;
 keys live in this process's memory and are gone with it.
@@ -36,49 +39,35 @@ def run(args: argparse.Namespace) -> int:
     level = (args.log_level or "info").upper()
     logging.basicConfig(stream=sys.stderr, level=level, format="uproxy authority: %(message)s")
     path = Path(args.config)
-    return asyncio.run(_serve(path, _read(path)))
+    # looked at before it is read: a change in between is seen
+    stamp = _stamp(path)
+    return asyncio.run(_serve(path, stamp, _read(path)))
 
 
-async def _serve(path: Path, definition: Definition) -> int:
-    stop, look, rotate = asyncio.Event(), asyncio.Event(), asyncio.Event()
+async def _serve(path: Path, stamp: _Stamp, definition: Definition) -> int:
+    stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number, event in {
-        signal.SIGTERM: stop,
-        signal.SIGINT: stop,
-        signal.SIGHUP: look,
-        signal.SIGUSR1: rotate,
-    }.items():
-        loop.add_signal_handler(number, event.set)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
     async with Authority(definition) as authority:
         print(_BANNER, file=sys.stderr)
         width = max(len(name) for name in authority.endpoints)
         for name, endpoint in authority.endpoints.items():
             print(f"{name:{width}}  {endpoint}", flush=True)
-        await _follow(authority, path, stop, look, rotate)
+        loop.add_signal_handler(signal.SIGUSR1, _rotate, authority)
+        loop.add_signal_handler(signal.SIGHUP, _reload, authority, path)
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _LOOK_EVERY_S)
+            if (now := _stamp(path)) != stamp:
+                stamp = now
+                _reload(authority, path)
     return 0
 
 
-async def _follow(
-    authority: Authority,
-    path: Path,
-    stop: asyncio.Event,
-    look: asyncio.Event,
-    rotate: asyncio.Event,
-) -> None:
-    """Act on signals and on changes of the file until `stop`."""
-    seen = _stamp(path)
-    while not stop.is_set():
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), _LOOK_EVERY_S)
-        if rotate.is_set():
-            rotate.clear()
-            authority.rotate_ca()
-            print("uproxy authority: new CAs are published and sign in a moment", file=sys.stderr)
-        stamp = _stamp(path)
-        if look.is_set() or stamp != seen:
-            look.clear()
-            seen = stamp
-            _reload(authority, path)
+def _rotate(authority: Authority) -> None:
+    authority.rotate_ca()
+    print("uproxy authority: new CAs are published and sign in a moment", file=sys.stderr)
 
 
 def _reload(authority: Authority, path: Path) -> None:
@@ -102,7 +91,7 @@ def _read(path: Path) -> Definition:
     return parse_definition(text)
 
 
-def _stamp(path: Path) -> tuple[int, int, int] | None:
+def _stamp(path: Path) -> _Stamp:
     try:
         found = os.stat(path)
     except OSError:
