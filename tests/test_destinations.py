@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from uproxy.config.settings import DestinationSettings, IdentitySettings, InboundSettings, Settings
 from uproxy.contract import Candidate
-from uproxy.destinations import Destination, Destinations
+from uproxy.destinations import Destination, Destinations, EndpointStatus
 from uproxy.model import Address, Direction, TcpAddress, Transport, UnixAddress
 
 A, B, C = (TcpAddress(f"10.0.0.{n}", 5432) for n in (1, 2, 3))
@@ -37,7 +37,7 @@ def test_the_endpoint_with_the_fewest_connections_comes_first() -> None:
 
 def test_a_failing_address_is_passed_over_for_a_while() -> None:
     destination = Destination((A, B))
-    destination.failed(A, now=100.0)
+    destination.failed(A, now=100.0, reason="refused")
     assert firsts(destination.candidates(100.9)) == [B]
     assert A in firsts(destination.candidates(101.0))
 
@@ -45,26 +45,26 @@ def test_a_failing_address_is_passed_over_for_a_while() -> None:
 def test_the_while_doubles_up_to_half_a_minute_and_one_success_forgets_it() -> None:
     destination, now = Destination((A, B)), 0.0
     for pause in (1, 2, 4, 8, 16, 30, 30):
-        destination.failed(A, now)
+        destination.failed(A, now, "refused")
         assert destination.failing(A, now + pause - 0.1)
         now += pause
         assert not destination.failing(A, now)
     opened(destination, A)
-    destination.failed(A, now)
+    destination.failed(A, now, "refused")
     assert not destination.failing(A, now + 1.0)
 
 
 def test_failures_of_connections_that_were_already_under_way_count_once() -> None:
     destination = Destination((A, B))
     for _ in range(50):
-        destination.failed(A, now=0.5)
+        destination.failed(A, now=0.5, reason="refused")
     assert not destination.failing(A, 1.5)
 
 
 def test_when_all_fail_all_are_tried_anyway() -> None:
     destination = Destination((A, B))
-    destination.failed(A, 0.0)
-    destination.failed(B, 0.0)
+    destination.failed(A, 0.0, "refused")
+    destination.failed(B, 0.0, "refused")
     assert sorted(map(str, firsts(destination.candidates(0.1)))) == [str(A), str(B)]
 
 
@@ -100,7 +100,7 @@ def test_a_race_is_between_the_families_of_one_name_only() -> None:
 def test_a_failing_address_doesn_t_race_either() -> None:
     destination = Destination((NAME,))
     destination.resolved(NAME, (A6, A))
-    destination.failed(A6, 0.0)
+    destination.failed(A6, 0.0, "refused")
     assert [candidate.addresses for candidate in destination.candidates(0.5)] == [(A,)]
 
 
@@ -177,3 +177,15 @@ def test_a_door_and_a_destination_of_the_same_name_are_apart() -> None:
     assert destinations[Direction.INBOUND, "db"].candidates(0.0) == ()
     destinations.resolved(NAME, (A,))
     assert firsts(destinations[Direction.INBOUND, "db"].candidates(0.0)) == [A]
+
+
+def test_operators_see_every_endpoint_and_why_it_fails() -> None:
+    destination = Destination((NAME, C))
+    destination.resolved(NAME, (A,))
+    opened(destination, C)
+    destination.failed(A, 10.0, "refused")
+    assert destination.status(10.5) == (
+        EndpointStatus(A, NAME, 0, True, "refused"),
+        EndpointStatus(C, C, 1, False, None),
+    )
+    assert not destination.status(11.0)[0].passed_over

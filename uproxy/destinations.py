@@ -20,6 +20,21 @@ FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 30.0
 """How long a failing address is passed over: doubling from the first to the longest."""
 
+
+@dataclass(frozen=True, slots=True)
+class EndpointStatus:
+    """One listed endpoint, for operators."""
+
+    address: Address
+    """Literal."""
+    name: Address
+    """As configured: the name it was resolved from, or the address itself."""
+    connections: int
+    passed_over: bool
+    reason: str | None
+    """Why the last attempt failed; None if it didn't."""
+
+
 Key = tuple[Direction, str]
 """A destination's name, or an inbound door's, and which of the two it is."""
 
@@ -32,6 +47,8 @@ class _Endpoint:
     failures: int = 0
     """In a row."""
     passed_over_until: float = 0.0
+    reason: str | None = None
+    """Why the last attempt failed."""
 
 
 class Destination:
@@ -94,13 +111,27 @@ class Destination:
             for address in ranked
         )
 
-    def failed(self, address: Address, now: float) -> None:
+    def status(self, now: float) -> tuple[EndpointStatus, ...]:
+        """Every listed endpoint, in the order of the configuration."""
+        return tuple(
+            EndpointStatus(
+                address=address,
+                name=name,
+                connections=self._load(address),
+                passed_over=self.failing(address, now),
+                reason=self._endpoints[address].reason if address in self._endpoints else None,
+            )
+            for address, name in self._listed()
+        )
+
+    def failed(self, address: Address, now: float, reason: str) -> None:
         """An attempt failed.  While passed over, further failures say nothing new."""
         endpoint = self._endpoints.setdefault(address, _Endpoint())
         if now < endpoint.passed_over_until:
             return
         pause = min(FIRST_BACKOFF_S * 2.0 ** min(endpoint.failures, 10), LONGEST_BACKOFF_S)
         endpoint.failures += 1
+        endpoint.reason = reason
         endpoint.passed_over_until = now + pause
 
     def opened(self, tried: tuple[Candidate, ...], dialled: Address, now: float) -> None:
@@ -110,10 +141,11 @@ class Destination:
         endpoint.connections += 1
         endpoint.failures = 0
         endpoint.passed_over_until = 0.0
+        endpoint.reason = None
         for candidate in tried:
             if candidate.addresses[0] == dialled:
                 return
-            self.failed(candidate.addresses[0], now)
+            self.failed(candidate.addresses[0], now, "another address answered first")
             if dialled in candidate.addresses:
                 return
 

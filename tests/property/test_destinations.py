@@ -69,7 +69,7 @@ class DestinationMachine(RuleBasedStateMachine):
 
     @rule(address=st.sampled_from(RECORDS))
     def fail(self, address: TcpAddress) -> None:
-        self.destination.failed(address, self.now)
+        self.destination.failed(address, self.now, "refused")
         self.failed_at[address] = self.now
 
     @precondition(lambda self: self.open.total() > 0)

@@ -1,0 +1,6 @@
+"""The connections that are open, and whether they may stay open."""
+
+from uproxy.connections.judging import InForce, Party, Shown, caller_of
+from uproxy.connections.registry import Connections, Denial, OpenConnection
+
+__all__ = ["Connections", "Denial", "InForce", "OpenConnection", "Party", "Shown", "caller_of"]

@@ -1,0 +1,124 @@
+"""An inbound door: other workloads come in here, and reach the application if they may.
+
+    accepted → handshaking: `tls` → authorized: `admit` → connecting to the application
+             → relaying: `opened` → closed: `closed`
+
+One object per door and configuration; a reload makes a new one, open connections stay with
+theirs.  It decides and reports; bytes are the engine's.
+"""
+
+from __future__ import annotations
+
+from uproxy.config.settings import InboundSettings, Settings
+from uproxy.connections import Party, Shown, caller_of
+from uproxy.contract import Arrival, Candidate, Connection, Ending, Refusal, Route, TlsPlan
+from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts, Transport
+from uproxy.policy import Decision, Target
+from uproxy.proxy.handshakes import Handshakes, Terms
+from uproxy.proxy.proxyprotocol import preface
+from uproxy.proxy.services import Reports, Services
+
+
+class InboundDoor:
+    """Satisfies `contract.Door`."""
+
+    def __init__(self, door: InboundSettings, settings: Settings, services: Services) -> None:
+        """`services.destinations` must know `settings` already."""
+        self._door = door
+        self._timeouts = settings.timeouts
+        self._services = services
+        self._target = _target(door)
+        self._application = services.destinations[Direction.INBOUND, door.name]
+        self._reports = Reports(services, self._application)
+        terms = Terms(Role.SERVER, settings.tls, door.alpn)
+        self._handshakes = Handshakes(terms, services.wall_clock)
+
+    @property
+    def name(self) -> str:
+        """As configured, or the listen address."""
+        return self._door.name
+
+    @property
+    def direction(self) -> Direction:
+        """Inbound."""
+        return Direction.INBOUND
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """The configuration's."""
+        return self._timeouts
+
+    def tls(self) -> TlsPlan | Refusal | None:
+        """Our SVID of this moment and the verifier of this moment's bundles."""
+        if self._door.transport is Transport.PLAINTEXT:
+            return None
+        handshake = self._handshakes.now(self._services.connections.in_force)
+        return handshake if isinstance(handshake, Refusal) else handshake.plan
+
+    def admit(self, arrival: Arrival) -> Route | Refusal:
+        """Authorize the caller, then show the way to the application."""
+        decision = self._services.connections.in_force.policy.decide(
+            caller_of(arrival), self._target
+        )
+        self._count(decision)
+        if not decision.allowed:
+            return Refusal(Outcome.DENIED, decision.reason, decision.rule)
+        candidates = self._application.candidates(self._services.monotonic())
+        if not candidates:
+            return Refusal(Outcome.CONNECT_FAILED, f"{self._door.to} has not been resolved yet")
+        self._services.connections.admitted(self._party(), arrival)
+        return Route(
+            destination=self.name,
+            candidates=candidates,
+            tls=None,
+            timeouts=self._timeouts,
+            rule=decision.rule,
+            preface=b"" if self._door.proxy_protocol is None else preface(arrival),
+        )
+
+    def attempted(
+        self,
+        route: Route,  # noqa: ARG002  the contract's
+        candidate: Candidate,
+        failure: Refusal | None,
+    ) -> None:
+        """An address of the application that fails is passed over for a while."""
+        self._reports.attempted(candidate, failure)
+
+    def opened(self, connection: Connection) -> None:
+        """Both sides are ready."""
+        self._reports.opened(connection)
+
+    def closed(self, connection: Connection, ending: Ending) -> None:
+        """It has ended, whether it was let in or not."""
+        self._reports.closed(self._party(), connection, ending)
+
+    def _count(self, decision: Decision) -> None:
+        metrics = self._services.metrics
+        metrics.decided(decision.rule, decision.allowed)
+        for match in decision.shadow:
+            metrics.decided(match.rule, match.action == "allow", mode="shadow")
+
+    def _party(self) -> Party:
+        return Party(
+            direction=Direction.INBOUND,
+            door=self.name,
+            transport=self._door.transport,
+            ours=self._shown(),
+            target=self._target,
+            port=self._target.port,
+        )
+
+    def _shown(self) -> Shown | None:
+        if self._door.transport is Transport.PLAINTEXT:
+            return None
+        handshake = self._handshakes.now(self._services.connections.in_force)
+        return None if isinstance(handshake, Refusal) else handshake.ours
+
+
+def _target(door: InboundSettings) -> Target:
+    """What rules see; an application named by a name has no address that could be judged."""
+    to: Address = door.to
+    if isinstance(to, TcpAddress):
+        return Target(to.port, to.ip, door.name)
+    return Target(None, None, door.name)

@@ -1,0 +1,57 @@
+"""What every door works with, and what every door reports alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from time import monotonic
+
+from uproxy.connections import Connections, Party
+from uproxy.contract import Candidate, Connection, Ending, Refusal
+from uproxy.destinations import Destination, Destinations
+from uproxy.metrics import Metrics
+
+
+def utc_now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What every door works with."""
+
+    connections: Connections
+    destinations: Destinations
+    metrics: Metrics
+    wall_clock: Callable[[], datetime] = utc_now
+    monotonic: Callable[[], float] = monotonic
+    """Seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """Tells the registry, and the `endpoints` that a door dials, what became of a connection."""
+
+    services: Services
+    endpoints: Destination
+
+    def attempted(self, candidate: Candidate, failure: Refusal | None) -> None:
+        """An endpoint that failed is passed over for a while."""
+        if failure is not None:
+            now = self.services.monotonic()
+            self.endpoints.failed(candidate.addresses[0], now, failure.reason)
+
+    def opened(self, connection: Connection) -> None:
+        """It is connected."""
+        route, dialled = connection.route, connection.dialled
+        if route is not None and dialled is not None:
+            self.endpoints.opened(route.candidates, dialled, self.services.monotonic())
+        self.services.connections.opened(connection)
+
+    def closed(self, party: Party, connection: Connection, ending: Ending) -> None:
+        """It has ended; `party` is for one that was never admitted."""
+        was_open = self.services.connections.closed(party, connection, ending)
+        if was_open and connection.dialled is not None:
+            self.endpoints.closed(connection.dialled)
