@@ -116,3 +116,12 @@ def test_the_newest_crl_speaks_for_its_issuer() -> None:
 def test_an_issuer_without_a_crl_has_revoked_nothing() -> None:
     assert newest_revocations(CA.root, ()) is None
     assert newest_revocations(CA.root, (Authority("other.test").crl(),)) is None
+
+
+def test_a_crl_whose_issuer_can_not_be_read_is_refused() -> None:
+    good = CA.crl().public_bytes(Encoding.DER)
+    start = good.index(b"CA of ") - 2
+    bit_string, not_utf8 = b"\x03", b"\xff"
+    for at, damage in ((start, bit_string), (start + 2, not_utf8)):
+        with pytest.raises(BundleError, match="a CRL can't be read"):
+            parse_crls(good[:at] + damage + good[at + 1 :])

@@ -78,3 +78,20 @@ def test_a_flood_of_begin_lines_is_refused_in_one_pass() -> None:
     flood = b"-----BEGIN CERTIFICATE-----\n" * 35_000
     with pytest.raises(BundleError, match="damaged"):
         encoding.certificates(flood)
+
+
+def test_a_certificate_of_an_unknown_version_is_an_error() -> None:
+    version = b"\xa0\x03\x02\x01"
+    for number in (0, 1, 3):
+        data = ISSUED.der[0].replace(version + b"\x02", version + bytes([number]), 1)
+        with pytest.raises(BundleError, match="can't be read"):
+            encoding.certificate(data)
+
+
+@pytest.mark.parametrize("tag", [0xA3, 0xA5], ids=["x400Address", "ediPartyName"])
+def test_a_name_of_a_kind_nobody_uses_is_an_error(tag: int) -> None:
+    issued = CA.issue(emails=("somebody@example.org",)).der[0]
+    start = issued.index(b"somebody@") - 2
+    assert issued[start] == 0x81
+    with pytest.raises(BundleError, match="can't be read"):
+        encoding.certificate(issued[:start] + bytes([tag]) + issued[start + 1 :])

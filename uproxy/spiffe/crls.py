@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from uproxy.errors import BundleError
+from uproxy.spiffe.encoding import UNREADABLE, first_line
 
 _UNDERSTOOD = (x509.AuthorityKeyIdentifier, x509.CRLNumber, x509.AuthorityInformationAccess)
 
@@ -36,14 +37,17 @@ def check_usable(crl: x509.CertificateRevocationList) -> None:
         BundleError: delta, indirect or partial; no nextUpdate; an unknown critical extension.
     """
     try:
+        # cryptography reads lazily: what is damaged shall show now, not in a handshake
+        _ = crl.issuer, crl.last_update_utc
         extensions = [*crl.extensions]
         for entry in crl:
             _check_entry(entry)
-    except (ValueError, x509.DuplicateExtension) as error:
-        raise BundleError(f"a CRL can't be read: {error}") from error
+        next_update = crl.next_update_utc
+    except UNREADABLE as error:
+        raise BundleError(f"a CRL can't be read: {first_line(error)}") from error
     for extension in extensions:
         _check_extension(extension)
-    if crl.next_update_utc is None:
+    if next_update is None:
         raise BundleError("a CRL has no nextUpdate, so nobody could tell that it is stale")
 
 
@@ -83,6 +87,7 @@ def _check_extension(extension: x509.Extension[x509.ExtensionType]) -> None:
 
 
 def _check_entry(entry: x509.RevokedCertificate) -> None:
+    _ = entry.serial_number
     for extension in entry.extensions:
         match extension.value:
             case x509.CertificateIssuer():

@@ -20,7 +20,11 @@ from uproxy.errors import BundleError
 MAX_BYTES = 1 << 20
 """The largest bundle, chain or CRL read: some thousand certificates, or 25,000 revocations."""
 
-_DAMAGED = (ValueError, TypeError, x509.InvalidVersion)
+UNREADABLE = (
+    ValueError, TypeError, UnsupportedAlgorithm,
+    x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType,
+)  # fmt: skip
+"""What cryptography raises, sooner or later, about damaged certificates and CRLs."""
 
 # the body has no hyphen, so that a flood of BEGIN lines costs one pass
 _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----([^-]*)-----END \1-----")
@@ -50,8 +54,8 @@ def certificate(data: bytes) -> x509.Certificate:
         # cryptography reads lazily: what is damaged shall show now, not in a handshake
         parsed.public_key()
         _ = parsed.extensions, parsed.subject, parsed.issuer
-    except (*_DAMAGED, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
-        raise BundleError(f"a certificate can't be read: {_first_line(error)}") from error
+    except UNREADABLE as error:
+        raise BundleError(f"a certificate can't be read: {first_line(error)}") from error
     return parsed
 
 
@@ -71,8 +75,8 @@ def revocation_lists(data: bytes) -> tuple[x509.CertificateRevocationList, ...]:
         raise BundleError("it holds no CRL")
     try:
         return tuple(x509.load_der_x509_crl(block) for block in blocks)
-    except _DAMAGED as error:
-        raise BundleError(f"a CRL can't be read: {_first_line(error)}") from error
+    except UNREADABLE as error:
+        raise BundleError(f"a CRL can't be read: {first_line(error)}") from error
 
 
 def split_der(data: bytes) -> tuple[bytes, ...]:
@@ -88,6 +92,11 @@ def split_der(data: bytes) -> tuple[bytes, ...]:
         elements.append(data[start:end])
         start = end
     return tuple(elements)
+
+
+def first_line(error: Exception) -> str:
+    """What a library says, short enough for a message of ours."""
+    return str(error).partition("\n")[0]
 
 
 def _elements(data: bytes, label: bytes) -> tuple[bytes, ...]:
@@ -126,7 +135,3 @@ def _element_end(data: bytes, start: int) -> int:
     if body + length > len(data):
         raise BundleError("a DER element is cut off")
     return body + length
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
