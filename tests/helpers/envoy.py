@@ -47,7 +47,7 @@ class _Envoy(Process):
         config = folder / f"envoy-{name}-{self.port}.json"
         config.write_text(json.dumps(bootstrap, indent=1))
         super().__init__(
-            [_binary(), "-c", config, "--use-dynamic-base-id", "--concurrency", "1",
+            [_binary(), "-c", config, "--disable-hot-restart", "--concurrency", "1",
              "--log-level", "info"],
             config.with_suffix(".log"),
         )  # fmt: skip
