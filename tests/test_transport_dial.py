@@ -1,0 +1,141 @@
+"""Reaching the far side: racing addresses, deadlines, and why it failed."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import engines
+from tests.helpers.engines import RecordingDoor, open_door, route
+from tests.helpers.ports import free_port
+from tests.helpers.streams import Stream, listening
+from tests.helpers.waiting import eventually
+from uproxy.contract import Candidate, Engine, Route
+from uproxy.lifecycle import State
+from uproxy.model import Address, Direction, Outcome, TcpAddress, Timeouts, UnixAddress
+from uproxy.transport.twin.dial import HEAD_START
+
+engine = engines.engine
+
+
+class FullQueue:
+    """A listener whose queue is full: a dial to it gets no answer."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+        self.address = TcpAddress(*self._listener.getsockname())
+        self._fillers = []
+        for _ in range(4):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(self._listener.getsockname())
+            self._fillers.append(filler)
+
+    def close(self) -> None:
+        for opened in (self._listener, *self._fillers):
+            opened.close()
+
+
+def to(*addresses: Address, connect: float = 5.0) -> RecordingDoor:
+    there = Route("db", (Candidate("db:5432", addresses),), None, Timeouts(connect=connect))
+    return RecordingDoor(Direction.OUTBOUND, there)
+
+
+async def test_a_dead_first_address_costs_the_head_start_only(engine: Engine) -> None:
+    dead = FullQueue()
+    async with listening() as far, open_door(engine, door := to(dead.address, far.address)) as here:
+        before = time.monotonic()
+        await Stream.connect(here)
+        connection = await door.connection()
+        assert connection.dialled == far.address
+        assert connection.endpoint == "db:5432"
+        assert time.monotonic() - before >= HEAD_START
+    dead.close()
+    assert door.attempts == [("db:5432", None)]
+
+
+async def test_a_refusing_first_address_costs_nothing(engine: Engine) -> None:
+    refusing = TcpAddress("127.0.0.1", free_port())
+    async with listening() as far, open_door(engine, door := to(refusing, far.address)) as address:
+        await Stream.connect(address)
+        assert (await door.connection()).dialled == far.address
+
+
+async def test_the_preferred_address_wins_when_it_answers_in_time(engine: Engine) -> None:
+    async with listening() as first, listening() as second:
+        door = to(first.address, second.address)
+        async with open_door(engine, door) as address:
+            await Stream.connect(address)
+            assert (await door.connection()).dialled == first.address
+            await first.accept()
+            with pytest.raises(BlockingIOError):
+                second.socket.accept()
+
+
+async def test_a_dial_without_an_answer_has_a_deadline(engine: Engine) -> None:
+    dead = FullQueue()
+    async with open_door(engine, door := to(dead.address, connect=0.2)) as address:
+        assert await (await Stream.connect(address)).is_reset()
+        ending = await door.ending()
+    dead.close()
+    assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.CONNECTING)
+    assert ending.reason is not None
+    assert ending.reason.startswith(f"no answer from {dead.address} in 0.2 s")
+
+
+async def test_every_address_refusing_says_why_for_each(engine: Engine) -> None:
+    first, second = (TcpAddress("127.0.0.1", free_port()) for _ in range(2))
+    async with open_door(engine, door := to(first, second)) as address:
+        assert await (await Stream.connect(address)).is_reset()
+        ending = await door.ending()
+    assert ending.outcome is Outcome.CONNECT_FAILED
+    assert ending.reason == "; ".join(
+        f"connection refused by {address}: is the application running?"
+        for address in (first, second)
+    )
+
+
+async def test_a_missing_unix_socket_is_named(engine: Engine, tmp_path: Path) -> None:
+    where = UnixAddress(f"{tmp_path}/gone.sock")
+    async with open_door(engine, door := to(where)) as address:
+        assert await (await Stream.connect(address)).is_reset()
+        ending = await door.ending()
+    assert ending.reason == f"no socket at {where}: is the application running?"
+
+
+async def test_a_full_queue_of_a_unix_socket_is_waited_for(engine: Engine, tmp_path: Path) -> None:
+    path = f"{tmp_path}/busy.sock"
+    with socket.socket(socket.AF_UNIX) as busy, socket.socket(socket.AF_UNIX) as filler:
+        busy.bind(path)
+        busy.listen(0)
+        filler.connect(path)
+        async with open_door(engine, door := to(UnixAddress(path))) as address:
+            await Stream.connect(address)
+            await asyncio.sleep(0.05)
+            assert not door.opened_
+            busy.accept()[0].close()
+            await door.connection()
+
+
+async def test_a_route_without_candidates_fails_to_connect(engine: Engine) -> None:
+    door = RecordingDoor(Direction.OUTBOUND, route())
+    async with open_door(engine, door) as address:
+        assert await (await Stream.connect(address)).is_reset()
+        ending = await door.ending()
+    assert (ending.outcome, ending.state) == (Outcome.CONNECT_FAILED, State.CONNECTING)
+    assert ending.reason == "there has no address to try"
+
+
+async def test_closing_while_dialling_ends_the_dial(engine: Engine) -> None:
+    dead = FullQueue()
+    async with open_door(engine, door := to(dead.address, dead.address)) as address:
+        near = await Stream.connect(address)
+        await eventually(lambda: door.arrivals, "an arrival")
+        await engine.stop()
+        assert await near.is_reset()
+        assert (await door.ending()).outcome is Outcome.DRAINED
+    dead.close()

@@ -1,0 +1,264 @@
+"""Who comes in, who waits, who is sent away: limits, and a listener short of descriptors."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from OpenSSL import SSL
+
+from tests.helpers import engines
+from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
+from tests.helpers.pki import Authority
+from tests.helpers.streams import Stream, listening
+from tests.helpers.tls_streams import TlsStream
+from tests.helpers.waiting import eventually
+from uproxy.contract import Engine, Refusal
+from uproxy.lifecycle import State
+from uproxy.model import Direction, Limits, Outcome, Role, TcpAddress, Timeouts, UnixAddress
+from uproxy.transport.twin.gate import Gate
+from uproxy.transport.twin.hello import MAX_HELLO, is_complete
+
+engine = engines.engine
+
+OURS = Authority("example.org")
+US = OURS.issue("/ns/shop/sa/orders")
+PEER = OURS.issue("/ns/web/sa/frontend")
+NO = Refusal(Outcome.DENIED, "no")
+
+
+def tls_door(**timeouts: float) -> RecordingDoor:
+    ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
+    return RecordingDoor(Direction.INBOUND, NO, ours, Timeouts(**timeouts))
+
+
+def client_hello() -> bytes:
+    client = TlsStream(Stream(socket.socket()), PEER)
+    with pytest.raises(SSL.WantReadError):
+        client.tls.do_handshake()
+    client.stream.close()
+    return client.pending()
+
+
+async def test_a_full_engine_refuses_with_a_reset_and_counts(engine: Engine) -> None:
+    engine.set_limits(Limits(connections=2))
+    async with listening() as far:
+        door = RecordingDoor(Direction.OUTBOUND, route(far.address))
+        async with open_door(engine, door) as address:
+            kept = [await Stream.connect(address) for _ in range(2)]
+            await door.connection(2)
+            assert await (await Stream.connect(address)).is_reset()
+            ending = await door.ending()
+            assert (ending.outcome, ending.state) == (Outcome.LIMIT, State.ACCEPTED)
+            assert ending.reason == "2 connections are open (limits.connections)"
+            assert engine.refused()["connections"] == 1
+            kept[0].reset()
+            await door.ending(2)
+            await Stream.connect(address)
+            await door.connection(3)
+
+
+async def test_when_full_the_oldest_silent_connection_makes_room(engine: Engine) -> None:
+    engine.set_limits(Limits(connections=3))
+    door = tls_door(handshake=30.0)
+    async with open_door(engine, door) as address:
+        silent = []
+        for index in range(3):
+            stream = await Stream.connect(address)
+            await stream.say(client_hello()[: 10 * index])  # begun is still silent
+            silent.append(stream)
+        peer = TlsStream(await Stream.connect(address), PEER)
+        await peer.shake()
+        assert await silent[0].is_reset()
+        first = door.endings[0]
+        assert first[1].outcome is Outcome.LIMIT
+        assert first[1].state is State.HANDSHAKING_NEAR
+        await eventually(lambda: door.arrivals, "the handshake's other end")
+        assert engine.refused()["connections"] == 1
+
+
+async def test_a_handshake_takes_its_slot_with_its_complete_hello(engine: Engine) -> None:
+    engine.set_limits(Limits(handshakes_in_flight=1))
+    door = tls_door(handshake=30.0)
+    hello = client_hello()
+    async with open_door(engine, door) as address:
+        trickling = [await Stream.connect(address) for _ in range(5)]
+        for stream in trickling:
+            await stream.say(hello[:-1])
+        in_flight = await Stream.connect(address)
+        await in_flight.say(hello)
+        assert await in_flight.hear()  # the server's flight: it has the slot now
+        refused = await Stream.connect(address)
+        await refused.say(hello)
+        assert await refused.is_reset()
+        ending = await door.ending()
+        assert ending.outcome is Outcome.LIMIT
+        assert engine.refused()["handshakes_in_flight"] == 1
+        in_flight.reset()
+        await door.ending(2)
+        await trickling[0].say(hello[-1:])
+        assert await trickling[0].hear()
+
+
+async def test_a_source_may_have_so_many_connections(engine: Engine) -> None:
+    engine.set_limits(Limits(per_source_connections=1))
+    async with listening() as far:
+        door = RecordingDoor(Direction.OUTBOUND, route(far.address))
+        async with open_door(engine, door) as address:
+            first = await Stream.connect(address)
+            await door.connection()
+            assert await (await Stream.connect(address)).is_reset()
+            assert (await door.ending()).outcome is Outcome.LIMIT
+            assert engine.refused()["per_source_connections"] == 1
+            first.reset()
+            await door.ending(2)
+            await Stream.connect(address)
+            await door.connection(2)
+
+
+async def test_unix_callers_have_no_address_to_be_counted_by(
+    engine: Engine, tmp_path: object
+) -> None:
+    engine.set_limits(Limits(per_source_connections=1))
+    async with listening() as far:
+        door = RecordingDoor(Direction.OUTBOUND, route(far.address))
+        async with open_door(engine, door, UnixAddress(f"{tmp_path}/door.sock")) as address:
+            for _ in range(3):
+                await Stream.connect(address)
+            await door.connection(3)
+
+
+@contextmanager
+def no_descriptor_left() -> Iterator[None]:
+    """Lower the limit to what is in use: each new one is EMFILE."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    probe = os.dup(0)
+    os.close(probe)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (probe, hard))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            os.dup(0)
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_accepting_survives_a_shortage_of_descriptors_without_spinning(
+    engine: Engine, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with listening() as far:
+        door = RecordingDoor(Direction.OUTBOUND, route(far.address))
+        async with open_door(engine, door) as address:
+            waiting = socket.socket()
+            waiting.setblocking(False)
+            with no_descriptor_left():
+                stream = Stream(waiting)
+                assert isinstance(address, TcpAddress)
+                await asyncio.get_running_loop().sock_connect(waiting, (address.host, address.port))
+                await eventually(lambda: engine.refused()["descriptors"] >= 2, "a shortage")
+                assert engine.refused()["descriptors"] < 10
+                assert not door.opened_
+            await door.connection()
+            there = await far.accept()
+            await stream.say(b"patient")
+            assert await there.hear() == b"patient"
+    assert "raise LimitNOFILE" in caplog.text
+
+
+async def test_a_shortage_while_dialling_fails_the_connection_not_the_engine(
+    engine: Engine,
+) -> None:
+    async with listening() as far:
+        holes: list[int] = []
+
+        def fill(_arrival: object) -> object:
+            with pytest.raises(OSError, match="Too many open files"):
+                while True:
+                    holes.append(os.dup(0))
+            return there
+
+        there = route(far.address)
+        door = RecordingDoor(Direction.OUTBOUND, fill)  # type: ignore[arg-type]  # one of two
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        async with open_door(engine, door) as address:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+            try:
+                near = await Stream.connect(address)
+                assert await near.is_reset()
+                ending = await door.ending()
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                for hole in holes:
+                    os.close(hole)
+            door.answer = there
+            await Stream.connect(address)
+            await door.connection()
+    assert ending.outcome is Outcome.CONNECT_FAILED
+    assert ending.reason == f"no descriptor left to connect to {far.address}: raise LimitNOFILE"
+
+
+# The pure parts.
+
+
+def test_a_hello_is_complete_with_its_last_byte_and_not_before() -> None:
+    hello = client_hello()
+    assert [size for size in range(len(hello) + 1) if is_complete(hello[:size])] == [len(hello)]
+
+
+def test_a_hello_may_come_in_several_records() -> None:
+    hello = client_hello()[5:]
+    records = b"".join(
+        b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part
+        for part in (hello[:1], hello[1:3], hello[3:100], hello[100:])
+    )
+    assert is_complete(records)
+    assert not any(is_complete(records[:size]) for size in range(len(records)))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        pytest.param(b"GET / HTTP/1.1", id="HTTP"),
+        pytest.param(b"\x15\x03\x03\x00\x02\x02\x28", id="an alert"),
+        pytest.param(b"\x16\x03\x01\x00\x05\x02\x00\x00\x00\x00", id="another message"),
+        pytest.param(b"\x16\x03\x01\x00\x00", id="an empty record"),
+        pytest.param(b"\x16\x03\x01\x40\x00\x01\xff\xff\xff" + bytes(MAX_HELLO), id="endless"),
+    ],
+)
+def test_what_cannot_become_a_hello_is_openssls_to_judge(said: bytes) -> None:
+    assert is_complete(said)
+
+
+class Somebody:
+    def __init__(self, host: str | None = None) -> None:
+        self.source_host = host
+        self.cut: Refusal | None = None
+
+    def close(self, refusal: Refusal) -> None:
+        self.cut = refusal
+
+
+def test_leaving_twice_is_leaving_once() -> None:
+    gate, guest = Gate(), Somebody("192.0.2.1")
+    gate.limits = Limits(connections=1, per_source_connections=1)
+    for _ in range(3):
+        gate.enter(guest)
+        gate.leave(guest)
+        gate.leave(guest)
+
+
+def test_a_silent_one_that_has_left_is_not_sent_away() -> None:
+    gate, gone, silent, late = Gate(), Somebody(), Somebody(), Somebody()
+    gate.limits = Limits(connections=2)
+    for guest in (gone, silent):
+        gate.enter(guest)
+        gate.waits(guest)
+    gate.leave(gone)
+    gate.enter(Somebody())
+    gate.enter(late)
+    assert (gone.cut is None, silent.cut is None) == (True, False)
