@@ -18,6 +18,7 @@ from uproxy.identity.files import FilesSource, load_once
 
 NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
 CA = Authority("example.org", now=NOW)
+FILES_LOG = "uproxy.identity.files"
 HOUR = timedelta(hours=1)
 
 
@@ -73,7 +74,7 @@ async def test_good_files_are_in_force_when_start_returns(folder: Folder) -> Non
     assert files.current.svid is not None
     assert files.current.svid.chain == issued.chain
     assert dict(files.current.bundles) == {"example.org": CA.bundle}
-    assert files.status["error"] is None
+    assert files.status["last_error"] is None
     assert files.status["warnings"] == []
     await files.stop()
 
@@ -133,9 +134,9 @@ async def test_a_torn_set_keeps_the_last_good_one_and_heals(folder: Folder) -> N
     files.reload()
     assert files.current.svid is not None
     assert files.current.svid.chain == first.chain
-    assert "not the one of the certificate" in str(files.status["error"])
+    assert "not the one of the certificate" in str(files.status["last_error"])
     folder.key(second)
-    await eventually(lambda: files.status["error"] is None, "the set to fit together")
+    await eventually(lambda: files.status["last_error"] is None, "the set to fit together")
     assert files.current.svid.chain == second.chain
     assert files.status["discarded_sets"] == 1
     await files.stop()
@@ -150,7 +151,7 @@ async def test_a_bad_bundle_keeps_the_last_good_set_with_its_generation(folder: 
     folder.bundle(b"damaged")
     files.reload()
     assert files.current is before
-    assert str(files.status["error"]).startswith(folder.settings.bundles["example.org"])
+    assert str(files.status["last_error"]).startswith(folder.settings.bundles["example.org"])
     await files.stop()
 
 
@@ -223,8 +224,43 @@ async def test_an_expired_replacement_does_not_push_out_a_valid_svid(folder: Fol
     files.reload()
     assert files.current.svid is not None
     assert files.current.svid.chain == first.chain
-    assert "expired" in str(files.status["error"])
+    assert "expired" in str(files.status["last_error"])
     await files.stop()
+
+
+async def test_other_files_can_be_named_while_running(folder: Folder, tmp_path: Path) -> None:
+    folder.issue(CA.issue())
+    other = Folder(tmp_path / "other")
+    files = source(folder)
+    await files.start()
+    before = files.current
+    files.reload(other.settings)
+    assert files.current is before
+    assert str(files.status["last_error"]).startswith(f"{tmp_path}/other/")
+    issued = other.issue(CA.issue())
+    await eventually(lambda: files.status["rotations"] == 1, "the other files")
+    assert files.current.svid is not None
+    assert files.current.svid.chain == issued.chain
+    await files.stop()
+
+
+async def test_an_error_and_a_warning_are_logged_once(
+    folder: Folder, caplog: pytest.LogCaptureFixture
+) -> None:
+    issued = folder.issue(CA.issue())
+    (folder.path / "svid.key").chmod(0o644)
+    files = source(folder)
+    await files.start()
+    files.reload()
+    folder.key(CA.issue())
+    files.reload()
+    files.reload()
+    folder.issue(issued)
+    files.reload()
+    await files.stop()
+    warning, error = (record.message for record in caplog.records if record.name == FILES_LOG)
+    assert "chmod 0600" in warning
+    assert "not the one of the certificate" in error
 
 
 async def test_after_stop_nothing_is_read_any_more(folder: Folder) -> None:

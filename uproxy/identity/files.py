@@ -9,6 +9,7 @@ local, so they are read on the event loop.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Mapping
 from datetime import datetime
@@ -18,6 +19,8 @@ from uproxy.errors import IdentityError
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.file_set import FileSet, read_files
 from uproxy.identity.source import Clock, SourceBase
+
+_LOG = logging.getLogger(__name__)
 
 _POLL_S = 1.0
 _HURRY_S = 0.1  # between looks while files don't fit: a renewer writes them one by one
@@ -42,9 +45,6 @@ class FilesSource(SourceBase):
     def __init__(self, settings: FilesIdentity, *, clock: Clock) -> None:
         super().__init__("files", "the identity's files have not been read yet", clock=clock)
         self._settings = settings
-        self._paths = (
-            settings.svid, settings.key, *settings.bundles.values(), *settings.crls,
-        )  # fmt: skip
         self._seen: _Fingerprint = ()
         self._error: str | None = None  # why the files in place are not in force
         self._in_force: FileSet | None = None  # the last set that was good
@@ -65,8 +65,10 @@ class FilesSource(SourceBase):
             self._timer = None
         await super().stop()
 
-    def reload(self) -> None:
-        """Read the files now, whether or not they seem changed (SIGHUP)."""
+    def reload(self, settings: FilesIdentity | None = None) -> None:
+        """Read the files now, whether or not they seem changed (SIGHUP); from now on those of
+        `settings`, if given.  What is not good doesn't replace what is in force."""
+        self._settings = settings or self._settings
         before = self._seen
         try:
             files = self._read()
@@ -74,8 +76,17 @@ class FilesSource(SourceBase):
             self._discard(str(error), is_new=self._seen != before)
             return
         self._error, self._hurried = None, 0
+        told = self._in_force.warnings if self._in_force else ()
+        for warning in files.warnings:
+            if warning not in told:
+                _LOG.warning("%s", warning)
         self._in_force = files
         self._replace(files.svid, "", files.bundles)
+
+    @property
+    def _paths(self) -> tuple[str, ...]:
+        settings = self._settings
+        return (settings.svid, settings.key, *settings.bundles.values(), *settings.crls)
 
     def _read(self) -> FileSet:
         """One set, read while nothing changed."""
@@ -89,6 +100,8 @@ class FilesSource(SourceBase):
         raise IdentityError(f"{self._settings.svid}: the identity's files keep changing")
 
     def _discard(self, error: str, *, is_new: bool) -> None:
+        if error != self._error:
+            _LOG.warning("%s", error)
         self._error = error
         if is_new:
             self._discarded += 1
@@ -110,7 +123,7 @@ class FilesSource(SourceBase):
     def _facts(self) -> Mapping[str, object]:
         return {
             "files": list(self._paths),
-            "error": self._error,
+            "last_error": self._error,
             "warnings": list(self._in_force.warnings) if self._in_force else [],
             "reads": self._reads,
             "discarded_sets": self._discarded,
