@@ -14,6 +14,7 @@ import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
+from typing import cast
 
 import h11
 
@@ -65,7 +66,9 @@ class AdminListener:
         self.surface = surface
         self.bounds = bounds
         self.names = frozenset({"localhost", socket.gethostname().lower()})
-        self.address = sockets.address_of(listener.getsockname(), _unix_name(listener))
+        name = listener.getsockname()
+        self.unix = UnixAddress(name if isinstance(name, str) else "")
+        self.address = sockets.address_of(name, self.unix)
         self._listener = listener
         self._server: asyncio.Server | None = None  # set while it accepts
         self._clients: dict[_Client, None] = {}  # open connections, longest silent first
@@ -137,9 +140,9 @@ class _Client(asyncio.Protocol):
         self._over = False  # no further request is looked at
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101  the loop's promise, for mypy
-        self._transport = transport
-        name = _unix_name(transport.get_extra_info("socket"))
+        # not isinstance: uvloop's transports are no subclasses
+        self._transport = cast("asyncio.Transport", transport)
+        name = self._listener.unix
         self._asker = Asker(
             peer=sockets.address_of(transport.get_extra_info("peername"), name),
             local=sockets.address_of(transport.get_extra_info("sockname"), name),
@@ -255,9 +258,3 @@ class _Client(asyncio.Protocol):
 
 def _announces_body(name: str, value: str) -> bool:
     return name == "transfer-encoding" or (name == "content-length" and int(value) > 0)
-
-
-def _unix_name(connection: socket.socket) -> UnixAddress:
-    """What stands for both ends of a unix connection."""
-    name = connection.getsockname()
-    return UnixAddress(name if isinstance(name, str) else "")
