@@ -1,0 +1,360 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import timedelta
+from ipaddress import ip_address
+
+import pytest
+
+from tests.helpers.connections import FakeConnection, arrival, ending
+from tests.helpers.pki import Authority, Issued
+from tests.helpers.waiting import eventually
+from tests.helpers.world import ANYBODY, World, credentials, peer, settings, with_crl
+from uproxy.config.settings import IdentitySettings, RuleFrom, RuleSettings
+from uproxy.connections import Party, Shown
+from uproxy.connections.registry import KEPT_DENIALS, SLICE
+from uproxy.contract import Refusal, TlsFacts
+from uproxy.lifecycle import State
+from uproxy.model import Direction, Outcome, Role, Transport
+from uproxy.policy import Target
+
+CA = Authority("example.org")
+PARTNER = Authority("partner.test")
+OURS = CA.issue("/ns/db/sa/orders")
+WEB = CA.issue("/ns/web/sa/frontend")
+CART = PARTNER.issue("/ns/shop/sa/cart")
+TARGET = Target(8080, ip_address("127.0.0.1"), "api")
+ON = RuleSettings("no-web", "deny", RuleFrom(namespaces=("web",)))
+FACTS = TlsFacts("TLSv1.3", "TLS_AES_128_GCM_SHA256", "X25519MLKEM768", 0.003)
+
+
+def party(direction: Direction = Direction.INBOUND, ours: Issued = OURS) -> Party:
+    target = TARGET if direction is Direction.INBOUND else None
+    return Party(direction, "api", Transport.MTLS, Shown.of(ours.svid), target, 8080)
+
+
+INBOUND = party()
+
+
+def plaintext() -> Party:
+    return Party(Direction.INBOUND, "api", Transport.PLAINTEXT, None, TARGET, 8080)
+
+
+def world(*rules: RuleSettings, **identity: str) -> World:
+    switches = IdentitySettings(**identity)  # type: ignore[arg-type]  # on_… only
+    believed = credentials(OURS, CA, PARTNER)
+    return World(settings(*(rules or (ANYBODY,)), identity=switches), believed, now=CA.now)
+
+
+def connect(
+    here: World,
+    who: Issued = WEB,
+    number: int = 1,
+    by: Authority = CA,
+    party: Party = INBOUND,
+) -> FakeConnection:
+    """Admitted and open."""
+    role = Role.CLIENT if party.direction is Direction.INBOUND else Role.SERVER
+    proven = peer(who, by, role)
+    inbound = party.direction is Direction.INBOUND
+    made = FakeConnection(arrival(proven if inbound else None, number=number), peer=proven)
+    made.tls = FACTS
+    here.connections.admitted(party, made.arrival)
+    here.connections.opened(made)
+    return made
+
+
+def close(here: World, connection: FakeConnection, outcome: Outcome = Outcome.CLOSED) -> bool:
+    end = ending(
+        outcome,
+        bytes_received=connection.bytes_received,
+        bytes_sent=connection.bytes_sent,
+    )
+    return here.connections.closed(party(), connection, end)
+
+
+@asynccontextmanager
+async def judging(here: World) -> AsyncIterator[World]:
+    await here.connections.start()
+    try:
+        yield here
+    finally:
+        await here.connections.stop()
+
+
+async def first_cut(made: FakeConnection) -> None:
+    """Go on, one turn of the loop at a time, until `made` has been cut."""
+    for _ in range(1000):
+        if made.refusals:
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it was never cut")
+
+
+async def settle() -> None:
+    """Let everything that is ready run; nothing here waits for time."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_an_open_connection_is_listed_counted_and_forgotten() -> None:
+    here = world()
+    first, second = connect(here, number=1), connect(here, number=2)
+    assert len(here.connections) == 2
+    assert [entry.connection for entry in here.connections.newest(1)] == [second]
+    assert here.metric("uproxy_connections", direction="inbound") == 2
+    assert close(here, first)
+    assert [entry.connection for entry in here.connections] == [second]
+    assert here.metric("istio_tcp_connections_opened_total", response_flags="-") == 2
+    assert here.metric("istio_tcp_connections_closed_total", response_flags="-") == 1
+    assert here.metric("uproxy_handshakes_total", cipher=FACTS.cipher) == 2
+    assert here.connections.outcomes == {Outcome.CLOSED: 1}
+    assert [record.outcome for record in here.records] == [Outcome.CLOSED]
+
+
+async def test_bytes_are_counted_while_the_connection_lives_and_once_only() -> None:
+    here = world()
+    made = connect(here)
+    made.bytes_received, made.bytes_sent = 100, 10
+    assert here.metric("istio_tcp_received_bytes_total", source_principal=WEB.spiffe_id) == 100
+    made.bytes_received = 150
+    assert here.metric("istio_tcp_received_bytes_total") == 150
+    close(here, made)
+    assert here.metric("istio_tcp_received_bytes_total") == 150
+    assert here.metric("istio_tcp_sent_bytes_total") == 10
+
+
+async def test_a_connection_that_never_opened_is_a_failed_one() -> None:
+    here = world()
+    refused = FakeConnection(arrival(number=5))
+    end = ending(Outcome.PEER_UNTRUSTED, State.HANDSHAKING_NEAR, rule="X5-17", reason="no bundle")
+    assert not here.connections.closed(party(), refused, end)
+    failed = here.metric("istio_tcp_connections_failed_total", response_flags="TLS_FAILURE")
+    assert failed == 1
+    assert here.metric("uproxy_handshake_failures_total", rule="X5-17") == 1
+    [denial] = here.connections.denials
+    assert (denial.door, denial.ending.reason, denial.identity) == ("api", "no bundle", None)
+
+
+async def test_a_denied_callers_handshake_has_succeeded_all_the_same() -> None:
+    here = world()
+    denied = FakeConnection(arrival(peer(WEB, CA)), peer=peer(WEB, CA), tls=FACTS)
+    here.connections.closed(party(), denied, ending(Outcome.DENIED, State.ADMITTING))
+    assert here.metric("uproxy_handshakes_total") == 1
+    assert here.metric("uproxy_handshake_failures_total") == 0
+    assert here.connections.denials[0].identity == WEB.spiffe_id
+
+
+async def test_only_the_last_denials_are_kept_and_ordinary_ends_are_none() -> None:
+    here = world()
+    for number in range(KEPT_DENIALS + 3):
+        stranger = FakeConnection(arrival(number=number))
+        end = ending(Outcome.NO_IDENTITY, State.ACCEPTED, reason=str(number))
+        here.connections.closed(party(), stranger, end)
+    close(here, connect(here, number=1000))
+    reasons = [denial.ending.reason for denial in here.connections.denials]
+    assert reasons == [str(number) for number in range(KEPT_DENIALS + 2, 2, -1)]
+
+
+async def test_a_new_policy_closes_whom_it_no_longer_allows() -> None:
+    async with judging(world()) as here:
+        web, cart = connect(here), connect(here, CART, 2, PARTNER)
+        here.connections.configure(settings(ANYBODY, ON))
+        await eventually(lambda: web.refusals, "the caller to be cut")
+        [refusal] = web.refusals
+        assert refusal.outcome is Outcome.POLICY_CHANGED
+        assert refusal.rule == "no-web"
+        assert "denies spiffe://example.org/ns/web/sa/frontend" in refusal.reason
+        assert not cart.refusals
+
+
+async def test_on_policy_change_keep_keeps() -> None:
+    async with judging(world()) as here:
+        web = connect(here)
+        here.connections.configure(settings(on_policy_change="keep"))
+        await settle()
+        assert not web.refusals
+
+
+async def test_a_policy_does_not_concern_outbound_connections() -> None:
+    async with judging(world()) as here:
+        made = connect(here, party=party(Direction.OUTBOUND))
+        here.connections.configure(settings())
+        await settle()
+        assert not made.refusals
+
+
+async def test_what_changed_while_a_connection_was_connecting_counts() -> None:
+    here = world()
+    made = FakeConnection(arrival(peer(WEB, CA)), peer=peer(WEB, CA))
+    here.connections.admitted(party(), made.arrival)
+    here.connections.configure(settings())
+    here.connections.opened(made)
+    assert [refusal.outcome for refusal in made.refusals] == [Outcome.POLICY_CHANGED]
+
+
+@pytest.mark.parametrize("direction", Direction)
+async def test_a_bundle_that_is_gone_closes_its_domains_peers(direction: Direction) -> None:
+    async with judging(world()) as here:
+        cart = connect(here, CART, 1, PARTNER, party(direction))
+        web = connect(here, WEB, 2, CA, party(direction))
+        here.believe(credentials(OURS, CA, generation=2))
+        await eventually(lambda: cart.refusals, "the peer to be cut")
+        assert cart.refusals[0].outcome is Outcome.IDENTITY_DISTRUSTED
+        assert cart.refusals[0].rule == "X5-17"
+        assert not web.refusals
+
+
+async def test_a_revoked_peer_is_cut_and_nobody_else() -> None:
+    async with judging(world()) as here:
+        web = connect(here, WEB, 1)
+        other = connect(here, CA.issue("/ns/web/sa/other"), 2)
+        here.believe(with_crl(here.credentials, CA, WEB))
+        await eventually(lambda: web.refusals, "the revoked peer to be cut")
+        assert web.refusals[0].rule == "UP-2"
+        assert not other.refusals
+
+
+async def test_on_distrust_keep_keeps() -> None:
+    async with judging(world(on_distrust="keep")) as here:
+        cart = connect(here, CART, 1, PARTNER)
+        here.believe(credentials(OURS, CA, generation=2))
+        here.believe(credentials(None, CA, generation=3))
+        await settle()
+        assert not cart.refusals
+
+
+async def test_our_own_svid_withdrawn_closes_everything_under_it() -> None:
+    async with judging(world()) as here:
+        web, out = connect(here), connect(here, number=2, party=party(Direction.OUTBOUND))
+        clear = FakeConnection(arrival(number=3))
+        here.connections.admitted(plaintext(), clear.arrival)
+        here.connections.opened(clear)
+        clear.refusals.clear()
+        here.believe(credentials(None, CA, PARTNER, reason="the agent says: no identity issued"))
+        await eventually(lambda: web.refusals and out.refusals, "both to be cut")
+        assert web.refusals[0].outcome is Outcome.IDENTITY_DISTRUSTED
+        assert "no identity issued" in web.refusals[0].reason
+        assert all(each.outcome is Outcome.POLICY_CHANGED for each in clear.refusals)
+
+
+async def test_our_own_certificate_revoked_closes_everything_under_it() -> None:
+    async with judging(world()) as here:
+        web = connect(here)
+        here.believe(with_crl(here.credentials, CA, OURS))
+        await eventually(lambda: web.refusals, "the connection to be cut")
+        assert web.refusals[0].reason.startswith("our own the certificate")
+
+
+async def test_a_rotation_of_our_svid_closes_nothing() -> None:
+    async with judging(world()) as here:
+        web = connect(here)
+        here.believe(credentials(CA.issue("/ns/db/sa/orders"), CA, PARTNER))
+        await settle()
+        assert not web.refusals
+
+
+async def test_an_svid_that_expired_is_not_distrust_and_leaves_the_policy_as_it_was() -> None:
+    rule = RuleSettings("web", "allow", RuleFrom(namespaces=("web",)))
+    async with judging(world(rule)) as here:
+        web = connect(here)
+        here.now = OURS.svid.not_after + timedelta(seconds=1)
+        here.believe(credentials(None, CA, PARTNER, generation=2, reason="our SVID expired"))
+        await settle()
+        assert not web.refusals
+
+
+async def test_expiry_closes_only_if_told_to() -> None:
+    for switch, outcomes in (("keep", []), ("close", [Outcome.IDENTITY_EXPIRED])):
+        async with judging(world(on_expiry=switch)) as here:
+            soon = CA.issue("/ns/web/sa/short", not_after=CA.now + timedelta(seconds=30))
+            short, long = connect(here, soon, 1), connect(here, WEB, 2)
+            await settle()
+            assert not short.refusals
+            here.pass_time(seconds=31)
+            here.believe(credentials(OURS, CA, PARTNER, generation=2))
+            await settle()
+            assert [refusal.outcome for refusal in short.refusals] == outcomes
+            assert not long.refusals
+
+
+async def test_expiry_is_noticed_without_any_other_change() -> None:
+    async with judging(world(on_expiry="close")) as here:
+        soon = CA.issue("/ns/web/sa/short", not_after=CA.now + timedelta(seconds=1))
+        short = connect(here, soon, 1)
+        here.pass_time(seconds=0.95)
+        connect(here, WEB, 2)
+        here.connections.configure(here.settings)
+        await settle()
+        assert not short.refusals
+        here.pass_time(seconds=1)
+        await eventually(lambda: short.refusals, "the expired connection to be cut")
+        assert short.refusals[0].outcome is Outcome.IDENTITY_EXPIRED
+
+
+async def test_judging_many_lets_the_loop_breathe_and_cuts_each_once() -> None:
+    async with judging(world()) as here:
+        many = [connect(here, number=number) for number in range(5 * SLICE)]
+        here.connections.configure(settings())
+        await first_cut(many[0])
+        assert not many[-1].refusals
+        here.connections.configure(settings(ON))
+        await eventually(lambda: many[-1].refusals, "the last to be cut")
+        await settle()
+        assert all(len(made.refusals) == 1 for made in many)
+
+
+async def test_a_connection_that_ends_during_the_pass_is_left_alone() -> None:
+    async with judging(world()) as here:
+        many = [connect(here, number=number) for number in range(2 * SLICE)]
+        here.connections.configure(settings())
+        await first_cut(many[0])
+        close(here, many[-1])
+        await settle()
+        assert not many[-1].refusals
+        assert many[-2].refusals
+
+
+async def test_everything_is_cut_at_once_when_the_drain_is_over() -> None:
+    here = world()
+    made = [connect(here, number=number) for number in range(3)]
+    refusal = Refusal(Outcome.DRAINED, "still open")
+    assert here.connections.close_all(refusal) == 3
+    assert [each.refusals for each in made] == [[refusal]] * 3
+
+
+async def test_waiting_for_idle_waits_for_the_last_one_even_while_it_connects() -> None:
+    here = world()
+    made = connect(here, number=1)
+    connecting = FakeConnection(arrival(peer(WEB, CA), number=2))
+    here.connections.admitted(party(), connecting.arrival)
+    idle = here.connections.wait_until_idle(Direction.INBOUND, for_seconds=0)
+    waiting = asyncio.create_task(idle)
+    close(here, made)
+    await settle()
+    assert not waiting.done()
+    close(here, connecting, Outcome.CONNECT_FAILED)
+    await waiting
+
+
+async def test_the_other_direction_is_not_waited_for() -> None:
+    here = world()
+    connect(here, number=1)
+    await here.connections.wait_until_idle(Direction.OUTBOUND, for_seconds=0)
+
+
+async def test_idle_for_a_while_begins_anew_with_every_connection() -> None:
+    here = world()
+    loop = asyncio.get_running_loop()
+    idle = here.connections.wait_until_idle(Direction.INBOUND, for_seconds=0.1)
+    waiting = asyncio.create_task(idle)
+    await settle()
+    made = connect(here, number=1)
+    await settle()
+    close(here, made)
+    closed_at = loop.time()
+    await waiting
+    # the loop's timers may fire a clock's tick early
+    assert loop.time() - closed_at >= 0.095
