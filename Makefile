@@ -54,7 +54,7 @@ fuzz: $(VENV)/.ready
 	@.ci/fuzz $(ARGS)
 
 clean:
-	rm -rf $(VENV) .cache build dist *.egg-info .hypothesis .*_cache
+	rm -rf .venv .cache build dist *.egg-info .hypothesis .*_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # asked every time, because it takes no time: packages come and go without this folder knowing

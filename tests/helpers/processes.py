@@ -208,14 +208,14 @@ class Uproxy(Process):
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """The whole log, one mapping per line; a line that isn't JSON (an error's one line on
+        """The whole log, one mapping per finished line; one that isn't JSON (an error's, on
         standard error) becomes `{"text": line}`."""
-        return [_parsed(line) for line in self.output.splitlines()]
+        return [_parsed(line) for line in self.output.split("\n")[:-1]]
 
     @property
     def accesses(self) -> list[dict[str, Any]]:
         """The access log: one line per finished connection."""
-        return [line for line in self.lines if "outcome" in line]
+        return [line for line in self.lines if line.get("scope") == "access"]
 
 
 def _parsed(line: str) -> dict[str, Any]:
