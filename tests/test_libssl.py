@@ -1,0 +1,365 @@
+"""The border: what it checks at the start, and what its contexts and sessions promise."""
+
+from __future__ import annotations
+
+import gc
+import re
+import weakref
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from tests.helpers.pki import Authority, Issued
+from uproxy import libssl
+from uproxy.contract import PeerSvid, Refusal, RefusedError, TlsPlan, VerifyPeer
+from uproxy.errors import EngineError, IdentityError, UntrustedError
+from uproxy.libssl import Session, TlsError
+from uproxy.model import Alert, Outcome, Role, TlsSettings
+
+OURS = Authority("example.org")
+US = OURS.issue("/ns/shop/sa/orders")
+PEER = OURS.issue("/ns/web/sa/frontend")
+PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+
+
+def accept(chain: tuple[bytes, ...]) -> PeerSvid:
+    return PeerSvid("spiffe://example.org/somebody", chain, datetime.now(UTC))
+
+
+def plan(
+    role: Role,
+    shows: Issued = US,
+    verify: VerifyPeer = accept,
+    settings: TlsSettings = TlsSettings(),
+    alpn: tuple[str, ...] = (),
+) -> TlsPlan:
+    return TlsPlan(role, shows.der, shows.key, settings, verify, alpn)
+
+
+def session(tls: TlsPlan) -> Session:
+    return Session(libssl.context(tls))
+
+
+def pair(client: TlsPlan | None = None, server: TlsPlan | None = None) -> tuple[Session, Session]:
+    """A client and a server, before their handshake."""
+    return session(client or plan(Role.CLIENT, PEER)), session(server or plan(Role.SERVER))
+
+
+def shake(client: Session, server: Session) -> None:
+    """The handshake, in memory."""
+    ends = {client: client.handshake(), server: False}
+    while not all(ends.values()):
+        for one, other in ((client, server), (server, client)):
+            output = one.take_output()
+            if output and not ends[other]:
+                ends[other] = other.handshake(output)
+            elif output:
+                other.decrypt(output)
+
+
+def shaken(client: TlsPlan | None = None, server: TlsPlan | None = None) -> tuple[Session, Session]:
+    ends = pair(client, server)
+    shake(*ends)
+    return ends
+
+
+# At the start.
+
+
+def test_the_loaded_library_is_the_tested_one() -> None:
+    found = libssl.check()
+    assert found.cryptography == libssl.TESTED_CRYPTOGRAPHY
+    assert found.openssl.startswith(f"OpenSSL {libssl.TESTED_OPENSSL}.")
+
+
+def test_the_tested_version_is_the_pinned_one() -> None:
+    """A new release of cryptography brings another OpenSSL: the border must be looked at."""
+    pinned = re.search(r'"cryptography==([\d.]+)"', PYPROJECT.read_text())
+    assert pinned is not None
+    assert pinned.group(1) == libssl.TESTED_CRYPTOGRAPHY
+
+
+def test_another_version_is_refused_with_the_tested_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cryptography.__version__", "51.0.0")
+    with pytest.raises(EngineError, match=r"51\.0\.0 .* tested with cryptography 50\.0\.2"):
+        libssl.check()
+
+
+def test_a_missing_function_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(libssl, "NAMES", (*libssl.NAMES, "SSL_CTX_ctrl"))
+    with pytest.raises(EngineError, match=r"lacks SSL_CTX_ctrl; uProxy was tested with"):
+        libssl.check()
+
+
+def test_every_name_in_use_is_checked_for() -> None:
+    source = Path(libssl.__file__).read_text()
+    assert set(re.findall(r"\b_lib\.(\w+)", source)) == set(libssl.NAMES)
+
+
+def test_a_handshake_that_fails_in_the_rehearsal_refuses_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(Session, "judge", lambda _self, _store: 28)
+    with pytest.raises(EngineError, match="throw-away handshake"):
+        libssl.check()
+
+
+# Contexts.
+
+
+def test_a_plan_has_one_context_for_as_long_as_it_lives() -> None:
+    tls = plan(Role.SERVER)
+    assert libssl.context(tls) is libssl.context(tls)
+    assert libssl.context(plan(Role.SERVER)) is not libssl.context(tls)
+
+
+def test_a_context_goes_with_its_plan() -> None:
+    tls = plan(Role.SERVER)
+    libssl.context(tls)
+    there = weakref.ref(tls)
+    before = len(libssl._contexts)
+    del tls
+    gc.collect()
+    assert there() is None
+    assert len(libssl._contexts) == before - 1
+
+
+def test_a_session_outlives_its_plan() -> None:
+    client, server = pair()
+    gc.collect()
+    shake(client, server)
+    assert server.peer is not None
+
+
+def test_a_key_that_is_not_the_certificates_is_refused() -> None:
+    wrong = Issued(US.chain, ec.generate_private_key(ec.SECP256R1()))
+    with pytest.raises(IdentityError, match="OpenSSL refused our key: key values mismatch"):
+        libssl.context(plan(Role.SERVER, wrong))
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (TlsSettings(groups=("X25519", "P-1024")), "tls.groups X25519:P-1024"),
+        (TlsSettings(ciphers=("TLS_NULL",)), "tls.ciphers TLS_NULL"),
+    ],
+)
+def test_settings_that_openssl_refuses_are_named(settings: TlsSettings, words: str) -> None:
+    with pytest.raises(IdentityError, match=words):
+        libssl.context(plan(Role.SERVER, settings=settings))
+
+
+@pytest.mark.parametrize("kind", ["p256", "p384", "rsa2048", "ed25519"])
+def test_every_usual_kind_of_key_can_be_shown(kind: str) -> None:
+    client, server = shaken(plan(Role.CLIENT, OURS.issue(key=kind)))
+    assert (client.peer is None, server.peer is None) == (False, False)
+
+
+# Handshakes.
+
+
+def test_the_default_is_tls_1_3_with_the_post_quantum_group() -> None:
+    client, server = shaken()
+    expected = ("TLSv1.3", "TLS_AES_128_GCM_SHA256", "X25519MLKEM768")
+    assert client.negotiated == server.negotiated == expected
+
+
+@pytest.mark.parametrize(("group", "name"), [("X25519", "x25519"), ("P-256", "secp256r1")])
+def test_a_peer_without_it_agrees_on_a_classic_group(group: str, name: str) -> None:
+    client, _server = shaken(plan(Role.CLIENT, settings=TlsSettings(groups=(group,))))
+    assert client.negotiated[2] == name
+
+
+def test_a_group_that_is_not_in_the_settings_is_not_agreed_on() -> None:
+    with pytest.raises(TlsError, match="no group in common"):
+        shaken(plan(Role.CLIENT, settings=TlsSettings(groups=("P-384",))))
+
+
+def test_nobody_without_an_acceptance_of_this_handshake_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Even if OpenSSL were content without asking."""
+    client, server = pair()
+    monkeypatch.setattr(Session, "judge", lambda _self, _store: 0)
+    with pytest.raises(TlsError, match="without a verified peer"):
+        shake(client, server)
+    assert (client.peer, server.peer) == (None, None)
+
+
+def test_a_peer_is_judged_once_though_openssl_asks_several_times() -> None:
+    asked: list[tuple[bytes, ...]] = []
+
+    def verify(chain: tuple[bytes, ...]) -> PeerSvid:
+        asked.append(chain)
+        return accept(chain)
+
+    deep = OURS.intermediate().intermediate().issue()
+    shaken(plan(Role.CLIENT, deep), plan(Role.SERVER, verify=verify))
+    assert asked == [deep.der]
+
+
+def test_the_judged_chain_is_the_presented_one_without_what_does_not_belong() -> None:
+    asked: list[tuple[bytes, ...]] = []
+
+    def verify(chain: tuple[bytes, ...]) -> PeerSvid:
+        asked.append(chain)
+        return accept(chain)
+
+    inner = OURS.intermediate().issue()
+    stray = Authority("stray.test").certificate
+    leaf, intermediate = inner.chain
+    shows = Issued((leaf, stray, intermediate), inner.key)
+    shaken(plan(Role.CLIENT, shows), plan(Role.SERVER, verify=verify))
+    assert asked == [inner.der]
+
+
+def refusing(error: Exception) -> VerifyPeer:
+    def verify(_chain: tuple[bytes, ...]) -> PeerSvid:
+        raise error
+
+    return verify
+
+
+@pytest.mark.parametrize("alert", list(Alert))
+def test_a_refusal_becomes_the_alert_it_names(alert: Alert) -> None:
+    refusal = UntrustedError("X5-1", "not this one", alert)
+    client, server = pair(server=plan(Role.SERVER, verify=refusing(refusal)))
+    with pytest.raises(UntrustedError, match="not this one"):
+        shake(client, server)
+    with pytest.raises(TlsError) as heard:
+        client.decrypt(server.take_output())
+    assert heard.value.alert == alert.value
+    assert heard.value.reason == f"peer sent alert {alert.name.replace('_', ' ').lower()}"
+    assert server.peer is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RefusedError(Refusal(Outcome.PEER_UNEXPECTED, "another")), RuntimeError("a defect")],
+)
+def test_whatever_a_verifier_raises_comes_out_and_lets_nobody_in(error: Exception) -> None:
+    client, server = pair(client=plan(Role.CLIENT, verify=refusing(error)))
+    with pytest.raises(type(error), match=str(error)):
+        shake(client, server)
+    with pytest.raises(TlsError, match="peer sent alert certificate unknown"):
+        server.handshake(client.take_output())
+
+
+def test_a_failed_handshake_leaves_nothing_for_the_next_one() -> None:
+    refusal = UntrustedError("X5-1", "not this one", Alert.UNKNOWN_CA)
+    client, server = pair(server=plan(Role.SERVER, verify=refusing(refusal)))
+    with pytest.raises(UntrustedError):
+        shake(client, server)
+    good_client, good_server = pair()
+    assert good_server.take_output() == b""
+    shake(good_client, good_server)
+    good_client.encrypt(b"clean")
+    assert bytes(good_server.decrypt(good_client.take_output())) == b"clean"
+
+
+def test_application_bytes_behind_the_finished_are_kept() -> None:
+    client, server = pair()
+    client.handshake()
+    server.handshake(client.take_output())
+    assert client.handshake(server.take_output())
+    client.encrypt(b"early")
+    client.finish()
+    assert server.handshake(client.take_output())
+    assert server.early == b"early"
+    assert server.ended
+
+
+# Application data.
+
+
+def test_bytes_pass_in_pieces_of_any_size() -> None:
+    client, server = shaken()
+    client.decrypt(server.take_output())
+    payload = bytes(range(256)) * 400
+    client.encrypt(memoryview(payload))
+    ciphertext = client.take_output()
+    heard = bytearray()
+    for at in range(0, len(ciphertext), 1000):
+        heard += server.decrypt(ciphertext[at : at + 1000])
+    assert heard == payload
+
+
+def test_a_whole_receive_is_consumed_at_once() -> None:
+    client, server = shaken()
+    client.encrypt(bytes(200_000))
+    ciphertext = client.take_output()
+    size = 0
+    for at in range(0, len(ciphertext), libssl.RECEIVE_SIZE):
+        size += len(server.decrypt(ciphertext[at : at + libssl.RECEIVE_SIZE]))
+    assert size == 200_000
+
+
+def test_the_callers_buffer_may_change_after_the_call() -> None:
+    client, server = shaken()
+    client.encrypt(b"first")
+    shared = bytearray(client.take_output())
+    half = len(shared) // 2
+    assert bytes(server.decrypt(memoryview(shared)[:half])) == b""
+    rest = bytes(shared[half:])
+    shared[:] = bytes(len(shared))
+    assert bytes(server.decrypt(rest)) == b"first"
+
+
+def test_each_direction_ends_by_itself() -> None:
+    client, server = shaken()
+    client.finish()
+    assert bytes(server.decrypt(client.take_output())) == b""
+    assert server.ended
+    server.encrypt(b"still here")
+    assert bytes(client.decrypt(server.take_output())) == b"still here"
+    assert not client.ended
+    with pytest.raises(TlsError):
+        client.encrypt(b"after the end")
+
+
+def test_what_comes_behind_a_close_notify_is_ignored() -> None:
+    client, server = shaken()
+    client.encrypt(b"last words")
+    client.finish()
+    heard = bytes(server.decrypt(client.take_output() + b"\x17\x03\x03\x00\x05noise"))
+    assert heard == b"last words"
+    assert bytes(server.decrypt(b"more noise")) == b""
+
+
+def test_a_tampered_record_is_an_error() -> None:
+    client, server = shaken()
+    client.encrypt(b"intact")
+    ciphertext = bytearray(client.take_output())
+    ciphertext[-1] ^= 1
+    with pytest.raises(TlsError, match="decryption failed or bad record mac"):
+        server.decrypt(ciphertext)
+
+
+def test_taking_output_takes_it_all() -> None:
+    client, server = shaken()
+    server.encrypt(bytes(100_000))
+    assert len(server.take_output()) > 100_000
+    assert server.take_output() == b""
+    assert client.take_output() == b""
+
+
+def test_alpn_is_agreed_by_the_servers_preference() -> None:
+    client, server = shaken(
+        plan(Role.CLIENT, alpn=("http/1.1", "h2")), plan(Role.SERVER, alpn=("h2", "http/1.1"))
+    )
+    assert client.alpn == server.alpn == "h2"
+
+
+def test_alpn_without_a_common_name_is_an_error_in_words() -> None:
+    with pytest.raises(TlsError, match=r"no application protocol \(ALPN\) in common"):
+        shaken(plan(Role.CLIENT, alpn=("h2",)), plan(Role.SERVER, alpn=("postgresql",)))
+
+
+def test_a_session_belongs_to_its_memory_only() -> None:
+    """Nothing of a session is left when it goes (the addresses of dead ones are reused)."""
+    for _ in range(50):
+        shaken()
+    gc.collect()
+    assert libssl._shaking == {}

@@ -1,0 +1,75 @@
+"""The table of states: what it must allow, and what it must never."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from itertools import pairwise
+
+import pytest
+
+from uproxy.lifecycle import DEADLINES, ENDINGS, MOVES, State, check_move
+from uproxy.model import Outcome, Timeouts
+
+LIFE = [
+    State.ACCEPTED, State.HANDSHAKING_NEAR, State.ADMITTING, State.CONNECTING,
+    State.HANDSHAKING_FAR, State.RELAYING, State.CLOSING, State.CLOSED,
+]  # fmt: skip
+
+
+def test_a_whole_life_is_a_walk_through_the_table() -> None:
+    for now, then in pairwise(LIFE):
+        check_move(now, then)
+
+
+def test_every_state_but_the_last_may_end_at_once() -> None:
+    assert all(State.CLOSED in MOVES[state] for state in State if state is not State.CLOSED)
+
+
+def test_nothing_leaves_the_last_state() -> None:
+    assert MOVES[State.CLOSED] == frozenset()
+    assert State.CLOSED not in ENDINGS
+
+
+def test_nothing_is_relayed_that_was_not_admitted_and_connected() -> None:
+    before = {state for state in State if State.RELAYING in MOVES[state]}
+    assert before == {State.CONNECTING, State.HANDSHAKING_FAR}
+    assert {state for state in State if State.ADMITTING in MOVES[state]} == {
+        State.ACCEPTED, State.HANDSHAKING_NEAR,
+    }  # fmt: skip
+    assert {state for state in State if State.CONNECTING in MOVES[state]} == {
+        State.ADMITTING, State.HANDSHAKING_FAR,
+    }  # fmt: skip
+
+
+def test_only_a_new_attempt_goes_back() -> None:
+    back = {
+        (now, then) for now in State for then in MOVES[now] if LIFE.index(then) <= LIFE.index(now)
+    }
+    assert back == {(State.HANDSHAKING_FAR, State.CONNECTING)}
+
+
+def test_an_orderly_end_is_only_reached_through_a_half_close() -> None:
+    assert {state for state in ENDINGS if Outcome.CLOSED in ENDINGS[state]} == {State.CLOSING}
+
+
+def test_every_outcome_can_happen_somewhere() -> None:
+    assert frozenset().union(*ENDINGS.values()) == frozenset(Outcome)
+
+
+def test_every_state_says_how_it_may_end() -> None:
+    assert set(ENDINGS) == set(State) - {State.CLOSED}
+    assert set(MOVES) == set(State)
+
+
+def test_every_deadline_is_a_timeout_of_the_configuration() -> None:
+    assert set(DEADLINES.values()) <= {field.name for field in fields(Timeouts)}
+
+
+def test_every_state_with_a_deadline_may_time_out() -> None:
+    for state in DEADLINES:
+        assert Outcome.TIMED_OUT in ENDINGS[state]
+
+
+def test_a_move_the_table_does_not_have_is_a_defect() -> None:
+    with pytest.raises(ValueError, match="can't go from accepted to relaying"):
+        check_move(State.ACCEPTED, State.RELAYING)
