@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.helpers.connections import APP, PEER, FakeConnection, arrival, ending
+from tests.helpers.pki import Authority
+from tests.helpers.world import ANYBODY, World, credentials, peer, settings
+from uproxy.config.settings import InboundSettings, RuleFrom, RuleSettings, RuleTo
+from uproxy.contract import Arrival, Connection, Door, Refusal, Route, TlsPlan
+from uproxy.lifecycle import ENDINGS, State
+from uproxy.model import (
+    Address,
+    Direction,
+    Outcome,
+    Role,
+    TcpAddress,
+    Timeouts,
+    Transport,
+    UnixAddress,
+)
+from uproxy.proxy.inbound import InboundDoor
+
+CA = Authority("example.org")
+OURS = CA.issue("/ns/db/sa/orders")
+WEB = CA.issue("/ns/web/sa/frontend")
+LISTEN = TcpAddress("0.0.0.0", 8443)
+TIMEOUTS = Timeouts(idle=7)
+NAME = TcpAddress("app.internal", 8080)
+
+
+def make(
+    *rules: RuleSettings,
+    to: Address = APP,
+    transport: Transport = Transport.MTLS,
+    proxy_protocol: str | None = None,
+    identity: bool = True,
+) -> tuple[World, InboundDoor]:
+    door = InboundSettings("api", LISTEN, transport, to, ("h2",), proxy_protocol)
+    config = settings(*rules, inbound=(door,), timeouts=TIMEOUTS)
+    here = World(config, credentials(OURS if identity else None, CA), now=CA.now)
+    return here, InboundDoor(door, config, here.services)
+
+
+def web(number: int = 1) -> Arrival:
+    return arrival(peer(WEB, CA), number=number)
+
+
+def admitted(door: InboundDoor, who: Arrival | None = None) -> Route:
+    route = door.admit(web() if who is None else who)
+    assert isinstance(route, Route)
+    return route
+
+
+def refused(door: InboundDoor, who: Arrival | None = None) -> Refusal:
+    refusal = door.admit(web() if who is None else who)
+    assert isinstance(refusal, Refusal)
+    assert refusal.outcome in ENDINGS[State.ADMITTING]
+    return refusal
+
+
+def live(door: InboundDoor, who: Arrival | None = None) -> FakeConnection:
+    who = web() if who is None else who
+    route = admitted(door, who)
+    made = FakeConnection(who, route=route, peer=who.peer, dialled=APP)
+    door.attempted(route, route.candidates[0], None)
+    door.opened(made)
+    return made
+
+
+def test_it_is_a_door_for_engines() -> None:
+    _, made = make()
+    door: Door = made
+    connection: Connection = FakeConnection()
+    assert connection.route is None
+    assert (door.name, door.direction, door.timeouts) == ("api", Direction.INBOUND, TIMEOUTS)
+
+
+def test_mtls_shows_our_svid_as_server() -> None:
+    _, door = make()
+    plan = door.tls()
+    assert isinstance(plan, TlsPlan)
+    assert (plan.role, plan.chain, plan.alpn) == (Role.SERVER, OURS.der, ("h2",))
+    assert plan.verify(WEB.der).spiffe_id == WEB.spiffe_id
+    assert door.tls() is plan
+
+
+def test_without_an_identity_nobody_is_even_shaken_hands_with() -> None:
+    here, door = make(ANYBODY, identity=False)
+    refusal = door.tls()
+    assert isinstance(refusal, Refusal)
+    assert refusal.outcome is Outcome.NO_IDENTITY
+    here.believe(credentials(OURS, CA, generation=2))
+    assert isinstance(door.tls(), TlsPlan)
+
+
+def test_a_plaintext_door_has_no_handshake_and_its_callers_no_identity() -> None:
+    _, door = make(ANYBODY, transport=Transport.PLAINTEXT, identity=False)
+    assert door.tls() is None
+    assert "a caller without an identity" in refused(door, arrival()).reason
+    nobody = RuleSettings("open", "allow", RuleFrom(unauthenticated=True))
+    _, door = make(nobody, transport=Transport.PLAINTEXT, identity=False)
+    assert admitted(door, arrival()).rule == "open"
+
+
+def test_an_allowed_caller_is_shown_the_way_to_the_application() -> None:
+    _, door = make(ANYBODY)
+    route = admitted(door)
+    assert [candidate.addresses for candidate in route.candidates] == [(APP,)]
+    assert (route.destination, route.rule, route.tls, route.preface) == (
+        "api",
+        "anybody",
+        None,
+        b"",
+    )
+    assert route.timeouts == TIMEOUTS
+
+
+def test_without_a_rule_the_refusal_says_what_would_be_needed() -> None:
+    here, door = make()
+    refusal = refused(door)
+    assert refusal.outcome is Outcome.DENIED
+    assert refusal.reason == f"no rule allows {WEB.spiffe_id} to port 8080 at door api"
+    decision = {"rule": "-", "decision": "deny", "mode": "enforce"}
+    assert here.metric("uproxy_authorization_decisions_total", **decision) == 1
+
+
+def test_a_deny_is_told_by_its_name_and_shadow_rules_are_only_counted() -> None:
+    deny = RuleSettings("no", "deny", RuleFrom(namespaces=("web",)))
+    shadow = RuleSettings("maybe", "allow", RuleFrom(any=True), mode="shadow")
+    here, door = make(ANYBODY, deny, shadow)
+    assert refused(door).rule == "no"
+    name = "uproxy_authorization_decisions_total"
+    assert here.metric(name, rule="no", decision="deny", mode="enforce") == 1
+    assert here.metric(name, rule="maybe", decision="allow", mode="shadow") == 1
+
+
+def test_rules_see_the_applications_port_address_and_the_doors_name() -> None:
+    for to in (RuleTo(ports=(8080,)), RuleTo(inbound=("api",))):
+        _, door = make(RuleSettings("r", "allow", RuleFrom(any=True), to))
+        assert admitted(door)
+    _, door = make(RuleSettings("r", "allow", RuleFrom(any=True), RuleTo(ports=(8443,))))
+    refused(door)
+    _, door = make(
+        RuleSettings("r", "allow", RuleFrom(any=True), RuleTo(ports=(8080,))),
+        to=UnixAddress("/run/app.sock"),
+    )
+    refused(door)
+
+
+def test_a_policy_that_arrives_later_decides_at_once() -> None:
+    here, door = make()
+    refused(door)
+    here.connections.configure(settings(ANYBODY))
+    assert admitted(door)
+
+
+def test_rules_about_our_namespaces_work_once_we_know_our_trust_domain() -> None:
+    here, door = make(RuleSettings("r", "allow", RuleFrom(namespaces=("web",))), identity=False)
+    refused(door)
+    here.believe(credentials(OURS, CA, generation=2))
+    assert admitted(door)
+
+
+def test_an_application_that_has_no_address_yet_is_said_so() -> None:
+    here, door = make(ANYBODY, to=NAME)
+    refusal = refused(door)
+    assert refusal.outcome is Outcome.CONNECT_FAILED
+    assert str(NAME) in refusal.reason
+    here.destinations.resolved(NAME, (APP,))
+    assert admitted(door).candidates[0].addresses == (APP,)
+
+
+def test_the_application_is_told_who_called_if_it_wants_to_know() -> None:
+    _, door = make(ANYBODY, proxy_protocol="v2")
+    preface = admitted(door).preface
+    assert preface.startswith(b"\r\n\r\n\x00\r\nQUIT\n")
+    assert preface.endswith(WEB.spiffe_id.encode())
+    assert preface[16:20] == bytes(map(int, PEER.host.split(".")))
+
+
+async def test_a_connection_is_registered_while_it_is_open_and_logged_at_its_end() -> None:
+    here, door = make(ANYBODY)
+    made = live(door)
+    assert [entry.connection for entry in here.connections] == [made]
+    application = here.destinations[Direction.INBOUND, "api"]
+    assert application.connections == {APP: 1}
+    door.closed(made, ending())
+    assert len(here.connections) == 0
+    assert application.connections == {}
+    [record] = here.records
+    fields = dict(record.fields)
+    assert (fields["src.identity"], fields["dst.identity"]) == (WEB.spiffe_id, OURS.spiffe_id)
+    assert fields["rule"] == "anybody"
+
+
+async def test_a_refused_connection_is_logged_and_occupies_nothing() -> None:
+    here, door = make()
+    who = web()
+    refusal = refused(door, who)
+    end = ending(Outcome.DENIED, State.ADMITTING, reason=refusal.reason)
+    door.closed(FakeConnection(who, peer=who.peer, dialled=None), end)
+    assert dict(here.records[0].fields)["error"] == refusal.reason
+    assert here.metric("istio_tcp_connections_failed_total", response_flags="DENY") == 1
+    assert here.metric("uproxy_connections") == 0
+
+
+async def test_an_application_that_fails_is_passed_over_and_a_failed_dial_counts_nothing() -> None:
+    here, door = make(ANYBODY, to=NAME)
+    other = TcpAddress("127.0.0.2", 8080)
+    here.destinations.resolved(NAME, (APP, other))
+    who = web()
+    route = admitted(door, who)
+    door.attempted(route, route.candidates[0], Refusal(Outcome.CONNECT_FAILED, "refused"))
+    made = FakeConnection(who, route=route, peer=who.peer, dialled=APP)
+    door.closed(made, ending(Outcome.CONNECT_FAILED, State.CONNECTING))
+    application = here.destinations[Direction.INBOUND, "api"]
+    assert application.connections == {}
+    assert [each.addresses[0] for each in admitted(door, web(2)).candidates] == [other]
+    here.at = 1.0
+    assert len(admitted(door, web(3)).candidates) == 2
+    assert here.metric("uproxy_connections", direction="inbound") == 2
+
+
+@pytest.mark.parametrize("again", [1, 2])
+async def test_a_reloads_new_door_keeps_the_applications_counts(again: int) -> None:
+    here, door = make(ANYBODY)
+    first = live(door)
+    for _ in range(again):
+        here.destinations.configure(here.settings)
+        newer = InboundDoor(here.settings.inbound[0], here.settings, here.services)
+    second = live(newer, web(2))
+    application = here.destinations[Direction.INBOUND, "api"]
+    assert application.connections == {APP: 2}
+    door.closed(first, ending())
+    newer.closed(second, ending())
+    assert application.connections == {}

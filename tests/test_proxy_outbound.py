@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.helpers.connections import FakeConnection, arrival, ending
+from tests.helpers.pki import Authority
+from tests.helpers.world import World, credentials, peer, settings
+from uproxy.config.settings import DestinationSettings, OutboundSettings
+from uproxy.contract import Arrival, Door, Refusal, RefusedError, Route
+from uproxy.lifecycle import ENDINGS, State
+from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts, Transport
+from uproxy.proxy.outbound import OutboundDoor
+
+CA = Authority("example.org")
+OURS = CA.issue("/ns/web/sa/frontend")
+DB = CA.issue("/ns/db/sa/orders")
+LISTEN = TcpAddress("127.0.0.1", 5432)
+A, B = TcpAddress("10.0.0.7", 5432), TcpAddress("10.0.0.8", 5432)
+NAME = TcpAddress("db.internal", 5432)
+APPLICATION = TcpAddress("127.0.0.1", 50000)
+
+
+def make(
+    *addresses: Address,
+    transport: Transport = Transport.MTLS,
+    identities: tuple[str, ...] = (DB.spiffe_id,),
+    idle: float | None = None,
+    identity: bool = True,
+) -> tuple[World, OutboundDoor]:
+    to = DestinationSettings("db", addresses or (A, B), transport, identities, ("h2",), idle)
+    door = OutboundSettings(LISTEN, "db")
+    config = settings(outbound=(door,), destinations={"db": to}, timeouts=Timeouts(idle=7))
+    here = World(config, credentials(OURS if identity else None, CA), now=CA.now)
+    return here, OutboundDoor(door, config, here.services)
+
+
+def app(number: int = 1) -> Arrival:
+    return arrival(source=APPLICATION, number=number)
+
+
+def admitted(door: OutboundDoor, number: int = 1) -> Route:
+    route = door.admit(app(number))
+    assert isinstance(route, Route)
+    return route
+
+
+def refused(door: OutboundDoor) -> Refusal:
+    refusal = door.admit(app())
+    assert isinstance(refusal, Refusal)
+    assert refusal.outcome in ENDINGS[State.ADMITTING]
+    return refusal
+
+
+def live(door: OutboundDoor, number: int = 1) -> FakeConnection:
+    """Open, to the candidate preferred."""
+    route = admitted(door, number)
+    dialled = route.candidates[0].addresses[0]
+    found = peer(DB, CA, Role.SERVER) if route.tls else None
+    made = FakeConnection(app(number), route=route, peer=found, dialled=dialled)
+    door.attempted(route, route.candidates[0], None)
+    door.opened(made)
+    return made
+
+
+def test_it_is_a_door_for_engines_and_speaks_in_clear_with_the_application() -> None:
+    _, made = make()
+    door: Door = made
+    assert (door.name, door.direction) == ("127.0.0.1:5432", Direction.OUTBOUND)
+    assert door.tls() is None
+
+
+def test_a_connection_goes_to_the_destination_under_our_identity() -> None:
+    _, door = make()
+    route = admitted(door)
+    assert route.destination == "db"
+    assert [candidate.addresses for candidate in route.candidates] == [(A,), (B,)]
+    assert route.tls is not None
+    assert (route.tls.role, route.tls.chain) == (Role.CLIENT, OURS.der)
+    assert route.tls.alpn == ("h2",)
+    assert admitted(door, 2).tls is route.tls
+
+
+def test_only_the_identities_expected_may_answer() -> None:
+    _, door = make()
+    plan = admitted(door).tls
+    assert plan is not None
+    assert plan.verify(DB.der).spiffe_id == DB.spiffe_id
+    with pytest.raises(RefusedError, match=f"wanted {DB.spiffe_id}, found"):
+        plan.verify(CA.issue("/ns/db/sa/impostor").der)
+
+
+def test_a_destination_that_expects_nobody_accepts_nobody() -> None:
+    _, door = make(identities=())
+    plan = admitted(door).tls
+    assert plan is not None
+    with pytest.raises(RefusedError):
+        plan.verify(DB.der)
+
+
+def test_without_an_identity_nothing_leaves_in_clear_instead() -> None:
+    here, door = make(identity=False)
+    assert refused(door).outcome is Outcome.NO_IDENTITY
+    here.believe(credentials(OURS, CA, generation=2))
+    assert admitted(door).tls is not None
+
+
+def test_a_plaintext_destination_needs_no_identity() -> None:
+    _, door = make(transport=Transport.PLAINTEXT, identities=(), identity=False)
+    assert admitted(door).tls is None
+
+
+def test_a_rotation_is_shown_to_the_next_connection() -> None:
+    here, door = make()
+    before = admitted(door).tls
+    newer = CA.issue("/ns/web/sa/frontend")
+    here.believe(credentials(newer, CA))
+    after = admitted(door, 2).tls
+    assert before is not None
+    assert after is not None
+    assert before is not after
+    assert after.chain == newer.der
+
+
+def test_a_destinations_own_idle_time_stands_before_the_general_one() -> None:
+    _, door = make(idle=0.0)
+    assert admitted(door).timeouts.idle == 0.0
+    _, door = make()
+    assert admitted(door).timeouts.idle == 7
+
+
+def test_a_destination_without_an_address_yet_is_said_so() -> None:
+    here, door = make(NAME)
+    refusal = refused(door)
+    assert refusal.outcome is Outcome.CONNECT_FAILED
+    assert refusal.reason == "no address of db has been resolved yet"
+    here.destinations.resolved(NAME, (B,))
+    assert admitted(door).candidates[0].addresses == (B,)
+
+
+async def test_the_least_loaded_endpoint_comes_first_until_its_connection_ends() -> None:
+    here, door = make()
+    endpoints = here.destinations[Direction.OUTBOUND, "db"]
+    first, second, third = (live(door, number) for number in range(3))
+    assert sorted(endpoints.connections.values()) == [1, 2]
+    assert {first.dialled, second.dialled} == {A, B}
+    door.closed(third, ending())
+    door.closed(first, ending())
+    assert endpoints.connections == {second.dialled: 1}
+    assert admitted(door, 4).candidates[0].addresses == (first.dialled,)
+
+
+async def test_a_failing_endpoint_is_passed_over_by_the_next_connection() -> None:
+    _, door = make()
+    route = admitted(door)
+    door.attempted(route, route.candidates[0], Refusal(Outcome.PEER_UNTRUSTED, "no bundle"))
+    assert [each.addresses for each in admitted(door, 2).candidates] == [(B,)]
+
+
+async def test_the_log_and_the_metrics_know_who_answered() -> None:
+    here, door = make()
+    made = live(door)
+    made.bytes_sent = 9
+    labels = {
+        "reporter": "source", "source_principal": OURS.spiffe_id,
+        "destination_principal": DB.spiffe_id, "destination_port": "5432",
+    }  # fmt: skip
+    assert here.metric("istio_tcp_sent_bytes_total", **labels) == 9
+    door.closed(made, ending(bytes_sent=9))
+    fields = dict(here.records[0].fields)
+    assert fields["src.addr"] == str(APPLICATION)
+    assert fields["dst.identity"] == DB.spiffe_id
+    assert fields["direction"] == "outbound"
+
+
+async def test_a_connection_under_an_old_svid_is_known_by_the_svid_it_showed() -> None:
+    here, door = make()
+    route = admitted(door)
+    here.believe(credentials(CA.issue("/ns/web/sa/frontend"), CA))
+    found = peer(DB, CA, Role.SERVER)
+    door.opened(FakeConnection(app(), route=route, peer=found, dialled=A))
+    [entry] = here.connections
+    assert entry.party.ours is not None
+    assert entry.party.ours.chain == OURS.der
+
+
+async def test_a_refused_connection_occupies_nothing() -> None:
+    here, door = make(identity=False)
+    refusal = refused(door)
+    end = ending(refusal.outcome, State.ADMITTING, reason=refusal.reason)
+    door.closed(FakeConnection(app(), dialled=None), end)
+    assert here.metric("uproxy_connections") == 0
+    assert here.metric("istio_tcp_connections_failed_total", destination_port="5432") == 1
