@@ -51,7 +51,13 @@ class Watched(WorkloadApiSource):
         clock: Clock | None = None,
     ) -> None:
         address = UnixAddress(str(path))
-        super().__init__(address, choice, revocation_grace=grace, clock=clock or Clock())
+        super().__init__(
+            address,
+            spiffe_id=choice.spiffe_id,
+            hint=choice.hint,
+            revocation_grace=grace,
+            clock=clock or Clock(),
+        )
         self.seen: list[Credentials] = []
         self.subscribe(lambda _, after: self.seen.append(after))
 

@@ -11,10 +11,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -22,17 +21,16 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from uproxy.errors import BundleError, MessageError, SpiffeIdError
+from uproxy.errors import BundleError, MessageError, SpiffeIdError, UntrustedError
 from uproxy.spiffe import encoding
 from uproxy.spiffe.bundles import Bundle, parse_crls
 from uproxy.spiffe.ids import SpiffeId, TrustDomain
+from uproxy.spiffe.svid import claimed_identity
 from uproxy.spiffe.workload_messages import (
     WireSvid,
     decode_bundles_response,
     decode_svid_response,
 )
-
-_Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 _SCHEME = "spiffe://"
 _SEQUENCE, _INTEGER = 0x30, 0x02
@@ -108,32 +106,20 @@ def _svid(wire: WireSvid) -> OfferedSvid:
 
 
 def _check_leaf(leaf: x509.Certificate, spiffe_id: SpiffeId) -> None:
-    constraints = _extension(leaf, x509.BasicConstraints)
-    if constraints is not None and constraints.ca:
-        raise MessageError(f"the first certificate of {spiffe_id} is a CA's (WA-11)")
-    names = _extension(leaf, x509.SubjectAlternativeName) or ()
-    uris = [name.value for name in names if isinstance(name, x509.UniformResourceIdentifier)]
-    if len(uris) != 1:
-        raise MessageError(f"the SVID of {spiffe_id} has {len(uris)} URI names, not 1 (X5-1)")
     try:
-        named = SpiffeId.parse(uris[0])
-    except SpiffeIdError as error:
+        named = claimed_identity(leaf)
+    except UntrustedError as error:
         raise MessageError(f"the SVID of {spiffe_id}: {error}") from error
     if named != spiffe_id:
         raise MessageError(f"the SVID of {spiffe_id} is issued to {named} (X5-1)")
 
 
-def _extension(leaf: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
-    try:
-        return leaf.extensions.get_extension_for_class(kind).value
-    except x509.ExtensionNotFound:
-        return None
-
-
 def _check_order(chain: tuple[x509.Certificate, ...], spiffe_id: SpiffeId) -> None:
     for subject, issuer in itertools.pairwise(chain):
-        if subject.issuer != issuer.subject:
-            raise MessageError(f"the chain of {spiffe_id} is out of order (WA-11)")
+        try:
+            subject.verify_directly_issued_by(issuer)
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
+            raise MessageError(f"the chain of {spiffe_id} is out of order (WA-11)") from error
 
 
 def _key(der: bytes, leaf: x509.Certificate, spiffe_id: SpiffeId) -> PrivateKeyTypes:

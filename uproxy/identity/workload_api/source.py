@@ -28,13 +28,20 @@ class WorkloadApiSource(SourceBase):
     """`credentials.IdentitySource` out of a Workload API endpoint."""
 
     def __init__(
-        self, address: Address, choice: Choice, *, revocation_grace: float, clock: Clock
+        self,
+        address: Address,
+        *,
+        spiffe_id: str | None,
+        hint: str | None,
+        revocation_grace: float,
+        clock: Clock,
     ) -> None:
-        """`revocation_grace` is in seconds; `choice` says which identity to take of several."""
+        """`spiffe_id` (canonical) or `hint` say which identity to take of several;
+        `revocation_grace` is in seconds."""
         super().__init__("workload_api", f"no answer yet from {address}", clock=clock)
         self._address = address
         self._supervisor = Supervisor(
-            choice,
+            Choice(spiffe_id, hint),
             revocation_grace=revocation_grace,
             jitter=random.random,
         )
