@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_network
 from typing import Any
 
 import pytest
@@ -204,6 +205,24 @@ BAD_PATHS: list[tuple[str, Alert, Callable[[], Issued]]] = [
         ).issue(),
     ),
     (
+        "directory name constraints that aren't critical", Alert.BAD_CERTIFICATE,
+        lambda: OURS.intermediate(
+            permitted=(x509.DirectoryName(OURS.root.subject),), constraints_critical=False
+        ).issue(),
+    ),
+    (
+        "an address outside the name constraints", Alert.BAD_CERTIFICATE,
+        lambda: OURS.intermediate(
+            permitted=(x509.IPAddress(ip_network("10.0.0.0/8")),)
+        ).issue(ips=("192.0.2.1",)),
+    ),
+    (
+        "an email address outside the name constraints", Alert.BAD_CERTIFICATE,
+        lambda: OURS.intermediate(
+            excluded=(x509.RFC822Name("a.test"),)
+        ).issue(emails=("x@a.test",)),
+    ),
+    (
         "an Ed25519 intermediate", Alert.UNSUPPORTED_CERTIFICATE,
         lambda: OURS.intermediate(key="ed25519").issue(),
     ),
@@ -247,6 +266,16 @@ BAD_ROOTS: list[tuple[str, Alert, dict[str, Any]]] = [
 def test_a_root_that_may_not_sign_vouches_for_nobody(alert: Alert, quirks: dict[str, Any]) -> None:
     root = Authority("example.org", now=NOW, **quirks)
     assert refusal(root.issue(), bundles=(root.bundle,)) == ("X5-14", alert)
+
+
+def test_name_constraints_that_can_be_evaluated_are_enforced() -> None:
+    below = OURS.intermediate(permitted=(x509.DNSName("a.test"),), constraints_critical=False)
+    assert judge(below.issue(dns=("x.a.test",)))
+    assert judge(below.issue())
+    assert refusal(below.issue(dns=("x.b.test",)))[0] == "X5-14"
+    root = Authority("example.org", now=NOW, excluded=(x509.DNSName("a.test"),))
+    assert judge(root.issue(dns=("b.test",)), bundles=(root.bundle,))
+    assert refusal(root.issue(dns=("x.a.test",)), bundles=(root.bundle,))[0] == "X5-14"
 
 
 def test_a_signing_certificate_does_not_authenticate_x5_6() -> None:

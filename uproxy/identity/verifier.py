@@ -167,8 +167,10 @@ def _policies(role: Role) -> tuple[ExtensionPolicy, ExtensionPolicy]:
             raise ValueError(f"a CA's extended key usage doesn't allow a {role}")
 
     agnostic = Criticality.AGNOSTIC
-    ca_policy = ExtensionPolicy.webpki_defaults_ca().may_be_present(
-        x509.ExtendedKeyUsage, agnostic, check_ca_usage
+    ca_policy = (
+        ExtensionPolicy.webpki_defaults_ca()
+        .may_be_present(x509.ExtendedKeyUsage, agnostic, check_ca_usage)
+        .may_be_present(x509.NameConstraints, agnostic, _check_constraints)
     )
     leaf_policy = (
         ExtensionPolicy.webpki_defaults_ee()
@@ -177,6 +179,21 @@ def _policies(role: Role) -> tuple[ExtensionPolicy, ExtensionPolicy]:
         .may_be_present(x509.ExtendedKeyUsage, agnostic, None)
     )
     return ca_policy, leaf_policy
+
+
+def _check_constraints(
+    _policy: Policy, _certificate: x509.Certificate, constraints: x509.NameConstraints | None
+) -> None:
+    """cryptography enforces these kinds, refuses URIs where an SVID has one, and would step over
+    the other kinds if the extension isn't critical."""
+    if constraints is None:
+        return
+    for subtree in (
+        *(constraints.permitted_subtrees or ()),
+        *(constraints.excluded_subtrees or ()),
+    ):
+        if not isinstance(subtree, x509.DNSName | x509.IPAddress | x509.RFC822Name):
+            raise ValueError("a name constraint of a kind that can't be evaluated")
 
 
 _POLICIES: Mapping[Role, tuple[ExtensionPolicy, ExtensionPolicy]] = MappingProxyType(
