@@ -1,0 +1,58 @@
+"""The admin server's listeners, as the configuration asks for them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+
+from uproxy import sockets
+from uproxy.app.doors import inherit
+from uproxy.config.settings import AdminSettings
+from uproxy.errors import UproxyError
+from uproxy.model import ListenAddress, SystemdAddress
+from uproxy.proxy.admin.facts import AdminFacts
+from uproxy.proxy.admin.messages import Surface
+from uproxy.proxy.admin.server import AdminListener
+
+
+class Administration:
+    """Up to three listeners over the same facts."""
+
+    def __init__(self, facts: AdminFacts, inherited: Mapping[str, int]) -> None:
+        self._facts = facts
+        self._inherited = inherited  # systemd's descriptors by name
+        self._listeners: list[AdminListener] = []
+
+    def open(self, settings: AdminSettings) -> None:
+        """Listen, without answering yet.
+
+        Raises:
+            UproxyError: an address can't be had; `close` lets go of the others.
+        """
+        surfaces = {
+            Surface.ADMIN: settings.listen,
+            Surface.METRICS: settings.metrics,
+            Surface.READY: settings.ready,
+        }
+        for surface, address in surfaces.items():
+            if address is not None:
+                listener = self._listen(surface, address)
+                self._listeners.append(AdminListener(self._facts, surface, listener))
+
+    async def start(self) -> None:
+        """Answer from now on."""
+        for listener in self._listeners:
+            await listener.start()
+
+    async def close(self) -> None:
+        """Stop answering."""
+        for listener in self._listeners:
+            await listener.close()
+
+    def _listen(self, surface: Surface, address: ListenAddress) -> socket.socket:
+        try:
+            if isinstance(address, SystemdAddress):
+                return inherit(address, self._inherited, exposed=surface is not Surface.ADMIN)
+            return sockets.listen(address)
+        except UproxyError as error:
+            raise type(error)(f"admin ({surface.value}): {error}") from None

@@ -1,0 +1,125 @@
+"""The open doors, and how a new configuration replaces them: all or nothing.
+
+New sockets are opened before anything else changes, so that a reload that can't have its
+sockets leaves everything as it was.  Equal listen addresses keep their socket.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from uproxy import sockets
+from uproxy.config import Settings
+from uproxy.contract import Door, Engine, OpenDoor
+from uproxy.errors import UproxyError
+from uproxy.model import Direction, ListenAddress, SystemdAddress, TcpAddress, UnixAddress
+
+
+@dataclass(frozen=True, slots=True)
+class SocketPlan:
+    """How a listening socket is to be opened."""
+
+    mode: int | None
+    owner: str | None
+    exposed: bool
+    """Whether it may be reached from beyond this machine."""
+
+
+def socket_plans(settings: Settings) -> dict[ListenAddress, SocketPlan]:
+    """Every listening socket of a configuration's doors."""
+    inbound = {door.listen: SocketPlan(door.mode, None, exposed=True) for door in settings.inbound}
+    outbound = {
+        door.listen: SocketPlan(door.mode, door.owner, door.expose) for door in settings.outbound
+    }
+    return {**inbound, **outbound}
+
+
+class Doors:
+    """Every listening door of this process."""
+
+    def __init__(self, engine: Engine, inherited: Mapping[str, int]) -> None:
+        self._engine = engine
+        self._inherited = inherited  # systemd's descriptors by name
+        self._open: dict[ListenAddress, tuple[OpenDoor, Door]] = {}
+
+    @property
+    def listening(self) -> frozenset[ListenAddress]:
+        """The addresses that are open."""
+        return frozenset(self._open)
+
+    def open_new(
+        self, plans: Mapping[ListenAddress, SocketPlan]
+    ) -> dict[ListenAddress, socket.socket]:
+        """Listen at every planned address that isn't open yet; nothing is accepted there yet.
+
+        Raises:
+            UproxyError: one can't be opened; then none is.
+        """
+        fresh: dict[ListenAddress, socket.socket] = {}
+        try:
+            for address, plan in plans.items():
+                if address not in self._open:
+                    fresh[address] = self._listen(address, plan)
+        except UproxyError:
+            for listener in fresh.values():
+                sockets.release(listener)
+            raise
+        return fresh
+
+    async def replace(
+        self, doors: Mapping[ListenAddress, Door], fresh: Mapping[ListenAddress, socket.socket]
+    ) -> None:
+        """Put `doors` in force, with the sockets that `open_new` gave; this can't fail."""
+        for address, door in doors.items():
+            if address in self._open:
+                opened = self._open[address][0]
+                opened.replace(door)
+            else:
+                opened = self._engine.open(fresh[address], door)
+            self._open[address] = (opened, door)
+        for address in [each for each in self._open if each not in doors]:
+            await self._open.pop(address)[0].close()
+
+    async def close(self, direction: Direction) -> None:
+        """Stop accepting at every door of one direction; open connections stay."""
+        for address, (opened, door) in list(self._open.items()):
+            if door.direction is direction:
+                del self._open[address]
+                await opened.close()
+
+    def _listen(self, address: ListenAddress, plan: SocketPlan) -> socket.socket:
+        if not isinstance(address, SystemdAddress):
+            return sockets.listen(address, plan.mode, plan.owner)
+        return inherit(address, self._inherited, exposed=plan.exposed)
+
+
+def inherit(
+    address: SystemdAddress, inherited: Mapping[str, int], *, exposed: bool
+) -> socket.socket:
+    """The listening socket that systemd passed under this name.
+
+    Raises:
+        UproxyError: it passed none, or one that is reachable from beyond this machine although
+            it shouldn't be.
+    """
+    descriptor = inherited.get(address.name)
+    if descriptor is None:
+        passed = ", ".join(inherited) or "none"
+        raise UproxyError(
+            f"{address}: systemd passed no socket of that name (it passed {passed}): "
+            f"set FileDescriptorName={address.name} in the .socket unit"
+        )
+    # systemd keeps listening too: a copy, so that a door removed by a reload can come back
+    listener = sockets.adopt(os.dup(descriptor))
+    bound = sockets.address_of(listener.getsockname(), UnixAddress(""))
+    local = not isinstance(bound, TcpAddress) or (bound.ip is not None and bound.ip.is_loopback)
+    if not (local or exposed):
+        listener.close()
+        raise UproxyError(
+            f"{address}: its socket {bound} is reachable from other machines, which could then "
+            "borrow this workload's identity: bind it to loopback, or say expose: true"
+        )
+    return listener

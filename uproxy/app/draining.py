@@ -1,0 +1,51 @@
+"""The shutdown order: inbound first, outbound a little longer, then what is left is cut.
+
+An application's own shutdown hooks still reach their database, and a Job's last upload
+finishes, because outbound keeps accepting until it has been quiet for a moment.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable
+
+from uproxy.app.doors import Doors
+from uproxy.connections import Connections
+from uproxy.contract import Refusal
+from uproxy.model import Direction, Outcome, Timeouts
+
+OUTBOUND_QUIET_S = 2.0
+"""How long outbound must have been idle, after inbound has ended, before its doors close."""
+
+_log = logging.getLogger(__name__)
+
+
+async def drain(connections: Connections, doors: Doors, timeouts: Timeouts) -> int:
+    """Close the doors in order and wait for open connections, at most `timeouts.drain` seconds.
+
+    Returns how many connections had to be cut.
+    """
+    deadline = asyncio.get_running_loop().time() + timeouts.drain
+    delay = min(timeouts.drain_delay, timeouts.drain)
+    _log.info("draining: doors stay open for %g s, at most %g s in all", delay, timeouts.drain)
+    await asyncio.sleep(delay)
+    await doors.close(Direction.INBOUND)
+    await _until(deadline, connections.wait_until_idle(Direction.INBOUND, for_seconds=0))
+    await _until(
+        deadline,
+        connections.wait_until_idle(Direction.OUTBOUND, for_seconds=OUTBOUND_QUIET_S),
+    )
+    await doors.close(Direction.OUTBOUND)
+    cut = connections.close_all(Refusal(Outcome.DRAINED, "still open when the drain time was over"))
+    _log.info("drained: %d connections had to be cut", cut)
+    return cut
+
+
+async def _until(deadline: float, wait: Awaitable[None]) -> None:
+    """Wait, but not beyond the deadline; what is left then is for `close_all`."""
+    try:
+        async with asyncio.timeout_at(deadline):
+            await wait
+    except TimeoutError:
+        _log.warning("the drain time is over")

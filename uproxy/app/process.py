@@ -1,0 +1,218 @@
+"""A running uProxy: what is built in which order, and what each signal does.
+
+Starting: privileges, log, border, limits, identity, doors, admin, then ready.  Stopping is
+the reverse, after `draining`.  Nothing is decided here; this is where everything meets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+import os
+import platform
+import signal
+from collections.abc import Callable
+
+from uproxy import __version__, hardening, libssl, sockets, systemd
+from uproxy.app.administration import Administration
+from uproxy.app.configuration import ConfigurationFile
+from uproxy.app.doors import socket_plans
+from uproxy.app.draining import drain
+from uproxy.app.facts import Facts
+from uproxy.app.identity import check_files, now
+from uproxy.app.parts import Parts
+from uproxy.app.reloading import Reloader
+from uproxy.app.state import RunState
+from uproxy.config import Settings, warnings
+from uproxy.identity.files import FilesSource
+from uproxy.log import Log
+from uproxy.model import Limits
+
+_log = logging.getLogger(__name__)
+
+
+class Order(enum.Enum):
+    """What signals, admin requests and the file's watcher ask for."""
+
+    RELOAD = enum.auto()
+    DRAIN = enum.auto()
+    QUIT = enum.auto()
+
+
+async def serve(file: ConfigurationFile) -> int:
+    """Run until told to quit.  Returns the exit code.
+
+    Raises:
+        UproxyError: it could not start; nothing is left open.
+    """
+    settings = file.read()
+    check_files(settings.identity)
+    hardening.lock_in()
+    log = Log(settings.log, settings.name)
+    log.start()
+    try:
+        return await Process(file, settings, log).run()
+    finally:
+        log.finish()
+
+
+class Process:
+    """One uProxy, from its start to its end."""
+
+    def __init__(self, file: ConfigurationFile, settings: Settings, log: Log) -> None:
+        """Builds the parts; nothing is open yet.
+
+        Raises:
+            EngineError: the TLS library isn't the tested one.
+        """
+        versions = {
+            "uproxy": __version__,
+            "python": platform.python_version(),
+            "openssl": libssl.check().openssl,
+        }
+        self._orders: asyncio.Queue[Order] = asyncio.Queue()
+        self._hurry = asyncio.Event()  # set by a second request to quit
+        self._draining: asyncio.Task[int] | None = None  # from the first order to drain
+        self._state = RunState(started_at=now(), loaded_at=now())
+        self._systemd = systemd.Service.from_environment(os.environ)
+        self._parts = Parts(settings, log, self._systemd.inherited, versions)
+        facts = Facts(
+            self._state, self._parts, versions, self._order(Order.DRAIN), self._order(Order.QUIT)
+        )
+        self._admin = Administration(facts, self._systemd.inherited)
+        self._facts = facts
+        self._reloader = Reloader(
+            file, self._state, self._parts.metrics, lambda: self._settings, self._apply
+        )
+
+    async def run(self) -> int:
+        """Start, obey orders until one is to quit, stop."""
+        try:
+            await self._start()
+            await self._obey()
+        finally:
+            await self._stop()
+        return 0
+
+    # Starting.
+
+    async def _start(self) -> None:
+        settings, parts = self._settings, self._parts
+        for warning in warnings(settings):
+            _log.warning("%s", warning)
+        self._listen_to_signals()
+        fresh = parts.doors.open_new(socket_plans(settings))
+        self._admin.open(settings.admin)
+        self._limit(settings.limits)
+        await parts.source.start()
+        await parts.connections.start()
+        await parts.resolver.start()
+        await parts.doors.replace(parts.make_doors(settings), fresh)
+        self._state.listening = parts.doors.listening
+        self._state.starting = False
+        await self._admin.start()
+        self._systemd.ready()
+        _log.info("started: %s", ", ".join(sorted(map(str, self._state.listening))) or "no doors")
+
+    def _listen_to_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGHUP, self._order(Order.RELOAD))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._asked_to_quit)
+        # a peer that is gone is an error of that write, never the end of the process
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        systemd.reap_orphans_as_init(loop)
+
+    def _limit(self, limits: Limits) -> None:
+        budget = sockets.descriptors_budget(limits.connections, sockets.raise_descriptor_limit())
+        self._state.limits_note = budget.note
+        if budget.note is not None:
+            _log.warning("%s", budget.note)
+        self._parts.engine.set_limits(
+            Limits(budget.connections, limits.handshakes_in_flight, limits.per_source_connections)
+        )
+
+    # Obeying.
+
+    def _order(self, order: Order) -> Callable[[], None]:
+        return lambda: self._orders.put_nowait(order)
+
+    def _asked_to_quit(self) -> None:
+        if self._state.quitting:
+            self._hurry.set()
+        self._state.quitting = True
+        self._orders.put_nowait(Order.QUIT)
+
+    async def _obey(self) -> None:
+        watcher = asyncio.create_task(self._watch_file(), name="configuration")
+        try:
+            while (order := await self._orders.get()) is not Order.QUIT:
+                if order is Order.DRAIN:
+                    self._drain()
+                else:
+                    await self._reload()
+            await self._drain_or_hurry()
+        finally:
+            watcher.cancel()
+
+    async def _watch_file(self) -> None:
+        while True:
+            await self._reloader.changed()
+            self._orders.put_nowait(Order.RELOAD)
+
+    async def _reload(self) -> None:
+        if self._state.draining:
+            _log.warning("not reloaded: draining")
+            return
+        self._systemd.reloading()
+        if isinstance(self._parts.source, FilesSource):
+            self._parts.source.reload()
+        await self._reloader.reload()
+        self._systemd.ready()
+
+    async def _apply(self, settings: Settings) -> None:
+        """Put a validated configuration in force; raises only before anything has changed."""
+        parts, before = self._parts, self._settings
+        fresh = parts.doors.open_new(socket_plans(settings))
+        parts.destinations.configure(settings)
+        parts.resolver.refresh()
+        parts.connections.configure(settings)
+        await parts.doors.replace(parts.make_doors(settings), fresh)
+        self._state.listening = parts.doors.listening
+        self._limit(settings.limits)
+        if settings.log != before.log:
+            parts.log.configure(settings.log)
+
+    # Stopping.
+
+    def _drain(self) -> asyncio.Task[int]:
+        """Begin to drain; a second order finds the first one's task."""
+        if self._draining is None:
+            self._state.draining = True
+            self._systemd.stopping()
+            parts = self._parts
+            work = drain(parts.connections, parts.doors, self._settings.timeouts)
+            self._draining = asyncio.create_task(work, name="drain")
+        return self._draining
+
+    async def _drain_or_hurry(self) -> None:
+        hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
+        try:
+            await asyncio.wait({self._drain(), hurry}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            hurry.cancel()
+
+    async def _stop(self) -> None:
+        parts = self._parts
+        if self._draining is not None:
+            self._draining.cancel()
+        await self._admin.close()
+        await parts.resolver.stop()
+        await parts.source.stop()
+        await parts.engine.stop()
+        await parts.connections.stop()
+
+    @property
+    def _settings(self) -> Settings:
+        return self._parts.connections.in_force.settings

@@ -1,0 +1,80 @@
+"""`uproxy check`: everything that can be known of a configuration without starting."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+from uproxy import libssl, sockets
+from uproxy.app.configuration import ConfigurationFile
+from uproxy.app.identity import check_files, make_source
+from uproxy.cli import add_configuration_arguments
+from uproxy.config import Settings, warnings
+from uproxy.config.scalars import duration
+from uproxy.errors import UproxyError, UsageError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `check` takes."""
+    add_configuration_arguments(parser)
+    parser.add_argument(
+        "--wait",
+        metavar="DURATION",
+        default=None,
+        help="also fetch an identity, waiting at most this long (10s); exit 4 if none comes",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print every mistake and exit 2, or say that it is good; warnings never fail."""
+    wait = None if args.wait is None else _duration(args.wait)
+    path = Path(args.config)
+    settings = ConfigurationFile(path, tuple(args.overrides), os.environ).read()
+    for warning in warnings(settings):
+        print(f"uproxy: warning: {warning}", file=sys.stderr)
+    check_files(settings.identity)
+    libssl.check()
+    _check_limits(settings)
+    if wait is not None:
+        print(asyncio.run(_fetch(settings, wait)))
+    print(f"{path}: {_summary(settings)}")
+    return 0
+
+
+def _duration(text: str) -> float:
+    try:
+        return duration(text)
+    except ValueError as error:
+        raise UsageError(f"--wait {text!r}: {error}") from None
+
+
+def _check_limits(settings: Settings) -> None:
+    budget = sockets.descriptors_budget(
+        settings.limits.connections, sockets.raise_descriptor_limit()
+    )
+    if budget.note:
+        print(f"uproxy: warning: {budget.note}", file=sys.stderr)
+
+
+async def _fetch(settings: Settings, wait: float) -> str:
+    from uproxy.identity.workload_api.source import fetch_once
+
+    credentials = await fetch_once(make_source(settings.identity), wait)
+    svid = credentials.svid
+    if svid is None:
+        raise UproxyError(credentials.reason)
+    domains = ", ".join(sorted(credentials.bundles))
+    return f"identity {svid.spiffe_id} until {svid.not_after.isoformat()}, believes {domains}"
+
+
+def _summary(settings: Settings) -> str:
+    counts = (
+        (len(settings.inbound), "inbound"),
+        (len(settings.outbound), "outbound"),
+        (len(settings.destinations), "destinations"),
+        (len(settings.authorization), "rules"),
+    )
+    return "good: " + ", ".join(f"{count} {word}" for count, word in counts)
