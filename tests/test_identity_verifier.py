@@ -410,6 +410,14 @@ def test_no_certificate_is_no_peer() -> None:
     assert caught.value.alert is Alert.BAD_CERTIFICATE
 
 
+def test_certificates_that_sign_each_other_are_refused_like_any_stranger() -> None:
+    stranger = Authority("example.org", now=NOW, subject="stranger")
+    loops = [stranger.intermediate(subject="stranger").certificate for _ in range(4)]
+    issued = stranger.issue()
+    looped = replace(issued, chain=(issued.certificate, stranger.root, stranger.root, *loops))
+    assert refusal(looped) == ("X5-14", Alert.UNKNOWN_CA)
+
+
 def test_garbage_is_no_certificate() -> None:
     leaf = OURS.issue().der[0]
     for chain in ((b"",), (b"\x30\x00",), (leaf[:-1],), (leaf + b"\x00",), (leaf, b"x")):
