@@ -138,6 +138,16 @@ async def test_a_connection_that_never_opened_is_a_failed_one() -> None:
     assert (denial.door, denial.ending.reason, denial.identity) == ("api", "no bundle", None)
 
 
+async def test_a_far_handshake_is_counted_here_only_if_it_took_too_long() -> None:
+    here = world()
+    for number, outcome in enumerate((Outcome.TIMED_OUT, Outcome.PEER_UNEXPECTED)):
+        failed = FakeConnection(arrival(number=number))
+        end = ending(outcome, State.HANDSHAKING_FAR)
+        here.connections.closed(party(Direction.OUTBOUND), failed, end)
+    assert here.metric("uproxy_handshake_failures_total", reason="timed_out") == 1
+    assert here.metric("uproxy_handshake_failures_total") == 1
+
+
 async def test_a_denied_callers_handshake_has_succeeded_all_the_same() -> None:
     here = world()
     denied = FakeConnection(arrival(peer(WEB, CA)), peer=peer(WEB, CA), tls=FACTS)

@@ -296,7 +296,10 @@ class Connections:
 
     def _count_failure(self, party: Party, connection: Connection, ending: Ending) -> None:
         self._metrics.failed(_labels(party, connection), ending.outcome)
-        if ending.state in (State.HANDSHAKING_NEAR, State.HANDSHAKING_FAR):
+        near = ending.state is State.HANDSHAKING_NEAR
+        # the other failures of the far side were counted attempt by attempt
+        late = ending.state is State.HANDSHAKING_FAR and ending.outcome is Outcome.TIMED_OUT
+        if near or late:
             self._metrics.handshake_failed(party.direction, ending.outcome, ending.rule)
         else:
             self._count_handshake(party.direction, connection)

@@ -29,7 +29,7 @@ class InboundDoor:
         self._services = services
         self._target = _target(door)
         self._application = services.destinations[Direction.INBOUND, door.name]
-        self._reports = Reports(services, self._application)
+        self._reports = Reports(Direction.INBOUND, services, self._application)
         terms = Terms(Role.SERVER, settings.tls, door.alpn)
         self._handshakes = Handshakes(terms, services.wall_clock)
 

@@ -33,7 +33,7 @@ class OutboundDoor:
         self._services = services
         self._to = settings.destinations[door.to]
         self._endpoints = services.destinations[Direction.OUTBOUND, door.to]
-        self._reports = Reports(services, self._endpoints)
+        self._reports = Reports(Direction.OUTBOUND, services, self._endpoints)
         self._timeouts = _timeouts(settings.timeouts, self._to)
         self._handshakes = Handshakes(_terms(self._to, settings), services.wall_clock)
 

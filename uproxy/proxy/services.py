@@ -11,6 +11,12 @@ from uproxy.connections import Connections, Party
 from uproxy.contract import Candidate, Connection, Ending, Refusal
 from uproxy.destinations import Destination, Destinations
 from uproxy.metrics import Metrics
+from uproxy.model import Direction, Outcome
+
+HANDSHAKE_FAILURES = frozenset(
+    {Outcome.HANDSHAKE_FAILED, Outcome.PEER_UNTRUSTED, Outcome.PEER_UNEXPECTED}
+)
+"""The outcomes of an attempt that can only come from its handshake."""
 
 
 def utc_now() -> datetime:
@@ -34,14 +40,19 @@ class Services:
 class Reports:
     """Tells the registry, and the `endpoints` that a door dials, what became of a connection."""
 
+    direction: Direction
     services: Services
     endpoints: Destination
 
     def attempted(self, candidate: Candidate, failure: Refusal | None) -> None:
         """An endpoint that failed is passed over for a while."""
-        if failure is not None:
-            now = self.services.monotonic()
-            self.endpoints.failed(candidate.addresses[0], now, failure.reason)
+        if failure is None:
+            return
+        now = self.services.monotonic()
+        self.endpoints.failed(candidate.addresses[0], now, failure.reason)
+        # the next candidate may succeed, so a connection's end can't tell of this one
+        if failure.outcome in HANDSHAKE_FAILURES:
+            self.services.metrics.handshake_failed(self.direction, failure.outcome, failure.rule)
 
     def opened(self, connection: Connection) -> None:
         """It is connected."""
