@@ -50,6 +50,10 @@ class Doors:
         """The addresses that are open."""
         return frozenset(self._open)
 
+    def has(self, direction: Direction) -> bool:
+        """Whether a door of that direction is open."""
+        return any(door.direction is direction for _, door in self._open.values())
+
     def open_new(
         self, plans: Mapping[ListenAddress, SocketPlan]
     ) -> dict[ListenAddress, socket.socket]:

@@ -32,10 +32,9 @@ async def drain(connections: Connections, doors: Doors, timeouts: Timeouts) -> i
     await asyncio.sleep(delay)
     await doors.close(Direction.INBOUND)
     await _until(deadline, connections.wait_until_idle(Direction.INBOUND, for_seconds=0))
-    await _until(
-        deadline,
-        connections.wait_until_idle(Direction.OUTBOUND, for_seconds=OUTBOUND_QUIET_S),
-    )
+    if doors.has(Direction.OUTBOUND):
+        quiet = connections.wait_until_idle(Direction.OUTBOUND, for_seconds=OUTBOUND_QUIET_S)
+        await _until(deadline, quiet)
     await doors.close(Direction.OUTBOUND)
     cut = connections.close_all(Refusal(Outcome.DRAINED, "still open when the drain time was over"))
     _log.info("drained: %d connections had to be cut", cut)

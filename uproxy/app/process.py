@@ -126,9 +126,9 @@ class Process:
 
     def _limit(self, limits: Limits) -> None:
         budget = sockets.descriptors_budget(limits.connections, sockets.raise_descriptor_limit())
-        self._state.limits_note = budget.note
-        if budget.note is not None:
+        if budget.note is not None and budget.note != self._state.limits_note:
             _log.warning("%s", budget.note)
+        self._state.limits_note = budget.note
         self._parts.engine.set_limits(
             Limits(budget.connections, limits.handshakes_in_flight, limits.per_source_connections)
         )
