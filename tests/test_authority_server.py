@@ -10,18 +10,22 @@ import stat
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
 import grpc
 import grpc.aio
 import pytest
+import uvloop
 from spiffe._proto import workload_pb2
 
 from tests.helpers.waiting import eventually
 from uproxy.authority import Authority, Definition, DomainDefinition, EntryDefinition
+from uproxy.config.scalars import workload_api
 from uproxy.errors import UproxyError
 from uproxy.identity.workload_api.framing import SERVICE
+from uproxy.identity.workload_api.source import WorkloadApiSource, fetch_once
 
 WEB, ORDERS = "spiffe://example.org/web", "spiffe://example.org/orders"
 TRUE = (("workload.spiffe.io", "true"),)
@@ -230,3 +234,19 @@ async def test_many_come_and_go(sockets: str) -> None:
             assert seen == [[WEB]] * 20
         endpoint = authority._endpoints[0]
         await eventually(lambda: not endpoint._clients, "every client to be forgotten")
+
+
+def test_it_serves_and_is_served_under_uvloop_too(sockets: str) -> None:
+    async def both() -> str:
+        async with Authority(definition(sockets)) as authority:
+            source = WorkloadApiSource(
+                workload_api(authority.endpoints["example.org"]),
+                spiffe_id=None,
+                hint=None,
+                revocation_grace=30,
+                clock=lambda: datetime.now(UTC),
+            )
+            svid = (await fetch_once(source, timeout_s=10)).svid
+            return svid.spiffe_id if svid else ""
+
+    assert uvloop.run(both()) == WEB

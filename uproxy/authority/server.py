@@ -16,6 +16,7 @@ import socket
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import h2.exceptions
 
@@ -100,8 +101,8 @@ class _Client(asyncio.Protocol):
         self._streams: dict[int, tuple[Handout, bytes]] = {}  # call to what it saw last
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)  # noqa: S101  for mypy
-        self._transport = transport
+        # a cast, because uvloop's transports don't inherit from asyncio's
+        self._transport = cast("asyncio.WriteTransport", transport)
         self._caller = _ask_kernel(transport)
         self._endpoint.joined(self)
         self._flush()
