@@ -27,7 +27,12 @@ SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.EN
 BACK_OFF: Final = (0.05, 1.0)
 """Seconds without accepting when descriptors are short: at first, at most."""
 
-_NOTHING_MORE: Final = frozenset({errno.EAGAIN, errno.EWOULDBLOCK})
+_GONE: Final = frozenset(
+    {errno.ECONNABORTED, errno.EPROTO, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET,
+     errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH, errno.ENETDOWN, errno.EPERM}
+)  # fmt: skip
+"""Errors of the connection that was to be taken, not of the listener: accept(2)."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -110,17 +115,19 @@ class OpenTwinDoor:
         for _ in range(ACCEPT_BATCH):
             try:
                 accepted, name = self._listener.accept()
+            except BlockingIOError:
+                return
             except OSError as error:
-                if error.errno in _NOTHING_MORE:
-                    return
-                if error.errno in SHORTAGE:
-                    self._wait_for_descriptors(error)
-                    return
-                # an error of the connection that was to be taken, not of the listener: accept(2)
-                _log.debug("an arrival was gone before it was accepted: %s", error)
-                continue
+                if error.errno in _GONE:
+                    continue
+                self._wait(error)
+                return
             self._pause = BACK_OFF[0]
-            self._receive(accepted, name)
+            try:
+                self._receive(accepted, name)
+            except Exception:  # noqa: BLE001  a defect: this arrival goes, the listener stays
+                _log.exception("an arrival could not be received")
+                sockets.reset(accepted)
 
     def _receive(self, accepted: socket.socket, name: object) -> None:
         accepted.setblocking(False)
@@ -132,9 +139,12 @@ class OpenTwinDoor:
         )
         self._engine._welcome(self._door, accepted, arrival)
 
-    def _wait_for_descriptors(self, error: OSError) -> None:
-        self._engine._gate.refused["descriptors"] += 1
-        _log.warning("accepting pauses for %g s: %s; raise LimitNOFILE", self._pause, error)
+    def _wait(self, error: OSError) -> None:
+        """Accept nothing for a while: asked again at once, the kernel would say the same."""
+        if error.errno in SHORTAGE:
+            self._engine._gate.refused["descriptors"] += 1
+        hint = "; raise LimitNOFILE" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+        _log.warning("accepting pauses for %g s: %s%s", self._pause, error, hint)
         self._engine._poller.forget(self._listener.fileno())
         self._resume = asyncio.get_running_loop().call_later(self._pause, self._watch)
         self._pause = min(2 * self._pause, BACK_OFF[1])

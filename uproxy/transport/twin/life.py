@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Final, cast
 
@@ -71,6 +72,7 @@ class Life:
         self._far: Leg | None = None
         self._relay: Relay | None = None
         self._cut: Refusal | None = None
+        self._begun = False
         self._task: asyncio.Task[None] | None = None
 
     # What doors and the registry see.
@@ -102,7 +104,7 @@ class Life:
         """Cut it now; the first reason stands."""
         if self._cut is None and self.state is not State.CLOSED:
             self._cut = refusal
-            if self._task is not None:
+            if self._task is not None and self._begun:
                 self._task.cancel()
 
     def start(self) -> asyncio.Task[None]:
@@ -226,7 +228,8 @@ class Life:
     async def _run(self) -> None:
         refusal = await self._outcome()
         if self._speaks_last(refusal):
-            await cast("Leg", self._near).part(LINGER)
+            with suppress(asyncio.CancelledError):  # cut: then without waiting
+                await cast("Leg", self._near).part(LINGER)
         self._let_go(orderly=refusal is None)
         ending = self._ending(refusal)
         self._move(State.CLOSED)
@@ -237,6 +240,9 @@ class Life:
 
     async def _outcome(self) -> Refusal | None:
         """Live, and turn whatever ends it into a refusal; None for the orderly end."""
+        self._begun = True  # a task cancelled before its first step would never take it
+        if self._cut is not None:
+            return self._cut
         try:
             await self._live()
         except RefusedError as no:

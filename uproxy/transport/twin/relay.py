@@ -77,6 +77,8 @@ class Relay:
                 self._timer.cancel()
             self.outward.source.mute()
             self.outward.sink.mute()
+            if self._done.done() and not self._done.cancelled():
+                self._done.exception()  # seen, even if a cut came in the same moment
 
     def _begin(self, preface: bytes) -> None:
         self._check_deadline()

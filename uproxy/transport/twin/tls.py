@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
+from contextlib import suppress
 
 from uproxy.contract import PeerSvid, TlsFacts
 from uproxy.libssl import Buffer, Context, Session, TlsError
@@ -71,14 +72,17 @@ class TlsLeg(Leg):
                 raise TlsError(f"{self.who} closed in the middle of the handshake")
             done = self._step(session, received)
         await self.say_all()
-        self._early = session.early
+        self._early, session.early = session.early, b""
         self.facts = TlsFacts(*session.negotiated, time.monotonic() - started)
 
     def _step(self, session: Session, received: bytes) -> bool:
         try:
-            return session.handshake(received)
-        finally:
-            self._push_output()  # the alert too, when it failed
+            done = session.handshake(received)
+        except BaseException:
+            self._push_alert()
+            raise
+        self._push_output()
+        return done
 
     @property
     def ready(self) -> bool:
@@ -105,8 +109,10 @@ class TlsLeg(Leg):
             raise TlsError(f"{self.who} closed without a close_notify (truncated)")
         try:
             data = session.decrypt(received)
-        finally:
-            self._push_output()  # the answer to a KeyUpdate, or an alert
+        except TlsError:
+            self._push_alert()
+            raise
+        self._push_output()  # the answer to a KeyUpdate
         if not data and not session.ended:
             return None  # part of a record, or a message that isn't the application's
         return data
@@ -141,3 +147,8 @@ class TlsLeg(Leg):
         output = self._session.take_output() if self._session else b""
         if output:
             self._push(output)
+
+    def _push_alert(self) -> None:
+        """Tell the other side why, if it still listens; what failed matters more."""
+        with suppress(OSError):
+            self._push_output()
