@@ -1,0 +1,196 @@
+"""The status page in a real browser: live, readable on a phone, deaf to peers' markup."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.helpers.admin import (
+    FakeFacts,
+    RunningAdmin,
+    certificates,
+    connection_row,
+    orders_facts,
+)
+from tests.helpers.browser import Browser, browser
+from tests.helpers.waiting import wait_until
+from uproxy.proxy.admin.facts import DenialRow, Readiness
+from uproxy.proxy.admin.server import AdminListener
+
+HOSTILE = "spiffe://example.org/<script>document.title='owned'</script><img src=x onerror=alert(1)>"
+WIDE = 1280
+PHONES = (360, 320)
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(tmp_path_factory.mktemp("browser")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def admin() -> Iterator[RunningAdmin]:
+    with RunningAdmin(orders_facts()) as running:
+        yield running
+
+
+def visit(tab: Browser, admin: RunningAdmin, width: int = WIDE) -> AdminListener:
+    """Open the page and wait for its first facts; `window.visited` tells a reload."""
+    listener = admin.listen()
+    tab.resize(width)
+    tab.go(f"http://{listener.address}/")
+    tab.run("window.visited = true")
+    wait_until(lambda: "log level" in tab.text, "the first facts")
+    _ = tab.complaints  # those of an earlier test's page, whose proxy went away
+    return listener
+
+
+def shows(tab: Browser, words: str) -> None:
+    wait_until(lambda: words in tab.text, f"the page to show {words!r}")
+
+
+@pytest.mark.parametrize("width", [WIDE, 768, *PHONES])
+@pytest.mark.parametrize("hostile", [False, True])
+def test_nothing_scrolls_sideways(
+    tab: Browser, admin: RunningAdmin, width: int, hostile: bool
+) -> None:
+    if hostile:
+        endless = "spiffe://example.org/" + "x" * 2000
+        admin.facts.rows = (connection_row(identity=endless, rule="r" * 300),)
+    visit(tab, admin, width)
+    shows(tab, "rule rrrr" if hostile else "rule web-reads-orders")
+    assert tab.run("return document.documentElement.scrollWidth") <= width
+    spilled = tab.run(
+        "return [...document.querySelectorAll('main :not(thead, thead *)')].filter((e) => "
+        "e.clientWidth && "
+        "e.getBoundingClientRect().right > innerWidth + 1).map((e) => e.outerHTML)"
+    )
+    assert spilled == []
+
+
+def test_everything_an_operator_asks_for_is_there(tab: Browser, admin: RunningAdmin) -> None:
+    visit(tab, admin)
+    for words in (
+        "orders", "ready", "spiffe://example.org/ns/shop/sa/orders", "expires in",
+        "workload api, ready", "partner.test", "CRL: 3 serials revoked", "0.0.0.0:8443",
+        "db.internal:5432", "passed over: connection refused by 10.0.0.8:5432",
+        "spiffe://example.org/ns/web/sa/frontend", "10.0.3.17:45107", "rule web-reads-orders",
+        "X25519MLKEM768", "no allow rule matches", "rule X5-5", "peer untrusted", "5,012",
+        "OpenSSL 4.0.3",
+    ):  # fmt: skip
+        shows(tab, words)
+    assert tab.complaints == []
+
+
+def test_facts_move_without_a_reload(tab: Browser, admin: RunningAdmin) -> None:
+    visit(tab, admin)
+    admin.facts.rows = (connection_row(9, bytes_sent=0, identity="spiffe://example.org/newcomer"),)
+    shows(tab, "spiffe://example.org/newcomer")
+    admin.facts.rows = (
+        connection_row(9, bytes_sent=5 * 1024**2, identity="spiffe://example.org/newcomer"),
+    )
+    shows(tab, "5.0 MiB")
+    admin.facts.ready = Readiness(("no identity yet: agent socket refused",), ("config_stale: x",))
+    shows(tab, "no identity yet: agent socket refused")
+    shows(tab, "config_stale: x")
+    shows(tab, "not ready")
+    assert tab.run("return window.visited") is True
+
+
+def test_the_expiry_counts_down(tab: Browser, admin: RunningAdmin) -> None:
+    visit(tab, admin)
+    left = "return document.querySelector('dd.large').textContent"
+    first = tab.run(left)
+    assert first.startswith("47 min")
+    wait_until(lambda: tab.run(left) not in (first, ""), "the next second")
+
+
+def test_without_an_identity_the_reason_takes_its_place(tab: Browser, admin: RunningAdmin) -> None:
+    admin.facts.certs = certificates(svid=None, reason="no identity yet: no agent at /run/x.sock")
+    visit(tab, admin)
+    shows(tab, "no identity yet: no agent at /run/x.sock")
+
+
+def test_a_proxy_that_goes_away_is_noticed(tab: Browser, admin: RunningAdmin) -> None:
+    listener = visit(tab, admin)
+    shows(tab, "live")
+    admin.call(listener.close())
+    shows(tab, "what follows is old")
+    shows(tab, "unknown")
+
+
+def test_markup_in_what_peers_say_stays_text(tab: Browser, admin: RunningAdmin) -> None:
+    facts = admin.facts
+    facts.rows = (connection_row(identity=HOSTILE, rule=HOSTILE, source=HOSTILE),)
+    facts.denial_rows = (
+        DenialRow(
+            facts.started, "inbound", HOSTILE, HOSTILE, HOSTILE, "denied", HOSTILE, HOSTILE, HOSTILE
+        ),
+    )
+    facts.ready = Readiness((HOSTILE,), (HOSTILE,))
+    facts.ended = {HOSTILE: 3}
+    visit(tab, admin)
+    shows(tab, HOSTILE)
+    assert tab.run("return document.title") == "orders · uProxy"
+    assert tab.run("return document.querySelectorAll('script').length") == 1
+    assert tab.run("return document.querySelectorAll('img').length") == 0
+    assert tab.complaints == []
+
+
+def test_the_policy_stops_a_script_that_got_in_nevertheless(
+    tab: Browser, admin: RunningAdmin
+) -> None:
+    visit(tab, admin)
+    tab.run(
+        "const s = document.createElement('script'); s.textContent = \"document.title='owned'\";"
+        "document.body.append(s)"
+    )
+    assert tab.run("return document.title") != "owned"
+    assert any("Content Security Policy" in message for message in tab.complaints)
+
+
+def test_an_empty_proxy_says_so(tab: Browser, admin: RunningAdmin) -> None:
+    admin.facts = FakeFacts()
+    visit(tab, admin)
+    for words in (
+        "No connection is open.",
+        "Nobody was refused lately.",
+        "No connection has ended",
+    ):
+        shows(tab, words)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_word_has_contrast(tab: Browser, admin: RunningAdmin, scheme: str) -> None:
+    admin.facts.ready = Readiness((), ("config_stale: x",))
+    tab.prefer(scheme)
+    visit(tab, admin)
+    shows(tab, "config_stale: x")
+    faint: list[Any] = tab.run(_FAINT)
+    assert faint == []
+
+
+_FAINT = """
+const channels = (color) => color.match(/[\\d.]+/g).map(Number);
+const light = ([r, g, b]) => [r, g, b].map((c) => c / 255)
+  .map((c) => (c <= 0.03928 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
+  .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
+const ground = (element) => {
+  for (let e = element; e; e = e.parentElement) {
+    const color = channels(getComputedStyle(e).backgroundColor);
+    if (color.length < 4 || color[3] > 0) return color;
+  }
+  return [255, 255, 255];
+};
+return [...document.querySelectorAll('body *')]
+  .filter((e) => [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim()))
+  .filter((e) => e.tagName !== 'SCRIPT' && e.tagName !== 'STYLE')
+  .map((e) => {
+    const [a, b] = [light(channels(getComputedStyle(e).color)), light(ground(e))];
+    return [e.textContent, (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05)];
+  })
+  .filter(([, ratio]) => ratio < 4.5);
+"""
+"""Texts below WCAG 2's contrast of 4.5 to 1."""
