@@ -12,13 +12,14 @@ import grpc
 import pytest
 
 from tests.helpers.pki import Authority, Issued
+from tests.helpers.ports import free_port
 from tests.helpers.waiting import eventually
 from tests.helpers.workload_api import End, FakeAgent, good_response, svid_message, svid_response
 from uproxy.errors import NoIdentityError
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.workload_api.source import WorkloadApiSource, fetch_once
 from uproxy.identity.workload_api.supervisor import Choice
-from uproxy.model import UnixAddress
+from uproxy.model import TcpAddress, UnixAddress
 
 HOME = Authority("example.org")
 WEB = HOME.issue("/web")
@@ -44,13 +45,13 @@ class Watched(WorkloadApiSource):
 
     def __init__(
         self,
-        path: Path,
+        endpoint: Path | TcpAddress,
         choice: Choice = _ANY,
         *,
         grace: float = 30,
         clock: Clock | None = None,
     ) -> None:
-        address = UnixAddress(str(path))
+        address = UnixAddress(str(endpoint)) if isinstance(endpoint, Path) else endpoint
         super().__init__(
             address,
             spiffe_id=choice.spiffe_id,
@@ -272,6 +273,13 @@ async def test_an_invalid_request_is_said_and_not_repeated_in_a_loop(path: Path)
 
         assert "security header missing" in source.current.reason
         assert len(agent.streams) == 1
+
+
+async def test_an_endpoint_may_be_on_tcp() -> None:
+    address = TcpAddress("127.0.0.1", free_port())
+    async with FakeAgent(str(address)) as agent, watching(Watched(address)) as source:
+        agent.say(response(WEB))
+        await source.until(WEB.spiffe_id)
 
 
 async def test_fetch_once_gives_an_identity(path: Path) -> None:

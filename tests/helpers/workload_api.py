@@ -66,8 +66,9 @@ class End:
 class FakeAgent:
     """A Workload API of grpcio's.  Streams take what was `say`d, one word each, in order."""
 
-    def __init__(self, path: Path, options: Iterable[tuple[str, int]] = ()) -> None:
-        self.path = path
+    def __init__(self, listen: Path | str, options: Iterable[tuple[str, int]] = ()) -> None:
+        """`listen` is a unix socket's path, or host:port."""
+        self._listen = f"unix:{listen}" if isinstance(listen, Path) else listen
         self.streams: list[dict[str, str]] = []
         """The metadata of every stream so far."""
         self._words: asyncio.Queue[bytes | End] = asyncio.Queue()
@@ -85,7 +86,7 @@ class FakeAgent:
         service = SERVICE.strip("/")
         generic = grpc.method_handlers_generic_handler(service, {"FetchX509SVID": handler})
         self._server.add_generic_rpc_handlers((generic,))
-        self._server.add_insecure_port(f"unix:{self.path}")
+        self._server.add_insecure_port(self._listen)
         await self._server.start()
 
     async def stop(self) -> None:
