@@ -1,0 +1,272 @@
+"""systemd's protocol, against a real datagram socket, real descriptors and real children."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.waiting import eventually
+from uproxy.errors import UproxyError
+from uproxy.systemd import Listeners, Notifier, adopt_orphans, parse, reap, take, watch
+
+UNITS = Path(__file__).parent.parent / "deploy" / "systemd"
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[socket.socket]:
+    """systemd's end of NOTIFY_SOCKET."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
+        bound.bind(str(tmp_path / "notify"))
+        bound.settimeout(10)
+        yield bound
+
+
+@pytest.fixture
+def notifier(manager: socket.socket) -> Notifier:
+    return Notifier(manager.getsockname())
+
+
+def heard(manager: socket.socket) -> list[str]:
+    return manager.recv(4096).decode().split("\n")
+
+
+def test_nothing_is_offered_outside_systemd() -> None:
+    offer = parse({}, 7)
+    assert (offer.notify_socket, offer.watchdog_s, offer.descriptors) == (None, None, {})
+
+
+def test_descriptors_come_by_their_names() -> None:
+    environment = {"LISTEN_PID": "7", "LISTEN_FDS": "3", "LISTEN_FDNAMES": "api:metrics:api"}
+    assert parse(environment, 7).descriptors == {"api": (3, 5), "metrics": (4,)}
+
+
+def test_descriptors_without_names_are_unknown() -> None:
+    assert parse({"LISTEN_PID": "7", "LISTEN_FDS": "2"}, 7).descriptors == {"unknown": (3, 4)}
+
+
+def test_descriptors_meant_for_a_parent_are_not_ours() -> None:
+    assert parse({"LISTEN_PID": "6", "LISTEN_FDS": "1"}, 7).descriptors == {}
+    assert parse({"LISTEN_FDS": "1"}, 7).descriptors == {}
+
+
+def test_the_watchdog_counts_in_microseconds_and_for_its_process_only() -> None:
+    assert parse({"WATCHDOG_USEC": "30000000"}, 7).watchdog_s == 30.0
+    assert parse({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "7"}, 7).watchdog_s == 30.0
+    assert parse({"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "6"}, 7).watchdog_s is None
+    assert parse({"WATCHDOG_USEC": "0"}, 7).watchdog_s is None
+
+
+@pytest.mark.parametrize("value", ["-1", "many", "1.5", "", "9" * 30, "\uff13"])
+def test_a_variable_that_is_no_number_is_named(value: str) -> None:
+    with pytest.raises(UproxyError, match="LISTEN_FDS = "):
+        parse({"LISTEN_PID": "7", "LISTEN_FDS": value}, 7)
+
+
+def test_what_is_taken_is_gone_from_the_environment() -> None:
+    environment = {
+        "NOTIFY_SOCKET": "/run/x", "WATCHDOG_USEC": "5", "WATCHDOG_PID": "1", "LISTEN_FDS": "0",
+        "LISTEN_FDNAMES": "", "LISTEN_PID": str(os.getpid()), "PATH": "/bin",
+    }  # fmt: skip
+    assert take(environment).notify_socket == "/run/x"
+    assert environment == {"PATH": "/bin"}
+
+
+def test_a_socket_is_taken_once_and_works() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as opened:
+        listeners = Listeners({"api": (os.dup(opened.fileno()),), "spare": (99,)})
+        with listeners.take("api") as taken:
+            assert taken.getsockname() == opened.getsockname()
+            assert not taken.getblocking()
+    assert listeners.unused == ("spare",)
+    with pytest.raises(UproxyError, match=r"systemd:api was not passed .*there is spare"):
+        listeners.take("api")
+
+
+def test_two_sockets_of_one_name_are_refused() -> None:
+    with pytest.raises(UproxyError, match="systemd:api means 2 sockets"):
+        Listeners({"api": (3, 4)}).take("api")
+
+
+def test_a_descriptor_that_is_no_listener_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "file").open("wb") as file:
+        descriptor = os.dup(file.fileno())
+        with pytest.raises(UproxyError, match="is no socket"):
+            Listeners({"api": (descriptor,)}).take("api")
+        os.close(descriptor)
+
+
+def test_systemd_hears_readiness_and_status(manager: socket.socket, notifier: Notifier) -> None:
+    notifier.ready("3 doors,\nidentity\nspiffe://example.org/x")
+    assert heard(manager) == ["READY=1", "STATUS=3 doors, identity spiffe://example.org/x"]
+    notifier.status("idle")
+    assert heard(manager) == ["STATUS=idle"]
+    notifier.stopping("draining")
+    assert heard(manager) == ["STOPPING=1", "STATUS=draining"]
+    notifier.main_pid(4711)
+    assert heard(manager) == ["MAINPID=4711"]
+
+
+def test_a_reload_carries_the_monotonic_time(manager: socket.socket, notifier: Notifier) -> None:
+    earliest = time.monotonic_ns() // 1000
+    notifier.reloading()
+    reloading, stamp = heard(manager)
+    assert reloading == "RELOADING=1"
+    name, _, value = stamp.partition("=")
+    assert name == "MONOTONIC_USEC"
+    assert earliest <= int(value) <= time.monotonic_ns() // 1000
+
+
+def test_an_abstract_socket_is_found() -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bound:
+        bound.bind(f"\0uproxy-test-{os.getpid()}")
+        Notifier(f"@uproxy-test-{os.getpid()}").alive()
+        bound.settimeout(10)
+        assert bound.recv(100) == b"WATCHDOG=1"
+
+
+def test_without_a_manager_nothing_is_said() -> None:
+    Notifier(None).ready("fine")
+
+
+def test_a_manager_that_is_gone_is_logged_and_not_fatal(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Notifier(str(tmp_path / "gone")).ready("fine")
+    assert "systemd wasn't told READY=1" in caplog.text
+
+
+async def test_the_watchdog_is_held_off_only_while_alive(
+    manager: socket.socket, notifier: Notifier
+) -> None:
+    manager.setblocking(False)
+    loop = asyncio.get_running_loop()
+    alive = True
+    asked = 0
+
+    def liveness() -> bool:
+        nonlocal asked
+        asked += 1
+        return alive
+
+    task = asyncio.create_task(watch(notifier, 0.02, liveness))
+    for _ in range(3):
+        assert await asyncio.wait_for(loop.sock_recv(manager, 100), 10) == b"WATCHDOG=1"
+    alive = False
+    silent_from = asked
+    with contextlib.suppress(BlockingIOError):  # what was said before
+        while manager.recv(100):
+            pass
+    await eventually(lambda: asked > silent_from + 3, "liveness to be asked again")
+    with pytest.raises(BlockingIOError):
+        manager.recv(100)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def test_ended_children_are_waited_for() -> None:
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert reap() == 1
+    assert reap() == 0
+
+
+def test_pid_1_leaves_no_zombie(tmp_path: Path) -> None:
+    """In a process namespace of its own, where this privilege is to be had."""
+    unshare = ["unshare", "--fork", "--pid", "--mount-proc", "--user", "--map-root-user"]
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*unshare, "true"], check=False).returncode
+    ):
+        pytest.skip("needs unshare(1) and user namespaces")
+    script = tmp_path / "first.py"
+    script.write_text(
+        textwrap.dedent("""
+        import asyncio, os, pathlib, sys
+        from uproxy.systemd import adopt_orphans
+
+        def processes():
+            return {int(p.name) for p in pathlib.Path("/proc").glob("[0-9]*")}
+
+        async def main():
+            assert adopt_orphans(asyncio.get_running_loop())
+            # a child that leaves an orphan behind
+            if os.fork() == 0:
+                if os.fork() == 0:
+                    os.execvp("sleep", ["sleep", "0.2"])
+                os._exit(0)
+            deadline = asyncio.get_running_loop().time() + 10
+            while processes() != {1} and asyncio.get_running_loop().time() < deadline:
+                await asyncio.sleep(0.02)
+            print("left:", sorted(processes() - {1}))
+
+        asyncio.run(main())
+    """)
+    )
+    ran = subprocess.run(
+        [*unshare, sys.executable, script],
+        capture_output=True, text=True, timeout=30, check=True,
+        env={**os.environ, "PYTHONPATH": str(UNITS.parent.parent)},
+    )  # fmt: skip
+    assert ran.stdout == "left: []\n"
+
+
+def test_other_processes_leave_sigchld_alone() -> None:
+    loop = asyncio.new_event_loop()
+    assert adopt_orphans(loop) is False
+    loop.close()
+    assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
+
+
+@pytest.fixture
+def units(tmp_path: Path) -> list[Path]:
+    """The shipped units as an administrator would install them, with a program that exists."""
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze (package systemd)")
+    for unit in sorted(UNITS.glob("uproxy@.*")):
+        name = unit.name.replace("@.", "@orders.")
+        text = unit.read_text().replace("/usr/local/bin/uproxy", "/bin/true")
+        if _systemd_version() < 253:
+            text = text.replace("Type=notify-reload", "Type=notify")  # as the unit tells one to
+        (tmp_path / name).write_text(text)
+    return sorted(tmp_path.glob("uproxy@orders.*"))
+
+
+def _systemd_version() -> int:
+    return int(analyze("--version").split()[1])
+
+
+def analyze(*words: str | Path) -> str:
+    ran = subprocess.run(
+        ["systemd-analyze", *words], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout + ran.stderr
+
+
+def test_the_units_are_what_systemd_understands(units: list[Path]) -> None:
+    assert [unit.suffix for unit in units] == [".service", ".socket"]
+    complaints = [
+        line
+        for line in analyze("verify", "--man=no", "--recursive-errors=no", *units).splitlines()
+        if "uproxy@" in line
+    ]
+    assert complaints == []
+
+
+def test_the_service_is_well_locked_in(units: list[Path]) -> None:
+    report = analyze("security", "--offline=true", "--threshold=20", "--no-pager", units[0])
+    assert "Overall exposure level" in report
