@@ -113,6 +113,23 @@ def test_a_mistake_is_told_with_its_place(body: str, said: str) -> None:
     assert "(line 3, column" in told
 
 
+def test_a_hint_names_one_identity() -> None:
+    told = mistakes(
+        """
+        trust_domains:
+          example.org:
+            entries:
+              - {spiffe_id: spiffe://example.org/a, hint: x, uid: 1}
+              - {spiffe_id: spiffe://example.org/a, hint: x, uid: 2}
+              - {spiffe_id: spiffe://example.org/b, hint: x, uid: 3}
+        """
+    )
+
+    assert len(told) == 1
+    assert "entries[2].hint" in told[0]
+    assert "is the hint of spiffe://example.org/a already" in told[0]
+
+
 def test_all_mistakes_are_told_in_order() -> None:
     told = mistakes(
         """

@@ -147,6 +147,16 @@ class TestCaRotation:
 
         assert len(roots(domain)) == 2
 
+    def test_a_ca_whose_end_was_slept_through_is_replaced_at_once(self) -> None:
+        domain = Domain(BASE, NOW)
+        late = NOW + seconds(10 * 3600)
+
+        domain.tick(late)
+
+        (root,) = roots(domain)
+        leaf(domain).verify_directly_issued_by(root)
+        assert leaf(domain).not_valid_after_utc == late + seconds(60)
+
     def test_one_rotation_at_a_time(self) -> None:
         domain = Domain(BASE, NOW)
 

@@ -177,7 +177,7 @@ async def test_denial_in_mid_stream_revokes_at_once(path: Path) -> None:
 
 
 async def test_denial_on_a_reconnect_revokes_after_the_grace(path: Path) -> None:
-    async with FakeAgent(path) as agent, watching(Watched(path, grace=0.3)) as source:
+    async with FakeAgent(path) as agent, watching(Watched(path, grace=1.5)) as source:
         agent.say(response(WEB))
         await source.until(WEB.spiffe_id)
         agent.say(End(grpc.StatusCode.UNAVAILABLE), *[DENIED] * 1000)
@@ -189,7 +189,7 @@ async def test_denial_on_a_reconnect_revokes_after_the_grace(path: Path) -> None
 
 
 async def test_a_message_within_the_grace_saves_the_identity(path: Path) -> None:
-    async with FakeAgent(path) as agent, watching(Watched(path, grace=0.5)) as source:
+    async with FakeAgent(path) as agent, watching(Watched(path, grace=30)) as source:
         agent.say(response(WEB), End(grpc.StatusCode.UNAVAILABLE), DENIED, response(WEB), b"")
         await source.until_fact("discarded_messages", 1)
 

@@ -130,8 +130,13 @@ def _check_domain(name: str, domain: Draft, known: Collection[str]) -> Iterator[
     for index, spiffe_id in enumerate(domain.get("revoke") or ()):
         if wrong := _not_ours(spiffe_id, name):
             yield domain.wrong_item("revoke", index, wrong)
+    hints: dict[str, str] = {}
     for entry in domain.drafts("entries"):
         yield from _check_entry(entry, name)
+        spiffe_id, hint = entry.get("spiffe_id"), entry.get("hint")
+        # a hint tells the SVIDs of one message apart (WA-12)
+        if hint and hints.setdefault(hint, spiffe_id) != spiffe_id:
+            yield entry.wrong("hint", f"is the hint of {hints[hint]} already")
 
 
 def _check_entry(entry: Draft, trust_domain: str) -> Iterator[Mistake]:

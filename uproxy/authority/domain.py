@@ -116,7 +116,8 @@ class Domain:
     def _turn_signers(self, now: datetime) -> None:
         if self._next is None and now >= self._active.half_life:
             self.rotate_ca(now)
-        if self._next is not None and now >= self._next[1]:
+        # a machine that slept may have slept through the CA's end: nothing is left to wait for
+        if self._next is not None and (now >= self._next[1] or now >= self._active.not_after):
             self._retired.append(self._active)
             self._active, self._next = self._next[0], None
             self._current.clear()
