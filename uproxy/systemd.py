@@ -97,10 +97,11 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 
 class Listeners:
-    """The sockets systemd opened for us, each given away at most once."""
+    """The sockets systemd opened for us."""
 
     def __init__(self, descriptors: Mapping[str, tuple[int, ...]]) -> None:
-        self._left = dict(descriptors)  # not yet taken
+        self._descriptors = descriptors
+        self._taken: set[str] = set()
 
     def take(self, name: str) -> socket.socket:
         """The socket that `listen: systemd:NAME` means.
@@ -108,15 +109,17 @@ class Listeners:
         Raises:
             UproxyError: there is none, or there are several, or it is no listening socket.
         """
-        offered = self._left.pop(name, ())
+        offered = self._descriptors.get(name, ())
         if len(offered) == 1:
-            return sockets.adopt(offered[0])
+            self._taken.add(name)
+            # a copy: a door that one reload removes can come back with another
+            return _copy(offered[0])
         if offered:
             raise UproxyError(
                 f"systemd:{name} means {len(offered)} sockets: give each ListenStream= a socket "
                 "unit, and so a FileDescriptorName=, of its own"
             )
-        have = ", ".join(sorted(self._left)) or "none"
+        have = ", ".join(sorted(self._descriptors)) or "none"
         raise UproxyError(
             f"systemd:{name} was not passed by systemd (there is {have}): is FileDescriptorName="
             f"{name} in its socket unit, and the socket unit started?"
@@ -125,7 +128,19 @@ class Listeners:
     @property
     def unused(self) -> tuple[str, ...]:
         """Names nobody took: connections to them would wait for ever."""
-        return tuple(sorted(self._left))
+        return tuple(sorted(set(self._descriptors) - self._taken))
+
+
+def _copy(descriptor: int) -> socket.socket:
+    try:
+        copy = os.dup(descriptor)
+    except OSError:
+        raise UproxyError(f"descriptor {descriptor} isn't open: was it passed on?") from None
+    try:
+        return sockets.adopt(copy)
+    except UproxyError:
+        os.close(copy)
+        raise
 
 
 class Notifier:
@@ -155,10 +170,6 @@ class Notifier:
     def alive(self) -> None:
         """Hold the watchdog off."""
         self._send("WATCHDOG=1")
-
-    def main_pid(self, pid: int) -> None:
-        """Another process is the service from now on."""
-        self._send(f"MAINPID={pid}")
 
     def _send(self, *lines: str) -> None:
         if self._address is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
 
 from uproxy import sockets
 from uproxy.app.doors import inherit
@@ -13,14 +12,15 @@ from uproxy.model import ListenAddress, SystemdAddress
 from uproxy.proxy.admin.facts import AdminFacts
 from uproxy.proxy.admin.messages import Surface
 from uproxy.proxy.admin.server import AdminListener
+from uproxy.systemd import Listeners
 
 
 class Administration:
     """Up to three listeners over the same facts."""
 
-    def __init__(self, facts: AdminFacts, inherited: Mapping[str, int]) -> None:
+    def __init__(self, facts: AdminFacts, listeners: Listeners) -> None:
         self._facts = facts
-        self._inherited = inherited  # systemd's descriptors by name
+        self._inherited = listeners
         self._listeners: list[AdminListener] = []
 
     def open(self, settings: AdminSettings) -> None:

@@ -6,7 +6,6 @@ sockets leaves everything as it was.  Equal listen addresses keep their socket.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from uproxy.config import Settings
 from uproxy.contract import Door, Engine, OpenDoor
 from uproxy.errors import UproxyError
 from uproxy.model import Direction, ListenAddress, SystemdAddress, TcpAddress, UnixAddress
+from uproxy.systemd import Listeners
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +40,9 @@ def socket_plans(settings: Settings) -> dict[ListenAddress, SocketPlan]:
 class Doors:
     """Every listening door of this process."""
 
-    def __init__(self, engine: Engine, inherited: Mapping[str, int]) -> None:
+    def __init__(self, engine: Engine, listeners: Listeners) -> None:
         self._engine = engine
-        self._inherited = inherited  # systemd's descriptors by name
+        self._listeners = listeners
         self._open: dict[ListenAddress, tuple[OpenDoor, Door]] = {}
 
     @property
@@ -97,27 +97,17 @@ class Doors:
     def _listen(self, address: ListenAddress, plan: SocketPlan) -> socket.socket:
         if not isinstance(address, SystemdAddress):
             return sockets.listen(address, plan.mode, plan.owner)
-        return inherit(address, self._inherited, exposed=plan.exposed)
+        return inherit(address, self._listeners, exposed=plan.exposed)
 
 
-def inherit(
-    address: SystemdAddress, inherited: Mapping[str, int], *, exposed: bool
-) -> socket.socket:
+def inherit(address: SystemdAddress, listeners: Listeners, *, exposed: bool) -> socket.socket:
     """The listening socket that systemd passed under this name.
 
     Raises:
         UproxyError: it passed none, or one that is reachable from beyond this machine although
             it shouldn't be.
     """
-    descriptor = inherited.get(address.name)
-    if descriptor is None:
-        passed = ", ".join(inherited) or "none"
-        raise UproxyError(
-            f"{address}: systemd passed no socket of that name (it passed {passed}): "
-            f"set FileDescriptorName={address.name} in the .socket unit"
-        )
-    # systemd keeps listening too: a copy, so that a door removed by a reload can come back
-    listener = sockets.adopt(os.dup(descriptor))
+    listener = listeners.take(address.name)
     bound = sockets.address_of(listener.getsockname(), UnixAddress(""))
     local = not isinstance(bound, TcpAddress) or (bound.ip is not None and bound.ip.is_loopback)
     if not (local or exposed):

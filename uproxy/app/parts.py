@@ -17,6 +17,7 @@ from uproxy.proxy.inbound import InboundDoor
 from uproxy.proxy.outbound import OutboundDoor
 from uproxy.proxy.services import Services
 from uproxy.resolver import Resolver
+from uproxy.systemd import Listeners
 from uproxy.transport.twin import TwinEngine
 
 
@@ -27,7 +28,7 @@ class Parts:
         self,
         settings: Settings,
         log: Log,
-        inherited: Mapping[str, int],
+        listeners: Listeners,
         versions: Mapping[str, str],
     ) -> None:
         self.log = log
@@ -40,7 +41,7 @@ class Parts:
         in_force = InForce.first(settings, self.source.current)
         self.connections = Connections(in_force, self.metrics, log.access)
         self.services = Services(self.connections, self.destinations, self.metrics)
-        self.doors = Doors(self.engine, inherited)
+        self.doors = Doors(self.engine, listeners)
         self.source.subscribe(self.connections.credentials_changed)
         self.metrics.watch_identity(lambda: self.source.status)
         self.metrics.watch_limits(self.engine.refused)

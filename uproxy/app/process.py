@@ -75,12 +75,15 @@ class Process:
         self._hurry = asyncio.Event()  # set by a second request to quit
         self._draining: asyncio.Task[int] | None = None  # from the first order to drain
         self._state = RunState(started_at=now(), loaded_at=now())
-        self._systemd = systemd.Service.from_environment(os.environ)
-        self._parts = Parts(settings, log, self._systemd.inherited, versions)
+        offer = systemd.take(os.environ)
+        self._watchdog_s = offer.watchdog_s
+        self._notifier = systemd.Notifier(offer.notify_socket)
+        self._listeners = systemd.Listeners(offer.descriptors)
+        self._parts = Parts(settings, log, self._listeners, versions)
         facts = Facts(
             self._state, self._parts, versions, self._order(Order.DRAIN), self._order(Order.QUIT)
         )
-        self._admin = Administration(facts, self._systemd.inherited)
+        self._admin = Administration(facts, self._listeners)
         self._facts = facts
         self._reloader = Reloader(
             file, self._state, self._parts.metrics, lambda: self._settings, self._apply
@@ -105,6 +108,7 @@ class Process:
         fresh = parts.doors.open_new(socket_plans(settings))
         self._admin.open(settings.admin)
         self._limit(settings.limits)
+        parts.source.subscribe(lambda _before, _after: self._notifier.status(self._status()))
         await parts.source.start()
         await parts.connections.start()
         await parts.resolver.start()
@@ -112,7 +116,9 @@ class Process:
         self._state.listening = parts.doors.listening
         self._state.starting = False
         await self._admin.start()
-        self._systemd.ready()
+        self._notifier.ready(self._status())
+        for name in self._listeners.unused:
+            _log.warning("systemd passed a socket %r that no door listens to", name)
         _log.info("started: %s", ", ".join(sorted(map(str, self._state.listening))) or "no doors")
 
     def _listen_to_signals(self) -> None:
@@ -122,7 +128,7 @@ class Process:
             loop.add_signal_handler(number, self._asked_to_quit)
         # a peer that is gone is an error of that write, never the end of the process
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        systemd.reap_orphans_as_init(loop)
+        systemd.adopt_orphans(loop)
 
     def _limit(self, limits: Limits) -> None:
         budget = sockets.descriptors_budget(limits.connections, sockets.raise_descriptor_limit())
@@ -145,7 +151,10 @@ class Process:
         self._orders.put_nowait(Order.QUIT)
 
     async def _obey(self) -> None:
-        watcher = asyncio.create_task(self._watch_file(), name="configuration")
+        tasks = [asyncio.create_task(self._watch_file(), name="configuration")]
+        if self._watchdog_s is not None:
+            watch = systemd.watch(self._notifier, self._watchdog_s, self._alive)
+            tasks.append(asyncio.create_task(watch, name="watchdog"))
         try:
             while (order := await self._orders.get()) is not Order.QUIT:
                 if order is Order.DRAIN:
@@ -154,7 +163,15 @@ class Process:
                     await self._reload()
             await self._drain_or_hurry()
         finally:
-            watcher.cancel()
+            for task in tasks:
+                task.cancel()
+
+    def _alive(self) -> bool:
+        return not self._facts.liveness()
+
+    def _status(self) -> str:
+        """For `systemctl status`."""
+        return "; ".join(self._facts.readiness().reasons) or "ready"
 
     async def _watch_file(self) -> None:
         while True:
@@ -165,11 +182,11 @@ class Process:
         if self._state.draining:
             _log.warning("not reloaded: draining")
             return
-        self._systemd.reloading()
+        self._notifier.reloading()
         if isinstance(self._parts.source, FilesSource):
             self._parts.source.reload()
         await self._reloader.reload()
-        self._systemd.ready()
+        self._notifier.ready(self._status())
 
     async def _apply(self, settings: Settings) -> None:
         """Put a validated configuration in force; raises only before anything has changed."""
@@ -190,7 +207,7 @@ class Process:
         """Begin to drain; a second order finds the first one's task."""
         if self._draining is None:
             self._state.draining = True
-            self._systemd.stopping()
+            self._notifier.stopping("draining")
             parts = self._parts
             work = drain(parts.connections, parts.doors, self._settings.timeouts)
             self._draining = asyncio.create_task(work, name="drain")

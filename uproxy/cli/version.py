@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import platform
+from importlib.metadata import version
 from pathlib import Path
-
-import cryptography
-import OpenSSL
 
 from uproxy import __version__, libssl
 
@@ -27,7 +25,7 @@ def run(args: argparse.Namespace) -> int:  # noqa: ARG001  every command has thi
     found = [name for name, path in _FEATURES.items() if path.exists()]
     print(f"uproxy {__version__}")
     print(f"python {platform.python_version()} ({platform.python_implementation()})")
-    print(f"{libssl.check().openssl} inside cryptography {cryptography.__version__}")
-    print(f"pyopenssl {OpenSSL.__version__}")
+    print(f"{libssl.check().openssl} inside cryptography {version('cryptography')}")
+    print(f"pyopenssl {version('pyopenssl')}")
     print(f"kernel {platform.release()} ({platform.machine()}): {' '.join(found) or 'no features'}")
     return 0
