@@ -51,7 +51,8 @@ def test_the_request_is_a_grpc_call_with_the_security_header() -> None:
 
     assert [(str(name), str(value)) for name, value in request.headers or ()] == [
         (":method", "POST"), (":scheme", "http"), (":path", PATH), (":authority", "localhost"),
-        ("te", "trailers"), ("content-type", "application/grpc"), ("user-agent", "uproxy"),
+        ("te", "trailers"),  # codespell:ignore
+        ("content-type", "application/grpc"), ("user-agent", "uproxy"),
         ("workload.spiffe.io", "true"),
     ]  # fmt: skip
     assert data.data == frame(b"")

@@ -1,6 +1,6 @@
 module uproxy/tests/peers/gospiffe
 
-go 1.25.0
+go 1.24.0
 
 require github.com/spiffe/go-spiffe/v2 v2.9.0
 

@@ -166,7 +166,7 @@ def _request_headers(path: str, authority: str) -> list[tuple[str, str]]:
         (":scheme", "http"),
         (":path", path),
         (":authority", authority),
-        ("te", "trailers"),
+        ("te", "trailers"),  # codespell:ignore
         ("content-type", CONTENT_TYPE),
         ("user-agent", "uproxy"),
         (SECURITY_HEADER, "true"),
