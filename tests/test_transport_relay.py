@@ -361,6 +361,21 @@ async def test_a_door_that_raises_when_told_of_the_end_is_told_once(
     assert "can't take it" in caplog.text
 
 
+@pytest.mark.parametrize("moment", ["attempted", "opened"])
+async def test_a_door_that_raises_later_loses_its_connection_on_both_sides(
+    engine: Engine, moment: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_arguments: object) -> None:
+        raise RuntimeError("a defect of the door")
+
+    monkeypatch.setattr(RecordingDoor, moment, broken)
+    async with listening() as far, open_door(engine, door := outbound(far)) as address:
+        near, there = await Stream.connect(address), await far.accept()
+        assert await near.is_reset()
+        assert await there.is_reset()
+        assert (await door.ending()).outcome is Outcome.RESET
+
+
 async def test_replacing_a_door_keeps_the_socket_and_the_open_connections(engine: Engine) -> None:
     from uproxy import sockets
 

@@ -124,7 +124,7 @@ class Life:
         if plan is not None:
             await self._shake_near(plan)
         route = self._ask_for_route()
-        self._far = await self._reach(route)
+        await self._reach(route)
         await self._relay_until_closed(route)
 
     def _ask_for_tls(self) -> TlsPlan | None:
@@ -162,22 +162,22 @@ class Life:
         self.route = answer
         return answer
 
-    async def _reach(self, route: Route) -> Leg:
-        """The first candidate that is connected and, under TLS, verified."""
+    async def _reach(self, route: Route) -> None:
+        """The far side: the first candidate that is connected and, under TLS, verified."""
         self._move(State.CONNECTING)
         last = Refusal(Outcome.CONNECT_FAILED, f"{route.destination} has no address to try")
         for candidate in route.candidates:
             if self.state is not State.CONNECTING:
                 self._move(State.CONNECTING)
             try:
-                leg = await self._try(route, candidate)
+                self._far = await self._try(route, candidate)
             except RefusedError as no:
                 last = no.refusal
                 self._door.attempted(route, candidate, last)
             else:
                 self.endpoint = candidate.endpoint
                 self._door.attempted(route, candidate, None)
-                return leg
+                return
         raise RefusedError(last)
 
     async def _try(self, route: Route, candidate: Candidate) -> Leg:
