@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from uproxy.config.settings import IdentitySettings
-from uproxy.errors import ConfigError, IdentityError
+from uproxy.errors import ConfigError, IdentityError, NotPermittedError
 from uproxy.identity.credentials import IdentitySource
 from uproxy.identity.files import FilesSource, load_once
 from uproxy.model import Mistake
@@ -46,6 +46,8 @@ def check_files(settings: IdentitySettings) -> None:
     try:
         reason = load_once(settings.files, now()).reason
     except IdentityError as error:
+        if isinstance(error.__cause__, PermissionError):
+            raise NotPermittedError(str(error)) from error
         reason = str(error)
     if reason:
         raise ConfigError((Mistake("identity.files", reason),))

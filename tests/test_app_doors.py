@@ -1,0 +1,126 @@
+"""Doors are replaced all or nothing, and equal addresses keep their socket."""
+
+from __future__ import annotations
+
+import socket
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.helpers.ports import free_port
+from uproxy.app.doors import Doors, SocketPlan, inherit
+from uproxy.contract import Door
+from uproxy.errors import UproxyError
+from uproxy.model import Direction, Limits, ListenAddress, SystemdAddress, TcpAddress
+from uproxy.systemd import Listeners
+
+PLAN = SocketPlan(mode=None, owner=None, exposed=True)
+
+
+@dataclass
+class OpenRecord:
+    """An `OpenDoor` that only remembers."""
+
+    listener: socket.socket
+    door: object
+    closed: bool = False
+
+    def replace(self, door: Door) -> None:
+        self.door = door
+
+    async def close(self) -> None:
+        self.closed = True
+        self.listener.close()
+
+
+@dataclass
+class RecordingEngine:
+    """An engine that accepts nothing."""
+
+    opened: list[OpenRecord] = field(default_factory=list)
+
+    def open(self, listener: socket.socket, door: Door) -> OpenRecord:
+        self.opened.append(OpenRecord(listener, door))
+        return self.opened[-1]
+
+    def set_limits(self, limits: Limits) -> None: ...
+
+    def refused(self) -> dict[str, int]:
+        return {}
+
+    def responsive(self) -> bool:
+        return True
+
+    async def stop(self) -> None: ...
+
+
+@dataclass
+class FakeDoor:
+    """Knows its direction only."""
+
+    direction: Direction
+
+
+def doors_of(engine: RecordingEngine, listeners: Listeners | None = None) -> Doors:
+    return Doors(engine, listeners or Listeners({}))
+
+
+async def put(doors: Doors, wanted: dict[ListenAddress, FakeDoor]) -> None:
+    fresh = doors.open_new(dict.fromkeys(wanted, PLAN))
+    await doors.replace(wanted, fresh)  # type: ignore[arg-type]  # only the direction is asked for
+
+
+def loopback() -> TcpAddress:
+    return TcpAddress("127.0.0.1", free_port())
+
+
+async def test_an_equal_address_keeps_its_socket_and_meets_the_new_door() -> None:
+    engine, address = RecordingEngine(), loopback()
+    doors = doors_of(engine)
+    first, second = FakeDoor(Direction.INBOUND), FakeDoor(Direction.INBOUND)
+    await put(doors, {address: first})
+    await put(doors, {address: second})
+    assert [each.door for each in engine.opened] == [second]
+    await doors.close(Direction.INBOUND)
+
+
+async def test_an_address_that_is_gone_is_closed() -> None:
+    engine, gone, stays = RecordingEngine(), loopback(), loopback()
+    doors = doors_of(engine)
+    door = FakeDoor(Direction.INBOUND)
+    await put(doors, {gone: door, stays: door})
+    await put(doors, {stays: door})
+    assert [each.closed for each in engine.opened] == [True, False]
+    assert doors.listening == {stays}
+    await doors.close(Direction.INBOUND)
+
+
+async def test_one_address_that_cannot_be_had_opens_none() -> None:
+    engine, free = RecordingEngine(), loopback()
+    doors = doors_of(engine)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = TcpAddress("127.0.0.1", other.getsockname()[1])
+        with pytest.raises(UproxyError, match="is in use"):
+            doors.open_new({free: PLAN, taken: PLAN})
+    with socket.create_server((free.host, free.port)):
+        assert doors.listening == frozenset()
+
+
+async def test_one_direction_closes_and_the_other_stays() -> None:
+    engine = RecordingEngine()
+    doors = doors_of(engine)
+    inbound, outbound = loopback(), loopback()
+    await put(doors, {inbound: FakeDoor(Direction.INBOUND), outbound: FakeDoor(Direction.OUTBOUND)})
+    await doors.close(Direction.INBOUND)
+    assert doors.listening == {outbound}
+    assert not doors.has(Direction.INBOUND)
+    assert doors.has(Direction.OUTBOUND)
+    await doors.close(Direction.OUTBOUND)
+
+
+def test_a_socket_of_systemd_beyond_loopback_must_be_exposed() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as wide:
+        listeners = Listeners({"api": (wide.fileno(),)})
+        with pytest.raises(UproxyError, match="say expose: true"):
+            inherit(SystemdAddress("api"), listeners, exposed=False)
+        inherit(SystemdAddress("api"), listeners, exposed=True).close()

@@ -1,0 +1,144 @@
+"""The command line: one command at a time, errors in one line, exit codes by kind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.pki import Authority
+from uproxy import __version__
+from uproxy.cli import COMMANDS, main
+
+PAST = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def uproxy(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "uproxy", *words],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environ},
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.fixture
+def good(tmp_path: Path) -> Path:
+    authority = Authority("example.org")
+    issued = authority.issue("/ns/db/sa/orders")
+    (tmp_path / "svid.pem").write_bytes(issued.pem)
+    (tmp_path / "svid.key").write_bytes(issued.key_pem)
+    (tmp_path / "bundle.pem").write_bytes(authority.pem)
+    path = tmp_path / "uproxy.yaml"
+    path.write_text(
+        "identity: {files: {svid: svid.pem, key: svid.key, bundles: {example.org: bundle.pem}}}\n"
+        "inbound: [{listen: 127.0.0.1:1, transport: mtls, to: 127.0.0.1:2}]\n"
+    )
+    return path
+
+
+def test_every_command_is_in_the_help() -> None:
+    shown = uproxy("--help").stdout
+    assert [name for name in COMMANDS if name not in shown] == []
+
+
+def test_a_command_that_is_not_there_is_wrong_usage() -> None:
+    done = uproxy("rum")
+    assert done.returncode == 2
+    assert "invalid choice: 'rum'" in done.stderr
+
+
+def test_without_a_command_it_is_wrong_usage() -> None:
+    assert uproxy().returncode == 2
+
+
+def test_check_prints_every_mistake_and_exits_2(tmp_path: Path) -> None:
+    path = tmp_path / "uproxy.yaml"
+    path.write_text("identity: {}\ninbound: [{lissten: 1}]\nnaem: x\n")
+    done = uproxy("check", "--config", str(path))
+    lines = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert all(line.startswith("uproxy: error: ") for line in lines)
+    assert "did you mean 'listen'" in done.stderr
+    assert "did you mean 'name'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_check_says_what_is_good_and_warns_that_nobody_gets_in(
+    good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "--config", str(good)]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.endswith("good: 1 inbound, 0 outbound, 0 destinations, 0 rules\n")
+    assert "uproxy: warning: authorization" in shown.err
+
+
+def test_check_waits_for_an_identity_when_asked(
+    good: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", "--config", str(good), "--wait", "5s"]) == 0
+    assert "identity spiffe://example.org/ns/db/sa/orders until" in capsys.readouterr().out
+
+
+def test_check_without_an_agent_exits_4(tmp_path: Path) -> None:
+    path = tmp_path / "uproxy.yaml"
+    path.write_text(f"identity: {{workload_api: unix://{tmp_path}/none.sock}}\n")
+    done = uproxy("check", "--config", str(path), "--wait", "200ms")
+    assert done.returncode == 4
+    assert done.stderr.splitlines()[-1].startswith("uproxy: error: no identity within 0.2 s: ")
+
+
+def test_a_wait_that_is_no_duration_is_wrong_usage(good: Path) -> None:
+    done = uproxy("check", "--config", str(good), "--wait", "soon")
+    assert done.returncode == 2
+    assert "--wait 'soon'" in done.stderr
+
+
+def test_check_refuses_a_key_that_does_not_match(good: Path) -> None:
+    other = Authority("example.org").issue("/ns/db/sa/orders")
+    (good.parent / "svid.key").write_bytes(other.key_pem)
+    done = uproxy("check", "--config", str(good))
+    assert done.returncode == 2
+    assert "svid.key" in done.stderr
+
+
+def test_check_refuses_an_expired_svid(good: Path) -> None:
+    authority = Authority("example.org")
+    issued = authority.issue(
+        "/ns/db/sa/orders", not_before=PAST, not_after=PAST + timedelta(hours=1)
+    )
+    (good.parent / "svid.pem").write_bytes(issued.pem)
+    (good.parent / "svid.key").write_bytes(issued.key_pem)
+    (good.parent / "bundle.pem").write_bytes(authority.pem)
+    done = uproxy("check", "--config", str(good))
+    assert done.returncode == 2
+    assert "expired" in done.stderr
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = uproxy("check", "--log-level", "debug", "--config", str(tmp_path / "none"))
+    assert "Traceback" in done.stderr
+
+
+def test_the_schema_is_json() -> None:
+    assert json.loads(uproxy("schema").stdout)["type"] == "object"
+
+
+def test_the_version_names_the_openssl_that_is_in_use() -> None:
+    shown = uproxy("version").stdout
+    assert shown.startswith(f"uproxy {__version__}\n")
+    assert "OpenSSL 4." in shown
+    assert "inside cryptography" in shown
+
+
+def test_openssl_configuration_in_the_environment_is_ignored(tmp_path: Path) -> None:
+    hostile = tmp_path / "openssl.cnf"
+    hostile.write_text("openssl_conf = broken\n[broken\n")
+    assert uproxy("version", OPENSSL_CONF=str(hostile)).returncode == 0
