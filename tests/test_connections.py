@@ -327,6 +327,16 @@ async def test_a_connection_that_ends_during_the_pass_is_left_alone() -> None:
         assert many[-2].refusals
 
 
+async def test_stopping_in_the_moment_of_a_change_stops() -> None:
+    here = world()
+    await here.connections.start()
+    await settle()
+    here.connections.configure(settings())
+    await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        await here.connections.stop()
+
+
 async def test_everything_is_cut_at_once_when_the_drain_is_over() -> None:
     here = world()
     made = [connect(here, number=number) for number in range(3)]

@@ -139,3 +139,14 @@ async def test_a_name_without_an_answer_is_given_up_before_its_next_turn() -> No
         await eventually(lambda: CACHE in resolver.failing, "the silent name to fail")
         names.records = {DB: (B,)}
         await eventually(lambda: listed(db) == {B}, "the other name's new record")
+
+
+@pytest.mark.parametrize("turns", range(4))
+async def test_stopping_in_the_moment_of_a_reload_stops(turns: int) -> None:
+    async with resolving(Names(), DB) as (resolver, _, _):
+        await eventually(lambda: resolver.failing, "the first look-up")
+        resolver.refresh()
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        async with asyncio.timeout(10):
+            await resolver.stop()

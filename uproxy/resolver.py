@@ -9,6 +9,7 @@ said once, and once more when it works again.  Literal addresses never come here
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 from collections.abc import Awaitable, Callable
@@ -83,14 +84,15 @@ class Resolver:
             names = self._destinations.names
             self._failing &= names
             await asyncio.gather(*(self._resolve(name) for name in names))
-            try:
-                await asyncio.wait_for(self._due.wait(), self._interval_s)
-            except TimeoutError:
-                continue
+            # not wait_for: before Python 3.12 it may swallow the cancellation of `stop`
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s):
+                    await self._due.wait()
 
     async def _resolve(self, name: TcpAddress) -> None:
         try:
-            records = await asyncio.wait_for(self._lookup(name), self._interval_s)
+            async with asyncio.timeout(self._interval_s):
+                records = await self._lookup(name)
         except OSError as error:
             self._say_failing(name, error.strerror or str(error) or "no answer")
             return

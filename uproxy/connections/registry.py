@@ -189,10 +189,9 @@ class Connections:
             left = since + for_seconds - loop.time()
             if left <= 0:
                 return
-            try:
-                await asyncio.wait_for(moved.wait(), left)
-            except TimeoutError:
-                continue
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await moved.wait()
 
     def close_all(self, refusal: Refusal) -> int:
         """Cut every open connection; how many there were."""
@@ -216,8 +215,10 @@ class Connections:
 
     async def _keep_judging(self) -> None:
         while True:
+            # not wait_for: before Python 3.12 it may swallow the cancellation of `stop`
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake.wait(), self._nap())
+                async with asyncio.timeout(self._nap()):
+                    await self._wake.wait()
             self._wake.clear()
             if self._changed or self._expiry_is_over():
                 self._changed = False
