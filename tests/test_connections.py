@@ -258,6 +258,15 @@ async def test_our_own_certificate_revoked_closes_everything_under_it() -> None:
         assert web.refusals[0].reason.startswith("our own the certificate")
 
 
+async def test_a_bundle_of_our_own_domain_need_not_be_there() -> None:
+    """Files may name only the domains of peers; then nothing can be said of our own chain."""
+    async with judging(world()) as here:
+        cart = connect(here, CART, 1, PARTNER)
+        here.believe(credentials(OURS, PARTNER, generation=2))
+        await settle()
+        assert not cart.refusals
+
+
 async def test_a_rotation_of_our_svid_closes_nothing() -> None:
     async with judging(world()) as here:
         web = connect(here)
@@ -342,6 +351,7 @@ async def test_everything_is_cut_at_once_when_the_drain_is_over() -> None:
     made = [connect(here, number=number) for number in range(3)]
     refusal = Refusal(Outcome.DRAINED, "still open")
     assert here.connections.close_all(refusal) == 3
+    here.connections.close_all(Refusal(Outcome.RESET, "once more"))
     assert [each.refusals for each in made] == [[refusal]] * 3
 
 

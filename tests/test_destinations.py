@@ -54,6 +54,14 @@ def test_the_while_doubles_up_to_half_a_minute_and_one_success_forgets_it() -> N
     assert not destination.failing(A, now + 1.0)
 
 
+def test_a_failure_is_remembered_when_the_last_connection_ends() -> None:
+    destination = Destination((A, B))
+    opened(destination, A)
+    destination.failed(A, 0.0, "refused")
+    destination.closed(A)
+    assert destination.failing(A, 0.5)
+
+
 def test_failures_of_connections_that_were_already_under_way_count_once() -> None:
     destination = Destination((A, B))
     for _ in range(50):
