@@ -1,0 +1,243 @@
+"""`uproxy status` against a running admin server: once, as JSON, and as a live view."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.admin import RunningAdmin, connection_row, orders_facts
+from tests.helpers.ports import free_port
+from tests.helpers.waiting import wait_until
+from uproxy.cli import main
+from uproxy.cli.status import parse_address
+from uproxy.errors import UsageError
+from uproxy.model import TcpAddress, UnixAddress
+
+ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"
+
+
+@pytest.fixture
+def admin() -> Iterator[RunningAdmin]:
+    with RunningAdmin(orders_facts()) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [("127.0.0.1:15000", TcpAddress("127.0.0.1", 15000)), ("[::1]:80", TcpAddress("::1", 80)),
+     ("localhost:1", TcpAddress("localhost", 1)), ("unix:///run/x", UnixAddress("/run/x"))],
+)  # fmt: skip
+def test_an_address_is_of_either_kind(text: str, address: TcpAddress | UnixAddress) -> None:
+    assert parse_address(text) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["", "15000", "localhost", ":15000", "::1:80", "x:y", "x:70000", "unix://x", "x:-1"]
+)
+def test_what_is_no_address_is_a_wrong_usage(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UsageError, match="--admin"):
+        parse_address(text)
+    assert main(["status", f"--admin={text}"]) == 2
+    assert capsys.readouterr().err.startswith("uproxy: error: --admin")
+
+
+def test_it_shows_a_running_proxy(admin: RunningAdmin, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["status", "--admin", str(admin.listen().address)]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("orders: ready")
+    assert "spiffe://example.org/ns/web/sa/frontend" in shown
+    assert "\x1b" not in shown
+
+
+def test_it_shows_a_proxy_behind_a_unix_socket(
+    admin: RunningAdmin, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = UnixAddress(str(tmp_path / "admin.sock"))
+    admin.listen(address)
+    assert main(["status", "--admin", str(address), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["process"]["name"] == "orders"
+
+
+def test_what_peers_say_does_not_reach_the_terminal(
+    admin: RunningAdmin, capsys: pytest.CaptureFixture[str]
+) -> None:
+    admin.facts.rows = (connection_row(identity="spiffe://x/\x1b]0;owned\x07\u202e\r\n"),)
+    for words in ((), ("--json",)):
+        assert main(["status", "--admin", str(admin.listen().address), *words]) == 0
+        shown = capsys.readouterr().out
+        assert "owned" in shown
+        assert not set("\x1b\x07\u202e\r") & set(shown)
+        assert "\\u001b" not in shown
+
+
+def failure(address: object, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on standard error."""
+    assert main(["status", "--admin", str(address)]) == 1
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.count("\n") == 1
+    return told.err
+
+
+def test_nobody_there_is_one_line_with_the_way_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for address in (TcpAddress("127.0.0.1", free_port()), UnixAddress(str(tmp_path / "none"))):
+        assert failure(address, capsys) == (
+            f"uproxy: error: nothing answers at {address}: "
+            "is uProxy running, and is admin.listen set?\n"
+        )
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"SSH-2.0-OpenSSH_9.2\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]",
+     b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", b"",
+     b'HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n{"now": 1}',
+     b"HTTP/1.1 404 Not Found\r\nContent-Length: 9\r\n\r\n\x1b[2Jx\ny\n\n"],
+)  # fmt: skip
+def test_a_stranger_that_answers_is_not_taken_for_uproxy(
+    answer: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+
+        def serve() -> None:
+            client, _ = stranger.accept()
+            with client:
+                client.recv(4096)
+                client.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        told = failure(TcpAddress("127.0.0.1", stranger.getsockname()[1]), capsys)
+        thread.join()
+    assert "\x1b" not in told
+    assert "answer" in told
+
+
+def test_watching_into_a_pipe_repeats_the_plain_output(admin: RunningAdmin) -> None:
+    command = [sys.executable, "-m", "uproxy", "status", "--watch"]
+    address = str(admin.listen().address)
+    with subprocess.Popen(
+        [*command, "--admin", address], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as watching:
+        assert watching.stdout is not None
+        assert watching.stderr is not None
+        titles = 0
+        while titles < 2:
+            line = watching.stdout.readline()
+            assert "\x1b" not in line
+            titles += line.startswith("orders: ready")
+        watching.stdout.close()  # like `| head`
+        assert watching.wait(20) == 0
+        assert watching.stderr.read() == ""
+
+
+class Screen:
+    """A terminal with `uproxy status --watch` on it."""
+
+    def __init__(self, address: object) -> None:
+        self._ours, self._theirs = pty.openpty()
+        self.resize(160, 50)
+        self.before = termios.tcgetattr(self._theirs)
+        self.seen = ""
+        command = [sys.executable, "-m", "uproxy", "status", "--watch", "--admin", str(address)]
+        self.process = subprocess.Popen(
+            command, stdin=self._theirs, stdout=self._theirs, stderr=self._theirs,
+            start_new_session=True,
+        )  # fmt: skip
+
+    def resize(self, columns: int, rows: int) -> None:
+        size = struct.pack("HHHH", rows, columns, 0, 0)
+        fcntl.ioctl(self._theirs, termios.TIOCSWINSZ, size)
+
+    def press(self, keys: bytes) -> None:
+        os.write(self._ours, keys)
+
+    def shows(self, words: str) -> None:
+        """Wait until `words` are written, then forget all that was."""
+        wait_until(lambda: words in self._read(), f"{words!r} on the terminal")
+        self.seen = ""
+
+    def _read(self) -> str:
+        while select.select([self._ours], [], [], 0)[0]:
+            self.seen += os.read(self._ours, 65536).decode()
+        return self.seen
+
+    def ends_well(self) -> None:
+        """It exits 0 and leaves the terminal as it was."""
+        wait_until(lambda: self._read() and self.process.poll() is not None, "the view to end")
+        assert self.process.returncode == 0
+        assert self._read().endswith(LEAVE)
+        assert termios.tcgetattr(self._theirs) == self.before
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        os.close(self._ours)
+        os.close(self._theirs)
+
+
+@pytest.fixture
+def screen(admin: RunningAdmin) -> Iterator[Screen]:
+    view = Screen(admin.listen().address)
+    yield view
+    view.close()
+
+
+def test_the_live_view_moves_and_q_gives_the_terminal_back(
+    admin: RunningAdmin, screen: Screen
+) -> None:
+    screen.shows("q quits")
+    admin.facts.rows = (connection_row(1, identity="spiffe://a.b/new"),)
+    screen.shows("spiffe://a.b/new")
+    screen.press(b"q")
+    screen.ends_well()
+
+
+def test_a_resize_is_drawn_at_once(screen: Screen) -> None:
+    screen.shows("q quits")
+    screen.resize(60, 10)
+    screen.process.send_signal(signal.SIGWINCH)
+    screen.shows("more lines: enlarge the window")
+    screen.press(b"q")
+    screen.ends_well()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_gives_the_terminal_back_too(screen: Screen, number: signal.Signals) -> None:
+    screen.shows("q quits")
+    screen.process.send_signal(number)
+    screen.ends_well()
+
+
+def test_a_proxy_that_goes_away_is_awaited(admin: RunningAdmin) -> None:
+    port = free_port()
+    listener = admin.listen(TcpAddress("127.0.0.1", port))
+    screen = Screen(listener.address)
+    try:
+        screen.shows("q quits")
+        admin.call(listener.close())
+        screen.shows("nothing answers at")
+        admin.listen(TcpAddress("127.0.0.1", port))
+        screen.shows(
+            "\x1b[Horders: ready" if os.environ.get("NO_COLOR") else "\x1b[H\x1b[1;32morders"
+        )
+        screen.press(b"q")
+        screen.ends_well()
+    finally:
+        screen.close()

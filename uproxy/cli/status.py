@@ -1,0 +1,293 @@
+"""`uproxy status`: what a running uProxy is doing, once or as a live view.
+
+It asks the admin listener as any client would, and has no other way in.  The live view owns
+the terminal while it runs and gives it back however it ends; where standard output is no
+terminal, it is the plain output again and again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import sys
+import termios
+import time
+import tty
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from uproxy.cli.status_text import Earlier, Kind, Line, Status, printable, render
+from uproxy.errors import UproxyError, UsageError
+from uproxy.model import Address, TcpAddress, UnixAddress
+
+DEFAULT_ADDRESS = "127.0.0.1:15000"
+"""`admin.listen`, unless configured."""
+EVERY_S = 1.0
+TIMEOUT_S = 5.0
+LONGEST_ANSWER = 16 * 1024 * 1024
+"""Bytes; uProxy's own is below one MiB."""
+
+_STYLES = {
+    Kind.TITLE: "\x1b[1m",
+    Kind.HEADING: "\x1b[2m",
+    Kind.GOOD: "\x1b[1;32m",
+    Kind.BAD: "\x1b[1;31m",
+    Kind.PLAIN: "",
+}
+_ENTER = "\x1b[?1049h\x1b[?25l"  # the alternate screen, no cursor
+_LEAVE = "\x1b[?25h\x1b[?1049l"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `status` takes."""
+    parser.add_argument(
+        "--watch", action="store_true", help="a live view, anew each second; q ends it"
+    )
+    parser.add_argument(
+        "--admin",
+        metavar="ADDR",
+        default=DEFAULT_ADDRESS,
+        help=f"host:port or unix:///path of admin.listen (default {DEFAULT_ADDRESS})",
+    )
+    parser.add_argument("--json", action="store_true", help="the facts as JSON, for programs")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show it.
+
+    Raises:
+        UproxyError: nothing answers, or what answers isn't uProxy.
+        UsageError: `--admin` is no address.
+    """
+    address = parse_address(args.admin)
+    try:
+        if args.watch and not args.json and sys.stdout.isatty():
+            _watch_on_terminal(address)
+        elif args.watch:
+            _watch_plainly(address, args.json)
+        else:
+            _print(fetch(address), args.json)
+    except BrokenPipeError:
+        # `| head` has seen enough; Python would complain once more while it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def parse_address(text: str) -> Address:
+    """`host:port`, `[::1]:port` or `unix:///path`.
+
+    Raises:
+        UsageError: it is none of these.
+    """
+    if text.startswith("unix:///"):
+        return UnixAddress(text.removeprefix("unix://"))
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not bare or (":" in bare and bare == host) or not (port.isascii() and port.isdigit()):
+        raise UsageError(f"--admin {text!r} is no host:port or unix:///path")
+    if int(port) > 65535:
+        raise UsageError(f"--admin {text!r}: ports end at 65535")
+    return TcpAddress(bare, int(port))
+
+
+def fetch(address: Address) -> Status:
+    """Everything at one moment, safe to print.
+
+    Raises:
+        UproxyError: nothing answers, or what answers isn't uProxy.
+    """
+    status, body = _get(address)
+    if status != 200:
+        lines = body.decode(errors="replace").splitlines() or ["no reason given"]
+        raise UproxyError(f"{address} answers {status}: {printable(lines[0])}")
+    try:
+        told = printable(json.loads(body))
+        render(told)
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
+        raise UproxyError(
+            f"{address} answers, but not as uProxy does: is it admin.listen?"
+        ) from None
+    facts: Status = told
+    return facts
+
+
+def _get(address: Address) -> tuple[int, bytes]:
+    connection = _Connection(address)
+    with contextlib.closing(connection):
+        try:
+            connection.request("GET", "/status.json")
+            response = connection.getresponse()
+            return response.status, response.read(LONGEST_ANSWER)
+        except http.client.HTTPException:
+            raise UproxyError(
+                f"{address} answers, but not as uProxy does: is it admin.listen?"
+            ) from None
+        except (ConnectionRefusedError, FileNotFoundError):
+            raise UproxyError(
+                f"nothing answers at {address}: is uProxy running, and is admin.listen set?"
+            ) from None
+        except TimeoutError:
+            raise UproxyError(
+                f"{address} doesn't answer within {TIMEOUT_S:g} s: is it admin.listen?"
+            ) from None
+        except OSError as error:
+            words = (error.strerror or str(error)).lower()
+            raise UproxyError(f"{address} can't be asked: {words}") from None
+
+
+class _Connection(http.client.HTTPConnection):
+    """To an address of either kind."""
+
+    def __init__(self, address: Address) -> None:
+        host = address.host if isinstance(address, TcpAddress) else "localhost"
+        port = address.port if isinstance(address, TcpAddress) else 80
+        super().__init__(host, port, timeout=TIMEOUT_S)
+        self._address = address
+
+    def connect(self) -> None:
+        if isinstance(self._address, TcpAddress):
+            super().connect()
+            return
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(TIMEOUT_S)
+        self.sock.connect(self._address.path)
+
+
+def _print(status: Status, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(status, indent=2))
+        return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in render(status, width):
+        print(line.text)
+
+
+def _watch_plainly(address: Address, as_json: bool) -> None:
+    """Until Ctrl-C: what `status` prints, anew each second, or a line of JSON each second."""
+    earlier: Earlier | None = None
+    with contextlib.suppress(KeyboardInterrupt):
+        while True:
+            status = fetch(address)
+            if as_json:
+                print(json.dumps(status), flush=True)
+            else:
+                print(*(line.text for line in render(status, None, earlier)), "", sep="\n",
+                      flush=True)  # fmt: skip
+            time.sleep(EVERY_S)
+            earlier = Earlier(status, EVERY_S)
+
+
+@dataclass(slots=True)
+class _Sight:
+    """What the live view knows."""
+
+    status: Status
+    taken: float
+    earlier: Earlier | None = None
+    trouble: str = ""
+    """Why `status` is old; empty when it isn't."""
+
+    def look(self, address: Address) -> None:
+        """Ask anew; a uProxy that is gone for a while is awaited."""
+        try:
+            status = fetch(address)
+        except UproxyError as error:
+            self.trouble = str(error)
+            return
+        now = time.monotonic()
+        self.earlier = Earlier(self.status, now - self.taken)
+        self.status, self.taken, self.trouble = status, now, ""
+
+
+def _watch_on_terminal(address: Address) -> None:
+    """Until q or Ctrl-C."""
+    sight = _Sight(fetch(address), time.monotonic())  # what fails now fails on an ordinary screen
+    with _terminal() as wake, contextlib.suppress(KeyboardInterrupt):
+        due = time.monotonic() + EVERY_S
+        while True:
+            _draw(sight)
+            key = _wait(wake, due)
+            if key in ("q", "Q", "\x04"):
+                return
+            if time.monotonic() >= due:
+                sight.look(address)
+                due = time.monotonic() + EVERY_S
+
+
+@contextlib.contextmanager
+def _terminal() -> Iterator[int]:
+    """The alternate screen, keys one by one, and a descriptor that is readable after a resize."""
+    awake, wake = os.pipe()
+    os.set_blocking(wake, False)
+    keys = sys.stdin.isatty()
+    before = termios.tcgetattr(sys.stdin) if keys else None
+    handlers = {
+        number: signal.signal(number, handler)
+        for number, handler in ((signal.SIGWINCH, _ignore), (signal.SIGTERM, _end))
+    }
+    old_wake = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    try:
+        if keys:
+            tty.setcbreak(sys.stdin)
+        sys.stdout.write(_ENTER)
+        yield awake
+    finally:
+        sys.stdout.write(_LEAVE)
+        sys.stdout.flush()
+        if before is not None:
+            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        signal.set_wakeup_fd(old_wake)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        os.close(awake)
+        os.close(wake)
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """A resize: the wake-up descriptor has told already."""
+
+
+def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  a handler's shape
+    raise KeyboardInterrupt
+
+
+def _wait(awake: int, due: float) -> str:
+    """The key that was pressed, or empty: it is `due`, or the size has changed."""
+    sources: list[Any] = [awake, *([sys.stdin] if sys.stdin.isatty() else [])]
+    ready, _, _ = select.select(sources, [], [], max(0.0, due - time.monotonic()))
+    if awake in ready:
+        os.read(awake, 1024)
+    if sys.stdin in ready:
+        return os.read(sys.stdin.fileno(), 1).decode(errors="replace") or "q"
+    return ""
+
+
+def _draw(sight: _Sight) -> None:
+    """Over what is there, line by line, so that nothing flickers."""
+    size = shutil.get_terminal_size()
+    lines = render(sight.status, size.columns, sight.earlier)
+    if sight.trouble:
+        age = int(time.monotonic() - sight.taken)
+        lines.insert(0, Line(f"{sight.trouble} (what follows is {age} s old)", Kind.BAD))
+    if len(lines) > size.lines - 1:
+        hidden = len(lines) - (size.lines - 2)
+        lines = [*lines[: size.lines - 2], Line(f"{hidden} more lines: enlarge the window")]
+    lines.append(Line("q quits", Kind.HEADING))
+    text = "\x1b[K\r\n".join(_styled(line, size.columns) for line in lines)
+    sys.stdout.write(f"\x1b[H{text}\x1b[K\x1b[J")
+    sys.stdout.flush()
+
+
+def _styled(line: Line, columns: int) -> str:
+    text = line.text[:columns]
+    style = "" if os.environ.get("NO_COLOR") else _STYLES[line.kind]
+    return f"{style}{text}\x1b[0m" if style else text

@@ -1,0 +1,234 @@
+"""What `uproxy status` shows: the answer of /status.json as lines of text.
+
+Pure: it asks nobody and writes nowhere; a `Line` says what it is, and the terminal decides
+how that looks.  What peers call themselves is in there, so whatever could move a terminal's
+cursor or reorder its text is replaced first (`printable`).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+GAP = 2
+"""Blanks between columns."""
+NARROWEST = 8
+"""Characters a column keeps when lines must fit."""
+
+Status = Mapping[str, Any]
+"""The parsed answer of /status.json, made `printable`."""
+
+
+class Kind(enum.Enum):
+    """What a line is."""
+
+    TITLE = enum.auto()
+    HEADING = enum.auto()
+    PLAIN = enum.auto()
+    GOOD = enum.auto()
+    BAD = enum.auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line, without its end."""
+
+    text: str
+    kind: Kind = Kind.PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """An earlier answer, for the rates."""
+
+    status: Status
+    seconds: float
+    """How long ago."""
+
+
+def printable(value: Any) -> Any:
+    """`value` with every character that doesn't print (control, direction) replaced."""
+    if isinstance(value, str):
+        return "".join(char if char.isprintable() else "\ufffd" for char in value)
+    if isinstance(value, dict):
+        return {printable(key): printable(member) for key, member in value.items()}
+    if isinstance(value, list):
+        return [printable(member) for member in value]
+    return value
+
+
+def render(status: Status, width: int | None = None, earlier: Earlier | None = None) -> list[Line]:
+    """The whole picture; lines fit into `width` characters, None: they are as long as they are.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError, OverflowError: `status` isn't what
+            uProxy answers.
+    """
+    now = _time(status["now"])
+    lines = [
+        *_top(status, now),
+        *_identity(status, now),
+        *_section("DOORS", _doors(status), width),
+        *_section("DESTINATIONS", _destinations(status), width),
+        *_section(f"CONNECTIONS  {status['connections_total']} open",
+                  _connections(status, earlier), width),
+        *_section("REFUSED LATELY", _denials(status, now), width),
+        *_outcomes(status),
+    ]  # fmt: skip
+    return [Line(_cut(line.text, width), line.kind) for line in lines]
+
+
+def _top(status: Status, now: datetime) -> list[Line]:
+    process, readiness = status["process"], status["readiness"]
+    trouble = [*status["liveness"], *readiness["reasons"]]
+    up = span((now - _time(process["started"])).total_seconds())
+    version = process["versions"].get("uproxy", "")
+    state = "not ready" if trouble else "ready"
+    title = f"{process['name']}: {state}   up {up}, pid {process['pid']}, uproxy {version}"
+    return [
+        Line(title, Kind.BAD if trouble else Kind.GOOD),
+        *(Line(f"  {reason}", Kind.BAD) for reason in trouble),
+        *(Line(f"  {note}", Kind.BAD) for note in readiness["notes"]),
+    ]
+
+
+def _identity(status: Status, now: datetime) -> list[Line]:
+    told = status["certificates"]
+    svid, source = told["svid"], told["source"]
+    lines = [Line(""), Line("IDENTITY", Kind.HEADING)]
+    if svid is None:
+        lines.append(Line(told["reason"] or "no identity yet", Kind.BAD))
+    else:
+        left = (_time(svid["expires"]) - now).total_seconds()
+        when = f"expires in {span(left)}" if left > 0 else "expired"
+        lines.append(Line(svid["spiffe_id"], Kind.TITLE))
+        lines.append(Line(f"{when}, {source.get('rotations', 0)} rotations since the start"))
+    state = str(source.get("state", "unknown")).replace("_", " ")
+    lines.append(Line(f"from {source.get('source', 'unknown')}: {state}"))
+    names = [f"{domain['name']}{' (our own)' if domain['own'] else ''}"
+             for domain in told["trust_domains"]]  # fmt: skip
+    lines.append(Line(f"believes {', '.join(names) or 'nobody yet'}"))
+    return lines
+
+
+def _doors(status: Status) -> list[Sequence[str]]:
+    return [
+        (door["direction"], door["name"], f"{door['listen']} -> {door['to']}", door["transport"],
+         f"{door['connections']} open" if door["open"] else "closed to new connections")
+        for door in status["doors"]
+    ]  # fmt: skip
+
+
+def _destinations(status: Status) -> list[Sequence[str]]:
+    rows: list[Sequence[str]] = []
+    for destination in status["destinations"]:
+        for endpoint in destination["endpoints"]:
+            fate = f"{endpoint['connections']} open"
+            if endpoint["passed_over"]:
+                fate = f"passed over: {endpoint['reason'] or 'it failed'}"
+            rows.append((destination["name"], endpoint["address"], destination["transport"], fate))
+        if not destination["endpoints"]:
+            rows.append((destination["name"], "no address yet", destination["transport"], ""))
+    return rows
+
+
+def _connections(status: Status, earlier: Earlier | None) -> list[Sequence[str]]:
+    before = {row["id"]: row for row in earlier.status["connections"]} if earlier else {}
+    rows: list[Sequence[str]] = []
+    for row in status["connections"]:
+        then = before.get(row["id"])
+        received, sent = row["bytes_received"], row["bytes_sent"]
+        rate = ""
+        if then and earlier and earlier.seconds > 0:
+            moved = received + sent - then["bytes_received"] - then["bytes_sent"]
+            rate = f"{size(moved / earlier.seconds)}/s"
+        rows.append((
+            "in" if row["direction"] == "inbound" else "out",
+            row["identity"] or "no identity",
+            f"{row['source']} -> {row['endpoint'] or '...'}",
+            row["state"].replace("_", " "),
+            span(row["age"]),
+            f"{size(received)} received",
+            f"{size(sent)} sent",
+            rate,
+        ))  # fmt: skip
+    return rows
+
+
+def _denials(status: Status, now: datetime) -> list[Sequence[str]]:
+    return [
+        (f"{span((now - _time(row['at'])).total_seconds())} ago", row["outcome"].replace("_", " "),
+         row["identity"] or "no identity", f"{row['source']} -> {row['door']}",
+         f"{row['reason']} ({row['rule']})" if row["rule"] else row["reason"])
+        for row in status["denials"]
+    ]  # fmt: skip
+
+
+def _outcomes(status: Status) -> list[Line]:
+    counts = sorted(status["outcomes"].items(), key=lambda item: -item[1])
+    if not counts:
+        return []
+    words = "   ".join(f"{outcome.replace('_', ' ')} {count:,}" for outcome, count in counts)
+    return [Line(""), Line("ENDED", Kind.HEADING), Line(words)]
+
+
+def _section(heading: str, rows: list[Sequence[str]], width: int | None) -> list[Line]:
+    lines = [Line(""), Line(heading, Kind.HEADING)]
+    if not rows:
+        return [*lines, Line("none")]
+    widths = _widths(rows, width)
+    for row in rows:
+        cells = (_cut(cell, room).ljust(room) for cell, room in zip(row, widths, strict=True))
+        lines.append(Line((" " * GAP).join(cells).rstrip()))
+    return lines
+
+
+def _widths(rows: list[Sequence[str]], width: int | None) -> list[int]:
+    """As wide as the content; where lines must fit, the widest columns give way."""
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    while width is not None and sum(widths) + GAP * (len(widths) - 1) > width:
+        widest = widths.index(max(widths))
+        if widths[widest] <= NARROWEST:
+            break  # too narrow for a table: the line is cut
+        widths[widest] -= 1
+    return widths
+
+
+def _cut(text: str, width: int | None) -> str:
+    if width is None or len(text) <= width:
+        return text
+    if text.startswith("spiffe://") and width > NARROWEST:
+        # trust domain and name are both worth reading
+        head = width // 2
+        return f"{text[:head]}…{text[head + 1 - width :]}"
+    return text[: width - 1] + "…" if width > 1 else text[:width]
+
+
+def span(seconds: float) -> str:
+    """A duration in its two largest units."""
+    minutes, rest = divmod(max(0, int(seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+def size(count: float) -> str:
+    """Bytes in the largest unit that leaves a whole digit."""
+    if count < 1024:
+        return f"{count:.0f} B"
+    for unit in ("KiB", "MiB", "GiB"):
+        count /= 1024
+        if count < 1024:
+            return f"{count:.1f} {unit}"
+    return f"{count / 1024:.1f} TiB"
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
