@@ -1,0 +1,125 @@
+"""What the admin server is told, by the real parts of a uProxy that serves nobody yet."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.pki import Authority
+from uproxy.app.configuration import ConfigurationFile
+from uproxy.app.facts import Facts, plain_settings
+from uproxy.app.identity import check_files, make_source, now
+from uproxy.app.parts import Parts
+from uproxy.app.state import RunState
+from uproxy.config import Settings
+from uproxy.errors import ConfigError
+from uproxy.identity.files import FilesSource
+from uproxy.log import Log
+from uproxy.model import TcpAddress
+from uproxy.proxy.admin.facts import plain
+from uproxy.systemd import Listeners
+
+CONFIGURATION = """
+name: orders
+identity: {files: {svid: svid.pem, key: svid.key, bundles: {example.org: bundle.pem}}}
+inbound: [{name: api, listen: 127.0.0.1:1, transport: mtls, to: 127.0.0.1:2}]
+outbound: [{listen: 127.0.0.1:3, to: db}]
+destinations:
+  db: {addresses: [127.0.0.1:4], transport: mtls, identities: [spiffe://example.org/ns/db/sa/**]}
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    authority = Authority("example.org")
+    issued = authority.issue("/ns/shop/sa/orders")
+    (tmp_path / "svid.pem").write_bytes(issued.pem)
+    (tmp_path / "svid.key").write_bytes(issued.key_pem)
+    (tmp_path / "bundle.pem").write_bytes(authority.pem)
+    (tmp_path / "uproxy.yaml").write_text(CONFIGURATION)
+    return ConfigurationFile(tmp_path / "uproxy.yaml", (), {}).read()
+
+
+@pytest.fixture
+async def facts(settings: Settings) -> Facts:
+    log = Log(settings.log, settings.name)
+    parts = Parts(settings, log, Listeners({}), {"uproxy": "1"})
+    state = RunState(started_at=now(), loaded_at=now(), starting=False)
+    return Facts(state, parts, {"uproxy": "1"}, lambda: None, lambda: None)
+
+
+async def test_without_an_identity_it_is_not_ready_and_says_why(facts: Facts) -> None:
+    reasons = facts.readiness().reasons
+    assert reasons == ("no identity yet: the identity's files have not been read yet",)
+
+
+async def test_with_an_identity_it_is_ready_and_shows_it(facts: Facts) -> None:
+    await facts.parts.source.start()
+    assert facts.readiness().reasons == ()
+    svid = facts.certificates().svid
+    assert svid is not None
+    assert svid.spiffe_id == "spiffe://example.org/ns/shop/sa/orders"
+    await facts.parts.source.stop()
+
+
+async def test_draining_is_a_reason_in_words(facts: Facts) -> None:
+    facts.state.draining = True
+    assert "draining" in facts.readiness().reasons
+
+
+async def test_doors_are_listed_whether_open_or_not(facts: Facts) -> None:
+    facts.state.listening = frozenset({TcpAddress("127.0.0.1", 1)})
+    rows = [(row.name, row.direction, row.to, row.open) for row in facts.doors()]
+    assert rows == [
+        ("api", "inbound", "127.0.0.1:2", True),
+        ("127.0.0.1:3", "outbound", "db", False),
+    ]
+
+
+async def test_destinations_tell_how_their_endpoints_fare(facts: Facts) -> None:
+    (row,) = facts.destinations()
+    assert row.identities == ("spiffe://example.org/ns/db/sa/**",)
+    assert [(each.address, each.passed_over) for each in row.endpoints] == [("127.0.0.1:4", False)]
+
+
+async def test_the_configuration_dump_is_json_and_holds_no_key(facts: Facts) -> None:
+    dumped = json.dumps(plain(facts.config_dump()))
+    assert '"listen": "127.0.0.1:1"' in dumped
+    assert "PRIVATE KEY" not in dumped
+
+
+async def test_an_engine_that_does_not_answer_is_not_alive(
+    facts: Facts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert facts.liveness() == ()
+    monkeypatch.setattr(facts.parts.engine, "responsive", lambda: False)
+    assert facts.liveness() == ("an engine thread doesn't answer",)
+
+
+async def test_a_running_uproxy_says_which_it_is(facts: Facts) -> None:
+    process = facts.process()
+    assert (process.name, process.log_level, process.versions) == (
+        "orders",
+        "info",
+        {"uproxy": "1"},
+    )
+    assert b"uproxy_build_info" in facts.render_metrics("")[1]
+
+
+def test_settings_become_plain_values(settings: Settings) -> None:
+    dumped = plain_settings(settings)
+    assert isinstance(dumped, dict)
+    assert dumped["inbound"][0]["to"] == "127.0.0.1:2"
+
+
+def test_files_are_the_source_that_the_configuration_names(settings: Settings) -> None:
+    assert isinstance(make_source(settings.identity), FilesSource)
+    check_files(settings.identity)
+
+
+def test_files_that_do_not_fit_together_are_a_mistake(settings: Settings, tmp_path: Path) -> None:
+    (tmp_path / "svid.key").write_bytes(Authority("example.org").issue("/x").key_pem)
+    with pytest.raises(ConfigError, match=r"svid\.key"):
+        check_files(settings.identity)
