@@ -18,6 +18,8 @@ VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5
 _FIXED_SIZES = {FIXED64: 8, FIXED32: 4}
 _MAX_FIELD = (1 << 29) - 1
 _MAX_VARINT_BYTES = 10
+_MAX_SMALL_BYTES = 5
+"""Of a tag or a length, which have 32 bits; padded with zeros they aren't what Google reads."""
 _MAX_TAG = (1 << 32) - 1
 
 
@@ -32,7 +34,7 @@ def read_fields(data: bytes, what: str) -> Iterator[tuple[int, int, bytes]]:
     """
     at = 0
     while at < len(data):
-        tag, at = _read_varint(data, at, what)
+        tag, at = _read_varint(data, at, what, _MAX_SMALL_BYTES)
         number, wire_type = tag >> 3, tag & 7
         if tag > _MAX_TAG or not 1 <= number <= _MAX_FIELD:
             raise MessageError(f"{what}: {number} is not a field number")
@@ -77,25 +79,26 @@ def write_fields(fields: Iterable[tuple[int, bytes]]) -> bytes:
 
 def _payload(data: bytes, at: int, wire_type: int, what: str) -> tuple[int, int]:
     if wire_type == LENGTH_DELIMITED:
-        length, at = _read_varint(data, at, what)
+        length, at = _read_varint(data, at, what, _MAX_SMALL_BYTES)
         return at, at + length
     if wire_type == VARINT:
-        return at, _read_varint(data, at, what)[1]
+        return at, _read_varint(data, at, what, _MAX_VARINT_BYTES)[1]
     size = _FIXED_SIZES.get(wire_type)
     if size is None:
         raise MessageError(f"{what}: wire type {wire_type} has no place in proto3")
     return at, at + size
 
 
-def _read_varint(data: bytes, at: int, what: str) -> tuple[int, int]:
+def _read_varint(data: bytes, at: int, what: str, most: int) -> tuple[int, int]:
+    """The number at `at`, in at most `most` bytes, and where it ends."""
     value = 0
-    for position, byte in enumerate(data[at : at + _MAX_VARINT_BYTES]):
+    for position, byte in enumerate(data[at : at + most]):
         value |= (byte & 0x7F) << (7 * position)
         if byte < 0x80:
             if value >> 64:
                 break
             return value, at + position + 1
-    raise MessageError(f"{what}: the number at byte {at} is cut off or longer than 64 bits")
+    raise MessageError(f"{what}: the number at byte {at} is cut off or too long")
 
 
 def _varint(value: int) -> bytes:
