@@ -155,7 +155,8 @@ class Uproxy(Process):
     """`uproxy run`, with its admin listener on a free port of loopback.
 
     `config` is a configuration as a mapping, without `admin` unless the test is about it;
-    `folder` takes the file and the log.
+    `folder` takes the file and the log.  SIGTERM drains without the usual delay; leaving the
+    `with` block kills, so a test about the end calls `stop`.
     """
 
     def __init__(
@@ -178,10 +179,14 @@ class Uproxy(Process):
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Replace the file, atomically; a running uProxy reloads it."""
-        whole = {"admin": self._admin, **config}
+        timeouts = {"drain_delay": "0s", **config.get("timeouts", {})}
+        whole = {"admin": self._admin, **config, "timeouts": timeouts}
         fresh = self.config_file.with_suffix(".new")
         fresh.write_text(yaml.safe_dump(whole, sort_keys=False))
         fresh.replace(self.config_file)
+
+    def __exit__(self, *why: object) -> None:
+        self.stop(signal.SIGKILL)
 
     def wait_until_ready(self, timeout: float = 20.0) -> None:
         """Until `/readyz` says 200; entering the `with` block doesn't wait for it."""
