@@ -209,7 +209,12 @@ def test_the_live_view_moves_and_q_gives_the_terminal_back(
     screen.ends_well()
 
 
-def test_a_resize_is_drawn_at_once(screen: Screen) -> None:
+def test_a_resize_is_drawn_at_once_whatever_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.setenv("LINES", "99")
+    monkeypatch.setenv("COLUMNS", "20")
+    screen: Screen = request.getfixturevalue("screen")
     screen.shows("q quits")
     screen.resize(60, 10)
     screen.process.send_signal(signal.SIGWINCH)

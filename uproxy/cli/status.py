@@ -13,7 +13,6 @@ import http.client
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -166,7 +165,7 @@ def _print(status: Status, as_json: bool) -> None:
     if as_json:
         print(json.dumps(status, indent=2))
         return
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    width = _terminal_size().columns if sys.stdout.isatty() else None
     for line in render(status, width):
         print(line.text)
 
@@ -273,7 +272,7 @@ def _wait(awake: int, due: float) -> str:
 
 def _draw(sight: _Sight) -> None:
     """Over what is there, line by line, so that nothing flickers."""
-    size = shutil.get_terminal_size()
+    size = _terminal_size()
     lines = render(sight.status, size.columns, sight.earlier)
     if sight.trouble:
         age = int(time.monotonic() - sight.taken)
@@ -282,9 +281,15 @@ def _draw(sight: _Sight) -> None:
         hidden = len(lines) - (size.lines - 2)
         lines = [*lines[: size.lines - 2], Line(f"{hidden} more lines: enlarge the window")]
     lines.append(Line("q quits", Kind.HEADING))
-    text = "\x1b[K\r\n".join(_styled(line, size.columns) for line in lines)
+    text = "\x1b[K\n".join(_styled(line, size.columns) for line in lines)
     sys.stdout.write(f"\x1b[H{text}\x1b[K\x1b[J")
     sys.stdout.flush()
+
+
+def _terminal_size() -> os.terminal_size:
+    # not shutil's: it believes COLUMNS and LINES, which shells export once and never move
+    size = os.get_terminal_size(sys.stdout.fileno())
+    return size if size.columns and size.lines else os.terminal_size((80, 24))
 
 
 def _styled(line: Line, columns: int) -> str:
