@@ -35,8 +35,9 @@ def digest_of(size: int, seed: int = 0) -> str:
 
 
 @contextlib.asynccontextmanager
-async def serving(handler: Handler, host: str = "127.0.0.1") -> AsyncIterator[int]:
-    """A TCP server on an ephemeral port; open connections are cut when the block ends."""
+async def serving(handler: Handler, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[int]:
+    """A TCP server, by default on an ephemeral port, which it gives; open connections are cut
+    when the block ends."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -51,7 +52,7 @@ async def serving(handler: Handler, host: str = "127.0.0.1") -> AsyncIterator[in
             tasks.discard(task)
             writer.close()
 
-    server = await asyncio.start_server(handle, host, 0)
+    server = await asyncio.start_server(handle, host, port)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
