@@ -17,7 +17,7 @@ TEST_PACKAGES := $(APPLICATIONS) chromium curl openssl redis-tools
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo      see it work with PostgreSQL, nginx and Redis; ARGS=--once ends by itself'
+	@echo 'make demo      see it work with PostgreSQL and nginx; ARGS=--once ends by itself'
 	@echo 'make test      the tests, without the slow ones; ARGS goes to pytest'
 	@echo 'make test-all  all tests, fuzzing, other Python versions, the wheel'
 	@echo 'make check     lint, format, types, floors, spelling'
@@ -26,7 +26,7 @@ help:
 	@echo 'make clean     remove what was built here'
 
 demo: $(VENV)/.ready demo-packages
-	@$(BIN)/uproxy demo $(ARGS)
+	@$(BIN)/uproxy demo --apps real $(ARGS)
 
 test: $(VENV)/.ready test-packages $(PEERS)
 	@$(BIN)/pytest -q -m "not slow" $(ARGS)
@@ -62,7 +62,7 @@ test-packages:
 	@.ci/packages $(TEST_PACKAGES)
 
 demo-packages:
-	@.ci/packages $(APPLICATIONS)
+	@.ci/packages nginx postgresql curl
 
 $(VENV)/.ready: constraints.txt pyproject.toml
 	@.ci/python >/dev/null || .ci/packages python3

@@ -1,0 +1,135 @@
+"""Clients that nobody invited, and how they are received; their TLS is pyOpenSSL, not ours.
+
+A stranger shows what identity it has, or none, says something if it is let in so far, and
+reports what it saw.  It judges nobody: whether it was received as it should be, the story
+decides.  Rules: it believes every server, as somebody who pokes at doors does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from cryptography import x509
+from OpenSSL import SSL
+
+from uproxy.demo.processes import PATIENCE_S
+from uproxy.errors import UproxyError
+from uproxy.identity.credentials import Svid
+
+_CHUNK = 64 * 1024
+_HELLO = b"let me in\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Reception:
+    """What a client saw of a door."""
+
+    source: str
+    """The client's own address, as access logs write it."""
+    certificate: x509.Certificate | None
+    """What the server showed; None: the handshake didn't come so far."""
+    refusal: str | None
+    """`alert unknown ca`, `connection reset`, …; None: it was let in."""
+
+
+async def knock(port: int, svid: Svid | None) -> Reception:
+    """Connect to a door, shake hands, say something, wait for an answer or a refusal.
+
+    Raises:
+        UproxyError: nobody listens there, or nothing happened for PATIENCE_S.
+    """
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            return await _Knock(reader, writer, svid).receive()
+    except TimeoutError:
+        raise UproxyError(f"the door at port {port} neither answered nor refused") from None
+    except OSError as error:
+        raise UproxyError(f"the door at port {port} can't be reached: {error}") from error
+
+
+class _Knock:
+    """One TLS connection over memory buffers."""
+
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, svid: Svid | None
+    ) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._tls = SSL.Connection(_context(svid))
+        self._tls.set_connect_state()
+
+    async def receive(self) -> Reception:
+        host, port = self._writer.get_extra_info("sockname")
+        try:
+            refusal = await self._refusal()
+        finally:
+            self._writer.transport.abort()
+        certificate = self._tls.get_peer_certificate(as_cryptography=True)
+        return Reception(f"{host}:{port}", certificate, refusal)
+
+    async def _refusal(self) -> str | None:
+        try:
+            await self._shake()
+            self._tls.send(_HELLO)
+            await self._flush()
+            # in TLS 1.3 a client has finished before the server has judged it (RFC 8446 §4.4.2)
+            await self._hear()
+        except SSL.ZeroReturnError:
+            return "closed"
+        except SSL.Error as error:
+            return _alert(error)
+        except ConnectionResetError:
+            return "connection reset"
+        except EOFError:
+            return "connection closed"
+        return None
+
+    async def _shake(self) -> None:
+        while True:
+            try:
+                self._tls.do_handshake()
+            except SSL.WantReadError:
+                await self._exchange()
+            else:
+                return await self._flush()
+
+    async def _hear(self) -> bytes:
+        while True:
+            try:
+                return self._tls.recv(_CHUNK)
+            except SSL.WantReadError:
+                await self._exchange()
+
+    async def _exchange(self) -> None:
+        await self._flush()
+        data = await self._reader.read(_CHUNK)
+        if not data:
+            raise EOFError
+        self._tls.bio_write(data)
+
+    async def _flush(self) -> None:
+        try:
+            while data := self._tls.bio_read(_CHUNK):
+                self._writer.write(data)
+        except SSL.WantReadError:
+            await self._writer.drain()
+
+
+def _context(svid: Svid | None) -> SSL.Context:
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_verify(SSL.VERIFY_NONE, lambda *_: True)
+    if svid is not None:
+        context.use_certificate(svid.chain[0])
+        for certificate in svid.chain[1:]:
+            context.add_extra_chain_cert(certificate)
+        context.use_privatekey(svid.key)  # type: ignore[arg-type]  # SVID keys are of kinds TLS knows
+    return context
+
+
+def _alert(error: SSL.Error) -> str:
+    # such as [('SSL routines', '', 'tlsv13 alert certificate required')]
+    words = str(error.args[0][-1][2]) if error.args and error.args[0] else "TLS failure"
+    _, alert, name = words.partition(" alert ")
+    return f"alert {name.replace(' ', '_')}" if alert else words

@@ -1,0 +1,99 @@
+"""`uproxy run` as a program of its own: its configuration, its admin listener, its access log.
+
+It says nothing about who talks to whom; `world` does.  Rules: a uProxy gets no settings from
+our environment, and is the same uProxy as this one, wherever this one was started.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import uproxy
+from uproxy.demo.ports import free_port
+from uproxy.demo.processes import Command, Program, until_seen
+
+_ANSWER_S = 5.0
+_NOT_FOR_IT = ("UPROXY__", "SPIFFE_", "LISTEN_", "NOTIFY_", "WATCHDOG_", "PYTHON")
+
+
+class Uproxy(Program):
+    """One uProxy, from its `async with` on."""
+
+    def __init__(self, config: Mapping[str, Any], folder: Path) -> None:
+        """`config` without `admin`; its file is written into `folder`."""
+        self.name = str(config["name"])
+        self.admin_port = free_port()
+        self.config_file = folder / f"{self.name}.yaml"
+        admin = {"listen": f"127.0.0.1:{self.admin_port}", "metrics": None, "ready": None}
+        self.config_file.write_text(yaml.safe_dump({**config, "admin": admin}, sort_keys=False))
+        argv: list[str | Path] = [
+            sys.executable,
+            "-P",
+            "-m",
+            "uproxy",
+            "run",
+            "--config",
+            self.config_file,
+        ]
+        super().__init__(Command(f"{self.name}'s uProxy", argv, env=_environment()), folder)
+
+    @property
+    def status_page(self) -> str:
+        """Where people look."""
+        return f"http://127.0.0.1:{self.admin_port}/"
+
+    @property
+    def accesses(self) -> list[dict[str, Any]]:
+        """The access log: one row per connection that has ended."""
+        rows = (json.loads(line) for line in self.lines if line.startswith("{"))
+        return [row for row in rows if "outcome" in row]
+
+    async def wait_until_ready(self) -> None:
+        """Until `/readyz` says so.
+
+        Raises:
+            UproxyError: it ended, or took too long.
+        """
+
+        async def look() -> bool:
+            status, _ = await asyncio.to_thread(self._get, "/readyz")
+            return status == 200
+
+        await until_seen(look, f"{self.name}'s uProxy is ready", self)
+
+    async def own_certificate(self) -> dict[str, Any]:
+        """Our part of `/certs`: `spiffe_id`, `expires`, `chain` with serials."""
+        status, body = await asyncio.to_thread(self._get, "/certs")
+        svid: dict[str, Any] | None = json.loads(body)["svid"] if status == 200 else None
+        return svid or {}
+
+    async def shows_status(self) -> bool:
+        """Whether the status page answers with a page."""
+        status, body = await asyncio.to_thread(self._get, "/")
+        return status == 200 and b"<html" in body.lower()
+
+    def _get(self, path: str) -> tuple[int, bytes]:
+        """Status and body; 0 when nobody answers."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=_ANSWER_S)
+        with contextlib.closing(connection):
+            try:
+                connection.request("GET", path)
+                response = connection.getresponse()
+                return response.status, response.read()
+            except (OSError, http.client.HTTPException):
+                return 0, b""
+
+
+def _environment() -> dict[str, str]:
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_FOR_IT)}
+    return {**ours, "PYTHONPATH": str(Path(uproxy.__file__).parents[1])}

@@ -1,0 +1,170 @@
+"""The world of the demonstration: an authority, two workloads' uProxies, taps between them.
+
+It starts and stops, and shows nothing.  Rules: everything is on loopback; whatever was
+started is stopped in the opposite order, however the demonstration ends; the folder holds
+configuration and sockets, never a key.
+
+    client ── frontend's uProxy ══ tap ══ orders' uProxy ── server
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from uproxy.app.identity import make_source
+from uproxy.authority import Authority, Definition, DomainDefinition, EntryDefinition
+from uproxy.config.settings import IdentitySettings
+from uproxy.demo.ports import free_port
+from uproxy.demo.processes import PATIENCE_S
+from uproxy.demo.tap import Tap
+from uproxy.demo.uproxies import Uproxy
+from uproxy.errors import NoIdentityError
+from uproxy.identity.credentials import Svid
+from uproxy.identity.workload_api.source import fetch_once
+from uproxy.model import UnixAddress
+
+HOME = "example.org"
+ABROAD = "stranger.test"
+FRONTEND = f"spiffe://{HOME}/ns/web/sa/frontend"
+ORDERS = f"spiffe://{HOME}/ns/db/sa/orders"
+NEWSLETTER = f"spiffe://{HOME}/ns/web/sa/newsletter"
+NAMESAKE = f"spiffe://{ABROAD}/ns/web/sa/frontend"
+RULE = "only-frontend"
+"""The one rule of orders' policy."""
+
+_TIMEOUTS = {"drain_delay": "0s", "drain": "500ms"}
+_T = TypeVar("_T")
+
+
+class World:
+    """Everything but the applications; leaving its `async with` takes all of it down."""
+
+    def __init__(self) -> None:
+        self.doors: dict[str, int] = {}
+        """Service to the port where frontend's clients reach it; set by `start_uproxies`, as
+        the rest is."""
+        self.inbound_doors: dict[str, int] = {}
+        """Service to the port where other workloads reach orders' uProxy."""
+        self.taps: dict[str, Tap] = {}
+        self._stack = AsyncExitStack()
+
+    folder: Path
+    """Ours alone; as root, others may pass through but not look."""
+    authority: Authority
+    frontend: Uproxy
+    orders: Uproxy
+
+    async def __aenter__(self) -> Self:
+        self.folder = Path(tempfile.mkdtemp(prefix="uproxy-demo-"))
+        self._stack.callback(shutil.rmtree, self.folder)
+        if os.geteuid() == 0:
+            # the applications are then somebody else, with folders of their own inside
+            self.folder.chmod(0o711)
+        return self
+
+    async def __aexit__(self, *why: object) -> None:
+        await self._stack.aclose()
+
+    async def enter(self, part: AbstractAsyncContextManager[_T]) -> _T:
+        """Start something that is stopped with the rest."""
+        return await self._stack.enter_async_context(part)
+
+    def on_exit(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Have something closed before the rest is taken down."""
+        self._stack.push_async_callback(close)
+
+    async def start_authority(self) -> Mapping[str, str]:
+        """Returns each trust domain's endpoint.
+
+        Raises:
+            UproxyError: a socket can't be made.
+        """
+        self.authority = await self.enter(Authority(_definition(str(self.folder))))
+        return self.authority.endpoints
+
+    async def start_uproxies(self, servers: Mapping[str, int]) -> None:
+        """Both, with a door and a tap for every server; returns when they are ready.
+
+        Raises:
+            UproxyError: one of them doesn't get ready.
+        """
+        self.inbound_doors = {service: free_port() for service in servers}
+        self.doors = {service: free_port() for service in servers}
+        for service, port in self.inbound_doors.items():
+            self.taps[service] = await self.enter(Tap(port))
+        self.orders = await self.enter(Uproxy(self._orders(servers), self.folder))
+        self.frontend = await self.enter(Uproxy(self._frontend(), self.folder))
+        await self.orders.wait_until_ready()
+        await self.frontend.wait_until_ready()
+
+    async def identity(self, spiffe_id: str) -> Svid:
+        """An SVID for ourselves, asked of the Workload API like everybody's.
+
+        Raises:
+            NoIdentityError: none came.
+        """
+        name = spiffe_id.removeprefix("spiffe://").partition("/")[0]
+        path = self.authority.endpoints[name].removeprefix("unix://")
+        settings = IdentitySettings(workload_api=UnixAddress(path), spiffe_id=spiffe_id)
+        credentials = await fetch_once(make_source(settings), PATIENCE_S)
+        if credentials.svid is None:
+            raise NoIdentityError(credentials.reason)
+        return credentials.svid
+
+    def _frontend(self) -> dict[str, Any]:
+        return {
+            "name": "frontend",
+            "identity": self._identity(FRONTEND),
+            "outbound": [
+                {"listen": f"127.0.0.1:{port}", "to": service}
+                for service, port in self.doors.items()
+            ],
+            "destinations": {
+                service: {
+                    "addresses": [f"127.0.0.1:{tap.port}"],
+                    "transport": "mtls",
+                    "identities": [ORDERS],
+                }
+                for service, tap in self.taps.items()
+            },
+            "timeouts": _TIMEOUTS,
+        }
+
+    def _orders(self, servers: Mapping[str, int]) -> dict[str, Any]:
+        return {
+            "name": "orders",
+            "identity": self._identity(ORDERS),
+            "inbound": [
+                {
+                    "name": service,
+                    "listen": f"127.0.0.1:{self.inbound_doors[service]}",
+                    "transport": "mtls",
+                    "to": f"127.0.0.1:{port}",
+                }
+                for service, port in servers.items()
+            ],
+            "authorization": [
+                {"name": RULE, "action": "allow", "from": {"identities": [FRONTEND]}}
+            ],
+            "timeouts": _TIMEOUTS,
+        }
+
+    def _identity(self, spiffe_id: str) -> dict[str, str]:
+        return {"workload_api": self.authority.endpoints[HOME], "spiffe_id": spiffe_id}
+
+
+def _definition(sockets: str) -> Definition:
+    """Whoever we are may have every identity: the uProxies choose theirs by name."""
+
+    def domain(name: str, *spiffe_ids: str) -> DomainDefinition:
+        uid = os.geteuid()
+        return DomainDefinition(name, tuple(EntryDefinition(one, uid=uid) for one in spiffe_ids))
+
+    domains = domain(HOME, FRONTEND, ORDERS, NEWSLETTER), domain(ABROAD, NAMESAKE)
+    return Definition({one.name: one for one in domains}, sockets)
