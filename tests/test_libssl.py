@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.helpers.pki import Authority, Issued
 from uproxy import libssl
+from uproxy.config.leaves import CIPHERS_12, CIPHERS_13
 from uproxy.contract import PeerSvid, Refusal, RefusedError, TlsPlan, VerifyPeer
 from uproxy.errors import EngineError, IdentityError, UntrustedError
 from uproxy.libssl import Session, TlsError
@@ -403,3 +404,10 @@ def resident() -> int:
     """Bytes."""
     pages = Path("/proc/self/statm").read_text().split()[1]
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_every_suite_that_the_configuration_knows_is_understood() -> None:
+    settings = TlsSettings(min_version="1.2", ciphers=CIPHERS_13 + CIPHERS_12)
+    client, server = pair(plan(Role.CLIENT, PEER, settings=settings), plan(Role.SERVER))
+    shake(client, server)
+    assert server.negotiated[0] == "TLSv1.3"

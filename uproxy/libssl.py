@@ -86,12 +86,8 @@ _X509_ERROR: Final = {
 }
 """The verification error that makes OpenSSL send the alert (its ssl_x509err2alert table)."""
 
-_TLS12_CIPHERS: Final = {
-    "TLS_AES_128_GCM_SHA256": "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256",
-    "TLS_AES_256_GCM_SHA384": "ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384",
-    "TLS_CHACHA20_POLY1305_SHA256": "ECDHE-ECDSA-CHACHA20-POLY1305:ECDHE-RSA-CHACHA20-POLY1305",
-}
-"""What a TLS 1.3 suite allows where TLS 1.2 was asked for: the same AEAD, ECDHE only."""
+_SAFE_TLS12: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""Where the settings name none for TLS 1.2: OpenSSL's own default has CBC in it."""
 
 _VERSIONS: Final = {"1.2": 0x0303, "1.3": 0x0304}
 
@@ -220,12 +216,14 @@ class Context:
     def _negotiate(self, settings: TlsSettings) -> None:
         context = self.pointer
         groups = ":".join(settings.groups)
-        suites = ":".join(settings.ciphers)
+        # TLS 1.3's suites carry their IANA names, TLS 1.2's OpenSSL's own
+        suites = ":".join(name for name in settings.ciphers if name.startswith("TLS_"))
+        older = ":".join(name for name in settings.ciphers if not name.startswith("TLS_"))
         _did(_lib.SSL_CTX_set_min_proto_version(context, _VERSIONS[settings.min_version]))
         _did(_lib.SSL_CTX_set1_curves_list(context, groups.encode()), f"tls.groups {groups}")
         _did(_lib.SSL_CTX_set_ciphersuites(context, suites.encode()), f"tls.ciphers {suites}")
-        older = ":".join(_TLS12_CIPHERS[name] for name in settings.ciphers)
-        _did(_lib.SSL_CTX_set_cipher_list(context, older.encode()))
+        older = older or _SAFE_TLS12
+        _did(_lib.SSL_CTX_set_cipher_list(context, older.encode()), f"tls.ciphers {older}")
 
     def _identify(self, plan: TlsPlan) -> None:
         context = self.pointer
