@@ -23,6 +23,9 @@ MODULES = sorted((ROOT / "uproxy").rglob("*.py"))
 LONGEST_MODULE = 350
 """Lines.  A longer one has a second idea in it."""
 
+LONGER = {"uproxy.libssl": 600}
+"""Every raw pointer crosses in one file, however long it gets."""
+
 TOP = {
     ".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md",
     "benchmarks", "bpf_redirect", "certs", "constraints.txt", "deploy", "docs", "pyproject.toml",
@@ -90,7 +93,7 @@ def project() -> dict[str, Any]:
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_module_is_one_idea_long_and_says_which(path: Path) -> None:
     text = path.read_text()
-    assert len(text.splitlines()) <= LONGEST_MODULE
+    assert len(text.splitlines()) <= LONGER.get(name_of(path), LONGEST_MODULE)
     assert not text.strip() or ast.get_docstring(ast.parse(text)), "says nothing of what it is"
 
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import socket
 import stat
 import struct
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -267,40 +264,6 @@ def test_a_mapped_address_is_the_ipv4_one_it_stands_for(name: object, expected: 
 )
 def test_a_failure_to_connect_names_the_likely_cause(error: int, words: str) -> None:
     assert sockets.explain(error, TcpAddress("192.0.2.7", 80)) == words
-
-
-# Descriptors.
-
-
-def test_the_descriptor_limit_is_raised_to_the_hard_one() -> None:
-    code = (
-        "import resource; from uproxy import sockets;"
-        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 512));"
-        "print(sockets.raise_descriptor_limit(), resource.getrlimit(resource.RLIMIT_NOFILE)[0])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["512", "512"]
-    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] != 64
-
-
-def test_connections_that_fit_are_not_clamped() -> None:
-    needed = 1000 * sockets.DESCRIPTORS_PER_CONNECTION + sockets.RESERVED_DESCRIPTORS
-    budget = sockets.descriptors_budget(1000, needed)
-    assert (budget.connections, budget.note) == (1000, None)
-
-
-def test_connections_that_do_not_fit_are_clamped_with_a_note() -> None:
-    budget = sockets.descriptors_budget(20_000, 1024)
-    assert budget.connections == 480
-    assert budget.note == (
-        "limits.connections = 20000 is clamped to 480 by the descriptor limit of 1024: "
-        "raise LimitNOFILE (ulimit -n) to 40064"
-    )
-
-
-def test_a_limit_too_low_for_one_connection_is_an_error() -> None:
-    with pytest.raises(UproxyError, match=r"descriptor limit of 64 is too low: raise LimitNOFILE"):
-        sockets.descriptors_budget(100, 64)
 
 
 def test_the_reset_option_is_what_linux_expects() -> None:

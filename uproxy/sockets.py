@@ -13,11 +13,9 @@ import errno
 import grp
 import os
 import pwd
-import resource
 import socket
 import stat
 import struct
-from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Final
@@ -30,10 +28,6 @@ BACKLOG: Final = 4096
 
 KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 """Seconds of silence, seconds between probes, probes: a dead peer is known in two minutes."""
-
-DESCRIPTORS_PER_CONNECTION: Final = 2
-RESERVED_DESCRIPTORS: Final = 64
-"""For listeners, the loop, the log, admin requests and the identity's socket."""
 
 _made: Final[set[str]] = set()
 """Paths of the unix sockets that this process made."""
@@ -321,47 +315,3 @@ def _words(error: OSError) -> str:
 
 
 # Descriptors.
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """How many connections fit into the descriptors this process may have."""
-
-    descriptors: int
-    connections: int
-    """`wanted`, or less."""
-    note: str | None
-    """What to tell the operator when it is less."""
-
-
-def raise_descriptor_limit() -> int:
-    """RLIMIT_NOFILE to its hard limit; what it is now."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if hard == resource.RLIM_INFINITY:
-        return soft  # the kernel's own ceiling is fs.nr_open; "infinity" can't be asked for
-    if soft < hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    return hard
-
-
-def descriptors_budget(wanted: int, descriptors: int) -> Budget:
-    """Clamp `wanted` connections to what `descriptors` allow.
-
-    Raises:
-        UproxyError: not even one connection fits.
-    """
-    fitting = (descriptors - RESERVED_DESCRIPTORS) // DESCRIPTORS_PER_CONNECTION
-    needed = wanted * DESCRIPTORS_PER_CONNECTION + RESERVED_DESCRIPTORS
-    if fitting < 1:
-        raise UproxyError(
-            f"the descriptor limit of {descriptors} is too low: raise LimitNOFILE "
-            f"(ulimit -n) to {needed} for limits.connections = {wanted}"
-        )
-    if fitting >= wanted:
-        return Budget(descriptors, wanted, None)
-    return Budget(
-        descriptors,
-        fitting,
-        f"limits.connections = {wanted} is clamped to {fitting} by the descriptor limit of "
-        f"{descriptors}: raise LimitNOFILE (ulimit -n) to {needed}",
-    )

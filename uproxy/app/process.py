@@ -14,7 +14,7 @@ import platform
 import signal
 from collections.abc import Callable
 
-from uproxy import __version__, hardening, libssl, sockets, systemd
+from uproxy import __version__, descriptors, hardening, libssl, systemd
 from uproxy.app.administration import Administration
 from uproxy.app.configuration import ConfigurationFile
 from uproxy.app.doors import socket_plans
@@ -131,7 +131,7 @@ class Process:
         systemd.adopt_orphans(loop)
 
     def _limit(self, limits: Limits) -> None:
-        budget = sockets.descriptors_budget(limits.connections, sockets.raise_descriptor_limit())
+        budget = descriptors.budget_for(limits.connections, descriptors.raise_limit())
         if budget.note is not None and budget.note != self._state.limits_note:
             _log.warning("%s", budget.note)
         self._state.limits_note = budget.note

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from uproxy import libssl, sockets
+from uproxy import descriptors, libssl
 from uproxy.app.configuration import ConfigurationFile
 from uproxy.app.identity import check_files, make_source
 from uproxy.cli import add_configuration_arguments
@@ -52,9 +52,7 @@ def _duration(text: str) -> float:
 
 
 def _check_limits(settings: Settings) -> None:
-    budget = sockets.descriptors_budget(
-        settings.limits.connections, sockets.raise_descriptor_limit()
-    )
+    budget = descriptors.budget_for(settings.limits.connections, descriptors.raise_limit())
     if budget.note:
         print(f"uproxy: warning: {budget.note}", file=sys.stderr)
 
