@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import logging
@@ -167,6 +168,24 @@ def test_a_slow_reader_gets_every_answer_of_its_pipeline(admin: RunningAdmin) ->
     answers = say(admin.listen(), asked * 40 + GET.replace(b"1.1", b"1.0"))
     assert answers.count(b"HTTP/1.1 200 OK") == 41
     assert answers.endswith(b"alive\n")
+
+
+def test_a_long_pipeline_holds_nobody_else_up(
+    admin: RunningAdmin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[str] = []
+
+    def livez() -> tuple[str, ...]:
+        if not turns:
+            asyncio.get_running_loop().call_soon(turns.append, "somebody else")
+        turns.append("answered")
+        return ()
+
+    monkeypatch.setattr(admin.facts, "liveness", livez)
+    last = GET.replace(b"1.1", b"1.0")
+    assert say(admin.listen(), GET * 100 + last).count(b"alive\n") == 101
+    assert turns.count("answered") == 101
+    assert turns.index("somebody else") <= 2
 
 
 def test_the_client_silent_for_longest_makes_room(admin: RunningAdmin) -> None:

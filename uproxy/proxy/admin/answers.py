@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import functools
-import hashlib
 import json
 import re
 from datetime import datetime
 from pathlib import Path
+
+from cryptography.hazmat.primitives import hashes
 
 from uproxy.proxy.admin.facts import AdminFacts, plain
 from uproxy.proxy.admin.messages import JSON, Response, text
@@ -91,8 +92,14 @@ def page() -> Response:
 def _hashes(tag: bytes, html: bytes) -> str:
     """The CSP sources for the inline elements called `tag` (CSP level 3 §8.3)."""
     found = re.findall(b"<%b>(.*?)</%b>" % (tag, tag), html, re.DOTALL)
-    digests = (base64.b64encode(hashlib.sha256(element).digest()).decode() for element in found)
-    return " ".join(f"'sha256-{digest}'" for digest in digests)
+    return " ".join(f"'sha256-{base64.b64encode(_sha256(element)).decode()}'" for element in found)
+
+
+def _sha256(data: bytes) -> bytes:
+    # not hashlib: it would map the system's libcrypto beside the one in use
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(data)
+    return digest.finalize()
 
 
 def _pretty(value: object) -> Response:

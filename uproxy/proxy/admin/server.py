@@ -166,11 +166,10 @@ class _Client(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._paused = False
-        if not self._over:
-            self._transport.resume_reading()
-            self._advance()
+        self._advance()
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  the loop's shape
+        self._over = True
         self._disarm()
         self._listener.left(self)
 
@@ -180,16 +179,23 @@ class _Client(asyncio.Protocol):
         self._transport.abort()
 
     def _advance(self) -> None:
-        """Answer every request that is whole, while the client reads the answers."""
+        """Answer one request.  What came with it waits for the loop's next turn, so that a long
+        pipeline holds nobody else up."""
+        if self._over or self._paused:
+            return
         try:
-            while not self._over and not self._paused:
-                event = self._http.next_event()
-                if isinstance(event, h11.Request):
-                    self._judge(event)
-                elif not isinstance(event, h11.EndOfMessage):
-                    return
+            event = self._http.next_event()
+            if isinstance(event, h11.Request):
+                self._judge(event)
         except h11.RemoteProtocolError as error:
             self._refuse(text(error.error_status_hint, f"not HTTP/1.1 as uProxy reads it: {error}"))
+        if self._over or self._paused:
+            return
+        if isinstance(event, h11.Request) and self._http.trailing_data[0]:
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._advance)
+        else:
+            self._transport.resume_reading()
 
     def _judge(self, event: h11.Request) -> None:
         headers = [(name.decode(), value.decode("latin-1")) for name, value in event.headers]
@@ -221,6 +227,7 @@ class _Client(asyncio.Protocol):
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             self._send(response, "", ("Connection", "close"))
         self._transport.write_eof()
+        self._transport.resume_reading()
         self._arm(self._listener.bounds.linger_s)
 
     def _send(self, response: Response, method: str, *extra: tuple[str, str]) -> None:
