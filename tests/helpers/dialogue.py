@@ -1,0 +1,115 @@
+"""A program one talks with: what is typed into it, and what it says on both its outputs.
+
+`openssl s_client` with its own words left on is one.  Every wait has a deadline, and leaving
+the `with` block kills it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import select
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from tests.helpers.peers import IdentityFiles
+
+_PATIENCE = 20.0
+"""Seconds."""
+
+
+class Dialogue:
+    """A program that runs while its `with` block does."""
+
+    def __init__(self, argv: Sequence[str | Path]) -> None:
+        self._argv = [str(word) for word in argv]
+        self.heard = ""
+        """Everything it has said so far."""
+
+    def __enter__(self) -> Self:
+        self._process = subprocess.Popen(
+            self._argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            bufsize=0,
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._input, self._output = self._process.stdin, self._process.stdout
+        return self
+
+    def __exit__(self, *why: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._input.close()
+        self._output.close()
+
+    def type(self, text: bytes) -> None:
+        """Type `text`; one that has ended doesn't listen any more."""
+        with contextlib.suppress(BrokenPipeError):
+            self._input.write(text)
+
+    def hear(self, pattern: str) -> str:
+        """All it has said, once that matches `pattern`.
+
+        Raises:
+            AssertionError: it ended, or took longer than 20 s, without.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        while not re.search(pattern, self.heard):
+            if not self._hear_more(deadline):
+                raise AssertionError(f"ended without {pattern!r}:\n{self.heard}")
+        return self.heard
+
+    def end(self) -> str:
+        """Close its input, and hear it out: all it has said.
+
+        Raises:
+            AssertionError: it didn't end within 20 s.
+        """
+        self._input.close()
+        return self.hear_out()
+
+    def hear_out(self) -> str:
+        """All it has said when it has ended by itself.
+
+        Raises:
+            AssertionError: it didn't within 20 s.
+        """
+        deadline = time.monotonic() + _PATIENCE
+        while self._hear_more(deadline):
+            continue
+        return self.heard
+
+    def kill(self) -> None:
+        """End it as `kill -9` does."""
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait()
+
+    def _hear_more(self, deadline: float) -> bool:
+        readable, _, _ = select.select(
+            [self._output], [], [], max(0.0, deadline - time.monotonic())
+        )
+        if not readable:
+            raise AssertionError(
+                f"{self._argv[0]} said nothing more in {_PATIENCE:g} s:\n{self.heard}"
+            )
+        said = self._output.read(1 << 16) or b""
+        self.heard += said.decode(errors="replace")
+        return bool(said)
+
+
+def s_client(port: int, identity: IdentityFiles | None, *options: str | Path) -> Dialogue:
+    """`openssl s_client` to a port of loopback, showing `identity` and believing its bundle;
+    with its own words, among them `New` or `Reused`."""
+    argv: list[str | Path] = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}"]
+    if identity is not None:
+        argv += ["-cert", identity.svid, "-cert_chain", identity.svid, "-key", identity.key]
+        argv += ["-CAfile", identity.bundle, "-no-CApath", "-no-CAstore"]
+        argv += ["-verify_return_error"]
+    return Dialogue([*argv, *options])

@@ -1,0 +1,87 @@
+"""How connections ended, by uProxy's own account: its access log and its counters together.
+
+`ended` surrounds a piece of traffic and checks that exactly so many connections ended meanwhile,
+each with the outcome expected, and that the counters moved by as much and under the flag that
+belongs to the outcome.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.helpers.processes import Uproxy
+from tests.helpers.waiting import wait_until
+from uproxy.model import Outcome
+
+Line = dict[str, Any]
+
+_IN_HANDSHAKE = {"handshake_failed", "peer_untrusted", "peer_unexpected"}
+
+
+def metric(uproxy: Uproxy, name: str, **labels: str) -> float:
+    """The sum of the samples of `name` that have these labels; 0 when there is none."""
+    status, text = uproxy.request("/metrics")
+    assert status == 200, text
+    return sum(
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    )
+
+
+@contextlib.contextmanager
+def ended(
+    uproxy: Uproxy,
+    outcome: str,
+    *,
+    rule: str | None = None,
+    opened: bool | None = None,
+    count: int = 1,
+    timeout: float = 15.0,
+) -> Iterator[list[Line]]:
+    """Leaving waits for `count` lines of the access log, puts them into the list and checks
+    them.  `opened`: whether the connections had been open; by default those that ended as
+    `closed` or `reset` had.  `rule` is checked for every outcome but these two.
+
+    Raises:
+        AssertionError: other lines, or counters that don't agree with them.
+    """
+    was_open = outcome in ("closed", "reset") if opened is None else opened
+    flag = Outcome(outcome).flag
+    state = "closed" if was_open else "failed"
+    counter = f"istio_tcp_connections_{state}_total"
+    before = metric(uproxy, counter, response_flags=flag)
+    failures = _failures(uproxy, outcome)
+    seen = len(uproxy.accesses)
+    lines: list[Line] = []
+    yield lines
+    wait_until(
+        lambda: len(uproxy.accesses) >= seen + count, f"{count} access lines", timeout=timeout
+    )
+    lines += uproxy.accesses[seen:]
+    assert [line["outcome"] for line in lines] == [outcome] * count, lines
+    if outcome not in ("closed", "reset"):
+        assert {line["rule"] for line in lines} == {rule}, lines
+    assert metric(uproxy, counter, response_flags=flag) == before + count
+    if outcome in _IN_HANDSHAKE and not was_open:
+        assert _failures(uproxy, outcome) == failures + count
+
+
+def only(lines: list[Line]) -> Line:
+    """The one line there is."""
+    (line,) = lines
+    return line
+
+
+def handshakes(uproxy: Uproxy, **labels: str) -> float:
+    """Finished handshakes so far, of a `version`, `group`, `cipher`."""
+    return metric(uproxy, "uproxy_handshakes_total", **labels)
+
+
+def _failures(uproxy: Uproxy, outcome: str) -> float:
+    return metric(uproxy, "uproxy_handshake_failures_total", reason=outcome)
