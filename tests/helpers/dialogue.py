@@ -10,6 +10,7 @@ import contextlib
 import re
 import select
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -113,3 +114,15 @@ def s_client(port: int, identity: IdentityFiles | None, *options: str | Path) ->
         argv += ["-CAfile", identity.bundle, "-no-CApath", "-no-CAstore"]
         argv += ["-verify_return_error"]
     return Dialogue([*argv, *options])
+
+
+def ask(port: int, line: bytes = b"hello\n", host: str = "127.0.0.1") -> bytes:
+    """Say a line in clear, and hear the line that comes back; empty when the connection ended
+    or was reset instead."""
+    with socket.create_connection((host, port), _PATIENCE) as sock:
+        answer = b""
+        with contextlib.suppress(ConnectionError):
+            sock.sendall(line)
+            while not answer.endswith(b"\n") and (more := sock.recv(1 << 16)):
+                answer += more
+    return answer
