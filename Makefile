@@ -10,7 +10,7 @@ STEP := .ci/step
 PEERS := $(patsubst tests/peers/%/go.mod,.cache/peers/%,$(wildcard tests/peers/*/go.mod))
 
 APPLICATIONS := nginx postgresql redis-server
-TEST_PACKAGES := $(APPLICATIONS) chromium curl openssl redis-tools
+TEST_PACKAGES := $(APPLICATIONS) chromium chromium-driver curl openssl redis-tools
 
 .PHONY: help demo test test-all check bench fuzz clean test-packages demo-packages
 .SECONDEXPANSION:

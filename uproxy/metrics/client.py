@@ -1,16 +1,18 @@
 """The parts of prometheus_client that uProxy uses, without the parts it doesn't.
 
 The package's own __init__ imports an HTTP server, wsgiref and ssl: 2.3 MiB in every process,
-for nobody.  So the package is registered without being run, and its submodules are imported
-from it.  Nothing else imports prometheus_client in the proxy.
+for nobody.  So its submodules are imported while a stand-in that was never run holds the
+package's place.  Nothing else imports prometheus_client in the proxy.
 """
 
 from __future__ import annotations
 
+# ruff: noqa: E402  the stand-in comes before the imports that need it
 import importlib.util
 import sys
 
-if "prometheus_client" not in sys.modules:
+_stand_in = "prometheus_client" not in sys.modules
+if _stand_in:
     _spec = importlib.util.find_spec("prometheus_client")
     if _spec is None:
         raise ImportError("prometheus-client isn't installed")
@@ -23,6 +25,10 @@ from prometheus_client.openmetrics import exposition as _openmetrics
 from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector, CollectorRegistry
 from prometheus_client.utils import floatToGoString
+
+if _stand_in:
+    # whoever else wants the package, a test for one, gets the real one
+    del sys.modules["prometheus_client"]
 
 __all__ = [
     "Collector",
