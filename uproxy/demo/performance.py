@@ -25,7 +25,9 @@ class Interruption:
         """The first that came."""
         self._task: asyncio.Task[None] | None = None  # set by watch
         for number in _SIGNALS:
-            asyncio.get_running_loop().add_signal_handler(number, self._came, number)
+            # ignored under nohup, and to stay so
+            if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
+                asyncio.get_running_loop().add_signal_handler(number, self._came, number)
 
     def watch(self, task: asyncio.Task[None]) -> None:
         """This is what a signal ends, from now on or already."""

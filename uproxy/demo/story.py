@@ -120,7 +120,7 @@ class Story:
 
     async def _show_traffic(self, apps: Applications) -> None:
         world, screen = self._world, self._screen
-        screen.step(3, "Real traffic")
+        screen.step(3, "Traffic")
         with screen.waiting("clients talk to their servers"):
             exchanges = await apps.talk(world.doors, self._marker)
         for one in exchanges:

@@ -108,13 +108,9 @@ def read_conversation(from_client: bytes, from_server: bytes) -> Conversation:
     """
     client_hello, client_rest = _split(read_records(from_client))
     server_hello, server_rest = _split(read_records(from_server))
+    client, server = read_client_hello(client_hello), read_server_hello(server_hello)
     sealed = [len(one.body) for one in (*client_rest, *server_rest) if _is_sealed(one)]
-    return Conversation(
-        client=read_client_hello(client_hello),
-        server=read_server_hello(server_hello),
-        sealed_records=len(sealed),
-        sealed_bytes=sum(sealed),
-    )
+    return Conversation(client, server, sealed_records=len(sealed), sealed_bytes=sum(sealed))
 
 
 def read_records(data: bytes) -> tuple[Record, ...]:

@@ -98,8 +98,8 @@ class World:
         self.doors = {service: free_port() for service in servers}
         for service, port in self.inbound_doors.items():
             self.taps[service] = await self.enter(Tap(port))
-        self.orders = await self.enter(Uproxy(self._orders(servers), self.folder))
-        self.frontend = await self.enter(Uproxy(self._frontend(), self.folder))
+        self.orders = await self.enter(Uproxy(self.orders_config(servers), self.folder))
+        self.frontend = await self.enter(Uproxy(self.frontend_config(), self.folder))
         await self.orders.wait_until_ready()
         await self.frontend.wait_until_ready()
 
@@ -117,7 +117,8 @@ class World:
             raise NoIdentityError(credentials.reason)
         return credentials.svid
 
-    def _frontend(self) -> dict[str, Any]:
+    def frontend_config(self) -> dict[str, Any]:
+        """Every service is an outbound door of its own, which leads to a tap."""
         return {
             "name": "frontend",
             "identity": self._identity(FRONTEND),
@@ -136,7 +137,8 @@ class World:
             "timeouts": _TIMEOUTS,
         }
 
-    def _orders(self, servers: Mapping[str, int]) -> dict[str, Any]:
+    def orders_config(self, servers: Mapping[str, int]) -> dict[str, Any]:
+        """Every server has an inbound door of its own; frontend alone may come in."""
         return {
             "name": "orders",
             "identity": self._identity(ORDERS),

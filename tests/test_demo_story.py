@@ -1,0 +1,104 @@
+"""The story says nothing that isn't so: in a world that is wrong somewhere, it ends there."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from uproxy.demo.screen import Screen
+from uproxy.demo.story import Story
+from uproxy.demo.world import FRONTEND, HOME, World
+from uproxy.errors import UproxyError
+
+
+class OpenWorld(World):
+    """Orders lets every believed identity in."""
+
+    def orders_config(self, servers: Mapping[str, int]) -> dict[str, Any]:
+        config = super().orders_config(servers)
+        config["authorization"][0]["from"] = "any"
+        return config
+
+
+class ClassicWorld(World):
+    """Keys are agreed on without the post-quantum half."""
+
+    def frontend_config(self) -> dict[str, Any]:
+        return {**super().frontend_config(), "tls": {"groups": ["X25519"]}}
+
+
+class NakedWorld(World):
+    """No uProxy speaks TLS."""
+
+    def frontend_config(self) -> dict[str, Any]:
+        config = super().frontend_config()
+        for destination in config["destinations"].values():
+            destination["transport"] = "plaintext"
+            del destination["identities"]
+        return config
+
+    def orders_config(self, servers: Mapping[str, int]) -> dict[str, Any]:
+        config = super().orders_config(servers)
+        for door in config["inbound"]:
+            door["transport"] = "plaintext"
+        config["authorization"][0]["from"] = {"unauthenticated": True}
+        return config
+
+
+class ForgetfulWorld(World):
+    """Orders cuts a connection at its first silence."""
+
+    def orders_config(self, servers: Mapping[str, int]) -> dict[str, Any]:
+        config = super().orders_config(servers)
+        return {**config, "timeouts": {**config["timeouts"], "idle": "1ms"}}
+
+
+async def tell(world: World) -> str:
+    stream = io.StringIO()
+    async with world:
+        await Story(world, Screen(stream, {}), real=False).tell()
+        assert world.folder.exists()
+    assert not world.folder.exists()
+    return stream.getvalue()
+
+
+async def test_in_the_world_as_it_is_every_step_is_told() -> None:
+    lines = (await tell(World())).splitlines()
+    assert [line[0] for line in lines if line[:1].isdigit()] == list("1234567")
+    assert sum(FRONTEND.removeprefix("spiffe://") in line for line in lines if "echo" in line) == 2
+
+
+@pytest.mark.parametrize(
+    ("world", "why"),
+    [
+        (OpenWorld(), "an identity that no rule allows was let in"),
+        (ClassicWorld(), "the group is 0x001d"),
+        (NakedWorld(), "an access log says"),
+        (ForgetfulWorld(), "the echo connection"),
+    ],
+    ids=lambda each: type(each).__name__ if isinstance(each, World) else "",
+)
+async def test_a_world_that_is_wrong_somewhere_ends_it_there(world: World, why: str) -> None:
+    with pytest.raises(UproxyError, match=why):
+        await tell(world)
+    assert not world.folder.exists()
+
+
+async def test_a_world_gives_identities_as_its_workload_api_does() -> None:
+    async with World() as world:
+        endpoints = await world.start_authority()
+        svid = await world.identity(FRONTEND)
+    assert svid.spiffe_id == FRONTEND
+    assert endpoints[HOME].startswith(f"unix://{world.folder}/")
+
+
+async def test_a_world_holds_no_key_on_disk() -> None:
+    async with World() as world:
+        await world.start_authority()
+        await world.start_uproxies({})
+        files = [path for path in world.folder.rglob("*") if path.is_file()]
+        assert {path.suffix for path in files} == {".yaml"}
+        assert not any("PRIVATE" in path.read_text() for path in files)
