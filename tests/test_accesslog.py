@@ -95,7 +95,7 @@ def test_failures_of_strangers_are_alike_when_they_come_from_the_same_host() -> 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_access_denied_keeps_refusals_for_who_somebody_is(outcome: Outcome) -> None:
     record = inbound(FakeConnection(), outcome)
-    refused = ["DENY", "IDENTITY_ERROR", "CERT_REVOKED"]
+    refused = ["DENY", "IDENTITY_ERROR", "CERT_REVOKED", "TLS_FAILURE"]
     assert record.wanted("all")
     assert not record.wanted("none")
-    assert record.wanted("denied") == (outcome.flag in refused or outcome is Outcome.PEER_UNTRUSTED)
+    assert record.wanted("denied") == (outcome.flag in refused)

@@ -17,6 +17,7 @@ DENIALS = frozenset(
     {
         Outcome.DENIED,
         Outcome.POLICY_CHANGED,
+        Outcome.HANDSHAKE_FAILED,
         Outcome.PEER_UNTRUSTED,
         Outcome.PEER_UNEXPECTED,
         Outcome.IDENTITY_EXPIRED,
@@ -24,7 +25,8 @@ DENIALS = frozenset(
         Outcome.NO_IDENTITY,
     }
 )
-"""The outcomes that `access: denied` keeps: somebody was refused for who they are."""
+"""The outcomes that `access: denied` keeps: somebody was refused for who they are, or proved
+nothing (no certificate)."""
 
 
 @dataclass(frozen=True, slots=True)
