@@ -36,3 +36,14 @@ def listens(port: int, host: str = "127.0.0.1") -> bool:
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         return probe.connect_ex((host, port)) == 0
+
+
+def is_taken(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether something listens there now, found out without connecting: nobody notices."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+        return False

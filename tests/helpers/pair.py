@@ -1,0 +1,115 @@
+"""Two workloads with a uProxy each: a frontend that calls, and `orders` whose applications are
+called.  Between the uProxies is mTLS with identities from files.
+
+`Pair(folder, {"db": 5432})` gives the frontend a door per application: `pair.port("db")`.
+The configurations are ordinary mappings, to be changed before entering, or afterwards with
+`Uproxy.write_config`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.helpers.peers import IdentityFiles, write_identity
+from tests.helpers.pki import Authority
+from tests.helpers.ports import free_port
+from tests.helpers.processes import Uproxy
+
+FRONTEND = "spiffe://example.org/ns/web/sa/frontend"
+ORDERS = "spiffe://example.org/ns/shop/sa/orders"
+
+Config = dict[str, Any]
+
+
+def identity_of(files: IdentityFiles) -> Config:
+    """The configuration's `identity`, for files of example.org."""
+    bundles = {"example.org": str(files.bundle)}
+    return {"files": {"svid": str(files.svid), "key": str(files.key), "bundles": bundles}}
+
+
+def inbound(name: str, port: int, to: str | int) -> Config:
+    """A door for other workloads; `to` is an address, or a port of loopback."""
+    target = to if isinstance(to, str) else f"127.0.0.1:{to}"
+    return {"name": name, "listen": f"127.0.0.1:{port}", "transport": "mtls", "to": target}
+
+
+def destination(*addresses: str | int) -> Config:
+    """`orders`, at addresses, or ports of loopback."""
+    texts = [each if isinstance(each, str) else f"127.0.0.1:{each}" for each in addresses]
+    return {"addresses": texts, "transport": "mtls", "identities": [ORDERS]}
+
+
+class Pair:
+    """Both uProxies, running while the `with` block does."""
+
+    def __init__(self, folder: Path, applications: Mapping[str, str | int]) -> None:
+        """`applications`: where each listens, an address or a port of loopback, by name."""
+        ca = Authority("example.org")
+        web = write_identity(folder / "web", ca.issue("/ns/web/sa/frontend"), ca.pem)
+        shop = write_identity(folder / "shop", ca.issue("/ns/shop/sa/orders"), ca.pem)
+        self._ports = {name: free_port() for name in applications}
+        self.doors = {name: free_port() for name in applications}
+        """Where `orders` listens for the frontend."""
+        self.orders_config: Config = {
+            "name": "orders",
+            "identity": identity_of(shop),
+            "inbound": [inbound(name, self.doors[name], to) for name, to in applications.items()],
+            "authorization": [
+                {"name": "web", "action": "allow", "from": {"identities": [FRONTEND]}}
+            ],
+            "timeouts": {"drain_delay": "0"},
+        }
+        self.frontend_config: Config = {
+            "name": "frontend",
+            "identity": identity_of(web),
+            "outbound": [
+                {"listen": f"127.0.0.1:{port}", "to": name} for name, port in self._ports.items()
+            ],
+            "destinations": {name: destination(door) for name, door in self.doors.items()},
+            "timeouts": {"drain_delay": "0"},
+        }
+        self.orders = Uproxy(self.orders_config, folder / "orders")
+        self.frontend = Uproxy(self.frontend_config, folder / "frontend")
+
+    def port(self, name: str) -> int:
+        """Where a client of this application dials, in the clear."""
+        return self._ports[name]
+
+    def __enter__(self) -> Self:
+        self.orders.write_config(self.orders_config)
+        self.frontend.write_config(self.frontend_config)
+        with contextlib.ExitStack() as stack:
+            for uproxy in (self.orders, self.frontend):
+                stack.enter_context(uproxy)
+                uproxy.wait_until_ready()
+            self._running = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        with self._running:
+            for uproxy in (self.frontend, self.orders):
+                end_at_once(uproxy)
+        for uproxy in (self.frontend, self.orders):
+            assert "Traceback" not in uproxy.output, uproxy.output
+            assert "a defect" not in uproxy.output, uproxy.output
+
+
+def end_at_once(uproxy: Uproxy) -> int | None:
+    """Two requests to quit: it doesn't wait for open connections.  The exit code, None if it
+    had ended before."""
+    if not uproxy.running:
+        return None
+    # two different signals: a second SIGTERM could be merged with the first
+    uproxy.send(signal.SIGTERM)
+    uproxy.send(signal.SIGINT)
+    return uproxy.wait()
