@@ -84,7 +84,10 @@ async def test_one_that_ignores_its_signal_is_killed(
     assert program.exit_code == -signal.SIGKILL
 
 
-async def test_its_children_do_not_survive_it(tmp_path: Path) -> None:
+async def test_its_children_do_not_survive_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "_STOP_GRACE_S", 0.1)
     family = (
         "import subprocess, sys, time;"
         f"child = subprocess.Popen([sys.executable, '-c', {f'{DEAF}; time.sleep(100)'!r}]);"

@@ -1,0 +1,59 @@
+"""`uproxy demo --once`, with its own echo and with the distribution's applications."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers.demos import Demo
+
+EXPECTED = (
+    "✓ frontend is spiffe://example.org/ns/web/sa/frontend for 10 min",
+    "✓ orders is spiffe://example.org/ns/db/sa/orders for 10 min",
+    "✓ TLS 1.3, TLS_AES_128_GCM_SHA256",
+    "X25519MLKEM768 (0x11ec, hybrid post-quantum): 1216 bytes there, 1120 back",
+    "✓ refused: a caller without a certificate",
+    "it saw          alert certificate_required",
+    "✓ refused: a caller with an identity that no rule allows",
+    "it saw          connection reset",
+    "orders says     denied: no rule allows spiffe://example.org/ns/web/sa/newsletter",
+    "✓ refused: a namesake from a trust domain that nobody here trusts",
+    "it saw          alert unknown_ca",
+    "orders says     peer_untrusted (X5-17):",
+    "✓ a new handshake is shown the new certificate of orders",
+    "✓ the open connection answers as before: ",
+    "✓ the status page of frontend: http://127.0.0.1:",
+    "✓ the status page of orders: http://127.0.0.1:",
+    "✓ ended: programs, sockets and files are gone",
+)
+
+
+@pytest.mark.parametrize(
+    ("apps", "done"),
+    [
+        ("echo", ("✓ client sent 'pears-",)),
+        ("real", ("✓ psql created a table", "✓ curl got 'a page of nginx for pears-",
+                  "the open connection answers as before: PostgreSQL's backend ")),
+    ],
+)  # fmt: skip
+def test_it_shows_every_step_and_leaves_nothing_behind(apps: str, done: tuple[str, ...]) -> None:
+    with Demo("--once", "--apps", apps) as demo:
+        code = demo.wait()
+        assert code == 0, demo.output
+        assert [line for line in (*EXPECTED, *done) if line not in demo.output] == []
+        assert max(map(len, demo.output.splitlines())) <= 100
+        assert demo.leftovers() == []
+
+
+def test_a_reader_that_goes_away_ends_it_without_a_traceback() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "uproxy", "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as demo:
+        assert demo.stdout is not None
+        assert demo.stderr is not None
+        assert demo.stdout.readline()
+        demo.stdout.close()
+        assert demo.wait(100) == 1
+        assert demo.stderr.read() == b""

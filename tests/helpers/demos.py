@@ -1,0 +1,92 @@
+"""`uproxy demo` as somebody runs it, in a world of its own: its folder for temporary files and
+a mark in its environment, which every program it starts inherits, tell what it leaves behind.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.helpers.ports import listens
+from tests.helpers.waiting import wait_until
+
+_PATIENCE_S = 100.0
+
+
+class Demo:
+    """A running demonstration; leaving the block kills what is left of it."""
+
+    def __init__(self, *words: str) -> None:
+        self._mark = secrets.token_hex(16)
+        # not pytest's folder: its path is long for a socket's, and PostgreSQL may not pass
+        self.folder = Path(tempfile.mkdtemp(prefix="demo-"))
+        self.folder.chmod(0o711)
+        self._output = self.folder.with_suffix(".out")
+        with self._output.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "uproxy", "demo", *words],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "TMPDIR": str(self.folder), "DEMO_MARK": self._mark},
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        """What it has said so far."""
+        return self._output.read_text()
+
+    def wait_for(self, text: str) -> None:
+        """Until it says that.
+
+        Raises:
+            AssertionError: it has ended, or it takes too long.
+        """
+        wait_until(lambda: text in self.output or self.process.poll() is not None, text,
+                   _PATIENCE_S)  # fmt: skip
+        assert text in self.output, self.output
+
+    def wait(self) -> int:
+        """Its exit code."""
+        return self.process.wait(_PATIENCE_S)
+
+    def leftovers(self) -> list[str]:
+        """Programs, files and listening ports that are still there."""
+        pages = re.findall(r"http://127\.0\.0\.1:(\d+)/", self.output)
+        ports = [f"port {port}" for port in pages if listens(int(port))]
+        return [*self._programs(), *ports, *os.listdir(self.folder)]
+
+    def _programs(self) -> list[str]:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                if self._mark.encode() in (process / "environ").read_bytes():
+                    found.append((process / "cmdline").read_text().replace("\0", " "))
+            except OSError:
+                continue  # it has ended, or isn't ours to look into
+        return found
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        where: TracebackType | None,
+    ) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(_PATIENCE_S)
+        shutil.rmtree(self.folder)
+        self._output.unlink()
