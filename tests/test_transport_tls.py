@@ -453,6 +453,25 @@ async def test_everything_before_a_close_notify_is_delivered(engine: Engine) -> 
         assert (await here.door.ending()).bytes_received == len(payload)
 
 
+@pytest.mark.parametrize(
+    ("last_words", "outcome"), [(b"", Outcome.CLOSED), (b"too late", Outcome.RESET)]
+)
+async def test_a_peer_that_ends_and_is_gone_loses_nothing_but_what_comes_later(
+    engine: Engine, last_words: bytes, outcome: Outcome
+) -> None:
+    """It resets what answers its end: our close_notify, which matters to nobody, or bytes."""
+    async with inbound(engine) as here:
+        peer, there = await here.relay()
+        await there.say(b"hello")
+        assert await peer.hear_exactly(5) == b"hello"
+        await peer.finish()
+        peer.stream.close()
+        assert await there.hear() == b""
+        await there.say(last_words)
+        there.close()
+        assert (await here.door.ending()).outcome is outcome
+
+
 async def test_the_end_of_tcp_without_close_notify_is_a_reset(engine: Engine) -> None:
     async with inbound(engine) as here:
         peer, there = await here.relay()

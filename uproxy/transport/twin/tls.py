@@ -6,6 +6,7 @@ without a close_notify is a truncation, which is a reset.
 
 from __future__ import annotations
 
+import errno
 import socket
 import time
 from contextlib import suppress
@@ -126,7 +127,13 @@ class TlsLeg(Leg):
         """close_notify, then FIN, behind the backlog."""
         self._open.finish()
         self._push_output()
-        super().finish()
+        try:
+            super().finish()
+        except OSError as error:
+            # who said his end and closed at once, as Go does, answers a close_notify with a
+            # reset: nothing is lost by it
+            if error.errno != errno.ENOTCONN or not self._open.ended:
+                raise
 
     def last_word(self, error: OSError | TlsError) -> OSError | TlsError:
         """The alert that may lie behind `error`: sending fails before it is read."""
