@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import re
 import signal
 
@@ -64,4 +65,16 @@ def test_an_impatient_second_signal_does_not_hurry_it_into_a_mess() -> None:
         demo.process.send_signal(signal.SIGINT)
         demo.process.send_signal(signal.SIGTERM)
         demo.wait()
+        assert demo.leftovers() == []
+
+
+@pytest.mark.parametrize("apps", ["echo", "real"])
+def test_a_uproxy_that_is_killed_ends_it_with_the_reason(apps: str) -> None:
+    with Demo("--apps", apps) as demo:
+        demo.wait_for("Ctrl-C ends it")
+        (pid,) = demo.pids("orders.yaml")
+        os.kill(pid, signal.SIGKILL)
+        assert demo.wait() == 1
+        assert "uproxy: error: " in demo.output.splitlines()[-1]
+        assert "Traceback" not in demo.output
         assert demo.leftovers() == []

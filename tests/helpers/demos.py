@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -60,21 +61,30 @@ class Demo:
         """Its exit code."""
         return self.process.wait(_PATIENCE_S)
 
+    def pids(self, word: str) -> list[int]:
+        """Its programs that have this word in their command line."""
+        return [pid for pid, command in self._programs().items() if word in command]
+
     def leftovers(self) -> list[str]:
         """Programs, files and listening ports that are still there."""
         pages = re.findall(r"http://127\.0\.0\.1:(\d+)/", self.output)
         ports = [f"port {port}" for port in pages if listens(int(port))]
-        return [*self._programs(), *ports, *os.listdir(self.folder)]
+        return [*self._programs().values(), *ports, *os.listdir(self.folder)]
 
-    def _programs(self) -> list[str]:
-        found = []
+    def _programs(self) -> dict[int, str]:
+        found = {}
         for process in Path("/proc").glob("[0-9]*"):
-            try:
-                if self._mark.encode() in (process / "environ").read_bytes():
-                    found.append((process / "cmdline").read_text().replace("\0", " "))
-            except OSError:
-                continue  # it has ended, or isn't ours to look into
+            with suppress(OSError):  # it has ended meanwhile
+                command = (process / "cmdline").read_text().replace("\0", " ")
+                if str(self.folder) in command or self._is_marked(process):
+                    found[int(process.name)] = command
         return found
+
+    def _is_marked(self, process: Path) -> bool:
+        try:
+            return self._mark.encode() in (process / "environ").read_bytes()
+        except PermissionError:
+            return False  # another user's; or a uProxy, whose command line tells
 
     def __enter__(self) -> Self:
         return self

@@ -7,10 +7,12 @@ was written is removed, however it ends.
 
     wire                  reads TLS from captured bytes                            pure
     screen                what a person sees while it happens
-    processes             programs that never outlive the demonstration
-    tap                   listens on the wire between the two uProxies
+    processes, ports      programs that never outlive us; ports for them
+    listening, tap        servers of our own; the one that listens on the wire
     apps, distribution    applications: an echo, or PostgreSQL and nginx
     strangers             clients that don't belong here, with a TLS that isn't ours
+    uproxies              `uproxy run`, as a program that we ask things
     world                 the authority, the uProxies, the taps: started and stopped
     story                 the steps, in order; each proves what it says
+    performance           the story once, and whatever interrupts it
 """

@@ -157,6 +157,7 @@ class DistributionApplications:
         folder, port = self._make_folder("nginx"), self._ports["nginx"]
         conf = folder / "nginx.conf"
         conf.write_text(_NGINX_CONF.format(folder=folder, port=port))
+        conf.chmod(0o644)  # nginx isn't who we are, whatever the umask
         command = self._server("nginx", "-p", folder, "-c", conf, "-e", "stderr")
         program = await self._cleanup.enter_async_context(Program(command, folder))
         await program.until(lambda: listens(port), "nginx is ready")

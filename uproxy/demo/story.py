@@ -86,9 +86,11 @@ class Story:
         Raises:
             UproxyError: the session was lost.
         """
+        name = await self._session.ask()
         while True:
-            await self._session.ask()
             await asyncio.sleep(_HEARTBEAT_S)
+            again = await self._session.ask()
+            _expect(again == name, f"the connection was {name}, now it is {again}")
 
     async def _show_authority(self) -> None:
         self._screen.step(1, "An authority for identities (for development, in memory)")
@@ -126,7 +128,9 @@ class Story:
         for one in exchanges:
             screen.done(f"{one.client} {one.done}")
             screen.fact("its way", _way(one))
-        screen.note("who talked to whom, from the access logs of both uProxies:")
+        screen.note(
+            "who talked to whom, from the access logs of both uProxies (bytes sent, and back):"
+        )
         rows: list[list[str]] = []
         for uproxy in (world.frontend, world.orders):
             for row in await _accesses(uproxy, len(exchanges)):
@@ -152,11 +156,12 @@ class Story:
             f"keys agreed with {GROUPS[back.group]} ({back.group:#06x}, hybrid post-quantum): "
             f"{there.size} bytes there, {back.size} back"
         )
+        sealed = sum(one.sealed_records for one in seen)
+        screen.done(f"all that follows is sealed, certificates too: {sealed} records")
         everything = b"\0".join(bytes(way) for one in captures for way in one.both_ways)
         _expect(self._marker.encode() not in everything, "the wire carries it in the clear")
         screen.done(
-            f"all else is sealed: {sum(one.sealed_records for one in seen)} records; "
-            f"'{self._marker}' isn't in the {len(everything):,} bytes captured"
+            f"{self._marker!r} crossed, but isn't in the {len(everything):,} bytes captured"
         )
 
     async def _show_strangers(self) -> None:
