@@ -131,8 +131,8 @@ class TlsLeg(Leg):
             super().finish()
         except OSError as error:
             # who said his end and closed at once, as Go does, answers a close_notify with a
-            # reset: nothing is lost by it
-            if error.errno != errno.ENOTCONN or not self._open.ended:
+            # reset: nothing is lost by it, and whether he did say it is still to be read
+            if error.errno != errno.ENOTCONN:
                 raise
 
     def last_word(self, error: OSError | TlsError) -> OSError | TlsError:
