@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 
@@ -393,27 +394,47 @@ async def test_a_caller_that_names_no_protocol_passes_an_alpn_door(engine: Engin
 # Relaying.
 
 
+async def shake_and_say(peer: TlsStream, data: bytes) -> None:
+    """The end of the handshake, `data` and close_notify in one segment."""
+    with pytest.raises(SSL.WantReadError):
+        peer.tls.do_handshake()
+    await peer.flush()
+    while True:  # the server's flight
+        peer.tls.bio_write(await peer.stream.hear())
+        try:
+            peer.tls.do_handshake()
+        except SSL.WantReadError:
+            continue
+        break
+    peer.tls.sendall(data)
+    peer.tls.shutdown()
+    await peer.stream.say(peer.pending())
+
+
 async def test_bytes_behind_the_finished_of_the_same_segment_are_not_lost(engine: Engine) -> None:
     async with inbound(engine) as here:
         peer = TlsStream(await Stream.connect(here.address), PEER)
-        with pytest.raises(SSL.WantReadError):
-            peer.tls.do_handshake()
-        await peer.flush()
-        while True:  # the server's flight
-            peer.tls.bio_write(await peer.stream.hear())
-            try:
-                peer.tls.do_handshake()
-            except SSL.WantReadError:
-                continue
-            break
-        peer.tls.sendall(b"early bird")
-        peer.tls.shutdown()
-        await peer.stream.say(peer.pending())
+        await shake_and_say(peer, b"early bird")
         there = await here.application.accept()
         assert await there.hear_all() == b"early bird"
         there.close()
         assert await peer.hear_all() == b""
         assert (await here.door.ending()).outcome is Outcome.CLOSED
+
+
+async def test_not_a_byte_passes_when_the_connection_is_cut_as_it_opens(engine: Engine) -> None:
+    refusal = Refusal(Outcome.IDENTITY_DISTRUSTED, "revoked while it was connecting")
+    async with inbound(engine) as here:
+        assert isinstance(here.door.answer, Route)
+        here.door.answer = replace(here.door.answer, preface=b"PROXY")
+        here.door.on_opened = lambda connection: connection.close(refusal)
+        peer = TlsStream(await Stream.connect(here.address), PEER)
+        await shake_and_say(peer, b"early bird")
+        there = await here.application.accept()
+        with pytest.raises(ConnectionResetError):
+            assert await there.hear() == b"nothing"
+        ending = await here.door.ending()
+        assert (ending.outcome, ending.bytes_received) == (Outcome.IDENTITY_DISTRUSTED, 0)
 
 
 async def test_close_notify_is_a_half_close_in_both_directions(engine: Engine) -> None:
@@ -470,6 +491,20 @@ async def test_a_peer_that_ends_and_is_gone_loses_nothing_but_what_comes_later(
         await there.say(last_words)
         there.close()
         assert (await here.door.ending()).outcome is outcome
+
+
+async def test_ends_that_cross_are_both_orderly(engine: Engine) -> None:
+    """The peer's end may still wait to be read when ours is answered with a reset."""
+    async with inbound(engine) as here:
+        for _ in range(20):
+            peer, there = await here.relay()
+            await there.say(b"hello")
+            assert await peer.hear_exactly(5) == b"hello"
+            there.close()
+            await peer.finish()
+            peer.stream.close()
+        await here.door.ending(20)
+        assert {ending.outcome for _, ending in here.door.endings} == {Outcome.CLOSED}
 
 
 async def test_the_end_of_tcp_without_close_notify_is_a_reset(engine: Engine) -> None:

@@ -217,6 +217,9 @@ class Life:
         self._relay = Relay(near, far, route.timeouts, self._half_closed)
         self._move(State.RELAYING)
         self._door.opened(self)
+        if self._cut is not None:
+            # a cancellation waits for the next await, and bytes would have passed by then
+            raise RefusedError(self._cut)
         await self._relay.run(route.preface)
 
     def _half_closed(self) -> None:
