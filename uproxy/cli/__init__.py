@@ -11,8 +11,9 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
-from uproxy.errors import ConfigError, UproxyError
+from uproxy.errors import ConfigError, UproxyError, UsageError
 
 COMMANDS = {
     "run": "run in the foreground; SIGTERM drains, SIGHUP reloads",
@@ -53,8 +54,16 @@ def _report(error: UproxyError) -> int:
     return error.exit_code
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, as every error is told; its commands' parsers too."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit 2."""
+        self.exit(UsageError.exit_code, f"uproxy: error: {message}; see {self.prog} --help\n")
+
+
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="uproxy",
         description="A micro-proxy for one workload: SPIFFE identity, mutual TLS, "
         "authorization by identity.",
