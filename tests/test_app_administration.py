@@ -1,0 +1,53 @@
+"""The admin listeners open as configured, and an address that can't be had is named."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.admin import FakeFacts
+from tests.helpers.ports import free_port
+from uproxy.app.administration import Administration
+from uproxy.config.settings import AdminSettings
+from uproxy.errors import UproxyError
+from uproxy.model import SystemdAddress, TcpAddress, UnixAddress
+from uproxy.systemd import Listeners
+
+
+def answers(port: int, path: str) -> bytes:
+    """The status line of a GET."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        client.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        return client.recv(4096).split(b"\r\n")[0]
+
+
+async def test_each_listener_answers_for_its_surface(tmp_path: Path) -> None:
+    ready, path = free_port(), tmp_path / "admin.sock"
+    administration = Administration(FakeFacts(), Listeners({}))
+    administration.open(AdminSettings(UnixAddress(str(path)), None, TcpAddress("127.0.0.1", ready)))
+    await administration.start()
+    assert path.is_socket()
+    assert b"200" in await asyncio.to_thread(answers, ready, "/livez")
+    assert b"404" in await asyncio.to_thread(answers, ready, "/connections")
+    await administration.close()
+    assert not path.exists()
+
+
+async def test_an_address_in_use_names_the_listener_it_was_for() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        taken = TcpAddress("127.0.0.1", other.getsockname()[1])
+        administration = Administration(FakeFacts(), Listeners({}))
+        with pytest.raises(UproxyError, match=r"admin \(metrics\): 127\.0\.0\.1:.* is in use"):
+            administration.open(AdminSettings(None, taken, None))
+        await administration.close()
+
+
+async def test_an_admin_socket_of_systemd_must_be_local() -> None:
+    with socket.create_server(("0.0.0.0", 0)) as wide:
+        administration = Administration(FakeFacts(), Listeners({"admin": (wide.fileno(),)}))
+        with pytest.raises(UproxyError, match="reachable from other machines"):
+            administration.open(AdminSettings(SystemdAddress("admin"), None, None))
+        await administration.close()
