@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import sys
 from pathlib import Path
@@ -39,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
     libssl.check()
     _check_limits(settings)
     if wait is not None:
+        # what the source would log on its way is in the error, if there is one
+        logging.getLogger("uproxy").addHandler(logging.NullHandler())
         print(asyncio.run(_fetch(settings, wait)))
     print(f"{path}: {_summary(settings)}")
     return 0
