@@ -418,6 +418,24 @@ def test_certificates_that_sign_each_other_are_refused_like_any_stranger() -> No
     assert refusal(looped) == ("X5-14", Alert.UNKNOWN_CA)
 
 
+def test_a_strangers_keys_are_never_computed_with() -> None:
+    """A path builder asked from the leaf upward would check a signature for each way through
+    this tangle, until its own limit stops it: half a second with keys made for it."""
+    one, other = "a stranger", "another stranger"
+    stranger = Authority("example.org", now=NOW, subject=one)
+    back = Authority("example.org", now=NOW, subject=other)
+    back.key = stranger.key
+    tangle = [
+        back._build(stranger._how, stranger.key, back if number % 2 else stranger)
+        for number in range(MAX_CHAIN - 1)
+    ]
+    issued = stranger.issue()
+    with pytest.raises(UntrustedError) as caught:
+        judge(replace(issued, chain=(issued.certificate, *tangle)))
+    assert caught.value.rule == "X5-14"
+    assert "signature check limit" not in str(caught.value.__cause__)
+
+
 def test_garbage_is_no_certificate() -> None:
     leaf = OURS.issue().der[0]
     for chain in ((b"",), (b"\x30\x00",), (leaf[:-1],), (leaf + b"\x00",), (leaf, b"x")):

@@ -2,20 +2,20 @@
 
 Path validation says only that no path exists.  This walks from the leaf upward by name and
 signature to see where the path ends, so that a log line can tell a foreign signer from an
-expired intermediate.  It is bounded by the presented chain, and nothing it finds is used to
-accept.
+expired intermediate.  It is bounded by the presented chain, uses no key that the roots don't
+lead to, and nothing it finds is used to accept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ed448, ed25519
 
 from uproxy.errors import UntrustedError
+from uproxy.identity.vouching import issuer_among, vouched_for
 from uproxy.model import Alert
 from uproxy.spiffe.bundles import Bundle
 
@@ -40,7 +40,7 @@ def why_untrusted(
     signers = [
         name
         for name, bundle in bundles.items()
-        if name != domain and _issuer_of(path[-1], bundle.roots) is not None
+        if name != domain and issuer_among(bundle.roots, path[-1]) is not None
     ]
     if signers:
         reason = f"a certificate of {domain} is signed by the trust domain {signers[0]}"
@@ -52,11 +52,14 @@ def why_untrusted(
 def _climb(
     presented: list[x509.Certificate], roots: tuple[x509.Certificate, ...]
 ) -> list[x509.Certificate]:
-    """From the leaf as far up as names and signatures lead; a root is the last one."""
+    """From the leaf as far up as it leads; a root is the last one.  A stranger's certificates
+    are followed by their names only: checking signatures with its keys is what it may want."""
     path, rest = presented[:1], presented[1:]
+    vouched = vouched_for(rest, roots)
     while True:
-        root = _issuer_of(path[-1], roots)
-        issuer = root or _issuer_of(path[-1], rest)
+        root = issuer_among(roots, path[-1])
+        issuer = root or issuer_among((each for each in vouched if each in rest), path[-1])
+        issuer = issuer or _named(path[-1].issuer, [each for each in rest if each not in vouched])
         if issuer is None:
             return path
         path.append(issuer)
@@ -65,16 +68,8 @@ def _climb(
         rest.remove(issuer)
 
 
-def _issuer_of(
-    certificate: x509.Certificate, candidates: Iterable[x509.Certificate]
-) -> x509.Certificate | None:
-    for candidate in candidates:
-        try:
-            certificate.verify_directly_issued_by(candidate)
-        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-            continue
-        return candidate
-    return None
+def _named(name: x509.Name, candidates: list[x509.Certificate]) -> x509.Certificate | None:
+    return next((each for each in candidates if each.subject == name), None)
 
 
 def _broken_path(path: list[x509.Certificate], now: datetime, error: Exception) -> UntrustedError:

@@ -29,6 +29,7 @@ from uproxy.contract import PeerSvid
 from uproxy.errors import BundleError, UntrustedError
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.diagnosis import why_untrusted
+from uproxy.identity.vouching import vouched_for
 from uproxy.model import Alert, Role
 from uproxy.spiffe import encoding
 from uproxy.spiffe.bundles import Bundle
@@ -92,13 +93,12 @@ class Verifier:
             reason = f"{spiffe_id}: the bundle of {domain} has no X.509 root"
             raise UntrustedError("TB-5", reason, Alert.UNKNOWN_CA)
         ca_policy, leaf_policy = _POLICIES[role]
-        # no path is longer than what was sent; without this bound, two certificates that sign
-        # each other cost as many signature checks as the library has in its budget (128)
-        builder = PolicyBuilder().store(store).time(now).max_chain_depth(len(presented) - 1)
+        vouched = vouched_for(presented[1:], self._bundles[domain].roots)
+        builder = PolicyBuilder().store(store).time(now).max_chain_depth(len(vouched))
         builder = builder.extension_policies(ca_policy=ca_policy, ee_policy=leaf_policy)
         try:
             # the client verifier for servers too: the other one wants a DNS name
-            return builder.build_client_verifier().verify(presented[0], presented[1:]).chain
+            return builder.build_client_verifier().verify(presented[0], vouched).chain
         except VerificationError as error:
             raise why_untrusted(presented, self._bundles, domain, now, error) from error
 

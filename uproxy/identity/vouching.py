@@ -1,0 +1,41 @@
+"""Whose signatures may be checked at all: certificates that a trust anchor's keys lead to.
+
+A stranger chooses the certificates and keys it presents.  A path builder that starts at the
+leaf would check signatures with those keys, up to a hundred of them, and keys can be made
+that cost milliseconds each.  So intermediates are found from the anchors downward: no key is
+used that wasn't signed for.  Being vouched for isn't being valid: that is path validation's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+
+
+def vouched_for(
+    strangers: Iterable[x509.Certificate], anchors: Iterable[x509.Certificate]
+) -> list[x509.Certificate]:
+    """Those of `strangers` that an anchor signed, or somebody whom it vouches for."""
+    vouched: list[x509.Certificate] = []
+    rest, signers = list(dict.fromkeys(strangers)), list(anchors)
+    while rest and signers:
+        signed = [each for each in rest if issuer_among(signers, each) is not None]
+        rest = [each for each in rest if each not in signed]
+        vouched += signed
+        signers = signed
+    return vouched
+
+
+def issuer_among(
+    candidates: Iterable[x509.Certificate], certificate: x509.Certificate
+) -> x509.Certificate | None:
+    """The first of `candidates` whose name and key `certificate` is signed with."""
+    for candidate in candidates:
+        try:
+            certificate.verify_directly_issued_by(candidate)
+        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+            continue
+        return candidate
+    return None
