@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from spiffe._proto import workload_pb2
+
 from uproxy.authority import Caller, Definition, DomainDefinition, EntryDefinition
 from uproxy.authority.handout import World
-from uproxy.spiffe.ids import TrustDomain
-from uproxy.spiffe.workload_update import parse_bundles_response, parse_svid_response
+from uproxy.spiffe.bundles import parse_bundle
+from uproxy.spiffe.ids import SpiffeId
+from uproxy.spiffe.workload_update import parse_svid_response
 
 ME = Caller(1, 1000, 100, None)
 STRANGER = Caller(1, 1, 1, None)
@@ -68,8 +71,12 @@ def test_the_bundles_alone_are_the_same() -> None:
 
     assert svids is not None
     assert bundles is not None
-    own = TrustDomain("home.test")
-    assert parse_bundles_response(bundles, own) == parse_svid_response(svids).bundles
+    read = workload_pb2.X509BundlesResponse.FromString(bundles)
+    roots = {SpiffeId.parse(key).trust_domain.name: der for key, der in read.bundles.items()}
+    known = parse_svid_response(svids).bundles
+    assert {name: parse_bundle(name, der).roots for name, der in roots.items()} == {
+        name: bundle.roots for name, bundle in known.items()
+    }
 
 
 def test_who_matches_no_entry_gets_nothing() -> None:

@@ -14,7 +14,6 @@ from uproxy.spiffe.workload_messages import (
     WireSvid,
     X509BundlesResponse,
     X509SvidResponse,
-    decode_bundles_response,
     decode_svid_response,
     encode_bundles_response,
     encode_svid_response,
@@ -27,10 +26,6 @@ BUNDLES = X509BundlesResponse((b"crl",), (("spiffe://td", b"root"), ("other", b"
 
 def test_an_svid_response_reads_as_it_was_written() -> None:
     assert decode_svid_response(encode_svid_response(RESPONSE)) == RESPONSE
-
-
-def test_a_bundles_response_reads_as_it_was_written() -> None:
-    assert decode_bundles_response(encode_bundles_response(BUNDLES)) == BUNDLES
 
 
 def test_google_reads_what_we_write() -> None:
@@ -59,7 +54,6 @@ def test_we_read_what_google_writes() -> None:
 
 def test_no_bytes_are_an_empty_response() -> None:
     assert decode_svid_response(b"") == X509SvidResponse()
-    assert decode_bundles_response(b"") == X509BundlesResponse()
 
 
 def test_an_unknown_field_is_stepped_over() -> None:
@@ -124,4 +118,4 @@ def test_an_unknown_field_in_a_map_entry_is_refused() -> None:
     entry = write_fields([(1, b"td"), (2, b"x"), (3, b"?")])
 
     with pytest.raises(MessageError, match="field 3 has no place in a map"):
-        decode_bundles_response(write_fields([(2, entry)]))
+        decode_svid_response(write_fields([(3, entry)]))

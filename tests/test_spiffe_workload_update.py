@@ -12,8 +12,7 @@ from spiffe._proto import workload_pb2
 from tests.helpers.pki import Authority, private_bytes
 from tests.helpers.workload_api import svid_message, svid_response
 from uproxy.errors import MessageError
-from uproxy.spiffe.ids import TrustDomain
-from uproxy.spiffe.workload_update import parse_bundles_response, parse_svid_response
+from uproxy.spiffe.workload_update import parse_svid_response
 
 HOME = Authority("example.org")
 AWAY = Authority("partner.test")
@@ -237,23 +236,6 @@ def test_an_expired_svid_is_well_formed() -> None:
     issued = HOME.issue("/a", not_before=long_ago, not_after=long_ago.replace(year=2002))
 
     assert parse_svid_response(svid_response(svid_message(issued, HOME))).svids
-
-
-def bundles_response(bundles: dict[str, bytes]) -> bytes:
-    return bytes(workload_pb2.X509BundlesResponse(bundles=bundles).SerializeToString())
-
-
-def test_bundles_alone_must_include_our_own() -> None:
-    own = TrustDomain("example.org")
-    data = {"spiffe://example.org": HOME.der, "spiffe://partner.test": AWAY.der}
-
-    assert parse_bundles_response(bundles_response(data), own) == {
-        "example.org": HOME.bundle,
-        "partner.test": AWAY.bundle,
-    }
-    del data["spiffe://example.org"]
-    with pytest.raises(MessageError, match="WA-14"):
-        parse_bundles_response(bundles_response(data), own)
 
 
 def test_a_certificate_of_an_unknown_version_is_refused() -> None:

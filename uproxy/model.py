@@ -18,13 +18,6 @@ class Direction(enum.StrEnum):
     OUTBOUND = "outbound"
 
 
-class Side(enum.StrEnum):
-    """The two ends of a relay: the workload's own application, and the other workload."""
-
-    APP = "app"
-    PEER = "peer"
-
-
 class Transport(enum.StrEnum):
     """What travels between uProxy and the peer."""
 

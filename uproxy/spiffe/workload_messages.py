@@ -72,18 +72,6 @@ def decode_svid_response(data: bytes) -> X509SvidResponse:
     )
 
 
-def decode_bundles_response(data: bytes) -> X509BundlesResponse:
-    """Read an X509BundlesResponse.
-
-    Raises:
-        MessageError: too large, too many, or not this message.
-    """
-    known = _read_known(data, "X509BundlesResponse", {1: MAX_CRLS, 2: MAX_BUNDLES})
-    return X509BundlesResponse(
-        crl=tuple(known[1]), bundles=tuple(_decode_entry(payload) for payload in known[2])
-    )
-
-
 def encode_svid_response(response: X509SvidResponse) -> bytes:
     """Write an X509SVIDResponse; equal responses give equal bytes."""
     return write_fields(

@@ -28,7 +28,6 @@ from uproxy.spiffe.ids import SpiffeId, TrustDomain
 from uproxy.spiffe.svid import claimed_identity
 from uproxy.spiffe.workload_messages import (
     WireSvid,
-    decode_bundles_response,
     decode_svid_response,
 )
 
@@ -74,19 +73,6 @@ def parse_svid_response(data: bytes) -> WorkloadUpdate:
         if bundles.setdefault(own.trust_domain, own) != own:
             raise MessageError(f"two different bundles for {own.trust_domain} (WA-11)")
     return WorkloadUpdate(svids, bundles | _bundles(response.federated_bundles, crls, bundles))
-
-
-def parse_bundles_response(data: bytes, own: TrustDomain) -> Mapping[str, Bundle]:
-    """Read and judge an X509BundlesResponse for a workload of the trust domain `own`.
-
-    Raises:
-        MessageError: naming the rule it breaks; nothing of it may be used.
-    """
-    response = decode_bundles_response(data)
-    bundles = _bundles(response.bundles, _crls(response.crl), {})
-    if own.name not in bundles:
-        raise MessageError(f"the bundle of our own trust domain {own} is missing (WA-14)")
-    return bundles
 
 
 def _svid(wire: WireSvid) -> OfferedSvid:
