@@ -1,0 +1,166 @@
+"""The documentation as data: its pages, their code blocks, links and tables; and the parts of
+it that are drawn from the program.
+
+`python -m tests.helpers.docs` prints those parts, ready to be pasted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from uproxy.contract import TlsFacts
+from uproxy.lifecycle import DEADLINES, ENDINGS, MOVES, State
+from uproxy.metrics import FlowLabels, Metrics
+from uproxy.metrics.text import TEXT_CONTENT_TYPE
+from uproxy.model import Direction, Outcome
+
+ROOT = Path(__file__).parents[2]
+PAGES = tuple(
+    sorted(
+        (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md"),
+         ROOT / "certs" / "README.md")
+    )
+)  # fmt: skip
+
+_FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A fenced block."""
+
+    page: Path
+    line: int
+    """Of its first line, the fence."""
+    info: str
+    """What stands behind the opening fence: `yaml part`."""
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def blocks(page: Path) -> Iterator[Block]:
+    """The fenced blocks of a page."""
+    text = page.read_text()
+    for found in _FENCE.finditer(text):
+        yield Block(page, text.count("\n", 0, found.start()) + 1, found[1].strip(), found[2])
+
+
+def prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    return _FENCE.sub("", page.read_text())
+
+
+def table(page: Path, header: str) -> list[tuple[str, ...]]:
+    """The rows of the table whose head row's first cell is `header`, a tuple of cells each.
+
+    Raises:
+        AssertionError: there is no such table.
+    """
+    lines = iter(page.read_text().splitlines())
+    for line in lines:
+        if line.startswith(f"| {header} |"):
+            next(lines)
+            return list(_rows(lines))
+    raise AssertionError(f"{page} has no table of {header!r}")
+
+
+def _rows(lines: Iterator[str]) -> Iterator[tuple[str, ...]]:
+    for line in lines:
+        if not line.startswith("|"):
+            return
+        yield tuple(cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1])
+
+
+def outcome_cells() -> tuple[tuple[str, str, str], ...]:
+    """Of each outcome: itself, its response flag, the states it can end in."""
+    return tuple((f"`{each}`", f"`{each.flag}`", _states(each)) for each in Outcome)
+
+
+def _states(outcome: Outcome) -> str:
+    states = [state for state in State if outcome in ENDINGS.get(state, ())]
+    return "any" if len(states) == len(ENDINGS) else ", ".join(f"`{state}`" for state in states)
+
+
+def lifecycle_picture() -> str:
+    """The states and moves of a connection, as Mermaid text."""
+    lines = ["stateDiagram-v2"]
+    lines += [
+        f"    {state} : {state} ({DEADLINES[state]})" for state in State if state in DEADLINES
+    ]
+    lines.append(f"    [*] --> {next(iter(State))}")
+    for state in State:
+        lines += [f"    {state} --> {then}" for then in State if then in MOVES[state]]
+    lines += [f"    {state} --> [*]" for state in State if not MOVES[state]]
+    return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A metric as a scraper sees it."""
+
+    kind: str
+    labels: tuple[str, ...]
+
+
+def metric_families() -> Mapping[str, Family]:
+    """Every metric of a uProxy to which everything has happened once."""
+    content_type, text = _eventful().render()
+    assert content_type == TEXT_CONTENT_TYPE
+    lines = text.decode().splitlines()
+    kinds = dict(line.split()[2:4] for line in lines if line.startswith("# TYPE"))
+    samples = [re.match(r"(\w+)(?:\{(.*)\})? ", line) for line in lines if line[:1] != "#"]
+    labels: dict[str, tuple[str, ...]] = {}
+    for sample in filter(None, samples):
+        name = re.sub(r"_(bucket|sum|count)$", "", sample[1])
+        found = tuple(re.findall(r'(\w+)="', sample[2] or ""))
+        labels.setdefault(name, tuple(each for each in found if each != "le"))
+    return {name: Family(kind, labels[name]) for name, kind in kinds.items()}
+
+
+def _eventful() -> Metrics:
+    metrics, way = Metrics(), Direction.INBOUND
+    flow_labels = FlowLabels(way, "spiffe://a.test/ours", "spiffe://a.test/theirs", 80, True)
+    flow = metrics.flow(flow_labels)
+    flow.opened()
+    flow.moved(1, 1)
+    flow.closed(Outcome.CLOSED)
+    metrics.failed(flow_labels, Outcome.DENIED)
+    metrics.handshake(way, TlsFacts("TLSv1.3", "TLS_AES_128_GCM_SHA256", "X25519", 0.01))
+    metrics.handshake_failed(way, Outcome.PEER_UNTRUSTED, "X5-17")
+    metrics.decided("rule", allowed=True)
+    metrics.reloaded(applied=True)
+    metrics.build_info({"uproxy": "0", "python": "3", "openssl": "4"})
+    metrics.watch_connections(lambda: {way: 1})
+    metrics.watch_limits(lambda: {"connections": 1})
+    metrics.watch_log(lambda: 1)
+    metrics.watch_identity(
+        lambda: {
+            "spiffe_id": "spiffe://a.test/ours",
+            "expires": datetime(2026, 1, 1, tzinfo=UTC).isoformat(),
+            "stream": "streaming",
+            "rotations": 1,
+            "revocations": 1,
+            "reconnects": 1,
+            "discarded_messages": 1,
+        }
+    )
+    return metrics
+
+
+def _print_all() -> None:
+    for cells in outcome_cells():
+        print("|", " | ".join(cells), "|")  # noqa: T201  this is its purpose
+    print(lifecycle_picture())  # noqa: T201
+    for name, family in metric_families().items():
+        labels = ", ".join(f"`{each}`" for each in family.labels)
+        print(f"| `{name}` | {family.kind} | {labels or '-'} |")  # noqa: T201
+
+
+if __name__ == "__main__":
+    _print_all()
