@@ -61,6 +61,16 @@ def test_a_plan_is_made_once_per_snapshot_and_anew_when_svid_or_trust_change() -
     assert third.plan.chain != second.plan.chain
 
 
+def test_what_a_plan_showed_is_known_as_long_as_the_plan() -> None:
+    made = handshakes(any_peer=True)
+    now = in_force(credentials(OURS, CA))
+    first = plan(made, now)
+    later = now.with_credentials(credentials(CA.issue("/ns/web/sa/frontend"), CA))
+    assert plan(made, later).plan is not first.plan
+    assert made.shown(first.plan) is first.ours
+    assert made.shown(None) is None
+
+
 def test_without_an_svid_there_is_no_handshake_and_the_sources_reason_is_told() -> None:
     refusal = handshakes().now(in_force(credentials(None, CA, reason="agent socket /x: refused")))
     assert not isinstance(refusal, Handshake)

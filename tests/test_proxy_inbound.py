@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.helpers.connections import APP, PEER, FakeConnection, arrival, ending
@@ -59,7 +61,9 @@ def refused(door: InboundDoor, who: Arrival | None = None) -> Refusal:
 
 
 def live(door: InboundDoor, who: Arrival | None = None) -> FakeConnection:
-    who = web() if who is None else who
+    plan = door.tls()
+    assert isinstance(plan, TlsPlan)
+    who = replace(web() if who is None else who, tls=plan)
     route = admitted(door, who)
     made = FakeConnection(who, route=route, peer=who.peer, dialled=APP)
     door.attempted(route, route.candidates[0], None)
@@ -191,6 +195,28 @@ async def test_a_connection_is_registered_while_it_is_open_and_logged_at_its_end
     fields = dict(record.fields)
     assert (fields["src.identity"], fields["dst.identity"]) == (WEB.spiffe_id, OURS.spiffe_id)
     assert fields["rule"] == "anybody"
+
+
+async def test_a_rotation_during_the_handshake_does_not_change_what_was_shown() -> None:
+    here, door = make(ANYBODY)
+    plan = door.tls()
+    assert isinstance(plan, TlsPlan)
+    who = replace(web(), tls=plan)
+    here.believe(credentials(CA.issue("/ns/db/sa/orders"), CA))
+    door.opened(FakeConnection(who, route=admitted(door, who), peer=who.peer, dialled=APP))
+    [entry] = here.connections
+    assert entry.party.ours is not None
+    assert entry.party.ours.chain == OURS.der
+
+
+async def test_a_failed_handshake_is_logged_with_the_identity_it_showed() -> None:
+    here, door = make()
+    plan = door.tls()
+    assert isinstance(plan, TlsPlan)
+    here.believe(credentials(None, CA))
+    end = ending(Outcome.PEER_UNTRUSTED, State.HANDSHAKING_NEAR)
+    door.closed(FakeConnection(replace(arrival(), tls=plan), dialled=None), end)
+    assert dict(here.records[0].fields)["dst.identity"] == OURS.spiffe_id
 
 
 async def test_a_refused_connection_is_logged_and_occupies_nothing() -> None:

@@ -183,6 +183,15 @@ async def test_a_connection_under_an_old_svid_is_known_by_the_svid_it_showed() -
     assert entry.party.ours.chain == OURS.der
 
 
+async def test_a_failed_connection_is_logged_with_the_identity_it_showed() -> None:
+    here, door = make()
+    route = admitted(door)
+    here.believe(credentials(None, CA))
+    end = ending(Outcome.HANDSHAKE_FAILED, State.HANDSHAKING_FAR)
+    door.closed(FakeConnection(app(2), route=route, dialled=A), end)
+    assert dict(here.records[0].fields)["src.identity"] == OURS.spiffe_id
+
+
 async def test_a_refused_connection_occupies_nothing() -> None:
     here, door = make(identity=False)
     refusal = refused(door)

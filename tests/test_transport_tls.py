@@ -97,6 +97,7 @@ async def test_a_trusted_caller_is_admitted_under_its_identity(engine: Engine) -
         assert connection.peer.chain == PEER.der
         assert here.door.arrivals[0].peer == connection.peer
         assert connection.arrival.peer == connection.peer
+        assert connection.arrival.tls is here.door.arrivals[0].tls is here.door.near
         assert connection.tls is not None
         assert connection.tls.version == "TLSv1.3"
         assert connection.tls.cipher == "TLS_AES_128_GCM_SHA256"

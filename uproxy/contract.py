@@ -75,6 +75,8 @@ class Arrival:
     """The address it arrived at."""
     peer: PeerSvid | None
     """None on doors without TLS."""
+    tls: TlsPlan | None = None
+    """What its handshake was made with, as `Door.tls` gave it; None where there was none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
+from weakref import WeakKeyDictionary
 
 from uproxy.connections import InForce, Shown
 from uproxy.contract import PeerSvid, Refusal, RefusedError, TlsPlan
@@ -46,6 +47,7 @@ class Handshakes:
         self._wall_clock = wall_clock
         self._made_for: InForce | None = None  # set with `_handshake`
         self._handshake: Handshake | None = None  # the last one made
+        self._shown: WeakKeyDictionary[TlsPlan, Shown] = WeakKeyDictionary()
 
     def now(self, in_force: InForce) -> Handshake | Refusal:
         """The handshake to make under `in_force`, or why none can be made."""
@@ -53,9 +55,16 @@ class Handshakes:
         if svid is None:
             return Refusal(Outcome.NO_IDENTITY, in_force.credentials.reason)
         if self._handshake is None or not self._fits(in_force):
-            self._handshake = Handshake(self._plan(svid, in_force), Shown.of(svid))
+            ours = Shown.of(svid)
+            plan = self._plan(svid, ours, in_force)
+            self._handshake = Handshake(plan, ours)
             self._made_for = in_force
+            self._shown[plan] = ours
         return self._handshake
+
+    def shown(self, plan: TlsPlan | None) -> Shown | None:
+        """The identity that a handshake made with `plan` showed, whatever is in force by now."""
+        return None if plan is None else self._shown.get(plan)
 
     def _fits(self, in_force: InForce) -> bool:
         """Whether the last plan shows the same SVID and believes the same peers."""
@@ -66,7 +75,7 @@ class Handshakes:
             and made_for.verifier is in_force.verifier
         )
 
-    def _plan(self, svid: Svid, in_force: InForce) -> TlsPlan:
+    def _plan(self, svid: Svid, ours: Shown, in_force: InForce) -> TlsPlan:
         terms, verifier, wall_clock = self._terms, in_force.verifier, self._wall_clock
         theirs = Role.CLIENT if terms.role is Role.SERVER else Role.SERVER
 
@@ -76,8 +85,7 @@ class Handshakes:
                 _expect(terms.expected, peer)
             return peer
 
-        shown = Shown.of(svid)
-        return TlsPlan(terms.role, shown.chain, svid.key, terms.settings, verify, terms.alpn)
+        return TlsPlan(terms.role, ours.chain, svid.key, terms.settings, verify, terms.alpn)
 
 
 def _expect(expected: tuple[IdentityPattern, ...], peer: PeerSvid) -> None:

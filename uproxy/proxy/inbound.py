@@ -10,7 +10,7 @@ theirs.  It decides and reports; bytes are the engine's.
 from __future__ import annotations
 
 from uproxy.config.settings import InboundSettings, Settings
-from uproxy.connections import Party, Shown, caller_of
+from uproxy.connections import Party, caller_of
 from uproxy.contract import Arrival, Candidate, Connection, Ending, Refusal, Route, TlsPlan
 from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts, Transport
 from uproxy.policy import Decision, Target
@@ -66,7 +66,7 @@ class InboundDoor:
         candidates = self._application.candidates(self._services.monotonic())
         if not candidates:
             return Refusal(Outcome.CONNECT_FAILED, f"{self._door.to} has not been resolved yet")
-        self._services.connections.admitted(self._party(), arrival)
+        self._services.connections.admitted(self._party(arrival), arrival)
         return Route(
             destination=self.name,
             candidates=candidates,
@@ -91,7 +91,7 @@ class InboundDoor:
 
     def closed(self, connection: Connection, ending: Ending) -> None:
         """It has ended, whether it was let in or not."""
-        self._reports.closed(self._party(), connection, ending)
+        self._reports.closed(self._party(connection.arrival), connection, ending)
 
     def _count(self, decision: Decision) -> None:
         metrics = self._services.metrics
@@ -99,21 +99,15 @@ class InboundDoor:
         for match in decision.shadow:
             metrics.decided(match.rule, match.action == "allow", mode="shadow")
 
-    def _party(self) -> Party:
+    def _party(self, arrival: Arrival) -> Party:
         return Party(
             direction=Direction.INBOUND,
             door=self.name,
             transport=self._door.transport,
-            ours=self._shown(),
+            ours=self._handshakes.shown(arrival.tls),
             target=self._target,
             port=self._target.port,
         )
-
-    def _shown(self) -> Shown | None:
-        if self._door.transport is Transport.PLAINTEXT:
-            return None
-        handshake = self._handshakes.now(self._services.connections.in_force)
-        return None if isinstance(handshake, Refusal) else handshake.ours
 
 
 def _target(door: InboundSettings) -> Target:

@@ -83,8 +83,8 @@ class OutboundDoor:
 
     def closed(self, connection: Connection, ending: Ending) -> None:
         """It has ended, whether a peer was reached or not."""
-        handshake = self._handshake()
-        ours = handshake.ours if isinstance(handshake, Handshake) else None
+        route = connection.route
+        ours = self._handshakes.shown(None if route is None else route.tls)
         self._reports.closed(self._party(ours), connection, ending)
 
     def _handshake(self) -> Handshake | Refusal | None:

@@ -138,6 +138,7 @@ class Life:
 
     async def _shake_near(self, plan: TlsPlan) -> None:
         self._move(State.HANDSHAKING_NEAR)
+        self.arrival = replace(self.arrival, tls=plan)
         leg = cast("TlsLeg", self._near)
         limit = self._door.timeouts.handshake
         try:
