@@ -82,7 +82,7 @@ class _Envoy(Process):
 class EnvoyClient(_Envoy):
     """Plaintext in, mTLS to `target` (a port of loopback), which must be one of `expect`.
 
-    `tls` replaces members of the UpstreamTlsContext, `{"max_session_keys": 0}` for no resumption.
+    `tls` is laid over the UpstreamTlsContext, `{"max_session_keys": 0}` for no resumption.
     """
 
     def __init__(
@@ -97,15 +97,15 @@ class EnvoyClient(_Envoy):
         context = {
             "@type": f"{_TLS}UpstreamTlsContext",
             "common_tls_context": _common(identity, expect),
-            **(tls or {}),
         }
-        super().__init__("client", folder, target, upstream=_socket(context))
+        socket = _socket(_overlaid(context, tls or {}))
+        super().__init__("client", folder, target, upstream=socket)
 
 
 class EnvoyServer(_Envoy):
     """mTLS in, plaintext to `target` (a port of loopback); lets in the SPIFFE IDs in `allow`.
 
-    `tls` replaces members of the DownstreamTlsContext.
+    `tls` is laid over the DownstreamTlsContext.
     """
 
     def __init__(
@@ -121,9 +121,9 @@ class EnvoyServer(_Envoy):
             "@type": f"{_TLS}DownstreamTlsContext",
             "common_tls_context": _common(identity, allow),
             "require_client_certificate": True,
-            **(tls or {}),
         }
-        super().__init__("server", folder, target, downstream=_socket(context))
+        socket = _socket(_overlaid(context, tls or {}))
+        super().__init__("server", folder, target, downstream=socket)
 
 
 def _binary() -> Path:
@@ -150,6 +150,16 @@ def _common(identity: IdentityFiles, spiffe_ids: Sequence[str]) -> dict[str, Any
             ],
         },
     }
+
+
+def _overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the members of `over`, and so on in members that are mappings in both."""
+    both = {
+        name: _overlaid(base[name], over[name])
+        for name in base.keys() & over.keys()
+        if isinstance(base[name], Mapping) and isinstance(over[name], Mapping)
+    }
+    return {**base, **over, **both}
 
 
 def _socket(context: Mapping[str, Any]) -> dict[str, Any]:
