@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from dataclasses import dataclass, field
 
 import pytest
 
 from tests.helpers.ports import free_port
+from tests.helpers.waiting import eventually
 from uproxy.app.doors import Doors, SocketPlan, inherit
 from uproxy.contract import Door
 from uproxy.errors import UproxyError
@@ -24,6 +26,10 @@ class OpenRecord:
     listener: socket.socket
     door: object
     closed: bool = False
+    decided: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.decided.set()
 
     def replace(self, door: Door) -> None:
         self.door = door
@@ -31,6 +37,7 @@ class OpenRecord:
     async def close(self) -> None:
         self.closed = True
         self.listener.close()
+        await self.decided.wait()
 
 
 @dataclass
@@ -116,6 +123,25 @@ async def test_one_direction_closes_and_the_other_stays() -> None:
     assert not doors.has(Direction.INBOUND)
     assert doors.has(Direction.OUTBOUND)
     await doors.close(Direction.OUTBOUND)
+
+
+async def test_what_is_still_arriving_holds_neither_a_reload_nor_the_other_doors() -> None:
+    engine = RecordingEngine()
+    doors = doors_of(engine)
+    addresses = [TcpAddress("127.0.0.1", free_port()) for _ in range(3)]
+    for_each = {address: FakeDoor(Direction.INBOUND) for address in addresses}
+    fresh = doors.open_new(dict.fromkeys(addresses, PLAN))
+    await doors.replace(for_each, fresh)  # type: ignore[arg-type]  # stand-ins
+    for opened in engine.opened:
+        opened.decided.clear()
+    await doors.replace(dict([*for_each.items()][1:]), {})  # type: ignore[arg-type]  # stand-ins
+    assert [opened.closed for opened in engine.opened] == [True, False, False]
+    closing = asyncio.create_task(doors.close(Direction.INBOUND))
+    await eventually(lambda: all(opened.closed for opened in engine.opened), "all are closed")
+    assert not closing.done()
+    for opened in engine.opened:
+        opened.decided.set()
+    await closing
 
 
 def test_a_socket_of_systemd_beyond_loopback_must_be_exposed() -> None:

@@ -56,13 +56,28 @@ async def test_inbound_ends_before_outbound_closes() -> None:
     connections.ended[Direction.OUTBOUND].set()
     assert await task == 0
     assert doors.closed == [Direction.INBOUND, Direction.OUTBOUND]
-    assert connections.waited == [(Direction.INBOUND, 0), (Direction.OUTBOUND, 2.0)]
+    assert connections.waited == [
+        (Direction.INBOUND, 0),
+        (Direction.OUTBOUND, 2.0),
+        (Direction.OUTBOUND, 0),
+    ]
 
 
 async def test_what_is_open_when_the_time_is_over_is_cut_as_drained() -> None:
     connections, doors = FakeConnections(), FakeDoors()
     assert await run_drain(connections, doors, Timeouts(drain_delay=0, drain=0.05)) == 2
     assert connections.cut[0].outcome is Outcome.DRAINED
+    assert doors.closed == [Direction.INBOUND, Direction.OUTBOUND]
+
+
+async def test_arrivals_that_decide_nothing_hold_nobody_beyond_the_drain_time() -> None:
+    class Undecided(FakeDoors):
+        async def close(self, direction: Direction) -> None:
+            await super().close(direction)
+            await asyncio.Event().wait()
+
+    connections, doors = FakeConnections(), Undecided()
+    await run_drain(connections, doors, Timeouts(drain_delay=0, drain=0.05))
     assert doors.closed == [Direction.INBOUND, Direction.OUTBOUND]
 
 

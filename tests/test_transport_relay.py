@@ -21,6 +21,7 @@ from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, route
 from tests.helpers.streams import Listener, Stream, close_all, listening
 from tests.helpers.waiting import eventually
+from uproxy import sockets
 from uproxy.contract import Arrival, Connection, Engine, Refusal
 from uproxy.lifecycle import State
 from uproxy.model import Direction, Outcome, TcpAddress, Timeouts, UnixAddress
@@ -377,8 +378,6 @@ async def test_a_door_that_raises_later_loses_its_connection_on_both_sides(
 
 
 async def test_replacing_a_door_keeps_the_socket_and_the_open_connections(engine: Engine) -> None:
-    from uproxy import sockets
-
     async with listening() as first_far, listening() as second_far:
         first, second = outbound(first_far), outbound(second_far)
         listener = sockets.listen(TcpAddress("127.0.0.1", 0))
@@ -393,6 +392,27 @@ async def test_replacing_a_door_keeps_the_socket_and_the_open_connections(engine
         for near, there in ((old, old_there), (new, new_there)):
             await near.say(b"on")
             assert await there.hear() == b"on"
+
+
+@pytest.mark.parametrize("where", ["tcp", "unix"])
+async def test_closing_a_door_loses_nobody_who_waits_in_its_queue(
+    engine: Engine, where: str, tmp_path: Path
+) -> None:
+    listen = TcpAddress("127.0.0.1", 0) if where == "tcp" else UnixAddress(f"{tmp_path}/door")
+    async with listening() as far:
+        listener = sockets.listen(listen)
+        waiting = []
+        for _ in range(100):
+            caller = socket.socket(listener.family)
+            caller.connect(listener.getsockname())
+            caller.sendall(b"in the queue")
+            waiting.append(Stream(caller))
+        opened = engine.open(listener, door := outbound(far))
+        await opened.close()
+        assert listener.fileno() == -1
+        assert len(door.arrivals) == 100
+        for _ in waiting:
+            assert await (await far.accept()).hear() == b"in the queue"
 
 
 async def test_stopping_cuts_everything_and_reports_each_ending(engine: Engine) -> None:
@@ -412,7 +432,7 @@ async def test_a_life_cut_before_its_first_step_has_its_ending() -> None:
     nowhere = UnixAddress("/nowhere")
     poller = Poller()
     life = Life(poller, Gate(), door, ours, Arrival(1, nowhere, nowhere, None))
-    task = life.start()
+    task = life.start(lambda _life: None)
     life.close(Refusal(Outcome.DRAINED, "at once"))
     await task
     ending = await door.ending()

@@ -19,9 +19,10 @@ from tests.helpers.pki import Authority, Issued
 from tests.helpers.streams import Listener, Stream, listening
 from tests.helpers.tls_streams import TlsStream
 from tests.helpers.waiting import eventually
+from uproxy import sockets
 from uproxy.contract import Candidate, Engine, PeerSvid, Refusal, RefusedError, Route
 from uproxy.lifecycle import State
-from uproxy.model import Address, Direction, Outcome, Role, Timeouts
+from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts
 
 engine = engines.engine
 
@@ -390,6 +391,39 @@ async def test_a_caller_that_names_no_protocol_passes_an_alpn_door(engine: Engin
     async with inbound(engine, alpn=("h2",)) as here:
         peer, _there = await here.relay()
         assert peer.tls.get_alpn_proto_negotiated() == b""
+
+
+# Closing a door.
+
+
+async def test_closing_a_door_waits_until_every_arrival_is_admitted_or_refused(
+    engine: Engine,
+) -> None:
+    ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
+    door = RecordingDoor(Direction.INBOUND, Refusal(Outcome.DENIED, "no"), ours)
+    listener = sockets.listen(TcpAddress("127.0.0.1", 0))
+    opened = engine.open(listener, door)
+    slow = TlsStream(await Stream.connect(TcpAddress(*listener.getsockname())), PEER)
+    closing = [asyncio.create_task(opened.close()) for _ in range(2)]
+    await eventually(lambda: listener.fileno() == -1, "the listener is closed")
+    assert not any(task.done() for task in closing)
+    await slow.shake()
+    await asyncio.gather(*closing)
+    assert len(door.arrivals) == 1
+
+
+async def test_stopping_waits_for_no_arrival(engine: Engine) -> None:
+    ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
+    door = RecordingDoor(Direction.INBOUND, Refusal(Outcome.DENIED, "no"), ours)
+    listener = sockets.listen(TcpAddress("127.0.0.1", 0))
+    opened = engine.open(listener, door)
+    silent = await Stream.connect(TcpAddress(*listener.getsockname()))
+    closing = asyncio.create_task(opened.close())
+    await eventually(lambda: listener.fileno() == -1, "the listener is closed")
+    await engine.stop()
+    await closing
+    assert await silent.is_reset()
+    assert (await door.ending()).outcome is Outcome.DRAINED
 
 
 # Relaying.

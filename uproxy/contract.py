@@ -231,7 +231,13 @@ class OpenDoor(Protocol):
         """New arrivals meet `door`; the socket and open connections stay."""
 
     async def close(self) -> None:
-        """Stop accepting and close the listening socket; open connections stay."""
+        """Stop accepting, and return when each arrival has been admitted or refused.
+
+        Whoever waits in the kernel's queue is accepted first, because closing the listening
+        socket would reset them; it is closed before anything is awaited.  The wait is bounded
+        by the handshake's deadline, and whoever cancels it loses nothing but the waiting.
+        Open connections stay.
+        """
 
 
 class Engine(Protocol):
@@ -251,4 +257,4 @@ class Engine(Protocol):
         """Whether every thread of the engine answers (liveness)."""
 
     async def stop(self) -> None:
-        """Cut every connection and let go of every socket."""
+        """Cut every connection and let go of every socket; waits for no arrival."""

@@ -6,6 +6,7 @@ engine, against the same contract.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -132,7 +133,7 @@ def route(
 async def open_door(
     engine: Engine, door: RecordingDoor, listen: Address = TcpAddress("127.0.0.1", 0)
 ) -> AsyncIterator[Address]:
-    """The door's address, for the length of a block."""
+    """The door's address, for the length of a block; arrivals it left undecided live on."""
     listener = sockets.listen(listen)
     address = sockets.address_of(
         listener.getsockname(), listen if isinstance(listen, UnixAddress) else UnixAddress("")
@@ -141,7 +142,10 @@ async def open_door(
     try:
         yield address
     finally:
-        await opened.close()
+        closing = asyncio.create_task(opened.close())
+        await eventually(lambda: listener.fileno() == -1, "the listener is closed")
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
 
 
 async def dial(address: Address) -> Stream:

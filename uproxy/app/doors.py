@@ -6,6 +6,7 @@ sockets leaves everything as it was.  Equal listen addresses keep their socket.
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,6 +45,7 @@ class Doors:
         self._engine = engine
         self._listeners = listeners
         self._open: dict[ListenAddress, tuple[OpenDoor, Door]] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     @property
     def listening(self) -> frozenset[ListenAddress]:
@@ -76,7 +78,10 @@ class Doors:
     async def replace(
         self, doors: Mapping[ListenAddress, Door], fresh: Mapping[ListenAddress, socket.socket]
     ) -> None:
-        """Put `doors` in force, with the sockets that `open_new` gave; this can't fail."""
+        """Put `doors` in force, with the sockets that `open_new` gave; this can't fail.
+
+        Nobody waits for what is still arriving at a door that goes: a reload must not.
+        """
         for address, door in doors.items():
             if address in self._open:
                 opened = self._open[address][0]
@@ -85,14 +90,25 @@ class Doors:
                 opened = self._engine.open(fresh[address], door)
             self._open[address] = (opened, door)
         for address in [each for each in self._open if each not in doors]:
-            await self._open.pop(address)[0].close()
+            self._close(address)
+        await asyncio.sleep(0)  # each has begun: its socket is closed
 
     async def close(self, direction: Direction) -> None:
-        """Stop accepting at every door of one direction; open connections stay."""
-        for address, (opened, door) in list(self._open.items()):
-            if door.direction is direction:
-                del self._open[address]
-                await opened.close()
+        """Stop accepting at every door of one direction at once, and wait until each arrival has
+        been admitted or refused; open connections stay.  Cancelling ends the waiting only."""
+        of_it = [
+            address for address, (_, door) in self._open.items() if door.direction is direction
+        ]
+        closing = [self._close(address) for address in of_it]
+        if closing:
+            await asyncio.wait(closing)
+
+    def _close(self, address: ListenAddress) -> asyncio.Task[None]:
+        opened, _door = self._open.pop(address)
+        task = asyncio.create_task(opened.close(), name=f"closing {address}")
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+        return task
 
     def _listen(self, address: ListenAddress, plan: SocketPlan) -> socket.socket:
         if not isinstance(address, SystemdAddress):

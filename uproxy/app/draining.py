@@ -7,6 +7,7 @@ finishes, because outbound keeps accepting until it has been quiet for a moment.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable
 
@@ -30,21 +31,24 @@ async def drain(connections: Connections, doors: Doors, timeouts: Timeouts) -> i
     delay = min(timeouts.drain_delay, timeouts.drain)
     _log.info("draining: doors stay open for %g s, at most %g s in all", delay, timeouts.drain)
     await asyncio.sleep(delay)
-    await doors.close(Direction.INBOUND)
+    await _until(deadline, doors.close(Direction.INBOUND))
     await _until(deadline, connections.wait_until_idle(Direction.INBOUND, for_seconds=0))
     if doors.has(Direction.OUTBOUND):
         quiet = connections.wait_until_idle(Direction.OUTBOUND, for_seconds=OUTBOUND_QUIET_S)
         await _until(deadline, quiet)
-    await doors.close(Direction.OUTBOUND)
+        await _until(deadline, doors.close(Direction.OUTBOUND))
+        # who came in the last moment
+        rest = connections.wait_until_idle(Direction.OUTBOUND, for_seconds=0)
+        await _until(deadline, rest)
     cut = connections.close_all(Refusal(Outcome.DRAINED, "still open when the drain time was over"))
+    if asyncio.get_running_loop().time() >= deadline:
+        _log.warning("the drain time is over")
     _log.info("drained: %d connections had to be cut", cut)
     return cut
 
 
 async def _until(deadline: float, wait: Awaitable[None]) -> None:
     """Wait, but not beyond the deadline; what is left then is for `close_all`."""
-    try:
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout_at(deadline):
             await wait
-    except TimeoutError:
-        _log.warning("the drain time is over")

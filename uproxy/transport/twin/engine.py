@@ -10,6 +10,7 @@ import asyncio
 import errno
 import logging
 import socket
+from collections.abc import Callable
 from itertools import count
 from typing import Final
 
@@ -66,18 +67,17 @@ class TwinEngine:
         return True
 
     async def stop(self) -> None:
-        """Cut every connection and let go of every socket."""
+        """Cut every connection and let go of every socket; waits for no arrival."""
         for door in tuple(self._doors):
-            await door.close()
+            door.release()
         for life in self._lives.values():
             life.close(Refusal(Outcome.DRAINED, "uProxy stopped"))
         while self._lives:
             await asyncio.wait(tuple(self._lives))
         self._poller.close()
 
-    def _welcome(self, door: Door, accepted: socket.socket, arrival: Arrival) -> None:
-        life = Life(self._poller, self._gate, door, accepted, arrival)
-        task = life.start()
+    def _begin(self, life: Life, on_decided: Callable[[Life], None]) -> None:
+        task = life.start(on_decided)
         self._lives[task] = life
         task.add_done_callback(self._lives.pop)
 
@@ -93,6 +93,8 @@ class OpenTwinDoor:
         self._unix = UnixAddress(name if isinstance(name, str) else "")
         self._pause = BACK_OFF[0]
         self._resume: asyncio.TimerHandle | None = None
+        self._undecided: set[Life] = set()  # neither admitted nor refused yet
+        self._all_decided: asyncio.Event | None = None  # while somebody waits in `close`
         self._watch()
 
     def replace(self, door: Door) -> None:
@@ -100,7 +102,19 @@ class OpenTwinDoor:
         self._door = door
 
     async def close(self) -> None:
-        """Stop accepting and close the listening socket; open connections stay."""
+        """Stop accepting, and return when each arrival has been admitted or refused."""
+        if self._listener.fileno() != -1:
+            # bounded, or a flood of arrivals would keep the door open
+            for _ in range(sockets.BACKLOG):
+                if not self._take():
+                    break
+            self.release()
+        if self._undecided:
+            self._all_decided = self._all_decided or asyncio.Event()
+            await self._all_decided.wait()
+
+    def release(self) -> None:
+        """Let go of the listening socket, and of whoever waits in its queue."""
         if self._resume is not None:
             self._resume.cancel()
         if self._listener.fileno() != -1:
@@ -113,21 +127,27 @@ class OpenTwinDoor:
 
     def _accept(self, _events: int) -> None:
         for _ in range(ACCEPT_BATCH):
-            try:
-                accepted, name = self._listener.accept()
-            except BlockingIOError:
+            if not self._take():
                 return
-            except OSError as error:
-                if error.errno in _GONE:
-                    continue
-                self._wait(error)
-                return
-            self._pause = BACK_OFF[0]
-            try:
-                self._receive(accepted, name)
-            except Exception:  # noqa: BLE001  a defect: this arrival goes, the listener stays
-                _log.exception("an arrival could not be received")
-                sockets.reset(accepted)
+
+    def _take(self) -> bool:
+        """Accept one arrival; False when there is none, or none can be taken for now."""
+        try:
+            accepted, name = self._listener.accept()
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno in _GONE:
+                return True
+            self._wait(error)
+            return False
+        self._pause = BACK_OFF[0]
+        try:
+            self._receive(accepted, name)
+        except Exception:  # noqa: BLE001  a defect: this arrival goes, the listener stays
+            _log.exception("an arrival could not be received")
+            sockets.reset(accepted)
+        return True
 
     def _receive(self, accepted: socket.socket, name: object) -> None:
         accepted.setblocking(False)
@@ -137,7 +157,14 @@ class OpenTwinDoor:
             local=sockets.address_of(accepted.getsockname(), self._unix),
             peer=None,
         )
-        self._engine._welcome(self._door, accepted, arrival)
+        life = Life(self._engine._poller, self._engine._gate, self._door, accepted, arrival)
+        self._undecided.add(life)
+        self._engine._begin(life, self._decided)
+
+    def _decided(self, life: Life) -> None:
+        self._undecided.discard(life)
+        if self._all_decided is not None and not self._undecided:
+            self._all_decided.set()
 
     def _wait(self, error: OSError) -> None:
         """Accept nothing for a while: asked again at once, the kernel would say the same."""

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from typing import Final, cast
@@ -73,6 +74,7 @@ class Life:
         self._relay: Relay | None = None
         self._cut: Refusal | None = None
         self._begun = False
+        self._on_decided: Callable[[Life], None] | None = None
         self._task: asyncio.Task[None] | None = None
 
     # What doors and the registry see.
@@ -107,8 +109,9 @@ class Life:
             if self._task is not None and self._begun:
                 self._task.cancel()
 
-    def start(self) -> asyncio.Task[None]:
-        """Begin to live."""
+    def start(self, on_decided: Callable[[Life], None]) -> asyncio.Task[None]:
+        """Begin to live; `on_decided` is told once, when it has been admitted or refused."""
+        self._on_decided = on_decided
         self._task = asyncio.get_running_loop().create_task(self._run())
         return self._task
 
@@ -161,6 +164,7 @@ class Life:
         if isinstance(answer, Refusal):
             raise RefusedError(answer)
         self.route = answer
+        self._say_decided()
         return answer
 
     async def _reach(self, route: Route) -> None:
@@ -231,6 +235,7 @@ class Life:
 
     async def _run(self) -> None:
         refusal = await self._outcome()
+        self._say_decided()
         if self._speaks_last(refusal):
             with suppress(asyncio.CancelledError):  # cut: then without waiting
                 await cast("Leg", self._near).part(LINGER)
@@ -293,6 +298,11 @@ class Life:
         if refusal is not None and refusal.rule is not None:
             return refusal.rule
         return self.route.rule if self.route else None
+
+    def _say_decided(self) -> None:
+        on_decided, self._on_decided = self._on_decided, None
+        if on_decided is not None:
+            on_decided(self)
 
     def _move(self, then: State) -> None:
         check_move(self.state, then)
