@@ -25,6 +25,7 @@ from tests.helpers.pair import Config, identity_of, inbound
 from tests.helpers.peers import IdentityFiles, write_identity
 from tests.helpers.pki import Authority
 from tests.helpers.ports import free_port
+from tests.helpers.privileges import unprivileged
 from tests.helpers.processes import Uproxy
 from tests.helpers.waiting import wait_until
 
@@ -55,13 +56,6 @@ def uproxy(*words: str | Path, prefix: Sequence[str] = (), **env: str) -> Ended:
         env={**os.environ, **env},
     )  # fmt: skip
     return Ended(done.returncode, done.stdout, done.stderr.splitlines())
-
-
-def unprivileged() -> list[str]:
-    """A prefix that takes every capability away; a user who is not root has none."""
-    if os.geteuid() != 0:
-        return []
-    return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
 
 
 class Files:
