@@ -243,3 +243,20 @@ def test_when_it_is_full_the_oldest_silent_one_goes_first(pair: Pair) -> None:
         with second:
             assert named(second) == "a"
             assert is_refused(silent)
+
+
+def test_more_connections_than_descriptors_are_refused_and_harm_nobody(
+    tmp_path: Path, apps: dict[str, int]
+) -> None:
+    pair = Pair(tmp_path, {"a": apps["a"]})
+    pair.frontend.argv = ["prlimit", "--nofile=100:100", *pair.frontend.argv]
+    with pair:
+        assert "clamped to 18 by the descriptor limit of 100" in pair.frontend.request("/readyz")[1]
+        with contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(dial(pair.port("a"))) for _ in range(50)]
+            outcomes = Counter("refused" if is_refused(client) else "in" for client in clients)
+            assert outcomes == {"in": 18, "refused": 32}
+            assert pair.frontend.status("/readyz") == 200
+        wait_until(lambda: metric(pair.frontend, "uproxy_connections") == 0, "all to end")
+        assert once(pair.port("a")) == "a"
+        assert "accepting pauses" not in pair.frontend.output

@@ -90,6 +90,22 @@ async def test_a_connection_that_ends_within_the_drain_time_loses_no_byte(
         assert all(line["bytes_recv"] == 0 for line in broken)
 
 
+async def test_the_clients_uproxy_serves_as_long_as_there_is_work(
+    tmp_path: Path, echo: int
+) -> None:
+    with pair_with(tmp_path, echo, drain_delay="0", drain="60s") as pair:
+        async with Load(pair.port("app"), workers=4) as load:
+            await eventually(lambda: load.successes > 20, "traffic")
+            pair.frontend.send(signal.SIGTERM)
+            await eventually(lambda: pair.frontend.status("/readyz") == 503, "the drain")
+            draining_at = len(load.attempts)
+            await eventually(lambda: len(load.attempts) > draining_at + 100, "more traffic", 30)
+        assert await asyncio.to_thread(pair.frontend.wait, 15) == 0
+        assert load.failures == []
+        assert {line["outcome"] for line in pair.frontend.accesses} == {"closed"}
+        assert len(pair.frontend.accesses) == len(load.attempts)
+
+
 async def trickle(port: int, for_s: float) -> None:
     """A connection that says a word now and then, and ends in order."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
