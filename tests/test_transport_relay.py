@@ -218,10 +218,10 @@ async def test_a_stalled_direction_does_not_hold_the_other_one(engine: Engine) -
     async with listening() as far, open_door(engine, outbound(far)) as address:
         near, there = await Stream.connect(address, 4096), await far.accept()
         pushing = asyncio.create_task(there.say(bytes(16 * MIB)))
-        await near.say(bytes(8 * MIB))
+        telling = asyncio.create_task(near.say(bytes(8 * MIB)))
         assert len(await there.hear_exactly(8 * MIB)) == 8 * MIB
         assert len(await near.hear_exactly(16 * MIB)) == 16 * MIB
-        await pushing
+        await asyncio.gather(pushing, telling)
 
 
 async def test_an_idle_connection_is_ended_with_resets(engine: Engine) -> None:
