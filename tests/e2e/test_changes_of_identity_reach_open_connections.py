@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.helpers.authorities import DevAuthority, entry
 from tests.helpers.dialogue import Dialogue, ask, s_client
@@ -30,9 +31,11 @@ from tests.helpers.mesh import (
     Outbound,
     allowing,
     by_agent,
+    by_files,
     fetch_identity,
 )
 from tests.helpers.peers import IdentityFiles, SServer
+from tests.helpers.pki import Issued
 from tests.helpers.processes import Uproxy
 from tests.helpers.waiting import wait_until
 
@@ -314,8 +317,9 @@ def test_uproxy_starts_without_an_agent_and_waits_for_it(
         assert "agent.sock" in reason
         with (
             ended(uproxy, "no_identity"),
-            socket.create_connection(("127.0.0.1", uproxy.port), 20) as caller,
+            # as early as in connect()
             pytest.raises(ConnectionResetError),
+            socket.create_connection(("127.0.0.1", uproxy.port), 20) as caller,
         ):
             caller.recv(1)
 
@@ -323,6 +327,59 @@ def test_uproxy_starts_without_an_agent_and_waits_for_it(
             uproxy.wait_until_ready(5)
             with ended(uproxy, "closed"), open_connection(uproxy.port, agent.files(WEB)) as client:
                 client.end()
+
+
+def test_files_that_are_replaced_show_in_the_next_handshake(
+    tmp_path: Path, file_world: FileWorld, echo_app: int
+) -> None:
+    """A key that doesn't fit, as between the writing of two files, changes nothing."""
+    web = file_world.theirs(WEB)
+    first, second = (file_world.ca.issue("/ns/shop/sa/orders") for _ in range(2))
+    ours = file_world.write("replaced", first)
+    with Inbound(tmp_path, by_files(ours), echo_app) as uproxy:
+        uproxy.wait_until_ready()
+        with ended(uproxy, "closed", count=3), open_connection(uproxy.port, web) as old:
+            ours.key.write_bytes(second.key_pem)
+            wait_until(lambda: "this key is not the one" in uproxy.output, "a complaint")
+            with open_connection(uproxy.port, web) as meanwhile:
+                assert shown_serial(meanwhile) == serial(first) == shown_serial(old)
+                meanwhile.end()
+
+            ours.svid.write_bytes(second.pem)
+            wait_until(lambda: own_serial(uproxy) == serial(second), "the new SVID")
+            with open_connection(uproxy.port, web) as new:
+                assert shown_serial(new) == serial(second)
+                new.end()
+            still_talks(old)
+            old.end()
+        assert metric(uproxy, "uproxy_identity_rotations_total") == 1
+
+
+def serial(issued: Issued) -> str:
+    return f"{issued.certificate.serial_number:x}"
+
+
+def test_a_crl_that_is_replaced_cuts_off_whom_it_names(
+    tmp_path: Path, file_world: FileWorld, echo_app: int
+) -> None:
+    issued = file_world.ca.issue("/ns/web/sa/frontend")
+    web = file_world.write("revoked", issued)
+    crl = tmp_path / "crl.pem"
+    crl.write_bytes(file_world.ca.crl().public_bytes(Encoding.PEM))
+    ours = file_world.ours(ORDERS)
+    ours["files"]["crls"] = [str(crl)]
+    with Inbound(tmp_path, ours, echo_app) as uproxy:
+        uproxy.wait_until_ready()
+        with (
+            open_connection(uproxy.port, web) as client,
+            open_connection(uproxy.port, file_world.theirs(WEB)) as other,
+        ):
+            with ended(uproxy, "identity_distrusted", rule="UP-2", opened=True):
+                crl.write_bytes(file_world.ca.crl([issued]).public_bytes(Encoding.PEM))
+                is_reset(client)
+            with ended(uproxy, "peer_untrusted", rule="UP-2"):
+                assert "SSL alert number 44" in refused(uproxy.port, web)
+            still_talks(other)
 
 
 def test_a_rule_that_is_gone_closes_what_it_let_in(

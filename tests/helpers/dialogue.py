@@ -119,10 +119,13 @@ def s_client(port: int, identity: IdentityFiles | None, *options: str | Path) ->
 def ask(port: int, line: bytes = b"hello\n", host: str = "127.0.0.1") -> bytes:
     """Say a line in clear, and hear the line that comes back; empty when the connection ended
     or was reset instead."""
-    with socket.create_connection((host, port), _PATIENCE) as sock:
-        answer = b""
-        with contextlib.suppress(ConnectionError):
-            sock.sendall(line)
-            while not answer.endswith(b"\n") and (more := sock.recv(1 << 16)):
-                answer += more
+    answer = b""
+    # a reset may come as early as in connect()
+    with (
+        contextlib.suppress(ConnectionResetError, BrokenPipeError),
+        socket.create_connection((host, port), _PATIENCE) as sock,
+    ):
+        sock.sendall(line)
+        while not answer.endswith(b"\n") and (more := sock.recv(1 << 16)):
+            answer += more
     return answer

@@ -70,6 +70,8 @@ def ended(
     assert metric(uproxy, counter, response_flags=flag) == before + count
     if outcome in _IN_HANDSHAKE and not was_open:
         assert _failures(uproxy, outcome) == failures + count
+    # a defect would be told as an error, or as a traceback
+    assert not [line for line in uproxy.lines if line.get("level") == "error" or "text" in line]
 
 
 def only(lines: list[Line]) -> Line:
