@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from uproxy.app.configuration import ConfigurationFile
-from uproxy.app.reloading import Reloader
+from uproxy.app.reloading import LOOK_EVERY_S, Reloader
 from uproxy.app.state import RunState
 from uproxy.config import Settings
 from uproxy.errors import UproxyError
@@ -31,7 +31,12 @@ class World:
         self.state = RunState(START, START)
         self.metrics = Metrics()
         self.reloader = Reloader(
-            self.file, self.state, self.metrics, lambda: self.settings, self.apply
+            self.file,
+            self.state,
+            self.metrics,
+            lambda: self.settings,
+            self.apply,
+            self.file.fingerprint(),
         )
 
     async def apply(self, settings: Settings) -> None:
@@ -90,7 +95,16 @@ async def test_a_good_file_ends_the_staleness(world: World) -> None:
 
 
 async def test_a_changed_file_is_noticed(world: World) -> None:
-    changed = asyncio.create_task(world.reloader.changed())
-    await asyncio.sleep(0)  # let it take its first look
+    # before anybody waits for it, as while uProxy starts
     world.path.write_text(GOOD + "timeouts: {idle: 2m}\n")
+    await asyncio.wait_for(world.reloader.changed(), 10)
+
+
+async def test_a_changed_file_that_was_read_already_is_no_news(world: World) -> None:
+    changed = asyncio.create_task(world.reloader.changed())
+    world.path.write_text(GOOD + "timeouts: {idle: 2m}\n")
+    assert await world.reloader.reload()
+    done, _ = await asyncio.wait({changed}, timeout=3 * LOOK_EVERY_S)
+    assert not done
+    world.path.write_text(GOOD + "timeouts: {idle: 20m}\n")
     await asyncio.wait_for(changed, 10)

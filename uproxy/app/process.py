@@ -46,13 +46,15 @@ async def serve(file: ConfigurationFile) -> int:
     Raises:
         UproxyError: it could not start; nothing is left open.
     """
+    # taken before reading, so that a change while we start is noticed
+    seen = file.fingerprint()
     settings = file.read()
     check_files(settings.identity)
     hardening.lock_in()
     log = Log(settings.log, settings.name)
     log.start()
     try:
-        return await Process(file, settings, log).run()
+        return await Process(file, seen, settings, log).run()
     finally:
         log.finish()
 
@@ -60,8 +62,11 @@ async def serve(file: ConfigurationFile) -> int:
 class Process:
     """One uProxy, from its start to its end."""
 
-    def __init__(self, file: ConfigurationFile, settings: Settings, log: Log) -> None:
-        """Builds the parts; nothing is open yet.
+    def __init__(
+        self, file: ConfigurationFile, seen: tuple[int, ...], settings: Settings, log: Log
+    ) -> None:
+        """Builds the parts; nothing is open yet.  `seen` is the fingerprint of the file when
+        `settings` were read.
 
         Raises:
             EngineError: the TLS library isn't the tested one.
@@ -86,7 +91,7 @@ class Process:
         self._admin = Administration(facts, self._listeners)
         self._facts = facts
         self._reloader = Reloader(
-            file, self._state, self._parts.metrics, lambda: self._settings, self._apply
+            file, self._state, self._parts.metrics, lambda: self._settings, self._apply, seen
         )
 
     async def run(self) -> int:

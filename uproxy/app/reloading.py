@@ -24,7 +24,7 @@ LOOK_EVERY_S = 0.5
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reloader:
     """Follows one configuration file."""
 
@@ -34,9 +34,12 @@ class Reloader:
     in_force: Callable[[], Settings]
     apply: Callable[[Settings], Awaitable[None]]
     """Puts settings in force, or raises UproxyError and leaves everything as it was."""
+    seen: tuple[int, ...]
+    """The file's fingerprint just before it was last read, or its change last told."""
 
     async def reload(self) -> bool:
         """Read the file and put it in force; whether that was possible."""
+        self.seen = self.file.fingerprint()
         try:
             settings = self.file.read()
             difference = self._difference(settings)
@@ -51,12 +54,13 @@ class Reloader:
         return True
 
     async def changed(self) -> None:
-        """Wait until the file has changed and settled."""
-        seen = last = self.file.fingerprint()
+        """Wait until the file has changed and settled, and nobody has read it since."""
+        last = self.seen
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             current = self.file.fingerprint()
-            if current != seen and current == last:
+            if current != self.seen and current == last:
+                self.seen = current
                 return
             last = current
 
