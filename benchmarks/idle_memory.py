@@ -8,7 +8,7 @@ uProxy on a node costs) without connections, with N of them, and per connection.
 root: a uProxy lets no other process of its user look.  It doesn't measure the kernel's socket
 buffers, nor a connection that moves bytes, nor speed.
 
-    python -m benchmarks.idle_memory [N, default 500]
+    python -m benchmarks.idle_memory [N, default 500] [GROUP, default tls.groups' default]
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from tests.helpers.memory import private_dirty
@@ -47,12 +48,14 @@ async def _open(port: int) -> Client:
     return reader, writer
 
 
-async def measure(count: int) -> None:
-    """Print what `count` idle connections cost both uProxies."""
+async def measure(count: int, groups: Sequence[str]) -> None:
+    """Print what `count` idle connections cost both uProxies; no `groups` means the default."""
     loop = asyncio.get_running_loop()
     application = await loop.create_server(_Echo, "127.0.0.1", 0)
     with tempfile.TemporaryDirectory() as folder:
         pair = Pair(Path(folder), {"echo": application.sockets[0].getsockname()[1]})
+        if groups:
+            pair.orders_config["tls"] = pair.frontend_config["tls"] = {"groups": list(groups)}
         with pair:
             uproxies = {"outbound": pair.frontend, "inbound": pair.orders}
             clients = [await _open(pair.port("echo"))]  # what the first one costs is no rate
@@ -76,4 +79,4 @@ async def measure(count: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 500))
+    asyncio.run(measure(int(sys.argv[1]) if len(sys.argv) > 1 else 500, sys.argv[2:]))
