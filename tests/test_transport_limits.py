@@ -6,8 +6,12 @@ import asyncio
 import os
 import resource
 import socket
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
 
 import pytest
 from OpenSSL import SSL
@@ -21,8 +25,9 @@ from tests.helpers.waiting import eventually
 from uproxy.contract import Engine, Refusal
 from uproxy.lifecycle import State
 from uproxy.model import Direction, Limits, Outcome, Role, TcpAddress, Timeouts, UnixAddress
+from uproxy.transport.twin import hello as hello_module
 from uproxy.transport.twin.gate import Gate
-from uproxy.transport.twin.hello import MAX_HELLO, is_complete
+from uproxy.transport.twin.hello import MAX_HELLO, Hello
 
 engine = engines.engine
 
@@ -207,17 +212,47 @@ async def test_a_shortage_while_dialling_fails_the_connection_not_the_engine(
 
 def test_a_hello_is_complete_with_its_last_byte_and_not_before() -> None:
     hello = client_hello()
-    assert [size for size in range(len(hello) + 1) if is_complete(hello[:size])] == [len(hello)]
+    assert [size for size in range(len(hello) + 1) if Hello().feed(hello[:size])] == [len(hello)]
+    assert dripped(hello) == len(hello)
 
 
 def test_a_hello_may_come_in_several_records() -> None:
     hello = client_hello()[5:]
-    records = b"".join(
-        b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part
-        for part in (hello[:1], hello[1:3], hello[3:100], hello[100:])
-    )
-    assert is_complete(records)
-    assert not any(is_complete(records[:size]) for size in range(len(records)))
+    records = in_records(hello[:1], hello[1:3], hello[3:100], hello[100:])
+    assert Hello().feed(records)
+    assert not any(Hello().feed(records[:size]) for size in range(len(records)))
+    assert dripped(records) == len(records)
+
+
+def test_a_dripped_hello_costs_the_same_for_each_byte_up_to_the_last() -> None:
+    """Read anew from its beginning with every byte, one connection would keep us busy."""
+    hello = client_hello()[5:]
+    records = in_records(*(hello[at : at + 1] for at in range(len(hello))))
+    lines = Counter[int]()
+
+    def count(frame: FrameType, _event: str, _arg: Any) -> Any:
+        if frame.f_code.co_filename != hello_module.__file__:
+            return None
+        lines[0] += 1
+        return count
+
+    tracing = sys.gettrace()
+    sys.settrace(count)
+    try:
+        assert dripped(records) == len(records)
+    finally:
+        sys.settrace(tracing)
+    assert lines[0] < 100 * len(records)
+
+
+def in_records(*parts: bytes) -> bytes:
+    return b"".join(b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part for part in parts)
+
+
+def dripped(data: bytes) -> int:
+    """Fed byte by byte: how many it takes."""
+    hello = Hello()
+    return next(size for size, byte in enumerate(data, 1) if hello.feed(bytes((byte,))))
 
 
 @pytest.mark.parametrize(
@@ -231,7 +266,7 @@ def test_a_hello_may_come_in_several_records() -> None:
     ],
 )
 def test_what_cannot_become_a_hello_is_openssls_to_judge(said: bytes) -> None:
-    assert is_complete(said)
+    assert Hello().feed(said)
 
 
 class Somebody:

@@ -1,8 +1,9 @@
 """Whether a ClientHello is all there, without an SSL object: pure.
 
-A caller that trickles its hello costs its descriptor and these bytes, no handshake's slot.
-Nothing is judged here: what isn't the beginning of TLS counts as complete, so that OpenSSL
-says what is wrong with it.
+A caller that trickles its hello costs its descriptor and these bytes, no handshake's slot;
+each byte is looked at once, however many pieces and records it comes in.  Nothing is judged
+here: what isn't the beginning of TLS counts as complete, so that OpenSSL says what is wrong
+with it.
 """
 
 from __future__ import annotations
@@ -18,27 +19,49 @@ _RECORD_HEADER: Final = 5
 _MESSAGE_HEADER: Final = 4
 
 
-def is_complete(received: bytes | bytearray) -> bool:
-    """Whether `received` holds a whole ClientHello, or can't become one (RFC 8446 §5.1, §4)."""
-    message = bytearray()
-    at = 0
-    while at < len(received):
-        if received[at] != _HANDSHAKE_RECORD:
-            return True
-        header = received[at : at + _RECORD_HEADER]
-        if len(header) < _RECORD_HEADER:
-            break
-        length = int.from_bytes(header[3:5], "big")
-        message += received[at + _RECORD_HEADER : at + _RECORD_HEADER + length]
-        if length == 0 or _has_hello(message):
-            return True
-        at += _RECORD_HEADER + length
-    return len(received) >= MAX_HELLO
+class Hello:
+    """A ClientHello on its way (RFC 8446 §5.1, §4)."""
+
+    __slots__ = ("_at", "_begin", "_size", "received")
+
+    def __init__(self) -> None:
+        self.received = bytearray()
+        self._at = 0  # where the record begins that isn't all there
+        self._begin = b""  # the message's header, out of the records before
+        self._size = 0  # bytes of the message in those records
+
+    def feed(self, data: bytes) -> bool:
+        """Add what came; whether it is a whole ClientHello now, or can't become one."""
+        self.received += data
+        while (record := self._next_record()) is not None:
+            length, there = record
+            start = self._at + _RECORD_HEADER
+            missing = _MESSAGE_HEADER - len(self._begin)
+            begin = self._begin + bytes(self.received[start : start + min(there, missing)])
+            if length == 0 or _is_whole(begin, self._size + there):
+                return True
+            if there < length:
+                break
+            self._begin = begin
+            self._size += length
+            self._at = start + length
+        return self._is_strange() or len(self.received) >= MAX_HELLO
+
+    def _next_record(self) -> tuple[int, int] | None:
+        """The length of the record's content, and how much of it is there."""
+        if self._is_strange() or len(self.received) < self._at + _RECORD_HEADER:
+            return None
+        length = int.from_bytes(self.received[self._at + 3 : self._at + _RECORD_HEADER], "big")
+        return length, min(length, len(self.received) - self._at - _RECORD_HEADER)
+
+    def _is_strange(self) -> bool:
+        return self._at < len(self.received) and self.received[self._at] != _HANDSHAKE_RECORD
 
 
-def _has_hello(message: bytearray) -> bool:
-    if message and message[0] != _CLIENT_HELLO:
+def _is_whole(begin: bytes, size: int) -> bool:
+    """Whether `size` bytes are all of the message that begins so, or it is another one."""
+    if begin and begin[0] != _CLIENT_HELLO:
         return True
-    if len(message) < _MESSAGE_HEADER:
+    if len(begin) < _MESSAGE_HEADER:
         return False
-    return len(message) >= _MESSAGE_HEADER + int.from_bytes(message[1:4], "big")
+    return size >= _MESSAGE_HEADER + int.from_bytes(begin[1:], "big")

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from uproxy.contract import PeerSvid, TlsFacts
 from uproxy.libssl import Buffer, Context, Session, TlsError
-from uproxy.transport.twin.hello import MAX_HELLO, is_complete
+from uproxy.transport.twin.hello import MAX_HELLO, Hello
 from uproxy.transport.twin.leg import Leg
 from uproxy.transport.twin.poller import Poller
 
@@ -44,15 +44,15 @@ class TlsLeg(Leg):
             TlsError: it ended first.
             OSError: reset.
         """
-        received = bytearray()
-        while not is_complete(received):
-            more = await self.hear(MAX_HELLO - len(received))
+        hello, complete = Hello(), False
+        while not complete:
+            more = await self.hear(MAX_HELLO - len(hello.received))
             if not more:
-                what = "in the middle of" if received else "without"
+                what = "in the middle of" if hello.received else "without"
                 raise TlsError(f"{self.who} closed {what} a ClientHello")
             self._started = self._started or time.monotonic()
-            received += more
-        return bytes(received)
+            complete = hello.feed(more)
+        return bytes(hello.received)
 
     async def shake(self, context: Context, received: bytes = b"") -> None:
         """The whole handshake; `received` is what `hear_hello` heard.
