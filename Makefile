@@ -45,10 +45,9 @@ check: $(VENV)/.ready
 	@$(STEP) "floors" $(BIN)/lint-imports
 	@$(STEP) "spelling" $(BIN)/codespell
 
-bench: $(VENV)/.ready
-	@names='$(or $(ARGS),$(patsubst benchmarks/%.py,%,$(wildcard benchmarks/[a-z]*.py)))'; \
-	[ -n "$$names" ] || { echo 'benchmarks/ has no benchmark yet' >&2; exit 1; }; \
-	for name in $$names; do $(BIN)/python -m "benchmarks.$$name" || exit; done
+bench: $(VENV)/.ready .cache/peers/ghostunnel
+	@.ci/packages nginx wrk
+	@$(BIN)/python -m benchmarks $(ARGS)
 
 fuzz: $(VENV)/.ready
 	@.ci/fuzz $(ARGS)

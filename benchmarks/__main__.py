@@ -1,0 +1,55 @@
+"""`python -m benchmarks [NAME …]`: measure, keep the results, renew docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import argparse
+import compileall
+import dataclasses
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.harness.benchmark import Benchmark
+from benchmarks.harness.report import publish, publish_summary, table
+from benchmarks.harness.rounds import run
+
+_ROOT = Path(__file__).parents[1]
+NAMES = ("requests", "handshakes", "bulk", "memory")
+"""In the order of the page."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the benchmarks named, or all."""
+    args = _arguments(argv)
+    # as an installed package has them: compiling in the process would count as its memory
+    compileall.compile_dir(_ROOT / "uproxy", quiet=1)
+    for name in args.names or NAMES:
+        benchmark = _find(name)
+        changes = {"rounds": args.rounds, "seconds": args.seconds}
+        given = {key: value for key, value in changes.items() if value is not None}
+        result = run(dataclasses.replace(benchmark, **given))
+        print(f"\n{benchmark.title}\n\n{table(benchmark, result.rounds)}\n", flush=True)
+        if not args.only_print:
+            publish(benchmark, result, _ROOT)
+            publish_summary([_find(each) for each in NAMES], _ROOT)
+
+
+def _find(name: str) -> Benchmark:
+    benchmark: Benchmark = importlib.import_module(f"benchmarks.{name}").BENCHMARK
+    return benchmark
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--rounds", type=int, help="instead of the benchmark's own number")
+    parser.add_argument("--seconds", type=float, help="of each measurement, likewise")
+    parser.add_argument("--only-print", action="store_true", help="keep nothing")
+    args = parser.parse_args(argv)
+    if unknown := set(args.names) - set(NAMES):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
+    return args
+
+
+if __name__ == "__main__":
+    main()

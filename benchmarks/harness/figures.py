@@ -1,0 +1,46 @@
+"""The arithmetic of repeated measurements: medians with their extremes, and ratios by round.
+
+Pure.  A ratio is taken between two figures of the same round, because what else the machine
+did is more alike within a round than between rounds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+Figures = Mapping[str, float]
+"""One measurement: value by column."""
+Round = Mapping[str, Figures]
+"""One measurement of each kind of proxy, one after the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Repeated measurements of one thing."""
+
+    median: float
+    low: float
+    high: float
+
+
+def spread(values: Sequence[float]) -> Spread:
+    """What a sequence of at least one value comes to."""
+    return Spread(median(values), min(values), max(values))
+
+
+def series(rounds: Sequence[Round], kind: str, column: str) -> list[float]:
+    """The values of one kind in one column; rounds without it are left out."""
+    return [one[kind][column] for one in rounds if column in one.get(kind, {})]
+
+
+def ratios(rounds: Sequence[Round], kind: str, base: str, column: str) -> list[float]:
+    """`kind` divided by `base`, round by round; rounds without both, or with a base of
+    nothing, are left out."""
+    both = (
+        (one[kind][column], one[base][column])
+        for one in rounds
+        if column in one.get(kind, {}) and column in one.get(base, {})
+    )
+    return [ours / theirs for ours, theirs in both if theirs]

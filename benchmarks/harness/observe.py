@@ -1,0 +1,83 @@
+"""What two proxies really negotiated, read from the wire between them.
+
+A pair is started once more with a tap between A and B, and two connections are made through
+it.  Both hellos are in clear; that certificates went both ways, in the second connection too,
+shows in how much was sealed, because a resumed handshake has none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from benchmarks.harness.origin import RESPONSE_BYTES, Origin, connect
+from benchmarks.harness.proxies import CIPHER, Identities, Kind, started
+from tests.helpers.mesh import ORDERS, WEB
+from uproxy.demo.tap import Capture, Tap
+from uproxy.demo.wire import CIPHERS, GROUPS, VERSIONS, read_conversation, read_records
+
+_REQUEST_BYTES = 64
+_APPLICATION_DATA = 23
+
+
+class UnfairError(Exception):
+    """What would be compared isn't alike."""
+
+
+def observe(kind: Kind, folder: Path, identities: Identities) -> str:
+    """Version, cipher and group of a kind of proxy, in words; `no TLS` for a direct connection.
+
+    Raises:
+        UnfairError: something else than everybody's was negotiated, or a handshake resumed.
+    """
+    if kind.group is None:
+        return "no TLS"
+    captures = asyncio.run(_tapped(kind, folder, identities))
+    seen = {_negotiated(capture) for capture in captures}
+    wanted = ("TLS 1.3", CIPHER, kind.group)
+    if seen != {wanted}:
+        raise UnfairError(f"{kind.title} negotiated {sorted(seen)}, not {wanted}")
+    leaves = identities.theirs(WEB).svid, identities.theirs(ORDERS).svid
+    for capture in captures:
+        _check_certificates(kind, capture, *leaves)
+    return ", ".join(wanted)
+
+
+async def _tapped(kind: Kind, folder: Path, identities: Identities) -> tuple[Capture, Capture]:
+    assert kind.inbound is not None
+    assert kind.outbound is not None
+    with Origin(folder) as origin, started(kind.inbound(folder, identities, origin.port)) as b:
+        async with Tap(b.port) as tap:
+            with started(kind.outbound(folder, identities, tap.port)) as a:
+                for _ in range(2):
+                    sock = await asyncio.to_thread(connect, a.port)
+                    sock.close()
+            # an early dial without a request, a health check say, carries nothing sealed
+            first, second = [each for each in tap.captures if _sealed(each.from_server)]
+    return first, second
+
+
+def _negotiated(capture: Capture) -> tuple[str, str, str]:
+    hello = read_conversation(bytes(capture.from_client), bytes(capture.from_server)).server
+    group = hello.share.group
+    return (
+        VERSIONS.get(hello.version, hex(hello.version)),
+        CIPHERS.get(hello.cipher, hex(hello.cipher)),
+        GROUPS.get(group, hex(group)),
+    )
+
+
+def _check_certificates(kind: Kind, capture: Capture, client: Path, server: Path) -> None:
+    sent = (
+        (_sealed(capture.from_client) - _REQUEST_BYTES, client),
+        (_sealed(capture.from_server) - RESPONSE_BYTES, server),
+    )
+    for size, leaf in sent:
+        # PEM is a third more than the DER that travels, as room for what else is sealed
+        if size < leaf.stat().st_size * 3 // 4:
+            raise UnfairError(f"{kind.title} made a handshake without {leaf.parent.name}")
+
+
+def _sealed(data: bytearray) -> int:
+    records = read_records(bytes(data))
+    return sum(len(each.body) for each in records if each.type == _APPLICATION_DATA)

@@ -1,0 +1,65 @@
+"""Repeats: every kind of proxy once, one after the other, and again from the beginning.
+
+So whatever else the machine does meets all of them, and a ratio compares neighbors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from benchmarks.harness.benchmark import Benchmark, Stage
+from benchmarks.harness.figures import Figures
+from benchmarks.harness.machine import describe
+from benchmarks.harness.observe import observe
+from benchmarks.harness.proxies import NONE
+from benchmarks.harness.report import Result
+from tests.helpers.authorities import DevAuthority
+from tests.helpers.mesh import AgentWorld, FileWorld
+
+
+def run(benchmark: Benchmark) -> Result:
+    """Look what is negotiated, then measure.
+
+    Raises:
+        UnfairError: the proxies don't do the same.
+    """
+    machine = describe()
+    with _stage(benchmark) as stage:
+        observed = {
+            kind.key: observe(kind, stage.folder, stage.files)
+            for kind in benchmark.kinds
+            if kind is not NONE
+        }
+        rounds = [_round(benchmark, stage, number) for number in range(1, benchmark.rounds + 1)]
+    return Result(
+        name=benchmark.name,
+        machine=machine,
+        seconds=benchmark.seconds,
+        observed=observed,
+        rounds=rounds,
+    )
+
+
+def _round(benchmark: Benchmark, stage: Stage, number: int) -> dict[str, Figures]:
+    figures: dict[str, Figures] = {}
+    for kind in benchmark.kinds:
+        with tempfile.TemporaryDirectory(dir=stage.folder) as folder:
+            own = dataclasses.replace(stage, folder=Path(folder))
+            figures[kind.key] = benchmark.measure(own, kind)
+        values = ", ".join(f"{key} {value:.4g}" for key, value in figures[kind.key].items())
+        print(f"  {benchmark.name} {number}/{benchmark.rounds} {kind.key}: {values}", flush=True)
+    return figures
+
+
+@contextlib.contextmanager
+def _stage(benchmark: Benchmark) -> Iterator[Stage]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as name, contextlib.ExitStack() as stack:
+        folder, agent = Path(name), None
+        if benchmark.workload_api:
+            authority = stack.enter_context(DevAuthority(folder, AgentWorld.domains()))
+            agent = AgentWorld(folder, authority)
+        yield Stage(folder, FileWorld(folder), agent, benchmark.seconds)

@@ -1,0 +1,135 @@
+"""What does a proxy hold when nothing happens, and what for each connection that is idle?
+
+Flow: B alone from exec until it would serve, then 2 s of nothing, then its memory; then A
+too, 500 connections through both that have each carried one request of 1 KiB back, and are
+left open.  uProxy's identity comes from a Workload API whose stream stays open, and its
+metrics are scraped once before; Envoy and ghostunnel have files, Envoy's metrics are scraped
+once too.  Files are synced first: a library's pages count as dirty until they are on disk.
+
+Not measured: memory under load, Envoy's with the clusters and endpoints of a mesh (they
+grow with it).  PSS is taken with four of a kind, and a uProxy shares its interpreter's pages
+with this program and the authority too, which are Python.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from dataclasses import replace
+
+from benchmarks.harness.benchmark import Benchmark, Column, Stage
+from benchmarks.harness.figures import Figures
+from benchmarks.harness.origin import Origin, connect
+from benchmarks.harness.processes import memory
+from benchmarks.harness.proxies import (
+    ENVOY,
+    GHOSTUNNEL,
+    UPROXY,
+    Identities,
+    Kind,
+    Proxy,
+    started,
+)
+from tests.helpers.envoy import EnvoyServer
+from tests.helpers.processes import Uproxy
+
+_IDLE_S = 2.0
+_CONNECTIONS = 500
+_WARM = 20
+_COPIES = 4
+_MIB = 1 << 20
+
+UPROXY_AGENT = replace(UPROXY, title="uProxy, Workload API")
+
+
+def measure(stage: Stage, kind: Kind) -> Figures:
+    """B alone and idle, then both with idle connections."""
+    assert kind.inbound is not None
+    assert kind.outbound is not None
+    identities: Identities = stage.files
+    if kind is UPROXY_AGENT and stage.agent is not None:
+        identities = stage.agent
+    with Origin(stage.folder) as origin:
+        proxy = kind.inbound(stage.folder, identities, origin.port)
+        begun = time.monotonic()
+        with started(proxy) as b:
+            figures = {"ready": (time.monotonic() - begun) * 1000}
+            _scrape(b)
+            _settle()
+            idle = memory(b.pid)
+            figures |= {
+                "private": idle.private_dirty / _MIB,
+                "rss": idle.rss / _MIB,
+            }
+            figures["pss"] = _shared(stage, kind, identities, b) / _MIB
+            with started(kind.outbound(stage.folder, identities, b.port)) as a:
+                figures |= _per_connection(a, b)
+    return figures
+
+
+def _shared(stage: Stage, kind: Kind, identities: Identities, proxy: Proxy) -> int:
+    """The PSS of a proxy while it isn't the only one of its kind."""
+    assert kind.inbound is not None
+    with contextlib.ExitStack() as stack:
+        for _ in range(_COPIES - 1):
+            # nobody calls them: any port is as good as their application's
+            other = kind.inbound(stage.folder, identities, proxy.port)
+            stack.enter_context(started(other))
+        _settle()
+        return memory(proxy.pid).pss
+
+
+def _per_connection(a: Proxy, b: Proxy) -> Figures:
+    for _ in range(_WARM):
+        connect(a.port).close()
+    with contextlib.ExitStack() as stack:
+        _settle()
+        before = [memory(proxy.pid).private_dirty for proxy in (a, b)]
+        for _ in range(_CONNECTIONS):
+            stack.enter_context(connect(a.port))
+        _settle()
+        after = [memory(proxy.pid).private_dirty for proxy in (a, b)]
+    names = ("connection_a", "connection_b")
+    return {
+        name: (late - early) / _CONNECTIONS / 1024
+        for name, early, late in zip(names, before, after, strict=True)
+    }
+
+
+def _scrape(proxy: Proxy) -> None:
+    if isinstance(proxy, Uproxy):
+        proxy.request("/metrics")
+    elif isinstance(proxy, EnvoyServer):
+        proxy.admin("/stats/prometheus")
+
+
+def _settle() -> None:
+    os.sync()
+    time.sleep(_IDLE_S)
+
+
+BENCHMARK = Benchmark(
+    name="memory",
+    title="Memory and start",
+    columns=(
+        Column("private", "private MiB, idle", 1, ratio=True, summary="private MiB"),
+        Column("rss", "RSS MiB", 1),
+        Column("pss", f"PSS MiB, {_COPIES} of a kind", 1),
+        Column("connection_a", "KiB per idle connection, A", 1, ratio=True),
+        Column(
+            "connection_b",
+            "KiB per idle connection, B",
+            1,
+            ratio=True,
+            summary="KiB per connection",
+        ),
+        Column("ready", "exec to ready, ms", ratio=True, summary="ready ms"),
+    ),
+    kinds=(ENVOY, GHOSTUNNEL, UPROXY_AGENT),
+    measure=measure,
+    chart="private",
+    seconds=_IDLE_S,
+    rounds=3,
+    workload_api=True,
+)
