@@ -112,6 +112,27 @@ async def test_interrupting_its_start_leaves_nothing_behind(tmp_path: Path) -> N
     assert not exists(int(marker.read_text()))
 
 
+async def test_interrupting_its_end_kills_it(tmp_path: Path) -> None:
+    stubborn = (
+        "import os, signal, time;"
+        "signal.signal(signal.SIGTERM, lambda *_: print('no', flush=True));"
+        "print(os.getpid(), flush=True);"
+        "time.sleep(100)"
+    )
+    program = Program(python(stubborn), tmp_path)
+
+    async def start_and_end() -> None:
+        async with program:
+            await program.until(lambda: program.lines, "it runs")
+
+    task = asyncio.create_task(start_and_end())
+    await eventually(lambda: "no" in program.lines, "it is asked to end")
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await eventually(lambda: program.exit_code == -signal.SIGKILL, "it is killed")
+
+
 @pytest.mark.privileged
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 async def test_root_can_start_it_as_somebody_else() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import pytest
 
+from uproxy.demo import world as demo_world
 from uproxy.demo.screen import Screen
 from uproxy.demo.story import Story
 from uproxy.demo.world import FRONTEND, HOME, World
 from uproxy.errors import UproxyError
+from uproxy.identity.credentials import Credentials, IdentitySource
 
 
 class OpenWorld(World):
@@ -93,6 +97,27 @@ async def test_a_world_gives_identities_as_its_workload_api_does() -> None:
         svid = await world.identity(FRONTEND)
     assert svid.spiffe_id == FRONTEND
     assert endpoints[HOME].startswith(f"unix://{world.folder}/")
+
+
+async def test_ctrl_c_is_not_lost_while_an_identity_is_fetched(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waiting = asyncio.Event()
+
+    async def deaf_fetch(source: IdentitySource, timeout_s: float) -> Credentials:
+        waiting.set()
+        with suppress(asyncio.CancelledError):
+            await asyncio.sleep(timeout_s)
+        return Credentials(None, "it was stopped", {}, 0)
+
+    monkeypatch.setattr(demo_world, "fetch_once", deaf_fetch)
+    async with World() as world:
+        await world.start_authority()
+        task = asyncio.create_task(world.identity(FRONTEND))
+        await waiting.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
 
 async def test_a_world_holds_no_key_on_disk() -> None:

@@ -20,7 +20,7 @@ from typing import Self
 from tests.helpers.ports import listens
 from tests.helpers.waiting import wait_until
 
-_PATIENCE_S = 100.0
+_PATIENCE_S = 45.0
 
 
 class Demo:
@@ -95,8 +95,9 @@ class Demo:
         error: BaseException | None,
         where: TracebackType | None,
     ) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            self.process.wait(_PATIENCE_S)
+        for pid in self._programs():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
         shutil.rmtree(self.folder)
         self._output.unlink()

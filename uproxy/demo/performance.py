@@ -1,7 +1,7 @@
 """One performance of the story: it ends when it is told, or when somebody stops it.
 
-Rules: SIGINT, SIGTERM and SIGHUP end it at any moment, in order; a second one doesn't
-disturb the first, because taking everything down takes a second or two and is bounded.
+Rules: SIGINT, SIGTERM and SIGHUP end the telling at any moment; what then takes everything
+down is out of their reach, because it takes a second or two and is bounded.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interruption:
-    """Takes the signals over; the first one cancels the task that is watched."""
+    """Takes the signals over; each cancels the task that is watched."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -36,9 +36,7 @@ class Interruption:
             task.cancel()
 
     def _came(self, number: signal.Signals) -> None:
-        if self.signal is not None:
-            return
-        self.signal = number
+        self.signal = self.signal or number
         if self._task is not None:
             self._task.cancel()
 

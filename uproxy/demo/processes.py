@@ -87,11 +87,14 @@ class Program:
             return
         with suppress(ProcessLookupError):
             self._process.send_signal(self.command.stop_signal)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_STOP_GRACE_S):
-                await self._process.wait()
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_STOP_GRACE_S):
+                    await self._process.wait()
+        finally:
+            # also when this is interrupted
+            with suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
         await self._reader
 

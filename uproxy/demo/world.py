@@ -9,6 +9,7 @@ configuration and sockets, never a key.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
@@ -113,6 +114,9 @@ class World:
         path = self.authority.endpoints[name].removeprefix("unix://")
         settings = IdentitySettings(workload_api=UnixAddress(path), spiffe_id=spiffe_id)
         credentials = await fetch_once(make_source(settings), PATIENCE_S)
+        if (task := asyncio.current_task()) is not None and task.cancelling():
+            # Ctrl-C came while the source was stopping, which keeps a cancellation to itself
+            raise asyncio.CancelledError
         if credentials.svid is None:
             raise NoIdentityError(credentials.reason)
         return credentials.svid
