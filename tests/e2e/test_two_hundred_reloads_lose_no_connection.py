@@ -247,7 +247,7 @@ async def test_two_hundred_reloads_under_load_lose_no_connection(pair: Pair, ech
 
 async def test_a_file_that_is_mended_is_not_stale_any_more(pair: Pair) -> None:
     orders = pair.orders
-    orders.write_config({**pair.orders_config, "nmae": "orders"})
+    orders.write_config({**pair.orders_config, "naame": "orders"})
     await eventually(lambda: "did you mean 'name'" in stale(orders), "the mistake")
     assert metric(orders, "uproxy_config_stale") == 1
     orders.write_config(pair.orders_config)
