@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,9 +12,10 @@ from typing import Any
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from tests.helpers.pki import CLIENT_AUTH, SERVER_AUTH, Authority, Issued
+from tests.helpers.pki import CLIENT_AUTH, SERVER_AUTH, Authority, Issued, Quirks
 from uproxy.contract import PeerSvid
 from uproxy.errors import UntrustedError
 from uproxy.identity.credentials import Credentials
@@ -442,6 +444,29 @@ def test_garbage_is_no_certificate() -> None:
         with pytest.raises(UntrustedError) as caught:
             Verifier(credentials(OURS.bundle)).verify(chain, Role.CLIENT, NOW)
         assert caught.value.alert is Alert.BAD_CERTIFICATE
+
+
+@pytest.mark.parametrize("name", ["not_before", "not_after"])
+def test_a_date_that_cannot_be_is_no_certificate(name: str) -> None:
+    far = datetime(2060, 1, 1, tzinfo=UTC)
+    dates = {"not_before": far - SECOND, "not_after": far + SECOND, name: far}
+    [der] = OURS.issue(**dates).der
+    der = der.replace(b"20600101000000Z", b"00000101000000Z")
+    with pytest.raises(UntrustedError, match="year 0 is out of range") as caught:
+        Verifier(credentials(OURS.bundle)).verify((der,), Role.CLIENT, NOW)
+    assert caught.value.alert is Alert.BAD_CERTIFICATE
+
+
+def test_an_rsa_key_made_to_be_slow_is_refused() -> None:
+    """Its private exponent is short, and its public one as long as the modulus."""
+    usual = rsa.generate_private_key(65537, 2048).private_numbers()
+    p, q, modulus = usual.p, usual.q, usual.public_numbers.n
+    private = next(each for each in (3, 5, 7, 11, 13, 17) if math.gcd(each, (p - 1) * (q - 1)) == 1)
+    public = rsa.RSAPublicNumbers(pow(private, -1, (p - 1) * (q - 1)), modulus)
+    numbers = rsa.RSAPrivateNumbers(p, q, private, private, private, usual.iqmp, public)
+    how = Quirks(uris=("spiffe://example.org/a",))
+    leaf = OURS._build(how, numbers.private_key(), OURS)
+    assert refusal(Issued((leaf,), OURS.key)) == ("X5-14", Alert.UNSUPPORTED_CERTIFICATE)
 
 
 def test_a_chain_longer_than_ten_is_refused_up_1() -> None:

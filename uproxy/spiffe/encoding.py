@@ -54,6 +54,8 @@ def certificate(data: bytes) -> x509.Certificate:
         # cryptography reads lazily: what is damaged shall show now, not in a handshake
         parsed.public_key()
         _ = parsed.extensions, parsed.subject, parsed.issuer
+        # DER knows a year 0, Python doesn't
+        _ = parsed.not_valid_before_utc, parsed.not_valid_after_utc
     except UNREADABLE as error:
         raise BundleError(f"a certificate can't be read: {first_line(error)}") from error
     return parsed

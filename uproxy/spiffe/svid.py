@@ -20,6 +20,9 @@ from uproxy.spiffe.ids import SpiffeId
 MIN_RSA_BITS = 2048
 """What path validation demands of CAs, demanded of leaves too (NIST SP 800-131A)."""
 
+MAX_RSA_EXPONENT_BITS = 64
+"""With an exponent as long as the modulus a signature costs a hundred times as much to check."""
+
 USAGE = {Role.SERVER: ExtendedKeyUsageOID.SERVER_AUTH, Role.CLIENT: ExtendedKeyUsageOID.CLIENT_AUTH}
 """The extended key usage a peer needs in each role."""
 
@@ -100,7 +103,8 @@ def _check_key(leaf: x509.Certificate) -> None:
     key = leaf.public_key()
     match key:
         case rsa.RSAPublicKey():
-            fit = key.key_size >= MIN_RSA_BITS
+            exponent = key.public_numbers().e
+            fit = key.key_size >= MIN_RSA_BITS and exponent.bit_length() <= MAX_RSA_EXPONENT_BITS
         case ec.EllipticCurvePublicKey():
             fit = isinstance(key.curve, _CURVES)
         case _:
