@@ -449,7 +449,7 @@ def test_garbage_is_no_certificate() -> None:
 @pytest.mark.parametrize("name", ["not_before", "not_after"])
 def test_a_date_that_cannot_be_is_no_certificate(name: str) -> None:
     far = datetime(2060, 1, 1, tzinfo=UTC)
-    dates = {"not_before": far - SECOND, "not_after": far + SECOND, name: far}
+    dates: dict[str, Any] = {"not_before": far - SECOND, "not_after": far + SECOND, name: far}
     [der] = OURS.issue(**dates).der
     der = der.replace(b"20600101000000Z", b"00000101000000Z")
     with pytest.raises(UntrustedError, match="year 0 is out of range") as caught:
