@@ -24,8 +24,10 @@ from benchmarks.harness.origin import Origin, connect
 from benchmarks.harness.processes import memory
 from benchmarks.harness.proxies import (
     ENVOY,
+    ENVOY_PQ,
     GHOSTUNNEL,
     UPROXY,
+    UPROXY_PQ,
     Identities,
     Kind,
     Proxy,
@@ -40,7 +42,10 @@ _WARM = 20
 _COPIES = 4
 _MIB = 1 << 20
 
-UPROXY_AGENT = replace(UPROXY, title="uProxy, Workload API")
+_WITH_AGENT = (
+    replace(UPROXY, title="uProxy, Workload API"),
+    replace(UPROXY_PQ, title=f"uProxy, Workload API, {UPROXY_PQ.group}"),
+)
 
 
 def measure(stage: Stage, kind: Kind) -> Figures:
@@ -48,7 +53,7 @@ def measure(stage: Stage, kind: Kind) -> Figures:
     assert kind.inbound is not None
     assert kind.outbound is not None
     identities: Identities = stage.files
-    if kind is UPROXY_AGENT and stage.agent is not None:
+    if kind in _WITH_AGENT and stage.agent is not None:
         identities = stage.agent
     with Origin(stage.folder) as origin:
         proxy = kind.inbound(stage.folder, identities, origin.port)
@@ -76,7 +81,6 @@ def _shared(stage: Stage, kind: Kind, identities: Identities, proxy: Proxy) -> i
             # nobody calls them: any port is as good as their application's
             other = kind.inbound(stage.folder, identities, proxy.port)
             stack.enter_context(started(other))
-        _settle()
         return memory(proxy.pid).pss
 
 
@@ -126,7 +130,7 @@ BENCHMARK = Benchmark(
         ),
         Column("ready", "exec to ready, ms", ratio=True, summary="ready ms"),
     ),
-    kinds=(ENVOY, GHOSTUNNEL, UPROXY_AGENT),
+    kinds=(ENVOY, ENVOY_PQ, GHOSTUNNEL, *_WITH_AGENT),
     measure=measure,
     chart="private",
     seconds=_IDLE_S,

@@ -38,7 +38,8 @@ def run(port: int, seconds: float, *, close: bool = False, pause_ms: int = 0) ->
         RuntimeError: a request failed, or an answer wasn't the origin's.
     """
     argv = [
-        "wrk", "-t1", "--timeout", "10s", f"-c{CONNECTIONS}", f"-d{math.ceil(seconds)}s", "-s", str(_SCRIPT),
+        "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{math.ceil(seconds)}s", "--timeout", "10s",
+        "-s", str(_SCRIPT),
         f"http://127.0.0.1:{port}/", "--", "close" if close else "keep", str(pause_ms),
     ]  # fmt: skip
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
