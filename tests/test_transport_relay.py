@@ -259,6 +259,18 @@ async def test_a_half_closed_connection_has_a_shorter_patience(engine: Engine) -
     assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.CLOSING)
 
 
+async def test_a_slow_reader_still_gets_what_was_sent_before_patience_ended(engine: Engine) -> None:
+    """A reset would take what the kernel hasn't delivered."""
+    async with listening() as far, open_door(engine, door := outbound(far, half_close=0.2)) as here:
+        near, there = await Stream.connect(here, 4096), await far.accept()
+        await there.say(bytes(MIB))
+        there.finish()
+        ending = await door.ending()
+        assert (ending.outcome, ending.bytes_received) == (Outcome.TIMED_OUT, MIB)
+        assert len(await near.hear_all()) == MIB
+        assert await there.is_reset()
+
+
 async def test_the_preface_comes_first_and_is_not_counted(engine: Engine) -> None:
     async with listening() as far:
         there_route = route(far.address, preface=b"PROXY TCP4\r\n")

@@ -239,7 +239,7 @@ class Life:
         if self._speaks_last(refusal):
             with suppress(asyncio.CancelledError):  # cut: then without waiting
                 await cast("Leg", self._near).part(LINGER)
-        self._let_go(orderly=refusal is None)
+        self._let_go(refusal)
         ending = self._ending(refusal)
         self._move(State.CLOSED)
         try:
@@ -272,12 +272,12 @@ class Life:
             and refusal.outcome in _WITH_ALERT
         )
 
-    def _let_go(self, *, orderly: bool) -> None:
+    def _let_go(self, refusal: Refusal | None) -> None:
         self._gate.leave(self)
         if self._near is None:
             sockets.reset(self._socket)
         for leg in (self._near, self._far):
-            if leg is not None and orderly:
+            if leg is not None and _is_orderly(leg, refusal):
                 leg.close()
             elif leg is not None:
                 leg.reset()
@@ -322,6 +322,12 @@ class Life:
             return 0
         flow = self._relay.outward if self._inbound is received else self._relay.homeward
         return flow.count
+
+
+def _is_orderly(leg: Leg, refusal: Refusal | None) -> bool:
+    """Whether to close without a reset, which would take what the kernel hasn't delivered yet:
+    a slow reader that was told the end isn't at fault for the other side's silence."""
+    return refusal is None or (refusal.outcome is Outcome.TIMED_OUT and leg.finished)
 
 
 def _deadline(seconds: float) -> asyncio.Timeout:
