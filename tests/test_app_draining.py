@@ -97,3 +97,13 @@ async def test_without_outbound_doors_nobody_waits_for_them() -> None:
     connections.ended[Direction.INBOUND].set()
     await run_drain(connections, doors, Timeouts(drain_delay=0, drain=30))
     assert connections.waited == [(Direction.INBOUND, 0)]
+
+
+async def test_without_a_limit_it_waits_for_the_last_connection() -> None:
+    connections, doors = FakeConnections(), FakeDoors()
+    task = asyncio.create_task(run_drain(connections, doors, Timeouts(drain_delay=0, drain=0)))
+    await connections.asked.wait()
+    assert not connections.cut
+    connections.ended[Direction.INBOUND].set()
+    connections.ended[Direction.OUTBOUND].set()
+    assert await task == 0

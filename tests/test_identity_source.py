@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
+import pytest
+
 from tests.helpers.pki import Authority
 from tests.helpers.waiting import eventually
 from uproxy.identity.credentials import Credentials, Svid
@@ -149,6 +151,19 @@ async def test_a_renewed_svid_does_not_expire_with_the_old_one() -> None:
     clock.now = SVID.not_after + timedelta(seconds=1)
     source._look_at_expiry()
     assert source.current.svid == renewed
+    await source.stop()
+
+
+async def test_what_changes_is_logged_in_words(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "uproxy")
+    source = Source(Clock())
+    source.find(SVID)
+    source.find(None, reason="the agent says: no identity issued")
+    assert [record.getMessage() for record in caplog.records] == [
+        f"identity {SVID.spiffe_id} until {SVID.not_after.isoformat()}",
+        "believes example.org",
+        "no identity any more: the agent says: no identity issued",
+    ]
     await source.stop()
 
 

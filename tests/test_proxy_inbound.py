@@ -128,7 +128,10 @@ def test_without_a_rule_the_refusal_says_what_would_be_needed() -> None:
     assert here.metric("uproxy_authorization_decisions_total", **decision) == 1
 
 
-def test_a_deny_is_told_by_its_name_and_shadow_rules_are_only_counted() -> None:
+def test_a_deny_is_told_by_its_name_and_shadow_rules_are_only_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "uproxy")
     deny = RuleSettings("no", "deny", RuleFrom(namespaces=("web",)))
     shadow = RuleSettings("maybe", "allow", RuleFrom(any=True), mode="shadow")
     here, door = make(ANYBODY, deny, shadow)
@@ -136,6 +139,7 @@ def test_a_deny_is_told_by_its_name_and_shadow_rules_are_only_counted() -> None:
     name = "uproxy_authorization_decisions_total"
     assert here.metric(name, rule="no", decision="deny", mode="enforce") == 1
     assert here.metric(name, rule="maybe", decision="allow", mode="shadow") == 1
+    assert caplog.messages[0].startswith("shadow rule maybe would allow: rule ")
 
 
 def test_rules_see_the_applications_port_address_and_the_doors_name() -> None:

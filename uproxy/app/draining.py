@@ -16,6 +16,7 @@ from uproxy.connections import Connections
 from uproxy.contract import Refusal
 from uproxy.model import Direction, Outcome, Timeouts
 
+FOR_EVER_S = 365 * 86400.0
 OUTBOUND_QUIET_S = 2.0
 """How long outbound must have been idle, after inbound has ended, before its doors close."""
 
@@ -23,14 +24,16 @@ _log = logging.getLogger(__name__)
 
 
 async def drain(connections: Connections, doors: Doors, timeouts: Timeouts) -> int:
-    """Close the doors in order and wait for open connections, at most `timeouts.drain` seconds.
+    """Close the doors in order and wait for open connections, at most `timeouts.drain` seconds
+    (0: for as long as they take).
 
     Returns how many connections had to be cut.
     """
-    deadline = asyncio.get_running_loop().time() + timeouts.drain
-    delay = min(timeouts.drain_delay, timeouts.drain)
-    _log.info("draining: doors stay open for %g s, at most %g s in all", delay, timeouts.drain)
-    await asyncio.sleep(delay)
+    limit = timeouts.drain or FOR_EVER_S
+    deadline = asyncio.get_running_loop().time() + limit
+    at_most = f"at most {limit:g} s in all" if timeouts.drain else "then until all have ended"
+    _log.info("draining: doors stay open for %g s, %s", timeouts.drain_delay, at_most)
+    await asyncio.sleep(min(timeouts.drain_delay, limit))
     await _until(deadline, doors.close(Direction.INBOUND))
     await _until(deadline, connections.wait_until_idle(Direction.INBOUND, for_seconds=0))
     if doors.has(Direction.OUTBOUND):

@@ -33,13 +33,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.  Returns the exit code of docs/reference/cli.md."""
     for name in IGNORED_ENVIRONMENT:
         os.environ.pop(name, None)
-    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(words: list[str]) -> int:
     args = _parser(words).parse_args(words)
     module = importlib.import_module(f"uproxy.cli.{args.command}")
     try:
         code: int = module.run(args)
-    except KeyboardInterrupt:
-        return 130
     except UproxyError as error:
         if args.log_level == "debug":
             raise

@@ -9,12 +9,15 @@ Everything runs on the event loop's thread.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from types import MappingProxyType
 
 from uproxy.identity.credentials import Credentials, Svid
 from uproxy.spiffe.bundles import Bundle
+
+_log = logging.getLogger(__name__)
 
 Clock = Callable[[], datetime]
 """The wall clock, UTC."""
@@ -93,9 +96,19 @@ class SourceBase:
             bundles=MappingProxyType(dict(bundles)) if trust_changed else before.bundles,
             generation=before.generation + trust_changed,
         )
+        self._say_change(before)
         for changed in tuple(self._subscribers):
             changed(before, self._current)
         return True
+
+    def _say_change(self, before: Credentials) -> None:
+        svid = self._current.svid
+        if svid is None and before.svid is not None:
+            _log.warning("no identity any more: %s", self._current.reason)
+        elif svid is not None and svid is not before.svid:
+            _log.info("identity %s until %s", svid.spiffe_id, svid.not_after.isoformat())
+        if self._current.generation != before.generation:
+            _log.info("believes %s", ", ".join(sorted(self._current.bundles)) or "nobody")
 
     def _watch_expiry(self, svid: Svid | None) -> None:
         self._disarm()

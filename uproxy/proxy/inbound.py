@@ -9,6 +9,8 @@ theirs.  It decides and reports; bytes are the engine's.
 
 from __future__ import annotations
 
+import logging
+
 from uproxy.config.settings import InboundSettings, Settings
 from uproxy.connections import Party, caller_of
 from uproxy.contract import Arrival, Candidate, Connection, Ending, Refusal, Route, TlsPlan
@@ -17,6 +19,8 @@ from uproxy.policy import Decision, Target
 from uproxy.proxy.handshakes import Handshakes, Terms
 from uproxy.proxy.proxyprotocol import preface
 from uproxy.proxy.services import Reports, Services
+
+_log = logging.getLogger(__name__)
 
 
 class InboundDoor:
@@ -60,7 +64,7 @@ class InboundDoor:
         decision = self._services.connections.in_force.policy.decide(
             caller_of(arrival), self._target
         )
-        self._count(decision)
+        self._tell(decision)
         if not decision.allowed:
             return Refusal(Outcome.DENIED, decision.reason, decision.rule)
         candidates = self._application.candidates(self._services.monotonic())
@@ -93,11 +97,12 @@ class InboundDoor:
         """It has ended, whether it was let in or not."""
         self._reports.closed(self._party(connection.arrival), connection, ending)
 
-    def _count(self, decision: Decision) -> None:
+    def _tell(self, decision: Decision) -> None:
         metrics = self._services.metrics
         metrics.decided(decision.rule, decision.allowed)
         for match in decision.shadow:
             metrics.decided(match.rule, match.action == "allow", mode="shadow")
+            _log.info("shadow rule %s would %s: %s", match.rule, match.action, decision.reason)
 
     def _party(self, arrival: Arrival) -> Party:
         return Party(

@@ -58,8 +58,8 @@ class WorkloadApiSource(SourceBase):
         """Stop watching; what is held stays readable."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            # its cancellation is awaited, not raised: ours, if it comes meanwhile, is
+            await asyncio.wait([self._task])
         if self._grace is not None:
             self._grace.cancel()
         await super().stop()
