@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -113,6 +114,37 @@ def test_a_unix_socket_has_the_mode_and_owner_it_was_given(tmp_path: Path) -> No
         found = path.stat()
         assert stat.S_IMODE(found.st_mode) == 0o660
         assert (found.st_uid, found.st_gid) == (os.getuid(), os.getgid())
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_a_link_put_in_the_sockets_place_gives_nothing_else_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, victim = tmp_path / "door.sock", tmp_path / "shadow"
+    victim.touch(0o600)
+
+    def swap(name: str) -> object:
+        path.unlink()
+        path.symlink_to(victim)
+        return SimpleNamespace(pw_uid=12345)
+
+    monkeypatch.setattr("uproxy.sockets.pwd.getpwnam", swap)
+    with sockets.listen(UnixAddress(str(path)), mode=0o666, owner="somebody"):
+        found = victim.stat()
+        assert (found.st_uid, stat.S_IMODE(found.st_mode)) == (0, 0o600)
+
+
+def test_a_mode_does_not_change_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        path = tmp_path / "door.sock"
+        with sockets.listen(UnixAddress(str(path)), mode=0o666):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o666
+        other = tmp_path / "other.sock"
+        with sockets.listen(UnixAddress(str(other))):
+            assert stat.S_IMODE(other.stat().st_mode) == 0o750
+    finally:
+        os.umask(before)
 
 
 def test_an_owner_nobody_knows_is_told_and_leaves_nothing(tmp_path: Path) -> None:

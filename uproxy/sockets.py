@@ -114,13 +114,11 @@ def _listen_unix(address: UnixAddress, mode: int | None, owner: str | None) -> s
     listener = socket.socket(socket.AF_UNIX)
     try:
         _clear_stale(path)
-        listener.bind(address.path)
+        _bind(listener, path, mode)
         try:
-            # nobody gets in before listen(), so there is no moment of wider permissions
+            # nobody gets in before listen(), so there is no moment of a wrong owner
             if owner is not None:
                 _give(path, owner)
-            if mode is not None:
-                path.chmod(mode)
             listener.listen(BACKLOG)
         except BaseException:
             path.unlink(missing_ok=True)
@@ -134,6 +132,19 @@ def _listen_unix(address: UnixAddress, mode: int | None, owner: str | None) -> s
     _made.add(address.path)
     _tune_listener(listener)
     return listener
+
+
+def _bind(listener: socket.socket, path: Path, mode: int | None) -> None:
+    """Make the file with its permissions: changed by its name afterwards, another file could
+    have been put in its place by whoever may write to the folder."""
+    if mode is None:
+        listener.bind(str(path))
+        return
+    before = os.umask(0o777 & ~mode)
+    try:
+        listener.bind(str(path))
+    finally:
+        os.umask(before)
 
 
 def _clear_stale(path: Path) -> None:
@@ -165,7 +176,7 @@ def _give(path: Path, owner: str) -> None:
     except KeyError:
         raise UproxyError(f"owner {owner!r} of unix://{path}: no such user or group") from None
     try:
-        os.chown(path, uid, gid)
+        os.chown(path, uid, gid, follow_symlinks=False)
     except PermissionError:
         raise NotPermittedError(
             f"unix://{path} can't be given to {owner!r}: that needs CAP_CHOWN, or run as that user"
