@@ -139,3 +139,35 @@ async def test_closing_while_dialling_ends_the_dial(engine: Engine) -> None:
         assert await near.is_reset()
         assert (await door.ending()).outcome is Outcome.DRAINED
     dead.close()
+
+
+async def test_a_caller_that_resets_while_we_dial_is_noticed_at_once(engine: Engine) -> None:
+    dead = FullQueue()
+    async with open_door(engine, door := to(dead.address, connect=60)) as address:
+        near = await Stream.connect(address)
+        await near.say(b"never mind")
+        await eventually(lambda: door.arrivals, "an arrival")
+        near.reset()
+        ending = await door.ending()
+    dead.close()
+    assert (ending.outcome, ending.state) == (Outcome.RESET, State.CONNECTING)
+    assert ending.reason == "reset by the application"
+
+
+async def test_a_caller_that_says_all_and_leaves_while_we_dial_is_still_heard(
+    engine: Engine, tmp_path: Path
+) -> None:
+    """A unix socket reports a hang-up then, which isn't a reset."""
+    async with listening(str(tmp_path / "far")) as far:
+        far.socket.listen(0)
+        filler = await Stream.connect(far.address)
+        door = RecordingDoor(Direction.OUTBOUND, route(far.address))
+        async with open_door(engine, door, UnixAddress(str(tmp_path / "near"))) as address:
+            near = await Stream.connect(address)
+            await eventually(lambda: door.arrivals, "an arrival")
+            await near.say(b"fire and forget")
+            near.close()
+            await asyncio.sleep(0)
+            filler.close()
+            await far.accept()
+            assert await (await far.accept()).hear_all() == b"fire and forget"

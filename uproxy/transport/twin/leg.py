@@ -16,7 +16,7 @@ from typing import Final
 
 from uproxy import sockets
 from uproxy.libssl import RECEIVE_SIZE, Buffer
-from uproxy.transport.twin.poller import READ, WRITE, Poller, wake
+from uproxy.transport.twin.poller import BROKEN, READ, WRITE, Poller, wake
 
 _shared: Final = bytearray(RECEIVE_SIZE)
 """Valid until the next receive of any leg."""
@@ -92,6 +92,19 @@ class Leg:
         if mask != self._mask:
             self._mask = mask
             self._poller.watch(self._socket.fileno(), mask, self._report)
+
+    def watch_loss(self, on_lost: Callable[[OSError], None]) -> None:
+        """Report a reset, once, while nothing else is wanted; a hang-up may have bytes before it,
+        which are read when they are wanted."""
+
+        def on_events(events: int) -> None:
+            if events & BROKEN:
+                on_lost(self.error())
+            else:
+                self.hung_up = True
+            self.mute()
+
+        self.watch(0, on_events)
 
     def mute(self) -> None:
         """Report nothing, not even errors, until watched again."""

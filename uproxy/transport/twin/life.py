@@ -170,6 +170,7 @@ class Life:
     async def _reach(self, route: Route) -> None:
         """The far side: the first candidate that is connected and, under TLS, verified."""
         self._move(State.CONNECTING)
+        cast("Leg", self._near).watch_loss(self._lose_near)
         last = Refusal(Outcome.CONNECT_FAILED, f"{route.destination} has no address to try")
         for candidate in route.candidates:
             if self.state is not State.CONNECTING:
@@ -184,6 +185,9 @@ class Life:
                 self._door.attempted(route, candidate, None)
                 return
         raise RefusedError(last)
+
+    def _lose_near(self, error: OSError) -> None:
+        self.close(Refusal(Outcome.RESET, describe(cast("Leg", self._near), error)))
 
     async def _try(self, route: Route, candidate: Candidate) -> Leg:
         limit = route.timeouts.connect
