@@ -14,7 +14,7 @@ import pytest
 
 from tests.helpers import traffic
 from tests.helpers.background import background
-from tests.helpers.dialogue import s_client
+from tests.helpers.dialogue import refused, s_client
 from tests.helpers.endings import ended, handshakes, metric, only
 from tests.helpers.mesh import (
     ORDERS,
@@ -64,15 +64,6 @@ def talk(port: int, identity: IdentityFiles, *options: str | Path, answer: str =
         client.type(b"hello\n")
         client.hear(f"(?m)^{answer}$")
         return client.end()
-
-
-def refused(port: int, identity: IdentityFiles | None, *options: str | Path) -> str:
-    """What s_client said until the other side had ended the connection; nothing came back."""
-    with s_client(port, identity, *options) as client:
-        client.type(b"hello\n")
-        said = client.hear_out()
-    assert not re.search("(?m)^hello$", said)
-    return said
 
 
 def alert(said: str) -> int | None:

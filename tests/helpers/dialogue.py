@@ -13,9 +13,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
+
+from cryptography import x509
 
 from tests.helpers.peers import IdentityFiles
 
@@ -114,6 +116,44 @@ def s_client(port: int, identity: IdentityFiles | None, *options: str | Path) ->
         argv += ["-CAfile", identity.bundle, "-no-CApath", "-no-CAstore"]
         argv += ["-verify_return_error"]
     return Dialogue([*argv, *options])
+
+
+@contextlib.contextmanager
+def open_connection(port: int, identity: IdentityFiles) -> Iterator[Dialogue]:
+    """An s_client that has heard an echo."""
+    with s_client(port, identity) as client:
+        client.type(b"hello\n")
+        client.hear("(?m)^hello$")
+        yield client
+
+
+def still_talks(client: Dialogue) -> None:
+    """Its connection is still an echo's."""
+    client.type(b"still here\n")
+    client.hear("(?m)^still here$")
+
+
+def is_reset(client: Dialogue) -> None:
+    """Its connection ends in a reset."""
+    assert "errno=104" in client.hear_out()
+
+
+def refused(port: int, identity: IdentityFiles | None, *options: str | Path) -> str:
+    """What s_client said until the other side had ended the connection; nothing came back."""
+    with s_client(port, identity, *options) as client:
+        client.type(b"hello\n")
+        said = client.hear_out()
+    assert not re.search("(?m)^hello$", said)
+    return said
+
+
+def shown_serial(client: Dialogue) -> str:
+    """Of the certificate that s_client was shown."""
+    found = re.search(
+        "-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n", client.heard, re.S
+    )
+    assert found is not None
+    return f"{x509.load_pem_x509_certificate(found.group().encode()).serial_number:x}"
 
 
 def ask(port: int, line: bytes = b"hello\n", host: str = "127.0.0.1") -> bytes:

@@ -9,6 +9,7 @@ the Workload API and strangers' files are taken with PyPI's `spiffe`.
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -178,6 +179,12 @@ class Outbound(Uproxy):
             **more,
         }
         super().__init__(self.config, folder / f"outbound-{self.port}")
+
+
+def own_serial(uproxy: Uproxy) -> str:
+    """Of the SVID in force."""
+    serial: str = json.loads(uproxy.request("/certs")[1])["svid"]["chain"][0]["serial"]
+    return serial
 
 
 def allowing(*spiffe_ids: str) -> Mapping[str, Any]:
