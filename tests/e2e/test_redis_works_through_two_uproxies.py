@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.apps import Redis
+from tests.helpers.endings import metric
 from tests.helpers.pair import Pair
+from tests.helpers.processes import Uproxy
 from tests.helpers.waiting import wait_until
 
 
@@ -31,11 +33,20 @@ def test_redis_cli_gets_back_what_it_has_set(pair: Pair) -> None:
     assert Redis.cli("get", "greeting", port=port) == "hello"
 
 
-def test_fifty_clients_lose_no_connection(pair: Pair) -> None:
+def test_fifty_clients_lose_no_connection_and_leave_none_behind(pair: Pair) -> None:
+    both = (pair.frontend, pair.orders)
+    before = [open_descriptors(uproxy) for uproxy in both]
     said = Redis.benchmark(pair.port("cache"), requests=5000, clients=50)
     assert "SET:" in said
     assert "GET:" in said
     assert "rror" not in said
+    wait_until(
+        lambda: [open_descriptors(uproxy) for uproxy in both] == before, "as few descriptors"
+    )
+
+
+def open_descriptors(uproxy: Uproxy) -> float:
+    return metric(uproxy, "process_open_fds")
 
 
 def test_pipelined_commands_are_all_answered(pair: Pair) -> None:

@@ -155,6 +155,16 @@ def test_a_second_sigterm_does_not_wait(tmp_path: Path, echo: int) -> None:
         assert [line["outcome"] for line in pair.orders.accesses] == ["drained"]
 
 
+def test_however_often_it_is_told_to_end_it_ends_with_0(tmp_path: Path, echo: int) -> None:
+    with pair_with(tmp_path, echo, drain_delay="0", drain="100s") as pair:
+        while pair.orders.running:
+            pair.orders.send(signal.SIGTERM)
+            pair.orders.send(signal.SIGHUP)
+            # in small steps up to its very last moment
+            time.sleep(0.001)
+        assert pair.orders.wait() == 0
+
+
 @pytest.mark.parametrize("begin", [by_sigterm, by_admin])
 def test_sighup_while_draining_neither_reloads_nor_ends_it(
     tmp_path: Path, echo: int, begin: Callable[[Uproxy], None]
