@@ -10,8 +10,8 @@ import asyncio
 import enum
 import logging
 import os
-import platform
 import signal
+import sys
 from collections.abc import Callable
 
 from uproxy import __version__, descriptors, hardening, libssl, systemd
@@ -73,7 +73,7 @@ class Process:
         """
         versions = {
             "uproxy": __version__,
-            "python": platform.python_version(),
+            "python": sys.version.split()[0],
             "openssl": libssl.check().openssl,
         }
         self._orders: asyncio.Queue[Order] = asyncio.Queue()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 from pathlib import Path
 
-import uvloop
-
-from uproxy.app.configuration import ConfigurationFile
-from uproxy.app.process import serve
 from uproxy.cli import add_configuration_arguments
+from uproxy.cli.lean import lean_imports
+
+with lean_imports():
+    import uvloop
+
+    from uproxy.app.configuration import ConfigurationFile
+    from uproxy.app.process import serve
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,5 +29,12 @@ def run(args: argparse.Namespace) -> int:
         overrides.append(f"log.level={args.log_level}")
     # a copy: what systemd or a library changes later must not change a reload
     file = ConfigurationFile(Path(args.config), tuple(overrides), dict(os.environ))
-    code: int = uvloop.run(serve(file))
+    code: int = uvloop.run(_serve_to_the_end(file))
+    return code
+
+
+async def _serve_to_the_end(file: ConfigurationFile) -> int:
+    code = await serve(file)
+    # the loop is about to let go of the signals: one more would take the exit code away
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     return code

@@ -13,8 +13,7 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-import yaml
-
+from uproxy.config import yaml_events as yaml
 from uproxy.config.nodes import (
     NULLS,
     Entry,
@@ -77,7 +76,7 @@ def parse_value(text: str) -> tuple[Node | None, tuple[Mistake, ...]]:
     composer = _Composer()
     try:
         return composer.document(text), tuple(composer.mistakes)
-    except yaml.reader.ReaderError as error:
+    except yaml.ReaderError as error:
         raise _unreadable(text, error) from error
     except yaml.MarkedYAMLError as error:
         raise _marked(text, error) from error
@@ -90,7 +89,7 @@ def _syntax(place: Place, reason: str) -> ConfigError:
     return ConfigError((mistake("", place, reason),))
 
 
-def _unreadable(text: str, error: yaml.reader.ReaderError) -> ConfigError:
+def _unreadable(text: str, error: yaml.ReaderError) -> ConfigError:
     before = text[: error.position]
     place = Place(before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1)
     code = ord(text[error.position])
@@ -125,7 +124,7 @@ class _Composer:
 
     def document(self, text: str) -> Node | None:
         # BaseLoader resolves nothing, so no YAML 1.1 type gets in
-        events = iter(yaml.parse(text, Loader=yaml.BaseLoader))
+        events = iter(yaml.parse(text))
         node = None
         documents = 0
         for event in events:

@@ -7,7 +7,6 @@ what several fields must obey together is in `checks`.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -46,6 +45,9 @@ class Kind(Protocol):
 
 def nearest(word: str, words: Iterable[str]) -> str | None:
     """The one of `words` that was probably meant."""
+    # only a mistake needs it, and a running uProxy has made none
+    import difflib
+
     return next(iter(difflib.get_close_matches(word, list(words), 1)), None)
 
 

@@ -1,0 +1,94 @@
+"""uproxy.cli.lean: what `uproxy run` keeps out of its process, and gives back to others."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(program: str) -> str:
+    """What a fresh interpreter prints: this one has everything imported already."""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_run_brings_no_second_openssl_into_its_process() -> None:
+    loaded = run(
+        "import sys, uproxy.cli.run\n"
+        "print(*(name for name in ('ssl', '_ssl', '_hashlib') if name in sys.modules))\n"
+        "print(*{line.split()[-1] for line in open('/proc/self/maps') if 'libcrypto' in line})\n"
+    )
+    assert loaded == ""
+
+
+def test_the_event_loop_works_without_ssl() -> None:
+    program = (
+        "import uproxy.cli.run, asyncio, uvloop\n"
+        "async def echo(reader, writer):\n"
+        "    writer.write(await reader.readline())\n"
+        "    writer.close()\n"
+        "async def main():\n"
+        "    server = await asyncio.start_server(echo, '127.0.0.1', 0)\n"
+        "    port = server.sockets[0].getsockname()[1]\n"
+        "    reader, writer = await asyncio.open_connection('127.0.0.1', port)\n"
+        "    writer.write(b'through\\n')\n"
+        "    print((await reader.read()).decode())\n"
+        "    writer.close()\n"
+        "    server.close()\n"
+        "uvloop.run(main())\n"
+    )
+    assert run(program) == "through"
+
+
+def test_nobody_gets_tls_from_the_stand_in() -> None:
+    program = (
+        "from uproxy.cli.lean import lean_imports\n"
+        "with lean_imports():\n"
+        "    import ssl\n"
+        "print(ssl.SSL_ERROR_WANT_READ, issubclass(ssl.SSLError, Exception))\n"
+        "try:\n"
+        "    ssl.create_default_context()\n"
+        "except RuntimeError as error:\n"
+        "    print(error)\n"
+    )
+    assert run(program).splitlines() == [
+        "0 True",
+        "the standard ssl isn't in this process: TLS is uproxy.libssl's",
+    ]
+
+
+def test_hashes_are_right_without_openssl() -> None:
+    program = (
+        "from uproxy.cli.lean import lean_imports\n"
+        "with lean_imports():\n"
+        "    import hashlib\n"
+        "print(hashlib.sha256(b'abc').hexdigest())\n"
+    )
+    # FIPS 180-2, appendix B.1
+    expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert run(program) == expected
+
+
+def test_afterwards_the_real_ones_can_be_had() -> None:
+    program = (
+        "import uproxy.cli.run, ssl, _hashlib\n"
+        "print(ssl.create_default_context().verify_mode.name, _hashlib.__name__)\n"
+    )
+    assert run(program) == "CERT_REQUIRED _hashlib"
+
+
+def test_what_was_imported_before_stays() -> None:
+    program = (
+        "import ssl\n"
+        "from uproxy.cli.lean import lean_imports\n"
+        "with lean_imports():\n"
+        "    import ssl as inside\n"
+        "print(inside is ssl)\n"
+    )
+    assert run(program) == "True"
