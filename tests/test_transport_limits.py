@@ -87,6 +87,26 @@ async def test_when_full_the_oldest_silent_connection_makes_room(engine: Engine)
         assert engine.refused()["connections"] == 1
 
 
+async def test_when_full_somebody_refused_makes_room_though_it_reads_its_alert(
+    engine: Engine,
+) -> None:
+    engine.set_limits(Limits(connections=1))
+    async with open_door(engine, door := tls_door()) as address:
+        stranger = TlsStream(
+            await Stream.connect(address), Authority("stranger.test").issue("/ns/a/sa/b")
+        )
+        await stranger.shake()
+        with pytest.raises(SSL.Error):
+            await stranger.hear()
+        peer = TlsStream(await Stream.connect(address), PEER)
+        await peer.shake()
+        await door.ending(2)
+    assert {ending.outcome for _, ending in door.endings} == {
+        Outcome.PEER_UNTRUSTED,
+        Outcome.DENIED,
+    }
+
+
 async def test_a_handshake_takes_its_slot_with_its_complete_hello(engine: Engine) -> None:
     engine.set_limits(Limits(handshakes_in_flight=1))
     door = tls_door(handshake=30.0)

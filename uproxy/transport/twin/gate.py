@@ -1,7 +1,8 @@
 """The limits: who may come in, and who goes when it is full.
 
 Counts only; it closes nothing itself.  A connection is *silent* until its ClientHello is
-complete: silent ones are what a slow-loris has, so the oldest of them makes room first.
+complete, and again while it is only left to read its refusal: silent ones are what a
+slow-loris has, so the oldest of them makes room first.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Gate:
                 del self._sources[host]
 
     def waits(self, guest: Guest) -> None:
-        """Its ClientHello is awaited: it is silent."""
+        """Nothing but its ClientHello, or its end, is awaited: it is silent."""
         self._silent[guest] = None
 
     def speaks(self, guest: Guest) -> None:

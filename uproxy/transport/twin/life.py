@@ -241,6 +241,7 @@ class Life:
         refusal = await self._outcome()
         self._say_decided()
         if self._speaks_last(refusal):
+            self._gate.waits(self)  # it makes room when connections are full
             with suppress(asyncio.CancelledError):  # cut: then without waiting
                 await cast("Leg", self._near).part(LINGER)
         self._let_go(refusal)
