@@ -260,6 +260,14 @@ def test_a_reset_is_what_the_other_side_sees() -> None:
             far.recv(1)
 
 
+def test_a_connection_with_itself_is_nobody_who_answers() -> None:
+    """Dialling a dead local port, the kernel may pick that very port to dial from."""
+    with socket.socket() as narcissus:
+        narcissus.bind(("127.0.0.1", 0))
+        narcissus.connect(narcissus.getsockname())
+        assert sockets.connect_error(narcissus) == errno.ECONNREFUSED
+
+
 def test_connecting_tells_its_errno() -> None:
     address = TcpAddress("127.0.0.1", free_port())
     connection, error = sockets.start_connecting(address)

@@ -274,8 +274,19 @@ def start_connecting(address: Address) -> tuple[socket.socket, int]:
 
 
 def connect_error(connection: socket.socket) -> int:
-    """The errno a connect ended with, 0 for success."""
-    return connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    """The errno a connect ended with, 0 for success.
+
+    A connection with itself counts as refused: nobody listens there, and the kernel has picked
+    the very port that was dialled to dial from (TCP's simultaneous open).
+    """
+    error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if error or connection.family == socket.AF_UNIX:
+        return error
+    try:
+        itself = connection.getpeername() == connection.getsockname()
+    except OSError as gone:
+        return gone.errno or errno.ENOTCONN
+    return errno.ECONNREFUSED if itself else 0
 
 
 def reset(connection: socket.socket) -> None:
