@@ -75,6 +75,23 @@ def test_hashes_are_right_without_openssl() -> None:
     assert run(program) == expected
 
 
+def test_an_email_address_in_a_certificate_is_still_read() -> None:
+    program = (
+        "import sys, uproxy.cli.run\n"
+        "from cryptography import x509\n"
+        "print('email.utils' in sys.modules)\n"
+        "print(x509.RFC822Name('a@example.org').value)\n"
+        "try:\n"
+        "    x509.RFC822Name('A <a@example.org>')\n"
+        "except ValueError as error:\n"
+        "    print(error)\n"
+        "print('email.utils' in sys.modules)\n"
+    )
+    before, *read, after = run(program).splitlines()
+    assert (before, after) == ("False", "True")
+    assert read == ["a@example.org", "Invalid rfc822name value"]
+
+
 def test_afterwards_the_real_ones_can_be_had() -> None:
     program = (
         "import uproxy.cli.run, ssl, _hashlib\n"
