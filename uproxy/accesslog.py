@@ -69,7 +69,7 @@ def access_record(
         ("bytes_recv", ending.bytes_received),
         ("duration", f"{round(ending.duration * 1000)}ms"),
         ("outcome", ending.outcome.value),
-        ("rule", ending.rule or (connection.route.rule if connection.route else None)),
+        ("rule", _rule(connection, ending)),
         ("error", ending.reason),
     )
     source = arrival.source
@@ -78,3 +78,10 @@ def access_record(
     return AccessRecord(
         fields, ending.outcome, (ending.outcome.value, ending.rule or ending.state.value, who)
     )
+
+
+def _rule(connection: Connection, ending: Ending) -> str | None:
+    """What refused it or, unless it was refused, what had let it in."""
+    if ending.rule is not None or ending.outcome in DENIALS or connection.route is None:
+        return ending.rule
+    return connection.route.rule

@@ -48,7 +48,7 @@ NAMES: Final = tuple(
     BIO_set_mem_eof_return ERR_GET_REASON ERR_clear_error ERR_get_error ERR_reason_error_string
     EVP_PKEY_free OpenSSL_version SSL_CIPHER_get_name SSL_CTX_add_extra_chain_cert
     SSL_CTX_check_private_key SSL_CTX_free SSL_CTX_new SSL_CTX_set1_curves_list
-    SSL_CTX_set_alpn_protos SSL_CTX_set_alpn_select_cb SSL_CTX_set_cipher_list
+    SSL_CTX_set_alpn_protos SSL_CTX_set_alpn_select_cb SSL_CTX_set_cert_cb SSL_CTX_set_cipher_list
     SSL_CTX_set_ciphersuites SSL_CTX_set_min_proto_version SSL_CTX_set_mode
     SSL_CTX_set_options SSL_CTX_set_session_cache_mode SSL_CTX_set_verify SSL_CTX_use_PrivateKey
     SSL_CTX_use_certificate SSL_do_handshake SSL_free SSL_get0_alpn_selected
@@ -212,6 +212,7 @@ class Context:
         _lib.SSL_CTX_set_verify(
             context, _lib.SSL_VERIFY_PEER | _lib.SSL_VERIFY_FAIL_IF_NO_PEER_CERT, _on_verify
         )
+        _lib.SSL_CTX_set_cert_cb(context, _on_request, _ffi.NULL)
 
     def _negotiate(self, settings: TlsSettings) -> None:
         context = self.pointer
@@ -303,6 +304,13 @@ def _on_verify(_preverified: int, store: Any) -> int:
     return int(error == _OK)
 
 
+@_ffi.callback("int(SSL *, void *)", error=0)  # type: ignore[untyped-decorator]  # cffi
+def _on_request(ssl: Any, _arg: Any) -> int:
+    # A client is called here only when the server has sent a CertificateRequest.
+    _shaking[_address(ssl)].asked = True
+    return 1
+
+
 def _presented(store: Any) -> tuple[bytes, ...]:
     """The chain as OpenSSL ordered it, DER; the leaf alone where nothing links to it."""
     stack = _lib.X509_STORE_CTX_get1_chain(store)
@@ -325,7 +333,9 @@ _plaintext: Final[Any] = _ffi.new("char[]", RECEIVE_SIZE + 2 * _RECORD)
 class Session:
     """One connection's TLS.  Not for use after an exception, but for `take_output`."""
 
-    __slots__ = ("_context", "_fed", "_outgoing", "_ssl", "_verdict", "early", "ended", "peer")
+    __slots__ = (
+        "_context", "_fed", "_outgoing", "_ssl", "_verdict", "asked", "early", "ended", "peer",
+    )  # fmt: skip
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -333,6 +343,8 @@ class Session:
         self._fed: Any = None
         self._outgoing = _memory_bio()
         self._verdict: PeerSvid | Exception | None = None
+        self.asked = context.server
+        """The other side wants to see our certificate: a server's is never optional."""
         self.peer: PeerSvid | None = None
         """Set when the handshake has finished, never before."""
         self.early = b""
@@ -377,6 +389,8 @@ class Session:
             or _lib.SSL_session_reused(self._ssl)
         ):
             raise TlsError("the handshake ended without a verified peer")
+        if not self.asked:
+            raise TlsError("the peer asked for no certificate: mutual TLS or none")
         self.peer = self._verdict
 
     def judge(self, store: Any) -> int:

@@ -140,18 +140,18 @@ def test_a_defective_certificate_is_not_believed(
         wait_until(lambda: f"SSL alert number {number}" in server.output, "the alert")
 
 
-def test_a_server_that_asks_for_no_certificate_is_believed_for_its_own(
+def test_a_server_that_asks_for_no_certificate_is_refused(
     folder: Path, file_world: FileWorld
 ) -> None:
-    """Whom we talk to is proven; that nobody asked who we are is the server's loss."""
+    """Mutual TLS or none: who lets everybody in isn't the peer that was configured."""
     with (
         Careless(folder, file_world.theirs(ORDERS)) as server,
         Outbound(folder, file_world.ours(WEB), server.port) as uproxy,
     ):
         uproxy.wait_until_ready()
-        with ended(uproxy, "closed") as lines:
-            assert ask(uproxy.port) == b"olleh\n"
-        assert only(lines)["dst.identity"] == ORDERS
+        with ended(uproxy, "handshake_failed") as lines:
+            assert ask(uproxy.port) == b""
+        assert only(lines)["error"] == "the peer asked for no certificate: mutual TLS or none"
 
 
 def test_a_server_that_refuses_us_is_a_failed_handshake(
