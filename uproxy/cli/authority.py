@@ -50,12 +50,13 @@ async def _serve(path: Path, stamp: _Stamp, definition: Definition) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with Authority(definition) as authority:
+        # before the endpoints are told: who has read them may send a signal
+        loop.add_signal_handler(signal.SIGUSR1, _rotate, authority)
+        loop.add_signal_handler(signal.SIGHUP, _reload, authority, path)
         print(_BANNER, file=sys.stderr)
         width = max(len(name) for name in authority.endpoints)
         for name, endpoint in authority.endpoints.items():
             print(f"{name:{width}}  {endpoint}", flush=True)
-        loop.add_signal_handler(signal.SIGUSR1, _rotate, authority)
-        loop.add_signal_handler(signal.SIGHUP, _reload, authority, path)
         while not stop.is_set():
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), _LOOK_EVERY_S)
