@@ -14,6 +14,7 @@ from uproxy import __version__, libssl
 
 def describe() -> dict[str, str]:
     """Name to value, in the order to be read; the date is the day's in UTC."""
+    openssl = libssl.check().openssl.removeprefix("OpenSSL ")
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "CPU": f"{_cpu()}, {len(os.sched_getaffinity(0))} cores",
@@ -21,7 +22,7 @@ def describe() -> dict[str, str]:
         "kernel": platform.release(),
         "uProxy": f"{__version__}, engine in Python",
         "Python": platform.python_version(),
-        "OpenSSL": f"{libssl.check().openssl} (cryptography {version('cryptography')})",
+        "OpenSSL": f"{openssl} (cryptography {version('cryptography')})",
         **versions(),
     }
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from tests.helpers.envoy import EnvoyClient, EnvoyServer
-from tests.helpers.golang import peer
+from tests.helpers.golang import find_go, peer
 from tests.helpers.mesh import ORDERS, WEB, Inbound, Outbound
 from tests.helpers.peers import GhostunnelClient, GhostunnelServer, IdentityFiles
 from tests.helpers.processes import Uproxy
@@ -161,9 +161,11 @@ def versions() -> dict[str, str]:
         "Envoy": _said(str(Path(sys.executable).parent / "envoy"), "--version")
         .rpartition("version: ")[2]
         .split("/")[1],
-        "ghostunnel": _said(str(peer("ghostunnel")), "--version").split()[-1],
+        "ghostunnel": _said(str(find_go()), "version", "-m", str(peer("ghostunnel")))
+        .partition("ghostunnel/ghostunnel\tv")[2]
+        .split()[0],
         "nginx": _said("nginx", "-v").rpartition("/")[2],
-        "wrk": _said("wrk", "-v").split()[1],
+        "wrk": _said("wrk", "-v").split()[1].removeprefix("debian/"),
     }
 
 
