@@ -86,6 +86,9 @@ class Endpoint:
     def joined(self, client: _Client) -> None:
         """A client has connected."""
         self._clients.add(client)
+        if self._server is not None and not self._server.is_serving():
+            # accepted in the moment of stopping, which waits for every client
+            client.hang_up()
 
     def left(self, client: _Client) -> None:
         """A client is gone."""

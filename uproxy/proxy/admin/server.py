@@ -96,6 +96,9 @@ class AdminListener:
         """Called by a new client; makes room for it."""
         self.cut_clients(len(self._clients) + 1 - self.bounds.clients)
         self._clients[client] = None
+        if self._server is not None and not self._server.is_serving():
+            # accepted in the moment of closing, which waits for every client
+            self.cut_clients(1)
 
     def answered(self, client: _Client) -> None:
         """Called by a client that has just been answered, and so isn't silent."""
