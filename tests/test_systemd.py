@@ -198,13 +198,14 @@ def test_pid_1_leaves_no_zombie(tmp_path: Path) -> None:
     script.write_text(
         textwrap.dedent("""
         import asyncio, os, pathlib, sys
+        import uvloop
         from uproxy.systemd import adopt_orphans
 
         def processes():
             return {int(p.name) for p in pathlib.Path("/proc").glob("[0-9]*")}
 
         async def main():
-            assert adopt_orphans(asyncio.get_running_loop())
+            assert adopt_orphans()
             # a child that leaves an orphan behind
             if os.fork() == 0:
                 if os.fork() == 0:
@@ -215,7 +216,7 @@ def test_pid_1_leaves_no_zombie(tmp_path: Path) -> None:
                 await asyncio.sleep(0.02)
             print("left:", sorted(processes() - {1}))
 
-        asyncio.run(main())
+        uvloop.run(main())
     """)
     )
     ran = subprocess.run(
@@ -227,9 +228,7 @@ def test_pid_1_leaves_no_zombie(tmp_path: Path) -> None:
 
 
 def test_other_processes_leave_sigchld_alone() -> None:
-    loop = asyncio.new_event_loop()
-    assert adopt_orphans(loop) is False
-    loop.close()
+    assert adopt_orphans() is False
     assert signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL
 
 

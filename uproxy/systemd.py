@@ -194,15 +194,16 @@ async def watch(notifier: Notifier, watchdog_s: float, alive: Callable[[], bool]
         await asyncio.sleep(watchdog_s / 2)
 
 
-def adopt_orphans(loop: asyncio.AbstractEventLoop) -> bool:
-    """As PID 1, wait for children whose parents are gone, so that none stays a zombie.
+def adopt_orphans() -> bool:
+    """As PID 1, let no child whose parent is gone stay a zombie.
 
     uProxy starts no children of its own.  Returns whether this process is PID 1.
     """
     if os.getpid() != 1:
         return False
-    loop.add_signal_handler(signal.SIGCHLD, reap)
-    reap()
+    # the kernel waits for them (sigaction(2)); uvloop lets nobody handle this signal
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    reap()  # those that ended before
     return True
 
 

@@ -133,7 +133,7 @@ class Process:
             loop.add_signal_handler(number, self._asked_to_quit)
         # a peer that is gone is an error of that write, never the end of the process
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
-        systemd.adopt_orphans(loop)
+        systemd.adopt_orphans()
 
     def _limit(self, limits: Limits) -> None:
         budget = descriptors.budget_for(limits.connections, descriptors.raise_limit())
