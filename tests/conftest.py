@@ -7,6 +7,7 @@ can run, a skip is a failure: a test that quietly stopped running proves nothing
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -14,6 +15,9 @@ from hypothesis import settings
 
 _MAY_SKIP = {"absent_peer"}
 """Markers whose tests may skip even then; pyproject.toml says what each means."""
+
+# under nohup it is ignored, and so it would be by every child that a test sends it to
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # no deadline: a machine shared with others is slow at times, and that is no defect
 settings.register_profile("here", deadline=None)
