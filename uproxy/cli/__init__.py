@@ -28,6 +28,8 @@ COMMANDS = {
 IGNORED_ENVIRONMENT = ("SSLKEYLOGFILE", "OPENSSL_CONF", "OPENSSL_MODULES")
 """OpenSSL would let these leak keys, weaken its settings or load code."""
 
+STANDARD_OUTPUT = 1
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.  Returns the exit code of docs/reference/cli.md."""
@@ -44,11 +46,27 @@ def _run(words: list[str]) -> int:
     module = importlib.import_module(f"uproxy.cli.{args.command}")
     try:
         code: int = module.run(args)
+        if sys.stdout is not None:  # as it is where the caller closed it
+            sys.stdout.flush()
     except UproxyError as error:
         if args.log_level == "debug":
             raise
         return _report(error)
+    except OSError as error:
+        if args.log_level == "debug":
+            raise
+        _let_go_of_output()
+        if isinstance(error, BrokenPipeError):
+            return 1  # `| head` has seen enough
+        return _report(UproxyError(f"{error.strerror}: is standard output gone or full?"))
     return code
+
+
+def _let_go_of_output() -> None:
+    """What is left for standard output goes nowhere; else the interpreter would try once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, STANDARD_OUTPUT)
+    os.close(nowhere)
 
 
 def _report(error: UproxyError) -> int:
