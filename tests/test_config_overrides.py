@@ -159,3 +159,8 @@ def test_an_undefined_variable_is_a_mistake_with_its_place() -> None:
 @pytest.mark.parametrize("text", ["${", "${}", "${1}", "${a b}", "${A"])
 def test_a_variable_without_a_name_is_a_mistake(text: str) -> None:
     assert "$${" in mistakes(FILES + f"name: '{text}'", environ={"A": "a"})[0].reason
+
+
+def test_a_long_name_without_a_value_is_refused_at_once() -> None:
+    (mistake,) = mistakes(FILES, overrides=["i" * 5000 + "("])
+    assert "must be path=value" in mistake.reason

@@ -31,8 +31,9 @@ PREFIX = "UPROXY__"
 """Two underscores: a Kubernetes Service named uproxy injects `UPROXY_PORT`."""
 
 _Step = str | int
-_STEP = r'\.?[A-Za-z0-9_-]+|\[[0-9]{1,6}\]|\["[^"]+"\]'
-_SET = re.compile(rf"((?:{_STEP})+)=(.*)", re.DOTALL)
+# possessive, because a run of letters can be cut into steps in 2^n ways
+_STEP = r'\.?[A-Za-z0-9_-]++|\[[0-9]{1,6}\]|\["[^"]+"\]'
+_SET = re.compile(rf"((?:{_STEP})++)=(.*)", re.DOTALL)
 _STEPS = re.compile(_STEP)
 _YAML = re.compile(r"\[.*\]|\{.*\}|\".*\"|'.*'", re.DOTALL)
 
