@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,31 @@ async def test_with_an_identity_it_is_ready_and_shows_it(facts: Facts) -> None:
     assert svid is not None
     assert svid.spiffe_id == "spiffe://example.org/ns/shop/sa/orders"
     await facts.parts.source.stop()
+
+
+async def test_files_that_cannot_renew_the_identity_are_a_note(
+    facts: Facts, tmp_path: Path
+) -> None:
+    await facts.parts.source.start()
+    (tmp_path / "svid.key").write_text("half written")
+    source = facts.parts.source
+    assert isinstance(source, FilesSource)
+    source.reload()
+    (note,) = facts.readiness().notes
+    assert note.startswith("identity_stale: ")
+    assert "svid.key" in note
+    assert facts.readiness().reasons == ()
+    await source.stop()
+
+
+async def test_an_identity_that_is_gone_is_not_a_first_one(facts: Facts) -> None:
+    await facts.parts.source.start()
+    registry = facts.parts.connections
+    await facts.parts.source.stop()
+    lost = replace(facts.parts.source.current, svid=None, reason="it expired")
+    facts.parts.source._current = lost  # type: ignore[attr-defined]  # as its base would
+    registry.credentials_changed(lost, lost)
+    assert facts.readiness().reasons == ("no identity any more: it expired",)
 
 
 async def test_draining_is_a_reason_in_words(facts: Facts) -> None:

@@ -109,6 +109,24 @@ def test_check_refuses_a_key_that_does_not_match(good: Path) -> None:
     assert "svid.key" in done.stderr
 
 
+def test_check_refuses_an_owner_that_nobody_is(good: Path) -> None:
+    good.write_text(
+        good.read_text()
+        + "outbound: [{listen: unix:///tmp/none.sock, to: db, owner: nobodyatall}]\n"
+        + "destinations: {db: {addresses: [127.0.0.1:3], transport: plaintext}}\n"
+    )
+    done = uproxy("check", "--config", str(good))
+    assert done.returncode == 2
+    assert "outbound[0].owner" in done.stderr
+
+
+def test_check_warns_of_a_bundle_that_does_not_know_us(good: Path) -> None:
+    (good.parent / "bundle.pem").write_bytes(Authority("example.org").pem)
+    done = uproxy("check", "--config", str(good))
+    assert done.returncode == 0
+    assert "uproxy: warning: identity.files: " in done.stderr
+
+
 def test_check_refuses_an_expired_svid(good: Path) -> None:
     authority = Authority("example.org")
     issued = authority.issue(

@@ -7,14 +7,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.helpers.pki import Authority, Issued
 from tests.helpers.waiting import eventually
 from uproxy.config.settings import FilesIdentity
-from uproxy.errors import IdentityError
 from uproxy.identity.credentials import Credentials
-from uproxy.identity.files import FilesSource, load_once
+from uproxy.identity.files import FilesSource
 
 NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
 CA = Authority("example.org", now=NOW)
@@ -280,14 +278,3 @@ async def test_the_status_never_holds_a_key(folder: Folder) -> None:
     assert "PRIVATE" not in shown
     assert issued.key_pem.split(b"\n")[1].decode()[:16] not in shown
     await files.stop()
-
-
-def test_load_once_gives_a_snapshot_or_the_path_at_fault(folder: Folder) -> None:
-    issued = folder.issue(CA.issue())
-    loaded = load_once(folder.settings, NOW)
-    assert loaded.svid is not None
-    assert loaded.svid.chain == issued.chain
-    assert dict(loaded.bundles) == {"example.org": CA.bundle}
-    folder.bundle(CA.crl().public_bytes(Encoding.PEM))
-    with pytest.raises(IdentityError, match=r"bundle\.pem: not a bundle of example\.org"):
-        load_once(folder.settings, NOW)

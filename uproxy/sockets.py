@@ -168,13 +168,23 @@ def _is_live(path: str) -> bool:
         return probe.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT, errno.ENOTSOCK)
 
 
-def _give(path: Path, owner: str) -> None:
+def owner_ids(path: Path, owner: str) -> tuple[int, int]:
+    """The user and the group (-1: stays) that `owner` of the socket at `path` means.
+
+    Raises:
+        UproxyError: there is no such user or group.
+    """
     user, _, group = owner.partition(":")
     try:
         uid = int(user) if user.isdigit() else pwd.getpwnam(user).pw_uid
         gid = -1 if not group else int(group) if group.isdigit() else grp.getgrnam(group).gr_gid
     except KeyError:
         raise UproxyError(f"owner {owner!r} of unix://{path}: no such user or group") from None
+    return uid, gid
+
+
+def _give(path: Path, owner: str) -> None:
+    uid, gid = owner_ids(path, owner)
     try:
         os.chown(path, uid, gid, follow_symlinks=False)
     except PermissionError:

@@ -38,8 +38,8 @@ class Facts:
         reasons = list(self.state.not_ready)
         settings, credentials = self._settings, self.parts.source.current
         if credentials.svid is None and _needs_identity(settings):
-            reasons.append(f"no identity yet: {credentials.reason}")
-        return rows.Readiness(tuple(reasons), tuple(self.state.notes))
+            reasons.append(self._no_identity(credentials.reason))
+        return rows.Readiness(tuple(reasons), (*self.state.notes, *self._identity_notes()))
 
     def liveness(self) -> tuple[str, ...]:
         """What doesn't answer; that this runs shows that the loop does."""
@@ -119,6 +119,26 @@ class Facts:
     def set_log_level(self, level: str) -> None:
         """Until the next reload that changes `log`."""
         self.parts.log.set_level(level)
+
+    def _no_identity(self, reason: str) -> str:
+        had_one = self.parts.connections.in_force.own_trust_domain is not None
+        words = f"no identity {'any more' if had_one else 'yet'}: {reason}"
+        trouble = self._trouble
+        return words if trouble is None or trouble in reason else f"{words}; {trouble}"
+
+    def _identity_notes(self) -> tuple[str, ...]:
+        """An identity that isn't renewed is still good, until it expires."""
+        trouble = self._trouble
+        if trouble is None or self.parts.source.current.svid is None:
+            return ()
+        return (f"identity_stale: {trouble}",)
+
+    @property
+    def _trouble(self) -> str | None:
+        """What keeps the source from renewing, in words; None: nothing."""
+        status = self.parts.source.status
+        said = status.get("last_error") or status.get("error")
+        return None if said is None else str(said)
 
     @property
     def _settings(self) -> Settings:

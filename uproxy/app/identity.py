@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from uproxy.config.settings import IdentitySettings
 from uproxy.errors import ConfigError, IdentityError, NotPermittedError
 from uproxy.identity.credentials import IdentitySource
-from uproxy.identity.files import FilesSource, load_once
+from uproxy.identity.file_set import read_files
+from uproxy.identity.files import FilesSource
 from uproxy.model import Mistake
 
 
@@ -34,20 +35,19 @@ def make_source(settings: IdentitySettings) -> IdentitySource:
     )
 
 
-def check_files(settings: IdentitySettings) -> None:
-    """Make sure that `identity.files`, if used, gives an identity now.
+def check_files(settings: IdentitySettings) -> tuple[str, ...]:
+    """Make sure that `identity.files`, if used, gives an identity now; what is worth saying of
+    the files all the same.
 
     Raises:
         ConfigError: the files can't be read, don't fit together or are expired.
         NotPermittedError: one may not be read.
     """
     if settings.files is None:
-        return
+        return ()
     try:
-        reason = load_once(settings.files, now()).reason
+        return read_files(settings.files, now()).warnings
     except IdentityError as error:
         if isinstance(error.__cause__, PermissionError):
             raise NotPermittedError(str(error)) from error
-        reason = str(error)
-    if reason:
-        raise ConfigError((Mistake("identity.files", reason),))
+        raise ConfigError((Mistake("identity.files", str(error)),)) from error

@@ -9,13 +9,14 @@ import os
 import sys
 from pathlib import Path
 
-from uproxy import descriptors, libssl
+from uproxy import descriptors, libssl, sockets
 from uproxy.app.configuration import ConfigurationFile
 from uproxy.app.identity import check_files, make_source
 from uproxy.cli import add_configuration_arguments
 from uproxy.config import Settings, warnings
 from uproxy.config.scalars import duration
-from uproxy.errors import UproxyError, UsageError
+from uproxy.errors import ConfigError, UproxyError, UsageError
+from uproxy.model import Mistake, UnixAddress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,8 +37,10 @@ def run(args: argparse.Namespace) -> int:
     settings = ConfigurationFile(path, tuple(args.overrides), os.environ).read()
     for warning in warnings(settings):
         print(f"uproxy: warning: {warning}", file=sys.stderr)
-    check_files(settings.identity)
+    for note in check_files(settings.identity):
+        print(f"uproxy: warning: identity.files: {note}", file=sys.stderr)
     libssl.check()
+    _check_owners(settings)
     _check_limits(settings)
     if wait is not None:
         # what the source would log on its way is in the error, if there is one
@@ -52,6 +55,15 @@ def _duration(text: str) -> float:
         return duration(text)
     except ValueError as error:
         raise UsageError(f"--wait {text!r}: {error}") from None
+
+
+def _check_owners(settings: Settings) -> None:
+    for index, door in enumerate(settings.outbound):
+        if door.owner is not None and isinstance(door.listen, UnixAddress):
+            try:
+                sockets.owner_ids(Path(door.listen.path), door.owner)
+            except UproxyError as error:
+                raise ConfigError((Mistake(f"outbound[{index}].owner", str(error)),)) from error
 
 
 def _check_limits(settings: Settings) -> None:

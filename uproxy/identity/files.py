@@ -12,11 +12,9 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping
-from datetime import datetime
 
 from uproxy.config.settings import FilesIdentity
 from uproxy.errors import IdentityError
-from uproxy.identity.credentials import Credentials
 from uproxy.identity.file_set import FileSet, read_files
 from uproxy.identity.source import Clock, SourceBase
 
@@ -28,15 +26,6 @@ _HURRIED_LOOKS = 10
 _READS = 3  # of a set that changes while it is read
 
 _Fingerprint = tuple[tuple[int, ...] | None, ...]
-
-
-def load_once(settings: FilesIdentity, now: datetime) -> Credentials:
-    """Read the files without watching them.
-
-    Raises:
-        IdentityError: beginning with the path of the file at fault.
-    """
-    return read_files(settings, now).credentials
 
 
 class FilesSource(SourceBase):
