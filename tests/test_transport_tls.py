@@ -49,8 +49,11 @@ class Inbound:
 
     async def relay(self, **how: object) -> tuple[TlsStream, Stream]:
         """Both ends of an open connection."""
+        before = len(self.door.opened_)
         peer = await self.call(**how)  # type: ignore[arg-type]  # passed through
-        return peer, await self.application.accept()
+        there = await self.application.accept()
+        await self.door.connection(before + 1)
+        return peer, there
 
 
 @asynccontextmanager

@@ -191,13 +191,14 @@ class Life(Wire):
         self.route = answer
         self._say_decided()
         self._candidates = iter(answer.candidates)
+        self.enter(_PHASES[State.CONNECTING])
         self._reach(answer)
 
     def _reach(self, route: Route) -> None:
         """Set out for the next candidate."""
-        self.enter(_PHASES[State.CONNECTING])
         for candidate in self._candidates:
             self._candidate = candidate
+            self.enter(_PHASES[State.CONNECTING])
             failure = self._set_out(route, candidate)
             if failure is None:
                 return
@@ -209,7 +210,8 @@ class Life(Wire):
         """Begin to dial; why that failed at once."""
         address = candidate.addresses[0]
         if len(candidate.addresses) > 1:
-            return self._race(route, candidate)
+            self._race(route, candidate)
+            return None
         try:
             connection, error = sockets.start_connecting(address)
         except OSError as failure:
@@ -219,7 +221,8 @@ class Life(Wire):
             return self._hand_over(route, connection, waiting=error != 0)
         connection.close()
         if error == errno.EAGAIN:  # a unix socket's queue is full
-            return self._race(route, candidate)
+            self._race(route, candidate)
+            return None
         return Refusal(Outcome.CONNECT_FAILED, sockets.explain(error, address))
 
     def _hand_over(
