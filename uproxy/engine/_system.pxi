@@ -30,8 +30,10 @@ cdef extern from "<sys/socket.h>" nogil:
     struct sockaddr_storage:
         unsigned short ss_family
     int AF_UNIX
-    int getsockname(int, void *, unsigned int *)
-    int getpeername(int, void *, unsigned int *)
+    struct sockaddr:
+        pass
+    int getsockname(int, sockaddr *, unsigned int *)
+    int getpeername(int, sockaddr *, unsigned int *)
     int MSG_NOSIGNAL, SHUT_WR, SOL_SOCKET, SO_ERROR, SO_LINGER
     ssize_t recv(int, void *, size_t, int)
     ssize_t send(int, const void *, size_t, int)

@@ -190,7 +190,7 @@ cdef int connect_error(int fd) noexcept nogil:
         return errno
     if error:
         return error
-    if getsockname(fd, &here, &here_size) != 0 or getpeername(fd, &there, &there_size) != 0:
+    if getsockname(fd, <sockaddr *>&here, &here_size) != 0 or getpeername(fd, <sockaddr *>&there, &there_size) != 0:
         return errno
     if here.ss_family == AF_UNIX or here_size != there_size:
         return 0
@@ -343,6 +343,8 @@ cdef int patience_of(Worker *worker) noexcept nogil:
 
 cdef void dispatch(Side *side, uint32_t events) noexcept nogil:
     cdef int mode = side.conn.mode
+    if mode == M_DEAD:
+        return  # an earlier event of this batch ended it
     if mode == M_RELAYING:
         relay_turn(side, events)
     elif side.index == 0 and (mode == M_ASKING or side.conn.phase >= P_CONNECTING):

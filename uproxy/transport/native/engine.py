@@ -59,7 +59,7 @@ class NativeEngine:
         return since is None or time.monotonic() - since < STUCK
 
     async def stop(self) -> None:
-        """Cut every connection and let go of every socket; waits for no arrival, and again does nothing."""
+        """Cut every connection and let go of every socket; waits for no arrival.  Again: nothing."""
         if self._stopped:
             return
         self._stopped = True
