@@ -14,7 +14,8 @@ from uproxy.contract import Arrival, Door, Refusal
 from uproxy.engine._engine import Core
 from uproxy.model import Limits, Outcome
 from uproxy.transport.accepting import Listening
-from uproxy.transport.native.life import Life, ThreadedGate
+from uproxy.transport.native.gate import ThreadedGate
+from uproxy.transport.native.life import Life
 from uproxy.transport.twin.poller import Poller
 
 STUCK: Final = 5.0
@@ -59,7 +60,7 @@ class NativeEngine:
         return since is None or time.monotonic() - since < STUCK
 
     async def stop(self) -> None:
-        """Cut every connection and let go of every socket; waits for no arrival.  Again: nothing."""
+        """Cut every connection and let go of every socket; waits for no arrival."""
         if self._stopped:
             return
         self._stopped = True

@@ -37,10 +37,10 @@ from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Outcome, TcpAddress
 from uproxy.transport.native import reasons
 from uproxy.transport.twin.dial import DialError, dial
-from uproxy.transport.twin.gate import Gate, Guest
 
 if TYPE_CHECKING:
     from uproxy.engine._engine import Core
+    from uproxy.transport.twin.gate import Gate
     from uproxy.transport.twin.poller import Poller
 
 _STATES: Final = tuple(State)
@@ -379,18 +379,6 @@ class Life(Wire):
     @property
     def _inbound(self) -> bool:
         return self._door.direction is Direction.INBOUND
-
-
-class ThreadedGate(Gate):
-    """A gate whose guests speak in threads: it looks when it matters whether one has."""
-
-    def _evict(self) -> bool:
-        while (oldest := self._oldest()) is not None and cast("Life", oldest).spoke:
-            self.speaks(oldest)
-        return super()._evict()
-
-    def _oldest(self) -> Guest | None:
-        return next(iter(self._silent), None)
 
 
 def _context(plan: TlsPlan) -> libssl.Context:
