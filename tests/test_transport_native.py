@@ -190,6 +190,24 @@ async def test_streams_on_one_thread_keep_their_bytes_apart(engine: NativeEngine
             await asyncio.gather(*(exchange(peer, there) for peer, there in pairs))
 
 
+async def test_a_hello_may_drip_in_records_of_one_byte(engine: NativeEngine) -> None:
+    ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
+    door = RecordingDoor(Direction.INBOUND, DENIED, ours)
+    async with open_door(engine, door) as address:
+        peer = TlsStream(await Stream.connect(address), PEER)
+        with pytest.raises(SSL.WantReadError):
+            peer.tls.do_handshake()
+        hello = peer.pending()[5:]
+        for at in range(len(hello)):
+            record = b"\x16\x03\x01\x00\x01" + hello[at : at + 1]
+            for piece in (record[:3], record[3:]) if at % 16 == 0 else (record,):
+                await peer.stream.say(piece)
+                if at % 64 == 0:
+                    await asyncio.sleep(0)
+        await peer.shake()
+        await eventually(lambda: door.arrivals, "an arrival")
+
+
 async def test_connections_cut_at_any_moment_leave_nothing_behind() -> None:
     """Both threads, random ends: every arrival has one ending, every descriptor is closed."""
     engine = NativeEngine(threads=2)

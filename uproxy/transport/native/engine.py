@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import Final, cast
@@ -17,6 +18,9 @@ from uproxy.transport.accepting import Listening
 from uproxy.transport.native.gate import ThreadedGate
 from uproxy.transport.native.life import Life
 from uproxy.transport.twin.poller import Poller
+
+SWITCH: Final = 0.0005
+"""Seconds after which the loop lets a thread have the GIL that has a leaf to judge."""
 
 STUCK: Final = 5.0
 """Seconds that one turn of a thread may take before it counts as stuck."""
@@ -39,6 +43,7 @@ class NativeEngine:
         self._loop = asyncio.get_running_loop()
         self._idle = asyncio.Event()
         self._stopped = False
+        sys.setswitchinterval(SWITCH)
         self._loop.add_reader(self.core.fileno(), self._take)
 
     def open(self, listener: socket.socket, door: Door) -> Listening:
