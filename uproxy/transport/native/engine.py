@@ -36,7 +36,7 @@ class NativeEngine:
 
     def __init__(self, threads: int | None = None) -> None:
         self.poller = Poller()
-        self.gate = ThreadedGate()
+        self.gate = ThreadedGate(self._take)
         self.doors: set[Listening] = set()
         self.core = Core(threads or default_threads(), libssl.addresses(), libssl.judge)
         self.lives: set[Life] = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from uproxy.transport.twin.gate import Gate, Guest
@@ -16,6 +17,17 @@ class Speaker(Guest, Protocol):
 
 class ThreadedGate(Gate):
     """A gate that is told of silence, and finds out about its end."""
+
+    def __init__(self, catch_up: Callable[[], None]) -> None:
+        """`catch_up` learns what the threads have reported by now."""
+        super().__init__()
+        self._catch_up = catch_up
+
+    def enter(self, guest: Guest) -> None:
+        """As ever, but nobody is refused, or sent away, for somebody who has gone already."""
+        if len(self._inside) >= self.limits.connections:
+            self._catch_up()
+        super().enter(guest)
 
     def _evict(self) -> bool:
         while (oldest := self._oldest()) is not None and cast("Speaker", oldest).spoke:
