@@ -274,7 +274,7 @@ async def test_that_refusal_is_found_behind_the_reset_that_sending_runs_into(
     async with listening() as far, outbound(engine, far.address) as (door, address):
         near = await Stream.connect(address)
         there = TlsStream(await far.accept(), PEER, server=True, root=STRANGERS.root)
-        pushing = asyncio.create_task(near.say(bytes(4 * MIB)))
+        pushing = asyncio.create_task(near.say(bytes(32 * MIB)))
         with pytest.raises(SSL.Error, match="certificate verify failed"):
             await there.shake()
         there.stream.close()  # with bytes unread: a reset on the alert's heels

@@ -55,8 +55,8 @@ NAMES: Final = tuple(
     SSL_CTX_use_certificate SSL_do_handshake SSL_free SSL_get0_alpn_selected
     SSL_get0_group_name SSL_get_current_cipher SSL_get_error
     SSL_get_ex_data_X509_STORE_CTX_idx SSL_get_version SSL_new SSL_read SSL_session_reused
-    BIO_read SSL_set_accept_state SSL_set_bio SSL_set_connect_state SSL_set_verify SSL_shutdown
-    SSL_write TLS_client_method TLS_server_method X509_STORE_CTX_get0_cert X509_STORE_CTX_get1_chain
+    SSL_set_accept_state SSL_set_bio SSL_set_connect_state SSL_shutdown SSL_write TLS_client_method
+    TLS_server_method X509_STORE_CTX_get0_cert X509_STORE_CTX_get1_chain
     X509_STORE_CTX_get_ex_data X509_STORE_CTX_set_error X509_free d2i_PrivateKey_bio d2i_X509_bio
     i2d_X509_bio sk_X509_free sk_X509_num sk_X509_value
 
@@ -74,8 +74,8 @@ ADDRESSED: Final = tuple(
     ERR_clear_error ERR_get_error SSL_CIPHER_get_name SSL_do_handshake SSL_free
     SSL_get0_group_name SSL_get_current_cipher SSL_get_error SSL_get_ex_data_X509_STORE_CTX_idx
     SSL_get_version SSL_new SSL_read SSL_session_reused SSL_set_accept_state SSL_set_bio
-    SSL_set_connect_state SSL_set_verify SSL_shutdown SSL_write X509_STORE_CTX_get0_cert
-    X509_STORE_CTX_get_ex_data X509_STORE_CTX_set_error i2d_X509_bio
+    SSL_set_cert_cb SSL_set_connect_state SSL_set_verify SSL_shutdown SSL_write
+    X509_STORE_CTX_get0_cert X509_STORE_CTX_get_ex_data X509_STORE_CTX_set_error i2d_X509_bio
     """.split()  # noqa: SIM905  thirty names are easier to read unquoted
 )
 """The functions that the compiled engine calls by address, without the GIL."""

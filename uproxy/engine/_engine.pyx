@@ -30,7 +30,7 @@ PARTING = E_PARTING
 
 FAILURES = (
     "none", "cut", "os", "tls", "verify", "timeout", "idle", "half_closed", "slots", "no_hello",
-    "short_hello", "short_handshake", "truncated", "unproven", "memory", "after_handshake",
+    "short_hello", "short_handshake", "truncated", "unproven", "memory", "after_handshake", "unasked",
 )
 
 _judge = None  # set by Core

@@ -34,7 +34,7 @@ cdef enum CommandKind:
 cdef enum Failure:
     F_NONE, F_CUT, F_OS, F_TLS, F_VERIFY, F_TIMEOUT, F_IDLE, F_HALF_CLOSED, F_SLOTS
     F_NO_HELLO, F_SHORT_HELLO, F_SHORT_HANDSHAKE, F_TRUNCATED, F_UNPROVEN, F_MEMORY
-    F_AFTER_HANDSHAKE
+    F_AFTER_HANDSHAKE, F_UNASKED
 
 cdef enum Verdict:
     V_NONE, V_ACCEPTED, V_REFUSED, V_DEFECT
@@ -45,6 +45,7 @@ cdef struct Side:
     int fd  # -1: none
     int mask  # what epoll reports; -1: not watched
     bint client
+    bint asked  # the other side wants to see our certificate: a server's is never optional
     bint hung_up
     bint ending  # we have said our end, or will behind the backlog
     bint ended  # the peer's close_notify has come

@@ -172,6 +172,8 @@ cdef int begin_tls(Side *side) noexcept nogil:
         return fail(side, F_MEMORY)
     ossl.SSL_set_bio(side.ssl, NULL, side.output)
     ossl.SSL_set_verify(side.ssl, SSL_VERIFY_PEER_AND_INSIST, on_verify)
+    side.asked = not side.client
+    ossl.SSL_set_cert_cb(side.ssl, on_request, side)
     if side.client:
         ossl.SSL_set_connect_state(side.ssl)
     else:
@@ -281,6 +283,12 @@ cdef int on_verify(int _preverified, void *store) noexcept nogil:
     return side.verdict == V_ACCEPTED
 
 
+cdef int on_request(void *_ssl, void *side) noexcept nogil:
+    """A client is called here only when the server has sent a CertificateRequest."""
+    (<Side *>side).asked = True
+    return 1
+
+
 cdef void judge_leaf(Side *side, void *store) noexcept nogil:
     cdef Worker *worker = side.conn.worker
     cdef char *leaf = NULL
@@ -328,6 +336,9 @@ cdef int shake(Side *side, char *data, size_t size) noexcept nogil:
     if side.verdict != V_ACCEPTED or ossl.SSL_session_reused(side.ssl):
         fed(side)
         return fail(side, F_UNPROVEN)
+    if not side.asked:
+        fed(side)
+        return fail(side, F_UNASKED)
     early = read_plain(side)
     if early < 0:
         return -1

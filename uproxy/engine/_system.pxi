@@ -60,6 +60,7 @@ cdef extern from "machine.h" nogil:
     void count_set "word_set"(int64_t *, int64_t)
 
 ctypedef int (*verify_t)(int, void *) noexcept nogil
+ctypedef int (*request_t)(void *, void *) noexcept nogil
 ctypedef void *(*pointer_of_pointer)(void *) noexcept nogil
 ctypedef void *(*pointer_of_pointer_int)(void *, int) noexcept nogil
 ctypedef int (*int_of_pointer)(void *) noexcept nogil
@@ -79,6 +80,7 @@ cdef struct OpenSSL:
     void (*SSL_free)(void *) noexcept nogil
     void (*SSL_set_bio)(void *, void *, void *) noexcept nogil
     void (*SSL_set_verify)(void *, int, verify_t) noexcept nogil
+    void (*SSL_set_cert_cb)(void *, request_t, void *) noexcept nogil
     void (*SSL_set_accept_state)(void *) noexcept nogil
     void (*SSL_set_connect_state)(void *) noexcept nogil
     int_of_pointer SSL_do_handshake
@@ -124,6 +126,8 @@ cdef int take_addresses(dict addresses) except -1:
         <void (*)(void *, void *, void *) noexcept nogil><uintptr_t>addresses["SSL_set_bio"])
     ossl.SSL_set_verify = (
         <void (*)(void *, int, verify_t) noexcept nogil><uintptr_t>addresses["SSL_set_verify"])
+    ossl.SSL_set_cert_cb = (
+        <void (*)(void *, request_t, void *) noexcept nogil><uintptr_t>addresses["SSL_set_cert_cb"])
     ossl.SSL_set_accept_state = (
         <void (*)(void *) noexcept nogil><uintptr_t>addresses["SSL_set_accept_state"])
     ossl.SSL_set_connect_state = (

@@ -92,7 +92,7 @@ cdef void near_failed(Conn *conn) noexcept nogil:
     word_set(&conn.spoke, 1)
     free_slot(conn)
     if (why == F_OS or why == F_TLS or why == F_NO_HELLO or why == F_SHORT_HELLO
-            or why == F_SHORT_HANDSHAKE or why == F_UNPROVEN
+            or why == F_SHORT_HANDSHAKE or why == F_UNPROVEN or why == F_UNASKED
             or (why == F_VERIFY and side.verdict == V_REFUSED)):
         part(side)
     else:

@@ -94,6 +94,8 @@ def _words(failure: Failure) -> str:
         return f"{failure.who} closed without a close_notify (truncated)"
     if failure.what == "unproven":
         return "the handshake ended without a verified peer"
+    if failure.what == "unasked":
+        return "the peer asked for no certificate: mutual TLS or none"
     if failure.what == "memory":
         return "no memory left"
     return _system(failure)
