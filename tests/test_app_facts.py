@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.pki import Authority
+from tests.helpers.ports import free_port
 from uproxy.app.configuration import ConfigurationFile
+from uproxy.app.doors import socket_plans
 from uproxy.app.facts import Facts, plain_settings
 from uproxy.app.identity import check_files, make_source, now
 from uproxy.app.parts import Parts
@@ -18,14 +20,14 @@ from uproxy.config import Settings
 from uproxy.errors import ConfigError
 from uproxy.identity.files import FilesSource
 from uproxy.log import Log
-from uproxy.model import TcpAddress
+from uproxy.model import Direction
 from uproxy.proxy.admin.facts import plain
 from uproxy.systemd import Listeners
 
 CONFIGURATION = """
 name: orders
 identity: {files: {svid: svid.pem, key: svid.key, bundles: {example.org: bundle.pem}}}
-inbound: [{name: api, listen: 127.0.0.1:1, transport: mtls, to: 127.0.0.1:2}]
+inbound: [{name: api, listen: "127.0.0.1:PORT", transport: mtls, to: 127.0.0.1:2}]
 outbound: [{listen: 127.0.0.1:3, to: db}]
 destinations:
   db: {addresses: [127.0.0.1:4], transport: mtls, identities: [spiffe://example.org/ns/db/sa/**]}
@@ -39,7 +41,7 @@ def settings(tmp_path: Path) -> Settings:
     (tmp_path / "svid.pem").write_bytes(issued.pem)
     (tmp_path / "svid.key").write_bytes(issued.key_pem)
     (tmp_path / "bundle.pem").write_bytes(authority.pem)
-    (tmp_path / "uproxy.yaml").write_text(CONFIGURATION)
+    (tmp_path / "uproxy.yaml").write_text(CONFIGURATION.replace("PORT", str(free_port())))
     return ConfigurationFile(tmp_path / "uproxy.yaml", (), {}).read()
 
 
@@ -95,13 +97,17 @@ async def test_draining_is_a_reason_in_words(facts: Facts) -> None:
     assert "draining" in facts.readiness().reasons
 
 
-async def test_doors_are_listed_whether_open_or_not(facts: Facts) -> None:
-    facts.state.listening = frozenset({TcpAddress("127.0.0.1", 1)})
+async def test_doors_are_listed_whether_open_or_not(facts: Facts, settings: Settings) -> None:
+    parts, inbound = facts.parts, settings.inbound[0].listen
+    fresh = parts.doors.open_new({inbound: socket_plans(settings)[inbound]})
+    await parts.doors.replace({inbound: parts.make_doors(settings)[inbound]}, fresh)
     rows = [(row.name, row.direction, row.to, row.open) for row in facts.doors()]
     assert rows == [
         ("api", "inbound", "127.0.0.1:2", True),
         ("127.0.0.1:3", "outbound", "db", False),
     ]
+    await parts.doors.close(Direction.INBOUND)
+    assert [row.open for row in facts.doors()] == [False, False]
 
 
 async def test_destinations_tell_how_their_endpoints_fare(facts: Facts) -> None:
@@ -110,9 +116,11 @@ async def test_destinations_tell_how_their_endpoints_fare(facts: Facts) -> None:
     assert [(each.address, each.passed_over) for each in row.endpoints] == [("127.0.0.1:4", False)]
 
 
-async def test_the_configuration_dump_is_json_and_holds_no_key(facts: Facts) -> None:
+async def test_the_configuration_dump_is_json_and_holds_no_key(
+    facts: Facts, settings: Settings
+) -> None:
     dumped = json.dumps(plain(facts.config_dump()))
-    assert '"listen": "127.0.0.1:1"' in dumped
+    assert f'"listen": "{settings.inbound[0].listen}"' in dumped
     assert "PRIVATE KEY" not in dumped
 
 

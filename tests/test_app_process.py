@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 from collections.abc import Iterator
@@ -96,6 +97,8 @@ def test_draining_by_request_keeps_the_process(config: dict[str, Any], tmp_path:
         wait_until(lambda: "drained: " in uproxy.output, "the end of draining")
         status, text = uproxy.request("/readyz")
         assert (status, text.splitlines()[0]) == (503, "draining")
+        (door,) = json.loads(uproxy.request("/status.json")[1])["doors"]
+        assert not door["open"]
         uproxy.send(signal.SIGHUP)
         wait_until(lambda: "not reloaded: draining" in uproxy.output, "the refusal to reload")
         assert uproxy.request("/quitquitquit", "POST")[0] == 200

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -16,7 +16,14 @@ from uproxy.config import Settings
 from uproxy.config.settings import DestinationSettings
 from uproxy.connections import OpenConnection
 from uproxy.destinations import Destinations
-from uproxy.model import Direction, SystemdAddress, TcpAddress, Transport, UnixAddress
+from uproxy.model import (
+    Direction,
+    ListenAddress,
+    SystemdAddress,
+    TcpAddress,
+    Transport,
+    UnixAddress,
+)
 from uproxy.proxy.admin import facts as rows
 from uproxy.proxy.admin.certificates import describe
 
@@ -64,7 +71,7 @@ class Facts:
         for entry in self.parts.connections:
             key = entry.party.direction, entry.party.door
             counts[key] = counts.get(key, 0) + 1
-        return tuple(_doors(self._settings, self.state, counts))
+        return tuple(_doors(self._settings, self.parts.doors.listening, counts))
 
     def destinations(self) -> tuple[rows.DestinationRow, ...]:
         """Where outbound connections go."""
@@ -173,7 +180,9 @@ def _connection(entry: OpenConnection, at: datetime) -> rows.ConnectionRow:
 
 
 def _doors(
-    settings: Settings, state: RunState, counts: Mapping[tuple[Direction, str], int]
+    settings: Settings,
+    listening: Container[ListenAddress],
+    counts: Mapping[tuple[Direction, str], int],
 ) -> list[rows.DoorRow]:
     inbound = [
         (Direction.INBOUND, door.name, door.listen, door.transport, str(door.to))
@@ -193,7 +202,7 @@ def _doors(
             listen=str(listen),
             transport=transport.value,
             to=to,
-            open=listen in state.listening,
+            open=listen in listening,
             connections=counts.get((direction, name), 0),
         )
         for direction, name, listen, transport, to in (*inbound, *outbound)

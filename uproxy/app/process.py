@@ -118,13 +118,12 @@ class Process:
         await parts.connections.start()
         await parts.resolver.start()
         await parts.doors.replace(parts.make_doors(settings), fresh)
-        self._state.listening = parts.doors.listening
         self._state.starting = False
         await self._admin.start()
         self._notifier.ready(self._status())
         for name in self._listeners.unused:
             _log.warning("systemd passed a socket %r that no door listens to", name)
-        _log.info("started: %s", ", ".join(sorted(map(str, self._state.listening))) or "no doors")
+        _log.info("started: %s", ", ".join(sorted(map(str, parts.doors.listening))) or "no doors")
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -201,7 +200,6 @@ class Process:
         parts.resolver.refresh()
         parts.connections.configure(settings)
         await parts.doors.replace(parts.make_doors(settings), fresh)
-        self._state.listening = parts.doors.listening
         self._limit(settings.limits)
         if settings.log != before.log:
             parts.log.configure(settings.log)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-
-from uproxy.model import ListenAddress
 
 
 @dataclass(slots=True)
@@ -23,7 +21,6 @@ class RunState:
     """Why the file as it is now isn't in force."""
     limits_note: str | None = None
     """Why fewer connections fit than were asked for."""
-    listening: frozenset[ListenAddress] = field(default_factory=frozenset)
 
     @property
     def not_ready(self) -> tuple[str, ...]:
