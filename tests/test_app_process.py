@@ -86,6 +86,8 @@ def test_a_second_sigterm_does_not_wait(config: dict[str, Any], tmp_path: Path) 
         uproxy.wait_until_ready()
         uproxy.send(signal.SIGTERM)
         wait_until(lambda: uproxy.status("/readyz") == 503, "draining")
+        uproxy.send(signal.SIGHUP)
+        wait_until(lambda: "not reloaded: draining" in uproxy.output, "the refusal to reload")
         uproxy.send(signal.SIGTERM)
         assert uproxy.wait(10) == 0
 

@@ -127,7 +127,7 @@ class Process:
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGHUP, self._order(Order.RELOAD))
+        loop.add_signal_handler(signal.SIGHUP, self._asked_to_reload)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_quit)
         # a peer that is gone is an error of that write, never the end of the process
@@ -147,6 +147,12 @@ class Process:
 
     def _order(self, order: Order) -> Callable[[], None]:
         return lambda: self._orders.put_nowait(order)
+
+    def _asked_to_reload(self) -> None:
+        if self._state.draining or self._state.quitting:
+            _log.warning("not reloaded: draining")
+        else:
+            self._orders.put_nowait(Order.RELOAD)
 
     def _asked_to_quit(self) -> None:
         if self._state.quitting:
@@ -180,12 +186,9 @@ class Process:
     async def _watch_file(self) -> None:
         while True:
             await self._reloader.changed()
-            self._orders.put_nowait(Order.RELOAD)
+            self._asked_to_reload()
 
     async def _reload(self) -> None:
-        if self._state.draining:
-            _log.warning("not reloaded: draining")
-            return
         self._notifier.reloading()
         if isinstance(self._parts.source, FilesSource):
             self._parts.source.reload()
