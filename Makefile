@@ -10,6 +10,7 @@ STEP := .ci/step
 PEERS := $(patsubst tests/peers/%/go.mod,.cache/peers/%,$(wildcard tests/peers/*/go.mod))
 
 APPLICATIONS := nginx postgresql redis-server
+BUILD_PACKAGES := gcc libc6-dev python3-dev
 TEST_PACKAGES := $(APPLICATIONS) chromium chromium-driver curl openssl redis-tools
 
 .PHONY: help demo test test-all check bench fuzz clean test-packages demo-packages
@@ -63,9 +64,10 @@ test-packages:
 demo-packages:
 	@.ci/packages nginx postgresql curl
 
-$(VENV)/.ready: constraints.txt pyproject.toml
+$(VENV)/.ready: constraints.txt pyproject.toml setup.py $(wildcard uproxy/engine/*.p[yx]*) uproxy/engine/machine.h
 	@.ci/python >/dev/null || .ci/packages python3
 	@"$$(.ci/python)" -c 'import ensurepip' 2>/dev/null || .ci/packages python3-venv
+	@.ci/packages $(BUILD_PACKAGES)
 	@$(STEP) "Python environment" .ci/venv $(VENV) "$$(.ci/python)"
 	@touch $@
 

@@ -74,7 +74,7 @@ def test_variables_are_valid_anywhere_a_scalar_is() -> None:
         "authorization: [{action: allow, to: {ports: [70000]}}]",
         "workers: 2",
         "handover: null",
-        "engine: native",
+        "engine: cython",
         "admin: {listen: 5}",
         "log: {level: loud}",
     ],

@@ -23,13 +23,13 @@ MODULES = sorted((ROOT / "uproxy").rglob("*.py"))
 LONGEST_MODULE = 350
 """Lines.  A longer one has a second idea in it."""
 
-LONGER = {"uproxy.libssl": 650}
-"""Every raw pointer crosses in one file, however long it gets."""
+LONGER = {"uproxy.libssl": 700, "uproxy.transport.native.life": 400}
+"""Every raw pointer crosses in one file, however long it gets; a life is one story."""
 
 TOP = {
     ".ci", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md",
     "benchmarks", "bpf_redirect", "certs", "constraints.txt", "deploy", "docs", "pyproject.toml",
-    "tests", "uproxy",
+    "setup.py", "tests", "uproxy",
 }  # fmt: skip
 
 NOT_THE_PROXY = {"__main__", "authority", "cli", "demo"}
@@ -37,6 +37,8 @@ NOT_THE_PROXY = {"__main__", "authority", "cli", "demo"}
 
 TESTED_ELSEWHERE = {
     "uproxy.transport.twin": "test_transport_relay.py",
+    "uproxy.transport.native": "test_transport_native.py",
+    "uproxy.transport.accepting": "test_transport_limits.py",
 }
 """Modules, or packages, whose tests are named after what they do together."""
 

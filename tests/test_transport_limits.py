@@ -80,6 +80,7 @@ async def test_when_full_the_oldest_silent_connection_makes_room(engine: Engine)
         peer = TlsStream(await Stream.connect(address), PEER)
         await peer.shake()
         assert await silent[0].is_reset()
+        await eventually(lambda: door.endings, "its ending")
         first = door.endings[0]
         assert first[1].outcome is Outcome.LIMIT
         assert first[1].state is State.HANDSHAKING_NEAR

@@ -49,8 +49,11 @@ class Inbound:
 
     async def relay(self, **how: object) -> tuple[TlsStream, Stream]:
         """Both ends of an open connection."""
+        before = len(self.door.opened_)
         peer = await self.call(**how)  # type: ignore[arg-type]  # passed through
-        return peer, await self.application.accept()
+        there = await self.application.accept()
+        await self.door.connection(before + 1)
+        return peer, there
 
 
 @asynccontextmanager
@@ -271,7 +274,7 @@ async def test_that_refusal_is_found_behind_the_reset_that_sending_runs_into(
     async with listening() as far, outbound(engine, far.address) as (door, address):
         near = await Stream.connect(address)
         there = TlsStream(await far.accept(), PEER, server=True, root=STRANGERS.root)
-        pushing = asyncio.create_task(near.say(bytes(4 * MIB)))
+        pushing = asyncio.create_task(near.say(bytes(32 * MIB)))
         with pytest.raises(SSL.Error, match="certificate verify failed"):
             await there.shake()
         there.stream.close()  # with bytes unread: a reset on the alert's heels

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import count
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -26,7 +27,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from uproxy.contract import PeerSvid, TlsPlan
+from uproxy.contract import PeerSvid, RefusedError, TlsPlan
 from uproxy.errors import EngineError, IdentityError, UntrustedError
 from uproxy.model import Alert, Role, TlsSettings
 
@@ -66,6 +67,18 @@ NAMES: Final = tuple(
     """.split()  # noqa: SIM905  seventy names are easier to read unquoted
 )
 """Every function and constant of OpenSSL that crosses here."""
+
+ADDRESSED: Final = tuple(
+    """
+    BIO_free BIO_get_mem_data BIO_new BIO_new_mem_buf BIO_read BIO_s_mem BIO_set_mem_eof_return
+    ERR_clear_error ERR_get_error SSL_CIPHER_get_name SSL_do_handshake SSL_free
+    SSL_get0_group_name SSL_get_current_cipher SSL_get_error SSL_get_ex_data_X509_STORE_CTX_idx
+    SSL_get_version SSL_new SSL_read SSL_session_reused SSL_set_accept_state SSL_set_bio
+    SSL_set_cert_cb SSL_set_connect_state SSL_set_verify SSL_shutdown SSL_write
+    X509_STORE_CTX_get0_cert X509_STORE_CTX_get_ex_data X509_STORE_CTX_set_error i2d_X509_bio
+    """.split()  # noqa: SIM905  thirty names are easier to read unquoted
+)
+"""The functions that the compiled engine calls by address, without the GIL."""
 
 _NO_AUTO_CHAIN: Final = 0x8
 """SSL_MODE_NO_AUTO_CHAIN (not among the binding's constants): without it OpenSSL validates
@@ -178,7 +191,7 @@ def _rehearse(tested: str) -> None:
 class Context:
     """An SSL_CTX made from a plan."""
 
-    __slots__ = ("_alpn_callback", "pointer", "server", "verify")
+    __slots__ = ("_alpn_callback", "number", "pointer", "server", "verify")
 
     def __init__(self, plan: TlsPlan) -> None:
         server = plan.role is Role.SERVER
@@ -189,12 +202,19 @@ class Context:
         # not the plan itself: it is the weak key that this context is kept under
         self.server = server
         self.verify = plan.verify
+        self.number = next(_numbers)
+        """Never another context's: what a verdict is kept under."""
         self._alpn_callback: Any = None
         self._harden()
         self._negotiate(plan.settings)
         self._identify(plan)
         if plan.alpn:
             self._offer_alpn(plan.alpn)
+
+    @property
+    def address(self) -> int:
+        """Of the SSL_CTX."""
+        return _address(self.pointer)
 
     def _harden(self) -> None:
         context = self.pointer
@@ -248,6 +268,8 @@ class Context:
             wire = b"".join(bytes((len(name),)) + name for name in names)
             _lib.SSL_CTX_set_alpn_protos(self.pointer, wire, len(wire))
 
+
+_numbers: Final = count(1)
 
 _contexts: WeakKeyDictionary[TlsPlan, Context] = WeakKeyDictionary()
 
@@ -309,6 +331,45 @@ def _on_request(ssl: Any, _arg: Any) -> int:
     # A client is called here only when the server has sent a CertificateRequest.
     _shaking[_address(ssl)].asked = True
     return 1
+
+
+def _x509_error(verdict: PeerSvid | Exception) -> int:
+    if not isinstance(verdict, Exception):
+        return _OK
+    if isinstance(verdict, UntrustedError):
+        return _X509_ERROR[verdict.alert]
+    return _X509_ERROR[Alert.CERTIFICATE_UNKNOWN]
+
+
+def judge(context: Context, store: int) -> tuple[int, bool, PeerSvid | Exception, float]:
+    """A compiled engine's question, from inside its verify callback.
+
+    Args:
+        store: the address of the X509_STORE_CTX.
+
+    Returns:
+        The X509 verification error, whether it is a refusal rather than a defect, the verdict,
+        and until when an acceptance holds (Unix time).
+    """
+    try:
+        peer = context.verify(_presented(_ffi.cast("X509_STORE_CTX *", store)))
+    except (UntrustedError, RefusedError) as refusal:
+        return _x509_error(refusal), True, refusal, 0.0
+    except Exception as defect:  # noqa: BLE001  OpenSSL is below us: the engine reports it
+        return _x509_error(defect), False, defect, 0.0
+    return _OK, False, peer, peer.not_after.timestamp()
+
+
+def addresses() -> dict[str, int]:
+    """Where the functions are that the compiled engine calls.
+
+    Raises:
+        EngineError: this isn't the tested library.
+    """
+    missing = [name for name in ADDRESSED if not hasattr(_lib, name)]
+    if missing:
+        raise EngineError(f"the TLS library lacks {', '.join(missing)}")
+    return {name: _address(_ffi.addressof(_lib, name)) for name in ADDRESSED}
 
 
 def _presented(store: Any) -> tuple[bytes, ...]:
@@ -400,11 +461,7 @@ class Session:
                 self._verdict = self._context.verify(_presented(store))
             except Exception as error:  # noqa: BLE001  OpenSSL is below us: handshake() raises it
                 self._verdict = error
-        if not isinstance(self._verdict, Exception):
-            return _OK
-        if isinstance(self._verdict, UntrustedError):
-            return _X509_ERROR[self._verdict.alert]
-        return _X509_ERROR[Alert.CERTIFICATE_UNKNOWN]
+        return _x509_error(self._verdict)
 
     def decrypt(self, received: Buffer) -> memoryview:
         """Application bytes; valid until the next call of any session's `decrypt`.
@@ -504,7 +561,11 @@ Buffer = bytes | bytearray | memoryview
 
 def _failure() -> TlsError:
     """The oldest entry of the error queue, in words."""
-    code = _lib.ERR_get_error()
+    return in_words(_lib.ERR_get_error())
+
+
+def in_words(code: int) -> TlsError:
+    """What an error code of OpenSSL (ERR_get_error) means."""
     reason = _lib.ERR_GET_REASON(code)
     words = _text(_lib.ERR_reason_error_string(code)) or "broken off"
     if (code >> 23) & 0xFF == _ERR_LIB_SSL and _ALERT_BASE <= reason < _ALERT_BASE + 256:

@@ -88,8 +88,9 @@ def started(proxy: Proxy) -> Iterator[Proxy]:
         yield proxy
 
 
-def _uproxy_kind(key: str, title: str, *groups: str) -> Kind:
+def _uproxy_kind(key: str, title: str, *groups: str, engine: str = "python") -> Kind:
     keys: dict[str, Any] = {
+        "engine": engine,
         "log": {"access": "none"},
         "tls": {"groups": list(groups), "ciphers": [CIPHER]},
     }
@@ -152,6 +153,7 @@ ENVOY = _envoy_kind("envoy", "Envoy", X25519)
 ENVOY_PQ = _envoy_kind("envoy-pq", f"Envoy, {X25519MLKEM768}", X25519MLKEM768, X25519)
 GHOSTUNNEL = Kind("ghostunnel", "ghostunnel", X25519, _ghostunnel_inbound, _ghostunnel_outbound)
 UPROXY = _uproxy_kind("uproxy", "uProxy", X25519)
+UPROXY_NATIVE = _uproxy_kind("uproxy-native", "uProxy, compiled", X25519, engine="native")
 UPROXY_PQ = _uproxy_kind("uproxy-pq", f"uProxy, {X25519MLKEM768}", X25519MLKEM768, X25519, "P-256")
 
 

@@ -34,9 +34,13 @@ from uproxy.identity.credentials import Credentials
 from uproxy.identity.verifier import Verifier
 from uproxy.lifecycle import ENDINGS
 from uproxy.model import Address, Direction, Role, TcpAddress, Timeouts, TlsSettings, UnixAddress
+from uproxy.transport.native import NativeEngine
 from uproxy.transport.twin import TwinEngine
 
-_ENGINES: dict[str, Callable[[], Engine]] = {"python": TwinEngine}
+_ENGINES: dict[str, Callable[[], Engine]] = {
+    "python": TwinEngine,
+    "native": NativeEngine,
+}
 
 
 @pytest.fixture(params=sorted(_ENGINES))

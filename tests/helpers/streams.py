@@ -29,6 +29,8 @@ class Stream:
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
         self.socket = connected
+        self.reset_at_once = False
+        """An engine of threads may have reset it before we looked whether it is connected."""
         _made.append(connected)
 
     @classmethod
@@ -40,8 +42,11 @@ class Stream:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         target = address.path if isinstance(address, UnixAddress) else (address.host, address.port)
         stream = cls(connection)
-        async with asyncio.timeout(PATIENCE):
-            await asyncio.get_running_loop().sock_connect(connection, target)
+        try:
+            async with asyncio.timeout(PATIENCE):
+                await asyncio.get_running_loop().sock_connect(connection, target)
+        except ConnectionResetError:
+            stream.reset_at_once = True
         return stream
 
     async def say(self, data: bytes) -> None:
@@ -54,6 +59,8 @@ class Stream:
         Raises:
             ConnectionResetError: the other side was reset.
         """
+        if self.reset_at_once:
+            raise ConnectionResetError
         async with asyncio.timeout(PATIENCE):
             return await asyncio.get_running_loop().sock_recv(self.socket, size)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from uproxy.app.doors import Doors
+from uproxy.app.engines import make_engine
 from uproxy.app.identity import make_source
 from uproxy.config import Settings
 from uproxy.connections import Connections, InForce
@@ -18,7 +19,6 @@ from uproxy.proxy.outbound import OutboundDoor
 from uproxy.proxy.services import Services
 from uproxy.resolver import Resolver
 from uproxy.systemd import Listeners
-from uproxy.transport.twin import TwinEngine
 
 
 class Parts:
@@ -34,7 +34,7 @@ class Parts:
         self.log = log
         self.metrics = Metrics()
         self.source = make_source(settings.identity)
-        self.engine = TwinEngine()
+        self.engine = make_engine(settings.engine)
         self.destinations = Destinations()
         self.destinations.configure(settings)
         self.resolver = Resolver(self.destinations)

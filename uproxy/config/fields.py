@@ -258,7 +258,12 @@ SETTINGS = Record(
         Field("tls", TLS, "What may be negotiated."),
         Field("limits", LIMITS, "Refused beyond these."),
         Field("timeouts", TIMEOUTS, "Deadlines; 0 is off."),
-        Field("engine", Choice(("python",), later.ENGINES), "What moves the bytes.", "python"),
+        Field(
+            "engine",
+            Choice(("python", "native"), later.ENGINES),
+            "What moves the bytes.",
+            "python",
+        ),
         Field(
             "admin",
             Nullable(ADMIN, AdminSettings(None, None, None)),

@@ -39,5 +39,5 @@ KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 
 TRANSPORTS: Mapping[str, str] = MappingProxyType({"hbone": _TUNNEL})
 ENGINES: Mapping[str, str] = MappingProxyType(
-    dict.fromkeys(("native", "cython", "c"), "use `engine: python`")
+    dict.fromkeys(("cython", "c"), "use `engine: native`")
 )

@@ -1,66 +1,42 @@
-"""The twin's front: accepting, and what the process asks of an engine (`contract.Engine`).
+"""The twin's front: what the process asks of an engine (`contract.Engine`).
 
-Everything runs on the event loop's thread.  Accepting never spins and never dies: without
-descriptors it waits and tries again, and the kernel's queue holds who comes meanwhile.
+Everything runs on the event loop's thread.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
-import logging
 import socket
 from collections.abc import Callable
-from itertools import count
-from typing import Final
 
-from uproxy import sockets
 from uproxy.contract import Arrival, Door, Refusal
-from uproxy.model import Limits, Outcome, UnixAddress
+from uproxy.model import Limits, Outcome
+from uproxy.transport.accepting import Listening
 from uproxy.transport.twin.gate import Gate
 from uproxy.transport.twin.life import Life
-from uproxy.transport.twin.poller import READ, Poller
-
-ACCEPT_BATCH: Final = 64
-"""Arrivals taken in one turn, so that a flood of them leaves turns for the others."""
-
-SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-BACK_OFF: Final = (0.05, 1.0)
-"""Seconds without accepting when descriptors are short: at first, at most."""
-
-_GONE: Final = frozenset(
-    {errno.ECONNABORTED, errno.EPROTO, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET,
-     errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH, errno.ENETDOWN, errno.EPERM}
-)  # fmt: skip
-"""Errors of the connection that was to be taken, not of the listener: accept(2)."""
-
-_log = logging.getLogger(__name__)
+from uproxy.transport.twin.poller import Poller
 
 
 class TwinEngine:
     """Moves the connections of one event loop.  Made inside it."""
 
     def __init__(self) -> None:
-        self._poller = Poller()
-        self._gate = Gate()
-        self._ids = count(1)
+        self.poller = Poller()
+        self.gate = Gate()
+        self.doors: set[Listening] = set()
         self._lives: dict[asyncio.Task[None], Life] = {}
-        self._doors: set[OpenTwinDoor] = set()
 
-    def open(self, listener: socket.socket, door: Door) -> OpenTwinDoor:
+    def open(self, listener: socket.socket, door: Door) -> Listening:
         """Accept from a listening socket, which the engine now owns."""
-        listener.setblocking(False)
-        opened = OpenTwinDoor(self, listener, door)
-        self._doors.add(opened)
-        return opened
+        return Listening(self, listener, door)
 
     def set_limits(self, limits: Limits) -> None:
         """Applies to arrivals from now on."""
-        self._gate.limits = limits
+        self.gate.limits = limits
 
     def refused(self) -> dict[str, int]:
         """Arrivals refused by each limit since the start; `descriptors` counts shortages."""
-        return dict(self._gate.refused)
+        return dict(self.gate.refused)
 
     def responsive(self) -> bool:
         """True: the twin's only thread is the one that asks."""
@@ -68,110 +44,23 @@ class TwinEngine:
 
     async def stop(self) -> None:
         """Cut every connection and let go of every socket; waits for no arrival."""
-        for door in tuple(self._doors):
+        for door in tuple(self.doors):
             door.release()
         for life in self._lives.values():
             life.close(Refusal(Outcome.DRAINED, "uProxy stopped"))
         while self._lives:
             await asyncio.wait(tuple(self._lives))
-        self._poller.close()
+        self.poller.close()
 
-    def _begin(self, life: Life, on_decided: Callable[[Life], None]) -> None:
-        task = life.start(on_decided)
+    def welcome(
+        self,
+        door: Door,
+        accepted: socket.socket,
+        arrival: Arrival,
+        on_decided: Callable[[], None],
+    ) -> None:
+        """Take over a connection; say once when it has been admitted or refused."""
+        life = Life(self.poller, self.gate, door, accepted, arrival)
+        task = life.start(lambda _life: on_decided())
         self._lives[task] = life
         task.add_done_callback(self._lives.pop)
-
-
-class OpenTwinDoor:
-    """A listening socket, and the door that arrivals meet."""
-
-    def __init__(self, engine: TwinEngine, listener: socket.socket, door: Door) -> None:
-        self._engine = engine
-        self._listener = listener
-        self._door = door
-        name = listener.getsockname()
-        self._unix = UnixAddress(name if isinstance(name, str) else "")
-        self._pause = BACK_OFF[0]
-        self._resume: asyncio.TimerHandle | None = None
-        self._undecided: set[Life] = set()  # neither admitted nor refused yet
-        self._all_decided: asyncio.Event | None = None  # while somebody waits in `close`
-        self._watch()
-
-    def replace(self, door: Door) -> None:
-        """New arrivals meet `door`; the socket and open connections stay."""
-        self._door = door
-
-    async def close(self) -> None:
-        """Stop accepting, and return when each arrival has been admitted or refused."""
-        if self._listener.fileno() != -1:
-            # bounded, or a flood of arrivals would keep the door open
-            for _ in range(sockets.BACKLOG):
-                if not self._take():
-                    break
-            self.release()
-        if self._undecided:
-            self._all_decided = self._all_decided or asyncio.Event()
-            await self._all_decided.wait()
-
-    def release(self) -> None:
-        """Let go of the listening socket, and of whoever waits in its queue."""
-        if self._resume is not None:
-            self._resume.cancel()
-        if self._listener.fileno() != -1:
-            self._engine._poller.forget(self._listener.fileno())
-            sockets.release(self._listener)
-        self._engine._doors.discard(self)
-
-    def _watch(self) -> None:
-        self._engine._poller.watch(self._listener.fileno(), READ, self._accept)
-
-    def _accept(self, _events: int) -> None:
-        for _ in range(ACCEPT_BATCH):
-            if not self._take():
-                return
-
-    def _take(self) -> bool:
-        """Accept one arrival; False when there is none, or none can be taken for now."""
-        try:
-            accepted, name = self._listener.accept()
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            if error.errno in _GONE:
-                return True
-            self._wait(error)
-            return False
-        self._pause = BACK_OFF[0]
-        try:
-            self._receive(accepted, name)
-        except Exception:  # noqa: BLE001  a defect: this arrival goes, the listener stays
-            _log.exception("an arrival could not be received")
-            sockets.reset(accepted)
-        return True
-
-    def _receive(self, accepted: socket.socket, name: object) -> None:
-        accepted.setblocking(False)
-        arrival = Arrival(
-            id=next(self._engine._ids),
-            source=sockets.address_of(name, self._unix),
-            local=sockets.address_of(accepted.getsockname(), self._unix),
-            peer=None,
-        )
-        life = Life(self._engine._poller, self._engine._gate, self._door, accepted, arrival)
-        self._undecided.add(life)
-        self._engine._begin(life, self._decided)
-
-    def _decided(self, life: Life) -> None:
-        self._undecided.discard(life)
-        if self._all_decided is not None and not self._undecided:
-            self._all_decided.set()
-
-    def _wait(self, error: OSError) -> None:
-        """Accept nothing for a while: asked again at once, the kernel would say the same."""
-        if error.errno in SHORTAGE:
-            self._engine._gate.refused["descriptors"] += 1
-        hint = "; raise LimitNOFILE" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
-        _log.warning("accepting pauses for %g s: %s%s", self._pause, error, hint)
-        self._engine._poller.forget(self._listener.fileno())
-        self._resume = asyncio.get_running_loop().call_later(self._pause, self._watch)
-        self._pause = min(2 * self._pause, BACK_OFF[1])

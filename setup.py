@@ -1,0 +1,20 @@
+"""The one compiled part; everything else about the package is in pyproject.toml."""
+
+from glob import glob
+
+from setuptools import Extension, setup
+
+_ENGINE = "uproxy/engine/"
+
+setup(
+    ext_modules=[
+        Extension(
+            "uproxy.engine._engine",
+            [f"{_ENGINE}_engine.pyx"],
+            depends=[*glob(f"{_ENGINE}*.pxi"), f"{_ENGINE}machine.h"],
+            include_dirs=[_ENGINE],
+            extra_compile_args=["-O2", "-g1", "-fno-strict-aliasing", "-pthread"],
+            extra_link_args=["-pthread"],
+        )
+    ]
+)

@@ -1,0 +1,297 @@
+"""What only an engine of threads can get wrong: what they share, and what they remember.
+
+Each hazard of sharing buffers, verdicts and pointers between connections has its test here;
+what a connection does is in the other modules of `test_transport_*`, for every engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from OpenSSL import SSL
+
+from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
+from tests.helpers.pki import Authority
+from tests.helpers.streams import Stream, close_all, listening
+from tests.helpers.tls_streams import TlsStream
+from tests.helpers.waiting import eventually
+from uproxy.contract import PeerSvid, Refusal, TlsPlan
+from uproxy.errors import UntrustedError
+from uproxy.lifecycle import State
+from uproxy.model import Alert, Direction, Outcome, Role, TcpAddress, Timeouts
+from uproxy.transport.native import NativeEngine, reasons
+
+OURS = Authority("example.org")
+US = OURS.issue("/ns/shop/sa/orders")
+PEER = OURS.issue("/ns/web/sa/frontend")
+STRANGER = Authority("stranger.test").issue("/ns/a/sa/b")
+DENIED = Refusal(Outcome.DENIED, "no")
+
+
+@pytest.fixture
+async def engine() -> AsyncIterator[NativeEngine]:
+    """With one thread: everything is shared that can be."""
+    made = NativeEngine(threads=1)
+    yield made
+    await made.stop()
+    close_all()
+
+
+class Judge:
+    """A verifier that counts what it is asked."""
+
+    def __init__(self, lasting: timedelta = timedelta(hours=1)) -> None:
+        self.asked = 0
+        self.lasting = lasting
+        self.refusing = False
+
+    def __call__(self, chain: tuple[bytes, ...]) -> PeerSvid:
+        self.asked += 1
+        if self.refusing:
+            raise UntrustedError("X5-1", "not any more", Alert.UNKNOWN_CA)
+        return PeerSvid("spiffe://example.org/x", chain, datetime.now(UTC) + self.lasting)
+
+
+def server(judge: Judge) -> TlsPlan:
+    return plan(Role.SERVER, US, judge)
+
+
+async def calls(address: object, door: RecordingDoor, times: int) -> None:
+    """So many handshakes, one after the other, each admitted and denied."""
+    assert isinstance(address, TcpAddress)
+    for _ in range(times):
+        count = len(door.endings) + 1
+        peer = TlsStream(await Stream.connect(address), PEER)
+        await peer.shake()
+        with suppress(SSL.Error, ConnectionResetError):
+            await peer.hear()
+        await door.ending(count)
+
+
+# What is remembered of verified leaves.
+
+
+async def test_a_leaf_is_judged_once_per_plan(engine: NativeEngine) -> None:
+    judge = Judge()
+    door = RecordingDoor(Direction.INBOUND, DENIED, server(judge))
+    async with open_door(engine, door) as address:
+        await calls(address, door, 3)
+        assert judge.asked == 1
+        assert len(door.arrivals) == 3
+        assert {arrival.peer and arrival.peer.spiffe_id for arrival in door.arrivals} == {
+            "spiffe://example.org/x"
+        }
+
+
+async def test_another_generation_of_trust_judges_anew(engine: NativeEngine) -> None:
+    before, after = Judge(), Judge()
+    after.refusing = True
+    door = RecordingDoor(Direction.INBOUND, DENIED, server(before))
+    async with open_door(engine, door) as address:
+        await calls(address, door, 2)
+        door.near = server(after)
+        await calls(address, door, 2)
+    assert (before.asked, after.asked) == (1, 2)
+    outcomes = [ending.outcome for _, ending in door.endings]
+    assert outcomes == [Outcome.DENIED] * 2 + [Outcome.PEER_UNTRUSTED] * 2
+
+
+async def test_a_verdict_ends_with_the_chain(engine: NativeEngine) -> None:
+    judge = Judge(lasting=timedelta(0))
+    door = RecordingDoor(Direction.INBOUND, DENIED, server(judge))
+    async with open_door(engine, door) as address:
+        await calls(address, door, 3)
+    assert judge.asked == 3
+
+
+async def test_a_refusal_is_not_kept(engine: NativeEngine) -> None:
+    judge = Judge()
+    judge.refusing = True
+    door = RecordingDoor(Direction.INBOUND, DENIED, server(judge))
+    async with open_door(engine, door) as address:
+        await calls(address, door, 1)
+        judge.refusing = False
+        await calls(address, door, 1)
+    assert [ending.outcome for _, ending in door.endings] == [
+        Outcome.PEER_UNTRUSTED,
+        Outcome.DENIED,
+    ]
+
+
+async def test_a_verdict_for_one_leaf_is_none_for_another_of_the_same_name(
+    engine: NativeEngine,
+) -> None:
+    real = verifier(Role.CLIENT, OURS)
+    door = RecordingDoor(Direction.INBOUND, DENIED, plan(Role.SERVER, US, real))
+    forged = OURS.issue("/ns/web/sa/frontend", forged=True)
+    async with open_door(engine, door) as address:
+        await calls(address, door, 1)
+        peer = TlsStream(await Stream.connect(address), forged)
+        await peer.shake()
+        with pytest.raises(SSL.Error):
+            await peer.hear()
+        peer.stream.close()
+        await eventually(lambda: len(door.endings) == 2, "the forger's ending")
+    assert door.endings[1][1].outcome is Outcome.PEER_UNTRUSTED
+    assert len(door.arrivals) == 1
+
+
+# What connections share.
+
+
+async def test_an_alert_never_reaches_another_connection(engine: NativeEngine) -> None:
+    """Good and bad peers by turns, on one thread: each hears what is meant for it."""
+    ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
+    async with listening() as far:
+        door = RecordingDoor(Direction.INBOUND, route(far.address), ours)
+        async with open_door(engine, door) as address:
+            good = TlsStream(await Stream.connect(address), PEER)
+            await good.shake()
+            there = await far.accept()
+            for turn in range(10):
+                bad = TlsStream(await Stream.connect(address), STRANGER)
+                await bad.shake()
+                await good.say(b"%04d" % turn)
+                with pytest.raises(SSL.Error, match="unknown ca"):
+                    await bad.hear()
+                bad.stream.close()
+                assert await there.hear_exactly(4) == b"%04d" % turn
+                await there.say(b"back")
+                assert await good.hear_exactly(4) == b"back"
+
+
+async def test_streams_on_one_thread_keep_their_bytes_apart(engine: NativeEngine) -> None:
+    ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
+    async with listening() as far:
+        door = RecordingDoor(Direction.INBOUND, route(far.address), ours)
+        async with open_door(engine, door) as address:
+            pairs = []
+            for _ in range(6):
+                peer = TlsStream(await Stream.connect(address), PEER)
+                await peer.shake()
+                pairs.append((peer, await far.accept()))
+
+            async def exchange(peer: TlsStream, there: Stream) -> None:
+                for _ in range(20):
+                    data = os.urandom(random.randrange(1, 100_000))  # noqa: S311  sizes, not secrets
+                    _, heard = await asyncio.gather(peer.say(data), there.hear_exactly(len(data)))
+                    assert heard == data
+                    _, heard = await asyncio.gather(there.say(data), peer.hear_exactly(len(data)))
+                    assert heard == data
+
+            await asyncio.gather(*(exchange(peer, there) for peer, there in pairs))
+
+
+async def test_a_hello_may_drip_in_records_of_one_byte(engine: NativeEngine) -> None:
+    ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
+    door = RecordingDoor(Direction.INBOUND, DENIED, ours)
+    async with open_door(engine, door) as address:
+        peer = TlsStream(await Stream.connect(address), PEER)
+        with pytest.raises(SSL.WantReadError):
+            peer.tls.do_handshake()
+        hello = peer.pending()[5:]
+        for at in range(len(hello)):
+            record = b"\x16\x03\x01\x00\x01" + hello[at : at + 1]
+            for piece in (record[:3], record[3:]) if at % 16 == 0 else (record,):
+                await peer.stream.say(piece)
+                if at % 64 == 0:
+                    await asyncio.sleep(0)
+        await peer.shake()
+        await eventually(lambda: door.arrivals, "an arrival")
+
+
+async def test_connections_cut_at_any_moment_leave_nothing_behind() -> None:
+    """Both threads, random ends: every arrival has one ending, every descriptor is closed."""
+    engine = NativeEngine(threads=2)
+    chance = random.Random(4)  # noqa: S311  a script, not secrets
+    ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
+    gc.collect()
+    async with listening() as far:
+        door = RecordingDoor(
+            Direction.INBOUND, route(far.address), ours, Timeouts(handshake=1.0, connect=1.0)
+        )
+
+        def maybe_cut(connection: object) -> None:
+            if chance.random() < 0.3:
+                connection.close(DENIED)  # type: ignore[attr-defined]  # a Connection
+
+        door.on_opened = maybe_cut
+
+        async def echo() -> None:
+            while True:
+                there = await far.accept()
+                with suppress(OSError):
+                    await there.say(b"hello")
+                with suppress(OSError):  # the caller was quicker
+                    chance.choice((there.close, there.reset, there.finish))()
+
+        async def caller(address: TcpAddress) -> None:
+            shows = PEER if chance.random() < 0.8 else STRANGER
+            peer = TlsStream(await Stream.connect(address), shows)
+            with suppress(OSError, SSL.Error, EOFError):
+                if chance.random() < 0.1:
+                    await peer.stream.say(b"\x16\x03\x01\x02")
+                else:
+                    await peer.shake()
+                    await peer.say(bytes(chance.randrange(1, 30_000)))
+                    await peer.hear()
+            chance.choice((peer.stream.close, peer.stream.reset))()
+
+        async with open_door(engine, door) as address:
+            assert isinstance(address, TcpAddress)
+            echoing = asyncio.create_task(far_forever(echo))
+            for _ in range(10):
+                await asyncio.gather(*(caller(address) for _ in range(20)))
+            await eventually(lambda: len(door.endings) == 200, "200 endings")
+            echoing.cancel()
+            await asyncio.gather(echoing, return_exceptions=True)
+    assert engine.lives == set()
+    assert engine.core.handshakes() == 0
+    assert engine.responsive()
+    await engine.stop()
+    close_all()
+
+
+async def far_forever(echo: object) -> None:
+    while True:
+        with suppress(TimeoutError):  # nobody came for a while
+            await echo()  # type: ignore[operator]  # a coroutine function
+
+
+async def test_a_stopped_engine_is_not_responsive_and_stops_again_for_nothing() -> None:
+    engine = NativeEngine(threads=1)
+    assert engine.responsive()
+    await engine.stop()
+    await engine.stop()
+
+
+# Reasons.
+
+
+def test_a_failure_is_put_in_the_twins_words() -> None:
+    failure = reasons.Failure("os", "the peer", State.HANDSHAKING_NEAR, 104, 0, None)
+    assert reasons.near_handshake(failure, 5.0) == Refusal(
+        Outcome.HANDSHAKE_FAILED, "reset by the peer"
+    )
+    gone = replace(failure, error=110)
+    assert reasons.near_handshake(gone, 5.0).reason == (
+        "the peer vanished: keepalive got no answer"
+    )
+    late = replace(failure, what="timeout")
+    assert reasons.near_handshake(late, 5.0) == Refusal(
+        Outcome.TIMED_OUT, "the peer didn't finish the handshake in 5 s"
+    )
+
+
+def test_a_verifiers_defect_is_no_refusal() -> None:
+    failure = reasons.Failure("verify", "the peer", State.HANDSHAKING_NEAR, 0, 0, ValueError("x"))
+    with pytest.raises(ValueError, match="x"):
+        reasons.near_handshake(failure, 5.0)

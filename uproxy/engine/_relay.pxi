@@ -1,0 +1,197 @@
+# Moving bytes both ways until both directions have ended.
+#
+# Flow 0 goes from near to far, flow 1 back.  A sink that doesn't take everything stops its
+# source from being read, so a connection holds one receive's worth of bytes per direction at
+# most.  Level-triggered: one receive per event, so that a bulk stream doesn't starve others.
+
+
+cdef inline bint flow_open(Conn *conn, int flow) noexcept nogil:
+    """Whether the source should be read now."""
+    return not (
+        conn.flow_ended[flow]
+        or conn.sides[1 - flow].backlog_size
+        or conn.sides[flow].backlog_size > OWN_BACKLOG
+    )
+
+
+cdef void relay_begin(Conn *conn, const char *preface, size_t size) noexcept nogil:
+    conn.mode = M_RELAYING
+    conn.phase = P_RELAYING
+    conn.last = conn.worker.now
+    if size and send_plain(&conn.sides[1], preface, size) < 0:
+        relay_failed(conn)
+        return
+    check_patience(conn)
+    if conn.mode == M_RELAYING:
+        settle(conn)
+
+
+cdef void relay_turn(Side *side, uint32_t events) noexcept nogil:
+    """One side, the source of its flow, is ready for something."""
+    cdef Conn *conn = side.conn
+    cdef bint broken = (events & (EPOLLERR | EPOLLHUP)) != 0
+    cdef bint reading = flow_open(conn, side.index)
+    cdef int result = 0
+    if side.backlog_size and (broken or events & EPOLLOUT):
+        result = flush(side)
+        conn.last = conn.worker.now
+    elif broken and not reading:
+        result = lose(side, events)
+    if result == 0 and reading and (broken or events & EPOLLIN):
+        result = pump(conn, side.index)
+    if result < 0:
+        relay_failed(conn)
+    else:
+        settle(conn)
+
+
+cdef void settle(Conn *conn) noexcept nogil:
+    """Take what needs no socket, end if all is done, otherwise wait for the right events."""
+    cdef Side *near = &conn.sides[0]
+    cdef Side *far = &conn.sides[1]
+    cdef int flow
+    for flow in range(2):
+        while flow_open(conn, flow) and (conn.sides[flow].early_size or conn.sides[flow].ended):
+            if pump(conn, flow) < 0:
+                relay_failed(conn)
+                return
+    if (conn.flow_ended[0] and conn.flow_ended[1]
+            and not near.backlog_size and not far.backlog_size):
+        die(conn, True)
+        return
+    if watch(near, wanted(conn, 0)) < 0 or watch(far, wanted(conn, 1)) < 0:
+        relay_failed(conn)
+
+
+cdef inline int wanted(Conn *conn, int side) noexcept nogil:
+    cdef int mask = 0
+    if flow_open(conn, side):
+        mask |= EPOLLIN
+    if conn.sides[side].backlog_size:
+        mask |= EPOLLOUT
+    return mask
+
+
+cdef int pump(Conn *conn, int flow) noexcept nogil:
+    """One receive's worth."""
+    cdef Side *source = &conn.sides[flow]
+    cdef char *data = NULL
+    cdef char *early = NULL
+    cdef ssize_t size
+    cdef int result = 0
+    if source.early_size:
+        early = data = source.early
+        size = source.early_size
+        source.early = NULL
+        source.early_size = 0
+    else:
+        size = hear(source, &data)
+        if size == -2:
+            return 0
+        if size < 0:
+            return -1
+    conn.last = conn.worker.now
+    if size:
+        count_add(&conn.counts[flow], size)
+        result = send_plain(&conn.sides[1 - flow], data, size)
+        free(early)
+        return result
+    return end_flow(conn, flow)
+
+
+cdef ssize_t hear(Side *side, char **data) noexcept nogil:
+    """Application bytes, valid until the next one hears; 0 at the end, -2 not now, -1 failed."""
+    cdef ssize_t size
+    if side.ended:
+        return 0
+    size = receive_raw(side, RECEIVE)
+    if size == -1:
+        return fail(side, F_OS, errno)
+    data[0] = side.conn.worker.received
+    if side.ssl == NULL or size == -2:
+        return size
+    if size == 0:
+        return fail(side, F_TRUNCATED)
+    if feed(side, side.conn.worker.received, size) < 0:
+        return -1
+    size = read_plain(side)
+    if size < 0:
+        return -1
+    fed(side)
+    if push_output(side) < 0:  # the answer to a KeyUpdate
+        return -1
+    data[0] = side.conn.worker.plain
+    if size == 0 and not side.ended:
+        return -2  # part of a record, or a message that isn't the application's
+    return size
+
+
+cdef int end_flow(Conn *conn, int flow) noexcept nogil:
+    conn.flow_ended[flow] = True
+    if finish(&conn.sides[1 - flow]) < 0:
+        return -1
+    conn.phase = P_CLOSING
+    return patience_left(conn)
+
+
+cdef int lose(Side *side, uint32_t events) noexcept nogil:
+    """An error or a hang-up of a side that nothing is wanted from."""
+    if events & EPOLLERR:
+        return fail(side, F_OS, pending_error(side.fd))
+    side.hung_up = True
+    return 0
+
+
+cdef int pending_error(int fd) noexcept nogil:
+    cdef int error = 0
+    cdef unsigned int size = sizeof(error)
+    if getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0:
+        return errno
+    return error if error else ECONNRESET
+
+
+cdef void relay_failed(Conn *conn) noexcept nogil:
+    """A TLS 1.3 server's refusal of our certificate comes after the handshake has ended for
+    us (RFC 8446 §2): before its first application byte an alert is that refusal."""
+    cdef Side *side = &conn.sides[conn.failed_side]
+    if side.ssl != NULL and side.client and conn.counts[side.index] == 0:
+        if conn.failure == F_OS:
+            find_last_word(side)
+        if conn.failure == F_TLS and is_alert(conn.failed_code):
+            conn.failure = F_AFTER_HANDSHAKE
+    die(conn, False)
+
+
+cdef void find_last_word(Side *side) noexcept nogil:
+    """The alert that may lie behind an error: sending fails before it is read."""
+    cdef Conn *conn = side.conn
+    cdef int error = conn.failed_errno
+    cdef char *data = NULL
+    conn.failure = F_NONE
+    while hear(side, &data) > 0:
+        pass
+    if conn.failure != F_TLS:
+        conn.failure, conn.failed_errno = F_OS, error
+
+
+cdef bint is_alert(unsigned long code) noexcept nogil:
+    """ERR_LIB_SSL, and a reason above SSL_AD_REASON_OFFSET: the peer sent it."""
+    return ((code >> 23) & 0xFF) == 20 and 1000 <= (code & 0x7FFFFF) < 1256
+
+
+cdef int patience_left(Conn *conn) noexcept nogil:
+    """-1 if nothing has moved for too long; otherwise look again when that could be."""
+    cdef bint half_closed = conn.flow_ended[0] or conn.flow_ended[1]
+    cdef double limit = conn.limits[half_closed]
+    if limit == 0:
+        return set_deadline(conn, 0)
+    if conn.worker.now >= conn.last + limit:
+        return fail(&conn.sides[0], F_HALF_CLOSED if half_closed else F_IDLE)
+    if set_deadline(conn, conn.last + limit) < 0:
+        return fail(&conn.sides[0], F_MEMORY)
+    return 0
+
+
+cdef void check_patience(Conn *conn) noexcept nogil:
+    if patience_left(conn) < 0:
+        relay_failed(conn)

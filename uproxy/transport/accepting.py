@@ -1,0 +1,158 @@
+"""Accepting: a listening socket, and the door that its arrivals meet.
+
+On the event loop's thread, for any engine.  Accepting never spins and never dies: without
+descriptors it waits and tries again, and the kernel's queue holds who comes meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import select
+import socket
+from collections.abc import Callable
+from itertools import count
+from typing import TYPE_CHECKING, Final, Protocol
+
+from uproxy import sockets
+from uproxy.contract import Arrival, Door
+from uproxy.model import UnixAddress
+
+if TYPE_CHECKING:
+    from uproxy.transport.twin.gate import Gate
+    from uproxy.transport.twin.poller import Poller
+
+ACCEPT_BATCH: Final = 64
+"""Arrivals taken in one turn, so that a flood of them leaves turns for the others."""
+
+SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+BACK_OFF: Final = (0.05, 1.0)
+"""Seconds without accepting when descriptors are short: at first, at most."""
+
+_GONE: Final = frozenset(
+    {errno.ECONNABORTED, errno.EPROTO, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET,
+     errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH, errno.ENETDOWN, errno.EPERM}
+)  # fmt: skip
+"""Errors of the connection that was to be taken, not of the listener: accept(2)."""
+
+_log = logging.getLogger(__name__)
+_ids: Final = count(1)
+
+
+class Host(Protocol):
+    """The engine that accepts."""
+
+    @property
+    def poller(self) -> Poller: ...
+
+    @property
+    def gate(self) -> Gate: ...
+
+    @property
+    def doors(self) -> set[Listening]: ...
+
+    def welcome(
+        self,
+        door: Door,
+        accepted: socket.socket,
+        arrival: Arrival,
+        on_decided: Callable[[], None],
+    ) -> None:
+        """Take over a connection; say once when it has been admitted or refused."""
+
+
+class Listening:
+    """A listening socket, and the door that arrivals meet."""
+
+    def __init__(self, engine: Host, listener: socket.socket, door: Door) -> None:
+        self._engine = engine
+        self._listener = listener
+        self._door = door
+        name = listener.getsockname()
+        self._unix = UnixAddress(name if isinstance(name, str) else "")
+        self._pause = BACK_OFF[0]
+        self._resume: asyncio.TimerHandle | None = None
+        self._undecided: set[int] = set()  # neither admitted nor refused yet
+        self._all_decided: asyncio.Event | None = None  # while somebody waits in `close`
+        listener.setblocking(False)
+        engine.doors.add(self)
+        self._watch()
+
+    def replace(self, door: Door) -> None:
+        """New arrivals meet `door`; the socket and open connections stay."""
+        self._door = door
+
+    async def close(self) -> None:
+        """Stop accepting, and return when each arrival has been admitted or refused."""
+        if self._listener.fileno() != -1:
+            # bounded, or a flood of arrivals would keep the door open
+            for _ in range(sockets.BACKLOG):
+                if not self._take():
+                    break
+            self.release()
+        if self._undecided:
+            self._all_decided = self._all_decided or asyncio.Event()
+            await self._all_decided.wait()
+
+    def release(self) -> None:
+        """Let go of the listening socket, and of whoever waits in its queue."""
+        if self._resume is not None:
+            self._resume.cancel()
+        if self._listener.fileno() != -1:
+            self._engine.poller.forget(self._listener.fileno())
+            sockets.release(self._listener)
+        self._engine.doors.discard(self)
+
+    def _watch(self) -> None:
+        self._engine.poller.watch(self._listener.fileno(), select.EPOLLIN, self._accept)
+
+    def _accept(self, _events: int) -> None:
+        for _ in range(ACCEPT_BATCH):
+            if not self._take():
+                return
+
+    def _take(self) -> bool:
+        """Accept one arrival; False when there is none, or none can be taken for now."""
+        try:
+            accepted, name = self._listener.accept()
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno in _GONE:
+                return True
+            self._wait(error)
+            return False
+        self._pause = BACK_OFF[0]
+        try:
+            self._receive(accepted, name)
+        except Exception:  # noqa: BLE001  a defect: this arrival goes, the listener stays
+            _log.exception("an arrival could not be received")
+            sockets.reset(accepted)
+        return True
+
+    def _receive(self, accepted: socket.socket, name: object) -> None:
+        accepted.setblocking(False)
+        arrival = Arrival(
+            id=next(_ids),
+            source=sockets.address_of(name, self._unix),
+            local=sockets.address_of(accepted.getsockname(), self._unix),
+            peer=None,
+        )
+        self._undecided.add(arrival.id)
+        self._engine.welcome(self._door, accepted, arrival, lambda: self._decided(arrival.id))
+
+    def _decided(self, number: int) -> None:
+        self._undecided.discard(number)
+        if self._all_decided is not None and not self._undecided:
+            self._all_decided.set()
+
+    def _wait(self, error: OSError) -> None:
+        """Accept nothing for a while: asked again at once, the kernel would say the same."""
+        if error.errno in SHORTAGE:
+            self._engine.gate.refused["descriptors"] += 1
+        hint = "; raise LimitNOFILE" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
+        _log.warning("accepting pauses for %g s: %s%s", self._pause, error, hint)
+        self._engine.poller.forget(self._listener.fileno())
+        self._resume = asyncio.get_running_loop().call_later(self._pause, self._watch)
+        self._pause = min(2 * self._pause, BACK_OFF[1])

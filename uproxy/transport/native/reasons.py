@@ -1,0 +1,109 @@
+"""What the threads report of a failure, in the words of an ending: pure."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+
+from uproxy import libssl, sockets
+from uproxy.contract import Refusal, RefusedError, Route
+from uproxy.errors import UntrustedError
+from uproxy.lifecycle import State
+from uproxy.model import Address, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a step failed."""
+
+    what: str
+    """As in `_engine.FAILURES`."""
+    who: str
+    """The side, as reasons name it."""
+    state: State
+    error: int
+    """errno, for `os`."""
+    code: int
+    """OpenSSL's, for `tls`."""
+    verdict: object
+    """The exception that refused the peer, for `verify`."""
+
+
+_CLOSED = {
+    "no_hello": "closed without a ClientHello",
+    "short_hello": "closed in the middle of a ClientHello",
+    "short_handshake": "closed in the middle of the handshake",
+}
+
+
+def near_handshake(failure: Failure, limit: float) -> Refusal:
+    """Why the near handshake failed; `limit` was its deadline."""
+    return _handshake(failure, limit)
+
+
+def far_step(failure: Failure, route: Route, addresses: tuple[Address, ...]) -> Refusal:
+    """Why a candidate couldn't be reached, or be shaken hands with."""
+    if failure.state is State.HANDSHAKING_FAR:
+        return _handshake(failure, route.timeouts.handshake)
+    if failure.what == "timeout":
+        return no_answer(addresses, route.timeouts.connect)
+    return Refusal(Outcome.CONNECT_FAILED, sockets.explain(failure.error, addresses[0]))
+
+
+def no_answer(addresses: tuple[Address, ...], limit: float) -> Refusal:
+    """Nobody answered in time."""
+    where = ", ".join(map(str, addresses))
+    why = f"no answer from {where} in {limit:g} s: is it there, does a firewall drop?"
+    return Refusal(Outcome.TIMED_OUT, why)
+
+
+def relay(failure: Failure, route: Route) -> Refusal:
+    """Why a relay ended."""
+    if failure.what == "idle":
+        return Refusal(Outcome.TIMED_OUT, f"nothing moved for {route.timeouts.idle:g} s")
+    if failure.what == "half_closed":
+        limit = route.timeouts.half_close
+        why = f"one side had finished, the other sent nothing for {limit:g} s"
+        return Refusal(Outcome.TIMED_OUT, why)
+    if failure.what == "after_handshake":
+        return Refusal(Outcome.HANDSHAKE_FAILED, _words(failure))
+    return Refusal(Outcome.RESET, _words(failure))
+
+
+def _handshake(failure: Failure, limit: float) -> Refusal:
+    verdict = failure.verdict
+    if failure.what == "timeout":
+        why = f"{failure.who} didn't finish the handshake in {limit:g} s"
+        return Refusal(Outcome.TIMED_OUT, why)
+    if failure.what == "verify" and isinstance(verdict, UntrustedError):
+        return Refusal(Outcome.PEER_UNTRUSTED, verdict.reason, verdict.rule)
+    if failure.what == "verify" and isinstance(verdict, RefusedError):
+        return verdict.refusal
+    if failure.what == "verify" and isinstance(verdict, BaseException):
+        raise verdict  # a defect of the verifier
+    return Refusal(Outcome.HANDSHAKE_FAILED, _words(failure))
+
+
+def _words(failure: Failure) -> str:
+    if failure.what in ("tls", "after_handshake"):
+        return libssl.in_words(failure.code).reason
+    if failure.what in _CLOSED:
+        return f"{failure.who} {_CLOSED[failure.what]}"
+    if failure.what == "truncated":
+        return f"{failure.who} closed without a close_notify (truncated)"
+    if failure.what == "unproven":
+        return "the handshake ended without a verified peer"
+    if failure.what == "unasked":
+        return "the peer asked for no certificate: mutual TLS or none"
+    if failure.what == "memory":
+        return "no memory left"
+    return _system(failure)
+
+
+def _system(failure: Failure) -> str:
+    if failure.error in (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN):
+        return f"reset by {failure.who}"
+    if failure.error == errno.ETIMEDOUT:
+        return f"{failure.who} vanished: keepalive got no answer"
+    return f"{failure.who} failed: {os.strerror(failure.error).lower()}"
