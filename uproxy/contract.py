@@ -17,9 +17,11 @@ an exception in one is a defect, and the engine then refuses the connection.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
@@ -48,6 +50,10 @@ VerifyPeer = Callable[[tuple[bytes, ...]], PeerSvid]
 RefusedError with `peer_unexpected`."""
 
 
+next_trust: Callable[[], int] = count(1).__next__
+"""A number that no `TlsPlan.trust` has had."""
+
+
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class TlsPlan:
     """Everything one handshake needs; compared by identity, so an engine may cache by it: make
@@ -61,6 +67,9 @@ class TlsPlan:
     settings: TlsSettings
     verify: VerifyPeer
     alpn: tuple[str, ...] = ()
+    trust: int = field(default_factory=next_trust)
+    """Which judge `verify` is: plans with equal numbers judge every chain alike, so an engine
+    may keep a verdict under it.  A new SVID of ours changes nothing here, new bundles do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +98,16 @@ class Candidate:
     """Literal addresses, at least one."""
 
 
+class Stands(enum.Enum):
+    """Whom an engine may give a route to again, without asking, until `Engine.ask_again`."""
+
+    NEVER = enum.auto()
+    FOR_PEER = enum.auto()
+    """Whoever shows the same leaf; on doors without TLS everybody."""
+    FOR_SOURCE = enum.auto()
+    """Whoever shows the same leaf and comes from the same host."""
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """A door's yes: where to go and how."""
@@ -103,6 +122,9 @@ class Route:
     """The allow rule that let the caller in."""
     preface: bytes = b""
     """Sent to the far side before anything else (PROXY protocol)."""
+    stands: Stands = Stands.NEVER
+    memo: object = field(default=None, repr=False, compare=False)
+    """The door's own note, for `Door.repeated`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +231,16 @@ class Door(Protocol):
         """For the steps before a Route is known."""
 
     def tls(self) -> TlsPlan | Refusal | None:
-        """The near handshake, taken when a connection is accepted; None on doors without TLS."""
+        """The near handshake, taken when a connection is accepted; None on doors without TLS.
+        A plan stands for every arrival until `Engine.ask_again`."""
 
     def admit(self, arrival: Arrival) -> Route | Refusal:
         """Decide on an arrival whose peer, if any, is verified."""
+
+    def repeated(self, arrival: Arrival, route: Route) -> None:
+        """The engine gave a `route` that stands to this arrival as well.  Told some milliseconds
+        late, but before anything else about the arrival; `opened` may then be told when bytes
+        have moved.  The route stood when the first of them did."""
 
     def attempted(self, route: Route, candidate: Candidate, failure: Refusal | None) -> None:
         """One candidate failed (with why), or was reached (None)."""
@@ -248,6 +276,9 @@ class Engine(Protocol):
 
     def set_limits(self, limits: Limits) -> None:
         """Applies to arrivals from now on."""
+
+    def ask_again(self) -> None:
+        """No plan or route that a door gave until now stands any more."""
 
     def refused(self) -> dict[str, int]:
         """Arrivals refused by each limit since the start (`connections`, `handshakes_in_flight`,

@@ -86,6 +86,7 @@ class RecordingDoor:
     name: str = "door"
     on_opened: Callable[[Connection], None] | None = None
     arrivals: list[Arrival] = field(default_factory=list)
+    repeats: list[tuple[Arrival, Route]] = field(default_factory=list)
     attempts: list[tuple[str, Refusal | None]] = field(default_factory=list)
     opened_: list[Connection] = field(default_factory=list)
     endings: list[tuple[Connection, Ending]] = field(default_factory=list)
@@ -96,6 +97,9 @@ class RecordingDoor:
     def admit(self, arrival: Arrival) -> Route | Refusal:
         self.arrivals.append(arrival)
         return self.answer(arrival) if callable(self.answer) else self.answer
+
+    def repeated(self, arrival: Arrival, route: Route) -> None:
+        self.repeats.append((arrival, route))
 
     def attempted(self, route: Route, candidate: Candidate, failure: Refusal | None) -> None:
         self.attempts.append((candidate.endpoint, failure))

@@ -55,6 +55,9 @@ class NativeEngine:
         self.gate.limits = limits
         self.core.set_most_handshakes(limits.handshakes_in_flight)
 
+    def ask_again(self) -> None:
+        """Nothing to do: every arrival is asked about."""
+
     def refused(self) -> dict[str, int]:
         """Arrivals refused by each limit since the start; `descriptors` counts shortages."""
         return dict(self.gate.refused)

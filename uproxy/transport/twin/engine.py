@@ -34,6 +34,9 @@ class TwinEngine:
         """Applies to arrivals from now on."""
         self.gate.limits = limits
 
+    def ask_again(self) -> None:
+        """Nothing to do: every arrival is asked about."""
+
     def refused(self) -> dict[str, int]:
         """Arrivals refused by each limit since the start; `descriptors` counts shortages."""
         return dict(self.gate.refused)
