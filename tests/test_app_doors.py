@@ -52,6 +52,8 @@ class RecordingEngine:
 
     def set_limits(self, limits: Limits) -> None: ...
 
+    def ask_again(self) -> None: ...
+
     def refused(self) -> dict[str, int]:
         return {}
 

@@ -13,7 +13,7 @@ from tests.helpers.pki import Authority, Issued
 from tests.helpers.waiting import eventually
 from tests.helpers.world import ANYBODY, World, credentials, peer, settings, with_crl
 from uproxy.config.settings import IdentitySettings, RuleFrom, RuleSettings
-from uproxy.connections import Party, Shown
+from uproxy.connections import Connections, Party, Shown
 from uproxy.connections.registry import KEPT_DENIALS, SLICE
 from uproxy.contract import Refusal, TlsFacts
 from uproxy.lifecycle import State
@@ -61,7 +61,7 @@ def connect(
     inbound = party.direction is Direction.INBOUND
     made = FakeConnection(arrival(proven if inbound else None, number=number), peer=proven)
     made.tls = FACTS
-    here.connections.admitted(party, made.arrival)
+    here.connections.admitted(party, made.arrival, here.connections.in_force.edition)
     here.connections.opened(made)
     return made
 
@@ -199,10 +199,50 @@ async def test_a_policy_does_not_concern_outbound_connections() -> None:
 async def test_what_changed_while_a_connection_was_connecting_counts() -> None:
     here = world()
     made = FakeConnection(arrival(peer(WEB, CA)), peer=peer(WEB, CA))
-    here.connections.admitted(party(), made.arrival)
+    here.connections.admitted(party(), made.arrival, here.connections.in_force.edition)
     here.connections.configure(settings())
     here.connections.opened(made)
     assert [refusal.outcome for refusal in made.refusals] == [Outcome.POLICY_CHANGED]
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_only_what_was_decided_under_what_is_in_force_is_not_judged_again(
+    known: bool,
+) -> None:
+    """The policy refuses this caller, so that judging it would be seen."""
+    here = world(ON)
+    made = FakeConnection(arrival(peer(WEB, CA)), peer=peer(WEB, CA))
+    edition = here.connections.in_force.edition if known else 0
+    here.connections.admitted(party(), made.arrival, edition)
+    here.connections.opened(made)
+    assert bool(made.refusals) is not known
+
+
+async def test_doors_are_asked_again_in_the_very_step_that_changes_what_is_in_force() -> None:
+    here = world()
+    seen = []
+
+    def ask_again() -> None:
+        seen.append(here.connections.in_force)
+
+    here.connections = Connections(
+        here.connections.in_force, here.metrics, here.records.append, ask_again=ask_again
+    )
+    here.connections.configure(settings(ON))
+    assert seen == [here.connections.in_force]
+    here.believe(with_crl(here.credentials, CA, WEB))
+    assert seen[1:] == [here.connections.in_force]
+
+
+async def test_every_edition_has_its_number() -> None:
+    here = world()
+    editions = [here.connections.in_force.edition]
+    for change in (here.settings, here.settings):
+        here.connections.configure(change)
+        editions.append(here.connections.in_force.edition)
+    here.believe(here.credentials)
+    editions.append(here.connections.in_force.edition)
+    assert len({0, *editions}) == 5
 
 
 @pytest.mark.parametrize("direction", Direction)
@@ -240,7 +280,7 @@ async def test_our_own_svid_withdrawn_closes_everything_under_it() -> None:
     async with judging(world()) as here:
         web, out = connect(here), connect(here, number=2, party=party(Direction.OUTBOUND))
         clear = FakeConnection(arrival(number=3))
-        here.connections.admitted(plaintext(), clear.arrival)
+        here.connections.admitted(plaintext(), clear.arrival, 0)
         here.connections.opened(clear)
         clear.refusals.clear()
         here.believe(credentials(None, CA, PARTNER, reason="the agent says: no identity issued"))
@@ -359,7 +399,7 @@ async def test_waiting_for_idle_waits_for_the_last_one_even_while_it_connects() 
     here = world()
     made = connect(here, number=1)
     connecting = FakeConnection(arrival(peer(WEB, CA), number=2))
-    here.connections.admitted(party(), connecting.arrival)
+    here.connections.admitted(party(), connecting.arrival, 0)
     idle = here.connections.wait_until_idle(Direction.INBOUND, for_seconds=0)
     waiting = asyncio.create_task(idle)
     close(here, made)

@@ -197,3 +197,36 @@ def test_operators_see_every_endpoint_and_why_it_fails() -> None:
         EndpointStatus(C, C, 1, False, None),
     )
     assert not destination.status(11.0)[0].passed_over
+
+
+def test_there_is_a_choice_unless_there_is_exactly_one_address() -> None:
+    assert not Destination((A,)).choice
+    assert not Destination((A, A)).choice
+    assert not Destination((UnixAddress("/run/app.sock"),)).choice
+    assert Destination((A, B)).choice
+    named = Destination((NAME,))
+    assert named.choice
+    named.resolved(NAME, (A,))
+    assert not named.choice
+    named.failed(A, 10.0, "refused")
+    assert [each.addresses for each in named.candidates(10.0)] == [(A,)]
+    named.resolved(NAME, (A, A6))
+    assert named.choice
+
+
+def test_an_address_that_is_passed_over_is_a_choice_all_the_same() -> None:
+    destination = Destination((A, B))
+    destination.failed(A, 10.0, "refused")
+    assert firsts(destination.candidates(10.0)) == [B]
+    assert destination.choice
+
+
+def test_who_hands_records_in_learns_whether_they_are_new_to_any() -> None:
+    destinations = Destinations()
+    destinations.configure(settings(NAME, B))
+    assert destinations.resolved(NAME, (A,))
+    assert not destinations.resolved(NAME, (A,))
+    assert not destinations.resolved(NAME, ())
+    assert destinations.resolved(NAME, (C,))
+    assert firsts(destinations[Direction.INBOUND, "db"].candidates(0.0)) == [C]
+    assert not destinations.resolved(TcpAddress("nobody.internal", 1), (A,))

@@ -300,3 +300,12 @@ def test_a_shadow_rule_is_reported_and_never_decides() -> None:
     decision = decide(*rules, rule(RuleFrom(any=True), name="yes"))
     assert decision.allowed
     assert decision.shadow == wanted
+
+
+def test_a_policy_knows_whether_any_rule_looks_at_the_source() -> None:
+    network = (ip_network("10.0.0.0/8"),)
+    blind = rule(RuleFrom(any=True), RuleTo(ports=(1,), addresses=network))
+    assert not Policy.compile((blind,), OWN).by_source
+    for who in (RuleFrom(cidrs=network), RuleFrom(any=True, not_cidrs=network)):
+        for mode in ("enforce", "shadow"):
+            assert Policy.compile(iter((blind, rule(who, mode=mode))), OWN).by_source

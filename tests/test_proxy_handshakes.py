@@ -129,3 +129,34 @@ def test_an_untrusted_peer_is_untrusted_before_it_is_unexpected() -> None:
     verify = plan(handshakes(Role.CLIENT), in_force(credentials(OURS, CA))).plan.verify
     with pytest.raises(UntrustedError):
         verify(stranger.der)
+
+
+def test_who_judges_alike_has_the_same_number_whatever_we_show() -> None:
+    made = handshakes(Role.CLIENT, DB.spiffe_id)
+    now = in_force(credentials(OURS, CA))
+    first = plan(made, now).plan
+    rotated = now.with_credentials(credentials(CA.issue("/ns/web/sa/frontend"), CA))
+    second = plan(made, rotated).plan
+    assert second is not first
+    assert second.trust == first.trust
+
+
+def test_a_reloads_new_door_judges_as_the_old_one_did() -> None:
+    now = in_force(credentials(OURS, CA))
+    before = plan(handshakes(Role.CLIENT, DB.spiffe_id), now).plan
+    reloaded = now.with_settings(settings())
+    assert plan(handshakes(Role.CLIENT, DB.spiffe_id), reloaded).plan.trust == before.trust
+
+
+def test_who_judges_otherwise_has_another_number() -> None:
+    now = in_force(credentials(OURS, CA))
+    made = handshakes(Role.CLIENT, DB.spiffe_id)
+    revoking = now.with_credentials(with_crl(now.credentials, CA, DB))
+    plans = [
+        plan(made, now),
+        plan(made, revoking),
+        plan(handshakes(Role.CLIENT, OURS.spiffe_id), now),
+        plan(handshakes(Role.SERVER, any_peer=True), now),
+        plan(handshakes(Role.CLIENT, DB.spiffe_id), in_force(credentials(OURS, CA))),
+    ]
+    assert len({each.plan.trust for each in plans}) == len(plans)

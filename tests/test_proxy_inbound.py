@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_network
 
 import pytest
 
 from tests.helpers.connections import APP, PEER, FakeConnection, arrival, ending
 from tests.helpers.pki import Authority
-from tests.helpers.world import ANYBODY, World, credentials, peer, settings
+from tests.helpers.world import ANYBODY, World, credentials, peer, settings, with_crl
 from uproxy.config.settings import InboundSettings, RuleFrom, RuleSettings, RuleTo
-from uproxy.contract import Arrival, Connection, Door, Refusal, Route, TlsPlan
+from uproxy.contract import Arrival, Connection, Door, Refusal, Route, Stands, TlsPlan
 from uproxy.lifecycle import ENDINGS, State
 from uproxy.model import (
     Address,
@@ -264,3 +265,115 @@ async def test_a_reloads_new_door_keeps_the_applications_counts(again: int) -> N
     door.closed(first, ending())
     newer.closed(second, ending())
     assert application.connections == {}
+
+
+EVERYWHERE = (ip_network("0.0.0.0/0"),)
+WATCHING = RuleSettings("watching", "deny", RuleFrom(cidrs=EVERYWHERE), mode="shadow")
+
+
+def known(door: InboundDoor, number: int = 1) -> Arrival:
+    """A caller that has shaken hands with the plan of the moment."""
+    plan = door.tls()
+    assert isinstance(plan, TlsPlan)
+    return replace(web(number), tls=plan)
+
+
+def repeated(door: InboundDoor, route: Route, who: Arrival) -> FakeConnection:
+    """Let in by the engine alone, and open."""
+    door.repeated(who, route)
+    made = FakeConnection(who, route=route, peer=who.peer, dialled=APP)
+    door.opened(made)
+    return made
+
+
+def test_a_route_stands_for_the_caller_or_where_a_rule_asks_for_it_its_address() -> None:
+    _, door = make(ANYBODY)
+    assert admitted(door).stands is Stands.FOR_PEER
+    _, door = make(ANYBODY, WATCHING)
+    assert admitted(door).stands is Stands.FOR_SOURCE
+    _, door = make(ANYBODY, proxy_protocol="v2")
+    assert admitted(door).stands is Stands.NEVER
+    nobody = RuleSettings("open", "allow", RuleFrom(unauthenticated=True))
+    _, door = make(nobody, transport=Transport.PLAINTEXT, identity=False)
+    assert admitted(door, arrival()).stands is Stands.FOR_PEER
+
+
+def test_a_route_that_is_one_of_several_stands_for_nobody() -> None:
+    here, door = make(ANYBODY, to=NAME)
+    here.destinations.resolved(NAME, (APP,))
+    assert admitted(door).stands is Stands.FOR_PEER
+    here.destinations.resolved(NAME, (APP, TcpAddress("127.0.0.2", 8080)))
+    assert admitted(door).stands is Stands.NEVER
+
+
+async def test_a_repeated_route_is_told_as_if_it_had_been_decided_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "uproxy")
+    here, door = make(ANYBODY, WATCHING)
+    first = known(door)
+    route = admitted(door, first)
+    door.opened(FakeConnection(first, route=route, peer=first.peer, dialled=APP))
+    made = repeated(door, route, known(door, 2))
+    assert not made.refusals
+    name = "uproxy_authorization_decisions_total"
+    assert here.metric(name, rule="anybody", decision="allow", mode="enforce") == 2
+    assert here.metric(name, rule="watching", decision="deny", mode="shadow") == 2
+    assert len(caplog.messages) == 2
+    assert caplog.messages[0] == caplog.messages[1]
+    assert here.metric("uproxy_connections", direction="inbound") == 2
+    one, other = here.connections
+    assert one.party == other.party
+    assert one.party.ours is not None
+    door.closed(made, ending())
+    assert here.destinations[Direction.INBOUND, "api"].connections == {APP: 1}
+    assert dict(here.records[0].fields)["rule"] == "anybody"
+
+
+async def test_a_repeated_route_that_does_not_open_frees_its_place() -> None:
+    here, door = make(ANYBODY)
+    route, who = admitted(door, known(door)), known(door, 2)
+    door.repeated(who, route)
+    assert here.metric("uproxy_connections", direction="inbound") == 2
+    failed = FakeConnection(who, route=route, peer=who.peer, dialled=None)
+    door.closed(failed, ending(Outcome.CONNECT_FAILED, State.CONNECTING))
+    assert here.metric("uproxy_connections", direction="inbound") == 1
+
+
+async def test_a_repeat_that_is_told_after_a_change_is_judged_when_it_is_open() -> None:
+    here, door = make(ANYBODY)
+    route, who = admitted(door, known(door)), known(door, 2)
+    here.connections.configure(settings())
+    made = repeated(door, route, who)
+    assert [refusal.outcome for refusal in made.refusals] == [Outcome.POLICY_CHANGED]
+
+
+async def test_a_handshake_under_an_older_trust_is_judged_although_the_route_is_new() -> None:
+    here, door = make(ANYBODY)
+    before = known(door, 1)
+    here.believe(with_crl(here.credentials, CA, WEB))
+    route = admitted(door, known(door, 2))
+    made = repeated(door, route, before)
+    assert [refusal.outcome for refusal in made.refusals] == [Outcome.IDENTITY_DISTRUSTED]
+
+
+async def test_a_handshake_under_an_svid_that_is_gone_is_judged_although_just_admitted() -> None:
+    here, door = make(ANYBODY)
+    who = known(door)
+    here.believe(credentials(None, CA, reason="the agent says: no identity issued"))
+    made = FakeConnection(who, route=admitted(door, who), peer=who.peer, dialled=APP)
+    door.opened(made)
+    assert [refusal.outcome for refusal in made.refusals] == [Outcome.IDENTITY_DISTRUSTED]
+
+
+async def test_a_repeated_caller_that_shook_hands_before_a_rotation_is_known_by_what_it_saw() -> (
+    None
+):
+    here, door = make(ANYBODY)
+    before = known(door, 1)
+    here.believe(credentials(CA.issue("/ns/db/sa/orders"), CA))
+    made = repeated(door, admitted(door, known(door, 2)), before)
+    assert not made.refusals
+    [entry] = here.connections
+    assert entry.party.ours is not None
+    assert entry.party.ours.chain == OURS.der

@@ -4,9 +4,9 @@ import pytest
 
 from tests.helpers.connections import FakeConnection, arrival, ending
 from tests.helpers.pki import Authority
-from tests.helpers.world import World, credentials, peer, settings
+from tests.helpers.world import World, credentials, peer, settings, with_crl
 from uproxy.config.settings import DestinationSettings, OutboundSettings
-from uproxy.contract import Arrival, Door, Refusal, RefusedError, Route
+from uproxy.contract import Arrival, Door, Refusal, RefusedError, Route, Stands
 from uproxy.lifecycle import ENDINGS, State
 from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts, Transport
 from uproxy.proxy.outbound import OutboundDoor
@@ -199,3 +199,53 @@ async def test_a_refused_connection_occupies_nothing() -> None:
     door.closed(FakeConnection(app(), dialled=None), end)
     assert here.metric("uproxy_connections") == 0
     assert here.metric("istio_tcp_connections_failed_total", destination_port="5432") == 1
+
+
+def repeated(door: OutboundDoor, route: Route, number: int) -> FakeConnection:
+    """Sent on its way by the engine alone, and open."""
+    door.repeated(app(number), route)
+    found = peer(DB, CA, Role.SERVER) if route.tls else None
+    made = FakeConnection(app(number), route=route, peer=found, dialled=A)
+    door.opened(made)
+    return made
+
+
+def test_a_route_stands_for_everybody_if_there_is_nothing_to_choose() -> None:
+    _, door = make(A)
+    assert admitted(door).stands is Stands.FOR_PEER
+    _, door = make(A, transport=Transport.PLAINTEXT, identities=(), identity=False)
+    assert admitted(door).stands is Stands.FOR_PEER
+    _, door = make(A, B)
+    assert admitted(door).stands is Stands.NEVER
+
+
+def test_one_usable_endpoint_of_two_is_a_choice_that_may_soon_be_another() -> None:
+    _, door = make(A, B)
+    route = admitted(door)
+    door.attempted(route, route.candidates[0], Refusal(Outcome.CONNECT_FAILED, "refused"))
+    again = admitted(door, 2)
+    assert len(again.candidates) == 1
+    assert again.stands is Stands.NEVER
+
+
+async def test_a_repeated_route_is_registered_as_if_it_had_been_asked_for() -> None:
+    here, door = make(A)
+    first = live(door)
+    assert first.route is not None
+    made = repeated(door, first.route, 2)
+    assert not made.refusals
+    assert here.metric("uproxy_connections", direction="outbound") == 2
+    assert here.destinations[Direction.OUTBOUND, "db"].connections == {A: 2}
+    newest, oldest = here.connections
+    assert newest.party == oldest.party
+    door.closed(made, ending())
+    assert dict(here.records[0].fields)["src.identity"] == OURS.spiffe_id
+    assert here.destinations[Direction.OUTBOUND, "db"].connections == {A: 1}
+
+
+async def test_a_repeat_that_is_told_after_the_trust_changed_is_judged_when_it_is_open() -> None:
+    here, door = make(A)
+    route = admitted(door)
+    here.believe(with_crl(here.credentials, CA, DB))
+    made = repeated(door, route, 2)
+    assert [refusal.outcome for refusal in made.refusals] == [Outcome.IDENTITY_DISTRUSTED]

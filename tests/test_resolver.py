@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -47,11 +47,14 @@ def listed(destination: Destination) -> set[Address]:
 
 @asynccontextmanager
 async def resolving(
-    names: Names, *addresses: Address, interval_s: float = 3600
+    names: Names,
+    *addresses: Address,
+    interval_s: float = 3600,
+    changed: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[tuple[Resolver, Destinations, Destination]]:
     destinations = Destinations()
     destinations.configure(configured(*addresses))
-    resolver = Resolver(destinations, lookup=names, interval_s=interval_s)
+    resolver = Resolver(destinations, changed=changed, lookup=names, interval_s=interval_s)
     await resolver.start()
     try:
         yield resolver, destinations, destinations[Direction.OUTBOUND, "db"]
@@ -80,6 +83,23 @@ async def test_records_are_replaced_at_every_interval() -> None:
         await eventually(lambda: listed(db) == {A}, "the first record")
         names.records = {DB: (B,)}
         await eventually(lambda: listed(db) == {B}, "the second record")
+
+
+async def test_only_records_that_differ_are_told_and_when_they_are_in_force() -> None:
+    names, told = Names(), list[set[Address]]()
+    names.records = {DB: (A,)}
+    destinations: list[Destination] = []
+    async with resolving(
+        names, DB, interval_s=0.001, changed=lambda: told.append(listed(destinations[0]))
+    ) as (_, _, db):
+        destinations.append(db)
+        await eventually(lambda: len(names.asked) > 3, "the same answer several times")
+        names.records = {DB: OSError(-2, "name or service not known")}
+        names.asked.clear()
+        await eventually(lambda: len(names.asked) > 3, "several failures")
+        names.records = {DB: (B,)}
+        await eventually(lambda: listed(db) == {B}, "the second record")
+    assert told == [{A}, {B}]
 
 
 async def test_a_name_that_fails_keeps_its_last_good_records_and_is_said_once(

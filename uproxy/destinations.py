@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from uproxy.config.settings import Settings
 from uproxy.contract import Candidate
@@ -75,6 +76,12 @@ class Destination:
             if endpoint.connections
         }
 
+    @property
+    def choice(self) -> bool:
+        """Whether `candidates` has anything to choose: unless there is exactly one address, it
+        may answer differently each time.  Else not until `configure` or `resolved`."""
+        return len(tuple(islice(self._listed(), 2))) != 1
+
     def configure(self, addresses: tuple[Address, ...]) -> None:
         """Replace the addresses, as a reload does; counts and failures of equal ones stay."""
         self._addresses = addresses
@@ -84,11 +91,14 @@ class Destination:
         }
         self._forget()
 
-    def resolved(self, name: TcpAddress, records: tuple[TcpAddress, ...]) -> None:
-        """Replace the records of `name`; none at all is a failure and keeps the last good ones."""
-        if records and name in self._names:
-            self._records[name] = records
-            self._forget()
+    def resolved(self, name: TcpAddress, records: tuple[TcpAddress, ...]) -> bool:
+        """Replace the records of `name`; none at all is a failure and keeps the last good ones.
+        Whether they are others than before."""
+        if not records or name not in self._names or self._records.get(name) == records:
+            return False
+        self._records[name] = records
+        self._forget()
+        return True
 
     def failing(self, address: Address, now: float) -> bool:
         """Whether `address` is passed over at `now`."""
@@ -213,10 +223,11 @@ class Destinations:
         """Everything a resolver must look up."""
         return frozenset(name for each in self._by_key.values() for name in each.names)
 
-    def resolved(self, name: TcpAddress, records: tuple[TcpAddress, ...]) -> None:
-        """Hand the records of `name` to every destination that lists it."""
-        for destination in self._by_key.values():
-            destination.resolved(name, records)
+    def resolved(self, name: TcpAddress, records: tuple[TcpAddress, ...]) -> bool:
+        """Hand the records of `name` to every destination that lists it; whether they are new to
+        any."""
+        # a list: each of them must hear it
+        return any([each.resolved(name, records) for each in self._by_key.values()])
 
 
 def _names(addresses: tuple[Address, ...]) -> tuple[TcpAddress, ...]:

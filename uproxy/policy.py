@@ -138,6 +138,9 @@ class Policy:
     """A whole configuration's rules; made by `compile`, asked by `decide`."""
 
     rules: tuple[_Rule, ...]
+    by_source: bool
+    """Whether a rule, shadow ones too, looks at the source address.  If none does, callers of
+    one identity are decided on alike, whenever they come and wherever from."""
 
     @classmethod
     def compile(cls, rules: Iterable[RuleSettings], own_trust_domain: str | None) -> Policy:
@@ -146,7 +149,9 @@ class Policy:
         Raises:
             SpiffeIdError: a pattern or trust domain that the configuration let through.
         """
-        return cls(tuple(_compile(rule, own_trust_domain) for rule in rules))
+        rules = tuple(rules)
+        by_source = any(rule.from_.cidrs or rule.from_.not_cidrs for rule in rules)
+        return cls(tuple(_compile(rule, own_trust_domain) for rule in rules), by_source)
 
     def decide(self, caller: Caller, target: Target) -> Decision:
         """Whether `caller` may reach `target`.  Fails closed: without a matching allow, no."""

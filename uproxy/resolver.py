@@ -46,10 +46,13 @@ class Resolver:
         self,
         destinations: Destinations,
         *,
+        changed: Callable[[], None],
         lookup: Lookup = system_lookup,
         interval_s: float = INTERVAL_S,
     ) -> None:
+        """`changed` is called when a name has other records than before."""
         self._destinations = destinations
+        self._changed = changed
         self._lookup = lookup
         self._interval_s = interval_s
         self._failing: set[TcpAddress] = set()  # said to fail, not yet said to work again
@@ -103,7 +106,8 @@ class Resolver:
         if not records:
             self._say_failing(name, "it has no address")
             return
-        self._destinations.resolved(name, records)
+        if self._destinations.resolved(name, records):
+            self._changed()
         if name in self._failing:
             self._failing.remove(name)
             _log.info("%s resolves again: %s", name, ", ".join(map(str, records)))

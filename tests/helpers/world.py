@@ -66,6 +66,8 @@ class World:
     records: list[AccessRecord] = field(default_factory=list)
     metrics: Metrics = field(default_factory=Metrics)
     destinations: Destinations = field(default_factory=Destinations)
+    asked_again: int = 0
+    """How often an engine would have been told to ask the doors again."""
     connections: Connections = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,6 +75,7 @@ class World:
             InForce.first(self.settings, self.credentials),
             self.metrics,
             self.records.append,
+            ask_again=self._count_asking,
             clock=lambda: self.now,
         )
         self.destinations.configure(self.settings)
@@ -82,6 +85,9 @@ class World:
         return Services(
             self.connections, self.destinations, self.metrics, lambda: self.now, lambda: self.at
         )
+
+    def _count_asking(self) -> None:
+        self.asked_again += 1
 
     def pass_time(self, **duration: float) -> None:
         self.now += timedelta(**duration)

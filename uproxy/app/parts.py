@@ -37,9 +37,11 @@ class Parts:
         self.engine = make_engine(settings.engine)
         self.destinations = Destinations()
         self.destinations.configure(settings)
-        self.resolver = Resolver(self.destinations)
+        self.resolver = Resolver(self.destinations, changed=self.engine.ask_again)
         in_force = InForce.first(settings, self.source.current)
-        self.connections = Connections(in_force, self.metrics, log.access)
+        self.connections = Connections(
+            in_force, self.metrics, log.access, ask_again=self.engine.ask_again
+        )
         self.services = Services(self.connections, self.destinations, self.metrics)
         self.doors = Doors(self.engine, listeners)
         self.source.subscribe(self.connections.credentials_changed)

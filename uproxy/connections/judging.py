@@ -9,14 +9,16 @@ before policy, policy before expiry.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
+from itertools import count
 
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from uproxy.config.settings import Settings
-from uproxy.contract import Arrival, Connection, Refusal
+from uproxy.contract import Arrival, Connection, Refusal, next_trust
 from uproxy.errors import UntrustedError
 from uproxy.identity.credentials import Credentials, Svid
 from uproxy.identity.verifier import Verifier
@@ -26,6 +28,8 @@ from uproxy.spiffe.ids import SpiffeId
 
 MAX_JUDGED_CHAINS = 4096
 """Chains whose verdict under the current trust is remembered; one is some 2 KiB."""
+
+_next_edition: Callable[[], int] = count(1).__next__
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +130,12 @@ class InForce:
     switches: Switches
     verifier: Verifier
     own_trust_domain: str | None
+    edition: int
+    """A number that nothing else in force has had."""
     _judged: dict[tuple[tuple[bytes, ...], Role], UntrustedError | None] = field(repr=False)
     """Verdicts on whole chains under this verifier; shared while the trust stays the same."""
+    _judges: dict[Hashable, int] = field(repr=False)
+    """The numbers of the judges that this verifier was made part of; shared likewise."""
 
     @classmethod
     def first(cls, settings: Settings, credentials: Credentials) -> InForce:
@@ -141,6 +149,12 @@ class InForce:
     def with_credentials(self, credentials: Credentials) -> InForce:
         """What is in force after a change of SVID, bundles or CRLs."""
         return _in_force(self.settings, credentials, self)
+
+    def trust(self, terms: Hashable) -> int:
+        """The `TlsPlan.trust` of who judges by this verifier and by equal `terms`."""
+        if terms not in self._judges:
+            self._judges[terms] = next_trust()
+        return self._judges[terms]
 
     def judge(self, party: Party, connection: Connection, now: datetime) -> Refusal | None:
         """Why an open connection must go, or None."""
@@ -215,7 +229,9 @@ def _in_force(settings: Settings, credentials: Credentials, before: InForce | No
         ),
         verifier=before.verifier if before is not None and same_trust else Verifier(credentials),
         own_trust_domain=domain,
+        edition=_next_edition(),
         _judged=before._judged if before is not None and same_trust else {},
+        _judges=before._judges if before is not None and same_trust else {},
     )
 
 

@@ -4,6 +4,12 @@ Doors report to it (`admitted`, `opened`, `closed`), operators ask it, shutdown 
 When the policy, the trust or the time changes it judges every open connection again and
 closes those that may not stay; what may stay is decided in `judging`.  Everything runs on
 the event loop's thread; a pass over many connections lets the loop breathe in between.
+
+No connection slips through while what is in force is replaced.  Replacing it first takes back
+every answer that doors gave (`ask_again`), in the same step of the loop: an engine lets nobody
+in, not even by the first byte, unless the door's answer still stands at that moment.  Whoever
+got in before is open here and judged by the pass that follows, or is reported later and then
+judged at `opened`, because the answer was given under another edition.
 """
 
 from __future__ import annotations
@@ -78,14 +84,18 @@ class Connections:
         metrics: Metrics,
         access: Callable[[AccessRecord], None],
         *,
+        ask_again: Callable[[], None],
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """`access` takes the lines of the access log; `clock` is the wall clock, UTC."""
+        """`access` takes the lines of the access log; `ask_again` is called when doors may answer
+        otherwise from now on; `clock` is the wall clock, UTC."""
         self._in_force = in_force
         self._metrics = metrics
         self._access = access
+        self._ask_again = ask_again
         self._clock = clock
-        self._admitted: dict[int, Party] = {}  # by arrival, until opened or closed
+        # the edition it was decided under too; by arrival, until opened or closed
+        self._admitted: dict[int, tuple[Party, int]] = {}
         self._open: dict[int, OpenConnection] = {}  # by arrival, oldest first
         self._count = dict.fromkeys(Direction, 0)  # of both
         self._idle_since: dict[Direction, float | None] = dict.fromkeys(Direction, None)
@@ -116,21 +126,23 @@ class Connections:
 
     # What doors report.
 
-    def admitted(self, party: Party, arrival: Arrival) -> None:
-        """A door said yes to `arrival`, which isn't connected yet."""
-        self._admitted[arrival.id] = party
+    def admitted(self, party: Party, arrival: Arrival, edition: int) -> None:
+        """A door said yes to `arrival`, which isn't connected yet.  `edition` is what was in force
+        when everything that `InForce.judge` looks at was found good, or 0: that isn't known."""
+        self._admitted[arrival.id] = (party, edition)
         self._busier(party.direction)
 
     def opened(self, connection: Connection) -> None:
-        """An admitted connection is open.  It is judged once more: what is in force may have
-        changed while it was connecting."""
-        party = self._admitted.pop(connection.arrival.id)
+        """An admitted connection is open.  If what is in force has changed since it was decided
+        on, it is judged once more."""
+        party, edition = self._admitted.pop(connection.arrival.id)
         flow = self._metrics.flow(_labels(party, connection))
         entry = OpenConnection(connection, party, self._clock(), flow)
         self._open[connection.arrival.id] = entry
         flow.opened()
         self._count_handshake(party.direction, connection)
-        self._judge(entry)
+        if edition != self._in_force.edition:
+            self._judge(entry)
         self._expect_expiry(entry)
 
     def closed(self, party: Party, connection: Connection, ending: Ending) -> bool:
@@ -138,9 +150,9 @@ class Connections:
         was never admitted."""
         number = connection.arrival.id
         entry = self._open.pop(number, None)
-        known = self._admitted.pop(number, None) if entry is None else entry.party
-        party = party if known is None else known
-        if known is not None:
+        admitted = self._admitted.pop(number, None) if entry is None else (entry.party, 0)
+        if admitted is not None:
+            party = admitted[0]
             self._quieter(party.direction)
         if entry is not None:
             entry.tell_bytes(ending.bytes_received, ending.bytes_sent)
@@ -252,6 +264,7 @@ class Connections:
 
     def _replace(self, in_force: InForce) -> None:
         self._in_force = in_force
+        self._ask_again()
         self._changed = True
         self._wake.set()
 

@@ -2,7 +2,8 @@
 
 A plan is made once per snapshot of credentials, so that an engine may keep what it builds
 from it.  Rules: without an SVID there is no handshake; a peer is judged inside its handshake
-by the verifier of the snapshot that the handshake began with.
+by the verifier of the snapshot that the handshake began with; whoever judges alike has the
+same number (`TlsPlan.trust`), also after a reload.
 """
 
 from __future__ import annotations
@@ -85,7 +86,9 @@ class Handshakes:
                 _expect(terms.expected, peer)
             return peer
 
-        return TlsPlan(terms.role, ours.chain, svid.key, terms.settings, verify, terms.alpn)
+        # what else the terms say changes nothing in how a chain is judged
+        trust = in_force.trust((terms.role, terms.expected))
+        return TlsPlan(terms.role, ours.chain, svid.key, terms.settings, verify, terms.alpn, trust)
 
 
 def _expect(expected: tuple[IdentityPattern, ...], peer: PeerSvid) -> None:

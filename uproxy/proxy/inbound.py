@@ -10,17 +10,32 @@ theirs.  It decides and reports; bytes are the engine's.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
+from typing import cast
 
 from uproxy.config.settings import InboundSettings, Settings
-from uproxy.connections import Party, caller_of
-from uproxy.contract import Arrival, Candidate, Connection, Ending, Refusal, Route, TlsPlan
+from uproxy.connections import InForce, Party, caller_of
+from uproxy.contract import Arrival, Candidate, Connection, Ending, Refusal, Route, Stands, TlsPlan
 from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts, Transport
-from uproxy.policy import Decision, Target
-from uproxy.proxy.handshakes import Handshakes, Terms
+from uproxy.policy import Decision, Policy, Target
+from uproxy.proxy.handshakes import Handshake, Handshakes, Terms
 from uproxy.proxy.proxyprotocol import preface
 from uproxy.proxy.services import Reports, Services
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What a route's `memo` holds: what to tell of everybody whom the route is given to."""
+
+    decision: Decision
+    plan: TlsPlan | None
+    """What handshakes were made with when the route was given; None in plaintext."""
+    party: Party
+    """Whoever shook hands with `plan`."""
+    edition: int
+    """What was in force when the route was given."""
 
 
 class InboundDoor:
@@ -61,16 +76,16 @@ class InboundDoor:
 
     def admit(self, arrival: Arrival) -> Route | Refusal:
         """Authorize the caller, then show the way to the application."""
-        decision = self._services.connections.in_force.policy.decide(
-            caller_of(arrival), self._target
-        )
+        in_force = self._services.connections.in_force
+        decision = in_force.policy.decide(caller_of(arrival), self._target)
         self._tell(decision)
         if not decision.allowed:
             return Refusal(Outcome.DENIED, decision.reason, decision.rule)
         candidates = self._application.candidates(self._services.monotonic())
         if not candidates:
             return Refusal(Outcome.CONNECT_FAILED, f"{self._door.to} has not been resolved yet")
-        self._services.connections.admitted(self._party(arrival), arrival)
+        admission = self._admission(decision, in_force)
+        self._admitted(admission, arrival)
         return Route(
             destination=self.name,
             candidates=candidates,
@@ -78,7 +93,15 @@ class InboundDoor:
             timeouts=self._timeouts,
             rule=decision.rule,
             preface=b"" if self._door.proxy_protocol is None else preface(arrival),
+            stands=self._stands(in_force.policy),
+            memo=admission,
         )
+
+    def repeated(self, arrival: Arrival, route: Route) -> None:
+        """One more caller of the same kind: told and registered as if it had been decided on."""
+        admission = cast("Admission", route.memo)
+        self._tell(admission.decision)
+        self._admitted(admission, arrival)
 
     def attempted(
         self,
@@ -95,7 +118,27 @@ class InboundDoor:
 
     def closed(self, connection: Connection, ending: Ending) -> None:
         """It has ended, whether it was let in or not."""
-        self._reports.closed(self._party(connection.arrival), connection, ending)
+        self._reports.closed(self._party(connection.arrival.tls), connection, ending)
+
+    def _stands(self, policy: Policy) -> Stands:
+        if self._door.proxy_protocol is not None:
+            return Stands.NEVER  # the preface names this arrival
+        return self._reports.stands(Stands.FOR_SOURCE if policy.by_source else Stands.FOR_PEER)
+
+    def _admission(self, decision: Decision, in_force: InForce) -> Admission:
+        handshake = None
+        if self._door.transport is not Transport.PLAINTEXT:
+            handshake = self._handshakes.now(in_force)
+        plan = handshake.plan if isinstance(handshake, Handshake) else None
+        return Admission(decision, plan, self._party(plan), in_force.edition)
+
+    def _admitted(self, admission: Admission, arrival: Arrival) -> None:
+        connections = self._services.connections
+        if arrival.tls is admission.plan:
+            connections.admitted(admission.party, arrival, admission.edition)
+        else:
+            # its peer was verified, and we were known to it, under what isn't in force any more
+            connections.admitted(self._party(arrival.tls), arrival, 0)
 
     def _tell(self, decision: Decision) -> None:
         metrics = self._services.metrics
@@ -104,12 +147,12 @@ class InboundDoor:
             metrics.decided(match.rule, match.action == "allow", mode="shadow")
             _log.info("shadow rule %s would %s: %s", match.rule, match.action, decision.reason)
 
-    def _party(self, arrival: Arrival) -> Party:
+    def _party(self, plan: TlsPlan | None) -> Party:
         return Party(
             direction=Direction.INBOUND,
             door=self.name,
             transport=self._door.transport,
-            ours=self._handshakes.shown(arrival.tls),
+            ours=self._handshakes.shown(plan),
             target=self._target,
             port=self._target.port,
         )

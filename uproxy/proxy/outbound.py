@@ -9,15 +9,25 @@ theirs.  It decides and reports; bytes are the engine's.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import cast
 
 from uproxy.config.settings import DestinationSettings, OutboundSettings, Settings
 from uproxy.connections import Party, Shown
-from uproxy.contract import Arrival, Candidate, Connection, Ending, Refusal, Route, TlsPlan
+from uproxy.contract import Arrival, Candidate, Connection, Ending, Refusal, Route, Stands
 from uproxy.model import Direction, Outcome, Role, TcpAddress, Timeouts, Transport
 from uproxy.proxy.handshakes import Handshake, Handshakes, Terms
 from uproxy.proxy.services import Reports, Services
 from uproxy.spiffe.ids import IdentityPattern
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What a route's `memo` holds: what to tell of everybody whom the route is given to."""
+
+    party: Party
+    edition: int
+    """What was in force when the plan of its far handshake was made."""
 
 
 class OutboundDoor:
@@ -65,8 +75,20 @@ class OutboundDoor:
             reason = f"no address of {self._to.name} has been resolved yet"
             return Refusal(Outcome.CONNECT_FAILED, reason)
         ours, plan = (None, None) if handshake is None else (handshake.ours, handshake.plan)
-        self._services.connections.admitted(self._party(ours), arrival)
-        return self._route(candidates, plan)
+        admission = Admission(self._party(ours), self._services.connections.in_force.edition)
+        self._admitted(admission, arrival)
+        return Route(
+            destination=self._to.name,
+            candidates=candidates,
+            tls=plan,
+            timeouts=self._timeouts,
+            stands=self._reports.stands(Stands.FOR_PEER),
+            memo=admission,
+        )
+
+    def repeated(self, arrival: Arrival, route: Route) -> None:
+        """One more for a destination with a single address."""
+        self._admitted(cast("Admission", route.memo), arrival)
 
     def attempted(
         self,
@@ -93,10 +115,8 @@ class OutboundDoor:
             return None
         return self._handshakes.now(self._services.connections.in_force)
 
-    def _route(self, candidates: tuple[Candidate, ...], plan: TlsPlan | None) -> Route:
-        return Route(
-            destination=self._to.name, candidates=candidates, tls=plan, timeouts=self._timeouts
-        )
+    def _admitted(self, admission: Admission, arrival: Arrival) -> None:
+        self._services.connections.admitted(admission.party, arrival, admission.edition)
 
     def _party(self, ours: Shown | None) -> Party:
         return Party(

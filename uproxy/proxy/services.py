@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from time import monotonic
 
 from uproxy.connections import Connections, Party
-from uproxy.contract import Candidate, Connection, Ending, Refusal
+from uproxy.contract import Candidate, Connection, Ending, Refusal, Stands
 from uproxy.destinations import Destination, Destinations
 from uproxy.metrics import Metrics
 from uproxy.model import Direction, Outcome
@@ -43,6 +43,11 @@ class Reports:
     direction: Direction
     services: Services
     endpoints: Destination
+
+    def stands(self, whom: Stands) -> Stands:
+        """Whom a route stands for that depends on the caller as `whom` says: if endpoints are to
+        be chosen from, each connection needs a choice of its own."""
+        return Stands.NEVER if self.endpoints.choice else whom
 
     def attempted(self, candidate: Candidate, failure: Refusal | None) -> None:
         """An endpoint that failed is passed over for a while."""
