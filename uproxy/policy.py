@@ -139,8 +139,7 @@ class Policy:
 
     rules: tuple[_Rule, ...]
     by_source: bool
-    """Whether a rule, shadow ones too, looks at the source address.  If none does, callers of
-    one identity are decided on alike, whenever they come and wherever from."""
+    """Whether any rule, shadow ones too, looks at the caller's address."""
 
     @classmethod
     def compile(cls, rules: Iterable[RuleSettings], own_trust_domain: str | None) -> Policy:
@@ -207,10 +206,8 @@ def _presence(who: RuleFrom, deny: bool) -> tuple[_Test, ...]:
         return (_Test(_is_unauthenticated, True),)
     if deny:
         return ()
-    positive = (
-        who.any, who.identities, who.trust_domains, who.namespaces, who.service_accounts,
-        who.cidrs, who.via,
-    )  # fmt: skip
+    identified = (who.identities, who.trust_domains, who.namespaces, who.service_accounts)
+    positive = (who.any, *identified, who.cidrs, who.via)
     return (_Test(_is_unauthenticated if any(positive) else _is_anyone, False),)
 
 
