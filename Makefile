@@ -13,17 +13,19 @@ APPLICATIONS := nginx postgresql redis-server
 BUILD_PACKAGES := gcc libc6-dev python3-dev
 TEST_PACKAGES := $(APPLICATIONS) chromium chromium-driver curl openssl redis-tools
 
-.PHONY: help demo test test-all check bench fuzz clean test-packages demo-packages
+.PHONY: help demo test test-all check bench fuzz asan tsan clean test-packages demo-packages
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo      see it work with PostgreSQL and nginx; ARGS=--once ends by itself'
 	@echo 'make test      the tests, without the slow ones; ARGS goes to pytest'
-	@echo 'make test-all  all tests, fuzzing, other Python versions, the wheel'
+	@echo 'make test-all  all tests, sanitizers, fuzzing, other Python versions, the wheel'
 	@echo 'make check     lint, format, types, floors, spelling'
 	@echo 'make bench     the benchmarks; ARGS="NAME …" chooses'
 	@echo 'make fuzz      the fuzz targets, a minute each; ARGS="SECONDS NAME …" chooses'
+	@echo 'make asan      the compiled engine under AddressSanitizer; ARGS goes to pytest'
+	@echo 'make tsan      the compiled engine under ThreadSanitizer; ARGS goes to pytest'
 	@echo 'make clean     remove what was built here'
 
 demo: $(VENV)/.ready demo-packages
@@ -34,6 +36,8 @@ test: $(VENV)/.ready test-packages $(PEERS)
 
 test-all: check test-packages $(PEERS)
 	@$(BIN)/pytest -q $(ARGS)
+	@.ci/asan
+	@.ci/tsan
 	@.ci/fuzz
 	@.ci/unit-tests 3.12
 	@.ci/unit-tests 3.13
@@ -52,6 +56,12 @@ bench: $(VENV)/.ready .cache/peers/ghostunnel
 
 fuzz: $(VENV)/.ready
 	@.ci/fuzz $(ARGS)
+
+asan: $(VENV)/.ready test-packages
+	@.ci/asan $(ARGS)
+
+tsan: $(VENV)/.ready test-packages
+	@.ci/tsan $(ARGS)
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info .hypothesis .*_cache
