@@ -11,11 +11,12 @@ import pytest
 from tests.helpers.connections import FakeConnection, arrival, ending
 from tests.helpers.pki import Authority, Issued
 from tests.helpers.waiting import eventually
-from tests.helpers.world import ANYBODY, World, credentials, peer, settings, with_crl
+from tests.helpers.world import ANYBODY, KeptRecords, World, credentials, peer, settings, with_crl
+from uproxy.accesslog import AccessRecord
 from uproxy.config.settings import IdentitySettings, RuleFrom, RuleSettings
 from uproxy.connections import Connections, Party, Shown
 from uproxy.connections.registry import KEPT_DENIALS, SLICE
-from uproxy.contract import Refusal, TlsFacts
+from uproxy.contract import Connection, Refusal, TlsFacts
 from uproxy.lifecycle import State
 from uproxy.model import Direction, Outcome, Role, Transport
 from uproxy.policy import Target
@@ -36,6 +37,11 @@ def party(direction: Direction = Direction.INBOUND, ours: Issued = OURS) -> Part
 
 
 INBOUND = party()
+
+
+def stranger(_connection: Connection) -> Party:
+    """Of one that was never admitted."""
+    return INBOUND
 
 
 def plaintext() -> Party:
@@ -72,7 +78,7 @@ def close(here: World, connection: FakeConnection, outcome: Outcome = Outcome.CL
         bytes_received=connection.bytes_received,
         bytes_sent=connection.bytes_sent,
     )
-    return here.connections.closed(party(), connection, end)
+    return here.connections.closed(connection, end, stranger)
 
 
 @asynccontextmanager
@@ -130,7 +136,7 @@ async def test_a_connection_that_never_opened_is_a_failed_one() -> None:
     here = world()
     refused = FakeConnection(arrival(number=5))
     end = ending(Outcome.PEER_UNTRUSTED, State.HANDSHAKING_NEAR, rule="X5-17", reason="no bundle")
-    assert not here.connections.closed(party(), refused, end)
+    assert not here.connections.closed(refused, end, stranger)
     failed = here.metric("istio_tcp_connections_failed_total", response_flags="TLS_FAILURE")
     assert failed == 1
     assert here.metric("uproxy_handshake_failures_total", rule="X5-17") == 1
@@ -143,7 +149,7 @@ async def test_a_far_handshake_is_counted_here_only_if_it_took_too_long() -> Non
     for number, outcome in enumerate((Outcome.TIMED_OUT, Outcome.PEER_UNEXPECTED)):
         failed = FakeConnection(arrival(number=number))
         end = ending(outcome, State.HANDSHAKING_FAR)
-        here.connections.closed(party(Direction.OUTBOUND), failed, end)
+        here.connections.closed(failed, end, lambda _connection: party(Direction.OUTBOUND))
     assert here.metric("uproxy_handshake_failures_total", reason="timed_out") == 1
     assert here.metric("uproxy_handshake_failures_total") == 1
 
@@ -151,7 +157,7 @@ async def test_a_far_handshake_is_counted_here_only_if_it_took_too_long() -> Non
 async def test_a_denied_callers_handshake_has_succeeded_all_the_same() -> None:
     here = world()
     denied = FakeConnection(arrival(peer(WEB, CA)), peer=peer(WEB, CA), tls=FACTS)
-    here.connections.closed(party(), denied, ending(Outcome.DENIED, State.ADMITTING))
+    here.connections.closed(denied, ending(Outcome.DENIED, State.ADMITTING), stranger)
     assert here.metric("uproxy_handshakes_total") == 1
     assert here.metric("uproxy_handshake_failures_total") == 0
     assert here.connections.denials[0].identity == WEB.spiffe_id
@@ -160,9 +166,9 @@ async def test_a_denied_callers_handshake_has_succeeded_all_the_same() -> None:
 async def test_only_the_last_denials_are_kept_and_ordinary_ends_are_none() -> None:
     here = world()
     for number in range(KEPT_DENIALS + 3):
-        stranger = FakeConnection(arrival(number=number))
+        refused = FakeConnection(arrival(number=number))
         end = ending(Outcome.NO_IDENTITY, State.ACCEPTED, reason=str(number))
-        here.connections.closed(party(), stranger, end)
+        here.connections.closed(refused, end, stranger)
     close(here, connect(here, number=1000))
     reasons = [denial.ending.reason for denial in here.connections.denials]
     assert reasons == [str(number) for number in range(KEPT_DENIALS + 2, 2, -1)]
@@ -226,7 +232,7 @@ async def test_doors_are_asked_again_in_the_very_step_that_changes_what_is_in_fo
         seen.append(here.connections.in_force)
 
     here.connections = Connections(
-        here.connections.in_force, here.metrics, here.records.append, ask_again=ask_again
+        here.connections.in_force, here.metrics, KeptRecords(here.records), ask_again=ask_again
     )
     here.connections.configure(settings(ON))
     assert seen == [here.connections.in_force]
@@ -428,3 +434,27 @@ async def test_idle_for_a_while_begins_anew_with_every_connection() -> None:
     await waiting
     # the loop's timers may fire a clock's tick early
     assert loop.time() - closed_at >= 0.095
+
+
+class Unwilling:
+    """An access log that wants denials only."""
+
+    def __init__(self) -> None:
+        self.taken: list[Outcome] = []
+
+    def wants(self, outcome: Outcome) -> bool:
+        return outcome is Outcome.DENIED
+
+    def access(self, record: AccessRecord) -> None:
+        self.taken.append(record.outcome)
+
+
+async def test_only_what_the_access_log_wants_is_made_a_record() -> None:
+    here, log = world(), Unwilling()
+    here.connections = Connections(
+        here.connections.in_force, here.metrics, log, ask_again=lambda: None
+    )
+    for number, outcome in enumerate((Outcome.CLOSED, Outcome.DENIED, Outcome.RESET)):
+        assert close(here, connect(here, number=number), outcome)
+    assert log.taken == [Outcome.DENIED]
+    assert sum(here.connections.outcomes.values()) == 3

@@ -111,7 +111,9 @@ def test_the_access_setting_chooses_and_the_level_does_not_matter(reader: Reader
     with logging_to(reader, LogSettings(access="denied", level="error")) as log:
         log.access(record())
         log.access(record(Outcome.DENIED))
+        assert (log.wants(Outcome.DENIED), log.wants(Outcome.CLOSED)) == (True, False)
         log.configure(LogSettings(access="none"))
+        assert not log.wants(Outcome.DENIED)
         log.access(record(Outcome.DENIED))
     assert [json.loads(line)["outcome"] for line in reader.lines()] == ["denied"]
 

@@ -14,6 +14,7 @@ from prometheus_client.samples import Sample
 
 from uproxy.contract import TlsFacts
 from uproxy.metrics import FlowLabels, Metrics
+from uproxy.metrics.flows import MAX_KNOWN
 from uproxy.metrics.labels import MAX_LABEL_LENGTH, MAX_PRINCIPALS
 from uproxy.model import Direction, Outcome
 
@@ -136,6 +137,35 @@ def test_without_an_identity_there_is_no_expiry_and_no_made_up_stream() -> None:
     names = {sample.name for sample in samples(metrics)}
     assert "uproxy_identity_expiry_timestamp_seconds" not in names
     assert "uproxy_workload_api_stream_state" not in names
+
+
+def test_durations_are_counted_up_to_and_with_the_bucket_they_fit_in() -> None:
+    metrics = Metrics()
+    for seconds in (0.0, 0.001, 0.0011, 5, 60):
+        metrics.handshake(Direction.OUTBOUND, TlsFacts("TLSv1.3", "c", "g", seconds))
+    name = "uproxy_handshake_duration_seconds"
+    found = {le: value(metrics, f"{name}_bucket", le=le) for le in ("0.001", "0.0025", "+Inf")}
+    assert found == {"0.001": 2, "0.0025": 3, "+Inf": 5}
+    assert value(metrics, f"{name}_bucket", le="5.0") == 4
+    assert value(metrics, f"{name}_count") == 5
+    assert value(metrics, f"{name}_sum") == pytest.approx(65.0021)
+
+
+def test_outcomes_of_one_flag_are_one_series() -> None:
+    metrics = Metrics()
+    flow = metrics.flow(IN)
+    for outcome in (Outcome.CLOSED, Outcome.RESET, Outcome.POLICY_CHANGED):
+        flow.closed(outcome)
+    assert value(metrics, "istio_tcp_connections_closed_total", response_flags="-") == 2
+    assert value(metrics, "istio_tcp_connections_closed_total", response_flags="DENY") == 1
+
+
+def test_a_flow_is_the_same_however_many_others_came_in_between() -> None:
+    metrics = Metrics()
+    first = metrics.flow(IN)
+    for port in range(MAX_KNOWN):
+        metrics.flow(IN._replace(port=port + 10_000))
+    assert metrics.flow(FlowLabels(*IN)) is first
 
 
 def test_peers_beyond_a_thousand_fold_into_other() -> None:

@@ -7,6 +7,7 @@ appear, because the fields carry ztunnel's names; the rest of uProxy says app an
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from uproxy.contract import Connection, Ending
 from uproxy.model import Direction, Outcome, TcpAddress, Transport
@@ -39,9 +40,20 @@ class AccessRecord:
     kind: tuple[str, str, str]
     """Outcome, rule or step, and peer: failures of the same kind say the same."""
 
-    def wanted(self, access: str) -> bool:
-        """Whether `access: all | denied | none` keeps it."""
-        return access == "all" or (access == "denied" and self.outcome in DENIALS)
+
+class AccessLog(Protocol):
+    """Who takes the records."""
+
+    def wants(self, outcome: Outcome) -> bool:
+        """Whether to make a record of a connection that ended so."""
+
+    def access(self, record: AccessRecord) -> None:
+        """Take it."""
+
+
+def kept(access: str) -> frozenset[Outcome]:
+    """The outcomes that `access: all | denied | none` keeps."""
+    return {"all": frozenset(Outcome), "denied": DENIALS, "none": frozenset[Outcome]()}[access]
 
 
 def access_record(

@@ -16,7 +16,7 @@ from uproxy.destinations import Destinations
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.verifier import Verifier
 from uproxy.metrics import Metrics
-from uproxy.model import Role
+from uproxy.model import Outcome, Role
 from uproxy.proxy.services import Services
 from uproxy.spiffe.bundles import Bundle
 
@@ -54,6 +54,19 @@ def settings(*rules: RuleSettings, **facts: object) -> Settings:
 
 
 @dataclass
+class KeptRecords:
+    """An access log that keeps everything."""
+
+    records: list[AccessRecord]
+
+    def wants(self, outcome: Outcome) -> bool:
+        return True
+
+    def access(self, record: AccessRecord) -> None:
+        self.records.append(record)
+
+
+@dataclass
 class World:
     """One uProxy without an engine."""
 
@@ -74,7 +87,7 @@ class World:
         self.connections = Connections(
             InForce.first(self.settings, self.credentials),
             self.metrics,
-            self.records.append,
+            KeptRecords(self.records),
             ask_again=self._count_asking,
             clock=lambda: self.now,
         )

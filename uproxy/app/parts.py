@@ -39,9 +39,7 @@ class Parts:
         self.destinations.configure(settings)
         self.resolver = Resolver(self.destinations, changed=self.engine.ask_again)
         in_force = InForce.first(settings, self.source.current)
-        self.connections = Connections(
-            in_force, self.metrics, log.access, ask_again=self.engine.ask_again
-        )
+        self.connections = Connections(in_force, self.metrics, log, ask_again=self.engine.ask_again)
         self.services = Services(self.connections, self.destinations, self.metrics)
         self.doors = Doors(self.engine, listeners)
         self.source.subscribe(self.connections.credentials_changed)

@@ -22,10 +22,12 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
-from uproxy.accesslog import DENIALS, AccessRecord, access_record
+from uproxy.accesslog import DENIALS, AccessLog, access_record
 from uproxy.config.settings import Settings
 from uproxy.connections.judging import InForce, Party, not_after
+from uproxy.connections.presence import Presence
 from uproxy.contract import Arrival, Connection, Ending, Refusal
 from uproxy.identity.credentials import Credentials
 from uproxy.lifecycle import State
@@ -38,6 +40,7 @@ KEPT_DENIALS = 50
 LONGEST_NAP_S = 60.0
 """The wall clock may jump, so expiry is looked for at least this often."""
 
+_utc_now = partial(datetime.now, UTC)
 _log = logging.getLogger(__name__)
 
 
@@ -82,13 +85,13 @@ class Connections:
         self,
         in_force: InForce,
         metrics: Metrics,
-        access: Callable[[AccessRecord], None],
+        access: AccessLog,
         *,
         ask_again: Callable[[], None],
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime] = _utc_now,
     ) -> None:
-        """`access` takes the lines of the access log; `ask_again` is called when doors may answer
-        otherwise from now on; `clock` is the wall clock, UTC."""
+        """`ask_again` is called when doors may answer otherwise from now on; `clock` is the wall
+        clock, UTC."""
         self._in_force = in_force
         self._metrics = metrics
         self._access = access
@@ -97,9 +100,7 @@ class Connections:
         # the edition it was decided under too; by arrival, until opened or closed
         self._admitted: dict[int, tuple[Party, int]] = {}
         self._open: dict[int, OpenConnection] = {}  # by arrival, oldest first
-        self._count = dict.fromkeys(Direction, 0)  # of both
-        self._idle_since: dict[Direction, float | None] = dict.fromkeys(Direction, None)
-        self._moved = asyncio.Event()  # replaced whenever a direction becomes idle or busy
+        self._presence = Presence()  # of both
         self._outcomes: Counter[Outcome] = Counter()
         self._denials: deque[Denial] = deque(maxlen=KEPT_DENIALS)
         self._next_expiry: datetime | None = None  # only while expiry closes
@@ -107,7 +108,7 @@ class Connections:
         self._wake = asyncio.Event()  # set by that, and by an earlier expiry
         self._task: asyncio.Task[None] | None = None  # from start to stop
         metrics.before_render(self._tell_bytes)
-        metrics.watch_connections(lambda: dict(self._count))
+        metrics.watch_connections(lambda: self._presence.counts)
 
     # What is in force.
 
@@ -130,7 +131,7 @@ class Connections:
         """A door said yes to `arrival`, which isn't connected yet.  `edition` is what was in force
         when everything that `InForce.judge` looks at was found good, or 0: that isn't known."""
         self._admitted[arrival.id] = (party, edition)
-        self._busier(party.direction)
+        self._presence.one_more(party.direction)
 
     def opened(self, connection: Connection) -> None:
         """An admitted connection is open.  If what is in force has changed since it was decided
@@ -145,22 +146,20 @@ class Connections:
             self._judge(entry)
         self._expect_expiry(entry)
 
-    def closed(self, party: Party, connection: Connection, ending: Ending) -> bool:
-        """An accepted connection has ended; whether it had been open.  `party` is for one that
-        was never admitted."""
-        number = connection.arrival.id
-        entry = self._open.pop(number, None)
-        admitted = self._admitted.pop(number, None) if entry is None else (entry.party, 0)
-        if admitted is not None:
-            party = admitted[0]
-            self._quieter(party.direction)
-        if entry is not None:
-            entry.tell_bytes(ending.bytes_received, ending.bytes_sent)
-            entry.flow.closed(ending.outcome)
-        else:
-            self._count_failure(party, connection, ending)
-        self._remember(party, connection, ending)
-        return entry is not None
+    def closed(
+        self, connection: Connection, ending: Ending, party_of: Callable[[Connection], Party]
+    ) -> bool:
+        """An accepted connection has ended; whether it had been open.  `party_of` is asked about
+        one that was never admitted."""
+        entry = self._open.pop(connection.arrival.id, None)
+        if entry is None:
+            self._never_opened(connection, ending, party_of)
+            return False
+        self._presence.one_less(entry.party.direction)
+        entry.tell_bytes(ending.bytes_received, ending.bytes_sent)
+        entry.flow.closed(ending.outcome)
+        self._remember(entry.party, connection, ending)
+        return True
 
     # What operators ask.
 
@@ -189,21 +188,7 @@ class Connections:
 
     async def wait_until_idle(self, direction: Direction, *, for_seconds: float) -> None:
         """Wait until no connection of `direction` has been admitted or open for so long."""
-        loop = asyncio.get_running_loop()
-        while True:
-            moved = self._moved
-            if self._count[direction]:
-                await moved.wait()
-                continue
-            # idle from the start counts from now: nobody knows how long it has been
-            since = self._idle_since[direction]
-            since = self._idle_since[direction] = loop.time() if since is None else since
-            left = since + for_seconds - loop.time()
-            if left <= 0:
-                return
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(left):
-                    await moved.wait()
+        await self._presence.wait_until_idle(direction, for_seconds=for_seconds)
 
     def close_all(self, refusal: Refusal) -> int:
         """Cut every open connection; how many there were."""
@@ -276,29 +261,16 @@ class Connections:
         return min(max(left, 0.0) + 0.001, LONGEST_NAP_S)
 
     def _expect_expiry(self, entry: OpenConnection) -> None:
+        if entry.cut or self._in_force.switches.on_expiry != "close":
+            return
         expires = not_after(entry.party, entry.connection)
-        if entry.cut or expires is None or self._in_force.switches.on_expiry != "close":
+        if expires is None:
             return
         if self._next_expiry is None or expires < self._next_expiry:
             self._next_expiry = expires
             self._wake.set()
 
     # Counting.
-
-    def _busier(self, direction: Direction) -> None:
-        self._count[direction] += 1
-        if self._count[direction] == 1:
-            self._say_moved()
-
-    def _quieter(self, direction: Direction) -> None:
-        self._count[direction] -= 1
-        if self._count[direction] == 0:
-            self._idle_since[direction] = asyncio.get_running_loop().time()
-            self._say_moved()
-
-    def _say_moved(self) -> None:
-        self._moved.set()
-        self._moved = asyncio.Event()
 
     def _tell_bytes(self) -> None:
         for entry in self._open.values():
@@ -307,6 +279,16 @@ class Connections:
     def _count_handshake(self, direction: Direction, connection: Connection) -> None:
         if connection.tls is not None:
             self._metrics.handshake(direction, connection.tls)
+
+    def _never_opened(
+        self, connection: Connection, ending: Ending, party_of: Callable[[Connection], Party]
+    ) -> None:
+        admitted = self._admitted.pop(connection.arrival.id, None)
+        party = party_of(connection) if admitted is None else admitted[0]
+        if admitted is not None:
+            self._presence.one_less(party.direction)
+        self._count_failure(party, connection, ending)
+        self._remember(party, connection, ending)
 
     def _count_failure(self, party: Party, connection: Connection, ending: Ending) -> None:
         self._metrics.failed(_labels(party, connection), ending.outcome)
@@ -319,9 +301,11 @@ class Connections:
             self._count_handshake(party.direction, connection)
 
     def _remember(self, party: Party, connection: Connection, ending: Ending) -> None:
-        ours = None if party.ours is None else party.ours.spiffe_id
         self._outcomes[ending.outcome] += 1
-        self._access(access_record(party.direction, party.transport, ours, connection, ending))
+        if self._access.wants(ending.outcome):
+            ours = None if party.ours is None else party.ours.spiffe_id
+            record = access_record(party.direction, party.transport, ours, connection, ending)
+            self._access.access(record)
         if ending.outcome in DENIALS:
             peer = connection.peer or connection.arrival.peer
             self._denials.append(

@@ -15,11 +15,12 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 
-from uproxy.accesslog import AccessRecord
+from uproxy.accesslog import AccessRecord, kept
 from uproxy.config.settings import LogSettings
 from uproxy.log.lines import Event, Fields, json_line, text_line
 from uproxy.log.pipe import QUEUE_LINES, Pipe
 from uproxy.log.ratelimit import RateLimit
+from uproxy.model import Outcome
 
 STDOUT = 1
 
@@ -68,7 +69,7 @@ class Log(logging.Handler):
     def configure(self, settings: LogSettings) -> None:
         """Follow the configuration, as a reload does."""
         self._render = json_line if settings.format == "json" else text_line
-        self._access = settings.access
+        self._kept = kept(settings.access)
         self.set_level(settings.level)
 
     def set_level(self, word: str) -> None:
@@ -103,9 +104,13 @@ class Log(logging.Handler):
         level = _WORDS.get(record.levelno, record.levelname.lower())
         self._put(Event(record.created, level, record.name, record.getMessage(), fields))
 
+    def wants(self, outcome: Outcome) -> bool:
+        """Whether the configuration keeps a line for a connection that ended so."""
+        return outcome in self._kept
+
     def access(self, record: AccessRecord) -> None:
         """One line for a finished connection, if the configuration wants it."""
-        if not record.wanted(self._access):
+        if record.outcome not in self._kept:
             return
         failed = record.outcome.flag != "-"
         if failed:

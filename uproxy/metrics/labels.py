@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from uproxy.model import Direction
 
@@ -24,9 +24,8 @@ FLOW_LABELS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class FlowLabels:
-    """Between whom bytes move."""
+class FlowLabels(NamedTuple):
+    """Between whom bytes move.  A tuple, because every connection looks its flow up by it."""
 
     direction: Direction
     ours: str | None

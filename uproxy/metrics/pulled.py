@@ -1,11 +1,18 @@
-"""Numbers that others keep and that are read at each scrape."""
+"""Numbers that are read at each scrape, wherever they are kept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
-from uproxy.metrics.client import Collector, CounterMetricFamily, GaugeMetricFamily, Metric
+from uproxy.metrics.client import (
+    Collector,
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from uproxy.metrics.durations import Durations
 from uproxy.metrics.labels import short
 
 _STREAM_STATES = ("connecting", "streaming", "retrying")
@@ -15,7 +22,7 @@ Samples = Iterable[tuple[tuple[str, ...], float]]
 
 
 class Pulled(Collector):
-    """Numbers that others keep, read at each scrape."""
+    """All of them, in the order in which they were named."""
 
     def __init__(self) -> None:
         self._reads: list[Callable[[], Metric]] = []
@@ -24,13 +31,13 @@ class Pulled(Collector):
         self, name: str, text: str, labels: tuple[str, ...], read: Callable[[], Samples]
     ) -> None:
         """Show what `read` gives as a counter."""
-        self._add(lambda: CounterMetricFamily(f"uproxy_{name}", text, labels=labels), read)
+        self._add(lambda: CounterMetricFamily(name, text, labels=labels), read)
 
     def gauge(
         self, name: str, text: str, labels: tuple[str, ...], read: Callable[[], Samples]
     ) -> None:
         """Show what `read` gives as a gauge."""
-        self._add(lambda: GaugeMetricFamily(f"uproxy_{name}", text, labels=labels), read)
+        self._add(lambda: GaugeMetricFamily(name, text, labels=labels), read)
 
     def collect(self) -> Iterable[Metric]:
         """As prometheus_client asks for them."""
@@ -49,6 +56,17 @@ class Pulled(Collector):
             made = make()
             for values, number in read():
                 made.add_metric(tuple(map(short, values)), number)
+            return made
+
+        self._reads.append(family)
+
+    def histogram(self, name: str, text: str, label: str, read: Mapping[str, Durations]) -> None:
+        """Show what `read` holds by the label's values."""
+
+        def family() -> Metric:
+            made = HistogramMetricFamily(name, text, labels=(label,))
+            for value, durations in read.items():
+                made.add_metric((value,), durations.buckets(), durations.sum)
             return made
 
         self._reads.append(family)

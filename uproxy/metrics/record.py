@@ -1,4 +1,4 @@
-"""Every metric uProxy shows, by name, and nothing about how the numbers come to be.
+"""Every metric uProxy shows, by name.
 
 One `Metrics` per process.  What happens is told to it (`handshake`, `decided`, a connection's
 `Flow`); what others count themselves is read when somebody scrapes (`watch_…`).  Rules: names
@@ -8,13 +8,16 @@ chooses are bounded in number and length; reading never changes a number.
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from functools import partial
 
 from uproxy.contract import TlsFacts
 from uproxy.metrics import pulled
-from uproxy.metrics.client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from uproxy.metrics.labels import FLOW_LABELS, UNKNOWN, FlowLabels, Principals, short
+from uproxy.metrics.client import CollectorRegistry, ProcessCollector
+from uproxy.metrics.durations import Durations
+from uproxy.metrics.flows import Flow, Flows
+from uproxy.metrics.labels import FLOW_LABELS, FlowLabels, short
 from uproxy.metrics.pulled import Pulled
 from uproxy.metrics.text import render
 from uproxy.model import Direction, Outcome
@@ -34,126 +37,56 @@ _IDENTITY_COUNTERS = (
 )
 
 
-class Flow:
-    """The counters of all connections between the same two ends."""
-
-    __slots__ = ("_closed", "_opened", "_received", "_sent", "values")
-
-    def __init__(self, families: _Families, values: tuple[str, ...]) -> None:
-        self.values = values
-        self._closed = families.closed
-        self._opened = families.opened.labels(*values, "-")
-        self._received = families.received.labels(*values, "-")
-        self._sent = families.sent.labels(*values, "-")
-
-    def opened(self) -> None:
-        """A connection is open."""
-        self._opened.inc()
-
-    def moved(self, received: int, sent: int) -> None:
-        """So many more bytes moved, from the peer and to it."""
-        self._received.inc(received)
-        self._sent.inc(sent)
-
-    def closed(self, outcome: Outcome) -> None:
-        """An open connection has ended."""
-        self._closed.labels(*self.values, outcome.flag).inc()
-
-
-class _Families:
-    """The counters of connections."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        def counter(name: str, text: str) -> Counter:
-            return Counter(f"istio_tcp_{name}", text, FLOW_LABELS, registry=registry)
-
-        self.opened = counter("connections_opened", "Connections opened")
-        self.closed = counter("connections_closed", "Open connections that ended")
-        self.failed = counter("connections_failed", "Connections that never opened")
-        self.received = counter("received_bytes", "Bytes from peers")
-        self.sent = counter("sent_bytes", "Bytes to peers")
-
-
 class Metrics:
     """All of it."""
 
     def __init__(self) -> None:
-        self._registry = registry = CollectorRegistry()
-        self._families = _Families(registry)
-        self._flows: dict[tuple[str, ...], Flow] = {}
-        self._principals = Principals()
+        self._flows = Flows()
+        # by label values, each
+        self._handshakes = Counter[tuple[str, ...]]()
+        self._handshake_failures = Counter[tuple[str, ...]]()
+        self._handshake_seconds = defaultdict[str, Durations](lambda: Durations(_HANDSHAKE_BUCKETS))
+        self._decisions = Counter[tuple[str, ...]]()
+        self._reloads = Counter[tuple[str, ...]]()
+        self._stale = False  # while the file holds what was refused
         self._flushes: list[Callable[[], None]] = []
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"uproxy_{name}", text, labels, registry=registry)
-
-        self._handshakes = counter(
-            "handshakes", "Finished TLS handshakes", "direction", "version", "cipher", "group"
-        )
-        self._handshake_failures = counter(
-            "handshake_failures",
-            "Failed TLS handshakes, by outcome and SPIFFE rule",
-            *("direction", "reason", "rule"),
-        )
-        self._handshake_seconds = Histogram(
-            "uproxy_handshake_duration_seconds",
-            "From the first byte of the ClientHello to the end of the handshake",
-            ("direction",),
-            buckets=_HANDSHAKE_BUCKETS,
-            registry=registry,
-        )
-        self._decisions = counter(
-            "authorization_decisions",
-            "What rules decided, or would have in shadow mode; rule - is the default",
-            *("rule", "decision", "mode"),
-        )
-        self._reloads = counter("config_reloads", "Reloads of the configuration", "result")
-        self._stale = Gauge(
-            "uproxy_config_stale",
-            "1 while the file holds a configuration that was refused",
-            registry=registry,
-        )
         self._pulled = Pulled()
-        registry.register(self._pulled)
-        ProcessCollector(registry=registry)
+        self._registry = CollectorRegistry()
+        self._registry.register(self._pulled)
+        ProcessCollector(registry=self._registry)
+        self._show_flows()
+        self._show_events()
 
     def flow(self, labels: FlowLabels) -> Flow:
         """The counters of connections with these labels, made once."""
-        # by the folded values: identities that share a series share its entry
-        values = self._values(labels)
-        known = self._flows.get(values)
-        if known is None:
-            known = self._flows[values] = Flow(self._families, values)
-        return known
+        return self._flows.of(labels)
 
     def failed(self, labels: FlowLabels, outcome: Outcome) -> None:
         """A connection ended without having opened."""
-        self._families.failed.labels(*self._values(labels), outcome.flag).inc()
+        self._flows.failed(labels, outcome)
 
     def handshake(self, direction: Direction, facts: TlsFacts) -> None:
         """A handshake has finished."""
-        values = (direction.value, facts.version, facts.cipher, facts.group)
-        self._handshakes.labels(*map(short, values)).inc()
-        self._handshake_seconds.labels(direction.value).observe(facts.duration)
+        self._handshakes[direction, facts.version, facts.cipher, facts.group] += 1
+        self._handshake_seconds[direction].observe(facts.duration)
 
     def handshake_failed(self, direction: Direction, outcome: Outcome, rule: str | None) -> None:
         """A handshake has failed."""
-        self._handshake_failures.labels(direction.value, outcome.value, rule or "-").inc()
+        self._handshake_failures[direction.value, outcome.value, rule or "-"] += 1
 
     def decided(self, rule: str | None, allowed: bool, mode: str = "enforce") -> None:
         """A rule decided; without one, the default did."""
-        decision = "allow" if allowed else "deny"
-        self._decisions.labels(short(rule or "-"), decision, mode).inc()
+        self._decisions[short(rule or "-"), "allow" if allowed else "deny", mode] += 1
 
     def reloaded(self, applied: bool) -> None:
         """A reload was tried; a refused one leaves the configuration stale."""
-        self._reloads.labels("applied" if applied else "refused").inc()
-        self._stale.set(0 if applied else 1)
+        self._reloads["applied" if applied else "refused",] += 1
+        self._stale = not applied
 
     def build_info(self, versions: Mapping[str, str]) -> None:
         """Say once which uProxy this is: `uproxy`, `python`, `openssl`."""
         self._pulled.gauge(
-            "build_info", "Always 1; the labels say which build", tuple(versions),
+            "uproxy_build_info", "Always 1; the labels say which build", tuple(versions),
             lambda: [(tuple(versions.values()), 1)],
         )  # fmt: skip
 
@@ -164,36 +97,36 @@ class Metrics:
     def watch_connections(self, read: Callable[[], Mapping[Direction, int]]) -> None:
         """Open connections by direction."""
         self._pulled.gauge(
-            "connections", "Connections open now", ("direction",),
+            "uproxy_connections", "Connections open now", ("direction",),
             lambda: [((direction.value,), count) for direction, count in read().items()],
         )  # fmt: skip
 
     def watch_limits(self, read: Callable[[], Mapping[str, int]]) -> None:
         """Arrivals refused so far, by the limit that refused them."""
         self._pulled.counter(
-            "limit_refusals", "Arrivals refused by a limit", ("limit",),
+            "uproxy_limit_refusals", "Arrivals refused by a limit", ("limit",),
             lambda: [((limit,), count) for limit, count in read().items()],
         )  # fmt: skip
 
     def watch_log(self, read: Callable[[], int]) -> None:
         """Log lines dropped so far because standard output was blocked."""
         self._pulled.counter(
-            "log_dropped_lines", "Log lines dropped: standard output is blocked", (),
+            "uproxy_log_dropped_lines", "Log lines dropped: standard output is blocked", (),
             lambda: [((), read())],
         )  # fmt: skip
 
     def watch_identity(self, status: Callable[[], Mapping[str, object]]) -> None:
         """The facts of `IdentitySource.status`: expiry, rotations, the agent's stream."""
         self._pulled.gauge(
-            "identity_expiry_timestamp_seconds", "When our SVID expires, Unix time",
+            "uproxy_identity_expiry_timestamp_seconds", "When our SVID expires, Unix time",
             ("spiffe_id",), partial(pulled.expiry, status),
         )  # fmt: skip
         self._pulled.gauge(
-            "workload_api_stream_state", "1 for the state the agent's stream is in",
+            "uproxy_workload_api_stream_state", "1 for the state the agent's stream is in",
             ("state",), partial(pulled.stream, status),
         )  # fmt: skip
         for fact, name, text in _IDENTITY_COUNTERS:
-            self._pulled.counter(name, text, (), partial(pulled.fact, status, fact))
+            self._pulled.counter(f"uproxy_{name}", text, (), partial(pulled.fact, status, fact))
 
     def render(self, accept: str = "") -> tuple[str, bytes]:
         """Content type and text: OpenMetrics if `accept` asks for it, else Prometheus text."""
@@ -201,13 +134,42 @@ class Metrics:
             flush()
         return render(self._registry, accept)
 
-    def _values(self, labels: FlowLabels) -> tuple[str, ...]:
-        ours, theirs = labels.ours or UNKNOWN, self._principals.fold(labels.theirs)
-        inbound = labels.direction is Direction.INBOUND
-        return (
-            "destination" if inbound else "source",
-            theirs if inbound else ours,
-            ours if inbound else theirs,
-            UNKNOWN if labels.port is None else str(labels.port),
-            "mutual_tls" if labels.mutual_tls else "none",
-        )
+    def _show_flows(self) -> None:
+        flows, labels, counter = self._flows, FLOW_LABELS, self._pulled.counter
+        for name, text, read in (
+            ("connections_opened", "Connections opened", flows.opened),
+            ("connections_closed", "Open connections that ended", flows.closed),
+            ("connections_failed", "Connections that never opened", flows.never_opened),
+            ("received_bytes", "Bytes from peers", flows.received),
+            ("sent_bytes", "Bytes to peers", flows.sent),
+        ):
+            counter(f"istio_tcp_{name}", text, labels, read)
+
+    def _show_events(self) -> None:
+        shown = self._pulled
+        shown.counter(
+            "uproxy_handshakes", "Finished TLS handshakes",
+            ("direction", "version", "cipher", "group"), self._handshakes.items,
+        )  # fmt: skip
+        shown.counter(
+            "uproxy_handshake_failures", "Failed TLS handshakes, by outcome and SPIFFE rule",
+            ("direction", "reason", "rule"), self._handshake_failures.items,
+        )  # fmt: skip
+        shown.histogram(
+            "uproxy_handshake_duration_seconds",
+            "From the first byte of the ClientHello to the end of the handshake",
+            "direction", self._handshake_seconds,
+        )  # fmt: skip
+        shown.counter(
+            "uproxy_authorization_decisions",
+            "What rules decided, or would have in shadow mode; rule - is the default",
+            ("rule", "decision", "mode"), self._decisions.items,
+        )  # fmt: skip
+        shown.counter(
+            "uproxy_config_reloads", "Reloads of the configuration", ("result",),
+            self._reloads.items,
+        )  # fmt: skip
+        shown.gauge(
+            "uproxy_config_stale", "1 while the file holds a configuration that was refused",
+            (), lambda: [((), self._stale)],
+        )  # fmt: skip

@@ -118,7 +118,7 @@ class InboundDoor:
 
     def closed(self, connection: Connection, ending: Ending) -> None:
         """It has ended, whether it was let in or not."""
-        self._reports.closed(self._party(connection.arrival.tls), connection, ending)
+        self._reports.closed(connection, ending, self._party_of)
 
     def _stands(self, policy: Policy) -> Stands:
         if self._door.proxy_protocol is not None:
@@ -146,6 +146,9 @@ class InboundDoor:
         for match in decision.shadow:
             metrics.decided(match.rule, match.action == "allow", mode="shadow")
             _log.info("shadow rule %s would %s: %s", match.rule, match.action, decision.reason)
+
+    def _party_of(self, connection: Connection) -> Party:
+        return self._party(connection.arrival.tls)
 
     def _party(self, plan: TlsPlan | None) -> Party:
         return Party(

@@ -105,9 +105,7 @@ class OutboundDoor:
 
     def closed(self, connection: Connection, ending: Ending) -> None:
         """It has ended, whether a peer was reached or not."""
-        route = connection.route
-        ours = self._handshakes.shown(None if route is None else route.tls)
-        self._reports.closed(self._party(ours), connection, ending)
+        self._reports.closed(connection, ending, self._party_of)
 
     def _handshake(self) -> Handshake | Refusal | None:
         """None where the destination is plaintext."""
@@ -117,6 +115,10 @@ class OutboundDoor:
 
     def _admitted(self, admission: Admission, arrival: Arrival) -> None:
         self._services.connections.admitted(admission.party, arrival, admission.edition)
+
+    def _party_of(self, connection: Connection) -> Party:
+        route = connection.route
+        return self._party(self._handshakes.shown(None if route is None else route.tls))
 
     def _party(self, ours: Shown | None) -> Party:
         return Party(

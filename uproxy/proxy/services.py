@@ -66,8 +66,10 @@ class Reports:
             self.endpoints.opened(route.candidates, dialled, self.services.monotonic())
         self.services.connections.opened(connection)
 
-    def closed(self, party: Party, connection: Connection, ending: Ending) -> None:
-        """It has ended; `party` is for one that was never admitted."""
-        was_open = self.services.connections.closed(party, connection, ending)
+    def closed(
+        self, connection: Connection, ending: Ending, party_of: Callable[[Connection], Party]
+    ) -> None:
+        """It has ended; `party_of` is asked about one that was never admitted."""
+        was_open = self.services.connections.closed(connection, ending, party_of)
         if was_open and connection.dialled is not None:
             self.endpoints.closed(connection.dialled)
