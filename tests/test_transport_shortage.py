@@ -1,0 +1,265 @@
+"""The kernel is short of something: descriptors, memory, buffers.
+
+A whole `uproxy run` per engine, whose system calls fail as the tests want.  Whatever is short,
+accepting goes on when it can, never spins and never dies; who waits in the kernel's queue is
+served late, and a failure costs the one connection that it hits.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import traffic
+from tests.helpers.background import background
+from tests.helpers.endings import metric
+from tests.helpers.faults import Faults
+from tests.helpers.mesh import WEB, FileWorld
+from tests.helpers.ports import free_port
+from tests.helpers.processes import Uproxy
+from tests.helpers.waiting import wait_until
+
+SHORTAGES = [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]
+BUSY = 0.3
+"""Seconds of CPU time in one of shortage: far less than a loop that spins, far more than one
+that waits."""
+
+
+class Subject(Uproxy):
+    """A uProxy with a door in the clear, `port`, to an application that echoes."""
+
+    def __init__(self, engine: str, folder: Path, identity: dict[str, Any], app: int) -> None:
+        self.faults = Faults(folder)
+        self.callers: list[socket.socket] = []
+        self.port = free_port()
+        self.app = f"127.0.0.1:{app}"
+        config = {
+            "engine": engine,
+            "identity": identity,
+            "outbound": [{"listen": f"127.0.0.1:{self.port}", "to": "app"}],
+            "destinations": {"app": {"addresses": [self.app], "transport": "plaintext"}},
+        }
+        super().__init__(config, folder / "uproxy", env=self.faults.env)
+
+    def begin(self) -> None:
+        """A test begins: what was before isn't its business."""
+        self._counted = 0.0
+        self._counted = self.refused()
+        self._begun = len(self.lines)
+
+    def end(self) -> None:
+        """A test ends: its callers go."""
+        for caller in self.callers:
+            caller.close()
+        self.callers.clear()
+        wait_until(lambda: not self.open_connections(), "no connection")
+        assert self.running
+        assert not self.told("a defect"), self.output
+
+    def open_connections(self) -> float:
+        opened = metric(self, "istio_tcp_connections_opened_total")
+        return opened - metric(self, "istio_tcp_connections_closed_total")
+
+    def dial(self) -> socket.socket:
+        caller = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        self.callers.append(caller)
+        caller.sendall(b"patient")
+        return caller
+
+    def refused(self) -> float:
+        """Shortages counted since `begin`."""
+        counted = metric(self, "uproxy_limit_refusals_total", limit="descriptors")
+        return counted - self._counted
+
+    def told(self, words: str) -> list[str]:
+        """Messages since `begin` that have these words."""
+        messages = (str(line["message"]) for line in self.lines[self._begun :])
+        return [message for message in messages if words in message]
+
+    def cpu_time(self) -> float:
+        """Seconds so far, all threads."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def cpu_time_in_a_second(self) -> float:
+        before = self.cpu_time()
+        time.sleep(1.0)  # what is measured
+        return self.cpu_time() - before
+
+    def first_ending(self) -> tuple[str, str]:
+        """Outcome and reason of the first connection that ended since `begin`."""
+        endings = wait_until(
+            lambda: [line for line in self.lines[self._begun :] if line["scope"] == "access"],
+            "an access line",
+        )
+        return endings[0]["outcome"], endings[0]["error"]
+
+
+@pytest.fixture(scope="module")
+def app() -> Iterator[int]:
+    with background(traffic.echo) as port:
+        yield port
+
+
+@contextmanager
+def running(engine: str, folder: Path, app: int) -> Iterator[Subject]:
+    identity = FileWorld(folder / "world").ours(WEB)
+    with Subject(engine, folder, identity, app) as subject:
+        subject.wait_until_ready()
+        yield subject
+    subject.faults.close()
+    assert "Traceback" not in subject.output, subject.output
+
+
+@pytest.fixture(scope="module", params=["native", "python"])
+def lasting(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, app: int
+) -> Iterator[Subject]:
+    """Outlives every shortage of this module."""
+    with running(request.param, tmp_path_factory.mktemp("lasting"), app) as subject:
+        yield subject
+
+
+@pytest.fixture
+def subject(lasting: Subject) -> Iterator[Subject]:
+    lasting.begin()
+    yield lasting
+    lasting.end()
+
+
+def is_served(caller: socket.socket) -> bool:
+    """Whether what it said comes back."""
+    heard = b""
+    while len(heard) < 7 and (more := caller.recv(7 - len(heard))):
+        heard += more
+    return heard == b"patient"
+
+
+def is_reset(caller: socket.socket) -> bool:
+    try:
+        caller.recv(1)
+    except ConnectionResetError:
+        return True
+    return False
+
+
+def is_refused(subject: Subject) -> bool:
+    """Whether a new caller is reset, which may come at any moment."""
+    try:
+        return is_reset(subject.dial())
+    except (ConnectionResetError, BrokenPipeError):
+        return True
+
+
+@pytest.mark.parametrize("error", SHORTAGES, ids=errno.errorcode.get)
+def test_a_shortage_is_waited_out_and_then_everybody_is_served(
+    subject: Subject, error: int
+) -> None:
+    with subject.faults.failing("accept", error, port=subject.port):
+        waiting = [subject.dial() for _ in range(5)]
+        wait_until(lambda: subject.faults.failed("accept") >= 2, "another attempt")
+        attempts = subject.faults.failed("accept")
+        assert subject.cpu_time_in_a_second() < BUSY
+        assert subject.faults.failed("accept") - attempts < 100
+        assert subject.status("/readyz") == 200
+        assert subject.refused() >= 1
+    assert all(is_served(caller) for caller in waiting)
+    assert is_served(subject.dial())
+    assert 1 <= len(subject.told(os.strerror(error))) < 10
+
+
+def test_without_a_descriptor_left_accepting_waits_and_says_what_to_raise(
+    subject: Subject,
+) -> None:
+    soft, hard = resource.prlimit(subject.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(subject.pid, resource.RLIMIT_NOFILE, (3, hard))
+    waiting = [subject.dial() for _ in range(5)]
+    wait_until(lambda: subject.told("raise LimitNOFILE"), "the way out")
+    assert subject.cpu_time_in_a_second() < BUSY
+    resource.prlimit(subject.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    assert all(is_served(caller) for caller in waiting)
+    assert subject.refused() >= 1
+
+
+def test_who_was_gone_before_it_was_accepted_costs_nothing(subject: Subject) -> None:
+    with subject.faults.failing("accept", errno.ECONNABORTED, port=subject.port, times=5):
+        assert is_served(subject.dial())
+    assert subject.faults.failed("accept") == 5
+    assert subject.refused() == 0
+    assert not subject.told("accepting")
+
+
+@pytest.mark.parametrize("engine", ["native", "python"])
+def test_a_shortage_does_not_hold_up_the_end(engine: str, tmp_path: Path, app: int) -> None:
+    with (
+        running(engine, tmp_path, app) as subject,
+        subject.faults.failing("accept", errno.ENFILE, port=subject.port),
+        subject.dial(),
+    ):
+        wait_until(lambda: subject.faults.failed("accept"), "a shortage")
+        subject.send(signal.SIGTERM)
+        assert subject.wait() == 0
+
+
+@pytest.mark.parametrize("error", SHORTAGES, ids=errno.errorcode.get)
+def test_without_a_socket_to_dial_with_one_connection_fails(subject: Subject, error: int) -> None:
+    with subject.faults.failing("socket", error):
+        assert is_refused(subject)
+        outcome, reason = subject.first_ending()
+    assert outcome == "connect_failed"
+    assert subject.app in reason
+    if error in (errno.EMFILE, errno.ENFILE):
+        assert "no descriptor left" in reason
+    else:
+        assert os.strerror(error).lower() in reason.lower()
+    assert is_served(subject.dial())
+
+
+@pytest.mark.parametrize(
+    "error", [errno.ENOBUFS, errno.ENOMEM, errno.EADDRNOTAVAIL], ids=errno.errorcode.get
+)
+def test_a_connect_that_fails_at_once_costs_one_connection(subject: Subject, error: int) -> None:
+    with subject.faults.failing("connect", error):
+        assert is_refused(subject)
+        outcome, reason = subject.first_ending()
+    assert outcome == "connect_failed"
+    assert subject.app in reason
+    assert is_served(subject.dial())
+
+
+@pytest.mark.parametrize("lasting", ["native"], indirect=True)  # the twin calls it a defect
+@pytest.mark.parametrize("error", [errno.ENOMEM, errno.ENOSPC], ids=errno.errorcode.get)
+def test_who_cannot_be_watched_is_sent_away(subject: Subject, error: int) -> None:
+    """fs.epoll.max_user_watches is a limit too."""
+    with subject.faults.failing("epoll_ctl", error, port=subject.port):
+        assert is_refused(subject)
+        assert subject.faults.failed("epoll_ctl") == 1
+        subject.first_ending()
+    assert is_served(subject.dial())
+
+
+@pytest.mark.parametrize(("call", "error"), [("recv", errno.ENOMEM), ("send", errno.ENOBUFS)])
+def test_a_failure_in_mid_relay_costs_that_connection_only(
+    subject: Subject, call: str, error: int
+) -> None:
+    other, hit = subject.dial(), subject.dial()
+    for caller in (other, hit):
+        assert caller.recv(7) == b"patient"
+    with subject.faults.failing(call, error, port=subject.port, times=1):
+        hit.sendall(b"unlucky")
+        assert is_reset(hit)
+    outcome, reason = subject.first_ending()
+    assert outcome == "reset"
+    assert os.strerror(error).lower() in reason.lower()
+    other.sendall(b"patient")
+    assert is_served(other)
