@@ -64,23 +64,25 @@ def access_record(
     ending: Ending,
 ) -> AccessRecord:
     """The line for a `connection` that ended; `ours` is our own SPIFFE ID in it."""
-    arrival, peer = connection.arrival, connection.peer or connection.arrival.peer
+    arrival = connection.arrival
+    peer = connection.peer or arrival.peer
     theirs = None if peer is None else peer.spiffe_id
     inbound = direction is Direction.INBOUND
-    far = connection.dialled or (arrival.local if inbound else None)
+    address = connection.dialled or (arrival.local if inbound else None)
+    far = None if address is None else str(address)
     fields: tuple[tuple[str, Value], ...] = (
         ("src.addr", str(arrival.source)),
         ("src.identity", theirs if inbound else ours),
-        ("dst.addr", None if far is None else str(far)),
+        ("dst.addr", far),
         ("dst.identity", ours if inbound else theirs),
         ("dst.hbone_addr", None),
-        ("direction", direction.value),
-        ("transport", transport.value),
+        ("direction", direction),
+        ("transport", transport),
         ("via", "direct"),
         ("bytes_sent", ending.bytes_sent),
         ("bytes_recv", ending.bytes_received),
         ("duration", f"{round(ending.duration * 1000)}ms"),
-        ("outcome", ending.outcome.value),
+        ("outcome", ending.outcome),
         ("rule", _rule(connection, ending)),
         ("error", ending.reason),
     )

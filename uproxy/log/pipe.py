@@ -3,6 +3,8 @@
 `put` never waits: what doesn't fit is dropped and counted.  Only the thread ever waits for
 the descriptor, and it is a daemon: a process whose standard output is blocked can still end.
 A descriptor that fails (a closed pipe) loses lines, which are counted too; it stops nothing.
+Lines that wait together are written together: each write lets go of the interpreter, and under
+load the thread would wait as long to get it back as a hundred lines take.
 """
 
 from __future__ import annotations
@@ -15,6 +17,10 @@ from collections.abc import Callable
 
 QUEUE_LINES = 10_000
 """Lines that wait for a blocked descriptor: some megabytes."""
+
+BATCH_BYTES = select.PIPE_BUF
+"""Written together at most, unless one line is longer: so much goes into a pipe in one piece,
+whoever else writes there."""
 
 Line = Callable[[], str]
 """Rendered by the writer thread, so it may refer to nothing that changes."""
@@ -38,7 +44,8 @@ class Pipe:
         self._fd = fd
         self._drops = drops
         self._idle = idle
-        self._lines: queue.Queue[Line | None] = queue.Queue(lines)  # None: the end
+        self._lines: queue.SimpleQueue[Line | None] = queue.SimpleQueue()  # None: the end
+        self._room = lines
         self._unfit = 0  # lines that found no room; written by whoever puts
         self._lost = 0  # lines the descriptor didn't take; written by the thread
         self._said = 0  # drops already told in the log; the thread's
@@ -56,40 +63,54 @@ class Pipe:
 
     def put(self, line: Line) -> None:
         """Write `line` when its turn comes, or drop it now.  From any thread; never waits."""
-        try:
-            self._lines.put_nowait(line)
-        except queue.Full:
+        # two threads may both find the last room: a line more does no harm
+        if self._lines.qsize() < self._room:
+            self._lines.put(line)
+        else:
             with self._puts:
                 self._unfit += 1
 
     def close(self, timeout: float) -> None:
         """Write what is queued and end, but wait at most `timeout` seconds for it."""
-        try:
-            self._lines.put(None, timeout=timeout)
-        except queue.Full:
-            return
+        self._lines.put(None)
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        while True:
+        more = True
+        while more:
             try:
                 line = self._lines.get(timeout=_IDLE_S)
             except queue.Empty:
                 self._idle()
                 continue
-            if line is None:
-                return
-            self._write(line)
+            more = self._write_from(line)
             self._say_drops()
+
+    def _write_from(self, line: Line | None) -> bool:
+        """Write `line` and those behind it; False at the end."""
+        batch: list[bytes] = []
+        size = 0
+        while line is not None:
+            rendered = _encoded(line)
+            if size + len(rendered) > BATCH_BYTES:
+                self._write(b"".join(batch))
+                batch, size = [], 0
+            batch.append(rendered)
+            size += len(rendered)
+            if self._lines.empty():
+                break
+            line = self._lines.get()  # this thread alone takes
+        self._write(b"".join(batch))
+        return line is not None
 
     def _say_drops(self) -> None:
         unfit = self._unfit
         if unfit > self._said:
             more, self._said = unfit - self._said, unfit
-            self._write(lambda: self._drops(more))
+            self._write(_encoded(lambda: self._drops(more)))
 
-    def _write(self, line: Line) -> None:
-        left = memoryview((line() + "\n").encode("utf-8", "backslashreplace"))
+    def _write(self, lines: bytes) -> None:
+        left = memoryview(lines)
         try:
             while left:
                 try:
@@ -98,4 +119,8 @@ class Pipe:
                     # somebody made the descriptor non-blocking: it may be shared with a shell
                     select.select((), (self._fd,), ())
         except OSError:
-            self._lost += 1
+            self._lost += bytes(left).count(b"\n")
+
+
+def _encoded(line: Line) -> bytes:
+    return (line() + "\n").encode("utf-8", "backslashreplace")
