@@ -51,7 +51,7 @@ check: $(VENV)/.ready
 	@$(STEP) "spelling" $(BIN)/codespell
 
 bench: $(VENV)/.ready .cache/peers/ghostunnel
-	@.ci/packages nginx wrk
+	@.ci/packages haproxy
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 fuzz: $(VENV)/.ready

@@ -1,4 +1,7 @@
-"""`python -m benchmarks [NAME …]`: measure, keep the results, renew docs/benchmarks.md."""
+"""`python -m benchmarks [NAME …]`: measure, keep the results, renew docs/benchmarks.md.
+
+With `--only-print` nothing is kept; with `--only-render` nothing is measured.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,17 @@ import argparse
 import compileall
 import dataclasses
 import importlib
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.harness.benchmark import Benchmark
-from benchmarks.harness.report import publish, publish_summary, table
+from benchmarks.harness.report import keep, render, render_summary, tables
 from benchmarks.harness.rounds import run
 
 _ROOT = Path(__file__).parents[1]
-NAMES = ("requests", "handshakes", "bulk", "memory")
+NAMES = ("requests", "handshakes", "bulk", "memory", "open", "fairness")
 """In the order of the page."""
 
 
@@ -23,15 +28,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _arguments(argv)
     # as an installed package has them: compiling in the process would count as its memory
     compileall.compile_dir(_ROOT / "uproxy", quiet=1)
+    command = shlex.join(["python", "-m", "benchmarks", *(argv or sys.argv[1:])])
     for name in args.names or NAMES:
         benchmark = _find(name)
-        changes = {"rounds": args.rounds, "seconds": args.seconds}
-        given = {key: value for key, value in changes.items() if value is not None}
-        result = run(dataclasses.replace(benchmark, **given))
-        print(f"\n{benchmark.title}\n\n{table(benchmark, result.rounds)}\n", flush=True)
-        if not args.only_print:
-            publish(benchmark, result, _ROOT)
-            publish_summary([_find(each) for each in NAMES], _ROOT)
+        if not args.only_render:
+            changes = {"rounds": args.rounds, "seconds": args.seconds}
+            given = {key: value for key, value in changes.items() if value is not None}
+            result = run(dataclasses.replace(benchmark, **given), command)
+            print(f"\n{benchmark.title}\n\n{tables(benchmark, result.rounds)}\n", flush=True)
+            if args.only_print:
+                continue
+            keep(benchmark, result, _ROOT)
+        render(benchmark, _ROOT)
+        render_summary([_find(each) for each in NAMES], _ROOT)
 
 
 def _find(name: str) -> Benchmark:
@@ -44,7 +53,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
     parser.add_argument("--rounds", type=int, help="instead of the benchmark's own number")
     parser.add_argument("--seconds", type=float, help="of each measurement, likewise")
-    parser.add_argument("--only-print", action="store_true", help="keep nothing")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--only-print", action="store_true", help="keep nothing")
+    only.add_argument("--only-render", action="store_true", help="the page, from what is kept")
     args = parser.parse_args(argv)
     if unknown := set(args.names) - set(NAMES):
         parser.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")

@@ -1,8 +1,9 @@
 """What does a connection cost that carries one request?
 
-Flow: as in `requests`, but wrk closes after each answer, so every request is a TCP connection
-to A, a full mutual handshake between A and B, and a TCP connection to nginx.  It judges by
-the CPU time of A and B together.
+Flow: as in `requests`, but every request is a TCP connection to A, a full mutual handshake
+between A and B, and a TCP connection to the application, which closes after its answer; 16 at
+a time.  Latency is from before the clients' connect to the last byte of the answer.  It judges
+by the CPU time of A and B together.
 
 Not measured: resumption (off everywhere), pooled tunnels, a cold cache of verified
 certificates beyond the first connection, RSA.
@@ -10,52 +11,61 @@ certificates beyond the first connection, RSA.
 
 from __future__ import annotations
 
-from benchmarks.harness import wrk
-from benchmarks.harness.benchmark import Benchmark, Column, Stage
+from benchmarks.harness.application import Application
+from benchmarks.harness.benchmark import Benchmark, Stage
+from benchmarks.harness.clients import Clients
 from benchmarks.harness.figures import Figures
-from benchmarks.harness.origin import Origin
-from benchmarks.harness.processes import cpu_seconds
+from benchmarks.harness.loads import columns, measured
 from benchmarks.harness.proxies import (
     ENVOY,
     ENVOY_PQ,
     GHOSTUNNEL,
+    HAPROXY,
     NONE,
+    TWIN,
     UPROXY,
+    UPROXY_LOGGING,
     UPROXY_PQ,
     Kind,
     pair,
 )
 
+_AT_ONCE = 16
 _WARM_S = 1
 
 
 def measure(stage: Stage, kind: Kind) -> Figures:
     """A new connection for every request."""
     with (
-        Origin(stage.folder, close=True) as origin,
-        pair(kind, stage.folder, stage.files, origin.port) as running,
+        Application(stage.folder) as application,
+        pair(kind, stage.folder, stage.files, application.port) as running,
+        Clients(running.port) as clients,
     ):
-        wrk.run(running.port, _WARM_S, close=True)
-        before = cpu_seconds(running.pids)
-        load = wrk.run(running.port, stage.seconds, close=True)
-        after = cpu_seconds(running.pids)
-    figures = {"rate": load.rate, "p50": load.p50_us, "p99": load.p99_us}
-    if running.pids:
-        figures["cpu"] = (after - before) / load.requests * 1e6
-    return figures
+        clients.dial(_AT_ONCE, _WARM_S)
+        return measured("full", running, lambda: clients.dial(_AT_ONCE, stage.seconds))
 
 
 BENCHMARK = Benchmark(
     name="handshakes",
     title="A connection per request",
-    columns=(
-        Column("cpu", "CPU µs per connection, A + B", ratio=True, summary="CPU µs per handshake"),
-        Column("rate", "connections/s", ratio=True, summary="handshakes/s"),
-        Column("p50", "p50 µs"),
-        Column("p99", "p99 µs"),
+    columns=columns(
+        "full",
+        f"{_AT_ONCE} connections at a time, a full handshake each",
+        summaries=("CPU µs per handshake", "handshakes/s"),
+        what="connection",
     ),
-    kinds=(NONE, ENVOY, ENVOY_PQ, GHOSTUNNEL, UPROXY, UPROXY_PQ),
+    kinds=(
+        NONE,
+        ENVOY,
+        HAPROXY,
+        GHOSTUNNEL,
+        UPROXY,
+        UPROXY_LOGGING,
+        TWIN,
+        ENVOY_PQ,
+        UPROXY_PQ,
+    ),
     measure=measure,
-    chart="cpu",
+    charts=("full_cpu", "full_rate", "full_p99"),
     seconds=3,
 )

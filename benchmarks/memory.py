@@ -1,7 +1,7 @@
 """What does a proxy hold when nothing happens, and what for each connection that is idle?
 
 Flow: B alone from exec until it would serve, then 2 s of nothing, then its memory; then A
-too, 500 connections through both that have each carried one request of 1 KiB back, and are
+too, 5,000 connections through both that have each carried one request of 1 KiB back, and are
 left open.  uProxy's identity comes from a Workload API whose stream stays open, and its
 metrics are scraped once before; Envoy and ghostunnel have files, Envoy's metrics are scraped
 once too.  Files are synced first: a library's pages count as dirty until they are on disk.
@@ -18,14 +18,16 @@ import os
 import time
 from dataclasses import replace
 
+from benchmarks.harness.application import Application
 from benchmarks.harness.benchmark import Benchmark, Column, Stage
+from benchmarks.harness.clients import Clients
 from benchmarks.harness.figures import Figures
-from benchmarks.harness.origin import Origin, connect
 from benchmarks.harness.processes import memory
 from benchmarks.harness.proxies import (
     ENVOY,
     ENVOY_PQ,
     GHOSTUNNEL,
+    HAPROXY,
     UPROXY,
     UPROXY_PQ,
     Identities,
@@ -37,15 +39,13 @@ from tests.helpers.envoy import EnvoyServer
 from tests.helpers.processes import Uproxy
 
 _IDLE_S = 2.0
-_CONNECTIONS = 500
-_WARM = 20
+_CONNECTIONS = 5_000
+_WARM = 64
 _COPIES = 4
 _MIB = 1 << 20
 
-_WITH_AGENT = (
-    replace(UPROXY, title="uProxy, Workload API"),
-    replace(UPROXY_PQ, title=f"uProxy, Workload API, {UPROXY_PQ.group}"),
-)
+_UPROXY = replace(UPROXY, title="uProxy, Workload API")
+_UPROXY_PQ = replace(UPROXY_PQ, title=f"uProxy, Workload API, {UPROXY_PQ.group}")
 
 
 def measure(stage: Stage, kind: Kind) -> Figures:
@@ -53,10 +53,10 @@ def measure(stage: Stage, kind: Kind) -> Figures:
     assert kind.inbound is not None
     assert kind.outbound is not None
     identities: Identities = stage.files
-    if kind in _WITH_AGENT and stage.agent is not None:
+    if kind in (_UPROXY, _UPROXY_PQ) and stage.agent is not None:
         identities = stage.agent
-    with Origin(stage.folder) as origin:
-        proxy = kind.inbound(stage.folder, identities, origin.port)
+    with Application(stage.folder) as application:
+        proxy = kind.inbound(stage.folder, identities, application.port)
         begun = time.monotonic()
         with started(proxy) as b:
             figures = {"ready": (time.monotonic() - begun) * 1000}
@@ -85,13 +85,12 @@ def _shared(stage: Stage, kind: Kind, identities: Identities, proxy: Proxy) -> i
 
 
 def _per_connection(a: Proxy, b: Proxy) -> Figures:
-    for _ in range(_WARM):
-        connect(a.port).close()
-    with contextlib.ExitStack() as stack:
+    with Clients(a.port) as early:
+        early.open(_WARM)
+    with Clients(a.port) as clients:
         _settle()
         before = [memory(proxy.pid).private_dirty for proxy in (a, b)]
-        for _ in range(_CONNECTIONS):
-            stack.enter_context(connect(a.port))
+        clients.open(_CONNECTIONS)
         _settle()
         after = [memory(proxy.pid).private_dirty for proxy in (a, b)]
     names = ("connection_a", "connection_b")
@@ -113,27 +112,28 @@ def _settle() -> None:
     time.sleep(_IDLE_S)
 
 
+_IDLE, _OPEN = "B, idle", f"{_CONNECTIONS:,} idle connections"
 BENCHMARK = Benchmark(
     name="memory",
     title="Memory and start",
     columns=(
-        Column("private", "private MiB, idle", 1, ratio=True, summary="private MiB"),
-        Column("rss", "RSS MiB", 1),
-        Column("pss", f"PSS MiB, {_COPIES} of a kind", 1),
-        Column("connection_a", "KiB per idle connection, A", 1, ratio=True),
+        Column("private", "private MiB", 1, _IDLE, ratio=True, summary="private MiB"),
+        Column("rss", "RSS MiB", 1, _IDLE, ratio=True),
+        Column("pss", f"PSS MiB, {_COPIES} of a kind", 1, _IDLE, ratio=True),
+        Column("ready", "exec to ready, ms", 0, _IDLE, ratio=True, summary="ready ms"),
+        Column("connection_a", "KiB per connection, A", 1, _OPEN, ratio=True),
         Column(
             "connection_b",
-            "KiB per idle connection, B",
+            "KiB per connection, B",
             1,
+            _OPEN,
             ratio=True,
             summary="KiB per connection",
         ),
-        Column("ready", "exec to ready, ms", ratio=True, summary="ready ms"),
     ),
-    kinds=(ENVOY, ENVOY_PQ, GHOSTUNNEL, *_WITH_AGENT),
+    kinds=(ENVOY, HAPROXY, GHOSTUNNEL, _UPROXY, ENVOY_PQ, _UPROXY_PQ),
     measure=measure,
-    chart="private",
+    charts=("private", "rss", "connection_a", "connection_b", "ready"),
     seconds=_IDLE_S,
-    rounds=3,
     workload_api=True,
 )

@@ -1,66 +1,65 @@
 """What does a request cost on connections that stay open?
 
-Flow: wrk, 16 connections → A (plaintext in, mutual TLS out) → B → nginx; 64 bytes there,
-1 KiB back.  Once as fast as it goes, once with a pause of 15 ms before each request, because
-CPU per request falls with load.  It judges by the CPU time of A and B together: wrk and nginx
-share the cores, so rates are compressed, and a proxy of no cost would still not show a
-direct connection's.
+Flow: clients → A (plaintext in, mutual TLS out) → B → application; 64 bytes there, 1 KiB
+back.  As fast as it goes over 16 and over 64 connections, each of which asks again when it has
+been answered; and 2,000 a second, due at fixed times, because CPU per request falls with load.
+It judges by the CPU time of A and B together: clients and application share the cores, so
+rates are compressed, and a proxy of no cost would still not show a direct connection's.
 
 Not measured: handshakes (none falls into the time), large messages, many clients, a network.
 """
 
 from __future__ import annotations
 
-from benchmarks.harness import wrk
-from benchmarks.harness.benchmark import Benchmark, Column, Stage
+from benchmarks.harness.application import Application
+from benchmarks.harness.benchmark import Benchmark, Stage
+from benchmarks.harness.clients import Clients
 from benchmarks.harness.figures import Figures
-from benchmarks.harness.origin import Origin
-from benchmarks.harness.processes import cpu_seconds
-from benchmarks.harness.proxies import ENVOY, GHOSTUNNEL, NONE, UPROXY, Kind, pair
+from benchmarks.harness.loads import columns, measured
+from benchmarks.harness.proxies import (
+    ENVOY,
+    GHOSTUNNEL,
+    HAPROXY,
+    NONE,
+    TWIN,
+    UPROXY,
+    Kind,
+    pair,
+)
 
+FEW, MANY = 16, 64
+RATE = 2_000
+"""Requests per second, where they have one."""
 _WARM_S = 1
-_PAUSE_MS = 15
 
 
 def measure(stage: Stage, kind: Kind) -> Figures:
-    """Both loads through one pair."""
+    """The three loads through one pair."""
     with (
-        Origin(stage.folder) as origin,
-        pair(kind, stage.folder, stage.files, origin.port) as running,
+        Application(stage.folder) as application,
+        pair(kind, stage.folder, stage.files, application.port) as running,
+        Clients(running.port) as clients,
     ):
-        wrk.run(running.port, _WARM_S)
-        before = cpu_seconds(running.pids)
-        full = wrk.run(running.port, stage.seconds)
-        between = cpu_seconds(running.pids)
-        paced = wrk.run(running.port, stage.seconds, pause_ms=_PAUSE_MS)
-        after = cpu_seconds(running.pids)
-    figures = {
-        "rate": full.rate,
-        "p50": full.p50_us,
-        "p99": full.p99_us,
-        "paced_rate": paced.rate,
-        "paced_p50": paced.p50_us,
-    }
-    if running.pids:
-        figures["cpu"] = (between - before) / full.requests * 1e6
-        figures["paced_cpu"] = (after - between) / paced.requests * 1e6
-    return figures
+        clients.open(FEW)
+        clients.run(FEW, _WARM_S)
+        few = measured("few", running, lambda: clients.run(FEW, stage.seconds))
+        paced = measured("paced", running, lambda: clients.run(FEW, stage.seconds, rate=RATE))
+        clients.open(MANY)
+        clients.run(MANY, _WARM_S)
+        many = measured("many", running, lambda: clients.run(MANY, stage.seconds))
+    return {**few, **many, **paced}
 
 
 BENCHMARK = Benchmark(
     name="requests",
     title="Requests on open connections",
     columns=(
-        Column("cpu", "CPU µs per request, A + B", 1, ratio=True, summary="CPU µs per request"),
-        Column("rate", "requests/s", ratio=True, summary="requests/s"),
-        Column("p50", "p50 µs"),
-        Column("p99", "p99 µs"),
-        Column("paced_cpu", "paced: CPU µs per request", 1, ratio=True),
-        Column("paced_rate", "paced: requests/s"),
-        Column("paced_p50", "paced: p50 µs"),
+        *columns("few", f"{FEW} connections", summaries=("CPU µs per request", "requests/s")),
+        *columns("many", f"{MANY} connections"),
+        *columns("paced", f"{RATE:,} requests a second over {FEW} connections"),
     ),
-    kinds=(NONE, ENVOY, GHOSTUNNEL, UPROXY),
+    kinds=(NONE, ENVOY, HAPROXY, GHOSTUNNEL, UPROXY, TWIN),
     measure=measure,
-    chart="cpu",
+    charts=("few_cpu", "few_rate", "few_p99", "many_cpu", "paced_cpu"),
     seconds=3,
 )

@@ -1,14 +1,11 @@
-"""What benchmarks read from others: wrk's figures, and the kernel's of a process."""
+"""benchmarks.harness.processes: what the kernel says of a process."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
 
-import pytest
-
-from benchmarks.harness import processes, wrk
+from benchmarks.harness import processes
 
 STAT = (
     "42 (a) b) (c) S 1 42 42 0 -1 4194560 1 2 3 4 150 50 7 9 20 0 3 0 100 1000 10 "
@@ -19,30 +16,6 @@ ROLLUP = (
     "Rss:               45056 kB\nPss:               26011 kB\nPss_Dirty:   9 kB\n"
     "Private_Clean:      1234 kB\nPrivate_Dirty:     24504 kB\nSwap:   0 kB\n"
 )
-
-
-def said(**figures: int) -> str:
-    whole = {"requests": 1000, "duration_us": 2_000_000, "bytes": 1_024_000, "errors": 0,
-             "p50_us": 400, "p99_us": 900}  # fmt: skip
-    return "Running 2s test\n  500.00 requests/sec\n" + json.dumps(whole | figures) + "\n"
-
-
-def test_wrks_figures_are_read_from_the_last_line() -> None:
-    load = wrk.read(said())
-    assert load == wrk.Load(1000, 2.0, 400, 900)
-    assert load.rate == 500.0
-
-
-def test_answers_under_way_at_the_end_are_no_error() -> None:
-    assert wrk.read(said(bytes=1_024_000 + 16 * 1024)).requests == 1000
-
-
-@pytest.mark.parametrize(
-    "figures", [{"errors": 1}, {"requests": 0}, {"bytes": 1_023_999}, {"bytes": 2_000_000}]
-)
-def test_a_run_with_a_failed_or_foreign_answer_is_refused(figures: dict[str, int]) -> None:
-    with pytest.raises(RuntimeError, match=r"errors in|bytes in"):
-        wrk.read(said(**figures))
 
 
 def test_user_and_system_time_are_found_behind_any_name() -> None:

@@ -19,6 +19,8 @@ class Column:
     title: str
     digits: int = 0
     """Behind the decimal point."""
+    table: str = ""
+    """The title of the table that it is in; columns of one table follow one another."""
     ratio: bool = False
     """Whether the table says how it relates to Envoy's of the same round."""
     summary: str = ""
@@ -46,11 +48,11 @@ class Benchmark:
     title: str
     columns: tuple[Column, ...]
     kinds: tuple[Kind, ...]
-    """The rows, in the order they are measured in each round."""
+    """The rows, in the order they are shown in, and measured in within a round."""
     measure: Callable[[Stage, Kind], Figures]
     """One row once: fresh processes on fresh ports.  A column may be absent."""
-    chart: str
-    """The column that is drawn."""
+    charts: tuple[str, ...]
+    """The columns that are drawn."""
     seconds: float
     rounds: int = 5
     workload_api: bool = False

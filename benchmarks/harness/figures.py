@@ -24,6 +24,11 @@ class Spread:
     low: float
     high: float
 
+    @property
+    def width(self) -> float:
+        """From lowest to highest, as a share of the median (0 where that is 0)."""
+        return (self.high - self.low) / self.median if self.median else 0.0
+
 
 def spread(values: Sequence[float]) -> Spread:
     """What a sequence of at least one value comes to."""

@@ -4,30 +4,60 @@ from __future__ import annotations
 
 import os
 import platform
+import subprocess
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks.harness.proxies import versions
+from tests.helpers.golang import find_go, peer
 from uproxy import __version__, libssl
+
+_ROOT = Path(__file__).parents[2]
 
 
 def describe() -> dict[str, str]:
     """Name to value, in the order to be read; the date is the day's in UTC."""
     openssl = libssl.check().openssl.removeprefix("OpenSSL ")
+    load = " ".join(f"{each:.2f}" for each in os.getloadavg())
     return {
         "date": datetime.now(UTC).date().isoformat(),
         "CPU": f"{_cpu()}, {len(os.sched_getaffinity(0))} cores",
-        "load before": f"{os.getloadavg()[0]:.1f}",
+        "load average before": load,
         "kernel": platform.release(),
-        "uProxy": f"{__version__}, engine in Python",
+        "uProxy": f"{__version__} ({_commit()})",
         "Python": platform.python_version(),
         "OpenSSL": f"{openssl} (cryptography {version('cryptography')})",
-        **versions(),
+        **_peers(),
     }
+
+
+def _peers() -> dict[str, str]:
+    """What it was compared with, in each program's own words."""
+    envoy = _said(str(Path(sys.executable).parent / "envoy"), "--version")
+    haproxy = _said("haproxy", "-vv")
+    ghostunnel = _said(str(find_go()), "version", "-m", str(peer("ghostunnel")))
+    go = ghostunnel.partition(": ")[2].split()[0]
+    return {
+        "Envoy": envoy.rpartition("version: ")[2].split("/")[1],
+        "HAProxy": f"{haproxy.partition('version ')[2].split()[0]} "
+        f"({haproxy.partition('Running on OpenSSL version : ')[2].splitlines()[0]})",
+        "ghostunnel": ghostunnel.partition("ghostunnel/ghostunnel\tv")[2].split()[0] + f" ({go})",
+    }
+
+
+def _commit() -> str:
+    if not (_ROOT / ".git").exists():
+        return "no commit known"
+    return _said("git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--exclude=*")
 
 
 def _cpu() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.machine()
+
+
+def _said(*argv: str) -> str:
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    return (done.stdout + done.stderr).strip()

@@ -10,13 +10,12 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from benchmarks.harness.origin import RESPONSE_BYTES, Origin, connect
+from benchmarks.harness.application import ANSWER_BYTES, REQUEST_BYTES, Application, ask
 from benchmarks.harness.proxies import CIPHER, Identities, Kind, started
 from tests.helpers.mesh import ORDERS, WEB
 from uproxy.demo.tap import Capture, Tap
 from uproxy.demo.wire import CIPHERS, GROUPS, VERSIONS, read_conversation, read_records
 
-_REQUEST_BYTES = 64
 _APPLICATION_DATA = 23
 
 
@@ -46,11 +45,14 @@ def observe(kind: Kind, folder: Path, identities: Identities) -> str:
 async def _tapped(kind: Kind, folder: Path, identities: Identities) -> tuple[Capture, Capture]:
     assert kind.inbound is not None
     assert kind.outbound is not None
-    with Origin(folder) as origin, started(kind.inbound(folder, identities, origin.port)) as b:
+    with (
+        Application(folder) as application,
+        started(kind.inbound(folder, identities, application.port)) as b,
+    ):
         async with Tap(b.port) as tap:
             with started(kind.outbound(folder, identities, tap.port)) as a:
                 for _ in range(2):
-                    sock = await asyncio.to_thread(connect, a.port)
+                    sock = await asyncio.to_thread(ask, a.port)
                     sock.close()
             # an early dial without a request, a health check say, carries nothing sealed
             first, second = [each for each in tap.captures if _sealed(each.from_server)]
@@ -69,8 +71,8 @@ def _negotiated(capture: Capture) -> tuple[str, str, str]:
 
 def _check_certificates(kind: Kind, capture: Capture, client: Path, server: Path) -> None:
     sent = (
-        (_sealed(capture.from_client) - _REQUEST_BYTES, client),
-        (_sealed(capture.from_server) - RESPONSE_BYTES, server),
+        (_sealed(capture.from_client) - REQUEST_BYTES, client),
+        (_sealed(capture.from_server) - ANSWER_BYTES, server),
     )
     for size, leaf in sent:
         # PEM is a third more than the DER that travels, as room for what else is sealed

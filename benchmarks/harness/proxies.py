@@ -1,22 +1,21 @@
 """The proxies that are compared, always as a pair: client → A ⇢ mutual TLS ⇢ B → application.
 
-Rules: two threads each (uProxy has one in this version), no access log, no resumption, the
-same identities, TLS 1.3 with AES-128-GCM and one key exchange group.  Each is asked for that
-in its own words; `observe` looks whether it happened.
+Rules: two threads each (uProxy has one per processor, two at least), no access log unless the
+row says so, no resumption, the same identities, TLS 1.3 with AES-128-GCM and one key exchange
+group.  Each is asked for that in its own words; `observe` looks whether it happened.
 """
 
 from __future__ import annotations
 
 import contextlib
-import subprocess
-import sys
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from benchmarks.harness.haproxy import Haproxy
 from tests.helpers.envoy import EnvoyClient, EnvoyServer
-from tests.helpers.golang import find_go, peer
 from tests.helpers.mesh import ORDERS, WEB, Inbound, Outbound
 from tests.helpers.peers import GhostunnelClient, GhostunnelServer, IdentityFiles
 from tests.helpers.processes import Uproxy
@@ -24,9 +23,12 @@ from tests.helpers.processes import Uproxy
 CIPHER = "TLS_AES_128_GCM_SHA256"
 X25519 = "X25519"
 X25519MLKEM768 = "X25519MLKEM768"
+_MOST = 20_000
 
 
-Proxy = EnvoyServer | EnvoyClient | GhostunnelServer | GhostunnelClient | Inbound | Outbound
+Proxy = (
+    EnvoyServer | EnvoyClient | Haproxy | GhostunnelServer | GhostunnelClient | Inbound | Outbound
+)
 """A process that listens on `port` of loopback while its `with` block lasts."""
 
 
@@ -88,10 +90,12 @@ def started(proxy: Proxy) -> Iterator[Proxy]:
         yield proxy
 
 
-def _uproxy_kind(key: str, title: str, *groups: str, engine: str = "python") -> Kind:
+def _uproxy_kind(
+    key: str, title: str, *groups: str, engine: str = "native", access: str = "none"
+) -> Kind:
     keys: dict[str, Any] = {
         "engine": engine,
-        "log": {"access": "none"},
+        "log": {"access": access, "format": "json"},
         "tls": {"groups": list(groups), "ciphers": [CIPHER]},
     }
 
@@ -116,32 +120,49 @@ def _envoy_kind(key: str, title: str, *groups: str) -> Kind:
     def inbound(folder: Path, identities: Identities, application: int) -> Proxy:
         files = identities.theirs(ORDERS)
         envoy = EnvoyServer(folder, files, target=application, allow=[WEB], tls=server)
-        return _two_threads(envoy)
+        return _for_load(envoy)
 
     def outbound(folder: Path, identities: Identities, target: int) -> Proxy:
         files = identities.theirs(WEB)
         envoy = EnvoyClient(folder, files, target=target, expect=[ORDERS], tls=client)
-        return _two_threads(envoy)
+        return _for_load(envoy)
 
     return Kind(key, title, groups[0], inbound, outbound)
 
 
-def _two_threads(envoy: EnvoyServer | EnvoyClient) -> Proxy:
+def _for_load(envoy: EnvoyServer | EnvoyClient) -> Proxy:
+    """With two threads, and without its limit of 1,024 connections per cluster."""
     envoy.argv[envoy.argv.index("--concurrency") + 1] = "2"
+    config = Path(envoy.argv[envoy.argv.index("-c") + 1])
+    bootstrap = json.loads(config.read_text())
+    most = {"max_connections": _MOST, "max_pending_requests": _MOST}
+    for cluster in bootstrap["static_resources"]["clusters"]:
+        cluster["circuit_breakers"] = {"thresholds": [most]}
+    config.write_text(json.dumps(bootstrap, indent=1))
     return envoy
 
 
+def _haproxy_inbound(folder: Path, identities: Identities, application: int) -> Proxy:
+    files = identities.theirs(ORDERS)
+    return Haproxy(folder, files, application, X25519, CIPHER, is_server=True)
+
+
+def _haproxy_outbound(folder: Path, identities: Identities, target: int) -> Proxy:
+    files = identities.theirs(WEB)
+    return Haproxy(folder, files, target, X25519, CIPHER, is_server=False)
+
+
 def _ghostunnel_inbound(folder: Path, identities: Identities, application: int) -> Proxy:
-    proxy = GhostunnelServer(folder, identities.theirs(ORDERS), target=application, allow=[WEB])
-    return _quiet(proxy)
+    files = identities.theirs(ORDERS)
+    return _in_go(GhostunnelServer(folder, files, target=application, allow=[WEB]))
 
 
 def _ghostunnel_outbound(folder: Path, identities: Identities, target: int) -> Proxy:
-    proxy = GhostunnelClient(folder, identities.theirs(WEB), target=target, verify=[ORDERS])
-    return _quiet(proxy)
+    files = identities.theirs(WEB)
+    return _in_go(GhostunnelClient(folder, files, target=target, verify=[ORDERS]))
 
 
-def _quiet(proxy: GhostunnelServer | GhostunnelClient) -> Proxy:
+def _in_go(proxy: GhostunnelServer | GhostunnelClient) -> Proxy:
     proxy.argv += [f"--quiet={what}" for what in ("conns", "conn-errs", "handshake-errs")]
     # newer Go offers post-quantum groups unless told otherwise; any Go takes all cores
     proxy.argv[:0] = ["env", "GOMAXPROCS=2", "GODEBUG=tlsmlkem=0"]
@@ -151,27 +172,9 @@ def _quiet(proxy: GhostunnelServer | GhostunnelClient) -> Proxy:
 NONE = Kind("none", "none (direct)")
 ENVOY = _envoy_kind("envoy", "Envoy", X25519)
 ENVOY_PQ = _envoy_kind("envoy-pq", f"Envoy, {X25519MLKEM768}", X25519MLKEM768, X25519)
+HAPROXY = Kind("haproxy", "HAProxy", X25519, _haproxy_inbound, _haproxy_outbound)
 GHOSTUNNEL = Kind("ghostunnel", "ghostunnel", X25519, _ghostunnel_inbound, _ghostunnel_outbound)
 UPROXY = _uproxy_kind("uproxy", "uProxy", X25519)
-UPROXY_NATIVE = _uproxy_kind("uproxy-native", "uProxy, compiled", X25519, engine="native")
 UPROXY_PQ = _uproxy_kind("uproxy-pq", f"uProxy, {X25519MLKEM768}", X25519MLKEM768, X25519, "P-256")
-
-
-def versions() -> dict[str, str]:
-    """What was compared, in each program's own words."""
-    return {
-        "Envoy": _said(str(Path(sys.executable).parent / "envoy"), "--version")
-        .rpartition("version: ")[2]
-        .split("/")[1],
-        "ghostunnel": _said(str(find_go()), "version", "-m", str(peer("ghostunnel")))
-        .partition("ghostunnel/ghostunnel\tv")[2]
-        .split()[0],
-        "nginx": _said("nginx", "-v").rpartition("/")[2],
-        "wrk": _said("wrk", "-v").split()[1].removeprefix("debian/"),
-    }
-
-
-def _said(*argv: str) -> str:
-    # wrk's exit status is 1 whatever it is asked
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    return (done.stdout + done.stderr).strip()
+UPROXY_LOGGING = _uproxy_kind("uproxy-logging", "uProxy, JSON access log", X25519, access="all")
+TWIN = _uproxy_kind("twin", "uProxy, Python twin", X25519, engine="python")

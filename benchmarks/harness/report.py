@@ -1,4 +1,4 @@
-"""Results as JSON, and the part of docs/benchmarks.md that is made from them.
+"""Results as JSON, and the parts of docs/benchmarks.md that are made from them.
 
 The page is written by hand around `<!-- figures: NAME -->` and `<!-- end: NAME -->`; what
 stands between is replaced.  Every row is shown, whoever it flatters.
@@ -7,19 +7,17 @@ stands between is replaced.  Every row is shown, whoever it flatters.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 
 from benchmarks.harness.benchmark import Benchmark, Column
 from benchmarks.harness.chart import chart
-from benchmarks.harness.figures import Round, Spread, ratios, series, spread
+from benchmarks.harness.figures import Round, ratios, series, spread
+from benchmarks.harness.goals import goals_table
+from benchmarks.harness.markdown import NOTHING, TIMES, TO, interval, replace, rows
 from benchmarks.harness.proxies import ENVOY, Kind
-
-NOTHING = "\N{EN DASH}"
-"""In a cell that nothing was measured for."""
-_TO, _TIMES = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +25,10 @@ class Result:
     """What one run of a benchmark found."""
 
     name: str
+    command: str
+    """That it was run with."""
     machine: dict[str, str]
-    """Name to value: hardware, versions, date."""
+    """Name to value: hardware, versions, date, load average."""
     seconds: float
     """How long each measurement looked."""
     observed: dict[str, str]
@@ -52,47 +52,63 @@ def block(benchmark: Benchmark, result: Result) -> str:
         if kind.key in result.observed
     )
     rounds = len(result.rounds)
-    return "\n".join(
-        (
-            f"![{benchmark.title}](images/bench-{benchmark.name}.svg)",
-            "",
-            table(benchmark, result.rounds),
-            "",
-            f"Medians of {rounds} {'round' if rounds == 1 else 'rounds'} of "
-            f"{result.seconds:g} s, (lowest{_TO}highest), {_TIMES} how many times Envoy's "
-            f"of the same round. Repeat: `make bench ARGS={benchmark.name}`.",
-            "",
-            f"Machine: {facts}.",
-            "",
-            f"Seen on the wire between A and B: {seen}.",
-        )
+    parts = (
+        f"![{benchmark.title}](images/bench-{benchmark.name}.svg)",
+        tables(benchmark, result.rounds),
+        f"Medians of {rounds} {'round' if rounds == 1 else 'rounds'} of "
+        f"{result.seconds:g} s, (lowest{TO}highest), {TIMES} how many times Envoy's "
+        f"of the same round. Made by `{result.command}`; repeat: "
+        f"`make bench ARGS={benchmark.name}`.",
+        noise(benchmark, result.rounds),
+        f"Machine: {facts}.",
+        f"Seen on the wire between A and B: {seen}.",
     )
+    return "\n\n".join(part for part in parts if part)
 
 
-def table(benchmark: Benchmark, rounds: Sequence[Round]) -> str:
-    """One row per kind of proxy, in Markdown."""
-    head = ["", *(column.title for column in benchmark.columns)]
-    rows = [head, ["---", *("--:" for _ in benchmark.columns)]]
-    for kind in benchmark.kinds:
-        cells = (_cell(kind, column, rounds) for column in benchmark.columns)
-        rows.append([kind.title, *cells])
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def tables(benchmark: Benchmark, rounds: Sequence[Round]) -> str:
+    """The tables of a benchmark, one row per kind of proxy, in Markdown."""
+    parts = []
+    for title, columns in groupby(benchmark.columns, lambda column: column.table):
+        text = _table(benchmark.kinds, list(columns), rounds)
+        parts.append(f"**{title}**\n\n{text}" if title else text)
+    return "\n\n".join(parts)
+
+
+def _table(kinds: Sequence[Kind], columns: Sequence[Column], rounds: Sequence[Round]) -> str:
+    body = ([kind.title, *(_cell(kind, each, rounds) for each in columns)] for kind in kinds)
+    return rows([["", *(each.title for each in columns)], _alignment(len(columns)), *body])
+
+
+def _alignment(columns: int) -> list[str]:
+    return ["---", *("--:" for _ in range(columns))]
 
 
 def _cell(kind: Kind, column: Column, rounds: Sequence[Round]) -> str:
     values = series(rounds, kind.key, column.key)
     if not values:
         return NOTHING
-    text = _spread(spread(values), column.digits)
+    text = interval(spread(values), column.digits)
     against = ratios(rounds, kind.key, ENVOY.key, column.key)
     if not column.ratio or kind is ENVOY or not against:
         return text
-    return f"{text}<br>{_TIMES}{_spread(spread(against), 2)}"
+    return f"{text}<br>{TIMES}{interval(spread(against), 2)}"
 
 
-def _spread(values: Spread, digits: int) -> str:
-    median, low, high = (f"{each:,.{digits}f}" for each in (values.median, values.low, values.high))
-    return f"{median} ({low}{_TO}{high})"
+def noise(benchmark: Benchmark, rounds: Sequence[Round]) -> str:
+    """How far Envoy's own figures lie apart, in words; empty after one round."""
+    found = (
+        (column, spread(values))
+        for column in benchmark.columns
+        if column.ratio and len(values := series(rounds, ENVOY.key, column.key)) > 1
+    )
+    words = [
+        f"{f'{column.table}: ' if column.table else ''}{column.title} {values.width:.0%}"
+        for column, values in found
+    ]
+    if not words:
+        return ""
+    return f"Noise, how far Envoy's own rounds lie apart: {'; '.join(words)}."
 
 
 def summary(answers: Sequence[tuple[Benchmark, Result]]) -> str:
@@ -108,12 +124,11 @@ def summary(answers: Sequence[tuple[Benchmark, Result]]) -> str:
     for benchmark, _ in answers:
         for kind in benchmark.kinds:
             titles.setdefault(kind.key, kind)
-    rows = [["", *(column.summary for _, column in columns)], ["---", *("--:" for _ in columns)]]
-    rows += (
+    body = (
         [kind.title, *(_brief(kind, column, rounds) for rounds, column in columns)]
         for kind in titles.values()
     )
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    return rows([["", *(column.summary for _, column in columns)], _alignment(len(columns)), *body])
 
 
 def _brief(kind: Kind, column: Column, rounds: Sequence[Round]) -> str:
@@ -124,43 +139,38 @@ def _brief(kind: Kind, column: Column, rounds: Sequence[Round]) -> str:
     against = ratios(rounds, kind.key, ENVOY.key, column.key)
     if not column.ratio or kind is ENVOY or not against:
         return text
-    return f"{text} {_TIMES}{spread(against).median:.2f}"
+    return f"{text} {TIMES}{spread(against).median:.2f}"
 
 
-def replace(page: str, name: str, text: str) -> str:
-    """The page with the block of a benchmark replaced.
-
-    Raises:
-        ValueError: the page has no place for it.
-    """
-    pattern = re.compile(
-        rf"(<!-- figures: {re.escape(name)} -->\n).*?(<!-- end: {re.escape(name)} -->)", re.DOTALL
-    )
-    changed, count = pattern.subn(lambda found: f"{found[1]}\n{text}\n\n{found[2]}", page)
-    if count != 1:
-        raise ValueError(f"{count} places for the figures of {name}, where one is needed")
-    return changed
+def keep(benchmark: Benchmark, result: Result, root: Path) -> None:
+    """Keep a result under benchmarks/results, in place of the last."""
+    kept = _kept(benchmark, root)
+    kept.parent.mkdir(exist_ok=True)
+    kept.write_text(result.to_json())
 
 
-def publish(benchmark: Benchmark, result: Result, root: Path) -> None:
-    """Keep a result under benchmarks/results and put it into docs/benchmarks.md.
+def render(benchmark: Benchmark, root: Path) -> None:
+    """Put what is kept of a benchmark into docs/benchmarks.md, and draw it; nothing, if nothing
+    is kept.
 
     Raises:
         ValueError: the page has no place for it.
     """
+    if not _kept(benchmark, root).exists():
+        return
+    result = Result.from_json(_kept(benchmark, root).read_text())
     page = root / "docs" / "benchmarks.md"
-    whole = replace(page.read_text(), benchmark.name, block(benchmark, result))
-    _kept(benchmark, root).write_text(result.to_json())
+    page.write_text(replace(page.read_text(), benchmark.name, block(benchmark, result)))
     picture = root / "docs" / "images" / f"bench-{benchmark.name}.svg"
     picture.write_text(chart(benchmark, result.rounds))
-    page.write_text(whole)
 
 
-def publish_summary(benchmarks: Sequence[Benchmark], root: Path) -> None:
-    """Put the newest kept results of all benchmarks into the page's first table.
+def render_summary(benchmarks: Sequence[Benchmark], root: Path) -> None:
+    """Put what is kept of all benchmarks into the page's first tables: the goals, and the most
+    important figures.
 
     Raises:
-        ValueError: the page has no place for it.
+        ValueError: the page has no place for them.
     """
     answers = [
         (benchmark, Result.from_json(_kept(benchmark, root).read_text()))
@@ -168,7 +178,9 @@ def publish_summary(benchmarks: Sequence[Benchmark], root: Path) -> None:
         if _kept(benchmark, root).exists()
     ]
     page = root / "docs" / "benchmarks.md"
-    page.write_text(replace(page.read_text(), "all", summary(answers)))
+    text = replace(page.read_text(), "all", summary(answers))
+    goals = goals_table({benchmark.name: result.rounds for benchmark, result in answers})
+    page.write_text(replace(text, "goals", goals))
 
 
 def _kept(benchmark: Benchmark, root: Path) -> Path:

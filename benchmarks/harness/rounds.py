@@ -1,6 +1,7 @@
-"""Repeats: every kind of proxy once, one after the other, and again from the beginning.
+"""Repeats: every kind of proxy once, one after the other, and again backwards.
 
-So whatever else the machine does meets all of them, and a ratio compares neighbors.
+So whatever else the machine does meets all of them, a ratio compares neighbors, and nobody
+always comes after the same other.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from tests.helpers.authorities import DevAuthority
 from tests.helpers.mesh import AgentWorld, FileWorld
 
 
-def run(benchmark: Benchmark) -> Result:
-    """Look what is negotiated, then measure.
+def run(benchmark: Benchmark, command: str) -> Result:
+    """Look what is negotiated, then measure; `command` is kept with the result.
 
     Raises:
         UnfairError: the proxies don't do the same.
@@ -37,6 +38,7 @@ def run(benchmark: Benchmark) -> Result:
         rounds = [_round(benchmark, stage, number) for number in range(1, benchmark.rounds + 1)]
     return Result(
         name=benchmark.name,
+        command=command,
         machine=machine,
         seconds=benchmark.seconds,
         observed=observed,
@@ -46,7 +48,7 @@ def run(benchmark: Benchmark) -> Result:
 
 def _round(benchmark: Benchmark, stage: Stage, number: int) -> dict[str, Figures]:
     figures: dict[str, Figures] = {}
-    for kind in benchmark.kinds:
+    for kind in benchmark.kinds if number % 2 else reversed(benchmark.kinds):
         with tempfile.TemporaryDirectory(dir=stage.folder) as folder:
             own = dataclasses.replace(stage, folder=Path(folder))
             figures[kind.key] = benchmark.measure(own, kind)

@@ -1,89 +1,122 @@
-"""The application and the client of bulk transfers: one connection, blocks one way at a time.
+"""The client of bulk transfers: some connections, each in a thread of its own.
 
-`python -m benchmarks.harness.streams PORT` is the application.  A command is a letter and a
-size; for `U` the client sends as many bytes and gets one back when the last has arrived, for
-`D` it gets as many bytes.  So a time counts bytes that arrived, not bytes in buffers.
+Bytes count when they have arrived, not when they are in buffers: the application says when
+the last one of a transfer came, or is what sends them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
-import sys
 import threading
 import time
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
-from tests.helpers.ports import free_port, listens
-from tests.helpers.processes import Process
+from benchmarks.harness.application import REQUEST_BYTES
+from benchmarks.harness.clients import next_source
 
-BLOCK = 1 << 20
+UP, DOWN = b"U", b"D"
+_BLOCK = 1 << 20
+_STEP = 32 << 20
+"""Bytes of one transfer: 30 ms or so, so that streams end almost together."""
 _COMMAND = struct.Struct("!cQ")
-_ROOT = Path(__file__).parents[2]
 
 
-class Warehouse(Process):
-    """The application, on `port`."""
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What all streams came to."""
 
-    def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        argv = [sys.executable, "-m", "benchmarks.harness.streams", str(self.port)]
-        log = folder / f"streams-{self.port}.log"
-        super().__init__(argv, log, env={"PYTHONPATH": str(_ROOT)})
+    size: int
+    """Bytes."""
+    seconds: float
 
-    def is_ready(self) -> bool:
-        return listens(self.port)
+    @property
+    def gbit_s(self) -> float:
+        return self.size * 8 / self.seconds / 1e9
+
+    @property
+    def gb(self) -> float:
+        """10⁹ bytes."""
+        return self.size / 1e9
 
 
-def transfer(sock: socket.socket, direction: bytes, size: int) -> float:
-    """Move `size` bytes to (`U`) or from (`D`) the application; returns the seconds it took.
+@contextlib.contextmanager
+def connections(port: int, count: int) -> Iterator[Sequence[socket.socket]]:
+    """So many, open while the block lasts."""
+    source = (next_source(), 0)
+    with contextlib.ExitStack() as stack:
+        yield [
+            stack.enter_context(socket.create_connection(("127.0.0.1", port), 60.0, source))
+            for _ in range(count)
+        ]
+
+
+def move(streams: Sequence[socket.socket], direction: bytes, seconds: float) -> Moved:
+    """Transfer over all of them at once, for at least so long.
 
     Raises:
-        ConnectionError: the connection ended before.
+        ConnectionError: one ended before.
     """
     begun = time.monotonic()
-    sock.sendall(_COMMAND.pack(direction, size))
-    if direction == b"U":
-        _send(sock, size)
+
+    def is_over() -> bool:
+        return time.monotonic() >= begun + seconds
+
+    with ThreadPoolExecutor(len(streams)) as pool:
+        sizes = pool.map(lambda each: _repeat(each, direction, is_over), streams)
+    return Moved(sum(sizes), time.monotonic() - begun)
+
+
+@contextlib.contextmanager
+def moving(streams: Sequence[socket.socket], direction: bytes) -> Iterator[list[Moved]]:
+    """Transfer over all of them for as long as the block lasts; afterwards the list has what
+    they came to.
+
+    Raises:
+        ConnectionError: one ended before.
+    """
+    moved: list[Moved] = []
+    done = threading.Event()
+    begun = time.monotonic()
+    with ThreadPoolExecutor(len(streams)) as pool:
+        sizes = pool.map(lambda each: _repeat(each, direction, done.is_set), streams)
+        try:
+            yield moved
+        finally:
+            done.set()
+        moved.append(Moved(sum(sizes), time.monotonic() - begun))
+
+
+def _repeat(sock: socket.socket, direction: bytes, is_over: Callable[[], bool]) -> int:
+    size = _transfer(sock, direction)
+    while not is_over():
+        size += _transfer(sock, direction)
+    return size
+
+
+def _transfer(sock: socket.socket, direction: bytes) -> int:
+    sock.sendall(_COMMAND.pack(direction, _STEP).ljust(REQUEST_BYTES, b"\0"))
+    if direction == UP:
+        _send(sock, _STEP)
         _receive(sock, 1)
     else:
-        _receive(sock, size)
-    return time.monotonic() - begun
-
-
-def _serve(sock: socket.socket) -> None:
-    with sock:
-        while command := sock.recv(_COMMAND.size, socket.MSG_WAITALL):
-            direction, size = _COMMAND.unpack(command)
-            if direction == b"U":
-                _receive(sock, size)
-                sock.sendall(b"!")
-            else:
-                _send(sock, size)
+        _receive(sock, _STEP)
+    return _STEP
 
 
 def _send(sock: socket.socket, size: int) -> None:
-    block = memoryview(bytes(BLOCK))
-    for offset in range(0, size, BLOCK):
+    block = memoryview(bytes(_BLOCK))
+    for offset in range(0, size, _BLOCK):
         sock.sendall(block[: size - offset])
 
 
 def _receive(sock: socket.socket, size: int) -> None:
-    block = memoryview(bytearray(BLOCK))
+    block = memoryview(bytearray(_BLOCK))
     while size:
-        count = sock.recv_into(block[: min(size, BLOCK)])
+        count = sock.recv_into(block[: min(size, _BLOCK)])
         if not count:
             raise ConnectionError(f"the connection ended with {size} bytes missing")
         size -= count
-
-
-def main() -> None:
-    """Serve until killed, a thread per connection."""
-    listener = socket.create_server(("127.0.0.1", int(sys.argv[1])))
-    while True:
-        sock, _ = listener.accept()
-        threading.Thread(target=_serve, args=(sock,), daemon=True).start()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,114 @@
+"""The goals that uProxy's figures are held against, and a table of which are met.
+
+A goal is a factor of Envoy's figure in the same round, or a figure of its own; the median over
+the rounds decides.  `must` is what it has to reach, `aim` what it should.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from benchmarks.harness.figures import Round, Spread, ratios, series, spread
+from benchmarks.harness.markdown import NOTHING, TIMES, interval, rows
+from benchmarks.harness.proxies import ENVOY, UPROXY
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """How one figure should be."""
+
+    title: str
+    benchmark: str
+    column: str
+    must: float
+    aim: float | None = None
+    more_is_better: bool = False
+    unit: str = TIMES
+    """Of a figure of its own, behind it; as it is, a factor of Envoy's."""
+
+    def is_met(self, value: float, bound: float) -> bool:
+        """Whether a figure is on the right side of `must` or `aim`."""
+        return value >= bound if self.more_is_better else value <= bound
+
+    def found(self, rounds: Sequence[Round]) -> Spread | None:
+        """What was measured; None: nothing."""
+        if self.unit == TIMES:
+            values = ratios(rounds, UPROXY.key, ENVOY.key, self.column)
+        else:
+            values = series(rounds, UPROXY.key, self.column)
+        return spread(values) if values else None
+
+
+def _cost(title: str, benchmark: str, *columns: tuple[str, str], must: float, aim: float
+          ) -> tuple[Goal, ...]:  # fmt: skip
+    return tuple(Goal(f"{title}, {name}", benchmark, key, must, aim) for name, key in columns)
+
+
+def _rate(title: str, benchmark: str, *columns: tuple[str, str], must: float, aim: float
+          ) -> tuple[Goal, ...]:  # fmt: skip
+    return tuple(Goal(f"{title}, {name}", benchmark, key, must, aim, True) for name, key in columns)
+
+
+_FEW, _MANY, _PACED = "16 connections", "64 connections", "2,000 a second"
+_FLOWS = (
+    ("up, 1 stream", "up1"),
+    ("down, 1 stream", "down1"),
+    ("up, 4", "up4"),
+    ("down, 4", "down4"),
+)
+
+GOALS = (
+    *_cost("CPU per request", "requests", (_FEW, "few_cpu"), (_MANY, "many_cpu"),
+           must=0.85, aim=0.65),
+    *_rate("requests/s", "requests", (_FEW, "few_rate"), (_MANY, "many_rate"), must=1.10, aim=1.3),
+    *_cost("p99", "requests", (_FEW, "few_p99"), (_MANY, "many_p99"), (_PACED, "paced_p99"),
+           must=1.0, aim=0.7),
+    Goal("CPU per full handshake", "handshakes", "full_cpu", 1.10, 0.9),
+    Goal("full handshakes/s", "handshakes", "full_rate", 0.93, 1.1, True),
+    *_cost("CPU per GB", "bulk", *((name, f"{key}_cpu") for name, key in _FLOWS),
+           must=1.0, aim=0.8),
+    *_rate("Gbit/s", "bulk", *_FLOWS, must=1.05, aim=1.3),
+    *_cost("memory per idle connection", "memory", ("A", "connection_a"), ("B", "connection_b"),
+           must=1.05, aim=0.8),
+    Goal("idle RSS", "memory", "rss", 0.65, 0.5),
+    Goal("private memory, Workload API stream open, metrics scraped", "memory", "private",
+         22, 17, unit=" MiB"),
+    Goal("exec to ready", "memory", "ready", 500, 250, unit=" ms"),
+    Goal("CPU per request, 16 busy of 5,000 open, by itself with 16 of 16", "open", "times",
+         1.15, 1.05, unit=" times"),
+    Goal("p99 of 1,000 connections beside bulk, 2,000 requests/s", "fairness", "paced_p99", 1.0),
+    Goal("p99 of 1,000 connections beside bulk, as fast as they go", "fairness", "full_p99", 1.0),
+)  # fmt: skip
+
+
+def goals_table(results: Mapping[str, Sequence[Round]]) -> str:
+    """One row per goal, in Markdown; `results` are the rounds by benchmark."""
+    head = ["", "must", "", "aim", "", "measured"]
+    body = (_row(goal, goal.found(results.get(goal.benchmark, ()))) for goal in GOALS)
+    return rows([head, ["---", "--:", "---", "--:", "---", "--:"], *body])
+
+
+def _row(goal: Goal, found: Spread | None) -> list[str]:
+    cells = [goal.title]
+    for bound in goal.must, goal.aim:
+        cells += (
+            [NOTHING, ""] if bound is None else [_bound(goal, bound), _verdict(goal, found, bound)]
+        )
+    digits = 0 if goal.unit == " ms" else 2
+    return [*cells, NOTHING if found is None else _with_unit(goal, interval(found, digits))]
+
+
+def _bound(goal: Goal, bound: float) -> str:
+    sign = "≥" if goal.more_is_better else "≤"
+    return f"{sign} {_with_unit(goal, f'{bound:g}')}"
+
+
+def _verdict(goal: Goal, found: Spread | None, bound: float) -> str:
+    if found is None:
+        return "not measured"
+    return "met" if goal.is_met(found.median, bound) else "**missed**"
+
+
+def _with_unit(goal: Goal, figure: str) -> str:
+    return f"{TIMES}{figure}" if goal.unit == TIMES else f"{figure}{goal.unit}"

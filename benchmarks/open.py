@@ -1,0 +1,58 @@
+"""Does a request cost more when thousands of other connections are open?
+
+Flow: as in `requests`, over 16 connections as fast as it goes: first when they are the only
+ones, then through the same two processes when 5,000 are open, all of which have carried a
+request and of which the same 16 are busy.  It judges by how many times the second costs the
+CPU time of the first, A and B together, each kind of proxy against itself.
+
+Not measured: connections that come and go, or that speak now and then.
+"""
+
+from __future__ import annotations
+
+from benchmarks.harness.application import Application
+from benchmarks.harness.benchmark import Benchmark, Column, Stage
+from benchmarks.harness.clients import Clients
+from benchmarks.harness.figures import Figures
+from benchmarks.harness.loads import columns, measured
+from benchmarks.harness.proxies import ENVOY, GHOSTUNNEL, HAPROXY, UPROXY, Kind, pair
+
+_BUSY = 16
+_OPEN = 5_000
+_WARM_S = 1
+
+
+def measure(stage: Stage, kind: Kind) -> Figures:
+    """Few connections, then the same among many."""
+    with (
+        Application(stage.folder) as application,
+        pair(kind, stage.folder, stage.files, application.port) as running,
+        Clients(running.port) as clients,
+    ):
+        found: dict[str, float] = {}
+        for name, count in ("alone", _BUSY), ("among", _OPEN):
+            clients.open(count)
+            clients.run(_BUSY, _WARM_S)
+            found |= measured(name, running, lambda: clients.run(_BUSY, stage.seconds))
+    return {**found, "times": found["among_cpu"] / found["alone_cpu"]}
+
+
+_ALONE, _AMONG = f"{_BUSY} busy of {_BUSY}", f"{_BUSY} busy of {_OPEN:,}"
+BENCHMARK = Benchmark(
+    name="open",
+    title="Busy connections among many open ones",
+    columns=(
+        Column(
+            "times",
+            f"CPU per request, {_BUSY} of {_OPEN:,} to {_BUSY} of {_BUSY}",
+            2,
+            summary="CPU, 5,000 open to 16",
+        ),
+        *columns("alone", _ALONE),
+        *columns("among", _AMONG),
+    ),
+    kinds=(ENVOY, HAPROXY, GHOSTUNNEL, UPROXY),
+    measure=measure,
+    charts=("times", "among_cpu", "among_p99"),
+    seconds=3,
+)

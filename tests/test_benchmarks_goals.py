@@ -1,0 +1,68 @@
+"""benchmarks.harness.goals: which goals are met, by the medians of the rounds."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.__main__ import NAMES, _find
+from benchmarks.harness.figures import Spread
+from benchmarks.harness.goals import GOALS, Goal, goals_table
+
+CHEAP = Goal("cost", "sample", "cpu", must=0.85, aim=0.65)
+FAST = Goal("rate", "sample", "rate", must=1.10, aim=1.3, more_is_better=True)
+SMALL = Goal("memory", "sample", "private", must=22, aim=17, unit=" MiB")
+ROUNDS = [
+    {"envoy": {"cpu": 10.0, "rate": 100.0}, "uproxy": {"cpu": 9.0, "rate": 120.0, "private": 18.0}},
+    {"envoy": {"cpu": 20.0, "rate": 100.0}, "uproxy": {"cpu": 14.0, "rate": 90.0, "private": 20.0}},
+    {"envoy": {"cpu": 10.0, "rate": 100.0}, "uproxy": {"cpu": 6.0, "rate": 140.0, "private": 30.0}},
+]
+
+
+def test_a_goal_is_a_factor_of_envoys_figure_in_the_same_round() -> None:
+    assert CHEAP.found(ROUNDS) == Spread(0.7, 0.6, 0.9)
+    assert FAST.found(ROUNDS) == Spread(1.2, 0.9, 1.4)
+
+
+def test_a_goal_with_a_unit_is_a_figure_of_its_own() -> None:
+    assert SMALL.found(ROUNDS) == Spread(20.0, 18.0, 30.0)
+
+
+def test_nothing_is_found_where_nothing_was_measured() -> None:
+    assert CHEAP.found([{"envoy": {"cpu": 1.0}}]) is None
+    assert SMALL.found([]) is None
+
+
+@pytest.mark.parametrize(
+    ("goal", "value", "met"),
+    [
+        (CHEAP, 0.85, True),
+        (CHEAP, 0.86, False),
+        (FAST, 1.10, True),
+        (FAST, 1.09, False),
+    ],
+)
+def test_a_bound_itself_is_still_met(goal: Goal, value: float, met: bool) -> None:
+    assert goal.is_met(value, goal.must) is met
+
+
+def test_the_table_says_what_was_measured_and_what_was_missed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    without_aim = Goal("waits", "other", "p99", must=1.0)
+    monkeypatch.setattr("benchmarks.harness.goals.GOALS", (CHEAP, FAST, SMALL, without_aim))
+    assert goals_table({"sample": ROUNDS}).splitlines()[2:] == [
+        "| cost | ≤ ×0.85 | met | ≤ ×0.65 | **missed** | ×0.70 (0.60–0.90) |",  # noqa: RUF001
+        "| rate | ≥ ×1.1 | met | ≥ ×1.3 | **missed** | ×1.20 (0.90–1.40) |",  # noqa: RUF001
+        "| memory | ≤ 22 MiB | met | ≤ 17 MiB | **missed** | 20.00 (18.00–30.00) MiB |",  # noqa: RUF001
+        "| waits | ≤ ×1 | not measured | – |  | – |",  # noqa: RUF001
+    ]
+
+
+@pytest.mark.parametrize("goal", GOALS, ids=lambda goal: goal.title)
+def test_every_goal_is_measured_by_a_benchmark(goal: Goal) -> None:
+    assert goal.benchmark in NAMES
+    benchmark = _find(goal.benchmark)
+    assert goal.column in {column.key for column in benchmark.columns}
+    assert {"envoy", "uproxy"} <= {kind.key for kind in benchmark.kinds}
+    if goal.aim is not None:
+        assert goal.is_met(goal.aim, goal.must), "the aim is beyond what must be"
