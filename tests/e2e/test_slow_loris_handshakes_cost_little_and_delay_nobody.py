@@ -1,0 +1,113 @@
+"""Thousands who begin a handshake and never go on: they cost little, and only until their
+deadline, and whoever means it is served meanwhile.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from OpenSSL import SSL
+
+from tests.helpers import traffic
+from tests.helpers.endings import metric
+from tests.helpers.memory import private_dirty
+from tests.helpers.mesh import ORDERS, WEB, FileWorld, Inbound, Outbound
+from tests.helpers.processes import Uproxy
+from tests.helpers.waiting import wait_until
+
+CROWD = 5_000
+DEADLINE = 6.0
+"""Seconds; enough for all of them to come before the first one's is over."""
+MOST_MEMORY = 32 * 1024
+"""Bytes for each."""
+
+
+def half_a_hello() -> bytes:
+    client = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD))
+    client.set_connect_state()
+    with pytest.raises(SSL.WantReadError):
+        client.do_handshake()
+    hello = client.bio_read(1 << 16)
+    return hello[: len(hello) // 2]
+
+
+@contextmanager
+def crowd(port: int, says: bytes) -> Iterator[list[socket.socket]]:
+    """Connections that say this, and nothing more."""
+    callers: list[socket.socket] = []
+    try:
+        for _ in range(CROWD):
+            callers.append(socket.create_connection(("127.0.0.1", port), timeout=10))
+            callers[-1].sendall(says)
+        yield callers
+    finally:
+        for caller in callers:
+            caller.close()
+
+
+def descriptors(uproxy: Uproxy) -> int:
+    return int(metric(uproxy, "process_open_fds"))
+
+
+def timed_out(uproxy: Uproxy) -> int:
+    return int(metric(uproxy, "uproxy_handshake_failures_total", reason="timed_out"))
+
+
+def is_cut(caller: socket.socket) -> bool:
+    try:
+        return caller.recv(1) == b""
+    except ConnectionResetError:
+        return True
+
+
+@pytest.fixture(scope="module", params=["native", pytest.param("python", marks=pytest.mark.slow)])
+def pair(
+    request: pytest.FixtureRequest, folder: Path, file_world: FileWorld, echo_app: int
+) -> Iterator[tuple[Inbound, Outbound]]:
+    """A uProxy to be besieged, and a friend's."""
+    engine, patience = request.param, {"handshake": f"{DEADLINE}s"}
+    ours, theirs = file_world.ours(ORDERS), file_world.ours(WEB)
+    with Inbound(folder, ours, echo_app, engine=engine, timeouts=patience) as besieged:
+        besieged.wait_until_ready()
+        with Outbound(folder, theirs, besieged.port, engine=engine) as friend:
+            friend.wait_until_ready()
+            yield besieged, friend
+
+
+@pytest.mark.privileged
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may see what memory a uProxy has")
+@pytest.mark.parametrize("says", [half_a_hello(), b""], ids=["half a hello", "nothing"])
+async def test_a_crowd_costs_a_descriptor_and_little_memory_each_until_its_deadline(
+    pair: tuple[Inbound, Outbound], says: bytes
+) -> None:
+    besieged, friend = pair
+    await traffic.exchange(friend.port, 100_000)
+    memory, open_before, gone = (
+        private_dirty(besieged.pid),
+        descriptors(besieged),
+        timed_out(besieged),
+    )
+    with crowd(besieged.port, says) as callers:
+        wait_until(lambda: descriptors(besieged) >= open_before + CROWD, "all to be in")
+        grown = private_dirty(besieged.pid) - memory
+        assert timed_out(besieged) == gone, "somebody was sent away early: is the machine slow?"
+        assert descriptors(besieged) < open_before + CROWD + 20
+        assert grown / CROWD <= MOST_MEMORY
+        for seed in range(10):
+            await traffic.exchange(friend.port, 100_000, seed=seed)
+        assert descriptors(besieged) >= open_before + CROWD
+        wait_until(lambda: timed_out(besieged) == gone + CROWD, "their deadline", 3 * DEADLINE)
+        assert all(map(is_cut, callers))
+    wait_until(lambda: descriptors(besieged) <= open_before + 4, "their descriptors")
+    await traffic.exchange(friend.port, 100_000)
+    assert metric(besieged, "istio_tcp_connections_failed_total", response_flags="DURATION") == (
+        timed_out(besieged)
+    )
+    lines = [line for line in besieged.accesses if line["outcome"] == "timed_out"]
+    assert 1 <= len(lines) < CROWD / 10  # told now and then, not five thousand times
+    assert all(int(line["duration"].removesuffix("ms")) >= 1000 * DEADLINE for line in lines)
