@@ -6,14 +6,17 @@ wrong by raising from `uproxy.errors`; only `main` prints errors and chooses exi
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from uproxy.cli.lean import lean_imports
 from uproxy.errors import ConfigError, UproxyError, UsageError
+
+with lean_imports():
+    import argparse
 
 COMMANDS = {
     "run": "run in the foreground; SIGTERM drains, SIGHUP reloads",
@@ -76,8 +79,25 @@ def _report(error: UproxyError) -> int:
     return error.exit_code
 
 
+class _Help(argparse.HelpFormatter):
+    """As wide as the terminal; argparse would ask shutil, and import three compressors."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    try:
+        return os.get_terminal_size().columns or 80
+    except OSError:  # not a terminal
+        return 80
+
+
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, as every error is told; its commands' parsers too."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_Help, **options)
 
     def error(self, message: str) -> NoReturn:
         """Exit 2."""

@@ -2,18 +2,23 @@
 
 asyncio and uvloop import `ssl`, cryptography imports `hashlib`, and both would bring the
 system's libssl and libcrypto into a process that has an OpenSSL already: 1 MiB in every
-workload, and a second library to keep free of holes.  `email.utils`, 0.4 MiB, is for
-certificates with an e-mail address in them.  While `lean_imports` lasts, modules that refuse
-to work, or that load the real one when they are first used, stand in their place.  Rules: what
-was imported before is left alone, and afterwards whoever else wants them gets the real ones.
+workload, and a second library to keep free of holes.  Another 2 MiB is modules that are
+imported and then never asked for anything.  While `lean_imports` lasts, stand-ins take their
+places, which refuse to work, or bring in the real one when they are first used.  Rules: what
+was imported before is left alone; afterwards whoever else wants them gets the real ones; a
+name that a library takes while it is imported is given here as the real module has it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
+from typing import Any, NoReturn
 
 
 class AbsentError(Exception):
@@ -33,30 +38,167 @@ class _NoSsl(ModuleType):
         return 0 if name.isupper() else AbsentError
 
 
-class _EmailUtils(ModuleType):
-    """For cryptography, at whose exactly pinned version it is made."""
+class _Postponed(ModuleType):
+    """Knows a few of a module's names; every other one brings the module in."""
 
-    @staticmethod
-    def parseaddr(text: str) -> tuple[str, str]:
-        from email.utils import parseaddr
+    def __init__(self, name: str, **known: object) -> None:
+        super().__init__(name)
+        self.__dict__.update(known)
 
-        return parseaddr(text)
+    def __getattr__(self, name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(_real(self.__name__), name)
+
+
+def _real(name: str) -> ModuleType:
+    if isinstance(sys.modules.get(name), _Postponed):
+        del sys.modules[name]
+    return importlib.import_module(name)
+
+
+def _with_functions(module: str, *names: str) -> _Postponed:
+    """Postponed until one of the functions is called, which somebody takes by `from … import`."""
+
+    def calling(name: str) -> Callable[..., object]:
+        return lambda *args, **options: getattr(_real(module), name)(*args, **options)
+
+    return _Postponed(module, **{name: calling(name) for name in names})
+
+
+class _Backend:
+    """cryptography's, which every ECDSA signature imports for a question it never asks."""
+
+    MODULE = "cryptography.hazmat.backends.openssl.backend"
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(_real(self.MODULE).backend, name)
+
+
+def _stand_ins() -> Iterator[ModuleType]:
+    yield _NoSsl("ssl")
+    # asyncio and uvloop can start processes and have TLS of their own
+    yield _Postponed("subprocess", PIPE=-1, STDOUT=-2, DEVNULL=-3, SubprocessError=Exception)
+    yield _Postponed("selectors")
+    yield _Postponed("asyncio.sslproto")
+    # `inspect`, which asyncio and dataclasses import, can read source text
+    yield _Postponed("ast", NodeVisitor=object)
+    yield _Postponed("dis", COMPILER_FLAG_NAMES=COMPILER_FLAGS)
+    # `traceback` and its `linecache` can read it too
+    yield _Postponed("tokenize")
+    yield _Postponed("textwrap")
+    # argparse would look for translations, of which there are none
+    yield _Postponed("gettext", gettext=str, ngettext=_singular_or_plural)
+    yield _with_functions("prometheus_client.decorator", "decorate")
+    # cryptography is pinned exactly: certificates may have e-mail addresses, keys SSH's format
+    yield _Postponed("random")
+    yield _with_functions("email.utils", "parseaddr")
+    yield _with_functions("cryptography.hazmat.primitives.serialization.ssh", *_SSH)
+    yield _Postponed(_Backend.MODULE, backend=_Backend())
+
+
+COMPILER_FLAGS = {
+    1: "OPTIMIZED",
+    2: "NEWLOCALS",
+    4: "VARARGS",
+    8: "VARKEYWORDS",
+    16: "NESTED",
+    32: "GENERATOR",
+    64: "NOFREE",
+    128: "COROUTINE",
+    256: "ITERABLE_COROUTINE",
+    512: "ASYNC_GENERATOR",
+}
+"""The flags of code objects, of which `inspect` makes its constants (`inspect.CO_…`)."""
+
+_SSH = (
+    "SSHCertPrivateKeyTypes",
+    "SSHCertPublicKeyTypes",
+    "SSHCertificate",
+    "SSHCertificateBuilder",
+    "SSHCertificateType",
+    "SSHPrivateKeyTypes",
+    "SSHPublicKeyTypes",
+    "load_ssh_private_key",
+    "load_ssh_public_identity",
+    "load_ssh_public_key",
+    "ssh_key_fingerprint",
+)
+
+
+def _singular_or_plural(singular: str, plural: str, number: int) -> str:
+    return singular if number == 1 else plural
 
 
 @contextlib.contextmanager
 def lean_imports() -> Iterator[None]:
     """Import inside this block what would import more than a uProxy needs."""
-    stand_ins: dict[str, ModuleType | None] = {
-        "ssl": _NoSsl("ssl"),
-        # None: not to be imported; hashlib then takes Python's own SHA-2
-        "_hashlib": None,
-        "email.utils": _EmailUtils("email.utils"),
-    }
-    placed = [name for name in stand_ins if name not in sys.modules]
-    for name in placed:
-        sys.modules[name] = stand_ins[name]  # type: ignore[assignment]  # None is import's own word
+    stand_ins: dict[str, ModuleType | None] = {module.__name__: module for module in _stand_ins()}
+    # None: not to be imported; hashlib then takes Python's own SHA-2
+    stand_ins["_hashlib"] = None
+    placed = {name: each for name, each in stand_ins.items() if name not in sys.modules}
+    sys.modules.update(placed)  # type: ignore[arg-type]  # None is import's own word
+    try:
+        with _lean_dataclasses():
+            yield
+    finally:
+        for name, stand_in in placed.items():
+            # somebody may have brought the real one in
+            if sys.modules.get(name) is stand_in:
+                del sys.modules[name]
+
+
+@contextlib.contextmanager
+def _lean_dataclasses() -> Iterator[None]:
+    """Frozen dataclasses share the two methods that refuse changes.
+
+    Those that `dataclass` makes for each keep the class alive that was there before the one
+    with slots took its place: 6 KiB a class, of which there are more than a hundred.
+    """
+    import dataclasses
+
+    real = dataclasses.dataclass
+
+    @functools.wraps(real)
+    def dataclass(cls: type | None = None, /, **options: bool) -> Any:
+        if cls is None:
+            return functools.partial(dataclass, **options)
+        made: Any = real(cls, **options)
+        if options.get("frozen"):
+            made.__setattr__ = made.__delattr__ = _refuse_change
+        return made
+
+    vars(dataclasses)["dataclass"] = dataclass
     try:
         yield
     finally:
-        for name in placed:
-            del sys.modules[name]
+        vars(dataclasses)["dataclass"] = real
+
+
+def _refuse_change(_self: object, name: str, *_value: object) -> NoReturn:
+    from dataclasses import FrozenInstanceError
+
+    raise FrozenInstanceError(f"cannot assign to or delete field {name!r}")
+
+
+def load_openssl() -> None:
+    """Load the OpenSSL inside cryptography with uProxy's own configuration.
+
+    It must be the first to import cryptography, because OpenSSL reads its configuration only
+    once; uProxy's is in `openssl.cnf`, and old ciphers (RC4, DES) stay out.  The environment is
+    as before afterwards: children have nothing to do with it.
+    """
+    ours = {
+        "OPENSSL_CONF": os.path.join(os.path.dirname(__file__), "openssl.cnf"),
+        "CRYPTOGRAPHY_OPENSSL_NO_LEGACY": "1",
+    }
+    theirs = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
+    try:
+        importlib.import_module("cryptography.hazmat.bindings._rust")
+    finally:
+        for name, value in theirs.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -8,9 +8,11 @@ import signal
 from pathlib import Path
 
 from uproxy.cli import add_configuration_arguments
-from uproxy.cli.lean import lean_imports
+from uproxy.cli.lean import lean_imports, load_openssl
 
 with lean_imports():
+    load_openssl()
+
     import uvloop
 
     from uproxy.app.configuration import ConfigurationFile
@@ -29,7 +31,8 @@ def run(args: argparse.Namespace) -> int:
         overrides.append(f"log.level={args.log_level}")
     # a copy: what systemd or a library changes later must not change a reload
     file = ConfigurationFile(Path(args.config), tuple(overrides), dict(os.environ))
-    code: int = uvloop.run(_serve_to_the_end(file))
+    with lean_imports():  # what is imported late
+        code: int = uvloop.run(_serve_to_the_end(file))
     return code
 
 

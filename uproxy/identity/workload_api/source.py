@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import random
+import os
 from collections.abc import Mapping
 
 from uproxy.errors import NoIdentityError
@@ -41,9 +41,7 @@ class WorkloadApiSource(SourceBase):
         super().__init__("workload_api", f"no answer yet from {address}", clock=clock)
         self._address = address
         self._supervisor = Supervisor(
-            Choice(spiffe_id, hint),
-            revocation_grace=revocation_grace,
-            jitter=random.random,
+            Choice(spiffe_id, hint), revocation_grace=revocation_grace, jitter=_jitter
         )
         self._task: asyncio.Task[None] | None = None  # set by start
         self._grace: asyncio.TimerHandle | None = None  # set while a denial may be a hiccup
@@ -118,6 +116,11 @@ class WorkloadApiSource(SourceBase):
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def _jitter() -> float:
+    # not random's, which would be imported for nothing else
+    return int.from_bytes(os.urandom(4), "big") / (1 << 32)
 
 
 def _surface_defect(task: asyncio.Task[None]) -> None:
