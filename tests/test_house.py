@@ -38,7 +38,6 @@ NOT_THE_PROXY = {"__main__", "authority", "cli", "demo"}
 TESTED_ELSEWHERE = {
     "uproxy.transport.twin": "test_transport_relay.py",
     "uproxy.transport.native": "test_transport_native.py",
-    "uproxy.transport.accepting": "test_transport_limits.py",
 }
 """Modules, or packages, whose tests are named after what they do together."""
 

@@ -23,7 +23,7 @@ from tests.helpers.pki import Authority
 from tests.helpers.streams import Stream, close_all, listening
 from tests.helpers.tls_streams import TlsStream
 from tests.helpers.waiting import eventually
-from uproxy.contract import PeerSvid, Refusal, TlsPlan
+from uproxy.contract import PeerSvid, Refusal, Stands, TlsPlan
 from uproxy.errors import UntrustedError
 from uproxy.lifecycle import State
 from uproxy.model import Alert, Direction, Outcome, Role, TcpAddress, Timeouts
@@ -34,6 +34,7 @@ US = OURS.issue("/ns/shop/sa/orders")
 PEER = OURS.issue("/ns/web/sa/frontend")
 STRANGER = Authority("stranger.test").issue("/ns/a/sa/b")
 DENIED = Refusal(Outcome.DENIED, "no")
+CHANGED = Refusal(Outcome.POLICY_CHANGED, "not any more")
 
 
 @pytest.fixture
@@ -98,6 +99,7 @@ async def test_another_generation_of_trust_judges_anew(engine: NativeEngine) -> 
     async with open_door(engine, door) as address:
         await calls(address, door, 2)
         door.near = server(after)
+        engine.ask_again()
         await calls(address, door, 2)
     assert (before.asked, after.asked) == (1, 2)
     outcomes = [ending.outcome for _, ending in door.endings]
@@ -253,7 +255,7 @@ async def test_connections_cut_at_any_moment_leave_nothing_behind() -> None:
             await eventually(lambda: len(door.endings) == 200, "200 endings")
             echoing.cancel()
             await asyncio.gather(echoing, return_exceptions=True)
-    assert engine.lives == set()
+    assert engine.core.alive() == 0
     assert engine.core.handshakes() == 0
     assert engine.responsive()
     await engine.stop()
@@ -271,6 +273,126 @@ async def test_a_stopped_engine_is_not_responsive_and_stops_again_for_nothing() 
     assert engine.responsive()
     await engine.stop()
     await engine.stop()
+
+
+# Routes that stand.
+
+
+async def repeats(engine: NativeEngine, stands: Stands, *hosts: str) -> RecordingDoor:
+    """A caller from each host in turn, through one door; asked again before an empty one."""
+    async with listening() as far:
+        answer = replace(route(far.address), stands=stands)
+        door = RecordingDoor(Direction.INBOUND, answer, server(Judge()))
+        async with open_door(engine, door) as address:
+            for host in hosts:
+                if not host:
+                    engine.ask_again()
+                    continue
+                count = len(door.endings) + 1
+                peer = TlsStream(await Stream.connect(address, source=host), PEER)
+                await peer.shake()
+                await peer.say(b"again")
+                there = await far.accept()
+                assert await there.hear() == b"again"
+                peer.stream.close()
+                there.close()
+                await door.ending(count)
+    assert len(door.opened_) == len(door.endings) == len(door.arrivals) + len(door.repeats)
+    return door
+
+
+async def test_a_known_caller_is_let_in_without_asking(engine: NativeEngine) -> None:
+    door = await repeats(engine, Stands.FOR_PEER, "127.0.0.1", "127.0.0.1", "127.0.0.2")
+    assert (len(door.arrivals), len(door.repeats)) == (1, 2)
+    arrival, given = door.repeats[1]
+    assert arrival.peer is not None
+    assert str(arrival.source).startswith("127.0.0.2:")
+    assert arrival.tls is door.near
+    assert given is door.answer
+    assert {connection.dialled for connection in door.opened_} == {given.candidates[0].addresses[0]}
+    assert len({connection.arrival.id for connection, _ in door.endings}) == 3
+
+
+async def test_a_route_that_does_not_stand_is_asked_for_every_time(engine: NativeEngine) -> None:
+    door = await repeats(engine, Stands.NEVER, "127.0.0.1", "127.0.0.1")
+    assert (len(door.arrivals), len(door.repeats)) == (2, 0)
+
+
+async def test_a_route_stands_for_its_source_alone_where_a_rule_names_one(
+    engine: NativeEngine,
+) -> None:
+    hosts = ("127.0.0.1", "127.0.0.2", "127.0.0.2", "127.0.0.1")
+    door = await repeats(engine, Stands.FOR_SOURCE, *hosts)
+    assert (len(door.arrivals), len(door.repeats)) == (2, 2)
+
+
+async def test_no_route_stands_once_doors_are_asked_again(engine: NativeEngine) -> None:
+    hosts = ("127.0.0.1", "127.0.0.1", "", "127.0.0.1", "127.0.0.1")
+    door = await repeats(engine, Stands.FOR_PEER, *hosts)
+    assert (len(door.arrivals), len(door.repeats)) == (2, 2)
+
+
+async def test_a_route_stands_for_one_leaf_and_no_other(engine: NativeEngine) -> None:
+    other = OURS.issue("/ns/web/sa/frontend")  # the same name
+    async with listening() as far:
+        answer = replace(route(far.address), stands=Stands.FOR_PEER)
+        door = RecordingDoor(Direction.INBOUND, answer, server(Judge()))
+        async with open_door(engine, door) as address:
+            for count, shows in enumerate((PEER, other, PEER, other), start=1):
+                peer = TlsStream(await Stream.connect(address), shows)
+                await peer.shake()
+                await door.connection(count)
+                peer.stream.close()
+            await door.ending(4)
+    assert (len(door.arrivals), len(door.repeats)) == (2, 2)
+
+
+async def test_no_byte_passes_by_a_route_that_fell_while_its_connection_was_made(
+    engine: NativeEngine,
+) -> None:
+    ours = plan(Role.CLIENT, US, verifier(Role.SERVER, OURS))
+    async with listening() as far:
+        answer = replace(route(far.address, tls=ours), stands=Stands.FOR_PEER)
+        door = RecordingDoor(Direction.OUTBOUND, answer)
+        async with open_door(engine, door) as address:
+            for count in (1, 2):
+                near = await Stream.connect(address)
+                await near.say(b"secret")
+                there = TlsStream(await far.accept(), PEER, server=True)
+                if count == 2:
+                    door.on_opened = lambda connection: connection.close(CHANGED)
+                    engine.ask_again()  # between the dial and the end of the handshake
+                with suppress(ConnectionResetError):  # in its last step, the second time
+                    await there.shake()
+                if count == 1:
+                    assert await there.hear() == b"secret"
+                    near.close()
+                    there.stream.close()
+                    await door.ending()
+            with pytest.raises((ConnectionResetError, SSL.SysCallError, EOFError)):
+                await there.hear()
+            assert (await door.ending(2)).outcome is Outcome.POLICY_CHANGED
+    assert (len(door.arrivals), len(door.repeats)) == (1, 1)
+    assert door.endings[1][0].bytes_sent == 0
+
+
+async def test_a_route_that_stands_and_leads_nowhere_ends_as_any_other(
+    engine: NativeEngine,
+) -> None:
+    async with listening() as far:
+        answer = replace(route(far.address), stands=Stands.FOR_PEER)
+        door = RecordingDoor(Direction.OUTBOUND, answer)
+        async with open_door(engine, door) as address:
+            near = await Stream.connect(address)
+            there = await far.accept()
+            far.close()
+            assert await (await Stream.connect(address)).is_reset()
+            ending = await door.ending()
+            near.close()
+            there.close()
+    assert (ending.outcome, ending.state) == (Outcome.CONNECT_FAILED, State.CONNECTING)
+    assert len(door.repeats) == 1
+    assert door.attempts[-1][1] is not None
 
 
 # Reasons.

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import count
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -72,10 +71,10 @@ ADDRESSED: Final = tuple(
     """
     BIO_free BIO_get_mem_data BIO_new BIO_new_mem_buf BIO_read BIO_s_mem BIO_set_mem_eof_return
     ERR_clear_error ERR_get_error SSL_CIPHER_get_name SSL_do_handshake SSL_free
-    SSL_get0_group_name SSL_get_current_cipher SSL_get_error SSL_get_ex_data_X509_STORE_CTX_idx
-    SSL_get_version SSL_new SSL_read SSL_session_reused SSL_set_accept_state SSL_set_bio
-    SSL_set_cert_cb SSL_set_connect_state SSL_set_verify SSL_shutdown SSL_write
-    X509_STORE_CTX_get0_cert X509_STORE_CTX_get_ex_data X509_STORE_CTX_set_error i2d_X509_bio
+    SSL_get0_group_name SSL_get_current_cipher SSL_get_error SSL_get_version SSL_new SSL_read
+    SSL_session_reused SSL_set_accept_state SSL_set_bio SSL_set_cert_cb SSL_set_connect_state
+    SSL_set_verify SSL_shutdown SSL_write X509_STORE_CTX_get0_cert X509_STORE_CTX_set_error
+    i2d_X509_bio
     """.split()  # noqa: SIM905  thirty names are easier to read unquoted
 )
 """The functions that the compiled engine calls by address, without the GIL."""
@@ -191,7 +190,7 @@ def _rehearse(tested: str) -> None:
 class Context:
     """An SSL_CTX made from a plan."""
 
-    __slots__ = ("_alpn_callback", "number", "pointer", "server", "verify")
+    __slots__ = ("_alpn_callback", "pointer", "server", "trust", "verify")
 
     def __init__(self, plan: TlsPlan) -> None:
         server = plan.role is Role.SERVER
@@ -202,8 +201,7 @@ class Context:
         # not the plan itself: it is the weak key that this context is kept under
         self.server = server
         self.verify = plan.verify
-        self.number = next(_numbers)
-        """Never another context's: what a verdict is kept under."""
+        self.trust = plan.trust
         self._alpn_callback: Any = None
         self._harden()
         self._negotiate(plan.settings)
@@ -268,8 +266,6 @@ class Context:
             wire = b"".join(bytes((len(name),)) + name for name in names)
             _lib.SSL_CTX_set_alpn_protos(self.pointer, wire, len(wire))
 
-
-_numbers: Final = count(1)
 
 _contexts: WeakKeyDictionary[TlsPlan, Context] = WeakKeyDictionary()
 

@@ -1,6 +1,6 @@
 """Every socket option, and every error of a socket in words.
 
-It creates, tunes and closes sockets; it waits for nothing and moves no bytes: sockets are
+It creates, tunes and closes sockets; it waits for nothing and moves no bytes: they are
 non-blocking from birth, and who waits for them is the engine's affair.
 
 Rules: `[::]` listens for IPv4 too, any other IPv6 address for itself alone; a unix socket
@@ -29,8 +29,14 @@ BACKLOG: Final = 4096
 KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
 """Seconds of silence, seconds between probes, probes: a dead peer is known in two minutes."""
 
-_made: Final[set[str]] = set()
-"""Paths of the unix sockets that this process made."""
+CONNECTION_OPTIONS: Final = (
+    (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    *((socket.IPPROTO_TCP, option, value) for option, value in KEEPALIVE),
+)
+"""No Nagle, and keepalive: (level, option, value) of every TCP connection."""
+
+_made: Final[set[str]] = set()  # paths of this process's own unix sockets
 
 _RESET: Final = struct.pack("ii", 1, 0)
 
@@ -250,13 +256,11 @@ def _lines(path: Path) -> list[str]:
 
 
 def tune(connection: socket.socket) -> None:
-    """No Nagle, and keepalive: on TCP, for a connection or what a listener will accept."""
+    """CONNECTION_OPTIONS on TCP, for a connection or what a listener will accept."""
     if connection.family == socket.AF_UNIX:
         return
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in KEEPALIVE:
-        connection.setsockopt(socket.IPPROTO_TCP, option, value)
+    for level, option, value in CONNECTION_OPTIONS:
+        connection.setsockopt(level, option, value)
 
 
 def start_connecting(address: Address) -> tuple[socket.socket, int]:
@@ -344,6 +348,3 @@ def explain(error: int, address: Address) -> str:
 
 def _words(error: OSError) -> str:
     return os.strerror(error.errno).lower() if error.errno else str(error).lower()
-
-
-# Descriptors.

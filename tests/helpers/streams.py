@@ -34,12 +34,17 @@ class Stream:
         _made.append(connected)
 
     @classmethod
-    async def connect(cls, address: Address, receive_buffer: int | None = None) -> Self:
-        """Dial; a small `receive_buffer` (bytes) makes a reader that is soon full."""
+    async def connect(
+        cls, address: Address, receive_buffer: int | None = None, source: str | None = None
+    ) -> Self:
+        """Dial, from the host `source`; a small `receive_buffer` (bytes) makes a reader that is
+        soon full."""
         unix = isinstance(address, UnixAddress)
         connection = socket.socket(socket.AF_UNIX if unix else _family(address))
         if receive_buffer is not None:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        if source is not None:
+            connection.bind((source, 0))
         target = address.path if isinstance(address, UnixAddress) else (address.host, address.port)
         stream = cls(connection)
         try:

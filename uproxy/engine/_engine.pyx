@@ -1,47 +1,81 @@
 # cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False
-"""Threads that shake hands and move bytes without the GIL, each with its own epoll.
+"""Threads that accept, shake hands, dial and move bytes without the GIL, each with its own epoll.
 
-It decides nothing: a `Wire` is told what to do next (`shake_near`, `connect`, `relay`, `cut`)
-and `Core.take` says what came of it, in batches, when `Core.fileno` is readable.  All methods
-are called on one thread, the event loop's.  No Python object is touched by a worker, but in
-`ask_verifier`, once for a leaf that isn't in the table.
+It decides nothing.  A door's terms (`Listening.offer`) say what arrivals meet, routes that stand
+(`Wire.let_stand`) where known callers go; whatever else is to be decided is asked: `Core.take`
+says what was asked and what has come of it, in batches, when `Core.fileno` is readable.  All
+methods are called on one thread, the event loop's.  No Python object is touched by a worker,
+but in `ask_verifier`, once for a leaf that isn't in the table.
 
-Pages, from the bottom up: `_system` (calls), `_verified` (leaves judged lately), `_parts`
-(what a thread owns), `_side` (a socket and its TLS), `_relay`, `_worker` (a thread's turn).
+The pages, from the bottom up: `system`, `openssl` (calls), `parts` (every structure), `inbox`,
+`deadlines`, `gate` (limits), `verified` (leaves), `standing` (terms and routes), `side` (a socket
+and its TLS), `hello`, `ending`, `relay`, `shake`, `far`, `near`, `worker` (a thread's turn).
 """
 
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+from libc.errno cimport errno
+from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy
+from posix.unistd cimport close
+
+from uproxy.engine.inbox cimport command, decide, post, silence
+from uproxy.engine.near cimport A_GONE, A_ONE, take_one
+from uproxy.engine.openssl cimport BIO_free, OSSL_PLACES, ossl_places
+from uproxy.engine.parts cimport (
+    C_CUT, C_CUT_ALL, C_DIAL, C_FORGET, C_RELAY, C_RELEASE, C_SHAKE_NEAR, C_STOP, C_WATCH,
+    E_ADMITTED, E_ARRIVED, E_CLOSED, E_FAR_FAILED, E_FAR_READY, E_OPENED, E_SHAKEN,
+    K_BELL, K_LISTENER, MOST_OPTIONS, V_ACCEPTED, V_DEFECT, V_NONE, V_REFUSED,
+    Command, Conn, Entry, Gate, Handshake, Inbox, Listener, Place, Shared, Side, Standing,
+    Table, Terms, Worker,
+)
+from uproxy.engine.standing cimport (
+    add_standing, find_standing, free_standing, listener_release, still_stands, terms_release,
+)
+from uproxy.engine.system cimport (
+    EFD_CLOEXEC, EFD_NONBLOCK, EPOLLEXCLUSIVE, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD,
+    EPOLL_CTL_DEL, epoll_create1, epoll_ctl, epoll_event, eventfd, long_get,
+    pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+    sockaddr_storage, word_add, word_get, word_set,
+)
+from uproxy.engine.verified cimport entry_release, table_add, table_drop_oldest
+from uproxy.engine.worker cimport work
 
 import threading
 
-include "_system.pxi"
-include "_verified.pxi"
-include "_parts.pxi"
-include "_side.pxi"
-include "_relay.pxi"
-include "_worker.pxi"
-
-NEAR_SHAKEN = E_NEAR_SHAKEN
+ARRIVED = E_ARRIVED
+SHAKEN = E_SHAKEN
+ADMITTED = E_ADMITTED
 FAR_READY = E_FAR_READY
 FAR_FAILED = E_FAR_FAILED
+OPENED = E_OPENED
 CLOSED = E_CLOSED
-PARTING = E_PARTING
 
 FAILURES = (
     "none", "cut", "os", "tls", "verify", "timeout", "idle", "half_closed", "slots", "no_hello",
-    "short_hello", "short_handshake", "truncated", "unproven", "memory", "after_handshake", "unasked",
+    "short_hello", "short_handshake", "truncated", "unproven", "memory", "after_handshake",
+    "unasked", "full", "source_full", "evicted",
 )
 
 _judge = None  # set by Core
 
 
-cdef void ask_verifier(Side *side, void *store, const uint8_t *leaf, long size) noexcept:
+cdef int take_addresses(dict addresses) except -1:
+    """Fill OpenSSL's table; a KeyError names a function that the border forgot."""
+    for at in range(OSSL_PLACES):
+        ossl_places[at].place[0] = <void *><uintptr_t>addresses[ossl_places[at].name.decode()]
+    return 0
+
+
+cdef void ask_verifier(Side *side, void *store, const uint8_t *leaf, long size) noexcept with gil:
     cdef Entry *entry
     try:
-        error, refused, verdict, expires = _judge(<object>side.context, <uintptr_t>store)
+        error, refused, verdict, expires = _judge(
+            <object>side.shakes.context, <uintptr_t>store)
         if error == 0:
-            entry = table_add(side.conn.worker.table, leaf, size, side.plan, verdict, expires)
+            entry = table_add(
+                &side.conn.worker.shared.table, leaf, size, side.shakes.trust, verdict, expires)
             if entry == NULL:
                 raise MemoryError
             side.entry, side.verdict, side.x509_error = entry, V_ACCEPTED, 0
@@ -61,205 +95,321 @@ cdef void forget_judged(Side *side):
         side.judged = NULL
 
 
-cdef void forget_context(Side *side, Table *table):
+cdef void forget_handshake(Side *side, Table *table):
     """Let go of what Python owns; the worker is done with it."""
     forget_judged(side)
     if side.entry != NULL:
         entry_release(table, side.entry)
         side.entry = NULL
-    if side.context != NULL:
-        Py_DECREF(<object>side.context)
-        side.context = NULL
-    side.ssl_ctx = NULL
+    if side.owns_context:
+        Py_DECREF(<object>side.shakes.context)
+        side.owns_context = False
+    side.shakes.context = NULL
+    side.shakes.ssl_ctx = NULL
     side.verdict = V_NONE
     side.x509_error = 1
 
 
-cdef class _Hand:
-    """One worker and its thread."""
+cdef void fill(Handshake *handshake, terms):
+    """From (context, its SSL_CTX, trust, client) or None; holds the context."""
+    if terms is None:
+        return
+    context, pointer, trust, client = terms
+    Py_INCREF(context)
+    handshake.context = <PyObject *>context
+    handshake.ssl_ctx = <void *><uintptr_t>pointer
+    handshake.trust, handshake.client = trust, client
 
-    cdef Worker *worker
-    cdef readonly object thread
-    cdef int load
 
-    def __cinit__(self):
-        self.worker = <Worker *>calloc(1, sizeof(Worker))
-        if self.worker == NULL:
-            raise MemoryError
-        self.worker.epoll = self.worker.bell = -1
+cdef int fill_target(sockaddr_storage *target, unsigned int *size, bytes address) except -1:
+    if len(address) > <Py_ssize_t>sizeof(sockaddr_storage):
+        raise ValueError("the address is too long")
+    memcpy(target, <char *>address, len(address))
+    size[0] = len(address)
+    return 0
 
-    cdef start(self, Core core, int number):
-        cdef Worker *worker = self.worker
-        cdef epoll_event event
-        worker.epoll = epoll_create1(EPOLL_CLOEXEC)
-        if worker.epoll < 0:
-            raise OSError(errno, "no epoll for a thread")
-        worker.bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-        if worker.bell < 0:
-            raise OSError(errno, "no eventfd for a thread")
-        pthread_mutex_init(&worker.lock, NULL)
-        worker.heap_room = 64
-        worker.heap = <Conn **>malloc(worker.heap_room * sizeof(void *))
-        if worker.heap == NULL:
-            raise MemoryError
-        worker.inbox, worker.table = &core.inbox, &core.table
-        worker.slots, worker.most_slots = &core.slots, &core.most_slots
-        event.events = EPOLLIN
-        event.data.ptr = NULL
-        if epoll_ctl(worker.epoll, EPOLL_CTL_ADD, worker.bell, &event) != 0:
-            raise OSError(errno, "epoll_ctl")
-        self.thread = threading.Thread(target=self.run, name=f"uproxy-{number}", daemon=True)
-        self.thread.start()
 
-    def run(self):
-        with nogil:
-            work(self.worker)
+cdef Worker *new_worker(Shared *shared) except NULL:
+    cdef Worker *worker = <Worker *>calloc(1, sizeof(Worker))
+    cdef epoll_event event
+    if worker == NULL:
+        raise MemoryError
+    worker.kind, worker.shared, worker.heap_room = K_BELL, shared, 64
+    worker.heap = <Conn **>malloc(worker.heap_room * sizeof(void *))
+    worker.epoll = epoll_create1(EPOLL_CLOEXEC)
+    worker.bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+    pthread_mutex_init(&worker.lock, NULL)
+    event.events = EPOLLIN
+    event.data.ptr = worker
+    if (worker.heap == NULL or worker.epoll < 0 or worker.bell < 0
+            or epoll_ctl(worker.epoll, EPOLL_CTL_ADD, worker.bell, &event) != 0):
+        error = errno
+        free_worker(worker)
+        raise OSError(error, "no descriptor or memory for a thread")
+    return worker
 
-    cdef post(self, Command *command):
-        cdef bint first
-        command.next = NULL
-        pthread_mutex_lock(&self.worker.lock)
-        first = self.worker.first == NULL
-        if first:
-            self.worker.first = command
-        else:
-            self.worker.last.next = command
-        self.worker.last = command
-        pthread_mutex_unlock(&self.worker.lock)
-        if first:
-            ring(self.worker.bell)
 
-    def __dealloc__(self):
-        cdef Worker *worker = self.worker
-        if worker == NULL:
-            return
-        if worker.epoll >= 0:
-            close(worker.epoll)
-        if worker.bell >= 0:
-            close(worker.bell)
-        if worker.der != NULL:
-            ossl.BIO_free(worker.der)
-        free(worker.heap)
-        free(worker)
+cdef void free_worker(Worker *worker):
+    if worker.epoll >= 0:
+        close(worker.epoll)
+    if worker.bell >= 0:
+        close(worker.bell)
+    if worker.der != NULL:
+        BIO_free(worker.der)
+    pthread_mutex_destroy(&worker.lock)
+    free(worker.heap)
+    free(worker)
 
 
 cdef class Core:
     """The threads, what they share, and their way to the loop."""
 
-    cdef Inbox inbox
-    cdef Table table
-    cdef int slots
-    cdef int most_slots
-    cdef list hands
+    cdef Shared *shared
+    cdef list threads
+    cdef object born
 
     def __cinit__(self):
-        self.inbox.bell = -1
+        self.shared = <Shared *>calloc(1, sizeof(Shared))
+        if self.shared == NULL:
+            raise MemoryError
+        self.shared.inbox.bell = -1
 
-    def __init__(self, int threads, dict addresses, judge):
+    def __init__(self, int threads, dict addresses, options, judge, born):
+        """`options` are (level, name, value) for TCP sockets that are dialled; `judge` answers
+        for a peer's certificate (`libssl.judge`), `born` makes the Wire of an arrival from its
+        offer."""
         global _judge
-        _judge = judge
+        cdef Shared *shared = self.shared
+        cdef int at
+        _judge, self.born = judge, born
         take_addresses(addresses)
-        pthread_mutex_init(&self.inbox.lock, NULL)
-        pthread_mutex_init(&self.table.lock, NULL)
-        self.inbox.bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-        if self.inbox.bell < 0:
+        if len(options) > MOST_OPTIONS:
+            raise ValueError("too many socket options")
+        for at, (level, name, value) in enumerate(options):
+            shared.options[at].level, shared.options[at].name = level, name
+            shared.options[at].value = value
+        shared.option_count = len(options)
+        shared.judge = ask_verifier
+        pthread_mutex_init(&shared.inbox.lock, NULL)
+        pthread_mutex_init(&shared.gate.lock, NULL)
+        pthread_mutex_init(&shared.table.lock, NULL)
+        shared.inbox.bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+        if shared.inbox.bell < 0:
             raise OSError(errno, "no eventfd for the engine")
-        self.hands = []
-        self.most_slots = 512
-        for number in range(threads):
-            hand = _Hand()
-            self.hands.append(hand)
-            (<_Hand>hand).start(self, number)
+        shared.workers = <Worker **>calloc(threads, sizeof(void *))
+        if shared.workers == NULL:
+            raise MemoryError
+        for at in range(threads):
+            shared.workers[at] = new_worker(shared)
+            shared.count += 1
+        self.threads = [
+            threading.Thread(target=self._run, args=(at,), name=f"uproxy-{at}", daemon=True)
+            for at in range(threads)
+        ]
+        for thread in self.threads:
+            thread.start()
+
+    def _run(self, int at):
+        cdef Worker *worker = self.shared.workers[at]
+        with nogil:
+            work(worker)
 
     def fileno(self):
-        return self.inbox.bell
+        return self.shared.inbox.bell
 
-    def set_most_handshakes(self, int most):
-        word_set(&self.most_slots, most)
+    def set_limits(self, int connections, int per_source, int handshakes):
+        cdef Gate *gate = &self.shared.gate
+        pthread_mutex_lock(&gate.lock)
+        gate.most, gate.most_per_source = connections, per_source
+        pthread_mutex_unlock(&gate.lock)
+        word_set(&gate.most_slots, handshakes)
+
+    def refused(self):
+        """Arrivals refused since the start for want of: room, room for their source, a slot."""
+        cdef Gate *gate = &self.shared.gate
+        pthread_mutex_lock(&gate.lock)
+        counts = gate.full, gate.source_full, gate.no_slot
+        pthread_mutex_unlock(&gate.lock)
+        return counts
 
     def handshakes(self):
-        return word_get(&self.slots)
+        return word_get(&self.shared.gate.slots)
+
+    def alive(self):
+        """Connections whose wires haven't been released."""
+        return word_get(&self.shared.alive)
 
     def busy_since(self):
         """When the longest turn that goes on began (monotonic seconds); None where none does,
         0.0 where a thread has ended."""
+        cdef int at
         since = []
-        for hand in self.hands:
-            if not (<_Hand>hand).thread.is_alive():
+        for at in range(self.shared.count):
+            if not self.threads[at].is_alive():
                 return 0.0
-            began = count_get(&(<_Hand>hand).worker.busy_since)
+            began = long_get(&self.shared.workers[at].busy_since)
             if began:
                 since.append(began / 1000)
         return min(since, default=None)
 
-    def adopt(self, Wire wire, int fd):
-        """`fd` is the engine's from now on."""
-        cdef Conn *conn = <Conn *>calloc(1, sizeof(Conn))
-        cdef _Hand least
-        if conn == NULL:
-            raise MemoryError
-        least = min(self.hands, key=_load_of)
-        least.load += 1
-        conn.worker = least.worker
-        conn.heap = -1
-        for index in range(2):
-            conn.sides[index].conn = conn
-            conn.sides[index].index = index
-            conn.sides[index].fd = conn.sides[index].mask = -1
-            conn.sides[index].x509_error = 1
-        conn.sides[0].fd = fd
-        wire.conn, wire.hand, wire.core = conn, least, self
-        Py_INCREF(wire)
-        conn.handle = <PyObject *>wire
-
     def take(self):
-        """What has come of the commands since the last time: `(wire, events)`."""
+        """What has been asked or has happened since the last time: `(wire, events)`."""
+        cdef Inbox *inbox = &self.shared.inbox
         cdef Conn *conn
         cdef Conn *following
         cdef int events
         taken = []
-        silence(self.inbox.bell)
-        pthread_mutex_lock(&self.inbox.lock)
-        conn = self.inbox.first
-        self.inbox.first = self.inbox.last = NULL
-        pthread_mutex_unlock(&self.inbox.lock)
+        silence(inbox.bell)
+        pthread_mutex_lock(&inbox.lock)
+        inbox.rung = False
+        conn = inbox.first
+        inbox.first = inbox.last = NULL
+        pthread_mutex_unlock(&inbox.lock)
         while conn != NULL:
-            pthread_mutex_lock(&self.inbox.lock)
+            pthread_mutex_lock(&inbox.lock)
             following, events = conn.next_event, conn.events
             conn.queued, conn.events, conn.next_event = False, 0, NULL
-            pthread_mutex_unlock(&self.inbox.lock)
-            taken.append((<object>conn.handle, events))
+            pthread_mutex_unlock(&inbox.lock)
+            taken.append((self._wire_of(conn), events))
             conn = following
         return taken
 
+    cdef Wire _wire_of(self, Conn *conn):
+        cdef Wire wire
+        if conn.handle == NULL:
+            wire = self.born(<object>conn.terms.offer)
+            wire.conn, wire.core = conn, self
+            Py_INCREF(wire)
+            conn.handle = <PyObject *>wire
+        return <Wire>conn.handle
+
+    def cut_all(self):
+        """Reset every connection that a thread has by now."""
+        self._post_to_all(C_CUT_ALL, NULL)
+
     def stop(self):
         """End the threads; every wire must have been released."""
-        cdef Command *command
-        for hand in self.hands:
-            command = <Command *>calloc(1, sizeof(Command))
-            if command == NULL:
+        cdef int at
+        self._post_to_all(C_STOP, NULL)
+        for thread in self.threads:
+            thread.join()
+        self.threads.clear()
+        for at in range(self.shared.count):
+            free_worker(self.shared.workers[at])
+        self.shared.count = 0
+        while self.shared.table.count:
+            entry_release(&self.shared.table, table_drop_oldest(&self.shared.table))
+        close(self.shared.inbox.bell)
+        self.shared.inbox.bell = -1
+
+    cdef _post_to_all(self, int kind, Listener *listener):
+        cdef Command *order
+        cdef int at
+        for at in range(self.shared.count):
+            order = command(kind, NULL)
+            if order == NULL:
                 raise MemoryError
-            command.kind = C_STOP
-            (<_Hand>hand).post(command)
-        for hand in self.hands:
-            (<_Hand>hand).thread.join()
-        self.hands.clear()
-        while self.table.count:
-            entry_release(&self.table, table_drop_oldest(&self.table))
-        if self.inbox.bell >= 0:
-            close(self.inbox.bell)
-            self.inbox.bell = -1
+            order.listener = listener
+            post(self.shared.workers[at], order)
+
+    def __dealloc__(self):
+        if self.shared != NULL and self.shared.count == 0:  # otherwise threads have it
+            free(self.shared.workers)
+            free(self.shared)
 
 
-def _load_of(_Hand hand):
-    return hand.load
+cdef class Listening:
+    """A listening socket that every thread accepts from."""
+
+    cdef Core core
+    cdef Listener *listener
+
+    def __cinit__(self, Core core, int fd):
+        self.listener = <Listener *>calloc(1, sizeof(Listener))
+        if self.listener == NULL:
+            raise MemoryError
+        pthread_mutex_init(&self.listener.lock, NULL)
+        self.core = core
+        self.listener.kind, self.listener.fd = K_LISTENER, fd
+        self.listener.held = 1 + core.shared.count
+        self.listener.paused = True
+
+    def offer(self, offer, near, bint ask, double limit):
+        """What arrivals meet from now on, and `Wire.offer` gives back: `near` is (context, the
+        address of its SSL_CTX, trust, client) or None in the clear; or each arrival asks.  No
+        route that stood does any more."""
+        cdef Terms *terms = <Terms *>calloc(1, sizeof(Terms))
+        cdef Terms *before
+        if terms == NULL:
+            raise MemoryError
+        pthread_mutex_init(&terms.lock, NULL)
+        Py_INCREF(offer)
+        terms.offer, terms.held = <PyObject *>offer, 1
+        terms.ask, terms.limit = ask, limit
+        fill(&terms.near, near)
+        pthread_mutex_lock(&self.listener.lock)
+        before, self.listener.terms = self.listener.terms, terms
+        pthread_mutex_unlock(&self.listener.lock)
+        if before != NULL:
+            terms_release(before)
+
+    def resume(self):
+        """Accept, at first or after a shortage."""
+        cdef epoll_event event
+        cdef int at
+        event.events = EPOLLIN | EPOLLEXCLUSIVE
+        event.data.ptr = self.listener
+        pthread_mutex_lock(&self.listener.lock)
+        if self.listener.paused and not self.listener.closed:
+            self.listener.paused = False
+            for at in range(self.core.shared.count):
+                epoll_ctl(self.core.shared.workers[at].epoll, EPOLL_CTL_ADD,
+                          self.listener.fd, &event)
+        pthread_mutex_unlock(&self.listener.lock)
+
+    def shortage(self):
+        """The errno for which accepting paused since the last time; 0: it didn't."""
+        cdef int error
+        pthread_mutex_lock(&self.listener.lock)
+        error, self.listener.shortage = self.listener.shortage, 0
+        pthread_mutex_unlock(&self.listener.lock)
+        return error
+
+    def undecided(self):
+        """Arrivals neither admitted nor refused."""
+        return word_get(&self.listener.undecided)
+
+    def close(self, int most):
+        """Accept at most so many who wait in the kernel's queue, and nobody later: the socket
+        may be closed."""
+        cdef Listener *listener = self.listener
+        cdef Terms *terms
+        cdef int at
+        if listener.closed:
+            return
+        for at in range(most):
+            if take_one(listener, self.core.shared, NULL) not in (A_ONE, A_GONE):
+                break
+        pthread_mutex_lock(&listener.lock)
+        word_set(<int *>&listener.closed, True)
+        terms, listener.terms = listener.terms, NULL
+        if not listener.paused:
+            for at in range(self.core.shared.count):
+                epoll_ctl(self.core.shared.workers[at].epoll, EPOLL_CTL_DEL, listener.fd, NULL)
+        pthread_mutex_unlock(&listener.lock)
+        self.core._post_to_all(C_FORGET, listener)
+        if terms != NULL:
+            terms_release(terms)
+
+    def __dealloc__(self):
+        if self.listener != NULL:
+            listener_release(self.listener)
 
 
 cdef class Wire:
-    """One connection, as the loop holds it; `Core.adopt` brings it to life."""
+    """One connection, as the loop holds it from the first time it hears of it."""
 
     cdef Conn *conn
-    cdef _Hand hand
     cdef Core core
     cdef int last_phase
     cdef int64_t last_counts[2]
@@ -273,48 +423,103 @@ cdef class Wire:
         """The loop's own steps."""
         word_set(&self.conn.phase, phase)
 
-    @property
-    def spoke(self):
-        """Whether its ClientHello is complete."""
-        return self.conn == NULL or word_get(&self.conn.spoke) != 0
-
     def count(self, int side):
         """Application bytes that came from the near (0) or the far (1) side."""
         if self.conn == NULL:
             return self.last_counts[side]
-        return count_get(&self.conn.counts[side])
+        return long_get(&self.conn.counts[side])
 
-    def shake_near(self, context, uintptr_t pointer, uint64_t plan, bint client, double limit):
-        """Answer NEAR_SHAKEN or CLOSED."""
-        self._use(0, context, pointer, plan, client)
-        self._post(C_SHAKE_NEAR, -1, False, limit, 0)
+    def source(self):
+        """(16 bytes of host, port), or None on a unix socket."""
+        return _place(&self.conn.source)
 
-    def connect(self, int fd, bint waiting, double limit, double handshake_limit):
-        """Go on with a socket that is `waiting` for its connection to be made (or is made), in
-        the clear unless `use_far` has been called.  Answers FAR_READY, FAR_FAILED or CLOSED."""
-        self._post(C_CONNECT, fd, waiting, limit, handshake_limit)
+    def local(self):
+        return _place(&self.conn.local)
+
+    def accepted(self):
+        """Monotonic seconds."""
+        return self.conn.accepted
+
+    def lasted(self):
+        """Seconds from its acceptance to its end."""
+        return self.conn.finished - self.conn.accepted
+
+    def standing(self):
+        """The route that stands and was given; None where the loop has to give one."""
+        return None if self.conn.standing == NULL else <object>self.conn.standing.route
+
+    def decided(self):
+        """It has been admitted."""
+        decide(self.conn)
+
+    def shake_near(self, near, double limit):
+        """Answers SHAKEN, ADMITTED or CLOSED."""
+        self._use(0, near)
+        self._post(command(C_SHAKE_NEAR, self.conn), limit, 0)
 
     def watch_loss(self):
         """Notice a reset of the near side from now on."""
-        self._post(C_WATCH, -1, False, 0, 0)
+        self._post(command(C_WATCH, self.conn), 0, 0)
 
-    def use_far(self, context, uintptr_t pointer, uint64_t plan, bint client):
-        """The next socket for `connect` is to have TLS."""
-        self._use(1, context, pointer, plan, client)
+    def dial(self, bytes target, far, double limit, double handshake_limit):
+        """Reach `target` (a sockaddr), in the clear or as `far` says.  Answers FAR_READY,
+        FAR_FAILED or CLOSED."""
+        cdef Command *order = command(C_DIAL, self.conn)
+        if order == NULL:
+            raise MemoryError
+        fill_target(&order.target, &order.target_size, target)
+        self._use(1, far)
+        self._post(order, limit, handshake_limit)
+
+    def go_on(self, int fd, far, double handshake_limit):
+        """As `dial`, with a socket that is connected."""
+        cdef Command *order = command(C_DIAL, self.conn)
+        if order == NULL:
+            raise MemoryError
+        order.fd = fd
+        self._use(1, far)
+        self._post(order, 0, handshake_limit)
 
     def relay(self, bytes preface, double idle, double half_close):
         """Move bytes, `preface` first.  Answers CLOSED."""
-        cdef char *data = NULL
-        if preface:
-            data = <char *>malloc(len(preface))
-            if data == NULL:
-                raise MemoryError
-            memcpy(data, <char *>preface, len(preface))
-        self._post(C_RELAY, -1, False, idle, half_close, data, len(preface))
+        cdef Command *order = command(C_RELAY, self.conn)
+        if order != NULL and preface:
+            order.data = <char *>malloc(len(preface))
+            if order.data == NULL:
+                free(order)
+                order = NULL
+            else:
+                memcpy(order.data, <char *>preface, len(preface))
+                order.size = len(preface)
+        self._post(order, idle, half_close)
+
+    def let_stand(self, route, bint by_source, bytes target, far, limits):
+        """Give `route` to whoever else shows the same leaf (and comes from the same host),
+        without asking.  False: too many stand already."""
+        cdef Standing *standing
+        cdef uint64_t serial = 0
+        if self.conn.sides[0].entry != NULL:
+            serial = self.conn.sides[0].entry.serial
+        if not still_stands(self.conn) or find_standing(self.conn, serial) != NULL:
+            return True
+        standing = <Standing *>calloc(1, sizeof(Standing))
+        if standing == NULL:
+            raise MemoryError
+        Py_INCREF(route)
+        standing.route, standing.serial = <PyObject *>route, serial
+        standing.by_source = by_source
+        memcpy(standing.host, self.conn.source.host, 16)
+        fill(&standing.far, far)
+        fill_target(&standing.target, &standing.target_size, target)
+        standing.connect, standing.handshake, standing.idle, standing.half_close = limits
+        if add_standing(self.conn.terms, standing):
+            return True
+        free_standing(standing)
+        return False
 
     def cut(self):
         """Reset both sides.  Answers CLOSED."""
-        self._post(C_CUT, -1, False, 0, 0)
+        self._post(command(C_CUT, self.conn), 0, 0)
 
     def failure(self):
         """`(what, side, errno, OpenSSL's code)`, after FAR_FAILED or CLOSED."""
@@ -329,37 +534,46 @@ cdef class Wire:
         return None if which.judged == NULL else <object>which.judged
 
     def facts(self):
-        """Version, cipher, group and duration of the last handshake that ended well."""
-        return (self.conn.version.decode(), self.conn.cipher.decode(),
-                self.conn.group.decode(), self.conn.shook)
+        """Version, cipher, group and duration of the last handshake that ended well; None
+        without one."""
+        if self.conn.version == NULL:
+            return None
+        return (_text(self.conn.version), _text(self.conn.cipher), _text(self.conn.group),
+                self.conn.shook)
 
     def release(self):
         """Let go of it; after CLOSED, and nothing later."""
         cdef Conn *conn = self.conn
+        cdef Table *table = &self.core.shared.table
         self.last_phase = conn.phase
         self.last_counts[0], self.last_counts[1] = conn.counts[0], conn.counts[1]
-        forget_context(&conn.sides[0], &self.core.table)
-        forget_context(&conn.sides[1], &self.core.table)
-        self._post(C_RELEASE, -1, False, 0, 0)
+        forget_handshake(&conn.sides[0], table)
+        forget_handshake(&conn.sides[1], table)
+        terms_release(conn.terms)
+        listener_release(conn.listener)
+        self._post(command(C_RELEASE, conn), 0, 0)
         self.conn = NULL
-        self.hand.load -= 1
+        word_add(&self.core.shared.alive, -1)
         Py_DECREF(self)
 
-    cdef _use(self, int side, context, uintptr_t pointer, uint64_t plan, bint client):
+    cdef _use(self, int side, handshake):
         cdef Side *which = &self.conn.sides[side]
-        forget_context(which, &self.core.table)
-        Py_INCREF(context)
-        which.context = <PyObject *>context
-        which.ssl_ctx = <void *>pointer
-        which.plan, which.client = plan, client
+        forget_handshake(which, &self.core.shared.table)
+        fill(&which.shakes, handshake)
+        which.owns_context = handshake is not None
 
-    cdef _post(self, int kind, int fd, bint waiting, double limit, double other_limit,
-               char *data=NULL, size_t size=0):
-        cdef Command *command = <Command *>calloc(1, sizeof(Command))
-        if command == NULL:
-            free(data)
+    cdef _post(self, Command *order, double limit, double other_limit):
+        if order == NULL:
             raise MemoryError
-        command.kind, command.conn, command.fd, command.waiting = kind, self.conn, fd, waiting
-        command.limit, command.other_limit = limit, other_limit
-        command.data, command.size = data, size
-        self.hand.post(command)
+        order.limit, order.other_limit = limit, other_limit
+        post(self.conn.worker, order)
+
+
+cdef _place(Place *place):
+    if not place.known:
+        return None
+    return (<char *>place.host)[:16], (place.port >> 8) | ((place.port & 0xFF) << 8)
+
+
+cdef _text(const char *text):
+    return "" if text == NULL else text.decode()

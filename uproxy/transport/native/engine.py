@@ -1,4 +1,4 @@
-"""The compiled engine's front: accepting, and what the process asks (`contract.Engine`)."""
+"""The compiled engine's front: what the process asks of it (`contract.Engine`)."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
-from uproxy import libssl
-from uproxy.contract import Arrival, Door, Refusal
+from uproxy import libssl, sockets
+from uproxy.contract import Door
 from uproxy.engine._engine import Core
-from uproxy.model import Limits, Outcome
-from uproxy.transport.accepting import Listening
-from uproxy.transport.native.gate import ThreadedGate
+from uproxy.model import Limits
 from uproxy.transport.native.life import Life
+from uproxy.transport.native.opendoor import OpenNativeDoor
 from uproxy.transport.twin.poller import Poller
+
+if TYPE_CHECKING:
+    from uproxy.transport.native.opendoor import Offer
 
 SWITCH: Final = 0.0005
 """Seconds after which the loop lets a thread have the GIL that has a leaf to judge."""
 
 STUCK: Final = 5.0
 """Seconds that one turn of a thread may take before it counts as stuck."""
+
+_CUT_AGAIN: Final = 0.05
+"""Seconds until whoever was on the way from thread to thread is cut as well."""
 
 
 def default_threads() -> int:
@@ -36,31 +40,52 @@ class NativeEngine:
 
     def __init__(self, threads: int | None = None) -> None:
         self.poller = Poller()
-        self.gate = ThreadedGate(self._take)
-        self.doors: set[Listening] = set()
-        self.core = Core(threads or default_threads(), libssl.addresses(), libssl.judge)
-        self.lives: set[Life] = set()
-        self._loop = asyncio.get_running_loop()
-        self._idle = asyncio.Event()
+        """For the addresses that race."""
+        self.limits = Limits()
+        self.doors: set[OpenNativeDoor] = set()
+        self.closing: set[OpenNativeDoor] = set()
+        """Doors whose last arrivals somebody waits for."""
+        self.shortages = 0
         self._stopped = False
+        self.core = Core(
+            threads or default_threads(),
+            libssl.addresses(),
+            sockets.CONNECTION_OPTIONS,
+            libssl.judge,
+            self._born,
+        )
+        self._loop = asyncio.get_running_loop()
+        self._moved = asyncio.Event()  # something was taken
+        self.set_limits(self.limits)
         sys.setswitchinterval(SWITCH)
-        self._loop.add_reader(self.core.fileno(), self._take)
+        self._loop.add_reader(self.core.fileno(), self.take)
 
-    def open(self, listener: socket.socket, door: Door) -> Listening:
+    def open(self, listener: socket.socket, door: Door) -> OpenNativeDoor:
         """Accept from a listening socket, which the engine now owns."""
-        return Listening(self, listener, door)
+        listener.setblocking(False)
+        return OpenNativeDoor(self, listener, door)
 
     def set_limits(self, limits: Limits) -> None:
         """Applies to arrivals from now on."""
-        self.gate.limits = limits
-        self.core.set_most_handshakes(limits.handshakes_in_flight)
+        self.limits = limits
+        self.core.set_limits(
+            limits.connections, limits.per_source_connections, limits.handshakes_in_flight
+        )
 
     def ask_again(self) -> None:
-        """Nothing to do: every arrival is asked about."""
+        """No plan or route that a door gave until now stands any more."""
+        for door in tuple(self.doors):
+            door.offer()
 
     def refused(self) -> dict[str, int]:
         """Arrivals refused by each limit since the start; `descriptors` counts shortages."""
-        return dict(self.gate.refused)
+        connections, per_source, handshakes = self.core.refused()
+        return {
+            "connections": connections,
+            "handshakes_in_flight": handshakes,
+            "per_source_connections": per_source,
+            "descriptors": self.shortages,
+        }
 
     def responsive(self) -> bool:
         """Whether no thread has ended, or is in one turn for too long."""
@@ -74,34 +99,26 @@ class NativeEngine:
         self._stopped = True
         for door in tuple(self.doors):
             door.release()
-        for life in tuple(self.lives):
-            life.close(Refusal(Outcome.DRAINED, "uProxy stopped"))
-        while self.lives:
-            self._idle.clear()
-            await self._idle.wait()
+        while self.core.alive():
+            self.core.cut_all()
+            await self._wait_for_something(_CUT_AGAIN)
         self._loop.remove_reader(self.core.fileno())
         self.core.stop()
         self.poller.close()
 
-    def welcome(
-        self,
-        door: Door,
-        accepted: socket.socket,
-        arrival: Arrival,
-        on_decided: Callable[[], None],
-    ) -> None:
-        """Take over a connection; say once when it has been admitted or refused."""
-        life = Life(self, door, accepted, arrival)
-        life.on_decided = on_decided
-        self.lives.add(life)
-        life.begin()
-
-    def left(self, life: Life) -> None:
-        """It has ended, and nothing of it is left."""
-        self.lives.discard(life)
-        if not self.lives:
-            self._idle.set()
-
-    def _take(self) -> None:
+    def take(self) -> None:
+        """Learn what the threads have asked and reported by now."""
         for wire, events in self.core.take():
             cast("Life", wire).happened(events)
+        for door in (*self.doors, *self.closing):
+            door.look()
+        self._moved.set()
+
+    async def _wait_for_something(self, seconds: float) -> None:
+        self._moved.clear()
+        timer = self._loop.call_later(seconds, self._moved.set)
+        await self._moved.wait()
+        timer.cancel()
+
+    def _born(self, offer: Offer) -> Life:
+        return Life(self, offer)

@@ -1,10 +1,11 @@
 """A connection as the event loop sees it: what the doors are asked, what the threads are told.
 
-    begin: Door.tls → shake_near … NEAR_SHAKEN: Door.admit → connect … FAR_READY: Door.opened
-    → relay … CLOSED: Door.closed
+    accepted → SHAKEN: Door.admit → dial … FAR_READY: Door.opened → relay … CLOSED: Door.closed
 
-Between two of these it costs the loop nothing.  Whatever refuses it (`RefusedError`, a defect)
-cuts it, and CLOSED then has its ending; steps follow `lifecycle.MOVES`.
+A thread that has a route which stands asks nothing: ADMITTED, OPENED and CLOSED are then told
+in batches, when they have happened.  Between two of these it costs the loop nothing.  Whatever
+refuses it (`RefusedError`, a defect) cuts it, and CLOSED then has its ending; steps follow
+`lifecycle.MOVES`.
 """
 
 from __future__ import annotations
@@ -12,97 +13,87 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
-import socket
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Protocol, cast
+from functools import lru_cache
+from itertools import count
+from typing import TYPE_CHECKING, Final, cast
 
-from uproxy import libssl, sockets
+from uproxy import sockaddr, sockets
 from uproxy.contract import (
     Arrival,
     Candidate,
-    Door,
     Ending,
     PeerSvid,
     Refusal,
     RefusedError,
     Route,
+    Stands,
     TlsFacts,
-    TlsPlan,
 )
-from uproxy.engine._engine import CLOSED, FAR_FAILED, FAR_READY, NEAR_SHAKEN, PARTING, Wire
-from uproxy.errors import IdentityError
+from uproxy.engine._engine import (
+    ADMITTED,
+    ARRIVED,
+    CLOSED,
+    FAR_FAILED,
+    FAR_READY,
+    OPENED,
+    SHAKEN,
+    Wire,
+)
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Outcome, TcpAddress
 from uproxy.transport.native import reasons
+from uproxy.transport.native.opendoor import handshake
 from uproxy.transport.twin.dial import DialError, dial
 
 if TYPE_CHECKING:
-    from uproxy.engine._engine import Core
-    from uproxy.transport.twin.gate import Gate
-    from uproxy.transport.twin.poller import Poller
+    from uproxy.engine._engine import Handshake
+    from uproxy.transport.native.engine import NativeEngine
+    from uproxy.transport.native.opendoor import Offer
 
 _STATES: Final = tuple(State)
 _PHASES: Final = {state: phase for phase, state in enumerate(State)}
+_SHAKEN: Final = _PHASES[State.HANDSHAKING_NEAR]
 _DEFECT: Final = Refusal(Outcome.RESET, "a defect in uProxy: its log says more")
 _NEAR, _FAR = 0, 1
 
+_ids: Final = count(1)
 _log = logging.getLogger(__name__)
-
-
-class Host(Protocol):
-    """The engine it lives in."""
-
-    @property
-    def core(self) -> Core: ...
-
-    @property
-    def gate(self) -> Gate: ...
-
-    @property
-    def poller(self) -> Poller: ...
-
-    def left(self, life: Life) -> None:
-        """It has ended, and nothing of it is left."""
 
 
 class Life(Wire):
     """One accepted connection; the engine's handle on it (`contract.Connection`)."""
 
     __slots__ = (
-        "_accepted_at", "_candidate", "_candidates", "_cut", "_dialling", "_door", "_host",
-        "_last_failure", "_names", "_ours", "_refusal", "_socket", "arrival", "dialled",
-        "endpoint", "on_decided", "peer", "route", "tls",
+        "_candidate", "_candidates", "_cut", "_dialling", "_engine", "_last_failure", "_offer",
+        "_over", "_refusal", "arrival", "dialled", "endpoint", "peer", "route", "tls",
     )  # fmt: skip
 
-    def __init__(self, host: Host, door: Door, accepted: socket.socket, arrival: Arrival) -> None:
-        self.arrival = arrival
+    arrival: Arrival
+    """Set with the first thing that happens."""
+
+    def __init__(self, engine: NativeEngine, offer: Offer) -> None:
         self.route: Route | None = None
         self.peer: PeerSvid | None = None
         self.tls: TlsFacts | None = None
         self.dialled: Address | None = None
         self.endpoint: str | None = None
-        self.on_decided: Callable[[], None] | None = None  # until it is admitted or refused
-        self._host = host
-        self._door = door
-        self._accepted_at = time.monotonic()
-        self._socket: socket.socket | None = accepted  # until a thread has it
-        self._ours = True  # nothing of it is left when False
+        self._engine = engine
+        self._offer = offer
+        self._over = False
         self._refusal: Refusal | None = None
         self._cut: Refusal | None = None
         self._candidates: Iterator[Candidate] = iter(())
         self._candidate: Candidate | None = None  # the one being tried
         self._last_failure: Refusal | None = None
         self._dialling: asyncio.Task[None] | None = None  # only while addresses race
-        inbound = door.direction is Direction.INBOUND
-        self._names = ("the peer", "the application")[:: 1 if inbound else -1]
 
     # What doors and the registry see.
 
     @property
     def state(self) -> State:
-        return _STATES[self.phase] if self._ours else State.CLOSED
+        return State.CLOSED if self._over else _STATES[self.phase]
 
     @property
     def bytes_received(self) -> int:
@@ -112,87 +103,104 @@ class Life(Wire):
     def bytes_sent(self) -> int:
         return self.count(_FAR if self._inbound else _NEAR)
 
-    @property
-    def source_host(self) -> str | None:
-        source = self.arrival.source
-        return source.host if isinstance(source, TcpAddress) else None
-
     def close(self, refusal: Refusal) -> None:
         """Cut it now; the first reason stands."""
-        if self._cut is None and self._ours:
+        if self._cut is None and not self._over:
             self._cut = refusal
-            if self._socket is None:
-                self.cut()
+            self.cut()
 
     # The life.
 
-    def begin(self) -> None:
-        """From its arrival."""
-        self._guarded(self._begin)
-
     def happened(self, events: int) -> None:
-        """What a thread reports."""
+        """What a thread asks and reports."""
+        if not hasattr(self, "arrival"):
+            self._arrive()
+        if events & ADMITTED:
+            self._guarded(self._repeat)
+        if events & OPENED:
+            self._guarded(self._pass)
         if events & CLOSED:
-            self._end(self._guarded_refusal())
-        elif events & PARTING:
-            self._part()
+            self._end(self._guarded_why())
         elif self._cut is not None or self._refusal is not None:
             return  # CLOSED is on its way
-        elif events & NEAR_SHAKEN:
-            self._guarded(self._meet)
+        elif events & ARRIVED:
+            self._guarded(self._ask_for_tls)
+        elif events & SHAKEN:
+            self._guarded(self._ask_for_route)
         elif events & FAR_READY:
             self._guarded(self._open)
         elif events & FAR_FAILED:
             self._guarded(self._miss)
 
-    def _begin(self) -> None:
-        accepted = cast("socket.socket", self._socket)
-        self._host.gate.enter(self)
-        plan = self._door.tls()
+    def _arrive(self) -> None:
+        source, local, unix = self.source(), self.local(), self._offer.opened.unix
+        self.arrival = Arrival(
+            next(_ids),
+            unix if source is None else TcpAddress(_host(source[0]), source[1]),
+            unix if local is None else TcpAddress(_host(local[0]), local[1]),
+            None,
+            self._offer.plan if self.phase >= _SHAKEN else None,
+        )
+        self._recognize()
+
+    def _recognize(self) -> None:
+        """The near peer, once it is verified."""
+        peer = self.verdict(_NEAR)
+        if isinstance(peer, PeerSvid) and self.phase > _SHAKEN:
+            self.arrival = replace(self.arrival, peer=peer)
+            if self._inbound:
+                self._introduce(peer)
+
+    def _introduce(self, peer: PeerSvid) -> None:
+        facts = self.facts()
+        self.peer, self.tls = peer, None if facts is None else TlsFacts(*facts)
+
+    def _ask_for_tls(self) -> None:
+        plan = self._offer.door.tls()
         if isinstance(plan, Refusal):
             raise RefusedError(plan)
-        if self._cut is not None:
-            raise RefusedError(self._cut)
-        self._host.core.adopt(self, accepted.detach())
-        self._socket = None
         if plan is None:
             self._ask_for_route()
-        else:
-            self._shake_near(plan)
-
-    def _shake_near(self, plan: TlsPlan) -> None:
-        self.enter(_PHASES[State.HANDSHAKING_NEAR])
+            return
         self.arrival = replace(self.arrival, tls=plan)
-        self._host.gate.waits(self)
-        context = _context(plan)
-        limit = self._door.timeouts.handshake
-        self.shake_near(context, context.address, context.number, not context.server, limit)
-
-    def _part(self) -> None:
-        """Refused, and left to read why."""
-        self._host.gate.speaks(self)
-        self._host.gate.waits(self)
-        self._say_decided()
-
-    def _meet(self) -> None:
-        """The near peer is verified."""
-        self._host.gate.speaks(self)
-        peer = cast("PeerSvid", self.verdict(_NEAR))
-        if self._inbound:
-            self.peer, self.tls = peer, TlsFacts(*self.facts())
-        self.arrival = replace(self.arrival, peer=peer)
-        self._ask_for_route()
+        self.shake_near(handshake(plan), self._offer.door.timeouts.handshake)
 
     def _ask_for_route(self) -> None:
+        if self.arrival.peer is None:
+            self._recognize()
         self.enter(_PHASES[State.ADMITTING])
-        answer = self._door.admit(self.arrival)
+        answer = self._offer.door.admit(self.arrival)
         if isinstance(answer, Refusal):
             raise RefusedError(answer)
         self.route = answer
-        self._say_decided()
+        self.decided()
+        if self._cut is not None:
+            return
         self._candidates = iter(answer.candidates)
+        if answer.stands is not Stands.NEVER:
+            self._let_stand(answer)
         self.enter(_PHASES[State.CONNECTING])
         self._reach(answer)
+
+    def _let_stand(self, route: Route) -> None:
+        limits = route.timeouts
+        done = self.let_stand(
+            route,
+            route.stands is Stands.FOR_SOURCE,
+            sockaddr.pack(route.candidates[0].addresses[0]),
+            None if route.tls is None else handshake(route.tls),
+            (limits.connect, limits.handshake, limits.idle, limits.half_close),
+        )
+        if not done:
+            self._offer.opened.offer()
+
+    def _repeat(self) -> None:
+        """A thread gave it a route that stands."""
+        route = cast("Route", self.standing())
+        self.route = route
+        self._candidates = iter(route.candidates)
+        self._candidate = next(self._candidates)
+        self._offer.door.repeated(self.arrival, route)
 
     def _reach(self, route: Route) -> None:
         """Set out for the next candidate."""
@@ -208,35 +216,17 @@ class Life(Wire):
 
     def _set_out(self, route: Route, candidate: Candidate) -> Refusal | None:
         """Begin to dial; why that failed at once."""
-        address = candidate.addresses[0]
         if len(candidate.addresses) > 1:
             self._race(route, candidate)
             return None
+        address, limits = candidate.addresses[0], route.timeouts
         try:
-            connection, error = sockets.start_connecting(address)
-        except OSError as failure:
-            error = failure.errno or 0
-            return Refusal(Outcome.CONNECT_FAILED, sockets.explain(error, address))
-        if error in (0, errno.EINPROGRESS):
-            return self._hand_over(route, connection, waiting=error != 0)
-        connection.close()
-        if error == errno.EAGAIN:  # a unix socket's queue is full
-            self._race(route, candidate)
-            return None
-        return Refusal(Outcome.CONNECT_FAILED, sockets.explain(error, address))
-
-    def _hand_over(
-        self, route: Route, connection: socket.socket, *, waiting: bool
-    ) -> Refusal | None:
-        if route.tls is not None:
-            try:
-                context = _context(route.tls)
-            except RefusedError as no:
-                connection.close()
-                return no.refusal
-            self.use_far(context, context.address, context.number, not context.server)
-        limits = route.timeouts
-        self.connect(connection.detach(), waiting, limits.connect, limits.handshake)
+            target = sockaddr.pack(address)
+            self.dial(target, _far(route), limits.connect, limits.handshake)
+        except OSError as error:
+            return Refusal(Outcome.CONNECT_FAILED, sockets.explain(error.errno or 0, address))
+        except RefusedError as no:
+            return no.refusal
         return None
 
     def _race(self, route: Route, candidate: Candidate) -> None:
@@ -245,26 +235,33 @@ class Life(Wire):
         self._dialling = task
 
     async def _dial(self, route: Route, candidate: Candidate) -> None:
-        limit = route.timeouts.connect
-        failure: Refusal | None
+        limits = route.timeouts
+        failure: Refusal | None = None
         try:
-            async with asyncio.timeout(limit or None):
-                connected, self.dialled = await dial(self._host.poller, candidate.addresses)
+            async with asyncio.timeout(limits.connect or None):
+                connected, self.dialled = await dial(self._engine.poller, candidate.addresses)
         except DialError as error:
             failure = Refusal(Outcome.CONNECT_FAILED, str(error))
         except TimeoutError:
-            failure = reasons.no_answer(candidate.addresses, limit)
+            failure = reasons.no_answer(candidate.addresses, limits.connect)
         else:
-            failure = self._hand_over(route, connected, waiting=False)
+            try:
+                self.go_on(connected.detach(), _far(route), limits.handshake)
+            except RefusedError as no:
+                failure = no.refusal
         self._dialling = None
         if failure is not None:
-            self._guarded(lambda: self._go_on(route, failure))
+            no_answer = failure
+            self._guarded(lambda: self._go_on(route, no_answer))
 
     def _miss(self) -> None:
         """The candidate didn't answer as it should."""
         route, candidate = cast("Route", self.route), cast("Candidate", self._candidate)
         failure = self._failure()
-        self._go_on(route, reasons.far_step(failure, route, candidate.addresses))
+        if failure.error == errno.EAGAIN and failure.state is State.CONNECTING:
+            self._race(route, candidate)  # a unix socket's queue is full: patience
+        else:
+            self._go_on(route, reasons.far_step(failure, route, candidate.addresses))
 
     def _go_on(self, route: Route, failure: Refusal) -> None:
         self._failed(route, failure)
@@ -272,21 +269,25 @@ class Life(Wire):
 
     def _failed(self, route: Route, failure: Refusal) -> None:
         self._last_failure = failure
-        self._door.attempted(route, cast("Candidate", self._candidate), failure)
+        self._offer.door.attempted(route, cast("Candidate", self._candidate), failure)
 
     def _open(self) -> None:
-        """Both sides are ready."""
+        """Both sides are ready: bytes may pass unless the door cuts."""
+        self.enter(_PHASES[State.RELAYING])
+        self._pass()
+        if self._cut is None:
+            route = cast("Route", self.route)
+            self.relay(route.preface, route.timeouts.idle, route.timeouts.half_close)
+
+    def _pass(self) -> None:
         route, candidate = cast("Route", self.route), cast("Candidate", self._candidate)
         if route.tls is not None and not self._inbound:
-            self.peer, self.tls = cast("PeerSvid", self.verdict(_FAR)), TlsFacts(*self.facts())
+            self._introduce(cast("PeerSvid", self.verdict(_FAR)))
         if len(candidate.addresses) == 1:
             self.dialled = candidate.addresses[0]
         self.endpoint = candidate.endpoint
-        self._door.attempted(route, candidate, None)
-        self.enter(_PHASES[State.RELAYING])
-        self._door.opened(self)
-        if self._cut is None:
-            self.relay(route.preface, route.timeouts.idle, route.timeouts.half_close)
+        self._offer.door.attempted(route, candidate, None)
+        self._offer.door.opened(self)
 
     # The end.
 
@@ -302,13 +303,9 @@ class Life(Wire):
 
     def _refuse(self, refusal: Refusal) -> None:
         self._refusal = refusal
-        if self._socket is None:
-            self.cut()
-            return
-        sockets.reset(self._socket)
-        self._finish(self._cut or refusal)
+        self.cut()
 
-    def _guarded_refusal(self) -> Refusal | None:
+    def _guarded_why(self) -> Refusal | None:
         try:
             return self._why()
         except Exception:  # noqa: BLE001  a verifier's defect
@@ -321,54 +318,37 @@ class Life(Wire):
         if failure.what == "none":
             return None
         if failure.what == "cut":
-            return self._refusal or self._cut or _DEFECT
-        if failure.what == "slots":
-            return self._no_slot()
+            return self._refusal or self._cut or reasons.STOPPED
+        if failure.what in reasons.LIMITS:
+            return reasons.limit(failure, self._engine.limits, self.arrival.source)
         if failure.state is State.HANDSHAKING_NEAR:
-            return reasons.near_handshake(failure, self._door.timeouts.handshake)
+            return reasons.near_handshake(failure, self._offer.door.timeouts.handshake)
         return reasons.relay(failure, cast("Route", self.route))
-
-    def _no_slot(self) -> Refusal:
-        gate = self._host.gate
-        gate.refused["handshakes_in_flight"] += 1
-        most = gate.limits.handshakes_in_flight
-        why = f"{most} handshakes are in flight (limits.handshakes_in_flight)"
-        return Refusal(Outcome.LIMIT, why)
 
     def _failure(self) -> reasons.Failure:
         what, side, error, code = self.failure()
         verdict = self.verdict(side) if what == "verify" else None
-        return reasons.Failure(what, self._names[side], self.state, error, code, verdict)
+        names = reasons.NAMES[self._offer.door.direction]
+        return reasons.Failure(what, names[side], self.state, error, code, verdict)
 
     def _end(self, refusal: Refusal | None) -> None:
         if self._dialling is not None:
             self._dialling.cancel()
-        self.release()
-        self._finish(refusal)
-
-    def _finish(self, refusal: Refusal | None) -> None:
         ending = Ending(
-            outcome=refusal.outcome if refusal else Outcome.CLOSED,
-            state=self.state,
-            duration=time.monotonic() - self._accepted_at,
-            bytes_received=self.bytes_received,
-            bytes_sent=self.bytes_sent,
-            reason=refusal.reason if refusal else None,
-            rule=self._rule(refusal),
+            refusal.outcome if refusal else Outcome.CLOSED,
+            self.state,
+            self.lasted(),
+            self.bytes_received,
+            self.bytes_sent,
+            refusal.reason if refusal else None,
+            self._rule(refusal),
         )
-        self._ours = False
-        self._host.gate.leave(self)
-        self._say_decided()
+        self.release()
+        self._over = True
         try:
-            self._door.closed(self, ending)
+            self._offer.door.closed(self, ending)
         except Exception:  # noqa: BLE001  the door's defect; the connection has ended anyway
             _log.exception("Door.closed failed for connection %d", self.arrival.id)
-        self._host.left(self)
-
-    def _say_decided(self) -> None:
-        on_decided, self.on_decided = self.on_decided, None
-        if on_decided is not None:
-            on_decided()
 
     def _rule(self, refusal: Refusal | None) -> str | None:
         """The rule that refused, or the one that let it in."""
@@ -378,16 +358,13 @@ class Life(Wire):
 
     @property
     def _inbound(self) -> bool:
-        return self._door.direction is Direction.INBOUND
+        return self._offer.door.direction is Direction.INBOUND
 
 
-def _context(plan: TlsPlan) -> libssl.Context:
-    """The plan's context.
+def _far(route: Route) -> Handshake | None:
+    return None if route.tls is None else handshake(route.tls)
 
-    Raises:
-        RefusedError: none can be made.
-    """
-    try:
-        return libssl.context(plan)
-    except IdentityError as error:
-        raise RefusedError(Refusal(Outcome.HANDSHAKE_FAILED, str(error))) from error
+
+@lru_cache(maxsize=4096)
+def _host(packed: bytes) -> str:
+    return sockaddr.host_of(packed)

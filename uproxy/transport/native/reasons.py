@@ -10,7 +10,7 @@ from uproxy import libssl, sockets
 from uproxy.contract import Refusal, RefusedError, Route
 from uproxy.errors import UntrustedError
 from uproxy.lifecycle import State
-from uproxy.model import Address, Outcome
+from uproxy.model import Address, Direction, Limits, Outcome, TcpAddress
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +30,38 @@ class Failure:
     """The exception that refused the peer, for `verify`."""
 
 
+NAMES = {
+    Direction.INBOUND: ("the peer", "the application"),
+    Direction.OUTBOUND: ("the application", "the peer"),
+}
+"""Of the near and the far side."""
+
+STOPPED = Refusal(Outcome.DRAINED, "uProxy stopped")
+
+LIMITS = frozenset({"slots", "full", "source_full", "evicted"})
+"""What the limits say no with."""
+
 _CLOSED = {
     "no_hello": "closed without a ClientHello",
     "short_hello": "closed in the middle of a ClientHello",
     "short_handshake": "closed in the middle of the handshake",
 }
+
+
+def limit(failure: Failure, limits: Limits, source: Address) -> Refusal:
+    """Why there was no room."""
+    if failure.what == "evicted":
+        why = "silent for the longest when connections were full"
+    elif failure.what == "slots":
+        most = limits.handshakes_in_flight
+        why = f"{most} handshakes are in flight (limits.handshakes_in_flight)"
+    elif failure.what == "full":
+        why = f"{limits.connections} connections are open (limits.connections)"
+    else:
+        host = source.host if isinstance(source, TcpAddress) else source
+        most = limits.per_source_connections
+        why = f"{host} has {most} connections already (limits.per_source_connections)"
+    return Refusal(Outcome.LIMIT, why)
 
 
 def near_handshake(failure: Failure, limit: float) -> Refusal:

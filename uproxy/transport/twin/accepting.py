@@ -1,6 +1,6 @@
 """Accepting: a listening socket, and the door that its arrivals meet.
 
-On the event loop's thread, for any engine.  Accepting never spins and never dies: without
+On the event loop's thread.  Accepting never spins and never dies: without
 descriptors it waits and tries again, and the kernel's queue holds who comes meanwhile.
 """
 

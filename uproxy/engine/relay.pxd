@@ -1,8 +1,30 @@
-# Moving bytes both ways until both directions have ended.
-#
-# Flow 0 goes from near to far, flow 1 back.  A sink that doesn't take everything stops its
-# source from being read, so a connection holds one receive's worth of bytes per direction at
-# most.  Level-triggered: one receive per event, so that a bulk stream doesn't starve others.
+"""Moving bytes both ways until both directions have ended.
+
+Flow 0 goes from near to far, flow 1 back.  A sink that doesn't take everything stops its
+source from being read, so a connection holds a few receives' worth of bytes per direction at
+most.  Level-triggered: so many receives per event, so that a bulk stream doesn't starve others.
+"""
+
+from libc.errno cimport ECONNRESET, errno
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport free
+
+from uproxy.engine.deadlines cimport set_deadline
+from uproxy.engine.ending cimport die
+from uproxy.engine.parts cimport (
+    F_AFTER_HANDSHAKE, F_HALF_CLOSED, F_IDLE, F_MEMORY, F_NONE, F_OS, F_TLS, F_TRUNCATED,
+    M_RELAYING, OWN_BACKLOG, P_CLOSING, P_RELAYING, RECEIVE, Conn, Side,
+)
+from uproxy.engine.side cimport (
+    fail, fed, feed, finish, flush, push_output, read_plain, receive_raw, send_plain, watch,
+)
+from uproxy.engine.system cimport (
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, SO_ERROR, SOL_SOCKET, count_add, getsockopt, word_set,
+)
+
+cdef enum:
+    MOST_RECEIVES = 4  # per event
+    FULL = 1
 
 
 cdef inline bint flow_open(Conn *conn, int flow) noexcept nogil:
@@ -14,9 +36,9 @@ cdef inline bint flow_open(Conn *conn, int flow) noexcept nogil:
     )
 
 
-cdef void relay_begin(Conn *conn, const char *preface, size_t size) noexcept nogil:
+cdef inline void relay_begin(Conn *conn, const char *preface, size_t size) noexcept nogil:
     conn.mode = M_RELAYING
-    conn.phase = P_RELAYING
+    word_set(&conn.phase, P_RELAYING)
     conn.last = conn.worker.now
     if size and send_plain(&conn.sides[1], preface, size) < 0:
         relay_failed(conn)
@@ -26,26 +48,29 @@ cdef void relay_begin(Conn *conn, const char *preface, size_t size) noexcept nog
         settle(conn)
 
 
-cdef void relay_turn(Side *side, uint32_t events) noexcept nogil:
+cdef inline void relay_turn(Side *side, uint32_t events) noexcept nogil:
     """One side, the source of its flow, is ready for something."""
     cdef Conn *conn = side.conn
     cdef bint broken = (events & (EPOLLERR | EPOLLHUP)) != 0
     cdef bint reading = flow_open(conn, side.index)
-    cdef int result = 0
+    cdef int result = 0, receives = 0
     if side.backlog_size and (broken or events & EPOLLOUT):
         result = flush(side)
         conn.last = conn.worker.now
     elif broken and not reading:
         result = lose(side, events)
     if result == 0 and reading and (broken or events & EPOLLIN):
-        result = pump(conn, side.index)
+        result = FULL
+        while result == FULL and receives < MOST_RECEIVES and flow_open(conn, side.index):
+            result = pump(conn, side.index)
+            receives += 1
     if result < 0:
         relay_failed(conn)
     else:
         settle(conn)
 
 
-cdef void settle(Conn *conn) noexcept nogil:
+cdef inline void settle(Conn *conn) noexcept nogil:
     """Take what needs no socket, end if all is done, otherwise wait for the right events."""
     cdef Side *near = &conn.sides[0]
     cdef Side *far = &conn.sides[1]
@@ -72,46 +97,49 @@ cdef inline int wanted(Conn *conn, int side) noexcept nogil:
     return mask
 
 
-cdef int pump(Conn *conn, int flow) noexcept nogil:
-    """One receive's worth."""
+cdef inline int pump(Conn *conn, int flow) noexcept nogil:
+    """One receive's worth; FULL if there may be more."""
     cdef Side *source = &conn.sides[flow]
     cdef char *data = NULL
     cdef char *early = NULL
     cdef ssize_t size
-    cdef int result = 0
+    cdef bint full = False
     if source.early_size:
         early = data = source.early
         size = source.early_size
         source.early = NULL
         source.early_size = 0
     else:
-        size = hear(source, &data)
+        size = hear(source, &data, &full)
         if size == -2:
-            return 0
+            return FULL if full else 0
         if size < 0:
             return -1
     conn.last = conn.worker.now
-    if size:
-        count_add(&conn.counts[flow], size)
-        result = send_plain(&conn.sides[1 - flow], data, size)
+    if size == 0:
+        return end_flow(conn, flow)
+    count_add(&conn.counts[flow], size)
+    if send_plain(&conn.sides[1 - flow], data, size) < 0:
         free(early)
-        return result
-    return end_flow(conn, flow)
+        return -1
+    free(early)
+    return FULL if full else 0
 
 
-cdef ssize_t hear(Side *side, char **data) noexcept nogil:
+cdef inline ssize_t hear(Side *side, char **data, bint *full) noexcept nogil:
     """Application bytes, valid until the next one hears; 0 at the end, -2 not now, -1 failed."""
     cdef ssize_t size
     if side.ended:
         return 0
     size = receive_raw(side, RECEIVE)
     if size == -1:
-        return fail(side, F_OS, errno)
+        return fail(side, F_OS, errno, 0)
     data[0] = side.conn.worker.received
+    full[0] = size == RECEIVE
     if side.ssl == NULL or size == -2:
         return size
     if size == 0:
-        return fail(side, F_TRUNCATED)
+        return fail(side, F_TRUNCATED, 0, 0)
     if feed(side, side.conn.worker.received, size) < 0:
         return -1
     size = read_plain(side)
@@ -126,23 +154,23 @@ cdef ssize_t hear(Side *side, char **data) noexcept nogil:
     return size
 
 
-cdef int end_flow(Conn *conn, int flow) noexcept nogil:
+cdef inline int end_flow(Conn *conn, int flow) noexcept nogil:
     conn.flow_ended[flow] = True
     if finish(&conn.sides[1 - flow]) < 0:
         return -1
-    conn.phase = P_CLOSING
+    word_set(&conn.phase, P_CLOSING)
     return patience_left(conn)
 
 
-cdef int lose(Side *side, uint32_t events) noexcept nogil:
+cdef inline int lose(Side *side, uint32_t events) noexcept nogil:
     """An error or a hang-up of a side that nothing is wanted from."""
     if events & EPOLLERR:
-        return fail(side, F_OS, pending_error(side.fd))
+        return fail(side, F_OS, pending_error(side.fd), 0)
     side.hung_up = True
     return 0
 
 
-cdef int pending_error(int fd) noexcept nogil:
+cdef inline int pending_error(int fd) noexcept nogil:
     cdef int error = 0
     cdef unsigned int size = sizeof(error)
     if getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0:
@@ -150,11 +178,11 @@ cdef int pending_error(int fd) noexcept nogil:
     return error if error else ECONNRESET
 
 
-cdef void relay_failed(Conn *conn) noexcept nogil:
+cdef inline void relay_failed(Conn *conn) noexcept nogil:
     """A TLS 1.3 server's refusal of our certificate comes after the handshake has ended for
     us (RFC 8446 §2): before its first application byte an alert is that refusal."""
     cdef Side *side = &conn.sides[conn.failed_side]
-    if side.ssl != NULL and side.client and conn.counts[side.index] == 0:
+    if side.ssl != NULL and side.shakes.client and conn.counts[side.index] == 0:
         if conn.failure == F_OS:
             find_last_word(side)
         if conn.failure == F_TLS and is_alert(conn.failed_code):
@@ -162,36 +190,37 @@ cdef void relay_failed(Conn *conn) noexcept nogil:
     die(conn, False)
 
 
-cdef void find_last_word(Side *side) noexcept nogil:
+cdef inline void find_last_word(Side *side) noexcept nogil:
     """The alert that may lie behind an error: sending fails before it is read."""
     cdef Conn *conn = side.conn
     cdef int error = conn.failed_errno
     cdef char *data = NULL
+    cdef bint full = False
     conn.failure = F_NONE
-    while hear(side, &data) > 0:
+    while hear(side, &data, &full) > 0:
         pass
     if conn.failure != F_TLS:
         conn.failure, conn.failed_errno = F_OS, error
 
 
-cdef bint is_alert(unsigned long code) noexcept nogil:
+cdef inline bint is_alert(unsigned long code) noexcept nogil:
     """ERR_LIB_SSL, and a reason above SSL_AD_REASON_OFFSET: the peer sent it."""
     return ((code >> 23) & 0xFF) == 20 and 1000 <= (code & 0x7FFFFF) < 1256
 
 
-cdef int patience_left(Conn *conn) noexcept nogil:
+cdef inline int patience_left(Conn *conn) noexcept nogil:
     """-1 if nothing has moved for too long; otherwise look again when that could be."""
     cdef bint half_closed = conn.flow_ended[0] or conn.flow_ended[1]
     cdef double limit = conn.limits[half_closed]
     if limit == 0:
         return set_deadline(conn, 0)
     if conn.worker.now >= conn.last + limit:
-        return fail(&conn.sides[0], F_HALF_CLOSED if half_closed else F_IDLE)
+        return fail(&conn.sides[0], F_HALF_CLOSED if half_closed else F_IDLE, 0, 0)
     if set_deadline(conn, conn.last + limit) < 0:
-        return fail(&conn.sides[0], F_MEMORY)
+        return fail(&conn.sides[0], F_MEMORY, 0, 0)
     return 0
 
 
-cdef void check_patience(Conn *conn) noexcept nogil:
+cdef inline void check_patience(Conn *conn) noexcept nogil:
     if patience_left(conn) < 0:
         relay_failed(conn)

@@ -1,0 +1,185 @@
+"""The far side: dialled, shaken hands with where it has TLS, and then bytes pass."""
+
+from libc.errno cimport EAGAIN, ECONNREFUSED, EINPROGRESS, errno
+from libc.stdint cimport uint32_t
+from libc.string cimport memcmp
+from posix.time cimport CLOCK_MONOTONIC
+
+from uproxy.engine.deadlines cimport forget_deadline, set_deadline
+from uproxy.engine.ending cimport ask, die
+from uproxy.engine.inbox cimport decide, tell
+from uproxy.engine.parts cimport (
+    E_ADMITTED, E_FAR_FAILED, E_FAR_READY, E_OPENED, F_MEMORY, F_NONE, F_OS, M_CONNECTING,
+    M_DEAD, M_SHAKING, P_CONNECTING, P_HANDSHAKING_FAR, Conn, Shared, Side, Standing,
+)
+from uproxy.engine.relay cimport pending_error, relay_begin
+from uproxy.engine.shake cimport begin_tls, shake, shake_on
+from uproxy.engine.side cimport fail, let_go, mute, watch
+from uproxy.engine.standing cimport still_stands
+from uproxy.engine.system cimport (
+    AF_UNIX, EPOLLERR, EPOLLIN, EPOLLOUT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SO_ERROR,
+    SOL_SOCKET, clock_of, connect, getpeername, getsockname, getsockopt, setsockopt, sockaddr,
+    sockaddr_storage, socket, word_set,
+)
+
+
+cdef inline void follow(Conn *conn, Standing *standing) noexcept nogil:
+    """Go where the route that stands leads."""
+    conn.standing = standing
+    decide(conn)
+    tell(conn, E_ADMITTED, False)
+    if standing.far.ssl_ctx != NULL:
+        conn.sides[1].shakes = standing.far
+    dial(conn, -1, &standing.target, standing.target_size, standing.connect, standing.handshake)
+
+
+cdef inline void dial(Conn *conn, int fd, sockaddr_storage *target, unsigned int size,
+                      double limit, double handshake_limit) noexcept nogil:
+    """Set out, or go on with `fd`, which is connected."""
+    cdef Side *side = &conn.sides[1]
+    conn.failure = F_NONE  # of the candidate before
+    word_set(&conn.phase, P_CONNECTING)
+    conn.mode = M_CONNECTING
+    conn.limits[0] = handshake_limit
+    side.fd = fd
+    watch_loss(conn)
+    if conn.mode == M_DEAD:
+        return
+    if fd >= 0:
+        connected(side)
+        return
+    if set_out(side, target, size) < 0:
+        far_failed(conn)
+    elif side.mask < 0:
+        connected(side)
+    elif start_patience(side, limit) < 0:
+        far_failed(conn)
+
+
+cdef inline int set_out(Side *side, sockaddr_storage *target, unsigned int size) noexcept nogil:
+    """Watched where the connection isn't made at once."""
+    side.fd = socket(target.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
+    if side.fd < 0:
+        return fail(side, F_OS, errno, 0)
+    if target.ss_family != AF_UNIX and tune(side) < 0:
+        return -1
+    if connect(side.fd, <sockaddr *>target, size) == 0:
+        return 0
+    if errno != EINPROGRESS:
+        return fail(side, F_OS, errno, 0)
+    return watch(side, EPOLLOUT)
+
+
+cdef inline int tune(Side *side) noexcept nogil:
+    cdef Shared *shared = side.conn.worker.shared
+    cdef int at
+    for at in range(shared.option_count):
+        if setsockopt(side.fd, shared.options[at].level, shared.options[at].name,
+                      &shared.options[at].value, sizeof(int)) != 0:
+            return fail(side, F_OS, errno, 0)
+    return 0
+
+
+cdef inline int connect_error(int fd) noexcept nogil:
+    """The errno a connect ended with, 0 for success.  A connection with itself counts as
+    refused: nobody listens there, and the kernel has picked the very port that was dialled to
+    dial from (TCP's simultaneous open)."""
+    cdef int error = 0
+    cdef unsigned int size = sizeof(error)
+    cdef sockaddr_storage here, there
+    cdef unsigned int here_size = sizeof(here), there_size = sizeof(there)
+    if getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0:
+        return errno
+    if error:
+        return error
+    if (getsockname(fd, <sockaddr *>&here, &here_size) != 0
+            or getpeername(fd, <sockaddr *>&there, &there_size) != 0):
+        return errno
+    if here.ss_family == AF_UNIX or here_size != there_size:
+        return 0
+    return ECONNREFUSED if memcmp(&here, &there, here_size) == 0 else 0
+
+
+cdef inline void connect_turn(Side *side) noexcept nogil:
+    cdef int error = connect_error(side.fd)
+    if error:
+        fail(side, F_OS, error, 0)
+        far_failed(side.conn)
+    else:
+        connected(side)
+
+
+cdef inline void connected(Side *side) noexcept nogil:
+    cdef Conn *conn = side.conn
+    if side.shakes.ssl_ctx == NULL:
+        ready(side)
+        return
+    conn.mode = M_SHAKING
+    word_set(&conn.phase, P_HANDSHAKING_FAR)
+    conn.started = clock_of(CLOCK_MONOTONIC)
+    if begin_tls(side) < 0 or start_patience(side, conn.limits[0]) < 0:
+        far_failed(conn)
+    else:
+        far_stepped(side, shake(side, conn.worker.received, 0))
+
+
+cdef inline void far_turn(Side *side) noexcept nogil:
+    far_stepped(side, shake_on(side))
+
+
+cdef inline void far_stepped(Side *side, int result) noexcept nogil:
+    if result == 0:
+        result = watch(side, EPOLLOUT if side.backlog_size else EPOLLIN)
+        if result == 0:
+            return
+    if result == 1:
+        ready(side)
+    else:
+        far_failed(side.conn)
+
+
+cdef inline void ready(Side *side) noexcept nogil:
+    """Both sides are: bytes pass at once where the route still stands, or else if the loop says
+    so, which knows what has changed since."""
+    cdef Conn *conn = side.conn
+    cdef Standing *standing = conn.standing
+    forget_deadline(conn)
+    if standing == NULL or not still_stands(conn):
+        mute(side)
+        ask(conn, E_FAR_READY)
+        return
+    conn.limits[0], conn.limits[1] = standing.idle, standing.half_close
+    tell(conn, E_OPENED, False)
+    relay_begin(conn, NULL, 0)
+
+
+cdef inline void far_failed(Conn *conn) noexcept nogil:
+    let_go(&conn.sides[1], True)
+    ask(conn, E_FAR_FAILED)
+
+
+cdef inline int start_patience(Side *side, double limit) noexcept nogil:
+    """`limit` seconds from now; 0 is no limit."""
+    cdef Conn *conn = side.conn
+    if set_deadline(conn, conn.worker.now + limit if limit else 0) < 0:
+        return fail(side, F_MEMORY, 0, 0)
+    return 0
+
+
+# The near side, meanwhile.
+
+
+cdef inline void watch_loss(Conn *conn) noexcept nogil:
+    """Notice a reset of the near side while the far side is being reached."""
+    if watch(&conn.sides[0], 0) < 0:
+        die(conn, False)
+
+
+cdef inline void near_lost(Side *side, uint32_t events) noexcept nogil:
+    if events & EPOLLERR:
+        side.conn.failure = F_NONE  # of the candidate before
+        fail(side, F_OS, pending_error(side.fd), 0)
+        die(side.conn, False)
+    else:  # bytes may be before it, which are read when they are wanted
+        side.hung_up = True
+        mute(side)

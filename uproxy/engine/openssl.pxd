@@ -1,0 +1,49 @@
+"""OpenSSL's functions, each once, at the addresses that the border hands over."""
+
+ctypedef int (*verify_t)(int, void *) noexcept nogil
+ctypedef int (*request_t)(void *, void *) noexcept nogil
+
+cdef extern from "machine.h" nogil:
+    # called as `ossl.NAME` in C: a table that is filled once, before any thread runs
+    void *BIO_new "ossl.BIO_new"(void *)
+    void *BIO_s_mem "ossl.BIO_s_mem"()
+    void *BIO_new_mem_buf "ossl.BIO_new_mem_buf"(void *, int)
+    long BIO_set_mem_eof_return "ossl.BIO_set_mem_eof_return"(void *, int)
+    long BIO_get_mem_data "ossl.BIO_get_mem_data"(void *, char **)
+    int BIO_read "ossl.BIO_read"(void *, void *, int)
+    int BIO_free "ossl.BIO_free"(void *)
+    void ERR_clear_error "ossl.ERR_clear_error"()
+    unsigned long ERR_get_error "ossl.ERR_get_error"()
+    void *SSL_new "ossl.SSL_new"(void *)
+    void SSL_free "ossl.SSL_free"(void *)
+    void SSL_set_bio "ossl.SSL_set_bio"(void *, void *, void *)
+    void SSL_set_verify "ossl.SSL_set_verify"(void *, int, verify_t)
+    void SSL_set_cert_cb "ossl.SSL_set_cert_cb"(void *, request_t, void *)
+    void SSL_set_accept_state "ossl.SSL_set_accept_state"(void *)
+    void SSL_set_connect_state "ossl.SSL_set_connect_state"(void *)
+    int SSL_do_handshake "ossl.SSL_do_handshake"(void *)
+    int SSL_session_reused "ossl.SSL_session_reused"(void *)
+    int SSL_shutdown "ossl.SSL_shutdown"(void *)
+    int SSL_get_error "ossl.SSL_get_error"(void *, int)
+    int SSL_read "ossl.SSL_read"(void *, void *, int)
+    int SSL_write "ossl.SSL_write"(void *, const void *, int)
+    const char *SSL_get_version "ossl.SSL_get_version"(void *)
+    const char *SSL_get0_group_name "ossl.SSL_get0_group_name"(void *)
+    void *SSL_get_current_cipher "ossl.SSL_get_current_cipher"(void *)
+    const char *SSL_CIPHER_get_name "ossl.SSL_CIPHER_get_name"(void *)
+    void *X509_STORE_CTX_get0_cert "ossl.X509_STORE_CTX_get0_cert"(void *)
+    void X509_STORE_CTX_set_error "ossl.X509_STORE_CTX_set_error"(void *, int)
+    int i2d_X509_bio "ossl.i2d_X509_bio"(void *, void *)
+
+    int OSSL_PLACES
+    struct Place "ossl_place":
+        const char *name
+        void **place
+    Place *ossl_places
+
+cdef enum:
+    SSL_ERROR_WANT_READ = 2
+    SSL_ERROR_ZERO_RETURN = 6
+    SSL_VERIFY_PEER_AND_INSIST = 3  # SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT
+    X509_V_OK = 0
+    X509_V_ERR_UNSPECIFIED = 1

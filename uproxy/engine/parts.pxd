@@ -1,0 +1,292 @@
+"""What the engine is made of: every structure, and who may touch it.
+
+A connection (`Conn`) belongs to one `Worker`, its thread, from its acceptance to its end; only
+that thread touches its sides.  The event loop reads its counts and its phase, reads the rest
+when the worker has asked something or reported the end, and writes only through commands.
+The loop gives it back (`C_RELEASE`) after the report of its end: no report, no question and
+no command holds a pointer that can die.
+
+Shared, each under its own lock, none held while another thread's is waited for longer than a
+few instructions: `Inbox` (reports to the loop), a worker's commands, `Gate` (who is inside),
+`Table` (leaves judged lately), `Terms.lock` (routes that stand), `Listener.lock`.  Order where
+two are held: listener, gate, a worker's commands.
+"""
+
+from cpython.object cimport PyObject
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from uproxy.engine.system cimport pthread_mutex_t, sockaddr_storage
+
+cdef enum:
+    RECEIVE = 64 * 1024
+    RECORD = 16 * 1024 + 512
+    PLAIN = RECEIVE + 2 * RECORD
+    MAX_HELLO = 64 * 1024
+    OWN_BACKLOG = 128 * 1024
+    KEPT_OUTPUT = 4 * 1024  # what an idle session's output buffer may hold
+    EVENTS = 128
+    ACCEPTS = 16  # in one turn, so that a flood of arrivals leaves turns for the others
+    MOST_OPTIONS = 8
+
+cdef enum Kind:  # what an epoll event is about; the first word of each
+    K_SIDE, K_LISTENER, K_BELL
+
+cdef enum Phase:  # the order of lifecycle.State
+    P_ACCEPTED, P_HANDSHAKING_NEAR, P_ADMITTING, P_CONNECTING, P_HANDSHAKING_FAR
+    P_RELAYING, P_CLOSING, P_CLOSED
+
+cdef enum Mode:  # what the worker waits for
+    M_NEW, M_ASKING, M_HELLO, M_SHAKING, M_CONNECTING, M_RELAYING, M_PARTING, M_DEAD
+
+cdef enum Event:  # bits: several may wait.  Those that ask are told at once
+    E_ARRIVED = 1  # asks for what `Door.tls` says
+    E_SHAKEN = 2  # asks for a route
+    E_ADMITTED = 4  # a route that stands was given
+    E_FAR_READY = 8  # asks whether bytes may pass
+    E_FAR_FAILED = 16  # asks for another candidate
+    E_OPENED = 32  # a route that stands: bytes pass
+    E_CLOSED = 64
+
+cdef enum CommandKind:
+    C_ADOPT, C_SHAKE_NEAR, C_WATCH, C_DIAL, C_RELAY, C_CUT, C_CUT_ALL, C_EVICT, C_RELEASE
+    C_FORGET, C_STOP
+
+cdef enum Failure:
+    F_NONE, F_CUT, F_OS, F_TLS, F_VERIFY, F_TIMEOUT, F_IDLE, F_HALF_CLOSED, F_SLOTS
+    F_NO_HELLO, F_SHORT_HELLO, F_SHORT_HANDSHAKE, F_TRUNCATED, F_UNPROVEN, F_MEMORY
+    F_AFTER_HANDSHAKE, F_UNASKED, F_FULL, F_SOURCE_FULL, F_EVICTED
+
+cdef enum Verdict:
+    V_NONE, V_ACCEPTED, V_REFUSED, V_DEFECT
+
+cdef struct Place:  # an IP address, IPv4 as mapped, and a port in network order
+    uint8_t host[16]
+    uint16_t port
+    bint known  # False on unix sockets
+
+cdef struct Handshake:  # what both sides' handshakes are made with
+    PyObject *context  # libssl.Context; whoever has this keeps it
+    void *ssl_ctx  # NULL in the clear
+    uint64_t trust
+    bint client
+
+cdef struct Entry:  # a leaf that was judged good lately
+    uint64_t hash
+    uint64_t trust
+    uint64_t serial  # the same for the same leaf and trust, while the table knows it
+    size_t size
+    uint8_t *leaf
+    double expires  # wall clock
+    PyObject *peer
+    int held  # by the table and by connections
+    Entry *chain  # the bucket's next
+    Entry *newer
+    Entry *older
+
+cdef enum:
+    BUCKETS = 1024
+    MOST_ENTRIES = 1024
+
+cdef struct Table:
+    pthread_mutex_t lock
+    Entry *buckets[BUCKETS]
+    Entry *newest
+    Entry *oldest
+    int count
+    uint64_t serial
+
+cdef struct Standing:  # a route that stands, for whoever shows `serial` (and comes from `host`)
+    uint64_t serial  # 0 where there is no TLS
+    bint by_source
+    uint8_t host[16]
+    PyObject *route
+    Handshake far
+    sockaddr_storage target
+    unsigned int target_size
+    double connect
+    double handshake
+    double idle
+    double half_close
+    Standing *chain
+
+cdef enum:
+    STANDING_BUCKETS = 256
+    MOST_STANDING = 1024
+
+cdef struct Terms:  # what a door says until it is asked again; freed with the GIL
+    int held
+    PyObject *offer
+    Handshake near
+    bint ask  # it has no plan for now: each arrival asks
+    double limit  # of the near handshake, seconds
+    pthread_mutex_t lock
+    Standing *buckets[STANDING_BUCKETS]
+    int count
+
+cdef struct Listener:
+    int kind  # K_LISTENER
+    int fd
+    int held  # by the loop, workers and connections
+    pthread_mutex_t lock
+    Terms *terms  # replaced under the lock; NULL when closed
+    bint closed
+    bint paused
+    int shortage  # errno, until the loop has taken it
+    int undecided  # arrivals neither admitted nor refused
+
+cdef struct Side:
+    int kind  # K_SIDE
+    int index
+    Conn *conn
+    int fd  # -1: none
+    int mask  # what epoll reports; -1: not watched
+    bint asked  # the other side wants to see our certificate: a server's is never optional
+    bint hung_up
+    bint ending  # we have said our end, or will behind the backlog
+    bint ended  # the peer's close_notify has come
+    bint owns_context  # `shakes.context` was taken for this connection alone
+    Handshake shakes
+    void *ssl
+    void *output  # the session's memory BIO, which it owns
+    bint fat  # the output has grown, and is to shrink when the side is quiet
+    bint used  # since the last look for fat ones
+    Side *next_fat
+    char *backlog  # in the clear; under TLS it stays in `output`
+    size_t backlog_at
+    size_t backlog_size  # of either
+    char *early  # plaintext that came with the handshake's end, or a hello that isn't whole
+    size_t early_size
+    size_t record_at  # of a hello: where the record begins that isn't all there
+    size_t message_size  # its message's bytes in the records before
+    uint8_t message[4]  # its message's header
+    size_t message_known
+    PyObject *judged  # with the GIL: the verdict's words where there is no entry
+    Entry *entry
+    int verdict
+    int x509_error
+
+cdef struct Conn:
+    Worker *worker
+    Listener *listener
+    Terms *terms
+    Standing *standing  # of `terms`; NULL where the loop gave the route
+    Side sides[2]  # near, far
+    int mode
+    int phase
+    int decided  # admitted or refused
+    bint has_slot
+    bint flow_ended[2]
+    int64_t counts[2]  # application bytes from near, from far
+    Place source
+    Place local
+    double accepted  # monotonic seconds, as all but `expires`
+    double finished
+    double started  # of the handshake
+    double due  # 0: no deadline
+    double last  # something moved
+    double limits[2]  # idle, half-closed; of the handshake while connecting: [0]
+    Py_ssize_t heap  # where it is in the worker's heap; -1: nowhere
+    int failure
+    int failed_side
+    int failed_errno
+    unsigned long failed_code
+    double shook  # seconds
+    const char *version  # OpenSSL's constants
+    const char *cipher
+    const char *group
+    Conn *before  # of the worker's
+    Conn *after
+    # under the gate's lock
+    bint inside
+    bint silent
+    Conn *silent_before
+    Conn *silent_after
+    # under the inbox's lock
+    int events
+    bint queued
+    Conn *next_event
+    PyObject *handle
+
+cdef struct Source:  # who has how many connections
+    uint8_t host[16]
+    int count
+    Source *chain
+
+cdef enum:
+    SOURCE_BUCKETS = 512
+
+cdef struct Gate:
+    pthread_mutex_t lock
+    int most
+    int most_per_source  # 0: no limit
+    int inside
+    int64_t full  # refused, or sent away
+    int64_t source_full
+    Conn *silent_first  # the longest
+    Conn *silent_last
+    Source *sources[SOURCE_BUCKETS]
+    # not under the lock
+    int slots  # handshakes in flight
+    int most_slots
+    int64_t no_slot
+
+cdef struct Command:
+    int kind
+    Conn *conn
+    Listener *listener
+    int fd
+    sockaddr_storage target
+    unsigned int target_size  # 0: `fd` is connected
+    double limit
+    double other_limit
+    char *data
+    size_t size
+    Command *next
+
+cdef struct Inbox:  # of the loop
+    pthread_mutex_t lock
+    Conn *first
+    Conn *last
+    bint rung
+    int bell
+
+cdef struct Option:
+    int level
+    int name
+    int value
+
+ctypedef void (*judge_t)(Side *, void *, const uint8_t *, long) noexcept nogil
+
+cdef struct Shared:  # by all workers
+    Inbox inbox
+    Gate gate
+    Table table
+    Worker **workers
+    int count
+    Option options[MOST_OPTIONS]  # of TCP sockets that are dialled
+    int option_count
+    int alive  # connections that the loop hasn't given back
+    judge_t judge
+
+cdef struct Worker:
+    int kind  # K_BELL
+    Shared *shared
+    int epoll
+    int bell
+    pthread_mutex_t lock
+    Command *first
+    Command *last
+    bint stopping
+    int load  # connections
+    double now
+    double ring_due  # when the loop is to hear of quiet reports; 0: none wait
+    double slim_due
+    int64_t busy_since  # milliseconds; 0: waiting
+    Conn *conns
+    Side *fat
+    Conn **heap
+    Py_ssize_t heap_size
+    Py_ssize_t heap_room
+    void *der
+    char received[RECEIVE]
+    char plain[PLAIN]

@@ -1,0 +1,91 @@
+"""The system's calls, and what C offers that Cython has no word for."""
+
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from posix.time cimport clock_gettime, timespec
+
+cdef extern from "<sys/epoll.h>" nogil:
+    ctypedef union epoll_data_t:
+        void *ptr
+    struct epoll_event:
+        uint32_t events
+        epoll_data_t data
+    uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLEXCLUSIVE
+    int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
+    int epoll_create1(int)
+    int epoll_ctl(int, int, int, epoll_event *)
+    int epoll_wait(int, epoll_event *, int, int)
+
+cdef extern from "<sys/eventfd.h>" nogil:
+    int EFD_CLOEXEC, EFD_NONBLOCK
+    int eventfd(unsigned int, int)
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct linger:
+        int l_onoff
+        int l_linger
+    struct sockaddr:
+        uint16_t sa_family
+    struct sockaddr_storage:
+        uint16_t ss_family
+    int AF_UNIX, AF_INET, AF_INET6
+    int SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
+    int MSG_NOSIGNAL, SHUT_WR
+    int SOL_SOCKET, SO_ERROR, SO_LINGER, SO_KEEPALIVE
+    int socket(int, int, int)
+    int connect(int, const sockaddr *, unsigned int)
+    int accept4(int, sockaddr *, unsigned int *, int)
+    int getsockname(int, sockaddr *, unsigned int *)
+    int getpeername(int, sockaddr *, unsigned int *)
+    ssize_t recv(int, void *, size_t, int)
+    ssize_t send(int, const void *, size_t, int)
+    int shutdown(int, int)
+    int getsockopt(int, int, int, void *, unsigned int *)
+    int setsockopt(int, int, int, const void *, unsigned int)
+
+cdef extern from "<netinet/in.h>" nogil:
+    struct in_addr:
+        uint32_t s_addr
+    struct in6_addr:
+        uint8_t s6_addr[16]
+    struct sockaddr_in:
+        uint16_t sin_port
+        in_addr sin_addr
+    struct sockaddr_in6:
+        uint16_t sin6_port
+        in6_addr sin6_addr
+    int IPPROTO_TCP
+    uint16_t ntohs(uint16_t)
+
+cdef extern from "<netinet/tcp.h>" nogil:
+    int TCP_NODELAY, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT
+
+cdef extern from "<pthread.h>" nogil:
+    ctypedef struct pthread_mutex_t:
+        pass
+    int pthread_mutex_init(pthread_mutex_t *, void *)
+    int pthread_mutex_lock(pthread_mutex_t *)
+    int pthread_mutex_unlock(pthread_mutex_t *)
+    int pthread_mutex_destroy(pthread_mutex_t *)
+
+cdef extern from "<errno.h>" nogil:
+    int ENONET, EPROTO, ENOPROTOOPT, EHOSTDOWN, EHOSTUNREACH, EOPNOTSUPP, ENETUNREACH, ENETDOWN
+
+cdef extern from "machine.h" nogil:
+    double QUIET, LINGER, VERDICT_LIFE, SLIM_AFTER
+    void *shaking_get()
+    void shaking_set(void *)
+    int word_add(int *, int)
+    int word_get(int *)
+    void word_set(int *, int)
+    int word_swap(int *, int)
+    int64_t long_get "word_get"(int64_t *)
+    void long_set "word_set"(int64_t *, int64_t)
+    void *pointer_get "word_get"(void **)
+    void pointer_set "word_set"(void **, void *)
+    void count_add(int64_t *, int64_t)
+
+
+cdef inline double clock_of(int which) noexcept nogil:
+    cdef timespec now
+    clock_gettime(which, &now)
+    return now.tv_sec + now.tv_nsec * 1e-9

@@ -1,0 +1,140 @@
+"""A door that the threads accept at: what it offers arrivals, its shortages, its end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from uproxy import libssl, sockets
+from uproxy.contract import Door, Refusal, RefusedError, TlsPlan
+from uproxy.engine._engine import Listening
+from uproxy.errors import IdentityError
+from uproxy.model import Outcome, UnixAddress
+
+if TYPE_CHECKING:
+    from uproxy.engine._engine import Handshake
+    from uproxy.transport.native.engine import NativeEngine
+
+SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+BACK_OFF: Final = (0.05, 1.0)
+"""Seconds without accepting when descriptors are short: at first, at most."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Offer:
+    """What arrivals meet, until the door is asked again."""
+
+    opened: OpenNativeDoor
+    door: Door
+    plan: TlsPlan | None
+    """None in the clear, or where each arrival asks."""
+
+
+class OpenNativeDoor:
+    """A listening socket, and the door that arrivals meet (`contract.OpenDoor`)."""
+
+    def __init__(self, engine: NativeEngine, listener: socket.socket, door: Door) -> None:
+        name = listener.getsockname()
+        self.unix = UnixAddress(name if isinstance(name, str) else "")
+        self._engine = engine
+        self._listener = listener
+        self._door = door
+        self._listening = Listening(engine.core, listener.fileno())
+        self._pause = BACK_OFF[0]
+        self._short_at = 0.0  # the loop's time
+        self._resuming: asyncio.TimerHandle | None = None
+        self._all_decided: asyncio.Event | None = None  # while somebody waits in `close`
+        engine.doors.add(self)
+        self.offer()
+        self._listening.resume()
+
+    def replace(self, door: Door) -> None:
+        """New arrivals meet `door`; the socket and open connections stay."""
+        self._door = door
+        self.offer()
+
+    def offer(self) -> None:
+        """Ask the door what arrivals meet from now on; no route stands any more."""
+        if self._listener.fileno() == -1:
+            return
+        near, ask = None, False
+        plan: TlsPlan | Refusal | None = None
+        try:
+            plan = self._door.tls()
+            if isinstance(plan, TlsPlan):
+                near = handshake(plan)
+        except RefusedError:
+            ask = True  # and be told why, each
+        except Exception:  # noqa: BLE001  the door's defect; the listener stays
+            _log.exception("a defect of door %s: its arrivals are refused", self._door.name)
+            ask = True
+        ask = ask or isinstance(plan, Refusal)
+        offer = Offer(self, self._door, plan if near is not None else None)  # type: ignore[arg-type]  # a plan where there is a handshake
+        self._listening.offer(offer, near, ask, self._door.timeouts.handshake)
+
+    async def close(self) -> None:
+        """Stop accepting, and return when each arrival has been admitted or refused."""
+        if self._listener.fileno() != -1:
+            self._let_go(sockets.BACKLOG)
+        if self._listening.undecided():
+            self._engine.closing.add(self)
+            self._all_decided = self._all_decided or asyncio.Event()
+            try:
+                await self._all_decided.wait()
+            finally:
+                self._engine.closing.discard(self)
+        self._engine.take()  # whoever was admitted without asking is known by now
+
+    def release(self) -> None:
+        """Let go of the listening socket, and of whoever waits in its queue."""
+        if self._listener.fileno() != -1:
+            self._let_go(0)
+
+    def look(self) -> None:
+        """Something has happened: a shortage, or the last arrival's decision."""
+        if self._all_decided is not None and not self._listening.undecided():
+            self._all_decided.set()
+        error = self._listening.shortage()
+        if error:
+            self._wait(error)
+
+    def _let_go(self, most: int) -> None:
+        self._engine.doors.discard(self)
+        if self._resuming is not None:
+            self._resuming.cancel()
+        self._listening.close(most)
+        sockets.release(self._listener)
+
+    def _wait(self, error: int) -> None:
+        """Accept nothing for a while: asked again at once, the kernel would say the same."""
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._short_at > 2 * BACK_OFF[1]:
+            self._pause = BACK_OFF[0]
+        self._short_at = loop.time()
+        if error in SHORTAGE:
+            self._engine.shortages += 1
+        hint = "; raise LimitNOFILE" if error in (errno.EMFILE, errno.ENFILE) else ""
+        why = OSError(error, os.strerror(error))
+        _log.warning("accepting pauses for %g s: %s%s", self._pause, why, hint)
+        self._resuming = loop.call_later(self._pause, self._listening.resume)
+        self._pause = min(2 * self._pause, BACK_OFF[1])
+
+
+def handshake(plan: TlsPlan) -> Handshake:
+    """What a thread needs of a plan.
+
+    Raises:
+        RefusedError: no context can be made of it.
+    """
+    try:
+        context = libssl.context(plan)
+    except IdentityError as error:
+        raise RefusedError(Refusal(Outcome.HANDSHAKE_FAILED, str(error))) from error
+    return context, context.address, plan.trust, not context.server
