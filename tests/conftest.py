@@ -13,8 +13,13 @@ from collections.abc import Generator
 import pytest
 from hypothesis import settings
 
+from uproxy.cli.lean import load_openssl
+
 _MAY_SKIP = {"absent_peer"}
 """Markers whose tests may skip even then; pyproject.toml says what each means."""
+
+# engines run in this process too: with the OpenSSL that a uProxy has
+load_openssl()
 
 # under nohup it is ignored, and so it would be by every child that a test sends it to
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
