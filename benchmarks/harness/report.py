@@ -97,18 +97,18 @@ def _cell(kind: Kind, column: Column, rounds: Sequence[Round]) -> str:
 
 def noise(benchmark: Benchmark, rounds: Sequence[Round]) -> str:
     """How far Envoy's own figures lie apart, in words; empty after one round."""
-    found = (
-        (column, spread(values))
-        for column in benchmark.columns
-        if column.ratio and len(values := series(rounds, ENVOY.key, column.key)) > 1
-    )
-    words = [
-        f"{f'{column.table}: ' if column.table else ''}{column.title} {values.width:.0%}"
-        for column, values in found
-    ]
-    if not words:
+    parts = []
+    for title, columns in groupby(benchmark.columns, lambda column: column.table):
+        widths = [
+            f"{column.title} {spread(values).width:.0%}"
+            for column in columns
+            if column.ratio and len(values := series(rounds, ENVOY.key, column.key)) > 1
+        ]
+        if widths:
+            parts.append(f"{f'{title}: ' if title else ''}{', '.join(widths)}")
+    if not parts:
         return ""
-    return f"Noise, how far Envoy's own rounds lie apart: {'; '.join(words)}."
+    return f"Noise, how far Envoy's own rounds lie apart: {'; '.join(parts)}."
 
 
 def summary(answers: Sequence[tuple[Benchmark, Result]]) -> str:

@@ -51,7 +51,11 @@ def _round(benchmark: Benchmark, stage: Stage, number: int) -> dict[str, Figures
     for kind in benchmark.kinds if number % 2 else reversed(benchmark.kinds):
         with tempfile.TemporaryDirectory(dir=stage.folder) as folder:
             own = dataclasses.replace(stage, folder=Path(folder))
-            figures[kind.key] = benchmark.measure(own, kind)
+            try:
+                figures[kind.key] = benchmark.measure(own, kind)
+            except Exception as error:
+                error.add_note(f"{benchmark.name}, round {number}, {kind.title}")
+                raise
         values = ", ".join(f"{key} {value:.4g}" for key, value in figures[kind.key].items())
         print(f"  {benchmark.name} {number}/{benchmark.rounds} {kind.key}: {values}", flush=True)
     return figures
