@@ -1,0 +1,350 @@
+"""A client that breaks the rules of TLS: on tlslite-ng, and on bare sockets below it.
+
+`Intruder` makes a real handshake in which a `Twist` may replace, repeat or leave out every
+message that it sends, and afterwards says records of any kind and size.  `Knocker` is a TCP
+connection that says bytes, with `hello` and `record` to make some.  Both come from an address
+of 127.0.0.0/8 that nobody has used before, so that uProxy's log holds back none of their lines
+for being like another's.  Every wait has a deadline, and leaving the `with` block hangs up.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import socket
+import struct
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+from tests.helpers.pki import Issued
+
+with warnings.catch_warnings():
+    # it looks for asyncore, which Python 3.12 hasn't any more
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from tlslite import constants, errors, extensions, messages
+    from tlslite.handshakesettings import HandshakeSettings
+    from tlslite.tlsconnection import TLSConnection
+    from tlslite.utils.keyfactory import parsePEMKey
+    from tlslite.x509 import X509
+    from tlslite.x509certchain import X509CertChain
+
+PATIENCE = 15.0
+"""Seconds."""
+
+CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION_DATA, HEARTBEAT = 20, 21, 22, 23, 24
+"""Record types (RFC 8446 §5.1, RFC 6520)."""
+
+TLS_1_2, TLS_1_3 = (3, 3), (3, 4)
+
+_PLACES = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What the other side said until it was over."""
+
+    data: bytes
+    """The application's."""
+    alert: int | None
+    """Fatal, or a refusal (RFC 8446 §6.2); None: none but close_notify."""
+    reset: bool
+    """The end was a TCP reset, not a FIN."""
+
+
+Twist = Callable[[Any], Iterable[Any]]
+"""Instead of a message of tlslite's that is about to be sent: what is sent."""
+
+
+def message(kind: int, body: bytes) -> Any:
+    """For a `Twist`: a handshake message."""
+    return raw(HANDSHAKE, bytes([kind]) + len(body).to_bytes(3, "big") + body)
+
+
+def raw(record: int, content: bytes) -> Any:
+    """For a `Twist`: a record."""
+    return messages.Message(record, bytearray(content))
+
+
+def instead(kind: int, *others: Any) -> Twist:
+    """Each handshake message of a kind is replaced by others, or by nothing."""
+
+    def twist(said: Any) -> Iterable[Any]:
+        return others if getattr(said, "handshakeType", None) == kind else (said,)
+
+    return twist
+
+
+def unchanged(said: Any) -> Iterable[Any]:
+    """The `Twist` that is none."""
+    return (said,)
+
+
+class _Guest:
+    """A TCP connection from an address of its own."""
+
+    def __init__(self, port: int) -> None:
+        number = next(_PLACES)
+        # a process that reuses another's addresses soon after it is no worry: the ports differ
+        self.host = f"127.{77 + os.getpid() % 64}.{number >> 8 & 255}.{number & 255}"
+        self.socket = socket.create_connection(
+            ("127.0.0.1", port), timeout=PATIENCE, source_address=(self.host, 0)
+        )
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def say_bytes(self, data: bytes) -> Self:
+        """Put bytes on the wire; a hearer who has had enough doesn't matter here."""
+        try:
+            self.socket.sendall(data)
+        except (BrokenPipeError, ConnectionResetError):
+            self.gone = True
+        return self
+
+    gone = False
+    """The other side had ended the connection before everything was said."""
+
+    def finish(self) -> Self:
+        """FIN, without any more words."""
+        try:
+            self.socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            self.gone = True
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *why: object) -> None:
+        self.socket.close()
+
+
+class Knocker(_Guest):
+    """Says bytes; understands no more than the alerts that come in the clear."""
+
+    def hear_out(self) -> Heard:
+        """Until the other side ends the connection.
+
+        Raises:
+            TimeoutError: it doesn't.
+        """
+        heard, reset = bytearray(), False
+        try:
+            while more := self.socket.recv(1 << 16):
+                heard += more
+        except ConnectionResetError:
+            reset = True
+        return Heard(bytes(heard), clear_alert(bytes(heard)), reset)
+
+    def hear_record(self) -> tuple[int, bytes]:
+        """The next record: its type and content.
+
+        Raises:
+            ConnectionError: the other side ended the connection.
+        """
+        header = self._exactly(5)
+        return header[0], self._exactly(int.from_bytes(header[3:], "big"))
+
+    def _exactly(self, count: int) -> bytes:
+        heard = b""
+        while len(heard) < count:
+            more = self.socket.recv(count - len(heard))
+            if not more:
+                raise ConnectionError(f"ended {count - len(heard)} bytes short")
+            heard += more
+        return heard
+
+
+class Intruder(_Guest):
+    """A TLS client that does what tlslite does, and whatever a test wants instead."""
+
+    def __init__(
+        self,
+        port: int,
+        shows: Issued | None,
+        *,
+        signs: Issued | None = None,
+        twist: Twist = unchanged,
+        version: tuple[int, int] = TLS_1_3,
+    ) -> None:
+        """`shows`: whose chain; `signs`: whose key instead of the chain's own."""
+        super().__init__(port)
+        self.tls = _Twisted(self.socket, twist)
+        self._chain = None if shows is None else _chain(shows.der)
+        owner = signs or shows
+        self._key = None if owner is None else parsePEMKey(owner.key_pem.decode(), private=True)
+        self._version = version
+        self._data = b""
+
+    def shake(self) -> Self:
+        """The whole handshake as far as a client can tell: in TLS 1.3 a refusal comes later."""
+        self.tls.handshakeClientCert(self._chain, self._key, settings=_settings(self._version))
+        return self
+
+    def say(self, data: bytes, record: int = APPLICATION_DATA) -> Self:
+        """One record under the keys of the moment, however long."""
+        said = messages.Message(record, bytearray(data))
+        try:
+            for _ in self.tls._recordLayer.sendRecord(said):
+                continue
+            self.tls.sock.flush()
+        except (BrokenPipeError, ConnectionResetError):
+            self.gone = True
+        return self
+
+    def update_key(self, *, ask: bool, extra: bytes = b"") -> Self:
+        """KeyUpdate, and new keys to write with; `ask` for one in return."""
+        self.say(b"\x18\x00\x00\x01" + bytes([ask]) + extra, HANDSHAKE)
+        session = self.tls.session
+        session.cl_app_secret, session.sr_app_secret = (
+            self.tls._recordLayer.calcTLS1_3KeyUpdate_reciever(
+                session.cipherSuite, session.cl_app_secret, session.sr_app_secret
+            )
+        )
+        return self
+
+    def hear(self, count: int) -> bytes:
+        """So many bytes of the application; it notes no end.
+
+        Raises:
+            errors.TLSError, OSError: it ended instead.
+        """
+        heard = bytes(self.tls.read(count, count))
+        self._data += heard
+        return heard
+
+    def hear_record(self) -> tuple[int, bytes]:
+        """The next record, whatever it means: its type and content, deciphered.
+
+        Raises:
+            errors.TLSError, OSError: there is none any more.
+        """
+        for heard in self.tls._recordLayer.recvRecord():
+            if heard not in (0, 1):  # what a socket that doesn't block would wait for
+                header, parser = heard
+                return header.type, bytes(parser.bytes)
+        raise AssertionError("neither a record nor an error")
+
+    def hear_out(self) -> Heard:
+        """Until the other side ends the connection.
+
+        Raises:
+            TimeoutError: it doesn't.
+        """
+        alert, reset = None, False
+        try:
+            while more := self.tls.read(1 << 16, 1):
+                self._data += bytes(more)
+        except errors.TLSRemoteAlert as said:
+            alert = int(said.description)
+        except errors.TLSAbruptCloseError:
+            pass
+        except (ConnectionResetError, BrokenPipeError):
+            reset = True
+        return Heard(self._data, alert, reset)
+
+    def refused(self) -> Heard:
+        """Shake hands, be heard out: who is refused in the middle of it is told then."""
+        try:
+            self.shake()
+        except errors.TLSRemoteAlert as said:
+            return Heard(b"", int(said.description), reset=False)
+        except errors.TLSAbruptCloseError:
+            return Heard(b"", None, reset=False)
+        except (ConnectionResetError, BrokenPipeError):
+            return Heard(b"", None, reset=True)
+        return self.hear_out()
+
+
+class _Twisted(TLSConnection):  # type: ignore[misc]  # tlslite has no types
+    def __init__(self, connected: socket.socket, twist: Twist) -> None:
+        super().__init__(connected)
+        self._twist = twist
+        self.closeSocket = False  # the guest's own business
+        self.ignoreAbruptClose = False
+
+    def _sendMsg(self, msg: Any, *how: bool, **more: bool) -> Iterable[int]:  # noqa: N802  tlslite's
+        for each in self._twist(msg):
+            yield from super()._sendMsg(each, *how, **more)
+
+
+def hello(
+    *,
+    version: tuple[int, int] = TLS_1_2,
+    versions: Sequence[tuple[int, int]] = (TLS_1_3,),
+    ciphers: Sequence[int] = (0x1301,),
+    groups: Sequence[int] = (0x001D,),
+    shares: Sequence[int] = (0x001D,),
+    signatures: Sequence[tuple[int, int]] = ((4, 3),),
+    more: Sequence[tuple[int, bytes]] = (),
+) -> bytes:
+    """A ClientHello message that any TLS 1.3 server takes, unless told otherwise; `shares` are
+    random, which is as good as a real one until a key is needed; `more` are extensions; an
+    empty list leaves the extension out."""
+    offered = []
+    if versions:
+        offered.append(extensions.SupportedVersionsExtension().create(list(versions)))
+    if groups:
+        offered.append(extensions.SupportedGroupsExtension().create(list(groups)))
+    if signatures:
+        offered.append(extensions.SignatureAlgorithmsExtension().create(list(signatures)))
+    entries = [extensions.KeyShareEntry().create(each, os.urandom(32)) for each in shares]
+    offered.append(extensions.ClientKeyShareExtension().create(entries))
+    offered += [
+        extensions.TLSExtension(extType=kind).create(bytearray(body)) for kind, body in more
+    ]
+    said = messages.ClientHello().create(
+        version, bytearray(os.urandom(32)), bytearray(), list(ciphers), extensions=offered
+    )
+    return bytes(said.write())
+
+
+def record(
+    content: bytes, kind: int = HANDSHAKE, *, version: int = 0x0301, length: int | None = None
+) -> bytes:
+    """A record in the clear; `length` is what it says of itself."""
+    size = len(content) if length is None else length
+    return struct.pack("!BHH", kind, version, size) + content
+
+
+def records(content: bytes, size: int, kind: int = HANDSHAKE) -> bytes:
+    """The same in records of at most `size` bytes."""
+    return b"".join(record(content[at : at + size], kind) for at in range(0, len(content), size))
+
+
+def clear_alert(heard: bytes) -> int | None:
+    """The description in the first alert record that isn't encrypted."""
+    at = 0
+    while at + 5 <= len(heard):
+        kind, _version, size = struct.unpack("!BHH", heard[at : at + 5])
+        if kind == ALERT and size == 2 and at + 7 <= len(heard):
+            return heard[at + 6]
+        at += 5 + size
+    return None
+
+
+def certificates(ders: Iterable[bytes]) -> Any:
+    """The Certificate message of a TLS 1.3 client, of whatever bytes."""
+    entries = b"".join(len(der).to_bytes(3, "big") + der + b"\0\0" for der in ders)  # no extensions
+    return message(constants.HandshakeType.certificate,
+                   b"\0" + len(entries).to_bytes(3, "big") + entries)  # fmt: skip
+
+
+def _chain(ders: Iterable[bytes]) -> Any:
+    parsed = []
+    for der in ders:
+        certificate = X509()
+        certificate.parseBinary(bytearray(der))
+        parsed.append(certificate)
+    return X509CertChain(parsed)
+
+
+def _settings(version: tuple[int, int]) -> Any:
+    settings = HandshakeSettings()
+    settings.minVersion = settings.maxVersion = version
+    # one share: the reference implementation of elliptic curves takes its time
+    settings.keyShares = ["x25519"]
+    settings.eccCurves = ["x25519", "secp256r1"]
+    # it would compress its own certificate although nobody asked for that
+    settings.certificate_compression_send = settings.certificate_compression_receive = []
+    return settings
