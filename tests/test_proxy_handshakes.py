@@ -7,11 +7,11 @@ import pytest
 
 from tests.helpers.pki import Authority
 from tests.helpers.world import credentials, settings, with_crl
-from uproxy.connections import InForce
+from uproxy.connections import InForce, Party, Shown
 from uproxy.contract import RefusedError
 from uproxy.errors import UntrustedError
 from uproxy.identity.credentials import Credentials
-from uproxy.model import Outcome, Role, TlsSettings
+from uproxy.model import Direction, Outcome, Role, TlsSettings, Transport
 from uproxy.proxy.handshakes import Handshake, Handshakes, Terms
 from uproxy.spiffe.ids import IdentityPattern
 
@@ -27,7 +27,16 @@ def in_force(believed: Credentials) -> InForce:
 
 def handshakes(role: Role = Role.SERVER, *expected: str, any_peer: bool = False) -> Handshakes:
     patterns = None if any_peer else tuple(map(IdentityPattern.parse, expected))
-    return Handshakes(Terms(role, TLS, ("h2",), patterns), lambda: CA.now)
+    return Handshakes(Terms(role, TLS, ("h2",), patterns), lambda: CA.now, party)
+
+
+def party(ours: Shown | None) -> Party:
+    return Party(Direction.INBOUND, "api", Transport.MTLS, ours, None, None)
+
+
+def shown(handshake: Handshake) -> Shown:
+    assert handshake.party.ours is not None
+    return handshake.party.ours
 
 
 def plan(made: Handshakes, now: InForce) -> Handshake:
@@ -43,8 +52,8 @@ def test_a_plan_shows_our_svid_with_the_configurations_terms() -> None:
     assert made.plan.role is Role.SERVER
     assert made.plan.settings is TLS
     assert made.plan.alpn == ("h2",)
-    assert made.ours.spiffe_id == OURS.spiffe_id
-    assert made.ours.chain == OURS.der
+    assert shown(made).spiffe_id == OURS.spiffe_id
+    assert shown(made).chain == OURS.der
 
 
 def test_a_plan_is_made_once_per_snapshot_and_anew_when_svid_or_trust_change() -> None:
@@ -67,8 +76,8 @@ def test_what_a_plan_showed_is_known_as_long_as_the_plan() -> None:
     first = plan(made, now)
     later = now.with_credentials(credentials(CA.issue("/ns/web/sa/frontend"), CA))
     assert plan(made, later).plan is not first.plan
-    assert made.shown(first.plan) is first.ours
-    assert made.shown(None) is None
+    assert made.party(first.plan) is first.party
+    assert made.party(None).ours is None
 
 
 def test_without_an_svid_there_is_no_handshake_and_the_sources_reason_is_told() -> None:
@@ -97,7 +106,7 @@ def test_a_peer_is_judged_by_the_snapshot_of_its_handshake() -> None:
 
 def test_the_time_of_the_handshake_counts() -> None:
     clock = [CA.now]
-    made = Handshakes(Terms(Role.SERVER, TLS, ()), lambda: clock[0])
+    made = Handshakes(Terms(Role.SERVER, TLS, ()), lambda: clock[0], party)
     verify = plan(made, in_force(credentials(OURS, CA))).plan.verify
     assert verify(DB.der).not_after == DB.certificate.not_valid_after_utc
     clock[0] += timedelta(days=1)

@@ -9,9 +9,8 @@ two address families of one name, never among replicas.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from uproxy.config.settings import Settings
 from uproxy.contract import Candidate
@@ -59,6 +58,7 @@ class Destination:
         self._addresses = addresses  # as configured; replaced by a reload
         self._names = _names(addresses)  # those of them that a resolver must look up
         self._records: dict[Address, tuple[TcpAddress, ...]] = {}  # the last good ones by name
+        self._listed = self._list()  # of the addresses and the records
         self._endpoints: dict[Address, _Endpoint] = {}  # by literal address
         self._turn = 0  # moves with every choice, so that equals take turns
 
@@ -80,7 +80,7 @@ class Destination:
     def choice(self) -> bool:
         """Whether `candidates` has anything to choose: unless there is exactly one address, it
         may answer differently each time.  Else not until `configure` or `resolved`."""
-        return len(tuple(islice(self._listed(), 2))) != 1
+        return len(self._listed) != 1
 
     def configure(self, addresses: tuple[Address, ...]) -> None:
         """Replace the addresses, as a reload does; counts and failures of equal ones stay."""
@@ -89,7 +89,7 @@ class Destination:
         self._records = {
             name: records for name, records in self._records.items() if name in self._names
         }
-        self._forget()
+        self._relist()
 
     def resolved(self, name: TcpAddress, records: tuple[TcpAddress, ...]) -> bool:
         """Replace the records of `name`; none at all is a failure and keeps the last good ones.
@@ -97,7 +97,7 @@ class Destination:
         if not records or name not in self._names or self._records.get(name) == records:
             return False
         self._records[name] = records
-        self._forget()
+        self._relist()
         return True
 
     def failing(self, address: Address, now: float) -> bool:
@@ -107,7 +107,10 @@ class Destination:
 
     def candidates(self, now: float) -> tuple[Candidate, ...]:
         """The endpoints to try, best first; empty while no name has been resolved."""
-        listed = dict(self._listed())
+        listed = self._listed
+        if len(listed) == 1:
+            [(address, name)] = listed.items()
+            return (Candidate(str(name), (address,)),)
         usable = [address for address in listed if not self.failing(address, now)]
         ranked = self._ranked(usable or list(listed))
         best: dict[tuple[Address, bool], Address] = {}  # of each name and family
@@ -131,7 +134,7 @@ class Destination:
                 passed_over=self.failing(address, now),
                 reason=self._endpoints[address].reason if address in self._endpoints else None,
             )
-            for address, name in self._listed()
+            for address, name in self._listed.items()
         )
 
     def failed(self, address: Address, now: float, reason: str) -> None:
@@ -147,7 +150,9 @@ class Destination:
     def opened(self, tried: tuple[Candidate, ...], dialled: Address, now: float) -> None:
         """A connection to `dialled` is open.  What was preferred to it among `tried` failed or
         lost the race, so that the next connection needn't wait for it again."""
-        endpoint = self._endpoints.setdefault(dialled, _Endpoint())
+        endpoint = self._endpoints.get(dialled)
+        if endpoint is None:
+            endpoint = self._endpoints[dialled] = _Endpoint()
         endpoint.connections += 1
         endpoint.failures = 0
         endpoint.passed_over_until = 0.0
@@ -166,16 +171,15 @@ class Destination:
         if endpoint.connections == 0 and endpoint.failures == 0:
             del self._endpoints[dialled]
 
-    def _listed(self) -> Iterator[tuple[Address, Address]]:
-        """(literal address, address as configured), in order; a literal listed twice counts
-        for the first."""
-        seen: set[Address] = set()
+    def _list(self) -> dict[Address, Address]:
+        """Address as configured by literal address, in order; a literal listed twice counts for
+        the first."""
+        listed: dict[Address, Address] = {}
         for address in self._addresses:
             named = address in self._names
             for literal in self._records.get(address, ()) if named else (address,):
-                if literal not in seen:
-                    seen.add(literal)
-                    yield literal, address
+                listed.setdefault(literal, address)
+        return listed
 
     def _ranked(self, addresses: Sequence[Address]) -> list[Address]:
         turn = self._turn % max(1, len(addresses))
@@ -187,13 +191,13 @@ class Destination:
         endpoint = self._endpoints.get(address)
         return 0 if endpoint is None else endpoint.connections
 
-    def _forget(self) -> None:
-        """Drop what is remembered of addresses neither listed nor used any more."""
-        listed = {literal for literal, _ in self._listed()}
+    def _relist(self) -> None:
+        """List the addresses anew; forget what is known of those neither listed nor used."""
+        self._listed = self._list()
         self._endpoints = {
             address: endpoint
             for address, endpoint in self._endpoints.items()
-            if endpoint.connections > 0 or address in listed
+            if endpoint.connections > 0 or address in self._listed
         }
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from weakref import WeakKeyDictionary
 
-from uproxy.connections import InForce, Shown
+from uproxy.connections import InForce, Party, Shown
 from uproxy.contract import PeerSvid, Refusal, RefusedError, TlsPlan
 from uproxy.identity.credentials import Svid
 from uproxy.model import Outcome, Role, TlsSettings
@@ -22,10 +22,10 @@ from uproxy.spiffe.ids import IdentityPattern, SpiffeId
 
 @dataclass(frozen=True, slots=True)
 class Handshake:
-    """A plan and the identity that it shows."""
+    """A plan and what connections made with it are."""
 
     plan: TlsPlan
-    ours: Shown
+    party: Party
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +43,20 @@ class Terms:
 class Handshakes:
     """Makes the plan for what is in force, once each."""
 
-    def __init__(self, terms: Terms, wall_clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        terms: Terms,
+        wall_clock: Callable[[], datetime],
+        party: Callable[[Shown | None], Party],
+    ) -> None:
+        """`party` makes what the door's connections are that showed this, or nothing."""
         self._terms = terms
         self._wall_clock = wall_clock
+        self._party = party
+        self._in_clear = party(None)
         self._made_for: InForce | None = None  # set with `_handshake`
         self._handshake: Handshake | None = None  # the last one made
-        self._shown: WeakKeyDictionary[TlsPlan, Shown] = WeakKeyDictionary()
+        self._parties: WeakKeyDictionary[TlsPlan, Party] = WeakKeyDictionary()
 
     def now(self, in_force: InForce) -> Handshake | Refusal:
         """The handshake to make under `in_force`, or why none can be made."""
@@ -57,15 +65,15 @@ class Handshakes:
             return Refusal(Outcome.NO_IDENTITY, in_force.credentials.reason)
         if self._handshake is None or not self._fits(in_force):
             ours = Shown.of(svid)
-            plan = self._plan(svid, ours, in_force)
-            self._handshake = Handshake(plan, ours)
+            plan, party = self._plan(svid, ours, in_force), self._party(ours)
+            self._handshake = Handshake(plan, party)
             self._made_for = in_force
-            self._shown[plan] = ours
+            self._parties[plan] = party
         return self._handshake
 
-    def shown(self, plan: TlsPlan | None) -> Shown | None:
-        """The identity that a handshake made with `plan` showed, whatever is in force by now."""
-        return None if plan is None else self._shown.get(plan)
+    def party(self, plan: TlsPlan | None) -> Party:
+        """What a connection made with `plan` is, whatever is in force by now."""
+        return self._in_clear if plan is None else self._parties.get(plan, self._in_clear)
 
     def _fits(self, in_force: InForce) -> bool:
         """Whether the last plan shows the same SVID and believes the same peers."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from uproxy.config.settings import InboundSettings, Settings
-from uproxy.connections import InForce, Party, caller_of
+from uproxy.connections import InForce, Party, Shown, caller_of
 from uproxy.contract import Arrival, Candidate, Connection, Ending, Refusal, Route, Stands, TlsPlan
 from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts, Transport
 from uproxy.policy import Decision, Policy, Target
@@ -50,7 +50,7 @@ class InboundDoor:
         self._application = services.destinations[Direction.INBOUND, door.name]
         self._reports = Reports(Direction.INBOUND, services, self._application)
         terms = Terms(Role.SERVER, settings.tls, door.alpn)
-        self._handshakes = Handshakes(terms, services.wall_clock)
+        self._handshakes = Handshakes(terms, services.wall_clock, self._party)
 
     @property
     def name(self) -> str:
@@ -130,7 +130,7 @@ class InboundDoor:
         if self._door.transport is not Transport.PLAINTEXT:
             handshake = self._handshakes.now(in_force)
         plan = handshake.plan if isinstance(handshake, Handshake) else None
-        return Admission(decision, plan, self._party(plan), in_force.edition)
+        return Admission(decision, plan, self._handshakes.party(plan), in_force.edition)
 
     def _admitted(self, admission: Admission, arrival: Arrival) -> None:
         connections = self._services.connections
@@ -138,7 +138,7 @@ class InboundDoor:
             connections.admitted(admission.party, arrival, admission.edition)
         else:
             # its peer was verified, and we were known to it, under what isn't in force any more
-            connections.admitted(self._party(arrival.tls), arrival, 0)
+            connections.admitted(self._handshakes.party(arrival.tls), arrival, 0)
 
     def _tell(self, decision: Decision) -> None:
         metrics = self._services.metrics
@@ -148,14 +148,14 @@ class InboundDoor:
             _log.info("shadow rule %s would %s: %s", match.rule, match.action, decision.reason)
 
     def _party_of(self, connection: Connection) -> Party:
-        return self._party(connection.arrival.tls)
+        return self._handshakes.party(connection.arrival.tls)
 
-    def _party(self, plan: TlsPlan | None) -> Party:
+    def _party(self, ours: Shown | None) -> Party:
         return Party(
             direction=Direction.INBOUND,
             door=self.name,
             transport=self._door.transport,
-            ours=self._handshakes.shown(plan),
+            ours=ours,
             target=self._target,
             port=self._target.port,
         )

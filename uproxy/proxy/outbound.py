@@ -45,7 +45,8 @@ class OutboundDoor:
         self._endpoints = services.destinations[Direction.OUTBOUND, door.to]
         self._reports = Reports(Direction.OUTBOUND, services, self._endpoints)
         self._timeouts = _timeouts(settings.timeouts, self._to)
-        self._handshakes = Handshakes(_terms(self._to, settings), services.wall_clock)
+        terms = _terms(self._to, settings)
+        self._handshakes = Handshakes(terms, services.wall_clock, self._party)
 
     @property
     def name(self) -> str:
@@ -74,8 +75,9 @@ class OutboundDoor:
         if not candidates:
             reason = f"no address of {self._to.name} has been resolved yet"
             return Refusal(Outcome.CONNECT_FAILED, reason)
-        ours, plan = (None, None) if handshake is None else (handshake.ours, handshake.plan)
-        admission = Admission(self._party(ours), self._services.connections.in_force.edition)
+        plan = None if handshake is None else handshake.plan
+        edition = self._services.connections.in_force.edition
+        admission = Admission(self._handshakes.party(plan), edition)
         self._admitted(admission, arrival)
         return Route(
             destination=self._to.name,
@@ -118,7 +120,7 @@ class OutboundDoor:
 
     def _party_of(self, connection: Connection) -> Party:
         route = connection.route
-        return self._party(self._handshakes.shown(None if route is None else route.tls))
+        return self._handshakes.party(None if route is None else route.tls)
 
     def _party(self, ours: Shown | None) -> Party:
         return Party(
