@@ -1,0 +1,549 @@
+"""What goes wrong where connections share threads, buffers and verdicts, for every engine.
+
+Each of these has happened to somebody's TLS proxy: an alert sent to the wrong peer, bytes lost
+behind a Finished, a verdict that outlived its reasons, a pointer that outlived its owner, an end
+taken for something else.  What only threads can get wrong is in test_transport_native.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import random
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from OpenSSL import SSL
+
+from tests.helpers import engines
+from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
+from tests.helpers.hostile_client import Intruder
+from tests.helpers.pki import CLIENT_AUTH, SERVER_AUTH, Authority, Issued
+from tests.helpers.streams import Listener, Stream, listening
+from tests.helpers.tls_streams import TlsStream
+from tests.helpers.waiting import eventually
+from tests.helpers.world import credentials, with_crl
+from uproxy.contract import Arrival, Engine, PeerSvid, Refusal, Route, VerifyPeer
+from uproxy.identity.verifier import Verifier
+from uproxy.lifecycle import State
+from uproxy.model import Direction, Outcome, Role, TcpAddress, Timeouts, TlsSettings
+
+engine = engines.engine
+
+MIB = 1 << 20
+OURS = Authority("example.org")
+US = OURS.issue("/ns/shop/sa/orders")
+PEER = OURS.issue("/ns/web/sa/frontend")
+STRANGER = Authority("stranger.test").issue("/ns/a/sa/b")
+DENIED = Refusal(Outcome.DENIED, "no")
+CLASSIC = TlsSettings(min_version="1.2")
+chance = random.Random(10)  # noqa: S311  sizes and moments, not secrets
+
+
+@dataclass
+class Inbound:
+    """A door with mutual TLS, and the application behind it."""
+
+    door: RecordingDoor
+    address: TcpAddress
+    application: Listener
+
+    async def relay(self) -> tuple[TlsStream, Stream]:
+        """Both ends of an open connection."""
+        opened = len(self.door.opened_)
+        peer = TlsStream(await Stream.connect(self.address), PEER)
+        await peer.shake()
+        there = await self.application.accept()
+        await self.door.connection(opened + 1)
+        return peer, there
+
+
+@asynccontextmanager
+async def inbound(
+    engine: Engine, verify: VerifyPeer | None = None, **timeouts: float
+) -> AsyncIterator[Inbound]:
+    limits = Timeouts(**timeouts)
+    ours = plan(Role.SERVER, US, verify or verifier(Role.CLIENT, OURS))
+    async with listening() as application:
+        there = route(application.address, timeouts=limits)
+        door = RecordingDoor(Direction.INBOUND, there, ours, limits)
+        async with open_door(engine, door) as address:
+            assert isinstance(address, TcpAddress)
+            yield Inbound(door, address, application)
+
+
+@asynccontextmanager
+async def outbound(
+    engine: Engine, settings: TlsSettings = TlsSettings()
+) -> AsyncIterator[tuple[RecordingDoor, TcpAddress, Listener]]:
+    """A door in the clear, towards a peer who is to shake hands."""
+    ours = plan(Role.CLIENT, US, verifier(Role.SERVER, OURS), settings=settings)
+    async with listening() as far:
+        door = RecordingDoor(Direction.OUTBOUND, route(far.address, tls=ours))
+        async with open_door(engine, door) as address:
+            assert isinstance(address, TcpAddress)
+            yield door, address, far
+
+
+class Choppy(TlsStream):
+    """Its records come in pieces, cut anywhere."""
+
+    async def flush(self) -> None:
+        data = self.pending()
+        self.stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        while data:
+            size = chance.choice((1, 4, 5, 6, 100, 16_384, 40_000))
+            await self.stream.say(data[:size])
+            await asyncio.sleep(0)  # others between
+            data = data[size:]
+
+
+# What one connection leaves behind for the next.
+
+
+async def told_off(address: TcpAddress, shows: Issued | None, alert: str) -> None:
+    """A caller who hears this alert, and nothing else."""
+    bad = TlsStream(await Stream.connect(address), shows)
+    await bad.shake()
+    with pytest.raises(SSL.Error, match=alert):
+        await bad.hear()
+    bad.stream.close()
+
+
+async def test_words_for_a_refused_peer_reach_nobody_else(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        pairs = [await here.relay() for _ in range(4)]
+        for turn in range(12):
+            if turn % 3 == 0:
+                garbage = await Stream.connect(here.address)
+                await garbage.say(b"\x16\x03\x01\x00\x04\x01\x00\x00\x00")
+                await garbage.is_reset()
+            elif turn % 3 == 1:
+                await told_off(here.address, STRANGER, "unknown ca")
+            else:
+                await told_off(here.address, None, "certificate required")
+            for peer, there in pairs:
+                await there.say(b"%04d" % turn)
+                assert await peer.hear_exactly(4) == b"%04d" % turn
+                await peer.say(b"ok")
+                assert await there.hear_exactly(2) == b"ok"
+
+
+async def test_a_failure_is_not_explained_by_the_one_before(engine: Engine) -> None:
+    """OpenSSL's queue of errors belongs to the thread, not to the connection."""
+    async with inbound(engine) as here:
+        for turn in range(8):
+            garbage = await Stream.connect(here.address)
+            await garbage.say(b"\x16\x03\x01\x00\x04\x01\x00\x00\x00")
+            await garbage.is_reset()
+            garbage.close()
+            peer, there = await here.relay()
+            peer.truncate()
+            assert await there.is_reset()
+            peer.stream.close()
+            ending = await here.door.ending(2 * turn + 2)
+            assert ending.reason == "the peer closed without a close_notify (truncated)"
+
+
+# Bytes in company.
+
+
+async def test_data_behind_the_answering_peers_finished_is_not_lost(engine: Engine) -> None:
+    """In TLS 1.2 a server's Finished comes last, and its first words may be in the segment."""
+    async with outbound(engine, CLASSIC) as (door, address, far):
+        near = await Stream.connect(address)
+        there = TlsStream(await far.accept(), PEER, server=True, version=SSL.TLS1_2_VERSION)
+        while True:
+            there.tls.bio_write(await there.stream.hear())
+            try:
+                there.tls.do_handshake()
+            except SSL.WantReadError:
+                await there.flush()
+            else:
+                break
+        banner = os.urandom(40_000)
+        there.tls.sendall(banner)
+        there.tls.shutdown()
+        await there.stream.say(there.pending())
+        assert await near.hear_all() == banner
+        near.close()
+        assert await there.hear() == b""
+        assert (await door.ending()).outcome is Outcome.CLOSED
+
+
+async def test_records_may_be_cut_anywhere(engine: Engine) -> None:
+    """Also the handshake's; several connections at once, so that each step leaves nothing."""
+    async with inbound(engine) as here:
+
+        async def speak(peer: Choppy, data: bytes) -> None:
+            for at in range(0, len(data), 7_000):
+                await peer.say(data[at : at + 7_000])
+            await peer.finish()
+
+        async def one() -> None:
+            peer = Choppy(await Stream.connect(here.address), PEER)
+            await peer.shake()
+            # who is whose is told by the first bytes
+            name, data = os.urandom(8), os.urandom(60_000)
+            said[name] = data
+            await speak(peer, name + data)
+            with suppress(ConnectionResetError):
+                assert await peer.hear_all() == name[::-1]
+
+        async def answer(there: Stream) -> None:
+            heard = await there.hear_all()
+            assert heard[8:] == said.pop(heard[:8])
+            await there.say(heard[7::-1])
+            there.finish()
+
+        said: dict[bytes, bytes] = {}
+        calling = [asyncio.create_task(one()) for _ in range(8)]
+        answering = [asyncio.create_task(answer(await here.application.accept())) for _ in range(8)]
+        await asyncio.gather(*calling, *answering)
+        await here.door.ending(8)
+    assert {ending.outcome for _, ending in here.door.endings} == {Outcome.CLOSED}
+
+
+SIZES = [1, 16_384, 65_535, 65_536, 65_537, 131_072, 3 * MIB]
+"""Around what one receive can take: a short one isn't the end, a full one may be."""
+
+
+@pytest.mark.parametrize("transport", ["plaintext", "mtls"])
+async def test_whatever_came_before_the_end_is_delivered_whatever_its_size(
+    engine: Engine, transport: str
+) -> None:
+    async with inbound(engine) as here:
+        if transport == "plaintext":
+            here.door.near = None
+        for turn, size in enumerate(SIZES):
+            payload = os.urandom(size)
+            stream = await Stream.connect(here.address)
+            said: asyncio.Task[None]
+            if transport == "mtls":
+                peer = TlsStream(stream, PEER)
+                await peer.shake()
+                said = asyncio.create_task(peer.say(payload))
+                there = await here.application.accept()
+                end: Callable[[], Awaitable[None]] = peer.finish
+            else:
+                said = asyncio.create_task(stream.say(payload))
+                there = await here.application.accept()
+
+                async def end(stream: Stream = stream) -> None:
+                    stream.finish()
+
+            async def finish(said: asyncio.Task[None] = said) -> None:
+                await said
+                await end()  # noqa: B023  awaited in this turn
+
+            finishing = asyncio.create_task(finish())
+            await asyncio.sleep(0.01)  # to find the end behind bytes that it hasn't taken
+            assert await there.hear_all() == payload
+            await finishing
+            there.close()
+            assert (await here.door.ending(turn + 1)).outcome is Outcome.CLOSED
+            stream.close()
+
+
+async def test_little_buffers_on_every_side_swap_no_byte(engine: Engine) -> None:
+    """Writes are taken in part all the time; the rest goes on with the very same bytes."""
+    async with listening() as application:
+        application.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        application.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
+        door = RecordingDoor(Direction.INBOUND, route(application.address), ours)
+        async with open_door(engine, door) as address:
+
+            async def exchange() -> None:
+                peer = TlsStream(await Stream.connect(address, 4096), PEER)
+                peer.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                await peer.shake()
+                there = await application.accept()
+                up = [os.urandom(chance.randrange(1, 90_000)) for _ in range(6)]
+                down = [os.urandom(chance.randrange(1, 90_000)) for _ in range(6)]
+                names = os.urandom(8)
+                await peer.say(names)
+                assert await there.hear_exactly(8) == names  # accepted in order: one at a time
+
+                async def talk(say: Callable[[bytes], Awaitable[None]], words: list[bytes]) -> None:
+                    for word in words:
+                        await say(word)
+
+                _, _, heard_there, heard_here = await asyncio.gather(
+                    talk(peer.say, up),
+                    talk(there.say, down),
+                    there.hear_exactly(len(b"".join(up))),
+                    peer.hear_exactly(len(b"".join(down))),
+                )
+                assert heard_there == b"".join(up)
+                assert heard_here == b"".join(down)
+                await peer.finish()
+                there.close()
+
+            for _ in range(3):
+                await exchange()
+
+
+async def test_key_updates_among_data_lose_nothing(engine: Engine) -> None:
+    """Asked for or not, in the middle of bulk both ways, by somebody else's library."""
+    payload = [os.urandom(chance.randrange(1, 16_000)) for _ in range(60)]
+
+    def talk(port: int) -> bytes:
+        heard = b""
+        with Intruder(port, PEER) as peer:
+            peer.shake()
+            for turn, words in enumerate(payload):
+                peer.say(words)
+                peer.update_key(ask=turn % 3 != 0)
+                if turn % 4 == 3:  # not read at once: our updates come in the middle of data
+                    heard += peer.hear(sum(map(len, payload[turn - 3 : turn + 1])))
+            return heard
+
+    async def echo() -> None:
+        there = await here.application.accept()
+        with suppress(ConnectionResetError):
+            while data := await there.hear():
+                await there.say(data)
+
+    async with inbound(engine) as here:
+        echoing = asyncio.create_task(echo())
+        assert await asyncio.to_thread(talk, here.address.port) == b"".join(payload)
+        await echoing
+        await here.door.ending()
+
+
+# Verdicts.
+
+
+async def call(here: Inbound, shows: Issued) -> Outcome:
+    """What becomes of a caller, whom the door denies if it is let in."""
+    count = len(here.door.endings) + 1
+    peer = TlsStream(await Stream.connect(here.address), shows)
+    await peer.shake()
+    with suppress(SSL.Error, ConnectionResetError):
+        await peer.hear()
+    peer.stream.close()
+    return (await here.door.ending(count)).outcome
+
+
+async def test_a_leaf_that_expires_is_not_believed_any_longer(engine: Engine) -> None:
+    soon = (datetime.now(UTC) + timedelta(seconds=3)).replace(microsecond=0)
+    brief = OURS.issue("/ns/brief/sa/visit", not_after=soon)
+    async with inbound(engine) as here:
+        here.door.answer = DENIED
+        assert [await call(here, brief) for _ in range(2)] == [Outcome.DENIED] * 2
+        await eventually(lambda: datetime.now(UTC) > soon + timedelta(seconds=1), "its expiry")
+        assert await call(here, brief) is Outcome.PEER_UNTRUSTED
+
+
+async def test_a_leaf_that_is_revoked_is_not_believed_by_the_next_plan(engine: Engine) -> None:
+    before = credentials(None, OURS)
+    judge = Verifier(with_crl(before, OURS, PEER))
+
+    def verify(chain: tuple[bytes, ...]) -> PeerSvid:
+        return judge.verify(chain, Role.CLIENT, datetime.now(UTC))
+
+    async with inbound(engine) as here:
+        here.door.answer = DENIED
+        assert await call(here, PEER) is Outcome.DENIED
+        here.door.near = plan(Role.SERVER, US, verify)
+        engine.ask_again()
+        assert await call(here, PEER) is Outcome.PEER_UNTRUSTED
+        assert await call(here, US) is Outcome.DENIED
+
+
+async def test_who_may_call_may_not_therefore_answer(engine: Engine) -> None:
+    """The same leaf, at the same time, in the other role."""
+    caller = OURS.issue("/ns/web/sa/frontend", eku=(CLIENT_AUTH,))
+    answerer = OURS.issue("/ns/web/sa/frontend", eku=(SERVER_AUTH,))
+    async with inbound(engine) as here, outbound(engine) as (door, address, far):
+        here.door.answer = DENIED
+        assert await call(here, caller) is Outcome.DENIED
+        for shows, expected in ((caller, False), (answerer, True)):
+            near = await Stream.connect(address)
+            there = TlsStream(await far.accept(), shows, server=True)
+            if expected:
+                await there.shake()
+                await near.say(b"x")
+                assert await there.hear() == b"x"
+            else:
+                with pytest.raises(SSL.Error):
+                    await there.shake()
+                assert await near.is_reset()
+            near.close()
+        assert door.attempts[0][1] is not None
+        assert door.attempts[0][1].outcome is Outcome.PEER_UNTRUSTED
+        assert await call(here, answerer) is Outcome.PEER_UNTRUSTED
+
+
+# Deadlines.
+
+
+async def test_a_hello_that_drips_gains_no_time(engine: Engine) -> None:
+    async with inbound(engine, handshake=0.5) as here:
+        peer = TlsStream(await Stream.connect(here.address), PEER)
+        with pytest.raises(SSL.WantReadError):
+            peer.tls.do_handshake()
+        hello = peer.pending()
+        with suppress(ConnectionResetError, BrokenPipeError):
+            for byte in hello:
+                await peer.stream.say(bytes((byte,)))
+                await asyncio.sleep(0.01)
+        ending = await here.door.ending()
+    assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.HANDSHAKING_NEAR)
+    assert 0.5 <= ending.duration < 5
+
+
+async def test_a_handshake_that_stops_behind_our_flight_has_its_deadline(engine: Engine) -> None:
+    async with inbound(engine, handshake=0.3) as here:
+        peer = TlsStream(await Stream.connect(here.address), PEER)
+        with pytest.raises(SSL.WantReadError):
+            peer.tls.do_handshake()
+        await peer.flush()
+        assert await peer.stream.hear()  # our flight, which it leaves unanswered
+        with suppress(ConnectionResetError):
+            await peer.stream.hear_all()
+        ending = await here.door.ending()
+    assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.HANDSHAKING_NEAR)
+
+
+async def test_somebody_refused_who_neither_reads_nor_leaves_is_gone_soon(engine: Engine) -> None:
+    async with inbound(engine, handshake=60.0) as here:
+        peer = TlsStream(await Stream.connect(here.address, 4096), STRANGER)
+        await peer.shake()
+
+        async def babble() -> None:
+            while True:
+                await peer.say(bytes(16_000))
+
+        babbling = asyncio.create_task(babble())
+        assert (await here.door.ending()).outcome is Outcome.PEER_UNTRUSTED
+        with pytest.raises((ConnectionResetError, BrokenPipeError)):
+            await babbling
+
+
+# Ends.
+
+
+@pytest.mark.parametrize("where", ["between records", "within a record"])
+async def test_an_answering_peer_that_ends_without_saying_so_is_a_truncation(
+    engine: Engine, where: str
+) -> None:
+    async with outbound(engine) as (door, address, far):
+        near = await Stream.connect(address)
+        there = TlsStream(await far.accept(), PEER, server=True)
+        await there.shake()
+        await there.say(b"half an answer")
+        assert await near.hear_exactly(14) == b"half an answer"
+        if where == "within a record":
+            there.tls.sendall(bytes(1000))
+            await there.stream.say(there.pending()[:500])
+        there.truncate()
+        assert await near.is_reset()
+        ending = await door.ending()
+    assert (ending.outcome, ending.bytes_received) == (Outcome.RESET, 14)
+    assert ending.reason == "the peer closed without a close_notify (truncated)"
+
+
+async def test_a_calling_peer_that_ends_within_a_record_is_a_truncation(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer, there = await here.relay()
+        await peer.say(b"half")
+        peer.tls.sendall(bytes(1000))
+        await peer.stream.say(peer.pending()[:500])
+        assert await there.hear_exactly(4) == b"half"
+        peer.truncate()
+        assert await there.is_reset()
+        ending = await here.door.ending()
+    assert (ending.outcome, ending.bytes_received) == (Outcome.RESET, 4)
+
+
+# Lifetimes.
+
+
+async def test_plans_may_go_while_connections_live_that_were_made_with_them(
+    engine: Engine,
+) -> None:
+    """One is open, one in the middle of its handshake, when nobody else holds their plan."""
+    async with inbound(engine, handshake=60.0) as here:
+        open_peer, open_there = await here.relay()
+        slow = TlsStream(await Stream.connect(here.address), PEER)
+        with pytest.raises(SSL.WantReadError):
+            slow.tls.do_handshake()
+        await slow.flush()
+        slow.tls.bio_write(await slow.stream.hear())
+        here.door.arrivals.clear()
+        here.door.opened_.clear()
+        for _ in range(5):  # the next ones' memory is where the old one's was
+            here.door.near = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
+            engine.ask_again()
+            gc.collect()
+            await told_off(here.address, STRANGER, "unknown ca")
+        await slow.shake()
+        slow_there = await here.application.accept()
+        for peer, there in ((open_peer, open_there), (slow, slow_there)):
+            await peer.say(b"still here")
+            assert await there.hear_exactly(10) == b"still here"
+            peer.stream.reset()
+            assert await there.is_reset()
+        await here.door.ending(7)
+
+
+@pytest.mark.parametrize("moment", ["verify", "admit", "opened"])
+async def test_a_peer_that_resets_while_it_is_decided_on_leaves_in_order(
+    engine: Engine, moment: str
+) -> None:
+    judge = verifier(Role.CLIENT, OURS)
+    callers: list[TlsStream] = []
+
+    def verify(chain: tuple[bytes, ...]) -> PeerSvid:
+        if moment == "verify":
+            callers[-1].stream.reset()
+        return judge(chain)
+
+    def admit(_arrival: Arrival) -> Route:
+        if moment == "admit":
+            callers[-1].stream.reset()
+        return there
+
+    async with inbound(engine, verify) as here:
+        assert isinstance(here.door.answer, Route)
+        there = here.door.answer
+        here.door.answer = admit
+        if moment == "opened":
+            here.door.on_opened = lambda _connection: callers[-1].stream.reset()
+        for turn in range(10):
+            # a leaf nobody has seen: each is judged
+            callers.append(TlsStream(await Stream.connect(here.address), OURS.issue("/ns/a/sa/b")))
+            with suppress(OSError, EOFError):
+                await callers[-1].shake()
+            ending = await here.door.ending(turn + 1)
+            assert ending.outcome in (Outcome.RESET, Outcome.HANDSHAKE_FAILED)
+        assert len(here.door.endings) == 10
+
+
+async def test_a_handle_may_be_asked_and_told_things_after_the_end(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer, there = await here.relay()
+        connection = await here.door.connection()
+        await peer.say(b"12345")
+        assert await there.hear_exactly(5) == b"12345"
+        await there.say(b"123")
+        assert await peer.hear_exactly(3) == b"123"
+        peer.stream.reset()
+        await here.door.ending()
+        for _ in range(50):  # their memory is where its was
+            other, its = await here.relay()
+            other.stream.reset()
+            assert await its.is_reset()
+        connection.close(DENIED)
+        assert connection.state is State.CLOSED
+        assert (connection.bytes_received, connection.bytes_sent) == (5, 3)
+        assert connection.peer is not None
+        assert connection.peer.spiffe_id == PEER.spiffe_id
+        await here.door.ending(51)
