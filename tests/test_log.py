@@ -16,7 +16,7 @@ from tests.helpers.waiting import wait_until
 from uproxy.accesslog import AccessRecord, access_record
 from uproxy.config.settings import LogSettings
 from uproxy.lifecycle import State
-from uproxy.log import Log
+from uproxy.log import Log, pipe
 from uproxy.log.lines import Event, json_line, text_line
 from uproxy.log.pipe import QUEUE_LINES
 from uproxy.log.ratelimit import MAX_KINDS, PASSING, WINDOW_S, RateLimit
@@ -173,6 +173,37 @@ def test_a_blocked_standard_output_blocks_nobody_and_drops_are_counted_and_said(
     messages = [json.loads(line)["message"] for line in told if line]
     assert f"{before + 1} log lines were dropped: standard output is blocked" in messages
     assert len([message for message in messages if message.startswith("line ")]) == 200 - before
+
+
+def test_lines_that_wait_are_written_together_but_no_more_than_a_pipe_takes_whole(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[bytes] = []
+    begun, may_go_on = threading.Event(), threading.Event()
+    real = os.write
+
+    def write(fd: int, data: memoryview) -> int:
+        if fd != reader.fd:
+            return real(fd, data)
+        written.append(bytes(data))
+        begun.set()
+        may_go_on.wait(10)
+        return len(data)
+
+    monkeypatch.setattr(os, "write", write)
+    with logging_to(reader):
+        _log.info("first")
+        assert begun.wait(10)
+        for number in range(100):
+            _log.info("line %d", number)
+        _log.info("x" * 2 * pipe.BATCH_BYTES)
+        may_go_on.set()
+    first, *batches, long = written
+    assert first.count(b"\n") == long.count(b"\n") == 1
+    assert all(batch.endswith(b"\n") and len(batch) <= pipe.BATCH_BYTES for batch in batches)
+    assert len(batches) < 10
+    lines = b"".join(batches).splitlines()
+    assert [json.loads(line)["message"] for line in lines] == [f"line {n}" for n in range(100)]
 
 
 def iter_lines(fd: int) -> Iterator[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from uproxy.contract import Connection, Ending
-from uproxy.model import Direction, Outcome, TcpAddress, Transport
+from uproxy.model import Address, Direction, Outcome, TcpAddress, Transport
 
 Value = str | int | None
 
@@ -37,8 +37,9 @@ class AccessRecord:
     fields: tuple[tuple[str, Value], ...]
     """In the contract's order; None where there is nothing to say."""
     outcome: Outcome
-    kind: tuple[str, str, str]
-    """Outcome, rule or step, and peer: failures of the same kind say the same."""
+    kind: tuple[str, str, str] | None
+    """Outcome, rule or step, and peer: failures of the same kind say the same.  None for an
+    ordinary end."""
 
 
 class AccessLog(Protocol):
@@ -86,12 +87,15 @@ def access_record(
         ("rule", _rule(connection, ending)),
         ("error", ending.reason),
     )
-    source = arrival.source
-    host = source.host if isinstance(source, TcpAddress) else str(source)
-    who = theirs or (host if inbound else str(far))
-    return AccessRecord(
-        fields, ending.outcome, (ending.outcome.value, ending.rule or ending.state.value, who)
-    )
+    if ending.outcome.flag == "-":
+        return AccessRecord(fields, ending.outcome, None)
+    who = theirs or (_host(arrival.source) if inbound else str(far))
+    kind = (ending.outcome.value, ending.rule or ending.state.value, who)
+    return AccessRecord(fields, ending.outcome, kind)
+
+
+def _host(source: Address) -> str:
+    return source.host if isinstance(source, TcpAddress) else str(source)
 
 
 def _rule(connection: Connection, ending: Ending) -> str | None:

@@ -112,13 +112,12 @@ class Log(logging.Handler):
         """One line for a finished connection, if the configuration wants it."""
         if record.outcome not in self._kept:
             return
-        failed = record.outcome.flag != "-"
-        if failed:
+        if record.kind is not None:
             self._sum_up()
             with self._limit_lock:
                 if not self._limit.passes(record.kind, self._clock()):
                     return
-        level = "warning" if failed else "info"
+        level = "info" if record.kind is None else "warning"
         fields = (*record.fields, *self._tags)
         self._put(Event(time.time(), level, "access", "connection complete", fields))
 
