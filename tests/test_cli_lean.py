@@ -1,10 +1,14 @@
-"""uproxy.cli.lean: what `uproxy run` keeps out of its process, and gives back to others."""
+"""uproxy.cli.lean: what `uproxy run` keeps out of its process, and gives back to others; what
+a running one has loaded is looked at in e2e/test_a_uproxy_stays_small.py."""
 
 from __future__ import annotations
 
+import dis
 import subprocess
 import sys
 from pathlib import Path
+
+from uproxy.cli.lean import COMPILER_FLAGS
 
 ROOT = Path(__file__).parents[1]
 
@@ -109,3 +113,117 @@ def test_what_was_imported_before_stays() -> None:
         "print(inside is ssl)\n"
     )
     assert run(program) == "True"
+
+
+def test_a_stand_in_brings_the_real_one_when_it_is_asked_for_more() -> None:
+    program = (
+        "from uproxy.cli.lean import lean_imports\n"
+        "import sys\n"
+        "with lean_imports():\n"
+        "    import random, subprocess\n"
+        "print('_posixsubprocess' in sys.modules, subprocess.PIPE)\n"
+        "print(0 <= random.random() < 1, random.Random.__name__)\n"
+        "print(subprocess.run([sys.executable, '-c', 'print(1)'], stdout=subprocess.PIPE).stdout)\n"
+        "import random as real\n"
+        "print(real is sys.modules['random'], type(real).__name__, real is random)\n"
+    )
+    assert run(program).splitlines() == [
+        "False -1",
+        "True Random",
+        r"b'1\n'",
+        "True module False",
+    ]
+
+
+def test_a_stand_in_knows_what_the_real_one_knows() -> None:
+    assert COMPILER_FLAGS.items() <= dis.COMPILER_FLAG_NAMES.items()
+    program = (
+        "import sys\n"
+        "from uproxy.cli.lean import _Postponed, _stand_ins\n"
+        "import importlib\n"
+        "for stand_in in _stand_ins():\n"
+        "    if isinstance(stand_in, _Postponed):\n"
+        "        real = importlib.import_module(stand_in.__name__)\n"
+        "        for name, value in vars(stand_in).items():\n"
+        "            if not name.startswith('__'):\n"
+        "                assert hasattr(real, name), (real, name)\n"
+        "                if isinstance(value, int):\n"
+        "                    assert value == getattr(real, name), (real, name)\n"
+    )
+    assert run(program) == ""
+
+
+def test_a_traceback_shows_its_source() -> None:
+    program = (
+        "import uproxy.cli.run, traceback\n"
+        "from uproxy.cli import lean\n"
+        "with lean.lean_imports():\n"
+        "    try:\n"
+        "        lean.AbsentError()\n"
+        "    except RuntimeError:\n"
+        "        print(traceback.format_exc())\n"
+    )
+    assert "raise RuntimeError(" in run(program)
+
+
+def test_ecdsa_signs_and_verifies() -> None:
+    program = (
+        "import sys, uproxy.cli.run\n"
+        "from uproxy.cli.lean import lean_imports\n"
+        "from cryptography.hazmat.primitives.asymmetric import ec\n"
+        "from cryptography.hazmat.primitives.hashes import SHA256\n"
+        "with lean_imports():\n"
+        "    key = ec.generate_private_key(ec.SECP256R1())\n"
+        "    algorithm = ec.ECDSA(SHA256())\n"
+        "    key.public_key().verify(key.sign(b'text', algorithm), b'text', algorithm)\n"
+        "    print('cryptography.hazmat.primitives.ciphers' in sys.modules)\n"
+        "    ec.ECDSA(SHA256(), deterministic_signing=True)\n"
+        "    print('cryptography.hazmat.primitives.ciphers' in sys.modules)\n"
+    )
+    assert run(program).split() == ["False", "True"]
+
+
+def test_a_frozen_dataclass_stays_frozen_and_leaves_no_double() -> None:
+    program = (
+        "import gc\n"
+        "from uproxy.cli.lean import lean_imports\n"
+        "with lean_imports():\n"
+        "    from dataclasses import FrozenInstanceError, dataclass, replace\n"
+        "@dataclass(frozen=True, slots=True)\n"
+        "class Value:\n"
+        "    number: int\n"
+        "@dataclass\n"
+        "class Changing:\n"
+        "    number: int\n"
+        "value, changing = Value(1), Changing(1)\n"
+        "for change in (lambda: setattr(value, 'number', 2), lambda: delattr(value, 'number'),\n"
+        "               lambda: setattr(value, 'other', 2)):\n"
+        "    try:\n"
+        "        change()\n"
+        "    except FrozenInstanceError as error:\n"
+        "        print(error)\n"
+        "changing.number = 2\n"
+        "print(value, replace(value, number=3), {value, Value(1)}, changing)\n"
+        "gc.collect()\n"
+        "print([each.__name__ for each in object.__subclasses__()].count('Value'))\n"
+    )
+    assert run(program).splitlines() == [
+        "cannot assign to field 'number'",
+        "cannot delete field 'number'",
+        "cannot assign to field 'other'",
+        "Value(number=1) Value(number=3) {Value(number=1)} Changing(number=2)",
+        "1",
+    ]
+
+
+def test_openssl_is_configured_by_us_and_the_environment_is_as_before() -> None:
+    program = (
+        "import os\n"
+        "os.environ['OPENSSL_CONF'] = '/theirs'\n"
+        "from uproxy.cli.lean import load_openssl\n"
+        "load_openssl()\n"
+        "print(os.environ['OPENSSL_CONF'], 'CRYPTOGRAPHY_OPENSSL_NO_LEGACY' in os.environ)\n"
+        "from cryptography.hazmat.bindings._rust import openssl\n"
+        "print(openssl._legacy_provider_loaded)\n"
+    )
+    assert run(program).splitlines() == ["/theirs False", "False"]

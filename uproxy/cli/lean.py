@@ -155,30 +155,30 @@ def _lean_dataclasses() -> Iterator[None]:
     Those that `dataclass` makes for each keep the class alive that was there before the one
     with slots took its place: 6 KiB a class, of which there are more than a hundred.
     """
+    # not at the top: it imports modules that have stand-ins
     import dataclasses
 
-    real = dataclasses.dataclass
+    def refuse_assignment(_self: object, name: str, _value: object) -> NoReturn:
+        raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
 
-    @functools.wraps(real)
+    def refuse_deletion(_self: object, name: str) -> NoReturn:
+        raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+
+    @functools.wraps(dataclasses.dataclass)
     def dataclass(cls: type | None = None, /, **options: bool) -> Any:
         if cls is None:
             return functools.partial(dataclass, **options)
         made: Any = real(cls, **options)
         if options.get("frozen"):
-            made.__setattr__ = made.__delattr__ = _refuse_change
+            made.__setattr__, made.__delattr__ = refuse_assignment, refuse_deletion
         return made
 
+    real = dataclasses.dataclass
     vars(dataclasses)["dataclass"] = dataclass
     try:
         yield
     finally:
         vars(dataclasses)["dataclass"] = real
-
-
-def _refuse_change(_self: object, name: str, *_value: object) -> NoReturn:
-    from dataclasses import FrozenInstanceError
-
-    raise FrozenInstanceError(f"cannot assign to or delete field {name!r}")
 
 
 def load_openssl() -> None:
