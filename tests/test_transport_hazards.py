@@ -220,6 +220,7 @@ async def test_whatever_came_before_the_end_is_delivered_whatever_its_size(
     async with inbound(engine) as here:
         if transport == "plaintext":
             here.door.near = None
+            engine.ask_again()
         for turn, size in enumerate(SIZES):
             payload = os.urandom(size)
             stream = await Stream.connect(here.address)
