@@ -3,7 +3,7 @@
 Flow: B alone from exec until it would serve, then 2 s of nothing, then its memory; then A
 too, 5,000 connections through both that have each carried one request of 1 KiB back, and are
 left open.  uProxy's identity comes from a Workload API whose stream stays open, and its
-metrics are scraped once before; Envoy and ghostunnel have files, Envoy's metrics are scraped
+metrics are scraped once before; the others have files, Envoy's metrics are scraped
 once too.  Files are synced first: a library's pages count as dirty until they are on disk.
 
 Not measured: memory under load, Envoy's with the clusters and endpoints of a mesh (they

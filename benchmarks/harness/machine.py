@@ -47,9 +47,14 @@ def _peers() -> dict[str, str]:
 
 
 def _commit() -> str:
-    if not (_ROOT / ".git").exists():
+    """What `uproxy/` was made from; the benchmarks themselves change files beside it."""
+    git = ["git", "-C", str(_ROOT)]
+    try:
+        commit = _said(*git, "rev-parse", "--short", "HEAD")
+        changed = _said(*git, "status", "--porcelain", "--", "uproxy")
+    except (OSError, subprocess.CalledProcessError):
         return "no commit known"
-    return _said("git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--exclude=*")
+    return f"{commit}, with changes" if changed else commit
 
 
 def _cpu() -> str:
