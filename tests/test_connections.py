@@ -11,7 +11,7 @@ import pytest
 from tests.helpers.connections import FakeConnection, arrival, ending
 from tests.helpers.pki import Authority, Issued
 from tests.helpers.waiting import eventually
-from tests.helpers.world import ANYBODY, KeptRecords, World, credentials, peer, settings, with_crl
+from tests.helpers.world import ANYBODY, World, credentials, peer, settings, with_crl
 from uproxy.accesslog import AccessRecord
 from uproxy.config.settings import IdentitySettings, RuleFrom, RuleSettings
 from uproxy.connections import Connections, Party, Shown
@@ -232,7 +232,7 @@ async def test_doors_are_asked_again_in_the_very_step_that_changes_what_is_in_fo
         seen.append(here.connections.in_force)
 
     here.connections = Connections(
-        here.connections.in_force, here.metrics, KeptRecords(here.records), ask_again=ask_again
+        here.connections.in_force, here.metrics, here.log, ask_again=ask_again
     )
     here.connections.configure(settings(ON))
     assert seen == [here.connections.in_force]

@@ -87,11 +87,16 @@ class World:
         self.connections = Connections(
             InForce.first(self.settings, self.credentials),
             self.metrics,
-            KeptRecords(self.records),
+            self.log,
             ask_again=self._count_asking,
             clock=lambda: self.now,
         )
         self.destinations.configure(self.settings)
+
+    @property
+    def log(self) -> KeptRecords:
+        """The access log."""
+        return KeptRecords(self.records)
 
     @property
     def services(self) -> Services:

@@ -284,3 +284,13 @@ def test_not_knowing_our_trust_domain_never_lets_anybody_in(
 ) -> None:
     if Policy.compile(rules, None).decide(caller, target).allowed:
         assert Policy.compile(rules, "example.org").decide(caller, target).allowed
+
+
+@given(st.lists(rule_settings, max_size=3), owns, callers, st.sampled_from(ADDRESSES), targets)
+def test_where_no_rule_looks_at_the_source_it_changes_not_even_the_words(
+    rules: list[RuleSettings], own: str | None, caller: Caller, other: IpAddress, target: Target
+) -> None:
+    policy = Policy.compile(rules, own)
+    elsewhere = dataclasses.replace(caller, source=other)
+    if not policy.by_source:
+        assert policy.decide(caller, target) == policy.decide(elsewhere, target)
