@@ -1,6 +1,6 @@
 """The far side: dialled, shaken hands with where it has TLS, and then bytes pass."""
 
-from libc.errno cimport EAGAIN, ECONNREFUSED, EINPROGRESS, errno
+from libc.errno cimport ECONNREFUSED, EINPROGRESS, ENOTCONN, errno
 from libc.stdint cimport uint32_t
 from libc.string cimport memcmp
 from posix.time cimport CLOCK_MONOTONIC
@@ -17,7 +17,7 @@ from uproxy.engine.shake cimport begin_tls, shake, shake_on
 from uproxy.engine.side cimport fail, let_go, mute, watch
 from uproxy.engine.standing cimport still_stands
 from uproxy.engine.system cimport (
-    AF_UNIX, EPOLLERR, EPOLLIN, EPOLLOUT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SO_ERROR,
+    AF_UNIX, EPOLLERR, EPOLLHUP, EPOLLOUT, LISTEN, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SO_ERROR,
     SOL_SOCKET, clock_of, connect, getpeername, getsockname, getsockopt, setsockopt, sockaddr,
     sockaddr_storage, socket, word_set,
 )
@@ -42,15 +42,16 @@ cdef inline void dial(Conn *conn, int fd, sockaddr_storage *target, unsigned int
     conn.mode = M_CONNECTING
     conn.limits[0] = handshake_limit
     side.fd = fd
+    if fd < 0 and set_out(side, target, size) < 0:
+        far_failed(conn)
+        return
+    if side.mask < 0 and side.shakes.ssl_ctx == NULL:
+        ready(side)
+        return
     watch_loss(conn)
     if conn.mode == M_DEAD:
         return
-    if fd >= 0:
-        connected(side)
-        return
-    if set_out(side, target, size) < 0:
-        far_failed(conn)
-    elif side.mask < 0:
+    if side.mask < 0:
         connected(side)
     elif start_patience(side, limit) < 0:
         far_failed(conn)
@@ -58,6 +59,7 @@ cdef inline void dial(Conn *conn, int fd, sockaddr_storage *target, unsigned int
 
 cdef inline int set_out(Side *side, sockaddr_storage *target, unsigned int size) noexcept nogil:
     """Watched where the connection isn't made at once."""
+    cdef int error
     side.fd = socket(target.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     if side.fd < 0:
         return fail(side, F_OS, errno, 0)
@@ -65,9 +67,12 @@ cdef inline int set_out(Side *side, sockaddr_storage *target, unsigned int size)
         return -1
     if connect(side.fd, <sockaddr *>target, size) == 0:
         return 0
-    if errno != EINPROGRESS:
-        return fail(side, F_OS, errno, 0)
-    return watch(side, EPOLLOUT)
+    error = errno
+    if error == EINPROGRESS:
+        error = connect_error(side.fd)  # on this very machine it stands already
+    if error == ENOTCONN:
+        return watch(side, EPOLLOUT)
+    return fail(side, F_OS, error, 0) if error else 0
 
 
 cdef inline int tune(Side *side) noexcept nogil:
@@ -81,7 +86,7 @@ cdef inline int tune(Side *side) noexcept nogil:
 
 
 cdef inline int connect_error(int fd) noexcept nogil:
-    """The errno a connect ended with, 0 for success.  A connection with itself counts as
+    """The errno a connect ended with, 0 for success, ENOTCONN before its end.  A connection with itself counts as
     refused: nobody listens there, and the kernel has picked the very port that was dialled to
     dial from (TCP's simultaneous open)."""
     cdef int error = 0
@@ -129,7 +134,7 @@ cdef inline void far_turn(Side *side) noexcept nogil:
 
 cdef inline void far_stepped(Side *side, int result) noexcept nogil:
     if result == 0:
-        result = watch(side, EPOLLOUT if side.backlog_size else EPOLLIN)
+        result = watch(side, EPOLLOUT if side.backlog_size else LISTEN)
         if result == 0:
             return
     if result == 1:
@@ -146,7 +151,9 @@ cdef inline void ready(Side *side) noexcept nogil:
     forget_deadline(conn)
     if standing == NULL or not still_stands(conn):
         mute(side)
-        ask(conn, E_FAR_READY)
+        watch_loss(conn)
+        if conn.mode != M_DEAD:
+            ask(conn, E_FAR_READY)
         return
     conn.limits[0], conn.limits[1] = standing.idle, standing.half_close
     tell(conn, E_OPENED, False)
@@ -180,6 +187,8 @@ cdef inline void near_lost(Side *side, uint32_t events) noexcept nogil:
         side.conn.failure = F_NONE  # of the candidate before
         fail(side, F_OS, pending_error(side.fd), 0)
         die(side.conn, False)
-    else:  # bytes may be before it, which are read when they are wanted
+    elif events & EPOLLHUP:  # bytes may be before it, which are read when they are wanted
         side.hung_up = True
         mute(side)
+    else:
+        watch_loss(side.conn)

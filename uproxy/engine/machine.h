@@ -3,10 +3,13 @@
 #ifndef UPROXY_MACHINE_H
 #define UPROXY_MACHINE_H
 
+#include <sys/epoll.h>
+
 #include <stddef.h>
 #include <stdint.h>
 
-#define QUIET 0.003 /* seconds that reports which ask nothing wait for others to come along */
+#define LISTEN (EPOLLIN | EPOLLRDHUP) /* for bytes, or the end of them */
+#define QUIET 0.01 /* seconds that reports which ask nothing wait for others to come along */
 #define LINGER 1.0 /* seconds a refused peer has to read its alert */
 #define VERDICT_LIFE 60.0 /* seconds a verdict on a leaf holds at most */
 #define SLIM_AFTER 0.25 /* seconds between two looks for output buffers that are too big */

@@ -25,7 +25,7 @@ from uproxy.engine.side cimport fail, flush, keep_early, mute, receive_raw, watc
 from uproxy.engine.standing cimport find_standing
 from uproxy.engine.system cimport (
     AF_INET, AF_INET6, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT,
-    EOPNOTSUPP, EPOLLIN, EPOLLOUT, EPOLL_CTL_DEL, EPROTO, LINGER, SHUT_WR, SOCK_CLOEXEC,
+    EOPNOTSUPP, EPOLLOUT, EPOLL_CTL_DEL, EPROTO, LINGER, LISTEN, SHUT_WR, SOCK_CLOEXEC,
     SOCK_NONBLOCK, accept4, clock_of, epoll_ctl, getsockname, pthread_mutex_lock,
     pthread_mutex_unlock, shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage,
     word_add, word_get, word_set,
@@ -188,6 +188,7 @@ cdef inline void seek_route(Conn *conn, unsigned long serial) noexcept nogil:
     cdef Standing *standing = find_standing(conn, serial)
     word_set(&conn.phase, P_ADMITTING)
     if standing == NULL:
+        mute(&conn.sides[0])
         ask(conn, E_SHAKEN)
     else:
         follow(conn, standing)
@@ -212,7 +213,7 @@ cdef inline void hear_hello(Side *side) noexcept nogil:
     cdef Worker *worker = conn.worker
     cdef ssize_t size = receive_raw(side, MAX_HELLO - side.early_size)
     if size == -2:
-        if watch(side, EPOLLIN) < 0:
+        if watch(side, LISTEN) < 0:
             near_failed(conn)
         return
     if size < 0:
@@ -235,7 +236,7 @@ cdef inline void heard(Side *side, char *said, size_t size) noexcept nogil:
         near_failed(conn)
     elif hello_complete(side, <uint8_t *>side.early, side.early_size):
         begin_near_kept(side)
-    elif watch(side, EPOLLIN) < 0:
+    elif watch(side, LISTEN) < 0:
         near_failed(conn)
 
 
@@ -271,13 +272,12 @@ cdef inline void near_turn(Side *side) noexcept nogil:
 cdef inline void near_stepped(Side *side, int result) noexcept nogil:
     cdef Conn *conn = side.conn
     if result == 0:
-        result = watch(side, EPOLLOUT if side.backlog_size else EPOLLIN)
+        result = watch(side, EPOLLOUT if side.backlog_size else LISTEN)
         if result == 0:
             return
     if result < 0:
         near_failed(conn)
         return
-    mute(side)
     free_slot(conn)
     seek_route(conn, side.entry.serial)
 
@@ -319,7 +319,7 @@ cdef inline void part_turn(Side *side, uint32_t events) noexcept nogil:
             die(conn, True)
     elif not side.ending:
         side.ending = True
-        if shutdown(side.fd, SHUT_WR) != 0 or watch(side, EPOLLIN) < 0:
+        if shutdown(side.fd, SHUT_WR) != 0 or watch(side, LISTEN) < 0:
             die(conn, True)
     elif events and discard(side) == 0:
         die(conn, True)

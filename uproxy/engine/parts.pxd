@@ -144,6 +144,7 @@ cdef struct Side:
     bint hung_up
     bint ending  # we have said our end, or will behind the backlog
     bint ended  # the peer's close_notify has come
+    bint finished  # its socket's end too
     bint owns_context  # `shakes.context` was taken for this connection alone
     Handshake shakes
     void *ssl

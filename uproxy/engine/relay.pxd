@@ -19,7 +19,7 @@ from uproxy.engine.side cimport (
     fail, fed, feed, finish, flush, push_output, read_plain, receive_raw, send_plain, watch,
 )
 from uproxy.engine.system cimport (
-    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, SO_ERROR, SOL_SOCKET, count_add, getsockopt, word_set,
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, LISTEN, SO_ERROR, SOL_SOCKET, count_add, getsockopt, word_set,
 )
 
 cdef enum:
@@ -43,6 +43,10 @@ cdef inline void relay_begin(Conn *conn, const char *preface, size_t size) noexc
     if size and send_plain(&conn.sides[1], preface, size) < 0:
         relay_failed(conn)
         return
+    # who dialled in has mostly spoken by now
+    if flow_open(conn, 0) and pump(conn, 0) < 0:
+        relay_failed(conn)
+        return
     check_patience(conn)
     if conn.mode == M_RELAYING:
         settle(conn)
@@ -64,6 +68,8 @@ cdef inline void relay_turn(Side *side, uint32_t events) noexcept nogil:
         while result == FULL and receives < MOST_RECEIVES and flow_open(conn, side.index):
             result = pump(conn, side.index)
             receives += 1
+            if result == 0 and events & EPOLLRDHUP:
+                result = FULL  # its end is behind what was read
     if result < 0:
         relay_failed(conn)
     else:
@@ -91,7 +97,7 @@ cdef inline void settle(Conn *conn) noexcept nogil:
 cdef inline int wanted(Conn *conn, int side) noexcept nogil:
     cdef int mask = 0
     if flow_open(conn, side):
-        mask |= EPOLLIN
+        mask |= LISTEN
     if conn.sides[side].backlog_size:
         mask |= EPOLLOUT
     return mask

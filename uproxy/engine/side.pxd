@@ -73,6 +73,7 @@ cdef inline ssize_t receive_raw(Side *side, size_t size) noexcept nogil:
     while True:
         got = recv(side.fd, side.conn.worker.received, size, 0)
         if got >= 0:
+            side.finished = got == 0
             return got
         if errno == EAGAIN:
             return -2
@@ -337,11 +338,11 @@ cdef inline void let_go(Side *side, bint orderly) noexcept nogil:
     side.early_size = 0
     if side.fd >= 0:
         mute(side)  # closing alone would do, but not while a forked child has a copy
-        if orderly:
+        if orderly and not side.finished:
             receive_raw(side, RECEIVE)  # the kernel would answer unread bytes with a reset
-        else:
+        elif not orderly:
             now.l_onoff, now.l_linger = 1, 0
             setsockopt(side.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
         close(side.fd)
     side.fd = -1
-    side.hung_up = side.ending = side.ended = False
+    side.hung_up = side.ending = side.ended = side.finished = False

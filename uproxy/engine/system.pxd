@@ -9,7 +9,7 @@ cdef extern from "<sys/epoll.h>" nogil:
     struct epoll_event:
         uint32_t events
         epoll_data_t data
-    uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLEXCLUSIVE
+    uint32_t EPOLLIN, EPOLLOUT, EPOLLERR, EPOLLHUP, EPOLLRDHUP, EPOLLEXCLUSIVE
     int EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_MOD, EPOLL_CTL_DEL
     int epoll_create1(int)
     int epoll_ctl(int, int, int, epoll_event *)
@@ -71,6 +71,7 @@ cdef extern from "<errno.h>" nogil:
     int ENONET, EPROTO, ENOPROTOOPT, EHOSTDOWN, EHOSTUNREACH, EOPNOTSUPP, ENETUNREACH, ENETDOWN
 
 cdef extern from "machine.h" nogil:
+    uint32_t LISTEN
     double QUIET, LINGER, VERDICT_LIFE, SLIM_AFTER
     void *shaking_get()
     void shaking_set(void *)
