@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+import threading
 
 import pytest
 
+from uproxy.app import engines
 from uproxy.app.engines import make_engine
 from uproxy.errors import EngineError
 from uproxy.transport.native import NativeEngine
@@ -14,9 +16,23 @@ from uproxy.transport.twin import TwinEngine
 
 async def test_each_name_has_its_engine() -> None:
     for name, kind in (("python", TwinEngine), ("native", NativeEngine)):
-        engine = make_engine(name)
+        engine = make_engine(name, None)
         assert type(engine) is kind
         await engine.stop()
+
+
+@pytest.mark.parametrize(
+    ("processors", "workers", "threads"), [(1, None, 1), (64, None, 4), (1, 7, 7)]
+)
+async def test_an_engine_has_the_threads_asked_for_or_one_per_processor_up_to_four(
+    monkeypatch: pytest.MonkeyPatch, processors: int, workers: int | None, threads: int
+) -> None:
+    monkeypatch.setattr(engines.processors, "allowed", lambda: processors)
+    before = threading.active_count()
+    engine = make_engine("native", workers)
+    assert threading.active_count() - before == threads
+    await engine.stop()
+    assert threading.active_count() == before
 
 
 async def test_a_missing_engine_is_an_error_and_never_the_other_one(
@@ -26,4 +42,4 @@ async def test_a_missing_engine_is_an_error_and_never_the_other_one(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "uproxy.engine._engine", None)
     with pytest.raises(EngineError, match="say engine: python"):
-        make_engine("native")
+        make_engine("native", None)

@@ -72,7 +72,7 @@ def test_variables_are_valid_anywhere_a_scalar_is() -> None:
         "authorization: [{action: allow, from: all}]",
         "authorization: [{action: allow, from: {identities: []}}]",
         "authorization: [{action: allow, to: {ports: [70000]}}]",
-        "workers: 2",
+        "workers: 0",
         "handover: null",
         "engine: cython",
         "admin: {listen: 5}",

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from uproxy import processors
 from uproxy.contract import Engine
 from uproxy.errors import EngineError
 
+MOST_WORKERS: Final = 4
+"""Unless more are asked for: a workload's proxy isn't there to fill a large machine."""
 
-def make_engine(name: str) -> Engine:
-    """The engine of that name, on the running event loop.
+
+def make_engine(name: str, workers: int | None) -> Engine:
+    """The engine of that name, on the running event loop; None: as many threads as fit here.
 
     Raises:
         EngineError: it isn't part of this installation.
@@ -23,4 +29,4 @@ def make_engine(name: str) -> Engine:
             f"the compiled engine can't be loaded ({error}): install uproxy with a C compiler "
             "and Python's headers present, or say engine: python"
         ) from None
-    return NativeEngine()
+    return NativeEngine(workers or min(processors.allowed(), MOST_WORKERS))

@@ -34,7 +34,7 @@ class Parts:
         self.log = log
         self.metrics = Metrics()
         self.source = make_source(settings.identity)
-        self.engine = make_engine(settings.engine)
+        self.engine = make_engine(settings.engine, settings.workers)
         self.destinations = Destinations()
         self.destinations.configure(settings)
         self.resolver = Resolver(self.destinations, changed=self.engine.ask_again)

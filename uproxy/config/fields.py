@@ -260,9 +260,15 @@ SETTINGS = Record(
         Field("timeouts", TIMEOUTS, "Deadlines; 0 is off."),
         Field(
             "engine",
-            Choice(("python", "native"), later.ENGINES),
-            "What moves the bytes.",
-            "python",
+            Choice(("native", "python"), later.ENGINES),
+            "What moves the bytes: compiled threads, or their twin in plain Python, on one.",
+            "native",
+        ),
+        Field(
+            "workers",
+            Nullable(count(1)),
+            "Threads of `engine: native`; by default one per CPU allowed to this process (a "
+            "cgroup's quota counts), 4 at most.",
         ),
         Field(
             "admin",

@@ -18,7 +18,6 @@ KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "inbound_trust": "let callers connect straight to this workload",
             "hbone": _TUNNEL,
             "handover": "remove the key and restart to upgrade",
-            "workers": "remove the key: one thread does the work",
         },
         "inbound": {
             "captured": _CAPTURED,

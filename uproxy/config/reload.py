@@ -22,6 +22,7 @@ RESTART_KEYS: Mapping[str, str] = MappingProxyType(
     {
         "name": "it names default sockets, logs and metrics",
         "engine": "connections can't move between engines",
+        "workers": "connections can't move between threads",
         "identity.workload_api": "the identity's source is chosen at start",
         "identity.files": "the identity's source is chosen at start (new contents are read alone)",
         "identity.spiffe_id": "the identity is chosen at start",

@@ -173,6 +173,8 @@ class Settings:
     tls: TlsSettings = TlsSettings()
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
-    engine: str = "python"
+    engine: str = "native"
+    workers: int | None = None
+    """Threads of the engine; None leaves it to what this machine allows."""
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()

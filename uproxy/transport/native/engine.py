@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import sys
 import time
@@ -30,15 +29,10 @@ _CUT_AGAIN: Final = 0.05
 """Seconds until whoever was on the way from thread to thread is cut as well."""
 
 
-def default_threads() -> int:
-    """One per processor that this process may use, two at least."""
-    return max(2, min(len(os.sched_getaffinity(0)), 8))
-
-
 class NativeEngine:
     """Moves connections in threads; asks and tells from one event loop.  Made inside it."""
 
-    def __init__(self, threads: int | None = None) -> None:
+    def __init__(self, threads: int = 2) -> None:
         self.poller = Poller()
         """For the addresses that race."""
         self.limits = Limits()
@@ -48,7 +42,7 @@ class NativeEngine:
         self.shortages = 0
         self._stopped = False
         self.core = Core(
-            threads or default_threads(),
+            threads,
             libssl.addresses(),
             sockets.CONNECTION_OPTIONS,
             libssl.judge,
