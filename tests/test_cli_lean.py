@@ -214,16 +214,3 @@ def test_a_frozen_dataclass_stays_frozen_and_leaves_no_double() -> None:
         "Value(number=1) Value(number=3) {Value(number=1)} Changing(number=2)",
         "1",
     ]
-
-
-def test_openssl_is_configured_by_us_and_the_environment_is_as_before() -> None:
-    program = (
-        "import os\n"
-        "os.environ['OPENSSL_CONF'] = '/theirs'\n"
-        "from uproxy.cli.lean import load_openssl\n"
-        "load_openssl()\n"
-        "print(os.environ['OPENSSL_CONF'], 'CRYPTOGRAPHY_OPENSSL_NO_LEGACY' in os.environ)\n"
-        "from cryptography.hazmat.bindings._rust import openssl\n"
-        "print(openssl._legacy_provider_loaded)\n"
-    )
-    assert run(program).splitlines() == ["/theirs False", "False"]

@@ -14,8 +14,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any, NoReturn
@@ -51,9 +51,13 @@ class _Postponed(ModuleType):
         return getattr(_real(self.__name__), name)
 
 
+_lock = threading.Lock()
+
+
 def _real(name: str) -> ModuleType:
-    if isinstance(sys.modules.get(name), _Postponed):
-        del sys.modules[name]
+    with _lock:  # an engine's threads may come here too
+        if isinstance(sys.modules.get(name), _Postponed):
+            del sys.modules[name]
     return importlib.import_module(name)
 
 
@@ -179,26 +183,3 @@ def _lean_dataclasses() -> Iterator[None]:
         yield
     finally:
         vars(dataclasses)["dataclass"] = real
-
-
-def load_openssl() -> None:
-    """Load the OpenSSL inside cryptography with uProxy's own configuration.
-
-    It must be the first to import cryptography, because OpenSSL reads its configuration only
-    once; uProxy's is in `openssl.cnf`, and old ciphers (RC4, DES) stay out.  The environment is
-    as before afterwards: children have nothing to do with it.
-    """
-    ours = {
-        "OPENSSL_CONF": os.path.join(os.path.dirname(__file__), "openssl.cnf"),
-        "CRYPTOGRAPHY_OPENSSL_NO_LEGACY": "1",
-    }
-    theirs = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
-    try:
-        importlib.import_module("cryptography.hazmat.bindings._rust")
-    finally:
-        for name, value in theirs.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
