@@ -79,6 +79,8 @@ GOALS = (
          1.15, 1.05, unit=" times"),
     Goal("p99 of 1,000 connections beside bulk, 2,000 requests/s", "fairness", "paced_p99", 1.0),
     Goal("p99 of 1,000 connections beside bulk, as fast as they go", "fairness", "full_p99", 1.0),
+    Goal("p99 beside bad certificates, by itself beside as many good ones", "flood", "times",
+         1.5, unit=" times"),
 )  # fmt: skip
 
 
