@@ -181,36 +181,3 @@ def test_ecdsa_signs_and_verifies() -> None:
         "    print('cryptography.hazmat.primitives.ciphers' in sys.modules)\n"
     )
     assert run(program).split() == ["False", "True"]
-
-
-def test_a_frozen_dataclass_stays_frozen_and_leaves_no_double() -> None:
-    program = (
-        "import gc\n"
-        "from uproxy.cli.lean import lean_imports\n"
-        "with lean_imports():\n"
-        "    from dataclasses import FrozenInstanceError, dataclass, replace\n"
-        "@dataclass(frozen=True, slots=True)\n"
-        "class Value:\n"
-        "    number: int\n"
-        "@dataclass\n"
-        "class Changing:\n"
-        "    number: int\n"
-        "value, changing = Value(1), Changing(1)\n"
-        "for change in (lambda: setattr(value, 'number', 2), lambda: delattr(value, 'number'),\n"
-        "               lambda: setattr(value, 'other', 2)):\n"
-        "    try:\n"
-        "        change()\n"
-        "    except FrozenInstanceError as error:\n"
-        "        print(error)\n"
-        "changing.number = 2\n"
-        "print(value, replace(value, number=3), {value, Value(1)}, changing)\n"
-        "gc.collect()\n"
-        "print([each.__name__ for each in object.__subclasses__()].count('Value'))\n"
-    )
-    assert run(program).splitlines() == [
-        "cannot assign to field 'number'",
-        "cannot delete field 'number'",
-        "cannot assign to field 'other'",
-        "Value(number=1) Value(number=3) {Value(number=1)} Changing(number=2)",
-        "1",
-    ]

@@ -12,13 +12,13 @@ name that a library takes while it is imported is given here as the real module 
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any, NoReturn
+
+from uproxy.cli.lean_dataclasses import lean_dataclasses
 
 
 class AbsentError(Exception):
@@ -143,43 +143,10 @@ def lean_imports() -> Iterator[None]:
     placed = {name: each for name, each in stand_ins.items() if name not in sys.modules}
     sys.modules.update(placed)  # type: ignore[arg-type]  # None is import's own word
     try:
-        with _lean_dataclasses():
+        with lean_dataclasses():
             yield
     finally:
         for name, stand_in in placed.items():
             # somebody may have brought the real one in
             if sys.modules.get(name) is stand_in:
                 del sys.modules[name]
-
-
-@contextlib.contextmanager
-def _lean_dataclasses() -> Iterator[None]:
-    """Frozen dataclasses share the two methods that refuse changes.
-
-    Those that `dataclass` makes for each keep the class alive that was there before the one
-    with slots took its place: 6 KiB a class, of which there are more than a hundred.
-    """
-    # not at the top: it imports modules that have stand-ins
-    import dataclasses
-
-    def refuse_assignment(_self: object, name: str, _value: object) -> NoReturn:
-        raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
-
-    def refuse_deletion(_self: object, name: str) -> NoReturn:
-        raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
-
-    @functools.wraps(dataclasses.dataclass)
-    def dataclass(cls: type | None = None, /, **options: bool) -> Any:
-        if cls is None:
-            return functools.partial(dataclass, **options)
-        made: Any = real(cls, **options)
-        if options.get("frozen"):
-            made.__setattr__, made.__delattr__ = refuse_assignment, refuse_deletion
-        return made
-
-    real = dataclasses.dataclass
-    vars(dataclasses)["dataclass"] = dataclass
-    try:
-        yield
-    finally:
-        vars(dataclasses)["dataclass"] = real
