@@ -86,7 +86,8 @@ def test_it_dials_in(folder: Path, meeting: Meeting, door: Inbound) -> None:
         for size in (1000, MIB, 4 * MIB):
             asyncio.run(traffic.exchange(client.port, size, half_close=False))
 
-    assert [line["bytes_recv"] for line in lines] == [1000, MIB, 4 * MIB]
+    # it may take its time to end the first
+    assert sorted(line["bytes_recv"] for line in lines) == [1000, MIB, 4 * MIB]
     assert {line["src.identity"] for line in lines} == {meeting.ghost_id}
     assert handshakes(door, direction="inbound", version="TLSv1.3") == before + 3
 

@@ -42,7 +42,7 @@ from uproxy.engine._engine import (
     Wire,
 )
 from uproxy.lifecycle import State
-from uproxy.model import Address, Direction, Outcome, TcpAddress
+from uproxy.model import Address, Outcome, TcpAddress
 from uproxy.transport.native import reasons
 from uproxy.transport.native.opendoor import handshake
 from uproxy.transport.twin.dial import DialError, dial
@@ -56,6 +56,8 @@ _STATES: Final = tuple(State)
 _PHASES: Final = {state: phase for phase, state in enumerate(State)}
 _SHAKEN: Final = _PHASES[State.HANDSHAKING_NEAR]
 _DEFECT: Final = Refusal(Outcome.RESET, "a defect in uProxy: its log says more")
+_ASKING: Final = ARRIVED | SHAKEN | FAR_READY | FAR_FAILED
+_NONE: Final[Iterator[Candidate]] = iter(())
 _NEAR, _FAR = 0, 1
 
 _ids: Final = count(1)
@@ -66,8 +68,9 @@ class Life(Wire):
     """One accepted connection; the engine's handle on it (`contract.Connection`)."""
 
     __slots__ = (
-        "_candidate", "_candidates", "_cut", "_dialling", "_engine", "_last_failure", "_offer",
-        "_over", "_refusal", "arrival", "dialled", "endpoint", "peer", "route", "tls",
+        "_candidate", "_candidates", "_dialling", "_ending", "_engine", "_inbound", "_known",
+        "_last_failure", "_offer", "_over", "arrival", "dialled", "endpoint", "peer", "route",
+        "tls",
     )  # fmt: skip
 
     arrival: Arrival
@@ -81,10 +84,11 @@ class Life(Wire):
         self.endpoint: str | None = None
         self._engine = engine
         self._offer = offer
+        self._inbound = offer.inbound
+        self._known = False  # until anything has happened
         self._over = False
-        self._refusal: Refusal | None = None
-        self._cut: Refusal | None = None
-        self._candidates: Iterator[Candidate] = iter(())
+        self._ending: Refusal | None = None  # why it is being cut
+        self._candidates: Iterator[Candidate] = _NONE
         self._candidate: Candidate | None = None  # the one being tried
         self._last_failure: Refusal | None = None
         self._dialling: asyncio.Task[None] | None = None  # only while addresses race
@@ -105,51 +109,60 @@ class Life(Wire):
 
     def close(self, refusal: Refusal) -> None:
         """Cut it now; the first reason stands."""
-        if self._cut is None and not self._over:
-            self._cut = refusal
-            self.cut()
+        if self._ending is None and not self._over:
+            self._refuse(refusal)
 
     # The life.
 
     def happened(self, events: int) -> None:
         """What a thread asks and reports."""
-        if not hasattr(self, "arrival"):
+        if not self._known:
             self._arrive()
-        if events & ADMITTED:
-            self._guarded(self._repeat)
-        if events & OPENED:
-            self._guarded(self._pass)
+        try:
+            self._follow(events)
+        except RefusedError as no:
+            self._refuse(no.refusal)
+        except Exception:  # noqa: BLE001  a defect: this connection ends, the process doesn't
+            self._confess()
+            self._refuse(_DEFECT)
         if events & CLOSED:
-            self._end(self._guarded_why())
-        elif self._cut is not None or self._refusal is not None:
-            return  # CLOSED is on its way
-        elif events & ARRIVED:
-            self._guarded(self._ask_for_tls)
+            self._end()
+
+    def _follow(self, events: int) -> None:
+        if events & ADMITTED:
+            self._repeat()
+        if events & OPENED:
+            self._pass()
+        if events & _ASKING and not events & CLOSED and self._ending is None:
+            self._answer(events)  # otherwise CLOSED is here, or on its way
+
+    def _answer(self, events: int) -> None:
+        if events & ARRIVED:
+            self._ask_for_tls()
         elif events & SHAKEN:
-            self._guarded(self._ask_for_route)
+            self._ask_for_route()
         elif events & FAR_READY:
-            self._guarded(self._open)
+            self._open()
         elif events & FAR_FAILED:
-            self._guarded(self._miss)
+            self._miss()
 
     def _arrive(self) -> None:
-        source, local, unix = self.source(), self.local(), self._offer.opened.unix
+        self._known = True
+        source, local, offer, phase = self.source(), self.local(), self._offer, self.phase
+        peer = self._near_peer() if phase > _SHAKEN else None
         self.arrival = Arrival(
             next(_ids),
-            unix if source is None else TcpAddress(_host(source[0]), source[1]),
-            unix if local is None else TcpAddress(_host(local[0]), local[1]),
-            None,
-            self._offer.plan if self.phase >= _SHAKEN else None,
+            offer.opened.unix if source is None else TcpAddress(_host(source[0]), source[1]),
+            offer.opened.unix if local is None else _address(*local),
+            peer,
+            offer.plan if phase >= _SHAKEN else None,
         )
-        self._recognize()
+        if peer is not None and self._inbound:
+            self._introduce(peer)
 
-    def _recognize(self) -> None:
-        """The near peer, once it is verified."""
-        peer = self.verdict(_NEAR)
-        if isinstance(peer, PeerSvid) and self.phase > _SHAKEN:
-            self.arrival = replace(self.arrival, peer=peer)
-            if self._inbound:
-                self._introduce(peer)
+    def _near_peer(self) -> PeerSvid | None:
+        verdict = self.verdict(_NEAR)
+        return verdict if isinstance(verdict, PeerSvid) else None
 
     def _introduce(self, peer: PeerSvid) -> None:
         facts = self.facts()
@@ -166,15 +179,16 @@ class Life(Wire):
         self.shake_near(handshake(plan), self._offer.door.timeouts.handshake)
 
     def _ask_for_route(self) -> None:
-        if self.arrival.peer is None:
-            self._recognize()
+        if self.arrival.peer is None and self.arrival.tls is not None:  # it had asked before that
+            self.arrival = replace(self.arrival, peer=self._near_peer())
+            self._introduce(cast("PeerSvid", self.arrival.peer))
         self.enter(_PHASES[State.ADMITTING])
         answer = self._offer.door.admit(self.arrival)
         if isinstance(answer, Refusal):
             raise RefusedError(answer)
         self.route = answer
         self.decided()
-        if self._cut is not None:
+        if self._ending is not None:
             return
         self._candidates = iter(answer.candidates)
         if answer.stands is not Stands.NEVER:
@@ -196,10 +210,8 @@ class Life(Wire):
 
     def _repeat(self) -> None:
         """A thread gave it a route that stands."""
-        route = cast("Route", self.standing())
-        self.route = route
-        self._candidates = iter(route.candidates)
-        self._candidate = next(self._candidates)
+        route = self.route = cast("Route", self.standing())
+        self._candidate = route.candidates[0]  # its only one
         self._offer.door.repeated(self.arrival, route)
 
     def _reach(self, route: Route) -> None:
@@ -263,6 +275,12 @@ class Life(Wire):
         else:
             self._go_on(route, reasons.far_step(failure, route, candidate.addresses))
 
+    def _failure(self) -> reasons.Failure:
+        what, side, error, code = self.failure()
+        verdict = self.verdict(side) if what == "verify" else None
+        who = reasons.NAMES[self._offer.door.direction][side]
+        return reasons.Failure(what, who, self.state, error, code, verdict)
+
     def _go_on(self, route: Route, failure: Refusal) -> None:
         self._failed(route, failure)
         self._reach(route)
@@ -275,7 +293,7 @@ class Life(Wire):
         """Both sides are ready: bytes may pass unless the door cuts."""
         self.enter(_PHASES[State.RELAYING])
         self._pass()
-        if self._cut is None:
+        if self._ending is None:
             route = cast("Route", self.route)
             self.relay(route.preface, route.timeouts.idle, route.timeouts.half_close)
 
@@ -292,48 +310,47 @@ class Life(Wire):
     # The end.
 
     def _guarded(self, step: Callable[[], None]) -> None:
-        """Take a step; what goes wrong in it is the end."""
+        """Take a step of its own accord; what goes wrong in it is the end."""
         try:
             step()
         except RefusedError as no:
             self._refuse(no.refusal)
         except Exception:  # noqa: BLE001  a defect: this connection ends, the process doesn't
-            _log.exception("a defect ended connection %d (%s)", self.arrival.id, self.state)
+            self._confess()
             self._refuse(_DEFECT)
 
+    def _confess(self) -> None:
+        _log.exception("a defect ended connection %d (%s)", self.arrival.id, self.state)
+
     def _refuse(self, refusal: Refusal) -> None:
-        self._refusal = refusal
+        self._ending = self._ending or refusal
         self.cut()
+
+    def _why(self) -> Refusal | None:
+        """What ended it; None for the orderly end."""
+        what = self.failure()[0]
+        if what == "none":
+            return None
+        if what == "cut":
+            return self._ending or reasons.STOPPED
+        failure, door = self._failure(), self._offer.door
+        if what in reasons.LIMITS:
+            return reasons.limit(failure, self._engine.limits, self.arrival.source)
+        if failure.state is State.HANDSHAKING_NEAR:
+            return reasons.near_handshake(failure, door.timeouts.handshake)
+        return reasons.relay(failure, cast("Route", self.route))
 
     def _guarded_why(self) -> Refusal | None:
         try:
             return self._why()
         except Exception:  # noqa: BLE001  a verifier's defect
-            _log.exception("a defect ended connection %d (%s)", self.arrival.id, self.state)
+            self._confess()
             return _DEFECT
 
-    def _why(self) -> Refusal | None:
-        """What ended it; None for the orderly end."""
-        failure = self._failure()
-        if failure.what == "none":
-            return None
-        if failure.what == "cut":
-            return self._refusal or self._cut or reasons.STOPPED
-        if failure.what in reasons.LIMITS:
-            return reasons.limit(failure, self._engine.limits, self.arrival.source)
-        if failure.state is State.HANDSHAKING_NEAR:
-            return reasons.near_handshake(failure, self._offer.door.timeouts.handshake)
-        return reasons.relay(failure, cast("Route", self.route))
-
-    def _failure(self) -> reasons.Failure:
-        what, side, error, code = self.failure()
-        verdict = self.verdict(side) if what == "verify" else None
-        names = reasons.NAMES[self._offer.door.direction]
-        return reasons.Failure(what, names[side], self.state, error, code, verdict)
-
-    def _end(self, refusal: Refusal | None) -> None:
+    def _end(self) -> None:
         if self._dialling is not None:
             self._dialling.cancel()
+        refusal = self._guarded_why()
         ending = Ending(
             refusal.outcome if refusal else Outcome.CLOSED,
             self.state,
@@ -356,13 +373,14 @@ class Life(Wire):
             return refusal.rule
         return self.route.rule if self.route else None
 
-    @property
-    def _inbound(self) -> bool:
-        return self._offer.door.direction is Direction.INBOUND
-
 
 def _far(route: Route) -> Handshake | None:
     return None if route.tls is None else handshake(route.tls)
+
+
+@lru_cache(maxsize=1024)
+def _address(packed: bytes, port: int) -> TcpAddress:
+    return TcpAddress(_host(packed), port)
 
 
 @lru_cache(maxsize=4096)

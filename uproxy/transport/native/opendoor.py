@@ -14,7 +14,7 @@ from uproxy import libssl, sockets
 from uproxy.contract import Door, Refusal, RefusedError, TlsPlan
 from uproxy.engine._engine import Listening
 from uproxy.errors import IdentityError
-from uproxy.model import Outcome, UnixAddress
+from uproxy.model import Direction, Outcome, UnixAddress
 
 if TYPE_CHECKING:
     from uproxy.engine._engine import Handshake
@@ -35,6 +35,7 @@ class Offer:
     door: Door
     plan: TlsPlan | None
     """None in the clear, or where each arrival asks."""
+    inbound: bool
 
 
 class OpenNativeDoor:
@@ -76,7 +77,8 @@ class OpenNativeDoor:
             _log.exception("a defect of door %s: its arrivals are refused", self._door.name)
             ask = True
         ask = ask or isinstance(plan, Refusal)
-        offer = Offer(self, self._door, plan if near is not None else None)  # type: ignore[arg-type]  # a plan where there is a handshake
+        meant = plan if isinstance(plan, TlsPlan) and not ask else None
+        offer = Offer(self, self._door, meant, self._door.direction is Direction.INBOUND)
         self._listening.offer(offer, near, ask, self._door.timeouts.handshake)
 
     async def close(self) -> None:
