@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from uproxy.app import engines
+from uproxy import processors as cpus
 from uproxy.app.engines import make_engine
 from uproxy.errors import EngineError
 from uproxy.transport.native import NativeEngine
@@ -27,7 +27,7 @@ async def test_each_name_has_its_engine() -> None:
 async def test_an_engine_has_the_threads_asked_for_or_one_per_processor_up_to_four(
     monkeypatch: pytest.MonkeyPatch, processors: int, workers: int | None, threads: int
 ) -> None:
-    monkeypatch.setattr(engines.processors, "allowed", lambda: processors)
+    monkeypatch.setattr(cpus, "allowed", lambda: processors)
     before = threading.active_count()
     engine = make_engine("native", workers)
     assert threading.active_count() - before == threads
