@@ -71,8 +71,12 @@ class Subject(Uproxy):
         return opened - metric(self, "istio_tcp_connections_closed_total")
 
     def dial(self) -> socket.socket:
-        caller = socket.create_connection(("127.0.0.1", self.port), timeout=10)
+        caller = socket.socket()
         self.callers.append(caller)
+        caller.settimeout(10)
+        caller.bind(("127.0.0.1", 0))
+        self._last_port = caller.getsockname()[1]  # while it has one
+        caller.connect(("127.0.0.1", self.port))
         caller.sendall(b"patient")
         return caller
 
@@ -96,13 +100,14 @@ class Subject(Uproxy):
         time.sleep(1.0)  # what is measured
         return self.cpu_time() - before
 
-    def first_ending(self) -> tuple[str, str]:
-        """Outcome and reason of the first connection that ended since `begin`."""
-        endings = wait_until(
-            lambda: [line for line in self.lines[self._begun :] if line["scope"] == "access"],
-            "an access line",
+    def ending(self) -> tuple[str, str]:
+        """Outcome and reason of the end of whom `dial` made last."""
+        source = f"127.0.0.1:{self._last_port}"
+        (line,) = wait_until(
+            lambda: [line for line in self.accesses if line.get("src.addr") == source],
+            "its access line",
         )
-        return endings[0]["outcome"], endings[0]["error"]
+        return line["outcome"], line["error"]
 
 
 @pytest.fixture(scope="module")
@@ -215,7 +220,7 @@ def test_a_shortage_does_not_hold_up_the_end(engine: str, tmp_path: Path, app: i
 def test_without_a_socket_to_dial_with_one_connection_fails(subject: Subject, error: int) -> None:
     with subject.faults.failing("socket", error):
         assert is_refused(subject)
-        outcome, reason = subject.first_ending()
+        outcome, reason = subject.ending()
     assert outcome == "connect_failed"
     assert subject.app in reason
     if error in (errno.EMFILE, errno.ENFILE):
@@ -231,7 +236,7 @@ def test_without_a_socket_to_dial_with_one_connection_fails(subject: Subject, er
 def test_a_connect_that_fails_at_once_costs_one_connection(subject: Subject, error: int) -> None:
     with subject.faults.failing("connect", error):
         assert is_refused(subject)
-        outcome, reason = subject.first_ending()
+        outcome, reason = subject.ending()
     assert outcome == "connect_failed"
     assert subject.app in reason
     assert is_served(subject.dial())
@@ -244,7 +249,7 @@ def test_who_cannot_be_watched_is_sent_away(subject: Subject, error: int) -> Non
     with subject.faults.failing("epoll_ctl", error, port=subject.port):
         assert is_refused(subject)
         assert subject.faults.failed("epoll_ctl") == 1
-        subject.first_ending()
+        subject.ending()
     assert is_served(subject.dial())
 
 
@@ -258,7 +263,7 @@ def test_a_failure_in_mid_relay_costs_that_connection_only(
     with subject.faults.failing(call, error, port=subject.port, times=1):
         hit.sendall(b"unlucky")
         assert is_reset(hit)
-    outcome, reason = subject.first_ending()
+    outcome, reason = subject.ending()
     assert outcome == "reset"
     assert os.strerror(error).lower() in reason.lower()
     other.sendall(b"patient")
