@@ -277,6 +277,7 @@ def test_openssl_is_refused_a_renegotiation(classic: Inbound, file_world: FileWo
     assert handshakes(classic, version="TLSv1.2") == before + 1
 
 
+@pytest.mark.slow
 def test_again_and_again_it_costs_no_memory(door: Inbound, web: Issued) -> None:
     """With the deeds that end a connection, and one whose floods don't."""
 
