@@ -17,7 +17,7 @@ from tests.helpers.waiting import eventually
 from uproxy.contract import Candidate, Engine, Route
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Outcome, TcpAddress, Timeouts, UnixAddress
-from uproxy.transport.twin.dial import HEAD_START
+from uproxy.transport.dial import HEAD_START
 
 engine = engines.engine
 

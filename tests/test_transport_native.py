@@ -395,6 +395,26 @@ async def test_a_route_that_stands_and_leads_nowhere_ends_as_any_other(
     assert door.attempts[-1][1] is not None
 
 
+async def test_a_connection_that_stays_goes_on_without_what_its_handshake_needed(
+    engine: NativeEngine,
+) -> None:
+    """After a second the peer's public key is dropped; what was verified stays verified."""
+    async with listening() as far:
+        patient = route(far.address, timeouts=Timeouts(idle=1.5))
+        door = RecordingDoor(Direction.INBOUND, patient, server(Judge()))
+        async with open_door(engine, door) as address:
+            peer = TlsStream(await Stream.connect(address), PEER)
+            await peer.shake()
+            there = await far.accept()
+            connection = await door.connection()
+            ending = await door.ending()  # half a second after that second
+            assert connection.peer is not None
+            assert connection.peer.chain[0] == PEER.der[0]
+            there.close()
+    assert ending.outcome is Outcome.TIMED_OUT
+    assert ending.reason == "nothing moved for 1.5 s"
+
+
 # Reasons.
 
 

@@ -25,10 +25,10 @@ from uproxy import sockets
 from uproxy.contract import Arrival, Connection, Engine, Refusal
 from uproxy.lifecycle import State
 from uproxy.model import Direction, Outcome, TcpAddress, Timeouts, UnixAddress
+from uproxy.transport.poller import Poller
 from uproxy.transport.twin import TwinEngine
 from uproxy.transport.twin.gate import Gate
 from uproxy.transport.twin.life import Life
-from uproxy.transport.twin.poller import Poller
 from uproxy.transport.twin.relay import OWN_BACKLOG, Flow
 
 engine = engines.engine

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -56,8 +57,8 @@ NAMES: Final = tuple(
     SSL_get_ex_data_X509_STORE_CTX_idx SSL_get_version SSL_new SSL_read SSL_session_reused
     SSL_set_accept_state SSL_set_bio SSL_set_connect_state SSL_shutdown SSL_write TLS_client_method
     TLS_server_method X509_STORE_CTX_get0_cert X509_STORE_CTX_get1_chain
-    X509_STORE_CTX_get_ex_data X509_STORE_CTX_set_error X509_free d2i_PrivateKey_bio d2i_X509_bio
-    i2d_X509_bio sk_X509_free sk_X509_num sk_X509_value
+    X509_STORE_CTX_get_ex_data X509_STORE_CTX_set_error X509_free d2i_PUBKEY_bio d2i_PrivateKey_bio
+    d2i_X509_bio i2d_X509_bio sk_X509_free sk_X509_num sk_X509_value
 
     SSL_ERROR_WANT_READ SSL_ERROR_ZERO_RETURN SSL_MODE_RELEASE_BUFFERS
     SSL_OP_CIPHER_SERVER_PREFERENCE SSL_OP_NO_COMPRESSION SSL_OP_NO_RENEGOTIATION SSL_OP_NO_TICKET
@@ -71,10 +72,10 @@ ADDRESSED: Final = tuple(
     """
     BIO_free BIO_get_mem_data BIO_new BIO_new_mem_buf BIO_read BIO_s_mem BIO_set_mem_eof_return
     ERR_clear_error ERR_get_error SSL_CIPHER_get_name SSL_do_handshake SSL_free
-    SSL_get0_group_name SSL_get_current_cipher SSL_get_error SSL_get_version SSL_new SSL_read
-    SSL_session_reused SSL_set_accept_state SSL_set_bio SSL_set_cert_cb SSL_set_connect_state
-    SSL_set_verify SSL_shutdown SSL_write X509_STORE_CTX_get0_cert X509_STORE_CTX_set_error
-    i2d_X509_bio
+    SSL_get0_group_name SSL_get_current_cipher SSL_get_error SSL_get_peer_certificate
+    SSL_get_version SSL_new SSL_read SSL_session_reused SSL_set_accept_state SSL_set_bio
+    SSL_set_cert_cb SSL_set_connect_state SSL_set_verify SSL_shutdown SSL_write
+    X509_STORE_CTX_get0_cert X509_STORE_CTX_set_error X509_free X509_set_pubkey i2d_X509_bio
     """.split()  # noqa: SIM905  thirty names are easier to read unquoted
 )
 """The functions that the compiled engine calls by address, without the GIL."""
@@ -97,6 +98,9 @@ _X509_ERROR: Final = {
     Alert.UNKNOWN_CA: 20,  # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
 }
 """The verification error that makes OpenSSL send the alert (its ssl_x509err2alert table)."""
+
+_X25519_PREFIX: Final = "302a300506032b656e032100"
+"""Of a SubjectPublicKeyInfo (RFC 8410 section 4); 32 bytes of key follow."""
 
 _SAFE_TLS12: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Where the settings name none for TLS 1.2: OpenSSL's own default has CBC in it."""
@@ -366,6 +370,15 @@ def addresses() -> dict[str, int]:
     if missing:
         raise EngineError(f"the TLS library lacks {', '.join(missing)}")
     return {name: _address(_ffi.addressof(_lib, name)) for name in ADDRESSED}
+
+
+@cache
+def small_key() -> int:
+    """The address of a public key that takes little room, for certificates whose own has done
+    its work."""
+    der = bytes.fromhex(_X25519_PREFIX) + bytes(31) + b"\x01"
+    bio = _ffi.gc(_made(_lib.BIO_new_mem_buf(der, len(der))), _lib.BIO_free)
+    return _address(_made(_lib.d2i_PUBKEY_bio(bio, _ffi.NULL)))
 
 
 def _presented(store: Any) -> tuple[bytes, ...]:

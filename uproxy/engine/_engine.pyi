@@ -19,6 +19,7 @@ class Core:
         self,
         threads: int,
         addresses: dict[str, int],
+        small_key: int,
         options: Iterable[tuple[int, int, int]],
         judge: Callable[..., tuple[int, bool, object, float]],
         born: Callable[..., Wire],

@@ -174,8 +174,8 @@ cdef class Core:
             raise MemoryError
         self.shared.inbox.bell = -1
 
-    def __init__(self, int threads, dict addresses, options, judge, born):
-        """`options` are (level, name, value) for TCP sockets that are dialled; `judge` answers
+    def __init__(self, int threads, dict addresses, uintptr_t small_key, options, judge, born):
+        """`small_key` is the address of an EVP_PKEY that lives for ever; `options` are (level, name, value) for TCP sockets that are dialled; `judge` answers
         for a peer's certificate (`libssl.judge`), `born` makes the Wire of an arrival from its
         offer."""
         global _judge
@@ -189,7 +189,7 @@ cdef class Core:
             shared.options[at].level, shared.options[at].name = level, name
             shared.options[at].value = value
         shared.option_count = len(options)
-        shared.judge = ask_verifier
+        shared.judge, shared.small_key = ask_verifier, <void *>small_key
         pthread_mutex_init(&shared.inbox.lock, NULL)
         pthread_mutex_init(&shared.gate.lock, NULL)
         pthread_mutex_init(&shared.table.lock, NULL)

@@ -12,6 +12,7 @@
 #define QUIET 0.01 /* seconds that reports which ask nothing wait for others to come along */
 #define LINGER 1.0 /* seconds a refused peer has to read its alert */
 #define VERDICT_LIFE 60.0 /* seconds a verdict on a leaf holds at most */
+#define SETTLED_AFTER 1.0 /* seconds after which a connection is one that stays */
 #define SLIM_AFTER 0.25 /* seconds between two looks for output buffers that are too big */
 
 static __thread void *uproxy_shaking; /* the side inside SSL_do_handshake on this thread */
@@ -55,6 +56,9 @@ static struct {
     void *(*X509_STORE_CTX_get0_cert)(void *);
     void (*X509_STORE_CTX_set_error)(void *, int);
     int (*i2d_X509_bio)(void *, void *);
+    void *(*SSL_get_peer_certificate)(void *);
+    int (*X509_set_pubkey)(void *, void *);
+    void (*X509_free)(void *);
 } ossl;
 
 /* A name and where its address goes: what `take_addresses` fills. */
@@ -70,6 +74,7 @@ static struct ossl_place ossl_places[] = {
     PLACE(SSL_get_version), PLACE(SSL_get0_group_name), PLACE(SSL_get_current_cipher),
     PLACE(SSL_CIPHER_get_name), PLACE(X509_STORE_CTX_get0_cert),
     PLACE(X509_STORE_CTX_set_error), PLACE(i2d_X509_bio),
+    PLACE(SSL_get_peer_certificate), PLACE(X509_set_pubkey), PLACE(X509_free),
 };
 #undef PLACE
 enum { OSSL_PLACES = sizeof(ossl_places) / sizeof(ossl_places[0]) };

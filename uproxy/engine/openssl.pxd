@@ -34,6 +34,9 @@ cdef extern from "machine.h" nogil:
     void *X509_STORE_CTX_get0_cert "ossl.X509_STORE_CTX_get0_cert"(void *)
     void X509_STORE_CTX_set_error "ossl.X509_STORE_CTX_set_error"(void *, int)
     int i2d_X509_bio "ossl.i2d_X509_bio"(void *, void *)
+    void *SSL_get_peer_certificate "ossl.SSL_get_peer_certificate"(void *)
+    int X509_set_pubkey "ossl.X509_set_pubkey"(void *, void *)
+    void X509_free "ossl.X509_free"(void *)
 
     int OSSL_PLACES
     struct Place "ossl_place":

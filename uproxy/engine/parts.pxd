@@ -185,6 +185,7 @@ cdef struct Conn:
     double started  # of the handshake
     double due  # 0: no deadline
     double last  # something moved
+    double settles  # when it counts as one that stays; 0: it does
     double limits[2]  # idle, half-closed; of the handshake while connecting: [0]
     Py_ssize_t heap  # where it is in the worker's heap; -1: nowhere
     int failure
@@ -268,6 +269,7 @@ cdef struct Shared:  # by all workers
     int option_count
     int alive  # connections that the loop hasn't given back
     judge_t judge
+    void *small_key  # an EVP_PKEY
 
 cdef struct Worker:
     int kind  # K_BELL

@@ -16,10 +16,11 @@ from uproxy.engine.parts cimport (
     M_RELAYING, OWN_BACKLOG, P_CLOSING, P_RELAYING, RECEIVE, Conn, Side,
 )
 from uproxy.engine.side cimport (
-    fail, fed, feed, finish, flush, push_output, read_plain, receive_raw, send_plain, watch,
+    fail, fed, feed, finish, flush, push_output, read_plain, receive_raw, send_plain, shed,
+    watch,
 )
 from uproxy.engine.system cimport (
-    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, LISTEN, SO_ERROR, SOL_SOCKET, count_add, getsockopt, word_set,
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, LISTEN, SETTLED_AFTER, SO_ERROR, SOL_SOCKET, count_add, getsockopt, word_set,
 )
 
 cdef enum:
@@ -40,6 +41,7 @@ cdef inline void relay_begin(Conn *conn, const char *preface, size_t size) noexc
     conn.mode = M_RELAYING
     word_set(&conn.phase, P_RELAYING)
     conn.last = conn.worker.now
+    conn.settles = conn.last + SETTLED_AFTER
     if size and send_plain(&conn.sides[1], preface, size) < 0:
         relay_failed(conn)
         return
@@ -218,11 +220,17 @@ cdef inline int patience_left(Conn *conn) noexcept nogil:
     """-1 if nothing has moved for too long; otherwise look again when that could be."""
     cdef bint half_closed = conn.flow_ended[0] or conn.flow_ended[1]
     cdef double limit = conn.limits[half_closed]
-    if limit == 0:
-        return set_deadline(conn, 0)
-    if conn.worker.now >= conn.last + limit:
+    cdef double due = conn.last + limit if limit else 0
+    if limit and conn.worker.now >= due:
         return fail(&conn.sides[0], F_HALF_CLOSED if half_closed else F_IDLE, 0, 0)
-    if set_deadline(conn, conn.last + limit) < 0:
+    if conn.settles:
+        if conn.worker.now >= conn.settles:
+            conn.settles = 0
+            shed(&conn.sides[0])
+            shed(&conn.sides[1])
+        elif due == 0 or conn.settles < due:
+            due = conn.settles
+    if set_deadline(conn, due) < 0:
         return fail(&conn.sides[0], F_MEMORY, 0, 0)
     return 0
 

@@ -13,8 +13,9 @@ from uproxy.engine.gate cimport falls_silent
 from uproxy.engine.openssl cimport (
     SSL_ERROR_WANT_READ, SSL_ERROR_ZERO_RETURN,
     BIO_free, BIO_get_mem_data, BIO_new, BIO_new_mem_buf, BIO_read, BIO_s_mem,
-    BIO_set_mem_eof_return, ERR_clear_error, ERR_get_error, SSL_free, SSL_get_error, SSL_read,
-    SSL_set_bio, SSL_shutdown, SSL_write,
+    BIO_set_mem_eof_return, ERR_clear_error, ERR_get_error, SSL_free, SSL_get_error,
+    SSL_get_peer_certificate, SSL_read, SSL_set_bio, SSL_shutdown, SSL_write, X509_free,
+    X509_set_pubkey,
 )
 from uproxy.engine.parts cimport (
     F_MEMORY, F_NONE, F_OS, F_TLS, KEPT_OUTPUT, PLAIN, RECEIVE, RECORD, Conn, Side, Worker,
@@ -245,6 +246,18 @@ cdef inline void slim(Worker *worker) noexcept nogil:
             side.output = smaller
             SSL_set_bio(side.ssl, NULL, smaller)
     worker.slim_due = worker.now + SLIM_AFTER
+
+
+cdef inline void shed(Side *side) noexcept nogil:
+    """Let go of what only the handshake needed: the peer's public key is a tenth of a
+    connection's memory.  Costs as much time as a tenth of a handshake, so not for short ones."""
+    cdef void *certificate
+    if side.ssl == NULL:
+        return
+    certificate = SSL_get_peer_certificate(side.ssl)
+    if certificate != NULL:
+        X509_set_pubkey(certificate, side.conn.worker.shared.small_key)
+        X509_free(certificate)
 
 
 # TLS records.

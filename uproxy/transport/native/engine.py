@@ -14,7 +14,7 @@ from uproxy.engine._engine import Core
 from uproxy.model import Limits
 from uproxy.transport.native.life import Life
 from uproxy.transport.native.opendoor import OpenNativeDoor
-from uproxy.transport.twin.poller import Poller
+from uproxy.transport.poller import Poller
 
 if TYPE_CHECKING:
     from uproxy.transport.native.opendoor import Offer
@@ -44,6 +44,7 @@ class NativeEngine:
         self.core = Core(
             threads,
             libssl.addresses(),
+            libssl.small_key(),
             sockets.CONNECTION_OPTIONS,
             libssl.judge,
             self._born,

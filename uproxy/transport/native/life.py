@@ -43,9 +43,9 @@ from uproxy.engine._engine import (
 )
 from uproxy.lifecycle import State
 from uproxy.model import Address, Outcome, TcpAddress
+from uproxy.transport.dial import DialError, dial
 from uproxy.transport.native import reasons
 from uproxy.transport.native.opendoor import handshake
-from uproxy.transport.twin.dial import DialError, dial
 
 if TYPE_CHECKING:
     from uproxy.engine._engine import Handshake

@@ -20,8 +20,8 @@ from uproxy.contract import Arrival, Door
 from uproxy.model import UnixAddress
 
 if TYPE_CHECKING:
+    from uproxy.transport.poller import Poller
     from uproxy.transport.twin.gate import Gate
-    from uproxy.transport.twin.poller import Poller
 
 ACCEPT_BATCH: Final = 64
 """Arrivals taken in one turn, so that a flood of them leaves turns for the others."""

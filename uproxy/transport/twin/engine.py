@@ -11,10 +11,10 @@ from collections.abc import Callable
 
 from uproxy.contract import Arrival, Door, Refusal
 from uproxy.model import Limits, Outcome
+from uproxy.transport.poller import Poller
 from uproxy.transport.twin.accepting import Listening
 from uproxy.transport.twin.gate import Gate
 from uproxy.transport.twin.life import Life
-from uproxy.transport.twin.poller import Poller
 
 
 class TwinEngine:

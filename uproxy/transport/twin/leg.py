@@ -16,7 +16,7 @@ from typing import Final
 
 from uproxy import sockets
 from uproxy.libssl import RECEIVE_SIZE, Buffer
-from uproxy.transport.twin.poller import BROKEN, READ, WRITE, Poller, wake
+from uproxy.transport.poller import BROKEN, READ, WRITE, Poller, wake
 
 _shared: Final = bytearray(RECEIVE_SIZE)
 """Valid until the next receive of any leg."""

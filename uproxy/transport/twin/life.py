@@ -32,10 +32,10 @@ from uproxy.errors import IdentityError, UntrustedError
 from uproxy.libssl import TlsError
 from uproxy.lifecycle import State, check_move
 from uproxy.model import Address, Direction, Outcome, TcpAddress
-from uproxy.transport.twin.dial import DialError, dial
+from uproxy.transport.dial import DialError, dial
+from uproxy.transport.poller import Poller
 from uproxy.transport.twin.gate import Gate
 from uproxy.transport.twin.leg import Leg
-from uproxy.transport.twin.poller import Poller
 from uproxy.transport.twin.relay import Relay, describe
 from uproxy.transport.twin.tls import TlsLeg
 

@@ -17,8 +17,8 @@ from typing import Final
 from uproxy.contract import Refusal, RefusedError
 from uproxy.libssl import Buffer, TlsError
 from uproxy.model import Outcome, Timeouts
+from uproxy.transport.poller import BROKEN, HUNG_UP, READ, WRITE
 from uproxy.transport.twin.leg import Leg
-from uproxy.transport.twin.poller import BROKEN, HUNG_UP, READ, WRITE
 from uproxy.transport.twin.tls import TlsLeg
 
 OWN_BACKLOG: Final = 128 * 1024

@@ -13,9 +13,9 @@ from contextlib import suppress
 
 from uproxy.contract import PeerSvid, TlsFacts
 from uproxy.libssl import Buffer, Context, Session, TlsError
+from uproxy.transport.poller import Poller
 from uproxy.transport.twin.hello import MAX_HELLO, Hello
 from uproxy.transport.twin.leg import Leg
-from uproxy.transport.twin.poller import Poller
 
 
 class TlsLeg(Leg):

@@ -9,7 +9,7 @@ from typing import Final
 
 from uproxy import sockets
 from uproxy.model import Address
-from uproxy.transport.twin.poller import Poller
+from uproxy.transport.poller import Poller
 
 HEAD_START: Final = 0.25
 """Seconds before the next address joins: RFC 8305 §5's recommended connection attempt delay."""
