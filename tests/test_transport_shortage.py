@@ -1,12 +1,13 @@
 """The kernel is short of something: descriptors, memory, buffers.
 
-A whole `uproxy run` per engine, whose system calls fail as the tests want.  Whatever is short,
-accepting goes on when it can, never spins and never dies; who waits in the kernel's queue is
-served late, and a failure costs the one connection that it hits.
+Mostly a whole `uproxy run` per engine, whose system calls fail as the tests want.  Whatever is
+short, accepting goes on when it can, never spins and never dies; who waits in the kernel's queue
+is served late, and a failure costs the one connection that it hits.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import resource
@@ -20,14 +21,20 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import traffic
+from tests.helpers import engines, traffic
 from tests.helpers.background import background
 from tests.helpers.endings import metric
+from tests.helpers.engines import RecordingDoor
 from tests.helpers.faults import Faults
 from tests.helpers.mesh import WEB, FileWorld
 from tests.helpers.ports import free_port
 from tests.helpers.processes import Uproxy
-from tests.helpers.waiting import wait_until
+from tests.helpers.waiting import eventually, wait_until
+from uproxy import sockets
+from uproxy.contract import Engine, Refusal
+from uproxy.model import Direction, Outcome, TcpAddress
+
+engine = engines.engine
 
 SHORTAGES = [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM]
 BUSY = 0.3
@@ -204,16 +211,36 @@ def test_who_was_gone_before_it_was_accepted_costs_nothing(subject: Subject) -> 
     assert not subject.told("accepting")
 
 
-@pytest.mark.parametrize("engine", ["native", "python"])
-def test_a_shortage_does_not_hold_up_the_end(engine: str, tmp_path: Path, app: int) -> None:
+@pytest.mark.parametrize("name", ["native", "python"])
+def test_a_shortage_does_not_hold_up_the_end(name: str, tmp_path: Path, app: int) -> None:
     with (
-        running(engine, tmp_path, app) as subject,
+        running(name, tmp_path, app) as subject,
         subject.faults.failing("accept", errno.ENFILE, port=subject.port),
         subject.dial(),
     ):
         wait_until(lambda: subject.faults.failed("accept"), "a shortage")
         subject.send(signal.SIGTERM)
         assert subject.wait() == 0
+
+
+async def test_a_door_can_be_closed_while_accepting_waits(engine: Engine) -> None:
+    """Who waits in its queue can't be taken any more, and hears so at once."""
+    door = RecordingDoor(Direction.OUTBOUND, Refusal(Outcome.DENIED, "no"))
+    listener = sockets.listen(TcpAddress("127.0.0.1", 0))
+    opened = engine.open(listener, door)
+    with socket.socket() as waiting:
+        waiting.settimeout(10)
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            waiting.connect(listener.getsockname())
+            await eventually(lambda: engine.refused()["descriptors"], "a shortage")
+            async with asyncio.timeout(5):
+                await opened.close()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        assert is_reset(waiting)
+    assert not door.endings
 
 
 @pytest.mark.parametrize("error", SHORTAGES, ids=errno.errorcode.get)
