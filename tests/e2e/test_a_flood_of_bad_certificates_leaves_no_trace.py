@@ -138,6 +138,7 @@ def test_a_flood_of_good_callers_is_served(door: Inbound, caller: Path) -> None:
     assert (done.shaken, done.orderly, done.refused) == (1000, 1000, {})
 
 
+@pytest.mark.slow
 def test_a_flood_of_questions_for_a_new_key_costs_nothing(
     door: Inbound, file_world: FileWorld, caller: Path
 ) -> None:
