@@ -292,7 +292,7 @@ async def test_little_buffers_on_every_side_swap_no_byte(engine: Engine) -> None
 
 async def test_key_updates_among_data_lose_nothing(engine: Engine) -> None:
     """Asked for or not, in the middle of bulk both ways, by somebody else's library."""
-    payload = [os.urandom(chance.randrange(1, 16_000)) for _ in range(60)]
+    payload = [os.urandom(chance.randrange(1, 8_000)) for _ in range(32)]
 
     def talk(port: int) -> bytes:
         heard = b""
