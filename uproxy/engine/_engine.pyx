@@ -22,7 +22,7 @@ from posix.unistd cimport close
 
 from uproxy.engine.inbox cimport command, decide, post, silence
 from uproxy.engine.near cimport A_GONE, A_ONE, take_one
-from uproxy.engine.openssl cimport BIO_free, OSSL_PLACES, ossl_places
+from uproxy.engine.openssl cimport BIO_free, OSSL_PLACES, ossl_places, ossl_small_key
 from uproxy.engine.parts cimport (
     C_CUT, C_CUT_ALL, C_DIAL, C_FORGET, C_RELAY, C_RELEASE, C_SHAKE_NEAR, C_STOP, C_WATCH,
     E_ADMITTED, E_ARRIVED, E_CLOSED, E_FAR_FAILED, E_FAR_READY, E_OPENED, E_SHAKEN,
@@ -61,8 +61,10 @@ FAILURES = (
 _judge = None  # set by Core
 
 
-cdef int take_addresses(dict addresses) except -1:
+cdef int take_addresses(dict addresses, uintptr_t small_key) except -1:
     """Fill OpenSSL's table; a KeyError names a function that the border forgot."""
+    global ossl_small_key
+    ossl_small_key = <void *>small_key
     for at in range(OSSL_PLACES):
         ossl_places[at].place[0] = <void *><uintptr_t>addresses[ossl_places[at].name.decode()]
     return 0
@@ -182,14 +184,14 @@ cdef class Core:
         cdef Shared *shared = self.shared
         cdef int at
         _judge, self.born = judge, born
-        take_addresses(addresses)
+        take_addresses(addresses, small_key)
         if len(options) > MOST_OPTIONS:
             raise ValueError("too many socket options")
         for at, (level, name, value) in enumerate(options):
             shared.options[at].level, shared.options[at].name = level, name
             shared.options[at].value = value
         shared.option_count = len(options)
-        shared.judge, shared.small_key = ask_verifier, <void *>small_key
+        shared.judge = ask_verifier
         pthread_mutex_init(&shared.inbox.lock, NULL)
         pthread_mutex_init(&shared.gate.lock, NULL)
         pthread_mutex_init(&shared.table.lock, NULL)

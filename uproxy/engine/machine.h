@@ -61,6 +61,8 @@ static struct {
     void (*X509_free)(void *);
 } ossl;
 
+static void *ossl_small_key; /* an EVP_PKEY that lives for ever */
+
 /* A name and where its address goes: what `take_addresses` fills. */
 #define PLACE(name) {#name, (void **)&ossl.name}
 struct ossl_place { const char *name; void **place; };

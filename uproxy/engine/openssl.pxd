@@ -38,6 +38,7 @@ cdef extern from "machine.h" nogil:
     int X509_set_pubkey "ossl.X509_set_pubkey"(void *, void *)
     void X509_free "ossl.X509_free"(void *)
 
+    void *ossl_small_key
     int OSSL_PLACES
     struct Place "ossl_place":
         const char *name

@@ -269,7 +269,6 @@ cdef struct Shared:  # by all workers
     int option_count
     int alive  # connections that the loop hasn't given back
     judge_t judge
-    void *small_key  # an EVP_PKEY
 
 cdef struct Worker:
     int kind  # K_BELL

@@ -15,7 +15,7 @@ from uproxy.engine.openssl cimport (
     BIO_free, BIO_get_mem_data, BIO_new, BIO_new_mem_buf, BIO_read, BIO_s_mem,
     BIO_set_mem_eof_return, ERR_clear_error, ERR_get_error, SSL_free, SSL_get_error,
     SSL_get_peer_certificate, SSL_read, SSL_set_bio, SSL_shutdown, SSL_write, X509_free,
-    X509_set_pubkey,
+    X509_set_pubkey, ossl_small_key,
 )
 from uproxy.engine.parts cimport (
     F_MEMORY, F_NONE, F_OS, F_TLS, KEPT_OUTPUT, PLAIN, RECEIVE, RECORD, Conn, Side, Worker,
@@ -256,7 +256,7 @@ cdef inline void shed(Side *side) noexcept nogil:
         return
     certificate = SSL_get_peer_certificate(side.ssl)
     if certificate != NULL:
-        X509_set_pubkey(certificate, side.conn.worker.shared.small_key)
+        X509_set_pubkey(certificate, ossl_small_key)
         X509_free(certificate)
 
 
