@@ -35,7 +35,7 @@ from uproxy.engine.standing cimport (
 )
 from uproxy.engine.system cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, EPOLLEXCLUSIVE, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD,
-    EPOLL_CTL_DEL, epoll_create1, epoll_ctl, epoll_event, eventfd, long_get,
+    EPOLL_CTL_DEL, epoll_create1, epoll_ctl, epoll_event, eventfd, long_get, pointer_set,
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
     sockaddr_storage, word_add, word_get, word_set,
 )
@@ -350,7 +350,8 @@ cdef class Listening:
         terms.ask, terms.limit = ask, limit
         fill(&terms.near, near)
         pthread_mutex_lock(&self.listener.lock)
-        before, self.listener.terms = self.listener.terms, terms
+        before = self.listener.terms
+        pointer_set(<void **>&self.listener.terms, terms)
         pthread_mutex_unlock(&self.listener.lock)
         if before != NULL:
             terms_release(before)
@@ -394,7 +395,8 @@ cdef class Listening:
                 break
         pthread_mutex_lock(&listener.lock)
         word_set(<int *>&listener.closed, True)
-        terms, listener.terms = listener.terms, NULL
+        terms = listener.terms
+        pointer_set(<void **>&listener.terms, NULL)
         if not listener.paused:
             for at in range(self.core.shared.count):
                 epoll_ctl(self.core.shared.workers[at].epoll, EPOLL_CTL_DEL, listener.fd, NULL)
