@@ -27,7 +27,7 @@ from uproxy.engine.parts cimport (
     C_CUT, C_CUT_ALL, C_DIAL, C_FORGET, C_RELAY, C_RELEASE, C_SHAKE_NEAR, C_STOP, C_WATCH,
     E_ADMITTED, E_ARRIVED, E_CLOSED, E_FAR_FAILED, E_FAR_READY, E_OPENED, E_SHAKEN,
     K_BELL, K_LISTENER, MOST_OPTIONS, V_ACCEPTED, V_DEFECT, V_NONE, V_REFUSED,
-    Command, Conn, Entry, Gate, Handshake, Inbox, Listener, Place, Shared, Side, Standing,
+    Command, Conn, Entry, Fault, Gate, Handshake, Inbox, Listener, Place, Shared, Side, Standing,
     Table, Terms, Worker,
 )
 from uproxy.engine.standing cimport (
@@ -526,9 +526,12 @@ cdef class Wire:
         self._post(command(C_CUT, self.conn), 0, 0)
 
     def failure(self):
-        """`(what, side, errno, OpenSSL's code)`, after FAR_FAILED or CLOSED."""
-        return (FAILURES[self.conn.failure], self.conn.failed_side,
-                self.conn.failed_errno, self.conn.failed_code)
+        """`(what, side, errno, OpenSSL's code)`, after CLOSED."""
+        return _fault(&self.conn.fault)
+
+    def missed(self):
+        """The same of a candidate, after FAR_FAILED."""
+        return _fault(&self.conn.missed)
 
     def verdict(self, int side):
         """The verified peer after a handshake, or the exception that refused it."""
@@ -571,6 +574,10 @@ cdef class Wire:
             raise MemoryError
         order.limit, order.other_limit = limit, other_limit
         post(self.conn.worker, order)
+
+
+cdef _fault(Fault *fault):
+    return FAILURES[fault.what], fault.side, fault.error, fault.code
 
 
 cdef _place(Place *place):

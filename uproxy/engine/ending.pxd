@@ -43,7 +43,7 @@ cdef inline void die(Conn *conn, bint orderly) noexcept nogil:
     cdef Side *far = &conn.sides[1]
     # a reset would take what the kernel hasn't delivered yet: a slow reader that was told the
     # end isn't at fault for the other side's silence
-    cdef bint patient = conn.failure == F_IDLE or conn.failure == F_HALF_CLOSED
+    cdef bint patient = conn.fault.what == F_IDLE or conn.fault.what == F_HALF_CLOSED
     free_slot(conn)
     forget_deadline(conn)
     leave(conn)

@@ -26,8 +26,8 @@ from uproxy.engine.system cimport (
 cdef inline void follow(Conn *conn, Standing *standing) noexcept nogil:
     """Go where the route that stands leads."""
     conn.standing = standing
-    decide(conn)
     tell(conn, E_ADMITTED, False)
+    decide(conn)  # afterwards: who closes the door then takes what was told
     if standing.far.ssl_ctx != NULL:
         conn.sides[1].shakes = standing.far
     dial(conn, -1, &standing.target, standing.target_size, standing.connect, standing.handshake)
@@ -37,7 +37,7 @@ cdef inline void dial(Conn *conn, int fd, sockaddr_storage *target, unsigned int
                       double limit, double handshake_limit) noexcept nogil:
     """Set out, or go on with `fd`, which is connected."""
     cdef Side *side = &conn.sides[1]
-    conn.failure = F_NONE  # of the candidate before
+    conn.fault.what = F_NONE  # of the candidate before
     word_set(&conn.phase, P_CONNECTING)
     conn.mode = M_CONNECTING
     conn.limits[0] = handshake_limit
@@ -162,6 +162,7 @@ cdef inline void ready(Side *side) noexcept nogil:
 
 cdef inline void far_failed(Conn *conn) noexcept nogil:
     let_go(&conn.sides[1], True)
+    conn.missed = conn.fault
     ask(conn, E_FAR_FAILED)
 
 
@@ -184,7 +185,7 @@ cdef inline void watch_loss(Conn *conn) noexcept nogil:
 
 cdef inline void near_lost(Side *side, uint32_t events) noexcept nogil:
     if events & EPOLLERR:
-        side.conn.failure = F_NONE  # of the candidate before
+        side.conn.fault.what = F_NONE  # of the candidate before
         fail(side, F_OS, pending_error(side.fd), 0)
         die(side.conn, False)
     elif events & EPOLLHUP:  # bytes may be before it, which are read when they are wanted

@@ -120,14 +120,15 @@ cdef inline int take_one(Listener *listener, Shared *shared, Worker *mine) noexc
     cdef unsigned int size = sizeof(name)
     cdef int result
     if order == NULL:
-        return A_NONE
+        return A_SHORT
     pthread_mutex_lock(&listener.lock)
     result = accept_one(listener, &conn)
+    if result == A_ONE:
+        word_add(&shared.alive, 1)  # under the lock: who has closed the listener counts on it
     pthread_mutex_unlock(&listener.lock)
     if result != A_ONE:
         free(order)
         return result
-    word_add(&shared.alive, 1)
     if conn.source.known and getsockname(conn.sides[0].fd, <sockaddr *>&name, &size) == 0:
         place_of(&name, &conn.local)
     conn.accepted = clock_of(CLOCK_MONOTONIC)
@@ -284,7 +285,7 @@ cdef inline void near_stepped(Side *side, int result) noexcept nogil:
 
 cdef inline void near_failed(Conn *conn) noexcept nogil:
     cdef Side *side = &conn.sides[0]
-    cdef int why = conn.failure
+    cdef int why = conn.fault.what
     free_slot(conn)
     if (why == F_OS or why == F_TLS or why == F_NO_HELLO or why == F_SHORT_HELLO
             or why == F_SHORT_HANDSHAKE or why == F_UNPROVEN or why == F_UNASKED

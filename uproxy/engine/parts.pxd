@@ -166,6 +166,12 @@ cdef struct Side:
     int verdict
     int x509_error
 
+cdef struct Fault:  # why something failed
+    int what  # a Failure
+    int side
+    int error  # errno
+    unsigned long code  # OpenSSL's
+
 cdef struct Conn:
     Worker *worker
     Listener *listener
@@ -188,10 +194,8 @@ cdef struct Conn:
     double settles  # when it counts as one that stays; 0: it does
     double limits[2]  # idle, half-closed; of the handshake while connecting: [0]
     Py_ssize_t heap  # where it is in the worker's heap; -1: nowhere
-    int failure
-    int failed_side
-    int failed_errno
-    unsigned long failed_code
+    Fault fault  # of its end, or of the candidate that is tried
+    Fault missed  # of the last candidate: the loop reads it while the near side may fail
     double shook  # seconds
     const char *version  # OpenSSL's constants
     const char *cipher

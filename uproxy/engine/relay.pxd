@@ -189,26 +189,26 @@ cdef inline int pending_error(int fd) noexcept nogil:
 cdef inline void relay_failed(Conn *conn) noexcept nogil:
     """A TLS 1.3 server's refusal of our certificate comes after the handshake has ended for
     us (RFC 8446 §2): before its first application byte an alert is that refusal."""
-    cdef Side *side = &conn.sides[conn.failed_side]
+    cdef Side *side = &conn.sides[conn.fault.side]
     if side.ssl != NULL and side.shakes.client and conn.counts[side.index] == 0:
-        if conn.failure == F_OS:
+        if conn.fault.what == F_OS:
             find_last_word(side)
-        if conn.failure == F_TLS and is_alert(conn.failed_code):
-            conn.failure = F_AFTER_HANDSHAKE
+        if conn.fault.what == F_TLS and is_alert(conn.fault.code):
+            conn.fault.what = F_AFTER_HANDSHAKE
     die(conn, False)
 
 
 cdef inline void find_last_word(Side *side) noexcept nogil:
     """The alert that may lie behind an error: sending fails before it is read."""
     cdef Conn *conn = side.conn
-    cdef int error = conn.failed_errno
+    cdef int error = conn.fault.error
     cdef char *data = NULL
     cdef bint full = False
-    conn.failure = F_NONE
+    conn.fault.what = F_NONE
     while hear(side, &data, &full) > 0:
         pass
-    if conn.failure != F_TLS:
-        conn.failure, conn.failed_errno = F_OS, error
+    if conn.fault.what != F_TLS:
+        conn.fault.what, conn.fault.error = F_OS, error
 
 
 cdef inline bint is_alert(unsigned long code) noexcept nogil:

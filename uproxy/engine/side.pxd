@@ -29,11 +29,11 @@ from uproxy.engine.system cimport (
 cdef inline int fail(Side *side, int failure, int error, unsigned long code) noexcept nogil:
     """Remember why; the first reason stands.  -1, to be returned."""
     cdef Conn *conn = side.conn
-    if conn.failure == F_NONE:
-        conn.failure = failure
-        conn.failed_side = side.index
-        conn.failed_errno = error
-        conn.failed_code = code
+    if conn.fault.what == F_NONE:
+        conn.fault.what = failure
+        conn.fault.side = side.index
+        conn.fault.error = error
+        conn.fault.code = code
     return -1
 
 

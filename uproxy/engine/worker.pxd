@@ -72,7 +72,7 @@ cdef inline void obey_of(Conn *conn, Command *order) noexcept nogil:
 cdef inline void cut(Conn *conn, int why) noexcept nogil:
     """Reset both sides; who is left to read why it was refused keeps that reason."""
     if conn.mode != M_PARTING:
-        conn.failure = F_NONE
+        conn.fault.what = F_NONE
         fail(&conn.sides[0], why, 0, 0)
     die(conn, False)
 

@@ -258,9 +258,12 @@ class Life(Wire):
             failure = reasons.no_answer(candidate.addresses, limits.connect)
         else:
             try:
-                self.go_on(connected.detach(), _far(route), limits.handshake)
+                far = _far(route)
             except RefusedError as no:
+                connected.close()
                 failure = no.refusal
+            else:
+                self.go_on(connected.detach(), far, limits.handshake)
         self._dialling = None
         if failure is not None:
             no_answer = failure
@@ -269,14 +272,13 @@ class Life(Wire):
     def _miss(self) -> None:
         """The candidate didn't answer as it should."""
         route, candidate = cast("Route", self.route), cast("Candidate", self._candidate)
-        failure = self._failure()
+        failure = self._explained(*self.missed())
         if failure.error == errno.EAGAIN and failure.state is State.CONNECTING:
             self._race(route, candidate)  # a unix socket's queue is full: patience
         else:
             self._go_on(route, reasons.far_step(failure, route, candidate.addresses))
 
-    def _failure(self) -> reasons.Failure:
-        what, side, error, code = self.failure()
+    def _explained(self, what: str, side: int, error: int, code: int) -> reasons.Failure:
         verdict = self.verdict(side) if what == "verify" else None
         who = reasons.NAMES[self._offer.door.direction][side]
         return reasons.Failure(what, who, self.state, error, code, verdict)
@@ -328,12 +330,13 @@ class Life(Wire):
 
     def _why(self) -> Refusal | None:
         """What ended it; None for the orderly end."""
-        what = self.failure()[0]
+        fault = self.failure()
+        what = fault[0]
         if what == "none":
             return None
         if what == "cut":
             return self._ending or reasons.STOPPED
-        failure, door = self._failure(), self._offer.door
+        failure, door = self._explained(*fault), self._offer.door
         if what in reasons.LIMITS:
             return reasons.limit(failure, self._engine.limits, self.arrival.source)
         if failure.state is State.HANDSHAKING_NEAR:
