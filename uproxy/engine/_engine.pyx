@@ -20,7 +20,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 from posix.unistd cimport close
 
-from uproxy.engine.inbox cimport command, decide, post, silence
+from uproxy.engine.inbox cimport command, decide, post, ring_loop, silence
 from uproxy.engine.near cimport A_GONE, A_ONE, take_one
 from uproxy.engine.openssl cimport BIO_free, OSSL_PLACES, ossl_places, ossl_small_key
 from uproxy.engine.parts cimport (
@@ -254,26 +254,30 @@ cdef class Core:
                 since.append(began / 1000)
         return min(since, default=None)
 
-    def take(self):
-        """What has been asked or has happened since the last time: `(wire, events)`."""
+    def take(self, int most):
+        """What has been asked or has happened since the last time, `(wire, events)`: of so many
+        connections at most, and `fileno` is readable again if that were all."""
         cdef Inbox *inbox = &self.shared.inbox
         cdef Conn *conn
-        cdef Conn *following
-        cdef int events
+        cdef int events = 0
         taken = []
         silence(inbox.bell)
         pthread_mutex_lock(&inbox.lock)
         inbox.rung = False
-        conn = inbox.first
-        inbox.first = inbox.last = NULL
         pthread_mutex_unlock(&inbox.lock)
-        while conn != NULL:
+        while len(taken) < most:
             pthread_mutex_lock(&inbox.lock)
-            following, events = conn.next_event, conn.events
-            conn.queued, conn.events, conn.next_event = False, 0, NULL
+            conn = inbox.first
+            if conn != NULL:
+                inbox.first, events = conn.next_event, conn.events
+                if inbox.first == NULL:
+                    inbox.last = NULL
+                conn.queued, conn.events, conn.next_event = False, 0, NULL
             pthread_mutex_unlock(&inbox.lock)
+            if conn == NULL:
+                return taken
             taken.append((self._wire_of(conn), events))
-            conn = following
+        ring_loop(inbox)
         return taken
 
     cdef Wire _wire_of(self, Conn *conn):

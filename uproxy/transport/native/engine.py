@@ -25,6 +25,9 @@ SWITCH: Final = 0.0005
 STUCK: Final = 5.0
 """Seconds that one turn of a thread may take before it counts as stuck."""
 
+_BATCH: Final = 256
+"""Connections heard of in one turn of the loop: a flood of arrivals leaves turns for others."""
+
 _CUT_AGAIN: Final = 0.05
 """Seconds until whoever was on the way from thread to thread is cut as well."""
 
@@ -101,9 +104,10 @@ class NativeEngine:
         self.core.stop()
         self.poller.close()
 
-    def take(self) -> None:
-        """Learn what the threads have asked and reported by now."""
-        for wire, events in self.core.take():
+    def take(self, most: int = _BATCH) -> None:
+        """Learn what the threads have asked and reported by now, of so many connections at most;
+        the rest when the loop has had a turn."""
+        for wire, events in self.core.take(most):
             cast("Life", wire).happened(events)
         for door in (*self.doors, *self.closing):
             door.look()
