@@ -45,25 +45,26 @@ _RECORD: Final = 16 * 1024 + 512
 
 NAMES: Final = tuple(
     """
-    BIO_free BIO_get_mem_data BIO_new BIO_new_mem_buf BIO_s_mem
-    BIO_set_mem_eof_return ERR_GET_REASON ERR_clear_error ERR_get_error ERR_reason_error_string
+    BIO_free BIO_get_mem_data BIO_new BIO_new_mem_buf BIO_s_mem BIO_set_mem_eof_return
+    ERR_GET_REASON ERR_clear_error ERR_get_error ERR_peek_error ERR_reason_error_string
     EVP_PKEY_free OpenSSL_version SSL_CIPHER_get_name SSL_CTX_add_extra_chain_cert
     SSL_CTX_check_private_key SSL_CTX_free SSL_CTX_new SSL_CTX_set1_curves_list
-    SSL_CTX_set_alpn_protos SSL_CTX_set_alpn_select_cb SSL_CTX_set_cert_cb SSL_CTX_set_cipher_list
-    SSL_CTX_set_ciphersuites SSL_CTX_set_min_proto_version SSL_CTX_set_mode
-    SSL_CTX_set_options SSL_CTX_set_session_cache_mode SSL_CTX_set_verify SSL_CTX_use_PrivateKey
-    SSL_CTX_use_certificate SSL_do_handshake SSL_free SSL_get0_alpn_selected
-    SSL_get0_group_name SSL_get_current_cipher SSL_get_error
-    SSL_get_ex_data_X509_STORE_CTX_idx SSL_get_version SSL_new SSL_read SSL_session_reused
-    SSL_set_accept_state SSL_set_bio SSL_set_connect_state SSL_shutdown SSL_write TLS_client_method
-    TLS_server_method X509_STORE_CTX_get0_cert X509_STORE_CTX_get1_chain
-    X509_STORE_CTX_get_ex_data X509_STORE_CTX_set_error X509_free d2i_PUBKEY_bio d2i_PrivateKey_bio
-    d2i_X509_bio i2d_X509_bio sk_X509_free sk_X509_num sk_X509_value
+    SSL_CTX_set_alpn_protos SSL_CTX_set_alpn_select_cb SSL_CTX_set_cert_cb
+    SSL_CTX_set_cipher_list SSL_CTX_set_ciphersuites SSL_CTX_set_min_proto_version
+    SSL_CTX_set_mode SSL_CTX_set_options SSL_CTX_set_session_cache_mode SSL_CTX_set_verify
+    SSL_CTX_use_PrivateKey SSL_CTX_use_certificate SSL_do_handshake SSL_free
+    SSL_get0_alpn_selected SSL_get0_group_name SSL_get_current_cipher SSL_get_error
+    SSL_get_ex_data_X509_STORE_CTX_idx SSL_get_shutdown SSL_get_version SSL_new SSL_read
+    SSL_session_reused SSL_set_accept_state SSL_set_bio SSL_set_connect_state SSL_shutdown
+    SSL_write TLS_client_method TLS_server_method X509_STORE_CTX_get0_cert
+    X509_STORE_CTX_get1_chain X509_STORE_CTX_get_ex_data X509_STORE_CTX_set_error X509_free
+    d2i_PUBKEY_bio d2i_PrivateKey_bio d2i_X509_bio i2d_X509_bio sk_X509_free sk_X509_num
+    sk_X509_value
 
-    SSL_ERROR_WANT_READ SSL_ERROR_ZERO_RETURN SSL_MODE_RELEASE_BUFFERS
-    SSL_OP_CIPHER_SERVER_PREFERENCE SSL_OP_NO_COMPRESSION SSL_OP_NO_RENEGOTIATION SSL_OP_NO_TICKET
-    SSL_SESS_CACHE_OFF SSL_TLSEXT_ERR_ALERT_FATAL SSL_TLSEXT_ERR_OK SSL_VERIFY_FAIL_IF_NO_PEER_CERT
-    SSL_VERIFY_PEER
+    SSL_ERROR_SYSCALL SSL_ERROR_WANT_READ SSL_ERROR_ZERO_RETURN SSL_MODE_RELEASE_BUFFERS
+    SSL_OP_CIPHER_SERVER_PREFERENCE SSL_OP_NO_COMPRESSION SSL_OP_NO_RENEGOTIATION
+    SSL_OP_NO_TICKET SSL_RECEIVED_SHUTDOWN SSL_SESS_CACHE_OFF SSL_TLSEXT_ERR_ALERT_FATAL
+    SSL_TLSEXT_ERR_OK SSL_VERIFY_FAIL_IF_NO_PEER_CERT SSL_VERIFY_PEER
     """.split()  # noqa: SIM905  seventy names are easier to read unquoted
 )
 """Every function and constant of OpenSSL that crosses here."""
@@ -71,10 +72,10 @@ NAMES: Final = tuple(
 ADDRESSED: Final = tuple(
     """
     BIO_free BIO_get_mem_data BIO_new BIO_new_mem_buf BIO_read BIO_s_mem BIO_set_mem_eof_return
-    ERR_clear_error ERR_get_error SSL_CIPHER_get_name SSL_do_handshake SSL_free
+    ERR_clear_error ERR_get_error ERR_peek_error SSL_CIPHER_get_name SSL_do_handshake SSL_free
     SSL_get0_group_name SSL_get_current_cipher SSL_get_error SSL_get_peer_certificate
-    SSL_get_version SSL_new SSL_read SSL_session_reused SSL_set_accept_state SSL_set_bio
-    SSL_set_cert_cb SSL_set_connect_state SSL_set_verify SSL_shutdown SSL_write
+    SSL_get_shutdown SSL_get_version SSL_new SSL_read SSL_session_reused SSL_set_accept_state
+    SSL_set_bio SSL_set_cert_cb SSL_set_connect_state SSL_set_verify SSL_shutdown SSL_write
     X509_STORE_CTX_get0_cert X509_STORE_CTX_set_error X509_free X509_set_pubkey i2d_X509_bio
     """.split()  # noqa: SIM905  thirty names are easier to read unquoted
 )
@@ -494,12 +495,24 @@ class Session:
             result = _lib.SSL_read(self._ssl, _plaintext + size, length - size)
             if result > 0:
                 size += result
-            elif _lib.SSL_get_error(self._ssl, result) == _lib.SSL_ERROR_ZERO_RETURN:
+            elif self._has_ended(result):
                 self.ended = True
             else:
                 self._expect_want_read(result)
                 break
         return memoryview(_ffi.buffer(_plaintext, size))
+
+    def _has_ended(self, result: int) -> bool:
+        """Whether the peer has said close_notify.  Behind another warning, as Java says it
+        (user_canceled, RFC 8446 §6.1), OpenSSL calls that a failure without an error."""
+        why = _lib.SSL_get_error(self._ssl, result)
+        if why == _lib.SSL_ERROR_ZERO_RETURN:
+            return True
+        return (
+            why == _lib.SSL_ERROR_SYSCALL
+            and not _lib.ERR_peek_error()
+            and bool(_lib.SSL_get_shutdown(self._ssl) & _lib.SSL_RECEIVED_SHUTDOWN)
+        )
 
     def encrypt(self, data: Buffer) -> None:
         """Make records of `data`; `take_output` has them.
@@ -619,6 +632,7 @@ _CAUSES: Final = {
     "no shared cipher": "no cipher in common",
     "no suitable key share": "no group in common",
     "no shared group": "no group in common",
+    "provider signature failure": "the peer doesn't hold its certificate's key",
     "peer did not return a certificate": "the peer showed no certificate",
     "no application protocol": "no application protocol (ALPN) in common",
 }

@@ -288,3 +288,14 @@ def test_again_and_again_it_costs_no_memory(door: Inbound, web: Issued) -> None:
 
     costs_no_memory(door, everything, 3)
     serves(door, web)
+
+
+def test_an_end_announced_by_a_warning_is_an_ordinary_end(
+    door: Inbound, file_world: FileWorld
+) -> None:
+    """As Java closes: user_canceled, then close_notify (RFC 8446 §6.1)."""
+    web = file_world.ca.issue(FRONTEND)
+    with account(door, "closed", opened=True), Intruder(door.port, web) as caller:
+        assert caller.shake().say(b"hello").hear(5) == b"hello"
+        caller.say(b"\1\x5a", ALERT).say(b"\1\0", ALERT)
+        assert caller.hear_out().reset is False

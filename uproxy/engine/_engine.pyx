@@ -222,7 +222,8 @@ cdef class Core:
     def set_limits(self, int connections, int per_source, int handshakes):
         cdef Gate *gate = &self.shared.gate
         pthread_mutex_lock(&gate.lock)
-        gate.most, gate.most_per_source = connections, per_source
+        word_set(&gate.most, connections)
+        gate.most_per_source = per_source
         pthread_mutex_unlock(&gate.lock)
         word_set(&gate.most_slots, handshakes)
 

@@ -36,6 +36,8 @@ static struct {
     int (*BIO_free)(void *);
     void (*ERR_clear_error)(void);
     unsigned long (*ERR_get_error)(void);
+    unsigned long (*ERR_peek_error)(void);
+    int (*SSL_get_shutdown)(const void *);
     void *(*SSL_new)(void *);
     void (*SSL_free)(void *);
     void (*SSL_set_bio)(void *, void *, void *);
@@ -69,7 +71,8 @@ struct ossl_place { const char *name; void **place; };
 static struct ossl_place ossl_places[] = {
     PLACE(BIO_new), PLACE(BIO_s_mem), PLACE(BIO_new_mem_buf), PLACE(BIO_set_mem_eof_return),
     PLACE(BIO_get_mem_data), PLACE(BIO_read), PLACE(BIO_free), PLACE(ERR_clear_error),
-    PLACE(ERR_get_error), PLACE(SSL_new), PLACE(SSL_free), PLACE(SSL_set_bio),
+    PLACE(ERR_get_error), PLACE(ERR_peek_error), PLACE(SSL_get_shutdown),
+    PLACE(SSL_new), PLACE(SSL_free), PLACE(SSL_set_bio),
     PLACE(SSL_set_verify), PLACE(SSL_set_cert_cb), PLACE(SSL_set_accept_state),
     PLACE(SSL_set_connect_state), PLACE(SSL_do_handshake), PLACE(SSL_session_reused),
     PLACE(SSL_shutdown), PLACE(SSL_get_error), PLACE(SSL_read), PLACE(SSL_write),

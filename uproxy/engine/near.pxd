@@ -1,8 +1,8 @@
 """The near side: accepted, let in by the limits, its ClientHello heard whole before anything is
 spent on it, shaken hands with, and left to read why where it is refused."""
 
-from libc.errno cimport EAGAIN, ECONNABORTED, EINTR, ENOMEM, EPERM, errno
-from libc.stdint cimport uint8_t, uint32_t
+from libc.errno cimport EAGAIN, EBUSY, ECONNABORTED, EINTR, EPERM, errno
+from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC
@@ -17,7 +17,8 @@ from uproxy.engine.inbox cimport command, decide, post, ring_loop
 from uproxy.engine.parts cimport (
     ACCEPTS, C_ADOPT, E_ARRIVED, E_SHAKEN, F_NONE, F_NO_HELLO, F_OS, F_SHORT_HANDSHAKE,
     F_SHORT_HELLO, F_SLOTS, F_TLS, F_UNASKED, F_UNPROVEN, F_VERIFY, K_SIDE, M_HELLO, M_PARTING,
-    M_SHAKING, MAX_HELLO, P_ADMITTING, P_HANDSHAKING_NEAR, RECEIVE, V_REFUSED,
+    M_SHAKING, MAX_HELLO, P_ADMITTING, P_HANDSHAKING_NEAR, RECEIVE, UNHEARD,
+    V_REFUSED,
     Command, Conn, Listener, Place, Shared, Side, Standing, Terms, Worker,
 )
 from uproxy.engine.shake cimport begin_tls, shake, shake_on
@@ -143,8 +144,17 @@ cdef inline int take_one(Listener *listener, Shared *shared, Worker *mine) noexc
     return A_ONE
 
 
+cdef inline bint is_behind(Shared *shared) noexcept nogil:
+    """Whether too many have ended that the loop hasn't heard of: a flood of arrivals, each refused
+    at once, would otherwise fill the memory, and let who asks the loop something wait."""
+    return word_get(&shared.alive) > <int64_t>word_get(&shared.gate.most) + UNHEARD
+
+
 cdef inline void accept_turn(Worker *worker, Listener *listener) noexcept nogil:
     cdef int taken, result = A_ONE
+    if is_behind(worker.shared):
+        pause(worker.shared, listener, EBUSY)
+        return
     for taken in range(ACCEPTS):
         result = take_one(listener, worker.shared, worker)
         if result == A_NONE or result == A_SHORT:

@@ -14,6 +14,8 @@ cdef extern from "machine.h" nogil:
     int BIO_free "ossl.BIO_free"(void *)
     void ERR_clear_error "ossl.ERR_clear_error"()
     unsigned long ERR_get_error "ossl.ERR_get_error"()
+    unsigned long ERR_peek_error "ossl.ERR_peek_error"()
+    int SSL_get_shutdown "ossl.SSL_get_shutdown"(const void *)
     void *SSL_new "ossl.SSL_new"(void *)
     void SSL_free "ossl.SSL_free"(void *)
     void SSL_set_bio "ossl.SSL_set_bio"(void *, void *, void *)
@@ -47,7 +49,9 @@ cdef extern from "machine.h" nogil:
 
 cdef enum:
     SSL_ERROR_WANT_READ = 2
+    SSL_ERROR_SYSCALL = 5
     SSL_ERROR_ZERO_RETURN = 6
+    SSL_RECEIVED_SHUTDOWN = 2
     SSL_VERIFY_PEER_AND_INSIST = 3  # SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT
     X509_V_OK = 0
     X509_V_ERR_UNSPECIFIED = 1

@@ -27,6 +27,7 @@ cdef enum:
     EVENTS = 128
     ACCEPTS = 16  # in one turn, so that a flood of arrivals leaves turns for the others
     MOST_OPTIONS = 8
+    UNHEARD = 4096  # connections that have ended, and the loop is to hear of, at most
 
 cdef enum Kind:  # what an epoll event is about; the first word of each
     K_SIDE, K_LISTENER, K_BELL

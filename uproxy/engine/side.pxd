@@ -11,9 +11,10 @@ from posix.unistd cimport close
 
 from uproxy.engine.gate cimport falls_silent
 from uproxy.engine.openssl cimport (
-    SSL_ERROR_WANT_READ, SSL_ERROR_ZERO_RETURN,
+    SSL_ERROR_SYSCALL, SSL_ERROR_WANT_READ, SSL_ERROR_ZERO_RETURN, SSL_RECEIVED_SHUTDOWN,
     BIO_free, BIO_get_mem_data, BIO_new, BIO_new_mem_buf, BIO_read, BIO_s_mem,
-    BIO_set_mem_eof_return, ERR_clear_error, ERR_get_error, SSL_free, SSL_get_error,
+    BIO_set_mem_eof_return, ERR_clear_error, ERR_get_error, ERR_peek_error, SSL_free,
+    SSL_get_error, SSL_get_shutdown,
     SSL_get_peer_certificate, SSL_read, SSL_set_bio, SSL_shutdown, SSL_write, X509_free,
     X509_set_pubkey, ossl_small_key,
 )
@@ -293,6 +294,13 @@ cdef inline int fail_tls(Side *side) noexcept nogil:
     return push_last_words(side)
 
 
+cdef inline bint ended_after_a_warning(Side *side, int why) noexcept nogil:
+    """A close_notify behind another warning, as Java says it (user_canceled, RFC 8446 §6.1):
+    OpenSSL calls that a failure without an error."""
+    return (why == SSL_ERROR_SYSCALL and ERR_peek_error() == 0
+            and (SSL_get_shutdown(side.ssl) & SSL_RECEIVED_SHUTDOWN) != 0)
+
+
 cdef inline ssize_t read_plain(Side *side) noexcept nogil:
     """All there is, into the worker's plaintext buffer: nothing may stay behind in the step."""
     cdef ssize_t size = 0
@@ -303,7 +311,7 @@ cdef inline ssize_t read_plain(Side *side) noexcept nogil:
             size += got
             continue
         why = SSL_get_error(side.ssl, got)
-        if why == SSL_ERROR_ZERO_RETURN:
+        if why == SSL_ERROR_ZERO_RETURN or ended_after_a_warning(side, why):
             side.ended = True
         elif why == SSL_ERROR_WANT_READ:
             break

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
-import os
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from uproxy import libssl, sockets
 from uproxy.contract import Door, Refusal, RefusedError, TlsPlan
 from uproxy.engine._engine import Listening
 from uproxy.errors import IdentityError
 from uproxy.model import Direction, Outcome, UnixAddress
+from uproxy.transport.shortage import SHORTAGES, Shortage
 
 if TYPE_CHECKING:
     from uproxy.engine._engine import Handshake
     from uproxy.transport.native.engine import NativeEngine
-
-SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-BACK_OFF: Final = (0.05, 1.0)
-"""Seconds without accepting when descriptors are short: at first, at most."""
 
 _log = logging.getLogger(__name__)
 
@@ -48,8 +43,7 @@ class OpenNativeDoor:
         self._listener = listener
         self._door = door
         self._listening = Listening(engine.core, listener.fileno())
-        self._pause = BACK_OFF[0]
-        self._short_at = 0.0  # the loop's time
+        self._shortage = Shortage()
         self._resuming: asyncio.TimerHandle | None = None
         self._all_decided: asyncio.Event | None = None  # while somebody waits in `close`
         engine.doors.add(self)
@@ -92,7 +86,8 @@ class OpenNativeDoor:
                 await self._all_decided.wait()
             finally:
                 self._engine.closing.discard(self)
-        self._engine.take()  # whoever was admitted without asking is known by now
+        # whoever was admitted without asking is known by now
+        self._engine.take(self._engine.core.alive())
 
     def release(self) -> None:
         """Let go of the listening socket, and of whoever waits in its queue."""
@@ -115,18 +110,12 @@ class OpenNativeDoor:
         sockets.release(self._listener)
 
     def _wait(self, error: int) -> None:
-        """Accept nothing for a while: asked again at once, the kernel would say the same."""
-        loop = asyncio.get_running_loop()
-        if loop.time() - self._short_at > 2 * BACK_OFF[1]:
-            self._pause = BACK_OFF[0]
-        self._short_at = loop.time()
-        if error in SHORTAGE:
+        """Accept nothing for a while."""
+        if error in SHORTAGES:
             self._engine.shortages += 1
-        hint = "; raise LimitNOFILE" if error in (errno.EMFILE, errno.ENFILE) else ""
-        why = OSError(error, os.strerror(error))
-        _log.warning("accepting pauses for %g s: %s%s", self._pause, why, hint)
-        self._resuming = loop.call_later(self._pause, self._listening.resume)
-        self._pause = min(2 * self._pause, BACK_OFF[1])
+        loop = asyncio.get_running_loop()
+        pause = self._shortage.pause(error, loop.time())
+        self._resuming = loop.call_later(pause, self._listening.resume)
 
 
 def handshake(plan: TlsPlan) -> Handshake:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from uproxy import sockets
 from uproxy.contract import Arrival, Door
 from uproxy.model import UnixAddress
+from uproxy.transport.shortage import SHORTAGES, Shortage
 
 if TYPE_CHECKING:
     from uproxy.transport.poller import Poller
@@ -25,10 +26,6 @@ if TYPE_CHECKING:
 
 ACCEPT_BATCH: Final = 64
 """Arrivals taken in one turn, so that a flood of them leaves turns for the others."""
-
-SHORTAGE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
-BACK_OFF: Final = (0.05, 1.0)
-"""Seconds without accepting when descriptors are short: at first, at most."""
 
 _GONE: Final = frozenset(
     {errno.ECONNABORTED, errno.EPROTO, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET,
@@ -71,7 +68,7 @@ class Listening:
         self._door = door
         name = listener.getsockname()
         self._unix = UnixAddress(name if isinstance(name, str) else "")
-        self._pause = BACK_OFF[0]
+        self._shortage = Shortage()
         self._resume: asyncio.TimerHandle | None = None
         self._undecided: set[int] = set()  # neither admitted nor refused yet
         self._all_decided: asyncio.Event | None = None  # while somebody waits in `close`
@@ -123,7 +120,6 @@ class Listening:
                 return True
             self._wait(error)
             return False
-        self._pause = BACK_OFF[0]
         try:
             self._receive(accepted, name)
         except Exception:  # noqa: BLE001  a defect: this arrival goes, the listener stays
@@ -148,11 +144,10 @@ class Listening:
             self._all_decided.set()
 
     def _wait(self, error: OSError) -> None:
-        """Accept nothing for a while: asked again at once, the kernel would say the same."""
-        if error.errno in SHORTAGE:
+        """Accept nothing for a while."""
+        if error.errno in SHORTAGES:
             self._engine.gate.refused["descriptors"] += 1
-        hint = "; raise LimitNOFILE" if error.errno in (errno.EMFILE, errno.ENFILE) else ""
-        _log.warning("accepting pauses for %g s: %s%s", self._pause, error, hint)
         self._engine.poller.forget(self._listener.fileno())
-        self._resume = asyncio.get_running_loop().call_later(self._pause, self._watch)
-        self._pause = min(2 * self._pause, BACK_OFF[1])
+        loop = asyncio.get_running_loop()
+        pause = self._shortage.pause(error.errno or 0, loop.time())
+        self._resume = loop.call_later(pause, self._watch)
