@@ -21,7 +21,7 @@ from libc.string cimport memcpy
 from posix.unistd cimport close
 
 from uproxy.engine.inbox cimport command, decide, post, ring_loop, silence
-from uproxy.engine.near cimport A_GONE, A_ONE, take_one
+from uproxy.engine.near cimport A_GONE, A_ONE, pause, take_one
 from uproxy.engine.openssl cimport BIO_free, OSSL_PLACES, ossl_places, ossl_small_key
 from uproxy.engine.parts cimport (
     C_CUT, C_CUT_ALL, C_DIAL, C_FORGET, C_RELAY, C_RELEASE, C_SHAKE_NEAR, C_STOP, C_WATCH,
@@ -364,16 +364,19 @@ cdef class Listening:
     def resume(self):
         """Accept, at first or after a shortage."""
         cdef epoll_event event
-        cdef int at
+        cdef int at, error = 0
         event.events = EPOLLIN | EPOLLEXCLUSIVE
         event.data.ptr = self.listener
         pthread_mutex_lock(&self.listener.lock)
         if self.listener.paused and not self.listener.closed:
             self.listener.paused = False
             for at in range(self.core.shared.count):
-                epoll_ctl(self.core.shared.workers[at].epoll, EPOLL_CTL_ADD,
-                          self.listener.fd, &event)
+                if epoll_ctl(self.core.shared.workers[at].epoll, EPOLL_CTL_ADD,
+                             self.listener.fd, &event) != 0:
+                    error = errno
         pthread_mutex_unlock(&self.listener.lock)
+        if error:  # a thread would never accept: all again later
+            pause(self.core.shared, self.listener, error)
 
     def shortage(self):
         """The errno for which accepting paused since the last time; 0: it didn't."""
