@@ -19,6 +19,7 @@ from uproxy.engine.system cimport pthread_mutex_t, sockaddr_storage
 
 cdef enum:
     RECEIVE = 64 * 1024
+    THIN_RECEIVE = 8 * 1024  # from who sends KeyUpdates, each of which costs as much as a record
     RECORD = 16 * 1024 + 512
     PLAIN = RECEIVE + 2 * RECORD
     MAX_HELLO = 64 * 1024
@@ -146,6 +147,7 @@ cdef struct Side:
     bint ending  # we have said our end, or will behind the backlog
     bint ended  # the peer's close_notify has come
     bint finished  # its socket's end too
+    bint thin  # most of what it sent last wasn't the application's
     bint owns_context  # `shakes.context` was taken for this connection alone
     Handshake shakes
     void *ssl

@@ -13,7 +13,8 @@ from uproxy.engine.deadlines cimport set_deadline
 from uproxy.engine.ending cimport die
 from uproxy.engine.parts cimport (
     F_AFTER_HANDSHAKE, F_HALF_CLOSED, F_IDLE, F_MEMORY, F_NONE, F_OS, F_TLS, F_TRUNCATED,
-    M_RELAYING, OWN_BACKLOG, P_CLOSING, P_RELAYING, RECEIVE, Conn, Side,
+    M_RELAYING, OWN_BACKLOG, P_CLOSING, P_RELAYING, RECEIVE, THIN_RECEIVE,
+    Conn, Side,
 )
 from uproxy.engine.side cimport (
     fail, fed, feed, finish, flush, push_output, read_plain, receive_raw, send_plain, shed,
@@ -120,7 +121,7 @@ cdef inline int pump(Conn *conn, int flow) noexcept nogil:
     else:
         size = hear(source, &data, &full)
         if size == -2:
-            return FULL if full else 0
+            return 0  # level-triggered: who sends much that isn't the application's waits a turn
         if size < 0:
             return -1
     conn.last = conn.worker.now
@@ -136,14 +137,15 @@ cdef inline int pump(Conn *conn, int flow) noexcept nogil:
 
 cdef inline ssize_t hear(Side *side, char **data, bint *full) noexcept nogil:
     """Application bytes, valid until the next one hears; 0 at the end, -2 not now, -1 failed."""
-    cdef ssize_t size
+    cdef ssize_t size, got
+    cdef ssize_t most = THIN_RECEIVE if side.thin else RECEIVE
     if side.ended:
         return 0
-    size = receive_raw(side, RECEIVE)
+    got = size = receive_raw(side, most)
     if size == -1:
         return fail(side, F_OS, errno, 0)
     data[0] = side.conn.worker.received
-    full[0] = size == RECEIVE
+    full[0] = size == most
     if side.ssl == NULL or size == -2:
         return size
     if size == 0:
@@ -154,6 +156,7 @@ cdef inline ssize_t hear(Side *side, char **data, bint *full) noexcept nogil:
     if size < 0:
         return -1
     fed(side)
+    side.thin = 2 * size < got
     if push_output(side) < 0:  # the answer to a KeyUpdate
         return -1
     data[0] = side.conn.worker.plain
