@@ -256,6 +256,11 @@ class Life(Wire):
             failure = Refusal(Outcome.CONNECT_FAILED, str(error))
         except TimeoutError:
             failure = reasons.no_answer(candidate.addresses, limits.connect)
+        except Exception:  # noqa: BLE001  a defect: this connection ends, the process doesn't
+            self._dialling = None
+            self._confess()
+            self._refuse(_DEFECT)
+            return
         else:
             try:
                 far = _far(route)
