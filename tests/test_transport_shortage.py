@@ -33,7 +33,7 @@ from tests.helpers.waiting import eventually, wait_until
 from uproxy import sockets
 from uproxy.contract import Engine, Refusal
 from uproxy.model import Direction, Outcome, TcpAddress
-from uproxy.transport.shortage import SAY_AGAIN, Shortage
+from uproxy.transport.shortage import BEHIND, SAY_AGAIN, Shortage
 
 engine = engines.engine
 
@@ -236,6 +236,8 @@ def test_a_shortage_that_lasts_is_told_once_in_a_while(caplog: pytest.LogCapture
     assert shortage.pause(errno.ENFILE, now) == 1.0
     assert "raise fs.file-max" in caplog.text
     assert shortage.pause(errno.ENFILE, now + 60.0) == 0.05
+    assert [shortage.pause(BEHIND, now + 60.0 + each) for each in (0.1, 0.2, 0.3)] == [0.05] * 3
+    assert "a flood of arrivals" in caplog.text
 
 
 async def test_a_door_can_be_closed_while_accepting_waits(engine: Engine) -> None:

@@ -104,12 +104,15 @@ cdef inline int accept_one(Listener *listener, Conn **made) noexcept nogil:
 
 
 cdef inline Worker *least_loaded(Shared *shared, Worker *mine) noexcept nogil:
-    """`mine` among equals."""
-    cdef Worker *least = shared.workers[0] if mine == NULL else mine
-    cdef int at
+    """`mine` if it has hardly more: to hand over wakes another thread."""
+    cdef Worker *least = shared.workers[0]
+    cdef int at, few
     for at in range(shared.count):
         if word_get(&shared.workers[at].load) < word_get(&least.load):
             least = shared.workers[at]
+    few = word_get(&least.load)
+    if mine != NULL and word_get(&mine.load) <= few + few // 8:
+        return mine
     return least
 
 

@@ -16,6 +16,9 @@ BACK_OFF: Final = (0.05, 1.0)
 SAY_AGAIN: Final = 30.0
 """Seconds after which a shortage that lasts is worth another line."""
 
+BEHIND: Final = errno.EBUSY
+"""Not the kernel's: more arrivals have been refused than the event loop has heard of."""
+
 _WAY_OUT: Final = {
     errno.EMFILE: "; raise LimitNOFILE",
     errno.ENFILE: "; the whole machine has no more: raise fs.file-max",
@@ -38,9 +41,12 @@ class Shortage:
         if self._last is None or now - self._last > 2 * BACK_OFF[1]:
             self._pause = BACK_OFF[0]
         self._last = now
+        if error == BEHIND:  # it catches up in milliseconds
+            self._pause = BACK_OFF[0]
         if self._said is None or error != self._said_of or now - self._said >= SAY_AGAIN:
             self._said, self._said_of = now, error
-            why, way_out = os.strerror(error).lower(), _WAY_OUT.get(error, "")
+            why = "a flood of arrivals" if error == BEHIND else os.strerror(error).lower()
+            way_out = _WAY_OUT.get(error, "")
             _log.warning("accepting pauses, callers wait: %s%s", why, way_out)
         pause, self._pause = self._pause, min(2 * self._pause, BACK_OFF[1])
         return pause

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import sys
 import time
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 SWITCH: Final = 0.0005
 """Seconds after which the loop lets a thread have the GIL that has a leaf to judge."""
+
+_log = logging.getLogger(__name__)
 
 STUCK: Final = 5.0
 """Seconds that one turn of a thread may take before it counts as stuck."""
@@ -42,6 +45,8 @@ class NativeEngine:
         self.doors: set[OpenNativeDoor] = set()
         self.closing: set[OpenNativeDoor] = set()
         """Doors whose last arrivals somebody waits for."""
+        self.dialling: set[asyncio.Task[None]] = set()
+        """Races of addresses that go on, those given up included."""
         self.shortages = 0
         self._stopped = False
         self.core = Core(
@@ -100,6 +105,7 @@ class NativeEngine:
         while self.core.alive():
             self.core.cut_all()
             await self._wait_for_something(_CUT_AGAIN)
+        await asyncio.gather(*self.dialling, return_exceptions=True)
         self._loop.remove_reader(self.core.fileno())
         self.core.stop()
         self.poller.close()
@@ -108,7 +114,10 @@ class NativeEngine:
         """Learn what the threads have asked and reported by now, of so many connections at most;
         the rest when the loop has had a turn."""
         for wire, events in self.core.take(most):
-            cast("Life", wire).happened(events)
+            try:
+                cast("Life", wire).happened(events)
+            except Exception:  # noqa: BLE001  a defect with one: the others are still to be heard
+                _log.exception("a defect: a connection's report is lost")
         for door in (*self.doors, *self.closing):
             door.look()
         self._moved.set()

@@ -245,6 +245,8 @@ class Life(Wire):
         self.watch_loss()
         task = asyncio.get_running_loop().create_task(self._dial(route, candidate))
         self._dialling = task
+        self._engine.dialling.add(task)
+        task.add_done_callback(self._engine.dialling.discard)
 
     async def _dial(self, route: Route, candidate: Candidate) -> None:
         limits = route.timeouts
