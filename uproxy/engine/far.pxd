@@ -14,7 +14,7 @@ from uproxy.engine.parts cimport (
 )
 from uproxy.engine.relay cimport pending_error, relay_begin
 from uproxy.engine.shake cimport begin_tls, shake, shake_on
-from uproxy.engine.side cimport fail, let_go, mute, watch
+from uproxy.engine.side cimport fail, let_go, mute, push_output, watch
 from uproxy.engine.standing cimport still_stands
 from uproxy.engine.system cimport (
     AF_UNIX, EPOLLERR, EPOLLHUP, EPOLLOUT, LISTEN, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SO_ERROR,
@@ -150,6 +150,9 @@ cdef inline void ready(Side *side) noexcept nogil:
     cdef Standing *standing = conn.standing
     forget_deadline(conn)
     if standing == NULL or not still_stands(conn):
+        if side.ssl != NULL and push_output(side) < 0:
+            far_failed(conn)
+            return
         mute(side)
         watch_loss(conn)
         if conn.mode != M_DEAD:

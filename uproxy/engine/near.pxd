@@ -22,7 +22,7 @@ from uproxy.engine.parts cimport (
     Command, Conn, Listener, Place, Shared, Side, Standing, Terms, Worker,
 )
 from uproxy.engine.shake cimport begin_tls, shake, shake_on
-from uproxy.engine.side cimport fail, flush, keep_early, mute, receive_raw, watch
+from uproxy.engine.side cimport fail, flush, keep_early, mute, push_output, receive_raw, watch
 from uproxy.engine.standing cimport find_standing
 from uproxy.engine.system cimport (
     AF_INET, AF_INET6, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT,
@@ -289,7 +289,7 @@ cdef inline void near_stepped(Side *side, int result) noexcept nogil:
         result = watch(side, EPOLLOUT if side.backlog_size else LISTEN)
         if result == 0:
             return
-    if result < 0:
+    if result < 0 or push_output(side) < 0:
         near_failed(conn)
         return
     free_slot(conn)

@@ -46,13 +46,17 @@ cdef inline void relay_begin(Conn *conn, const char *preface, size_t size) noexc
     if size and send_plain(&conn.sides[1], preface, size) < 0:
         relay_failed(conn)
         return
-    # who dialled in has mostly spoken by now
-    if flow_open(conn, 0) and pump(conn, 0) < 0:
+    # who dialled in has mostly spoken by now: it goes along with the handshake's last words
+    if (flow_open(conn, 0) and pump(conn, 0) < 0) or push_rest(&conn.sides[1]) < 0:
         relay_failed(conn)
         return
     check_patience(conn)
     if conn.mode == M_RELAYING:
         settle(conn)
+
+
+cdef inline int push_rest(Side *side) noexcept nogil:
+    return 0 if side.ssl == NULL else push_output(side)
 
 
 cdef inline void relay_turn(Side *side, uint32_t events) noexcept nogil:

@@ -84,7 +84,8 @@ cdef inline void judge_leaf(Side *side, void *store) noexcept nogil:
 
 
 cdef inline int shake(Side *side, char *data, size_t size) noexcept nogil:
-    """One step: 1 finished and the peer verified, 0 more is needed, -1 failed."""
+    """One step: 1 finished and the peer verified (its last words are still to be pushed: a
+    client's go with its first bytes), 0 more is needed, -1 failed."""
     cdef int result, why
     if feed(side, data, size) < 0:
         return -1
@@ -117,8 +118,6 @@ cdef inline int shaken(Side *side) noexcept nogil:
         return -1
     fed(side)
     if early > 0 and keep_early(side, side.conn.worker.plain, early) < 0:
-        return -1
-    if push_output(side) < 0:
         return -1
     note_facts(side)
     return 1
