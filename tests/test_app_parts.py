@@ -22,7 +22,7 @@ from uproxy.transport.twin import TwinEngine
 class Asked(TwinEngine):
     """Counts how often it is told that what doors say may have changed."""
 
-    def __init__(self, _name: str) -> None:
+    def __init__(self, _name: str, _workers: int | None) -> None:
         super().__init__()
         self.again = 0
 

@@ -96,4 +96,5 @@ class UntrustedError(UproxyError):
 
 
 class EngineError(UproxyError):
-    """The TLS library in this process isn't one uProxy was tested with."""
+    """The TLS library in this process isn't one uProxy was tested with, or the engine asked for
+    isn't there."""

@@ -632,6 +632,7 @@ _CAUSES: Final = {
     "no shared cipher": "no cipher in common",
     "no suitable key share": "no group in common",
     "no shared group": "no group in common",
+    "bad signature": "the peer doesn't hold its certificate's key",
     "provider signature failure": "the peer doesn't hold its certificate's key",
     "peer did not return a certificate": "the peer showed no certificate",
     "no application protocol": "no application protocol (ALPN) in common",

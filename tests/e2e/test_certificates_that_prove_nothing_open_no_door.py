@@ -47,6 +47,7 @@ CERTIFICATE, VERIFY, KEY_EXCHANGE, FINISHED = 11, 15, 16, 20
 
 HOUR = timedelta(hours=1)
 STRANGE = "unexpected message"
+NO_KEY = "the peer doesn't hold its certificate's key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,19 +124,19 @@ def forged(ca: Authority, web: Issued) -> Mapping[str, Shown]:
         "no Certificate": shows(UNEXPECTED, STRANGE, without(CERTIFICATE)),
         "no CertificateVerify": shows(UNEXPECTED, STRANGE, without(VERIFY)),
         "neither": shows(UNEXPECTED, STRANGE, without(CERTIFICATE, VERIFY)),
-        "somebody's certificate": Shown(DECRYPT, "signature", web, signs=ca.issue(FRONTEND)),
+        "somebody's certificate": Shown(DECRYPT, NO_KEY, web, signs=ca.issue(FRONTEND)),
         "an RSA signature": shows(
             ILLEGAL, "wrong signature type", changed(VERIFY, signatureAlgorithm=(8, 4))
         ),
         "a signature with SHA-1": shows(
             ILLEGAL, "wrong signature type", changed(VERIFY, signatureAlgorithm=(2, 3))
         ),
-        "no signature": shows(DECRYPT, "signature", changed(VERIFY, signature=bytearray())),
+        "no signature": shows(DECRYPT, NO_KEY, changed(VERIFY, signature=bytearray())),
         "a signature of zeros": shows(
-            DECRYPT, "signature", changed(VERIFY, signature=bytearray(b"\x30\6\2\1\0\2\1\0"))
+            DECRYPT, NO_KEY, changed(VERIFY, signature=bytearray(b"\x30\6\2\1\0\2\1\0"))
         ),
         "a signature of 60,000 bytes": shows(
-            DECRYPT, "signature", changed(VERIFY, signature=bytearray(60_000))
+            DECRYPT, NO_KEY, changed(VERIFY, signature=bytearray(60_000))
         ),
         "a wrong Finished": shows(
             DECRYPT, "digest check failed", changed(FINISHED, verify_data=bytearray(32))
@@ -238,7 +239,7 @@ def forged_in_tls_1_2(ca: Authority, web: Issued, stranger: Authority) -> Mappin
         "an early ChangeCipherSpec": Shown(
             UNEXPECTED, STRANGE, web, twist=with_first(CERTIFICATE, early)
         ),
-        "somebody's certificate": Shown(DECRYPT, "signature", web, signs=ca.issue(FRONTEND)),
+        "somebody's certificate": Shown(DECRYPT, NO_KEY, web, signs=ca.issue(FRONTEND)),
         "a wrong Finished": Shown(
             DECRYPT, "digest", web, twist=changed(FINISHED, verify_data=bytearray(12))
         ),

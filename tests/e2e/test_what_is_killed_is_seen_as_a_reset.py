@@ -68,6 +68,11 @@ def begin_upload(port: int) -> socket.socket:
     return client
 
 
+def opened(uproxy: Uproxy) -> float:
+    """Connections so far."""
+    return metric(uproxy, "istio_tcp_connections_opened_total")
+
+
 def hear_out(client: socket.socket) -> None:
     while client.recv(MIB):
         pass
@@ -86,7 +91,9 @@ def talk_on(client: socket.socket) -> None:
 
 def test_a_killed_application_resets_whoever_talks_to_it(pair: Pair, nginx: Nginx) -> None:
     port = pair.port("files")
+    before = opened(pair.orders)
     with ended(pair.frontend, "reset"), ended(pair.orders, "reset"), begin_upload(port) as client:
+        wait_until(lambda: opened(pair.orders) > before, "it to be open")
         kill(nginx)
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             talk_on(client)
@@ -106,7 +113,9 @@ def test_a_killed_uproxy_of_the_application_resets_the_client(
     pair: Pair, begin: Callable[[int], socket.socket], go_on: Callable[[socket.socket], None]
 ) -> None:
     port = pair.port("files")
+    before = opened(pair.frontend)
     with ended(pair.frontend, "reset") as lines, begin(port) as client:
+        wait_until(lambda: opened(pair.frontend) > before, "it to be open")
         kill(pair.orders)
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             go_on(client)
@@ -166,6 +175,7 @@ def test_a_killed_authority_stops_nothing_and_its_heir_is_found(tmp_path: Path) 
             with dial(pair.port("app")) as fresh:
                 say_and_hear(fresh)
             both = (pair.frontend, pair.orders)
+            wait_until(lambda: all(each.accesses for each in both), "the fresh one's lines")
             wait_until(lambda: not any(map(hears_agent, both)), "both streams to end")
             assert [uproxy.status("/readyz") for uproxy in both] == [200, 200]
             # the heir has keys of its own, so what the dead one has signed is believed no more

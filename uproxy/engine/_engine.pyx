@@ -13,7 +13,7 @@ and its TLS), `hello`, `ending`, `relay`, `shake`, `far`, `near`, `worker` (a th
 """
 
 from cpython.object cimport PyObject
-from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF
+from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
@@ -177,9 +177,9 @@ cdef class Core:
         self.shared.inbox.bell = -1
 
     def __init__(self, int threads, dict addresses, uintptr_t small_key, options, judge, born):
-        """`small_key` is the address of an EVP_PKEY that lives for ever; `options` are (level, name, value) for TCP sockets that are dialled; `judge` answers
-        for a peer's certificate (`libssl.judge`), `born` makes the Wire of an arrival from its
-        offer."""
+        """`small_key` is the address of an EVP_PKEY that lives for ever; `options` are (level,
+        name, value) for TCP sockets that are dialled; `judge` answers for a peer's certificate
+        (`libssl.judge`), `born` makes the Wire of an arrival from its offer."""
         global _judge
         cdef Shared *shared = self.shared
         cdef int at

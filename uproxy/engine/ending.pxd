@@ -3,7 +3,9 @@
 from uproxy.engine.deadlines cimport forget_deadline
 from uproxy.engine.gate cimport free_slot, leave
 from uproxy.engine.inbox cimport decide, tell
-from uproxy.engine.parts cimport E_CLOSED, F_HALF_CLOSED, F_IDLE, M_ASKING, M_DEAD, Conn, Side, Worker
+from uproxy.engine.parts cimport (
+    E_CLOSED, F_HALF_CLOSED, F_IDLE, M_ASKING, M_DEAD, Conn, Side, Worker,
+)
 from uproxy.engine.side cimport let_go
 from uproxy.engine.system cimport word_add
 

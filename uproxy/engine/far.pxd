@@ -17,9 +17,9 @@ from uproxy.engine.shake cimport begin_tls, shake, shake_on
 from uproxy.engine.side cimport fail, let_go, mute, push_output, watch
 from uproxy.engine.standing cimport still_stands
 from uproxy.engine.system cimport (
-    AF_UNIX, EPOLLERR, EPOLLHUP, EPOLLOUT, LISTEN, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SO_ERROR,
-    SOL_SOCKET, clock_of, connect, getpeername, getsockname, getsockopt, setsockopt, sockaddr,
-    sockaddr_storage, socket, word_set,
+    AF_UNIX, EPOLLERR, EPOLLHUP, EPOLLOUT, LISTEN, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM,
+    SO_ERROR, SOL_SOCKET, clock_of, connect, getpeername, getsockname, getsockopt, setsockopt,
+    sockaddr, sockaddr_storage, socket, word_set,
 )
 
 
@@ -86,9 +86,9 @@ cdef inline int tune(Side *side) noexcept nogil:
 
 
 cdef inline int connect_error(int fd) noexcept nogil:
-    """The errno a connect ended with, 0 for success, ENOTCONN before its end.  A connection with itself counts as
-    refused: nobody listens there, and the kernel has picked the very port that was dialled to
-    dial from (TCP's simultaneous open)."""
+    """The errno a connect ended with, 0 for success, ENOTCONN before its end. A connection with
+    itself counts as refused: nobody listens there, and the kernel has picked the very port that
+    was dialled to dial from (TCP's simultaneous open)."""
     cdef int error = 0
     cdef unsigned int size = sizeof(error)
     cdef sockaddr_storage here, there

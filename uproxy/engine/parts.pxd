@@ -13,7 +13,7 @@ two are held: listener, gate, a worker's commands.
 """
 
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 
 from uproxy.engine.system cimport pthread_mutex_t, sockaddr_storage
 

@@ -21,7 +21,8 @@ from uproxy.engine.side cimport (
     watch,
 )
 from uproxy.engine.system cimport (
-    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, LISTEN, SETTLED_AFTER, SO_ERROR, SOL_SOCKET, count_add, getsockopt, word_set,
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, LISTEN, SETTLED_AFTER, SO_ERROR,
+    SOL_SOCKET, count_add, getsockopt, word_set,
 )
 
 cdef enum:

@@ -4,7 +4,6 @@ Functions that can fail return -1 and leave the reason in the connection (`fail`
 """
 
 from libc.errno cimport EAGAIN, EINTR, ENOTCONN, errno
-from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 from posix.unistd cimport close
@@ -12,7 +11,7 @@ from posix.unistd cimport close
 from uproxy.engine.gate cimport falls_silent
 from uproxy.engine.openssl cimport (
     SSL_ERROR_SYSCALL, SSL_ERROR_WANT_READ, SSL_ERROR_ZERO_RETURN, SSL_RECEIVED_SHUTDOWN,
-    BIO_free, BIO_get_mem_data, BIO_new, BIO_new_mem_buf, BIO_read, BIO_s_mem,
+    BIO_get_mem_data, BIO_new, BIO_new_mem_buf, BIO_read, BIO_s_mem,
     BIO_set_mem_eof_return, ERR_clear_error, ERR_get_error, ERR_peek_error, SSL_free,
     SSL_get_error, SSL_get_shutdown,
     SSL_get_peer_certificate, SSL_read, SSL_set_bio, SSL_shutdown, SSL_write, X509_free,

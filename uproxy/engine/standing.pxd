@@ -5,7 +5,6 @@ connection keeps those it arrived under.  A route that stands is looked up under
 lock, and lives as long as they do.
 """
 
-from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_XDECREF
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free

@@ -1,6 +1,6 @@
 """The system's calls, and what C offers that Cython has no word for."""
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from posix.time cimport clock_gettime, timespec
 
 cdef extern from "<sys/epoll.h>" nogil:

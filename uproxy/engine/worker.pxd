@@ -1,6 +1,5 @@
 """A worker's turn: sockets first, then what the loop and the others commanded, then deadlines."""
 
-from libc.errno cimport EINTR, errno
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free
 from posix.time cimport CLOCK_MONOTONIC
