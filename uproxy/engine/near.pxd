@@ -216,10 +216,8 @@ cdef inline void begin_hello(Conn *conn, double limit) noexcept nogil:
     conn.mode = M_HELLO
     word_set(&conn.phase, P_HANDSHAKING_NEAR)
     falls_silent(conn)
-    if start_patience(side, limit) < 0:
+    if start_patience(side, limit) < 0 or watch(side, LISTEN) < 0:
         near_failed(conn)
-    else:
-        hear_hello(side)  # who dials in says it at once
 
 
 cdef inline void hear_hello(Side *side) noexcept nogil:

@@ -26,6 +26,7 @@ cdef enum:
     OWN_BACKLOG = 128 * 1024
     KEPT_OUTPUT = 4 * 1024  # what an idle session's output buffer may hold
     EVENTS = 128
+    MOST_STEPS = 2  # of handshakes, in one turn
     ACCEPTS = 16  # in one turn, so that a flood of arrivals leaves turns for the others
     MOST_OPTIONS = 8
     UNHEARD = 4096  # connections that have ended, and the loop is to hear of, at most

@@ -232,7 +232,6 @@ cdef inline void slim(Worker *worker) noexcept nogil:
     """Shrink the outputs of those who were quiet since the last time."""
     cdef Side **at = &worker.fat
     cdef Side *side
-    cdef void *smaller
     while at[0] != NULL:
         side = at[0]
         if side.used or side.backlog_size:
@@ -241,11 +240,15 @@ cdef inline void slim(Worker *worker) noexcept nogil:
             continue
         at[0] = side.next_fat
         side.fat = False
-        smaller = BIO_new(BIO_s_mem())
-        if smaller != NULL:
-            side.output = smaller
-            SSL_set_bio(side.ssl, NULL, smaller)
+        renew_output(side)
     worker.slim_due = worker.now + SLIM_AFTER
+
+
+cdef inline void renew_output(Side *side) noexcept nogil:
+    cdef void *smaller = BIO_new(BIO_s_mem())
+    if smaller != NULL:
+        side.output = smaller
+        SSL_set_bio(side.ssl, NULL, smaller)
 
 
 cdef inline void shed(Side *side) noexcept nogil:
@@ -258,6 +261,8 @@ cdef inline void shed(Side *side) noexcept nogil:
     if certificate != NULL:
         X509_set_pubkey(certificate, ossl_small_key)
         X509_free(certificate)
+    if not side.fat and not side.backlog_size:
+        renew_output(side)
 
 
 # TLS records.

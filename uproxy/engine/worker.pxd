@@ -15,7 +15,7 @@ from uproxy.engine.near cimport (
 )
 from uproxy.engine.parts cimport (
     C_ADOPT, C_CUT, C_CUT_ALL, C_DIAL, C_EVICT, C_FORGET, C_RELAY, C_RELEASE, C_SHAKE_NEAR,
-    C_STOP, C_WATCH, EVENTS, F_CUT, F_EVICTED, F_NONE, F_TIMEOUT, K_LISTENER, K_SIDE,
+    C_STOP, C_WATCH, EVENTS, MOST_STEPS, F_CUT, F_EVICTED, F_NONE, F_TIMEOUT, K_LISTENER, K_SIDE,
     M_ASKING, M_CONNECTING, M_DEAD, M_HELLO, M_PARTING, M_RELAYING, M_SHAKING, P_CONNECTING,
     P_HANDSHAKING_NEAR, Command, Conn, Listener, Side, Worker,
 )
@@ -160,6 +160,26 @@ cdef inline void dispatch(Side *side, uint32_t events) noexcept nogil:
         part_turn(side, events)
 
 
+cdef inline bint shakes_hands(void *watched) noexcept nogil:
+    cdef int mode
+    if (<int *>watched)[0] != K_SIDE:
+        return False
+    mode = (<Side *>watched).conn.mode
+    return mode == M_HELLO or mode == M_SHAKING
+
+
+cdef inline void shake_some(epoll_event *events, int count) noexcept nogil:
+    """Steps of handshakes are what takes long: a few a turn, and the others are reported again,
+    so that those who shake hands wait for each other and nobody else for them."""
+    cdef int at, steps = 0
+    for at in range(count):
+        if shakes_hands(events[at].data.ptr):
+            dispatch(<Side *>events[at].data.ptr, events[at].events)
+            steps += 1
+            if steps == MOST_STEPS:
+                return
+
+
 cdef inline void work(Worker *worker) noexcept nogil:
     cdef epoll_event events[EVENTS]
     cdef int count, at
@@ -173,12 +193,15 @@ cdef inline void work(Worker *worker) noexcept nogil:
         commanded = False
         for at in range(count):
             kind = <int *>events[at].data.ptr
+            if shakes_hands(kind):
+                continue
             if kind[0] == K_SIDE:
                 dispatch(<Side *>events[at].data.ptr, events[at].events)
             elif kind[0] == K_LISTENER:
                 accept_turn(worker, <Listener *>events[at].data.ptr)
             else:
                 commanded = True
+        shake_some(events, count)
         if commanded:  # last: a connection is freed here, and may have had an event
             obey_all(worker)
         keep_time(worker)
