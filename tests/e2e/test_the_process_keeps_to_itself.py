@@ -53,10 +53,12 @@ async def test_a_log_nobody_reads_blocks_no_relay_and_its_drops_are_counted(
         def says_drops() -> bool:
             nonlocal told
             with suppress(BlockingIOError):
-                told += os.read(reading, 1 << 16)
+                while more := os.read(reading, 1 << 16):
+                    told += more
             return b"log lines were dropped: standard output is blocked" in told
 
-        wait_until(says_drops, "the log to tell of it")
+        # some megabytes, a page at a look
+        wait_until(says_drops, "the log to tell of it", timeout=60)
         assert b'"outcome":"closed"' in told
 
 
