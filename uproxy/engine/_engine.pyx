@@ -9,7 +9,8 @@ but in `ask_verifier`, once for a leaf that isn't in the table.
 
 The pages, from the bottom up: `system`, `openssl` (calls), `parts` (every structure), `inbox`,
 `deadlines`, `gate` (limits), `verified` (leaves), `standing` (terms and routes), `side` (a socket
-and its TLS), `hello`, `ending`, `relay`, `shake`, `far`, `near`, `worker` (a thread's turn).
+and its TLS), `lending`, `hello`, `ending`, `relay`, `shake`, `far`, `near`, `worker` (a thread's
+turn).
 """
 
 from cpython.object cimport PyObject
@@ -204,17 +205,22 @@ cdef class Core:
         for at in range(threads):
             shared.workers[at] = new_worker(shared)
             shared.count += 1
+        shared.strangers = new_worker(shared)
         self.threads = [
             threading.Thread(target=self._run, args=(at,), name=f"uproxy-{at}", daemon=True)
-            for at in range(threads)
+            for at in range(threads + 1)
         ]
         for thread in self.threads:
             thread.start()
 
     def _run(self, int at):
-        cdef Worker *worker = self.shared.workers[at]
+        cdef Worker *worker = self._worker(at)
         with nogil:
             work(worker)
+
+    cdef Worker *_worker(self, int at):
+        """The one for strangers is the last."""
+        return self.shared.workers[at] if at < self.shared.count else self.shared.strangers
 
     def fileno(self):
         return self.shared.inbox.bell
@@ -247,10 +253,10 @@ cdef class Core:
         0.0 where a thread has ended."""
         cdef int at
         since = []
-        for at in range(self.shared.count):
+        for at in range(len(self.threads)):
             if not self.threads[at].is_alive():
                 return 0.0
-            began = long_get(&self.shared.workers[at].busy_since)
+            began = long_get(&self._worker(at).busy_since)
             if began:
                 since.append(began / 1000)
         return min(since, default=None)
@@ -298,11 +304,12 @@ cdef class Core:
         """End the threads; every wire must have been released."""
         cdef int at
         self._post_to_all(C_STOP, NULL)
+        self._post(self.shared.strangers, C_STOP, NULL)
         for thread in self.threads:
             thread.join()
+        for at in range(len(self.threads)):
+            free_worker(self._worker(at))
         self.threads.clear()
-        for at in range(self.shared.count):
-            free_worker(self.shared.workers[at])
         self.shared.count = 0
         while self.shared.table.count:
             entry_release(&self.shared.table, table_drop_oldest(&self.shared.table))
@@ -310,14 +317,16 @@ cdef class Core:
         self.shared.inbox.bell = -1
 
     cdef _post_to_all(self, int kind, Listener *listener):
-        cdef Command *order
         cdef int at
         for at in range(self.shared.count):
-            order = command(kind, NULL)
-            if order == NULL:
-                raise MemoryError
-            order.listener = listener
-            post(self.shared.workers[at], order)
+            self._post(self.shared.workers[at], kind, listener)
+
+    cdef _post(self, Worker *worker, int kind, Listener *listener):
+        cdef Command *order = command(kind, NULL)
+        if order == NULL:
+            raise MemoryError
+        order.listener = listener
+        post(worker, order)
 
     def __dealloc__(self):
         if self.shared != NULL and self.shared.count == 0:  # otherwise threads have it

@@ -12,6 +12,7 @@
 #define QUIET 0.01 /* seconds that reports which ask nothing wait for others to come along */
 #define LINGER 1.0 /* seconds a refused peer has to read its alert */
 #define VERDICT_LIFE 60.0 /* seconds a verdict on a leaf holds at most */
+#define STRANGERS_FOR 1000 /* milliseconds after a leaf had to be judged, in which others may */
 #define SETTLED_AFTER 1.0 /* seconds after which a connection is one that stays */
 #define SLIM_AFTER 0.25 /* seconds between two looks for output buffers that are too big */
 

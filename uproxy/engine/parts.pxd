@@ -1,7 +1,8 @@
 """What the engine is made of: every structure, and who may touch it.
 
 A connection (`Conn`) belongs to one `Worker`, its thread, from its acceptance to its end; only
-that thread touches its sides.  The event loop reads its counts and its phase, reads the rest
+that thread touches its sides, or the one it is lent to (`Conn.hands`) for a step of its
+handshake.  The event loop reads its counts and its phase, reads the rest
 when the worker has asked something or reported the end, and writes only through commands.
 The loop gives it back (`C_RELEASE`) after the report of its end: no report, no question and
 no command holds a pointer that can die.
@@ -52,7 +53,7 @@ cdef enum Event:  # bits: several may wait.  Those that ask are told at once
 
 cdef enum CommandKind:
     C_ADOPT, C_SHAKE_NEAR, C_WATCH, C_DIAL, C_RELAY, C_CUT, C_CUT_ALL, C_EVICT, C_RELEASE
-    C_FORGET, C_STOP
+    C_FORGET, C_STOP, C_LEND, C_RETURN
 
 cdef enum Failure:
     F_NONE, F_CUT, F_OS, F_TLS, F_VERIFY, F_TIMEOUT, F_IDLE, F_HALF_CLOSED, F_SLOTS
@@ -178,6 +179,8 @@ cdef struct Fault:  # why something failed
 
 cdef struct Conn:
     Worker *worker
+    Worker *hands  # whose thread works at it: `worker`, or the one it is lent to
+    int recalled  # why it is to end, which came up while it was lent; F_NONE
     Listener *listener
     Terms *terms
     Standing *standing  # of `terms`; NULL where the loop gave the route
@@ -251,6 +254,7 @@ cdef struct Command:
     double other_limit
     char *data
     size_t size
+    int result  # C_RETURN: what the step came to
     Command *next
 
 cdef struct Inbox:  # of the loop
@@ -273,6 +277,8 @@ cdef struct Shared:  # by all workers
     Table table
     Worker **workers
     int count
+    Worker *strangers  # shakes hands while strangers come
+    int64_t stranger_came  # monotonic milliseconds
     Option options[MOST_OPTIONS]  # of TCP sockets that are dialled
     int option_count
     int alive  # connections that the loop hasn't given back

@@ -4,6 +4,7 @@ from libc.errno cimport errno
 from libc.stdint cimport uint8_t
 from posix.time cimport CLOCK_MONOTONIC
 
+from uproxy.engine.lending cimport strangers_came
 from uproxy.engine.openssl cimport (
     SSL_ERROR_WANT_READ, SSL_VERIFY_PEER_AND_INSIST, X509_V_ERR_UNSPECIFIED, X509_V_OK,
     BIO_free, BIO_get_mem_data, BIO_new, BIO_s_mem, ERR_clear_error, SSL_CIPHER_get_name,
@@ -62,7 +63,7 @@ cdef inline int on_request(void *_ssl, void *side) noexcept nogil:
 
 
 cdef inline void judge_leaf(Side *side, void *store) noexcept nogil:
-    cdef Worker *worker = side.conn.worker
+    cdef Worker *worker = side.conn.hands
     cdef char *leaf = NULL
     cdef long size
     side.verdict, side.x509_error = V_DEFECT, X509_V_ERR_UNSPECIFIED
@@ -80,6 +81,8 @@ cdef inline void judge_leaf(Side *side, void *store) noexcept nogil:
     if side.entry != NULL:
         side.verdict, side.x509_error = V_ACCEPTED, X509_V_OK
         return
+    if side.index == 0:
+        strangers_came(worker.shared)
     worker.shared.judge(side, store, <uint8_t *>leaf, size)
 
 
@@ -117,7 +120,7 @@ cdef inline int shaken(Side *side) noexcept nogil:
     if early < 0:
         return -1
     fed(side)
-    if early > 0 and keep_early(side, side.conn.worker.plain, early) < 0:
+    if early > 0 and keep_early(side, side.conn.hands.plain, early) < 0:
         return -1
     note_facts(side)
     return 1
@@ -143,4 +146,4 @@ cdef inline int shake_on(Side *side) noexcept nogil:
         return fail(side, F_OS, errno, 0)
     if size == 0:
         return fail(side, F_SHORT_HANDSHAKE, 0, 0)
-    return shake(side, side.conn.worker.received, size)
+    return shake(side, side.conn.hands.received, size)

@@ -69,10 +69,10 @@ cdef inline void mute(Side *side) noexcept nogil:
 
 
 cdef inline ssize_t receive_raw(Side *side, size_t size) noexcept nogil:
-    """Into the worker's buffer: bytes, 0 at the end, -2 not now, -1 failed (errno)."""
+    """Into the thread's buffer: bytes, 0 at the end, -2 not now, -1 failed (errno)."""
     cdef ssize_t got
     while True:
-        got = recv(side.fd, side.conn.worker.received, size, 0)
+        got = recv(side.fd, side.conn.hands.received, size, 0)
         if got >= 0:
             side.finished = got == 0
             return got
@@ -208,6 +208,8 @@ cdef inline int end_if_sent(Side *side) noexcept nogil:
 
 cdef inline void fatten(Side *side) noexcept nogil:
     cdef Worker *worker = side.conn.worker
+    if side.conn.hands != worker:
+        return  # lent: not this thread's list; it is shed when it has settled
     side.used = True
     if side.fat:
         return
@@ -306,11 +308,11 @@ cdef inline bint ended_after_a_warning(Side *side, int why) noexcept nogil:
 
 
 cdef inline ssize_t read_plain(Side *side) noexcept nogil:
-    """All there is, into the worker's plaintext buffer: nothing may stay behind in the step."""
+    """All there is, into the thread's plaintext buffer: nothing may stay behind in the step."""
     cdef ssize_t size = 0
     cdef int got, why
     while not side.ended and size < PLAIN:
-        got = SSL_read(side.ssl, side.conn.worker.plain + size, <int>(PLAIN - size))
+        got = SSL_read(side.ssl, side.conn.hands.plain + size, <int>(PLAIN - size))
         if got > 0:
             size += got
             continue

@@ -5,21 +5,25 @@ from libc.stdlib cimport free
 from posix.time cimport CLOCK_MONOTONIC
 from posix.unistd cimport close
 
+from uproxy.engine.deadlines cimport forget_deadline
 from uproxy.engine.ending cimport die
 from uproxy.engine.far cimport (
     connect_turn, dial, far_failed, far_turn, near_lost, watch_loss,
 )
 from uproxy.engine.inbox cimport ring_loop, silence
+from uproxy.engine.lending cimport is_lent, send_back
 from uproxy.engine.near cimport (
-    accept_turn, arrive, begin_hello, near_failed, near_turn, hear_hello, part_turn,
+    accept_turn, arrive, begin_hello, near_failed, near_stepped, near_turn, hear_hello,
+    part_turn,
 )
 from uproxy.engine.parts cimport (
-    C_ADOPT, C_CUT, C_CUT_ALL, C_DIAL, C_EVICT, C_FORGET, C_RELAY, C_RELEASE, C_SHAKE_NEAR,
-    C_STOP, C_WATCH, EVENTS, MOST_STEPS, F_CUT, F_EVICTED, F_NONE, F_TIMEOUT, K_LISTENER, K_SIDE,
+    C_ADOPT, C_CUT, C_CUT_ALL, C_DIAL, C_EVICT, C_FORGET, C_LEND, C_RELAY, C_RELEASE, C_RETURN,
+    C_SHAKE_NEAR, C_STOP, C_WATCH, EVENTS, MOST_STEPS, F_CUT, F_EVICTED, F_NONE, F_TIMEOUT, K_LISTENER, K_SIDE,
     M_ASKING, M_CONNECTING, M_DEAD, M_HELLO, M_PARTING, M_RELAYING, M_SHAKING, P_CONNECTING,
     P_HANDSHAKING_NEAR, Command, Conn, Listener, Side, Worker,
 )
 from uproxy.engine.relay cimport check_patience, relay_begin, relay_turn
+from uproxy.engine.shake cimport shake_on
 from uproxy.engine.side cimport fail, slim
 from uproxy.engine.standing cimport listener_release
 from uproxy.engine.system cimport (
@@ -31,13 +35,15 @@ from uproxy.engine.system cimport (
 
 
 cdef inline void obey(Worker *worker, Command *order) noexcept nogil:
+    if order.kind == C_LEND:
+        send_back(order, shake_on(&order.conn.sides[0]))
+        return
     if order.kind == C_STOP:
         worker.stopping = True
     elif order.kind == C_FORGET:
         listener_release(order.listener)
     elif order.kind == C_CUT_ALL:
-        while worker.conns != NULL:
-            cut(worker.conns, F_CUT)
+        cut_all(worker)
     elif order.kind == C_ADOPT:
         arrive(order.conn)
     elif order.kind == C_RELEASE:
@@ -58,6 +64,8 @@ cdef inline void obey_of(Conn *conn, Command *order) noexcept nogil:
         cut(conn, F_EVICTED)
     elif order.kind == C_SHAKE_NEAR:
         begin_hello(conn, order.limit)
+    elif order.kind == C_RETURN:
+        take_back(conn, order.result)
     elif order.kind == C_WATCH:
         watch_loss(conn)
     elif order.kind == C_DIAL:
@@ -70,10 +78,33 @@ cdef inline void obey_of(Conn *conn, Command *order) noexcept nogil:
 
 cdef inline void cut(Conn *conn, int why) noexcept nogil:
     """Reset both sides; who is left to read why it was refused keeps that reason."""
+    if is_lent(conn):
+        conn.recalled = why
+        return
     if conn.mode != M_PARTING:
         conn.fault.what = F_NONE
         fail(&conn.sides[0], why, 0, 0)
     die(conn, False)
+
+
+cdef inline void cut_all(Worker *worker) noexcept nogil:
+    cdef Conn *conn = worker.conns
+    cdef Conn *following
+    while conn != NULL:
+        following = conn.after
+        cut(conn, F_CUT)
+        conn = following
+
+
+cdef inline void take_back(Conn *conn, int result) noexcept nogil:
+    """It was lent for a step of its near handshake; what came up meanwhile comes first."""
+    conn.hands = conn.worker
+    if conn.recalled == F_NONE:
+        near_stepped(&conn.sides[0], result)
+    elif conn.recalled == F_TIMEOUT:
+        run_out(conn)
+    else:
+        cut(conn, conn.recalled)
 
 
 cdef inline void obey_all(Worker *worker) noexcept nogil:
@@ -99,11 +130,20 @@ cdef inline void expire(Conn *conn) noexcept nogil:
     elif conn.mode == M_PARTING:
         die(conn, True)
     elif conn.phase == P_HANDSHAKING_NEAR:
-        fail(&conn.sides[0], F_TIMEOUT, 0, 0)
-        near_failed(conn)
+        run_out(conn)
     else:
         fail(&conn.sides[1], F_TIMEOUT, 0, 0)
         far_failed(conn)
+
+
+cdef inline void run_out(Conn *conn) noexcept nogil:
+    """Of time, in the near handshake."""
+    if is_lent(conn):
+        conn.recalled = F_TIMEOUT if conn.recalled == F_NONE else conn.recalled
+        forget_deadline(conn)
+        return
+    fail(&conn.sides[0], F_TIMEOUT, 0, 0)
+    near_failed(conn)
 
 
 cdef inline double earlier(double one, double other) noexcept nogil:
