@@ -76,6 +76,7 @@ cdef inline Conn *new_conn(int fd) noexcept nogil:
         conn.sides[index].index = index
         conn.sides[index].fd = conn.sides[index].mask = -1
         conn.sides[index].x509_error = 1
+        conn.sides[index].appetite = RECEIVE
     conn.sides[0].fd = fd
     return conn
 

@@ -20,11 +20,12 @@ from uproxy.engine.system cimport pthread_mutex_t, sockaddr_storage
 
 cdef enum:
     RECEIVE = 64 * 1024
+    BULK_RECEIVE = 256 * 1024  # from who fills the others, to who takes all of it
     THIN_RECEIVE = 8 * 1024  # from who sends KeyUpdates, each of which costs as much as a record
     RECORD = 16 * 1024 + 512
-    PLAIN = RECEIVE + 2 * RECORD
+    PLAIN = BULK_RECEIVE + 2 * RECORD
     MAX_HELLO = 64 * 1024
-    OWN_BACKLOG = 128 * 1024
+    OWN_BACKLOG = 2 * BULK_RECEIVE  # what a side that goes on to send may leave unread
     KEPT_OUTPUT = 4 * 1024  # what an idle session's output buffer may hold
     EVENTS = 128
     MOST_STEPS = 2  # of handshakes, in one turn
@@ -149,7 +150,7 @@ cdef struct Side:
     bint ending  # we have said our end, or will behind the backlog
     bint ended  # the peer's close_notify has come
     bint finished  # its socket's end too
-    bint thin  # most of what it sent last wasn't the application's
+    int appetite  # bytes to receive at once
     bint owns_context  # `shakes.context` was taken for this connection alone
     Handshake shakes
     void *ssl
@@ -304,5 +305,5 @@ cdef struct Worker:
     Py_ssize_t heap_size
     Py_ssize_t heap_room
     void *der
-    char received[RECEIVE]
+    char received[BULK_RECEIVE]
     char plain[PLAIN]

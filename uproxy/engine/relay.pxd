@@ -12,8 +12,8 @@ from libc.stdlib cimport free
 from uproxy.engine.deadlines cimport set_deadline
 from uproxy.engine.ending cimport die
 from uproxy.engine.parts cimport (
-    F_AFTER_HANDSHAKE, F_HALF_CLOSED, F_IDLE, F_MEMORY, F_NONE, F_OS, F_TLS, F_TRUNCATED,
-    M_RELAYING, OWN_BACKLOG, P_CLOSING, P_RELAYING, RECEIVE, THIN_RECEIVE,
+    BULK_RECEIVE, F_AFTER_HANDSHAKE, F_HALF_CLOSED, F_IDLE, F_MEMORY, F_NONE, F_OS, F_TLS,
+    F_TRUNCATED, M_RELAYING, OWN_BACKLOG, P_CLOSING, P_RELAYING, RECEIVE, THIN_RECEIVE,
     Conn, Side,
 )
 from uproxy.engine.side cimport (
@@ -26,7 +26,7 @@ from uproxy.engine.system cimport (
 )
 
 cdef enum:
-    MOST_RECEIVES = 4  # per event
+    MOST_RECEIVED = 256 * 1024  # bytes asked for per event, but for the last receive
     FULL = 1
 
 
@@ -65,7 +65,7 @@ cdef inline void relay_turn(Side *side, uint32_t events) noexcept nogil:
     cdef Conn *conn = side.conn
     cdef bint broken = (events & (EPOLLERR | EPOLLHUP)) != 0
     cdef bint reading = flow_open(conn, side.index)
-    cdef int result = 0, receives = 0
+    cdef int result = 0, asked = 0
     if side.backlog_size and (broken or events & EPOLLOUT):
         result = flush(side)
         conn.last = conn.worker.now
@@ -73,9 +73,9 @@ cdef inline void relay_turn(Side *side, uint32_t events) noexcept nogil:
         result = lose(side, events)
     if result == 0 and reading and (broken or events & EPOLLIN):
         result = FULL
-        while result == FULL and receives < MOST_RECEIVES and flow_open(conn, side.index):
+        while result == FULL and asked < MOST_RECEIVED and flow_open(conn, side.index):
+            asked += max(side.appetite, <int>RECEIVE)
             result = pump(conn, side.index)
-            receives += 1
             if result == 0 and events & EPOLLRDHUP:
                 result = FULL  # its end is behind what was read
     if result < 0:
@@ -137,13 +137,15 @@ cdef inline int pump(Conn *conn, int flow) noexcept nogil:
         free(early)
         return -1
     free(early)
+    if conn.sides[1 - flow].backlog_size:
+        source.appetite = min(source.appetite, <int>RECEIVE)
     return FULL if full else 0
 
 
 cdef inline ssize_t hear(Side *side, char **data, bint *full) noexcept nogil:
     """Application bytes, valid until the next one hears; 0 at the end, -2 not now, -1 failed."""
     cdef ssize_t size, got
-    cdef ssize_t most = THIN_RECEIVE if side.thin else RECEIVE
+    cdef ssize_t most = side.appetite
     if side.ended:
         return 0
     got = size = receive_raw(side, most)
@@ -151,6 +153,7 @@ cdef inline ssize_t hear(Side *side, char **data, bint *full) noexcept nogil:
         return fail(side, F_OS, errno, 0)
     data[0] = side.conn.worker.received
     full[0] = size == most
+    side.appetite = BULK_RECEIVE if size >= RECEIVE else RECEIVE
     if side.ssl == NULL or size == -2:
         return size
     if size == 0:
@@ -161,7 +164,8 @@ cdef inline ssize_t hear(Side *side, char **data, bint *full) noexcept nogil:
     if size < 0:
         return -1
     fed(side)
-    side.thin = 2 * size < got
+    if 2 * size < got:
+        side.appetite = THIN_RECEIVE  # most of it wasn't the application's
     if push_output(side) < 0:  # the answer to a KeyUpdate
         return -1
     data[0] = side.conn.worker.plain
