@@ -15,7 +15,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,9 @@ that waits."""
 class Subject(Uproxy):
     """A uProxy with a door in the clear, `port`, to an application that echoes."""
 
-    def __init__(self, engine: str, folder: Path, identity: dict[str, Any], app: int) -> None:
+    def __init__(
+        self, engine: str, folder: Path, identity: dict[str, Any], app: int, **settings: Any
+    ) -> None:
         self.faults = Faults(folder)
         self.callers: list[socket.socket] = []
         self.port = free_port()
@@ -56,6 +58,7 @@ class Subject(Uproxy):
             "identity": identity,
             "outbound": [{"listen": f"127.0.0.1:{self.port}", "to": "app"}],
             "destinations": {"app": {"addresses": [self.app], "transport": "plaintext"}},
+            **settings,
         }
         super().__init__(config, folder / "uproxy", env=self.faults.env)
 
@@ -126,11 +129,20 @@ def app() -> Iterator[int]:
 
 @contextmanager
 def running(engine: str, folder: Path, app: int) -> Iterator[Subject]:
-    identity = FileWorld(folder / "world").ours(WEB)
-    with Subject(engine, folder, identity, app) as subject:
-        subject.wait_until_ready()
+    subject = subject_of(engine, folder, app)
+    with closing(subject.faults), started(subject):
         yield subject
-    subject.faults.close()
+
+
+def subject_of(engine: str, folder: Path, app: int, **settings: Any) -> Subject:
+    return Subject(engine, folder, FileWorld(folder / "world").ours(WEB), app, **settings)
+
+
+@contextmanager
+def started(subject: Subject) -> Iterator[None]:
+    with subject:
+        subject.wait_until_ready()
+        yield
     assert "Traceback" not in subject.output, subject.output
 
 
@@ -295,6 +307,40 @@ def test_who_cannot_be_watched_is_sent_away(subject: Subject, error: int) -> Non
         assert subject.faults.failed("epoll_ctl") == 1
         subject.ending()
     assert is_served(subject.dial())
+
+
+@pytest.mark.parametrize("lasting", ["native"], indirect=True)
+def test_whoever_waits_is_served_though_accepting_could_not_go_on_at_first(
+    subject: Subject,
+) -> None:
+    """The listener can't be watched again after a shortage, by any thread."""
+    with subject.faults.failing("epoll_ctl", errno.ENOSPC, port=subject.port):
+        with subject.faults.failing("accept", errno.EMFILE, port=subject.port):
+            waiting = [subject.dial() for _ in range(5)]
+            wait_until(lambda: subject.faults.failed("epoll_ctl"), "a listener not watched")
+        attempts = subject.faults.failed("epoll_ctl")
+        wait_until(lambda: subject.faults.failed("epoll_ctl") > attempts + 1, "another attempt")
+        wait_until(lambda: subject.told("no space left on device"), "the reason")
+        assert subject.status("/readyz") == 200
+    assert all(is_served(caller) for caller in waiting)
+    assert is_served(subject.dial())
+
+
+def test_accepting_pauses_while_one_thread_of_two_cannot_watch_the_listener(
+    tmp_path: Path, app: int
+) -> None:
+    """It would never accept, and the other would have everybody."""
+    subject = subject_of("native", tmp_path, app, workers=2)
+    with (
+        closing(subject.faults),
+        subject.faults.failing("epoll_ctl", errno.ENOSPC, port=subject.port, times=1),
+        started(subject),
+    ):
+        subject.begin()
+        assert is_served(subject.dial())
+        assert subject.faults.failed("epoll_ctl") == 1
+        wait_until(lambda: "callers wait: no space left on device" in subject.output, "the reason")
+        subject.end()
 
 
 @pytest.mark.parametrize(("call", "error"), [("recv", errno.ENOMEM), ("send", errno.ENOBUFS)])
