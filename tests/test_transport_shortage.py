@@ -309,11 +309,10 @@ def test_who_cannot_be_watched_is_sent_away(subject: Subject, error: int) -> Non
     assert is_served(subject.dial())
 
 
-@pytest.mark.parametrize("lasting", ["native"], indirect=True)
 def test_whoever_waits_is_served_though_accepting_could_not_go_on_at_first(
     subject: Subject,
 ) -> None:
-    """The listener can't be watched again after a shortage, by any thread."""
+    """The listener can't be watched again after a shortage, by any of its threads."""
     with subject.faults.failing("epoll_ctl", errno.ENOSPC, port=subject.port):
         with subject.faults.failing("accept", errno.EMFILE, port=subject.port):
             waiting = [subject.dial() for _ in range(5)]

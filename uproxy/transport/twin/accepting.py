@@ -102,7 +102,10 @@ class Listening:
         self._engine.doors.discard(self)
 
     def _watch(self) -> None:
-        self._engine.poller.watch(self._listener.fileno(), select.EPOLLIN, self._accept)
+        try:
+            self._engine.poller.watch(self._listener.fileno(), select.EPOLLIN, self._accept)
+        except OSError as error:  # who is in the queue would wait for ever: again later
+            self._wait(error)
 
     def _accept(self, _events: int) -> None:
         for _ in range(ACCEPT_BATCH):
