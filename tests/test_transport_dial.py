@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Never, cast
 
 import pytest
 
 from tests.helpers import engines
-from tests.helpers.engines import RecordingDoor, open_door, route
+from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
+from tests.helpers.pki import Authority
 from tests.helpers.ports import free_port
 from tests.helpers.streams import Stream, listening
 from tests.helpers.waiting import eventually
 from uproxy.contract import Candidate, Engine, Route
 from uproxy.lifecycle import State
-from uproxy.model import Address, Direction, Outcome, TcpAddress, Timeouts, UnixAddress
+from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts, UnixAddress
 from uproxy.transport.dial import HEAD_START
+from uproxy.transport.native import NativeEngine
 
 engine = engines.engine
 
@@ -171,3 +176,63 @@ async def test_a_caller_that_says_all_and_leaves_while_we_dial_is_still_heard(
             filler.close()
             await far.accept()
             assert await (await far.accept()).hear_all() == b"fire and forget"
+
+
+# Defects.
+
+
+def defective_dial(there: Route, patch: pytest.MonkeyPatch) -> Route:
+    """Whoever dials meets a defect."""
+
+    async def dial(*_args: object) -> Never:
+        raise ZeroDivisionError("a defect of the test's")
+
+    for engine in ("native", "twin"):
+        patch.setattr(f"uproxy.transport.{engine}.life.dial", dial)
+    return there
+
+
+def defective_plan(there: Route, _patch: pytest.MonkeyPatch) -> Route:
+    """Whoever has reached the peer meets a defect: of the key to shake hands with."""
+
+    class Key:
+        def private_bytes(self, *_args: object) -> Never:
+            raise ZeroDivisionError("a defect of the test's")
+
+    ours = Authority("example.org")
+    tls = plan(Role.CLIENT, ours.issue("/ns/web/sa/frontend"), verifier(Role.SERVER, ours))
+    return replace(there, tls=replace(tls, key=cast("Any", Key())))
+
+
+@pytest.mark.parametrize("defective", [defective_dial, defective_plan])
+async def test_a_defect_while_dialling_ends_that_connection_and_no_other(
+    engine: Engine,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    defective: Callable[[Route, pytest.MonkeyPatch], Route],
+) -> None:
+    async with listening() as far:
+        door = to(far.address, far.address)
+        async with open_door(engine, door) as address:
+            other = await Stream.connect(address)
+            its = await far.accept()
+            await door.connection()
+            sound = door.answer
+            with monkeypatch.context() as patch:
+                assert isinstance(sound, Route)
+                door.answer = defective(sound, patch)
+                assert await (await Stream.connect(address)).is_reset()
+                ending = await door.ending()
+            assert ending.outcome is Outcome.RESET
+            assert ending.reason == "a defect in uProxy: its log says more"
+            assert "a defect ended connection" in caplog.text
+            assert "a defect of the test's" in caplog.text
+            if defective is defective_plan:  # it had been reached, and is let go of
+                await (await far.accept()).is_reset()
+            if isinstance(engine, NativeEngine):
+                assert engine.core.alive() == 1
+            await other.say(b"still here")
+            assert await its.hear_exactly(10) == b"still here"
+            door.answer = sound
+            await Stream.connect(address)
+            assert (await door.connection(2)).dialled == far.address

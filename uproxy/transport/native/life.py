@@ -254,23 +254,18 @@ class Life(Wire):
         try:
             async with asyncio.timeout(limits.connect or None):
                 connected, self.dialled = await dial(self._engine.poller, candidate.addresses)
+            with connected:  # closed where its thread can't go on with it
+                self.go_on(connected.fileno(), _far(route), limits.handshake)
+                connected.detach()
         except DialError as error:
             failure = Refusal(Outcome.CONNECT_FAILED, str(error))
         except TimeoutError:
             failure = reasons.no_answer(candidate.addresses, limits.connect)
+        except RefusedError as no:
+            failure = no.refusal
         except Exception:  # noqa: BLE001  a defect: this connection ends, the process doesn't
-            self._dialling = None
             self._confess()
             self._refuse(_DEFECT)
-            return
-        else:
-            try:
-                far = _far(route)
-            except RefusedError as no:
-                connected.close()
-                failure = no.refusal
-            else:
-                self.go_on(connected.detach(), far, limits.handshake)
         self._dialling = None
         if failure is not None:
             no_answer = failure
