@@ -10,6 +10,7 @@ import asyncio
 import gc
 import os
 import random
+import socket
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
@@ -20,13 +21,13 @@ from OpenSSL import SSL
 
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
 from tests.helpers.pki import Authority
-from tests.helpers.streams import Stream, close_all, listening
+from tests.helpers.streams import PATIENCE, Stream, close_all, listening
 from tests.helpers.tls_streams import TlsStream
-from tests.helpers.waiting import eventually
+from tests.helpers.waiting import eventually, wait_until
 from uproxy.contract import PeerSvid, Refusal, Stands, TlsPlan
 from uproxy.errors import UntrustedError
 from uproxy.lifecycle import State
-from uproxy.model import Alert, Direction, Outcome, Role, TcpAddress, Timeouts
+from uproxy.model import Alert, Direction, Limits, Outcome, Role, TcpAddress, Timeouts
 from uproxy.transport.native import NativeEngine, reasons
 
 OURS = Authority("example.org")
@@ -273,6 +274,52 @@ async def test_a_stopped_engine_is_not_responsive_and_stops_again_for_nothing() 
     assert engine.responsive()
     await engine.stop()
     await engine.stop()
+
+
+# A flood.
+
+UNHEARD = 4096
+"""Ended connections that the loop hasn't heard of, at most (`parts.pxd`, as `ACCEPTS`)."""
+ACCEPTS = 16
+"""Arrivals that a thread takes in one turn."""
+
+
+async def test_a_flood_that_is_refused_faster_than_the_loop_hears_of_it_waits_outside(
+    engine: NativeEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Otherwise each would cost memory until its end is told; nobody is lost by the wait."""
+    engine.set_limits(Limits(connections=1))
+    flood = UNHEARD + 100
+
+    def paused() -> bool:
+        for opened in engine.doors:
+            opened.look()
+        return "accepting pauses, callers wait: a flood of arrivals" in caplog.text
+
+    async with listening() as far:
+        door = RecordingDoor(Direction.OUTBOUND, route(far.address))
+        async with open_door(engine, door) as address:
+            assert isinstance(address, TcpAddress)
+            inside = await Stream.connect(address)
+            there = await far.accept()
+            await door.connection()
+            for _ in range(flood):  # without a turn for the loop
+                with suppress(ConnectionResetError):  # so soon
+                    socket.create_connection((address.host, address.port), PATIENCE).close()
+            wait_until(paused, "a pause")
+            assert UNHEARD < engine.core.alive() - 1 <= UNHEARD + ACCEPTS
+            await eventually(lambda: len(door.endings) == flood, "an ending for each", 30)
+            assert {ending.outcome for _, ending in door.endings} == {Outcome.LIMIT}
+            assert engine.refused()["connections"] == flood
+            assert engine.refused()["descriptors"] == 0
+            assert engine.core.alive() == 1
+            await inside.say(b"still here")
+            assert await there.hear_exactly(10) == b"still here"
+            inside.close()
+            there.close()
+            await door.ending(flood + 1)
+            await Stream.connect(address)
+            await door.connection(2)
 
 
 # Routes that stand.
