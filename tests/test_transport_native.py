@@ -7,12 +7,16 @@ what a connection does is in the other modules of `test_transport_*`, for every 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import gc
 import os
 import random
 import socket
+import struct
+import termios
+import threading
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -20,6 +24,7 @@ import pytest
 from OpenSSL import SSL
 
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
+from tests.helpers.hostile_client import Intruder
 from tests.helpers.pki import Authority
 from tests.helpers.streams import PATIENCE, Stream, close_all, listening
 from tests.helpers.tls_streams import TlsStream
@@ -320,6 +325,111 @@ async def test_a_flood_that_is_refused_faster_than_the_loop_hears_of_it_waits_ou
             await door.ending(flood + 1)
             await Stream.connect(address)
             await door.connection(2)
+
+
+# Turns.
+
+THIN = 8 * 1024
+"""Bytes taken in a turn from who sends KeyUpdates (`parts.pxd`)."""
+RECEIVES = 4
+"""How often somebody who says more is heard in a turn (`relay.pxd`)."""
+
+
+class Turnstile:
+    """Lets an engine's only thread go on by one turn at a time: it stands still in the verdict
+    on a stranger, and when that one has gone it meets the next in the turn after."""
+
+    def __init__(self) -> None:
+        self._judge = verifier(Role.CLIENT, OURS)
+        self._met = 0
+        self._go_on = threading.Semaphore(0)
+        self._strangers: list[TlsStream] = []
+
+    def verify(self, chain: tuple[bytes, ...]) -> PeerSvid:
+        if chain[0] == STRANGER.der[0]:
+            self._met += 1
+            self._go_on.acquire()
+        return self._judge(chain)
+
+    @asynccontextmanager
+    async def holding(self, address: TcpAddress, turns: int) -> AsyncIterator[None]:
+        """The thread stands still, for so many turns in between at most."""
+        self._strangers = [await self._stranger(address) for _ in range(1 + turns)]
+        try:
+            await self._strangers.pop().flush()
+            await eventually(lambda: self._met == 1, "the first stranger")
+            yield
+        finally:
+            self._go_on.release(1 + turns)
+
+    async def turn(self) -> None:
+        """A whole one, for everything that has been said by now."""
+        met = self._met
+        await self._strangers.pop().flush()
+        self._go_on.release()
+        await eventually(lambda: self._met == met + 1, "the next stranger")
+
+    async def _stranger(self, address: TcpAddress) -> TlsStream:
+        """Who has said all but its last words."""
+        stranger = TlsStream(await Stream.connect(address), STRANGER)
+        while True:
+            try:
+                stranger.tls.do_handshake()
+            except SSL.WantReadError:
+                await stranger.flush()
+                stranger.tls.bio_write(await stranger.stream.hear())
+            else:
+                return stranger
+
+
+async def test_who_floods_with_key_updates_is_heard_little_until_it_says_something_again(
+    engine: NativeEngine,
+) -> None:
+    """Each costs as much as a record of 16 KiB: whole receives of them would hold up others."""
+    turnstile = Turnstile()
+    updates, size = 1000, 5 + 5 + 1 + 16  # a record's header, a message, its type, its tag
+    data = [os.urandom(4000) for _ in range(12)]
+
+    def shaken(port: int) -> Intruder:
+        return Intruder(port, PEER).shake()
+
+    def answered(peer: Intruder) -> int:
+        """Bytes that it has been sent and hasn't read."""
+        (unread,) = struct.unpack("=i", fcntl.ioctl(peer.socket, termios.FIONREAD, bytes(4)))
+        return int(unread)
+
+    async with listening() as far:
+        ours = plan(Role.SERVER, US, turnstile.verify)
+        door = RecordingDoor(Direction.INBOUND, route(far.address), ours)
+        async with open_door(engine, door) as address:
+            assert isinstance(address, TcpAddress)
+            with await asyncio.to_thread(shaken, address.port) as peer:
+                there = await far.accept()
+                connection = await door.connection()
+                async with turnstile.holding(address, turns=6):
+                    peer.update_key(ask=False)
+                    await turnstile.turn()
+                    peer.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 1)
+                    for _ in range(updates):
+                        peer.update_key(ask=True)
+                    peer.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_CORK, 0)
+                    heard: list[int] = []
+                    for _ in range(4):
+                        await turnstile.turn()
+                        heard.append(
+                            await eventually(lambda: answered(peer) - sum(heard), "answers")
+                        )
+                        assert heard[-1] <= THIN + size  # with a record that had begun before
+                    assert sum(heard) >= (updates - 1) * size  # the last may wait for other words
+                    assert connection.bytes_received == 0
+                    for words in data:
+                        peer.say(words)
+                    await turnstile.turn()
+                    assert connection.bytes_received == sum(map(len, data)) > RECEIVES * THIN
+                assert await there.hear_exactly(sum(map(len, data))) == b"".join(data)
+                await there.say(b"ok")
+                assert await asyncio.to_thread(peer.hear, 2) == b"ok"
+            await eventually(lambda: connection.state is State.CLOSED, "its end")
 
 
 # Routes that stand.
