@@ -192,6 +192,16 @@ def defective_dial(there: Route, patch: pytest.MonkeyPatch) -> Route:
     return there
 
 
+def defective_socket(there: Route, patch: pytest.MonkeyPatch) -> Route:
+    """Whoever has reached an address meets a defect."""
+
+    def connect_error(_connection: socket.socket) -> Never:
+        raise ZeroDivisionError("a defect of the test's")
+
+    patch.setattr("uproxy.sockets.connect_error", connect_error)
+    return there
+
+
 def defective_plan(there: Route, _patch: pytest.MonkeyPatch) -> Route:
     """Whoever has reached the peer meets a defect: of the key to shake hands with."""
 
@@ -204,7 +214,7 @@ def defective_plan(there: Route, _patch: pytest.MonkeyPatch) -> Route:
     return replace(there, tls=replace(tls, key=cast("Any", Key())))
 
 
-@pytest.mark.parametrize("defective", [defective_dial, defective_plan])
+@pytest.mark.parametrize("defective", [defective_dial, defective_socket, defective_plan])
 async def test_a_defect_while_dialling_ends_that_connection_and_no_other(
     engine: Engine,
     caplog: pytest.LogCaptureFixture,
@@ -227,7 +237,7 @@ async def test_a_defect_while_dialling_ends_that_connection_and_no_other(
             assert ending.reason == "a defect in uProxy: its log says more"
             assert "a defect ended connection" in caplog.text
             assert "a defect of the test's" in caplog.text
-            if defective is defective_plan:  # it had been reached, and is let go of
+            if defective is not defective_dial:  # it had been reached, and is let go of
                 await (await far.accept()).is_reset()
             if isinstance(engine, NativeEngine):
                 assert engine.core.alive() == 1

@@ -49,7 +49,11 @@ async def _race(poller: Poller, addresses: tuple[Address, ...]) -> tuple[socket.
             winner = next((task for task in done if task.exception() is None), None)
             if winner is not None:
                 return winner.result()
-        raise DialError("; ".join(str(task.exception()) for task in tasks))
+        failures = [task.exception() for task in tasks]
+        for failure in failures:
+            if failure is not None and not isinstance(failure, DialError | OSError):
+                raise failure  # a defect: nothing that was asked has said no
+        raise DialError("; ".join(map(str, failures)))
     finally:
         await _stop(tasks, winner)
 
