@@ -13,7 +13,7 @@ from uproxy.engine.deadlines cimport set_deadline
 from uproxy.engine.ending cimport die
 from uproxy.engine.parts cimport (
     BULK_RECEIVE, F_AFTER_HANDSHAKE, F_HALF_CLOSED, F_IDLE, F_MEMORY, F_NONE, F_OS, F_TLS,
-    F_TRUNCATED, M_RELAYING, OWN_BACKLOG, P_CLOSING, P_RELAYING, RECEIVE, THIN_RECEIVE,
+    F_TRUNCATED, M_RELAYING, OWN_BACKLOG, P_CLOSING, P_RELAYING, RECEIVE, RECORD, THIN_RECEIVE,
     Conn, Side,
 )
 from uproxy.engine.side cimport (
@@ -164,8 +164,8 @@ cdef inline ssize_t hear(Side *side, char **data, bint *full) noexcept nogil:
     if size < 0:
         return -1
     fed(side)
-    if 2 * size < got:
-        side.appetite = THIN_RECEIVE  # most of it wasn't the application's
+    if 2 * size < got and (got > RECORD or most == THIN_RECEIVE):
+        side.appetite = THIN_RECEIVE  # most of it wasn't the application's, nor part of a record
     if push_output(side) < 0:  # the answer to a KeyUpdate
         return -1
     data[0] = side.conn.worker.plain
