@@ -97,14 +97,16 @@ cdef inline void cut_all(Worker *worker) noexcept nogil:
 
 
 cdef inline void take_back(Conn *conn, int result) noexcept nogil:
-    """It was lent for a step of its near handshake; what came up meanwhile comes first."""
+    """It was lent for a step of its near handshake.  What came up meanwhile ends it, but is no
+    reason for a step that failed by itself."""
+    cdef int why = conn.recalled
     conn.hands = conn.worker
-    if conn.recalled == F_NONE:
+    if why == F_NONE or result < 0:
         near_stepped(&conn.sides[0], result)
-    elif conn.recalled == F_TIMEOUT:
+    elif why == F_TIMEOUT:
         run_out(conn)
-    else:
-        cut(conn, conn.recalled)
+    if conn.mode != M_DEAD and (why == F_CUT or why == F_EVICTED):
+        cut(conn, why)
 
 
 cdef inline void obey_all(Worker *worker) noexcept nogil:
