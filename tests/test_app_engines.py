@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import threading
 
@@ -11,6 +12,7 @@ from uproxy import processors as cpus
 from uproxy.app.engines import make_engine
 from uproxy.errors import EngineError
 from uproxy.transport.native import NativeEngine
+from uproxy.transport.native import engine as native
 from uproxy.transport.twin import TwinEngine
 
 
@@ -43,3 +45,23 @@ async def test_a_missing_engine_is_an_error_and_never_the_other_one(
     monkeypatch.setitem(sys.modules, "uproxy.engine._engine", None)
     with pytest.raises(EngineError, match="say engine: python"):
         make_engine("native", None)
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (OSError(errno.EMFILE, "no descriptor or memory for a thread"), "no descriptor"),
+        (RuntimeError("can't start new thread"), "can't start"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+async def test_more_threads_than_can_be_had_are_an_error_that_says_what_to_change(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, why: str
+) -> None:
+    def core(threads: int, *_rest: object) -> None:
+        assert threads == 5000
+        raise error
+
+    monkeypatch.setattr(native, "Core", core)
+    with pytest.raises(EngineError, match=rf"no 5000 threads \({why}.*\): ask for fewer `workers`"):
+        make_engine("native", 5000)

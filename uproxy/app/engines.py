@@ -16,7 +16,7 @@ def make_engine(name: str, workers: int | None) -> Engine:
     """The engine of that name, on the running event loop; None: as many threads as fit here.
 
     Raises:
-        EngineError: it isn't part of this installation.
+        EngineError: it isn't part of this installation, or can't have so many threads.
     """
     if name == "python":
         from uproxy.transport.twin import TwinEngine
@@ -29,4 +29,9 @@ def make_engine(name: str, workers: int | None) -> Engine:
             f"the compiled engine can't be loaded ({error}): install uproxy with a C compiler "
             "and Python's headers present, or say engine: python"
         ) from None
-    return NativeEngine(workers or min(processors.allowed(), MOST_WORKERS))
+    threads = workers or min(processors.allowed(), MOST_WORKERS)
+    try:
+        return NativeEngine(threads)
+    except (OSError, RuntimeError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise EngineError(f"no {threads} threads ({why}): ask for fewer `workers`") from None
