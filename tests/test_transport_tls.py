@@ -415,6 +415,24 @@ async def test_closing_a_door_waits_until_every_arrival_is_admitted_or_refused(
     assert len(door.arrivals) == 1
 
 
+async def test_who_waits_no_longer_for_a_door_to_close_keeps_nobody_else_waiting(
+    engine: Engine,
+) -> None:
+    ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
+    door = RecordingDoor(Direction.INBOUND, Refusal(Outcome.DENIED, "no"), ours)
+    listener = sockets.listen(TcpAddress("127.0.0.1", 0))
+    opened = engine.open(listener, door)
+    slow = TlsStream(await Stream.connect(TcpAddress(*listener.getsockname())), PEER)
+    hasty, patient = (asyncio.create_task(opened.close()) for _ in range(2))
+    await eventually(lambda: listener.fileno() == -1, "the listener is closed")
+    hasty.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await hasty
+    await slow.shake()
+    async with asyncio.timeout(5):
+        await patient
+
+
 async def test_stopping_waits_for_no_arrival(engine: Engine) -> None:
     ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
     door = RecordingDoor(Direction.INBOUND, Refusal(Outcome.DENIED, "no"), ours)

@@ -82,10 +82,7 @@ class OpenNativeDoor:
         if self._listening.undecided():
             self._engine.closing.add(self)
             self._all_decided = self._all_decided or asyncio.Event()
-            try:
-                await self._all_decided.wait()
-            finally:
-                self._engine.closing.discard(self)
+            await self._all_decided.wait()
         # whoever was admitted without asking is known by now
         self._engine.take(self._engine.core.alive())
 
@@ -98,6 +95,7 @@ class OpenNativeDoor:
         """Something has happened: a shortage, or the last arrival's decision."""
         if self._all_decided is not None and not self._listening.undecided():
             self._all_decided.set()
+            self._engine.closing.discard(self)
         error = self._listening.shortage()
         if error:
             self._wait(error)
