@@ -18,7 +18,7 @@ from tests.helpers.pki import Authority
 from tests.helpers.ports import free_port
 from tests.helpers.streams import Stream, listening
 from tests.helpers.waiting import eventually
-from uproxy.contract import Candidate, Engine, Route
+from uproxy.contract import Candidate, Engine, Route, Stands
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts, UnixAddress
 from uproxy.transport.dial import HEAD_START
@@ -110,6 +110,19 @@ async def test_a_missing_unix_socket_is_named(engine: Engine, tmp_path: Path) ->
         assert await (await Stream.connect(address)).is_reset()
         ending = await door.ending()
     assert ending.reason == f"no socket at {where}: is the application running?"
+
+
+@pytest.mark.parametrize("stands", list(Stands))
+async def test_an_address_of_an_interface_that_is_gone_fails_to_connect(
+    engine: Engine, stands: Stands
+) -> None:
+    where = TcpAddress("fe80::1%gone", 5432)
+    door = RecordingDoor(Direction.OUTBOUND, replace(route(where), stands=stands))
+    async with open_door(engine, door) as address:
+        assert await (await Stream.connect(address)).is_reset()
+        ending = await door.ending()
+    assert (ending.outcome, ending.state) == (Outcome.CONNECT_FAILED, State.CONNECTING)
+    assert [endpoint for endpoint, _ in door.attempts] == [str(where)]
 
 
 async def test_a_full_queue_of_a_unix_socket_is_waited_for(engine: Engine, tmp_path: Path) -> None:

@@ -197,15 +197,14 @@ class Life(Wire):
         self._reach(answer)
 
     def _let_stand(self, route: Route) -> None:
-        limits = route.timeouts
-        done = self.let_stand(
-            route,
-            route.stands is Stands.FOR_SOURCE,
-            sockaddr.pack(route.candidates[0].addresses[0]),
-            None if route.tls is None else handshake(route.tls),
-            (limits.connect, limits.handshake, limits.idle, limits.half_close),
-        )
-        if not done:
+        """Unless it can't be gone at all, which the first who tries is told."""
+        try:
+            target, far = sockaddr.pack(route.candidates[0].addresses[0]), _far(route)
+        except (OSError, RefusedError):
+            return
+        by_source, limits = route.stands is Stands.FOR_SOURCE, route.timeouts
+        patience = (limits.connect, limits.handshake, limits.idle, limits.half_close)
+        if not self.let_stand(route, by_source, target, far, patience):
             self._offer.opened.offer()
 
     def _repeat(self) -> None:
