@@ -225,6 +225,25 @@ async def test_a_bad_answerer_hears_why_and_gets_no_byte(engine: Engine) -> None
     assert failure.outcome is Outcome.PEER_UNTRUSTED
 
 
+@pytest.mark.parametrize("how", ["speaks something else", "is cut"])
+async def test_whoever_was_dialled_is_known_though_its_handshake_comes_to_nothing(
+    engine: Engine, how: str
+) -> None:
+    async with listening() as far, outbound(engine, far.address) as (door, address):
+        near = await Stream.connect(address)
+        there = await far.accept()
+        await there.hear()  # the ClientHello
+        if how == "is cut":
+            await engine.stop()
+        else:
+            await there.say(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        assert await near.is_reset()
+        ending = await door.ending()
+    ((connection, _),) = door.endings
+    assert ending.state is State.HANDSHAKING_FAR
+    assert connection.dialled == far.address
+
+
 async def test_an_unexpected_identity_passes_on_to_the_next_candidate(engine: Engine) -> None:
     judge = verifier(Role.SERVER, OURS)
     wanted = OURS.issue("/ns/db/sa/orders")

@@ -276,6 +276,8 @@ class Life(Wire):
         failure = self._explained(*self.missed())
         if failure.error == errno.EAGAIN and failure.state is State.CONNECTING:
             self._race(route, candidate)  # a unix socket's queue is full: patience
+        if failure.state is State.HANDSHAKING_FAR:
+            self._connected()
         else:
             self._go_on(route, reasons.far_step(failure, route, candidate.addresses))
 
@@ -304,13 +306,18 @@ class Life(Wire):
         route, candidate = cast("Route", self.route), cast("Candidate", self._candidate)
         if route.tls is not None and not self._inbound:
             self._introduce(cast("PeerSvid", self.verdict(_FAR)))
-        if len(candidate.addresses) == 1:
-            self.dialled = candidate.addresses[0]
+        self._connected()
         self.endpoint = candidate.endpoint
         self._offer.door.attempted(route, candidate, None)
         self._offer.door.opened(self)
 
     # The end.
+
+    def _connected(self) -> None:
+        """Where to is known by now, unless addresses raced."""
+        addresses = cast("Candidate", self._candidate).addresses
+        if len(addresses) == 1:
+            self.dialled = addresses[0]
 
     def _guarded(self, step: Callable[[], None]) -> None:
         """Take a step of its own accord; what goes wrong in it is the end."""
@@ -358,6 +365,8 @@ class Life(Wire):
         ending = Ending(
             refusal.outcome if refusal else Outcome.CLOSED,
             self.state,
+        if self.state is State.HANDSHAKING_FAR:
+            self._connected()
             self.lasted(),
             self.bytes_received,
             self.bytes_sent,
