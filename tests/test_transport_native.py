@@ -29,7 +29,7 @@ from tests.helpers.pki import Authority
 from tests.helpers.streams import PATIENCE, Listener, Stream, close_all, listening
 from tests.helpers.tls_streams import TlsStream
 from tests.helpers.waiting import eventually, wait_until
-from uproxy.contract import PeerSvid, Refusal, Stands, TlsPlan
+from uproxy.contract import Connection, PeerSvid, Refusal, Stands, TlsPlan
 from uproxy.errors import UntrustedError
 from uproxy.lifecycle import State
 from uproxy.model import Address, Alert, Direction, Limits, Outcome, Role, TcpAddress, Timeouts
@@ -553,6 +553,25 @@ async def test_a_route_that_stands_and_leads_nowhere_ends_as_any_other(
     assert (ending.outcome, ending.state) == (Outcome.CONNECT_FAILED, State.CONNECTING)
     assert len(door.repeats) == 1
     assert door.attempts[-1][1] is not None
+
+
+async def test_a_refusal_is_the_ending_though_the_caller_leaves_before_it_is_carried_out(
+    engine: NativeEngine,
+) -> None:
+    near: list[Stream] = []
+
+    def cut(connection: Connection) -> None:
+        open_before = len(os.listdir("/proc/self/fd"))
+        near[0].reset()  # closes its own, and the thread then both of its sockets
+        wait_until(lambda: len(os.listdir("/proc/self/fd")) == open_before - 3, "it is gone")
+        connection.close(CHANGED)
+
+    async with listening() as far:
+        door = RecordingDoor(Direction.OUTBOUND, route(far.address), on_opened=cut)
+        async with open_door(engine, door) as address:
+            near.append(await Stream.connect(address))
+            ending = await door.ending()
+    assert (ending.outcome, ending.state) == (Outcome.POLICY_CHANGED, State.RELAYING)
 
 
 async def test_a_connection_that_stays_goes_on_without_what_its_handshake_needed(

@@ -343,7 +343,9 @@ class Life(Wire):
         if what == "none":
             return None
         if what == "cut":
-            return self._ending or reasons.STOPPED
+            return reasons.STOPPED
+        if self._ending is not None:
+            return self._ending  # though a thread may have found another before it heard of it
         failure, door = self._explained(*fault), self._offer.door
         if what in reasons.LIMITS:
             return reasons.limit(failure, self._engine.limits, self.arrival.source)
