@@ -63,3 +63,8 @@ def test_a_packed_host_reads_as_it_was_written(host: str) -> None:
         else bytes(10) + b"\xff\xff" + socket.inet_pton(socket.AF_INET, host)
     )
     assert sockaddr.host_of(packed) == host
+
+
+def test_a_packed_host_with_its_port_is_an_address() -> None:
+    packed = bytes(10) + b"\xff\xff" + socket.inet_pton(socket.AF_INET, "192.0.2.7")
+    assert sockaddr.address_of(packed, 80) == TcpAddress("192.0.2.7", 80)

@@ -9,9 +9,10 @@ import errno
 import os
 import socket
 import struct
+from functools import lru_cache
 from typing import Final
 
-from uproxy.model import Address, UnixAddress
+from uproxy.model import Address, TcpAddress, UnixAddress
 
 _UNIX_PATH: Final = 108
 """sizeof(sun_path), its closing zero included."""
@@ -41,6 +42,13 @@ def pack(address: Address) -> bytes:
     return struct.pack("=H", socket.AF_INET6) + port + bytes(4) + packed + struct.pack("=I", scope)
 
 
+@lru_cache(maxsize=1024)
+def address_of(packed: bytes, port: int) -> TcpAddress:
+    """16 bytes of an address, IPv4 as mapped, with a port: one that is met again and again."""
+    return TcpAddress(host_of(packed), port)
+
+
+@lru_cache(maxsize=4096)
 def host_of(packed: bytes) -> str:
     """16 bytes of an address, IPv4 as mapped, in words."""
     if packed.startswith(_MAPPED):

@@ -8,7 +8,8 @@ import socket
 from typing import Final
 
 from uproxy import sockets
-from uproxy.model import Address
+from uproxy.contract import Refusal, RefusedError
+from uproxy.model import Address, Outcome
 from uproxy.transport.poller import Poller
 
 HEAD_START: Final = 0.25
@@ -20,6 +21,30 @@ _QUEUE_FULL: Final = 0.01
 
 class DialError(Exception):
     """No address could be reached; one line saying why."""
+
+
+async def reach(
+    poller: Poller, addresses: tuple[Address, ...], limit: float
+) -> tuple[socket.socket, Address]:
+    """As `dial`, for `limit` seconds at most; 0 is no limit.
+
+    Raises:
+        RefusedError: saying how a connection ends that has no other candidate.
+    """
+    try:
+        async with asyncio.timeout(limit or None):
+            return await dial(poller, addresses)
+    except DialError as error:
+        raise RefusedError(Refusal(Outcome.CONNECT_FAILED, str(error))) from None
+    except TimeoutError:
+        raise RefusedError(no_answer(addresses, limit)) from None
+
+
+def no_answer(addresses: tuple[Address, ...], limit: float) -> Refusal:
+    """Nobody answered in time."""
+    where = ", ".join(map(str, addresses))
+    why = f"no answer from {where} in {limit:g} s: is it there, does a firewall drop?"
+    return Refusal(Outcome.TIMED_OUT, why)
 
 
 async def dial(poller: Poller, addresses: tuple[Address, ...]) -> tuple[socket.socket, Address]:

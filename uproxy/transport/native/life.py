@@ -15,7 +15,7 @@ import errno
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import lru_cache
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Final, cast
 
@@ -43,11 +43,13 @@ from uproxy.engine._engine import (
 )
 from uproxy.lifecycle import State
 from uproxy.model import Address, Outcome, TcpAddress
-from uproxy.transport.dial import DialError, dial
+from uproxy.transport.dial import reach
 from uproxy.transport.native import reasons
 from uproxy.transport.native.opendoor import handshake
 
 if TYPE_CHECKING:
+    import socket
+
     from uproxy.engine._engine import Handshake
     from uproxy.transport.native.engine import NativeEngine
     from uproxy.transport.native.opendoor import Offer
@@ -150,10 +152,11 @@ class Life(Wire):
         self._known = True
         source, local, offer, phase = self.source(), self.local(), self._offer, self.phase
         peer = self._near_peer() if phase > _SHAKEN else None
+        unix = offer.opened.unix
         self.arrival = Arrival(
             next(_ids),
-            offer.opened.unix if source is None else TcpAddress(_host(source[0]), source[1]),
-            offer.opened.unix if local is None else _address(*local),
+            unix if source is None else TcpAddress(sockaddr.host_of(source[0]), source[1]),
+            unix if local is None else sockaddr.address_of(*local),
             peer,
             offer.plan if phase >= _SHAKEN else None,
         )
@@ -248,36 +251,40 @@ class Life(Wire):
         task.add_done_callback(self._engine.dialling.discard)
 
     async def _dial(self, route: Route, candidate: Candidate) -> None:
-        limits = route.timeouts
-        failure: Refusal | None = None
         try:
-            async with asyncio.timeout(limits.connect or None):
-                connected, self.dialled = await dial(self._engine.poller, candidate.addresses)
-            with connected:  # closed where its thread can't go on with it
-                self.go_on(connected.fileno(), _far(route), limits.handshake)
-                connected.detach()
-        except DialError as error:
-            failure = Refusal(Outcome.CONNECT_FAILED, str(error))
-        except TimeoutError:
-            failure = reasons.no_answer(candidate.addresses, limits.connect)
+            connected, address = await reach(
+                self._engine.poller, candidate.addresses, route.timeouts.connect
+            )
         except RefusedError as no:
-            failure = no.refusal
+            step = partial(self._go_on, route, no.refusal)
         except Exception:  # noqa: BLE001  a defect: this connection ends, the process doesn't
             self._confess()
             self._refuse(_DEFECT)
+            return
+        else:
+            step = partial(self._hand_over, route, connected, address)
         self._dialling = None
-        if failure is not None:
-            no_answer = failure
-            self._guarded(lambda: self._go_on(route, no_answer))
+        self._guarded(step)
+
+    def _hand_over(self, route: Route, connected: socket.socket, address: Address) -> None:
+        """The thread goes on with what is connected."""
+        self.dialled = address
+        with connected:  # closed where its thread can't go on with it
+            try:
+                self.go_on(connected.fileno(), _far(route), route.timeouts.handshake)
+            except RefusedError as no:
+                self._go_on(route, no.refusal)
+            else:
+                connected.detach()
 
     def _miss(self) -> None:
         """The candidate didn't answer as it should."""
         route, candidate = cast("Route", self.route), cast("Candidate", self._candidate)
         failure = self._explained(*self.missed())
-        if failure.error == errno.EAGAIN and failure.state is State.CONNECTING:
-            self._race(route, candidate)  # a unix socket's queue is full: patience
         if failure.state is State.HANDSHAKING_FAR:
             self._connected()
+        if failure.error == errno.EAGAIN and failure.state is State.CONNECTING:
+            self._race(route, candidate)  # a unix socket's queue is full: patience
         else:
             self._go_on(route, reasons.far_step(failure, route, candidate.addresses))
 
@@ -311,13 +318,13 @@ class Life(Wire):
         self._offer.door.attempted(route, candidate, None)
         self._offer.door.opened(self)
 
-    # The end.
-
     def _connected(self) -> None:
         """Where to is known by now, unless addresses raced."""
         addresses = cast("Candidate", self._candidate).addresses
         if len(addresses) == 1:
             self.dialled = addresses[0]
+
+    # The end.
 
     def _guarded(self, step: Callable[[], None]) -> None:
         """Take a step of its own accord; what goes wrong in it is the end."""
@@ -342,10 +349,10 @@ class Life(Wire):
         what = fault[0]
         if what == "none":
             return None
-        if what == "cut":
-            return reasons.STOPPED
         if self._ending is not None:
             return self._ending  # though a thread may have found another before it heard of it
+        if what == "cut":
+            return reasons.STOPPED
         failure, door = self._explained(*fault), self._offer.door
         if what in reasons.LIMITS:
             return reasons.limit(failure, self._engine.limits, self.arrival.source)
@@ -363,12 +370,12 @@ class Life(Wire):
     def _end(self) -> None:
         if self._dialling is not None:
             self._dialling.cancel()
+        if self.state is State.HANDSHAKING_FAR:
+            self._connected()
         refusal = self._guarded_why()
         ending = Ending(
             refusal.outcome if refusal else Outcome.CLOSED,
             self.state,
-        if self.state is State.HANDSHAKING_FAR:
-            self._connected()
             self.lasted(),
             self.bytes_received,
             self.bytes_sent,
@@ -391,13 +398,3 @@ class Life(Wire):
 
 def _far(route: Route) -> Handshake | None:
     return None if route.tls is None else handshake(route.tls)
-
-
-@lru_cache(maxsize=1024)
-def _address(packed: bytes, port: int) -> TcpAddress:
-    return TcpAddress(_host(packed), port)
-
-
-@lru_cache(maxsize=4096)
-def _host(packed: bytes) -> str:
-    return sockaddr.host_of(packed)

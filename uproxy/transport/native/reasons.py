@@ -11,6 +11,7 @@ from uproxy.contract import Refusal, RefusedError, Route
 from uproxy.errors import UntrustedError
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Limits, Outcome, TcpAddress
+from uproxy.transport.dial import no_answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +77,6 @@ def far_step(failure: Failure, route: Route, addresses: tuple[Address, ...]) -> 
     if failure.what == "timeout":
         return no_answer(addresses, route.timeouts.connect)
     return Refusal(Outcome.CONNECT_FAILED, sockets.explain(failure.error, addresses[0]))
-
-
-def no_answer(addresses: tuple[Address, ...], limit: float) -> Refusal:
-    """Nobody answered in time."""
-    where = ", ".join(map(str, addresses))
-    why = f"no answer from {where} in {limit:g} s: is it there, does a firewall drop?"
-    return Refusal(Outcome.TIMED_OUT, why)
 
 
 def relay(failure: Failure, route: Route) -> Refusal:

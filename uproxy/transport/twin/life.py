@@ -32,7 +32,7 @@ from uproxy.errors import IdentityError, UntrustedError
 from uproxy.libssl import TlsError
 from uproxy.lifecycle import State, check_move
 from uproxy.model import Address, Direction, Outcome, TcpAddress
-from uproxy.transport.dial import DialError, dial
+from uproxy.transport.dial import reach
 from uproxy.transport.poller import Poller
 from uproxy.transport.twin.gate import Gate
 from uproxy.transport.twin.leg import Leg
@@ -190,16 +190,9 @@ class Life:
         self.close(Refusal(Outcome.RESET, describe(cast("Leg", self._near), error)))
 
     async def _try(self, route: Route, candidate: Candidate) -> Leg:
-        limit = route.timeouts.connect
-        try:
-            async with _deadline(limit):
-                connected, self.dialled = await dial(self._poller, candidate.addresses)
-        except DialError as error:
-            raise RefusedError(Refusal(Outcome.CONNECT_FAILED, str(error))) from None
-        except TimeoutError:
-            where = ", ".join(map(str, candidate.addresses))
-            why = f"no answer from {where} in {limit:g} s: is it there, does a firewall drop?"
-            raise RefusedError(Refusal(Outcome.TIMED_OUT, why)) from None
+        connected, self.dialled = await reach(
+            self._poller, candidate.addresses, route.timeouts.connect
+        )
         if route.tls is None:
             return Leg(self._poller, connected, self._names[1])
         return await self._shake_far(connected, route.tls, route.timeouts.handshake)
