@@ -14,7 +14,7 @@ from benchmarks.harness.application import Application
 from benchmarks.harness.benchmark import Benchmark, Column, Stage
 from benchmarks.harness.figures import Figures
 from benchmarks.harness.processes import cpu_seconds
-from benchmarks.harness.proxies import ENVOY, GHOSTUNNEL, HAPROXY, NONE, UPROXY, Kind, pair
+from benchmarks.harness.proxies import COMPARED, NONE, Kind, pair
 from benchmarks.harness.streams import DOWN, UP, connections, move
 
 _STREAMS = (1, 4)
@@ -56,7 +56,7 @@ BENCHMARK = Benchmark(
     name="bulk",
     title="Bytes in bulk",
     columns=tuple(column for count in _STREAMS for column in _columns(count)),
-    kinds=(NONE, ENVOY, HAPROXY, GHOSTUNNEL, UPROXY),
+    kinds=(NONE, *COMPARED),
     measure=measure,
     charts=("up1_cpu", "down1_cpu", "up1", "down1"),
     seconds=2,

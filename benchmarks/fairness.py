@@ -11,12 +11,10 @@ Not measured: which thread a proxy gave which stream, more streams than threads,
 
 from __future__ import annotations
 
-from benchmarks.harness.application import Application
 from benchmarks.harness.benchmark import Benchmark, Column, Stage
-from benchmarks.harness.clients import Clients
 from benchmarks.harness.figures import Figures
-from benchmarks.harness.loads import measured
-from benchmarks.harness.proxies import ENVOY, GHOSTUNNEL, HAPROXY, UPROXY, Kind, pair
+from benchmarks.harness.loads import asking, measured
+from benchmarks.harness.proxies import COMPARED, Kind
 from benchmarks.harness.streams import DOWN, UP, connections, moving
 
 _CONNECTIONS = 1_000
@@ -27,9 +25,7 @@ _WARM_S = 1
 def measure(stage: Stage, kind: Kind) -> Figures:
     """Both loads through one pair, beside streams that go on all the while."""
     with (
-        Application(stage.folder) as application,
-        pair(kind, stage.folder, stage.files, application.port) as running,
-        Clients(running.port) as clients,
+        asking(stage, kind) as (running, clients),
         connections(running.port, 2) as (up, down),
     ):
         clients.open(_CONNECTIONS)
@@ -63,7 +59,7 @@ BENCHMARK = Benchmark(
         Column("full_rate", "requests/s", 0, _FULL, ratio=True),
         Column("bulk", "both streams, during both loads: Gbit/s", 2, _FULL, ratio=True),
     ),
-    kinds=(ENVOY, HAPROXY, GHOSTUNNEL, UPROXY),
+    kinds=COMPARED,
     measure=measure,
     charts=("paced_p99", "full_p99", "bulk"),
     seconds=3,

@@ -13,14 +13,14 @@ cases), one that gives up in the middle of its handshake, resumption (off everyw
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from benchmarks.harness.application import Application
 from benchmarks.harness.benchmark import Benchmark, Column, Stage
 from benchmarks.harness.clients import Clients, Load
 from benchmarks.harness.figures import Figures
-from benchmarks.harness.proxies import ENVOY, GHOSTUNNEL, HAPROXY, TWIN, UPROXY, Kind, pair
+from benchmarks.harness.loads import asking
+from benchmarks.harness.proxies import COMPARED, TWIN, Kind
 from tests.helpers.hostile_flood import Pace, bad_leaves, flooding, write_flood
 
 _CONNECTIONS = 64
@@ -38,22 +38,10 @@ def measure(stage: Stage, kind: Kind) -> Figures:
     ca = stage.files.ca
     bad = write_flood(stage.folder / "bad.pem", (leaf for _, leaf in bad_leaves(ca, _LEAVES)))
     good = write_flood(stage.folder / "good.pem", [ca.issue(_FRONTEND)])
-    with (
-        Application(stage.folder) as application,
-        pair(kind, stage.folder, stage.files, application.port) as running,
-        Clients(running.port) as clients,
-    ):
-        _, inbound = running.proxies
-
-        def asked() -> Load:
-            clients.run(_CONNECTIONS, _WARM_S, rate=_RATE)
-            return clients.run(_CONNECTIONS, stage.seconds, rate=_RATE)
-
-        def beside(crowd: Path, rate: int = 0) -> tuple[Load, float]:
-            return _beside(asked, inbound.port, crowd, Pace(_SLOTS, 0, rate, _length(stage)))
-
+    with asking(stage, kind) as (running, clients):
+        beside = partial(_beside, stage, clients, running.proxies[1].port)
         clients.open(_CONNECTIONS)
-        quiet = asked()
+        quiet = _asked(stage, clients)
         full_bad, bad_rate = beside(bad)
         full_good, good_rate = beside(good)
         same = round(_SHARE * min(bad_rate, good_rate))
@@ -72,15 +60,19 @@ def measure(stage: Stage, kind: Kind) -> Figures:
     }
 
 
-def _length(stage: Stage) -> float:
-    """How long a crowd comes: a little longer than anybody looks."""
-    return stage.seconds + _WARM_S + 0.5
+def _asked(stage: Stage, clients: Clients) -> Load:
+    clients.run(_CONNECTIONS, _WARM_S, rate=_RATE)
+    return clients.run(_CONNECTIONS, stage.seconds, rate=_RATE)
 
 
-def _beside(asked: Callable[[], Load], port: int, crowd: Path, pace: Pace) -> tuple[Load, float]:
-    """A load beside a crowd, and how many handshakes a second that made."""
+def _beside(
+    stage: Stage, clients: Clients, port: int, crowd: Path, rate: int = 0
+) -> tuple[Load, float]:
+    """What was asked beside a crowd, and how many handshakes a second that made."""
+    # it comes a little longer than anybody looks
+    pace = Pace(_SLOTS, rate=rate, seconds=_WARM_S + stage.seconds + 0.5)
     with flooding(port, crowd, pace) as done:
-        load = asked()
+        load = _asked(stage, clients)
     return load, done[0].shaken / done[0].seconds
 
 
@@ -102,7 +94,7 @@ BENCHMARK = Benchmark(
         Column("paced_good_p99", "p99 µs beside good ones", 0, _PACED),
         Column("times", "bad against good", 2, _PACED),
     ),
-    kinds=(ENVOY, HAPROXY, GHOSTUNNEL, UPROXY, TWIN),
+    kinds=(*COMPARED, TWIN),
     measure=measure,
     charts=("times", "paced_bad_p99", "paced_good_p99"),
     seconds=2,

@@ -11,23 +11,17 @@ certificates beyond the first connection, RSA.
 
 from __future__ import annotations
 
-from benchmarks.harness.application import Application
 from benchmarks.harness.benchmark import Benchmark, Stage
-from benchmarks.harness.clients import Clients
 from benchmarks.harness.figures import Figures
-from benchmarks.harness.loads import columns, measured
+from benchmarks.harness.loads import asking, columns, measured
 from benchmarks.harness.proxies import (
-    ENVOY,
+    COMPARED,
     ENVOY_PQ,
-    GHOSTUNNEL,
-    HAPROXY,
     NONE,
     TWIN,
-    UPROXY,
     UPROXY_LOGGING,
     UPROXY_PQ,
     Kind,
-    pair,
 )
 
 _AT_ONCE = 16
@@ -36,11 +30,7 @@ _WARM_S = 1
 
 def measure(stage: Stage, kind: Kind) -> Figures:
     """A new connection for every request."""
-    with (
-        Application(stage.folder) as application,
-        pair(kind, stage.folder, stage.files, application.port) as running,
-        Clients(running.port) as clients,
-    ):
+    with asking(stage, kind) as (running, clients):
         clients.dial(_AT_ONCE, _WARM_S)
         return measured("full", running, lambda: clients.dial(_AT_ONCE, stage.seconds))
 
@@ -54,17 +44,7 @@ BENCHMARK = Benchmark(
         summaries=("CPU µs per handshake", "handshakes/s"),
         what="connection",
     ),
-    kinds=(
-        NONE,
-        ENVOY,
-        HAPROXY,
-        GHOSTUNNEL,
-        UPROXY,
-        UPROXY_LOGGING,
-        TWIN,
-        ENVOY_PQ,
-        UPROXY_PQ,
-    ),
+    kinds=(NONE, *COMPARED, UPROXY_LOGGING, TWIN, ENVOY_PQ, UPROXY_PQ),
     measure=measure,
     charts=("full_cpu", "full_rate", "full_p99"),
     seconds=3,

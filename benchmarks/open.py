@@ -10,12 +10,10 @@ Not measured: connections that come and go, or that speak now and then.
 
 from __future__ import annotations
 
-from benchmarks.harness.application import Application
 from benchmarks.harness.benchmark import Benchmark, Column, Stage
-from benchmarks.harness.clients import Clients
 from benchmarks.harness.figures import Figures
-from benchmarks.harness.loads import columns, measured
-from benchmarks.harness.proxies import ENVOY, GHOSTUNNEL, HAPROXY, UPROXY, Kind, pair
+from benchmarks.harness.loads import asking, columns, measured
+from benchmarks.harness.proxies import COMPARED, Kind
 
 _BUSY = 16
 _OPEN = 5_000
@@ -24,11 +22,7 @@ _WARM_S = 1
 
 def measure(stage: Stage, kind: Kind) -> Figures:
     """Few connections, then the same among many."""
-    with (
-        Application(stage.folder) as application,
-        pair(kind, stage.folder, stage.files, application.port) as running,
-        Clients(running.port) as clients,
-    ):
+    with asking(stage, kind) as (running, clients):
         found: dict[str, float] = {}
         for name, count in ("alone", _BUSY), ("among", _OPEN):
             clients.open(count)
@@ -51,7 +45,7 @@ BENCHMARK = Benchmark(
         *columns("alone", _ALONE),
         *columns("among", _AMONG),
     ),
-    kinds=(ENVOY, HAPROXY, GHOSTUNNEL, UPROXY),
+    kinds=COMPARED,
     measure=measure,
     charts=("times", "among_cpu", "among_p99"),
     seconds=3,

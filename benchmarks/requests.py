@@ -11,21 +11,10 @@ Not measured: handshakes (none falls into the time), large messages, many client
 
 from __future__ import annotations
 
-from benchmarks.harness.application import Application
 from benchmarks.harness.benchmark import Benchmark, Stage
-from benchmarks.harness.clients import Clients
 from benchmarks.harness.figures import Figures
-from benchmarks.harness.loads import columns, measured
-from benchmarks.harness.proxies import (
-    ENVOY,
-    GHOSTUNNEL,
-    HAPROXY,
-    NONE,
-    TWIN,
-    UPROXY,
-    Kind,
-    pair,
-)
+from benchmarks.harness.loads import asking, columns, measured
+from benchmarks.harness.proxies import COMPARED, NONE, TWIN, Kind
 
 FEW, MANY = 16, 64
 RATE = 2_000
@@ -35,11 +24,7 @@ _WARM_S = 1
 
 def measure(stage: Stage, kind: Kind) -> Figures:
     """The three loads through one pair."""
-    with (
-        Application(stage.folder) as application,
-        pair(kind, stage.folder, stage.files, application.port) as running,
-        Clients(running.port) as clients,
-    ):
+    with asking(stage, kind) as (running, clients):
         clients.open(FEW)
         clients.run(FEW, _WARM_S)
         few = measured("few", running, lambda: clients.run(FEW, stage.seconds))
@@ -58,7 +43,7 @@ BENCHMARK = Benchmark(
         *columns("many", f"{MANY} connections"),
         *columns("paced", f"{RATE:,} requests a second over {FEW} connections"),
     ),
-    kinds=(NONE, ENVOY, HAPROXY, GHOSTUNNEL, UPROXY, TWIN),
+    kinds=(NONE, *COMPARED, TWIN),
     measure=measure,
     charts=("few_cpu", "few_rate", "few_p99", "many_cpu", "paced_cpu"),
     seconds=3,

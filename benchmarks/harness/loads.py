@@ -1,14 +1,27 @@
-"""One load and what it took: the figures of a run of small requests, under names of its own."""
+"""Small requests through a pair: who asks and answers, and what a load took, under a name."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 
-from benchmarks.harness.benchmark import Column
-from benchmarks.harness.clients import Load
+from benchmarks.harness.application import Application
+from benchmarks.harness.benchmark import Column, Stage
+from benchmarks.harness.clients import Clients, Load
 from benchmarks.harness.figures import Figures
 from benchmarks.harness.processes import cpu_seconds
-from benchmarks.harness.proxies import Running
+from benchmarks.harness.proxies import Kind, Running, pair
+
+
+@contextlib.contextmanager
+def asking(stage: Stage, kind: Kind) -> Iterator[tuple[Running, Clients]]:
+    """A pair in front of an application, and its clients, without a connection yet."""
+    with (
+        Application(stage.folder) as application,
+        pair(kind, stage.folder, stage.files, application.port) as running,
+        Clients(running.port) as clients,
+    ):
+        yield running, clients
 
 
 def measured(name: str, running: Running, load: Callable[[], Load]) -> Figures:

@@ -1,6 +1,6 @@
 """The proxies that are compared, always as a pair: client → A ⇢ mutual TLS ⇢ B → application.
 
-Rules: two threads each (uProxy has one per processor, two at least), no access log unless the
+Rules: two threads each (uProxy has one per processor, four at most), no access log unless the
 row says so, no resumption, the same identities, TLS 1.3 with AES-128-GCM and one key exchange
 group.  Each is asked for that in its own words; `observe` looks whether it happened.
 """
@@ -178,3 +178,6 @@ UPROXY = _uproxy_kind("uproxy", "uProxy", X25519)
 UPROXY_PQ = _uproxy_kind("uproxy-pq", f"uProxy, {X25519MLKEM768}", X25519MLKEM768, X25519, "P-256")
 UPROXY_LOGGING = _uproxy_kind("uproxy-logging", "uProxy, JSON access log", X25519, access="all")
 TWIN = _uproxy_kind("twin", "uProxy, Python twin", X25519, engine="python")
+
+COMPARED = (ENVOY, HAPROXY, GHOSTUNNEL, UPROXY)
+"""As each of them is meant to be run, alike as far as it goes."""
