@@ -42,10 +42,6 @@ CUT = "closed in the middle of a ClientHello"
 NO_VERSION = "no TLS version in common"
 STRANGE = "unexpected message"
 
-SESSION_TICKET = b"\0\x0e\0\x08" + b"ticketid" + bytes(4) + b"\0\x21\x20" + bytes(32)
-EARLY_DATA = ((42, b""), (45, b"\1\1"), (41, SESSION_TICKET))
-"""A session nobody has, and the wish to send data under its key at once (RFC 8446 §4.2.10)."""
-
 
 @dataclass(frozen=True, slots=True)
 class Said:
