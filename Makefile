@@ -66,6 +66,7 @@ tsan: $(VENV)/.ready test-packages
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info .hypothesis .*_cache
+	rm -f uproxy/engine/_engine.c uproxy/engine/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # asked every time, because it takes no time: packages come and go without this folder knowing
