@@ -23,7 +23,7 @@ MODULES = sorted((ROOT / "uproxy").rglob("*.py"))
 LONGEST_MODULE = 350
 """Lines.  A longer one has a second idea in it."""
 
-LONGER = {"uproxy.libssl": 700, "uproxy.transport.native.life": 400}
+LONGER = {"uproxy.libssl": 650, "uproxy.transport.native.life": 400}
 """Every raw pointer crosses in one file, however long it gets; a life is one story."""
 
 TOP = {

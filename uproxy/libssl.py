@@ -31,6 +31,7 @@ from cryptography.x509.oid import NameOID
 from uproxy.contract import PeerSvid, RefusedError, TlsPlan
 from uproxy.errors import EngineError, IdentityError, UntrustedError
 from uproxy.model import Alert, Role, TlsSettings
+from uproxy.tlswords import ALERTS, CAUSES
 
 _lib: Final[Any] = _openssl.lib
 _ffi: Final[Any] = _openssl.ffi
@@ -593,52 +594,8 @@ def in_words(code: int) -> TlsError:
     words = _text(_lib.ERR_reason_error_string(code)) or "broken off"
     if (code >> 23) & 0xFF == _ERR_LIB_SSL and _ALERT_BASE <= reason < _ALERT_BASE + 256:
         alert = reason - _ALERT_BASE
-        return TlsError(f"peer sent alert {_ALERTS.get(alert, alert)}", alert)
-    return TlsError(_CAUSES.get(words, words))
-
-
-_ALERTS: Final = {
-    10: "unexpected message",
-    20: "bad record mac",
-    22: "record overflow",
-    40: "handshake failure",
-    42: "bad certificate",
-    43: "unsupported certificate",
-    44: "certificate revoked",
-    45: "certificate expired",
-    46: "certificate unknown",
-    47: "illegal parameter",
-    48: "unknown ca",
-    49: "access denied",
-    50: "decode error",
-    51: "decrypt error",
-    70: "protocol version",
-    71: "insufficient security",
-    80: "internal error",
-    86: "inappropriate fallback",
-    90: "user canceled",
-    109: "missing extension",
-    110: "unsupported extension",
-    112: "unrecognized name",
-    116: "certificate required",
-    120: "no application protocol",
-}
-"""RFC 8446 §6."""
-
-_CAUSES: Final = {
-    "http request": "plain HTTP where TLS was expected",
-    "wrong version number": "the other side doesn't speak TLS",
-    "packet length too long": "the other side doesn't speak TLS",
-    "unsupported protocol": "no TLS version in common",
-    "no shared cipher": "no cipher in common",
-    "no suitable key share": "no group in common",
-    "no shared group": "no group in common",
-    "bad signature": "the peer doesn't hold its certificate's key",
-    "provider signature failure": "the peer doesn't hold its certificate's key",
-    "peer did not return a certificate": "the peer showed no certificate",
-    "no application protocol": "no application protocol (ALPN) in common",
-}
-"""OpenSSL's words for what people meet, in ours."""
+        return TlsError(f"peer sent alert {ALERTS.get(alert, alert)}", alert)
+    return TlsError(CAUSES.get(words, words))
 
 
 def _made(pointer: Any) -> Any:
