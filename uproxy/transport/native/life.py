@@ -357,7 +357,7 @@ class Life(Wire):
         if what in reasons.LIMITS:
             return reasons.limit(failure, self._engine.limits, self.arrival.source)
         if failure.state is State.HANDSHAKING_NEAR:
-            return reasons.near_handshake(failure, door.timeouts.handshake)
+            return reasons.handshake(failure, door.timeouts.handshake)
         return reasons.relay(failure, cast("Route", self.route))
 
     def _guarded_why(self) -> Refusal | None:

@@ -65,15 +65,29 @@ def limit(failure: Failure, limits: Limits, source: Address) -> Refusal:
     return Refusal(Outcome.LIMIT, why)
 
 
-def near_handshake(failure: Failure, limit: float) -> Refusal:
-    """Why the near handshake failed; `limit` was its deadline."""
-    return _handshake(failure, limit)
+def handshake(failure: Failure, limit: float) -> Refusal:
+    """Why a handshake failed, on either side; `limit` was its deadline.
+
+    Raises:
+        BaseException: what the verifier raised that is no refusal.
+    """
+    verdict = failure.verdict
+    if failure.what == "timeout":
+        why = f"{failure.who} didn't finish the handshake in {limit:g} s"
+        return Refusal(Outcome.TIMED_OUT, why)
+    if failure.what == "verify" and isinstance(verdict, UntrustedError):
+        return Refusal(Outcome.PEER_UNTRUSTED, verdict.reason, verdict.rule)
+    if failure.what == "verify" and isinstance(verdict, RefusedError):
+        return verdict.refusal
+    if failure.what == "verify" and isinstance(verdict, BaseException):
+        raise verdict  # a defect of the verifier
+    return Refusal(Outcome.HANDSHAKE_FAILED, _words(failure))
 
 
 def far_step(failure: Failure, route: Route, addresses: tuple[Address, ...]) -> Refusal:
     """Why a candidate couldn't be reached, or be shaken hands with."""
     if failure.state is State.HANDSHAKING_FAR:
-        return _handshake(failure, route.timeouts.handshake)
+        return handshake(failure, route.timeouts.handshake)
     if failure.what == "timeout":
         return no_answer(addresses, route.timeouts.connect)
     return Refusal(Outcome.CONNECT_FAILED, sockets.explain(failure.error, addresses[0]))
@@ -92,20 +106,6 @@ def relay(failure: Failure, route: Route) -> Refusal:
     return Refusal(Outcome.RESET, _words(failure))
 
 
-def _handshake(failure: Failure, limit: float) -> Refusal:
-    verdict = failure.verdict
-    if failure.what == "timeout":
-        why = f"{failure.who} didn't finish the handshake in {limit:g} s"
-        return Refusal(Outcome.TIMED_OUT, why)
-    if failure.what == "verify" and isinstance(verdict, UntrustedError):
-        return Refusal(Outcome.PEER_UNTRUSTED, verdict.reason, verdict.rule)
-    if failure.what == "verify" and isinstance(verdict, RefusedError):
-        return verdict.refusal
-    if failure.what == "verify" and isinstance(verdict, BaseException):
-        raise verdict  # a defect of the verifier
-    return Refusal(Outcome.HANDSHAKE_FAILED, _words(failure))
-
-
 def _words(failure: Failure) -> str:
     if failure.what in ("tls", "after_handshake"):
         return libssl.in_words(failure.code).reason
@@ -117,7 +117,7 @@ def _words(failure: Failure) -> str:
         return "the handshake ended without a verified peer"
     if failure.what == "unasked":
         return "the peer asked for no certificate: mutual TLS or none"
-    if failure.what == "memory":
+    if failure.what in ("memory", "verify"):  # a verdict has its own words, unless there is none
         return "no memory left"
     return _system(failure)
 
