@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
@@ -204,6 +205,28 @@ def test_lines_that_wait_are_written_together_but_no_more_than_a_pipe_takes_whol
     assert len(batches) < 10
     lines = b"".join(batches).splitlines()
     assert [json.loads(line)["message"] for line in lines] == [f"line {n}" for n in range(100)]
+
+
+def test_drops_are_said_though_there_is_always_another_line(tmp_path: Path) -> None:
+    file = tmp_path / "log"
+    ahead = list(range(400))
+
+    def line() -> str:
+        if ahead:
+            ahead.pop()
+            written.put(line)
+        return 99 * "x"
+
+    with file.open("wb") as output:
+        written = pipe.Pipe(output.fileno(), drops=str, idle=lambda: None, lines=2)
+        for _ in range(5):
+            written.put(line)
+        written.start()
+        wait_until(lambda: not ahead, "the last line")
+        written.close(10)
+    lines = file.read_text().splitlines()
+    assert lines.count("3") == 1
+    assert lines.index("3") <= pipe.BATCH_BYTES // 100
 
 
 def iter_lines(fd: int) -> Iterator[str]:

@@ -94,6 +94,7 @@ class Pipe:
             rendered = _encoded(line)
             if size + len(rendered) > BATCH_BYTES:
                 self._write(b"".join(batch))
+                self._say_drops()
                 batch, size = [], 0
             batch.append(rendered)
             size += len(rendered)
