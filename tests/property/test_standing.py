@@ -17,11 +17,12 @@ from hypothesis import strategies as st
 
 from tests.helpers.connections import APP, FakeConnection, arrival, ending
 from tests.helpers.pki import Authority
-from tests.helpers.world import ANYBODY, World, credentials, peer, with_crl
+from tests.helpers.world import ANYBODY, World, credentials, with_crl
 from tests.helpers.world import settings as configured
 from uproxy.config.settings import InboundSettings, RuleFrom, RuleSettings
 from uproxy.connections import Connections, Party
-from uproxy.contract import Arrival, Refusal, Route, Stands, TlsPlan
+from uproxy.contract import Arrival, PeerSvid, Refusal, Route, Stands, TlsPlan
+from uproxy.errors import UntrustedError
 from uproxy.model import Outcome, TcpAddress, Transport
 from uproxy.proxy.inbound import InboundDoor
 
@@ -33,7 +34,6 @@ CALLERS = (
     (CA.issue("/ns/shop/sa/b"), CA),
     (PARTNER.issue("/ns/web/sa/a"), PARTNER),
 )
-PEERS = tuple(peer(*caller) for caller in CALLERS)
 NEAR = ip_network("10.0.0.0/24")
 RULES = (
     (ANYBODY,),
@@ -61,6 +61,8 @@ class Keeper:
     here: World = field(init=False)
     door: InboundDoor = field(init=False)
     standing: dict[Hashable, Route] = field(default_factory=dict)
+    verdicts: dict[tuple[int, int], PeerSvid] = field(default_factory=dict)
+    """By caller and `TlsPlan.trust`."""
     arriving: list[tuple[Arrival, Route, bool]] = field(default_factory=list)
     """Let in and not reported yet; whether the door was asked."""
     made: list[FakeConnection] = field(default_factory=list)
@@ -77,10 +79,18 @@ class Keeper:
         self.door = InboundDoor(DOOR, config, self.here.services)
 
     def shake_hands(self, number: int, who: int, host: str) -> Arrival | None:
+        """None: nobody can, or this one isn't believed."""
         plan = self.door.tls()
         if not isinstance(plan, TlsPlan):
             return None
-        return replace(arrival(PEERS[who], TcpAddress(host, 1), number), tls=plan)
+        verdict = self.verdicts.get((who, plan.trust)) if self.keeps else None
+        if verdict is None:
+            try:
+                verdict = plan.verify(CALLERS[who][0].der)
+            except UntrustedError:
+                return None
+            self.verdicts[who, plan.trust] = verdict
+        return replace(arrival(verdict, TcpAddress(host, 1), number), tls=plan)
 
     def meet(self, who: Arrival) -> None:
         assert who.peer is not None
@@ -149,10 +159,10 @@ def change_rules(keeper: Keeper, rules: tuple[RuleSettings, ...]) -> None:
     keeper.here.connections.configure(replace(keeper.here.settings, authorization=rules))
 
 
-callers = st.tuples(st.integers(0, len(PEERS) - 1), st.sampled_from(("10.0.0.1", "10.9.9.9")))
+callers = st.tuples(st.integers(0, len(CALLERS) - 1), st.sampled_from(("10.0.0.1", "10.9.9.9")))
 changes: st.SearchStrategy[Step] = st.one_of(
     st.sampled_from(RULES).map(lambda rules: lambda keeper: change_rules(keeper, rules)),
-    st.integers(0, len(PEERS) - 1).map(lambda who: lambda keeper: revoke(keeper, who)),
+    st.integers(0, len(CALLERS) - 1).map(lambda who: lambda keeper: revoke(keeper, who)),
     st.booleans().map(lambda renewed: lambda keeper: show(keeper, renewed)),
     st.sampled_from((forget_partner, lose_identity)),
     st.just(Keeper.report),
