@@ -200,8 +200,7 @@ def defective_dial(there: Route, patch: pytest.MonkeyPatch) -> Route:
     async def dial(*_args: object) -> Never:
         raise ZeroDivisionError("a defect of the test's")
 
-    for engine in ("native", "twin"):
-        patch.setattr(f"uproxy.transport.{engine}.life.dial", dial)
+    patch.setattr("uproxy.transport.dial.dial", dial)
     return there
 
 

@@ -259,10 +259,15 @@ async def test_connections_cut_at_any_moment_leave_nothing_behind() -> None:
             for _ in range(10):
                 await asyncio.gather(*(caller(address) for _ in range(20)))
             await eventually(lambda: len(door.endings) == 200, "200 endings")
+            engine.set_limits(Limits(handshakes_in_flight=1))  # nobody has kept a slot
+            last = TlsStream(await Stream.connect(address), PEER)
+            await last.shake()
+            last.stream.close()
+            await eventually(lambda: len(door.endings) == 201, "the last ending")
             echoing.cancel()
             await asyncio.gather(echoing, return_exceptions=True)
     assert engine.core.alive() == 0
-    assert engine.core.handshakes() == 0
+    assert Outcome.LIMIT not in {ending.outcome for _, ending in door.endings}
     assert engine.responsive()
     await engine.stop()
     close_all()

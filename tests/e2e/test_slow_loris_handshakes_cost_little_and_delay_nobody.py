@@ -36,6 +36,13 @@ def half_a_hello() -> bytes:
     return hello[: len(hello) // 2]
 
 
+def long_hello(size: int) -> bytes:
+    """The beginning of the longest that a header can announce, in whole records but the last."""
+    body = b"\x01\xff\xff\xff".ljust(size, b"\0")
+    parts = [body[at : at + 16_000] for at in range(0, size, 16_000)]
+    return b"".join(b"\x16\x03\x01" + len(part).to_bytes(2, "big") + part for part in parts)
+
+
 @contextmanager
 def crowd(port: int, says: bytes) -> Iterator[list[socket.socket]]:
     """Connections that say this, and nothing more."""
@@ -111,3 +118,19 @@ async def test_a_crowd_costs_a_descriptor_and_little_memory_each_until_its_deadl
     lines = [line for line in besieged.accesses if line.get("outcome") == "timed_out"]
     assert 1 <= len(lines) < CROWD / 10  # told now and then, not five thousand times
     assert all(int(line["duration"].removesuffix("ms")) >= 1000 * DEADLINE for line in lines)
+
+
+@pytest.mark.privileged
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may see what memory a uProxy has")
+async def test_a_hello_costs_no_more_memory_for_being_endless(
+    pair: tuple[Inbound, Outbound],
+) -> None:
+    """Either its maker waits for the deadline and costs as little, or is told off before."""
+    besieged, friend = pair
+    await traffic.exchange(friend.port, 100_000)
+    memory = private_dirty(besieged.pid)
+    for size in (27_000, 60_000):
+        with crowd(besieged.port, long_hello(size)):
+            await traffic.exchange(friend.port, 100_000)
+            grown = private_dirty(besieged.pid) - memory
+            assert grown / CROWD <= MOST_MEMORY, size

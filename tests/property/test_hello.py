@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.hostile_hello import engine, pieces, twin
+from uproxy.transport.twin.hello import MAX_HELLO
 
 cuts = st.lists(st.integers(0, 300), max_size=6)
 record = st.builds(
@@ -61,6 +62,6 @@ def test_a_hello_is_complete_with_its_last_byte(
 
 
 def test_more_than_a_hello_may_have_is_enough() -> None:
-    for size, ends in ((64 * 1024 - 1, -1), (64 * 1024, 1)):
+    for size, ends in ((MAX_HELLO - 1, -1), (MAX_HELLO, 1)):
         stream = in_records(b"\1\xff\xff\xff" + bytes(1 << 17), [1 << 14] * 9)[:size]
         assert engine()([stream]) == twin([stream]) == ends

@@ -241,9 +241,6 @@ cdef class Core:
         pthread_mutex_unlock(&gate.lock)
         return counts
 
-    def handshakes(self):
-        return word_get(&self.shared.gate.slots)
-
     def alive(self):
         """Connections whose wires haven't been released."""
         return word_get(&self.shared.alive)
@@ -404,11 +401,11 @@ cdef class Listening:
         may be closed."""
         cdef Listener *listener = self.listener
         cdef Terms *terms
-        cdef int at
+        cdef int at, error = 0
         if listener.closed:
             return
         for at in range(most):
-            if take_one(listener, self.core.shared, NULL) not in (A_ONE, A_GONE):
+            if take_one(listener, self.core.shared, NULL, &error) not in (A_ONE, A_GONE):
                 break
         pthread_mutex_lock(&listener.lock)
         word_set(<int *>&listener.closed, True)
@@ -456,10 +453,6 @@ cdef class Wire:
 
     def local(self):
         return _place(&self.conn.local)
-
-    def accepted(self):
-        """Monotonic seconds."""
-        return self.conn.accepted
 
     def lasted(self):
         """Seconds from its acceptance to its end."""

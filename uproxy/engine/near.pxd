@@ -1,7 +1,7 @@
 """The near side: accepted, let in by the limits, its ClientHello heard whole before anything is
 spent on it, shaken hands with, and left to read why where it is refused."""
 
-from libc.errno cimport EAGAIN, EBUSY, ECONNABORTED, EINTR, EPERM, errno
+from libc.errno cimport EAGAIN, EBUSY, ECONNABORTED, EINTR, ENOMEM, EPERM, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -23,7 +23,9 @@ from uproxy.engine.parts cimport (
     Command, Conn, Listener, Place, Shared, Side, Standing, Terms, Worker,
 )
 from uproxy.engine.shake cimport begin_tls, shake, shake_on
-from uproxy.engine.side cimport fail, flush, keep_early, mute, push_output, receive_raw, watch
+from uproxy.engine.side cimport (
+    drop_tls, fail, flush, keep_early, mute, push_output, receive_raw, watch,
+)
 from uproxy.engine.standing cimport find_standing
 from uproxy.engine.system cimport (
     AF_INET, AF_INET6, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT,
@@ -81,7 +83,7 @@ cdef inline Conn *new_conn(int fd) noexcept nogil:
     return conn
 
 
-cdef inline int accept_one(Listener *listener, Conn **made) noexcept nogil:
+cdef inline int accept_one(Listener *listener, Conn **made, int *error) noexcept nogil:
     """Under the listener's lock, so that its descriptor isn't another's by now."""
     cdef sockaddr_storage name
     cdef unsigned int size = sizeof(name)
@@ -90,9 +92,10 @@ cdef inline int accept_one(Listener *listener, Conn **made) noexcept nogil:
         return A_NONE
     fd = accept4(listener.fd, <sockaddr *>&name, &size, SOCK_NONBLOCK | SOCK_CLOEXEC)
     if fd < 0:
-        if errno == EAGAIN:
+        error[0] = errno
+        if error[0] == EAGAIN:
             return A_NONE
-        return A_GONE if is_gone(errno) else A_SHORT
+        return A_GONE if is_gone(error[0]) else A_SHORT
     made[0] = new_conn(fd)
     if made[0] == NULL:
         close(fd)
@@ -118,17 +121,19 @@ cdef inline Worker *least_loaded(Shared *shared, Worker *mine) noexcept nogil:
     return least
 
 
-cdef inline int take_one(Listener *listener, Shared *shared, Worker *mine) noexcept nogil:
-    """Accept one arrival, for the least loaded worker."""
+cdef inline int take_one(Listener *listener, Shared *shared, Worker *mine,
+                         int *error) noexcept nogil:
+    """Accept one arrival, for the least loaded worker; `error` is the errno of a shortage."""
     cdef Conn *conn = NULL
     cdef Command *order = command(C_ADOPT, NULL)  # before: afterwards is no time to fail
     cdef sockaddr_storage name
     cdef unsigned int size = sizeof(name)
     cdef int result
     if order == NULL:
+        error[0] = ENOMEM
         return A_SHORT
     pthread_mutex_lock(&listener.lock)
-    result = accept_one(listener, &conn)
+    result = accept_one(listener, &conn, error)
     if result == A_ONE:
         word_add(&shared.alive, 1)  # under the lock: who has closed the listener counts on it
     pthread_mutex_unlock(&listener.lock)
@@ -156,16 +161,16 @@ cdef inline bint is_behind(Shared *shared) noexcept nogil:
 
 
 cdef inline void accept_turn(Worker *worker, Listener *listener) noexcept nogil:
-    cdef int taken, result = A_ONE
+    cdef int taken, result = A_ONE, error = 0
     if is_behind(worker.shared):
         pause(worker.shared, listener, EBUSY)
         return
     for taken in range(ACCEPTS):
-        result = take_one(listener, worker.shared, worker)
+        result = take_one(listener, worker.shared, worker, &error)
         if result == A_NONE or result == A_SHORT:
             break
     if result == A_SHORT:
-        pause(worker.shared, listener, errno)
+        pause(worker.shared, listener, error)
 
 
 cdef inline void pause(Shared *shared, Listener *listener, int error) noexcept nogil:
@@ -334,6 +339,7 @@ cdef inline void part_turn(Side *side, uint32_t events) noexcept nogil:
             die(conn, True)
     elif not side.ending:
         side.ending = True
+        drop_tls(side)  # its words are said: whoever takes a second to go needn't cost a handshake
         if shutdown(side.fd, SHUT_WR) != 0 or watch(side, LISTEN) < 0:
             die(conn, True)
     elif events and discard(side) == 0:

@@ -24,7 +24,7 @@ cdef enum:
     THIN_RECEIVE = 8 * 1024  # from who sends KeyUpdates, each of which costs as much as a record
     RECORD = 16 * 1024 + 512
     PLAIN = BULK_RECEIVE + 2 * RECORD
-    MAX_HELLO = 64 * 1024
+    MAX_HELLO = 28 * 1024  # what somebody may make us keep who never finishes
     OWN_BACKLOG = 2 * BULK_RECEIVE  # what a side that goes on to send may leave unread
     KEPT_OUTPUT = 4 * 1024  # what an idle session's output buffer may hold
     EVENTS = 128

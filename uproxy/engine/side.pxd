@@ -352,13 +352,17 @@ cdef inline int finish(Side *side) noexcept nogil:
 # The end.
 
 
-cdef inline void let_go(Side *side, bint orderly) noexcept nogil:
-    """Close; a reset unless orderly.  The side can be used for another socket then."""
-    cdef linger now
+cdef inline void drop_tls(Side *side) noexcept nogil:
     forget_fat(side)
     if side.ssl != NULL:
         SSL_free(side.ssl)  # its output BIO too
         side.ssl = side.output = NULL
+
+
+cdef inline void let_go(Side *side, bint orderly) noexcept nogil:
+    """Close; a reset unless orderly.  The side can be used for another socket then."""
+    cdef linger now
+    drop_tls(side)
     drop_backlog(side)
     free(side.early)
     side.early = NULL

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-MAX_HELLO: Final = 64 * 1024
+MAX_HELLO: Final = 28 * 1024
 """Bytes; a longer one is OpenSSL's to refuse."""
 
 _HANDSHAKE_RECORD: Final = 22
