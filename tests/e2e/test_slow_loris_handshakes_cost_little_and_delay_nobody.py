@@ -88,6 +88,21 @@ def pair(
 
 @pytest.mark.privileged
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may see what memory a uProxy has")
+async def test_who_is_refused_costs_next_to_nothing_while_it_may_read_why(
+    pair: tuple[Inbound, Outbound],
+) -> None:
+    """First of all, while no memory that others had can be taken again."""
+    besieged, friend = pair
+    await traffic.exchange(friend.port, 100_000)
+    memory = private_dirty(besieged.pid)
+    with crowd(besieged.port, b"GET / HTTP/1.1\r\n\r\n"):
+        await traffic.exchange(friend.port, 100_000)
+        grown = private_dirty(besieged.pid) - memory
+        assert grown / CROWD <= MOST_MEMORY / 4
+
+
+@pytest.mark.privileged
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may see what memory a uProxy has")
 @pytest.mark.parametrize("says", [half_a_hello(), b""], ids=["half a hello", "nothing"])
 async def test_a_crowd_costs_a_descriptor_and_little_memory_each_until_its_deadline(
     pair: tuple[Inbound, Outbound], says: bytes
@@ -136,17 +151,3 @@ async def test_a_hello_costs_no_more_memory_for_being_endless(
             await traffic.exchange(friend.port, 100_000)
             grown = private_dirty(besieged.pid) - memory
             assert grown / CROWD <= most, size
-
-
-@pytest.mark.privileged
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may see what memory a uProxy has")
-async def test_who_is_refused_costs_next_to_nothing_while_it_may_read_why(
-    pair: tuple[Inbound, Outbound],
-) -> None:
-    besieged, friend = pair
-    await traffic.exchange(friend.port, 100_000)
-    memory = private_dirty(besieged.pid)
-    with crowd(besieged.port, b"GET / HTTP/1.1\r\n\r\n"):
-        await traffic.exchange(friend.port, 100_000)
-        grown = private_dirty(besieged.pid) - memory
-        assert grown / CROWD <= MOST_MEMORY / 4
