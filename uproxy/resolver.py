@@ -20,6 +20,9 @@ from uproxy.model import TcpAddress
 INTERVAL_S = 30.0
 """The system's resolver doesn't tell a record's TTL; this is the promise to users."""
 
+FIRST_S = 0.5
+"""How long the first look-ups may keep uProxy from starting."""
+
 Lookup = Callable[[TcpAddress], Awaitable[tuple[TcpAddress, ...]]]
 """Every record of a name, in the resolver's order; raises OSError."""
 
@@ -56,6 +59,7 @@ class Resolver:
         self._lookup = lookup
         self._interval_s = interval_s
         self._failing: set[TcpAddress] = set()  # said to fail, not yet said to work again
+        self._looked = asyncio.Event()  # set when every name has been looked up once
         self._due = asyncio.Event()  # set when a reload may have brought new names
         self._task: asyncio.Task[None] | None = None  # from start to stop
 
@@ -65,10 +69,12 @@ class Resolver:
         return frozenset(self._failing)
 
     async def start(self) -> None:
-        """Look every name up once, then again in the background; a slow or failing name
-        doesn't keep uProxy from starting."""
+        """Look every name up once, then again in the background.  Whoever comes first finds the
+        addresses, unless a name is slow: it keeps uProxy from starting for FIRST_S at most."""
         self._task = asyncio.create_task(self._run(), name="resolver")
-        await asyncio.sleep(0)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_S):
+                await self._looked.wait()
 
     def refresh(self) -> None:
         """Look every name up now: the configuration has changed."""
@@ -87,6 +93,7 @@ class Resolver:
             names = self._destinations.names
             self._failing &= names
             await asyncio.gather(*(self._resolve(name) for name in names))
+            self._looked.set()
             # not wait_for: before Python 3.12 it may swallow the cancellation of `stop`
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval_s):
