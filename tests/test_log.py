@@ -157,11 +157,12 @@ def test_a_blocked_standard_output_blocks_nobody_and_drops_are_counted_and_said(
     with logging_to(reader, lines=5) as log:
         reader.fill()
         _log.info("line 0")
-        wait_until(log._pipe._lines.empty, "the writer to be stuck with the first line")
+        wait_until(log._pipe._lines.empty, "the writer to have taken the first line")
         for number in range(1, 200):
             _log.info("line %d", number)
         before = log.dropped
-        assert before == 199 - 5
+        # some may have gone with the first, before the writer was stuck
+        assert 199 - 5 - pipe.BATCH_BYTES // 100 <= before <= 199 - 5
         log.access(record())
         assert log.dropped == before + 1
         told: list[str] = []
