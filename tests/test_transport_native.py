@@ -23,6 +23,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from OpenSSL import SSL
 
+from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
 from tests.helpers.hostile_client import Intruder
 from tests.helpers.pki import Authority
@@ -35,21 +36,14 @@ from uproxy.lifecycle import State
 from uproxy.model import Address, Alert, Direction, Limits, Outcome, Role, TcpAddress, Timeouts
 from uproxy.transport.native import NativeEngine, reasons
 
+engine = engines.one_thread
+
 OURS = Authority("example.org")
 US = OURS.issue("/ns/shop/sa/orders")
 PEER = OURS.issue("/ns/web/sa/frontend")
 STRANGER = Authority("stranger.test").issue("/ns/a/sa/b")
 DENIED = Refusal(Outcome.DENIED, "no")
 CHANGED = Refusal(Outcome.POLICY_CHANGED, "not any more")
-
-
-@pytest.fixture
-async def engine() -> AsyncIterator[NativeEngine]:
-    """With one thread: everything is shared that can be."""
-    made = NativeEngine(threads=1)
-    yield made
-    await made.stop()
-    close_all()
 
 
 class Judge:

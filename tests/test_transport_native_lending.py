@@ -11,9 +11,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from OpenSSL import SSL
 
+from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route
 from tests.helpers.pki import Authority
-from tests.helpers.streams import Listener, Stream, close_all, listening
+from tests.helpers.streams import Listener, Stream, listening
 from tests.helpers.tls_streams import TlsStream
 from tests.helpers.waiting import eventually
 from uproxy.contract import PeerSvid
@@ -22,17 +23,10 @@ from uproxy.lifecycle import State
 from uproxy.model import Address, Alert, Direction, Outcome, Role, Timeouts
 from uproxy.transport.native import NativeEngine
 
+engine = engines.one_thread
+
 OURS = Authority("example.org")
 US = OURS.issue("/ns/shop/sa/orders")
-
-
-@pytest.fixture
-async def engine() -> AsyncIterator[NativeEngine]:
-    """With one thread, which nothing may hold up."""
-    made = NativeEngine(threads=1)
-    yield made
-    await made.stop()
-    close_all()
 
 
 class SlowJudge:

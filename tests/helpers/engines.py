@@ -52,6 +52,16 @@ async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     close_all()
 
 
+@pytest.fixture
+async def one_thread() -> AsyncIterator[NativeEngine]:
+    """The engine of threads with one: everything is shared that can be, and all is held up that
+    may not be."""
+    made = NativeEngine(threads=1)
+    yield made
+    await made.stop()
+    close_all()
+
+
 def verifier(role: Role, *trusted: Authority) -> VerifyPeer:
     """Judges a peer that plays `role` as uProxy does, with the bundles of `trusted`."""
     bundles = {authority.trust_domain: authority.bundle for authority in trusted}
