@@ -26,7 +26,7 @@ from uproxy.engine.system cimport (
 )
 
 cdef enum:
-    MOST_RECEIVED = 256 * 1024  # bytes asked for per event, but for the last receive
+    MOST_RECEIVED = BULK_RECEIVE  # bytes asked for per event, but for the last receive
     FULL = 1
 
 
