@@ -568,6 +568,36 @@ async def test_a_peer_that_ends_and_is_gone_loses_nothing_but_what_comes_later(
         assert (await here.door.ending()).outcome is outcome
 
 
+async def test_last_bytes_for_a_peer_that_is_gone_are_no_orderly_end(engine: Engine) -> None:
+    """Though they wait for the end, and go with it."""
+    async with inbound(engine) as here:
+        for _ in range(20):
+            peer, there = await here.relay()
+            await peer.finish()
+            peer.stream.close()
+            assert await there.hear() == b""
+            there.say_last(b"too late")
+        await here.door.ending(20)
+        assert {ending.outcome for _, ending in here.door.endings} == {Outcome.RESET}
+
+
+async def test_last_bytes_for_an_application_that_is_gone_are_no_orderly_end(
+    engine: Engine,
+) -> None:
+    async with inbound(engine) as here:
+        for _ in range(20):
+            peer, there = await here.relay()
+            there.close()
+            assert await peer.hear() == b""
+            peer.corked = True
+            await peer.say(b"too late")
+            await peer.finish()
+            peer.corked = False
+            await peer.flush()
+        await here.door.ending(20)
+        assert {ending.outcome for _, ending in here.door.endings} == {Outcome.RESET}
+
+
 async def test_ends_that_cross_are_both_orderly(engine: Engine) -> None:
     """The peer's end may still wait to be read when ours is answered with a reset."""
     async with inbound(engine) as here:

@@ -7,8 +7,10 @@ hands over the connections it accepts.
 from __future__ import annotations
 
 import asyncio
+import enum
 import socket
 import struct
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Self
@@ -21,6 +23,13 @@ PATIENCE = 10.0
 
 
 _made: list[socket.socket] = []
+
+
+class Segments(enum.Enum):
+    """Where `struct tcp_info` counts them (linux/tcp.h)."""
+
+    ALL = 140
+    WITH_BYTES = 152
 
 
 class Stream:
@@ -82,6 +91,16 @@ class Stream:
         while more := await self.hear():
             heard += more
         return bytes(heard)
+
+    def say_last(self, data: bytes) -> None:
+        """Little enough for one segment, and the end in the same one."""
+        self.socket.send(data, socket.MSG_MORE)
+        self.finish()
+
+    def segments(self, which: Segments) -> int:
+        """How many have come."""
+        said = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, which.value + 4)
+        return int.from_bytes(said[which.value :], sys.byteorder)
 
     async def is_reset(self) -> bool:
         """Wait for the end; whether it is a reset rather than an orderly one."""

@@ -149,6 +149,7 @@ cdef struct Side:
     bint hung_up
     bint ending  # we have said our end, or will behind the backlog
     bint ended  # the peer's close_notify has come
+    bint corked  # the last bytes before our end wait for it, and go in one segment with it
     bint finished  # its socket's end too
     int appetite  # bytes to receive at once
     bint owns_context  # `shakes.context` was taken for this connection alone

@@ -48,7 +48,7 @@ cdef inline void relay_begin(Conn *conn, const char *preface, size_t size) noexc
         relay_failed(conn)
         return
     # who dialled in has mostly spoken by now: it goes along with the handshake's last words
-    if (flow_open(conn, 0) and pump(conn, 0) < 0) or push_rest(&conn.sides[1]) < 0:
+    if (flow_open(conn, 0) and pump(conn, 0, False) < 0) or push_rest(&conn.sides[1]) < 0:
         relay_failed(conn)
         return
     check_patience(conn)
@@ -75,7 +75,7 @@ cdef inline void relay_turn(Side *side, uint32_t events) noexcept nogil:
         result = FULL
         while result == FULL and asked < MOST_RECEIVED and flow_open(conn, side.index):
             asked += max(side.appetite, <int>RECEIVE)
-            result = pump(conn, side.index)
+            result = pump(conn, side.index, (events & EPOLLRDHUP) != 0)
             if result == 0 and events & EPOLLRDHUP:
                 result = FULL  # its end is behind what was read
     if result < 0:
@@ -91,7 +91,7 @@ cdef inline void settle(Conn *conn) noexcept nogil:
     cdef int flow
     for flow in range(2):
         while flow_open(conn, flow) and (conn.sides[flow].early_size or conn.sides[flow].ended):
-            if pump(conn, flow) < 0:
+            if pump(conn, flow, False) < 0:
                 relay_failed(conn)
                 return
     if (conn.flow_ended[0] and conn.flow_ended[1]
@@ -111,9 +111,11 @@ cdef inline int wanted(Conn *conn, int side) noexcept nogil:
     return mask
 
 
-cdef inline int pump(Conn *conn, int flow) noexcept nogil:
-    """One receive's worth; FULL if there may be more."""
+cdef inline int pump(Conn *conn, int flow, bint hung_up) noexcept nogil:
+    """One receive's worth; FULL if there may be more.  `hung_up`: the source's socket is at its
+    end behind that."""
     cdef Side *source = &conn.sides[flow]
+    cdef Side *sink = &conn.sides[1 - flow]
     cdef char *data = NULL
     cdef char *early = NULL
     cdef ssize_t size
@@ -133,11 +135,13 @@ cdef inline int pump(Conn *conn, int flow) noexcept nogil:
     if size == 0:
         return end_flow(conn, flow)
     count_add(&conn.counts[flow], size)
-    if send_plain(&conn.sides[1 - flow], data, size) < 0:
+    # nothing keeps the end from following in this turn, or the next
+    sink.corked = source.ended or (hung_up and source.ssl == NULL and not full)
+    if send_plain(sink, data, size) < 0:
         free(early)
         return -1
     free(early)
-    if conn.sides[1 - flow].backlog_size:
+    if sink.backlog_size:
         source.appetite = min(source.appetite, <int>RECEIVE)
     return FULL if full else 0
 

@@ -21,8 +21,9 @@ from uproxy.engine.parts cimport (
     F_MEMORY, F_NONE, F_OS, F_TLS, KEPT_OUTPUT, PLAIN, RECEIVE, RECORD, Conn, Side, Worker,
 )
 from uproxy.engine.system cimport (
-    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, MSG_NOSIGNAL, SHUT_WR, SLIM_AFTER, SO_LINGER,
-    SOL_SOCKET, epoll_ctl, epoll_event, linger, recv, send, setsockopt, shutdown,
+    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, SLIM_AFTER,
+    SO_ERROR, SO_LINGER, SOL_SOCKET, epoll_ctl, epoll_event, getsockopt, linger, recv, send,
+    setsockopt, shutdown,
 )
 
 
@@ -96,11 +97,13 @@ cdef inline int keep_early(Side *side, const char *data, size_t size) noexcept n
 # under TLS in the session's output.
 
 
-cdef inline ssize_t send_now(Side *side, const char *data, size_t size) noexcept nogil:
-    """What the socket takes; -1 failed (errno)."""
+cdef inline ssize_t send_now(Side *side, const char *data, size_t size,
+                             bint corked) noexcept nogil:
+    """What the socket takes; -1 failed (errno).  Corked, it waits for our end."""
+    cdef int flags = MSG_NOSIGNAL | MSG_MORE if corked else MSG_NOSIGNAL
     cdef ssize_t sent
     while True:
-        sent = send(side.fd, data, size, MSG_NOSIGNAL)
+        sent = send(side.fd, data, size, flags)
         if sent >= 0:
             return sent
         if errno == EAGAIN:
@@ -138,7 +141,7 @@ cdef inline int push(Side *side, const char *data, size_t size) noexcept nogil:
     """In the clear: send now what the socket takes, keep the rest."""
     cdef ssize_t sent = 0
     if side.backlog_size == 0:
-        sent = send_now(side, data, size)
+        sent = send_now(side, data, size, side.corked)
         if sent < 0:
             return fail(side, F_OS, errno, 0)
     if <size_t>sent < size:
@@ -148,6 +151,10 @@ cdef inline int push(Side *side, const char *data, size_t size) noexcept nogil:
 
 cdef inline int push_output(Side *side) noexcept nogil:
     """Under TLS: send of the records made what the socket takes."""
+    return push_records(side, False)
+
+
+cdef inline int push_records(Side *side, bint corked) noexcept nogil:
     cdef char *data = NULL
     cdef long size = BIO_get_mem_data(side.output, &data)
     cdef ssize_t sent
@@ -156,7 +163,7 @@ cdef inline int push_output(Side *side) noexcept nogil:
         return 0
     if size > KEPT_OUTPUT:
         fatten(side)
-    sent = send_now(side, data, size)
+    sent = send_now(side, data, size, corked)
     if sent < 0:
         drain(side, size)
         return fail(side, F_OS, errno, 0)
@@ -183,7 +190,7 @@ cdef inline int flush(Side *side) noexcept nogil:
         if push_output(side) < 0:
             return -1
         return end_if_sent(side)
-    sent = send_now(side, side.backlog + side.backlog_at, side.backlog_size)
+    sent = send_now(side, side.backlog + side.backlog_at, side.backlog_size, False)
     if sent < 0:
         return fail(side, F_OS, errno, 0)
     side.backlog_at += sent
@@ -194,12 +201,23 @@ cdef inline int flush(Side *side) noexcept nogil:
 
 
 cdef inline int end_if_sent(Side *side) noexcept nogil:
-    if side.ending and side.backlog_size == 0 and shutdown(side.fd, SHUT_WR) != 0:
+    cdef int error
+    if not side.ending or side.backlog_size:
+        return 0
+    if shutdown(side.fd, SHUT_WR) != 0:
         # who said his end and closed at once, as Go does, answers a close_notify with a
         # reset: nothing is lost by it, and whether he did say it is still to be read
         if side.ssl == NULL or errno != ENOTCONN:
             return fail(side, F_OS, errno, 0)
-    return 0
+    error = socket_error(side.fd) if side.corked else 0
+    return fail(side, F_OS, error, 0) if error else 0
+
+
+cdef inline int socket_error(int fd) noexcept nogil:
+    """The errno that waits to be told; 0: none."""
+    cdef int error = 0
+    cdef unsigned int size = sizeof(error)
+    return errno if getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0 else error
 
 
 # An output buffer never shrinks (a memory BIO): one that has grown is replaced when its side
@@ -334,7 +352,7 @@ cdef inline int send_plain(Side *side, const char *data, size_t size) noexcept n
     ERR_clear_error()
     if SSL_write(side.ssl, data, <int>size) != <int>size:
         return fail_tls(side)
-    return push_output(side)
+    return 0 if side.corked else push_output(side)
 
 
 cdef inline int finish(Side *side) noexcept nogil:
@@ -343,7 +361,7 @@ cdef inline int finish(Side *side) noexcept nogil:
         ERR_clear_error()
         if SSL_shutdown(side.ssl) < 0:
             return fail_tls(side)
-        if push_output(side) < 0:
+        if push_records(side, True) < 0:
             return -1
     side.ending = True
     return end_if_sent(side)
@@ -376,4 +394,4 @@ cdef inline void let_go(Side *side, bint orderly) noexcept nogil:
             setsockopt(side.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
         close(side.fd)
     side.fd = -1
-    side.hung_up = side.ending = side.ended = side.finished = False
+    side.hung_up = side.ending = side.corked = side.ended = side.finished = False

@@ -29,7 +29,7 @@ cdef extern from "<sys/socket.h>" nogil:
         uint16_t ss_family
     int AF_UNIX, AF_INET, AF_INET6
     int SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
-    int MSG_NOSIGNAL, SHUT_WR
+    int MSG_MORE, MSG_NOSIGNAL, SHUT_WR
     int SOL_SOCKET, SO_ERROR, SO_LINGER, SO_KEEPALIVE
     int socket(int, int, int)
     int connect(int, const sockaddr *, unsigned int)
