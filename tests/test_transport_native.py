@@ -17,8 +17,9 @@ import termios
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import count
 
 import pytest
 from OpenSSL import SSL
@@ -27,7 +28,7 @@ from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
 from tests.helpers.hostile_client import Intruder
 from tests.helpers.pki import Authority
-from tests.helpers.streams import PATIENCE, Listener, Stream, close_all, listening
+from tests.helpers.streams import PATIENCE, Listener, Segments, Stream, close_all, listening
 from tests.helpers.tls_streams import TlsStream
 from tests.helpers.waiting import eventually, wait_until
 from uproxy.contract import Connection, PeerSvid, Refusal, Stands, TlsPlan
@@ -432,6 +433,103 @@ async def test_who_floods_with_key_updates_is_heard_little_until_it_says_somethi
                 await there.say(b"ok")
                 assert await asyncio.to_thread(peer.hear, 2) == b"ok"
             await eventually(lambda: connection.state is State.CLOSED, "its end")
+
+
+# What goes together.
+
+
+async def test_last_bytes_go_to_a_peer_in_one_segment_with_both_ends(
+    engine: NativeEngine,
+) -> None:
+    ours = plan(Role.CLIENT, US, verifier(Role.SERVER, OURS))
+    async with listening() as far:
+        door = RecordingDoor(Direction.OUTBOUND, route(far.address, tls=ours))
+        async with open_door(engine, door) as address:
+            near = await Stream.connect(address)
+            peer = TlsStream(await far.accept(), PEER, server=True)
+            await peer.shake()
+            await near.say(b"first")
+            assert await peer.hear_exactly(5) == b"first"
+            before = peer.stream.segments(Segments.WITH_BYTES)
+            near.say_last(b"last")
+            assert await peer.hear_all() == b"last"
+            assert await peer.stream.hear() == b""
+            assert peer.stream.segments(Segments.WITH_BYTES) == before + 1
+
+
+async def test_last_bytes_go_to_an_application_in_one_segment_with_the_end(
+    engine: NativeEngine,
+) -> None:
+    async with listening() as far:
+        door = RecordingDoor(Direction.INBOUND, route(far.address), server(Judge()))
+        async with open_door(engine, door) as address:
+            peer = TlsStream(await Stream.connect(address), PEER)
+            await peer.shake()
+            await peer.say(b"first")
+            there = await far.accept()
+            assert await there.hear() == b"first"
+            before = there.segments(Segments.ALL)
+            peer.corked = True
+            await peer.say(b"last")
+            await peer.finish()
+            peer.corked = False
+            await peer.flush()
+            assert await there.hear_all() == b"last"
+            assert there.segments(Segments.ALL) == before + 1
+
+
+BETWEEN_ROUNDS = 0.1
+"""Seconds between two rounds of reports that ask nothing (`machine.h`, as BUSY)."""
+CROWD = 256
+"""Connections that something is to be told of, and nobody waits for more (`parts.pxd`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What the loop heard of callers who came one after the other, and ask nothing."""
+
+    connections: int
+    rounds: int
+    lasted: float
+    """Seconds."""
+
+
+async def hear_of_callers(monkeypatch: pytest.MonkeyPatch, pause: float) -> Heard:
+    """Callers for five rounds' time, with a pause between each two."""
+    rounds, take = count(), NativeEngine.take
+
+    def counting(engine: NativeEngine, _most: int = 0) -> None:
+        next(rounds)
+        take(engine, 1 << 20)
+
+    monkeypatch.setattr(NativeEngine, "take", counting)
+    engine, loop = NativeEngine(threads=1), asyncio.get_running_loop()
+    async with listening() as far:
+        door = RecordingDoor(
+            Direction.OUTBOUND, replace(route(far.address), stands=Stands.FOR_PEER)
+        )
+        async with open_door(engine, door) as address:
+            before, began = next(rounds), loop.time()
+            while loop.time() < began + 5 * BETWEEN_ROUNDS:
+                (await Stream.connect(address)).close()
+                await asyncio.sleep(pause)
+            heard = Heard(len(door.repeats), next(rounds) - before, loop.time() - began)
+    await engine.stop()
+    return heard
+
+
+async def test_reports_that_ask_nothing_come_in_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    heard = await hear_of_callers(monkeypatch, BETWEEN_ROUNDS / 50)
+    assert heard.connections > 10
+    crowds = heard.connections / CROWD
+    assert heard.rounds <= heard.lasted / BETWEEN_ROUNDS + crowds + 4  # the first one asked
+
+
+async def test_a_crowd_of_reports_does_not_wait_for_its_round(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard = await hear_of_callers(monkeypatch, 0)
+    assert heard.rounds > heard.connections / (2 * CROWD)
 
 
 # Routes that stand.

@@ -238,9 +238,9 @@ class Door(Protocol):
         """Decide on an arrival whose peer, if any, is verified."""
 
     def repeated(self, arrival: Arrival, route: Route) -> None:
-        """The engine gave a `route` that stands to this arrival as well.  Told some milliseconds
-        late, but before anything else about the arrival; `opened` may then be told when bytes
-        have moved.  The route stood when the first of them did."""
+        """The engine gave a `route` that stands to this arrival as well.  Told up to a tenth of a
+        second late, but before anything else about the arrival; `opened` may then be told when
+        bytes have moved.  The route stood when the first of them did."""
 
     def attempted(self, route: Route, candidate: Candidate, failure: Refusal | None) -> None:
         """One candidate failed (with why), or was reached (None)."""

@@ -277,6 +277,7 @@ cdef class Core:
                 if inbox.first == NULL:
                     inbox.last = NULL
                 conn.queued, conn.events, conn.next_event = False, 0, NULL
+                inbox.waiting -= 1
             pthread_mutex_unlock(&inbox.lock)
             if conn == NULL:
                 return taken

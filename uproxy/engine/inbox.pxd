@@ -5,9 +5,9 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc
 from posix.unistd cimport read, write
 
-from uproxy.engine.parts cimport Command, Conn, Inbox, Listener, Worker
+from uproxy.engine.parts cimport CROWD, Command, Conn, Inbox, Listener, Worker
 from uproxy.engine.system cimport (
-    QUIET, pthread_mutex_lock, pthread_mutex_unlock, word_add, word_get, word_swap,
+    BUSY, QUIET, pthread_mutex_lock, pthread_mutex_unlock, word_add, word_get, word_swap,
 )
 
 
@@ -37,6 +37,7 @@ cdef inline void ring_loop(Inbox *inbox) noexcept nogil:
 cdef inline void tell(Conn *conn, int event, bint asks) noexcept nogil:
     """Report to the loop, which takes reports in batches: at once if it asks something."""
     cdef Worker *worker = conn.worker
+    cdef bint crowded
     cdef Inbox *inbox = &worker.shared.inbox
     pthread_mutex_lock(&inbox.lock)
     conn.events |= event
@@ -48,11 +49,13 @@ cdef inline void tell(Conn *conn, int event, bint asks) noexcept nogil:
         else:
             inbox.first = conn
         inbox.last = conn
+        inbox.waiting += 1
+    crowded = inbox.waiting >= CROWD
     pthread_mutex_unlock(&inbox.lock)
-    if asks:
+    if asks or crowded:
         ring_loop(inbox)
     elif worker.ring_due == 0:
-        worker.ring_due = worker.now + QUIET
+        worker.ring_due = max(worker.now + QUIET, worker.rung + BUSY)
 
 
 cdef inline void decide(Conn *conn) noexcept nogil:

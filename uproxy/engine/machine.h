@@ -10,6 +10,7 @@
 
 #define LISTEN (EPOLLIN | EPOLLRDHUP) /* for bytes, or the end of them */
 #define QUIET 0.01 /* seconds that reports which ask nothing wait for others to come along */
+#define BUSY 0.1 /* seconds between two rounds of these: what is told together costs half */
 #define LINGER 1.0 /* seconds a refused peer has to read its alert */
 #define VERDICT_LIFE 60.0 /* seconds a verdict on a leaf holds at most */
 #define STRANGERS_FOR 1000 /* milliseconds after a leaf had to be judged, in which others may */

@@ -31,6 +31,7 @@ cdef enum:
     MOST_STEPS = 2  # of handshakes, in one turn
     ACCEPTS = 16  # in one turn, so that a flood of arrivals leaves turns for the others
     MOST_OPTIONS = 8
+    CROWD = 256  # connections that something is to be told of, and nobody waits for more
     UNHEARD = 4096  # connections that have ended, and the loop is to hear of, at most
 
 cdef enum Kind:  # what an epoll event is about; the first word of each
@@ -148,8 +149,8 @@ cdef struct Side:
     bint asked  # the other side wants to see our certificate: a server's is never optional
     bint hung_up
     bint ending  # we have said our end, or will behind the backlog
-    bint ended  # the peer's close_notify has come
     bint corked  # the last bytes before our end wait for it, and go in one segment with it
+    bint ended  # the peer's close_notify has come
     bint finished  # its socket's end too
     int appetite  # bytes to receive at once
     bint owns_context  # `shakes.context` was taken for this connection alone
@@ -263,6 +264,7 @@ cdef struct Inbox:  # of the loop
     pthread_mutex_t lock
     Conn *first
     Conn *last
+    int waiting  # connections that something is to be told of
     bint rung
     int bell
 
@@ -298,6 +300,7 @@ cdef struct Worker:
     int load  # connections
     double now
     double ring_due  # when the loop is to hear of quiet reports; 0: none wait
+    double rung  # when it was last due
     double slim_due
     int64_t busy_since  # milliseconds; 0: waiting
     Conn *conns

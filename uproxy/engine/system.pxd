@@ -72,7 +72,7 @@ cdef extern from "<errno.h>" nogil:
 
 cdef extern from "machine.h" nogil:
     uint32_t LISTEN
-    double QUIET, LINGER, VERDICT_LIFE, SETTLED_AFTER, SLIM_AFTER
+    double QUIET, BUSY, LINGER, VERDICT_LIFE, SETTLED_AFTER, SLIM_AFTER
     int STRANGERS_FOR
     void *shaking_get()
     void shaking_set(void *)

@@ -85,6 +85,8 @@ cdef inline void cut(Conn *conn, int why) noexcept nogil:
         conn.fault.what = F_NONE
         fail(&conn.sides[0], why, 0, 0)
     die(conn, False)
+    if why == F_CUT:
+        ring_loop(&conn.worker.shared.inbox)  # which has told us to
 
 
 cdef inline void cut_all(Worker *worker) noexcept nogil:
@@ -175,6 +177,7 @@ cdef inline void keep_time(Worker *worker) noexcept nogil:
         slim(worker)
     if worker.ring_due != 0 and worker.now >= worker.ring_due:
         worker.ring_due = 0
+        worker.rung = worker.now
         ring_loop(&worker.shared.inbox)
 
 
