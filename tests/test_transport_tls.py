@@ -568,6 +568,22 @@ async def test_a_peer_that_ends_and_is_gone_loses_nothing_but_what_comes_later(
         assert (await here.door.ending()).outcome is outcome
 
 
+async def test_what_an_application_says_before_it_resets_is_delivered(engine: Engine) -> None:
+    """As one does that answers early, and closes with a request unread."""
+    async with inbound(engine) as here:
+        for number in range(40):
+            peer, there = await here.relay()
+            await peer.say(b"a long request")
+            connection = here.door.opened_[number]
+            await eventually(lambda: connection.bytes_received, "the request")  # noqa: B023
+            await there.say(b"413 too long")
+            there.close()
+            assert await peer.hear_exactly(12) == b"413 too long"
+            with pytest.raises(ConnectionResetError):
+                await peer.hear()
+        assert {ending.outcome for _, ending in here.door.endings} <= {Outcome.RESET}
+
+
 async def test_last_bytes_for_a_peer_that_is_gone_are_no_orderly_end(engine: Engine) -> None:
     """Though they wait for the end, and go with it."""
     async with inbound(engine) as here:

@@ -19,6 +19,7 @@ from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
+from posix.time cimport CLOCK_MONOTONIC
 from posix.unistd cimport close
 
 from uproxy.engine.inbox cimport command, decide, post, ring_loop, silence
@@ -36,7 +37,7 @@ from uproxy.engine.standing cimport (
 )
 from uproxy.engine.system cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, EPOLLEXCLUSIVE, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD,
-    EPOLL_CTL_DEL, epoll_create1, epoll_ctl, epoll_event, eventfd, long_get, pointer_set,
+    EPOLL_CTL_DEL, clock_of, epoll_create1, epoll_ctl, epoll_event, eventfd, long_get, pointer_set,
     pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
     sockaddr_storage, word_add, word_get, word_set,
 )
@@ -268,6 +269,7 @@ cdef class Core:
         silence(inbox.bell)
         pthread_mutex_lock(&inbox.lock)
         inbox.rung = False
+        inbox.looked = clock_of(CLOCK_MONOTONIC)
         pthread_mutex_unlock(&inbox.lock)
         while len(taken) < most:
             pthread_mutex_lock(&inbox.lock)

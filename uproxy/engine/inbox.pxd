@@ -34,10 +34,21 @@ cdef inline void ring_loop(Inbox *inbox) noexcept nogil:
         ring(inbox.bell)
 
 
+cdef inline void ring_round(Inbox *inbox) noexcept nogil:
+    """Unless everything has been told by now."""
+    cdef bint waiting
+    pthread_mutex_lock(&inbox.lock)
+    waiting = inbox.waiting > 0
+    pthread_mutex_unlock(&inbox.lock)
+    if waiting:
+        ring_loop(inbox)
+
+
 cdef inline void tell(Conn *conn, int event, bint asks) noexcept nogil:
     """Report to the loop, which takes reports in batches: at once if it asks something."""
     cdef Worker *worker = conn.worker
     cdef bint crowded
+    cdef double due
     cdef Inbox *inbox = &worker.shared.inbox
     pthread_mutex_lock(&inbox.lock)
     conn.events |= event
@@ -51,11 +62,12 @@ cdef inline void tell(Conn *conn, int event, bint asks) noexcept nogil:
         inbox.last = conn
         inbox.waiting += 1
     crowded = inbox.waiting >= CROWD
+    due = inbox.looked + BUSY
     pthread_mutex_unlock(&inbox.lock)
     if asks or crowded:
         ring_loop(inbox)
     elif worker.ring_due == 0:
-        worker.ring_due = max(worker.now + QUIET, worker.rung + BUSY)
+        worker.ring_due = max(worker.now + QUIET, due)
 
 
 cdef inline void decide(Conn *conn) noexcept nogil:

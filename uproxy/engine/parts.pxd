@@ -265,6 +265,7 @@ cdef struct Inbox:  # of the loop
     Conn *first
     Conn *last
     int waiting  # connections that something is to be told of
+    double looked  # when the loop last took reports
     bint rung
     int bell
 
@@ -300,7 +301,6 @@ cdef struct Worker:
     int load  # connections
     double now
     double ring_due  # when the loop is to hear of quiet reports; 0: none wait
-    double rung  # when it was last due
     double slim_due
     int64_t busy_since  # milliseconds; 0: waiting
     Conn *conns

@@ -75,9 +75,11 @@ cdef inline void relay_turn(Side *side, uint32_t events) noexcept nogil:
         result = FULL
         while result == FULL and asked < MOST_RECEIVED and flow_open(conn, side.index):
             asked += max(side.appetite, <int>RECEIVE)
-            result = pump(conn, side.index, (events & EPOLLRDHUP) != 0)
+            result = pump(conn, side.index, (events & (EPOLLRDHUP | EPOLLERR)) == EPOLLRDHUP)
             if result == 0 and events & EPOLLRDHUP:
                 result = FULL  # its end is behind what was read
+        if uncork(&conn.sides[1 - side.index]) < 0:
+            result = -1
     if result < 0:
         relay_failed(conn)
     else:
@@ -102,6 +104,15 @@ cdef inline void settle(Conn *conn) noexcept nogil:
         relay_failed(conn)
 
 
+cdef inline int uncork(Side *side) noexcept nogil:
+    """Records don't outlast the turn, though the end that they waited for was a reset, or is
+    still to come."""
+    if not side.corked or side.ending or side.ssl == NULL:
+        return 0
+    side.corked = False
+    return push_output(side)
+
+
 cdef inline int wanted(Conn *conn, int side) noexcept nogil:
     cdef int mask = 0
     if flow_open(conn, side):
@@ -112,8 +123,8 @@ cdef inline int wanted(Conn *conn, int side) noexcept nogil:
 
 
 cdef inline int pump(Conn *conn, int flow, bint hung_up) noexcept nogil:
-    """One receive's worth; FULL if there may be more.  `hung_up`: the source's socket is at its
-    end behind that."""
+    """One receive's worth; FULL if there may be more.  `hung_up`: the orderly end of the source's
+    socket is behind what there is."""
     cdef Side *source = &conn.sides[flow]
     cdef Side *sink = &conn.sides[1 - flow]
     cdef char *data = NULL
@@ -135,8 +146,11 @@ cdef inline int pump(Conn *conn, int flow, bint hung_up) noexcept nogil:
     if size == 0:
         return end_flow(conn, flow)
     count_add(&conn.counts[flow], size)
-    # nothing keeps the end from following in this turn, or the next
-    sink.corked = source.ended or (hung_up and source.ssl == NULL and not full)
+    # the end follows at once: in the clear, where it can't be taken back, only what is certain
+    if source.ssl != NULL:
+        sink.corked = source.ended and sink.ssl == NULL
+    else:
+        sink.corked = hung_up and not full and sink.ssl != NULL
     if send_plain(sink, data, size) < 0:
         free(early)
         return -1

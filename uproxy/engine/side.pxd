@@ -3,7 +3,7 @@
 Functions that can fail return -1 and leave the reason in the connection (`fail`).
 """
 
-from libc.errno cimport EAGAIN, EINTR, ENOTCONN, errno
+from libc.errno cimport EAGAIN, ECONNRESET, EINTR, ENOTCONN, EPIPE, ETIMEDOUT, errno
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 from posix.unistd cimport close
@@ -209,15 +209,18 @@ cdef inline int end_if_sent(Side *side) noexcept nogil:
         # reset: nothing is lost by it, and whether he did say it is still to be read
         if side.ssl == NULL or errno != ENOTCONN:
             return fail(side, F_OS, errno, 0)
-    error = socket_error(side.fd) if side.corked else 0
+    error = lost(side.fd) if side.corked else 0
     return fail(side, F_OS, error, 0) if error else 0
 
 
-cdef inline int socket_error(int fd) noexcept nogil:
-    """The errno that waits to be told; 0: none."""
+cdef inline int lost(int fd) noexcept nogil:
+    """The errno with which what was sent has been refused by now; 0: it hasn't."""
     cdef int error = 0
     cdef unsigned int size = sizeof(error)
-    return errno if getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0 else error
+    if getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0:
+        return errno
+    # others may come from an ICMP message that TCP survives
+    return error if error == ECONNRESET or error == EPIPE or error == ETIMEDOUT else 0
 
 
 # An output buffer never shrinks (a memory BIO): one that has grown is replaced when its side

@@ -10,7 +10,7 @@ from uproxy.engine.ending cimport die
 from uproxy.engine.far cimport (
     connect_turn, dial, far_failed, far_turn, near_lost, watch_loss,
 )
-from uproxy.engine.inbox cimport ring_loop, silence
+from uproxy.engine.inbox cimport ring_loop, ring_round, silence
 from uproxy.engine.lending cimport is_lent, send_back
 from uproxy.engine.near cimport (
     accept_turn, arrive, begin_hello, near_failed, near_stepped, near_turn, hear_hello,
@@ -177,8 +177,7 @@ cdef inline void keep_time(Worker *worker) noexcept nogil:
         slim(worker)
     if worker.ring_due != 0 and worker.now >= worker.ring_due:
         worker.ring_due = 0
-        worker.rung = worker.now
-        ring_loop(&worker.shared.inbox)
+        ring_round(&worker.shared.inbox)
 
 
 # The turn.

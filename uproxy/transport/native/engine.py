@@ -79,6 +79,8 @@ class NativeEngine:
         """No plan or route that a door gave until now stands any more."""
         for door in tuple(self.doors):
             door.offer()
+        # whoever got in before is to be known when open connections are judged
+        self._loop.call_soon(self.take, self.core.alive())
 
     def refused(self) -> dict[str, int]:
         """Arrivals refused by each limit since the start; `descriptors` counts shortages."""
@@ -105,6 +107,7 @@ class NativeEngine:
         while self.core.alive():
             self.core.cut_all()
             await self._wait_for_something(_CUT_AGAIN)
+            self.take(self.core.alive())
         await asyncio.gather(*self.dialling, return_exceptions=True)
         self._loop.remove_reader(self.core.fileno())
         self.core.stop()
