@@ -191,6 +191,7 @@ cdef inline void arrive(Conn *conn) noexcept nogil:
     cdef Side *side = &conn.sides[0]
     cdef Terms *terms = conn.terms
     cdef int why
+    conn.worker.now = max(conn.worker.now, conn.accepted)  # no deadline is earlier than its length
     link_conn(conn)
     why = enter(conn)
     if why != F_NONE:
