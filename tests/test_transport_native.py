@@ -469,11 +469,7 @@ async def test_last_bytes_go_to_an_application_in_one_segment_with_the_end(
             there = await far.accept()
             assert await there.hear() == b"first"
             before = there.segments(Segments.ALL)
-            peer.corked = True
-            await peer.say(b"last")
-            await peer.finish()
-            peer.corked = False
-            await peer.flush()
+            await peer.say_last(b"last")
             assert await there.hear_all() == b"last"
             assert there.segments(Segments.ALL) == before + 1
 

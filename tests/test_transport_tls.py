@@ -571,11 +571,10 @@ async def test_a_peer_that_ends_and_is_gone_loses_nothing_but_what_comes_later(
 async def test_what_an_application_says_before_it_resets_is_delivered(engine: Engine) -> None:
     """As one does that answers early, and closes with a request unread."""
     async with inbound(engine) as here:
-        for number in range(40):
+        for _ in range(40):
             peer, there = await here.relay()
             await peer.say(b"a long request")
-            connection = here.door.opened_[number]
-            await eventually(lambda: connection.bytes_received, "the request")  # noqa: B023
+            await eventually(lambda: here.door.opened_[-1].bytes_received, "the request")
             await there.say(b"413 too long")
             there.close()
             assert await peer.hear_exactly(12) == b"413 too long"
@@ -605,11 +604,7 @@ async def test_last_bytes_for_an_application_that_is_gone_are_no_orderly_end(
             peer, there = await here.relay()
             there.close()
             assert await peer.hear() == b""
-            peer.corked = True
-            await peer.say(b"too late")
-            await peer.finish()
-            peer.corked = False
-            await peer.flush()
+            await peer.say_last(b"too late")
         await here.door.ending(20)
         assert {ending.outcome for _, ending in here.door.endings} == {Outcome.RESET}
 

@@ -19,7 +19,7 @@ _SIZE = 1 << 16
 
 
 class TlsStream:
-    """TLS over a stream.  Output can be held back (`corked`), to come in one segment."""
+    """TLS over a stream."""
 
     def __init__(
         self,
@@ -50,7 +50,6 @@ class TlsStream:
             context.set_alpn_protos([name.encode() for name in alpn])
         self.stream = stream
         self.tls = SSL.Connection(context)
-        self.corked = False
         if server:
             self.tls.set_accept_state()
         else:
@@ -114,6 +113,11 @@ class TlsStream:
         self.tls.shutdown()
         await self.flush()
 
+    async def say_last(self, data: bytes) -> None:
+        """Little enough for one segment, and close_notify in the same one."""
+        self.tls.sendall(data)
+        await self.finish()
+
     def truncate(self) -> None:
         """FIN without a close_notify."""
         self.stream.finish()
@@ -128,7 +132,7 @@ class TlsStream:
                 return bytes(sent)
 
     async def flush(self) -> None:
-        if not self.corked and (output := self.pending()):
+        if output := self.pending():
             await self.stream.say(output)
 
     async def _fill(self) -> None:
