@@ -22,11 +22,11 @@ from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC
 from posix.unistd cimport close
 
-from uproxy.engine.inbox cimport command, decide, post, ring_loop, silence
+from uproxy.engine.inbox cimport command, decide, inbox_remove, post, ring_loop, silence
 from uproxy.engine.near cimport A_GONE, A_ONE, pause, take_one
 from uproxy.engine.openssl cimport BIO_free, OSSL_PLACES, ossl_places, ossl_small_key
 from uproxy.engine.parts cimport (
-    C_CUT, C_CUT_ALL, C_DIAL, C_FORGET, C_RELAY, C_RELEASE, C_SHAKE_NEAR, C_STOP, C_WATCH,
+    COMPANY, C_CUT, C_CUT_ALL, C_DIAL, C_FORGET, C_RELAY, C_RELEASE, C_SHAKE_NEAR, C_STOP, C_WATCH,
     E_ADMITTED, E_ARRIVED, E_CLOSED, E_FAR_FAILED, E_FAR_READY, E_OPENED, E_SHAKEN,
     K_BELL, K_LISTENER, MOST_OPTIONS, V_ACCEPTED, V_DEFECT, V_NONE, V_REFUSED,
     Command, Conn, Entry, Fault, Gate, Handshake, Inbox, Listener, Place, Shared, Side, Standing,
@@ -269,17 +269,14 @@ cdef class Core:
         silence(inbox.bell)
         pthread_mutex_lock(&inbox.lock)
         inbox.rung = False
-        inbox.looked = clock_of(CLOCK_MONOTONIC)
+        if inbox.waiting >= COMPANY:
+            inbox.busy = clock_of(CLOCK_MONOTONIC)
         pthread_mutex_unlock(&inbox.lock)
         while len(taken) < most:
             pthread_mutex_lock(&inbox.lock)
             conn = inbox.first
             if conn != NULL:
-                inbox.first, events = conn.next_event, conn.events
-                if inbox.first == NULL:
-                    inbox.last = NULL
-                conn.queued, conn.events, conn.next_event = False, 0, NULL
-                inbox.waiting -= 1
+                events = inbox_remove(inbox, conn)
             pthread_mutex_unlock(&inbox.lock)
             if conn == NULL:
                 return taken

@@ -5,7 +5,7 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc
 from posix.unistd cimport read, write
 
-from uproxy.engine.parts cimport CROWD, Command, Conn, Inbox, Listener, Worker
+from uproxy.engine.parts cimport CROWD, E_CLOSED, Command, Conn, Inbox, Listener, Worker
 from uproxy.engine.system cimport (
     BUSY, QUIET, pthread_mutex_lock, pthread_mutex_unlock, word_add, word_get, word_swap,
 )
@@ -44,6 +44,33 @@ cdef inline void ring_round(Inbox *inbox) noexcept nogil:
         ring_loop(inbox)
 
 
+cdef inline void inbox_add(Inbox *inbox, Conn *conn) noexcept nogil:
+    """Under the lock; its events are still to be set."""
+    conn.event_before, conn.event_after = inbox.last, NULL
+    if inbox.last != NULL:
+        inbox.last.event_after = conn
+    else:
+        inbox.first = conn
+    inbox.last = conn
+    inbox.waiting += 1
+
+
+cdef inline int inbox_remove(Inbox *inbox, Conn *conn) noexcept nogil:
+    """Under the lock; its events, which are none from then on."""
+    cdef int events = conn.events
+    if conn.event_before != NULL:
+        conn.event_before.event_after = conn.event_after
+    else:
+        inbox.first = conn.event_after
+    if conn.event_after != NULL:
+        conn.event_after.event_before = conn.event_before
+    else:
+        inbox.last = conn.event_before
+    inbox.waiting -= 1
+    conn.events = 0
+    return events
+
+
 cdef inline void tell(Conn *conn, int event, bint asks) noexcept nogil:
     """Report to the loop, which takes reports in batches: at once if it asks something."""
     cdef Worker *worker = conn.worker
@@ -51,18 +78,13 @@ cdef inline void tell(Conn *conn, int event, bint asks) noexcept nogil:
     cdef double due
     cdef Inbox *inbox = &worker.shared.inbox
     pthread_mutex_lock(&inbox.lock)
+    if conn.events and event == E_CLOSED:
+        event |= inbox_remove(inbox, conn)  # ends are told in their order
+    if conn.events == 0:
+        inbox_add(inbox, conn)
     conn.events |= event
-    if not conn.queued:
-        conn.queued = True
-        conn.next_event = NULL
-        if inbox.last != NULL:
-            inbox.last.next_event = conn
-        else:
-            inbox.first = conn
-        inbox.last = conn
-        inbox.waiting += 1
     crowded = inbox.waiting >= CROWD
-    due = inbox.looked + BUSY
+    due = inbox.busy + BUSY
     pthread_mutex_unlock(&inbox.lock)
     if asks or crowded:
         ring_loop(inbox)

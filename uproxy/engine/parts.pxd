@@ -31,6 +31,7 @@ cdef enum:
     MOST_STEPS = 2  # of handshakes, in one turn
     ACCEPTS = 16  # in one turn, so that a flood of arrivals leaves turns for the others
     MOST_OPTIONS = 8
+    COMPANY = 8  # connections told of in one round, after which the next one takes its time
     CROWD = 256  # connections that something is to be told of, and nobody waits for more
     UNHEARD = 4096  # connections that have ended, and the loop is to hear of, at most
 
@@ -219,8 +220,8 @@ cdef struct Conn:
     Conn *silent_after
     # under the inbox's lock
     int events
-    bint queued
-    Conn *next_event
+    Conn *event_before
+    Conn *event_after
     PyObject *handle
 
 cdef struct Source:  # who has how many connections
@@ -265,7 +266,7 @@ cdef struct Inbox:  # of the loop
     Conn *first
     Conn *last
     int waiting  # connections that something is to be told of
-    double looked  # when the loop last took reports
+    double busy  # when the loop last took as many reports as make company
     bint rung
     int bell
 
