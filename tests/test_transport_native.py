@@ -520,7 +520,8 @@ async def hear_of_callers(monkeypatch: pytest.MonkeyPatch, pause: float) -> Hear
 async def test_reports_that_ask_nothing_come_in_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     heard = await hear_of_callers(monkeypatch, BETWEEN_ROUNDS / 10)
     crowds = heard.connections / CROWD
-    assert heard.rounds <= heard.lasted / BETWEEN_ROUNDS + crowds + 4  # the first one asked
+    # the first one asked, and a round that told of few was followed soon; one every 10 ms is 50
+    assert heard.rounds <= 2 * heard.lasted / BETWEEN_ROUNDS + crowds + 4
 
 
 async def test_a_crowd_of_reports_does_not_wait_for_its_round(
