@@ -10,6 +10,8 @@ FAR_READY: Final[int]
 FAR_FAILED: Final[int]
 OPENED: Final[int]
 CLOSED: Final[int]
+OPENSSL_FUNCTIONS: Final[tuple[str, ...]]
+"""What the threads call by address, without the GIL."""
 
 Handshake = tuple[object, int, int, bool]
 """A context to keep, its SSL_CTX's address, `TlsPlan.trust`, and whether the client is us."""

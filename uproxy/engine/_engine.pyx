@@ -60,11 +60,13 @@ FAILURES = (
     "unasked", "full", "source_full", "evicted",
 )
 
+OPENSSL_FUNCTIONS = tuple(ossl_places[at].name.decode() for at in range(OSSL_PLACES))
+
 _judge = None  # set by Core
 
 
 cdef int take_addresses(dict addresses, uintptr_t small_key) except -1:
-    """Fill OpenSSL's table; a KeyError names a function that the border forgot."""
+    """Fill OpenSSL's table; `addresses` has each of OPENSSL_FUNCTIONS."""
     global ossl_small_key
     ossl_small_key = <void *>small_key
     for at in range(OSSL_PLACES):

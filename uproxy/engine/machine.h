@@ -28,61 +28,57 @@ static inline void shaking_set(void *side) { uproxy_shaking = side; }
 #define word_swap(at, to) __atomic_exchange_n((at), (to), __ATOMIC_ACQ_REL)
 #define count_add(at, by) __atomic_store_n((at), *(at) + (by), __ATOMIC_RELAXED) /* one writer */
 
-static struct {
-    void *(*BIO_new)(void *);
-    void *(*BIO_s_mem)(void);
-    void *(*BIO_new_mem_buf)(void *, int);
-    long (*BIO_set_mem_eof_return)(void *, int);
-    long (*BIO_get_mem_data)(void *, char **);
-    int (*BIO_read)(void *, void *, int);
-    int (*BIO_free)(void *);
-    void (*ERR_clear_error)(void);
-    unsigned long (*ERR_get_error)(void);
-    unsigned long (*ERR_peek_error)(void);
-    int (*SSL_get_shutdown)(const void *);
-    void *(*SSL_new)(void *);
-    void (*SSL_free)(void *);
-    void (*SSL_set_bio)(void *, void *, void *);
-    void (*SSL_set_verify)(void *, int, int (*)(int, void *));
-    void (*SSL_set_cert_cb)(void *, int (*)(void *, void *), void *);
-    void (*SSL_set_accept_state)(void *);
-    void (*SSL_set_connect_state)(void *);
-    int (*SSL_do_handshake)(void *);
-    int (*SSL_session_reused)(void *);
-    int (*SSL_shutdown)(void *);
-    int (*SSL_get_error)(void *, int);
-    int (*SSL_read)(void *, void *, int);
-    int (*SSL_write)(void *, const void *, int);
-    const char *(*SSL_get_version)(void *);
-    const char *(*SSL_get0_group_name)(void *);
-    void *(*SSL_get_current_cipher)(void *);
-    const char *(*SSL_CIPHER_get_name)(void *);
-    void *(*X509_STORE_CTX_get0_cert)(void *);
-    void (*X509_STORE_CTX_set_error)(void *, int);
-    int (*i2d_X509_bio)(void *, void *);
-    void *(*SSL_get_peer_certificate)(void *);
-    int (*X509_set_pubkey)(void *, void *);
-    void (*X509_free)(void *);
-} ossl;
+typedef int (*verify_t)(int, void *);
+typedef int (*request_t)(void *, void *);
+
+/* OpenSSL's functions that the threads call: the one list of them.  Each is result, name,
+   arguments; `openssl.pxd` declares them to Cython with the same words. */
+#define OSSL_FUNCTIONS(F) \
+    F(void *, BIO_new, (void *)) \
+    F(void *, BIO_s_mem, (void)) \
+    F(void *, BIO_new_mem_buf, (void *, int)) \
+    F(long, BIO_set_mem_eof_return, (void *, int)) \
+    F(long, BIO_get_mem_data, (void *, char **)) \
+    F(int, BIO_read, (void *, void *, int)) \
+    F(int, BIO_free, (void *)) \
+    F(void, ERR_clear_error, (void)) \
+    F(unsigned long, ERR_get_error, (void)) \
+    F(unsigned long, ERR_peek_error, (void)) \
+    F(int, SSL_get_shutdown, (const void *)) \
+    F(void *, SSL_new, (void *)) \
+    F(void, SSL_free, (void *)) \
+    F(void, SSL_set_bio, (void *, void *, void *)) \
+    F(void, SSL_set_verify, (void *, int, verify_t)) \
+    F(void, SSL_set_cert_cb, (void *, request_t, void *)) \
+    F(void, SSL_set_accept_state, (void *)) \
+    F(void, SSL_set_connect_state, (void *)) \
+    F(int, SSL_do_handshake, (void *)) \
+    F(int, SSL_session_reused, (void *)) \
+    F(int, SSL_shutdown, (void *)) \
+    F(int, SSL_get_error, (void *, int)) \
+    F(int, SSL_read, (void *, void *, int)) \
+    F(int, SSL_write, (void *, const void *, int)) \
+    F(const char *, SSL_get_version, (void *)) \
+    F(const char *, SSL_get0_group_name, (void *)) \
+    F(void *, SSL_get_current_cipher, (void *)) \
+    F(const char *, SSL_CIPHER_get_name, (void *)) \
+    F(void *, X509_STORE_CTX_get0_cert, (void *)) \
+    F(void, X509_STORE_CTX_set_error, (void *, int)) \
+    F(int, i2d_X509_bio, (void *, void *)) \
+    F(void *, SSL_get_peer_certificate, (void *)) \
+    F(int, X509_set_pubkey, (void *, void *)) \
+    F(void, X509_free, (void *))
+
+#define FIELD(result, name, arguments) result(*name) arguments;
+static struct { OSSL_FUNCTIONS(FIELD) } ossl;
+#undef FIELD
 
 static void *ossl_small_key; /* an EVP_PKEY that lives for ever */
 
 /* A name and where its address goes: what `take_addresses` fills. */
-#define PLACE(name) {#name, (void **)&ossl.name}
+#define PLACE(result, name, arguments) {#name, (void **)&ossl.name},
 struct ossl_place { const char *name; void **place; };
-static struct ossl_place ossl_places[] = {
-    PLACE(BIO_new), PLACE(BIO_s_mem), PLACE(BIO_new_mem_buf), PLACE(BIO_set_mem_eof_return),
-    PLACE(BIO_get_mem_data), PLACE(BIO_read), PLACE(BIO_free), PLACE(ERR_clear_error),
-    PLACE(ERR_get_error), PLACE(ERR_peek_error), PLACE(SSL_get_shutdown),
-    PLACE(SSL_new), PLACE(SSL_free), PLACE(SSL_set_bio),
-    PLACE(SSL_set_verify), PLACE(SSL_set_cert_cb), PLACE(SSL_set_accept_state),
-    PLACE(SSL_set_connect_state), PLACE(SSL_do_handshake), PLACE(SSL_session_reused),
-    PLACE(SSL_shutdown), PLACE(SSL_get_error), PLACE(SSL_read), PLACE(SSL_write),
-    PLACE(SSL_get_version), PLACE(SSL_get0_group_name), PLACE(SSL_get_current_cipher),
-    PLACE(SSL_CIPHER_get_name), PLACE(X509_STORE_CTX_get0_cert),
-    PLACE(X509_STORE_CTX_set_error), PLACE(i2d_X509_bio),
-    PLACE(SSL_get_peer_certificate), PLACE(X509_set_pubkey), PLACE(X509_free),
-};
+static struct ossl_place ossl_places[] = { OSSL_FUNCTIONS(PLACE) };
 #undef PLACE
 enum { OSSL_PLACES = sizeof(ossl_places) / sizeof(ossl_places[0]) };
 

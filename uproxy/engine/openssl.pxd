@@ -1,10 +1,13 @@
-"""OpenSSL's functions, each once, at the addresses that the border hands over."""
+"""OpenSSL's functions, at the addresses that the border hands over.
 
-ctypedef int (*verify_t)(int, void *) noexcept nogil
-ctypedef int (*request_t)(void *, void *) noexcept nogil
+Called as `ossl.NAME` in C: a table that is filled once, before any thread runs.  What is declared
+here is in `machine.h`'s OSSL_FUNCTIONS, or it doesn't compile.
+"""
 
 cdef extern from "machine.h" nogil:
-    # called as `ossl.NAME` in C: a table that is filled once, before any thread runs
+    ctypedef int (*verify_t)(int, void *) noexcept nogil
+    ctypedef int (*request_t)(void *, void *) noexcept nogil
+
     void *BIO_new "ossl.BIO_new"(void *)
     void *BIO_s_mem "ossl.BIO_s_mem"()
     void *BIO_new_mem_buf "ossl.BIO_new_mem_buf"(void *, int)

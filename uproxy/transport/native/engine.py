@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from uproxy import libssl, sockets
 from uproxy.contract import Door
-from uproxy.engine._engine import Core
+from uproxy.engine._engine import OPENSSL_FUNCTIONS, Core
 from uproxy.model import Limits
 from uproxy.transport.native.life import Life
 from uproxy.transport.native.opendoor import OpenNativeDoor
@@ -51,7 +51,7 @@ class NativeEngine:
         self._stopped = False
         self.core = Core(
             threads,
-            libssl.addresses(),
+            libssl.addresses(OPENSSL_FUNCTIONS),
             libssl.small_key(),
             sockets.CONNECTION_OPTIONS,
             libssl.judge,

@@ -123,7 +123,7 @@ def handshake(plan: TlsPlan) -> Handshake:
         RefusedError: no context can be made of it.
     """
     try:
-        context = libssl.context(plan)
+        context = libssl.context_of(plan)
     except IdentityError as error:
         raise RefusedError(Refusal(Outcome.HANDSHAKE_FAILED, str(error))) from error
     return context, context.address, plan.trust, not context.server

@@ -150,7 +150,7 @@ class Life:
                 hello = await leg.hear_hello()
                 self._gate.speaks(self)
                 self._gate.begin_handshake(self)
-                await leg.shake(libssl.context(plan), hello)
+                await leg.shake(libssl.context_of(plan), hello)
         except (UntrustedError, IdentityError, TlsError, OSError) as error:
             raise RefusedError(_why_no_handshake(leg, error, limit)) from error
         finally:
@@ -202,7 +202,7 @@ class Life:
         leg = TlsLeg(self._poller, connected, self._names[1])
         try:
             async with _deadline(limit):
-                await leg.shake(libssl.context(plan))
+                await leg.shake(libssl.context_of(plan))
         except RefusedError:
             leg.close()
             raise

@@ -1,176 +1,20 @@
-"""The border: what it checks at the start, and what its contexts and sessions promise."""
+"""Sessions: what a handshake lets pass, and what a connection carries."""
 
 from __future__ import annotations
 
 import gc
 import os
-import re
-import weakref
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.helpers.pki import Authority, Issued
-from uproxy import libssl
+from tests.helpers.tls_sessions import OURS, PEER, accept, pair, plan, shake, shaken
 from uproxy.config.leaves import CIPHERS_12, CIPHERS_13
-from uproxy.contract import PeerSvid, Refusal, RefusedError, TlsPlan, VerifyPeer
-from uproxy.errors import EngineError, IdentityError, UntrustedError
-from uproxy.libssl import Session, TlsError
+from uproxy.contract import PeerSvid, Refusal, RefusedError, VerifyPeer
+from uproxy.errors import UntrustedError
+from uproxy.libssl import RECEIVE_SIZE, Session, TlsError, context
 from uproxy.model import Alert, Outcome, Role, TlsSettings
-
-OURS = Authority("example.org")
-US = OURS.issue("/ns/shop/sa/orders")
-PEER = OURS.issue("/ns/web/sa/frontend")
-PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
-
-
-def accept(chain: tuple[bytes, ...]) -> PeerSvid:
-    return PeerSvid("spiffe://example.org/somebody", chain, datetime.now(UTC))
-
-
-def plan(
-    role: Role,
-    shows: Issued = US,
-    verify: VerifyPeer = accept,
-    settings: TlsSettings = TlsSettings(),
-    alpn: tuple[str, ...] = (),
-) -> TlsPlan:
-    return TlsPlan(role, shows.der, shows.key, settings, verify, alpn)
-
-
-def session(tls: TlsPlan) -> Session:
-    return Session(libssl.context(tls))
-
-
-def pair(client: TlsPlan | None = None, server: TlsPlan | None = None) -> tuple[Session, Session]:
-    """A client and a server, before their handshake."""
-    return session(client or plan(Role.CLIENT, PEER)), session(server or plan(Role.SERVER))
-
-
-def shake(client: Session, server: Session) -> None:
-    """The handshake, in memory."""
-    ends = {client: client.handshake(), server: False}
-    while not all(ends.values()):
-        for one, other in ((client, server), (server, client)):
-            output = one.take_output()
-            if output and not ends[other]:
-                ends[other] = other.handshake(output)
-            elif output:
-                other.decrypt(output)
-
-
-def shaken(client: TlsPlan | None = None, server: TlsPlan | None = None) -> tuple[Session, Session]:
-    ends = pair(client, server)
-    shake(*ends)
-    return ends
-
-
-# At the start.
-
-
-def test_the_loaded_library_is_the_tested_one() -> None:
-    found = libssl.check()
-    assert found.cryptography == libssl.TESTED_CRYPTOGRAPHY
-    assert found.openssl.startswith(f"OpenSSL {libssl.TESTED_OPENSSL}.")
-
-
-def test_the_tested_version_is_the_pinned_one() -> None:
-    """A new release of cryptography brings another OpenSSL: the border must be looked at."""
-    pinned = re.search(r'"cryptography==([\d.]+)"', PYPROJECT.read_text())
-    assert pinned is not None
-    assert pinned.group(1) == libssl.TESTED_CRYPTOGRAPHY
-
-
-def test_another_version_is_refused_with_the_tested_ones(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cryptography.__version__", "51.0.0")
-    with pytest.raises(EngineError, match=r"51\.0\.0 .* tested with cryptography 50\.0\.2"):
-        libssl.check()
-
-
-def test_a_missing_function_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(libssl, "NAMES", (*libssl.NAMES, "SSL_CTX_ctrl"))
-    with pytest.raises(EngineError, match=r"lacks SSL_CTX_ctrl; uProxy was tested with"):
-        libssl.check()
-
-
-def test_every_name_in_use_is_checked_for() -> None:
-    source = Path(libssl.__file__).read_text()
-    assert set(re.findall(r"\b_lib\.(\w+)", source)) == set(libssl.NAMES)
-
-
-def test_a_handshake_that_fails_in_the_rehearsal_refuses_the_start(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(Session, "judge", lambda _self, _store: 28)
-    with pytest.raises(EngineError, match="throw-away handshake"):
-        libssl.check()
-
-
-# Contexts.
-
-
-def test_a_plan_has_one_context_for_as_long_as_it_lives() -> None:
-    tls = plan(Role.SERVER)
-    assert libssl.context(tls) is libssl.context(tls)
-    assert libssl.context(plan(Role.SERVER)) is not libssl.context(tls)
-
-
-def test_a_context_goes_with_its_plan() -> None:
-    tls = plan(Role.SERVER)
-    libssl.context(tls)
-    there = weakref.ref(tls)
-    gc.collect()  # what other tests have left
-    before = len(libssl._contexts)
-    del tls
-    gc.collect()
-    assert there() is None
-    assert len(libssl._contexts) == before - 1
-
-
-def test_a_session_outlives_its_plan() -> None:
-    client, server = pair()
-    gc.collect()
-    shake(client, server)
-    assert server.peer is not None
-
-
-def test_a_key_that_is_not_the_certificates_is_refused() -> None:
-    wrong = Issued(US.chain, ec.generate_private_key(ec.SECP256R1()))
-    with pytest.raises(IdentityError, match="OpenSSL refused our key: key values mismatch"):
-        libssl.context(plan(Role.SERVER, wrong))
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        (TlsSettings(groups=("X25519", "P-1024")), "tls.groups X25519:P-1024"),
-        (TlsSettings(ciphers=("TLS_NULL",)), "tls.ciphers TLS_NULL"),
-    ],
-)
-def test_settings_that_openssl_refuses_are_named(settings: TlsSettings, words: str) -> None:
-    with pytest.raises(IdentityError, match=words):
-        libssl.context(plan(Role.SERVER, settings=settings))
-
-
-@pytest.mark.parametrize("kind", ["p256", "p384", "rsa2048", "ed25519"])
-def test_every_usual_kind_of_key_can_be_shown(kind: str) -> None:
-    client, server = shaken(plan(Role.CLIENT, OURS.issue(key=kind)))
-    assert (client.peer is None, server.peer is None) == (False, False)
-
-
-@pytest.mark.parametrize("role", list(Role))
-def test_a_context_can_neither_resume_nor_renegotiate(role: Role) -> None:
-    """OpenSSL's defaults would let some of it pass today: they are not what we rely on."""
-    lib, made = libssl._lib, libssl.context(tls := plan(role))
-    options = lib.SSL_CTX_get_options(made.pointer)
-    for option in (lib.SSL_OP_NO_TICKET, lib.SSL_OP_NO_RENEGOTIATION, lib.SSL_OP_NO_COMPRESSION):
-        assert options & option
-    assert lib.SSL_CTX_get_session_cache_mode(made.pointer) == lib.SSL_SESS_CACHE_OFF
-    assert lib.SSL_CTX_get_verify_mode(made.pointer) == 3  # peer, and fail without its certificate
-    assert tls.role is role
-
 
 # Handshakes.
 
@@ -306,8 +150,8 @@ def test_a_whole_receive_is_consumed_at_once() -> None:
     client.encrypt(bytes(200_000))
     ciphertext = client.take_output()
     size = 0
-    for at in range(0, len(ciphertext), libssl.RECEIVE_SIZE):
-        size += len(server.decrypt(ciphertext[at : at + libssl.RECEIVE_SIZE]))
+    for at in range(0, len(ciphertext), RECEIVE_SIZE):
+        size += len(server.decrypt(ciphertext[at : at + RECEIVE_SIZE]))
     assert size == 200_000
 
 
@@ -377,7 +221,7 @@ def test_a_session_belongs_to_its_memory_only() -> None:
     for _ in range(50):
         shaken()
     gc.collect()
-    assert libssl._shaking == {}
+    assert context.in_handshake == {}
 
 
 def test_an_idle_session_holds_no_buffer_of_what_it_has_carried() -> None:

@@ -1,0 +1,237 @@
+"""Contexts: what all handshakes made under one plan share, and how they judge a peer.
+
+OpenSSL asks two questions during a handshake: what we think of the peer's certificate, and (a
+client) which certificate to show.  Both engines answer the first with the plan's `verify`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Protocol
+from weakref import WeakKeyDictionary
+
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from uproxy.contract import PeerSvid, RefusedError, TlsPlan
+from uproxy.errors import UntrustedError
+from uproxy.libssl.binding import (
+    address_of,
+    bio_over,
+    der_of,
+    expect_ok,
+    ffi,
+    lib,
+    not_null,
+    x509_from,
+)
+from uproxy.model import Alert, Role, TlsSettings
+
+_NO_AUTO_CHAIN: Final = 0x8
+"""SSL_MODE_NO_AUTO_CHAIN (not among the binding's constants): without it OpenSSL validates
+*our* chain in every handshake and sends the root too."""
+
+_SAFE_TLS12: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+"""Where the settings name none for TLS 1.2: OpenSSL's own default has CBC in it."""
+
+_VERSIONS: Final = {"1.2": 0x0303, "1.3": 0x0304}
+
+_OK: Final = 0
+_X509_ERROR: Final = {
+    Alert.BAD_CERTIFICATE: 28,  # X509_V_ERR_CERT_REJECTED
+    Alert.UNSUPPORTED_CERTIFICATE: 26,  # X509_V_ERR_INVALID_PURPOSE
+    Alert.CERTIFICATE_REVOKED: 23,  # X509_V_ERR_CERT_REVOKED
+    Alert.CERTIFICATE_EXPIRED: 10,  # X509_V_ERR_CERT_HAS_EXPIRED
+    Alert.CERTIFICATE_UNKNOWN: 47,  # X509_V_ERR_PERMITTED_VIOLATION: in no row of the table
+    Alert.UNKNOWN_CA: 20,  # X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY
+}
+"""The verification error that makes OpenSSL send the alert (its ssl_x509err2alert table)."""
+
+
+class Context:
+    """An SSL_CTX made from a plan."""
+
+    __slots__ = ("_alpn_callback", "pointer", "server", "trust", "verify")
+
+    def __init__(self, plan: TlsPlan) -> None:
+        server = plan.role is Role.SERVER
+        lib.ERR_clear_error()
+        method = lib.TLS_server_method() if server else lib.TLS_client_method()
+        # OpenSSL counts references: a session holds the SSL_CTX, this object holds the callback
+        self.pointer = ffi.gc(not_null(lib.SSL_CTX_new(method)), lib.SSL_CTX_free)
+        # not the plan itself: it is the weak key that this context is kept under
+        self.server = server
+        self.verify = plan.verify
+        self.trust = plan.trust
+        self._alpn_callback: Any = None
+        self._harden()
+        self._negotiate(plan.settings)
+        self._identify(plan)
+        if plan.alpn:
+            self._offer_alpn(plan.alpn)
+
+    @property
+    def address(self) -> int:
+        """Of the SSL_CTX."""
+        return address_of(self.pointer)
+
+    def _harden(self) -> None:
+        context = self.pointer
+        # OP_NO_TICKET and no cache, together: a resumed session would make no verify callback,
+        # and with either alone a resuming client gets its session back or fails
+        lib.SSL_CTX_set_options(
+            context,
+            lib.SSL_OP_NO_TICKET
+            | lib.SSL_OP_NO_RENEGOTIATION
+            | lib.SSL_OP_NO_COMPRESSION
+            | lib.SSL_OP_CIPHER_SERVER_PREFERENCE,
+        )
+        lib.SSL_CTX_set_session_cache_mode(context, lib.SSL_SESS_CACHE_OFF)
+        lib.SSL_CTX_set_mode(context, lib.SSL_MODE_RELEASE_BUFFERS | _NO_AUTO_CHAIN)
+        lib.SSL_CTX_set_verify(
+            context, lib.SSL_VERIFY_PEER | lib.SSL_VERIFY_FAIL_IF_NO_PEER_CERT, _on_verify
+        )
+        lib.SSL_CTX_set_cert_cb(context, _on_request, ffi.NULL)
+
+    def _negotiate(self, settings: TlsSettings) -> None:
+        context = self.pointer
+        groups = ":".join(settings.groups)
+        # TLS 1.3's suites carry their IANA names, TLS 1.2's OpenSSL's own
+        suites = ":".join(name for name in settings.ciphers if name.startswith("TLS_"))
+        older = ":".join(name for name in settings.ciphers if not name.startswith("TLS_"))
+        expect_ok(lib.SSL_CTX_set_min_proto_version(context, _VERSIONS[settings.min_version]))
+        expect_ok(lib.SSL_CTX_set1_curves_list(context, groups.encode()), f"tls.groups {groups}")
+        expect_ok(lib.SSL_CTX_set_ciphersuites(context, suites.encode()), f"tls.ciphers {suites}")
+        older = older or _SAFE_TLS12
+        expect_ok(lib.SSL_CTX_set_cipher_list(context, older.encode()), f"tls.ciphers {older}")
+
+    def _identify(self, plan: TlsPlan) -> None:
+        context = self.pointer
+        expect_ok(lib.SSL_CTX_use_certificate(context, x509_from(plan.chain[0])), "our certificate")
+        for der in plan.chain[1:]:
+            certificate = x509_from(der)
+            expect_ok(lib.SSL_CTX_add_extra_chain_cert(context, certificate), "our chain")
+            ffi.gc(certificate, None)  # the context owns it now
+        der = plan.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        bio = bio_over(der)
+        key = ffi.gc(not_null(lib.d2i_PrivateKey_bio(bio, ffi.NULL)), lib.EVP_PKEY_free)
+        expect_ok(lib.SSL_CTX_use_PrivateKey(context, key), "our key")
+        expect_ok(lib.SSL_CTX_check_private_key(context), "our key")
+
+    def _offer_alpn(self, alpn: tuple[str, ...]) -> None:
+        names = [name.encode() for name in alpn]
+        if self.server:
+            self._alpn_callback = _alpn_chooser(names)
+            lib.SSL_CTX_set_alpn_select_cb(self.pointer, self._alpn_callback, ffi.NULL)
+        else:
+            wire = b"".join(bytes((len(name),)) + name for name in names)
+            lib.SSL_CTX_set_alpn_protos(self.pointer, wire, len(wire))
+
+
+_contexts: WeakKeyDictionary[TlsPlan, Context] = WeakKeyDictionary()
+
+
+def context_of(plan: TlsPlan) -> Context:
+    """The plan's context, made when it is first needed.
+
+    Raises:
+        IdentityError: the chain, key, groups or ciphers can't be used together.
+    """
+    found = _contexts.get(plan)
+    if found is None:
+        found = _contexts[plan] = Context(plan)
+    return found
+
+
+def _alpn_chooser(names: list[bytes]) -> Any:
+    """Our first name that the client offers; no_application_protocol where none is (RFC 7301)."""
+
+    @ffi.callback(  # type: ignore[untyped-decorator]  # cffi has no types
+        "int(SSL *, unsigned char **, unsigned char *, unsigned char *, unsigned int, void *)",
+        error=lib.SSL_TLSEXT_ERR_ALERT_FATAL,
+    )
+    def choose(_ssl: Any, out: Any, out_length: Any, offered: Any, length: int, _arg: Any) -> int:
+        where: dict[bytes, int] = {}
+        at = 0
+        while at < length:
+            size = offered[at]
+            where[bytes(ffi.buffer(offered + at + 1, size))] = at + 1
+            at += 1 + size
+        for name in names:
+            if name in where:
+                out[0] = offered + where[name]
+                out_length[0] = len(name)
+                return int(lib.SSL_TLSEXT_ERR_OK)
+        return int(lib.SSL_TLSEXT_ERR_ALERT_FATAL)
+
+    return choose
+
+
+# Verification: asked by OpenSSL, answered by the plan.
+
+
+class Judge(Protocol):
+    """A session inside SSL_do_handshake."""
+
+    asked: bool
+
+    def judge(self, store: Any) -> int: ...
+
+
+in_handshake: dict[int, Judge] = {}
+"""The sessions inside SSL_do_handshake, by address: nobody else may be asked about."""
+
+
+@ffi.callback("int(int, X509_STORE_CTX *)", error=0)  # type: ignore[untyped-decorator]  # cffi
+def _on_verify(_preverified: int, store: Any) -> int:
+    # Runs two or three times per handshake (one per complaint of the empty store, and one per
+    # certificate afterwards): the first answer stands.
+    ssl = lib.X509_STORE_CTX_get_ex_data(store, lib.SSL_get_ex_data_X509_STORE_CTX_idx())
+    error = in_handshake[address_of(ssl)].judge(store)
+    lib.X509_STORE_CTX_set_error(store, error)
+    return int(error == _OK)
+
+
+@ffi.callback("int(SSL *, void *)", error=0)  # type: ignore[untyped-decorator]  # cffi
+def _on_request(ssl: Any, _arg: Any) -> int:
+    # A client is called here only when the server has sent a CertificateRequest.
+    in_handshake[address_of(ssl)].asked = True
+    return 1
+
+
+def x509_error(verdict: PeerSvid | Exception) -> int:
+    if not isinstance(verdict, Exception):
+        return _OK
+    if isinstance(verdict, UntrustedError):
+        return _X509_ERROR[verdict.alert]
+    return _X509_ERROR[Alert.CERTIFICATE_UNKNOWN]
+
+
+def judge(context: Context, store: int) -> tuple[int, bool, PeerSvid | Exception, float]:
+    """A compiled engine's question, from inside its verify callback.
+
+    Args:
+        store: the address of the X509_STORE_CTX.
+
+    Returns:
+        The X509 verification error, whether it is a refusal rather than a defect, the verdict,
+        and until when an acceptance holds (Unix time).
+    """
+    try:
+        peer = context.verify(presented_chain(ffi.cast("X509_STORE_CTX *", store)))
+    except (UntrustedError, RefusedError) as refusal:
+        return x509_error(refusal), True, refusal, 0.0
+    except Exception as defect:  # noqa: BLE001  OpenSSL is below us: the engine reports it
+        return x509_error(defect), False, defect, 0.0
+    return _OK, False, peer, peer.not_after.timestamp()
+
+
+def presented_chain(store: Any) -> tuple[bytes, ...]:
+    """The chain as OpenSSL ordered it, DER; the leaf alone where nothing links to it."""
+    stack = lib.X509_STORE_CTX_get1_chain(store)
+    if stack == ffi.NULL:
+        return (der_of(lib.X509_STORE_CTX_get0_cert(store)),)
+    certificates = [lib.sk_X509_value(stack, i) for i in range(lib.sk_X509_num(stack))]
+    chain = tuple(der_of(certificate) for certificate in certificates)
+    for certificate in certificates:
+        lib.X509_free(certificate)
+    lib.sk_X509_free(stack)
+    return chain

@@ -1,0 +1,202 @@
+"""Sessions: one connection's TLS without a socket; ciphertext goes in and comes out as bytes."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from uproxy.contract import PeerSvid
+from uproxy.libssl.binding import (
+    Buffer,
+    TlsError,
+    address_of,
+    ffi,
+    lib,
+    memory_bio,
+    not_null,
+    oldest_error,
+    text_of,
+)
+from uproxy.libssl.context import Context, in_handshake, presented_chain, x509_error
+
+RECEIVE_SIZE: Final = 64 * 1024
+"""Bytes of ciphertext given to a session at a time, at most."""
+
+_RECORD: Final = 16 * 1024 + 512
+"""A record that was incomplete before those bytes may end in them."""
+
+_plaintext: Final[Any] = ffi.new("char[]", RECEIVE_SIZE + 2 * _RECORD)
+"""Shared by every session, so that an idle one owns no buffer: valid until the next call."""
+
+
+class Session:
+    """One connection's TLS.  Not for use after an exception, but for `take_output`."""
+
+    __slots__ = (
+        "_context", "_fed", "_outgoing", "_ssl", "_verdict", "asked", "early", "ended", "peer",
+    )  # fmt: skip
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._ssl = ffi.gc(not_null(lib.SSL_new(context.pointer)), lib.SSL_free)
+        self._fed: Any = None
+        self._outgoing = memory_bio()
+        self._verdict: PeerSvid | Exception | None = None
+        self.asked = context.server
+        """The other side wants to see our certificate: a server's is never optional."""
+        self.peer: PeerSvid | None = None
+        """Set when the handshake has finished, never before."""
+        self.early = b""
+        """Application bytes that came in one piece with the handshake's last message."""
+        self.ended = False
+        """The peer's close_notify has come: it sends no more."""
+        lib.SSL_set_bio(self._ssl, ffi.NULL, self._outgoing)
+        if context.server:
+            lib.SSL_set_accept_state(self._ssl)
+        else:
+            lib.SSL_set_connect_state(self._ssl)
+
+    def handshake(self, received: Buffer = b"") -> bool:
+        """Go on with the handshake; True when it has finished and the peer is verified.
+
+        Raises:
+            UntrustedError, RefusedError: as the plan's `verify` raised it.
+            TlsError: anything else that ended it.
+        """
+        address = address_of(self._ssl)
+        self._feed(received)
+        in_handshake[address] = self
+        try:
+            result = lib.SSL_do_handshake(self._ssl)
+            if result == 1:
+                self._accept()
+                self.early = bytes(self._read_all())
+                return True
+            if isinstance(self._verdict, Exception):
+                raise self._verdict
+            self._expect_want_read(result)
+            return False
+        finally:
+            del in_handshake[address]
+            self._let_go()
+
+    def _accept(self) -> None:
+        """Nobody passes whom this very handshake's callback didn't accept."""
+        if (
+            self._verdict is None
+            or isinstance(self._verdict, Exception)
+            or lib.SSL_session_reused(self._ssl)
+        ):
+            raise TlsError("the handshake ended without a verified peer")
+        if not self.asked:
+            raise TlsError("the peer asked for no certificate: mutual TLS or none")
+        self.peer = self._verdict
+
+    def judge(self, store: Any) -> int:
+        """The X509 verification error for the certificate in `store`: 0 to accept."""
+        if self._verdict is None:
+            try:
+                self._verdict = self._context.verify(presented_chain(store))
+            except Exception as error:  # noqa: BLE001  OpenSSL is below us: handshake() raises it
+                self._verdict = error
+        return x509_error(self._verdict)
+
+    def decrypt(self, received: Buffer) -> memoryview:
+        """Application bytes; valid until the next call of any session's `decrypt`.
+
+        Args:
+            received: at most RECEIVE_SIZE bytes; all of it is consumed, unless the peer has
+                ended: what comes after a close_notify is ignored (RFC 8446 §6.1).
+
+        Raises:
+            TlsError: the peer's alert, or a record that can't be.
+        """
+        self._feed(received)
+        try:
+            return self._read_all()
+        finally:
+            self._let_go()
+
+    def _read_all(self) -> memoryview:
+        size, length = 0, len(_plaintext)
+        while not self.ended:
+            result = lib.SSL_read(self._ssl, _plaintext + size, length - size)
+            if result > 0:
+                size += result
+            elif self._has_ended(result):
+                self.ended = True
+            else:
+                self._expect_want_read(result)
+                break
+        return memoryview(ffi.buffer(_plaintext, size))
+
+    def _has_ended(self, result: int) -> bool:
+        """Whether the peer has said close_notify.  Behind another warning, as Java says it
+        (user_canceled, RFC 8446 §6.1), OpenSSL calls that a failure without an error."""
+        why = lib.SSL_get_error(self._ssl, result)
+        if why == lib.SSL_ERROR_ZERO_RETURN:
+            return True
+        return (
+            why == lib.SSL_ERROR_SYSCALL
+            and not lib.ERR_peek_error()
+            and bool(lib.SSL_get_shutdown(self._ssl) & lib.SSL_RECEIVED_SHUTDOWN)
+        )
+
+    def encrypt(self, data: Buffer) -> None:
+        """Make records of `data`; `take_output` has them.
+
+        Raises:
+            TlsError: this direction has ended.
+        """
+        lib.ERR_clear_error()
+        result = lib.SSL_write(self._ssl, ffi.from_buffer(data), len(data))
+        if result != len(data):
+            raise oldest_error()
+
+    def finish(self) -> None:
+        """Say close_notify: we send no more, and go on receiving."""
+        lib.ERR_clear_error()
+        result = lib.SSL_shutdown(self._ssl)
+        if result < 0:
+            raise oldest_error()
+
+    def take_output(self) -> bytes:
+        """What must be sent now: records, handshake messages, alerts."""
+        pointer = ffi.new("char **")
+        size = lib.BIO_get_mem_data(self._outgoing, pointer)
+        if size <= 0:
+            return b""
+        output = bytes(ffi.buffer(pointer[0], size))
+        # a memory BIO never shrinks: a new one, or an idle connection would keep its peak
+        self._outgoing = memory_bio()
+        lib.SSL_set_bio(self._ssl, ffi.NULL, self._outgoing)
+        return output
+
+    @property
+    def negotiated(self) -> tuple[str, str, str]:
+        """Version, cipher and group, as OpenSSL names them."""
+        cipher = lib.SSL_CIPHER_get_name(lib.SSL_get_current_cipher(self._ssl))
+        group = lib.SSL_get0_group_name(self._ssl)
+        return text_of(lib.SSL_get_version(self._ssl)), text_of(cipher), text_of(group)
+
+    @property
+    def alpn(self) -> str | None:
+        """The agreed application protocol."""
+        name, length = ffi.new("unsigned char **"), ffi.new("unsigned int *")
+        lib.SSL_get0_alpn_selected(self._ssl, name, length)
+        return bytes(ffi.buffer(name[0], length[0])).decode() if length[0] else None
+
+    def _feed(self, received: Buffer) -> None:
+        """Let OpenSSL read `received`, in place, until `_let_go`."""
+        lib.ERR_clear_error()
+        self._fed = ffi.from_buffer(received)
+        incoming = not_null(lib.BIO_new_mem_buf(self._fed, len(received)))
+        lib.BIO_set_mem_eof_return(incoming, -1)  # its end is "not yet", not the end of the stream
+        lib.SSL_set_bio(self._ssl, incoming, self._outgoing)
+
+    def _let_go(self) -> None:
+        lib.SSL_set_bio(self._ssl, ffi.NULL, self._outgoing)
+        self._fed = None
+
+    def _expect_want_read(self, result: int) -> None:
+        if lib.SSL_get_error(self._ssl, result) != lib.SSL_ERROR_WANT_READ:
+            raise oldest_error()
