@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from uproxy.authority.definition import Caller, EntryDefinition
+from uproxy.authority.definition import CallingProcess, EntryDefinition
 
-ME = Caller(pid=1, uid=1000, gid=100, path="/usr/bin/app")
+ME = CallingProcess(pid=1, uid=1000, gid=100, path="/usr/bin/app")
 ID = "spiffe://example.org/a"
 
 
@@ -22,7 +22,7 @@ def test_what_is_given_must_fit_and_the_rest_may_be_anything(fields: dict[str, A
     assert entry.selects(ME)
     others: dict[str, Any] = {"uid": 7, "gid": 7, "path": "/bin/sh"}
     for name in fields:
-        other: Caller = replace(ME, **{name: others[name]})
+        other: CallingProcess = replace(ME, **{name: others[name]})
         assert not entry.selects(other)
 
 

@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 
-from uproxy.authority import Caller, DomainDefinition, EntryDefinition
+from uproxy.authority import CallingProcess, DomainDefinition, EntryDefinition
 from uproxy.authority.domain import PUBLISH_FIRST, Domain
 from uproxy.spiffe.encoding import split_der
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 WEB, ORDERS = "spiffe://example.org/web", "spiffe://example.org/orders"
-ME = Caller(pid=1, uid=1000, gid=100, path="/usr/bin/app")
+ME = CallingProcess(pid=1, uid=1000, gid=100, path="/usr/bin/app")
 BASE = DomainDefinition(
     "example.org",
     entries=(EntryDefinition(WEB, "web", uid=1000), EntryDefinition(ORDERS, uid=1000)),
@@ -26,12 +26,12 @@ def seconds(count: float) -> timedelta:
     return timedelta(seconds=count)
 
 
-def ids(domain: Domain, caller: Caller = ME) -> list[str]:
-    return [svid.spiffe_id for _, svid in domain.offers(caller)]
+def ids(domain: Domain, caller: CallingProcess = ME) -> list[str]:
+    return [svid.spiffe_id for _, svid in domain.svids_for(caller)]
 
 
 def leaf(domain: Domain, spiffe_id: str = WEB) -> x509.Certificate:
-    return next(svid.leaf for _, svid in domain.offers(ME) if svid.spiffe_id == spiffe_id)
+    return next(svid.leaf for _, svid in domain.svids_for(ME) if svid.spiffe_id == spiffe_id)
 
 
 def roots(domain: Domain) -> list[x509.Certificate]:
@@ -62,8 +62,8 @@ class TestEntries:
         entries = (EntryDefinition(WEB, "a", uid=1000), EntryDefinition(WEB, "b", gid=100))
         domain = Domain(replace(BASE, entries=entries), NOW)
 
-        assert [entry.hint for entry, _ in domain.offers(ME)] == ["a"]
-        assert [entry.hint for entry, _ in domain.offers(replace(ME, uid=1))] == ["b"]
+        assert [entry.hint for entry, _ in domain.svids_for(ME)] == ["a"]
+        assert [entry.hint for entry, _ in domain.svids_for(replace(ME, uid=1))] == ["b"]
 
     def test_added_and_removed_entries_take_effect(self) -> None:
         domain = Domain(replace(BASE, entries=BASE.entries[:1]), NOW)

@@ -7,14 +7,14 @@ from datetime import UTC, datetime, timedelta
 
 from spiffe._proto import workload_pb2
 
-from uproxy.authority import Caller, Definition, DomainDefinition, EntryDefinition
-from uproxy.authority.handout import World
+from uproxy.authority import CallingProcess, Definition, DomainDefinition, EntryDefinition
+from uproxy.authority.handout import DomainSet
 from uproxy.spiffe.bundles import parse_bundle
 from uproxy.spiffe.ids import SpiffeId
 from uproxy.spiffe.workload_update import parse_svid_response
 
-ME = Caller(1, 1000, 100, None)
-STRANGER = Caller(1, 1, 1, None)
+ME = CallingProcess(1, 1000, 100, None)
+STRANGER = CallingProcess(1, 1, 1, None)
 NOW = datetime.now(UTC).replace(microsecond=0)
 
 
@@ -35,7 +35,7 @@ DEFINITION = Definition(
 
 
 def test_our_own_judge_accepts_the_message() -> None:
-    world = World(DEFINITION, NOW)
+    world = DomainSet(DEFINITION, NOW)
 
     for name in world.domains:
         data = world.svids(name, ME)
@@ -49,7 +49,7 @@ def test_our_own_judge_accepts_the_message() -> None:
 
 
 def test_federation_goes_the_way_it_is_declared() -> None:
-    world = World(DEFINITION, NOW)
+    world = DomainSet(DEFINITION, NOW)
     seen = {}
 
     for name in world.domains:
@@ -65,7 +65,7 @@ def test_federation_goes_the_way_it_is_declared() -> None:
 
 
 def test_the_bundles_alone_are_the_same() -> None:
-    world = World(DEFINITION, NOW)
+    world = DomainSet(DEFINITION, NOW)
 
     svids, bundles = world.svids("home.test", ME), world.bundles("home.test", ME)
 
@@ -80,20 +80,20 @@ def test_the_bundles_alone_are_the_same() -> None:
 
 
 def test_who_matches_no_entry_gets_nothing() -> None:
-    world = World(DEFINITION, NOW)
+    world = DomainSet(DEFINITION, NOW)
 
     assert world.svids("home.test", STRANGER) is None
     assert world.bundles("home.test", STRANGER) is None
 
 
 def test_the_same_state_gives_the_same_bytes() -> None:
-    world = World(DEFINITION, NOW)
+    world = DomainSet(DEFINITION, NOW)
 
     assert world.svids("home.test", ME) == world.svids("home.test", ME)
 
 
 def test_revocations_of_the_federation_are_handed_out() -> None:
-    world = World(DEFINITION, NOW)
+    world = DomainSet(DEFINITION, NOW)
     away = replace(DEFINITION.trust_domains["away.test"], revoke=("spiffe://away.test/a",))
     domains = {**DEFINITION.trust_domains, "away.test": away}
 
@@ -108,7 +108,7 @@ def test_revocations_of_the_federation_are_handed_out() -> None:
 def test_it_is_due_when_its_first_domain_is() -> None:
     domains = {**DEFINITION.trust_domains}
     domains["other.test"] = replace(domains["other.test"], ttl=10)
-    world = World(Definition(domains), NOW)
+    world = DomainSet(Definition(domains), NOW)
 
     assert world.due() == NOW + timedelta(seconds=5)
     world.tick(world.due())

@@ -9,7 +9,7 @@ import h2.events
 import h2.exceptions
 import pytest
 
-from uproxy.authority.rpc import Called, Cancelled, Connection
+from uproxy.authority.rpc import CallCancelled, CallStarted, ServerConnection
 from uproxy.identity.workload_api.framing import Status, frame
 from uproxy.identity.workload_api.grpc import Call, Ended, Event, Message
 
@@ -21,24 +21,24 @@ class Pair:
     """Our client's call and our server, moving bytes by hand."""
 
     def __init__(self) -> None:
-        self.server = Connection()
+        self.server = ServerConnection()
         self.call = Call(PATH, "localhost", 4 << 20)
         (called,) = self.hear()
-        assert isinstance(called, Called)
+        assert isinstance(called, CallStarted)
         self.called = called
 
-    def hear(self) -> list[Called | Cancelled]:
+    def hear(self) -> list[CallStarted | CallCancelled]:
         return self.server.receive(self.call.data_to_send())
 
     def reply(self) -> list[Event]:
         return self.call.receive(self.server.data_to_send())
 
 
-def bare() -> tuple[Connection, h2.connection.H2Connection]:
+def bare() -> tuple[ServerConnection, h2.connection.H2Connection]:
     """A server and a client with HTTP/2's default windows."""
     client = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="utf-8"))
     client.initiate_connection()
-    server = Connection()
+    server = ServerConnection()
     server.receive(client.data_to_send())
     client.receive_data(server.data_to_send())
     return server, client
@@ -55,7 +55,7 @@ def call(client: h2.connection.H2Connection, *values: str) -> int:
 def test_a_call_is_reported_with_its_path_and_security_header() -> None:
     called = Pair().called
 
-    assert called == Called(1, PATH, ("true",))
+    assert called == CallStarted(1, PATH, ("true",))
 
 
 @pytest.mark.parametrize("values", [(), ("true", "true"), ("TRUE",)])
@@ -65,7 +65,7 @@ def test_every_value_of_the_security_header_is_reported(values: tuple[str, ...])
 
     (called,) = server.receive(client.data_to_send())
 
-    assert isinstance(called, Called)
+    assert isinstance(called, CallStarted)
     assert called.security_values == values
 
 
@@ -138,7 +138,7 @@ def test_a_reset_call_is_cancelled_and_can_be_answered_without_harm() -> None:
     server.receive(client.data_to_send())
     client.reset_stream(stream)
 
-    assert server.receive(client.data_to_send()) == [Cancelled(stream)]
+    assert server.receive(client.data_to_send()) == [CallCancelled(stream)]
     server.send(stream, b"late")
     server.finish(stream, Status.OK, "")
     assert b"late" not in server.data_to_send()
@@ -150,13 +150,13 @@ def test_a_clients_goaway_cancels_its_calls() -> None:
     server.receive(client.data_to_send())
     client.close_connection()
 
-    assert server.receive(client.data_to_send()) == [Cancelled(stream)]
+    assert server.receive(client.data_to_send()) == [CallCancelled(stream)]
     server.send(stream, b"late")
 
 
 def test_what_is_not_http2_is_an_error() -> None:
     with pytest.raises(h2.exceptions.ProtocolError):
-        Connection().receive(b"GET / HTTP/1.1\r\n\r\n")
+        ServerConnection().receive(b"GET / HTTP/1.1\r\n\r\n")
 
 
 def test_a_ping_is_answered() -> None:

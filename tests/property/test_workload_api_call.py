@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uproxy.authority.rpc import Connection
+from uproxy.authority.rpc import ServerConnection
 from uproxy.identity.workload_api.framing import Status, frame
 from uproxy.identity.workload_api.grpc import Call, Ended, Event
 
@@ -56,7 +56,7 @@ def test_any_frames_end_the_call_once(sent: list[bytes]) -> None:
 def test_what_the_server_says_arrives_however_it_is_cut(
     messages: list[bytes], status: Status, text: str, step: int
 ) -> None:
-    server, call = Connection(), Call(PATH, "localhost", 1000)
+    server, call = ServerConnection(), Call(PATH, "localhost", 1000)
     server.receive(call.data_to_send())
     for message in messages:
         server.send(1, message)

@@ -1,18 +1,18 @@
-"""The development identity authority: a small CA behind the real SPIFFE Workload API.
+"""The development identity authority: a small CA that serves the real SPIFFE Workload API.
 
-For development and tests only: whoever may edit its file may be anyone.  Others use it
-through the names below, or through its sockets; the proxy never imports it.
+For development and tests only: whoever may edit its file can give any process any identity.
+Tests and the demo use the names below or its sockets; the proxy never imports it.
 
-    definition, definition_file   what it is told, and how that is written
-    ca, domain, handout           what is signed, over time, and who sees what    pure
+    definition, definition_file   trust domains and entries, and the YAML they are read from
+    ca, domain, handout           certificates, their rotation, and each caller's messages; pure
     rpc, server                   the Workload API on a unix socket
-    service                       all of it together, with a clock
+    service                       everything together, with a clock
 """
 
 from __future__ import annotations
 
 from uproxy.authority.definition import (
-    Caller,
+    CallingProcess,
     Definition,
     DomainDefinition,
     EntryDefinition,
@@ -22,7 +22,7 @@ from uproxy.authority.service import Authority
 
 __all__ = [
     "Authority",
-    "Caller",
+    "CallingProcess",
     "Definition",
     "DomainDefinition",
     "EntryDefinition",

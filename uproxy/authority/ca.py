@@ -1,9 +1,9 @@
-"""Certificates for development: one signing key in memory, and what it signs.
+"""A development CA: it keeps one signing key in memory and issues SVIDs and CRLs.
 
-Not for production: no storage, no audit, no attestation worth the name.  Rules: keys never
-leave the process but in an SVID's own message; what is issued obeys the X509-SVID standard
-(X5-1, X5-5, X5-7 to X5-13); certificates are backdated as SPIRE's are, because clocks
-differ.  Time comes in as `now`.
+Not for production: nothing is stored or audited, and callers are hardly attested.  Rules: a
+private key leaves the process only in the message that delivers its SVID; certificates obey
+the X509-SVID standard (X5-1, X5-5, X5-7 to X5-13) and are backdated by some seconds, as
+SPIRE's are, because clocks differ.  The time is passed in as `now`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MAX_COMMON_NAME_DOMAIN = 40  # a common name has at most 64 characters (X.520)
 
 @dataclass(frozen=True, slots=True)
 class IssuedSvid:
-    """An SVID as the Workload API hands it out."""
+    """One SVID with its chain and private key, as the Workload API delivers it."""
 
     spiffe_id: str
     chain: tuple[x509.Certificate, ...]
@@ -34,22 +34,22 @@ class IssuedSvid:
 
     @property
     def leaf(self) -> x509.Certificate:
-        """The certificate of the workload itself."""
+        """The workload's own certificate."""
         return self.chain[0]
 
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """One certificate that must not be believed any more."""
+    """One revoked certificate."""
 
     serial: int
     at: datetime
     not_after: datetime
-    """From then on the list needn't name it."""
+    """When the certificate expires; from then on it may be left off the CRL."""
 
 
 class Signer:
-    """A trust anchor with, if wanted, one intermediate that does the daily signing."""
+    """A root CA and, with `with_intermediate`, one intermediate CA that signs in its place."""
 
     def __init__(
         self, trust_domain: str, now: datetime, lifetime: timedelta, *, with_intermediate: bool
@@ -61,17 +61,18 @@ class Signer:
         name = self._name(trust_domain, "root")
         self.root = self._certify_ca(name, root_key.public_key(), now, (name, root_key), None)
         self._key, self._issuer = root_key, self.root
-        self._between: tuple[x509.Certificate, ...] = ()
+        self._intermediates: tuple[x509.Certificate, ...] = ()
         if with_intermediate:
             self._key = ec.generate_private_key(ec.SECP256R1())
             self._issuer = self._certify_ca(
                 self._name(trust_domain, "intermediate"),
                 self._key.public_key(), now, (name, root_key), 0,
             )  # fmt: skip
-            self._between = (self._issuer,)
+            self._intermediates = (self._issuer,)
 
     def issue(self, spiffe_id: str, now: datetime, lifetime: timedelta) -> IssuedSvid:
-        """Make a key and certify it; never beyond this signer's own life."""
+        """Make a key pair and a certificate that is valid for `lifetime`, but not longer than
+        the CA."""
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "uProxy development")])
         builder = (
@@ -86,12 +87,15 @@ class Signer:
         )  # fmt: skip
         leaf = builder.sign(self._key, hashes.SHA256())
         der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
-        return IssuedSvid(spiffe_id, (leaf, *self._between), der)
+        return IssuedSvid(spiffe_id, (leaf, *self._intermediates), der)
 
     def revocation_list(
         self, revoked: Iterable[Revoked], number: int, now: datetime, lifetime: timedelta
     ) -> bytes:
-        """Sign a CRL (DER) of what this signer issued; `number` grows from list to list."""
+        """Return a signed CRL (DER) of the `revoked` certificates.
+
+        `number` is the CRL number, which must grow from one CRL to the next.
+        """
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self._issuer.subject)
@@ -113,6 +117,7 @@ class Signer:
         issuer: tuple[x509.Name, ec.EllipticCurvePrivateKey],
         path_length: int | None,
     ) -> x509.Certificate:
+        """Return a CA certificate for `public_key`, signed by `issuer` (its name and key)."""
         issuer_name, issuer_key = issuer
         builder = (
             self._builder(subject, public_key, self._uri, now)
@@ -127,6 +132,7 @@ class Signer:
     def _builder(
         self, subject: x509.Name, key: ec.EllipticCurvePublicKey, uri: str, now: datetime
     ) -> x509.CertificateBuilder:
+        """Return a certificate builder with what every certificate here has in common."""
         return (
             x509.CertificateBuilder()
             .subject_name(subject)
@@ -141,7 +147,8 @@ class Signer:
 
     @staticmethod
     def _name(trust_domain: str, part: str) -> x509.Name:
-        # the serial number tells this signer's names from those of the one it replaces
+        """Return a CA's distinguished name."""
+        # the serial number keeps the names of an old and a new CA apart during a rotation
         return x509.Name(
             [
                 x509.NameAttribute(NameOID.ORGANIZATION_NAME, "uProxy development"),
@@ -158,6 +165,7 @@ def _authority_key_id(key: ec.EllipticCurvePrivateKey) -> x509.AuthorityKeyIdent
 
 
 def _usage(*, is_ca: bool) -> x509.KeyUsage:
+    """Return the key usage of a CA (signs certificates and CRLs) or a leaf (digital signature)."""
     return x509.KeyUsage(
         digital_signature=not is_ca,
         content_commitment=False,

@@ -1,7 +1,7 @@
-"""What a development authority is told: trust domains, who gets which identity, what is revoked.
+"""The contents of an authority's file: trust domains, their entries, revoked identities.
 
-Not how it is written (`definition_file` reads the YAML) and nothing that happens.  Values
-are immutable; a changed file gives a new Definition, and `domain` works out the difference.
+`definition_file` reads the YAML.  Values are immutable: a changed file gives a new Definition,
+and `domain` applies the difference.
 """
 
 from __future__ import annotations
@@ -10,33 +10,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 DEFAULT_TTL_S = 600.0
+"""Seconds that an SVID is valid unless `ttl` says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """A process at the other end of the socket, as the kernel vouches for it."""
+class CallingProcess:
+    """The process at the other end of a Workload API socket, as the kernel reports it."""
 
     pid: int
     uid: int
     gid: int
     path: str | None
-    """Its program; None where the kernel doesn't tell us."""
+    """The path of its executable; None where the kernel doesn't show it."""
 
 
 @dataclass(frozen=True, slots=True)
 class EntryDefinition:
-    """One identity and the processes that may have it."""
+    """One identity, and the processes that may have it."""
 
     spiffe_id: str
     hint: str = ""
-    """A name by which a workload that is offered several identities can choose."""
+    """A name by which a workload with several identities can choose this one."""
     uid: int | None = None
     gid: int | None = None
     path: str | None = None
-    """Of uid, gid and path at least one is set; those that are must all fit."""
+    """At least one of uid, gid and path is set; a process must match all that are set."""
 
-    def selects(self, caller: Caller) -> bool:
-        """Whether the entry means this process."""
+    def selects(self, caller: CallingProcess) -> bool:
+        """Return whether this process may have the identity."""
         return (
             self.uid in (None, caller.uid)
             and self.gid in (None, caller.gid)
@@ -46,30 +47,30 @@ class EntryDefinition:
 
 @dataclass(frozen=True, slots=True)
 class DomainDefinition:
-    """One trust domain with an endpoint of its own."""
+    """One trust domain, served on a socket of its own."""
 
     name: str
     entries: tuple[EntryDefinition, ...] = ()
     ttl: float = DEFAULT_TTL_S
-    """The life of an SVID in seconds; a new one comes at its half."""
+    """Seconds that an SVID is valid; it is renewed after half of them."""
     ca_ttl: float = 86_400.0
-    """The life of a CA in seconds; a new one takes over at its half."""
+    """Seconds that a CA is valid; it is replaced after half of them."""
     intermediate: bool = False
-    """Whether an intermediate signs, as in most production CAs."""
+    """Whether an intermediate CA signs the SVIDs, as with most production CAs."""
     federates_with: tuple[str, ...] = ()
-    """The trust domains of this authority whose bundles this one's workloads get."""
+    """The other trust domains of this file whose bundles this domain's workloads receive."""
     revoke: tuple[str, ...] = ()
-    """SPIFFE IDs: what they were issued is on the CRL, and they are issued nothing."""
+    """SPIFFE IDs: their SVIDs are put on the CRL, and they receive no new ones."""
     ca: int = 1
-    """Any other number than before: a new CA takes over."""
+    """Changing this number starts a CA rotation."""
     socket: str | None = None
-    """The endpoint's path; None: in the folder of the authority."""
+    """The socket's path; None: a file in the authority's folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """A whole authority."""
+    """The contents of the whole file."""
 
     trust_domains: Mapping[str, DomainDefinition]
     sockets: str | None = None
-    """The folder of the endpoints; None: a folder made at start and removed at exit."""
+    """The folder of the sockets; None: a folder made at start and removed at exit."""

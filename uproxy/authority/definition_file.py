@@ -1,8 +1,8 @@
-"""The YAML of a development authority: text in, a Definition or every mistake out.
+"""Reads an authority's YAML: text in, a Definition or an error with every mistake out.
 
-The grammar is uProxy's own (`config`), so that mistakes read alike: path, value, line, and
-the nearest valid key.  User and group names are looked up here, once; `starter` is whoever
-runs the authority.
+The grammar is built from the same parts as uProxy's own configuration (`config`), so mistakes
+read the same: path, value, line, and the nearest valid key.  User and group names are looked
+up while reading; `starter` stands for the user or group that runs the authority.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from uproxy.model import Mistake
 from uproxy.spiffe.ids import SpiffeId, TrustDomain
 
 STARTER = "starter"
+"""The word for the user or group that runs the authority."""
 MIN_TTL_S = 2.0
-"""Half of it must be longer than it takes a new CA to become known."""
+"""Half of this, the time until renewal, must be longer than PUBLISH_FIRST of `domain`."""
 _MAX_NUMERIC_ID = 2**32 - 2
 
 
 def parse_definition(text: str) -> Definition:
-    """Read the file's content.
+    """Read the contents of the file.
 
     Raises:
         ConfigError: with every mistake, in the file's order.
@@ -47,6 +48,9 @@ def parse_definition(text: str) -> Definition:
 
 
 def _numeric_id(own: Callable[[], int], look_up: Callable[[str], int]) -> Callable[[str], int]:
+    """Return a parser of user or group ids: a number, a name that `look_up` knows, or STARTER,
+    for which it calls `own`."""
+
     def parse_id(text: str) -> int:
         if text == STARTER:
             return own()
@@ -112,6 +116,7 @@ _AUTHORITY = Record(
 
 
 def _check(root: Draft) -> Iterator[Mistake]:
+    """Yield the mistakes that need more than one field to see."""
     domains = root.get("trust_domains") or {}
     for name, domain in domains.items():
         yield from _check_domain(name, domain, domains.keys())
@@ -128,7 +133,7 @@ def _check_domain(name: str, domain: Draft, known: Collection[str]) -> Iterator[
             reason = "must be another trust domain of this file"
             yield domain.wrong_item("federates_with", index, reason)
     for index, spiffe_id in enumerate(domain.get("revoke") or ()):
-        if wrong := _not_ours(spiffe_id, name):
+        if wrong := _why_not_in(spiffe_id, name):
             yield domain.wrong_item("revoke", index, wrong)
     hints: dict[str, str] = {}
     for entry in domain.drafts("entries"):
@@ -141,14 +146,15 @@ def _check_domain(name: str, domain: Draft, known: Collection[str]) -> Iterator[
 
 def _check_entry(entry: Draft, trust_domain: str) -> Iterator[Mistake]:
     spiffe_id = entry.get("spiffe_id")
-    if spiffe_id is not None and (reason := _not_ours(spiffe_id, trust_domain)):
+    if spiffe_id is not None and (reason := _why_not_in(spiffe_id, trust_domain)):
         yield entry.wrong("spiffe_id", reason)
     if not any(entry.has(key) for key in ("uid", "gid", "path")):
         yield entry.wrong("uid", f"is missing: say who may have it by uid (such as '{STARTER}'), "
                                  "gid or path")  # fmt: skip
 
 
-def _not_ours(text: str, trust_domain: str) -> str | None:
+def _why_not_in(text: str, trust_domain: str) -> str | None:
+    """Return why the SPIFFE ID can't be a workload of the trust domain; None: it can."""
     spiffe_id = SpiffeId.parse(text)
     if spiffe_id.trust_domain.name != trust_domain:
         return f"must be in the trust domain {trust_domain}"

@@ -1,9 +1,10 @@
-"""One trust domain over time: which CA signs, which SVIDs are out, what is revoked.
+"""One trust domain over time: which CA signs, which SVIDs are valid, which are revoked.
 
-No sockets and no clock: `tick(now)` does what is due and `due()` says when to come again.
-Rules: an SVID is renewed at half its life; a new CA is published (both roots in the bundle)
-before it signs, and the old one stays published until its last SVID has expired; a revoked
-identity is issued nothing, and what it held stays on its issuer's CRL until it expires.
+No sockets and no clock: `tick(now)` does what is due, and `due()` says when to call it next.
+Rules: an SVID is renewed after half its life; a new CA is published (both roots are in the
+bundle) before it signs, and the old root stays in the bundle until the last SVID under it has
+expired; a revoked identity gets no new SVID, and its old ones stay on their issuer's CRL until
+they expire.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from datetime import datetime, timedelta
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from uproxy.authority.ca import BACKDATE, IssuedSvid, Revoked, Signer
-from uproxy.authority.definition import Caller, DomainDefinition, EntryDefinition
+from uproxy.authority.definition import CallingProcess, DomainDefinition, EntryDefinition
 
 PUBLISH_FIRST = timedelta(seconds=1)
-"""How long workloads may take to learn a new root before anything is signed under it."""
+"""How long a new root is in the bundle before SVIDs are signed under it."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Issue:
-    """An SVID that was given out and hasn't expired."""
+    """An SVID that was handed out and hasn't expired, and who signed it."""
 
     signer: Signer
     svid: IssuedSvid
@@ -37,7 +38,7 @@ class _RevocationList:
 
 
 class Domain:
-    """A trust domain of the authority."""
+    """One trust domain of the authority."""
 
     def __init__(self, definition: DomainDefinition, now: datetime) -> None:
         self.definition = definition
@@ -52,26 +53,26 @@ class Domain:
 
     @property
     def bundle(self) -> bytes:
-        """Every trust anchor to be believed now, concatenated DER."""
+        """All trust anchors now valid, as concatenated DER."""
         signers = [*self._retired, self._active, *(self._next or ())[:1]]
         return b"".join(signer.root.public_bytes(Encoding.DER) for signer in signers)
 
     @property
     def crls(self) -> tuple[bytes, ...]:
-        """The lists in force, DER; none while nothing is revoked."""
+        """The current CRLs (DER), one for each CA; empty while nothing is revoked."""
         return tuple(one.der for one in self._lists)
 
-    def offers(self, caller: Caller) -> tuple[tuple[EntryDefinition, IssuedSvid], ...]:
-        """What this process may have, in the definition's order, each identity once."""
-        offers: dict[str, tuple[EntryDefinition, IssuedSvid]] = {}
+    def svids_for(self, caller: CallingProcess) -> tuple[tuple[EntryDefinition, IssuedSvid], ...]:
+        """Return (entry, SVID) of each identity this process may have, in the file's order."""
+        found: dict[str, tuple[EntryDefinition, IssuedSvid]] = {}
         for entry in self.definition.entries:
             issue = self._current.get(entry.spiffe_id)
             if issue is not None and entry.selects(caller):
-                offers.setdefault(entry.spiffe_id, (entry, issue.svid))
-        return tuple(offers.values())
+                found.setdefault(entry.spiffe_id, (entry, issue.svid))
+        return tuple(found.values())
 
     def apply(self, definition: DomainDefinition, now: datetime) -> None:
-        """Take over a changed definition."""
+        """Use a changed definition: rotate the CA, renew or revoke what it changes."""
         before, self.definition = self.definition, definition
         if (before.ca, before.intermediate) != (definition.ca, definition.intermediate):
             self.rotate_ca(now)
@@ -80,24 +81,24 @@ class Domain:
         self.tick(now)
 
     def rotate_ca(self, now: datetime) -> None:
-        """Publish a new CA, to sign in PUBLISH_FIRST; one rotation at a time."""
+        """Publish a new CA that will sign after PUBLISH_FIRST.  Does nothing during a rotation."""
         if self._next is None:
             self._next = (self._new_signer(now), now + PUBLISH_FIRST)
 
     def renew(self, now: datetime) -> None:
-        """Issue every SVID anew."""
+        """Replace every SVID by a new one now."""
         self._current.clear()
         self.tick(now)
 
     def tick(self, now: datetime) -> None:
-        """Do everything that is due."""
+        """Do everything that is due at `now`."""
         self._issues = [one for one in self._issues if one.svid.leaf.not_valid_after_utc > now]
-        self._turn_signers(now)
+        self._rotate_signers(now)
         self._issue(now)
         self._revoke(now)
 
     def due(self) -> datetime:
-        """When `tick` has something to do next."""
+        """Return when `tick` must be called next."""
         times = [_renewal(issue.svid) for issue in self._current.values()]
         times += [end for signer in self._retired if (end := self._last_expiry(signer))]
         times += [one.renew_at for one in self._lists]
@@ -113,10 +114,10 @@ class Domain:
         lifetime = timedelta(seconds=definition.ca_ttl)
         return Signer(definition.name, now, lifetime, with_intermediate=definition.intermediate)
 
-    def _turn_signers(self, now: datetime) -> None:
+    def _rotate_signers(self, now: datetime) -> None:
         if self._next is None and now >= self._active.half_life:
             self.rotate_ca(now)
-        # a machine that slept may have slept through the CA's end: nothing is left to wait for
+        # after a suspend the old CA may have expired: then there is no reason to wait
         if self._next is not None and (now >= self._next[1] or now >= self._active.not_after):
             self._retired.append(self._active)
             self._active, self._next = self._next[0], None
@@ -124,6 +125,7 @@ class Domain:
         self._retired = [signer for signer in self._retired if self._last_expiry(signer)]
 
     def _issue(self, now: datetime) -> None:
+        """Drop SVIDs no longer wanted or due for renewal, and issue those that are missing."""
         revoked = set(self.definition.revoke)
         wanted = {entry.spiffe_id for entry in self.definition.entries} - revoked
         self._current = {
@@ -136,6 +138,7 @@ class Domain:
             self._issues.append(self._current[spiffe_id])
 
     def _revoke(self, now: datetime) -> None:
+        """Bring the CRLs up to date; sign only those whose contents changed or that are due."""
         before = {one.signer: one for one in self._lists}
         known = {revoked.serial: revoked for one in self._lists for revoked in one.revoked}
         self._lists = []
@@ -151,6 +154,10 @@ class Domain:
     def _revoked_of(
         self, signer: Signer, known: dict[int, Revoked], now: datetime
     ) -> tuple[Revoked, ...]:
+        """Return the revoked certificates among those this signer issued.
+
+        `known` holds those already on a CRL, by serial number: they keep their revocation date.
+        """
         found = []
         for issue in self._issues:
             leaf = issue.svid.leaf
@@ -164,15 +171,18 @@ class Domain:
     def _sign_list(
         self, signer: Signer, revoked: tuple[Revoked, ...], now: datetime
     ) -> _RevocationList:
+        """Sign a CRL with the next CRL number."""
         self._list_number += 1
         der = signer.revocation_list(revoked, self._list_number, now, self._ttl)
         return _RevocationList(signer, revoked, der, now + self._ttl / 2)
 
     def _last_expiry(self, signer: Signer) -> datetime | None:
+        """Return when the last SVID of this signer expires; None: none is left."""
         ends = [one.svid.leaf.not_valid_after_utc for one in self._issues if one.signer is signer]
         return max(ends, default=None)
 
 
 def _renewal(svid: IssuedSvid) -> datetime:
+    """Return when an SVID is due for renewal: half its life after its issue."""
     start = svid.leaf.not_valid_before_utc + BACKDATE
     return start + (svid.leaf.not_valid_after_utc - start) / 2

@@ -1,9 +1,8 @@
-"""What each caller gets to see: the trust domains of one authority put together.
+"""Builds the Workload API messages that each caller receives from all trust domains.
 
-Pure composition of messages from `domain`s; who is calling and when to look again is
-the server's business.  Rules: a message is always the full set (WA-4); a domain's workloads
-get the bundles of those domains it federates with, never pooled (FE-2); nobody who matches
-no entry gets anything, not even a bundle.
+Pure: `server` knows who calls and when to send again.  Rules: a message always holds the full
+set (WA-4); workloads get the bundles of the domains theirs federates with, each under its own
+name (FE-2); a caller that matches no entry gets nothing, not even a bundle.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from datetime import datetime
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from uproxy.authority.definition import Caller, Definition
+from uproxy.authority.definition import CallingProcess, Definition
 from uproxy.authority.domain import Domain
 from uproxy.spiffe.workload_messages import (
     WireSvid,
@@ -24,44 +23,44 @@ from uproxy.spiffe.workload_messages import (
 )
 
 
-class World:
-    """Every trust domain of the authority."""
+class DomainSet:
+    """All trust domains of the authority."""
 
     def __init__(self, definition: Definition, now: datetime) -> None:
         self.domains = {name: Domain(one, now) for name, one in definition.trust_domains.items()}
 
     def apply(self, definition: Definition, now: datetime) -> None:
-        """Take over changed trust domains; which ones exist is settled at start."""
+        """Apply a changed definition to each trust domain; the set of domains never changes."""
         for name, domain in self.domains.items():
             domain.apply(definition.trust_domains[name], now)
 
     def tick(self, now: datetime) -> None:
-        """Do what is due in every trust domain."""
+        """Do what is due in each trust domain."""
         for domain in self.domains.values():
             domain.tick(now)
 
     def due(self) -> datetime:
-        """When `tick` has something to do next."""
+        """Return when `tick` must be called next."""
         return min(domain.due() for domain in self.domains.values())
 
-    def svids(self, trust_domain: str, caller: Caller) -> bytes | None:
-        """The X509SVIDResponse for this process; None: no identity issued."""
+    def svids(self, trust_domain: str, caller: CallingProcess) -> bytes | None:
+        """Return the encoded X509SVIDResponse for this process; None: no entry matches it."""
         domain = self.domains[trust_domain]
-        offers = domain.offers(caller)
-        if not offers:
+        found = domain.svids_for(caller)
+        if not found:
             return None
         svids = tuple(
             WireSvid(svid.spiffe_id, _chain(svid.chain), svid.key, domain.bundle, entry.hint)
-            for entry, svid in offers
+            for entry, svid in found
         )
         federated = tuple((f"spiffe://{other.definition.name}", other.bundle)
                           for other in self._federated(domain))  # fmt: skip
         return encode_svid_response(X509SvidResponse(svids, self._crls(domain), federated))
 
-    def bundles(self, trust_domain: str, caller: Caller) -> bytes | None:
-        """The X509BundlesResponse for this process; None: no identity issued."""
+    def bundles(self, trust_domain: str, caller: CallingProcess) -> bytes | None:
+        """Return the encoded X509BundlesResponse for this process; None: no entry matches it."""
         domain = self.domains[trust_domain]
-        if not domain.offers(caller):
+        if not domain.svids_for(caller):
             return None
         bundles = tuple((f"spiffe://{one.definition.name}", one.bundle)
                         for one in (domain, *self._federated(domain)))  # fmt: skip

@@ -1,8 +1,9 @@
-"""The server's half of gRPC over one HTTP/2 connection: bytes in, calls out, answers back.
+"""The server side of gRPC on one HTTP/2 connection, without I/O.
 
-No sockets and no knowledge of identities.  Rules: a slow reader costs one message per call,
-because a newer full set replaces one that hasn't begun to travel (WA-4); flow control is the
-client's; what isn't a well-formed gRPC request is answered, not dropped.
+Bytes from the client go in and calls come out; messages go in and bytes for the client come
+out.  Rules: each call queues at most one unsent message, because a newer full set replaces an
+older one (WA-4); flow control is HTTP/2's; a request that isn't valid gRPC is answered with a
+status, not dropped.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from uproxy.identity.workload_api.framing import (
 
 
 @dataclass(frozen=True, slots=True)
-class Called:
-    """A client calls a method; answer with `send` and `finish`."""
+class CallStarted:
+    """The client has called a method; answer with `send` and `finish`."""
 
     id: int
     path: str
     security_values: tuple[str, ...]
-    """Every value of the security header, in order."""
+    """All values of the security header, in order."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cancelled:
-    """The client has lost interest in a call."""
+class CallCancelled:
+    """The client has cancelled a call, or gone."""
 
     id: int
 
@@ -45,13 +46,14 @@ class Cancelled:
 class _Call:
     has_headers_sent: bool = False
     unsent: bytearray = field(default_factory=bytearray)
-    waiting: bytes | None = None
-    """The newest message, not begun while `unsent` is on its way."""
-    ending: tuple[Status, str] | None = None
+    next_message: bytes | None = None
+    """The newest message; it replaces an older one that hasn't begun to be sent."""
+    final_status: tuple[Status, str] | None = None
+    """The status that ends the call; None: it stays open."""
 
 
-class Connection:
-    """One client's connection.  After every method `data_to_send` may have bytes."""
+class ServerConnection:
+    """One client's connection.  After each method call, send what `data_to_send` returns."""
 
     def __init__(self) -> None:
         config = h2.config.H2Configuration(client_side=False, header_encoding=None)
@@ -60,50 +62,53 @@ class Connection:
         self._calls: dict[int, _Call] = {}
 
     def data_to_send(self) -> bytes:
-        """Take the bytes that must go out now."""
+        """Return the bytes to be sent to the client, and forget them."""
         return self._h2.data_to_send()
 
-    def receive(self, data: bytes) -> list[Called | Cancelled]:
-        """Take bytes from the client.
+    def receive(self, data: bytes) -> list[CallStarted | CallCancelled]:
+        """Process bytes from the client; return the calls it started and cancelled.
 
         Raises:
-            h2.exceptions.ProtocolError: it doesn't speak HTTP/2; send what is left and close.
+            h2.exceptions.ProtocolError: the client breaks HTTP/2; send `data_to_send` and close.
         """
-        events: list[Called | Cancelled] = []
+        events: list[CallStarted | CallCancelled] = []
         for event in self._h2.receive_data(data):
             events += self._react(event)
         self._flush_all()
         return events
 
     def send(self, call_id: int, message: bytes) -> None:
-        """Send a message as soon as the client's window allows, or a newer one instead."""
+        """Send a message on a call as soon as the client's flow control allows.
+
+        A later message replaces one that hasn't begun to be sent.
+        """
         call = self._calls.get(call_id)
         if call is not None:
-            call.waiting = message
+            call.next_message = message
             self._flush_all()
 
     def finish(self, call_id: int, status: Status, text: str) -> None:
-        """End a call with a status, after what already travels."""
+        """End a call with this status, after the message that is being sent."""
         call = self._calls.get(call_id)
         if call is not None:
-            call.waiting, call.ending = None, (status, text)
+            call.next_message, call.final_status = None, (status, text)
             self._flush_all()
 
-    def _react(self, event: h2.events.Event) -> list[Called | Cancelled]:
+    def _react(self, event: h2.events.Event) -> list[CallStarted | CallCancelled]:
         match event:
             case h2.events.RequestReceived(stream_id=int(call_id)):
                 self._calls[call_id] = _Call()
                 return [_called(call_id, event.headers or ())]
             case h2.events.DataReceived(stream_id=int(call_id)):
-                # an empty request is all this API knows: read it to give the window back
+                # requests of this API are empty messages: only the flow control window matters
                 self._h2.acknowledge_received_data(event.flow_controlled_length or 0, call_id)
             case h2.events.StreamReset(stream_id=int(call_id)):
                 self._calls.pop(call_id, None)
-                return [Cancelled(call_id)]
+                return [CallCancelled(call_id)]
             case h2.events.ConnectionTerminated():
-                # h2 sends nothing more after a GOAWAY, so neither may we
+                # h2 can send nothing after it received GOAWAY
                 gone, self._calls = self._calls, {}
-                return [Cancelled(call_id) for call_id in gone]
+                return [CallCancelled(call_id) for call_id in gone]
         return []
 
     def _flush_all(self) -> None:
@@ -112,12 +117,12 @@ class Connection:
                 del self._calls[call_id]
 
     def _flush(self, call_id: int, call: _Call) -> bool:
-        """Send what may be sent; whether the call is over."""
-        while call.unsent or call.waiting is not None:
+        """Send as much of a call as flow control allows; return whether the call has ended."""
+        while call.unsent or call.next_message is not None:
             if not call.unsent:
-                call.unsent += frame(call.waiting or b"")
-                call.waiting = None
-                self._begin(call_id, call)
+                call.unsent += frame(call.next_message or b"")
+                call.next_message = None
+                self._send_headers(call_id, call)
             room = min(
                 self._h2.local_flow_control_window(call_id), self._h2.max_outbound_frame_size
             )
@@ -127,17 +132,19 @@ class Connection:
             del call.unsent[:room]
         return self._maybe_end(call_id, call)
 
-    def _begin(self, call_id: int, call: _Call) -> None:
+    def _send_headers(self, call_id: int, call: _Call) -> None:
+        """Send the response headers, once."""
         if not call.has_headers_sent:
             call.has_headers_sent = True
             self._h2.send_headers(call_id, _RESPONSE)
 
     def _maybe_end(self, call_id: int, call: _Call) -> bool:
-        if call.ending is None:
+        """Send the trailers if the call has a final status; return whether it had."""
+        if call.final_status is None:
             return False
-        status, text = call.ending
+        status, text = call.final_status
         trailers = [("grpc-status", str(int(status))), ("grpc-message", encode_text(text))]
-        # a refusal before any message is headers and trailers in one
+        # an error before any message is sent as trailers only (gRPC over HTTP/2)
         headers = trailers if call.has_headers_sent else [*_RESPONSE, *trailers]
         self._h2.send_headers(call_id, headers, end_stream=True)
         return True
@@ -146,10 +153,10 @@ class Connection:
 _RESPONSE = [(":status", "200"), ("content-type", CONTENT_TYPE)]
 
 
-def _called(call_id: int, headers: Iterable[tuple[bytes | str, bytes | str]]) -> Called:
+def _called(call_id: int, headers: Iterable[tuple[bytes | str, bytes | str]]) -> CallStarted:
     pairs = [(_text(name), _text(value)) for name, value in headers]
     path = next((value for name, value in pairs if name == ":path"), "")
-    return Called(call_id, path, tuple(v for name, v in pairs if name == SECURITY_HEADER))
+    return CallStarted(call_id, path, tuple(v for name, v in pairs if name == SECURITY_HEADER))
 
 
 def _text(value: bytes | str) -> str:

@@ -1,9 +1,9 @@
-"""One trust domain's endpoint: a unix socket on which every caller is asked of the kernel.
+"""Serves the Workload API's X.509 methods of one trust domain on a unix socket.
 
-It answers the Workload API's X.509 methods for as long as the authority runs and pushes
-every change to the streams that see it.  It decides nothing about identities: `World` does.
-Rules: the security header exactly once and exactly `true` (WE-3); no entry is status 7,
-first thing or in mid-stream; methods without X.509 are status 12.
+Each stream gets a new message whenever its contents change.  `handout` decides who gets what;
+the caller's pid, uid and gid come from the kernel.  Rules: a call must have the security header
+exactly once, with the value `true` (WE-3); a caller without an entry gets status 7, at once or
+on an open stream; other methods get status 12.
 """
 
 from __future__ import annotations
@@ -20,29 +20,30 @@ from typing import cast
 
 import h2.exceptions
 
-from uproxy.authority.definition import Caller
-from uproxy.authority.handout import World
-from uproxy.authority.rpc import Called, Connection
+from uproxy.authority.definition import CallingProcess
+from uproxy.authority.handout import DomainSet
+from uproxy.authority.rpc import CallStarted, ServerConnection
 from uproxy.errors import UproxyError
 from uproxy.identity.workload_api.framing import SERVICE, Status
 
 SOCKET_MODE = 0o777
-"""As SPIRE's: who may have what is decided by asking the kernel who called, not by the file."""
+"""As SPIRE's: access is decided by the caller's uid and pid, not by the socket's permissions."""
 
 _LOG = logging.getLogger(__name__)
 _NO_IDENTITY = "no identity issued"
 _CREDENTIALS = struct.Struct("3i")
 
-Handout = Callable[[str, Caller], bytes | None]
+Method = Callable[[str, CallingProcess], bytes | None]
+"""Returns the encoded message for a caller in a trust domain; None: it has no identity."""
 
 
 class Endpoint:
     """The Workload API of one trust domain."""
 
-    def __init__(self, world: World, trust_domain: str, path: Path) -> None:
+    def __init__(self, world: DomainSet, trust_domain: str, path: Path) -> None:
         self.path = path
         self.trust_domain = trust_domain
-        self._methods: dict[str, Handout] = {
+        self._methods: dict[str, Method] = {
             SERVICE + "FetchX509SVID": world.svids,
             SERVICE + "FetchX509Bundles": world.bundles,
         }
@@ -50,7 +51,7 @@ class Endpoint:
         self._server: asyncio.AbstractServer | None = None  # set by start
 
     async def start(self) -> None:
-        """Listen.
+        """Make the socket and listen.
 
         Raises:
             UproxyError: the socket can't be made, or another authority serves it.
@@ -65,7 +66,7 @@ class Endpoint:
             raise UproxyError(f"the socket {self.path} can't be made: {reason}") from error
 
     async def stop(self) -> None:
-        """Stop listening, hang up, remove the socket."""
+        """Stop listening, close all connections and remove the socket."""
         if self._server is not None:
             self._server.close()
         for client in list(self._clients):
@@ -75,39 +76,39 @@ class Endpoint:
             self.path.unlink(missing_ok=True)
 
     def push(self) -> None:
-        """Tell every stream what has changed for it."""
+        """Send a new message to each stream whose contents have changed."""
         for client in list(self._clients):
             client.push()
 
-    def method(self, path: str) -> Handout | None:
-        """What answers this path; None: not implemented."""
+    def method(self, path: str) -> Method | None:
+        """Return the function that answers calls of this path; None: there is no such method."""
         return self._methods.get(path)
 
-    def joined(self, client: _Client) -> None:
-        """A client has connected."""
+    def add_client(self, client: _Client) -> None:
+        """Register a new client."""
         self._clients.add(client)
         if self._server is not None and not self._server.is_serving():
-            # accepted in the moment of stopping, which waits for every client
+            # accepted while stopping: `stop` waits until every client has gone
             client.hang_up()
 
-    def left(self, client: _Client) -> None:
-        """A client is gone."""
+    def remove_client(self, client: _Client) -> None:
+        """Forget a client whose connection has ended."""
         self._clients.discard(client)
 
 
 class _Client(asyncio.Protocol):
-    """One connection: the shell around `rpc.Connection`."""
+    """One client's connection: the I/O around `rpc.ServerConnection`."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
-        self._rpc = Connection()
-        self._streams: dict[int, tuple[Handout, bytes]] = {}  # call to what it saw last
+        self._rpc = ServerConnection()
+        self._streams: dict[int, tuple[Method, bytes]] = {}  # by call id: method, last message
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # a cast, because uvloop's transports don't inherit from asyncio's
         self._transport = cast("asyncio.WriteTransport", transport)
-        self._caller = _ask_kernel(transport)
-        self._endpoint.joined(self)
+        self._caller = _calling_process(transport)
+        self._endpoint.add_client(self)
         self._flush()
 
     def data_received(self, data: bytes) -> None:
@@ -119,7 +120,7 @@ class _Client(asyncio.Protocol):
             self._transport.close()
             return
         for event in events:
-            if isinstance(event, Called):
+            if isinstance(event, CallStarted):
                 self._answer(event)
             else:
                 self._streams.pop(event.id, None)
@@ -127,14 +128,14 @@ class _Client(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
         self._streams.clear()
-        self._endpoint.left(self)
+        self._endpoint.remove_client(self)
 
     def hang_up(self) -> None:
-        """Close as an agent that stops does: without a word."""
+        """Close the connection at once, as an agent does that stops."""
         self._transport.abort()
 
     def push(self) -> None:
-        """Send to each stream what is new for it; end those whose identity is gone."""
+        """Send changed messages; end the streams whose caller no longer has an identity."""
         for call_id, (handout, seen) in list(self._streams.items()):
             message = handout(self._endpoint.trust_domain, self._caller)
             if message is None:
@@ -145,7 +146,8 @@ class _Client(asyncio.Protocol):
                 self._rpc.send(call_id, message)
         self._flush()
 
-    def _answer(self, call: Called) -> None:
+    def _answer(self, call: CallStarted) -> None:
+        """Answer a new call with its first message, or with the status that refuses it."""
         handout = self._endpoint.method(call.path)
         if call.security_values != ("true",):
             text = "security header missing from request"
@@ -164,20 +166,24 @@ class _Client(asyncio.Protocol):
             self._transport.write(self._rpc.data_to_send())
 
 
-def _ask_kernel(transport: asyncio.BaseTransport) -> Caller:
-    """Who connected (unix(7), SO_PEERCRED: as of connect, not to be forged)."""
+def _calling_process(transport: asyncio.BaseTransport) -> CallingProcess:
+    """Return the process that connected (SO_PEERCRED of unix(7): as of connect, not forgeable)."""
     sock = transport.get_extra_info("socket")
     packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     pid, uid, gid = _CREDENTIALS.unpack(packed)
     path = None
-    # another user's program is not ours to see, and the process may be gone already
+    # fails for another user's process, and for one that has exited
     with contextlib.suppress(OSError):
         path = os.readlink(f"/proc/{pid}/exe")
-    return Caller(pid, uid, gid, path)
+    return CallingProcess(pid, uid, gid, path)
 
 
 def _remove_stale(path: Path) -> None:
-    """Remove a socket whose server was killed; refuse to steal one that is served."""
+    """Remove a socket that nobody listens on any more.
+
+    Raises:
+        UproxyError: another process listens on it.
+    """
     if not path.is_socket():
         return
     with socket.socket(socket.AF_UNIX) as probe:

@@ -1,10 +1,10 @@
-"""The authority as a whole: its endpoints, the clock that makes it act, its folder of sockets.
+"""The authority as a whole: its sockets, and the timer that makes it renew and rotate.
 
     async with Authority(definition) as authority:
         authority.endpoints["example.org"]   # unix:///…
 
-Rules: whatever changes is pushed to the open streams before the call that changed it
-returns; nothing but sockets touches the disk, and they are gone at exit.
+Rules: a change is sent to the open streams before the method that made it returns; only
+sockets are written to disk, and they are removed at exit.
 """
 
 from __future__ import annotations
@@ -21,28 +21,30 @@ from types import MappingProxyType
 from typing import Self
 
 from uproxy.authority.definition import Definition
-from uproxy.authority.handout import World
+from uproxy.authority.handout import DomainSet
 from uproxy.authority.server import Endpoint
 from uproxy.errors import UproxyError
 from uproxy.model import UnixAddress
 
-_LONGEST_NAP_S = 60.0  # the loop's clock stands still in a suspended machine, SVIDs don't
+_MAX_TIMER_S = 60.0
+"""Seconds between two looks at the clock: the loop's timers stop while the machine is
+suspended."""
 _MAX_SOCKET_PATH_BYTES = 107  # sockaddr_un, without the closing NUL
 
 
 class Authority:
-    """A development identity authority that runs in this event loop."""
+    """A development identity authority that runs in the current event loop."""
 
     def __init__(self, definition: Definition) -> None:
         self._definition = definition
-        self._world = World(definition, _now())
+        self._domains = DomainSet(definition, _now())
         self._endpoints: list[Endpoint] = []
         self._timer: asyncio.TimerHandle | None = None  # set while it runs
         self._cleanup = contextlib.ExitStack()
 
     @property
     def endpoints(self) -> Mapping[str, str]:
-        """Trust domain to the address of its Workload API, ready for `identity.workload_api`."""
+        """Trust domain to the address of its Workload API, as `identity.workload_api` takes it."""
         return MappingProxyType(
             {one.trust_domain: str(UnixAddress(str(one.path))) for one in self._endpoints}
         )
@@ -57,17 +59,17 @@ class Authority:
             folder = self._make_folder()
             for name, domain in self._definition.trust_domains.items():
                 path = Path(domain.socket or folder / f"{name}.sock")
-                endpoint = Endpoint(self._world, name, _checked(path))
+                endpoint = Endpoint(self._domains, name, _checked(path))
                 await endpoint.start()
                 self._endpoints.append(endpoint)
         except BaseException:
             await self.__aexit__()
             raise
-        self._arm()
+        self._set_timer()
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        """Hang up and remove the sockets."""
+        """Close all connections and remove the sockets."""
         if self._timer is not None:
             self._timer.cancel()
         for endpoint in self._endpoints:
@@ -75,46 +77,48 @@ class Authority:
         self._cleanup.close()
 
     def apply(self, definition: Definition) -> None:
-        """Take over a changed definition; open streams see it at once.
+        """Use a changed definition and send the changes to open streams.
 
         Raises:
-            UproxyError: it changes what only a restart can change; nothing has changed.
+            UproxyError: trust domains or sockets differ, which needs a restart.
         """
-        if _fixed(definition) != _fixed(self._definition):
+        if _restart_only(definition) != _restart_only(self._definition):
             raise UproxyError(
                 "trust domains and sockets can't change while the authority runs: restart it"
             )
         self._definition = definition
-        self._world.apply(definition, _now())
-        self._act()
+        self._domains.apply(definition, _now())
+        self._update()
 
     def rotate_ca(self, *trust_domains: str) -> None:
-        """Begin a CA rotation in these trust domains, or in all."""
-        for name in trust_domains or self._world.domains:
-            self._world.domains[name].rotate_ca(_now())
-        self._act()
+        """Start a CA rotation in these trust domains; without arguments, in all."""
+        for name in trust_domains or self._domains.domains:
+            self._domains.domains[name].rotate_ca(_now())
+        self._update()
 
     def renew(self, *trust_domains: str) -> None:
-        """Issue every SVID of these trust domains anew now, or of all."""
-        for name in trust_domains or self._world.domains:
-            self._world.domains[name].renew(_now())
-        self._act()
+        """Issue new SVIDs in these trust domains now; without arguments, in all."""
+        for name in trust_domains or self._domains.domains:
+            self._domains.domains[name].renew(_now())
+        self._update()
 
-    def _act(self) -> None:
-        self._world.tick(_now())
+    def _update(self) -> None:
+        """Do what is due, send the changes and set the timer again."""
+        self._domains.tick(_now())
         for endpoint in self._endpoints:
             endpoint.push()
-        self._arm()
+        self._set_timer()
 
-    def _arm(self) -> None:
+    def _set_timer(self) -> None:
+        """Set the timer to the next time something is due."""
         if self._timer is not None:
             self._timer.cancel()
-        left_s = (self._world.due() - _now()).total_seconds()
+        left_s = (self._domains.due() - _now()).total_seconds()
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(min(max(left_s, 0.0), _LONGEST_NAP_S), self._act)
+        self._timer = loop.call_later(min(max(left_s, 0.0), _MAX_TIMER_S), self._update)
 
     def _make_folder(self) -> Path:
-        """The folder of the sockets; made ones are removed at exit."""
+        """Return the folder of the sockets, creating it if needed; it is then removed at exit."""
         runtime = os.environ.get("XDG_RUNTIME_DIR")
         if self._definition.sockets is None and not runtime:
             folder = Path(tempfile.mkdtemp(prefix="uproxy-authority-"))
@@ -136,6 +140,7 @@ def _now() -> datetime:
 
 
 def _checked(path: Path) -> Path:
+    """Return `path` unless it is too long for a unix socket, which raises UproxyError."""
     if len(os.fsencode(path)) > _MAX_SOCKET_PATH_BYTES:
         raise UproxyError(
             f"the socket path {path} is longer than {_MAX_SOCKET_PATH_BYTES} bytes: "
@@ -144,7 +149,8 @@ def _checked(path: Path) -> Path:
     return path
 
 
-def _fixed(definition: Definition) -> object:
+def _restart_only(definition: Definition) -> object:
+    """Return the parts of a definition that can't change while the authority runs."""
     sockets = {name: domain.socket for name, domain in definition.trust_domains.items()}
     return definition.sockets, sockets
 
