@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.helpers.connections import APP, FakeConnection, arrival, ending
-from uproxy.accesslog import AccessRecord, access_record, kept
+from uproxy.accesslog import AccessRecord, access_record, logged_outcomes
 from uproxy.contract import PeerSvid, Route
 from uproxy.lifecycle import State
 from uproxy.model import Direction, Outcome, TcpAddress, Timeouts, Transport, UnixAddress
@@ -95,6 +95,6 @@ def test_failures_of_strangers_are_alike_when_they_come_from_the_same_host() -> 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_access_denied_keeps_refusals_for_who_somebody_is(outcome: Outcome) -> None:
     refused = ["DENY", "IDENTITY_ERROR", "CERT_REVOKED", "TLS_FAILURE"]
-    assert outcome in kept("all")
-    assert outcome not in kept("none")
-    assert (outcome in kept("denied")) == (outcome.flag in refused)
+    assert outcome in logged_outcomes("all")
+    assert outcome not in logged_outcomes("none")
+    assert (outcome in logged_outcomes("denied")) == (outcome.flag in refused)

@@ -1,7 +1,7 @@
-"""What the access log says of a finished connection: its fields, in order, and nothing else.
+"""The fields of an access log line, in order, for a connection that has ended.
 
-It writes nothing and knows no format.  This is the one place where source and destination
-appear, because the fields carry ztunnel's names; the rest of uProxy says app and peer.
+This module neither formats nor writes.  It is the only one that uses `src` and `dst`, because
+those are ztunnel's field names; the rest of uProxy says app and peer.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ DENIALS = frozenset(
         Outcome.NO_IDENTITY,
     }
 )
-"""The outcomes that `access: denied` keeps: somebody was refused for who they are, or proved
-nothing (no certificate)."""
+"""The outcomes logged by `access: denied`: the peer was refused because of its identity, its
+certificate, or because it proved no identity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +35,25 @@ class AccessRecord:
     """One line of the access log."""
 
     fields: tuple[tuple[str, Value], ...]
-    """In the contract's order; None where there is nothing to say."""
+    """(field name, value) in the documented order; a value is None where it isn't known."""
     outcome: Outcome
     kind: tuple[str, str, str] | None
-    """Outcome, rule or step, and peer: failures of the same kind say the same.  None for an
-    ordinary end."""
+    """(outcome, rule or else the state the connection ended in, peer). Records with the same
+    kind are rate-limited together. None: the connection ended normally and is never limited."""
 
 
 class AccessLog(Protocol):
-    """Who takes the records."""
+    """The interface to which connections hand their records."""
 
     def wants(self, outcome: Outcome) -> bool:
-        """Whether to make a record of a connection that ended so."""
+        """Return whether connections with this outcome are logged at all."""
 
     def access(self, record: AccessRecord) -> None:
-        """Take it."""
+        """Write this record."""
 
 
-def kept(access: str) -> frozenset[Outcome]:
-    """The outcomes that `access: all | denied | none` keeps."""
+def logged_outcomes(access: str) -> frozenset[Outcome]:
+    """Return the outcomes that get a line with `log.access` set to `all`, `denied` or `none`."""
     return {"all": frozenset(Outcome), "denied": DENIALS, "none": frozenset[Outcome]()}[access]
 
 
@@ -64,7 +64,10 @@ def access_record(
     connection: Connection,
     ending: Ending,
 ) -> AccessRecord:
-    """The line for a `connection` that ended; `ours` is our own SPIFFE ID in it."""
+    """Build the log record of a connection that has ended.
+
+    `ours` is the SPIFFE ID this uProxy used in the connection; None in plaintext.
+    """
     arrival = connection.arrival
     peer = connection.peer or arrival.peer
     theirs = None if peer is None else peer.spiffe_id
@@ -95,11 +98,12 @@ def access_record(
 
 
 def _host(source: Address) -> str:
+    """Return the host of a TCP address without its port, or the path of a unix socket."""
     return source.host if isinstance(source, TcpAddress) else str(source)
 
 
 def _rule(connection: Connection, ending: Ending) -> str | None:
-    """What refused it or, unless it was refused, what had let it in."""
+    """Return the rule that refused the connection, or the allow rule that admitted it."""
     if ending.rule is not None or ending.outcome in DENIALS or connection.route is None:
         return ending.rule
     return connection.route.rule

@@ -1,7 +1,8 @@
-"""How many connections the process's descriptors allow.
+"""How many connections fit into this process's limit of open file descriptors.
 
-The limit is raised as far as this process may, once; what still doesn't fit is clamped and
-told, so that a full proxy refuses early instead of failing to accept.
+The soft limit is raised to the hard limit once, at start.  If `limits.connections` still
+doesn't fit, it is lowered and the operator is warned: refusing connections above a known limit
+is better than an accept(2) that fails with EMFILE.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from uproxy.errors import UproxyError
 
 DESCRIPTORS_PER_CONNECTION: Final = 2
 RESERVED_DESCRIPTORS: Final = 64
-"""For listeners, the loop, the log, admin requests and the identity's socket."""
+"""For listeners, the event loop, the log, admin requests and the Workload API's socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,13 +24,13 @@ class Budget:
 
     descriptors: int
     connections: int
-    """`wanted`, or less."""
+    """How many connections may be open at once: the configured number, or fewer."""
     note: str | None
-    """What to tell the operator when it is less."""
+    """The warning for the operator; None when the configured number fits."""
 
 
 def raise_limit() -> int:
-    """RLIMIT_NOFILE to its hard limit; what it is now."""
+    """Raise the soft RLIMIT_NOFILE to the hard limit; return the soft limit now in force."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard == resource.RLIM_INFINITY:
         return soft  # the kernel's own ceiling is fs.nr_open; "infinity" can't be asked for
@@ -39,7 +40,7 @@ def raise_limit() -> int:
 
 
 def budget_for(wanted: int, descriptors: int) -> Budget:
-    """Clamp `wanted` connections to what `descriptors` allow.
+    """Lower `wanted` connections to the number that `descriptors` allow.
 
     Raises:
         UproxyError: not even one connection fits.

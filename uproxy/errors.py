@@ -9,7 +9,8 @@
     │   ├── SpiffeIdError                text that is not a SPIFFE ID, trust domain or pattern
     │   ├── BundleError                  trust material that can't be read
     │   └── MessageError                 a Workload API message that breaks its rules
-    ├── contract.RefusedError            a door's no, on its way out of a handshake
+
+    ├── contract.RefusedError            a connection is refused; carries the outcome
     ├── UntrustedError                   a peer's chain or SVID breaks a rule
     └── EngineError             exit 1   the TLS library isn't the one uProxy was tested with
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class UproxyError(Exception):
-    """The root: something uProxy can explain in one line."""
+    """The root of the tree: a failure whose message explains it in one line."""
 
     exit_code: ClassVar[int] = 1
 
@@ -53,7 +54,7 @@ class NotPermittedError(UproxyError):
 
 
 class NoIdentityError(UproxyError):
-    """No identity came in the time given."""
+    """The Workload API gave no identity before the deadline."""
 
     exit_code = 4
 
@@ -82,10 +83,10 @@ class MessageError(IdentityError):
 
 
 class UntrustedError(UproxyError):
-    """A peer's certificate chain breaks a rule; nothing may be relayed.
+    """A peer's certificate chain breaks a rule, so nothing may be relayed.
 
-    `rule` is a rule id of docs/reference/spiffe-rules.md (`X5-2`); `alert` the TLS alert
-    that tells the peer.
+    `rule` is a rule id of docs/reference/spiffe-rules.md (`X5-2`); `alert` is the TLS alert
+    that is sent to the peer.
     """
 
     def __init__(self, rule: str, reason: str, alert: Alert) -> None:
@@ -96,5 +97,5 @@ class UntrustedError(UproxyError):
 
 
 class EngineError(UproxyError):
-    """The TLS library in this process isn't one uProxy was tested with, or the engine asked for
-    isn't there."""
+    """The process's TLS library is not one uProxy was tested with, or the configured engine
+    can't be loaded."""

@@ -1,7 +1,7 @@
-"""The states of a connection and the only moves between them.
+"""The states of a connection, the moves allowed between them, and how each state may end.
 
-Both engines obey this table; the picture in the docs is drawn from it.  It knows no
-socket and no clock: a deadline is the name of a timeout, kept by the engine.
+Both engines obey these tables, and the picture in the docs is drawn from them.  This module
+uses no socket and no clock: DEADLINES names timeouts, the engines enforce them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from uproxy.model import Outcome
 
 
 class State(enum.StrEnum):
-    """The steps, in order."""
+    """The states in the order in which a connection passes them."""
 
     ACCEPTED = "accepted"
     HANDSHAKING_NEAR = "handshaking_near"
@@ -32,14 +32,15 @@ MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
         State.HANDSHAKING_NEAR: frozenset({State.ADMITTING, State.CLOSED}),
         State.ADMITTING: frozenset({State.CONNECTING, State.CLOSED}),
         State.CONNECTING: frozenset({State.HANDSHAKING_FAR, State.RELAYING, State.CLOSED}),
-        # back to connecting: the next address, while no byte has gone
+        # back to CONNECTING: the next address is tried while no byte has been relayed
         State.HANDSHAKING_FAR: frozenset({State.CONNECTING, State.RELAYING, State.CLOSED}),
         State.RELAYING: frozenset({State.CLOSING, State.CLOSED}),
         State.CLOSING: frozenset({State.CLOSED}),
         State.CLOSED: frozenset(),
     }
 )
-"""CLOSING is half-closed: one side has finished sending, the other has not."""
+"""For each state, the states that may follow. CLOSING is half-closed: one side has finished
+sending, the other has not."""
 
 DEADLINES: Mapping[State, str] = MappingProxyType(
     {
@@ -50,7 +51,7 @@ DEADLINES: Mapping[State, str] = MappingProxyType(
         State.CLOSING: "half_close",
     }
 )
-"""The field of Timeouts that bounds each state."""
+"""For each state with a deadline, the field of `model.Timeouts` that sets it."""
 
 _ANYWHERE = frozenset(
     {Outcome.RESET, Outcome.DRAINED, Outcome.LIMIT, Outcome.POLICY_CHANGED,
@@ -74,14 +75,14 @@ ENDINGS: Mapping[State, frozenset[Outcome]] = MappingProxyType(
         State.CLOSING: _ANYWHERE | {Outcome.CLOSED, Outcome.TIMED_OUT, Outcome.HANDSHAKE_FAILED},
     }
 )
-"""The outcomes each state may end in."""
+"""For each state, the outcomes with which a connection may end in it."""
 
 
 def check_move(now: State, then: State) -> None:
-    """Refuse a move the table doesn't have.
+    """Refuse a move between states that MOVES doesn't allow.
 
     Raises:
-        ValueError: an engine's defect, never a peer's doing.
+        ValueError: the engine has a defect; a peer can't cause this.
     """
     if then not in MOVES[now]:
         raise ValueError(f"a connection can't go from {now} to {then}")

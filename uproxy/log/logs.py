@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable
 from functools import partial
 
-from uproxy.accesslog import AccessRecord, kept
+from uproxy.accesslog import AccessRecord, logged_outcomes
 from uproxy.config.settings import LogSettings
 from uproxy.log.lines import Event, Fields, json_line, text_line
 from uproxy.log.pipe import QUEUE_LINES, Pipe
@@ -69,7 +69,7 @@ class Log(logging.Handler):
     def configure(self, settings: LogSettings) -> None:
         """Follow the configuration, as a reload does."""
         self._render = json_line if settings.format == "json" else text_line
-        self._kept = kept(settings.access)
+        self._logged_outcomes = logged_outcomes(settings.access)
         self.set_level(settings.level)
 
     def set_level(self, word: str) -> None:
@@ -106,11 +106,11 @@ class Log(logging.Handler):
 
     def wants(self, outcome: Outcome) -> bool:
         """Whether the configuration keeps a line for a connection that ended so."""
-        return outcome in self._kept
+        return outcome in self._logged_outcomes
 
     def access(self, record: AccessRecord) -> None:
         """One line for a finished connection, if the configuration wants it."""
-        if record.outcome not in self._kept:
+        if record.outcome not in self._logged_outcomes:
             return
         if record.kind is not None:
             self._sum_up()
