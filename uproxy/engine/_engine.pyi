@@ -2,6 +2,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from uproxy.contract import Route
+from uproxy.lifecycle import State
 
 ARRIVED: Final[int]
 SHAKEN: Final[int]
@@ -10,6 +11,8 @@ FAR_READY: Final[int]
 FAR_FAILED: Final[int]
 OPENED: Final[int]
 CLOSED: Final[int]
+PHASES: Final[dict[State, int]]
+FAILURES: Final[dict[int, str]]
 OPENSSL_FUNCTIONS: Final[tuple[str, ...]]
 """What the threads call by address, without the GIL."""
 

@@ -28,7 +28,11 @@ from uproxy.engine.openssl cimport BIO_free, OSSL_PLACES, ossl_places, ossl_smal
 from uproxy.engine.parts cimport (
     COMPANY, C_CUT, C_CUT_ALL, C_DIAL, C_FORGET, C_RELAY, C_RELEASE, C_SHAKE_NEAR, C_STOP, C_WATCH,
     E_ADMITTED, E_ARRIVED, E_CLOSED, E_FAR_FAILED, E_FAR_READY, E_OPENED, E_SHAKEN,
-    K_BELL, K_LISTENER, MOST_OPTIONS, V_ACCEPTED, V_DEFECT, V_NONE, V_REFUSED,
+    FAILURE_COUNT, F_AFTER_HANDSHAKE, F_CUT, F_EVICTED, F_FULL, F_HALF_CLOSED, F_IDLE, F_MEMORY,
+    F_NONE, F_NO_HELLO, F_OS, F_SHORT_HANDSHAKE, F_SHORT_HELLO, F_SLOTS, F_SOURCE_FULL,
+    F_TIMEOUT, F_TLS, F_TRUNCATED, F_UNASKED, F_UNPROVEN, F_VERIFY,
+    K_BELL, K_LISTENER, MOST_OPTIONS, PHASE_COUNT, P_ACCEPTED, P_ADMITTING, P_CLOSED, P_CLOSING,
+    P_CONNECTING, P_HANDSHAKING_FAR, P_HANDSHAKING_NEAR, P_RELAYING, V_ACCEPTED, V_DEFECT, V_NONE, V_REFUSED,
     Command, Conn, Entry, Fault, Gate, Handshake, Inbox, Listener, Place, Shared, Side, Standing,
     Table, Terms, Worker,
 )
@@ -46,6 +50,8 @@ from uproxy.engine.worker cimport work
 
 import threading
 
+from uproxy.lifecycle import State
+
 ARRIVED = E_ARRIVED
 SHAKEN = E_SHAKEN
 ADMITTED = E_ADMITTED
@@ -54,11 +60,47 @@ FAR_FAILED = E_FAR_FAILED
 OPENED = E_OPENED
 CLOSED = E_CLOSED
 
-FAILURES = (
-    "none", "cut", "os", "tls", "verify", "timeout", "idle", "half_closed", "slots", "no_hello",
-    "short_hello", "short_handshake", "truncated", "unproven", "memory", "after_handshake",
-    "unasked", "full", "source_full", "evicted",
-)
+PHASES = {
+    State.ACCEPTED: P_ACCEPTED,
+    State.HANDSHAKING_NEAR: P_HANDSHAKING_NEAR,
+    State.ADMITTING: P_ADMITTING,
+    State.CONNECTING: P_CONNECTING,
+    State.HANDSHAKING_FAR: P_HANDSHAKING_FAR,
+    State.RELAYING: P_RELAYING,
+    State.CLOSING: P_CLOSING,
+    State.CLOSED: P_CLOSED,
+}
+
+FAILURES = {
+    F_NONE: "none",
+    F_CUT: "cut",
+    F_OS: "os",
+    F_TLS: "tls",
+    F_VERIFY: "verify",
+    F_TIMEOUT: "timeout",
+    F_IDLE: "idle",
+    F_HALF_CLOSED: "half_closed",
+    F_SLOTS: "slots",
+    F_NO_HELLO: "no_hello",
+    F_SHORT_HELLO: "short_hello",
+    F_SHORT_HANDSHAKE: "short_handshake",
+    F_TRUNCATED: "truncated",
+    F_UNPROVEN: "unproven",
+    F_MEMORY: "memory",
+    F_AFTER_HANDSHAKE: "after_handshake",
+    F_UNASKED: "unasked",
+    F_FULL: "full",
+    F_SOURCE_FULL: "source_full",
+    F_EVICTED: "evicted",
+}
+
+nameless = {
+    "state": {*State} ^ PHASES.keys(),
+    "phase": {*range(PHASE_COUNT)} ^ {*PHASES.values()},
+    "failure": {*range(FAILURE_COUNT)} ^ FAILURES.keys(),
+}
+if any(nameless.values()):
+    raise ImportError(f"PHASES or FAILURES lacks, or has too much: {nameless}")
 
 OPENSSL_FUNCTIONS = tuple(ossl_places[at].name.decode() for at in range(OSSL_PLACES))
 

@@ -38,9 +38,10 @@ cdef enum:
 cdef enum Kind:  # what an epoll event is about; the first word of each
     K_SIDE, K_LISTENER, K_BELL
 
-cdef enum Phase:  # the order of lifecycle.State
+cdef enum Phase:  # `_engine.PHASES` says which lifecycle.State each is
     P_ACCEPTED, P_HANDSHAKING_NEAR, P_ADMITTING, P_CONNECTING, P_HANDSHAKING_FAR
     P_RELAYING, P_CLOSING, P_CLOSED
+    PHASE_COUNT
 
 cdef enum Mode:  # what the worker waits for
     M_NEW, M_ASKING, M_HELLO, M_SHAKING, M_CONNECTING, M_RELAYING, M_PARTING, M_DEAD
@@ -58,10 +59,11 @@ cdef enum CommandKind:
     C_ADOPT, C_SHAKE_NEAR, C_WATCH, C_DIAL, C_RELAY, C_CUT, C_CUT_ALL, C_EVICT, C_RELEASE
     C_FORGET, C_STOP, C_LEND, C_RETURN
 
-cdef enum Failure:
+cdef enum Failure:  # `_engine.FAILURES` has the names that the loop knows them by
     F_NONE, F_CUT, F_OS, F_TLS, F_VERIFY, F_TIMEOUT, F_IDLE, F_HALF_CLOSED, F_SLOTS
     F_NO_HELLO, F_SHORT_HELLO, F_SHORT_HANDSHAKE, F_TRUNCATED, F_UNPROVEN, F_MEMORY
     F_AFTER_HANDSHAKE, F_UNASKED, F_FULL, F_SOURCE_FULL, F_EVICTED
+    FAILURE_COUNT
 
 cdef enum Verdict:
     V_NONE, V_ACCEPTED, V_REFUSED, V_DEFECT

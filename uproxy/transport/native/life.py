@@ -38,6 +38,7 @@ from uproxy.engine._engine import (
     FAR_FAILED,
     FAR_READY,
     OPENED,
+    PHASES,
     SHAKEN,
     Wire,
 )
@@ -54,9 +55,8 @@ if TYPE_CHECKING:
     from uproxy.transport.native.engine import NativeEngine
     from uproxy.transport.native.opendoor import Offer
 
-_STATES: Final = tuple(State)
-_PHASES: Final = {state: phase for phase, state in enumerate(State)}
-_SHAKEN: Final = _PHASES[State.HANDSHAKING_NEAR]
+_STATES: Final = {phase: state for state, phase in PHASES.items()}
+_SHAKEN: Final = PHASES[State.HANDSHAKING_NEAR]
 _DEFECT: Final = Refusal(Outcome.RESET, "a defect in uProxy: its log says more")
 _ASKING: Final = ARRIVED | SHAKEN | FAR_READY | FAR_FAILED
 _NONE: Final[Iterator[Candidate]] = iter(())
@@ -185,7 +185,7 @@ class Life(Wire):
         if self.arrival.peer is None and self.arrival.tls is not None:  # it had asked before that
             self.arrival = replace(self.arrival, peer=self._near_peer())
             self._introduce(cast("PeerSvid", self.arrival.peer))
-        self.enter(_PHASES[State.ADMITTING])
+        self.enter(PHASES[State.ADMITTING])
         answer = self._offer.door.admit(self.arrival)
         if isinstance(answer, Refusal):
             raise RefusedError(answer)
@@ -196,7 +196,7 @@ class Life(Wire):
         self._candidates = iter(answer.candidates)
         if answer.stands is not Stands.NEVER:
             self._let_stand(answer)
-        self.enter(_PHASES[State.CONNECTING])
+        self.enter(PHASES[State.CONNECTING])
         self._reach(answer)
 
     def _let_stand(self, route: Route) -> None:
@@ -220,7 +220,7 @@ class Life(Wire):
         """Set out for the next candidate."""
         for candidate in self._candidates:
             self._candidate = candidate
-            self.enter(_PHASES[State.CONNECTING])
+            self.enter(PHASES[State.CONNECTING])
             failure = self._set_out(route, candidate)
             if failure is None:
                 return
@@ -303,7 +303,7 @@ class Life(Wire):
 
     def _open(self) -> None:
         """Both sides are ready: bytes may pass unless the door cuts."""
-        self.enter(_PHASES[State.RELAYING])
+        self.enter(PHASES[State.RELAYING])
         self._pass()
         if self._ending is None:
             route = cast("Route", self.route)
