@@ -9,6 +9,7 @@ import pytest
 
 from uproxy.errors import EngineError
 from uproxy.libssl import Session, binding, selfcheck
+from uproxy.libssl.binding import ffi
 
 PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
 
@@ -41,6 +42,17 @@ def test_a_missing_function_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_handshake_that_fails_in_the_rehearsal_refuses_the_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Session, "judge", lambda _self, _store: 28)
+    # what OpenSSL is to believe in it is left out
+    monkeypatch.setattr(selfcheck, "expect_ok", lambda _result, _what: None)
+    monkeypatch.setattr(selfcheck, "x509_from", lambda _der: ffi.NULL)
     with pytest.raises(EngineError, match="throw-away handshake"):
         selfcheck.check()
+
+
+def test_a_peer_that_python_refuses_in_the_rehearsal_refuses_the_python_engine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    selfcheck.check_callbacks()
+    monkeypatch.setattr(Session, "judge", lambda _self, _store: 28)
+    with pytest.raises(EngineError, match="throw-away handshake"):
+        selfcheck.check_callbacks()

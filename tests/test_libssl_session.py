@@ -13,7 +13,7 @@ from tests.helpers.tls_sessions import OURS, PEER, accept, pair, plan, shake, sh
 from uproxy.config.leaves import CIPHERS_12, CIPHERS_13
 from uproxy.contract import PeerSvid, Refusal, RefusedError, VerifyPeer
 from uproxy.errors import UntrustedError
-from uproxy.libssl import RECEIVE_SIZE, Session, TlsError, context
+from uproxy.libssl import RECEIVE_SIZE, Session, TlsError, callbacks
 from uproxy.model import Alert, Outcome, Role, TlsSettings
 
 # Handshakes.
@@ -221,7 +221,7 @@ def test_a_session_belongs_to_its_memory_only() -> None:
     for _ in range(50):
         shaken()
     gc.collect()
-    assert context.in_handshake == {}
+    assert callbacks.in_handshake == {}
 
 
 def test_an_idle_session_holds_no_buffer_of_what_it_has_carried() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from uproxy import processors
+from uproxy import libssl, processors
 from uproxy.contract import Engine
 from uproxy.errors import EngineError
 
@@ -16,11 +16,13 @@ def make_engine(name: str, workers: int | None) -> Engine:
     """The engine of that name, on the running event loop; None: as many threads as fit here.
 
     Raises:
-        EngineError: it isn't part of this installation, or can't have so many threads.
+        EngineError: it isn't part of this installation, can't have so many threads, or can't be
+            called by OpenSSL.
     """
     if name == "python":
         from uproxy.transport.twin import TwinEngine
 
+        libssl.check_callbacks()
         return TwinEngine()
     try:
         from uproxy.transport.native import NativeEngine

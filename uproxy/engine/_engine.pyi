@@ -16,6 +16,9 @@ FAILURES: Final[dict[int, str]]
 OPENSSL_FUNCTIONS: Final[tuple[str, ...]]
 """What the threads call by address, without the GIL."""
 
+CHOOSE_PROTOCOL: Final[int]
+"""The address of a function for SSL_CTX_set_alpn_select_cb (`libssl.Context`)."""
+
 Handshake = tuple[object, int, int, bool]
 """A context to keep, its SSL_CTX's address, `TlsPlan.trust`, and whether the client is us."""
 

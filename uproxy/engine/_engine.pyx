@@ -7,7 +7,7 @@ says what was asked and what has come of it, in batches, when `Core.fileno` is r
 methods are called on one thread, the event loop's.  No Python object is touched by a worker,
 but in `ask_verifier`, once for a leaf that isn't in the table.
 
-The pages, from the bottom up: `system`, `openssl` (calls), `parts` (every structure), `inbox`,
+The pages, from the bottom up: `system`, `openssl` (calls), `alpn`, `parts` (every structure), `inbox`,
 `deadlines`, `gate` (limits), `verified` (leaves), `standing` (terms and routes), `side` (a socket
 and its TLS), `lending`, `hello`, `ending`, `relay`, `shake`, `far`, `near`, `worker` (a thread's
 turn).
@@ -22,6 +22,7 @@ from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC
 from posix.unistd cimport close
 
+from uproxy.engine.alpn cimport choose_protocol
 from uproxy.engine.inbox cimport command, decide, inbox_remove, post, ring_loop, silence
 from uproxy.engine.near cimport A_GONE, A_ONE, pause, take_one
 from uproxy.engine.openssl cimport BIO_free, OSSL_PLACES, ossl_places, ossl_small_key
@@ -103,6 +104,8 @@ if any(nameless.values()):
     raise ImportError(f"PHASES or FAILURES lacks, or has too much: {nameless}")
 
 OPENSSL_FUNCTIONS = tuple(ossl_places[at].name.decode() for at in range(OSSL_PLACES))
+
+CHOOSE_PROTOCOL = <uintptr_t>&choose_protocol
 
 _judge = None  # set by Core
 

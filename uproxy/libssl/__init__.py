@@ -6,8 +6,8 @@ for a `TlsPlan`, and a `Session`, one connection's TLS without a socket: ciphert
 and comes out as bytes.  The compiled engine shares the contexts, gets the addresses of what it
 calls itself, and asks `judge`.  It isn't a general TLS library: it knows mutual TLS only.
 
-The pages, from the bottom up: `binding` (OpenSSL's functions, and errors in words), `context`,
-`session`, `selfcheck`.
+The pages, from the bottom up: `binding` (OpenSSL's functions, and errors in words), `callbacks`
+(what OpenSSL calls of Python), `context`, `session`, `selfcheck`.
 
 Rules: a peer is accepted by `TlsPlan.verify` inside this very handshake or not at all, since
 the certificate store is empty, sessions are never resumed and a peer can't renegotiate; a
@@ -17,7 +17,7 @@ call into OpenSSL; every function but `judge` is called on one thread.
 
 from uproxy.libssl.binding import Buffer, TlsError, addresses, in_words, small_key
 from uproxy.libssl.context import Context, context_of, judge
-from uproxy.libssl.selfcheck import check
+from uproxy.libssl.selfcheck import check, check_callbacks
 from uproxy.libssl.session import RECEIVE_SIZE, Session
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "TlsError",
     "addresses",
     "check",
+    "check_callbacks",
     "context_of",
     "in_words",
     "judge",

@@ -28,15 +28,18 @@ NAMES: Final = tuple(
     ERR_GET_REASON ERR_clear_error ERR_get_error ERR_peek_error ERR_reason_error_string
     EVP_PKEY_free OpenSSL_version SSL_CIPHER_get_name SSL_CTX_add_extra_chain_cert
     SSL_CTX_check_private_key SSL_CTX_free SSL_CTX_new SSL_CTX_set1_curves_list
-    SSL_CTX_set_alpn_protos SSL_CTX_set_alpn_select_cb SSL_CTX_set_cert_cb
+    SSL_CTX_get_cert_store SSL_CTX_set_alpn_protos SSL_CTX_set_alpn_select_cb
     SSL_CTX_set_cipher_list SSL_CTX_set_ciphersuites SSL_CTX_set_min_proto_version
     SSL_CTX_set_mode SSL_CTX_set_options SSL_CTX_set_session_cache_mode SSL_CTX_set_verify
     SSL_CTX_use_PrivateKey SSL_CTX_use_certificate SSL_do_handshake SSL_free
     SSL_get0_alpn_selected SSL_get0_group_name SSL_get_current_cipher SSL_get_error
-    SSL_get_ex_data_X509_STORE_CTX_idx SSL_get_shutdown SSL_get_version SSL_new SSL_read
-    SSL_session_reused SSL_set_accept_state SSL_set_bio SSL_set_connect_state SSL_shutdown
+    SSL_get_ex_data_X509_STORE_CTX_idx SSL_get_peer_certificate SSL_get_shutdown
+    SSL_get_version SSL_new SSL_read
+    SSL_session_reused SSL_set_accept_state SSL_set_bio SSL_set_cert_cb SSL_set_connect_state
+    SSL_set_verify SSL_shutdown
     SSL_write TLS_client_method TLS_server_method X509_STORE_CTX_get0_cert
-    X509_STORE_CTX_get1_chain X509_STORE_CTX_get_ex_data X509_STORE_CTX_set_error X509_free
+    X509_STORE_CTX_get1_chain X509_STORE_CTX_get_ex_data X509_STORE_CTX_set_error
+    X509_STORE_add_cert X509_free
     d2i_PUBKEY_bio d2i_PrivateKey_bio d2i_X509_bio i2d_X509_bio sk_X509_free sk_X509_num
     sk_X509_value
 

@@ -6,7 +6,7 @@ client) which certificate to show.  Both engines answer the first with the plan'
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -23,6 +23,7 @@ from uproxy.libssl.binding import (
     not_null,
     x509_from,
 )
+from uproxy.libssl.callbacks import CHOOSER, protocol_chooser
 from uproxy.model import Alert, Role, TlsSettings
 
 _NO_AUTO_CHAIN: Final = 0x8
@@ -49,24 +50,27 @@ _X509_ERROR: Final = {
 class Context:
     """An SSL_CTX made from a plan."""
 
-    __slots__ = ("_alpn_callback", "pointer", "server", "trust", "verify")
+    __slots__ = ("_alpn", "pointer", "server", "trust", "verify")
 
-    def __init__(self, plan: TlsPlan) -> None:
+    def __init__(self, plan: TlsPlan, choose_protocol: int | None = None) -> None:
+        """`choose_protocol` is the address of a compiled engine's function that chooses a server's
+        application protocol.  It is given our names with their lengths in front, and a 0 behind
+        them."""
         server = plan.role is Role.SERVER
         lib.ERR_clear_error()
         method = lib.TLS_server_method() if server else lib.TLS_client_method()
-        # OpenSSL counts references: a session holds the SSL_CTX, this object holds the callback
+        # OpenSSL counts references: a session holds the SSL_CTX, this object what `_alpn` is
         self.pointer = ffi.gc(not_null(lib.SSL_CTX_new(method)), lib.SSL_CTX_free)
         # not the plan itself: it is the weak key that this context is kept under
         self.server = server
         self.verify = plan.verify
         self.trust = plan.trust
-        self._alpn_callback: Any = None
+        self._alpn: Any = None  # what OpenSSL knows only the address of
         self._harden()
         self._negotiate(plan.settings)
         self._identify(plan)
         if plan.alpn:
-            self._offer_alpn(plan.alpn)
+            self._offer_alpn(plan.alpn, choose_protocol)
 
     @property
     def address(self) -> int:
@@ -86,10 +90,8 @@ class Context:
         )
         lib.SSL_CTX_set_session_cache_mode(context, lib.SSL_SESS_CACHE_OFF)
         lib.SSL_CTX_set_mode(context, lib.SSL_MODE_RELEASE_BUFFERS | _NO_AUTO_CHAIN)
-        lib.SSL_CTX_set_verify(
-            context, lib.SSL_VERIFY_PEER | lib.SSL_VERIFY_FAIL_IF_NO_PEER_CERT, _on_verify
-        )
-        lib.SSL_CTX_set_cert_cb(context, _on_request, ffi.NULL)
+        # each handshake brings its callback; without one the empty store believes nobody
+        lib.SSL_CTX_set_verify(context, verify_mode(), ffi.NULL)
 
     def _negotiate(self, settings: TlsSettings) -> None:
         context = self.pointer
@@ -116,85 +118,41 @@ class Context:
         expect_ok(lib.SSL_CTX_use_PrivateKey(context, key), "our key")
         expect_ok(lib.SSL_CTX_check_private_key(context), "our key")
 
-    def _offer_alpn(self, alpn: tuple[str, ...]) -> None:
+    def _offer_alpn(self, alpn: tuple[str, ...], choose_protocol: int | None) -> None:
         names = [name.encode() for name in alpn]
-        if self.server:
-            self._alpn_callback = _alpn_chooser(names)
-            lib.SSL_CTX_set_alpn_select_cb(self.pointer, self._alpn_callback, ffi.NULL)
-        else:
-            wire = b"".join(bytes((len(name),)) + name for name in names)
+        wire = b"".join(bytes((len(name),)) + name for name in names)
+        if not self.server:
             lib.SSL_CTX_set_alpn_protos(self.pointer, wire, len(wire))
+        elif choose_protocol is None:
+            self._alpn = protocol_chooser(names)
+            lib.SSL_CTX_set_alpn_select_cb(self.pointer, self._alpn, ffi.NULL)
+        else:
+            self._alpn = ffi.new("unsigned char[]", wire + b"\0")
+            function = ffi.cast(CHOOSER.replace("(", "(*)(", 1), choose_protocol)
+            lib.SSL_CTX_set_alpn_select_cb(self.pointer, function, self._alpn)
 
 
 _contexts: WeakKeyDictionary[TlsPlan, Context] = WeakKeyDictionary()
 
 
-def context_of(plan: TlsPlan) -> Context:
-    """The plan's context, made when it is first needed.
+def context_of(plan: TlsPlan, choose_protocol: int | None = None) -> Context:
+    """The plan's context, made when it is first needed, for the engine in use.
 
     Raises:
         IdentityError: the chain, key, groups or ciphers can't be used together.
     """
     found = _contexts.get(plan)
     if found is None:
-        found = _contexts[plan] = Context(plan)
+        found = _contexts[plan] = Context(plan, choose_protocol)
     return found
 
 
-def _alpn_chooser(names: list[bytes]) -> Any:
-    """Our first name that the client offers; no_application_protocol where none is (RFC 7301)."""
-
-    @ffi.callback(  # type: ignore[untyped-decorator]  # cffi has no types
-        "int(SSL *, unsigned char **, unsigned char *, unsigned char *, unsigned int, void *)",
-        error=lib.SSL_TLSEXT_ERR_ALERT_FATAL,
-    )
-    def choose(_ssl: Any, out: Any, out_length: Any, offered: Any, length: int, _arg: Any) -> int:
-        where: dict[bytes, int] = {}
-        at = 0
-        while at < length:
-            size = offered[at]
-            where[bytes(ffi.buffer(offered + at + 1, size))] = at + 1
-            at += 1 + size
-        for name in names:
-            if name in where:
-                out[0] = offered + where[name]
-                out_length[0] = len(name)
-                return int(lib.SSL_TLSEXT_ERR_OK)
-        return int(lib.SSL_TLSEXT_ERR_ALERT_FATAL)
-
-    return choose
+def verify_mode() -> int:
+    """A peer shows a certificate that is believed, or there is no handshake."""
+    return int(lib.SSL_VERIFY_PEER | lib.SSL_VERIFY_FAIL_IF_NO_PEER_CERT)
 
 
 # Verification: asked by OpenSSL, answered by the plan.
-
-
-class Judge(Protocol):
-    """A session inside SSL_do_handshake."""
-
-    asked: bool
-
-    def judge(self, store: Any) -> int: ...
-
-
-in_handshake: dict[int, Judge] = {}
-"""The sessions inside SSL_do_handshake, by address: nobody else may be asked about."""
-
-
-@ffi.callback("int(int, X509_STORE_CTX *)", error=0)  # type: ignore[untyped-decorator]  # cffi
-def _on_verify(_preverified: int, store: Any) -> int:
-    # Runs two or three times per handshake (one per complaint of the empty store, and one per
-    # certificate afterwards): the first answer stands.
-    ssl = lib.X509_STORE_CTX_get_ex_data(store, lib.SSL_get_ex_data_X509_STORE_CTX_idx())
-    error = in_handshake[address_of(ssl)].judge(store)
-    lib.X509_STORE_CTX_set_error(store, error)
-    return int(error == _OK)
-
-
-@ffi.callback("int(SSL *, void *)", error=0)  # type: ignore[untyped-decorator]  # cffi
-def _on_request(ssl: Any, _arg: Any) -> int:
-    # A client is called here only when the server has sent a CertificateRequest.
-    in_handshake[address_of(ssl)].asked = True
-    return 1
 
 
 def x509_error(verdict: PeerSvid | Exception) -> int:

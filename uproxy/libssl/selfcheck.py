@@ -13,7 +13,17 @@ from cryptography.x509.oid import NameOID
 
 from uproxy.contract import PeerSvid, TlsPlan
 from uproxy.errors import EngineError, UntrustedError
-from uproxy.libssl.binding import NAMES, TlsError, Versions, lib, versions
+from uproxy.libssl.binding import (
+    NAMES,
+    TlsError,
+    Versions,
+    der_of,
+    expect_ok,
+    ffi,
+    lib,
+    versions,
+    x509_from,
+)
 from uproxy.libssl.context import Context
 from uproxy.libssl.session import Session
 from uproxy.model import Role, TlsSettings
@@ -28,8 +38,7 @@ def check() -> Versions:
     Raises:
         EngineError: another version, a function is missing, or a throw-away handshake fails.
     """
-    found = versions()
-    tested = f"uProxy was tested with cryptography {TESTED_CRYPTOGRAPHY} (OpenSSL {TESTED_OPENSSL})"
+    found, tested = versions(), _tested()
     missing = [name for name in NAMES if not hasattr(lib, name)]
     if missing:
         raise EngineError(f"cryptography {found.cryptography} lacks {', '.join(missing)}; {tested}")
@@ -40,11 +49,40 @@ def check() -> Versions:
             f"cryptography {found.cryptography} with {found.openssl} is in use; {tested}: "
             f"install cryptography=={TESTED_CRYPTOGRAPHY}"
         )
-    _rehearse(tested)
+    _rehearse(_WithoutCallbacks)
     return found
 
 
-def _rehearse(tested: str) -> None:
+def check_callbacks() -> None:
+    """Make sure that OpenSSL can call Python, as sessions need and the compiled engine doesn't.
+
+    Raises:
+        EngineError: memory that is writable and executable is forbidden, or a throw-away
+            handshake fails.
+    """
+    _rehearse(Session)
+
+
+def _tested() -> str:
+    return f"uProxy was tested with cryptography {TESTED_CRYPTOGRAPHY} (OpenSSL {TESTED_OPENSSL})"
+
+
+class _WithoutCallbacks(Session):
+    """A session whose peer OpenSSL judges by itself, by what is in the context's store."""
+
+    __slots__ = ()
+
+    def _watch_handshake(self) -> None:
+        self.asked = True  # if not, the server gets no certificate and the handshake fails
+
+    def _accept(self) -> None:
+        shown = lib.SSL_get_peer_certificate(self._ssl)
+        if shown == ffi.NULL:
+            raise TlsError("the handshake ended without a peer")
+        self.peer = self._context.verify((der_of(ffi.gc(shown, lib.X509_free)),))
+
+
+def _rehearse(kind: type[Session]) -> None:
     """Shake hands with ourselves, in memory."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rehearsal")])
@@ -60,10 +98,14 @@ def _rehearse(tested: str) -> None:
     def verify(chain: tuple[bytes, ...]) -> PeerSvid:
         return PeerSvid("rehearsal", chain, today)
 
-    client, server = (
-        Session(Context(TlsPlan(role, (certificate,), key, TlsSettings(), verify)))
+    contexts = [
+        Context(TlsPlan(role, (certificate,), key, TlsSettings(), verify))
         for role in (Role.CLIENT, Role.SERVER)
-    )
+    ]
+    for context in contexts:
+        store = lib.SSL_CTX_get_cert_store(context.pointer)
+        expect_ok(lib.X509_STORE_add_cert(store, x509_from(certificate)), "a certificate")
+    client, server = map(kind, contexts)
     try:
         client.handshake()
         server.handshake(client.take_output())
@@ -72,7 +114,7 @@ def _rehearse(tested: str) -> None:
         client.encrypt(b"rehearsal")
         heard = bytes(server.decrypt(client.take_output()))
     except (TlsError, UntrustedError) as error:
-        raise EngineError(f"a throw-away handshake failed ({error}); {tested}") from None
+        raise EngineError(f"a throw-away handshake failed ({error}); {_tested()}") from None
     judged = server.peer is not None and server.peer.chain == (certificate,)
     if not (finished and judged and heard == b"rehearsal"):
-        raise EngineError(f"a throw-away handshake went wrong; {tested}")
+        raise EngineError(f"a throw-away handshake went wrong; {_tested()}")

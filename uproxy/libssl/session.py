@@ -16,7 +16,8 @@ from uproxy.libssl.binding import (
     oldest_error,
     text_of,
 )
-from uproxy.libssl.context import Context, in_handshake, presented_chain, x509_error
+from uproxy.libssl.callbacks import in_handshake, request_callback, verify_callback
+from uproxy.libssl.context import Context, presented_chain, verify_mode, x509_error
 
 RECEIVE_SIZE: Final = 64 * 1024
 """Bytes of ciphertext given to a session at a time, at most."""
@@ -50,10 +51,16 @@ class Session:
         self.ended = False
         """The peer's close_notify has come: it sends no more."""
         lib.SSL_set_bio(self._ssl, ffi.NULL, self._outgoing)
+        self._watch_handshake()
         if context.server:
             lib.SSL_set_accept_state(self._ssl)
         else:
             lib.SSL_set_connect_state(self._ssl)
+
+    def _watch_handshake(self) -> None:
+        """Have OpenSSL ask `judge` about the peer, and note in `asked` that it asks about us."""
+        lib.SSL_set_verify(self._ssl, verify_mode(), verify_callback())
+        lib.SSL_set_cert_cb(self._ssl, request_callback(), ffi.NULL)
 
     def handshake(self, received: Buffer = b"") -> bool:
         """Go on with the handshake; True when it has finished and the peer is verified.

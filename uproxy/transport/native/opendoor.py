@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from uproxy import libssl, sockets
 from uproxy.contract import Door, Refusal, RefusedError, TlsPlan
-from uproxy.engine._engine import Listening
+from uproxy.engine._engine import CHOOSE_PROTOCOL, Listening
 from uproxy.errors import IdentityError
 from uproxy.model import Direction, Outcome, UnixAddress
 from uproxy.transport.shortage import SHORTAGES, Shortage
@@ -123,7 +123,7 @@ def handshake(plan: TlsPlan) -> Handshake:
         RefusedError: no context can be made of it.
     """
     try:
-        context = libssl.context_of(plan)
+        context = libssl.context_of(plan, CHOOSE_PROTOCOL)
     except IdentityError as error:
         raise RefusedError(Refusal(Outcome.HANDSHAKE_FAILED, str(error))) from error
     return context, context.address, plan.trust, not context.server

@@ -1,0 +1,104 @@
+"""What OpenSSL calls back, made of Python: for sessions, and so for the Python engine alone.
+
+cffi writes code for each at run time.  Hardened services forbid that
+(`MemoryDenyWriteExecute=yes`), so nothing here is made before a session needs it: the compiled
+engine brings C functions of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any, Final, Protocol
+
+from uproxy.errors import EngineError
+from uproxy.libssl.binding import address_of, ffi, lib
+
+CHOOSER: Final = (
+    "int(SSL *, unsigned char **, unsigned char *, unsigned char *, unsigned int, void *)"
+)
+"""The type of what chooses a server's application protocol."""
+
+
+class Judge(Protocol):
+    """A session inside SSL_do_handshake."""
+
+    asked: bool
+
+    def judge(self, store: Any) -> int:
+        """The X509 verification error for the certificate in `store`: 0 to accept."""
+
+
+in_handshake: dict[int, Judge] = {}
+"""The sessions inside SSL_do_handshake, by address: nobody else may be asked about."""
+
+
+@cache
+def verify_callback() -> Any:
+    """Has a peer judged, for SSL_set_verify.
+
+    Raises:
+        EngineError: memory that is writable and executable is forbidden.
+    """
+
+    def on_verify(_preverified: int, store: Any) -> int:
+        # Runs two or three times per handshake (one per complaint of the empty store, and one per
+        # certificate afterwards): the first answer stands.
+        ssl = lib.X509_STORE_CTX_get_ex_data(store, lib.SSL_get_ex_data_X509_STORE_CTX_idx())
+        error = in_handshake[address_of(ssl)].judge(store)
+        lib.X509_STORE_CTX_set_error(store, error)
+        return int(error == 0)
+
+    return _callable("int(int, X509_STORE_CTX *)", on_verify)
+
+
+@cache
+def request_callback() -> Any:
+    """Notes that our certificate is asked for, for SSL_set_cert_cb.
+
+    Raises:
+        EngineError: memory that is writable and executable is forbidden.
+    """
+
+    def on_request(ssl: Any, _arg: Any) -> int:
+        # A client is called here only when the server has sent a CertificateRequest.
+        in_handshake[address_of(ssl)].asked = True
+        return 1
+
+    return _callable("int(SSL *, void *)", on_request)
+
+
+def protocol_chooser(names: list[bytes]) -> Any:
+    """Chooses our first name that the client offers, or no_application_protocol (RFC 7301), for
+    SSL_CTX_set_alpn_select_cb.
+
+    Raises:
+        EngineError: memory that is writable and executable is forbidden.
+    """
+
+    def choose(_ssl: Any, out: Any, out_length: Any, offered: Any, length: int, _arg: Any) -> int:
+        where: dict[bytes, int] = {}
+        at = 0
+        while at < length:
+            size = offered[at]
+            where[bytes(ffi.buffer(offered + at + 1, size))] = at + 1
+            at += 1 + size
+        for name in names:
+            if name in where:
+                out[0] = offered + where[name]
+                out_length[0] = len(name)
+                return int(lib.SSL_TLSEXT_ERR_OK)
+        return int(lib.SSL_TLSEXT_ERR_ALERT_FATAL)
+
+    return _callable(CHOOSER, choose, error=lib.SSL_TLSEXT_ERR_ALERT_FATAL)
+
+
+def _callable(signature: str, function: Callable[..., int], error: int = 0) -> Any:
+    """`function` as C calls it; `error` is what C gets when it raises."""
+    try:
+        return ffi.callback(signature, function, error=error)
+    except MemoryError:
+        raise EngineError(
+            "OpenSSL can't call Python here, because memory that is writable and executable is "
+            "forbidden (systemd: MemoryDenyWriteExecute=yes): use engine: native, or allow it"
+        ) from None
