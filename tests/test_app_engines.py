@@ -12,7 +12,7 @@ from uproxy import processors as cpus
 from uproxy.app.engines import make_engine
 from uproxy.errors import EngineError
 from uproxy.transport.native import NativeEngine
-from uproxy.transport.native import engine as native
+from uproxy.transport.native import loop as native
 from uproxy.transport.twin import TwinEngine
 
 

@@ -8,7 +8,8 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
+from graphlib import TopologicalSorter
 from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,23 @@ def test_a_module_has_a_test_that_names_it(module: str) -> None:
     wanted = {f"test_{'_'.join(package.split('.')[1:])}.py" for package in packages}
     wanted |= {TESTED_ELSEWHERE[name] for name in packages if name in TESTED_ELSEWHERE}
     assert module in imported or wanted & files, f"none of {sorted(wanted)}"
+
+
+def needed(path: Path, known: Container[str]) -> Iterator[str]:
+    """The modules of ours that a file imports; of a package from which it takes a module, that."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in known)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module in known:
+            names = (f"{node.module}.{alias.name}" for alias in node.names)
+            yield from (name if name in known else node.module for name in names)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    """Those imported for their types alone count too: who needs whom must have an order."""
+    known = {name_of(path): path for path in MODULES}
+    graph = {name: set(needed(path, known)) for name, path in known.items()}
+    tuple(TopologicalSorter(graph).static_order())  # or a CycleError, which has the circle
 
 
 def test_the_proxy_loads_nothing_that_it_has_no_use_for() -> None:

@@ -252,7 +252,7 @@ async def test_a_defect_while_dialling_ends_that_connection_and_no_other(
             if defective is not defective_dial:  # it had been reached, and is let go of
                 await (await far.accept()).is_reset()
             if isinstance(engine, NativeEngine):
-                assert engine.core.alive() == 1
+                assert engine.state.core.alive() == 1
             await other.say(b"still here")
             assert await its.hear_exactly(10) == b"still here"
             door.answer = sound

@@ -36,6 +36,7 @@ from uproxy.errors import UntrustedError
 from uproxy.lifecycle import State
 from uproxy.model import Address, Alert, Direction, Limits, Outcome, Role, TcpAddress, Timeouts
 from uproxy.transport.native import NativeEngine, reasons
+from uproxy.transport.native.loop import LoopState
 
 engine = engines.one_thread
 
@@ -261,7 +262,7 @@ async def test_connections_cut_at_any_moment_leave_nothing_behind() -> None:
             await eventually(lambda: len(door.endings) == 201, "the last ending")
             echoing.cancel()
             await asyncio.gather(echoing, return_exceptions=True)
-    assert engine.core.alive() == 0
+    assert engine.state.core.alive() == 0
     assert Outcome.LIMIT not in {ending.outcome for _, ending in door.endings}
     assert engine.responsive()
     await engine.stop()
@@ -297,7 +298,7 @@ async def test_a_flood_that_is_refused_faster_than_the_loop_hears_of_it_waits_ou
     flood = UNHEARD + 100
 
     def paused() -> bool:
-        for opened in engine.doors:
+        for opened in engine.state.doors:
             opened.look()
         return "accepting pauses, callers wait: a flood of arrivals" in caplog.text
 
@@ -312,12 +313,12 @@ async def test_a_flood_that_is_refused_faster_than_the_loop_hears_of_it_waits_ou
                 with suppress(ConnectionResetError):  # so soon
                     socket.create_connection((address.host, address.port), PATIENCE).close()
             wait_until(paused, "a pause")
-            assert UNHEARD < engine.core.alive() - 1 <= UNHEARD + ACCEPTS
+            assert UNHEARD < engine.state.core.alive() - 1 <= UNHEARD + ACCEPTS
             await eventually(lambda: len(door.endings) == flood, "an ending for each", 30)
             assert {ending.outcome for _, ending in door.endings} == {Outcome.LIMIT}
             assert engine.refused()["connections"] == flood
             assert engine.refused()["descriptors"] == 0
-            assert engine.core.alive() == 1
+            assert engine.state.core.alive() == 1
             await inside.say(b"still here")
             assert await there.hear_exactly(10) == b"still here"
             inside.close()
@@ -494,13 +495,13 @@ class Heard:
 
 async def hear_of_callers(monkeypatch: pytest.MonkeyPatch, pause: float) -> Heard:
     """Callers for five rounds' time, with a pause between each few."""
-    rounds, take = count(), NativeEngine.take
+    rounds, take = count(), LoopState.take
 
-    def counting(engine: NativeEngine, _most: int = 0) -> None:
+    def counting(state: LoopState, _most: int = 0) -> None:
         next(rounds)
-        take(engine, 1 << 20)
+        take(state, 1 << 20)
 
-    monkeypatch.setattr(NativeEngine, "take", counting)
+    monkeypatch.setattr(LoopState, "take", counting)
     engine, loop = NativeEngine(threads=1), asyncio.get_running_loop()
     async with listening() as far:
         door = RecordingDoor(

@@ -165,4 +165,4 @@ async def test_a_caller_that_gives_up_while_it_is_judged_leaves_nothing(
         stranger.stream.reset()
         there.judge.may.set()
         await there.door.ending()
-        await eventually(lambda: engine.core.alive() == 1, "only the friend is left")
+        await eventually(lambda: engine.state.core.alive() == 1, "only the friend is left")

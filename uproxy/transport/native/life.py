@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     import socket
 
     from uproxy.engine._engine import Handshake
-    from uproxy.transport.native.engine import NativeEngine
+    from uproxy.transport.native.loop import LoopState
     from uproxy.transport.native.opendoor import Offer
 
 _STATES: Final = {phase: state for state, phase in PHASES.items()}
@@ -70,21 +70,21 @@ class Life(Wire):
     """One accepted connection; the engine's handle on it (`contract.Connection`)."""
 
     __slots__ = (
-        "_candidate", "_candidates", "_dialling", "_ending", "_engine", "_inbound", "_known",
-        "_last_failure", "_offer", "_over", "arrival", "dialled", "endpoint", "peer", "route",
-        "tls",
+        "_candidate", "_candidates", "_dialling", "_ending", "_inbound", "_known",
+        "_last_failure", "_loop_state", "_offer", "_over", "arrival", "dialled", "endpoint",
+        "peer", "route", "tls",
     )  # fmt: skip
 
     arrival: Arrival
     """Set with the first thing that happens."""
 
-    def __init__(self, engine: NativeEngine, offer: Offer) -> None:
+    def __init__(self, state: LoopState, offer: Offer) -> None:
         self.route: Route | None = None
         self.peer: PeerSvid | None = None
         self.tls: TlsFacts | None = None
         self.dialled: Address | None = None
         self.endpoint: str | None = None
-        self._engine = engine
+        self._loop_state = state
         self._offer = offer
         self._inbound = offer.inbound
         self._known = False  # until anything has happened
@@ -247,13 +247,13 @@ class Life(Wire):
         self.watch_loss()
         task = asyncio.get_running_loop().create_task(self._dial(route, candidate))
         self._dialling = task
-        self._engine.dialling.add(task)
-        task.add_done_callback(self._engine.dialling.discard)
+        self._loop_state.dialling.add(task)
+        task.add_done_callback(self._loop_state.dialling.discard)
 
     async def _dial(self, route: Route, candidate: Candidate) -> None:
         try:
             connected, address = await reach(
-                self._engine.poller, candidate.addresses, route.timeouts.connect
+                self._loop_state.poller, candidate.addresses, route.timeouts.connect
             )
         except RefusedError as no:
             step = partial(self._go_on, route, no.refusal)
@@ -355,7 +355,7 @@ class Life(Wire):
             return reasons.STOPPED
         failure, door = self._explained(*fault), self._offer.door
         if what in reasons.LIMITS:
-            return reasons.limit(failure, self._engine.limits, self.arrival.source)
+            return reasons.limit(failure, self._loop_state.limits, self.arrival.source)
         if failure.state is State.HANDSHAKING_NEAR:
             return reasons.handshake(failure, door.timeouts.handshake)
         return reasons.relay(failure, cast("Route", self.route))

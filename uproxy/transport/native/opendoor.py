@@ -13,11 +13,11 @@ from uproxy.contract import Door, Refusal, RefusedError, TlsPlan
 from uproxy.engine._engine import CHOOSE_PROTOCOL, Listening
 from uproxy.errors import IdentityError
 from uproxy.model import Direction, Outcome, UnixAddress
+from uproxy.transport.native.loop import LoopState
 from uproxy.transport.shortage import SHORTAGES, Shortage
 
 if TYPE_CHECKING:
     from uproxy.engine._engine import Handshake
-    from uproxy.transport.native.engine import NativeEngine
 
 _log = logging.getLogger(__name__)
 
@@ -36,17 +36,17 @@ class Offer:
 class OpenNativeDoor:
     """A listening socket, and the door that arrivals meet (`contract.OpenDoor`)."""
 
-    def __init__(self, engine: NativeEngine, listener: socket.socket, door: Door) -> None:
+    def __init__(self, state: LoopState, listener: socket.socket, door: Door) -> None:
         name = listener.getsockname()
         self.unix = UnixAddress(name if isinstance(name, str) else "")
-        self._engine = engine
+        self._state = state
         self._listener = listener
         self._door = door
-        self._listening = Listening(engine.core, listener.fileno())
+        self._listening = Listening(state.core, listener.fileno())
         self._shortage = Shortage()
         self._resuming: asyncio.TimerHandle | None = None
         self._all_decided: asyncio.Event | None = None  # while somebody waits in `close`
-        engine.doors.add(self)
+        state.doors.add(self)
         self.offer()
         self._listening.resume()
 
@@ -80,11 +80,11 @@ class OpenNativeDoor:
         if self._listener.fileno() != -1:
             self._let_go(sockets.BACKLOG)
         if self._listening.undecided():
-            self._engine.closing.add(self)
+            self._state.closing.add(self)
             self._all_decided = self._all_decided or asyncio.Event()
             await self._all_decided.wait()
         # whoever was admitted without asking is known by now
-        self._engine.take(self._engine.core.alive())
+        self._state.take_all()
 
     def release(self) -> None:
         """Let go of the listening socket, and of whoever waits in its queue."""
@@ -95,13 +95,13 @@ class OpenNativeDoor:
         """Something has happened: a shortage, or the last arrival's decision."""
         if self._all_decided is not None and not self._listening.undecided():
             self._all_decided.set()
-            self._engine.closing.discard(self)
+            self._state.closing.discard(self)
         error = self._listening.shortage()
         if error:
             self._wait(error)
 
     def _let_go(self, most: int) -> None:
-        self._engine.doors.discard(self)
+        self._state.doors.discard(self)
         if self._resuming is not None:
             self._resuming.cancel()
         self._listening.close(most)
@@ -110,7 +110,7 @@ class OpenNativeDoor:
     def _wait(self, error: int) -> None:
         """Accept nothing for a while."""
         if error in SHORTAGES:
-            self._engine.shortages += 1
+            self._state.shortages += 1
         loop = asyncio.get_running_loop()
         pause = self._shortage.pause(error, loop.time())
         self._resuming = loop.call_later(pause, self._listening.resume)

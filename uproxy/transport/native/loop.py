@@ -1,0 +1,87 @@
+"""What the engine's front, its doors and its connections share on the event loop.
+
+The threads report here: `take` hands what they ask and report to the connections, and lets the
+doors look whether one is short of descriptors or has decided about its last arrival.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final, Protocol, cast
+
+from uproxy import libssl, sockets
+from uproxy.engine._engine import OPENSSL_FUNCTIONS, Core, Wire
+from uproxy.model import Limits
+from uproxy.transport.poller import Poller
+
+_BATCH: Final = 256
+"""Connections heard of in one turn of the loop: a flood of arrivals leaves turns for others."""
+
+_log = logging.getLogger(__name__)
+
+
+class _Connection(Protocol):
+    def happened(self, events: int) -> None: ...
+
+
+class _Door(Protocol):
+    def offer(self) -> None: ...
+
+    def look(self) -> None: ...
+
+    def release(self) -> None: ...
+
+
+class LoopState:
+    """Made and used on one event loop.
+
+    Args:
+        threads: how many move connections.
+        make_connection: of what a door offered (`Offer`), when a connection is first reported.
+    """
+
+    def __init__(self, threads: int, make_connection: Callable[..., Wire]) -> None:
+        self.core = Core(
+            threads,
+            libssl.addresses(OPENSSL_FUNCTIONS),
+            libssl.small_key(),
+            sockets.CONNECTION_OPTIONS,
+            libssl.judge,
+            make_connection,
+        )
+        self.poller = Poller()
+        """For the addresses that race."""
+        self.limits = Limits()
+        self.doors: set[_Door] = set()
+        self.closing: set[_Door] = set()
+        """Doors whose last arrivals somebody waits for."""
+        self.dialling: set[asyncio.Task[None]] = set()
+        """Races of addresses that go on, those given up included."""
+        self.shortages = 0
+        """How often accepting paused for want of descriptors."""
+        self._taken = asyncio.Event()
+
+    def take(self, most: int = _BATCH) -> None:
+        """Learn what the threads have asked and reported by now, of so many connections at most;
+        the rest when the loop has had a turn."""
+        for wire, events in self.core.take(most):
+            try:
+                cast("_Connection", wire).happened(events)
+            except Exception:  # noqa: BLE001  a defect with one: the others are still to be heard
+                _log.exception("a defect: a connection's report is lost")
+        for door in (*self.doors, *self.closing):
+            door.look()
+        self._taken.set()
+
+    def take_all(self) -> None:
+        """As `take`, of every connection."""
+        self.take(self.core.alive())
+
+    async def wait_for_reports(self, seconds: float) -> None:
+        """Until something has been taken, or so long."""
+        self._taken.clear()
+        timer = asyncio.get_running_loop().call_later(seconds, self._taken.set)
+        await self._taken.wait()
+        timer.cancel()
