@@ -20,7 +20,7 @@ from uproxy.lifecycle import State
 from uproxy.log import Log, pipe
 from uproxy.log.lines import Event, json_line, text_line
 from uproxy.log.pipe import QUEUE_LINES
-from uproxy.log.ratelimit import MAX_KINDS, PASSING, WINDOW_S, RateLimit
+from uproxy.log.ratelimit import MAX_KINDS, MAX_LOGGED, WINDOW_S, RateLimit
 from uproxy.model import Direction, Outcome, TcpAddress, Transport
 
 _log = logging.getLogger("uproxy.test")
@@ -219,7 +219,7 @@ def test_drops_are_said_though_there_is_always_another_line(tmp_path: Path) -> N
         return 99 * "x"
 
     with file.open("wb") as output:
-        written = pipe.Pipe(output.fileno(), drops=str, idle=lambda: None, lines=2)
+        written = pipe.Pipe(output.fileno(), drop_line=str, on_idle=lambda: None, lines=2)
         for _ in range(5):
             written.put(line)
         written.start()
@@ -264,14 +264,14 @@ def test_a_closed_standard_output_loses_lines_and_nothing_else(reader: Reader) -
 
 def test_repeated_failures_are_summed_up_by_kind(reader: Reader) -> None:
     with logging_to(reader) as log:
-        for _ in range(PASSING + 30):
+        for _ in range(MAX_LOGGED + 30):
             log.access(record(Outcome.DENIED))
         log.access(record(Outcome.DENIED, host="10.0.0.9"))
         for _ in range(50):
             log.access(record())
     lines = [json.loads(line) for line in reader.lines()]
     denied = [line for line in lines if line.get("outcome") == "denied"]
-    assert len(denied) == PASSING + 1
+    assert len(denied) == MAX_LOGGED + 1
     assert len([line for line in lines if line.get("outcome") == "closed"]) == 50
     [summary] = [line for line in lines if "count" in line]
     assert summary["count"] == 30
@@ -283,7 +283,7 @@ def test_a_summary_comes_when_its_window_is_over_without_another_event(reader: R
     now = [0.0]
     log = Log(LogSettings(), "orders", fd=reader.fd, clock=lambda: now[0])
     log.start()
-    for _ in range(PASSING + 1):
+    for _ in range(MAX_LOGGED + 1):
         log.access(record(Outcome.DENIED))
     now[0] = WINDOW_S
     assert "1 more connections" in "".join(iter_lines_until(reader, "failed alike"))
@@ -293,18 +293,20 @@ def test_a_summary_comes_when_its_window_is_over_without_another_event(reader: R
 def test_the_first_few_of_a_window_pass_and_the_next_window_begins_anew() -> None:
     limit = RateLimit()
     kind = ("denied", "r", "p")
-    assert [limit.passes(kind, 0.0) for _ in range(PASSING + 2)].count(True) == PASSING
-    assert limit.due(WINDOW_S - 0.1) == []
-    assert limit.due(WINDOW_S) == [(kind, 2)]
-    assert limit.passes(kind, WINDOW_S)
-    assert limit.due(3 * WINDOW_S) == []
+    assert [limit.allows(kind, 0.0) for _ in range(MAX_LOGGED + 2)].count(True) == MAX_LOGGED
+    assert limit.close_windows(WINDOW_S - 0.1) == []
+    assert limit.close_windows(WINDOW_S) == [(kind, 2)]
+    assert limit.allows(kind, WINDOW_S)
+    assert limit.close_windows(3 * WINDOW_S) == []
 
 
 def test_a_peer_with_ever_new_names_fills_no_memory_and_no_log() -> None:
     limit = RateLimit()
-    passed = [limit.passes(("denied", "r", str(number)), 0.0) for number in range(5 * MAX_KINDS)]
-    assert passed.count(True) == MAX_KINDS + PASSING
-    assert limit.due(WINDOW_S) == [(("many different failures",), 4 * MAX_KINDS - PASSING)]
+    passed = [limit.allows(("denied", "r", str(number)), 0.0) for number in range(5 * MAX_KINDS)]
+    assert passed.count(True) == MAX_KINDS + MAX_LOGGED
+    assert limit.close_windows(WINDOW_S) == [
+        (("many different failures",), 4 * MAX_KINDS - MAX_LOGGED)
+    ]
 
 
 @given(st.text(), st.text(), st.sampled_from((json_line, text_line)))

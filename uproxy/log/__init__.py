@@ -1,4 +1,4 @@
-"""The log: one line per event on standard output, and never a wait for it."""
+"""The log: one line per event on standard output, written without ever blocking the caller."""
 
 from uproxy.log.logs import Log
 

@@ -1,7 +1,7 @@
-"""An event as one line of text or JSON.
+"""Formats an event as one line of text or JSON.
 
-Pure.  Rule: one event is one line, whatever a peer put into its values: characters that
-aren't printable are escaped, so that nobody writes lines of their own or moves the cursor.
+Pure.  Rule: one event is one line.  Peers choose some of the values, so characters that aren't
+printable are escaped: nobody can forge a line or move a terminal's cursor.
 """
 
 from __future__ import annotations
@@ -14,23 +14,25 @@ from functools import lru_cache
 from json.encoder import encode_basestring_ascii
 
 Fields = tuple[tuple[str, object], ...]
+"""(name, value) of each additional field, in order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What a line says."""
+    """One log event before it is formatted."""
 
     at: float
-    """Seconds since the epoch."""
+    """Seconds since the Unix epoch."""
     level: str
     scope: str
-    """The logger's name, or `access`."""
+    """The logger's name; `access` for the access log."""
     message: str
     fields: Fields = ()
 
 
 def json_line(event: Event) -> str:
-    """One JSON object; a field without a value is null, so that every line has the same keys."""
+    """Format an event as one JSON object; a field whose value is None becomes null, so that all
+    lines have the same keys."""
     members = (
         ("time", _time(event.at)),
         ("level", event.level),
@@ -39,19 +41,21 @@ def json_line(event: Event) -> str:
         *event.fields,
     )
     line = ",".join([f'"{name}":{_json_value(value)}' for name, value in members])
-    # escapes control characters and all beyond ASCII, but not the one that ASCII ends with
+
+    # the JSON encoder escapes control characters and all beyond ASCII, but not DEL (0x7f)
     return f"{{{line}}}".replace("\x7f", "\\u007f")
 
 
 def text_line(event: Event) -> str:
-    """For people: fields as key=value, quoted where needed; a field without a value is left out."""
+    """Format an event for people: fields as key=value, quoted where needed, those with None
+    left out."""
     fields = (f" {key}={_value(value)}" for key, value in event.fields if value is not None)
     message = _printable(event.message)
     return f"{_time(event.at)} {event.level:<7} {event.scope}: {message}{''.join(fields)}"
 
 
 def escaped(text: Iterable[str]) -> str:
-    """`text` with everything unprintable as a backslash escape."""
+    """Return `text` with each unprintable character replaced by a backslash escape."""
     return "".join(
         character
         if character.isprintable()
@@ -61,7 +65,8 @@ def escaped(text: Iterable[str]) -> str:
 
 
 def _json_value(value: object) -> str:
-    # nearly all values are one of these, and json.dumps takes three times as long
+    """Encode one value as JSON."""
+    # nearly all values have one of these types, and json.dumps takes three times as long
     if isinstance(value, str):
         return encode_basestring_ascii(value)
     if value is None:
@@ -76,6 +81,8 @@ def _printable(text: str) -> str:
 
 
 def _value(value: object) -> str:
+    """Format one value for text lines, with quotes if it has spaces, quotes, `=` or
+    backslashes."""
     text = str(value)
     if text and text.isprintable() and not any(character in ' "=\\' for character in text):
         return text
@@ -84,10 +91,11 @@ def _value(value: object) -> str:
 
 
 def _time(at: float) -> str:
-    """RFC 3339, milliseconds, UTC."""
+    """Format seconds since the epoch as RFC 3339 in UTC with milliseconds."""
     return f"{_second(int(at))}.{int(at % 1 * 1000):03}Z"
 
 
 @lru_cache(maxsize=2)
 def _second(at: int) -> str:
+    """Format whole seconds without the time zone; cached, as most lines share their second."""
     return datetime.fromtimestamp(at, UTC).replace(tzinfo=None).isoformat()

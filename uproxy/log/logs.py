@@ -1,9 +1,9 @@
-"""The process's log: standard logging and the access log, on their way to standard output.
+"""The process's log: receives standard logging and access records, and writes lines.
 
-It decides which lines are written and hands them to a `Pipe`; it never waits for standard
-output.  Rules: failures of the same kind are summed up after the first few (here only, never
-in metrics); the access log follows `access`, whatever the level; a traceback is shown at
-level debug only.
+It decides which events are written, formats them on the writer thread of a `Pipe`, and never
+waits for standard output.  Rules: after the first few failures of a kind, the rest are counted
+and summed up in one line (metrics count all of them); the access log follows `log.access`
+whatever the level; tracebacks are shown at level debug only.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _LEVELS = {word: number for number, word in _WORDS.items() if number != logging.
 
 
 class Log(logging.Handler):
-    """Where every line of this process goes, from `start` to `finish`."""
+    """The logging handler of this process, between `start` and `finish`."""
 
     def __init__(
         self,
@@ -47,33 +47,40 @@ class Log(logging.Handler):
         lines: int = QUEUE_LINES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`name` is the configuration's; it tells several uProxies on one machine apart."""
+        """
+
+        Args:
+            name: the configured name of this uProxy, added to every line.
+            fd: the file descriptor to write to.
+            lines: how many lines may wait for the descriptor before further ones are dropped.
+            clock: seconds of a monotonic clock, for rate limiting.
+        """
         super().__init__()
         self._tags: Fields = (("name", name),)
         self._clock = clock
         self._limit = RateLimit()
         self._limit_lock = threading.Lock()
-        self._pipe = Pipe(fd, drops=self._drops, idle=self._sum_up, lines=lines)
+        self._pipe = Pipe(fd, drop_line=self._drop_line, on_idle=self._write_summaries, lines=lines)
         self.configure(settings)
 
     @property
     def dropped(self) -> int:
-        """Lines that standard output didn't take."""
+        """How many lines were dropped so far because standard output was blocked."""
         return self._pipe.dropped
 
     @property
     def level_word(self) -> str:
-        """`debug`, `info`, `warning` or `error`."""
+        """The level in force: `debug`, `info`, `warning` or `error`."""
         return self._level_word
 
     def configure(self, settings: LogSettings) -> None:
-        """Follow the configuration, as a reload does."""
+        """Apply these settings, at start or on a reload."""
         self._render = json_line if settings.format == "json" else text_line
         self._logged_outcomes = logged_outcomes(settings.access)
         self.set_level(settings.level)
 
     def set_level(self, word: str) -> None:
-        """Write lines of this level and above.  The access log isn't concerned.
+        """Write lines of this level and above; the access log is not affected.
 
         Raises:
             KeyError: not one of `debug`, `info`, `warning`, `error`.
@@ -81,56 +88,60 @@ class Log(logging.Handler):
         level = _LEVELS[word]
         self._level_word = word
         _OURS.setLevel(level)
-        # libraries' chatter is nobody's business, their warnings are
+        # from libraries only warnings and errors are logged
         logging.getLogger().setLevel(max(level, logging.WARNING))
 
     def start(self) -> None:
-        """Take over standard logging."""
+        """Receive standard logging from now on, and start the writer thread."""
         logging.getLogger().addHandler(self)
         self._pipe.start()
 
     def finish(self, timeout: float = 1.0) -> None:
-        """Write what is queued, waiting at most `timeout` seconds for standard output."""
+        """Write what is queued, waiting at most `timeout` seconds for standard output, and
+        stop."""
         logging.getLogger().removeHandler(self)
         _OURS.setLevel(logging.NOTSET)
-        self._sum_up(everything=True)
+        self._write_summaries(everything=True)
         self._pipe.close(timeout)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Called by standard logging, on any thread."""
+        """Write a record of standard logging; called on any thread."""
         fields = self._tags
         if record.exc_info and record.exc_info[1] is not None:
-            fields = (*fields, ("error", self._explain(record.exc_info[1])))
+            fields = (*fields, ("error", self._error_text(record.exc_info[1])))
         level = _WORDS.get(record.levelno, record.levelname.lower())
         self._put(Event(record.created, level, record.name, record.getMessage(), fields))
 
     def wants(self, outcome: Outcome) -> bool:
-        """Whether the configuration keeps a line for a connection that ended so."""
+        """Return whether connections with this outcome are logged."""
         return outcome in self._logged_outcomes
 
     def access(self, record: AccessRecord) -> None:
-        """One line for a finished connection, if the configuration wants it."""
+        """Write the line of a connection that has ended, unless `log.access` or the rate limit
+        omits it."""
         if record.outcome not in self._logged_outcomes:
             return
         if record.kind is not None:
-            self._sum_up()
+            self._write_summaries()
             with self._limit_lock:
-                if not self._limit.passes(record.kind, self._clock()):
+                if not self._limit.allows(record.kind, self._clock()):
                     return
         level = "info" if record.kind is None else "warning"
         fields = (*record.fields, *self._tags)
         self._put(Event(time.time(), level, "access", "connection complete", fields))
 
-    def _sum_up(self, everything: bool = False) -> None:
+    def _write_summaries(self, everything: bool = False) -> None:
+        """Write one summary line for each kind of failure whose rate limit window is over."""
         now = float("inf") if everything else self._clock()
         with self._limit_lock:
-            told = self._limit.due(now)
-        for kind, count in told:
+            summaries = self._limit.close_windows(now)
+        for kind, count in summaries:
             fields = (("kind", " ".join(kind)), ("count", count), *self._tags)
             message = f"{count} more connections failed alike"
             self._put(Event(time.time(), "warning", "access", message, fields))
 
-    def _explain(self, error: BaseException) -> str:
+    def _error_text(self, error: BaseException) -> str:
+        """Return an exception as text, with its traceback at level debug."""
         if self._level_word == "debug":
             return "".join(traceback.format_exception(error))
         return f"{type(error).__name__}: {error}"
@@ -138,7 +149,8 @@ class Log(logging.Handler):
     def _put(self, event: Event) -> None:
         self._pipe.put(partial(self._render, event))
 
-    def _drops(self, count: int) -> str:
+    def _drop_line(self, count: int) -> str:
+        """Return the line that reports how many lines were dropped."""
         fields = (("count", count), *self._tags)
         message = f"{count} log lines were dropped: standard output is blocked"
         return self._render(Event(time.time(), "warning", "uproxy.log", message, fields))

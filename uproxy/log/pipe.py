@@ -1,10 +1,10 @@
-"""A bounded queue and a thread that writes it to a file descriptor.
+"""A bounded queue of log lines, and a thread that writes them to a file descriptor.
 
-`put` never waits: what doesn't fit is dropped and counted.  Only the thread ever waits for
-the descriptor, and it is a daemon: a process whose standard output is blocked can still end.
-A descriptor that fails (a closed pipe) loses lines, which are counted too; it stops nothing.
-Lines that wait together are written together: each write lets go of the interpreter, and under
-load the thread would wait as long to get it back as a hundred lines take.
+`put` never waits: a line that finds the queue full is dropped and counted.  Only the thread
+waits for the descriptor, and it is a daemon thread, so a process whose standard output is
+blocked can still exit.  If writing fails (a closed pipe), the lines are counted as dropped.
+Lines that wait are written together, because each write releases the GIL, and under load the
+thread would wait longer to get it back than it takes to write a hundred lines.
 """
 
 from __future__ import annotations
@@ -16,62 +16,68 @@ import threading
 from collections.abc import Callable
 
 QUEUE_LINES = 10_000
-"""Lines that wait for a blocked descriptor: some megabytes."""
+"""How many lines may wait for a blocked descriptor; some megabytes."""
 
 BATCH_BYTES = select.PIPE_BUF
-"""Written together at most, unless one line is longer: so much goes into a pipe in one piece,
-whoever else writes there."""
+"""The most that one write takes, unless one line is longer. PIPE_BUF bytes go into a pipe in
+one piece, even if other processes write there too."""
 
 Line = Callable[[], str]
-"""Rendered by the writer thread, so it may refer to nothing that changes."""
+"""Returns the formatted line. Called on the writer thread, so it may only use immutable
+values."""
 
-_IDLE_S = 1.0  # how often `idle` is called while nothing is written
+_IDLE_S = 1.0  # seconds between calls of `on_idle` while the queue is empty
 
 
 class Pipe:
-    """Lines on their way to `fd`."""
+    """Writes lines to the descriptor `fd`."""
 
     def __init__(
         self,
         fd: int,
         *,
-        drops: Callable[[int], str],
-        idle: Callable[[], None],
+        drop_line: Callable[[int], str],
+        on_idle: Callable[[], None],
         lines: int = QUEUE_LINES,
     ) -> None:
-        """`drops` renders the line that tells how many had no room.  `idle` is called on the
-        writer thread, about once a second while the queue is empty."""
+        """
+
+        Args:
+            drop_line: returns the line that reports how many lines were dropped.
+            on_idle: called on the writer thread about once a second while the queue is empty.
+            lines: how many lines may wait in the queue.
+        """
         self._fd = fd
-        self._drops = drops
-        self._idle = idle
-        self._lines: queue.SimpleQueue[Line | None] = queue.SimpleQueue()  # None: the end
-        self._room = lines
-        self._unfit = 0  # lines that found no room; written by whoever puts
-        self._lost = 0  # lines the descriptor didn't take; written by the thread
-        self._said = 0  # drops already told in the log; the thread's
-        self._puts = threading.Lock()
+        self._drop_line = drop_line
+        self._on_idle = on_idle
+        self._lines: queue.SimpleQueue[Line | None] = queue.SimpleQueue()  # None: stop
+        self._max_lines = lines
+        self._dropped_lines = 0  # lines dropped because the queue was full
+        self._failed_lines = 0  # lines whose write failed; only the thread changes it
+        self._reported = 0  # drops already reported in the log; only the thread uses it
+        self._drop_lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
 
     @property
     def dropped(self) -> int:
-        """Lines that were not written."""
-        return self._unfit + self._lost
+        """How many lines were dropped or failed to be written so far."""
+        return self._dropped_lines + self._failed_lines
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start the writer thread."""
         self._thread.start()
 
     def put(self, line: Line) -> None:
-        """Write `line` when its turn comes, or drop it now.  From any thread; never waits."""
-        # two threads may both find the last room: a line more does no harm
-        if self._lines.qsize() < self._room:
+        """Queue a line, or drop it if the queue is full.  Callable on any thread; never waits."""
+        # two threads may both see room for one more: one line too many does no harm
+        if self._lines.qsize() < self._max_lines:
             self._lines.put(line)
         else:
-            with self._puts:
-                self._unfit += 1
+            with self._drop_lock:
+                self._dropped_lines += 1
 
     def close(self, timeout: float) -> None:
-        """Write what is queued and end, but wait at most `timeout` seconds for it."""
+        """Write what is queued and stop the thread, waiting for it at most `timeout` seconds."""
         self._lines.put(None)
         self._thread.join(timeout)
 
@@ -81,46 +87,49 @@ class Pipe:
             try:
                 line = self._lines.get(timeout=_IDLE_S)
             except queue.Empty:
-                self._idle()
+                self._on_idle()
                 continue
             more = self._write_from(line)
-            self._say_drops()
+            self._report_drops()
 
     def _write_from(self, line: Line | None) -> bool:
-        """Write `line` and those behind it; False at the end."""
+        """Write `line` and those queued behind it; return False when the end of the queue was
+        reached."""
         batch: list[bytes] = []
         size = 0
         while line is not None:
             rendered = _encoded(line)
             if size + len(rendered) > BATCH_BYTES:
                 self._write(b"".join(batch))
-                self._say_drops()
+                self._report_drops()
                 batch, size = [], 0
             batch.append(rendered)
             size += len(rendered)
             if self._lines.empty():
                 break
-            line = self._lines.get()  # this thread alone takes
+            line = self._lines.get()  # doesn't block: no other thread takes lines
         self._write(b"".join(batch))
         return line is not None
 
-    def _say_drops(self) -> None:
-        unfit = self._unfit
-        if unfit > self._said:
-            more, self._said = unfit - self._said, unfit
-            self._write(_encoded(lambda: self._drops(more)))
+    def _report_drops(self) -> None:
+        """Write how many lines were dropped since the last report, if any."""
+        unfit = self._dropped_lines
+        if unfit > self._reported:
+            more, self._reported = unfit - self._reported, unfit
+            self._write(_encoded(lambda: self._drop_line(more)))
 
     def _write(self, lines: bytes) -> None:
+        """Write these bytes; when that fails, count their lines as dropped."""
         left = memoryview(lines)
         try:
             while left:
                 try:
                     left = left[os.write(self._fd, left) :]
                 except BlockingIOError:
-                    # somebody made the descriptor non-blocking: it may be shared with a shell
+                    # a shell or another process sharing the descriptor made it non-blocking
                     select.select((), (self._fd,), ())
         except OSError:
-            self._lost += bytes(left).count(b"\n")
+            self._failed_lines += bytes(left).count(b"\n")
 
 
 def _encoded(line: Line) -> bytes:

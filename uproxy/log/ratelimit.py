@@ -1,9 +1,9 @@
-"""How often the same failure may be told before it is only counted.
+"""Limits how often failures of the same kind are logged before they are only counted.
 
-Pure; time comes in as `now` (seconds of a monotonic clock).  Each kind has a window that
-begins with its first event; the first few of a window pass, the rest are counted and told
-as one summary when the window is over.  Memory is bounded: when there are too many kinds,
-new ones share one.
+Pure; `now` is in seconds of a monotonic clock.  Each kind has a window that begins with its
+first event.  The first events of a window are logged; the rest are counted, and their number
+is logged when the window is over.  Memory is bounded: beyond MAX_KINDS open windows, new kinds
+share one.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 WINDOW_S = 10.0
-PASSING = 10
-"""Events of one kind that pass in a window."""
+"""Seconds that a window lasts."""
+MAX_LOGGED = 10
+"""How many events of one kind are logged in a window."""
 MAX_KINDS = 1000
+"""How many windows may be open at once."""
 
 Kind = tuple[str, ...]
 
@@ -22,34 +24,35 @@ Kind = tuple[str, ...]
 class _Window:
     began: float
     passed: int = 0
-    held_back: int = 0
+    suppressed: int = 0
 
 
 class RateLimit:
-    """The windows of every kind that happened lately."""
+    """The open windows, by kind."""
 
     def __init__(self) -> None:
         self._windows: dict[Kind, _Window] = {}  # oldest first
 
-    def passes(self, kind: Kind, now: float) -> bool:
-        """Whether to tell this one; otherwise it is counted.  Call `due` first."""
+    def allows(self, kind: Kind, now: float) -> bool:
+        """Return whether this event is to be logged; if not, it is counted. Call
+        `close_windows` first."""
         if kind not in self._windows and len(self._windows) >= MAX_KINDS:
             kind = ("many different failures",)
         window = self._windows.setdefault(kind, _Window(now))
-        if window.passed < PASSING:
+        if window.passed < MAX_LOGGED:
             window.passed += 1
             return True
-        window.held_back += 1
+        window.suppressed += 1
         return False
 
-    def due(self, now: float) -> list[tuple[Kind, int]]:
-        """Close the windows that are over: (kind, how many were held back), if any were."""
-        told: list[tuple[Kind, int]] = []
+    def close_windows(self, now: float) -> list[tuple[Kind, int]]:
+        """Close the windows that are over; return (kind, suppressed events) of those with any."""
+        summaries: list[tuple[Kind, int]] = []
         while self._windows:
             kind, window = next(iter(self._windows.items()))
             if now - window.began < WINDOW_S:
                 break
             del self._windows[kind]
-            if window.held_back:
-                told.append((kind, window.held_back))
-        return told
+            if window.suppressed:
+                summaries.append((kind, window.suppressed))
+        return summaries
