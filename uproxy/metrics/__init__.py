@@ -1,4 +1,4 @@
-"""Every metric uProxy shows: what happens is recorded by name, and rendered for scrapers."""
+"""Every metric of uProxy: events are counted here, and rendered when a scraper asks."""
 
 from uproxy.metrics.flows import Flow
 from uproxy.metrics.labels import FlowLabels

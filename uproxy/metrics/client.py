@@ -1,15 +1,15 @@
-"""The parts of prometheus_client that uProxy uses, without the parts it doesn't.
+"""The parts of prometheus_client that uProxy uses, imported without the rest of the package.
 
-It renders; the numbers are our own, because its counters take a lock for every step and all
-of ours move on one thread.
-The package's own __init__ imports an HTTP server, wsgiref and ssl: 2.3 MiB in every process,
-for nobody.  So its submodules are imported while a stand-in that was never run holds the
-package's place.  Nothing else imports prometheus_client in the proxy.
+prometheus_client only renders; the counting is our own, because its counters take a lock for
+each increment, and ours are changed by one thread only.
+Importing the package itself would load an HTTP server, wsgiref and ssl, which cost 2.3 MiB in
+every process and are never used.  So its submodules are imported while an empty module stands
+in for the package.  The proxy imports prometheus_client only here.
 """
 
 from __future__ import annotations
 
-# ruff: noqa: E402  the stand-in comes before the imports that need it
+# ruff: noqa: E402  the empty module must be there before the submodules are imported
 import importlib.util
 import sys
 
@@ -32,7 +32,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
 if _stand_in:
-    # whoever else wants the package, a test for one, gets the real one
+    # a later import of the package, in a test for instance, gets the real one
     del sys.modules["prometheus_client"]
 
 __all__ = [
@@ -51,12 +51,12 @@ OPENMETRICS_CONTENT_TYPE = _openmetrics.CONTENT_TYPE_LATEST
 
 
 def openmetrics(registry: CollectorRegistry) -> bytes:
-    """Everything in `registry` in the OpenMetrics text format."""
+    """Return everything in `registry` in the OpenMetrics text format."""
     text: bytes = _openmetrics.generate_latest(registry)  # type: ignore[no-untyped-call]  # it has no types
     return text
 
 
 def number(value: float) -> str:
-    """A sample's value as both text formats write it."""
+    """Return a sample's value as both text formats write it."""
     text: str = floatToGoString(value)  # type: ignore[no-untyped-call]  # as above
     return text

@@ -1,7 +1,7 @@
-"""The numbers of connections, by the two ends between which they go.
+"""Counters of connections and bytes, by the pair of identities between which they go.
 
-Plain integers: a connection's life moves a few of them, a scrape reads them all.  Rule: ends
-beyond `MAX_PRINCIPALS` share the numbers of OTHER, and nothing here grows with them.
+The counters are plain integers: a connection increments a few, a scrape reads all.  Rule: peers
+beyond the first MAX_PRINCIPALS share the counters labelled OTHER, so memory stays bounded.
 """
 
 from __future__ import annotations
@@ -14,72 +14,73 @@ from uproxy.metrics.pulled import Samples
 from uproxy.model import Direction, Outcome
 
 MAX_KNOWN = 4096
-"""Ends whose numbers are found at once; more are possible, and found by their label values."""
+"""How many FlowLabels are kept as shortcuts to their counters; beyond that, the shortcuts are
+dropped and the counters are found by their label values."""
 
 _ORDINARY = "-"
-"""The response flag of what hasn't failed."""
+"""The response flag of connections that have not failed."""
 
 Values = tuple[str, ...]
-"""Of every flow label but the last, the response flag."""
+"""The values of all flow labels but the last, the response flag."""
 
 
 class Flow:
-    """The numbers of all connections between the same two ends."""
+    """The counters of all connections between the same two ends."""
 
     __slots__ = ("count", "ended", "received", "sent")
 
     def __init__(self) -> None:
-        self.count = 0  # that opened
-        self.received = 0
-        self.sent = 0  # bytes, from the peer and to it
+        self.count = 0  # connections opened
+        self.received = 0  # bytes from the peer
+        self.sent = 0  # bytes to the peer
         self.ended: Counter[Outcome] = Counter()
 
     def opened(self) -> None:
-        """A connection is open."""
+        """Count a connection that began to relay."""
         self.count += 1
 
     def moved(self, received: int, sent: int) -> None:
-        """So many more bytes moved, from the peer and to it."""
+        """Add bytes received from the peer and sent to it."""
         self.received += received
         self.sent += sent
 
     def closed(self, outcome: Outcome) -> None:
-        """An open connection has ended."""
+        """Count the end of a connection that was opened."""
         self.ended[outcome] += 1
 
 
 class Flows:
-    """Every flow of this process, and the connections that never became part of one."""
+    """The counters of all flows, and of the connections that were never opened."""
 
     def __init__(self) -> None:
-        self._known: dict[FlowLabels, Flow] = {}  # a shorter way to the same flows
+        self._by_labels: dict[FlowLabels, Flow] = {}  # shortcut to the values of _flows
         self._flows: dict[Values, Flow] = {}
-        self._failed: Counter[Values] = Counter()  # by every flow label
+        self._failed: Counter[Values] = Counter()  # by all flow labels, response flag included
         self._principals = Principals()
 
-    def of(self, labels: FlowLabels) -> Flow:
-        """The flow with these labels, made once."""
-        known = self._known.get(labels)
+    def get(self, labels: FlowLabels) -> Flow:
+        """Return the counters for these labels, made at the first call."""
+        known = self._by_labels.get(labels)
         return self._find(labels) if known is None else known
 
     def failed(self, labels: FlowLabels, outcome: Outcome) -> None:
-        """A connection ended without having opened."""
+        """Count a connection that ended without having been opened."""
         self._failed[*self._values(labels), outcome.flag] += 1
 
     def opened(self) -> Samples:
-        """Connections opened."""
+        """Yield how many connections were opened, by flow."""
         return self._each(lambda flow: flow.count)
 
     def received(self) -> Samples:
-        """Bytes from peers."""
+        """Yield bytes received from peers, by flow."""
         return self._each(lambda flow: flow.received)
 
     def sent(self) -> Samples:
-        """Bytes to peers."""
+        """Yield bytes sent to peers, by flow."""
         return self._each(lambda flow: flow.sent)
 
     def closed(self) -> Samples:
-        """Open connections that ended, by response flag."""
+        """Yield how many opened connections have ended, by flow and response flag."""
         for values, flow in self._flows.items():
             flags: Counter[str] = Counter()
             for outcome, count in flow.ended.items():
@@ -87,7 +88,8 @@ class Flows:
             yield from (((*values, flag), count) for flag, count in flags.items())
 
     def never_opened(self) -> Samples:
-        """Connections that never opened, by response flag."""
+        """Yield how many connections ended without having been opened, by flow and response
+        flag."""
         return self._failed.items()
 
     def _each(self, number: Callable[[Flow], int]) -> Iterator[tuple[Values, float]]:
@@ -95,13 +97,14 @@ class Flows:
 
     def _find(self, labels: FlowLabels) -> Flow:
         flow = self._flows.setdefault(self._values(labels), Flow())
-        if len(self._known) >= MAX_KNOWN:
-            self._known.clear()
-        self._known[labels] = flow
+        if len(self._by_labels) >= MAX_KNOWN:
+            self._by_labels.clear()
+        self._by_labels[labels] = flow
         return flow
 
     def _values(self, labels: FlowLabels) -> Values:
-        ours, theirs = labels.ours or UNKNOWN, self._principals.fold(labels.theirs)
+        """Return the label values: source and destination as ztunnel defines them."""
+        ours, theirs = labels.ours or UNKNOWN, self._principals.label_value(labels.theirs)
         inbound = labels.direction is Direction.INBOUND
         return (
             "destination" if inbound else "source",

@@ -1,4 +1,4 @@
-"""The labels of a connection's counters, and how values that peers choose are bounded."""
+"""The labels of the connection counters, and the bounds for values that peers choose."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import NamedTuple
 from uproxy.model import Direction
 
 MAX_PRINCIPALS = 1000
-"""Peer identities with time series of their own; later ones fold into OTHER."""
+"""How many peer identities get time series of their own; later ones are counted as OTHER."""
 OTHER = "other"
 UNKNOWN = "unknown"
-"""Istio's word for an identity that wasn't proven."""
+"""Istio's word for an identity that was not proven."""
 MAX_LABEL_LENGTH = 256
-"""Characters; longer values end in an ellipsis."""
+"""Characters; longer values are cut and end in an ellipsis."""
 
 FLOW_LABELS = (
     "reporter",
@@ -25,29 +25,29 @@ FLOW_LABELS = (
 
 
 class FlowLabels(NamedTuple):
-    """Between whom bytes move.  A tuple, because every connection looks its flow up by it."""
+    """Who talks to whom.  A tuple, because each connection looks its counters up by it."""
 
     direction: Direction
     ours: str | None
-    """Our own SPIFFE ID in the connection; None in plaintext."""
+    """The SPIFFE ID that this uProxy used; None in plaintext."""
     theirs: str | None
-    """The peer's verified SPIFFE ID; None in plaintext, or never proven."""
+    """The peer's verified SPIFFE ID; None in plaintext or if it was not proven."""
     port: int | None
-    """The application's, or the destination's."""
+    """The port of the application (inbound) or of the destination (outbound)."""
     mutual_tls: bool
 
 
 class Principals:
-    """Which peers have series of their own: the first MAX_PRINCIPALS."""
+    """The first MAX_PRINCIPALS peer identities: those with time series of their own."""
 
     def __init__(self) -> None:
         self._known: set[str] = set()
 
-    def fold(self, identity: str | None) -> str:
-        """The label value for a peer's identity; None is one that wasn't proven."""
+    def label_value(self, identity: str | None) -> str:
+        """Return the label value for a peer's identity; None: an identity that was not proven."""
         if identity is None:
             return UNKNOWN
-        value = short(identity)
+        value = shortened(identity)
         if value not in self._known:
             if len(self._known) >= MAX_PRINCIPALS:
                 return OTHER
@@ -55,6 +55,6 @@ class Principals:
         return value
 
 
-def short(value: str) -> str:
-    """`value` within MAX_LABEL_LENGTH."""
+def shortened(value: str) -> str:
+    """Return `value`, cut to MAX_LABEL_LENGTH characters."""
     return value if len(value) <= MAX_LABEL_LENGTH else value[: MAX_LABEL_LENGTH - 1] + "…"

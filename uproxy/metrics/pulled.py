@@ -1,4 +1,4 @@
-"""Numbers that are read at each scrape, wherever they are kept."""
+"""Metrics that are read from their source at each scrape."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from uproxy.metrics.client import (
     Metric,
 )
 from uproxy.metrics.durations import Durations
-from uproxy.metrics.labels import short
+from uproxy.metrics.labels import shortened
 
 _STREAM_STATES = ("connecting", "streaming", "retrying")
 
 Samples = Iterable[tuple[tuple[str, ...], float]]
-"""Label values and the number."""
+"""(label values, number) of each sample."""
 
 
 class Pulled(Collector):
-    """All of them, in the order in which they were named."""
+    """A prometheus_client collector that calls a function for each metric, in the order added."""
 
     def __init__(self) -> None:
         self._reads: list[Callable[[], Metric]] = []
@@ -30,21 +30,22 @@ class Pulled(Collector):
     def counter(
         self, name: str, text: str, labels: tuple[str, ...], read: Callable[[], Samples]
     ) -> None:
-        """Show what `read` gives as a counter."""
+        """Add a counter whose samples `read` returns at each scrape."""
         self._add(lambda: CounterMetricFamily(name, text, labels=labels), read)
 
     def gauge(
         self, name: str, text: str, labels: tuple[str, ...], read: Callable[[], Samples]
     ) -> None:
-        """Show what `read` gives as a gauge."""
+        """Add a gauge whose samples `read` returns at each scrape."""
         self._add(lambda: GaugeMetricFamily(name, text, labels=labels), read)
 
     def collect(self) -> Iterable[Metric]:
-        """As prometheus_client asks for them."""
+        """Read all metrics; prometheus_client calls this at each scrape."""
         return [read() for read in self._reads]
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing beforehand: the names don't clash, and asking would read."""
+        """Return nothing: the registry would use it to check for duplicate names, and it would
+        read the metrics to learn their names."""
         return ()
 
     def _add(
@@ -55,13 +56,13 @@ class Pulled(Collector):
         def family() -> Metric:
             made = make()
             for values, number in read():
-                made.add_metric(tuple(map(short, values)), number)
+                made.add_metric(tuple(map(shortened, values)), number)
             return made
 
         self._reads.append(family)
 
     def histogram(self, name: str, text: str, label: str, read: Mapping[str, Durations]) -> None:
-        """Show what `read` holds by the label's values."""
+        """Add histograms with one label; `read` maps its values to their durations."""
 
         def family() -> Metric:
             made = HistogramMetricFamily(name, text, labels=(label,))
@@ -73,6 +74,7 @@ class Pulled(Collector):
 
 
 def expiry(status: Callable[[], Mapping[str, object]]) -> Samples:
+    """Yield when our SVID expires, in seconds since the epoch, labelled with its SPIFFE ID."""
     facts = status()
     spiffe_id, expires = facts.get("spiffe_id"), facts.get("expires")
     if isinstance(spiffe_id, str) and isinstance(expires, str):
@@ -80,12 +82,14 @@ def expiry(status: Callable[[], Mapping[str, object]]) -> Samples:
 
 
 def stream(status: Callable[[], Mapping[str, object]]) -> Samples:
+    """Yield 1 for the state that the Workload API stream is in and 0 for the others."""
     stream = status().get("stream")
     if stream is not None:
         yield from (((state,), float(state == stream)) for state in _STREAM_STATES)
 
 
 def fact(status: Callable[[], Mapping[str, object]], name: str) -> Samples:
+    """Yield the number that the identity's status has under `name`, if it has one."""
     value = status().get(name)
     if isinstance(value, int):
         yield (), value

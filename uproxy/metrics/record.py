@@ -1,9 +1,9 @@
-"""Every metric uProxy shows, by name.
+"""Every metric of uProxy, by name.
 
-One `Metrics` per process.  What happens is told to it (`handshake`, `decided`, a connection's
-`Flow`); what others count themselves is read when somebody scrapes (`watch_…`).  Rules: names
-are a contract with dashboards (the `istio_tcp_…` ones are ztunnel's); values that a peer
-chooses are bounded in number and length; reading never changes a number.
+One `Metrics` per process.  Some numbers are counted here when something happens (`handshake`,
+`decided`, a connection's `Flow`); others are read from their owner at each scrape (`watch_…`).
+Rules: names are a contract with dashboards (those with `istio_tcp_` are ztunnel's); label
+values chosen by peers are bounded in number and length; a scrape changes no number.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from uproxy.metrics import pulled
 from uproxy.metrics.client import CollectorRegistry, ProcessCollector
 from uproxy.metrics.durations import Durations
 from uproxy.metrics.flows import Flow, Flows
-from uproxy.metrics.labels import FLOW_LABELS, FlowLabels, short
+from uproxy.metrics.labels import FLOW_LABELS, FlowLabels, shortened
 from uproxy.metrics.pulled import Pulled
 from uproxy.metrics.text import render
 from uproxy.model import Direction, Outcome
 
-# Seconds; a handshake on a local network takes milliseconds, its deadline is 5 s by default.
 _HANDSHAKE_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+"""Seconds; a handshake on a local network takes milliseconds, its deadline is 5 s by default."""
 
 _IDENTITY_COUNTERS = (
     ("rotations", "identity_rotations", "Times our SVID was replaced by another"),
@@ -38,85 +38,86 @@ _IDENTITY_COUNTERS = (
 
 
 class Metrics:
-    """All of it."""
+    """All metrics of the process."""
 
     def __init__(self) -> None:
         self._flows = Flows()
-        # by label values, each
+
+        # each by label values
         self._handshakes = Counter[tuple[str, ...]]()
         self._handshake_failures = Counter[tuple[str, ...]]()
         self._handshake_seconds = defaultdict[str, Durations](lambda: Durations(_HANDSHAKE_BUCKETS))
         self._decisions = Counter[tuple[str, ...]]()
         self._reloads = Counter[tuple[str, ...]]()
-        self._stale = False  # while the file holds what was refused
+        self._stale = False  # the last reload was refused
         self._flushes: list[Callable[[], None]] = []
         self._pulled = Pulled()
         self._registry = CollectorRegistry()
         self._registry.register(self._pulled)
         ProcessCollector(registry=self._registry)
-        self._show_flows()
-        self._show_events()
+        self._register_flows()
+        self._register_events()
 
     def flow(self, labels: FlowLabels) -> Flow:
-        """The counters of connections with these labels, made once."""
-        return self._flows.of(labels)
+        """Return the counters of connections with these labels, made at the first call."""
+        return self._flows.get(labels)
 
     def failed(self, labels: FlowLabels, outcome: Outcome) -> None:
-        """A connection ended without having opened."""
+        """Count a connection that ended without having been opened."""
         self._flows.failed(labels, outcome)
 
     def handshake(self, direction: Direction, facts: TlsFacts) -> None:
-        """A handshake has finished."""
+        """Count a finished handshake and observe how long it took."""
         self._handshakes[direction, facts.version, facts.cipher, facts.group] += 1
         self._handshake_seconds[direction].observe(facts.duration)
 
     def handshake_failed(self, direction: Direction, outcome: Outcome, rule: str | None) -> None:
-        """A handshake has failed."""
+        """Count a failed handshake; `rule` is the SPIFFE rule that was broken, if any."""
         self._handshake_failures[direction.value, outcome.value, rule or "-"] += 1
 
     def decided(self, rule: str | None, allowed: bool, mode: str = "enforce") -> None:
-        """A rule decided; without one, the default did."""
-        self._decisions[short(rule or "-"), "allow" if allowed else "deny", mode] += 1
+        """Count an authorization decision; `rule` None: no rule matched, the default decided."""
+        self._decisions[shortened(rule or "-"), "allow" if allowed else "deny", mode] += 1
 
     def reloaded(self, applied: bool) -> None:
-        """A reload was tried; a refused one leaves the configuration stale."""
+        """Count a reload; one that was refused leaves `uproxy_config_stale` at 1."""
         self._reloads["applied" if applied else "refused",] += 1
         self._stale = not applied
 
     def build_info(self, versions: Mapping[str, str]) -> None:
-        """Say once which uProxy this is: `uproxy`, `python`, `openssl`."""
+        """Publish the versions of `uproxy`, `python` and `openssl` as labels; call once."""
         self._pulled.gauge(
             "uproxy_build_info", "Always 1; the labels say which build", tuple(versions),
             lambda: [(tuple(versions.values()), 1)],
         )  # fmt: skip
 
     def before_render(self, flush: Callable[[], None]) -> None:
-        """Call `flush` before each rendering, so that live byte counters are current."""
+        """Call `flush` before each scrape, so that byte counts of open connections are current."""
         self._flushes.append(flush)
 
     def watch_connections(self, read: Callable[[], Mapping[Direction, int]]) -> None:
-        """Open connections by direction."""
+        """Publish the number of open connections by direction."""
         self._pulled.gauge(
             "uproxy_connections", "Connections open now", ("direction",),
             lambda: [((direction.value,), count) for direction, count in read().items()],
         )  # fmt: skip
 
     def watch_limits(self, read: Callable[[], Mapping[str, int]]) -> None:
-        """Arrivals refused so far, by the limit that refused them."""
+        """Publish how many arrivals each limit has refused."""
         self._pulled.counter(
             "uproxy_limit_refusals", "Arrivals refused by a limit", ("limit",),
             lambda: [((limit,), count) for limit, count in read().items()],
         )  # fmt: skip
 
     def watch_log(self, read: Callable[[], int]) -> None:
-        """Log lines dropped so far because standard output was blocked."""
+        """Publish how many log lines were dropped because standard output was blocked."""
         self._pulled.counter(
             "uproxy_log_dropped_lines", "Log lines dropped: standard output is blocked", (),
             lambda: [((), read())],
         )  # fmt: skip
 
     def watch_identity(self, status: Callable[[], Mapping[str, object]]) -> None:
-        """The facts of `IdentitySource.status`: expiry, rotations, the agent's stream."""
+        """Publish numbers of `IdentitySource.status`: expiry, rotations, the stream's state."""
         self._pulled.gauge(
             "uproxy_identity_expiry_timestamp_seconds", "When our SVID expires, Unix time",
             ("spiffe_id",), partial(pulled.expiry, status),
@@ -129,12 +130,14 @@ class Metrics:
             self._pulled.counter(f"uproxy_{name}", text, (), partial(pulled.fact, status, fact))
 
     def render(self, accept: str = "") -> tuple[str, bytes]:
-        """Content type and text: OpenMetrics if `accept` asks for it, else Prometheus text."""
+        """Return (content type, text): OpenMetrics if the Accept header `accept` asks for it,
+        else Prometheus text format."""
         for flush in self._flushes:
             flush()
         return render(self._registry, accept)
 
-    def _show_flows(self) -> None:
+    def _register_flows(self) -> None:
+        """Register the `istio_tcp_` counters."""
         flows, labels, counter = self._flows, FLOW_LABELS, self._pulled.counter
         for name, text, read in (
             ("connections_opened", "Connections opened", flows.opened),
@@ -145,7 +148,8 @@ class Metrics:
         ):
             counter(f"istio_tcp_{name}", text, labels, read)
 
-    def _show_events(self) -> None:
+    def _register_events(self) -> None:
+        """Register the metrics that are counted in this class."""
         shown = self._pulled
         shown.counter(
             "uproxy_handshakes", "Finished TLS handshakes",

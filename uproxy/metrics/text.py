@@ -1,7 +1,7 @@
-"""Metrics as text: OpenMetrics, or Prometheus's older format 0.0.4.
+"""Renders metrics as text: OpenMetrics, or the older Prometheus format 0.0.4.
 
-prometheus_client's own writer of the older format lives in the module that brings an HTTP
-server along (see `client`).
+The writer of the older format is our own, because prometheus_client's is in the module that
+imports an HTTP server (see `client`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TEXT_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 def render(registry: CollectorRegistry, accept: str) -> tuple[str, bytes]:
-    """Content type and text: OpenMetrics if the Accept header `accept` names it."""
+    """Return (content type, text): OpenMetrics if the Accept header `accept` names it."""
     if _wants_openmetrics(accept):
         return OPENMETRICS_CONTENT_TYPE, openmetrics(registry)
     return TEXT_CONTENT_TYPE, _text(registry.collect()).encode()
