@@ -38,8 +38,9 @@ class AccessRecord:
     """(field name, value) in the documented order; a value is None where it isn't known."""
     outcome: Outcome
     kind: tuple[str, str, str] | None
-    """(outcome, rule or else the state the connection ended in, peer). Records with the same
-    kind are rate-limited together. None: the connection ended normally and is never limited."""
+    """(outcome, rule or else the state the connection ended in, peer).  Records with the same
+    kind are rate-limited together.  None: the connection ended normally and is never
+    limited."""
 
 
 class AccessLog(Protocol):

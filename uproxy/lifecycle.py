@@ -39,7 +39,7 @@ MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
         State.CLOSED: frozenset(),
     }
 )
-"""For each state, the states that may follow. CLOSING is half-closed: one side has finished
+"""For each state, the states that may follow.  CLOSING is half-closed: one side has finished
 sending, the other has not."""
 
 DEADLINES: Mapping[State, str] = MappingProxyType(

@@ -1,7 +1,7 @@
-"""The words: values every floor shares, with no behavior beyond their own validity.
+"""Values that all parts of uProxy share: enums, addresses, limits, configuration mistakes.
 
-States, outcomes, metrics, logs, configuration and tests all use these names.  Nothing
-here does I/O, reads a clock or knows another module.
+States, metrics, logs, configuration and tests all use these names.  Nothing here does I/O,
+reads a clock or imports another module of uProxy.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 
 class Direction(enum.StrEnum):
-    """Which way a connection goes, seen from this workload."""
+    """Which way a connection goes, seen from the workload that this uProxy serves."""
 
     INBOUND = "inbound"
     OUTBOUND = "outbound"
 
 
 class Transport(enum.StrEnum):
-    """What travels between uProxy and the peer."""
+    """What uProxy and its peer speak with each other."""
 
     PLAINTEXT = "plaintext"
     MTLS = "mtls"
 
 
 class Role(enum.StrEnum):
-    """Who the verified peer was in the handshake."""
+    """Which part the verified peer played in the TLS handshake."""
 
     CLIENT = "client"
     SERVER = "server"
 
 
 class Outcome(enum.StrEnum):
-    """How a connection ended.  `flag` is the response flag in metrics, Istio's where one exists."""
+    """How a connection ended."""
 
     CLOSED = "closed"
     RESET = "reset"
@@ -53,7 +53,7 @@ class Outcome(enum.StrEnum):
 
     @property
     def flag(self) -> str:
-        """The response flag: `-` for an ordinary end."""
+        """The response flag in metrics, Istio's where one exists; `-` for an ordinary end."""
         return _FLAGS.get(self, "-")
 
 
@@ -74,7 +74,7 @@ _FLAGS = {
 
 
 class Alert(enum.Enum):
-    """The TLS alerts a refused peer certificate can be answered with (RFC 8446 §6.2)."""
+    """The TLS alerts with which a peer's certificate can be refused (RFC 8446 §6.2)."""
 
     BAD_CERTIFICATE = 42
     UNSUPPORTED_CERTIFICATE = 43
@@ -86,14 +86,14 @@ class Alert(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class TcpAddress:
-    """`host:port`; `host` is an IP literal without brackets, or a name to resolve."""
+    """`host:port`; `host` is an IP literal without brackets, or a name to be resolved."""
 
     host: str
     port: int
 
     @property
     def ip(self) -> IPv4Address | IPv6Address | None:
-        """The literal address, or None when `host` is a name."""
+        """The IP address; None when `host` is a name."""
         try:
             return ip_address(self.host)
         except ValueError:
@@ -105,7 +105,7 @@ class TcpAddress:
 
 @dataclass(frozen=True, slots=True)
 class UnixAddress:
-    """An absolute path of a unix socket, written `unix:///path`."""
+    """The absolute path of a unix socket, written `unix:///path`."""
 
     path: str
 
@@ -115,7 +115,7 @@ class UnixAddress:
 
 @dataclass(frozen=True, slots=True)
 class SystemdAddress:
-    """A socket that systemd opened (`FileDescriptorName=`), written `systemd:NAME`."""
+    """A socket opened by systemd, named by its `FileDescriptorName=`, written `systemd:NAME`."""
 
     name: str
 
@@ -129,20 +129,20 @@ ListenAddress = TcpAddress | UnixAddress | SystemdAddress
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """One thing wrong with the configuration, told so that it can be mended."""
+    """One mistake in the configuration, described so that it can be corrected."""
 
     path: str
-    """Where: `destinations.orders-db.identities[0]`."""
+    """The path of the setting: `destinations.orders-db.identities[0]`."""
     reason: str
-    """What is wrong with it and what would be right, lower-case."""
+    """What is wrong and what would be right, in lower case."""
     value: str | None = None
-    """The value as written; None when there is none (a missing key) or it may be secret."""
+    """The value as written; None for a missing key, or if it may be secret."""
     line: int | None = None
-    """1-based; None when it didn't come from the file (environment, --set)."""
+    """1-based; None if the value came from the environment or --set."""
     column: int | None = None
     """1-based."""
     nearest: str | None = None
-    """The valid key that the unknown one resembles."""
+    """The valid key most similar to the unknown one; None if none is similar."""
 
     def __str__(self) -> str:
         where = self.path or "the configuration"
@@ -154,7 +154,7 @@ class Mistake:
 
 @dataclass(frozen=True, slots=True)
 class TlsSettings:
-    """What may be negotiated; the defaults are the configuration's."""
+    """What may be negotiated in a handshake; the defaults are those of the configuration."""
 
     min_version: str = "1.3"
     groups: tuple[str, ...] = ("X25519MLKEM768", "X25519", "P-256")
@@ -167,22 +167,22 @@ class TlsSettings:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """Seconds; 0 is off."""
+    """Seconds; 0 switches a timeout off."""
 
     handshake: float = 5.0
     connect: float = 5.0
     half_close: float = 60.0
-    """From the last byte, once one side has finished sending."""
+    """From the last byte relayed, once one side has finished sending."""
     idle: float = 3600.0
     drain_delay: float = 5.0
-    """How long SIGTERM leaves the doors open; part of `drain`."""
+    """From SIGTERM until listeners close; included in `drain`."""
     drain: float = 25.0
-    """From SIGTERM until what is left is cut (Kubernetes kills at 30 s)."""
+    """From SIGTERM until open connections are cut (Kubernetes kills after 30 s)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Counts; 0 is off for `per_source_connections`."""
+    """Maximum counts; 0 switches `per_source_connections` off."""
 
     connections: int = 20_000
     handshakes_in_flight: int = 512

@@ -1,9 +1,9 @@
-"""Authorization: may this caller reach this target?  One pure predicate, the only one.
+"""Authorization: whether a caller may reach a target.  Pure; nothing else decides this.
 
-It is not where rules are checked for sense (that is the configuration), and it never sees a
-socket: a door says who calls and what for.  Rules it obeys: nobody gets in without an allow
-rule; any matching deny refuses first; a shadow rule is reported and never decides; what
-can't be known fails closed, which means that it matches denies and no allow.
+The configuration checks that rules make sense; a door says who calls and what for.  Rules:
+without a matching allow rule the answer is no; any matching deny rule refuses; shadow rules
+are reported and never decide; a property that is not known matches deny rules and no allow
+rule, so the policy fails closed.
 """
 
 from __future__ import annotations
@@ -18,28 +18,27 @@ from uproxy.config.settings import Network, RuleFrom, RuleSettings, RuleTo
 from uproxy.spiffe.ids import IdentityPattern, SpiffeId, TrustDomain
 
 DIRECT = "direct"
-"""The `via` of a caller that dialled us itself."""
+"""The value of `Caller.via` for a caller that connected without an L7 proxy."""
 
 IpAddress = IPv4Address | IPv6Address
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks to come in."""
+    """Who wants to connect."""
 
     identity: SpiffeId | None
-    """None: the caller proved none."""
+    """The verified SPIFFE ID; None: the caller proved none."""
     source: IpAddress | None
-    """The TCP peer's address (the L7 proxy's when via one); None on a unix socket."""
+    """The TCP peer's address (with `via`, the L7 proxy's); None on a unix socket."""
     via: str = DIRECT
-    """The trusted L7 proxy that speaks for the caller, by its configured name."""
+    """The configured name of the trusted L7 proxy that connects for the caller."""
     via_identity: SpiffeId | None = None
-    """The proven identity of a trusted L7 proxy that dialled us; equal to `identity` when it
-    speaks for itself."""
+    """The verified SPIFFE ID of that proxy; equal to `identity` if it connects for itself."""
 
     @property
     def is_l7_proxy(self) -> bool:
-        """Whether a trusted L7 proxy calls in its own name."""
+        """Whether the caller is a trusted L7 proxy that connects for itself."""
         return self.identity is not None and self.identity == self.via_identity
 
     def __str__(self) -> str:
@@ -49,14 +48,14 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What the caller asks for."""
+    """What the caller wants to reach."""
 
     port: int | None
-    """The application's; None when it listens on a unix socket."""
+    """The application's port; None if it listens on a unix socket."""
     address: IpAddress | None
-    """The application's; None when it isn't a literal address."""
+    """The application's; None if it is configured by name or as a unix socket."""
     door: str
-    """The inbound door's name."""
+    """The name of the inbound door."""
 
     def __str__(self) -> str:
         door = f"door {self.door}"
@@ -77,55 +76,56 @@ class Decision:
 
     allowed: bool
     rule: str | None
-    """The rule that decided; None when no allow rule matched."""
+    """The rule that decided; None: no allow rule matched."""
     reason: str
-    """One line for the log: what decided, or what is missing."""
+    """One line for the log: which rule decided, or that none allows it."""
     shadow: tuple[ShadowMatch, ...] = ()
+    """All shadow rules that matched."""
 
 
-class _Hit(enum.Enum):
-    """How a caller or target stands to a field's list of values."""
+class _Match(enum.Enum):
+    """Whether a caller or target has one of the values that a rule's field lists."""
 
     YES = enum.auto()
     NO = enum.auto()
     ABSENT = enum.auto()
     """It has no such property: a caller without an identity."""
     UNKNOWN = enum.auto()
-    """The property can't be judged: a target without a port, our trust domain not known yet."""
+    """The property isn't known: a target without a port, or our trust domain not known yet."""
 
 
-_Field = Callable[[Caller, Target], _Hit]
+_Field = Callable[[Caller, Target], _Match]
 _V = TypeVar("_V")
 
 
 @dataclass(frozen=True, slots=True)
 class _Test:
-    """One field of a rule: `ports`, or with `positive` false `not_ports`."""
+    """One field of a rule: `ports` with `positive`, `not_ports` without."""
 
-    hit: _Field
+    match: _Field
     positive: bool
 
     def satisfied(self, caller: Caller, target: Target, deny: bool) -> bool:
-        match self.hit(caller, target):
-            case _Hit.YES:
+        match self.match(caller, target):
+            case _Match.YES:
                 return self.positive
-            case _Hit.NO:
+            case _Match.NO:
                 return not self.positive
-            case _Hit.ABSENT:
+            case _Match.ABSENT:
                 return deny and not self.positive
         return deny
 
 
 @dataclass(frozen=True, slots=True)
 class _Rule:
-    """A rule made ready to be asked."""
+    """A rule compiled into tests."""
 
     name: str
     deny: bool
     shadow: bool
     tests: tuple[_Test, ...]
     exact: frozenset[SpiffeId]
-    """The identities named without a wildcard."""
+    """The identities that the rule names without a wildcard."""
 
     def matches(self, caller: Caller, target: Target) -> bool:
         if not self.deny and caller.is_l7_proxy and caller.identity not in self.exact:
@@ -135,15 +135,15 @@ class _Rule:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """A whole configuration's rules; made by `compile`, asked by `decide`."""
+    """The compiled rules of a configuration."""
 
     rules: tuple[_Rule, ...]
     by_source: bool
-    """Whether any rule, shadow ones too, looks at the caller's address."""
+    """Whether any rule, shadow rules included, depends on the caller's address."""
 
     @classmethod
     def compile(cls, rules: Iterable[RuleSettings], own_trust_domain: str | None) -> Policy:
-        """Make `rules` ready.  `own_trust_domain` is None while this workload has no identity.
+        """Compile `rules`.  `own_trust_domain` is None while this workload has no identity.
 
         Raises:
             SpiffeIdError: a pattern or trust domain that the configuration let through.
@@ -153,7 +153,7 @@ class Policy:
         return cls(tuple(_compile(rule, own_trust_domain) for rule in rules), by_source)
 
     def decide(self, caller: Caller, target: Target) -> Decision:
-        """Whether `caller` may reach `target`.  Fails closed: without a matching allow, no."""
+        """Decide whether `caller` may reach `target`; only a matching allow rule permits it."""
         matching = [rule for rule in self.rules if rule.matches(caller, target)]
         shadow = tuple(
             ShadowMatch(rule.name, "deny" if rule.deny else "allow")
@@ -161,7 +161,7 @@ class Policy:
             if rule.shadow
         )
         enforced = [rule for rule in matching if not rule.shadow]
-        # stable: the first deny in the file's order, or else the first allow
+        # a stable sort: the first deny rule in the file's order, or else the first allow rule
         for rule in sorted(enforced, key=lambda rule: not rule.deny):
             verb = "denies" if rule.deny else "allows"
             reason = f"rule {rule.name} {verb} {caller} to {target}"
@@ -170,7 +170,7 @@ class Policy:
 
 
 def plain(address: IpAddress) -> IpAddress:
-    """The IPv4 address that a dual-stack socket shows as `::ffff:a.b.c.d`, else `address`."""
+    """Return the IPv4 address in an IPv4-mapped IPv6 one (`::ffff:a.b.c.d`), else `address`."""
     mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
     return address if mapped is None else mapped
 
@@ -186,10 +186,10 @@ def _plain_network(network: Network) -> Network:
 def _compile(rule: RuleSettings, own_trust_domain: str | None) -> _Rule:
     deny = rule.action == "deny"
     tests = (
-        *_presence(rule.from_, deny),
+        *_authentication_tests(rule.from_, deny),
         *_identity_tests(rule.from_, deny),
         *_workload_tests(rule.from_, own_trust_domain),
-        *_way_tests(rule.from_, deny),
+        *_source_tests(rule.from_, deny),
         *_target_tests(rule.to),
     )
     exact = frozenset(
@@ -200,8 +200,8 @@ def _compile(rule: RuleSettings, own_trust_domain: str | None) -> _Rule:
     return _Rule(rule.name, deny, rule.mode == "shadow", tests, exact)
 
 
-def _presence(who: RuleFrom, deny: bool) -> tuple[_Test, ...]:
-    """Whether the rule speaks of callers with an identity, without one, or both."""
+def _authentication_tests(who: RuleFrom, deny: bool) -> tuple[_Test, ...]:
+    """Return the test whether a rule is for callers with an identity, without one, or any."""
     if who.unauthenticated:
         return (_Test(_is_unauthenticated, True),)
     if deny:
@@ -211,12 +211,12 @@ def _presence(who: RuleFrom, deny: bool) -> tuple[_Test, ...]:
     return (_Test(_is_unauthenticated if any(positive) else _is_anyone, False),)
 
 
-def _is_unauthenticated(caller: Caller, _target: Target) -> _Hit:
-    return _Hit.YES if caller.identity is None else _Hit.NO
+def _is_unauthenticated(caller: Caller, _target: Target) -> _Match:
+    return _Match.YES if caller.identity is None else _Match.NO
 
 
-def _is_anyone(_caller: Caller, _target: Target) -> _Hit:
-    return _Hit.YES
+def _is_anyone(_caller: Caller, _target: Target) -> _Match:
+    return _Match.YES
 
 
 def _identity_tests(who: RuleFrom, deny: bool) -> tuple[_Test, ...]:
@@ -239,16 +239,16 @@ def _workload_tests(who: RuleFrom, own_trust_domain: str | None) -> tuple[_Test,
     )
 
 
-def _way_tests(who: RuleFrom, deny: bool) -> tuple[_Test, ...]:
-    """Where the caller's bytes come from: its address, and whether through an L7 proxy."""
+def _source_tests(who: RuleFrom, deny: bool) -> tuple[_Test, ...]:
+    """Return the tests of the caller's address and of the L7 proxy it came through."""
     via = who.via if deny else who.via or (DIRECT,)
-    return (*_tests(who.cidrs, who.not_cidrs, _sources), *_tests(via, who.not_via, _vias))
+    return (*_tests(who.cidrs, who.not_cidrs, _source_networks), *_tests(via, who.not_via, _via))
 
 
 def _target_tests(to: RuleTo) -> tuple[_Test, ...]:
     return (
         *_tests(to.ports, to.not_ports, _ports),
-        *_tests(to.addresses, to.not_addresses, _addresses),
+        *_tests(to.addresses, to.not_addresses, _target_networks),
         *_tests(to.inbound, to.not_inbound, _doors),
     )
 
@@ -256,27 +256,27 @@ def _target_tests(to: RuleTo) -> tuple[_Test, ...]:
 def _tests(
     values: tuple[_V, ...], not_values: tuple[_V, ...], field: Callable[[tuple[_V, ...]], _Field]
 ) -> tuple[_Test, ...]:
-    """The tests of one list and its `not_` twin; an absent list constrains nothing."""
+    """Return the tests of one field and its `not_` field; an empty one restricts nothing."""
     here = (_Test(field(values), True),) if values else ()
     there = (_Test(field(not_values), False),) if not_values else ()
     return here + there
 
 
 def _identities(grants: bool) -> Callable[[tuple[str, ...]], _Field]:
-    """`grants`: being matched helps the caller in, so that a wildcard doesn't count for an L7
-    proxy's own identity."""
+    """Return a field of SPIFFE ID patterns.  `grants`: a match lets the caller in, so wildcards
+    don't match an L7 proxy's own identity."""
 
     def field(values: tuple[str, ...]) -> _Field:
         patterns = tuple(IdentityPattern.parse(text) for text in values)
         exact = tuple(pattern for pattern in patterns if pattern.is_exact)
 
-        def hit(caller: Caller, _target: Target) -> _Hit:
+        def match(caller: Caller, _target: Target) -> _Match:
             if caller.identity is None:
-                return _Hit.ABSENT
+                return _Match.ABSENT
             usable = exact if grants and caller.is_l7_proxy else patterns
-            return _hit(any(pattern.matches(caller.identity) for pattern in usable))
+            return _match(any(pattern.matches(caller.identity) for pattern in usable))
 
-        return hit
+        return match
 
     return field
 
@@ -284,67 +284,67 @@ def _identities(grants: bool) -> Callable[[tuple[str, ...]], _Field]:
 def _trust_domains(values: tuple[str, ...]) -> _Field:
     wanted = frozenset(TrustDomain.parse(text) for text in values)
 
-    def hit(caller: Caller, _target: Target) -> _Hit:
+    def match(caller: Caller, _target: Target) -> _Match:
         if caller.identity is None:
-            return _Hit.ABSENT
-        return _hit(caller.identity.trust_domain in wanted)
+            return _Match.ABSENT
+        return _match(caller.identity.trust_domain in wanted)
 
-    return hit
+    return match
 
 
 def _workloads(
     index: int, own_trust_domain: str | None, anywhere: bool
 ) -> Callable[[tuple[str, ...]], _Field]:
-    """Namespace (`index` 0) or service account (1) of `/ns/X/sa/Y`, in our own trust domain or
-    `anywhere`; every other identity counts as none."""
+    """Return a field of namespaces (`index` 0) or service accounts (1) of `/ns/X/sa/Y`.  Unless
+    `anywhere`, identities of other trust domains than our own have neither."""
 
     def field(values: tuple[str, ...]) -> _Field:
-        def hit(caller: Caller, _target: Target) -> _Hit:
+        def match(caller: Caller, _target: Target) -> _Match:
             identity = caller.identity
             if own_trust_domain is None and not anywhere:
-                return _Hit.UNKNOWN
+                return _Match.UNKNOWN
             if identity is None or identity.namespace_and_account is None:
-                return _Hit.ABSENT
+                return _Match.ABSENT
             if not anywhere and identity.trust_domain.name != own_trust_domain:
-                return _Hit.ABSENT
-            return _hit(identity.namespace_and_account[index] in values)
+                return _Match.ABSENT
+            return _match(identity.namespace_and_account[index] in values)
 
-        return hit
+        return match
 
     return field
 
 
-def _sources(values: tuple[Network, ...]) -> _Field:
+def _source_networks(values: tuple[Network, ...]) -> _Field:
     networks = tuple(_plain_network(network) for network in values)
     return lambda caller, _target: _within(caller.source, networks)
 
 
-def _addresses(values: tuple[Network, ...]) -> _Field:
+def _target_networks(values: tuple[Network, ...]) -> _Field:
     networks = tuple(_plain_network(network) for network in values)
     return lambda _caller, target: _within(target.address, networks)
 
 
-def _vias(values: tuple[str, ...]) -> _Field:
-    return lambda caller, _target: _hit(caller.via in values)
+def _via(values: tuple[str, ...]) -> _Field:
+    return lambda caller, _target: _match(caller.via in values)
 
 
 def _ports(values: tuple[int, ...]) -> _Field:
     wanted = frozenset(values)
     return lambda _caller, target: (
-        _Hit.UNKNOWN if target.port is None else _hit(target.port in wanted)
+        _Match.UNKNOWN if target.port is None else _match(target.port in wanted)
     )
 
 
 def _doors(values: tuple[str, ...]) -> _Field:
-    return lambda _caller, target: _hit(target.door in values)
+    return lambda _caller, target: _match(target.door in values)
 
 
-def _within(address: IpAddress | None, networks: tuple[Network, ...]) -> _Hit:
+def _within(address: IpAddress | None, networks: tuple[Network, ...]) -> _Match:
     if address is None:
-        return _Hit.UNKNOWN
+        return _Match.UNKNOWN
     known = plain(address)
-    return _hit(any(known in network for network in networks))
+    return _match(any(known in network for network in networks))
 
 
-def _hit(yes: bool) -> _Hit:
-    return _Hit.YES if yes else _Hit.NO
+def _match(yes: bool) -> _Match:
+    return _Match.YES if yes else _Match.NO

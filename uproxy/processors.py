@@ -1,4 +1,4 @@
-"""How many processors this process may use: its affinity, and the quota of its cgroup."""
+"""How many processors this process may use, by its CPU affinity and its cgroup's quota."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 
 def allowed(cgroups: Path = _CGROUPS, own: Path = Path("/proc/self/cgroup")) -> int:
-    """One at least.  A quota of 1.5 processors counts as 2.
+    """Return the number of usable processors, at least 1; a quota of 1.5 counts as 2.
 
     Args:
-        cgroups: where the kernel shows them.
-        own: which of them this process is in (cgroups(7)).
+        cgroups: where the cgroup file system is mounted.
+        own: the file that names this process's cgroup (cgroups(7)).
     """
     quotas = [*_quotas_v2(cgroups, own), *_quotas_v1(cgroups)]
     return max(1, min((len(os.sched_getaffinity(0)), *map(math.ceil, quotas))))
 
 
 def _quotas_v2(cgroups: Path, own: Path) -> list[float]:
-    """Of each cgroup from our own up to the root: every one of them binds."""
+    """Return the quotas, in processors, of our cgroup and all its parents: each of them
+    applies."""
     path = next((line[3:] for line in _lines(own) if line.startswith("0::")), "/")
     inside = cgroups / path.lstrip("/")
     found = []
@@ -36,6 +37,7 @@ def _quotas_v2(cgroups: Path, own: Path) -> list[float]:
 
 
 def _quotas_v1(cgroups: Path) -> list[float]:
+    """Return the quota of cgroup version 1, in processors; empty if there is none."""
     quota = _lines(cgroups / "cpu" / "cpu.cfs_quota_us")
     period = _lines(cgroups / "cpu" / "cpu.cfs_period_us")
     if not quota or not period or int(quota[0]) <= 0:
@@ -44,7 +46,8 @@ def _quotas_v1(cgroups: Path) -> list[float]:
 
 
 def _lines(path: Path) -> list[str]:
+    """Return the lines of a file; none if it can't be read."""
     try:
         return path.read_text().splitlines()
     except OSError:
-        return []  # the other version of cgroups, or none
+        return []  # this version of cgroups isn't in use

@@ -1,6 +1,6 @@
-"""Addresses as the kernel writes them (`struct sockaddr`), for whoever calls it without Python.
+"""Converts addresses from and to the kernel's `struct sockaddr`, for the compiled engine.
 
-It resolves nothing: addresses are literal.
+It resolves no names: hosts are IP literals.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from typing import Final
 from uproxy.model import Address, TcpAddress, UnixAddress
 
 _UNIX_PATH: Final = 108
-"""sizeof(sun_path), its closing zero included."""
+"""sizeof(sun_path) in bytes, its closing zero included."""
 
 _MAPPED: Final = bytes(10) + b"\xff\xff"
-"""What an IPv4 address has before it as an IPv6 one (RFC 4291 section 2.5.5.2)."""
+"""The 12 bytes before an IPv4 address in an IPv4-mapped IPv6 one (RFC 4291 §2.5.5.2)."""
 
 
 def pack(address: Address) -> bytes:
-    """A literal address as connect(2) wants it.
+    """Return the `struct sockaddr` of a literal address, as connect(2) takes it.
 
     Raises:
-        OSError: the path of a unix socket is too long, or a zone has no interface.
+        OSError: the path of a unix socket is too long, or the IPv6 zone names no interface.
     """
     if isinstance(address, UnixAddress):
         path = os.fsencode(address.path)
@@ -44,13 +44,13 @@ def pack(address: Address) -> bytes:
 
 @lru_cache(maxsize=1024)
 def address_of(packed: bytes, port: int) -> TcpAddress:
-    """16 bytes of an address, IPv4 as mapped, with a port: one that is met again and again."""
+    """Return the address of 16 bytes (IPv4 as IPv4-mapped IPv6) and a port; results are cached."""
     return TcpAddress(host_of(packed), port)
 
 
 @lru_cache(maxsize=4096)
 def host_of(packed: bytes) -> str:
-    """16 bytes of an address, IPv4 as mapped, in words."""
+    """Return 16 bytes of an IPv6 or IPv4-mapped address as text."""
     if packed.startswith(_MAPPED):
         return socket.inet_ntop(socket.AF_INET, packed[12:])
     return socket.inet_ntop(socket.AF_INET6, packed)

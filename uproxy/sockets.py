@@ -1,10 +1,9 @@
-"""Every socket option, and every error of a socket in words.
+"""Creates, configures and closes sockets, and explains their errors in words.
 
-It creates, tunes and closes sockets; it waits for nothing and moves no bytes: they are
-non-blocking from birth, and who waits for them is the engine's affair.
+All sockets are non-blocking from the start; the engine waits for them and moves the bytes.
 
-Rules: `[::]` listens for IPv4 too, any other IPv6 address for itself alone; a unix socket
-file that nobody answers at is replaced, a live one is refused; a reset is SO_LINGER 0.
+Rules: `[::]` listens for IPv4 too, any other IPv6 address for IPv6 only; the file of a unix
+socket is replaced if nobody listens on it any more, otherwise refused; a reset is SO_LINGER 0.
 """
 
 from __future__ import annotations
@@ -24,34 +23,34 @@ from uproxy.errors import ConfigError, NotPermittedError, UproxyError
 from uproxy.model import Address, Mistake, TcpAddress, UnixAddress
 
 BACKLOG: Final = 4096
-"""The kernel clamps it to net.core.somaxconn."""
+"""The length of the accept queue; the kernel limits it to net.core.somaxconn."""
 
 KEEPALIVE: Final = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))
-"""Seconds of silence, seconds between probes, probes: a dead peer is known in two minutes."""
+"""Seconds of silence, seconds between probes, probes: a dead peer is detected in two minutes."""
 
 CONNECTION_OPTIONS: Final = (
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     *((socket.IPPROTO_TCP, option, value) for option, value in KEEPALIVE),
 )
-"""No Nagle, and keepalive: (level, option, value) of every TCP connection."""
+"""(level, option, value) of each TCP connection: no Nagle delay, and keepalive."""
 
-_made: Final[set[str]] = set()  # paths of this process's own unix sockets
+_created_paths: Final[set[str]] = set()  # paths of the unix sockets that `listen` created
 
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
 def listen(address: Address, mode: int | None = None, owner: str | None = None) -> socket.socket:
-    """A listening socket.
+    """Return a new non-blocking listening socket.
 
     Args:
-        address: literal; a name is not an address to listen on.
-        mode: permission bits of a unix socket; None leaves them to the umask.
-        owner: `user`, `user:group` or numbers, of a unix socket.
+        address: a literal address; names are refused.
+        mode: permission bits of a unix socket; None: what the umask leaves.
+        owner: owner of a unix socket: `user`, `user:group` or numbers.
 
     Raises:
-        NotPermittedError: the message names the privilege.
-        UproxyError: in use, no such address, no such folder, no such user.
+        NotPermittedError: the message names the missing privilege.
+        UproxyError: the address is in use or isn't ours; a folder, user or group doesn't exist.
     """
     if isinstance(address, UnixAddress):
         return _listen_unix(address, mode, owner)
@@ -59,10 +58,10 @@ def listen(address: Address, mode: int | None = None, owner: str | None = None) 
 
 
 def adopt(descriptor: int) -> socket.socket:
-    """A listening socket that somebody else opened (systemd, an older uProxy).
+    """Return the listening socket with this descriptor, which systemd opened.
 
     Raises:
-        UproxyError: it is no listening stream socket.
+        UproxyError: the descriptor is no listening stream socket.
     """
     try:
         listener = socket.socket(fileno=descriptor)
@@ -81,18 +80,18 @@ def adopt(descriptor: int) -> socket.socket:
 
 
 def release(listener: socket.socket) -> None:
-    """Close a listening socket, and take away the file that `listen` made for it.
+    """Close a listening socket, and remove the unix socket's file that `listen` made for it.
 
-    The file stays where another process still listens (it took over), and always where the
-    socket was adopted: asking whether somebody listens would wake the service in systemd.
+    The file stays if another process now listens on it. The file of an adopted socket always
+    stays: connecting to it, to find out, would make systemd start the service.
     """
     if listener.fileno() == -1:
         return
     name = listener.getsockname()
     listener.close()
-    if name in _made:
-        _made.discard(name)
-        if not _is_live(name):
+    if name in _created_paths:
+        _created_paths.discard(name)
+        if not _has_listener(name):
             Path(name).unlink(missing_ok=True)
 
 
@@ -119,12 +118,12 @@ def _listen_unix(address: UnixAddress, mode: int | None, owner: str | None) -> s
     path = Path(address.path)
     listener = socket.socket(socket.AF_UNIX)
     try:
-        _clear_stale(path)
+        _remove_stale(path)
         _bind(listener, path, mode)
         try:
-            # nobody gets in before listen(), so there is no moment of a wrong owner
+            # nobody can connect before listen(), so the owner is never wrong for a connection
             if owner is not None:
-                _give(path, owner)
+                _change_owner(path, owner)
             listener.listen(BACKLOG)
         except BaseException:
             path.unlink(missing_ok=True)
@@ -135,14 +134,14 @@ def _listen_unix(address: UnixAddress, mode: int | None, owner: str | None) -> s
     except UproxyError:
         listener.close()
         raise
-    _made.add(address.path)
+    _created_paths.add(address.path)
     _tune_listener(listener)
     return listener
 
 
 def _bind(listener: socket.socket, path: Path, mode: int | None) -> None:
-    """Make the file with its permissions: changed by its name afterwards, another file could
-    have been put in its place by whoever may write to the folder."""
+    """Bind with these permissions from the start: a chmod afterwards could hit another file
+    that somebody with access to the folder has put in its place."""
     if mode is None:
         listener.bind(str(path))
         return
@@ -153,7 +152,12 @@ def _bind(listener: socket.socket, path: Path, mode: int | None) -> None:
         os.umask(before)
 
 
-def _clear_stale(path: Path) -> None:
+def _remove_stale(path: Path) -> None:
+    """Remove a socket's file if nobody listens on it; raise UproxyError if somebody does.
+
+    Raises:
+        UproxyError: the path is another kind of file, or another process listens on it.
+    """
     try:
         kind = path.lstat().st_mode
     except FileNotFoundError:
@@ -162,20 +166,20 @@ def _clear_stale(path: Path) -> None:
         raise UproxyError(
             f"unix://{path} is in the way and is no socket: move it or listen elsewhere"
         )
-    if _is_live(str(path)):
+    if _has_listener(str(path)):
         raise UproxyError(f"unix://{path} is in use: another process answers there")
     path.unlink()
 
 
-def _is_live(path: str) -> bool:
-    """Whether somebody listens at a unix socket (or we may not ask)."""
+def _has_listener(path: str) -> bool:
+    """Return whether somebody listens on a unix socket; True if that can't be found out."""
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         return probe.connect_ex(path) not in (errno.ECONNREFUSED, errno.ENOENT, errno.ENOTSOCK)
 
 
 def owner_ids(path: Path, owner: str) -> tuple[int, int]:
-    """The user and the group (-1: stays) that `owner` of the socket at `path` means.
+    """Return the user and group ids of `owner`; a group id of -1 means: leave it unchanged.
 
     Raises:
         UproxyError: there is no such user or group.
@@ -189,7 +193,7 @@ def owner_ids(path: Path, owner: str) -> tuple[int, int]:
     return uid, gid
 
 
-def _give(path: Path, owner: str) -> None:
+def _change_owner(path: Path, owner: str) -> None:
     uid, gid = owner_ids(path, owner)
     try:
         os.chown(path, uid, gid, follow_symlinks=False)
@@ -200,14 +204,14 @@ def _give(path: Path, owner: str) -> None:
 
 
 def _tune_listener(listener: socket.socket) -> None:
-    """What accepted sockets inherit."""
+    """Set the options that accepted sockets inherit, and make the listener non-blocking."""
     listener.setblocking(False)
     tune(listener)
 
 
 def _cannot_listen(address: Address, error: OSError) -> UproxyError:
     if error.errno == errno.EADDRINUSE:
-        holder = _holder(address) if isinstance(address, TcpAddress) else None
+        holder = _listening_process(address) if isinstance(address, TcpAddress) else None
         by = f" by {holder}" if holder else ": another process listens there"
         return UproxyError(f"{address} is in use{by}")
     if isinstance(address, TcpAddress):
@@ -217,18 +221,18 @@ def _cannot_listen(address: Address, error: OSError) -> UproxyError:
             )
         if error.errno == errno.EADDRNOTAVAIL:
             return UproxyError(f"{address} is no address of this machine")
-        return UproxyError(f"{address} can't be opened: {_words(error)}")
+        return UproxyError(f"{address} can't be opened: {_error_text(error)}")
     if error.errno in (errno.EACCES, errno.EPERM):
         return NotPermittedError(
             f"{address} can't be made: no write permission for its folder, or not its owner"
         )
     if error.errno == errno.ENOENT:
         return UproxyError(f"{address} can't be made: its folder doesn't exist")
-    return UproxyError(f"{address} can't be made: {_words(error)}")
+    return UproxyError(f"{address} can't be made: {_error_text(error)}")
 
 
-def _holder(address: TcpAddress) -> str | None:
-    """`name (pid N)` of the process that listens on the port, where /proc lets us see it."""
+def _listening_process(address: TcpAddress) -> str | None:
+    """Return `name (pid N)` of the port's listener; None if /proc doesn't show it."""
     inodes = set()
     for table in ("tcp", "tcp6"):
         for line in _lines(Path("/proc/net") / table)[1:]:
@@ -241,7 +245,7 @@ def _holder(address: TcpAddress) -> str | None:
             if any(os.readlink(fd) in inodes for fd in (process / "fd").iterdir()):
                 return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
         except OSError:
-            continue  # another user's process, or one that has just gone
+            continue  # another user's process, or one that has just exited
     return None
 
 
@@ -252,11 +256,8 @@ def _lines(path: Path) -> list[str]:
         return []  # no IPv6, or no /proc
 
 
-# Connections.
-
-
 def tune(connection: socket.socket) -> None:
-    """CONNECTION_OPTIONS on TCP, for a connection or what a listener will accept."""
+    """Set CONNECTION_OPTIONS on a TCP socket; do nothing with a unix socket."""
     if connection.family == socket.AF_UNIX:
         return
     for level, option, value in CONNECTION_OPTIONS:
@@ -264,13 +265,13 @@ def tune(connection: socket.socket) -> None:
 
 
 def start_connecting(address: Address) -> tuple[socket.socket, int]:
-    """A non-blocking socket on its way to a literal address, and connect's errno.
+    """Start a non-blocking connect to a literal address; return the socket and connect's errno.
 
-    0 is connected, EINPROGRESS ask again when writable, EAGAIN (unix sockets: its queue is
-    full) try anew, anything else failed.
+    0: connected; EINPROGRESS: wait until it is writable, then ask `connect_error`; EAGAIN (unix
+    sockets): the accept queue is full, try again; anything else: failed.
 
     Raises:
-        OSError: no socket could be made (EMFILE, a family this kernel doesn't have).
+        OSError: no socket could be made (EMFILE, an address family this kernel doesn't have).
     """
     if isinstance(address, UnixAddress):
         connection = socket.socket(socket.AF_UNIX)
@@ -288,10 +289,10 @@ def start_connecting(address: Address) -> tuple[socket.socket, int]:
 
 
 def connect_error(connection: socket.socket) -> int:
-    """The errno a connect ended with, 0 for success.
+    """Return the errno with which a connect ended; 0: connected.
 
-    A connection with itself counts as refused: nobody listens there, and the kernel has picked
-    the very port that was dialled to dial from (TCP's simultaneous open).
+    A connection to itself counts as refused: nobody listens there, and the kernel chose the
+    dialled port as local port (TCP's simultaneous open).
     """
     error = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
     if error or connection.family == socket.AF_UNIX:
@@ -304,7 +305,7 @@ def connect_error(connection: socket.socket) -> int:
 
 
 def reset(connection: socket.socket) -> None:
-    """Close so that the other side sees a reset, whatever is still unsent (TCP)."""
+    """Close a TCP connection with a reset, discarding unsent bytes; just close a unix socket."""
     if connection.fileno() == -1:
         return
     if connection.family != socket.AF_UNIX:
@@ -313,10 +314,8 @@ def reset(connection: socket.socket) -> None:
 
 
 def address_of(name: object, unix: UnixAddress) -> Address:
-    """What getpeername or getsockname said; an IPv4-mapped address as the IPv4 one it is.
-
-    `unix` stands in on unix sockets, where the other side has no name.
-    """
+    """Return what getpeername or getsockname gave as an address, IPv4-mapped ones as IPv4.  For
+    unix sockets, whose clients have no name, return `unix`."""
     if not isinstance(name, tuple):
         return unix
     host = str(name[0])
@@ -328,7 +327,7 @@ def address_of(name: object, unix: UnixAddress) -> Address:
 
 
 def explain(error: int, address: Address) -> str:
-    """Why an address couldn't be reached, naming the likely cause.  `error` is an errno."""
+    """Return why connecting to an address failed, with the likely cause.  `error` is an errno."""
     if error == errno.ECONNREFUSED:
         return f"connection refused by {address}: is the application running?"
     if error == errno.ENOENT:
@@ -346,5 +345,5 @@ def explain(error: int, address: Address) -> str:
     return f"can't connect to {address}: {os.strerror(error).lower()}"
 
 
-def _words(error: OSError) -> str:
+def _error_text(error: OSError) -> str:
     return os.strerror(error.errno).lower() if error.errno else str(error).lower()

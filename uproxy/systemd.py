@@ -1,10 +1,10 @@
 """What systemd asks of a service, and what a container asks of its first process.
 
-Notifications (sd_notify(3)), the watchdog, sockets opened by systemd (sd_listen_fds(3)) and
-PID 1's duty to its orphans.  It decides neither when uProxy is ready nor whether it is alive:
-it says so when told.  Rules: without systemd's environment everything here does nothing; the
-environment is taken, not left for children to misread; a notification that can't be sent is
-logged, never fatal.
+Notifications (sd_notify(3)), the watchdog, sockets opened by systemd (sd_listen_fds(3)), and
+reaping orphans as PID 1.  Whether uProxy is ready or alive is decided by the caller.  Rules:
+without systemd's environment variables nothing here has an effect; the variables are removed,
+so that child processes don't misread them; a notification that can't be sent is logged, never
+fatal.
 """
 
 from __future__ import annotations
@@ -25,60 +25,61 @@ from uproxy.errors import UproxyError
 FIRST_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
 
-_TAKEN = (
+_VARIABLES = (
     "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS",
     "LISTEN_FDNAMES",
 )  # fmt: skip
+"""The variables that systemd sets."""
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
-    """What systemd's environment offers to this process."""
+class SystemdEnvironment:
+    """systemd's environment variables, parsed."""
 
     notify_socket: str | None
-    """A path, or `@` and an abstract name; None: nobody listens."""
+    """The path of the socket for notifications, or `@` and an abstract name; None: not wanted."""
     watchdog_s: float | None
-    """Without a sign of life for so long, systemd kills us; None: it doesn't watch."""
+    """systemd kills us after this many seconds without a notification; None: no watchdog."""
     descriptors: Mapping[str, tuple[int, ...]]
-    """Listening sockets by `FileDescriptorName=`."""
+    """The descriptors of listening sockets, by `FileDescriptorName=`."""
 
 
-def parse(environment: Mapping[str, str], pid: int) -> Offer:
-    """Read systemd's variables as they concern process `pid`.
+def parse(environment: Mapping[str, str], pid: int) -> SystemdEnvironment:
+    """Parse systemd's variables, ignoring those that are meant for another process than `pid`.
 
     Raises:
-        UproxyError: a variable isn't what systemd writes.
+        UproxyError: a variable isn't as systemd writes it.
     """
     watchdog = _number(environment, "WATCHDOG_USEC")
     watched = environment.get("WATCHDOG_PID", str(pid)) == str(pid)
-    return Offer(
+    return SystemdEnvironment(
         notify_socket=environment.get("NOTIFY_SOCKET") or None,
         watchdog_s=watchdog / 1e6 if watchdog and watched else None,
         descriptors=_descriptors(environment, pid),
     )
 
 
-def take(environment: MutableMapping[str, str]) -> Offer:
-    """`parse`, for this process, and remove the variables.
+def take(environment: MutableMapping[str, str]) -> SystemdEnvironment:
+    """Parse systemd's variables for this process, and remove them from `environment`.
 
     Raises:
-        UproxyError: a variable isn't what systemd writes.
+        UproxyError: a variable isn't as systemd writes it.
     """
-    offer = parse(environment, os.getpid())
-    for name in _TAKEN:
+    parsed = parse(environment, os.getpid())
+    for name in _VARIABLES:
         environment.pop(name, None)
-    for descriptors in offer.descriptors.values():
+    for descriptors in parsed.descriptors.values():
         for descriptor in descriptors:
-            with contextlib.suppress(OSError):  # one that isn't open is told by Listeners.take
+            with contextlib.suppress(OSError):  # Listeners.take reports one that isn't open
                 os.set_inheritable(descriptor, False)
-    return offer
+    return parsed
 
 
 def _descriptors(environment: Mapping[str, str], pid: int) -> dict[str, tuple[int, ...]]:
     if environment.get("LISTEN_PID") != str(pid):
-        return {}  # inherited from a parent they were meant for
+        return {}  # they were meant for our parent process
     count = _number(environment, "LISTEN_FDS")
     names = environment.get("LISTEN_FDNAMES", "").split(":")
     named: dict[str, tuple[int, ...]] = {}
@@ -90,6 +91,7 @@ def _descriptors(environment: Mapping[str, str], pid: int) -> dict[str, tuple[in
 
 
 def _number(environment: Mapping[str, str], name: str) -> int:
+    """Return a variable as a number; 0 if it isn't set."""
     text = environment.get(name, "0")
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise UproxyError(f"{name} = {text!r} in the environment is no number: unset it")
@@ -97,23 +99,23 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 
 class Listeners:
-    """The sockets systemd opened for us."""
+    """The listening sockets that systemd opened for us."""
 
     def __init__(self, descriptors: Mapping[str, tuple[int, ...]]) -> None:
         self._descriptors = descriptors
         self._taken: set[str] = set()
 
     def take(self, name: str) -> socket.socket:
-        """The socket that `listen: systemd:NAME` means.
+        """Return a socket for `listen: systemd:NAME`.
 
         Raises:
-            UproxyError: there is none, or there are several, or it is no listening socket.
+            UproxyError: there is none or more than one of that name, or it is no listening socket.
         """
         offered = self._descriptors.get(name, ())
         if len(offered) == 1:
             self._taken.add(name)
-            # a copy: a door that one reload removes can come back with another
-            return _copy(offered[0])
+            # a duplicate: a door that a reload closes can be opened again by a later reload
+            return _duplicate(offered[0])
         if offered:
             raise UproxyError(
                 f"systemd:{name} means {len(offered)} sockets: give each ListenStream= a socket "
@@ -127,11 +129,12 @@ class Listeners:
 
     @property
     def unused(self) -> tuple[str, ...]:
-        """Names nobody took: connections to them would wait for ever."""
+        """The names that no door uses: connections to those sockets would never be accepted."""
         return tuple(sorted(set(self._descriptors) - self._taken))
 
 
-def _copy(descriptor: int) -> socket.socket:
+def _duplicate(descriptor: int) -> socket.socket:
+    """Return a listening socket with a duplicate of the descriptor."""
     try:
         copy = os.dup(descriptor)
     except OSError:
@@ -144,31 +147,31 @@ def _copy(descriptor: int) -> socket.socket:
 
 
 class Notifier:
-    """Tells systemd what happens."""
+    """Sends notifications to systemd; does nothing without a notify socket."""
 
     def __init__(self, notify_socket: str | None) -> None:
         self._address = _socket_address(notify_socket) if notify_socket else None
 
     def ready(self, status: str) -> None:
-        """Started, or reloaded.  `status` is the line in `systemctl status`."""
+        """Report that the start or a reload is done; `status` is shown by `systemctl status`."""
         self._send("READY=1", _status(status))
 
     def reloading(self) -> None:
-        """A reload begins; `ready` ends it, also when it failed."""
-        # Type=notify-reload tells this reload from an earlier one by the time
+        """Report that a reload begins; call `ready` when it ends, also if it failed."""
+        # Type=notify-reload needs the time to tell this reload from an earlier one
         now_us = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._send("RELOADING=1", f"MONOTONIC_USEC={now_us}")
 
     def stopping(self, status: str) -> None:
-        """Draining, then exiting."""
+        """Report that uProxy drains and then exits."""
         self._send("STOPPING=1", _status(status))
 
     def status(self, status: str) -> None:
-        """What `systemctl status` shows from now on."""
+        """Set the line that `systemctl status` shows."""
         self._send(_status(status))
 
     def alive(self) -> None:
-        """Hold the watchdog off."""
+        """Reset systemd's watchdog timer."""
         self._send("WATCHDOG=1")
 
     def _send(self, *lines: str) -> None:
@@ -176,17 +179,17 @@ class Notifier:
             return
         try:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                sender.setblocking(False)  # a manager that hangs must not hang us
+                sender.setblocking(False)  # a systemd that hangs must not block us
                 sender.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
             _log.warning("systemd wasn't told %s: %s", lines[0], error.strerror)
 
 
 async def watch(notifier: Notifier, watchdog_s: float, alive: Callable[[], bool]) -> None:
-    """Hold the watchdog off while `alive()`; runs until cancelled.
+    """Reset systemd's watchdog timer while `alive()` returns true; runs until cancelled.
 
-    Twice per period, as sd_watchdog_enabled(3) advises.  What doesn't answer is left to
-    systemd: it kills and restarts.
+    It does so twice per period of `watchdog_s` seconds, as sd_watchdog_enabled(3) advises. When
+    `alive()` returns false, systemd's timer runs out and systemd restarts uProxy.
     """
     while True:
         if alive():
@@ -195,20 +198,20 @@ async def watch(notifier: Notifier, watchdog_s: float, alive: Callable[[], bool]
 
 
 def adopt_orphans() -> bool:
-    """As PID 1, let no child whose parent is gone stay a zombie.
+    """As PID 1, make the kernel reap orphaned processes, so that none stays a zombie.
 
-    uProxy starts no children of its own.  Returns whether this process is PID 1.
+    uProxy starts no processes of its own. Returns whether this process is PID 1.
     """
     if os.getpid() != 1:
         return False
-    # the kernel waits for them (sigaction(2)); uvloop lets nobody handle this signal
+    # with SIG_IGN the kernel reaps them (sigaction(2)); uvloop allows no handler for SIGCHLD
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    reap()  # those that ended before
+    reap()  # those that exited before
     return True
 
 
 def reap() -> int:
-    """Wait for every child that has ended; how many there were."""
+    """Reap all child processes that have exited; return how many there were."""
     count = 0
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:

@@ -1,4 +1,4 @@
-"""What goes wrong in TLS, in words for people."""
+"""The words in which TLS failures are reported to people."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ALERTS: Final = {
     116: "certificate required",
     120: "no application protocol",
 }
-"""RFC 8446 §6."""
+"""The names of the TLS alerts (RFC 8446 §6) by their number."""
 
 CAUSES: Final = {
     "http request": "plain HTTP where TLS was expected",
@@ -45,4 +45,4 @@ CAUSES: Final = {
     "peer did not return a certificate": "the peer showed no certificate",
     "no application protocol": "no application protocol (ALPN) in common",
 }
-"""OpenSSL's words for what people meet, in ours."""
+"""What OpenSSL's reason texts mean, for those that operators meet."""

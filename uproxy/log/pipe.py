@@ -19,11 +19,11 @@ QUEUE_LINES = 10_000
 """How many lines may wait for a blocked descriptor; some megabytes."""
 
 BATCH_BYTES = select.PIPE_BUF
-"""The most that one write takes, unless one line is longer. PIPE_BUF bytes go into a pipe in
+"""The most that one write takes, unless one line is longer.  PIPE_BUF bytes go into a pipe in
 one piece, even if other processes write there too."""
 
 Line = Callable[[], str]
-"""Returns the formatted line. Called on the writer thread, so it may only use immutable
+"""Returns the formatted line.  Called on the writer thread, so it may only use immutable
 values."""
 
 _IDLE_S = 1.0  # seconds between calls of `on_idle` while the queue is empty

@@ -34,7 +34,7 @@ class RateLimit:
         self._windows: dict[Kind, _Window] = {}  # oldest first
 
     def allows(self, kind: Kind, now: float) -> bool:
-        """Return whether this event is to be logged; if not, it is counted. Call
+        """Return whether this event is to be logged; if not, it is counted.  Call
         `close_windows` first."""
         if kind not in self._windows and len(self._windows) >= MAX_KINDS:
             kind = ("many different failures",)
