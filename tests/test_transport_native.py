@@ -35,7 +35,7 @@ from uproxy.contract import Connection, PeerSvid, Refusal, Stands, TlsPlan
 from uproxy.errors import UntrustedError
 from uproxy.lifecycle import State
 from uproxy.model import Address, Alert, Direction, Limits, Outcome, Role, TcpAddress, Timeouts
-from uproxy.transport.native import NativeEngine, reasons
+from uproxy.transport.native import NativeEngine
 from uproxy.transport.native.loop import LoopState
 
 engine = engines.one_thread
@@ -729,25 +729,3 @@ async def test_a_connection_that_stays_goes_on_without_what_its_handshake_needed
             there.close()
     assert ending.outcome is Outcome.TIMED_OUT
     assert ending.reason == "nothing moved for 1.5 s"
-
-
-# Reasons.
-
-
-def test_a_failure_is_put_in_the_twins_words() -> None:
-    failure = reasons.Failure("os", "the peer", State.HANDSHAKING_NEAR, 104, 0, None)
-    assert reasons.handshake(failure, 5.0) == Refusal(Outcome.HANDSHAKE_FAILED, "reset by the peer")
-    gone = replace(failure, error=110)
-    assert reasons.handshake(gone, 5.0).reason == "the peer vanished: keepalive got no answer"
-    late = replace(failure, what="timeout")
-    assert reasons.handshake(late, 5.0) == Refusal(
-        Outcome.TIMED_OUT, "the peer didn't finish the handshake in 5 s"
-    )
-    unjudged = replace(failure, what="verify", error=0)
-    assert reasons.handshake(unjudged, 5.0).reason == "no memory left"
-
-
-def test_a_verifiers_defect_is_no_refusal() -> None:
-    failure = reasons.Failure("verify", "the peer", State.HANDSHAKING_NEAR, 0, 0, ValueError("x"))
-    with pytest.raises(ValueError, match="x"):
-        reasons.handshake(failure, 5.0)

@@ -46,3 +46,6 @@ CAUSES: Final = {
     "no application protocol": "no application protocol (ALPN) in common",
 }
 """What OpenSSL's reason texts mean, for those that operators meet."""
+
+UNPROVEN: Final = "the handshake ended without a verified peer"
+UNASKED: Final = "the peer asked for no certificate: mutual TLS or none"

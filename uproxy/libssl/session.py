@@ -18,6 +18,7 @@ from uproxy.libssl.binding import (
 )
 from uproxy.libssl.callbacks import in_handshake, request_callback, verify_callback
 from uproxy.libssl.context import Context, presented_chain, verify_mode, x509_error
+from uproxy.tlswords import UNASKED, UNPROVEN
 
 RECEIVE_SIZE: Final = 64 * 1024
 """Bytes of ciphertext given to a session at a time, at most."""
@@ -93,9 +94,9 @@ class Session:
             or isinstance(self._verdict, Exception)
             or lib.SSL_session_reused(self._ssl)
         ):
-            raise TlsError("the handshake ended without a verified peer")
+            raise TlsError(UNPROVEN)
         if not self.asked:
-            raise TlsError("the peer asked for no certificate: mutual TLS or none")
+            raise TlsError(UNASKED)
         self.peer = self._verdict
 
     def judge(self, store: Any) -> int:

@@ -10,6 +10,7 @@ from typing import Final
 from uproxy import sockets
 from uproxy.contract import Refusal, RefusedError
 from uproxy.model import Address, Outcome
+from uproxy.transport import failures
 from uproxy.transport.poller import Poller
 
 HEAD_START: Final = 0.25
@@ -37,14 +38,7 @@ async def reach(
     except DialError as error:
         raise RefusedError(Refusal(Outcome.CONNECT_FAILED, str(error))) from None
     except TimeoutError:
-        raise RefusedError(no_answer(addresses, limit)) from None
-
-
-def no_answer(addresses: tuple[Address, ...], limit: float) -> Refusal:
-    """Nobody answered in time."""
-    where = ", ".join(map(str, addresses))
-    why = f"no answer from {where} in {limit:g} s: is it there, does a firewall drop?"
-    return Refusal(Outcome.TIMED_OUT, why)
+        raise RefusedError(failures.no_answer(addresses, limit)) from None
 
 
 async def dial(poller: Poller, addresses: tuple[Address, ...]) -> tuple[socket.socket, Address]:

@@ -19,7 +19,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Final, cast
 
-from uproxy import sockaddr, sockets
+from uproxy import sockaddr
 from uproxy.contract import (
     Arrival,
     Candidate,
@@ -44,8 +44,9 @@ from uproxy.engine._engine import (
 )
 from uproxy.lifecycle import State
 from uproxy.model import Address, Outcome, TcpAddress
+from uproxy.transport import failures
 from uproxy.transport.dial import reach
-from uproxy.transport.native import reasons
+from uproxy.transport.failures import Failure
 from uproxy.transport.native.opendoor import handshake
 
 if TYPE_CHECKING:
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
 
 _STATES: Final = {phase: state for state, phase in PHASES.items()}
 _SHAKEN: Final = PHASES[State.HANDSHAKING_NEAR]
-_DEFECT: Final = Refusal(Outcome.RESET, "a defect in uProxy: its log says more")
 _ASKING: Final = ARRIVED | SHAKEN | FAR_READY | FAR_FAILED
 _NONE: Final[Iterator[Candidate]] = iter(())
 _NEAR, _FAR = 0, 1
@@ -126,7 +126,7 @@ class Life(Wire):
             self._refuse(no.refusal)
         except Exception:  # noqa: BLE001  a defect: this connection ends, the process doesn't
             self._confess()
-            self._refuse(_DEFECT)
+            self._refuse(failures.DEFECT)
         if events & CLOSED:
             self._end()
 
@@ -225,8 +225,7 @@ class Life(Wire):
             if failure is None:
                 return
             self._failed(route, failure)
-        none = Refusal(Outcome.CONNECT_FAILED, f"{route.destination} has no address to try")
-        raise RefusedError(self._last_failure or none)
+        raise RefusedError(self._last_failure or failures.no_address(route))
 
     def _set_out(self, route: Route, candidate: Candidate) -> Refusal | None:
         """Begin to dial; why that failed at once."""
@@ -238,7 +237,7 @@ class Life(Wire):
             target = sockaddr.pack(address)
             self.dial(target, _far(route), limits.connect, limits.handshake)
         except OSError as error:
-            return Refusal(Outcome.CONNECT_FAILED, sockets.explain(error.errno or 0, address))
+            return failures.unreachable(error.errno or 0, address)
         except RefusedError as no:
             return no.refusal
         return None
@@ -259,7 +258,7 @@ class Life(Wire):
             step = partial(self._go_on, route, no.refusal)
         except Exception:  # noqa: BLE001  a defect: this connection ends, the process doesn't
             self._confess()
-            self._refuse(_DEFECT)
+            self._refuse(failures.DEFECT)
             return
         else:
             step = partial(self._hand_over, route, connected, address)
@@ -286,12 +285,12 @@ class Life(Wire):
         if failure.error == errno.EAGAIN and failure.state is State.CONNECTING:
             self._race(route, candidate)  # a unix socket's queue is full: patience
         else:
-            self._go_on(route, reasons.far_step(failure, route, candidate.addresses))
+            self._go_on(route, failures.candidate(failure, route, candidate.addresses))
 
-    def _explained(self, what: str, side: int, error: int, code: int) -> reasons.Failure:
+    def _explained(self, what: str, side: int, error: int, code: int) -> Failure:
         verdict = self.verdict(side) if what == "verify" else None
-        who = reasons.NAMES[self._offer.door.direction][side]
-        return reasons.Failure(what, who, self.state, error, code, verdict)
+        who = failures.NAMES[self._offer.door.direction][side]
+        return Failure(what, who, self.state, error, code, verdict)
 
     def _go_on(self, route: Route, failure: Refusal) -> None:
         self._failed(route, failure)
@@ -334,7 +333,7 @@ class Life(Wire):
             self._refuse(no.refusal)
         except Exception:  # noqa: BLE001  a defect: this connection ends, the process doesn't
             self._confess()
-            self._refuse(_DEFECT)
+            self._refuse(failures.DEFECT)
 
     def _confess(self) -> None:
         _log.exception("a defect ended connection %d (%s)", self.arrival.id, self.state)
@@ -352,20 +351,20 @@ class Life(Wire):
         if self._ending is not None:
             return self._ending  # though a thread may have found another before it heard of it
         if what == "cut":
-            return reasons.STOPPED
+            return failures.STOPPED
         failure, door = self._explained(*fault), self._offer.door
-        if what in reasons.LIMITS:
-            return reasons.limit(failure, self._loop_state.limits, self.arrival.source)
+        if what in failures.LIMITS:
+            return failures.limit(what, self._loop_state.limits, self.arrival.source)
         if failure.state is State.HANDSHAKING_NEAR:
-            return reasons.handshake(failure, door.timeouts.handshake)
-        return reasons.relay(failure, cast("Route", self.route))
+            return failures.handshake(failure.who, failure.cause(), door.timeouts.handshake)
+        return failures.relay(failure, cast("Route", self.route).timeouts)
 
     def _guarded_why(self) -> Refusal | None:
         try:
             return self._why()
         except Exception:  # noqa: BLE001  a verifier's defect
             self._confess()
-            return _DEFECT
+            return failures.DEFECT
 
     def _end(self) -> None:
         if self._dialling is not None:

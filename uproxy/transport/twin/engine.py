@@ -9,8 +9,9 @@ import asyncio
 import socket
 from collections.abc import Callable
 
-from uproxy.contract import Arrival, Door, Refusal
-from uproxy.model import Limits, Outcome
+from uproxy.contract import Arrival, Door
+from uproxy.model import Limits
+from uproxy.transport import failures
 from uproxy.transport.poller import Poller
 from uproxy.transport.twin.accepting import Listening
 from uproxy.transport.twin.gate import Gate
@@ -50,7 +51,7 @@ class TwinEngine:
         for door in tuple(self.doors):
             door.release()
         for life in self._lives.values():
-            life.close(Refusal(Outcome.DRAINED, "uProxy stopped"))
+            life.close(failures.STOPPED)
         while self._lives:
             await asyncio.wait(tuple(self._lives))
         self.poller.close()

@@ -11,7 +11,8 @@ from collections import Counter
 from typing import Protocol
 
 from uproxy.contract import Refusal, RefusedError
-from uproxy.model import Limits, Outcome
+from uproxy.model import Limits
+from uproxy.transport import failures
 
 
 class Guest(Protocol):
@@ -45,9 +46,9 @@ class Gate:
         """
         host, most = guest.source_host, self.limits.per_source_connections
         if host is not None and most and self._sources[host] >= most:
-            self._refuse("per_source_connections", f"{host} has {most} connections already")
+            self._refuse("per_source_connections", "source_full", host)
         if len(self._inside) >= self.limits.connections and not self._evict():
-            self._refuse("connections", f"{self.limits.connections} connections are open")
+            self._refuse("connections", "full")
         self._inside.add(guest)
         if host is not None:
             self._sources[host] += 1
@@ -80,8 +81,7 @@ class Gate:
             RefusedError: none is free.
         """
         if len(self._handshakes) >= self.limits.handshakes_in_flight:
-            most = self.limits.handshakes_in_flight
-            self._refuse("handshakes_in_flight", f"{most} handshakes are in flight")
+            self._refuse("handshakes_in_flight", "slots")
         self._handshakes.add(guest)
 
     def end_handshake(self, guest: Guest) -> None:
@@ -95,9 +95,9 @@ class Gate:
             return False
         self.leave(oldest)
         self.refused["connections"] += 1
-        oldest.close(Refusal(Outcome.LIMIT, "silent for the longest when connections were full"))
+        oldest.close(failures.limit("evicted", self.limits))
         return True
 
-    def _refuse(self, limit: str, why: str) -> None:
+    def _refuse(self, limit: str, what: str, host: str = "") -> None:
         self.refused[limit] += 1
-        raise RefusedError(Refusal(Outcome.LIMIT, f"{why} (limits.{limit})"))
+        raise RefusedError(failures.limit(what, self.limits, host))

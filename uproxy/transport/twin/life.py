@@ -32,11 +32,12 @@ from uproxy.errors import IdentityError, UntrustedError
 from uproxy.libssl import TlsError
 from uproxy.lifecycle import State, check_move
 from uproxy.model import Address, Direction, Outcome, TcpAddress
+from uproxy.transport import failures
 from uproxy.transport.dial import reach
 from uproxy.transport.poller import Poller
 from uproxy.transport.twin.gate import Gate
 from uproxy.transport.twin.leg import Leg
-from uproxy.transport.twin.relay import Relay, describe
+from uproxy.transport.twin.relay import Relay
 from uproxy.transport.twin.tls import TlsLeg
 
 LINGER: Final = 1.0
@@ -65,9 +66,7 @@ class Life:
         self._gate = gate
         self._door = door
         self._accepted_at = time.monotonic()
-        self._names = ("the peer", "the application")
-        if not self._inbound:
-            self._names = ("the application", "the peer")
+        self._names = failures.NAMES[door.direction]
         self._socket = accepted
         self._near: Leg | None = None
         self._far: Leg | None = None
@@ -152,7 +151,7 @@ class Life:
                 self._gate.begin_handshake(self)
                 await leg.shake(libssl.context_of(plan), hello)
         except (UntrustedError, IdentityError, TlsError, OSError) as error:
-            raise RefusedError(_why_no_handshake(leg, error, limit)) from error
+            raise RefusedError(failures.handshake(leg.who, error, limit)) from error
         finally:
             self._gate.speaks(self)
             self._gate.end_handshake(self)
@@ -171,7 +170,7 @@ class Life:
         """The far side: the first candidate that is connected and, under TLS, verified."""
         self._move(State.CONNECTING)
         cast("Leg", self._near).watch_loss(self._lose_near)
-        last = Refusal(Outcome.CONNECT_FAILED, f"{route.destination} has no address to try")
+        last = failures.no_address(route)
         for candidate in route.candidates:
             if self.state is not State.CONNECTING:
                 self._move(State.CONNECTING)
@@ -187,7 +186,7 @@ class Life:
         raise RefusedError(last)
 
     def _lose_near(self, error: OSError) -> None:
-        self.close(Refusal(Outcome.RESET, describe(cast("Leg", self._near), error)))
+        self.close(failures.broken(cast("Leg", self._near).who, error))
 
     async def _try(self, route: Route, candidate: Candidate) -> Leg:
         connected, self.dialled = await reach(
@@ -208,7 +207,7 @@ class Life:
             raise
         except (UntrustedError, IdentityError, TlsError, OSError) as error:
             leg.close()
-            raise RefusedError(_why_no_handshake(leg, error, limit)) from error
+            raise RefusedError(failures.handshake(leg.who, error, limit)) from error
         except BaseException:
             leg.reset()
             raise
@@ -255,10 +254,10 @@ class Life:
         except RefusedError as no:
             return self._cut or no.refusal
         except asyncio.CancelledError:
-            return self._cut or Refusal(Outcome.DRAINED, "uProxy stopped")
+            return self._cut or failures.STOPPED
         except Exception:  # noqa: BLE001  a defect: this connection ends, the process doesn't
             _log.exception("a defect ended connection %d (%s)", self.arrival.id, self.state)
-            return self._cut or Refusal(Outcome.RESET, "a defect in uProxy: its log says more")
+            return self._cut or failures.DEFECT
         return None
 
     def _speaks_last(self, refusal: Refusal | None) -> bool:
@@ -331,13 +330,3 @@ def _is_orderly(leg: Leg, refusal: Refusal | None) -> bool:
 def _deadline(seconds: float) -> asyncio.Timeout:
     """0 is none."""
     return asyncio.timeout(seconds or None)
-
-
-def _why_no_handshake(leg: Leg, error: Exception, limit: float) -> Refusal:
-    if isinstance(error, UntrustedError):
-        return Refusal(Outcome.PEER_UNTRUSTED, error.reason, error.rule)
-    if isinstance(error, TimeoutError):
-        return Refusal(Outcome.TIMED_OUT, f"{leg.who} didn't finish the handshake in {limit:g} s")
-    if isinstance(error, OSError | TlsError):
-        return Refusal(Outcome.HANDSHAKE_FAILED, describe(leg, error))
-    return Refusal(Outcome.HANDSHAKE_FAILED, str(error))

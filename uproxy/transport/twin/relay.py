@@ -9,14 +9,13 @@ nobody sends but one timer.
 from __future__ import annotations
 
 import asyncio
-import errno
-import os
 from collections.abc import Callable
 from typing import Final
 
-from uproxy.contract import Refusal, RefusedError
+from uproxy.contract import RefusedError
 from uproxy.libssl import Buffer, TlsError
-from uproxy.model import Outcome, Timeouts
+from uproxy.model import Timeouts
+from uproxy.transport import failures
 from uproxy.transport.poller import BROKEN, HUNG_UP, READ, WRITE
 from uproxy.transport.twin.leg import Leg
 from uproxy.transport.twin.tls import TlsLeg
@@ -179,8 +178,8 @@ class Relay:
         if isinstance(leg, TlsLeg) and leg.client and flow.count == 0:
             error = leg.last_word(error)
             if isinstance(error, TlsError) and error.alert is not None:
-                return RefusedError(Refusal(Outcome.HANDSHAKE_FAILED, error.reason))
-        return RefusedError(Refusal(Outcome.RESET, describe(leg, error)))
+                return RefusedError(failures.handshake(leg.who, error, 0))
+        return RefusedError(failures.broken(leg.who, error))
 
     def _check_deadline(self) -> None:
         """End if nothing has moved for too long, otherwise look again when that could be."""
@@ -194,16 +193,4 @@ class Relay:
         if self._loop.time() < due:
             self._timer = self._loop.call_at(due, self._guarded, self._check_deadline)
             return
-        what = "one side had finished, the other sent nothing" if half_closed else "nothing moved"
-        raise RefusedError(Refusal(Outcome.TIMED_OUT, f"{what} for {limit:g} s"))
-
-
-def describe(leg: Leg, error: OSError | TlsError) -> str:
-    """What happened to a leg, in one line."""
-    if isinstance(error, TlsError):
-        return error.reason
-    if error.errno in (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN):
-        return f"reset by {leg.who}"
-    if error.errno == errno.ETIMEDOUT:
-        return f"{leg.who} vanished: keepalive got no answer"
-    return f"{leg.who} failed: {os.strerror(error.errno or 0).lower()}"
+        raise RefusedError(failures.idle(self._timeouts, half_closed=half_closed))

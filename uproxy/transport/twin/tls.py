@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from uproxy.contract import PeerSvid, TlsFacts
 from uproxy.libssl import Buffer, Context, Session, TlsError
+from uproxy.transport.failures import closed
 from uproxy.transport.poller import Poller
 from uproxy.transport.twin.hello import MAX_HELLO, Hello
 from uproxy.transport.twin.leg import Leg
@@ -48,8 +49,7 @@ class TlsLeg(Leg):
         while not complete:
             more = await self.hear(MAX_HELLO - len(hello.received))
             if not more:
-                what = "in the middle of" if hello.received else "without"
-                raise TlsError(f"{self.who} closed {what} a ClientHello")
+                raise closed(self.who, "short_hello" if hello.received else "no_hello")
             self._started = self._started or time.monotonic()
             complete = hello.feed(more)
         return bytes(hello.received)
@@ -70,7 +70,7 @@ class TlsLeg(Leg):
             await self.say_all()
             received = await self.hear()
             if not received:
-                raise TlsError(f"{self.who} closed in the middle of the handshake")
+                raise closed(self.who, "short_handshake")
             done = self._step(session, received)
         await self.say_all()
         self._early, session.early = session.early, b""
@@ -107,7 +107,7 @@ class TlsLeg(Leg):
         if received is None:
             return None
         if not received:
-            raise TlsError(f"{self.who} closed without a close_notify (truncated)")
+            raise closed(self.who, "truncated")
         try:
             data = session.decrypt(received)
         except TlsError:

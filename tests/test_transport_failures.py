@@ -1,0 +1,118 @@
+"""uproxy.transport.failures: what both engines say of the same thing, once."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from uproxy.contract import Refusal, RefusedError
+from uproxy.engine._engine import FAILURES
+from uproxy.errors import IdentityError, UntrustedError
+from uproxy.libssl import TlsError
+from uproxy.lifecycle import State
+from uproxy.model import Alert, Limits, Outcome, TcpAddress, Timeouts
+from uproxy.transport import failures
+from uproxy.transport.failures import Failure
+
+LIMITS = Limits(connections=7, per_source_connections=3, handshakes_in_flight=2)
+SHAKING = State.HANDSHAKING_NEAR
+
+
+def failure(what: str, error: int = 0, verdict: object = None, code: int = 0) -> Failure:
+    """As a thread reports it of the peer."""
+    return Failure(what, "the peer", SHAKING, error, code, verdict)
+
+
+def handshake(error: BaseException) -> Refusal:
+    return failures.handshake("the peer", error, 5.0)
+
+
+@pytest.mark.parametrize("what", FAILURES.values())
+def test_every_failure_of_a_thread_is_explained(what: str) -> None:
+    if what in ("none", "cut"):
+        with pytest.raises(ValueError, match=f"{what} has no cause"):
+            failure(what).cause()
+    elif what in failures.LIMITS:
+        assert failures.limit(what, LIMITS).outcome is Outcome.LIMIT
+    elif what in ("idle", "half_closed"):
+        assert failures.relay(failure(what), Timeouts()).outcome is Outcome.TIMED_OUT
+    else:
+        refusal = handshake(failure(what, errno.ECONNRESET).cause())
+        assert refusal.outcome in (Outcome.HANDSHAKE_FAILED, Outcome.TIMED_OUT)
+        assert refusal.reason
+
+
+def test_a_failure_is_the_exception_that_the_python_engine_would_have_met() -> None:
+    reset = failure("os", errno.ECONNRESET).cause()
+    assert handshake(reset) == Refusal(Outcome.HANDSHAKE_FAILED, "reset by the peer")
+    gone = failure("os", errno.ETIMEDOUT).cause()
+    assert handshake(gone).reason == "the peer vanished: keepalive got no answer"
+    late = failure("timeout").cause()
+    assert handshake(late) == Refusal(
+        Outcome.TIMED_OUT, "the peer didn't finish the handshake in 5 s"
+    )
+    assert handshake(failure("verify").cause()).reason == "no memory left"
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("no_hello", "the peer closed without a ClientHello"),
+        ("short_hello", "the peer closed in the middle of a ClientHello"),
+        ("short_handshake", "the peer closed in the middle of the handshake"),
+        ("truncated", "the peer closed without a close_notify (truncated)"),
+        ("unproven", "the handshake ended without a verified peer"),
+        ("unasked", "the peer asked for no certificate: mutual TLS or none"),
+    ],
+)
+def test_tls_that_broke_off_says_where(what: str, words: str) -> None:
+    assert handshake(failure(what).cause()) == Refusal(Outcome.HANDSHAKE_FAILED, words)
+
+
+def test_a_refusal_of_the_verifier_keeps_its_own_words() -> None:
+    untrusted = UntrustedError("X5-1", "not this one", Alert.UNKNOWN_CA)
+    expected = Refusal(Outcome.PEER_UNTRUSTED, "not this one", "X5-1")
+    assert handshake(failure("verify", verdict=untrusted).cause()) == expected
+    other = Refusal(Outcome.PEER_UNEXPECTED, "another")
+    assert handshake(failure("verify", verdict=RefusedError(other)).cause()) == other
+    assert handshake(IdentityError("no such group")).reason == "no such group"
+
+
+def test_a_verifiers_defect_is_no_refusal() -> None:
+    with pytest.raises(ValueError, match="x"):
+        handshake(failure("verify", verdict=ValueError("x")).cause())
+
+
+@pytest.mark.parametrize(
+    ("what", "words"),
+    [
+        ("evicted", "silent for the longest when connections were full"),
+        ("slots", "2 handshakes are in flight (limits.handshakes_in_flight)"),
+        ("full", "7 connections are open (limits.connections)"),
+        ("source_full", "10.0.0.1 has 3 connections already (limits.per_source_connections)"),
+    ],
+)
+def test_a_limit_is_named_with_its_number(what: str, words: str) -> None:
+    refusal = Refusal(Outcome.LIMIT, words)
+    assert failures.limit(what, LIMITS, TcpAddress("10.0.0.1", 4711)) == refusal
+    assert failures.limit(what, LIMITS, "10.0.0.1") == refusal
+
+
+def test_a_relay_ends_by_silence_a_reset_or_a_late_refusal_of_our_certificate() -> None:
+    patience = Timeouts(idle=1.5, half_close=0.5)
+    idle, half_closed = failure("idle"), failure("half_closed")
+    assert failures.relay(idle, patience).reason == "nothing moved for 1.5 s"
+    words = "one side had finished, the other sent nothing for 0.5 s"
+    assert failures.relay(half_closed, patience) == Refusal(Outcome.TIMED_OUT, words)
+    reset = Refusal(Outcome.RESET, "reset by the peer")
+    assert failures.relay(failure("os", errno.EPIPE), patience) == reset
+    # SSL_R_TLSV1_ALERT_UNKNOWN_CA of ERR_LIB_SSL
+    refused = failure("after_handshake", code=20 << 23 | 1048)
+    expected = Refusal(Outcome.HANDSHAKE_FAILED, "peer sent alert unknown ca")
+    assert failures.relay(refused, patience) == expected
+
+
+def test_other_errors_are_the_systems_words() -> None:
+    assert failures.describe("the peer", OSError(errno.ENOBUFS, "")).startswith("the peer failed: ")
+    assert failures.describe("the peer", TlsError("as it is")) == "as it is"

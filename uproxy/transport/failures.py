@@ -1,0 +1,190 @@
+"""Why connections end, in the words of both engines: pure.
+
+The Python engine's failures are exceptions; the compiled engine's threads report numbers, which
+`Failure.cause` turns into the same exceptions.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import Final
+
+from uproxy import libssl, sockets
+from uproxy.contract import Refusal, RefusedError, Route
+from uproxy.errors import IdentityError, UntrustedError
+from uproxy.libssl import TlsError
+from uproxy.lifecycle import State
+from uproxy.model import Address, Direction, Limits, Outcome, TcpAddress, Timeouts
+from uproxy.tlswords import UNASKED, UNPROVEN
+
+NAMES: Final = {
+    Direction.INBOUND: ("the peer", "the application"),
+    Direction.OUTBOUND: ("the application", "the peer"),
+}
+"""Who the near and the far side are."""
+
+STOPPED: Final = Refusal(Outcome.DRAINED, "uProxy stopped")
+DEFECT: Final = Refusal(Outcome.RESET, "a defect in uProxy: its log says more")
+
+LIMITS: Final = frozenset({"slots", "full", "source_full", "evicted"})
+"""The failures that `limit` explains."""
+
+_CLOSED: Final = {
+    "no_hello": "closed without a ClientHello",
+    "short_hello": "closed in the middle of a ClientHello",
+    "short_handshake": "closed in the middle of the handshake",
+    "truncated": "closed without a close_notify (truncated)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a step failed, as a thread of the compiled engine reports it."""
+
+    what: str
+    """One of `_engine.FAILURES`."""
+    who: str
+    """The side, as reasons name it."""
+    state: State
+    error: int
+    """errno, for `os`."""
+    code: int
+    """OpenSSL's, for `tls` and `after_handshake`."""
+    verdict: object
+    """The exception that refused the peer, for `verify`."""
+
+    def cause(self) -> BaseException:
+        """The exception that the Python engine would have met.
+
+        Raises:
+            ValueError: `what` is no failure of a handshake or a relay.
+        """
+        if self.what in _CLOSED:
+            return closed(self.who, self.what)
+        match self.what:
+            case "os":
+                return OSError(self.error, "")
+            case "timeout":
+                return TimeoutError()
+            case "tls" | "after_handshake":
+                return libssl.in_words(self.code)
+            case "unproven":
+                return TlsError(UNPROVEN)
+            case "unasked":
+                return TlsError(UNASKED)
+            case "verify" if isinstance(self.verdict, BaseException):
+                return self.verdict
+            case "memory" | "verify":  # no memory for the verdict either
+                return MemoryError()
+        raise ValueError(f"{self.what} has no cause")
+
+
+def closed(who: str, what: str) -> TlsError:
+    """A side ended TCP where TLS goes on: `what` is one of `_engine.FAILURES`."""
+    return TlsError(f"{who} {_CLOSED[what]}")
+
+
+def describe(who: str, error: BaseException) -> str:
+    """What happened to a side's socket or TLS, in one line.
+
+    Raises:
+        BaseException: `error`, where it is a defect.
+    """
+    if isinstance(error, TlsError):
+        return error.reason
+    if isinstance(error, MemoryError):
+        return "no memory left"
+    if not isinstance(error, OSError):
+        raise error
+    if error.errno in (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN):
+        return f"reset by {who}"
+    if error.errno == errno.ETIMEDOUT:
+        return f"{who} vanished: keepalive got no answer"
+    return f"{who} failed: {os.strerror(error.errno or 0).lower()}"
+
+
+def limit(what: str, limits: Limits, source: Address | str = "") -> Refusal:
+    """Why there was no room: `what` is one of LIMITS; `source`: whose connection it was."""
+    if what == "evicted":
+        why = "silent for the longest when connections were full"
+    elif what == "slots":
+        most = limits.handshakes_in_flight
+        why = f"{most} handshakes are in flight (limits.handshakes_in_flight)"
+    elif what == "full":
+        why = f"{limits.connections} connections are open (limits.connections)"
+    else:
+        host = source.host if isinstance(source, TcpAddress) else source
+        most = limits.per_source_connections
+        why = f"{host} has {most} connections already (limits.per_source_connections)"
+    return Refusal(Outcome.LIMIT, why)
+
+
+def handshake(who: str, error: BaseException, seconds: float) -> Refusal:
+    """Why a handshake with a side failed; `seconds` was its deadline.
+
+    Raises:
+        BaseException: `error`, where it is a defect.
+    """
+    if isinstance(error, UntrustedError):
+        return Refusal(Outcome.PEER_UNTRUSTED, error.reason, error.rule)
+    if isinstance(error, RefusedError):
+        return error.refusal
+    if isinstance(error, IdentityError):
+        return Refusal(Outcome.HANDSHAKE_FAILED, str(error))
+    if isinstance(error, TimeoutError) and error.errno is None:  # the kernel's has a number
+        why = f"{who} didn't finish the handshake in {seconds:g} s"
+        return Refusal(Outcome.TIMED_OUT, why)
+    return Refusal(Outcome.HANDSHAKE_FAILED, describe(who, error))
+
+
+def no_address(route: Route) -> Refusal:
+    """The destination has no candidate."""
+    return Refusal(Outcome.CONNECT_FAILED, f"{route.destination} has no address to try")
+
+
+def unreachable(error: int, address: Address) -> Refusal:
+    """connect(2) failed with an errno."""
+    return Refusal(Outcome.CONNECT_FAILED, sockets.explain(error, address))
+
+
+def no_answer(addresses: tuple[Address, ...], seconds: float) -> Refusal:
+    """Nobody answered in time."""
+    where = ", ".join(map(str, addresses))
+    why = f"no answer from {where} in {seconds:g} s: is it there, does a firewall drop?"
+    return Refusal(Outcome.TIMED_OUT, why)
+
+
+def candidate(failure: Failure, route: Route, addresses: tuple[Address, ...]) -> Refusal:
+    """Why a candidate couldn't be reached, or be shaken hands with."""
+    if failure.state is State.HANDSHAKING_FAR:
+        return handshake(failure.who, failure.cause(), route.timeouts.handshake)
+    if failure.what == "timeout":
+        return no_answer(addresses, route.timeouts.connect)
+    return unreachable(failure.error, addresses[0])
+
+
+def idle(timeouts: Timeouts, *, half_closed: bool) -> Refusal:
+    """Nothing moved for too long."""
+    if half_closed:
+        seconds = timeouts.half_close
+        why = f"one side had finished, the other sent nothing for {seconds:g} s"
+    else:
+        why = f"nothing moved for {timeouts.idle:g} s"
+    return Refusal(Outcome.TIMED_OUT, why)
+
+
+def broken(who: str, error: BaseException) -> Refusal:
+    """Why a connection that was open broke."""
+    return Refusal(Outcome.RESET, describe(who, error))
+
+
+def relay(failure: Failure, timeouts: Timeouts) -> Refusal:
+    """Why a relay ended."""
+    if failure.what in ("idle", "half_closed"):
+        return idle(timeouts, half_closed=failure.what == "half_closed")
+    # under TLS 1.3 a client learns that its certificate was refused when its handshake has ended
+    if failure.what == "after_handshake":
+        return handshake(failure.who, failure.cause(), 0)
+    return broken(failure.who, failure.cause())
