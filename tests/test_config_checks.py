@@ -138,3 +138,12 @@ def test_the_drain_delay_is_part_of_the_drain() -> None:
     assert loaded(FILES + "timeouts: {drain: 5s}").timeouts.drain == 5
     assert loaded(FILES + "timeouts: {drain: 0}").timeouts.drain == 0
     assert only_mistake(FILES + "timeouts: {drain: 4}").path == "timeouts.drain"
+
+
+def test_a_server_name_means_nothing_in_plaintext() -> None:
+    text = (
+        FILES + "destinations:\n  db: {addresses: ['a:1'], transport: plaintext, server_name: b}\n"
+    )
+    mistake = only_mistake(text)
+    assert mistake.path == "destinations.db.server_name"
+    assert "means nothing with `transport: plaintext`" in mistake.reason

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers.config_documents import FILES, loaded, mistakes, only_mistake
-from uproxy.config.listeners import beyond_loopback, overlap
+from uproxy.config.listeners import beyond_loopback, overlap, place_of
 from uproxy.config.scalars import listener
 from uproxy.model import TcpAddress
 
@@ -37,6 +37,8 @@ def test_addresses_overlap_when_two_sockets_could_not_both_listen(
 ) -> None:
     assert overlap(listener(one), listener(other)) is expected
     assert overlap(listener(other), listener(one)) is expected
+    if expected:
+        assert place_of(listener(one)) == place_of(listener(other))
 
 
 def test_a_name_overlaps_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from ipaddress import ip_network
 from types import MappingProxyType
 
@@ -289,3 +290,31 @@ def test_keys_of_coming_versions_say_so_and_the_way_out(section: str, key: str, 
 )
 def test_values_of_coming_versions_say_so_and_the_way_out(text: str) -> None:
     assert "is not in this version yet; " in only_mistake(FILES + text).reason
+
+
+def test_a_thousand_destinations_doors_and_rules_are_not_too_many() -> None:
+    who = "spiffe://example.org/ns/shop/sa/*"
+    document = {
+        "outbound": [{"listen": f"127.0.0.1:{2000 + n}", "to": f"d{n}"} for n in range(1000)],
+        "destinations": {
+            f"d{n}": {
+                "addresses": [f"10.{m}.{n // 250}.{n % 250}:5432" for m in range(4)],
+                "transport": "mtls",
+                "identities": [who],
+            }
+            for n in range(1000)
+        },
+        "authorization": [
+            {
+                "name": f"r{n}",
+                "action": "allow",
+                "from": {"identities": [who], "cidrs": ["10.0.0.0/8"]},
+                "to": {"ports": [n + 1, n + 2]},
+            }
+            for n in range(1000)
+        ],
+    }
+    settings = loaded(
+        FILES + "\n".join(f"{key}: {json.dumps(value)}" for key, value in document.items())
+    )
+    assert len(settings.destinations) == len(settings.authorization) == len(settings.outbound)

@@ -44,6 +44,8 @@ def test_a_duration_beyond_a_year_is_a_slip() -> None:
         ("DB.Internal:5432", "db.internal", 5432),
         ("db.internal.:65535", "db.internal.", 65_535),
         ("my_service:80", "my_service", 80),
+        ("xn--mller-kva.example:80", "xn--mller-kva.example", 80),
+        ("[fe80::1%eth0]:80", "fe80::1%eth0", 80),
     ],
 )
 def test_a_tcp_address_has_a_canonical_host_and_a_port(text: str, host: str, port: int) -> None:
@@ -70,7 +72,10 @@ def test_a_tcp_address_has_a_canonical_host_and_a_port(text: str, host: str, por
         ("-a:80", "neither an address nor a name"),
         ("a b:80", "neither an address nor a name"),
         ("a..b:80", "neither an address nor a name"),
-        ("x" * 64 + ":80", "neither an address nor a name"),
+        ("x" * 64 + ":80", "label of more than 63 letters"),
+        (".".join(["x" * 60] * 5) + ":80", "more than 253 letters"),
+        ("m\u00fcller.example:80", "beyond ASCII; write the name as DNS has it"),
+        ("[fe80::1]:80", r"link-local address: add the interface, as in \[fe80::1%eth0\]"),
         ("http://a:80", "without another scheme"),
         ("a:\u0668\u0660", "must be host:port"),
     ],
@@ -78,6 +83,22 @@ def test_a_tcp_address_has_a_canonical_host_and_a_port(text: str, host: str, por
 def test_a_wrong_tcp_address_says_what_would_be_right(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         scalars.tcp(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("Reviews.Example", "reviews.example"), ("db.internal.", "db.internal"), ("a_b", "a_b")],
+)
+def test_a_server_name_is_a_host_name_without_a_dot_at_its_end(text: str, name: str) -> None:
+    assert scalars.server_name(text) == name
+
+
+@pytest.mark.parametrize(
+    "text", ["10.0.0.1", "::1", "[::1]", "db:5432", "", ".", "a b", "\u00fc.de"]
+)
+def test_what_is_no_host_name_is_no_server_name(text: str) -> None:
+    with pytest.raises(ValueError, match=r"name|ASCII"):
+        scalars.server_name(text)
 
 
 def test_unix_addresses_have_an_absolute_path_that_fits_a_socket() -> None:

@@ -44,7 +44,7 @@ def test_a_zone_is_an_interface() -> None:
     by_name = sockaddr.pack(TcpAddress("fe80::1%lo", 80))
     assert by_name == sockaddr.pack(TcpAddress(f"fe80::1%{index}", 80))
     assert by_name[-4:] == index.to_bytes(4, "little") or by_name[-4:] == index.to_bytes(4, "big")
-    with pytest.raises(OSError, match="no interface"):
+    with pytest.raises(OSError, match="no interface of this name"):
         sockaddr.pack(TcpAddress("fe80::1%nowhere", 80))
 
 

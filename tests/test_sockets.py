@@ -41,6 +41,15 @@ def nobody() -> Iterator[None]:
         os.seteuid(0)
 
 
+def link_local() -> str:
+    """An address of this machine that only means something with its zone."""
+    for line in Path("/proc/net/if_inet6").read_text().splitlines():
+        packed, *_, interface = line.split()
+        if packed.startswith("fe80"):
+            return f"{socket.inet_ntop(socket.AF_INET6, bytes.fromhex(packed))}%{interface}"
+    pytest.skip("no interface of this machine has a link-local address")
+
+
 # Listening on TCP.
 
 
@@ -97,6 +106,34 @@ def test_a_low_port_without_the_privilege_names_it(nobody: None) -> None:
 def test_somebody_elses_address_is_refused() -> None:
     with pytest.raises(UproxyError, match=r"192\.0\.2\.1:7 is no address of this machine"):
         sockets.listen(TcpAddress("192.0.2.1", 7))
+
+
+def test_a_zone_says_where_to_listen_and_where_to_connect() -> None:
+    with sockets.listen(TcpAddress(link_local(), 0)) as listener:
+        there = TcpAddress(link_local(), listener.getsockname()[1])
+        caller, error = sockets.start_connecting(there)
+        with caller:
+            assert error in (0, errno.EINPROGRESS)
+            caller.settimeout(10)
+            caller.sendall(b"hello")  # connected
+        with pytest.raises(UproxyError, match="zone is no interface of this machine"):
+            sockets.listen(TcpAddress("fe80::1%nowhere", 0))
+    with pytest.raises(OSError, match="no interface of this name"):
+        sockets.start_connecting(TcpAddress("fe80::1%nowhere", 80))
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS])
+def test_a_listener_that_can_not_even_be_made_is_told(
+    error: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def none_left(*_args: object) -> None:
+        raise OSError(error, os.strerror(error))
+
+    monkeypatch.setattr(socket, "socket", none_left)
+    for address in (HERE, UnixAddress(str(tmp_path / "a"))):
+        with pytest.raises(UproxyError, match=os.strerror(error).lower()) as refused:
+            sockets.listen(address)
+        assert str(address) in str(refused.value)
 
 
 def test_a_name_is_no_address_to_listen_on() -> None:

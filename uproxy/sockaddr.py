@@ -37,9 +37,22 @@ def pack(address: Address) -> bytes:
         packed = socket.inet_pton(socket.AF_INET, address.host)
         return struct.pack("=H", socket.AF_INET) + port + packed + bytes(8)
     host, _, zone = address.host.partition("%")
-    scope = (int(zone) if zone.isdigit() else socket.if_nametoindex(zone)) if zone else 0
+    scope = scope_id(zone) if zone else 0
     packed = socket.inet_pton(socket.AF_INET6, host)
     return struct.pack("=H", socket.AF_INET6) + port + bytes(4) + packed + struct.pack("=I", scope)
+
+
+def scope_id(zone: str) -> int:
+    """The number of the interface that a zone (`eth0` of `fe80::1%eth0`) names.
+
+    Raises:
+        OSError: ENODEV, this machine has no such interface.
+    """
+    try:
+        return int(zone) if zone.isdigit() else socket.if_nametoindex(zone)
+    except (OSError, OverflowError, ValueError):
+        # ENODEV is what the kernel says of a number that is none
+        raise OSError(errno.ENODEV, "no interface of this name") from None
 
 
 @lru_cache(maxsize=1024)

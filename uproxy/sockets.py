@@ -21,6 +21,9 @@ from typing import Final
 
 from uproxy.errors import ConfigError, NotPermittedError, UproxyError
 from uproxy.model import Address, Mistake, TcpAddress, UnixAddress
+from uproxy.sockaddr import scope_id
+from uproxy.socketwords import cannot_listen
+from uproxy.socketwords import explain as explain  # where who dials looks for it
 
 BACKLOG: Final = 4096
 """The length of the accept queue; the kernel limits it to net.core.somaxconn."""
@@ -99,24 +102,43 @@ def _listen_tcp(address: TcpAddress) -> socket.socket:
     ip = address.ip
     if ip is None:
         raise ConfigError((Mistake("listen", "must be an IP address, not a name", str(address)),))
-    listener = socket.socket(socket.AF_INET6 if ip.version == 6 else socket.AF_INET)
+    try:
+        listener = socket.socket(socket.AF_INET6 if ip.version == 6 else socket.AF_INET)
+    except OSError as error:
+        raise cannot_listen(address, error) from None
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if isinstance(ip, IPv6Address):
             alone = int(not ip.is_unspecified)
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, alone)
-        listener.bind((address.host, address.port))
+        listener.bind(_name_of(address))
         listener.listen(BACKLOG)
+        _tune_listener(listener)
     except OSError as error:
         listener.close()
-        raise _cannot_listen(address, error) from None
-    _tune_listener(listener)
+        raise cannot_listen(address, error) from None
     return listener
+
+
+def _name_of(address: TcpAddress) -> tuple[str, int] | tuple[str, int, int, int]:
+    """Return an address as Python's bind and connect take it.  They ignore the zone of
+    `fe80::1%eth0` unless it is given as the number of the interface.
+
+    Raises:
+        OSError: there is no such interface.
+    """
+    host, _, zone = address.host.partition("%")
+    if not zone:
+        return host, address.port
+    return host, address.port, 0, scope_id(zone)
 
 
 def _listen_unix(address: UnixAddress, mode: int | None, owner: str | None) -> socket.socket:
     path = Path(address.path)
-    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener = socket.socket(socket.AF_UNIX)
+    except OSError as error:
+        raise cannot_listen(address, error) from None
     try:
         _remove_stale(path)
         _bind(listener, path, mode)
@@ -130,7 +152,7 @@ def _listen_unix(address: UnixAddress, mode: int | None, owner: str | None) -> s
             raise
     except OSError as error:
         listener.close()
-        raise _cannot_listen(address, error) from None
+        raise cannot_listen(address, error) from None
     except UproxyError:
         listener.close()
         raise
@@ -209,51 +231,13 @@ def _tune_listener(listener: socket.socket) -> None:
     tune(listener)
 
 
-def _cannot_listen(address: Address, error: OSError) -> UproxyError:
-    if error.errno == errno.EADDRINUSE:
-        holder = _listening_process(address) if isinstance(address, TcpAddress) else None
-        by = f" by {holder}" if holder else ": another process listens there"
-        return UproxyError(f"{address} is in use{by}")
-    if isinstance(address, TcpAddress):
-        if error.errno in (errno.EACCES, errno.EPERM):
-            return NotPermittedError(
-                f"{address} can't be opened: ports below 1024 need CAP_NET_BIND_SERVICE"
-            )
-        if error.errno == errno.EADDRNOTAVAIL:
-            return UproxyError(f"{address} is no address of this machine")
-        return UproxyError(f"{address} can't be opened: {_error_text(error)}")
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return NotPermittedError(
-            f"{address} can't be made: no write permission for its folder, or not its owner"
-        )
-    if error.errno == errno.ENOENT:
-        return UproxyError(f"{address} can't be made: its folder doesn't exist")
-    return UproxyError(f"{address} can't be made: {_error_text(error)}")
-
-
-def _listening_process(address: TcpAddress) -> str | None:
-    """Return `name (pid N)` of the port's listener; None if /proc doesn't show it."""
-    inodes = set()
-    for table in ("tcp", "tcp6"):
-        for line in _lines(Path("/proc/net") / table)[1:]:
-            fields = line.split()
-            listening = fields[3] == "0A"
-            if listening and int(fields[1].rpartition(":")[2], 16) == address.port:
-                inodes.add(f"socket:[{fields[9]}]")
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if any(os.readlink(fd) in inodes for fd in (process / "fd").iterdir()):
-                return f"{(process / 'comm').read_text().strip()} (pid {process.name})"
-        except OSError:
-            continue  # another user's process, or one that has just exited
-    return None
-
-
-def _lines(path: Path) -> list[str]:
+def has_ipv6() -> bool:
+    """Return whether this kernel has IPv6."""
     try:
-        return path.read_text().splitlines()
-    except OSError:
-        return []  # no IPv6, or no /proc
+        socket.socket(socket.AF_INET6).close()
+    except OSError as error:
+        return error.errno != errno.EAFNOSUPPORT
+    return True
 
 
 def tune(connection: socket.socket) -> None:
@@ -271,14 +255,15 @@ def start_connecting(address: Address) -> tuple[socket.socket, int]:
     sockets): the accept queue is full, try again; anything else: failed.
 
     Raises:
-        OSError: no socket could be made (EMFILE, an address family this kernel doesn't have).
+        OSError: no socket could be made (EMFILE, a family this kernel doesn't have), or the zone of
+            the address is no interface of this machine.
     """
     if isinstance(address, UnixAddress):
         connection = socket.socket(socket.AF_UNIX)
-        target: str | tuple[str, int] = address.path
+        target: str | tuple[object, ...] = address.path
     else:
+        target = _name_of(address)
         connection = socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET)
-        target = (address.host, address.port)
     try:
         connection.setblocking(False)
         tune(connection)
@@ -324,26 +309,3 @@ def address_of(name: object, unix: UnixAddress) -> Address:
         mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
         host = str(mapped or host)
     return TcpAddress(host, int(name[1]))
-
-
-def explain(error: int, address: Address) -> str:
-    """Return why connecting to an address failed, with the likely cause.  `error` is an errno."""
-    if error == errno.ECONNREFUSED:
-        return f"connection refused by {address}: is the application running?"
-    if error == errno.ENOENT:
-        return f"no socket at {address}: is the application running?"
-    if error in (errno.EACCES, errno.EPERM):
-        return f"no permission to connect to {address}"
-    if error in (errno.ENETUNREACH, errno.EHOSTUNREACH):
-        return f"no route to {address}"
-    if error in (errno.EMFILE, errno.ENFILE):
-        return f"no descriptor left to connect to {address}: raise LimitNOFILE"
-    if error == errno.EADDRNOTAVAIL:
-        return f"no local port left to connect to {address}"
-    if error == errno.EAGAIN:
-        return f"the queue of {address} is full: the application doesn't accept"
-    return f"can't connect to {address}: {os.strerror(error).lower()}"
-
-
-def _error_text(error: OSError) -> str:
-    return os.strerror(error.errno).lower() if error.errno else str(error).lower()

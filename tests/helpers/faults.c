@@ -16,7 +16,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { ACCEPT, SOCKET, CONNECT, RECV, SEND, EPOLL_CTL, CALLS };
+enum { ACCEPT, SOCKET, CONNECT, RECV, SEND, EPOLL_CTL, SOCKET6, CALLS };
 
 struct fault {
     int32_t error;  /* 0: none */
@@ -87,6 +87,8 @@ int accept(int fd, struct sockaddr *address, socklen_t *size) {
 
 int socket(int domain, int type, int protocol) {
     int tcp = domain == AF_INET || domain == AF_INET6;
+    if (domain == AF_INET6 && fails(SOCKET6, -1, NULL))
+        return -1;
     return tcp && fails(SOCKET, -1, NULL) ? -1 : REAL(socket)(domain, type, protocol);
 }
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Final
 
 _SOURCE: Final = Path(__file__).with_suffix(".c")
-_CALLS: Final = ("accept", "socket", "connect", "recv", "send", "epoll_ctl")
+_CALLS: Final = ("accept", "socket", "connect", "recv", "send", "epoll_ctl", "socket6")
+"""`socket6` is `socket` for IPv6 alone."""
 _FAULT: Final = struct.Struct("=iiii")
 _ERROR, _PORT, _LEFT, _FAILED = range(0, 16, 4)
 """Where a fault's words are, in bytes."""

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 
 from uproxy import sockets
 from uproxy.app.doors import inherit
 from uproxy.config.settings import AdminSettings
 from uproxy.errors import UproxyError
-from uproxy.model import ListenAddress, SystemdAddress
+from uproxy.model import ListenAddress, SystemdAddress, TcpAddress, UnixAddress
 from uproxy.proxy.admin.facts import AdminFacts
 from uproxy.proxy.admin.messages import Surface
 from uproxy.proxy.admin.server import AdminListener
 from uproxy.systemd import Listeners
+
+_log = logging.getLogger(__name__)
 
 
 class Administration:
@@ -53,6 +56,18 @@ class Administration:
         try:
             if isinstance(address, SystemdAddress):
                 return inherit(address, self._inherited, exposed=surface is not Surface.ADMIN)
+            if surface is Surface.READY:
+                address = _for_probes(address)
             return sockets.listen(address)
         except UproxyError as error:
             raise type(error)(f"admin ({surface.value}): {error}") from None
+
+
+def _for_probes(address: TcpAddress | UnixAddress) -> TcpAddress | UnixAddress:
+    """Where to answer probes: as configured, but `[::]`, which is the default and means every
+    address of this machine, becomes `0.0.0.0` where the kernel has no IPv6."""
+    if isinstance(address, UnixAddress) or address.host != "::" or sockets.has_ipv6():
+        return address
+    instead = TcpAddress("0.0.0.0", address.port)  # noqa: S104  as wide as what it stands for
+    _log.warning("admin (ready): %s: this kernel has no IPv6; listening at %s", address, instead)
+    return instead

@@ -7,12 +7,12 @@ mistake.  Rules of authorization are in `rules`, listen addresses against each o
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from uproxy.config.kinds import nearest
 from uproxy.config.leaves import CIPHERS_12, CIPHERS_13
 from uproxy.config.listeners import beyond_loopback, check_listeners
-from uproxy.config.nodes import MapNode, Node
+from uproxy.config.nodes import MapNode
 from uproxy.config.records import Draft
 from uproxy.config.rules import check_rules
 from uproxy.model import Mistake, SystemdAddress, TcpAddress, Timeouts, Transport
@@ -60,7 +60,8 @@ def _check_doors(root: Draft) -> Iterator[Mistake]:
         if door.get("name") in names:
             yield door.wrong("name", f"is already the name of {names[name]}")
         names.setdefault(name, door.path)
-    known = root.node.get("destinations")
+    destinations = root.node.get("destinations")
+    known = frozenset(destinations.keys if isinstance(destinations, MapNode) else ())
     for door in root.drafts("outbound"):
         yield from _check_unix_only(door, ("mode", "owner"))
         yield from _check_exposure(door)
@@ -96,16 +97,15 @@ def _check_exposure(door: Draft) -> Iterator[Mistake]:
     )
 
 
-def _check_way(door: Draft, known: Node | None) -> Iterator[Mistake]:
+def _check_way(door: Draft, known: Set[str]) -> Iterator[Mistake]:
     name = door.get("to")
-    names = known.keys if isinstance(known, MapNode) else ()
-    if name is not None and name not in names:
-        yield door.wrong("to", "is no key of `destinations`", nearest(name, names))
+    if name is not None and name not in known:
+        yield door.wrong("to", "is no key of `destinations`", nearest(name, sorted(known)))
 
 
 def _check_destinations(root: Draft) -> Iterator[Mistake]:
     for destination in root.drafts("destinations"):
-        yield from _check_plaintext(destination, ("identities", "alpn"))
+        yield from _check_plaintext(destination, ("identities", "alpn", "server_name"))
         mtls = destination.get("transport") is Transport.MTLS
         if mtls and not destination.has("identities"):
             yield destination.wrong(

@@ -36,9 +36,10 @@ class _Mark(Protocol):
     column: int
 
 
-MAX_CHARACTERS = 1 << 20
-"""A Kubernetes ConfigMap holds no more."""
-MAX_NODES = 20_000
+MAX_CHARACTERS = 1 << 22
+"""Four times what a Kubernetes ConfigMap holds."""
+MAX_NODES = 100_000
+"""A thousand destinations and a thousand rules of 40 values each, and their doors."""
 MAX_DEPTH = 32
 _LEADING_TABS = re.compile(r"^[ \t]*\t[ \t]*", re.MULTILINE)
 _BARE_IPV6 = re.compile(r":[ ]+\[[0-9a-fA-F:.]*\]:")

@@ -28,6 +28,7 @@ from uproxy.config.leaves import (
     PATTERN,
     PORT,
     SEGMENT,
+    SERVER_NAME,
     SPIFFE_ID,
     TARGET,
     TRANSPORT,
@@ -118,6 +119,12 @@ DESTINATION = Record(
         Field("identities", ListOf(PATTERN), "Who may answer; required for mtls."),
         _ALPN,
         Field("idle", DURATION, "Instead of `timeouts.idle`."),
+        Field(
+            "server_name",
+            SERVER_NAME,
+            "SNI, for what routes by it; the name in the address by default, none for literal "
+            "addresses. Never part of verification.",
+        ),
     ),
     later=later.KEYS["destinations"],
     computed=lambda _draft, key: {"name": key},
@@ -225,7 +232,7 @@ ADMIN = Record(
     (
         Field("listen", _OFF, "Status page, dumps and commands.", "127.0.0.1:15000"),
         Field("metrics", _OFF, "Prometheus metrics.", "127.0.0.1:15020"),
-        Field("ready", _OFF, "Readiness and liveness.", "0.0.0.0:15021"),
+        Field("ready", _OFF, "Readiness and liveness.", "[::]:15021"),
     ),
 )
 LOG = Record(

@@ -75,6 +75,7 @@ OWNER = ScalarKind(
     "a user or user:group", scalars.owner, {"type": ["string", "integer"]},
     frozenset({Type.TEXT, Type.INT}),
 )  # fmt: skip
+SERVER_NAME = ScalarKind("a host name", scalars.server_name, {**_TEXT, "maxLength": 254})
 LABEL = ScalarKind("text", scalars.label, {**_TEXT, "maxLength": 128})
 FILE = ScalarKind("a file path", scalars.file_path, _TEXT)
 ALPN = ScalarKind("a protocol name", scalars.alpn, {**_TEXT, "maxLength": 255})

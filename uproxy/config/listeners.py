@@ -25,6 +25,11 @@ class _Listener:
     """Nobody wrote it, so a collision is the other one's mistake."""
 
 
+def place_of(address: ListenAddress) -> object:
+    """Equal for all addresses that can overlap, so that not each need be compared with each."""
+    return address.port if isinstance(address, TcpAddress) else address
+
+
 def overlap(one: ListenAddress, other: ListenAddress) -> bool:
     """Whether two sockets can't listen at these addresses at the same time.
 
@@ -55,12 +60,13 @@ def beyond_loopback(address: ListenAddress) -> bool:
 
 def check_listeners(root: Draft) -> Iterator[Mistake]:
     """No two listeners on one address, no door that leads to itself."""
-    listeners = list(_listeners(root))
-    for index, one in enumerate(listeners):
-        for earlier in listeners[:index]:
-            if overlap(one.address, earlier.address):
-                yield _collision(one, earlier)
-                break
+    earlier: dict[object, list[_Listener]] = {}
+    for one in _listeners(root):
+        rivals = earlier.setdefault(place_of(one.address), [])
+        first = next((each for each in rivals if overlap(one.address, each.address)), None)
+        if first is not None:
+            yield _collision(one, first)
+        rivals.append(one)
     for door in root.drafts("inbound"):
         listen, to = door.get("listen"), door.get("to")
         if listen is not None and to is not None and overlap(listen, to):

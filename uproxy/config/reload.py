@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from uproxy.config.listeners import overlap
+from uproxy.config.listeners import overlap, place_of
 from uproxy.config.nodes import join
 from uproxy.config.settings import InboundSettings, OutboundSettings, Settings
-from uproxy.model import Mistake
+from uproxy.model import ListenAddress, Mistake
 
 RESTART_KEYS: Mapping[str, str] = MappingProxyType(
     {
@@ -83,10 +83,12 @@ def _doors(settings: Settings) -> Iterator[tuple[str, InboundSettings | Outbound
 def _overlaps(before: Settings, after: Settings) -> Iterator[Mistake]:
     old = {door.listen for _, door in _doors(before)}
     stays = {door.listen for _, door in _doors(after)}
+    going: dict[object, list[ListenAddress]] = {}
+    for each in sorted(old - stays, key=str):
+        going.setdefault(place_of(each), []).append(each)
     for path, door in _doors(after):
-        clash = next(
-            (each for each in sorted(old - stays, key=str) if overlap(each, door.listen)), None
-        )
+        rivals = going.get(place_of(door.listen), ())
+        clash = next((each for each in rivals if overlap(each, door.listen)), None)
         if clash is not None:
             reason = f"overlaps {clash}, which is open until the reload is done; needs a restart"
             yield Mistake(join(path, "listen"), reason, str(door.listen))

@@ -6,7 +6,7 @@ something else than its writer thinks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from uproxy.config.kinds import nearest, not_yet
 from uproxy.config.records import Draft
@@ -23,11 +23,11 @@ _IDENTITY_FIELDS = tuple(
 
 def check_rules(root: Draft) -> Iterator[Mistake]:
     """Every rule by itself, and their names against each other."""
-    doors = [
+    doors = frozenset(
         str(door.get("name") or door.get("listen"))
         for door in root.drafts("inbound")
         if door.get("name") or door.get("listen")
-    ]
+    )
     names: dict[str, str] = {}
     for rule in root.drafts("authorization"):
         name = rule.get("name") or rule.path
@@ -78,9 +78,9 @@ def _check_ways(callers: Draft, key: str) -> Iterator[Mistake]:
             yield callers.wrong_item(key, index, reason)
 
 
-def _check_targets(target: Draft, doors: list[str]) -> Iterator[Mistake]:
+def _check_targets(target: Draft, doors: Set[str]) -> Iterator[Mistake]:
     for key in ("inbound", "not_inbound"):
         for index, name in enumerate(target.get(key) or ()):
             if name not in doors:
                 reason = "is no door: `inbound` has none with this name or listen address"
-                yield target.wrong_item(key, index, reason, nearest(name, doors))
+                yield target.wrong_item(key, index, reason, nearest(name, sorted(doors)))

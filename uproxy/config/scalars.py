@@ -7,7 +7,7 @@ right.  None of them knows a setting, resolves a name or touches a file.
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from uproxy.model import Address, ListenAddress, SystemdAddress, TcpAddress, UnixAddress
 
@@ -19,6 +19,8 @@ DURATION = rf"0|(?:{_PART})+"
 _DURATION_PART = re.compile(r"([0-9.]+)(ms|h|m|s)")
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_NUMERIC_END = re.compile(r"[0-9.]*[0-9]\.?|.*\.[0-9]+\.?")
+"""What can only be meant as an IPv4 address: no top-level domain is a number."""
 _TCP = re.compile(r"(?:\[([^\[\]]*)\]|([^\[\]:]*)):([0-9]{1,5})")
 MODE = "0?[0-7]{3}"
 _UNIX_PATH_BYTES = 107
@@ -80,11 +82,29 @@ def tcp(text: str) -> TcpAddress:
         return TcpAddress(_literal(bracketed, 6), port(number))
     if not host:
         raise ValueError("has no host; write 0.0.0.0:PORT for every address")
-    if re.fullmatch(r"[0-9.]*[0-9]\.?|.*\.[0-9]+\.?", host):
+    if _NUMERIC_END.fullmatch(host):
         return TcpAddress(_literal(host, 4), port(number))
-    if len(host) > 253 or not _HOST.fullmatch(host):
+    return TcpAddress(_host_name(host), port(number))
+
+
+def server_name(text: str) -> str:
+    """A name for SNI (RFC 6066 section 3): a host name without a dot at its end."""
+    if ":" in text or _NUMERIC_END.fullmatch(text):
+        raise ValueError("must be a name, not an address: SNI has no addresses; leave the key out")
+    return _host_name(text).removesuffix(".")
+
+
+def _host_name(host: str) -> str:
+    """A name as DNS and SNI take it: ASCII, lower case, labels of at most 63 letters."""
+    if not host.isascii():
+        raise ValueError("has letters beyond ASCII; write the name as DNS has it (xn--…)")
+    if len(host.removesuffix(".")) > 253:
+        raise ValueError("has a name of more than 253 letters, which DNS can't hold")
+    if any(len(label) > 63 for label in host.split(".")):
+        raise ValueError("has a label of more than 63 letters, which DNS can't hold")
+    if not _HOST.fullmatch(host):
         raise ValueError("has a host that is neither an address nor a name")
-    return TcpAddress(host.lower(), port(number))
+    return host.lower()
 
 
 def _literal(host: str, version: int) -> str:
@@ -94,6 +114,8 @@ def _literal(host: str, version: int) -> str:
         ip = None
     if ip is None or ip.version != version:
         raise ValueError(f"has a host that is no IPv{version} address")
+    if isinstance(ip, IPv6Address) and ip.is_link_local and ip.scope_id is None:
+        raise ValueError(f"is a link-local address: add the interface, as in [{ip}%eth0]:PORT")
     return str(getattr(ip, "ipv4_mapped", None) or ip)
 
 

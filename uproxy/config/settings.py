@@ -90,6 +90,8 @@ class DestinationSettings:
     alpn: tuple[str, ...] = ()
     idle: float | None = None
     """Overrides `timeouts.idle`."""
+    server_name: str | None = None
+    """SNI to each address; None: the name in the address, if it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,8 @@ class AdminSettings:
 
     listen: ListenAddress | None = TcpAddress("127.0.0.1", 15000)
     metrics: ListenAddress | None = TcpAddress("127.0.0.1", 15020)
-    ready: ListenAddress | None = TcpAddress("0.0.0.0", 15021)  # noqa: S104  kubelet probes from outside the pod
+    ready: ListenAddress | None = TcpAddress("::", 15021)
+    """The kubelet probes from outside the pod, over IPv4 or IPv6."""
 
 
 @dataclass(frozen=True, slots=True)
