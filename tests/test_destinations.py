@@ -230,3 +230,23 @@ def test_who_hands_records_in_learns_whether_they_are_new_to_any() -> None:
     assert destinations.resolved(NAME, (C,))
     assert firsts(destinations[Direction.INBOUND, "db"].candidates(0.0)) == [C]
     assert not destinations.resolved(TcpAddress("nobody.internal", 1), (A,))
+
+
+def test_a_candidate_is_told_the_name_in_its_address() -> None:
+    absolute = TcpAddress("db.internal.", 5432)
+    destination = Destination((NAME, absolute, C, UnixAddress("/run/db.sock")))
+    destination.resolved(NAME, (A,))
+    destination.resolved(absolute, (B,))
+    names = {each.addresses[0]: each.server_name for each in destination.candidates(0.0)}
+    assert names == {
+        A: "db.internal", B: "db.internal", C: None, UnixAddress("/run/db.sock"): None
+    }  # fmt: skip
+
+
+def test_one_server_name_is_told_to_every_address_and_follows_a_reload() -> None:
+    destination = Destination((A, B), "reviews.example")
+    assert {each.server_name for each in destination.candidates(0.0)} == {"reviews.example"}
+    destination.configure((A,))
+    assert [each.server_name for each in destination.candidates(0.0)] == [None]
+    destination.configure((A,), "other.example")
+    assert [each.server_name for each in destination.candidates(0.0)] == ["other.example"]

@@ -12,8 +12,8 @@ from tests.helpers.pki import Authority, Issued
 from tests.helpers.tls_sessions import OURS, PEER, accept, pair, plan, shake, shaken
 from uproxy.config.leaves import CIPHERS_12, CIPHERS_13
 from uproxy.contract import PeerSvid, Refusal, RefusedError, VerifyPeer
-from uproxy.errors import UntrustedError
-from uproxy.libssl import RECEIVE_SIZE, Session, TlsError, callbacks
+from uproxy.errors import IdentityError, UntrustedError
+from uproxy.libssl import RECEIVE_SIZE, Session, TlsError, callbacks, context_of
 from uproxy.model import Alert, Outcome, Role, TlsSettings
 
 # Handshakes.
@@ -255,3 +255,11 @@ def test_every_suite_that_the_configuration_knows_is_understood() -> None:
     client, server = pair(plan(Role.CLIENT, PEER, settings=settings), plan(Role.SERVER))
     shake(client, server)
     assert server.negotiated[0] == "TLSv1.3"
+
+
+def test_a_server_name_that_can_not_be_sent_is_refused_and_not_left_out() -> None:
+    """OpenSSL takes 255 letters."""
+    context = context_of(plan(Role.CLIENT))
+    Session(context, "a" * 255)
+    with pytest.raises(IdentityError, match="OpenSSL refused the server's name aaa"):
+        Session(context, "a" * 256)

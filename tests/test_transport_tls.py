@@ -20,7 +20,7 @@ from tests.helpers.streams import Listener, Stream, listening
 from tests.helpers.tls_streams import TlsStream
 from tests.helpers.waiting import eventually
 from uproxy import sockets
-from uproxy.contract import Candidate, Engine, PeerSvid, Refusal, RefusedError, Route
+from uproxy.contract import Candidate, Engine, PeerSvid, Refusal, RefusedError, Route, Stands
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts
 
@@ -107,6 +107,47 @@ async def test_a_trusted_caller_is_admitted_under_its_identity(engine: Engine) -
         assert connection.tls.cipher == "TLS_AES_128_GCM_SHA256"
         assert connection.tls.group == "X25519MLKEM768"
         assert 0 < connection.tls.duration < 5
+
+
+async def test_each_candidate_is_told_its_own_name(engine: Engine) -> None:
+    """The first one's handshake fails, the second's doesn't; whoever comes later meets a third
+    without a name."""
+    tls = plan(Role.CLIENT, US, verifier(Role.SERVER, OURS))
+    async with listening() as first, listening() as second:
+        named = (("one.test", first), ("two.test", second))
+        candidates = tuple(Candidate("there", (far.address,), name) for name, far in named)
+        door = RecordingDoor(
+            Direction.OUTBOUND, Route("there", candidates, tls, Timeouts(), stands=Stands.NEVER)
+        )
+        async with open_door(engine, door) as address:
+            near = await Stream.connect(address)
+            refused = TlsStream(await first.accept(), STRANGERS.issue("/a"), server=True)
+            with pytest.raises(SSL.Error, match="unknown ca"):
+                await refused.shake()
+            assert refused.tls.get_servername() == b"one.test"
+            there = await answer(second)
+            assert there.tls.get_servername() == b"two.test"
+            near.close()
+
+
+@pytest.mark.parametrize("name", ["there.test", None])
+@pytest.mark.parametrize("races", [False, True])
+async def test_every_connection_to_an_endpoint_is_told_its_name(
+    engine: Engine, name: str | None, races: bool
+) -> None:
+    tls = plan(Role.CLIENT, US, verifier(Role.SERVER, OURS))
+    async with listening() as far:
+        addresses = (far.address, TcpAddress("127.0.0.2", 1)) if races else (far.address,)
+        stands = Stands.NEVER if races else Stands.FOR_PEER
+        there = Route("t", (Candidate("t", addresses, name),), tls, Timeouts(), stands=stands)
+        door = RecordingDoor(Direction.OUTBOUND, there)
+        async with open_door(engine, door) as address:
+            for count in (1, 2):
+                near = await Stream.connect(address)
+                peer = await answer(far)
+                assert peer.tls.get_servername() == (None if name is None else name.encode())
+                await door.connection(count)
+                near.close()
 
 
 async def test_the_answering_peer_is_verified_before_anything_is_sent(engine: Engine) -> None:

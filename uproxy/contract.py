@@ -96,6 +96,8 @@ class Candidate:
     """The name the destination knows it by, as in its `addresses`."""
     addresses: tuple[Address, ...]
     """Literal addresses, at least one."""
+    server_name: str | None = None
+    """What a TLS handshake with it sends as SNI, in ASCII; None sends none."""
 
 
 class Stands(enum.Enum):

@@ -54,7 +54,9 @@ class _Endpoint:
 class Destination:
     """One destination's endpoints and how they fare."""
 
-    def __init__(self, addresses: tuple[Address, ...]) -> None:
+    def __init__(self, addresses: tuple[Address, ...], server_name: str | None = None) -> None:
+        """`server_name` is sent as SNI to each address, instead of the name in the address."""
+        self._server_name = server_name
         self._addresses = addresses  # as configured; replaced by a reload
         self._names = _names(addresses)  # those of them that a resolver must look up
         self._records: dict[Address, tuple[TcpAddress, ...]] = {}  # the last good ones by name
@@ -82,8 +84,9 @@ class Destination:
         may answer differently each time.  Else not until `configure` or `resolved`."""
         return len(self._listed) != 1
 
-    def configure(self, addresses: tuple[Address, ...]) -> None:
+    def configure(self, addresses: tuple[Address, ...], server_name: str | None = None) -> None:
         """Replace the addresses, as a reload does; counts and failures of equal ones stay."""
+        self._server_name = server_name
         self._addresses = addresses
         self._names = _names(addresses)
         self._records = {
@@ -110,7 +113,7 @@ class Destination:
         listed = self._listed
         if len(listed) == 1:
             [(address, name)] = listed.items()
-            return (Candidate(str(name), (address,)),)
+            return (Candidate(str(name), (address,), self._server_name or server_name_of(name)),)
         usable = [address for address in listed if not self.failing(address, now)]
         ranked = self._ranked(usable or list(listed))
         best: dict[tuple[Address, bool], Address] = {}  # of each name and family
@@ -120,6 +123,7 @@ class Destination:
             Candidate(
                 str(listed[address]),
                 _without_none(address, best.get((listed[address], not _is_v6(address)))),
+                self._server_name or server_name_of(listed[address]),
             )
             for address in ranked
         )
@@ -209,14 +213,14 @@ class Destinations:
 
     def configure(self, settings: Settings) -> None:
         """Follow a configuration: equal names keep their counts and failures."""
-        wanted: dict[Key, tuple[Address, ...]] = {
-            (Direction.OUTBOUND, name): destination.addresses
+        wanted: dict[Key, tuple[tuple[Address, ...], str | None]] = {
+            (Direction.OUTBOUND, name): (destination.addresses, destination.server_name)
             for name, destination in settings.destinations.items()
         }
-        wanted |= {(Direction.INBOUND, door.name): (door.to,) for door in settings.inbound}
-        kept = {key: self._by_key.get(key) or Destination(wanted[key]) for key in wanted}
+        wanted |= {(Direction.INBOUND, door.name): ((door.to,), None) for door in settings.inbound}
+        kept = {key: self._by_key.get(key) or Destination(*wanted[key]) for key in wanted}
         for key, destination in kept.items():
-            destination.configure(wanted[key])
+            destination.configure(*wanted[key])
         self._by_key = kept
 
     def __getitem__(self, key: Key) -> Destination:
@@ -232,6 +236,14 @@ class Destinations:
         any."""
         # a list: each of them must hear it
         return any([each.resolved(name, records) for each in self._by_key.values()])
+
+
+def server_name_of(address: Address) -> str | None:
+    """What SNI says of an address as configured: its name without a dot at the end (RFC 6066
+    section 3); None for a literal address or a unix socket."""
+    if isinstance(address, TcpAddress) and address.ip is None:
+        return address.host.removesuffix(".")
+    return None
 
 
 def _names(addresses: tuple[Address, ...]) -> tuple[TcpAddress, ...]:

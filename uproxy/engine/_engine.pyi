@@ -19,8 +19,9 @@ OPENSSL_FUNCTIONS: Final[tuple[str, ...]]
 CHOOSE_PROTOCOL: Final[int]
 """The address of a function for SSL_CTX_set_alpn_select_cb (`libssl.Context`)."""
 
-Handshake = tuple[object, int, int, bool]
-"""A context to keep, its SSL_CTX's address, `TlsPlan.trust`, and whether the client is us."""
+Handshake = tuple[object, int, int, bool, int]
+"""A context to keep, its SSL_CTX's address, `TlsPlan.trust`, whether the client is us, and the
+address of the server's name to send (char *, which the context keeps; 0: none)."""
 
 class Core:
     def __init__(

@@ -157,19 +157,21 @@ cdef void forget_handshake(Side *side, Table *table):
         side.owns_context = False
     side.shakes.context = NULL
     side.shakes.ssl_ctx = NULL
+    side.shakes.server_name = NULL
     side.verdict = V_NONE
     side.x509_error = 1
 
 
 cdef void fill(Handshake *handshake, terms):
-    """From (context, its SSL_CTX, trust, client) or None; holds the context."""
+    """From `_engine.Handshake` or None; holds the context."""
     if terms is None:
         return
-    context, pointer, trust, client = terms
+    context, pointer, trust, client, server_name = terms
     Py_INCREF(context)
     handshake.context = <PyObject *>context
     handshake.ssl_ctx = <void *><uintptr_t>pointer
     handshake.trust, handshake.client = trust, client
+    handshake.server_name = <const char *><uintptr_t>server_name
 
 
 cdef int fill_target(sockaddr_storage *target, unsigned int *size, bytes address) except -1:

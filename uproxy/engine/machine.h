@@ -52,6 +52,7 @@ typedef int (*request_t)(void *, void *);
     F(void, SSL_set_cert_cb, (void *, request_t, void *)) \
     F(void, SSL_set_accept_state, (void *)) \
     F(void, SSL_set_connect_state, (void *)) \
+    F(void, SSL_set_tlsext_host_name, (void *, const char *)) \
     F(int, SSL_do_handshake, (void *)) \
     F(int, SSL_session_reused, (void *)) \
     F(int, SSL_shutdown, (void *)) \

@@ -26,6 +26,7 @@ cdef extern from "machine.h" nogil:
     void SSL_set_cert_cb "ossl.SSL_set_cert_cb"(void *, request_t, void *)
     void SSL_set_accept_state "ossl.SSL_set_accept_state"(void *)
     void SSL_set_connect_state "ossl.SSL_set_connect_state"(void *)
+    void SSL_set_tlsext_host_name "ossl.SSL_set_tlsext_host_name"(void *, const char *)
     int SSL_do_handshake "ossl.SSL_do_handshake"(void *)
     int SSL_session_reused "ossl.SSL_session_reused"(void *)
     int SSL_shutdown "ossl.SSL_shutdown"(void *)

@@ -78,6 +78,7 @@ cdef struct Handshake:  # what both sides' handshakes are made with
     void *ssl_ctx  # NULL in the clear
     uint64_t trust
     bint client
+    const char *server_name  # SNI, ours to send; NULL: none.  Lives as long as `context`
 
 cdef struct Entry:  # a leaf that was judged good lately
     uint64_t hash

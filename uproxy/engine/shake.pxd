@@ -7,10 +7,11 @@ from posix.time cimport CLOCK_MONOTONIC
 from uproxy.engine.lending cimport strangers_came
 from uproxy.engine.openssl cimport (
     SSL_ERROR_WANT_READ, SSL_VERIFY_PEER_AND_INSIST, X509_V_ERR_UNSPECIFIED, X509_V_OK,
-    BIO_free, BIO_get_mem_data, BIO_new, BIO_s_mem, ERR_clear_error, SSL_CIPHER_get_name,
+    BIO_free, BIO_get_mem_data, BIO_new, BIO_s_mem, ERR_clear_error, ERR_peek_error, SSL_CIPHER_get_name,
     SSL_do_handshake, SSL_get0_group_name, SSL_get_current_cipher, SSL_get_error,
     SSL_get_version, SSL_new, SSL_session_reused, SSL_set_accept_state, SSL_set_bio,
-    SSL_set_cert_cb, SSL_set_connect_state, SSL_set_verify, X509_STORE_CTX_get0_cert,
+    SSL_set_cert_cb, SSL_set_connect_state, SSL_set_tlsext_host_name, SSL_set_verify,
+    X509_STORE_CTX_get0_cert,
     X509_STORE_CTX_set_error, i2d_X509_bio,
 )
 from uproxy.engine.parts cimport (
@@ -38,10 +39,14 @@ cdef inline int begin_tls(Side *side) noexcept nogil:
     SSL_set_verify(side.ssl, SSL_VERIFY_PEER_AND_INSIST, on_verify)
     side.asked = not side.shakes.client
     SSL_set_cert_cb(side.ssl, on_request, side)
-    if side.shakes.client:
-        SSL_set_connect_state(side.ssl)
-    else:
+    if not side.shakes.client:
         SSL_set_accept_state(side.ssl)
+        return 0
+    SSL_set_connect_state(side.ssl)
+    if side.shakes.server_name != NULL:
+        SSL_set_tlsext_host_name(side.ssl, side.shakes.server_name)
+        if ERR_peek_error():  # the wheel's binding keeps the result to itself
+            return fail(side, F_MEMORY, 0, 0)  # names that are too long don't come here
     return 0
 
 

@@ -36,6 +36,7 @@ NAMES: Final = tuple(
     SSL_get_ex_data_X509_STORE_CTX_idx SSL_get_peer_certificate SSL_get_shutdown
     SSL_get_version SSL_new SSL_read
     SSL_session_reused SSL_set_accept_state SSL_set_bio SSL_set_cert_cb SSL_set_connect_state
+    SSL_set_tlsext_host_name
     SSL_set_verify SSL_shutdown
     SSL_write TLS_client_method TLS_server_method X509_STORE_CTX_get0_cert
     X509_STORE_CTX_get1_chain X509_STORE_CTX_get_ex_data X509_STORE_CTX_set_error

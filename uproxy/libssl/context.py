@@ -50,7 +50,7 @@ _X509_ERROR: Final = {
 class Context:
     """An SSL_CTX made from a plan."""
 
-    __slots__ = ("_alpn", "pointer", "server", "trust", "verify")
+    __slots__ = ("_alpn", "_server_names", "pointer", "server", "trust", "verify")
 
     def __init__(self, plan: TlsPlan, choose_protocol: int | None = None) -> None:
         """`choose_protocol` is the address of a compiled engine's function that chooses a server's
@@ -66,6 +66,7 @@ class Context:
         self.verify = plan.verify
         self.trust = plan.trust
         self._alpn: Any = None  # what OpenSSL knows only the address of
+        self._server_names: dict[str, Any] = {}  # char *; as many as the destination has names
         self._harden()
         self._negotiate(plan.settings)
         self._identify(plan)
@@ -76,6 +77,13 @@ class Context:
     def address(self) -> int:
         """Of the SSL_CTX."""
         return address_of(self.pointer)
+
+    def server_name(self, name: str) -> int:
+        """The address of `name` as a char *, which lives as long as the context."""
+        held = self._server_names.get(name)
+        if held is None:
+            held = self._server_names[name] = ffi.new("char[]", name.encode())
+        return address_of(held)
 
     def _harden(self) -> None:
         context = self.pointer

@@ -9,6 +9,7 @@ from uproxy.libssl.binding import (
     Buffer,
     TlsError,
     address_of,
+    expect_ok,
     ffi,
     lib,
     memory_bio,
@@ -37,7 +38,8 @@ class Session:
         "_context", "_fed", "_outgoing", "_ssl", "_verdict", "asked", "early", "ended", "peer",
     )  # fmt: skip
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, server_name: str | None = None) -> None:
+        """`server_name` is what a client sends as SNI, a host name in ASCII."""
         self._context = context
         self._ssl = ffi.gc(not_null(lib.SSL_new(context.pointer)), lib.SSL_free)
         self._fed: Any = None
@@ -57,6 +59,12 @@ class Session:
             lib.SSL_set_accept_state(self._ssl)
         else:
             lib.SSL_set_connect_state(self._ssl)
+            if server_name is not None:
+                name = ffi.new("char[]", server_name.encode())
+                lib.ERR_clear_error()
+                lib.SSL_set_tlsext_host_name(self._ssl, name)
+                # the wheel's binding keeps the result to itself
+                expect_ok(int(not lib.ERR_peek_error()), f"the server's name {server_name}")
 
     def _watch_handshake(self) -> None:
         """Have OpenSSL ask `judge` about the peer, and note in `asked` that it asks about us."""

@@ -47,12 +47,11 @@ from uproxy.model import Address, Outcome, TcpAddress
 from uproxy.transport import failures
 from uproxy.transport.dial import reach
 from uproxy.transport.failures import Failure
-from uproxy.transport.native.opendoor import handshake
+from uproxy.transport.native.opendoor import far_handshake, handshake
 
 if TYPE_CHECKING:
     import socket
 
-    from uproxy.engine._engine import Handshake
     from uproxy.transport.native.loop import LoopState
     from uproxy.transport.native.opendoor import Offer
 
@@ -202,7 +201,8 @@ class Life(Wire):
     def _let_stand(self, route: Route) -> None:
         """Unless it can't be gone at all, which the first who tries is told."""
         try:
-            target, far = sockaddr.pack(route.candidates[0].addresses[0]), _far(route)
+            first = route.candidates[0]
+            target, far = sockaddr.pack(first.addresses[0]), far_handshake(route, first)
         except (OSError, RefusedError):
             return
         by_source, limits = route.stands is Stands.FOR_SOURCE, route.timeouts
@@ -235,7 +235,7 @@ class Life(Wire):
         address, limits = candidate.addresses[0], route.timeouts
         try:
             target = sockaddr.pack(address)
-            self.dial(target, _far(route), limits.connect, limits.handshake)
+            self.dial(target, far_handshake(route, candidate), limits.connect, limits.handshake)
         except OSError as error:
             return failures.unreachable(error.errno or 0, address)
         except RefusedError as no:
@@ -270,7 +270,8 @@ class Life(Wire):
         self.dialled = address
         with connected:  # closed where its thread can't go on with it
             try:
-                self.go_on(connected.fileno(), _far(route), route.timeouts.handshake)
+                far = far_handshake(route, cast("Candidate", self._candidate))
+                self.go_on(connected.fileno(), far, route.timeouts.handshake)
             except RefusedError as no:
                 self._go_on(route, no.refusal)
             else:
@@ -393,7 +394,3 @@ class Life(Wire):
         if refusal is not None and refusal.rule is not None:
             return refusal.rule
         return self.route.rule if self.route else None
-
-
-def _far(route: Route) -> Handshake | None:
-    return None if route.tls is None else handshake(route.tls)

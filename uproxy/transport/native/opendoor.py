@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from uproxy import libssl, sockets
-from uproxy.contract import Door, Refusal, RefusedError, TlsPlan
+from uproxy.contract import Candidate, Door, Refusal, RefusedError, Route, TlsPlan
 from uproxy.engine._engine import CHOOSE_PROTOCOL, Listening
 from uproxy.errors import IdentityError
 from uproxy.model import Direction, Outcome, UnixAddress
@@ -116,8 +116,8 @@ class OpenNativeDoor:
         self._resuming = loop.call_later(pause, self._listening.resume)
 
 
-def handshake(plan: TlsPlan) -> Handshake:
-    """What a thread needs of a plan.
+def handshake(plan: TlsPlan, server_name: str | None = None) -> Handshake:
+    """What a thread needs of a plan, and the name to send as SNI.
 
     Raises:
         RefusedError: no context can be made of it.
@@ -126,4 +126,14 @@ def handshake(plan: TlsPlan) -> Handshake:
         context = libssl.context_of(plan, CHOOSE_PROTOCOL)
     except IdentityError as error:
         raise RefusedError(Refusal(Outcome.HANDSHAKE_FAILED, str(error))) from error
-    return context, context.address, plan.trust, not context.server
+    name = 0 if server_name is None else context.server_name(server_name)
+    return context, context.address, plan.trust, not context.server, name
+
+
+def far_handshake(route: Route, candidate: Candidate) -> Handshake | None:
+    """What a thread needs to shake hands with a candidate; None in the clear.
+
+    Raises:
+        RefusedError: no context can be made of the route's plan.
+    """
+    return None if route.tls is None else handshake(route.tls, candidate.server_name)

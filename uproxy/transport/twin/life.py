@@ -194,14 +194,18 @@ class Life:
         )
         if route.tls is None:
             return Leg(self._poller, connected, self._names[1])
-        return await self._shake_far(connected, route.tls, route.timeouts.handshake)
+        return await self._shake_far(connected, route, candidate.server_name)
 
-    async def _shake_far(self, connected: socket.socket, plan: TlsPlan, limit: float) -> Leg:
+    async def _shake_far(
+        self, connected: socket.socket, route: Route, server_name: str | None
+    ) -> Leg:
         self._move(State.HANDSHAKING_FAR)
         leg = TlsLeg(self._poller, connected, self._names[1])
+        limit = route.timeouts.handshake
         try:
             async with _deadline(limit):
-                await leg.shake(libssl.context_of(plan))
+                context = libssl.context_of(cast("TlsPlan", route.tls))
+                await leg.shake(context, server_name=server_name)
         except RefusedError:
             leg.close()
             raise

@@ -54,8 +54,11 @@ class TlsLeg(Leg):
             complete = hello.feed(more)
         return bytes(hello.received)
 
-    async def shake(self, context: Context, received: bytes = b"") -> None:
-        """The whole handshake; `received` is what `hear_hello` heard.
+    async def shake(
+        self, context: Context, received: bytes = b"", server_name: str | None = None
+    ) -> None:
+        """The whole handshake; `received` is what `hear_hello` heard, `server_name` is to be sent
+        as SNI.
 
         Raises:
             UntrustedError, RefusedError: as the plan's `verify` raised it; the alert is sent.
@@ -64,7 +67,7 @@ class TlsLeg(Leg):
         """
         started = self._started or time.monotonic()
         self.client = not context.server
-        session = self._session = Session(context)
+        session = self._session = Session(context, server_name)
         done = self._step(session, received)
         while not done:
             await self.say_all()
