@@ -41,7 +41,7 @@ class Router(Process):
         self.port = free_port()
         conf = folder / "router.conf"
         conf.write_text(CONF.format(folder=folder, backend=backend, port=self.port))
-        command = ["nginx", "-p", folder, "-c", conf, "-e", "stderr"]
+        command: list[str | Path] = ["nginx", "-p", folder, "-c", conf, "-e", "stderr"]
         super().__init__(command, folder / "router.log")
 
     def is_ready(self) -> bool:
