@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 from tests.helpers.admin import certificates, connection_row
 from uproxy.model import Outcome, TcpAddress
-from uproxy.proxy.admin.facts import Connections, plain
+from uproxy.proxy.admin.facts import ConnectionList, plain
 
 
 def test_a_row_becomes_an_object_with_its_fields_as_keys() -> None:
@@ -18,7 +18,7 @@ def test_a_row_becomes_an_object_with_its_fields_as_keys() -> None:
 
 
 def test_rows_within_rows_become_objects_too() -> None:
-    told = Connections(2, (connection_row(1), connection_row(2))).to_json()
+    told = ConnectionList(2, (connection_row(1), connection_row(2))).to_json()
     assert [row["id"] for row in told["connections"]] == [1, 2]
     assert json.loads(json.dumps(certificates().to_json()))["trust_domains"][1]["crls"]
 

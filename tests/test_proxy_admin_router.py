@@ -11,7 +11,7 @@ from tests.helpers.admin import FakeFacts, connection_row
 from tests.helpers.refusals import refused
 from uproxy.model import Address, TcpAddress, UnixAddress
 from uproxy.proxy.admin.facts import Readiness
-from uproxy.proxy.admin.messages import Asker, Request, Response, Surface
+from uproxy.proxy.admin.messages import ClientAddresses, Request, Response, Surface
 from uproxy.proxy.admin.router import CHANGE, READ, respond
 
 LOCAL = TcpAddress("127.0.0.1", 15000)
@@ -27,7 +27,7 @@ def ask(
     peer: Address = LOCAL,
     host: str = "localhost:15000",
 ) -> Response:
-    request = Request(method, target, Asker(peer, LOCAL), host)
+    request = Request(method, target, ClientAddresses(peer, LOCAL), host)
     return respond(surface, request, facts or FakeFacts(), NOW)
 
 
@@ -157,7 +157,7 @@ def test_another_machine_may_read_where_the_listener_is_open_to_it() -> None:
 def test_a_unix_socket_may_change_state() -> None:
     facts = FakeFacts()
     socket = UnixAddress("/run/admin.sock")
-    request = Request("POST", "/drain", Asker(socket, socket), "x")
+    request = Request("POST", "/drain", ClientAddresses(socket, socket), "x")
     assert respond(Surface.ADMIN, request, facts, NOW).status == 200
     assert facts.said == ["drain"]
 
@@ -200,7 +200,7 @@ def test_the_other_listeners_answer_only_what_they_are_for(
 def test_metrics_come_in_the_form_the_scraper_accepts() -> None:
     assert ask("/metrics").content_type.startswith("text/plain")
     accept = "application/openmetrics-text; version=1.0.0"
-    request = Request("GET", "/metrics", Asker(LOCAL, LOCAL), "localhost", None, accept)
+    request = Request("GET", "/metrics", ClientAddresses(LOCAL, LOCAL), "localhost", None, accept)
     response = respond(Surface.ADMIN, request, FakeFacts(), NOW)
     assert response.content_type.startswith("application/openmetrics-text")
     assert response.body.endswith(b"# EOF\n")

@@ -23,19 +23,19 @@ from prometheus_client.exposition import choose_encoder
 from uproxy import sockets
 from uproxy.model import Address, TcpAddress
 from uproxy.proxy.admin.facts import (
-    Certificate,
+    CertificateRow,
     Certificates,
+    ConnectionList,
     ConnectionRow,
-    Connections,
-    Crl,
+    CrlRow,
     DenialRow,
     DestinationRow,
     DoorRow,
     EndpointRow,
-    OwnSvid,
     ProcessFacts,
     Readiness,
-    TrustDomain,
+    SvidRow,
+    TrustDomainRow,
 )
 from uproxy.proxy.admin.messages import Surface
 from uproxy.proxy.admin.server import DEFAULT_BOUNDS, AdminListener, Bounds
@@ -74,11 +74,11 @@ def connection_row(number: int = 1, **changes: Any) -> ConnectionRow:
 def certificates(**changes: Any) -> Certificates:
     """What /certs would tell of a workload of example.org that federates with partner.test."""
     until = datetime.now(UTC) + timedelta(minutes=47, seconds=30)
-    leaf = Certificate("CN=orders", "4f1a9c", until - timedelta(hours=1), until)
-    root = Certificate("CN=example.org", "1d", OPENED_AT, OPENED_AT + timedelta(days=3650))
-    partner = Certificate("CN=partner.test", "2e", OPENED_AT, OPENED_AT + timedelta(days=365))
-    crl = Crl("CN=partner.test", datetime.now(UTC) + timedelta(hours=6), 3)
-    svid = OwnSvid(
+    leaf = CertificateRow("CN=orders", "4f1a9c", until - timedelta(hours=1), until)
+    root = CertificateRow("CN=example.org", "1d", OPENED_AT, OPENED_AT + timedelta(days=3650))
+    partner = CertificateRow("CN=partner.test", "2e", OPENED_AT, OPENED_AT + timedelta(days=365))
+    crl = CrlRow("CN=partner.test", datetime.now(UTC) + timedelta(hours=6), 3)
+    svid = SvidRow(
         "spiffe://example.org/ns/shop/sa/orders", leaf.not_before, leaf.not_after, "", (leaf,)
     )
     whole = Certificates(
@@ -86,8 +86,8 @@ def certificates(**changes: Any) -> Certificates:
         reason="",
         source={"source": "workload_api", "state": "ready", "rotations": 3, "reconnects": 1},
         trust_domains=(
-            TrustDomain("example.org", True, (root,), ()),
-            TrustDomain("partner.test", False, (partner,), (crl,)),
+            TrustDomainRow("example.org", True, (root,), ()),
+            TrustDomainRow("partner.test", False, (partner,), (crl,)),
         ),
     )
     return replace(whole, **changes)
@@ -128,8 +128,8 @@ class FakeFacts:
     def certificates(self) -> Certificates:
         return self.certs
 
-    def connections(self, limit: int) -> Connections:
-        return Connections(len(self.rows), self.rows[:limit])
+    def connections(self, limit: int) -> ConnectionList:
+        return ConnectionList(len(self.rows), self.rows[:limit])
 
     def doors(self) -> tuple[DoorRow, ...]:
         return self.door_rows

@@ -56,11 +56,11 @@ class Facts:
         """Our SVID and the bundles, without keys."""
         return describe(self.parts.source.current, self.parts.source.status)
 
-    def connections(self, limit: int) -> rows.Connections:
+    def connections(self, limit: int) -> rows.ConnectionList:
         """The newest open connections."""
         registry = self.parts.connections
         at = now()
-        return rows.Connections(
+        return rows.ConnectionList(
             total=len(registry),
             connections=tuple(_connection(entry, at) for entry in registry.newest(limit)),
         )

@@ -1,11 +1,11 @@
-"""The admin server: what operators, their probes, scrapers and browsers ask a running uProxy.
+"""The admin server, for operators, probes, scrapers and browsers.
 
     server.py        the I/O: listeners, deadlines, bounds; HTTP/1.1 by h11
-      guard.py       who may ask: Host, Origin, loopback (pure)
-      router.py      what is answered (pure)
+      guard.py       who may ask, by Host, Origin and loopback; pure
+      router.py      which answer a request gets; pure
         answers.py   the JSON and text bodies
-      messages.py    a request, a response, who is asking
-    facts.py         the only thing known of the rest of uProxy: an interface and its rows
+      messages.py    a request, a response, the client's addresses
+    facts.py         the interface to the rest of uProxy, and the rows that it returns
     certificates.py  credentials as rows, without keys
     status.html      the page at `/`; it polls `/status.json`
 

@@ -1,4 +1,7 @@
-"""The bodies: facts as JSON or as lines of text.  It decides nothing about who may ask."""
+"""Builds the answers: facts as JSON or as lines of text.
+
+Whether a request is answered at all is decided by `guard` and `router`.
+"""
 
 from __future__ import annotations
 
@@ -15,48 +18,52 @@ from uproxy.proxy.admin.facts import AdminFacts, plain
 from uproxy.proxy.admin.messages import JSON, Response, text
 
 CONNECTIONS_SHOWN = 1000
-"""Rows of /connections unless `limit=` says otherwise."""
+"""How many rows /connections has unless `limit=` says otherwise."""
 CONNECTIONS_ON_PAGE = 200
-"""Rows of /status.json, which is polled: many connections must not cost the event loop much."""
+"""How many rows /status.json has; it is polled, so it must stay cheap with many connections."""
 
 
 def readyz(facts: AdminFacts) -> Response:
-    """200, or 503 with the reasons in words; notes follow in both cases."""
+    """Return 200, or 503 with the reasons in words; notes follow in both cases."""
     readiness = facts.readiness()
     lines = readiness.reasons or ("ready",)
     return text(503 if readiness.reasons else 200, "\n".join((*lines, *readiness.notes)))
 
 
 def livez(facts: AdminFacts) -> Response:
-    """200, or 503 with what doesn't answer."""
+    """Return 200, or 503 with the parts that don't respond."""
     silent = facts.liveness()
     return text(503, "\n".join(silent)) if silent else text(200, "alive")
 
 
 def metrics(facts: AdminFacts, accept: str) -> Response:
+    """Return the metrics in the format that the Accept header asks for."""
     content_type, body = facts.render_metrics(accept)
     return Response(200, body, content_type)
 
 
 def config_dump(facts: AdminFacts) -> Response:
+    """Return the settings in force as JSON."""
     return _pretty(facts.config_dump())
 
 
 def certs(facts: AdminFacts) -> Response:
+    """Return our SVID and the bundles as JSON, without keys."""
     return _pretty(facts.certificates())
 
 
 def connections(facts: AdminFacts, limit: int) -> Response:
+    """Return the newest open connections as JSON, at most `limit`."""
     return _compact(facts.connections(limit))
 
 
 def l7() -> Response:
-    """This version sends nothing through L7 proxies, and says so."""
+    """Return an empty list: this version doesn't use L7 proxies."""
     return _pretty({"l7_proxies": []})
 
 
 def status(facts: AdminFacts, now: datetime) -> Response:
-    """Everything the page and `uproxy status` show, taken at one moment."""
+    """Return everything that the page and `uproxy status` show, as JSON."""
     open_now = facts.connections(CONNECTIONS_ON_PAGE)
     return _compact(
         {
@@ -78,7 +85,8 @@ def status(facts: AdminFacts, now: datetime) -> Response:
 
 @functools.cache
 def page() -> Response:
-    """The status page.  Its policy names its own script and style by hash: nothing else runs."""
+    """Return the status page.  Its Content-Security-Policy allows its own script and style, by
+    their hashes, and nothing else."""
     html = Path(__file__).with_name("status.html").read_bytes()
     policy = (
         f"default-src 'none'; script-src {_hashes(b'script', html)}; "
@@ -90,22 +98,26 @@ def page() -> Response:
 
 
 def _hashes(tag: bytes, html: bytes) -> str:
-    """The CSP sources for the inline elements called `tag` (CSP level 3 §8.3)."""
+    """Return the CSP source list that allows the inline elements called `tag` (CSP level 3
+    §8.3)."""
     found = re.findall(b"<%b>(.*?)</%b>" % (tag, tag), html, re.DOTALL)
     return " ".join(f"'sha256-{base64.b64encode(_sha256(element)).decode()}'" for element in found)
 
 
 def _sha256(data: bytes) -> bytes:
-    # not hashlib: it would map the system's libcrypto beside the one in use
+    """Return the SHA-256 digest."""
+    # not by hashlib, which would load the system's libcrypto in addition to ours
     digest = hashes.Hash(hashes.SHA256())
     digest.update(data)
     return digest.finalize()
 
 
 def _pretty(value: object) -> Response:
+    """Return indented JSON."""
     return Response(200, json.dumps(plain(value), indent=2).encode() + b"\n", JSON)
 
 
 def _compact(value: object) -> Response:
-    # json's indentation runs in Python, ten times as slow: not for what may be long
+    """Return JSON on one line."""
+    # with an indent json uses its Python encoder, ten times slower: too slow for long answers
     return Response(200, json.dumps(plain(value)).encode() + b"\n", JSON)

@@ -1,4 +1,4 @@
-"""Credentials as rows for /certs and the status page: names, serials and times, never a key."""
+"""Describes credentials as rows for /certs and the status page; never with a key."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from cryptography import x509
 
 from uproxy.identity.credentials import Credentials, Svid
-from uproxy.proxy.admin.facts import Certificate, Certificates, Crl, OwnSvid, TrustDomain
+from uproxy.proxy.admin.facts import CertificateRow, Certificates, CrlRow, SvidRow, TrustDomainRow
 from uproxy.spiffe.bundles import Bundle
 from uproxy.spiffe.ids import SpiffeId
 
 
 def describe(credentials: Credentials, status: Mapping[str, object]) -> Certificates:
-    """What may be told of a snapshot; `status` is that of its source."""
+    """Describe these credentials; `status` is `IdentitySource.status`.  Our own trust domain
+    comes first, the others by name."""
     svid = credentials.svid
     own = SpiffeId.parse(svid.spiffe_id).trust_domain.name if svid else None
     names = sorted(credentials.bundles, key=lambda name: (name != own, name))
@@ -25,8 +26,8 @@ def describe(credentials: Credentials, status: Mapping[str, object]) -> Certific
     )
 
 
-def _own(svid: Svid) -> OwnSvid:
-    return OwnSvid(
+def _own(svid: Svid) -> SvidRow:
+    return SvidRow(
         spiffe_id=svid.spiffe_id,
         not_before=svid.not_before,
         expires=svid.not_after,
@@ -35,8 +36,8 @@ def _own(svid: Svid) -> OwnSvid:
     )
 
 
-def _trust_domain(bundle: Bundle, own: str | None) -> TrustDomain:
-    return TrustDomain(
+def _trust_domain(bundle: Bundle, own: str | None) -> TrustDomainRow:
+    return TrustDomainRow(
         name=bundle.trust_domain,
         own=bundle.trust_domain == own,
         roots=tuple(_certificate(root) for root in bundle.roots),
@@ -44,8 +45,8 @@ def _trust_domain(bundle: Bundle, own: str | None) -> TrustDomain:
     )
 
 
-def _certificate(certificate: x509.Certificate) -> Certificate:
-    return Certificate(
+def _certificate(certificate: x509.Certificate) -> CertificateRow:
+    return CertificateRow(
         subject=certificate.subject.rfc4514_string(),
         serial=f"{certificate.serial_number:x}",
         not_before=certificate.not_valid_before_utc,
@@ -53,5 +54,5 @@ def _certificate(certificate: x509.Certificate) -> Certificate:
     )
 
 
-def _crl(crl: x509.CertificateRevocationList) -> Crl:
-    return Crl(crl.issuer.rfc4514_string(), crl.next_update_utc, len(crl))
+def _crl(crl: x509.CertificateRevocationList) -> CrlRow:
+    return CrlRow(crl.issuer.rfc4514_string(), crl.next_update_utc, len(crl))

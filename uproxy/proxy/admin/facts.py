@@ -1,8 +1,8 @@
-"""What the admin server knows of the rest of uProxy: one interface, and rows of plain facts.
+"""The interface between the admin server and the rest of uProxy, and the rows it returns.
 
-It gathers nothing itself; the application's wiring implements `AdminFacts`.  Rules: rows are
-immutable and become JSON with `to_json`, field names are the keys that users see (extend,
-don't rename); addresses are text, times UTC, durations seconds; never a private key.
+`app.facts` implements it.  Rules: rows are immutable and become JSON with `to_json`; field names
+are the keys that users see (new ones may be added, none renamed); addresses are text, times
+are UTC, durations are seconds; a private key is never in a row.
 """
 
 from __future__ import annotations
@@ -14,22 +14,23 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
-"""What `POST /logging?level=` takes."""
+"""The levels that `POST /logging?level=` accepts."""
 
 
 class Row:
-    """A dataclass that becomes a JSON object, field by field."""
+    """The base of dataclasses that become JSON objects."""
 
     __slots__ = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values only: str, int, float, bool, None, lists and dictionaries."""
+        """Return the fields as a dictionary of plain values: str, int, float, bool, None, list,
+        dict."""
         fields = dataclasses.fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
         return {field.name: plain(getattr(self, field.name)) for field in fields}
 
 
 def plain(value: object) -> Any:
-    """`value` as json.dumps takes it; times as RFC 3339, to the second."""
+    """Return `value` in a form that json.dumps accepts; times as RFC 3339 without fractions."""
     if isinstance(value, Row):
         return value.to_json()
     if isinstance(value, datetime):
@@ -45,17 +46,17 @@ def plain(value: object) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Readiness(Row):
-    """Whether new work should be sent here."""
+    """Whether new work should be sent to this uProxy."""
 
     reasons: tuple[str, ...] = ()
-    """Why not, in words; empty is ready."""
+    """Why it shouldn't, in words; empty: it is ready."""
     notes: tuple[str, ...] = ()
-    """What an operator should know although it decides nothing: `config_stale: …`."""
+    """What operators should know although it doesn't affect readiness: `config_stale: …`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Certificate(Row):
-    """What may be told of a certificate."""
+class CertificateRow(Row):
+    """A certificate, or a trust anchor."""
 
     subject: str
     serial: str
@@ -65,49 +66,50 @@ class Certificate(Row):
 
 
 @dataclass(frozen=True, slots=True)
-class OwnSvid(Row):
-    """The identity this uProxy shows."""
+class SvidRow(Row):
+    """The SVID that this uProxy uses."""
 
     spiffe_id: str
     not_before: datetime
     expires: datetime
-    """The earliest in the chain."""
+    """The earliest expiry in the chain."""
     hint: str
-    chain: tuple[Certificate, ...]
+    chain: tuple[CertificateRow, ...]
     """Leaf first."""
 
 
 @dataclass(frozen=True, slots=True)
-class Crl(Row):
-    """A revocation list of one trust domain."""
+class CrlRow(Row):
+    """A certificate revocation list of one trust domain."""
 
     issuer: str
     next_update: datetime | None
-    """Afterwards, chains of that issuer are refused; None: never said."""
+    """After this time chains of that issuer are refused; None: the list has no such time."""
     revoked: int
-    """How many certificates."""
+    """How many certificates it lists."""
 
 
 @dataclass(frozen=True, slots=True)
-class TrustDomain(Row):
-    """Whom a bundle lets us believe."""
+class TrustDomainRow(Row):
+    """A trust domain and the bundle with which its certificates are verified."""
 
     name: str
     own: bool
-    roots: tuple[Certificate, ...]
-    crls: tuple[Crl, ...]
+    """Whether it is the trust domain of our own SVID."""
+    roots: tuple[CertificateRow, ...]
+    crls: tuple[CrlRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Certificates(Row):
     """The answer of `/certs`."""
 
-    svid: OwnSvid | None
+    svid: SvidRow | None
     reason: str
-    """Why there is no SVID; empty when there is one."""
+    """Why there is no SVID; empty if there is one."""
     source: Mapping[str, object]
     """`IdentitySource.status`."""
-    trust_domains: tuple[TrustDomain, ...]
+    trust_domains: tuple[TrustDomainRow, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,39 +121,41 @@ class ConnectionRow(Row):
     door: str
     state: str
     transport: str
-    """Towards the peer."""
+    """What is spoken with the peer: `mtls` or `plaintext`."""
     source: str
-    """Who dialled in."""
+    """The address of the client: the peer (inbound) or the application (outbound)."""
     identity: str | None
     """The peer's verified SPIFFE ID; None in plaintext or before the handshake."""
     destination: str | None
-    """The destination's name, or the inbound door's; None until admitted."""
+    """The name of the destination, or of the inbound door; None before the connection is
+    admitted."""
     endpoint: str | None
-    """The address that was dialled; None until connected."""
+    """The address that was dialled; None before it is connected."""
     tls: str | None
     """`TLSv1.3 X25519MLKEM768 TLS_AES_128_GCM_SHA256`."""
     rule: str | None
-    """The allow rule that let the caller in."""
+    """The allow rule that admitted the caller."""
     age: float
+    """Seconds since it was accepted."""
     bytes_received: int
-    """From the peer."""
+    """Bytes from the peer."""
     bytes_sent: int
-    """To the peer."""
+    """Bytes to the peer."""
 
 
 @dataclass(frozen=True, slots=True)
-class Connections(Row):
+class ConnectionList(Row):
     """The answer of `/connections`."""
 
     total: int
-    """Open now; more than there are rows when the rows were limited."""
+    """How many are open; `connections` may have fewer rows."""
     connections: tuple[ConnectionRow, ...]
     """Newest first."""
 
 
 @dataclass(frozen=True, slots=True)
 class DoorRow(Row):
-    """A listener with its meaning."""
+    """A listener and where its connections go."""
 
     name: str
     direction: str
@@ -159,38 +163,39 @@ class DoorRow(Row):
     transport: str
     to: str
     open: bool
-    """False once it no longer accepts (draining)."""
+    """Whether it accepts connections; false while draining."""
     connections: int
+    """How many of its connections are open."""
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointRow(Row):
-    """One literal address of a destination, and how it fares."""
+    """One address of a destination, and its state."""
 
     address: str
     name: str
-    """As configured: the name it was resolved from, or the address itself."""
+    """As configured: the host name that was resolved, or the address itself."""
     connections: int
     passed_over: bool
-    """It failed lately and others are tried first."""
+    """Whether it failed lately, so that other addresses are tried first."""
     reason: str | None = None
-    """Why the last attempt failed; None if it didn't."""
+    """Why the last attempt failed; None if it succeeded or there was none."""
 
 
 @dataclass(frozen=True, slots=True)
 class DestinationRow(Row):
-    """Where outbound connections go, and who may answer there."""
+    """Where outbound connections go, and the identities expected there."""
 
     name: str
     transport: str
     identities: tuple[str, ...]
     endpoints: tuple[EndpointRow, ...]
-    """Empty while no name has been resolved."""
+    """Empty until a name has been resolved."""
 
 
 @dataclass(frozen=True, slots=True)
 class DenialRow(Row):
-    """A connection that was refused or cut."""
+    """A connection that was refused or cut because of an identity."""
 
     at: datetime
     direction: str
@@ -200,13 +205,13 @@ class DenialRow(Row):
     outcome: str
     reason: str
     rule: str | None
-    """The rule of the policy, or of SPIFFE, that decided; None: no rule allowed it."""
+    """The policy's rule or the SPIFFE rule that decided; None: no rule allowed it."""
     destination: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessFacts(Row):
-    """Which uProxy this is."""
+    """What this process runs, and since when."""
 
     name: str
     pid: int
@@ -217,42 +222,49 @@ class ProcessFacts(Row):
 
 
 class AdminFacts(Protocol):
-    """What the rest of uProxy tells the admin server, and the three things it may be asked to
-    do.  Called on the event loop's thread; nothing here may block or raise."""
+    """What the admin server can ask of the rest of uProxy, and the three commands it can give.
 
-    def readiness(self) -> Readiness: ...
+    Called on the event loop's thread; no method may block or raise.
+    """
+
+    def readiness(self) -> Readiness:
+        """Return whether new work should be sent here."""
 
     def liveness(self) -> tuple[str, ...]:
-        """What doesn't answer, in words (`engine thread 2 …`); empty is alive."""
+        """Return the parts that don't respond, in words; empty: alive."""
 
-    def certificates(self) -> Certificates: ...
+    def certificates(self) -> Certificates:
+        """Return our SVID and the bundles."""
 
-    def connections(self, limit: int) -> Connections:
-        """At most `limit` rows: with many connections, rows are what a poll costs."""
+    def connections(self, limit: int) -> ConnectionList:
+        """Return the newest open connections, at most `limit` of them."""
 
-    def doors(self) -> tuple[DoorRow, ...]: ...
+    def doors(self) -> tuple[DoorRow, ...]:
+        """Return the configured doors, open or not."""
 
-    def destinations(self) -> tuple[DestinationRow, ...]: ...
+    def destinations(self) -> tuple[DestinationRow, ...]:
+        """Return the configured destinations with their endpoints."""
 
     def denials(self) -> tuple[DenialRow, ...]:
-        """The last fifty or so, newest first."""
+        """Return about the last fifty denials, newest first."""
 
     def outcomes(self) -> Mapping[str, int]:
-        """Finished connections since the start, by outcome."""
+        """Return how many connections have ended since the start, by outcome."""
 
     def config_dump(self) -> Mapping[str, object]:
-        """The configuration in force and what is known of it; secrets redacted."""
+        """Return the configuration in force, and when it was loaded; no secrets."""
 
-    def process(self) -> ProcessFacts: ...
+    def process(self) -> ProcessFacts:
+        """Return what this process runs."""
 
     def render_metrics(self, accept: str) -> tuple[str, bytes]:
-        """Content type and text, by the Accept header of the scraper."""
+        """Return (content type, text) of the metrics, in the format that `accept` asks for."""
 
     def set_log_level(self, level: str) -> None:
-        """`level` is one of LOG_LEVELS."""
+        """Change the log level to `level`, one of LOG_LEVELS."""
 
     def drain(self) -> None:
-        """Begin to drain without exiting; returns at once.  A second call changes nothing."""
+        """Start to drain without exiting; return at once.  A second call has no effect."""
 
     def quit(self) -> None:
-        """Begin to drain, then exit; returns at once."""
+        """Start to drain, then exit; return at once."""

@@ -1,10 +1,10 @@
-"""Who may ask the admin listener: the defense against web pages and against other machines.
+"""Protects the admin listener against web pages and against other machines.
 
-A page from anywhere can make a browser talk to 127.0.0.1, and can give its own name our
-address (DNS rebinding), so `Host` must be an address or a name of ours and `Origin` absent or
-the same.  The port in `Host` is free: behind `kubectl port-forward` it is another one, and
-rebinding needs a name, not a port.  A unix socket is out of a browser's reach, so its `Host`
-is not judged.  Fails closed: what can't be read is refused.
+Any web page can make a browser connect to 127.0.0.1, and can let its own host name resolve to
+our address (DNS rebinding).  So `Host` must be one of our addresses or names, and `Origin` must
+be absent or ours.  Any port in `Host` is accepted: `kubectl port-forward` changes it, and
+rebinding needs a name, not a port.  Browsers can't reach a unix socket, so there `Host` isn't
+checked.  Fails closed: a header that can't be parsed is refused.
 """
 
 from __future__ import annotations
@@ -12,15 +12,16 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from uproxy.model import TcpAddress
-from uproxy.proxy.admin.messages import Asker, Request, Response, text
+from uproxy.proxy.admin.messages import ClientAddresses, Request, Response, text
 
 
-def refuse_stranger(request: Request) -> Response | None:
-    """None, or 403 with why: `Host` isn't ours, or `Origin` is another."""
-    if isinstance(request.asker.local, TcpAddress):
+def refuse_foreign_page(request: Request) -> Response | None:
+    """Return 403 with the reason if `Host` isn't ours or `Origin` is another site; None: it may
+    pass."""
+    if isinstance(request.client.local, TcpAddress):
         host = _host_name(request.host or "")
-        if host is None or not _is_ours(host, request.asker):
-            return text(403, _host_words(request))
+        if host is None or not _is_ours(host, request.client):
+            return text(403, _host_refusal(request))
     if request.origin is not None and request.origin.lower() != f"http://{request.host}".lower():
         return text(
             403,
@@ -31,18 +32,19 @@ def refuse_stranger(request: Request) -> Response | None:
 
 
 def refuse_remote(request: Request) -> Response | None:
-    """None, or 403 with why: the client is on another machine."""
-    if request.asker.is_local:
+    """Return 403 with the reason if the client is on another machine; None: it may pass."""
+    if request.client.is_local:
         return None
     return text(
         403,
         f"refused: {request.path} changes state, so it is taken only from this machine (loopback "
-        f"or a unix socket), not from {request.asker.peer}",
+        f"or a unix socket), not from {request.client.peer}",
     )
 
 
 def _host_name(host: str) -> str | None:
-    """`Host` without its port and brackets, lower case; None when it can't be read."""
+    """Return the host of a `Host` header in lower case, without port and brackets; None if it
+    can't be parsed."""
     name, colon, port = host.lower().rpartition(":")
     if not colon or port.endswith("]"):
         name, port = host.lower(), ""
@@ -53,15 +55,17 @@ def _host_name(host: str) -> str | None:
     return name or None
 
 
-def _is_ours(host: str, asker: Asker) -> bool:
+def _is_ours(host: str, client: ClientAddresses) -> bool:
+    """Return whether the host is a loopback address, the address dialled, or one of our names."""
     ip = _ip(host)
     if ip is None:
-        return host in asker.names
-    local = asker.local
+        return host in client.names
+    local = client.local
     return ip.is_loopback or (isinstance(local, TcpAddress) and ip == local.ip)
 
 
 def _ip(host: str) -> IPv4Address | IPv6Address | None:
+    """Return the IP address, IPv4-mapped ones as IPv4; None if it is a name."""
     try:
         ip = ip_address(host)
     except ValueError:
@@ -70,8 +74,9 @@ def _ip(host: str) -> IPv4Address | IPv6Address | None:
     return mapped or ip
 
 
-def _host_words(request: Request) -> str:
-    local = request.asker.local
+def _host_refusal(request: Request) -> str:
+    """Return the text of the refusal."""
+    local = request.client.local
     said = f"Host {request.host!r}" if request.host else "a request without Host"
     return (
         f"refused: {said} is no address or name of this listener (a web page could have sent it); "

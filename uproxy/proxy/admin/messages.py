@@ -1,7 +1,7 @@
-"""The words between the I/O and the router: a request, a response, and who is asking.
+"""A request, a response and the client's addresses: what passes between I/O and router.
 
-No HTTP is parsed here.  A request never has a body; what the client said is text that was
-not judged yet.
+HTTP is parsed elsewhere.  A request never has a body; its texts are as the client sent them,
+not yet validated.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ JSON = "application/json"
 
 
 class Surface(enum.StrEnum):
-    """What a listener is for: a key of the configuration's `admin`."""
+    """What a listener is for; the values are the keys of the configuration's `admin`."""
 
     ADMIN = "listen"
     METRICS = "metrics"
@@ -24,46 +24,48 @@ class Surface(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Asker:
-    """The client's end and ours, of one connection."""
+class ClientAddresses:
+    """The two addresses of a client's connection, and our names."""
 
     peer: Address
     local: Address
-    """The address it arrived at, which on a wildcard listener is not the one listened on."""
+    """The address the client dialled; on a wildcard listener not the one listened on."""
     names: frozenset[str] = frozenset({"localhost"})
-    """What this machine is called, lower case."""
+    """The names of this machine, in lower case."""
 
     @property
     def is_local(self) -> bool:
-        """On this machine: a unix socket or loopback."""
+        """Whether the client is on this machine: on a unix socket or a loopback address."""
         return not isinstance(self.peer, TcpAddress) or is_loopback(self.peer)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked, before anything was decided about it."""
+    """A request as received, before anything was decided about it."""
 
     method: str
     target: str
-    """As sent: path and query."""
-    asker: Asker
+    """Path and query, as sent."""
+    client: ClientAddresses
     host: str | None = None
     origin: str | None = None
-    """Several Origin headers joined: equal to nothing."""
+    """The Origin header; several are joined, so that they equal nothing."""
     accept: str = ""
 
     @property
     def path(self) -> str:
+        """The target without its query."""
         return self.target.partition("?")[0]
 
     @property
     def query(self) -> str:
+        """The target's query, without the question mark; empty if it has none."""
         return self.target.partition("?")[2]
 
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What is answered.  The I/O adds the length, and leaves the body out for HEAD."""
+    """An answer.  The I/O adds its length, and omits the body for HEAD."""
 
     status: int
     body: bytes
@@ -72,10 +74,10 @@ class Response:
 
 
 def text(status: int, words: str, *headers: tuple[str, str]) -> Response:
-    """A line or a few for people."""
+    """Return an answer of one or more lines of plain text."""
     return Response(status, f"{words}\n".encode(), TEXT, headers)
 
 
 def is_loopback(address: TcpAddress) -> bool:
-    """Whether `address` can only be on this machine."""
+    """Return whether `address` can only be on this machine."""
     return address.ip is not None and address.ip.is_loopback

@@ -1,8 +1,8 @@
-"""Which answer a request gets: method, path, host, origin and peer in, response out.
+"""Decides which answer a request gets, by method, path, host, origin and client address.
 
-Pure but for the facts it asks and the three commands it may give.  Rules: each surface
-answers only its own paths; on `admin`, strangers are refused before anything else; only POST
-changes state, and only from this machine; every refusal says the way out.
+Pure except for the facts it reads and the three commands it can give.  Rules: each surface
+answers only its own paths; on `admin`, requests that `guard` refuses get no other answer; only
+POST changes state, and only from this machine; each refusal says what to do instead.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ PATHS = {
     Surface.METRICS: ("/metrics",),
     Surface.READY: ("/readyz", "/livez"),
 }
-"""What each surface answers."""
+"""The paths that each surface answers."""
 
 
 def respond(surface: Surface, request: Request, facts: AdminFacts, now: datetime) -> Response:
-    """Answer one request."""
-    if surface is Surface.ADMIN and (refusal := guard.refuse_stranger(request)):
+    """Return the answer to one request."""
+    if surface is Surface.ADMIN and (refusal := guard.refuse_foreign_page(request)):
         return refusal
     if request.path not in PATHS[surface]:
         return _not_found(surface, request)
@@ -95,6 +95,7 @@ def _logging(request: Request, facts: AdminFacts) -> Response:
 
 
 def _parameter(request: Request, name: str) -> str:
+    """Return the last value of a query parameter; empty if there is none."""
     return parse_qs(request.query, max_num_fields=10).get(name, [""])[-1]
 
 

@@ -1,9 +1,9 @@
 """The admin server's I/O: listeners, deadlines and bounds around h11 and the router.
 
-It judges no request (`router`, `guard`) and knows no fact.  Rules it obeys: a head is at most
-`head_bytes` and comes within `request_s`; a body is refused unread; when a listener has
-`clients` connections the one silent for longest goes; a client that doesn't read its answer
-stops being read, and is cut after `idle_s`.
+Requests are judged by `router` and `guard`.  Rules: a request's head has at most `head_bytes`
+and must arrive within `request_s`; a body is refused without being read; when a listener has
+`clients` connections, the one that has been silent longest is closed for a new one; a client
+that doesn't read its answer isn't read from, and is cut after `idle_s`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from uproxy import sockets
 from uproxy.model import UnixAddress
 from uproxy.proxy.admin import router
 from uproxy.proxy.admin.facts import AdminFacts
-from uproxy.proxy.admin.messages import Asker, Request, Response, Surface, text
+from uproxy.proxy.admin.messages import ClientAddresses, Request, Response, Surface, text
 
 _log = logging.getLogger(__name__)
 
@@ -36,23 +36,26 @@ _ALWAYS = (
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """What one client, and all clients of one listener together, may take."""
+    """What one client, and all clients of a listener together, may use."""
 
     head_bytes: int = 16 * 1024
+    """The largest head of a request."""
     clients: int = 64
+    """How many connections one listener keeps open."""
     request_s: float = 10.0
-    """From the connection to the end of the first head."""
+    """Seconds from the connection to the end of the first request's head."""
     idle_s: float = 60.0
-    """From an answer to the end of the next head, and for reading the answer."""
+    """Seconds from an answer to the end of the next request's head; also for reading the
+    answer."""
     linger_s: float = 2.0
-    """For reading a refusal, after which the rest of a body is not waited for."""
+    """Seconds in which a client can read a refusal, before the rest of its request is cut off."""
 
 
 DEFAULT_BOUNDS = Bounds()
 
 
 class AdminListener:
-    """One of the up to three listeners."""
+    """One of the up to three admin listeners."""
 
     def __init__(
         self,
@@ -61,7 +64,7 @@ class AdminListener:
         listener: socket.socket,
         bounds: Bounds = DEFAULT_BOUNDS,
     ) -> None:
-        """`listener` is listening already, and owned from now on."""
+        """`listener` listens already; this object owns it from now on."""
         self.facts = facts
         self.surface = surface
         self.bounds = bounds
@@ -74,9 +77,9 @@ class AdminListener:
         self._clients: dict[_Client, None] = {}  # open connections, longest silent first
 
     async def start(self) -> None:
-        """Accept from now on."""
+        """Start to accept connections."""
         loop = asyncio.get_running_loop()
-        # the loop gets its own descriptor: a unix socket's file goes only after the loop let go
+        # the loop gets a duplicate: `close` removes a unix socket's file after the loop has ended
         listener = self._listener.dup()
         create = (
             loop.create_unix_server if listener.family == socket.AF_UNIX else loop.create_server
@@ -84,7 +87,7 @@ class AdminListener:
         self._server = await create(lambda: _Client(self), sock=listener)
 
     async def close(self) -> None:
-        """Stop accepting and cut what is open."""
+        """Stop accepting, cut open connections and close the socket."""
         if self._server is not None:
             self._server.close()
             self.cut_clients(len(self._clients))
@@ -92,76 +95,77 @@ class AdminListener:
             self._server = None
         sockets.release(self._listener)
 
-    def joined(self, client: _Client) -> None:
-        """Called by a new client; makes room for it."""
+    def add_client(self, client: _Client) -> None:
+        """Register a new client; cut the one that has been silent longest if there are too
+        many."""
         self.cut_clients(len(self._clients) + 1 - self.bounds.clients)
         self._clients[client] = None
         if self._server is not None and not self._server.is_serving():
-            # accepted in the moment of closing, which waits for every client
+            # accepted while closing: `close` waits until every client has gone
             self.cut_clients(1)
 
-    def answered(self, client: _Client) -> None:
-        """Called by a client that has just been answered, and so isn't silent."""
+    def mark_active(self, client: _Client) -> None:
+        """Mark a client as the most recently active one."""
         if client in self._clients:
             del self._clients[client]
             self._clients[client] = None
 
-    def left(self, client: _Client) -> None:
-        """Called by a client whose connection has ended."""
+    def remove_client(self, client: _Client) -> None:
+        """Forget a client whose connection has ended."""
         self._clients.pop(client, None)
 
     def cut_clients(self, count: int) -> None:
-        """Cut the `count` that have been silent for longest."""
+        """Cut the `count` clients that have been silent longest."""
         for client in list(self._clients)[: max(count, 0)]:
             del self._clients[client]
             client.cut()
 
     def respond(self, request: Request) -> Response:
-        """Answer, whatever happens while the facts are gathered."""
+        """Return the answer to a request; a 500 if the facts can't be gathered."""
         try:
             response = router.respond(self.surface, request, self.facts, datetime.now(UTC))
-        except Exception:  # noqa: BLE001  a defect in one fact must not take the others away
+        except Exception:  # noqa: BLE001  a defect must not end the connection
             _log.exception("no answer to %s %s", request.method, request.path)
             return text(500, "uProxy failed to answer this, which is a defect: see its log")
         if request.method == "POST":
-            _log.info("%s %s from %s: %d", request.method, request.target, request.asker.peer,
+            _log.info("%s %s from %s: %d", request.method, request.target, request.client.peer,
                       response.status)  # fmt: skip
         return response
 
 
 class _Client(asyncio.Protocol):
-    """One connection, request after request."""
+    """One client's connection, on which requests follow each other."""
 
     _transport: asyncio.Transport  # set by connection_made, as is the next
-    _asker: Asker
+    _addresses: ClientAddresses
 
     def __init__(self, listener: AdminListener) -> None:
         self._listener = listener
         self._http = h11.Connection(h11.SERVER, listener.bounds.head_bytes)
-        self._deadline: asyncio.TimerHandle | None = None  # always one while connected
+        self._deadline: asyncio.TimerHandle | None = None  # set while connected
         self._paused = False  # the client doesn't read its answers
-        self._over = False  # no further request is looked at
+        self._over = False  # no further request is processed
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # not isinstance: uvloop's transports are no subclasses
         self._transport = cast("asyncio.Transport", transport)
         name = self._listener.unix
-        self._asker = Asker(
+        self._addresses = ClientAddresses(
             peer=sockets.address_of(transport.get_extra_info("peername"), name),
             local=sockets.address_of(transport.get_extra_info("sockname"), name),
             names=self._listener.names,
         )
-        self._arm(self._listener.bounds.request_s)
-        self._listener.joined(self)
+        self._set_deadline(self._listener.bounds.request_s)
+        self._listener.add_client(self)
 
     def data_received(self, data: bytes) -> None:
         if self._over:
-            return  # the rest of a refused body: read, so that the refusal isn't lost to a reset
+            return  # a refused body is read: with unread bytes, close would send a reset
         self._http.receive_data(data)
         self._advance()
 
     def eof_received(self) -> bool:
-        return False  # every whole request has been answered: the transport flushes and closes
+        return False  # all requests have been answered: the transport flushes and closes
 
     def pause_writing(self) -> None:
         self._paused = True
@@ -173,23 +177,23 @@ class _Client(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:  # noqa: ARG002  the loop's shape
         self._over = True
-        self._disarm()
-        self._listener.left(self)
+        self._clear_deadline()
+        self._listener.remove_client(self)
 
     def cut(self) -> None:
-        """Now, without a word."""
+        """Close the connection at once, discarding unsent bytes."""
         self._over = True
         self._transport.abort()
 
     def _advance(self) -> None:
-        """Answer one request.  What came with it waits for the loop's next turn, so that a long
-        pipeline holds nobody else up."""
+        """Answer one request.  Further requests in the same bytes wait for the loop's next
+        iteration, so that a long pipeline doesn't delay other work."""
         if self._over or self._paused:
             return
         try:
             event = self._http.next_event()
             if isinstance(event, h11.Request):
-                self._judge(event)
+                self._handle_request(event)
         except h11.RemoteProtocolError as error:
             self._refuse(text(error.error_status_hint, f"not HTTP/1.1 as uProxy reads it: {error}"))
         if self._over or self._paused:
@@ -200,7 +204,8 @@ class _Client(asyncio.Protocol):
         else:
             self._transport.resume_reading()
 
-    def _judge(self, event: h11.Request) -> None:
+    def _handle_request(self, event: h11.Request) -> None:
+        """Answer a request whose head was parsed, or refuse it because it has a body."""
         headers = [(name.decode(), value.decode("latin-1")) for name, value in event.headers]
         if any(_announces_body(name, value) for name, value in headers):
             self._refuse(text(413, "no request here has a body: put parameters into the query"))
@@ -209,15 +214,15 @@ class _Client(asyncio.Protocol):
         request = Request(
             method=event.method.decode(),
             target=event.target.decode(),
-            asker=self._asker,
+            client=self._addresses,
             host=next((value for name, value in headers if name == "host"), None),
             origin=", ".join(origins) if origins else None,
             accept=", ".join(value for name, value in headers if name == "accept"),
         )
         assert isinstance(self._http.next_event(), h11.EndOfMessage)  # noqa: S101  no body
         self._send(self._listener.respond(request), request.method)
-        self._listener.answered(self)
-        self._arm(self._listener.bounds.idle_s)
+        self._listener.mark_active(self)
+        self._set_deadline(self._listener.bounds.idle_s)
         if self._http.our_state is h11.MUST_CLOSE:
             self._over = True
             self._transport.close()
@@ -225,15 +230,16 @@ class _Client(asyncio.Protocol):
             self._http.start_next_cycle()
 
     def _refuse(self, response: Response) -> None:
-        """Answer and end: what follows can't be told from another request."""
+        """Send a refusal and process no more: where the next request begins is unknown."""
         self._over = True
         if self._http.our_state in (h11.IDLE, h11.SEND_RESPONSE):
             self._send(response, "", ("Connection", "close"))
         self._transport.write_eof()
         self._transport.resume_reading()
-        self._arm(self._listener.bounds.linger_s)
+        self._set_deadline(self._listener.bounds.linger_s)
 
     def _send(self, response: Response, method: str, *extra: tuple[str, str]) -> None:
+        """Write a response; without its body if `method` is HEAD."""
         headers = [
             ("Content-Type", response.content_type),
             ("Content-Length", str(len(response.body))),
@@ -249,16 +255,18 @@ class _Client(asyncio.Protocol):
         chunks.append(self._http.send(h11.EndOfMessage()))
         self._transport.write(b"".join(chunk for chunk in chunks if chunk))
 
-    def _arm(self, seconds: float) -> None:
-        """Replace the one deadline of this connection."""
-        self._disarm()
-        self._deadline = asyncio.get_running_loop().call_later(seconds, self._late)
+    def _set_deadline(self, seconds: float) -> None:
+        """Set the connection's only deadline, in seconds from now."""
+        self._clear_deadline()
+        self._deadline = asyncio.get_running_loop().call_later(seconds, self._on_deadline)
 
-    def _disarm(self) -> None:
+    def _clear_deadline(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
 
-    def _late(self) -> None:
+    def _on_deadline(self) -> None:
+        """On the deadline, refuse a request that has arrived in part; otherwise cut the
+        connection."""
         partly, _ = self._http.trailing_data
         if partly and not self._over:
             self._refuse(text(408, "the request took too long to arrive"))
