@@ -1,8 +1,8 @@
-"""Certificates and CRLs out of bytes: PEM, or DER elements one behind the other.
+"""Decodes certificates and CRLs from PEM, or from DER elements one behind the other.
 
-It decodes and bounds; what the certificates mean is judged elsewhere.  Rules: nothing is
-skipped silently except PEM blocks of another kind (a file may hold the key beside the
-chain); what is cut off, misspelt or too long is an error.
+It checks form and size; what certificates mean is checked elsewhere.  Rules: PEM blocks of
+another kind are skipped (a file may hold the key beside the chain); anything else that is cut
+off, damaged or too long is an error.
 """
 
 from __future__ import annotations
@@ -18,24 +18,25 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from uproxy.errors import BundleError
 
 MAX_BYTES = 1 << 20
-"""The largest bundle, chain or CRL read: some thousand certificates, or 25,000 revocations."""
+"""The largest bundle, chain or CRL that is read: some thousand certificates or 25,000
+revocations."""
 
 UNREADABLE = (
     ValueError, TypeError, UnsupportedAlgorithm,
     x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType,
 )  # fmt: skip
-"""What cryptography raises, sooner or later, about damaged certificates and CRLs."""
+"""What cryptography raises for damaged certificates and CRLs, when loading or later."""
 
-# the body has no hyphen, so that a flood of BEGIN lines costs one pass
+# the body has no hyphen, so that many BEGIN lines without END don't make it quadratic
 _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----([^-]*)-----END \1-----")
 _PEM_BEGIN = b"-----BEGIN "
 
 
 def certificates(data: bytes) -> tuple[x509.Certificate, ...]:
-    """Every certificate in `data` (PEM or concatenated DER), in order, at least one.
+    """Return all certificates in `data` (PEM or concatenated DER), in order, at least one.
 
     Raises:
-        BundleError: not certificates, damaged, empty or beyond MAX_BYTES.
+        BundleError: not certificates, damaged, empty, or more than MAX_BYTES.
     """
     blocks = _elements(data, b"CERTIFICATE")
     if not blocks:
@@ -44,17 +45,18 @@ def certificates(data: bytes) -> tuple[x509.Certificate, ...]:
 
 
 def certificate(data: bytes) -> x509.Certificate:
-    """One certificate from exactly one DER element, with all that is used later readable.
+    """Decode a certificate from exactly one DER element, and every part of it that is used
+    later.
 
     Raises:
-        BundleError: damaged, or with a key or extension cryptography can't read.
+        BundleError: damaged, or with a key or extension that cryptography can't read.
     """
     try:
         parsed = x509.load_der_x509_certificate(data)
-        # cryptography reads lazily: what is damaged shall show now, not in a handshake
+        # cryptography decodes on first use: damage must be found now, not in a handshake
         parsed.public_key()
         _ = parsed.extensions, parsed.subject, parsed.issuer
-        # DER knows a year 0, Python doesn't
+        # fails for year 0, which DER allows and Python doesn't
         _ = parsed.not_valid_before_utc, parsed.not_valid_after_utc
     except UNREADABLE as error:
         raise BundleError(f"a certificate can't be read: {first_line(error)}") from error
@@ -62,15 +64,15 @@ def certificate(data: bytes) -> x509.Certificate:
 
 
 def der(parsed: x509.Certificate) -> bytes:
-    """The DER of a certificate, as handshakes carry it."""
+    """Return the DER of a certificate."""
     return parsed.public_bytes(Encoding.DER)
 
 
 def revocation_lists(data: bytes) -> tuple[x509.CertificateRevocationList, ...]:
-    """Every CRL in `data` (PEM or concatenated DER), in order, at least one.
+    """Return all CRLs in `data` (PEM or concatenated DER), in order, at least one.
 
     Raises:
-        BundleError: not CRLs, damaged, empty or beyond MAX_BYTES.
+        BundleError: not CRLs, damaged, empty, or more than MAX_BYTES.
     """
     blocks = _elements(data, b"X509 CRL")
     if not blocks:
@@ -82,10 +84,10 @@ def revocation_lists(data: bytes) -> tuple[x509.CertificateRevocationList, ...]:
 
 
 def split_der(data: bytes) -> tuple[bytes, ...]:
-    """The DER SEQUENCEs that `data` is made of, one behind the other.
+    """Return the DER SEQUENCEs of which `data` consists.
 
     Raises:
-        BundleError: anything else, or a rest.
+        BundleError: it has anything else, or its last element is cut off.
     """
     elements: list[bytes] = []
     start = 0
@@ -97,11 +99,12 @@ def split_der(data: bytes) -> tuple[bytes, ...]:
 
 
 def first_line(error: Exception) -> str:
-    """What a library says, short enough for a message of ours."""
+    """Return the first line of a library's error message."""
     return str(error).partition("\n")[0]
 
 
 def _elements(data: bytes, label: bytes) -> tuple[bytes, ...]:
+    """Return the DER of each element; of PEM, only of the blocks with this label."""
     if len(data) > MAX_BYTES:
         raise BundleError(f"{len(data)} bytes; at most {MAX_BYTES} are read")
     return _pem_blocks(data, label) if _PEM_BEGIN in data else split_der(data)
@@ -122,7 +125,8 @@ def _pem_blocks(data: bytes, label: bytes) -> tuple[bytes, ...]:
 
 
 def _element_end(data: bytes, start: int) -> int:
-    """Where the SEQUENCE at `start` ends (X.690 §8.1.3, definite lengths only)."""
+    """Return the offset where the SEQUENCE at `start` ends (X.690 §8.1.3, definite lengths
+    only)."""
     header = data[start : start + 2]
     if len(header) < 2 or header[0] != 0x30:
         raise BundleError("neither PEM nor DER")

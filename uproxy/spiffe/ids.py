@@ -1,9 +1,9 @@
-"""SPIFFE IDs, trust domains and identity patterns: text in, values that can't be wrong out.
+"""SPIFFE IDs, trust domains and identity patterns, parsed into values that are always valid.
 
-It is not a URI parser: what the standard doesn't allow in a SPIFFE ID is refused, never
-mended.  Rules (`ID-…` of docs/reference/spiffe-rules.md): the scheme and the trust domain
-are compared without case and kept in lower case; the path keeps its case; nothing is
-percent-decoded; matching takes one step per path segment whatever the pattern.
+Not a URI parser: what the standard doesn't allow in a SPIFFE ID is refused, never corrected.
+Rules (`ID-…` of docs/reference/spiffe-rules.md): scheme and trust domain are compared without
+regard to case and stored in lower case; the path keeps its case; nothing is percent-decoded;
+matching a pattern takes one step per path segment, whatever the pattern.
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from dataclasses import dataclass, field
 from uproxy.errors import SpiffeIdError
 
 MAX_ID_BYTES = 2048
-"""SPIFFE-ID §2.3: the longest URI everybody must support; longer ones are refused."""
+"""The longest SPIFFE ID that everybody must support (SPIFFE-ID §2.3); longer ones are refused."""
 MAX_TRUST_DOMAIN_BYTES = 255
-"""SPIFFE-ID §2.3."""
+"""The longest trust domain name (SPIFFE-ID §2.3)."""
 
 _SCHEME = "spiffe://"
 _HOST = re.compile(r"[a-z0-9._-]+")
 _SEGMENT = re.compile(r"[a-zA-Z0-9._-]+")
-_SHOWN = 120  # characters of refused text that a message repeats
+_SHOWN = 120  # an error message quotes at most so many characters of the refused text
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class TrustDomain:
-    """A trust domain by its name, lower case.  Names that look like DNS or IP mean nothing more."""
+    """The name of a trust domain, in lower case.  It may look like a DNS name or an IP address,
+    but isn't used as one."""
 
     name: str
 
@@ -38,10 +39,10 @@ class TrustDomain:
 
     @classmethod
     def parse(cls, text: str) -> TrustDomain:
-        """Read a bare name such as `example.org` (without `spiffe://`).
+        """Parse a name such as `example.org`, without `spiffe://`.
 
         Raises:
-            SpiffeIdError: naming the rule (SPIFFE-ID §2.1).
+            SpiffeIdError: it names the broken rule (SPIFFE-ID §2.1).
         """
         return cls(_lower(text))
 
@@ -51,11 +52,11 @@ class TrustDomain:
 
 @dataclass(frozen=True, slots=True, order=True)
 class SpiffeId:
-    """A SPIFFE ID; `str()` gives its canonical form."""
+    """A SPIFFE ID; `str()` returns its canonical form."""
 
     trust_domain: TrustDomain
     path: str
-    """Empty (the trust domain's own ID) or `/` and segments, case-sensitive."""
+    """Empty for the trust domain's own ID, else `/` and segments; case-sensitive."""
 
     def __post_init__(self) -> None:
         rule = _broken_path_rule(self.path)
@@ -66,10 +67,10 @@ class SpiffeId:
 
     @classmethod
     def parse(cls, text: str) -> SpiffeId:
-        """Read `spiffe://trust-domain/path`; the path may be absent.
+        """Parse `spiffe://trust-domain/path`; the path may be absent.
 
         Raises:
-            SpiffeIdError: naming the rule (SPIFFE-ID §2).
+            SpiffeIdError: it names the broken rule (SPIFFE-ID §2).
         """
         host, path = _split(text, "a SPIFFE ID")
         try:
@@ -79,7 +80,7 @@ class SpiffeId:
 
     @property
     def namespace_and_account(self) -> tuple[str, str] | None:
-        """(X, Y) for exactly the path `/ns/X/sa/Y`, else None."""
+        """(X, Y) if the path is exactly `/ns/X/sa/Y`, else None."""
         match self.path.split("/"):
             case ["", "ns", namespace, "sa", account]:
                 return namespace, account
@@ -91,12 +92,13 @@ class SpiffeId:
 
 @dataclass(frozen=True, slots=True)
 class IdentityPattern:
-    """A SPIFFE ID in which `*` stands for one whole path segment and `**` for any number of
-    them, none included.  The trust domain is always exact."""
+    """A SPIFFE ID in which `*` matches exactly one path segment and `**` any number, also none.
+    The trust domain has no wildcards."""
 
     trust_domain: TrustDomain
     segments: tuple[str, ...]
     _masks: Mapping[str, int] = field(init=False, repr=False, compare=False)
+    """For each segment text, a bit set for each position at which the pattern has it."""
 
     def __post_init__(self) -> None:
         masks: dict[str, int] = {}
@@ -106,14 +108,14 @@ class IdentityPattern:
 
     @classmethod
     def parse(cls, text: str) -> IdentityPattern:
-        """Read a pattern such as `spiffe://example.org/ns/web/sa/*`.
+        """Parse a pattern such as `spiffe://example.org/ns/web/sa/*`.
 
         Raises:
-            SpiffeIdError: naming the rule.
+            SpiffeIdError: it names the broken rule.
         """
         host, path = _split(text, "an identity pattern")
         segments = tuple(path.split("/")[1:])
-        # wildcards are judged as the plain segments they stand for
+        # wildcards are replaced by a valid segment, so that only the others are checked
         plain = "".join("/" + ("x" if segment in ("*", "**") else segment) for segment in segments)
         rule = "pattern-trust-domain" if "*" in host else _broken_host_rule(host)
         rule = rule or ("pattern-segment" if "*" in plain else _broken_path_rule(plain))
@@ -127,14 +129,14 @@ class IdentityPattern:
 
     @property
     def is_exact(self) -> bool:
-        """Whether it has no wildcard, so that it means one SPIFFE ID."""
+        """Whether the pattern has no wildcard, so that it matches one SPIFFE ID only."""
         return "*" not in self._masks and "**" not in self._masks
 
     def matches(self, identity: SpiffeId) -> bool:
-        """Whether `identity` is one of those the pattern means."""
+        """Return whether the pattern matches `identity`."""
         if identity.trust_domain != self.trust_domain:
             return False
-        # Shift-And: bit i is set while the segments so far fit the pattern's first i
+        # Shift-And: bit i is set if the segments so far match the first i of the pattern
         one, many = self._masks.get("*", 0), self._masks.get("**", 0)
         states = 1 | (1 & many) << 1
         for segment in identity.path.split("/")[1:]:
@@ -168,7 +170,8 @@ _REASONS: Mapping[str, str] = {
 
 
 def _split(text: str, kind: str) -> tuple[str, str]:
-    """Host (lower case) and path, with all that a URI could have besides refused."""
+    """Return the trust domain in lower case and the path; refuse another scheme, query or
+    fragment."""
     rest = text[len(_SCHEME) :]
     rule = None
     if _lower(text[: len(_SCHEME)]) != _SCHEME:
@@ -186,6 +189,7 @@ def _split(text: str, kind: str) -> tuple[str, str]:
 
 
 def _broken_host_rule(host: str) -> str | None:
+    """Return the id of the rule that a trust domain name breaks; None: it is valid."""
     if host == "":
         return "ID-2"
     for character, rule in (("@", "ID-5"), ("[", "ID-8"), (":", "ID-6"), ("%", "ID-9")):
@@ -197,6 +201,7 @@ def _broken_host_rule(host: str) -> str | None:
 
 
 def _broken_path_rule(path: str) -> str | None:
+    """Return the id of the rule that a path breaks; None: it is valid."""
     if path == "":
         return None
     if "%" in path:
@@ -210,12 +215,15 @@ def _broken_path_rule(path: str) -> str | None:
 
 
 def _lower(text: str) -> str:
-    # str.lower maps some letters beyond ASCII into it (the Kelvin sign becomes k)
+    """Return ASCII text in lower case and any other text unchanged."""
+
+    # str.lower maps some other characters to ASCII letters (the Kelvin sign becomes k)
     return text.lower() if text.isascii() else text
 
 
 def _without_repeats(segments: tuple[str, ...]) -> tuple[str, ...]:
-    """`**/**` means `**`; matching relies on no two in a row."""
+    """Return the segments with each `**` that follows another `**` removed: `matches` relies on
+    it."""
     previous = ("", *segments[:-1])
     return tuple(
         segment
@@ -225,5 +233,6 @@ def _without_repeats(segments: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _refusal(kind: str, text: str, rule: str) -> SpiffeIdError:
+    """Return the error for text that is not a `kind`, with the rule's reason."""
     shown = text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
     return SpiffeIdError(f"{shown!r} isn't {kind}: {_REASONS[rule]} ({rule})", rule)

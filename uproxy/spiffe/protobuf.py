@@ -1,10 +1,9 @@
-"""The part of protocol buffers that two messages need: fields in, fields out, nothing kept.
+"""The part of protocol buffers that the Workload API's messages need.
 
-Not a protobuf library: no descriptors, no groups, no packed lists, no enums.  Rules:
-every length is checked before it is used; an unknown field is skipped; a known one must
-have its declared wire type; what this decoder accepts, Google's accepts with the same
-meaning (the tests compare them), never the other way round.  Source: protobuf.dev,
-"Encoding".
+Not a protobuf library: no descriptors, groups, packed lists or enums.  Rules: each length is
+checked before it is used; unknown fields are skipped; a known field must have its declared
+wire type.  Whatever this decoder accepts, Google's accepts with the same meaning, but not the
+other way round; the tests compare them.  Source: protobuf.dev, "Encoding".
 """
 
 from __future__ import annotations
@@ -19,15 +18,16 @@ _FIXED_SIZES = {FIXED64: 8, FIXED32: 4}
 _MAX_FIELD = (1 << 29) - 1
 _MAX_VARINT_BYTES = 10
 _MAX_SMALL_BYTES = 5
-"""Of a tag or a length, which have 32 bits; padded with zeros they aren't what Google reads."""
+"""The most bytes of a tag or a length.  These have 32 bits; Google's decoder reads longer ones,
+padded with zeros, differently."""
 _MAX_TAG = (1 << 32) - 1
 
 
 def read_fields(data: bytes, what: str) -> Iterator[tuple[int, int, bytes]]:
-    """Yield (field number, wire type, payload) of every field, in order.
+    """Yield (field number, wire type, payload) of each field, in order.
 
-    The payload of a varint or a fixed number is its encoded bytes: nothing here needs
-    their value, only to step over them.  `what` names the message in errors.
+    The payload of a varint or fixed-size field is its encoded bytes, as no caller needs its
+    value.  `what` names the message in errors.
 
     Raises:
         MessageError: the bytes are not a protobuf message.
@@ -46,10 +46,10 @@ def read_fields(data: bytes, what: str) -> Iterator[tuple[int, int, bytes]]:
 
 
 def expect_bytes(number: int, wire_type: int, what: str) -> None:
-    """Refuse a field that should be a string, bytes or a message and isn't.
+    """Refuse a field that should be a string, bytes or a message but has another wire type.
 
     Raises:
-        MessageError: it has another wire type.
+        MessageError: the wire type isn't LENGTH_DELIMITED.
     """
     if wire_type != LENGTH_DELIMITED:
         raise MessageError(f"{what}: field {number} has wire type {wire_type}, not 2")
@@ -68,7 +68,7 @@ def read_text(payload: bytes, number: int, what: str) -> str:
 
 
 def write_fields(fields: Iterable[tuple[int, bytes]]) -> bytes:
-    """Encode length-delimited fields.  Empty ones are the caller's to leave out."""
+    """Encode (field number, payload) pairs; the caller leaves empty fields out."""
     out = bytearray()
     for number, payload in fields:
         out += _varint(number << 3 | LENGTH_DELIMITED)
@@ -78,6 +78,7 @@ def write_fields(fields: Iterable[tuple[int, bytes]]) -> bytes:
 
 
 def _payload(data: bytes, at: int, wire_type: int, what: str) -> tuple[int, int]:
+    """Return the start and end of the payload of the field whose tag ends at `at`."""
     if wire_type == LENGTH_DELIMITED:
         length, at = _read_varint(data, at, what, _MAX_SMALL_BYTES)
         return at, at + length
@@ -90,7 +91,7 @@ def _payload(data: bytes, at: int, wire_type: int, what: str) -> tuple[int, int]
 
 
 def _read_varint(data: bytes, at: int, what: str, most: int) -> tuple[int, int]:
-    """The number at `at`, in at most `most` bytes, and where it ends."""
+    """Return the number at `at`, which may have `most` bytes, and the offset where it ends."""
     value = 0
     for position, byte in enumerate(data[at : at + most]):
         value |= (byte & 0x7F) << (7 * position)

@@ -1,8 +1,8 @@
-"""What the X509-SVID standard asks of a leaf by itself, before and beside path validation.
+"""Checks what the X509-SVID standard demands of a leaf certificate by itself.
 
-It says who a leaf claims to be; whether that is true is the verifier's to find out against
-the bundle of the claimed trust domain.  Rules `X5-…` of docs/reference/spiffe-rules.md.
-Pure: no bundle, no time.
+It returns the SPIFFE ID that the leaf claims; the verifier then checks the path to the claimed
+trust domain's bundle.  Rules `X5-…` of docs/reference/spiffe-rules.md.  Pure: it needs no
+bundle and no time.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from uproxy.model import Alert, Role
 from uproxy.spiffe.ids import SpiffeId
 
 MIN_RSA_BITS = 2048
-"""What path validation demands of CAs, demanded of leaves too (NIST SP 800-131A)."""
+"""OpenSSL demands this of CA keys; we demand it of leaves too (NIST SP 800-131A)."""
 
 MAX_RSA_EXPONENT_BITS = 64
-"""With an exponent as long as the modulus a signature costs a hundred times as much to check."""
+"""An exponent as long as the modulus makes verifying a signature a hundred times as expensive."""
 
 USAGE = {Role.SERVER: ExtendedKeyUsageOID.SERVER_AUTH, Role.CLIENT: ExtendedKeyUsageOID.CLIENT_AUTH}
-"""The extended key usage a peer needs in each role."""
+"""The extended key usage that a peer needs in its role."""
 
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
@@ -32,10 +32,10 @@ _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 
 def claimed_identity(leaf: x509.Certificate) -> SpiffeId:
-    """The SPIFFE ID of a well-formed leaf; not proven by anything yet.
+    """Return the SPIFFE ID of a valid leaf; whether it is true is not checked here.
 
     Raises:
-        UntrustedError: naming the rule (X509-SVID §2, §3, §4, §5.2).
+        UntrustedError: it names the broken rule (X509-SVID §2, §3, §4, §5.2).
     """
     _check_constraints(leaf)
     _check_key_usage(leaf)
@@ -47,9 +47,9 @@ def claimed_identity(leaf: x509.Certificate) -> SpiffeId:
 
 
 def check_role(leaf: x509.Certificate, role: Role) -> None:
-    """Refuse a leaf whose extended key usage, if present, leaves out the role it plays.
+    """Refuse a leaf that has an extended key usage without the one of its role.
 
-    anyExtendedKeyUsage isn't enough: the standard asks for both usages by name (§4.4).
+    anyExtendedKeyUsage is not enough: the standard demands both usages by name (§4.4).
 
     Raises:
         UntrustedError: X5-13.
@@ -61,7 +61,7 @@ def check_role(leaf: x509.Certificate, role: Role) -> None:
 
 
 def extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
-    """An extension's value, or None when the certificate doesn't have it."""
+    """Return an extension's value; None if the certificate doesn't have it."""
     try:
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
@@ -69,6 +69,7 @@ def extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extensi
 
 
 def _spiffe_id(leaf: x509.Certificate) -> SpiffeId:
+    """Return the leaf's SPIFFE ID: its only URI name."""
     names = extension(leaf, x509.SubjectAlternativeName) or ()
     uris = [name.value for name in names if isinstance(name, x509.UniformResourceIdentifier)]
     if not uris:
@@ -95,11 +96,12 @@ def _check_key_usage(leaf: x509.Certificate) -> None:
     if usage.key_cert_sign or usage.crl_sign:
         raise _bad("X5-12", "the certificate may sign others (keyCertSign or cRLSign)")
     if not usage.digital_signature:
-        # RFC 8446 §4.4.2.2 wants the bit too, whenever keyUsage is there
+        # RFC 8446 §4.4.2.2 demands the bit too, if there is a keyUsage
         raise _bad("X5-11", "the certificate's key usage lacks digitalSignature")
 
 
 def _check_key(leaf: x509.Certificate) -> None:
+    """Refuse a weak key, or one of a kind that we don't support."""
     key = leaf.public_key()
     match key:
         case rsa.RSAPublicKey():

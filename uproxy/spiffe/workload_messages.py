@@ -1,10 +1,9 @@
-"""The two Workload API messages about X.509, as they travel: bytes to fields and back.
+"""The Workload API's two X.509 messages: decoded to fields and encoded to bytes.
 
-Not a judgment of what is inside: certificates, keys and bundles stay bytes here and are
-judged in `workload_update`.  Rules: a message is at most MAX_MESSAGE_BYTES, every count is
-capped, unknown fields are stepped over (WE-14) but for map entries, which can't grow any, a
-known field must have its type.
-Source: `workloadapi.proto` of the SPIFFE Workload API.
+Certificates, keys and bundles stay bytes here; `workload_update` checks them.  Rules: a message
+has at most MAX_MESSAGE_BYTES, and each kind of field a maximum count; unknown fields are
+skipped (WE-14), except in map entries, which can have only two; a known field must have its
+declared type.  Source: `workloadapi.proto` of the SPIFFE Workload API.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from uproxy.errors import MessageError
 from uproxy.spiffe.protobuf import expect_bytes, read_fields, read_text, write_fields
 
 MAX_MESSAGE_BYTES = 4 << 20
-"""gRPC's own default; 130 federated trust domains take 110 KB."""
+"""gRPC's default; a message with 130 federated trust domains has 110 KB."""
 MAX_SVIDS = 256
 MAX_BUNDLES = 4096
 MAX_CRLS = 4096
@@ -26,42 +25,44 @@ _SVID_TEXTS = (1, 5)
 
 @dataclass(frozen=True, slots=True)
 class WireSvid:
-    """X509SVID: one identity with its key and its own trust domain's bundle."""
+    """The message X509SVID: one identity with its key and the bundle of its own trust domain."""
 
     spiffe_id: str = ""
     x509_svid: bytes = b""
-    """Concatenated DER, leaf first."""
+    """The chain as concatenated DER, leaf first."""
     x509_svid_key: bytes = field(default=b"", repr=False)
-    """PKCS#8 DER, unencrypted."""
+    """The private key as unencrypted PKCS#8 DER."""
     bundle: bytes = b""
-    """Concatenated DER."""
+    """The trust anchors as concatenated DER."""
     hint: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class X509SvidResponse:
-    """What FetchX509SVID streams: always the full set."""
+    """The message that FetchX509SVID streams; each one is the full set."""
 
     svids: tuple[WireSvid, ...] = ()
     crl: tuple[bytes, ...] = ()
-    """DER, one list each."""
+    """One CRL (DER) each."""
     federated_bundles: tuple[tuple[str, bytes], ...] = ()
-    """Trust domain (as written) and concatenated DER; repetitions are kept for the judge."""
+    """(trust domain as written, concatenated DER); repeated ones are kept, `workload_update`
+    refuses them."""
 
 
 @dataclass(frozen=True, slots=True)
 class X509BundlesResponse:
-    """What FetchX509Bundles streams: always the full set, the caller's own domain included."""
+    """The message that FetchX509Bundles streams; each one is the full set, with the caller's
+    domain."""
 
     crl: tuple[bytes, ...] = ()
     bundles: tuple[tuple[str, bytes], ...] = ()
 
 
 def decode_svid_response(data: bytes) -> X509SvidResponse:
-    """Read an X509SVIDResponse.
+    """Decode an X509SVIDResponse.
 
     Raises:
-        MessageError: too large, too many, or not this message.
+        MessageError: too many bytes or fields, or not this message.
     """
     what = "X509SVIDResponse"
     known = _read_known(data, what, {1: MAX_SVIDS, 2: MAX_CRLS, 3: MAX_BUNDLES})
@@ -73,7 +74,7 @@ def decode_svid_response(data: bytes) -> X509SvidResponse:
 
 
 def encode_svid_response(response: X509SvidResponse) -> bytes:
-    """Write an X509SVIDResponse; equal responses give equal bytes."""
+    """Encode an X509SVIDResponse; equal responses give equal bytes."""
     return write_fields(
         [(1, _encode_svid(svid)) for svid in response.svids]
         + [(2, crl) for crl in response.crl]
@@ -82,7 +83,7 @@ def encode_svid_response(response: X509SvidResponse) -> bytes:
 
 
 def encode_bundles_response(response: X509BundlesResponse) -> bytes:
-    """Write an X509BundlesResponse; equal responses give equal bytes."""
+    """Encode an X509BundlesResponse; equal responses give equal bytes."""
     return write_fields(
         [(1, crl) for crl in response.crl]
         + [(2, _encode_entry(entry)) for entry in response.bundles]
@@ -90,6 +91,7 @@ def encode_bundles_response(response: X509BundlesResponse) -> bytes:
 
 
 def _read_known(data: bytes, what: str, caps: dict[int, int]) -> dict[int, list[bytes]]:
+    """Return the payloads of the fields in `caps`, which maps field numbers to maximum counts."""
     if len(data) > MAX_MESSAGE_BYTES:
         raise MessageError(f"{what}: {len(data)} bytes are more than {MAX_MESSAGE_BYTES}")
     known: dict[int, list[bytes]] = {number: [] for number in caps}
@@ -110,7 +112,7 @@ def _decode_svid(data: bytes) -> WireSvid:
             expect_bytes(number, wire_type, "X509SVID")
             if number in _SVID_TEXTS:
                 read_text(payload, number, "X509SVID")
-            # the last of a repeated singular field counts
+            # if a singular field is repeated, the last one counts
             fields[number] = payload
     spiffe_id, chain, key, bundle, hint = (fields.get(number, b"") for number in _SVID_FIELDS)
     return WireSvid(spiffe_id.decode(), chain, key, bundle, hint.decode())
@@ -125,7 +127,7 @@ def _decode_entry(data: bytes) -> tuple[str, bytes]:
         elif number == 2:
             value = payload
         else:
-            # a map's entry has no future: libraries disagree on what this would mean
+            # libraries disagree on what another field in a map entry means
             raise MessageError(f"bundles entry: field {number} has no place in a map")
     return key, value
 
