@@ -33,7 +33,7 @@ from tests.helpers.waiting import eventually, wait_until
 from uproxy import sockets
 from uproxy.contract import Engine, Refusal
 from uproxy.model import Direction, Outcome, TcpAddress
-from uproxy.transport.shortage import BEHIND, SAY_AGAIN, Shortage
+from uproxy.transport.shortage import LOG_AGAIN, LOOP_BEHIND, Shortage
 
 engine = engines.engine
 
@@ -238,7 +238,7 @@ def test_a_shortage_does_not_hold_up_the_end(name: str, tmp_path: Path, app: int
 
 def test_a_shortage_that_lasts_is_told_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
     shortage, now, pauses = Shortage(), 100.0, []
-    while now < 100.0 + 1.5 * SAY_AGAIN:
+    while now < 100.0 + 1.5 * LOG_AGAIN:
         pauses.append(shortage.pause(errno.EMFILE, now))
         now += pauses[-1]
     assert pauses[:6] == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0]
@@ -248,7 +248,9 @@ def test_a_shortage_that_lasts_is_told_once_in_a_while(caplog: pytest.LogCapture
     assert shortage.pause(errno.ENFILE, now) == 1.0
     assert "raise fs.file-max" in caplog.text
     assert shortage.pause(errno.ENFILE, now + 60.0) == 0.05
-    assert [shortage.pause(BEHIND, now + 60.0 + each) for each in (0.1, 0.2, 0.3)] == [0.05] * 3
+    assert [shortage.pause(LOOP_BEHIND, now + 60.0 + each) for each in (0.1, 0.2, 0.3)] == [
+        0.05
+    ] * 3
     assert "a flood of arrivals" in caplog.text
 
 

@@ -1,4 +1,4 @@
-"""The admin server's listeners, as the configuration asks for them."""
+"""Opens and closes the admin server's listeners that the configuration asks for."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _log = logging.getLogger(__name__)
 
 
 class Administration:
-    """Up to three listeners over the same facts."""
+    """Up to three admin listeners, one for each surface."""
 
     def __init__(self, facts: AdminFacts, listeners: Listeners) -> None:
         self._facts = facts
@@ -27,10 +27,10 @@ class Administration:
         self._listeners: list[AdminListener] = []
 
     def open(self, settings: AdminSettings) -> None:
-        """Listen, without answering yet.
+        """Listen, without accepting connections yet.
 
         Raises:
-            UproxyError: an address can't be had; `close` lets go of the others.
+            UproxyError: one can't listen; `close` then closes the others.
         """
         surfaces = {
             Surface.ADMIN: settings.listen,
@@ -43,16 +43,17 @@ class Administration:
                 self._listeners.append(AdminListener(self._facts, surface, listener))
 
     async def start(self) -> None:
-        """Answer from now on."""
+        """Start to accept connections."""
         for listener in self._listeners:
             await listener.start()
 
     async def close(self) -> None:
-        """Stop answering."""
+        """Stop accepting, cut open connections and close the sockets."""
         for listener in self._listeners:
             await listener.close()
 
     def _listen(self, surface: Surface, address: ListenAddress) -> socket.socket:
+        """Return the listening socket; errors name the surface."""
         try:
             if isinstance(address, SystemdAddress):
                 return inherit(address, self._inherited, exposed=surface is not Surface.ADMIN)

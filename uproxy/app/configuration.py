@@ -1,4 +1,4 @@
-"""Where the configuration is: a file and its overrides, read anew at every reload."""
+"""Reads the configuration file with its overrides, at start and at each reload."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from uproxy.errors import NotPermittedError, UsageError
 
 @dataclass(frozen=True, slots=True)
 class ConfigurationFile:
-    """The file and everything that is laid over it."""
+    """The path of the file, and the overrides applied to it."""
 
     path: Path
     overrides: tuple[str, ...]
-    """`--set`, as written."""
+    """The values of `--set`, as written."""
     environ: Mapping[str, str]
+    """The environment variables, for `UPROXY__…` overrides and `${NAME}`."""
 
     def read(self) -> Settings:
         """Read and validate the whole configuration.
@@ -32,7 +33,8 @@ class ConfigurationFile:
         return load(self._text(), environ=self.environ, overrides=self.overrides, folder=folder)
 
     def fingerprint(self) -> tuple[int, ...]:
-        """Changes whenever the file does; a ConfigMap swaps a link, so links are followed."""
+        """Return a value that changes whenever the file does, also by a symbolic link that is
+        replaced, as a Kubernetes ConfigMap does."""
         try:
             facts = os.stat(self.path)
         except OSError as error:
@@ -41,7 +43,7 @@ class ConfigurationFile:
 
     def _text(self) -> str:
         try:
-            # a byte that isn't UTF-8 is reported with its place, by `load`
+            # `load` reports a byte that isn't UTF-8, with its line and column
             return self.path.read_text(encoding="utf-8", errors="surrogateescape")
         except PermissionError:
             raise NotPermittedError(

@@ -1,7 +1,7 @@
-"""The shutdown order: inbound first, outbound a little longer, then what is left is cut.
+"""The order of a shutdown: inbound doors close first, outbound doors later, the rest is cut.
 
-An application's own shutdown hooks still reach their database, and a Job's last upload
-finishes, because outbound keeps accepting until it has been quiet for a moment.
+Outbound doors accept connections until there have been none for OUTBOUND_QUIET_S seconds, so
+that an application's shutdown hooks can still reach its database, or a Job finish its upload.
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from uproxy.contract import Refusal
 from uproxy.model import Direction, Outcome, Timeouts
 
 FOR_EVER_S = 365 * 86400.0
+"""Seconds that stand for no limit."""
 OUTBOUND_QUIET_S = 2.0
-"""How long outbound must have been idle, after inbound has ended, before its doors close."""
+"""Seconds without an outbound connection, after inbound has ended, before outbound doors close."""
 
 _log = logging.getLogger(__name__)
 
 
 async def drain(connections: Connections, doors: Doors, timeouts: Timeouts) -> int:
     """Close the doors in order and wait for open connections, at most `timeouts.drain` seconds
-    (0: for as long as they take).
+    (0: without limit).
 
     Returns how many connections had to be cut.
     """
@@ -40,7 +41,7 @@ async def drain(connections: Connections, doors: Doors, timeouts: Timeouts) -> i
         quiet = connections.wait_until_idle(Direction.OUTBOUND, for_seconds=OUTBOUND_QUIET_S)
         await _until(deadline, quiet)
         await _until(deadline, doors.close(Direction.OUTBOUND))
-        # who came in the last moment
+        # connections accepted just before the doors closed
         rest = connections.wait_until_idle(Direction.OUTBOUND, for_seconds=0)
         await _until(deadline, rest)
     cut = connections.close_all(Refusal(Outcome.DRAINED, "still open when the drain time was over"))
@@ -51,7 +52,7 @@ async def drain(connections: Connections, doors: Doors, timeouts: Timeouts) -> i
 
 
 async def _until(deadline: float, wait: Awaitable[None]) -> None:
-    """Wait, but not beyond the deadline; what is left then is for `close_all`."""
+    """Wait for `wait`, but not beyond the deadline (seconds of the loop's clock)."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout_at(deadline):
             await wait

@@ -1,4 +1,4 @@
-"""What the admin server may know: the parts of a running uProxy, as rows of plain facts."""
+"""Collects what the admin server shows from the parts of a running uProxy, as rows."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from uproxy.proxy.admin.certificates import describe
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Implements `admin.facts.AdminFacts`."""
+    """Implements `proxy.admin.facts.AdminFacts`."""
 
     state: RunState
     parts: Parts
     versions: Mapping[str, str]
     drain: Callable[[], None]
-    """Drain without exiting."""
+    """Start to drain without exiting."""
     quit: Callable[[], None]
-    """Drain and exit."""
+    """Start to drain, then exit."""
 
     def readiness(self) -> rows.Readiness:
-        """Why new work shouldn't be sent here."""
+        """Return the reasons not to send new work here, and notes."""
         reasons = list(self.state.not_ready)
         settings, credentials = self._settings, self.parts.source.current
         if credentials.svid is None and _needs_identity(settings):
@@ -49,15 +49,15 @@ class Facts:
         return rows.Readiness(tuple(reasons), (*self.state.notes, *self._identity_notes()))
 
     def liveness(self) -> tuple[str, ...]:
-        """What doesn't answer; that this runs shows that the loop does."""
+        """Return the parts that don't respond.  That this method runs shows that the loop does."""
         return () if self.parts.engine.responsive() else ("an engine thread doesn't answer",)
 
     def certificates(self) -> rows.Certificates:
-        """Our SVID and the bundles, without keys."""
+        """Return our SVID and the bundles, without keys."""
         return describe(self.parts.source.current, self.parts.source.status)
 
     def connections(self, limit: int) -> rows.ConnectionList:
-        """The newest open connections."""
+        """Return the newest open connections, at most `limit` of them."""
         registry = self.parts.connections
         at = now()
         return rows.ConnectionList(
@@ -66,7 +66,7 @@ class Facts:
         )
 
     def doors(self) -> tuple[rows.DoorRow, ...]:
-        """The configured doors, open or not."""
+        """Return the configured doors, open or not."""
         counts: dict[tuple[Direction, str], int] = {}
         for entry in self.parts.connections:
             key = entry.party.direction, entry.party.door
@@ -74,14 +74,14 @@ class Facts:
         return tuple(_doors(self._settings, self.parts.doors.listening, counts))
 
     def destinations(self) -> tuple[rows.DestinationRow, ...]:
-        """Where outbound connections go."""
+        """Return the configured destinations with their endpoints."""
         return tuple(
             _destination(destination, self.parts.destinations)
             for destination in self._settings.destinations.values()
         )
 
     def denials(self) -> tuple[rows.DenialRow, ...]:
-        """The last refusals for who somebody is."""
+        """Return the last connections that were refused or cut because of an identity."""
         return tuple(
             rows.DenialRow(
                 at=denial.at,
@@ -98,11 +98,11 @@ class Facts:
         )
 
     def outcomes(self) -> Mapping[str, int]:
-        """Finished connections."""
+        """Return how many connections have ended, by outcome."""
         return {each.value: count for each, count in self.parts.connections.outcomes.items()}
 
     def config_dump(self) -> Mapping[str, object]:
-        """The settings in force; they hold paths and names, never secrets."""
+        """Return the settings in force; they hold paths and names, never secrets."""
         return {
             "settings": plain_settings(self._settings),
             "loaded_at": self.state.loaded_at,
@@ -110,7 +110,7 @@ class Facts:
         }
 
     def process(self) -> rows.ProcessFacts:
-        """Which uProxy this is."""
+        """Return what this process runs."""
         return rows.ProcessFacts(
             name=self._settings.name,
             pid=os.getpid(),
@@ -120,29 +120,30 @@ class Facts:
         )
 
     def render_metrics(self, accept: str) -> tuple[str, bytes]:
-        """For scrapers."""
+        """Return (content type, text) of the metrics."""
         return self.parts.metrics.render(accept)
 
     def set_log_level(self, level: str) -> None:
-        """Until the next reload that changes `log`."""
+        """Change the log level until a reload that changes `log`."""
         self.parts.log.set_level(level)
 
     def _no_identity(self, reason: str) -> str:
+        """Return why there is no identity, with what the source last failed at."""
         had_one = self.parts.connections.in_force.own_trust_domain is not None
         words = f"no identity {'any more' if had_one else 'yet'}: {reason}"
-        trouble = self._trouble
-        return words if trouble is None or trouble in reason else f"{words}; {trouble}"
+        error = self._renewal_error
+        return words if error is None or error in reason else f"{words}; {error}"
 
     def _identity_notes(self) -> tuple[str, ...]:
-        """An identity that isn't renewed is still good, until it expires."""
-        trouble = self._trouble
-        if trouble is None or self.parts.source.current.svid is None:
+        """Return a note if our SVID can't be renewed; it is valid until it expires."""
+        error = self._renewal_error
+        if error is None or self.parts.source.current.svid is None:
             return ()
-        return (f"identity_stale: {trouble}",)
+        return (f"identity_stale: {error}",)
 
     @property
-    def _trouble(self) -> str | None:
-        """What keeps the source from renewing, in words; None: nothing."""
+    def _renewal_error(self) -> str | None:
+        """Why the identity source can't renew our SVID; None: it can."""
         status = self.parts.source.status
         said = status.get("last_error") or status.get("error")
         return None if said is None else str(said)
@@ -153,6 +154,7 @@ class Facts:
 
 
 def _needs_identity(settings: Settings) -> bool:
+    """Return whether any door or destination uses mTLS."""
     transports = [door.transport for door in settings.inbound]
     transports += [each.transport for each in settings.destinations.values()]
     return Transport.MTLS in transports
@@ -184,6 +186,7 @@ def _doors(
     listening: Container[ListenAddress],
     counts: Mapping[tuple[Direction, str], int],
 ) -> list[rows.DoorRow]:
+    """Return the rows of inbound and outbound doors; `counts` are their open connections."""
     inbound = [
         (Direction.INBOUND, door.name, door.listen, door.transport, str(door.to))
         for door in settings.inbound
@@ -229,7 +232,7 @@ def _destination(settings: DestinationSettings, all_: Destinations) -> rows.Dest
 
 
 def plain_settings(value: object) -> object:
-    """Settings as JSON values: addresses and networks as text, `from_` as `from`."""
+    """Return settings as JSON values: addresses and networks as text, `from_` as `from`."""
     if isinstance(value, TcpAddress | UnixAddress | SystemdAddress):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):

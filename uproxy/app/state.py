@@ -1,4 +1,4 @@
-"""What a running uProxy says of itself: ready or not, stale or not, and since when."""
+"""The state of a running uProxy: starting, draining, or with a configuration that was refused."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 
 @dataclass(slots=True)
 class RunState:
-    """Changed by the wiring, read by admin and systemd."""
+    """Changed by the application's process, read by the admin server and for systemd's status."""
 
     started_at: datetime
     loaded_at: datetime
@@ -16,21 +16,21 @@ class RunState:
     starting: bool = True
     draining: bool = False
     quitting: bool = False
-    """Asked to quit once; asked again it doesn't wait."""
+    """Whether it was told to quit; a second time, it doesn't wait for connections."""
     stale: str | None = None
-    """Why the file as it is now isn't in force."""
+    """Why the configuration file's present contents were refused; None: they are in force."""
     limits_note: str | None = None
-    """Why fewer connections fit than were asked for."""
+    """Why fewer connections fit than are configured; None: they fit."""
 
     @property
     def not_ready(self) -> tuple[str, ...]:
-        """Reasons in words, besides a missing identity."""
+        """Why new work shouldn't be sent here, apart from a missing identity."""
         if self.starting:
             return ("starting",)
         return ("draining",) if self.draining else ()
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What an operator should know although it decides nothing."""
+        """What operators should know although it doesn't affect readiness."""
         stale = () if self.stale is None else (f"config_stale: {self.stale}",)
         return stale if self.limits_note is None else (*stale, self.limits_note)

@@ -1,7 +1,7 @@
-"""The PROXY protocol, version 2: telling the application who called.
+"""Writes the header of the PROXY protocol, version 2, which tells the application who called.
 
-Only the writer; uProxy reads none.  The layout is haproxy's `proxy-protocol.txt`, section
-2.2; the caller's SPIFFE ID travels as TLV 0xD0, as ztunnel writes it.
+uProxy reads no such headers.  The layout is in haproxy's `proxy-protocol.txt`, section 2.2;
+the caller's SPIFFE ID is in TLV 0xD0, as ztunnel writes it.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ _UNSPEC, _TCP4, _TCP6 = 0x00, 0x11, 0x21
 
 
 def preface(arrival: Arrival) -> bytes:
-    """What goes to the application before the caller's first byte."""
+    """Return the header that is sent to the application before the caller's first byte."""
     family, addresses = _addresses(arrival.source, arrival.local)
     body = addresses + _identity(arrival)
     return SIGNATURE + struct.pack("!BBH", _PROXY, family, len(body)) + body
 
 
 def _addresses(source: Address, local: Address) -> tuple[int, bytes]:
-    """Family and addresses; a caller on a unix socket has no address to tell."""
+    """Return address family and addresses; UNSPEC and none if one end is no IP address."""
     if not isinstance(source, TcpAddress) or not isinstance(local, TcpAddress):
         return _UNSPEC, b""
     if source.ip is None or local.ip is None:
@@ -41,11 +41,13 @@ def _addresses(source: Address, local: Address) -> tuple[int, bytes]:
 
 
 def _wide(address: IPv4Address | IPv6Address) -> bytes:
+    """Return an address in 16 bytes, IPv4 as IPv4-mapped."""
     packed = address.packed
     return packed if len(packed) == 16 else b"\x00" * 10 + b"\xff\xff" + packed
 
 
 def _identity(arrival: Arrival) -> bytes:
+    """Return the TLV with the caller's SPIFFE ID; empty without one."""
     if arrival.peer is None:
         return b""
     value = arrival.peer.spiffe_id.encode("ascii")

@@ -1,4 +1,4 @@
-"""Reaching one endpoint: its addresses race, the preferred one with a head start (RFC 8305)."""
+"""Connects to one endpoint, trying its addresses in parallel with a delay (RFC 8305)."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from uproxy.transport import failures
 from uproxy.transport.poller import Poller
 
 HEAD_START: Final = 0.25
-"""Seconds before the next address joins: RFC 8305 §5's recommended connection attempt delay."""
+"""Seconds after which the next address is tried too: RFC 8305 §5's connection attempt delay."""
 
-_QUEUE_FULL: Final = 0.01
-"""Seconds until a unix socket with a full queue is asked again."""
+_RETRY_DELAY: Final = 0.01
+"""Seconds before connecting again to a unix socket whose accept queue is full."""
 
 
 class DialError(Exception):
-    """No address could be reached; one line saying why."""
+    """All addresses failed; the message says why in one line."""
 
 
 async def reach(
     poller: Poller, addresses: tuple[Address, ...], limit: float
 ) -> tuple[socket.socket, Address]:
-    """As `dial`, for `limit` seconds at most; 0 is no limit.
+    """As `dial`, but for at most `limit` seconds; 0: without limit.
 
     Raises:
-        RefusedError: saying how a connection ends that has no other candidate.
+        RefusedError: no address could be reached; carries the outcome for the connection.
     """
     try:
         async with asyncio.timeout(limit or None):
@@ -42,10 +42,10 @@ async def reach(
 
 
 async def dial(poller: Poller, addresses: tuple[Address, ...]) -> tuple[socket.socket, Address]:
-    """The first connection that stands, and the address it goes to.
+    """Return the first connection that is established, and its address.
 
     Raises:
-        DialError: each address failed.
+        DialError: all addresses failed.
     """
     if len(addresses) == 1:
         return await _connect(poller, addresses[0])
@@ -53,6 +53,8 @@ async def dial(poller: Poller, addresses: tuple[Address, ...]) -> tuple[socket.s
 
 
 async def _race(poller: Poller, addresses: tuple[Address, ...]) -> tuple[socket.socket, Address]:
+    """Try the addresses in order, each HEAD_START seconds after the one before, until one
+    connects."""
     tasks: list[asyncio.Task[tuple[socket.socket, Address]]] = []
     winner = None
     try:
@@ -71,7 +73,7 @@ async def _race(poller: Poller, addresses: tuple[Address, ...]) -> tuple[socket.
         failures = [task.exception() for task in tasks]
         for failure in failures:
             if failure is not None and not isinstance(failure, DialError | OSError):
-                raise failure  # a defect: nothing that was asked has said no
+                raise failure  # a defect, not a failed connection
         raise DialError("; ".join(map(str, failures)))
     finally:
         await _stop(tasks, winner)
@@ -81,7 +83,8 @@ async def _stop(
     tasks: list[asyncio.Task[tuple[socket.socket, Address]]],
     winner: asyncio.Task[tuple[socket.socket, Address]] | None,
 ) -> None:
-    """End the losers, and close what they may have reached in the same moment."""
+    """Cancel all tasks and close the connections that others than the winner have made
+    meanwhile."""
     for task in tasks:
         task.cancel()
     for result in await asyncio.gather(
@@ -92,6 +95,7 @@ async def _stop(
 
 
 async def _connect(poller: Poller, address: Address) -> tuple[socket.socket, Address]:
+    """Connect to one address; retry for as long as a unix socket's accept queue is full."""
     while True:
         try:
             connection, error = sockets.start_connecting(address)
@@ -109,4 +113,4 @@ async def _connect(poller: Poller, address: Address) -> tuple[socket.socket, Add
         connection.close()
         if error != errno.EAGAIN:
             raise DialError(sockets.explain(error, address))
-        await asyncio.sleep(_QUEUE_FULL)
+        await asyncio.sleep(_RETRY_DELAY)

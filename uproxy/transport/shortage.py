@@ -1,6 +1,6 @@
-"""When a listener is short of descriptors or memory: how long it pauses, how often it says so.
+"""Decides how long a listener pauses when accept(2) fails for lack of descriptors or memory.
 
-Asked again at once, the kernel would say the same; whoever dialled in waits in its queue.
+An immediate retry would fail too; meanwhile clients wait in the kernel's accept queue.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import os
 from typing import Final
 
 SHORTAGES: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+"""The errno values with which accept(2) reports such a shortage."""
 BACK_OFF: Final = (0.05, 1.0)
-"""Seconds without accepting: at first, at most."""
-SAY_AGAIN: Final = 30.0
-"""Seconds after which a shortage that lasts is worth another line."""
+"""Seconds of the first pause, and of the longest."""
+LOG_AGAIN: Final = 30.0
+"""Seconds after which a shortage that lasts is logged again."""
 
-BEHIND: Final = errno.EBUSY
-"""Not the kernel's: more arrivals have been refused than the event loop has heard of."""
+LOOP_BEHIND: Final = errno.EBUSY
+"""A value of our own, not the kernel's: the event loop has yet to process so many refused
+arrivals that accepting must wait."""
 
 _WAY_OUT: Final = {
     errno.EMFILE: "; raise LimitNOFILE",
@@ -28,24 +30,29 @@ _log = logging.getLogger(__name__)
 
 
 class Shortage:
-    """Of one listener.  Times are the event loop's, in seconds."""
+    """The pauses of one listener.  Times are in seconds of the event loop's clock."""
 
     def __init__(self) -> None:
         self._pause = BACK_OFF[0]
         self._last: float | None = None
-        self._said: float | None = None
-        self._said_of = 0
+        self._logged_at: float | None = None
+        self._logged_error = 0
 
     def pause(self, error: int, now: float) -> float:
-        """Accepting has failed with `error`: for how many seconds to let it be."""
+        """Return for how many seconds to stop accepting after it failed with `error` (an
+        errno)."""
         if self._last is None or now - self._last > 2 * BACK_OFF[1]:
             self._pause = BACK_OFF[0]
         self._last = now
-        if error == BEHIND:  # it catches up in milliseconds
+        if error == LOOP_BEHIND:  # the loop catches up in milliseconds
             self._pause = BACK_OFF[0]
-        if self._said is None or error != self._said_of or now - self._said >= SAY_AGAIN:
-            self._said, self._said_of = now, error
-            why = "a flood of arrivals" if error == BEHIND else os.strerror(error).lower()
+        if (
+            self._logged_at is None
+            or error != self._logged_error
+            or now - self._logged_at >= LOG_AGAIN
+        ):
+            self._logged_at, self._logged_error = now, error
+            why = "a flood of arrivals" if error == LOOP_BEHIND else os.strerror(error).lower()
             way_out = _WAY_OUT.get(error, "")
             _log.warning("accepting pauses, callers wait: %s%s", why, way_out)
         pause, self._pause = self._pause, min(2 * self._pause, BACK_OFF[1])
