@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.admin import FakeFacts, certificates, connection_row, orders_facts
-from uproxy.cli.status_text import Earlier, Kind, Line, printable, render, size, span
+from uproxy.cli.status_text import Earlier, Line, LineKind, printable, render, size, span
 from uproxy.proxy.admin import answers
 from uproxy.proxy.admin.facts import Readiness
 
@@ -40,7 +40,7 @@ def test_what_is_wrong_comes_first_and_stands_out() -> None:
     facts = FakeFacts(ready=Readiness(("no identity yet: agent refused",), ("config_stale: x",)))
     facts.silent = ("engine thread 1 is silent",)
     first, *reasons = render(status_of(facts))[:4]
-    assert (first.kind, "not ready" in first.text) == (Kind.BAD, True)
+    assert (first.kind, "not ready" in first.text) == (LineKind.BAD, True)
     assert [line.text.strip() for line in reasons] == [
         "engine thread 1 is silent",
         "no identity yet: agent refused",

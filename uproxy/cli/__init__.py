@@ -1,7 +1,7 @@
-"""The command line: one module per command, imported only when it is the one called.
+"""The command line.  Each command is a module that is imported only if it is called.
 
-A command module has `add_arguments(parser)` and `run(args) -> exit code`.  It says what went
-wrong by raising from `uproxy.errors`; only `main` prints errors and chooses exit codes.
+A command module has `add_arguments(parser)` and `run(args) -> exit code`.  It reports failures
+by raising an error of `uproxy.errors`; only `main` prints errors and chooses exit codes.
 """
 
 from __future__ import annotations
@@ -29,13 +29,15 @@ COMMANDS = {
 }
 
 IGNORED_ENVIRONMENT = ("SSLKEYLOGFILE", "OPENSSL_CONF", "OPENSSL_MODULES")
-"""OpenSSL would let these leak keys, weaken its settings or load code."""
+"""Variables removed at start: they could make OpenSSL log keys, weaken its settings or load
+code."""
 
 STANDARD_OUTPUT = 1
+"""The file descriptor."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command.  Returns the exit code of docs/reference/cli.md."""
+    """Run one command; return the exit code documented in docs/reference/cli.md."""
     for name in IGNORED_ENVIRONMENT:
         os.environ.pop(name, None)
     try:
@@ -49,7 +51,7 @@ def _run(words: list[str]) -> int:
     module = importlib.import_module(f"uproxy.cli.{args.command}")
     try:
         code: int = module.run(args)
-        if sys.stdout is not None:  # as it is where the caller closed it
+        if sys.stdout is not None:  # None if the caller closed it
             sys.stdout.flush()
     except UproxyError as error:
         if args.log_level == "debug":
@@ -58,35 +60,39 @@ def _run(words: list[str]) -> int:
     except OSError as error:
         if args.log_level == "debug":
             raise
-        _let_go_of_output()
+        _discard_output()
         if isinstance(error, BrokenPipeError):
-            return 1  # `| head` has seen enough
+            return 1  # the reader of the pipe has ended, as `| head` does
         return _report(UproxyError(f"{error.strerror}: is standard output gone or full?"))
     return code
 
 
-def _let_go_of_output() -> None:
-    """What is left for standard output goes nowhere; else the interpreter would try once more."""
+def _discard_output() -> None:
+    """Redirect standard output to /dev/null, so that the interpreter doesn't fail on flushing
+    it again at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, STANDARD_OUTPUT)
     os.close(nowhere)
 
 
 def _report(error: UproxyError) -> int:
+    """Print an error, or each mistake of a configuration; return the exit code."""
     lines = [str(mistake) for mistake in error.mistakes] if isinstance(error, ConfigError) else []
     for line in lines or [str(error)]:
         print(f"uproxy: error: {line}", file=sys.stderr)
     return error.exit_code
 
 
-class _Help(argparse.HelpFormatter):
-    """As wide as the terminal; argparse would ask shutil, and import three compressors."""
+class _HelpFormatter(argparse.HelpFormatter):
+    """Formats help as wide as the terminal. argparse would find the width with shutil, which
+    imports three compression modules."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=_columns() - 2)
 
 
 def _columns() -> int:
+    """Return the terminal's width in characters; 80 if it isn't a terminal."""
     try:
         return os.get_terminal_size().columns or 80
     except OSError:  # not a terminal
@@ -94,17 +100,18 @@ def _columns() -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as every error is told; its commands' parsers too."""
+    """A parser that reports errors in one line, as all errors are; also used for the commands."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=_Help, **options)
+        super().__init__(formatter_class=_HelpFormatter, **options)
 
     def error(self, message: str) -> NoReturn:
-        """Exit 2."""
+        """Print the message and exit with 2."""
         self.exit(UsageError.exit_code, f"uproxy: error: {message}; see {self.prog} --help\n")
 
 
 def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
+    """Return the parser; only the command that is called gets its arguments."""
     parser = _Parser(
         prog="uproxy",
         description="A micro-proxy for one workload: SPIFFE identity, mutual TLS, "
@@ -126,7 +133,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def add_configuration_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--config` and `--set`, as every command that reads a configuration takes them."""
+    """Add `--config` and `--set`, which all commands that read a configuration have."""
     parser.add_argument("--config", metavar="FILE", required=True, help="YAML or JSON")
     parser.add_argument(
         "--set",

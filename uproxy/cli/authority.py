@@ -1,7 +1,7 @@
-"""`uproxy authority`: development identities on a real SPIFFE Workload API.
+"""`uproxy authority`: serves development identities on a real SPIFFE Workload API.
 
-Prints each trust domain's endpoint on standard output and what happens on standard error.
-The file is read again when it changes and on SIGHUP; SIGUSR1 rotates the CAs.
+The endpoint of each trust domain is printed on standard output, what happens on standard
+error.  The file is read again when it changes and on SIGHUP; SIGUSR1 rotates the CAs.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from uproxy.authority import Authority, Definition, parse_definition
 from uproxy.errors import ConfigError, UproxyError, UsageError
 
 _LOOK_EVERY_S = 0.5
+"""Seconds between two checks whether the file has changed."""
 
 _Stamp = tuple[int, int, int] | None
-"""What changes when the file does; None while it isn't there."""
+"""Modification time, inode and size of the file; None: it isn't there."""
 
 _BANNER = """\
 uproxy authority: FOR DEVELOPMENT AND TESTS ONLY. It vouches for whoever its file names;
@@ -30,16 +31,16 @@ keys live in this process's memory and are gone with it.
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `authority` takes."""
+    """Add the arguments of `authority`."""
     parser.add_argument("--config", metavar="FILE", required=True, help="YAML, as certs/dev.yaml")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve until SIGTERM or SIGINT.  Returns the exit code."""
+    """Serve until SIGTERM or SIGINT; return the exit code."""
     level = (args.log_level or "info").upper()
     logging.basicConfig(stream=sys.stderr, level=level, format="uproxy authority: %(message)s")
     path = Path(args.config)
-    # looked at before it is read: a change in between is seen
+    # taken before the file is read, so that a change in between is noticed
     stamp = _stamp(path)
     return asyncio.run(_serve(path, stamp, _read(path)))
 
@@ -50,7 +51,7 @@ async def _serve(path: Path, stamp: _Stamp, definition: Definition) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with Authority(definition) as authority:
-        # before the endpoints are told: who has read them may send a signal
+        # before the endpoints are printed: whoever reads them may send a signal
         loop.add_signal_handler(signal.SIGUSR1, _rotate, authority)
         loop.add_signal_handler(signal.SIGHUP, _reload, authority, path)
         print(_BANNER, file=sys.stderr)
@@ -67,12 +68,13 @@ async def _serve(path: Path, stamp: _Stamp, definition: Definition) -> int:
 
 
 def _rotate(authority: Authority) -> None:
+    """Start a rotation of all CAs."""
     authority.rotate_ca()
     print("uproxy authority: new CAs are published and sign in a moment", file=sys.stderr)
 
 
 def _reload(authority: Authority, path: Path) -> None:
-    """Take the file over, all or nothing; a bad file changes nothing."""
+    """Apply the file's contents; if they are wrong, print why and change nothing."""
     try:
         authority.apply(_read(path))
     except ConfigError as error:
@@ -93,6 +95,7 @@ def _read(path: Path) -> Definition:
 
 
 def _stamp(path: Path) -> _Stamp:
+    """Return what changes when the file does."""
     try:
         found = os.stat(path)
     except OSError:

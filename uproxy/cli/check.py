@@ -1,4 +1,4 @@
-"""`uproxy check`: everything that can be known of a configuration without starting."""
+"""`uproxy check`: checks a configuration as far as possible without starting the proxy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from uproxy.model import Mistake, UnixAddress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `check` takes."""
+    """Add the arguments of `check`."""
     add_configuration_arguments(parser)
     parser.add_argument(
         "--wait",
@@ -31,7 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print every mistake and exit 2, or say that it is good; warnings never fail."""
+    """Print every mistake and exit with 2, or print that it is good.  Warnings don't change the
+    exit code."""
     wait = None if args.wait is None else _duration(args.wait)
     path = Path(args.config)
     settings = ConfigurationFile(path, tuple(args.overrides), os.environ).read()
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     _check_owners(settings)
     _check_limits(settings)
     if wait is not None:
-        # what the source would log on its way is in the error, if there is one
+        # the error, if there is one, says what the source would log
         logging.getLogger("uproxy").addHandler(logging.NullHandler())
         print(asyncio.run(_fetch(settings, wait)))
     print(f"{path}: {_summary(settings)}")
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _duration(text: str) -> float:
+    """Parse the duration of `--wait` into seconds."""
     try:
         return duration(text)
     except ValueError as error:
@@ -58,6 +60,7 @@ def _duration(text: str) -> float:
 
 
 def _check_owners(settings: Settings) -> None:
+    """Refuse an `owner` that doesn't exist on this machine."""
     for index, door in enumerate(settings.outbound):
         if door.owner is not None and isinstance(door.listen, UnixAddress):
             try:
@@ -67,12 +70,14 @@ def _check_owners(settings: Settings) -> None:
 
 
 def _check_limits(settings: Settings) -> None:
+    """Warn if `limits.connections` doesn't fit into the descriptor limit."""
     budget = descriptors.budget_for(settings.limits.connections, descriptors.raise_limit())
     if budget.note:
         print(f"uproxy: warning: {budget.note}", file=sys.stderr)
 
 
 async def _fetch(settings: Settings, wait: float) -> str:
+    """Fetch an identity within `wait` seconds; return a line about it."""
     from uproxy.identity.workload_api.source import fetch_once
 
     credentials = await fetch_once(make_source(settings.identity), wait)
@@ -84,6 +89,7 @@ async def _fetch(settings: Settings, wait: float) -> str:
 
 
 def _summary(settings: Settings) -> str:
+    """Return how many doors, destinations and rules there are."""
     counts = (
         (len(settings.inbound), "inbound"),
         (len(settings.outbound), "outbound"),

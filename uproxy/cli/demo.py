@@ -1,4 +1,4 @@
-"""`uproxy demo`: two workloads talk through two uProxies, on this machine, now."""
+"""`uproxy demo`: two workloads talk through two uProxies on this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uproxy.demo.screen import Screen
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `demo` takes."""
+    """Add the arguments of `demo`."""
     parser.add_argument("--once", action="store_true", help="end by itself when all is shown")
     parser.add_argument(
         "--apps",
@@ -23,11 +23,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show it.  Returns the exit code."""
+    """Run the demonstration; return the exit code."""
     screen = Screen(sys.stdout, os.environ)
     try:
         return asyncio.run(perform(screen, real=args.apps == "real", once=args.once))
     except BrokenPipeError:
-        # whoever read this has gone (`uproxy demo | head`): what is still buffered goes nowhere
+        # the reader has ended (`uproxy demo | head`): let the interpreter flush to /dev/null
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -1,4 +1,4 @@
-"""`uproxy run`: the proxy, in the foreground, until SIGTERM or SIGINT."""
+"""`uproxy run`: runs the proxy in the foreground until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -21,24 +21,25 @@ with lean_imports():
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `run` takes."""
+    """Add the arguments of `run`."""
     add_configuration_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Serve.  Returns 0 after an orderly end."""
+    """Run the proxy; return 0 after it has drained."""
     overrides = list(args.overrides)
     if args.log_level:
         overrides.append(f"log.level={args.log_level}")
-    # a copy: what systemd or a library changes later must not change a reload
+    # a copy, so that later changes of os.environ don't change what a reload reads
     file = ConfigurationFile(Path(args.config), tuple(overrides), dict(os.environ))
-    with lean_imports():  # what is imported late
-        code: int = uvloop.run(_serve_to_the_end(file))
+    with lean_imports():  # for imports while it runs
+        code: int = uvloop.run(_serve(file))
     return code
 
 
-async def _serve_to_the_end(file: ConfigurationFile) -> int:
+async def _serve(file: ConfigurationFile) -> int:
+    """Run the proxy and block the signals that end it."""
     code = await serve(file)
-    # the loop is about to let go of the signals: one more would take the exit code away
+    # the loop is about to restore the default handlers: a signal would then kill the process
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
     return code

@@ -1,4 +1,4 @@
-"""`uproxy schema`: the JSON Schema of the configuration, for editors and pipelines."""
+"""`uproxy schema`: prints the JSON Schema of the configuration, for editors and pipelines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from uproxy.config import json_schema
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`schema` takes no arguments of its own."""
+    """Add nothing: `schema` has no arguments."""
 
 
 def run(args: argparse.Namespace) -> int:  # noqa: ARG001  every command has this shape

@@ -1,8 +1,8 @@
-"""`uproxy status`: what a running uProxy is doing, once or as a live view.
+"""`uproxy status`: shows what a running uProxy does, once or as a live view.
 
-It asks the admin listener as any client would, and has no other way in.  The live view owns
-the terminal while it runs and gives it back however it ends; where standard output is no
-terminal, it is the plain output again and again.
+It reads the admin listener as any client can.  The live view uses the terminal's alternate
+screen and restores the terminal however it ends.  If standard output is not a terminal,
+`--watch` prints the plain output again each second.
 """
 
 from __future__ import annotations
@@ -24,30 +24,32 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
-from uproxy.cli.status_text import Earlier, Kind, Line, Status, printable, render
+from uproxy.cli.status_text import Earlier, Line, LineKind, Status, printable, render
 from uproxy.errors import UproxyError, UsageError
 from uproxy.model import Address, TcpAddress, UnixAddress
 
 DEFAULT_ADDRESS = "127.0.0.1:15000"
-"""`admin.listen`, unless configured."""
-EVERY_S = 1.0
+"""`admin.listen`, unless it is configured."""
+UPDATE_EVERY_S = 1.0
+"""Seconds between two updates of `--watch`."""
 TIMEOUT_S = 5.0
+"""Seconds that the admin listener may take to answer."""
 LONGEST_ANSWER = 16 * 1024 * 1024
-"""Bytes; uProxy's own is below one MiB."""
+"""Bytes read at most; uProxy's answer has less than one MiB."""
 
 _STYLES = {
-    Kind.TITLE: "\x1b[1m",
-    Kind.HEADING: "\x1b[2m",
-    Kind.GOOD: "\x1b[1;32m",
-    Kind.BAD: "\x1b[1;31m",
-    Kind.PLAIN: "",
+    LineKind.TITLE: "\x1b[1m",
+    LineKind.HEADING: "\x1b[2m",
+    LineKind.GOOD: "\x1b[1;32m",
+    LineKind.BAD: "\x1b[1;31m",
+    LineKind.PLAIN: "",
 }
 _ENTER = "\x1b[?1049h\x1b[?25l"  # the alternate screen, no cursor
 _LEAVE = "\x1b[?25h\x1b[?1049l"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `status` takes."""
+    """Add the arguments of `status`."""
     parser.add_argument(
         "--watch", action="store_true", help="a live view, anew each second; q ends it"
     )
@@ -61,11 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Show it.
+    """Show the status.
 
     Raises:
-        UproxyError: nothing answers, or what answers isn't uProxy.
-        UsageError: `--admin` is no address.
+        UproxyError: nothing answers, or something else than uProxy does.
+        UsageError: `--admin` is not an address.
     """
     address = parse_address(args.admin)
     try:
@@ -76,13 +78,13 @@ def run(args: argparse.Namespace) -> int:
         else:
             _print(fetch(address), args.json)
     except BrokenPipeError:
-        # `| head` has seen enough; Python would complain once more while it exits
+        # the reader has ended (`| head`): let the interpreter flush to /dev/null at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def parse_address(text: str) -> Address:
-    """`host:port`, `[::1]:port` or `unix:///path`.
+    """Parse `host:port`, `[::1]:port` or `unix:///path`.
 
     Raises:
         UsageError: it is none of these.
@@ -99,27 +101,28 @@ def parse_address(text: str) -> Address:
 
 
 def fetch(address: Address) -> Status:
-    """Everything at one moment, safe to print.
+    """Return the answer of /status.json with everything unprintable replaced.
 
     Raises:
-        UproxyError: nothing answers, or what answers isn't uProxy.
+        UproxyError: nothing answers, or something else than uProxy does.
     """
     status, body = _get(address)
     if status != 200:
         lines = body.decode(errors="replace").splitlines() or ["no reason given"]
         raise UproxyError(f"{address} answers {status}: {printable(lines[0])}")
     try:
-        told = printable(json.loads(body))
-        render(told)
+        answer = printable(json.loads(body))
+        render(answer)
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError):
         raise UproxyError(
             f"{address} answers, but not as uProxy does: is it admin.listen?"
         ) from None
-    facts: Status = told
+    facts: Status = answer
     return facts
 
 
 def _get(address: Address) -> tuple[int, bytes]:
+    """Return (HTTP status, body) of /status.json."""
     connection = _Connection(address)
     with contextlib.closing(connection):
         try:
@@ -144,7 +147,7 @@ def _get(address: Address) -> tuple[int, bytes]:
 
 
 class _Connection(http.client.HTTPConnection):
-    """To an address of either kind."""
+    """An HTTP connection to a TCP address or a unix socket."""
 
     def __init__(self, address: Address) -> None:
         host = address.host if isinstance(address, TcpAddress) else "localhost"
@@ -162,6 +165,7 @@ class _Connection(http.client.HTTPConnection):
 
 
 def _print(status: Status, as_json: bool) -> None:
+    """Print the status once, as text or JSON."""
     if as_json:
         print(json.dumps(status, indent=2))
         return
@@ -171,7 +175,7 @@ def _print(status: Status, as_json: bool) -> None:
 
 
 def _watch_plainly(address: Address, as_json: bool) -> None:
-    """Until Ctrl-C: what `status` prints, anew each second, or a line of JSON each second."""
+    """Print the status each second, as text or as one line of JSON, until Ctrl-C."""
     earlier: Earlier | None = None
     with contextlib.suppress(KeyboardInterrupt):
         while True:
@@ -181,57 +185,59 @@ def _watch_plainly(address: Address, as_json: bool) -> None:
             else:
                 print(*(line.text for line in render(status, None, earlier)), "", sep="\n",
                       flush=True)  # fmt: skip
-            time.sleep(EVERY_S)
-            earlier = Earlier(status, EVERY_S)
+            time.sleep(UPDATE_EVERY_S)
+            earlier = Earlier(status, UPDATE_EVERY_S)
 
 
 @dataclass(slots=True)
-class _Sight:
-    """What the live view knows."""
+class _LiveView:
+    """What the live view shows."""
 
     status: Status
     taken: float
+    """When `status` was fetched, in seconds of the monotonic clock."""
     earlier: Earlier | None = None
-    trouble: str = ""
-    """Why `status` is old; empty when it isn't."""
+    fetch_error: str = ""
+    """Why the last attempt to fetch failed; empty: `status` is current."""
 
-    def look(self, address: Address) -> None:
-        """Ask anew; a uProxy that is gone for a while is awaited."""
+    def refresh(self, address: Address) -> None:
+        """Fetch the status again; on failure keep the old one and remember why."""
         try:
             status = fetch(address)
         except UproxyError as error:
-            self.trouble = str(error)
+            self.fetch_error = str(error)
             return
         now = time.monotonic()
         self.earlier = Earlier(self.status, now - self.taken)
-        self.status, self.taken, self.trouble = status, now, ""
+        self.status, self.taken, self.fetch_error = status, now, ""
 
 
 def _watch_on_terminal(address: Address) -> None:
-    """Until q or Ctrl-C."""
-    sight = _Sight(fetch(address), time.monotonic())  # what fails now fails on an ordinary screen
+    """Show the live view until q, Ctrl-C or Ctrl-D."""
+    view = _LiveView(fetch(address), time.monotonic())  # a failure is shown on the normal screen
     with _terminal() as wake, contextlib.suppress(KeyboardInterrupt):
-        due = time.monotonic() + EVERY_S
+        due = time.monotonic() + UPDATE_EVERY_S
         while True:
-            _draw(sight)
+            _draw(view)
             key = _wait(wake, due)
             if key in ("q", "Q", "\x04"):
                 return
             if time.monotonic() >= due:
-                sight.look(address)
-                due = time.monotonic() + EVERY_S
+                view.refresh(address)
+                due = time.monotonic() + UPDATE_EVERY_S
 
 
 @contextlib.contextmanager
 def _terminal() -> Iterator[int]:
-    """The alternate screen, keys one by one, and a descriptor that is readable after a resize."""
+    """Switch to the alternate screen and to unbuffered keys; yield a descriptor that becomes
+    readable when the terminal's size changes."""
     awake, wake = os.pipe()
     os.set_blocking(wake, False)
     keys = sys.stdin.isatty()
     before = termios.tcgetattr(sys.stdin) if keys else None
     handlers = {
         number: signal.signal(number, handler)
-        for number, handler in ((signal.SIGWINCH, _ignore), (signal.SIGTERM, _end))
+        for number, handler in ((signal.SIGWINCH, _ignore), (signal.SIGTERM, _interrupt))
     }
     old_wake = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     try:
@@ -252,15 +258,17 @@ def _terminal() -> Iterator[int]:
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:
-    """A resize: the wake-up descriptor has told already."""
+    """Do nothing on SIGWINCH: the wake-up descriptor reports it."""
 
 
-def _end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  a handler's shape
+def _interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  a handler's shape
+    """End the live view on SIGTERM as on Ctrl-C."""
     raise KeyboardInterrupt
 
 
 def _wait(awake: int, due: float) -> str:
-    """The key that was pressed, or empty: it is `due`, or the size has changed."""
+    """Return the key that was pressed; empty when it is `due` (monotonic seconds) or after a
+    resize."""
     sources: list[Any] = [awake, *([sys.stdin] if sys.stdin.isatty() else [])]
     ready, _, _ = select.select(sources, [], [], max(0.0, due - time.monotonic()))
     if awake in ready:
@@ -270,24 +278,25 @@ def _wait(awake: int, due: float) -> str:
     return ""
 
 
-def _draw(sight: _Sight) -> None:
-    """Over what is there, line by line, so that nothing flickers."""
+def _draw(view: _LiveView) -> None:
+    """Draw over what is on the screen, line by line, so that it doesn't flicker."""
     size = _terminal_size()
-    lines = render(sight.status, size.columns, sight.earlier)
-    if sight.trouble:
-        age = int(time.monotonic() - sight.taken)
-        lines.insert(0, Line(f"{sight.trouble} (what follows is {age} s old)", Kind.BAD))
+    lines = render(view.status, size.columns, view.earlier)
+    if view.fetch_error:
+        age = int(time.monotonic() - view.taken)
+        lines.insert(0, Line(f"{view.fetch_error} (what follows is {age} s old)", LineKind.BAD))
     if len(lines) > size.lines - 1:
         hidden = len(lines) - (size.lines - 2)
         lines = [*lines[: size.lines - 2], Line(f"{hidden} more lines: enlarge the window")]
-    lines.append(Line("q quits", Kind.HEADING))
+    lines.append(Line("q quits", LineKind.HEADING))
     text = "\x1b[K\n".join(_styled(line, size.columns) for line in lines)
     sys.stdout.write(f"\x1b[H{text}\x1b[K\x1b[J")
     sys.stdout.flush()
 
 
 def _terminal_size() -> os.terminal_size:
-    # not shutil's: it believes COLUMNS and LINES, which shells export once and never move
+    """Return the terminal's size; 80 by 24 if it doesn't say."""
+    # not by shutil, which prefers COLUMNS and LINES: those don't follow a resize
     size = os.get_terminal_size(sys.stdout.fileno())
     return size if size.columns and size.lines else os.terminal_size((80, 24))
 

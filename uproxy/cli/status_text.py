@@ -1,8 +1,8 @@
-"""What `uproxy status` shows: the answer of /status.json as lines of text.
+"""Renders the answer of /status.json as lines of text, for `uproxy status`.
 
-Pure: it asks nobody and writes nowhere; a `Line` says what it is, and the terminal decides
-how that looks.  What peers call themselves is in there, so whatever could move a terminal's
-cursor or reorder its text is replaced first (`printable`).
+Pure.  A `Line` has a kind, and the caller decides how the kind looks.  The answer has texts
+chosen by peers, so every character that could move a terminal's cursor or reorder text is
+replaced first (`printable`).
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from datetime import datetime
 from typing import Any
 
 GAP = 2
-"""Blanks between columns."""
+"""Spaces between columns."""
 NARROWEST = 8
-"""Characters a column keeps when lines must fit."""
+"""Characters to which a column can be narrowed."""
 
 Status = Mapping[str, Any]
-"""The parsed answer of /status.json, made `printable`."""
+"""The parsed answer of /status.json after `printable`."""
 
 
-class Kind(enum.Enum):
-    """What a line is."""
+class LineKind(enum.Enum):
+    """What a line is, for its style."""
 
     TITLE = enum.auto()
     HEADING = enum.auto()
@@ -34,23 +34,24 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line, without its end."""
+    """One line, without a newline."""
 
     text: str
-    kind: Kind = Kind.PLAIN
+    kind: LineKind = LineKind.PLAIN
 
 
 @dataclass(frozen=True, slots=True)
 class Earlier:
-    """An earlier answer, for the rates."""
+    """An earlier answer, from which rates are computed."""
 
     status: Status
     seconds: float
-    """How long ago."""
+    """Seconds between the earlier answer and the present one."""
 
 
 def printable(value: Any) -> Any:
-    """`value` with every character that doesn't print (control, direction) replaced."""
+    """Return `value` with each unprintable character (control, text direction) replaced by
+    U+FFFD."""
     if isinstance(value, str):
         return "".join(char if char.isprintable() else "\ufffd" for char in value)
     if isinstance(value, dict):
@@ -61,7 +62,7 @@ def printable(value: Any) -> Any:
 
 
 def render(status: Status, width: int | None = None, earlier: Earlier | None = None) -> list[Line]:
-    """The whole picture; lines fit into `width` characters, None: they are as long as they are.
+    """Return all lines, cut to `width` characters; None: not cut.
 
     Raises:
         KeyError, TypeError, ValueError, AttributeError, OverflowError: `status` isn't what
@@ -89,27 +90,27 @@ def _top(status: Status, now: datetime) -> list[Line]:
     state = "not ready" if trouble else "ready"
     title = f"{process['name']}: {state}   up {up}, pid {process['pid']}, uproxy {version}"
     return [
-        Line(title, Kind.BAD if trouble else Kind.GOOD),
-        *(Line(f"  {reason}", Kind.BAD) for reason in trouble),
-        *(Line(f"  {note}", Kind.BAD) for note in readiness["notes"]),
+        Line(title, LineKind.BAD if trouble else LineKind.GOOD),
+        *(Line(f"  {reason}", LineKind.BAD) for reason in trouble),
+        *(Line(f"  {note}", LineKind.BAD) for note in readiness["notes"]),
     ]
 
 
 def _identity(status: Status, now: datetime) -> list[Line]:
-    told = status["certificates"]
-    svid, source = told["svid"], told["source"]
-    lines = [Line(""), Line("IDENTITY", Kind.HEADING)]
+    certificates = status["certificates"]
+    svid, source = certificates["svid"], certificates["source"]
+    lines = [Line(""), Line("IDENTITY", LineKind.HEADING)]
     if svid is None:
-        lines.append(Line(told["reason"] or "no identity yet", Kind.BAD))
+        lines.append(Line(certificates["reason"] or "no identity yet", LineKind.BAD))
     else:
         left = (_time(svid["expires"]) - now).total_seconds()
         when = f"expires in {span(left)}" if left > 0 else "expired"
-        lines.append(Line(svid["spiffe_id"], Kind.TITLE))
+        lines.append(Line(svid["spiffe_id"], LineKind.TITLE))
         lines.append(Line(f"{when}, {source.get('rotations', 0)} rotations since the start"))
     state = str(source.get("state", "unknown")).replace("_", " ")
     lines.append(Line(f"from {source.get('source', 'unknown')}: {state}"))
     names = [f"{domain['name']}{' (our own)' if domain['own'] else ''}"
-             for domain in told["trust_domains"]]  # fmt: skip
+             for domain in certificates["trust_domains"]]  # fmt: skip
     lines.append(Line(f"believes {', '.join(names) or 'nobody yet'}"))
     return lines
 
@@ -172,11 +173,12 @@ def _outcomes(status: Status) -> list[Line]:
     if not counts:
         return []
     words = "   ".join(f"{outcome.replace('_', ' ')} {count:,}" for outcome, count in counts)
-    return [Line(""), Line("ENDED", Kind.HEADING), Line(words)]
+    return [Line(""), Line("ENDED", LineKind.HEADING), Line(words)]
 
 
 def _section(heading: str, rows: list[Sequence[str]], width: int | None) -> list[Line]:
-    lines = [Line(""), Line(heading, Kind.HEADING)]
+    """Return a heading and the rows as a table."""
+    lines = [Line(""), Line(heading, LineKind.HEADING)]
     if not rows:
         return [*lines, Line("none")]
     widths = _widths(rows, width)
@@ -187,7 +189,7 @@ def _section(heading: str, rows: list[Sequence[str]], width: int | None) -> list
 
 
 def _widths(rows: list[Sequence[str]], width: int | None) -> list[int]:
-    """As wide as the content; where lines must fit, the widest columns give way."""
+    """Return the widths of the columns; if they don't fit into `width`, narrow the widest ones."""
     widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
     while width is not None and sum(widths) + GAP * (len(widths) - 1) > width:
         widest = widths.index(max(widths))
@@ -198,17 +200,18 @@ def _widths(rows: list[Sequence[str]], width: int | None) -> list[int]:
 
 
 def _cut(text: str, width: int | None) -> str:
+    """Return `text` cut to `width` characters, a SPIFFE ID in its middle."""
     if width is None or len(text) <= width:
         return text
     if text.startswith("spiffe://") and width > NARROWEST:
-        # trust domain and name are both worth reading
+        # keep the trust domain and the end of the path
         head = width // 2
         return f"{text[:head]}…{text[head + 1 - width :]}"
     return text[: width - 1] + "…" if width > 1 else text[:width]
 
 
 def span(seconds: float) -> str:
-    """A duration in its two largest units."""
+    """Return seconds in the two largest units that fit."""
     minutes, rest = divmod(max(0, int(seconds)), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
@@ -220,7 +223,7 @@ def span(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes in the largest unit that leaves a whole digit."""
+    """Return bytes in the largest unit that fits."""
     if count < 1024:
         return f"{count:.0f} B"
     for unit in ("KiB", "MiB", "GiB"):

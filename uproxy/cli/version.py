@@ -1,4 +1,4 @@
-"""`uproxy version`: what runs here, for bug reports."""
+"""`uproxy version`: prints the versions of uProxy and what it runs on, for bug reports."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ _FEATURES = {
     "cgroup2": Path("/sys/fs/cgroup/cgroup.controllers"),
     "bpffs": Path("/sys/fs/bpf"),
 }
+"""Kernel features, and the path that exists if the kernel has one."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """`version` takes no arguments of its own."""
+    """Add nothing: `version` has no arguments."""
 
 
 def run(args: argparse.Namespace) -> int:  # noqa: ARG001  every command has this shape
-    """Print one line per fact."""
+    """Print one line for each component."""
     found = [name for name, path in _FEATURES.items() if path.exists()]
     print(f"uproxy {__version__}")
     print(f"python {platform.python_version()} ({platform.python_implementation()})")
