@@ -13,7 +13,7 @@ from collections.abc import Generator
 import pytest
 from hypothesis import settings
 
-from uproxy.cli.openssl import load_openssl
+from uproxy.openssl import load_openssl
 
 _MAY_SKIP = {"absent_peer"}
 """Markers whose tests may skip even then; pyproject.toml says what each means."""

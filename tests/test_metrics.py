@@ -1,11 +1,6 @@
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
-
-# isort: split  # the lean registration of the package (uproxy.metrics.client) comes first
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
 )
@@ -224,13 +219,3 @@ def test_both_formats_say_the_same_to_prometheus_clients_own_parsers() -> None:
 
     assert told(OPENMETRICS) == told("")
     assert len(told("")) > 30
-
-
-def test_recording_and_rendering_bring_no_http_server_and_no_ssl_into_the_process() -> None:
-    script = (
-        "import sys; from uproxy.metrics import Metrics; Metrics().render('');"
-        "print([name for name in ('http.server', 'ssl', 'wsgiref', 'socketserver')"
-        " if name in sys.modules])"
-    )
-    told = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
-    assert told.stdout == b"[]\n"

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from uproxy.cli.lean import lean_imports
 from uproxy.errors import ConfigError, UproxyError, UsageError
+from uproxy.lean.imports import lean_imports
 
 with lean_imports():
     import argparse

@@ -8,8 +8,8 @@ import signal
 from pathlib import Path
 
 from uproxy.cli import add_configuration_arguments
-from uproxy.cli.lean import lean_imports
-from uproxy.cli.openssl import load_openssl
+from uproxy.lean.imports import lean_imports
+from uproxy.openssl import load_openssl
 
 with lean_imports():
     load_openssl()

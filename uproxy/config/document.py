@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from uproxy.config import yaml_events as yaml
 from uproxy.config.nodes import (
     NULLS,
     Entry,
@@ -28,6 +27,7 @@ from uproxy.config.nodes import (
     mistake,
 )
 from uproxy.errors import ConfigError
+from uproxy.lean import yaml_events as yaml
 from uproxy.model import Mistake
 
 

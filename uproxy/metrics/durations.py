@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from itertools import accumulate
 
-from uproxy.metrics.client import number
+from uproxy.lean.prometheus import number
 
 Buckets = list[tuple[str, float]]
 """(upper bound in seconds as text, how many durations were at most that); the last is +Inf."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
-from uproxy.metrics.client import (
+from uproxy.lean.prometheus import (
     Collector,
     CounterMetricFamily,
     GaugeMetricFamily,

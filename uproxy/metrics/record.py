@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from uproxy.contract import TlsFacts
+from uproxy.lean.prometheus import CollectorRegistry, ProcessCollector
 from uproxy.metrics import pulled
-from uproxy.metrics.client import CollectorRegistry, ProcessCollector
 from uproxy.metrics.durations import Durations
 from uproxy.metrics.flows import Flow, Flows
 from uproxy.metrics.labels import FLOW_LABELS, FlowLabels, shortened

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from uproxy.metrics.client import (
+from uproxy.lean.prometheus import (
     OPENMETRICS_CONTENT_TYPE,
     CollectorRegistry,
     Metric,

@@ -1,4 +1,4 @@
-"""uproxy.cli.lean: what `uproxy run` keeps out of its process, and gives back to others; what
+"""uproxy.lean.imports: what `uproxy run` keeps out of its process, and gives back to others; what
 a running one has loaded is looked at in e2e/test_a_uproxy_stays_small.py."""
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from uproxy.cli.lean import COMPILER_FLAGS
+from uproxy.lean.imports import COMPILER_FLAGS
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,7 +52,7 @@ def test_the_event_loop_works_without_ssl() -> None:
 
 def test_nobody_gets_tls_from_the_stand_in() -> None:
     program = (
-        "from uproxy.cli.lean import lean_imports\n"
+        "from uproxy.lean.imports import lean_imports\n"
         "with lean_imports():\n"
         "    import ssl\n"
         "print(ssl.SSL_ERROR_WANT_READ, issubclass(ssl.SSLError, Exception))\n"
@@ -69,7 +69,7 @@ def test_nobody_gets_tls_from_the_stand_in() -> None:
 
 def test_hashes_are_right_without_openssl() -> None:
     program = (
-        "from uproxy.cli.lean import lean_imports\n"
+        "from uproxy.lean.imports import lean_imports\n"
         "with lean_imports():\n"
         "    import hashlib\n"
         "print(hashlib.sha256(b'abc').hexdigest())\n"
@@ -107,7 +107,7 @@ def test_afterwards_the_real_ones_can_be_had() -> None:
 def test_what_was_imported_before_stays() -> None:
     program = (
         "import ssl\n"
-        "from uproxy.cli.lean import lean_imports\n"
+        "from uproxy.lean.imports import lean_imports\n"
         "with lean_imports():\n"
         "    import ssl as inside\n"
         "print(inside is ssl)\n"
@@ -117,7 +117,7 @@ def test_what_was_imported_before_stays() -> None:
 
 def test_a_stand_in_brings_the_real_one_when_it_is_asked_for_more() -> None:
     program = (
-        "from uproxy.cli.lean import lean_imports\n"
+        "from uproxy.lean.imports import lean_imports\n"
         "import sys\n"
         "with lean_imports():\n"
         "    import random, subprocess\n"
@@ -139,9 +139,9 @@ def test_a_stand_in_knows_what_the_real_one_knows() -> None:
     assert COMPILER_FLAGS.items() <= dis.COMPILER_FLAG_NAMES.items()
     program = (
         "import sys\n"
-        "from uproxy.cli.lean import _Postponed, _stand_ins\n"
+        "from uproxy.lean.imports import _Postponed, stand_ins\n"
         "import importlib\n"
-        "for stand_in in _stand_ins():\n"
+        "for _, stand_in in stand_ins():\n"
         "    if isinstance(stand_in, _Postponed):\n"
         "        real = importlib.import_module(stand_in.__name__)\n"
         "        for name, value in vars(stand_in).items():\n"
@@ -156,7 +156,7 @@ def test_a_stand_in_knows_what_the_real_one_knows() -> None:
 def test_a_traceback_shows_its_source() -> None:
     program = (
         "import uproxy.cli.run, traceback\n"
-        "from uproxy.cli import lean\n"
+        "from uproxy.lean import imports as lean\n"
         "with lean.lean_imports():\n"
         "    try:\n"
         "        lean.AbsentError()\n"
@@ -169,7 +169,7 @@ def test_a_traceback_shows_its_source() -> None:
 def test_ecdsa_signs_and_verifies() -> None:
     program = (
         "import sys, uproxy.cli.run\n"
-        "from uproxy.cli.lean import lean_imports\n"
+        "from uproxy.lean.imports import lean_imports\n"
         "from cryptography.hazmat.primitives.asymmetric import ec\n"
         "from cryptography.hazmat.primitives.hashes import SHA256\n"
         "with lean_imports():\n"

@@ -1,36 +1,15 @@
-"""The parts of PyYAML that uProxy uses, from text to events, without the parts it doesn't.
+"""The parts of PyYAML that uProxy uses, from text to events.
 
-The package's own __init__ imports everything that makes objects from YAML and YAML from
-objects: half a MiB in every process, for nobody.  So the submodules are imported while a
-stand-in that was never run holds the package's place.
+The package's own __init__ imports everything that makes objects from YAML and YAML from objects.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import sys
 from collections.abc import Iterator
 
+from uproxy.lean import packages
 
-@contextlib.contextmanager
-def _package_not_run() -> Iterator[None]:
-    if "yaml" in sys.modules:
-        yield
-        return
-    spec = importlib.util.find_spec("yaml")
-    if spec is None:
-        raise ImportError("PyYAML isn't installed")
-    sys.modules["yaml"] = importlib.util.module_from_spec(spec)
-    try:
-        yield
-    finally:
-        # whoever else wants the package gets the real one, with submodules of its own
-        for name in [each for each in sys.modules if each.partition(".")[0] == "yaml"]:
-            del sys.modules[name]
-
-
-with _package_not_run():
+with packages.package_not_run("yaml"):
     from yaml.error import MarkedYAMLError
     from yaml.events import (
         AliasEvent,

@@ -1,4 +1,4 @@
-"""uproxy.config.yaml_events: PyYAML's events, without the rest of PyYAML."""
+"""uproxy.lean.yaml_events: PyYAML's events, without the rest of PyYAML."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uproxy.config import yaml_events
+from uproxy.lean import yaml_events
 
 TEXTS = [
     "", "a: 1\n", "[1, {b: 'c'}]", "- &x a\n- *x\n", "a: |\n  b\n  c\n", "--- 1\n--- 2\n", "a: [",

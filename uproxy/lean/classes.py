@@ -1,9 +1,8 @@
 """Dataclasses that share their methods, as long as `lean_dataclasses` lasts.
 
 The standard `dataclass` writes and compiles up to six methods for every class, and those that
-refuse changes keep the class alive that was there before the one with slots took its place:
-1 MiB for the hundred values of a uProxy, and a tenth of its time to start.  Here only
-`__init__` is made so.  Rules: a class behaves as if the standard had made it; comparisons are
+refuse changes keep the class alive that was there before the one with slots took its place.  Here
+only `__init__` is made so.  Rules: a class behaves as if the standard had made it; comparisons are
 shared by frozen classes only, and what a class defines by itself stays.
 """
 
@@ -20,7 +19,7 @@ from typing import Any, NoReturn
 @contextlib.contextmanager
 def lean_dataclasses() -> Iterator[None]:
     """What `from dataclasses import dataclass` gives in this block makes lean classes."""
-    # not at the top: it imports modules for which there are stand-ins (lean.py)
+    # not at the top: it imports modules for which there are stand-ins (imports.py)
     import dataclasses
 
     real = dataclasses.dataclass

@@ -1,12 +1,12 @@
 """Imports without what libraries bring along and a uProxy has no use for.
 
-asyncio and uvloop import `ssl`, cryptography imports `hashlib`, and both would bring the
-system's libssl and libcrypto into a process that has an OpenSSL already: 1 MiB in every
-workload, and a second library to keep free of holes.  Another 2 MiB is modules that are
-imported and then never asked for anything.  While `lean_imports` lasts, stand-ins take their
-places, which refuse to work, or bring in the real one when they are first used.  Rules: what
-was imported before is left alone; afterwards whoever else wants them gets the real ones; a
-name that a library takes while it is imported is given here as the real module has it.
+asyncio and uvloop import `ssl`, cryptography imports `hashlib`, and both would bring the system's
+libssl and libcrypto into a process that has an OpenSSL already: memory, and a second library to
+keep free of holes.  Other modules are imported and then never asked for anything.  While
+`lean_imports` lasts, stand-ins take their places, which refuse to work, or bring in the real one
+when they are first used.  Rules: what was imported before is left alone; afterwards whoever else
+wants them gets the real ones; a name that a library takes while it is imported is given here as
+the real module has it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
-from uproxy.cli.lean_dataclasses import lean_dataclasses
+from uproxy.lean.classes import lean_dataclasses
 
 
 class AbsentError(Exception):
@@ -79,7 +79,14 @@ class _Backend:
         return getattr(_real(self.MODULE).backend, name)
 
 
-def _stand_ins() -> Iterator[ModuleType]:
+def stand_ins() -> Iterator[tuple[str, ModuleType | None]]:
+    """What takes the places of which modules; None: that can't be imported."""
+    yield "_hashlib", None  # hashlib then takes Python's own SHA-2
+    for each in _modules():
+        yield each.__name__, each
+
+
+def _modules() -> Iterator[ModuleType]:
     yield _NoSsl("ssl")
     # asyncio and uvloop can start processes and have TLS of their own
     yield _Postponed("subprocess", PIPE=-1, STDOUT=-2, DEVNULL=-3, SubprocessError=Exception)
@@ -137,10 +144,7 @@ def _singular_or_plural(singular: str, plural: str, number: int) -> str:
 @contextlib.contextmanager
 def lean_imports() -> Iterator[None]:
     """Import inside this block what would import more than a uProxy needs."""
-    stand_ins: dict[str, ModuleType | None] = {module.__name__: module for module in _stand_ins()}
-    # None: not to be imported; hashlib then takes Python's own SHA-2
-    stand_ins["_hashlib"] = None
-    placed = {name: each for name, each in stand_ins.items() if name not in sys.modules}
+    placed = {name: each for name, each in stand_ins() if name not in sys.modules}
     sys.modules.update(placed)  # type: ignore[arg-type]  # None is import's own word
     try:
         with lean_dataclasses():

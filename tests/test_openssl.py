@@ -1,4 +1,4 @@
-"""uproxy.cli.openssl: what OpenSSL is told at its only start.  That no tickets are sent is seen
+"""uproxy.openssl: what OpenSSL is told at its only start.  That no tickets are sent is seen
 by a stranger, in e2e/test_openssl_dials_in_to_a_uproxy.py."""
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LOADING = """\
 import os
 before = dict(os.environ)
-from uproxy.cli.openssl import load_openssl
+from uproxy.openssl import load_openssl
 load_openssl()
 assert os.environ == before, os.environ
 from cryptography.hazmat.bindings._rust import openssl
@@ -67,7 +67,7 @@ for _ in range(2):
     ("before", "said"),
     [
         ("", ""),
-        ("from uproxy.cli.openssl import load_openssl; load_openssl()\n", "from server"),
+        ("from uproxy.openssl import load_openssl; load_openssl()\n", "from server"),
     ],
 )
 def test_tickets_are_sent_by_others_but_not_by_us(before: str, said: str) -> None:

@@ -1,4 +1,4 @@
-"""uproxy.cli.lean_dataclasses: a class made lean does what the standard's would do."""
+"""uproxy.lean.classes: a class made lean does what the standard's would do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from uproxy.cli.lean_dataclasses import lean_dataclasses
+from uproxy.lean.classes import lean_dataclasses
 
 Decorator = Callable[..., Any]
 OPTIONS: list[dict[str, bool]] = [
