@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from ipaddress import ip_address
 
@@ -15,10 +16,11 @@ from tests.helpers.world import ANYBODY, World, credentials, peer, settings, wit
 from uproxy.accesslog import AccessRecord
 from uproxy.config.settings import IdentitySettings, RuleFrom, RuleSettings
 from uproxy.connections import Connections, Party, Shown
-from uproxy.connections.registry import KEPT_DENIALS, SLICE
+from uproxy.connections.denials import KEPT_DENIALS
+from uproxy.connections.registry import SLICE
 from uproxy.contract import Connection, Refusal, TlsFacts
 from uproxy.lifecycle import State
-from uproxy.model import Direction, Outcome, Role, Transport
+from uproxy.model import Direction, Outcome, Role, TcpAddress, Transport
 from uproxy.policy import Target
 
 CA = Authority("example.org")
@@ -172,6 +174,32 @@ async def test_only_the_last_denials_are_kept_and_ordinary_ends_are_none() -> No
     close(here, connect(here, number=1000))
     reasons = [denial.ending.reason for denial in here.connections.denials]
     assert reasons == [str(number) for number in range(KEPT_DENIALS + 2, 2, -1)]
+
+
+async def test_denials_that_are_alike_are_one_with_a_count_and_push_nobody_out() -> None:
+    here = world()
+    end = ending(Outcome.HANDSHAKE_FAILED, State.HANDSHAKING_NEAR, reason="plain HTTP")
+    other = replace(end, reason="signed by nobody")
+    here.connections.closed(FakeConnection(arrival(number=0)), other, stranger)
+    for number in range(1, KEPT_DENIALS + 3):
+        source = TcpAddress("10.0.0.9", number)
+        again = FakeConnection(replace(arrival(number=number), source=source))
+        here.connections.closed(again, end, stranger)
+    last, first = here.connections.denials
+    assert (last.source, last.count) == (f"10.0.0.9:{KEPT_DENIALS + 2}", KEPT_DENIALS + 2)
+    assert (first.ending.reason, first.count) == ("signed by nobody", 1)
+
+
+async def test_a_probe_is_counted_apart_and_is_nobodys_failure() -> None:
+    here = world()
+    probe = FakeConnection(arrival())
+    end = ending(Outcome.PROBED, State.HANDSHAKING_NEAR, reason="closed without a ClientHello")
+    here.connections.closed(probe, end, stranger)
+    assert here.metric("uproxy_probes_total", direction="inbound") == 1
+    assert here.metric("uproxy_handshake_failures_total") == 0
+    assert here.metric("istio_tcp_connections_failed_total") == 0
+    assert here.connections.denials == ()
+    assert here.connections.outcomes[Outcome.PROBED] == 1
 
 
 async def test_a_new_policy_closes_whom_it_no_longer_allows() -> None:

@@ -17,7 +17,7 @@ from tests.helpers.waiting import wait_until
 from uproxy.accesslog import AccessRecord, access_record
 from uproxy.config.settings import LogSettings
 from uproxy.lifecycle import State
-from uproxy.log import Log, pipe
+from uproxy.log import Log, alike, pipe
 from uproxy.log.lines import Event, json_line, text_line
 from uproxy.log.pipe import QUEUE_LINES
 from uproxy.log.ratelimit import MAX_KINDS, MAX_LOGGED, WINDOW_S, RateLimit
@@ -277,6 +277,61 @@ def test_repeated_failures_are_summed_up_by_kind(reader: Reader) -> None:
     assert summary["count"] == 30
     assert summary["message"] == "30 more connections failed alike"
     assert summary["kind"] == "denied relaying 10.0.0.1"
+
+
+def test_lines_that_strangers_can_repeat_are_summed_up_by_what_their_writer_says(
+    reader: Reader,
+) -> None:
+    with logging_to(reader):
+        for number in range(MAX_LOGGED + 30):
+            _log.info("shadow rule %s: %d", "one", number, extra=alike("shadow rule", "one"))
+        _log.info("shadow rule %s: %d", "two", 0, extra=alike("shadow rule", "two"))
+        for number in range(MAX_LOGGED + 5):
+            _log.info("a mistake: %d", number)
+    lines = [json.loads(line) for line in reader.lines()]
+    said = [line["message"] for line in lines]
+    assert len([each for each in said if each.startswith("shadow rule one")]) == MAX_LOGGED
+    assert len([each for each in said if each.startswith("a mistake")]) == MAX_LOGGED + 5
+    assert "shadow rule two: 0" in said
+    [summary] = [line for line in lines if "count" in line]
+    assert summary["message"] == "30 more lines were alike"
+    assert (summary["scope"], summary["kind"]) == ("uproxy.log", "lines shadow rule one")
+
+
+@pytest.mark.parametrize("name", ["uproxy.test", "asyncio"])
+def test_what_fails_for_each_stranger_and_what_libraries_repeat_is_summed_up(
+    reader: Reader, name: str
+) -> None:
+    with logging_to(reader):
+        for number in range(MAX_LOGGED + 30):
+            try:
+                raise ValueError(number)
+            except ValueError:
+                logging.getLogger(name).exception("a defect ended connection %d", number)
+    lines = [json.loads(line) for line in reader.lines()]
+    assert len(lines) == MAX_LOGGED + 1
+    assert lines[-1]["count"] == 30
+
+
+def test_a_library_is_summed_up_whatever_it_says(reader: Reader) -> None:
+    with logging_to(reader):
+        for number in range(MAX_LOGGED + 30):
+            logging.getLogger("asyncio").error(f"accepting {number} failed")
+    assert len(reader.lines()) == MAX_LOGGED + 1
+
+
+@pytest.mark.parametrize(
+    ("level", "access", "shown"),
+    [("info", "all", False), ("debug", "all", True), ("debug", "denied", False)],
+)
+def test_a_probe_is_for_debugging_only(
+    reader: Reader, level: str, access: str, shown: bool
+) -> None:
+    with logging_to(reader, LogSettings(level=level, access=access)) as log:
+        assert log.wants(Outcome.PROBED) == shown
+        log.access(record(Outcome.PROBED))
+    levels = [json.loads(line)["level"] for line in reader.lines()]
+    assert levels == (["debug"] if shown else [])
 
 
 def test_a_summary_comes_when_its_window_is_over_without_another_event(reader: Reader) -> None:

@@ -39,7 +39,7 @@ def test_every_failure_of_a_thread_is_explained(what: str) -> None:
         assert failures.relay(failure(what), Timeouts()).outcome is Outcome.TIMED_OUT
     else:
         refusal = handshake(failure(what, errno.ECONNRESET).cause())
-        assert refusal.outcome in (Outcome.HANDSHAKE_FAILED, Outcome.TIMED_OUT)
+        assert refusal.outcome in (Outcome.HANDSHAKE_FAILED, Outcome.PROBED, Outcome.TIMED_OUT)
         assert refusal.reason
 
 
@@ -58,7 +58,6 @@ def test_a_failure_is_the_exception_that_the_python_engine_would_have_met() -> N
 @pytest.mark.parametrize(
     ("what", "words"),
     [
-        ("no_hello", "the peer closed without a ClientHello"),
         ("short_hello", "the peer closed in the middle of a ClientHello"),
         ("short_handshake", "the peer closed in the middle of the handshake"),
         ("truncated", "the peer closed without a close_notify (truncated)"),
@@ -68,6 +67,11 @@ def test_a_failure_is_the_exception_that_the_python_engine_would_have_met() -> N
 )
 def test_tls_that_broke_off_says_where(what: str, words: str) -> None:
     assert handshake(failure(what).cause()) == Refusal(Outcome.HANDSHAKE_FAILED, words)
+
+
+def test_who_went_without_a_byte_has_failed_at_nothing() -> None:
+    expected = Refusal(Outcome.PROBED, "the peer closed without a ClientHello")
+    assert handshake(failure("no_hello").cause()) == expected
 
 
 def test_a_refusal_of_the_verifier_keeps_its_own_words() -> None:

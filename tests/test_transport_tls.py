@@ -371,12 +371,31 @@ async def test_a_far_side_that_does_not_speak_tls_fails_the_handshake(engine: En
     assert ending.reason == "the other side doesn't speak TLS"
 
 
-async def test_a_port_probe_is_named_as_what_it_is(engine: Engine) -> None:
+@pytest.mark.parametrize("goes", ["close", "reset", "finish"])
+async def test_who_connects_and_goes_without_a_byte_is_a_probe(engine: Engine, goes: str) -> None:
     async with inbound(engine) as here:
-        (await Stream.connect(here.address)).close()
+        stream = await Stream.connect(here.address)
+        getattr(stream, goes)()
+        ending = await here.door.ending()
+    assert ending.outcome is Outcome.PROBED
+    assert ending.reason == "the peer closed without a ClientHello"
+
+
+@pytest.mark.parametrize("goes", ["close", "reset"])
+async def test_half_a_hello_is_no_probe(engine: Engine, goes: str) -> None:
+    async with inbound(engine) as here:
+        stream = await Stream.connect(here.address)
+        await stream.say(b"\x16\x03\x01")
+        getattr(stream, goes)()
         ending = await here.door.ending()
     assert ending.outcome is Outcome.HANDSHAKE_FAILED
-    assert ending.reason == "the peer closed without a ClientHello"
+
+
+async def test_silence_until_the_deadline_is_no_probe(engine: Engine) -> None:
+    """Whoever waits for our first word doesn't speak TLS, as a client of MySQL: to be told."""
+    async with inbound(engine, handshake=0.1) as here:
+        await Stream.connect(here.address)
+        assert (await here.door.ending()).outcome is Outcome.TIMED_OUT
 
 
 async def test_a_handshake_has_a_deadline_on_either_side(engine: Engine) -> None:

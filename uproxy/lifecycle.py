@@ -65,7 +65,7 @@ _HANDSHAKE = frozenset(
 ENDINGS: Mapping[State, frozenset[Outcome]] = MappingProxyType(
     {
         State.ACCEPTED: _ANYWHERE | {Outcome.NO_IDENTITY},
-        State.HANDSHAKING_NEAR: _ANYWHERE | _HANDSHAKE,
+        State.HANDSHAKING_NEAR: _ANYWHERE | _HANDSHAKE | {Outcome.PROBED},
         State.ADMITTING: _ANYWHERE
         | {Outcome.DENIED, Outcome.NO_DESTINATION, Outcome.NO_IDENTITY, Outcome.CONNECT_FAILED},
         State.CONNECTING: _ANYWHERE | {Outcome.CONNECT_FAILED, Outcome.TIMED_OUT},

@@ -36,6 +36,7 @@ class Outcome(enum.StrEnum):
     """How a connection ended."""
 
     CLOSED = "closed"
+    PROBED = "probed"
     RESET = "reset"
     DRAINED = "drained"
     TIMED_OUT = "timed_out"

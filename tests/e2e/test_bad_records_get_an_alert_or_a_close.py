@@ -72,7 +72,6 @@ BEFORE = {
     "SSL 2": Said(b"\x80\x2e\1\3\1\0\x15\0\0\0\x10" + os.urandom(37), None, NO_TLS),
     "a record of version 0x9999": Said(record(HELLO, version=0x9999), None, NO_TLS),
     # cut short
-    "nothing": Said(b"", None, "closed without a ClientHello", finish=True),
     "one byte": Said(b"\x16", None, CUT, finish=True),
     "a header": Said(b"\x16\3\1\2\0", None, CUT, finish=True),
     "half a hello": Said(record(HELLO)[:60], None, CUT, finish=True),

@@ -133,6 +133,7 @@ def _eventful() -> Metrics:
     metrics.failed(flow_labels, Outcome.DENIED)
     metrics.handshake(way, TlsFacts("TLSv1.3", "TLS_AES_128_GCM_SHA256", "X25519", 0.01))
     metrics.handshake_failed(way, Outcome.PEER_UNTRUSTED, "X5-17")
+    metrics.probed(way)
     metrics.decided("rule", allowed=True)
     metrics.reloaded(applied=True)
     metrics.build_info({"uproxy": "0", "python": "3", "openssl": "4"})

@@ -93,6 +93,7 @@ class Facts:
                 reason=denial.ending.reason or "",
                 rule=denial.ending.rule,
                 destination=denial.destination,
+                count=denial.count,
             )
             for denial in self.parts.connections.denials
         )

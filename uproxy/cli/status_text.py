@@ -161,11 +161,17 @@ def _connections(status: Status, earlier: Earlier | None) -> list[Sequence[str]]
 
 def _denials(status: Status, now: datetime) -> list[Sequence[str]]:
     return [
-        (f"{span((now - _time(row['at'])).total_seconds())} ago", row["outcome"].replace("_", " "),
+        (f"{span((now - _time(row['at'])).total_seconds())} ago", _denied(row),
          row["identity"] or "no identity", f"{row['source']} -> {row['door']}",
          f"{row['reason']} ({row['rule']})" if row["rule"] else row["reason"])
         for row in status["denials"]
     ]  # fmt: skip
+
+
+def _denied(row: Mapping[str, Any]) -> str:
+    """The outcome, and how often."""
+    outcome: str = row["outcome"].replace("_", " ")
+    return outcome if row["count"] == 1 else f"{outcome} {row['count']:,}x"
 
 
 def _outcomes(status: Status) -> list[Line]:

@@ -18,7 +18,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -26,6 +26,7 @@ from functools import partial
 
 from uproxy.accesslog import DENIALS, AccessLog, access_record
 from uproxy.config.settings import Settings
+from uproxy.connections.denials import Denial, Denials
 from uproxy.connections.judging import InForce, Party, not_after
 from uproxy.connections.presence import Presence
 from uproxy.contract import Arrival, Connection, Ending, Refusal
@@ -36,7 +37,6 @@ from uproxy.model import Direction, Outcome, TcpAddress, Transport
 
 SLICE = 200
 """Connections judged between two breaths of the event loop; some milliseconds."""
-KEPT_DENIALS = 50
 LONGEST_NAP_S = 60.0
 """The wall clock may jump, so expiry is looked for at least this often."""
 
@@ -65,19 +65,6 @@ class OpenConnection:
         self.told_received, self.told_sent = received, sent
 
 
-@dataclass(frozen=True, slots=True)
-class Denial:
-    """A connection that was refused or cut for who somebody is."""
-
-    at: datetime
-    direction: Direction
-    door: str
-    source: str
-    identity: str | None
-    destination: str | None
-    ending: Ending
-
-
 class Connections:
     """Every connection of this process, from its admission to its end."""
 
@@ -102,7 +89,7 @@ class Connections:
         self._open: dict[int, OpenConnection] = {}  # by arrival, oldest first
         self._presence = Presence()  # of both
         self._outcomes: Counter[Outcome] = Counter()
-        self._denials: deque[Denial] = deque(maxlen=KEPT_DENIALS)
+        self._denials = Denials()
         self._next_expiry: datetime | None = None  # only while expiry closes
         self._changed = False  # set when something else is in force, until everybody is judged
         self._wake = asyncio.Event()  # set by that, and by an earlier expiry
@@ -182,7 +169,7 @@ class Connections:
     @property
     def denials(self) -> tuple[Denial, ...]:
         """The last ones, newest first."""
-        return tuple(reversed(self._denials))
+        return self._denials.newest()
 
     # What shutdown needs.
 
@@ -287,7 +274,10 @@ class Connections:
         party = party_of(connection) if admitted is None else admitted[0]
         if admitted is not None:
             self._presence.one_less(party.direction)
-        self._count_failure(party, connection, ending)
+        if ending.outcome is Outcome.PROBED:
+            self._metrics.probed(party.direction)  # and no failure of anybody
+        else:
+            self._count_failure(party, connection, ending)
         self._remember(party, connection, ending)
 
     def _count_failure(self, party: Party, connection: Connection, ending: Ending) -> None:
@@ -307,18 +297,7 @@ class Connections:
             record = access_record(party.direction, party.transport, ours, connection, ending)
             self._access.access(record)
         if ending.outcome in DENIALS:
-            peer = connection.peer or connection.arrival.peer
-            self._denials.append(
-                Denial(
-                    at=self._clock(),
-                    direction=party.direction,
-                    door=party.door,
-                    source=str(connection.arrival.source),
-                    identity=None if peer is None else peer.spiffe_id,
-                    destination=None if connection.route is None else connection.route.destination,
-                    ending=ending,
-                )
-            )
+            self._denials.add(party, connection, ending, self._clock())
 
 
 def _labels(party: Party, connection: Connection) -> FlowLabels:

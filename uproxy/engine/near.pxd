@@ -1,7 +1,7 @@
 """The near side: accepted, let in by the limits, its ClientHello heard whole before anything is
 spent on it, shaken hands with, and left to read why where it is refused."""
 
-from libc.errno cimport EAGAIN, EBUSY, ECONNABORTED, EINTR, ENOMEM, EPERM, errno
+from libc.errno cimport EAGAIN, EBUSY, ECONNABORTED, ECONNRESET, EINTR, ENOMEM, EPERM, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
@@ -236,7 +236,10 @@ cdef inline void hear_hello(Side *side) noexcept nogil:
         if watch(side, LISTEN) < 0:
             near_failed(conn)
         return
-    if size < 0:
+    if size < 0 and errno == ECONNRESET and not side.early_size:
+        fail(side, F_NO_HELLO, 0, 0)  # as load balancers and kubelets look whether somebody is there
+        near_failed(conn)
+    elif size < 0:
         fail(side, F_OS, errno, 0)
         near_failed(conn)
     elif size == 0:

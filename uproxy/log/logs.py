@@ -1,9 +1,10 @@
 """The process's log: receives standard logging and access records, and writes lines.
 
 It decides which events are written, formats them on the writer thread of a `Pipe`, and never
-waits for standard output.  Rules: after the first few failures of a kind, the rest are counted
-and summed up in one line (metrics count all of them); the access log follows `log.access`
-whatever the level; tracebacks are shown at level debug only.
+waits for standard output.  Rules: of what a stranger can have written as often as it likes, only
+the first few of a kind are written, and the rest are counted and summed up in one line (metrics
+count all of them); the access log follows `log.access` whatever the level, except for probes,
+which like tracebacks are shown at level debug only.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from uproxy.accesslog import AccessRecord, logged_outcomes
 from uproxy.config.settings import LogSettings
 from uproxy.log.lines import Event, Fields, json_line, text_line
 from uproxy.log.pipe import QUEUE_LINES, Pipe
-from uproxy.log.ratelimit import RateLimit
+from uproxy.log.ratelimit import Kind, RateLimit
 from uproxy.model import Outcome
 
 STDOUT = 1
@@ -33,6 +34,27 @@ _WORDS = {
     logging.CRITICAL: "error",
 }
 _LEVELS = {word: number for number, word in _WORDS.items() if number != logging.CRITICAL}
+
+
+_LINES = "lines"
+"""The first word of the kind of lines that aren't about the end of a connection."""
+
+
+def alike(*kind: str) -> dict[str, object]:
+    """Return the `extra` of a log call that strangers can cause as often as they like.  Lines with
+    the same `kind` share one rate limit."""
+    return {"uproxy_kind": (_LINES, *kind)}
+
+
+def _kind_of(record: logging.LogRecord) -> Kind | None:
+    """Return what limits the rate of a record; None: nothing does.  Exceptions share a limit with
+    others of the same log call, and all lines of one library share a limit."""
+    kind: Kind | None = getattr(record, "uproxy_kind", None)
+    if kind is None and record.exc_info:
+        return (_LINES, record.name, str(record.msg))
+    if kind is None and not record.name.startswith("uproxy"):
+        return (_LINES, record.name)
+    return kind
 
 
 class Log(logging.Handler):
@@ -106,6 +128,9 @@ class Log(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record of standard logging; called on any thread."""
+        kind = _kind_of(record)
+        if kind is not None and not self._allows(kind):
+            return
         fields = self._tags
         if record.exc_info and record.exc_info[1] is not None:
             fields = (*fields, ("error", self._error_text(record.exc_info[1])))
@@ -114,31 +139,41 @@ class Log(logging.Handler):
 
     def wants(self, outcome: Outcome) -> bool:
         """Return whether connections with this outcome are logged."""
+        if outcome is Outcome.PROBED and self._level_word != "debug":
+            return False
         return outcome in self._logged_outcomes
 
     def access(self, record: AccessRecord) -> None:
         """Write the line of a connection that has ended, unless `log.access` or the rate limit
         omits it."""
-        if record.outcome not in self._logged_outcomes:
+        if not self.wants(record.outcome):
             return
-        if record.kind is not None:
-            self._write_summaries()
-            with self._limit_lock:
-                if not self._limit.allows(record.kind, self._clock()):
-                    return
+        if record.kind is not None and not self._allows(record.kind):
+            return
         level = "info" if record.kind is None else "warning"
+        if record.outcome is Outcome.PROBED:
+            level = "debug"
         fields = (*record.fields, *self._tags)
         self._put(Event(time.time(), level, "access", "connection complete", fields))
 
+    def _allows(self, kind: Kind) -> bool:
+        """Return whether the rate limit lets one more line of this kind through, and count it."""
+        self._write_summaries()
+        with self._limit_lock:
+            return self._limit.allows(kind, self._clock())
+
     def _write_summaries(self, everything: bool = False) -> None:
-        """Write one summary line for each kind of failure whose rate limit window is over."""
+        """Write one summary line for each kind whose rate limit window is over."""
         now = float("inf") if everything else self._clock()
         with self._limit_lock:
             summaries = self._limit.close_windows(now)
         for kind, count in summaries:
             fields = (("kind", " ".join(kind)), ("count", count), *self._tags)
-            message = f"{count} more connections failed alike"
-            self._put(Event(time.time(), "warning", "access", message, fields))
+            if kind[0] == _LINES:
+                message, scope = f"{count} more lines were alike", "uproxy.log"
+            else:
+                message, scope = f"{count} more connections failed alike", "access"
+            self._put(Event(time.time(), "warning", scope, message, fields))
 
     def _error_text(self, error: BaseException) -> str:
         """Return an exception as text, with its traceback at level debug."""

@@ -47,6 +47,7 @@ class Metrics:
         self._handshakes = Counter[tuple[str, ...]]()
         self._handshake_failures = Counter[tuple[str, ...]]()
         self._handshake_seconds = defaultdict[str, Durations](lambda: Durations(_HANDSHAKE_BUCKETS))
+        self._probes = Counter[tuple[str, ...]]()
         self._decisions = Counter[tuple[str, ...]]()
         self._reloads = Counter[tuple[str, ...]]()
         self._stale = False  # the last reload was refused
@@ -74,6 +75,10 @@ class Metrics:
     def handshake_failed(self, direction: Direction, outcome: Outcome, rule: str | None) -> None:
         """Count a failed handshake; `rule` is the SPIFFE rule that was broken, if any."""
         self._handshake_failures[direction.value, outcome.value, rule or "-"] += 1
+
+    def probed(self, direction: Direction) -> None:
+        """Somebody connected to a door with TLS and went without a byte."""
+        self._probes[direction.value,] += 1
 
     def decided(self, rule: str | None, allowed: bool, mode: str = "enforce") -> None:
         """Count an authorization decision; `rule` None: no rule matched, the default decided."""
@@ -158,6 +163,10 @@ class Metrics:
         shown.counter(
             "uproxy_handshake_failures", "Failed TLS handshakes, by outcome and SPIFFE rule",
             ("direction", "reason", "rule"), self._handshake_failures.items,
+        )  # fmt: skip
+        shown.counter(
+            "uproxy_probes", "Connections to a door with TLS that ended without a byte of it",
+            ("direction",), self._probes.items,
         )  # fmt: skip
         shown.histogram(
             "uproxy_handshake_duration_seconds",

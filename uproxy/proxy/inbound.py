@@ -16,6 +16,7 @@ from typing import cast
 from uproxy.config.settings import InboundSettings, Settings
 from uproxy.connections import InForce, Party, Shown, caller_of
 from uproxy.contract import Arrival, Candidate, Connection, Ending, Refusal, Route, Stands, TlsPlan
+from uproxy.log import alike
 from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts, Transport
 from uproxy.policy import Decision, Policy, Target
 from uproxy.proxy.handshakes import Handshake, Handshakes, Terms
@@ -145,7 +146,8 @@ class InboundDoor:
         metrics.decided(decision.rule, decision.allowed)
         for match in decision.shadow:
             metrics.decided(match.rule, match.action == "allow", mode="shadow")
-            _log.info("shadow rule %s would %s: %s", match.rule, match.action, decision.reason)
+            _log.info("shadow rule %s would %s: %s", match.rule, match.action, decision.reason,
+                      extra=alike("shadow rule", match.rule))  # fmt: skip
 
     def _party_of(self, connection: Connection) -> Party:
         return self._handshakes.party(connection.arrival.tls)

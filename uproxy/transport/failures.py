@@ -81,9 +81,14 @@ class Failure:
         raise ValueError(f"{self.what} has no cause")
 
 
+class ProbedError(TlsError):
+    """Somebody connected to a door with TLS and went without a byte."""
+
+
 def closed(who: str, what: str) -> TlsError:
     """A side ended TCP where TLS goes on: `what` is one of `_engine.FAILURES`."""
-    return TlsError(f"{who} {_CLOSED[what]}")
+    kind = ProbedError if what == "no_hello" else TlsError
+    return kind(f"{who} {_CLOSED[what]}")
 
 
 def describe(who: str, error: BaseException) -> str:
@@ -136,7 +141,8 @@ def handshake(who: str, error: BaseException, seconds: float) -> Refusal:
     if isinstance(error, TimeoutError) and error.errno is None:  # the kernel's has a number
         why = f"{who} didn't finish the handshake in {seconds:g} s"
         return Refusal(Outcome.TIMED_OUT, why)
-    return Refusal(Outcome.HANDSHAKE_FAILED, describe(who, error))
+    outcome = Outcome.PROBED if isinstance(error, ProbedError) else Outcome.HANDSHAKE_FAILED
+    return Refusal(outcome, describe(who, error))
 
 
 def no_address(route: Route) -> Refusal:

@@ -207,6 +207,8 @@ class DenialRow(Row):
     rule: str | None
     """The policy's rule or the SPIFFE rule that decided; None: no rule allowed it."""
     destination: str | None = None
+    count: int = 1
+    """How often the same was refused from the same host; `at` and `source` are the last one's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +248,7 @@ class AdminFacts(Protocol):
         """Return the configured destinations with their endpoints."""
 
     def denials(self) -> tuple[DenialRow, ...]:
-        """Return about the last fifty denials, newest first."""
+        """Return about the last fifty denials that differ, newest first."""
 
     def outcomes(self) -> Mapping[str, int]:
         """Return how many connections have ended since the start, by outcome."""

@@ -19,12 +19,16 @@ from typing import cast
 import h11
 
 from uproxy import sockets
+from uproxy.log import alike
 from uproxy.model import UnixAddress
 from uproxy.proxy.admin import router
 from uproxy.proxy.admin.facts import AdminFacts
 from uproxy.proxy.admin.messages import ClientAddresses, Request, Response, Surface, text
 
 _log = logging.getLogger(__name__)
+
+_LOGGED_OF_TARGET = 200
+"""Characters of a request's target that are logged."""
 
 _ALWAYS = (
     ("Cache-Control", "no-store"),
@@ -128,8 +132,9 @@ class AdminListener:
             _log.exception("no answer to %s %s", request.method, request.path)
             return text(500, "uProxy failed to answer this, which is a defect: see its log")
         if request.method == "POST":
-            _log.info("%s %s from %s: %d", request.method, request.target, request.client.peer,
-                      response.status)  # fmt: skip
+            _log.info("%s %s from %s: %d", request.method, request.target[:_LOGGED_OF_TARGET],
+                      request.client.peer, response.status,
+                      extra=alike("admin request", str(response.status)))  # fmt: skip
         return response
 
 

@@ -45,7 +45,7 @@ LINGER: Final = 1.0
 would be answered by a reset that overtakes the alert."""
 
 _WITH_ALERT: Final = frozenset(
-    {Outcome.HANDSHAKE_FAILED, Outcome.PEER_UNTRUSTED, Outcome.PEER_UNEXPECTED}
+    {Outcome.HANDSHAKE_FAILED, Outcome.PEER_UNTRUSTED, Outcome.PEER_UNEXPECTED, Outcome.PROBED}
 )
 
 _log = logging.getLogger(__name__)

@@ -47,7 +47,12 @@ class TlsLeg(Leg):
         """
         hello, complete = Hello(), False
         while not complete:
-            more = await self.hear(MAX_HELLO - len(hello.received))
+            try:
+                more = await self.hear(MAX_HELLO - len(hello.received))
+            except ConnectionResetError:
+                if hello.received:
+                    raise
+                more = b""
             if not more:
                 raise closed(self.who, "short_hello" if hello.received else "no_hello")
             self._started = self._started or time.monotonic()
