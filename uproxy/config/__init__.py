@@ -1,7 +1,8 @@
-"""The configuration: text in, immutable settings or every mistake out.  Pure.
+"""The configuration: parsed from text into immutable settings, or into all mistakes.  Pure.
 
-`load` makes `Settings`; `warnings` says what is legal but probably not meant; `changes`
-compares two settings for a reload; `json_schema` and `reference_markdown` describe the file.
+`load` returns `Settings`; `warnings` lists settings that are valid but probably not intended;
+`changes` compares two settings for a reload; `json_schema` and `reference_markdown` describe
+the file.
 """
 
 from uproxy.config.advice import warnings

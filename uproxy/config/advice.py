@@ -1,7 +1,6 @@
-"""What is legal but worth saying: the warnings of `uproxy check`.
+"""The warnings of `uproxy check`: settings that are valid but probably not intended.
 
-Nothing here is an error, and nothing here changes a setting; each names what follows from
-the configuration as it stands.
+Warnings are no errors and change no setting; each says what follows from the configuration.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from uproxy.model import Mistake, TcpAddress, Transport
 
 
 def warnings(settings: Settings) -> tuple[Mistake, ...]:
-    """Everything worth saying, in the order of the file's sections."""
+    """Return all warnings, in the order of the file's sections."""
     return tuple(
         warning
-        for advise in (_identity, _doors, _inbound, _outbound, _destinations, _deadlines, _admin)
+        for advise in (_identity, _doors, _inbound, _outbound, _destinations, _timeouts, _admin)
         for warning in advise(settings)
     )
 
@@ -47,7 +46,9 @@ def _inbound(settings: Settings) -> Iterator[Mistake]:
     for index, door in enumerate(settings.inbound):
         if not allows or door.transport is not Transport.PLAINTEXT:
             continue
-        if not any(_opens(rule.from_, door.name, rule.to.inbound) for rule in allows):
+        if not any(
+            _admits_unauthenticated(rule.from_, door.name, rule.to.inbound) for rule in allows
+        ):
             reason = (
                 "nobody gets in at this plaintext door: "
                 "no allow rule for it says `unauthenticated: true`"
@@ -55,14 +56,15 @@ def _inbound(settings: Settings) -> Iterator[Mistake]:
             yield Mistake(join("inbound", index), reason, door.name)
 
 
-def _opens(callers: RuleFrom, door: str, doors: tuple[str, ...]) -> bool:
+def _admits_unauthenticated(callers: RuleFrom, door: str, doors: tuple[str, ...]) -> bool:
+    """Return whether the rule lets callers without an identity in at this door."""
     return callers.unauthenticated and (not doors or door in doors)
 
 
 def _outbound(settings: Settings) -> Iterator[Mistake]:
     for index, door in enumerate(settings.outbound):
         if door.expose and beyond_loopback(door.listen):
-            reason = "whoever reaches this address borrows our identity"
+            reason = "whoever can connect here uses our identity"
             yield Mistake(join(join("outbound", index), "listen"), reason, str(door.listen))
 
 
@@ -80,7 +82,7 @@ def _destinations(settings: Settings) -> Iterator[Mistake]:
                 yield Mistake(join(join(path, "addresses"), index), reason, str(address))
 
 
-def _deadlines(settings: Settings) -> Iterator[Mistake]:
+def _timeouts(settings: Settings) -> Iterator[Mistake]:
     if settings.timeouts.handshake == 0:
         reason = "without it, silent callers hold their places for ever"
         yield Mistake("timeouts.handshake", reason, "0")

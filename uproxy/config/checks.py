@@ -1,8 +1,7 @@
-"""What several fields must obey together, on a tree whose fields are read.
+"""Checks that need more than one setting.
 
-Each check speaks only about values that were right by themselves, so one slip gives one
-mistake.  Rules of authorization are in `rules`, listen addresses against each other in
-`listeners`.
+Each check uses only values that are valid by themselves, so that one error in the file gives
+one mistake.  Authorization rules are checked in `rules`, listen addresses in `listeners`.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from uproxy.model import Mistake, SystemdAddress, TcpAddress, Timeouts, Transpor
 
 
 def check(root: Draft) -> Iterator[Mistake]:
-    """Every mistake that takes more than one field to see."""
+    """Yield every mistake that needs more than one setting to see."""
     yield from _check_identity(root)
     yield from _check_doors(root)
     yield from _check_destinations(root)
@@ -65,10 +64,11 @@ def _check_doors(root: Draft) -> Iterator[Mistake]:
     for door in root.drafts("outbound"):
         yield from _check_unix_only(door, ("mode", "owner"))
         yield from _check_exposure(door)
-        yield from _check_way(door, known)
+        yield from _check_destination_exists(door, known)
 
 
 def _check_unix_only(door: Draft, keys: tuple[str, ...]) -> Iterator[Mistake]:
+    """Refuse keys that only a unix socket opened by uProxy can have."""
     listen = door.get("listen")
     if isinstance(listen, TcpAddress | SystemdAddress):
         for key in keys:
@@ -78,6 +78,7 @@ def _check_unix_only(door: Draft, keys: tuple[str, ...]) -> Iterator[Mistake]:
 
 
 def _check_plaintext(draft: Draft, keys: tuple[str, ...]) -> Iterator[Mistake]:
+    """Refuse keys that have no meaning without TLS."""
     if draft.get("transport") is Transport.PLAINTEXT:
         for key in keys:
             if draft.has(key):
@@ -85,6 +86,7 @@ def _check_plaintext(draft: Draft, keys: tuple[str, ...]) -> Iterator[Mistake]:
 
 
 def _check_exposure(door: Draft) -> Iterator[Mistake]:
+    """Refuse an outbound door that other hosts can reach, unless it has `expose: true`."""
     listen = door.get("listen")
     if listen is None or not beyond_loopback(listen) or door.get("expose"):
         return
@@ -92,12 +94,13 @@ def _check_exposure(door: Draft) -> Iterator[Mistake]:
         return
     yield door.wrong(
         "listen",
-        "whoever reaches this address borrows our identity; listen at 127.0.0.1, [::1] "
+        "whoever can connect here uses our identity; listen at 127.0.0.1, [::1] "
         "or a unix socket, or write `expose: true`",
     )
 
 
-def _check_way(door: Draft, known: Set[str]) -> Iterator[Mistake]:
+def _check_destination_exists(door: Draft, known: Set[str]) -> Iterator[Mistake]:
+    """Refuse a `to` that is no key of `destinations`."""
     name = door.get("to")
     if name is not None and name not in known:
         yield door.wrong("to", "is no key of `destinations`", nearest(name, sorted(known)))

@@ -1,9 +1,9 @@
-"""YAML text to a tree of nodes that remember where they were written.
+"""Parses YAML text into a tree of nodes that know their line and column.
 
-Not a YAML library: PyYAML's parser delivers the events, this module keeps what a
-configuration needs and refuses the rest in words.  Its rules: YAML 1.2 core-schema scalars
-(`no`, `off` and `15:30` are text), one document, no duplicate keys, no aliases, no tags,
-bounded size, depth and number of nodes.  JSON is such a document.
+PyYAML's parser delivers the events; this module builds nodes from what a configuration needs
+and refuses the rest with a reason.  Rules: scalars by YAML 1.2's core schema (`no`, `off` and
+`15:30` are text), one document, no duplicate keys, no aliases, no tags, bounded size, depth
+and number of nodes.  JSON is accepted as YAML.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ from uproxy.model import Mistake
 
 
 class _Mark(Protocol):
+    """PyYAML's position in the text; both numbers are 0-based."""
+
     line: int
     column: int
 
 
 MAX_CHARACTERS = 1 << 22
-"""Four times what a Kubernetes ConfigMap holds."""
+"""The size of a Kubernetes ConfigMap."""
 MAX_NODES = 100_000
 """A thousand destinations and a thousand rules of 40 values each, and their doors."""
 MAX_DEPTH = 32
@@ -47,12 +49,12 @@ _TAGGED = (yaml.ScalarEvent, yaml.CollectionStartEvent)
 
 
 def parse(text: str) -> tuple[MapNode, tuple[Mistake, ...]]:
-    """Parse a configuration file.
+    """Parse the text of a configuration file.
 
-    Returns the tree and the mistakes that left it readable (duplicate keys and the like).
+    Returns the tree, and mistakes that don't prevent reading it, such as duplicate keys.
 
     Raises:
-        ConfigError: the text has no tree: bad syntax, empty, not a mapping, too large.
+        ConfigError: there is no tree: bad syntax, empty, not a mapping, too large.
     """
     node, mistakes = parse_value(text)
     start = Place(1, 1)
@@ -64,7 +66,7 @@ def parse(text: str) -> tuple[MapNode, tuple[Mistake, ...]]:
 
 
 def parse_value(text: str) -> tuple[Node | None, tuple[Mistake, ...]]:
-    """Parse any one YAML document; None when there is none.
+    """Parse one YAML document of any kind; the node is None if it is empty or null.
 
     Raises:
         ConfigError: as for `parse`.
@@ -72,7 +74,7 @@ def parse_value(text: str) -> tuple[Node | None, tuple[Mistake, ...]]:
     if len(text) > MAX_CHARACTERS:
         raise _syntax(Place(1, 1), f"is longer than {MAX_CHARACTERS} characters")
     if text.lstrip().startswith("{"):
-        # JSON may be indented with tabs; PyYAML takes spaces only
+        # JSON may be indented with tabs, YAML may not
         text = _LEADING_TABS.sub(lambda tabs: " " * len(tabs.group()), text)
     composer = _Composer()
     try:
@@ -91,6 +93,7 @@ def _syntax(place: Place, reason: str) -> ConfigError:
 
 
 def _unreadable(text: str, error: yaml.ReaderError) -> ConfigError:
+    """Return the error for a character that YAML doesn't allow, with its line and column."""
     before = text[: error.position]
     place = Place(before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1)
     code = ord(text[error.position])
@@ -100,6 +103,7 @@ def _unreadable(text: str, error: yaml.ReaderError) -> ConfigError:
 
 
 def _marked(text: str, error: yaml.MarkedYAMLError) -> ConfigError:
+    """Return the error for a syntax error of PyYAML, with a hint for frequent causes."""
     place = _place(error.problem_mark or error.context_mark)
     problem = (error.problem or error.context or "can't be read").replace("\n", " ")
     lines = text.splitlines()
@@ -116,7 +120,7 @@ def _place(mark: _Mark | None) -> Place:
 
 
 class _Composer:
-    """Events to nodes.  Recursion is bounded by MAX_DEPTH."""
+    """Builds nodes from events.  Its recursion is bounded by MAX_DEPTH."""
 
     def __init__(self) -> None:
         self.mistakes: list[Mistake] = []
@@ -124,7 +128,9 @@ class _Composer:
         self._depth = 0
 
     def document(self, text: str) -> Node | None:
-        # BaseLoader resolves nothing, so no YAML 1.1 type gets in
+        """Return the node of the only document; None if it is empty or null."""
+
+        # the parser's events have no types, so no YAML 1.1 type is applied
         events = iter(yaml.parse(text))
         node = None
         documents = 0
@@ -141,6 +147,7 @@ class _Composer:
         return node
 
     def _node(self, event: yaml.NodeEvent, events: Iterator[yaml.Event], path: str) -> Node:
+        """Return the node that begins with `event`, taking the rest of its events."""
         place = _place(event.start_mark)
         self._nodes += 1
         if self._nodes > MAX_NODES:
@@ -173,6 +180,7 @@ class _Composer:
         return node
 
     def _entries(self, events: Iterator[yaml.Event], path: str) -> Iterable[Entry]:
+        """Return the entries of a mapping, taking its events."""
         seen: dict[str, Entry] = {}
         for event in _until(events, yaml.MappingEndEvent):
             key = self._node(event, events, path)
@@ -192,11 +200,12 @@ class _Composer:
 
 
 def _scalar(event: yaml.ScalarEvent) -> Scalar:
+    """Return the node of a scalar."""
     place = _place(event.start_mark)
     text = event.value
     with contextlib.suppress(UnicodeDecodeError):
-        # JSON writes characters beyond U+FFFF as two escapes; half of one stays what it
-        # is, and no field takes it
+        # JSON writes characters beyond U+FFFF as two escapes; a single one stays as it is, and
+        # no field accepts it
         text = text.encode("utf-16", "surrogatepass").decode("utf-16")
     if event.style is not None:
         return Scalar(text, Style.QUOTED, place)
@@ -204,6 +213,7 @@ def _scalar(event: yaml.ScalarEvent) -> Scalar:
 
 
 def _until(events: Iterator[yaml.Event], end: type[yaml.Event]) -> Iterator[yaml.NodeEvent]:
+    """Yield events until the one of type `end`."""
     while isinstance(event := next(events), yaml.NodeEvent):
         yield event
     if not isinstance(event, end):
@@ -211,6 +221,7 @@ def _until(events: Iterator[yaml.Event], end: type[yaml.Event]) -> Iterator[yaml
 
 
 def _next(events: Iterator[yaml.Event]) -> yaml.NodeEvent:
+    """Return the next event, which begins a node."""
     event = next(events)
     if not isinstance(event, yaml.NodeEvent):
         raise AssertionError(f"PyYAML gave {event!r} for a value")

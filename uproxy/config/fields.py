@@ -1,7 +1,7 @@
-"""Every setting: its key, what it may hold, what it means, its default.
+"""Every setting: its key, its kind of value, its meaning, its default.
 
-The only list of keys.  Reading, hints, the JSON Schema and the reference are all derived
-from it, so that they can't tell different stories.
+This is the only list of keys.  Reading, hints, the JSON Schema and the reference are all derived
+from it, so they always agree.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ IDENTITY = Record(
         Field(
             "revocation_grace",
             DURATION,
-            "How long 'no identity' from a reconnect may be a hiccup.",
+            "How long a reconnected agent may say 'no identity' before ours is withdrawn.",
             "30s",
         ),
     ),
@@ -105,7 +105,7 @@ OUTBOUND = Record(
     (
         Field("listen", LISTENER, "Where this workload connects.", required=True),
         Field("to", LABEL, "A key of `destinations`.", required=True),
-        Field("expose", BOOLEAN, "Lets others than this host borrow our identity.", False),
+        Field("expose", BOOLEAN, "Lets other hosts connect, and so use our identity.", False),
         _MODE,
         Field("owner", OWNER, "Who owns a unix socket: user, user:group or numbers."),
     ),
@@ -131,7 +131,8 @@ DESTINATION = Record(
 )
 
 
-def _both(name: str, kind: Kind, doc: str) -> tuple[Field, Field]:
+def _with_negation(name: str, kind: Kind, doc: str) -> tuple[Field, Field]:
+    """Return the fields `name` and `not_name` of an authorization rule."""
     return Field(name, ListOf(kind), doc), Field(
         f"not_{name}", ListOf(kind), f"All but these: {doc}"
     )
@@ -141,21 +142,25 @@ FROM = Record(
     RuleFrom,
     (
         Field("unauthenticated", BOOLEAN, "Callers without an identity, and only those.", False),
-        *_both("identities", PATTERN, "SPIFFE ID patterns: `*` is one segment, `**` any number."),
-        *_both("trust_domains", TRUST_DOMAIN, "Trust domains."),
-        *_both("namespaces", SEGMENT, "X of /ns/X/sa/Y."),
-        *_both("service_accounts", SEGMENT, "Y of /ns/X/sa/Y."),
-        *_both("cidrs", NETWORK, "The TCP peer's address."),
-        *_both("via", LABEL, "The way the caller came; `direct` is no way but its own."),
+        *_with_negation(
+            "identities", PATTERN, "SPIFFE ID patterns: `*` is one segment, `**` any number."
+        ),
+        *_with_negation("trust_domains", TRUST_DOMAIN, "Trust domains."),
+        *_with_negation("namespaces", SEGMENT, "X of /ns/X/sa/Y."),
+        *_with_negation("service_accounts", SEGMENT, "Y of /ns/X/sa/Y."),
+        *_with_negation("cidrs", NETWORK, "The TCP peer's address."),
+        *_with_negation(
+            "via", LABEL, "The L7 proxy the caller came through; `direct`: through none."
+        ),
     ),
     "a mapping of caller fields",
 )
 TO = Record(
     RuleTo,
     (
-        *_both("ports", PORT, "The application's ports."),
-        *_both("addresses", NETWORK, "The application's addresses."),
-        *_both("inbound", LABEL, "Names of doors."),
+        *_with_negation("ports", PORT, "The application's ports."),
+        *_with_negation("addresses", NETWORK, "The application's addresses."),
+        *_with_negation("inbound", LABEL, "Names of doors."),
     ),
     "a mapping of target fields",
 )
@@ -166,7 +171,7 @@ RULE = Record(
         Field(
             "action",
             Choice(("allow", "deny")),
-            "Any deny refuses; then one allow must match.",
+            "Any matching deny refuses; else an allow must match.",
             required=True,
         ),
         Field(
@@ -238,7 +243,12 @@ ADMIN = Record(
 LOG = Record(
     LogSettings,
     (
-        Field("level", Choice(("debug", "info", "warning", "error")), "From here up.", "info"),
+        Field(
+            "level",
+            Choice(("debug", "info", "warning", "error")),
+            "Lines of this level and above.",
+            "info",
+        ),
         Field("format", Choice(("json", "text")), "How a line looks.", "json"),
         Field("access", Choice(("all", "denied", "none")), "Which connections get a line.", "all"),
     ),
@@ -248,8 +258,16 @@ SETTINGS = Record(
     (
         Field("name", LABEL, "Tells several uProxies on one machine apart.", "uproxy"),
         Field("identity", IDENTITY, "Who this workload is: exactly one source."),
-        Field("inbound", ListOf(INBOUND, minimum=0, unique=False), "Doors for other workloads."),
-        Field("outbound", ListOf(OUTBOUND, minimum=0, unique=False), "Doors for this workload."),
+        Field(
+            "inbound",
+            ListOf(INBOUND, minimum=0, unique=False),
+            "Doors: listeners at which other workloads connect.",
+        ),
+        Field(
+            "outbound",
+            ListOf(OUTBOUND, minimum=0, unique=False),
+            "Doors at which this workload connects.",
+        ),
         Field("destinations", MapOf(LABEL, DESTINATION), "Where outbound connections go."),
         Field(
             "authorization",
@@ -268,7 +286,7 @@ SETTINGS = Record(
         Field(
             "engine",
             Choice(("native", "python"), later.ENGINES),
-            "What moves the bytes: compiled threads, or their twin in plain Python, on one.",
+            "What relays: compiled threads, or plain Python on a single thread.",
             "native",
         ),
         Field(
@@ -280,7 +298,7 @@ SETTINGS = Record(
         Field(
             "admin",
             Nullable(ADMIN, AdminSettings(None, None, None)),
-            "Where operators ask; null is off.",
+            "The listeners for operators; null is off.",
         ),
         Field(
             "log",

@@ -1,8 +1,8 @@
-"""The grammar of settings: what a field may hold, said once and used three times.
+"""The kinds of values that a setting can have.
 
-A kind reads a node into a value (adding every mistake to one list), describes itself as JSON
-Schema, and names itself for people.  `records` puts kinds together, `fields` is the table;
-what several fields must obey together is in `checks`.
+A kind reads a node into a value (appending mistakes to a list), returns its JSON Schema, and
+has words that describe it to people.  `records` combines kinds into mappings, `fields` uses them
+for every setting; `checks` has the rules that concern several settings.
 """
 
 from __future__ import annotations
@@ -21,42 +21,44 @@ Json = dict[str, Any]
 
 
 class _Wrong:
-    """What reading gives where a mistake was made."""
+    """The type of WRONG."""
 
 
 WRONG: Final = _Wrong()
+"""Returned by `Kind.read` after it appended a mistake."""
 VARIABLE: Final[Json] = {"type": "string", "pattern": rf"\$\{{{NAME}\}}"}
-"""Any scalar may hold a variable instead of its final text."""
+"""The schema of `${NAME}`, which may stand in place of any scalar."""
 
 
 class Kind(Protocol):
-    """What a field may hold."""
+    """What a setting can hold."""
 
     @property
     def words(self) -> str:
-        """For people: `a duration`."""
+        """A description for people: `a duration`."""
 
     def read(self, node: Node, path: str, mistakes: list[Mistake]) -> object:
-        """The value, or WRONG after adding the reason to `mistakes`."""
+        """Return the value, or WRONG after appending the reason to `mistakes`."""
 
     def schema(self) -> Json:
-        """JSON Schema, draft 2020-12."""
+        """Return the JSON Schema, draft 2020-12."""
 
 
 def nearest(word: str, words: Iterable[str]) -> str | None:
-    """The one of `words` that was probably meant."""
-    # only a mistake needs it, and a running uProxy has made none
+    """Return the most similar of `words`, or None if none is similar."""
+    # imported here to save memory: a running uProxy has no mistakes
     import difflib
 
     return next(iter(difflib.get_close_matches(word, list(words), 1)), None)
 
 
 def not_yet(way_out: str) -> str:
-    """The words for what a coming version will know."""
+    """Return the reason for refusing something that only a later version will support."""
     return f"is not in this version yet; {way_out}"
 
 
 def is_not(node: Node, words: str) -> str:
+    """Return the reason for refusing a node that isn't `words`."""
     if isinstance(node, Scalar):
         if node.type is Type.NULL:
             return f"has no value; must be {words}, or leave the key out"
@@ -66,12 +68,14 @@ def is_not(node: Node, words: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ScalarKind:
-    """A leaf: `parse` raises ValueError or an UproxyError saying what would be right."""
+    """A scalar.  `parse` raises ValueError or UproxyError with what would be right."""
 
     words: str
     parse: Callable[[str], object]
     shape: Json
+    """The JSON Schema of the value."""
     types: frozenset[Type] = frozenset({Type.TEXT})
+    """The YAML types that are accepted."""
 
     def read(self, node: Node, path: str, mistakes: list[Mistake]) -> object:
         """See Kind."""
@@ -79,7 +83,7 @@ class ScalarKind:
             mistakes.append(mistake(path, node, is_not(node, self.words)))
             return WRONG
         if node.type not in self.types and node.type is not Type.FREE:
-            # 5 where text is wanted and "5" where a number is: one pair of quotes away
+            # text where a number is wanted, or the reverse: quotes may be all that is wrong
             quotes = "put it in quotes" if Type.TEXT in self.types else "write it without quotes"
             reason = f"must be {self.words}, not {node.type}"
             reason += f"; {quotes}" if self._parses(node.text) else ""
@@ -87,7 +91,7 @@ class ScalarKind:
             return WRONG
         if not node.text.isprintable():
             code = next(ord(each) for each in node.text if not each.isprintable())
-            mistakes.append(mistake(path, node, f"has a character for no one to see, U+{code:04X}"))
+            mistakes.append(mistake(path, node, f"has an invisible character, U+{code:04X}"))
             return WRONG
         try:
             return self.parse(node.text)
@@ -96,6 +100,7 @@ class ScalarKind:
             return WRONG
 
     def _parses(self, text: str) -> bool:
+        """Return whether the text would be valid."""
         try:
             self.parse(text)
         except (ValueError, UproxyError):
@@ -109,13 +114,15 @@ class ScalarKind:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of a few words; `later` are words of coming versions, with the way out today."""
+    """One of a few words.  `later` are words that a later version will support, with what to
+    use today."""
 
     options: tuple[str, ...]
     later: Mapping[str, str] = field(default_factory=dict)
     decimal: bool = False
     """Whether the words look like numbers and may be written without quotes."""
     makes: Callable[[str], object] = str
+    """Converts the word into the value."""
 
     @property
     def words(self) -> str:
@@ -145,12 +152,12 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class ListOf:
-    """A list."""
+    """A list of values of one kind."""
 
     item: Kind
     minimum: int = 1
     unique: bool = True
-    """Scalars can be compared; records have checks of their own."""
+    """Whether equal items are refused; not for lists of records."""
 
     @property
     def words(self) -> str:
@@ -174,7 +181,7 @@ class ListOf:
                 mistakes.append(mistake(join(path, index), item, reason))
             values.append(value)
         if not self.unique:
-            # what is right in a list of records can still be checked against the rest
+            # valid records can still be checked against other settings
             return tuple(value for value in values if value is not WRONG)
         return tuple(values) if len(mistakes) == before else WRONG
 
@@ -190,7 +197,7 @@ class ListOf:
 
 @dataclass(frozen=True, slots=True)
 class MapOf:
-    """A mapping whose keys are the user's."""
+    """A mapping whose keys are chosen by the user."""
 
     key: ScalarKind
     item: Kind
@@ -231,7 +238,7 @@ class MapOf:
 
 @dataclass(frozen=True, slots=True)
 class Nullable:
-    """`item`, or null; null means the values in `means`, or None."""
+    """`item` or null; null becomes the value `means`."""
 
     item: Kind
     means: object = None
@@ -254,7 +261,7 @@ class Nullable:
 
 @dataclass(frozen=True, slots=True)
 class WordOr:
-    """One word that stands for a whole value (`from: any`), or the value itself."""
+    """One word that stands for the value `means` (`from: any`), or `item`."""
 
     word: str
     means: object

@@ -1,6 +1,6 @@
-"""What the configuration will know and this version doesn't: each with the way out today.
+"""Keys and words of later versions, each with what to use today.
 
-One small table, so that nothing of a coming version is ever accepted in silence.
+They are refused with a reason of their own, so that they are never accepted in silence.
 """
 
 from __future__ import annotations
@@ -34,9 +34,11 @@ KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         },
     }
 )
-"""Keys, by the record they would belong to."""
+"""The keys by the record they will belong to; each with what to use today."""
 
 TRANSPORTS: Mapping[str, str] = MappingProxyType({"hbone": _TUNNEL})
+"""The transports of later versions, with what to use today."""
 ENGINES: Mapping[str, str] = MappingProxyType(
     dict.fromkeys(("cython", "c"), "use `engine: native`")
 )
+"""The engines of later versions, with what to use today."""

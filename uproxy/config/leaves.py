@@ -1,4 +1,4 @@
-"""The kinds of single values: each pairs a parser of `scalars` with its JSON Schema and name."""
+"""The kinds of scalars: each combines a parser of `scalars` with its JSON Schema and words."""
 
 from __future__ import annotations
 
@@ -23,19 +23,21 @@ CIPHERS_12 = (
     "ECDHE-ECDSA-AES256-GCM-SHA384", "ECDHE-RSA-AES256-GCM-SHA384",
     "ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-RSA-CHACHA20-POLY1305",
 )  # fmt: skip
-"""TLS 1.2 with forward secrecy and AEAD only, in OpenSSL's names."""
+"""The TLS 1.2 suites with forward secrecy and AEAD, by OpenSSL's names."""
 
 
 def _pattern(pattern: str) -> Json:
+    """Return the schema of text that matches a regular expression as a whole."""
     return {"type": "string", "pattern": f"^({pattern})$"}
 
 
 def _canonical(parse: Callable[[str], object]) -> Callable[[str], str]:
+    """Return a parser that returns the canonical text of what `parse` returns."""
     return lambda text: str(parse(text))
 
 
 def count(minimum: int) -> ScalarKind:
-    """A whole number, at least `minimum`."""
+    """Return the kind of whole numbers that are at least `minimum`."""
 
     def parse(text: str) -> int:
         number = scalars.whole_number(text)

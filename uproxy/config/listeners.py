@@ -1,6 +1,6 @@
-"""Which listen addresses can't stand beside each other.
+"""Finds listen addresses that can't be used at the same time.
 
-Shared by loading (two doors on one socket), by the check for loops and by reloading
+Used when loading (two doors at one address, a door that leads to itself) and when reloading
 (`0.0.0.0:P` can't become `127.0.0.1:P` while the old socket is open).
 """
 
@@ -17,12 +17,14 @@ from uproxy.model import ListenAddress, Mistake, TcpAddress
 
 @dataclass(frozen=True, slots=True)
 class _Listener:
+    """A listen address and where it is configured."""
+
     path: str
     address: ListenAddress
     draft: Draft
     key: str = "listen"
     default: bool = False
-    """Nobody wrote it, so a collision is the other one's mistake."""
+    """Whether it is a default: a collision is then reported for the other listener."""
 
 
 def place_of(address: ListenAddress) -> object:
@@ -31,10 +33,10 @@ def place_of(address: ListenAddress) -> object:
 
 
 def overlap(one: ListenAddress, other: ListenAddress) -> bool:
-    """Whether two sockets can't listen at these addresses at the same time.
+    """Return whether two sockets can't listen at these addresses at the same time.
 
-    `[::]` listens for IPv4 too; `0.0.0.0` for IPv4 only.  A name overlaps nothing: what it
-    means is known later.
+    `[::]` listens for IPv4 too, `0.0.0.0` for IPv4 only.  A host name overlaps nothing: its
+    addresses aren't known here.
     """
     if not isinstance(one, TcpAddress) or not isinstance(other, TcpAddress):
         return one == other
@@ -47,11 +49,12 @@ def overlap(one: ListenAddress, other: ListenAddress) -> bool:
 
 
 def _covers(wildcard: IPv4Address | IPv6Address, ip: IPv4Address | IPv6Address) -> bool:
+    """Return whether a wildcard address includes `ip`."""
     return wildcard.is_unspecified and ip.version <= wildcard.version
 
 
 def beyond_loopback(address: ListenAddress) -> bool:
-    """Whether another host can reach it; only a TCP address can be."""
+    """Return whether other hosts can reach the address; true only for TCP."""
     if not isinstance(address, TcpAddress):
         return False
     ip = address.ip
@@ -59,7 +62,7 @@ def beyond_loopback(address: ListenAddress) -> bool:
 
 
 def check_listeners(root: Draft) -> Iterator[Mistake]:
-    """No two listeners on one address, no door that leads to itself."""
+    """Yield a mistake for each two listeners at one address and each door that leads to itself."""
     earlier: dict[object, list[_Listener]] = {}
     for one in _listeners(root):
         rivals = earlier.setdefault(place_of(one.address), [])

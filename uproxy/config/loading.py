@@ -1,7 +1,7 @@
-"""Text and environment in, Settings or every mistake out.
+"""Builds Settings from the file's text, the environment and the options.
 
-Pure: it reads no file and no process environment.  The order is the precedence: the file,
-over it the environment, over that the options; variables are replaced in the result.
+Pure: it reads no file and no process environment.  The environment overrides the file, options
+override both; then variables are replaced.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from uproxy.config.checks import check
 from uproxy.config.document import parse
 from uproxy.config.fields import SETTINGS
 from uproxy.config.nodes import Entry, MapNode, Place, Scalar, Style
-from uproxy.config.overrides import lay_over
+from uproxy.config.overrides import apply_overrides
 from uproxy.config.records import Draft, build
 from uproxy.config.settings import FilesIdentity, Settings
 from uproxy.config.variables import substitute
@@ -23,7 +23,7 @@ from uproxy.errors import ConfigError
 from uproxy.model import Mistake
 
 ENDPOINT_VARIABLE = "SPIFFE_ENDPOINT_SOCKET"
-"""SPIFFE Workload Endpoint §4."""
+"""Names the Workload API's socket (SPIFFE Workload Endpoint §4)."""
 
 
 def load(
@@ -31,33 +31,35 @@ def load(
 ) -> Settings:
     """Parse a whole configuration.
 
-    `text` is the file's content, best decoded with `errors="surrogateescape"`, so that a byte
-    that isn't UTF-8 is a mistake with its place.  `environ` overrides it by
-    `UPROXY__TIMEOUTS__IDLE`, defines `${NAME}`, and may name the Workload API.  `overrides`
-    are the `path=value` of --set.  Relative file names are taken from `folder`.
+    `text` is the file's content, decoded with `errors="surrogateescape"`, so that a byte that
+    isn't UTF-8 can be reported with its line and column.  `environ` overrides settings by
+    `UPROXY__TIMEOUTS__IDLE`, defines `${NAME}`, and may name the Workload API.  `overrides` are
+    the `path=value` of --set.  Relative file names are resolved against `folder`.
 
     Raises:
         ConfigError: with every mistake, those of the file in its order.
     """
     tree, found = parse(text)
     mistakes = list(found)
-    tree = lay_over(tree, environ, overrides, mistakes)
+    tree = apply_overrides(tree, environ, overrides, mistakes)
     undefined: list[Mistake] = []
     tree = substitute(tree, environ, undefined)
     tree = _with_endpoint(tree, environ)
     draft = SETTINGS.read(tree, "", mistakes)
     if isinstance(draft, Draft):
         mistakes.extend(check(draft))
-    # what else is said about a value without its variable would be noise
+    # other mistakes about a value whose variable is undefined are left out
     unfinished = {mistake.path for mistake in undefined}
     mistakes = undefined + [each for each in mistakes if each.path not in unfinished]
     settings = None if mistakes else build(draft)
     if not isinstance(settings, Settings):
         raise ConfigError(_in_order(mistakes))
-    return _anchored(settings, folder)
+    return _with_absolute_paths(settings, folder)
 
 
 def _in_order(mistakes: Sequence[Mistake]) -> tuple[Mistake, ...]:
+    """Return the mistakes without repetitions, those in the file first, by line and column."""
+
     def place(mistake: Mistake) -> tuple[bool, int, int]:
         return mistake.line is None, mistake.line or 0, mistake.column or 0
 
@@ -65,6 +67,7 @@ def _in_order(mistakes: Sequence[Mistake]) -> tuple[Mistake, ...]:
 
 
 def _with_endpoint(tree: MapNode, environ: Mapping[str, str]) -> MapNode:
+    """Add `identity.workload_api` from the environment, unless an identity is configured."""
     endpoint = environ.get(ENDPOINT_VARIABLE)
     place = Place(source=f"${ENDPOINT_VARIABLE}")
     identity = tree.get("identity") or MapNode((), place)
@@ -78,7 +81,8 @@ def _with_endpoint(tree: MapNode, environ: Mapping[str, str]) -> MapNode:
     return replace(tree, entries=(*others, Entry("identity", place, identity)))
 
 
-def _anchored(settings: Settings, folder: str) -> Settings:
+def _with_absolute_paths(settings: Settings, folder: str) -> Settings:
+    """Resolve the paths of `identity.files` against the folder."""
     files = settings.identity.files
     if files is None:
         return settings

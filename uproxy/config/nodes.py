@@ -1,7 +1,7 @@
-"""The tree that configuration text becomes: nodes that remember where they were written.
+"""The tree of a parsed configuration file: nodes that know where they were written.
 
-It knows no YAML syntax and no setting; `document` builds it, overrides and variables make
-new ones from it, and every mistake about the text is made here.
+It has no YAML syntax and no settings.  `document` builds the tree, overrides and variables make
+changed copies, and all mistakes about the text are made here.
 """
 
 from __future__ import annotations
@@ -13,22 +13,23 @@ from dataclasses import dataclass
 from uproxy.model import Mistake
 
 _SHOWN = 80
+"""The most characters of a value that a mistake quotes."""
 
 
 class Style(enum.Enum):
-    """How much of a scalar's type its writing has already decided."""
+    """How a scalar was written, which decides how its type is determined."""
 
     PLAIN = enum.auto()
-    """Without quotes: the core schema decides."""
+    """Without quotes: YAML's core schema determines the type."""
     QUOTED = enum.auto()
-    """Text."""
+    """In quotes: text."""
     NULL = enum.auto()
     FREE = enum.auto()
-    """From the environment or --set, or with a variable in it: its field decides."""
+    """From the environment or --set, or with a variable in it: any type its field accepts."""
 
 
 class Type(enum.StrEnum):
-    """What a scalar is, in the words of a mistake."""
+    """The type of a scalar, in words for mistakes."""
 
     NULL = "null"
     BOOL = "a boolean"
@@ -40,7 +41,8 @@ class Type(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where something was written: in the file, or by a variable or option (`source`)."""
+    """Where something was written: line and column of the file, or the variable or option
+    (`source`)."""
 
     line: int | None = None
     column: int | None = None
@@ -49,17 +51,17 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A leaf."""
+    """A single value."""
 
     text: str
     style: Style
     place: Place
     written: str = ""
-    """As in the file, before variables were replaced."""
+    """The text in the file, if variables were replaced in it."""
 
     @property
     def type(self) -> Type:
-        """By YAML 1.2's core schema (§10.3.2)."""
+        """The type by YAML 1.2's core schema (§10.3.2)."""
         if self.style is Style.PLAIN:
             return core_type(self.text)
         return {Style.NULL: Type.NULL, Style.FREE: Type.FREE}.get(self.style, Type.TEXT)
@@ -67,7 +69,7 @@ class Scalar:
 
 @dataclass(frozen=True, slots=True)
 class ListNode:
-    """A sequence."""
+    """A list."""
 
     items: tuple[Node, ...]
     place: Place
@@ -75,7 +77,7 @@ class ListNode:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One key of a mapping; `place` is the key's."""
+    """One key of a mapping, where the key was written, and its value."""
 
     key: str
     place: Place
@@ -84,13 +86,13 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class MapNode:
-    """A mapping with unique text keys, in the order written."""
+    """A mapping whose keys are text and unique, in the order written."""
 
     entries: tuple[Entry, ...]
     place: Place
 
     def get(self, key: str) -> Node | None:
-        """The value at `key`, or None when it isn't there."""
+        """Return the value of `key`; None if there is none."""
         return next((entry.node for entry in self.entries if entry.key == key), None)
 
     @property
@@ -112,7 +114,7 @@ _SIMPLE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def core_type(text: str) -> Type:
-    """The type of a plain scalar."""
+    """Return the type of an unquoted scalar."""
     if text in NULLS:
         return Type.NULL
     if text in _BOOL:
@@ -123,7 +125,8 @@ def core_type(text: str) -> Type:
 
 
 def join(path: str, step: str | int) -> str:
-    """The path of a child: `destinations.orders-db`, `inbound[0]`, `bundles["example.org"]`."""
+    """Return the path of a child: `destinations.orders-db`, `inbound[0]`,
+    `bundles["example.org"]`."""
     if isinstance(step, int):
         return f"{path}[{step}]"
     if not _SIMPLE_KEY.fullmatch(step):
@@ -132,14 +135,14 @@ def join(path: str, step: str | int) -> str:
 
 
 def clip(text: str) -> str:
-    """Short and printable: fit for one line of a log."""
+    """Return text shortened and made printable, for one line of a log."""
     if not text.isprintable():
         text = text.encode("unicode_escape").decode()
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
 
 def mistake(path: str, at: Node | Place, reason: str, nearest: str | None = None) -> Mistake:
-    """A mistake about a node, with its value as written, or about a bare place."""
+    """Return a mistake about a node, with its value as written, or about a place in the file."""
     place = at if isinstance(at, Place) else at.place
     value = None
     if isinstance(at, Scalar) and at.style is not Style.NULL:

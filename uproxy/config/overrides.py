@@ -1,8 +1,8 @@
-"""What stands above the file: `UPROXY__TIMEOUTS__IDLE=1h`, and above that `--set path=value`.
+"""Applies `UPROXY__TIMEOUTS__IDLE=1h` and, over that, `--set path=value` to the file's tree.
 
-They are laid over the tree before any field is read, so they obey the same rules and earn the
-same mistakes as the file.  A value is literal text whose type its field decides; one in
-`[]`, `{}` or quotes is YAML.  Neither can lengthen a list.
+They are applied before any setting is read, so they are checked as the file is.  A value is
+text, and its setting determines the type; a value in `[]`, `{}` or quotes is parsed as YAML.  A
+list can't be made longer.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ from uproxy.errors import ConfigError
 from uproxy.model import Mistake
 
 PREFIX = "UPROXY__"
-"""Two underscores: a Kubernetes Service named uproxy injects `UPROXY_PORT`."""
+"""Two underscores, because a Kubernetes Service named uproxy defines `UPROXY_PORT`."""
 
 _Step = str | int
-# possessive, because a run of letters can be cut into steps in 2^n ways
+# possessive: otherwise a long word could be split into steps in 2^n ways
 _STEP = r'\.?[A-Za-z0-9_-]++|\[[0-9]{1,6}\]|\["[^"]+"\]'
 _SET = re.compile(rf"((?:{_STEP})++)=(.*)", re.DOTALL)
 _STEPS = re.compile(_STEP)
 _YAML = re.compile(r"\[.*\]|\{.*\}|\".*\"|'.*'", re.DOTALL)
 
 
-def lay_over(
+def apply_overrides(
     tree: MapNode,
     environ: Mapping[str, str],
     overrides: Sequence[str],
     mistakes: list[Mistake],
 ) -> MapNode:
-    """The tree with the environment's values and then the options' values in it."""
+    """Return the tree with the values of the environment, and then those of the options."""
     for name in sorted(environ):
         if name.startswith(PREFIX):
             tree = _from_environment(tree, name, environ[name], mistakes)
@@ -61,7 +61,7 @@ def _from_environment(tree: MapNode, name: str, text: str, mistakes: list[Mistak
             mistake(clip(name), Place(), "names no setting; write UPROXY__TIMEOUTS__IDLE")
         )
         return tree
-    return _put(tree, _steps(tree, segments), _value(text, place, mistakes), mistakes)
+    return _set_value(tree, _steps(tree, segments), _value(text, place, mistakes), mistakes)
 
 
 def _from_option(tree: MapNode, option: str, mistakes: list[Mistake]) -> MapNode:
@@ -72,7 +72,7 @@ def _from_option(tree: MapNode, option: str, mistakes: list[Mistake]) -> MapNode
         return tree
     steps = [_step(part.group()) for part in _STEPS.finditer(match[1])]
     place = Place(source=f"--set {clip(option)}")
-    return _put(tree, steps, _value(match[2], place, mistakes), mistakes)
+    return _set_value(tree, steps, _value(match[2], place, mistakes), mistakes)
 
 
 def _step(part: str) -> _Step:
@@ -82,8 +82,8 @@ def _step(part: str) -> _Step:
 
 
 def _steps(tree: MapNode, segments: Sequence[str]) -> list[_Step]:
-    """The environment knows neither lower case nor hyphens: ORDERS_DB is `orders-db` if that
-    is what the file calls it."""
+    """Return the path that a variable's name means.  Names in the environment have neither
+    lower case nor hyphens: ORDERS_DB means `orders-db` if the file has that key."""
     node: Node | None = tree
     steps: list[_Step] = []
     for segment in segments:
@@ -93,17 +93,21 @@ def _steps(tree: MapNode, segments: Sequence[str]) -> list[_Step]:
             node = node.items[index] if index < len(node.items) else None
             continue
         keys = node.keys if isinstance(node, MapNode) else ()
-        key = next((key for key in keys if _plain(key) == _plain(segment)), segment.lower())
+        key = next(
+            (key for key in keys if _comparable(key) == _comparable(segment)), segment.lower()
+        )
         steps.append(key)
         node = node.get(key) if isinstance(node, MapNode) else None
     return steps
 
 
-def _plain(name: str) -> str:
+def _comparable(name: str) -> str:
+    """Return a name in lower case with underscores, for comparison."""
     return re.sub(r"[^a-z0-9]", "_", name.lower())
 
 
 def _value(text: str, place: Place, mistakes: list[Mistake]) -> Node:
+    """Return the node of an override's value; append mistakes if it is invalid YAML."""
     if _YAML.fullmatch(text):
         try:
             node, found = parse_value(text)
@@ -114,23 +118,26 @@ def _value(text: str, place: Place, mistakes: list[Mistake]) -> Node:
             reason = f"{each.reason} (column {each.column} of {place.source})"
             mistakes.append(Mistake(each.path, reason, clip(text)))
         if node is not None:
-            return _moved(node, place)
+            return _at_place(node, place)
     if text in ("null", "~"):
         return Scalar(text, Style.NULL, place)
     return Scalar(text, Style.FREE, place)
 
 
-def _moved(node: Node, place: Place) -> Node:
-    """The node as if all of it stood at `place`."""
+def _at_place(node: Node, place: Place) -> Node:
+    """Return a copy of the node with `place` as the place of all its parts."""
     if isinstance(node, ListNode):
-        return ListNode(tuple(_moved(item, place) for item in node.items), place)
+        return ListNode(tuple(_at_place(item, place) for item in node.items), place)
     if isinstance(node, MapNode):
-        entries = (Entry(each.key, place, _moved(each.node, place)) for each in node.entries)
+        entries = (Entry(each.key, place, _at_place(each.node, place)) for each in node.entries)
         return MapNode(tuple(entries), place)
     return replace(node, place=place)
 
 
-def _put(tree: MapNode, steps: Sequence[_Step], value: Node, mistakes: list[Mistake]) -> MapNode:
+def _set_value(
+    tree: MapNode, steps: Sequence[_Step], value: Node, mistakes: list[Mistake]
+) -> MapNode:
+    """Return the tree with `value` at a path; append a mistake if there is no such list item."""
     try:
         node = _replaced(tree, steps, value, "")
     except ConfigError as error:
@@ -142,6 +149,7 @@ def _put(tree: MapNode, steps: Sequence[_Step], value: Node, mistakes: list[Mist
 
 
 def _replaced(node: Node | None, steps: Sequence[_Step], value: Node, path: str) -> Node:
+    """Return a copy of `node` with `value` at the path `steps` below it."""
     if not steps:
         return value
     step, rest = steps[0], steps[1:]

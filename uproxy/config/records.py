@@ -1,7 +1,7 @@
-"""Mappings with known keys: the kind that ties fields together and becomes one object.
+"""The kind of mappings with known keys: it combines fields and becomes one object.
 
-Reading a record gives a Draft, which knows what was right in it and where each key was
-written; `build` turns drafts without mistakes into the settings.
+Reading a record returns a Draft: the valid values, and where each key was written.  `build`
+turns drafts without mistakes into settings.
 """
 
 from __future__ import annotations
@@ -23,26 +23,26 @@ class Field:
     name: str
     kind: Kind
     doc: str
-    """One line, for the reference and for editors."""
+    """One line for the reference and for editors."""
     default: object = None
-    """As it would be written; None when there is none or it is computed."""
+    """As written in a file; None if there is none, or it is computed."""
     required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A mapping with known keys, which becomes one object of `makes`."""
+    """A mapping with known keys, from which `makes` builds an object."""
 
     makes: Callable[..., object]
     fields: tuple[Field, ...]
     words: str = "a mapping"
     later: Mapping[str, str] = field(default_factory=dict)
-    """Keys of coming versions, with the way out today."""
+    """Keys of later versions, with what to use today."""
     computed: Callable[[Draft, str], Mapping[str, object]] = lambda _draft, _key: {}
-    """Values for absent keys that depend on others, or on the key the record stands at."""
+    """Returns values for absent keys; called with the draft and the key of the record itself."""
 
     def read(self, node: Node, path: str, mistakes: list[Mistake]) -> object:
-        """See Kind; gives a Draft."""
+        """See Kind; returns a Draft."""
         if not isinstance(node, MapNode):
             mistakes.append(mistake(path, node, is_not(node, self.words)))
             return WRONG
@@ -61,7 +61,7 @@ class Record:
                 mistakes.append(mistake(where, entry.place, "no such key", hint))
         draft = Draft(self, path, node, MappingProxyType(values))
         if not any(key in self.later for key in node.keys):
-            # a record of a coming version needs other keys than today's
+            # a record with keys of a later version may not need the keys required today
             mistakes.extend(
                 draft.wrong(each.name, f"is missing; must be {each.kind.words}")
                 for each in self.fields
@@ -87,7 +87,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A record half read: what was right in it, and where it was written."""
+    """A record that was read: its valid values, and where they were written."""
 
     record: Record
     path: str
@@ -95,26 +95,26 @@ class Draft:
     values: Mapping[str, Any]
 
     def has(self, key: str) -> bool:
-        """Whether the key was written, right or wrong."""
+        """Return whether the key was written, valid or not."""
         return self.node.get(key) is not None
 
     def get(self, key: str) -> Any:
-        """The value, or None when it is absent or wrong."""
+        """Return the value; None if it is absent or invalid."""
         return self.values.get(key)
 
     def drafts(self, key: str) -> Sequence[Draft]:
-        """The records in a list or mapping of records."""
+        """Return the drafts in a list or mapping of records."""
         found = self.values.get(key, ())
         return tuple(found.values()) if isinstance(found, Mapping) else tuple(found)
 
     def wrong(self, key: str, reason: str, hint: str | None = None) -> Mistake:
-        """A mistake about one of its keys."""
+        """Return a mistake about one of the keys."""
         return self.wrong_item(key, None, reason, hint)
 
     def wrong_item(
         self, key: str, index: int | None, reason: str, hint: str | None = None
     ) -> Mistake:
-        """A mistake about one item of a list (`index`), or about a whole key."""
+        """Return a mistake about one item of a list (`index`), or about a whole key."""
         node = self.node.get(key)
         path = join(self.path, key)
         if index is not None and isinstance(node, ListNode):
@@ -123,8 +123,11 @@ class Draft:
 
 
 def build(value: object, key: str = "") -> object:
-    """A draft without mistakes to the object it describes; `key` is where it stands in a
-    mapping whose keys are the user's."""
+    """Return the object that a draft without mistakes describes, and so for all drafts inside
+    it.
+
+    `key` is the draft's key in a mapping whose keys are chosen by the user.
+    """
     if isinstance(value, Draft):
         values = {**value.record.computed(value, key), **value.values}
         built = {_python_name(name): build(each) for name, each in values.items()}

@@ -1,4 +1,4 @@
-"""The reference of the configuration for people: Markdown drawn from the table of fields."""
+"""Generates the configuration reference in Markdown from the table of fields."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Keys marked ↻ need a restart; everything else follows a reload.
 
 
 def reference_markdown() -> str:
-    """The whole page."""
+    """Return the whole page."""
     return _HEAD + "".join(_rows(SETTINGS, ""))
 
 
 def _rows(record: Record, path: str) -> Iterator[str]:
     for field in record.fields:
         where = join(path, field.name)
-        inner, suffix = _inside(field.kind)
+        inner, suffix = _inner_kind(field.kind)
         default = "required" if field.required else _default(field)
         key = f"`{where}`{' ↻' if where in RESTART_KEYS else ''}"
         words = field.kind.words.replace("|", "\\|")
@@ -47,7 +47,9 @@ def _default(field: Field) -> str:
     return f"`{plain}`"
 
 
-def _inside(kind: Kind) -> tuple[Kind, str]:
+def _inner_kind(kind: Kind) -> tuple[Kind, str]:
+    """Return the kind of the values inside a list, mapping or alternative, and their path's
+    suffix."""
     if isinstance(kind, Nullable | WordOr):
         return kind.item, ""
     if isinstance(kind, ListOf):

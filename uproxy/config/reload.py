@@ -1,8 +1,8 @@
-"""What a reload would change, and whether a running uProxy can do it.
+"""Compares two configurations: what a reload would change, and whether that needs a restart.
 
-Everything can change while running except what RESTART_KEYS names, a listen address that
-overlaps one still open, and the permissions of a socket that stays.  The caller refuses the
-whole reload when `restart` isn't empty.
+A restart is needed for what RESTART_KEYS names, for a listen address that overlaps one still
+open, and for the permissions of a socket that stays.  If `Changes.restart` isn't empty, the
+caller refuses the whole reload.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RESTART_KEYS: Mapping[str, str] = MappingProxyType(
         "admin.ready": "admin listeners open at start",
     }
 )
-"""Keys that need a restart, with the reason."""
+"""Keys whose change needs a restart, with the reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,9 @@ class Changes:
     """The difference between two configurations."""
 
     keys: tuple[str, ...]
-    """What differs: `timeouts.idle`, `inbound`, `destinations.orders-db.addresses`."""
+    """The paths that differ: `timeouts.idle`, `inbound`, `destinations.orders-db.addresses`."""
     restart: tuple[Mistake, ...]
-    """What can't be done while running; empty when the reload may go ahead."""
+    """What can't change without a restart; empty: the reload is possible."""
 
 
 def changes(before: Settings, after: Settings) -> Changes:
@@ -56,6 +56,7 @@ def changes(before: Settings, after: Settings) -> Changes:
 
 
 def _differences(before: Any, after: Any, path: str) -> Iterator[str]:
+    """Yield the paths at which two values differ."""
     if before == after:
         return
     if (
@@ -81,6 +82,7 @@ def _doors(settings: Settings) -> Iterator[tuple[str, InboundSettings | Outbound
 
 
 def _overlaps(before: Settings, after: Settings) -> Iterator[Mistake]:
+    """Yield a mistake for each new listen address that overlaps one that is being closed."""
     old = {door.listen for _, door in _doors(before)}
     stays = {door.listen for _, door in _doors(after)}
     going: dict[object, list[ListenAddress]] = {}
@@ -95,6 +97,7 @@ def _overlaps(before: Settings, after: Settings) -> Iterator[Mistake]:
 
 
 def _permissions(before: Settings, after: Settings) -> Iterator[Mistake]:
+    """Yield a mistake for each socket that stays but has another mode or owner."""
     old = {door.listen: _access(door) for _, door in _doors(before)}
     for path, door in _doors(after):
         if old.get(door.listen, _access(door)) != _access(door):

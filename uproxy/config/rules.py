@@ -1,7 +1,7 @@
-"""What an authorization rule must obey beyond the type of each field.
+"""Checks authorization rules for more than the types of their fields.
 
-The meaning of a rule is `policy`'s; here is only what would make one meaningless, or mean
-something else than its writer thinks.
+`policy` decides by the rules; here rules are refused that could never match, or that mean
+something else than they seem to.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from uproxy.config.records import Draft
 from uproxy.model import Mistake
 
 DIRECT = "direct"
-"""The reserved name for callers that came without an L7 proxy."""
+"""The word in `via` for callers that connect without an L7 proxy."""
 _IDENTITY_FIELDS = tuple(
     f"{prefix}{name}"
     for prefix in ("", "not_")
@@ -22,7 +22,7 @@ _IDENTITY_FIELDS = tuple(
 
 
 def check_rules(root: Draft) -> Iterator[Mistake]:
-    """Every rule by itself, and their names against each other."""
+    """Check every rule, and that their names differ."""
     doors = frozenset(
         str(door.get("name") or door.get("listen"))
         for door in root.drafts("inbound")
@@ -45,20 +45,21 @@ def _check_callers(rule: Draft) -> Iterator[Mistake]:
     if isinstance(callers, Draft):
         yield from _check_unauthenticated(callers)
         for key in ("via", "not_via"):
-            yield from _check_ways(callers, key)
+            yield from _check_via(callers, key)
     if rule.get("action") != "allow":
         return
     if not rule.has("from"):
         yield rule.wrong("from", "an allow must say whom it lets in; `from: any` is every identity")
-    elif isinstance(callers, Draft) and not _says_somebody(callers):
+    elif isinstance(callers, Draft) and not _has_positive_field(callers):
         reason = "an allow needs one field that is not a `not_` field, or `from: any`"
         yield rule.wrong("from", reason)
 
 
-def _says_somebody(callers: Draft) -> bool:
+def _has_positive_field(callers: Draft) -> bool:
+    """Return whether the rule has a field that says whom it lets in."""
     if any(not key.startswith("not_") for key in callers.node.keys if key != "unauthenticated"):
         return True
-    # a wrong value of `unauthenticated` has its own mistake already
+    # an invalid value of `unauthenticated` has been reported already
     return callers.has("unauthenticated") and callers.get("unauthenticated") is not False
 
 
@@ -71,7 +72,7 @@ def _check_unauthenticated(callers: Draft) -> Iterator[Mistake]:
             yield callers.wrong(key, reason)
 
 
-def _check_ways(callers: Draft, key: str) -> Iterator[Mistake]:
+def _check_via(callers: Draft, key: str) -> Iterator[Mistake]:
     for index, way in enumerate(callers.get(key) or ()):
         if way != DIRECT:
             reason = not_yet(f"{way} would be an L7 proxy; `{DIRECT}` is the only way so far")

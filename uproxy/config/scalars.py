@@ -1,7 +1,7 @@
-"""Text to values: durations, addresses, networks, permission bits and the like.
+"""Parsers of single values: durations, addresses, networks, permission bits and the like.
 
-Each function takes text and returns the value, or raises ValueError saying what would be
-right.  None of them knows a setting, resolves a name or touches a file.
+Each takes text and returns the value, or raises ValueError saying what would be right.  They
+know no settings, resolve no names and read no files.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 from uproxy.model import Address, ListenAddress, SystemdAddress, TcpAddress, UnixAddress
 
 MAX_DURATION = 365 * 86_400.0
-"""Longer is a slip of the pen."""
+"""Seconds; longer durations are taken for typing errors."""
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = r"[0-9]{1,12}(?:\.[0-9]{1,9})?(?:ms|h|m|s)"
 DURATION = rf"0|(?:{_PART})+"
@@ -24,13 +24,13 @@ _NUMERIC_END = re.compile(r"[0-9.]*[0-9]\.?|.*\.[0-9]+\.?")
 _TCP = re.compile(r"(?:\[([^\[\]]*)\]|([^\[\]:]*)):([0-9]{1,5})")
 MODE = "0?[0-7]{3}"
 _UNIX_PATH_BYTES = 107
-"""What sockaddr_un holds, without the closing NUL."""
+"""The size of sun_path in sockaddr_un without the closing NUL."""
 _SEGMENT = re.compile(r"[A-Za-z0-9._-]+")
 _OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?::[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 
 
 def duration(text: str) -> float:
-    """Seconds from `500ms`, `5s`, `1h30m`; `0` is off."""
+    """Return seconds from `500ms`, `5s` or `1h30m`; `0` is 0."""
     if not re.fullmatch(DURATION, text):
         raise ValueError("must be a duration with its unit, such as 500ms, 5s, 10m, 1h (0 is off)")
     seconds = sum(float(n) * _UNITS[unit] for n, unit in _DURATION_PART.findall(text))
@@ -40,14 +40,14 @@ def duration(text: str) -> float:
 
 
 def whole_number(text: str) -> int:
-    """A YAML 1.2 integer: decimal, 0o octal, 0x hexadecimal."""
+    """Parse a YAML 1.2 integer: decimal, 0o octal or 0x hexadecimal."""
     if not re.fullmatch(r"[-+]?[0-9]{1,18}|0o[0-7]{1,18}|0x[0-9a-fA-F]{1,15}", text):
         raise ValueError("must be a whole number")
     return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
 
 
 def port(text: str) -> int:
-    """1 to 65535."""
+    """Parse a port, 1 to 65535."""
     number = int(text) if re.fullmatch("[0-9]{1,5}", text) else 0
     if not 1 <= number <= 65_535:
         raise ValueError("must be a port, 1 to 65535")
@@ -55,14 +55,14 @@ def port(text: str) -> int:
 
 
 def boolean(text: str) -> bool:
-    """Only `true` and `false`: YAML 1.2 has no `yes` and no `on`."""
+    """Parse `true` or `false`; YAML 1.2 has no `yes` and no `on`."""
     if text.lower() not in ("true", "false"):
         raise ValueError("must be true or false")
     return text.lower() == "true"
 
 
 def unix(text: str) -> UnixAddress:
-    """`unix:///run/app.sock`."""
+    """Parse `unix:///run/app.sock`."""
     path = text.removeprefix("unix://")
     if path == text or not path.startswith("/") or path == "/":
         raise ValueError("must be unix:// and an absolute path, such as unix:///run/app.sock")
@@ -72,8 +72,10 @@ def unix(text: str) -> UnixAddress:
 
 
 def tcp(text: str) -> TcpAddress:
-    """`127.0.0.1:8080`, `[::1]:8080`, `db.internal:5432`; addresses in canonical form,
-    IPv4 where an IPv6 one only wraps it."""
+    """Parse `127.0.0.1:8080`, `[::1]:8080` or `db.internal:5432`.
+
+    IP addresses are returned in canonical form, IPv4-mapped IPv6 ones as IPv4.
+    """
     match = _TCP.fullmatch(text)
     if match is None:
         raise ValueError(_why_no_address(text))
@@ -108,6 +110,7 @@ def _host_name(host: str) -> str:
 
 
 def _literal(host: str, version: int) -> str:
+    """Return an IP address in canonical form; refuse one of another version."""
     try:
         ip = ip_address(host)
     except ValueError:
@@ -120,6 +123,7 @@ def _literal(host: str, version: int) -> str:
 
 
 def _why_no_address(text: str) -> str:
+    """Return the likely mistake in text that is no TCP address."""
     if "://" in text:
         return "must be host:port or unix:///path, without another scheme"
     if text.count(":") > 1 and "[" not in text:
@@ -130,7 +134,7 @@ def _why_no_address(text: str) -> str:
 
 
 def target(text: str) -> Address:
-    """An address to connect to."""
+    """Parse an address to connect to."""
     if text.startswith("unix:"):
         return unix(text)
     address = tcp(text)
@@ -140,7 +144,7 @@ def target(text: str) -> Address:
 
 
 def listener(text: str) -> ListenAddress:
-    """An address to listen at; names are refused, they may mean several addresses."""
+    """Parse an address to listen at; host names are refused, they may have several addresses."""
     if text.startswith("unix:"):
         return unix(text)
     if text.startswith("systemd:"):
@@ -156,7 +160,8 @@ def listener(text: str) -> ListenAddress:
 
 
 def workload_api(text: str) -> UnixAddress | TcpAddress:
-    """The Workload API's endpoint (SPIFFE Workload Endpoint §4): unix:///path or tcp://ip:port."""
+    """Parse the Workload API's address (SPIFFE Workload Endpoint §4): unix:///path or
+    tcp://ip:port."""
     if not text.startswith("tcp://"):
         if not text.startswith("unix:"):
             raise ValueError(
@@ -170,7 +175,7 @@ def workload_api(text: str) -> UnixAddress | TcpAddress:
 
 
 def network(text: str) -> IPv4Network | IPv6Network:
-    """`10.0.0.0/8`, `fd00::/8`, or one address."""
+    """Parse `10.0.0.0/8`, `fd00::/8` or a single address."""
     try:
         return ip_network(text)
     except ValueError:
@@ -183,42 +188,42 @@ def network(text: str) -> IPv4Network | IPv6Network:
 
 
 def mode(text: str) -> int:
-    """Permission bits in octal, `"0600"`."""
+    """Parse permission bits in octal, such as `"0600"`."""
     if not re.fullmatch(MODE, text):
         raise ValueError('must be permission bits in octal, such as "0600"')
     return int(text, 8)
 
 
 def owner(text: str) -> str:
-    """`user`, `user:group`, or numbers."""
+    """Check `user`, `user:group` or numbers; return the text."""
     if not _OWNER.fullmatch(text):
         raise ValueError("must be user, user:group, or their numbers")
     return text
 
 
 def segment(text: str) -> str:
-    """One segment of a SPIFFE ID's path (SPIFFE ID §2.2): a namespace or a service account."""
+    """Check one segment of a SPIFFE ID's path (SPIFFE-ID §2.2); return the text."""
     if not _SEGMENT.fullmatch(text) or text in (".", ".."):
         raise ValueError("must be one exact path segment: letters, digits, dot, dash, underscore")
     return text
 
 
 def label(text: str) -> str:
-    """A name for people: printable, without spaces at its ends."""
+    """Check a name for people: printable, without spaces at its ends; return the text."""
     if not text or len(text) > 128 or not text.isprintable() or text != text.strip():
         raise ValueError("must be 1 to 128 printable characters, without spaces at the ends")
     return text
 
 
 def alpn(text: str) -> str:
-    """An ALPN protocol name (RFC 7301 §3.1): 1 to 255 bytes."""
+    """Check an ALPN protocol name of 1 to 255 bytes (RFC 7301 §3.1); return the text."""
     if not text.isascii() or not text.isprintable() or not 1 <= len(text) <= 255:
         raise ValueError("must be an ALPN protocol name, such as h2")
     return text
 
 
 def file_path(text: str) -> str:
-    """A path, absolute or relative to the configuration's folder."""
+    """Check that a path isn't empty; return the text."""
     if not text:
         raise ValueError("must be the path of a file")
     return text

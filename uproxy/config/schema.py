@@ -1,6 +1,7 @@
-"""The JSON Schema of the configuration, drawn from the table of fields.
+"""Generates the JSON Schema of the configuration from the table of fields.
 
-It says what each field may hold; what several fields must obey together only `load` knows.
+It describes each setting by itself; rules that concern several settings are only checked by
+`load`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from uproxy.config.kinds import Json
 
 
 def json_schema() -> Json:
-    """The schema as plain JSON values, draft 2020-12."""
+    """Return the schema (draft 2020-12) as plain JSON values."""
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "uProxy configuration",

@@ -1,8 +1,7 @@
-"""The parsed configuration: one immutable tree, valid from birth.
+"""The parsed configuration: one immutable tree of validated values.
 
-Every duration is in seconds, every size in bytes, every address parsed.  The field names
-are the keys of the file.  `load` in `uproxy.config` is the only way text becomes one of
-these.
+Durations are in seconds, sizes in bytes, addresses parsed.  The field names are the keys of the
+file.  `uproxy.config.load` is the only way from text to these objects.
 """
 
 from __future__ import annotations
@@ -28,18 +27,18 @@ Network = IPv4Network | IPv6Network
 
 @dataclass(frozen=True, slots=True)
 class FilesIdentity:
-    """`identity.files`: paths, relative ones resolved against the configuration's folder."""
+    """`identity.files`: paths, resolved against the configuration's folder."""
 
     svid: str
     key: str
     bundles: Mapping[str, str]
-    """Trust domain name to path."""
+    """The path of the bundle, by trust domain."""
     crls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class IdentitySettings:
-    """Where the workload's identity comes from: exactly one of `workload_api` and `files`."""
+    """Where our identity comes from: exactly one of `workload_api` and `files` is set."""
 
     workload_api: UnixAddress | TcpAddress | None = None
     files: FilesIdentity | None = None
@@ -52,22 +51,22 @@ class IdentitySettings:
 
 @dataclass(frozen=True, slots=True)
 class InboundSettings:
-    """A door for other workloads."""
+    """A door at which other workloads connect."""
 
     name: str
-    """As written, or the listen address."""
+    """As configured; else the listen address."""
     listen: ListenAddress
     transport: Transport
     to: Address
     alpn: tuple[str, ...] = ()
     proxy_protocol: str | None = None
     mode: int | None = None
-    """Permission bits of a unix listener."""
+    """The permission bits of a unix socket; None: what the umask leaves."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutboundSettings:
-    """A door for this workload."""
+    """A door at which this workload connects."""
 
     listen: ListenAddress
     to: str
@@ -75,18 +74,18 @@ class OutboundSettings:
     expose: bool = False
     mode: int | None = None
     owner: str | None = None
-    """`user`, `user:group` or numbers: who may use a unix listener."""
+    """The owner of a unix socket: `user`, `user:group` or numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class DestinationSettings:
-    """Where outbound connections go, and who may answer there."""
+    """Where outbound connections go, and the identities expected there."""
 
     name: str
     addresses: tuple[Address, ...]
     transport: Transport
     identities: tuple[str, ...] = ()
-    """Patterns; empty only for plaintext."""
+    """Patterns of SPIFFE IDs; empty only for plaintext."""
     alpn: tuple[str, ...] = ()
     idle: float | None = None
     """Overrides `timeouts.idle`."""
@@ -96,7 +95,7 @@ class DestinationSettings:
 
 @dataclass(frozen=True, slots=True)
 class RuleFrom:
-    """The callers a rule speaks of; an empty tuple is an absent field."""
+    """The callers that a rule matches; an empty tuple means that the field is absent."""
 
     any: bool = False
     unauthenticated: bool = False
@@ -116,7 +115,7 @@ class RuleFrom:
 
 @dataclass(frozen=True, slots=True)
 class RuleTo:
-    """The targets a rule speaks of; an empty tuple is an absent field."""
+    """The targets that a rule matches; an empty tuple means that the field is absent."""
 
     ports: tuple[int, ...] = ()
     addresses: tuple[Network, ...] = ()
@@ -141,7 +140,7 @@ class RuleSettings:
 
 @dataclass(frozen=True, slots=True)
 class AdminSettings:
-    """Where uProxy answers its operators; None is off."""
+    """The addresses of the admin listeners; None switches one off."""
 
     listen: ListenAddress | None = TcpAddress("127.0.0.1", 15000)
     metrics: ListenAddress | None = TcpAddress("127.0.0.1", 15020)
@@ -151,7 +150,7 @@ class AdminSettings:
 
 @dataclass(frozen=True, slots=True)
 class LogSettings:
-    """What is written to standard output."""
+    """What is logged on standard output."""
 
     level: str = "info"
     format: str = "json"
@@ -162,7 +161,7 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """A whole configuration."""
+    """The whole configuration."""
 
     identity: IdentitySettings
     name: str = "uproxy"
@@ -178,6 +177,6 @@ class Settings:
     timeouts: Timeouts = Timeouts()
     engine: str = "native"
     workers: int | None = None
-    """Threads of the engine; None leaves it to what this machine allows."""
+    """Threads of the native engine; None: as many as processors may be used, 4 at most."""
     admin: AdminSettings = AdminSettings()
     log: LogSettings = LogSettings()

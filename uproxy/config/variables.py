@@ -1,7 +1,8 @@
-"""`${NAME}` in scalars, replaced after parsing, so that no value can add structure.
+"""Replaces `${NAME}` in scalars, after parsing, so that a value can't change the structure.
 
-`$$` is a dollar; a dollar before anything else is itself.  Keys are not touched.  A replaced
-scalar's type is its field's to decide, so `connections: "${MAX}"` is a number.
+`$$` is a dollar sign; a single dollar before anything else stays.  Keys are not changed.  The
+type of a scalar with a variable is determined by its setting, so `connections: "${MAX}"` is a
+number.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ _DOLLAR = re.compile(rf"\$(?:\$|\{{({NAME})\}}|\{{)")
 
 
 def substitute(node: MapNode, environ: Mapping[str, str], mistakes: list[Mistake]) -> MapNode:
-    """Replace every variable; appends a mistake for each undefined or malformed one."""
+    """Replace every variable; append a mistake for each that is undefined or malformed."""
     return _Replacer(environ, mistakes).mapping(node, "")
 
 
 class _Replacer:
+    """Copies a tree with its variables replaced."""
+
     def __init__(self, environ: Mapping[str, str], mistakes: list[Mistake]) -> None:
         self._environ = environ
         self._mistakes = mistakes

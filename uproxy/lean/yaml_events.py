@@ -43,7 +43,7 @@ __all__ = [
 
 
 class _Events(Reader, Scanner, Parser):
-    """As PyYAML's loaders, which go on to build objects."""
+    """PyYAML's reader, scanner and parser, without what builds objects."""
 
     def __init__(self, text: str) -> None:
         Reader.__init__(self, text)
@@ -52,10 +52,10 @@ class _Events(Reader, Scanner, Parser):
 
 
 def parse(text: str) -> Iterator[Event]:
-    """The events of a text, as they are asked for.
+    """Yield the events of a text, parsing as they are taken.
 
     Raises:
-        MarkedYAMLError: it isn't YAML; it says where.
+        MarkedYAMLError: it is not YAML; the error has the position.
         ReaderError: it has a character that YAML doesn't allow.
     """
     events = _Events(text)
