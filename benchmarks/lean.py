@@ -19,9 +19,9 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import median
 
-from benchmarks.harness.processes import Memory, memory
-from tests.helpers.authorities import DevAuthority
-from tests.helpers.mesh import ORDERS, AgentWorld, Inbound
+from uproxy.lab.authorities import DevAuthority
+from uproxy.lab.memory import Memory, memory
+from uproxy.lab.mesh import ORDERS, AgentWorld, Inbound
 from uproxy.lean.imports import stand_ins
 
 _IDLE_S = 2.0

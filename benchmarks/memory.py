@@ -22,7 +22,6 @@ from benchmarks.harness.application import Application
 from benchmarks.harness.benchmark import Benchmark, Column, Stage
 from benchmarks.harness.clients import Clients
 from benchmarks.harness.figures import Figures
-from benchmarks.harness.processes import memory
 from benchmarks.harness.proxies import (
     ENVOY,
     ENVOY_PQ,
@@ -36,7 +35,8 @@ from benchmarks.harness.proxies import (
     started,
 )
 from tests.helpers.envoy import EnvoyServer
-from tests.helpers.processes import Uproxy
+from uproxy.lab.memory import memory
+from uproxy.lab.processes import Uproxy
 
 _IDLE_S = 2.0
 _CONNECTIONS = 5_000

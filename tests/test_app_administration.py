@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.admin import FakeFacts
-from tests.helpers.ports import free_port
 from uproxy.app.administration import Administration
 from uproxy.config.settings import AdminSettings
 from uproxy.errors import UproxyError
+from uproxy.lab.ports import free_port
 from uproxy.model import SystemdAddress, TcpAddress, UnixAddress
 from uproxy.systemd import Listeners
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from tests.helpers.ports import free_port
-from tests.helpers.waiting import eventually
 from uproxy.app.doors import Doors, SocketPlan, inherit
 from uproxy.contract import Door
 from uproxy.errors import UproxyError
+from uproxy.lab.ports import free_port
+from uproxy.lab.waiting import eventually
 from uproxy.model import Direction, Limits, ListenAddress, SystemdAddress, TcpAddress
 from uproxy.systemd import Listeners
 

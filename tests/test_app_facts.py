@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.pki import Authority
-from tests.helpers.ports import free_port
 from uproxy.app.configuration import ConfigurationFile
 from uproxy.app.doors import socket_plans
 from uproxy.app.facts import Facts, plain_settings
@@ -19,6 +17,8 @@ from uproxy.app.state import RunState
 from uproxy.config import Settings
 from uproxy.errors import ConfigError
 from uproxy.identity.files import FilesSource
+from uproxy.lab.pki import Authority
+from uproxy.lab.ports import free_port
 from uproxy.log import Log
 from uproxy.model import Direction
 from uproxy.proxy.admin.facts import plain

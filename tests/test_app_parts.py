@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.pki import Authority
-from tests.helpers.waiting import eventually
 from uproxy.app import parts as module
 from uproxy.app.parts import Parts
 from uproxy.config.settings import DestinationSettings, FilesIdentity, IdentitySettings, Settings
+from uproxy.lab.pki import Authority
+from uproxy.lab.waiting import eventually
 from uproxy.log import Log
 from uproxy.model import Direction, TcpAddress, Transport
 from uproxy.systemd import Listeners

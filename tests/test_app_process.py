@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from tests.helpers.pair import identity_of
-from tests.helpers.peers import write_identity
-from tests.helpers.pki import Authority
-from tests.helpers.ports import free_port
-from tests.helpers.processes import Uproxy
-from tests.helpers.waiting import wait_until
+from uproxy.lab.identities import write_identity
+from uproxy.lab.pki import Authority
+from uproxy.lab.ports import free_port
+from uproxy.lab.processes import Uproxy
+from uproxy.lab.waiting import wait_until
 
 HEARD_WITHIN_S = 20.0
 

@@ -20,12 +20,12 @@ import pytest
 import uvloop
 from spiffe._proto import workload_pb2
 
-from tests.helpers.waiting import eventually
 from uproxy.authority import Authority, Definition, DomainDefinition, EntryDefinition
 from uproxy.config.scalars import workload_api
 from uproxy.errors import UproxyError
 from uproxy.identity.workload_api.framing import SERVICE
 from uproxy.identity.workload_api.source import WorkloadApiSource, fetch_once
+from uproxy.lab.waiting import eventually
 
 WEB, ORDERS = "spiffe://example.org/web", "spiffe://example.org/orders"
 TRUE = (("workload.spiffe.io", "true"),)

@@ -17,9 +17,9 @@ from benchmarks.harness.figures import Figures
 from benchmarks.harness.haproxy import Haproxy
 from benchmarks.harness.proxies import Kind, Proxy
 from benchmarks.harness.rounds import _round
-from tests.helpers.mesh import FileWorld
-from tests.helpers.processes import Uproxy
 from uproxy.config import load
+from uproxy.lab.mesh import FileWorld
+from uproxy.lab.processes import Uproxy
 
 UPROXIES = [proxies.UPROXY, proxies.UPROXY_PQ, proxies.UPROXY_LOGGING, proxies.TWIN]
 

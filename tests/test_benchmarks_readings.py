@@ -11,11 +11,6 @@ STAT = (
     "42 (a) b) (c) S 1 42 42 0 -1 4194560 1 2 3 4 150 50 7 9 20 0 3 0 100 1000 10 "
     "18446744073709551615 0 0 0 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0\n"
 )
-ROLLUP = (
-    "5600-7ff0 ---p 00000000 00:00 0    [rollup]\n"
-    "Rss:               45056 kB\nPss:               26011 kB\nPss_Dirty:   9 kB\n"
-    "Private_Clean:      1234 kB\nPrivate_Dirty:     24504 kB\nSwap:   0 kB\n"
-)
 
 
 def test_user_and_system_time_are_found_behind_any_name() -> None:
@@ -31,14 +26,3 @@ def test_cpu_time_of_a_process_grows_while_it_works() -> None:
 
 def test_no_process_has_used_no_time() -> None:
     assert processes.cpu_seconds([]) == 0.0
-
-
-def test_memory_is_read_in_bytes() -> None:
-    assert processes._rollup(ROLLUP) == processes.Memory(
-        rss=45056 * 1024, pss=26011 * 1024, private_dirty=24504 * 1024
-    )
-
-
-def test_our_own_memory_adds_up() -> None:
-    ours = processes.memory(os.getpid())
-    assert 0 < ours.private_dirty <= ours.pss <= ours.rss

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.pki import Authority
 from uproxy import __version__
 from uproxy.cli import COMMANDS, main
+from uproxy.lab.pki import Authority
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
 

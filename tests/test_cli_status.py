@@ -20,11 +20,11 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.admin import RunningAdmin, connection_row, orders_facts
-from tests.helpers.ports import free_port
-from tests.helpers.waiting import wait_until
 from uproxy.cli import main
 from uproxy.cli.status import parse_address
 from uproxy.errors import UsageError
+from uproxy.lab.ports import free_port
+from uproxy.lab.waiting import wait_until
 from uproxy.model import TcpAddress, UnixAddress
 
 ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"

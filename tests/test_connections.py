@@ -10,8 +10,6 @@ from ipaddress import ip_address
 import pytest
 
 from tests.helpers.connections import FakeConnection, arrival, ending
-from tests.helpers.pki import Authority, Issued
-from tests.helpers.waiting import eventually
 from tests.helpers.world import ANYBODY, World, credentials, peer, settings, with_crl
 from uproxy.accesslog import AccessRecord
 from uproxy.config.settings import IdentitySettings, RuleFrom, RuleSettings
@@ -19,6 +17,8 @@ from uproxy.connections import Connections, Party, Shown
 from uproxy.connections.denials import KEPT_DENIALS
 from uproxy.connections.registry import SLICE
 from uproxy.contract import Connection, Refusal, TlsFacts
+from uproxy.lab.pki import Authority, Issued
+from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Direction, Outcome, Role, TcpAddress, Transport
 from uproxy.policy import Target

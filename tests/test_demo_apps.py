@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers import traffic
-from tests.helpers.ports import free_port
 from uproxy.demo.apps import EchoApplications, EchoSession
 from uproxy.errors import UproxyError
+from uproxy.lab.ports import free_port
 
 
 async def test_the_marker_goes_there_and_back() -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from uproxy.demo.distribution import DistributionApplications, find_programs
-from uproxy.demo.ports import listens
 from uproxy.demo.processes import Command, output_of
 from uproxy.demo.screen import Screen
 from uproxy.errors import UproxyError
+from uproxy.lab.ports import listens
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import signal
 
 import pytest
 
-from tests.helpers.waiting import eventually
 from uproxy.demo import performance
 from uproxy.demo.performance import perform
 from uproxy.demo.screen import Screen
 from uproxy.demo.story import Story
 from uproxy.errors import UproxyError
+from uproxy.lab.waiting import eventually
 
 
 class Broken(Story):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.waiting import eventually
 from uproxy.demo import processes
 from uproxy.demo.processes import Command, Program, output_of, until
 from uproxy.errors import UproxyError
+from uproxy.lab.waiting import eventually
 
 DEAF = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True)"

@@ -8,8 +8,8 @@ import re
 
 import pytest
 
-from tests.helpers.waiting import eventually
 from uproxy.demo.screen import Screen
+from uproxy.lab.waiting import eventually
 
 
 class Terminal(io.StringIO):

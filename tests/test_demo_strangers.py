@@ -10,13 +10,14 @@ import pytest
 from cryptography import x509
 
 from tests.helpers import traffic
-from tests.helpers.peers import SServer, write_identity
-from tests.helpers.pki import Authority
-from tests.helpers.ports import free_port
+from tests.helpers.peers import SServer
 from uproxy.demo import strangers
 from uproxy.demo.strangers import knock
 from uproxy.errors import UproxyError
 from uproxy.identity.credentials import Svid
+from uproxy.lab.identities import write_identity
+from uproxy.lab.pki import Authority
+from uproxy.lab.ports import free_port
 
 DB = "/ns/db/sa/orders"
 

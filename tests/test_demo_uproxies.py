@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from tests.helpers import traffic
-from uproxy.demo.ports import free_port
 from uproxy.demo.uproxies import Uproxy
 from uproxy.errors import UproxyError
+from uproxy.lab.ports import free_port
 
 
 def config(target: int) -> dict[str, object]:

@@ -33,7 +33,7 @@ TOP = {
     "setup.py", "tests", "uproxy",
 }  # fmt: skip
 
-NOT_THE_PROXY = {"__main__", "authority", "cli", "demo"}
+NOT_THE_PROXY = {"__main__", "authority", "cli", "demo", "lab"}
 """Rooms that `uproxy run` has no need of, or that only find and load it."""
 
 TESTED_ELSEWHERE = {
@@ -45,7 +45,7 @@ TESTED_ELSEWHERE = {
 NEVER_LOADED = {
     "concurrent.futures.process", "google.protobuf", "grpc", "http.client", "http.server",
     "jsonschema", "multiprocessing", "pydantic", "rich", "spiffe", "sqlite3", "unittest",
-    "urllib.request", "uproxy.authority", "uproxy.demo", "wsgiref", "xml", "xmlrpc",
+    "urllib.request", "uproxy.authority", "uproxy.demo", "uproxy.lab", "wsgiref", "xml", "xmlrpc",
 }  # fmt: skip
 """Not in the process at all: every workload would pay for them."""
 

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.helpers.pki import Authority, Issued
 from uproxy.errors import UntrustedError
 from uproxy.identity.diagnosis import why_untrusted
+from uproxy.lab.pki import Authority, Issued
 from uproxy.model import Alert
 from uproxy.spiffe.bundles import Bundle
 

@@ -13,10 +13,10 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.helpers.pki import SERVER_AUTH, Authority, Issued, private_bytes
 from uproxy.config.settings import FilesIdentity
 from uproxy.errors import IdentityError
 from uproxy.identity.file_set import FileSet, read_files
+from uproxy.lab.pki import SERVER_AUTH, Authority, Issued, private_bytes
 
 NOBODY = 65534
 NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.pki import Authority, Issued
-from tests.helpers.waiting import eventually
 from uproxy.config.settings import FilesIdentity
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.files import FilesSource
+from uproxy.lab.pki import Authority, Issued
+from uproxy.lab.waiting import eventually
 
 NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
 CA = Authority("example.org", now=NOW)

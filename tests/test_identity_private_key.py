@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.helpers.pki import Authority, Issued, private_bytes
 from uproxy.errors import IdentityError
 from uproxy.identity.private_key import belongs_to, parse_private_key
+from uproxy.lab.pki import Authority, Issued, private_bytes
 
 CA = Authority()
 ISSUED = CA.issue()

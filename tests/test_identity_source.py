@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.helpers.pki import Authority
-from tests.helpers.waiting import eventually
 from uproxy.identity.credentials import Credentials, Svid
 from uproxy.identity.source import SourceBase
+from uproxy.lab.pki import Authority
+from uproxy.lab.waiting import eventually
 from uproxy.spiffe.bundles import Bundle
 
 NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)

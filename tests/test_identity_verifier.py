@@ -15,11 +15,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from tests.helpers.pki import CLIENT_AUTH, SERVER_AUTH, Authority, Issued, Quirks
 from uproxy.contract import PeerSvid
 from uproxy.errors import UntrustedError
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.verifier import MAX_CHAIN, MAX_CHAIN_BYTES, Verifier
+from uproxy.lab.pki import CLIENT_AUTH, SERVER_AUTH, Authority, Issued, Quirks
 from uproxy.model import Alert, Role
 from uproxy.spiffe.bundles import Bundle
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from cryptography import x509
 
-from tests.helpers.pki import Authority
 from uproxy.identity.vouching import issuer_among, vouched_for
+from uproxy.lab.pki import Authority
 
 CA = Authority("example.org")
 UPPER = CA.intermediate()

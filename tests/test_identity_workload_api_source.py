@@ -11,14 +11,14 @@ from pathlib import Path
 import grpc
 import pytest
 
-from tests.helpers.pki import Authority, Issued
-from tests.helpers.ports import free_port
-from tests.helpers.waiting import eventually
 from tests.helpers.workload_api import End, FakeAgent, good_response, svid_message, svid_response
 from uproxy.errors import NoIdentityError
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.workload_api.source import WorkloadApiSource, fetch_once
 from uproxy.identity.workload_api.supervisor import Choice
+from uproxy.lab.pki import Authority, Issued
+from uproxy.lab.ports import free_port
+from uproxy.lab.waiting import eventually
 from uproxy.model import TcpAddress, UnixAddress
 
 HOME = Authority("example.org")

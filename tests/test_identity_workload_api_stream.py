@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.ports import free_port
 from uproxy.identity.workload_api.grpc import Ended, Event
 from uproxy.identity.workload_api.stream import explain, watch
+from uproxy.lab.ports import free_port
 from uproxy.model import Address, TcpAddress, UnixAddress
 
 

@@ -6,7 +6,6 @@ import itertools
 
 import pytest
 
-from tests.helpers.pki import Authority, Issued
 from tests.helpers.workload_api import svid_message, svid_response
 from uproxy.identity.workload_api.grpc import Ended, Message
 from uproxy.identity.workload_api.supervisor import (
@@ -17,6 +16,7 @@ from uproxy.identity.workload_api.supervisor import (
     StreamState,
     Supervisor,
 )
+from uproxy.lab.pki import Authority, Issued
 
 HOME = Authority("example.org")
 AWAY = Authority("partner.test")

@@ -8,9 +8,9 @@ import weakref
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.helpers.pki import Issued
 from tests.helpers.tls_sessions import OURS, US, pair, plan, shake, shaken
 from uproxy.errors import IdentityError
+from uproxy.lab.pki import Issued
 from uproxy.libssl import context
 from uproxy.libssl.binding import lib
 from uproxy.libssl.context import context_of

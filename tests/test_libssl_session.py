@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.pki import Authority, Issued
 from tests.helpers.tls_sessions import OURS, PEER, accept, pair, plan, shake, shaken
 from uproxy.config.leaves import CIPHERS_12, CIPHERS_13
 from uproxy.contract import PeerSvid, Refusal, RefusedError, VerifyPeer
 from uproxy.errors import IdentityError, UntrustedError
+from uproxy.lab.pki import Authority, Issued
 from uproxy.libssl import RECEIVE_SIZE, Session, TlsError, callbacks, context_of
 from uproxy.model import Alert, Outcome, Role, TlsSettings
 

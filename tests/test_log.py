@@ -13,9 +13,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.helpers.connections import FakeConnection, arrival, ending
-from tests.helpers.waiting import wait_until
 from uproxy.accesslog import AccessRecord, access_record
 from uproxy.config.settings import LogSettings
+from uproxy.lab.waiting import wait_until
 from uproxy.lifecycle import State
 from uproxy.log import Log, alike, pipe
 from uproxy.log.lines import Event, json_line, text_line

@@ -40,7 +40,7 @@ def test_the_environment_is_as_before_and_the_legacy_algorithms_stay_out(
 SHAKING = """\
 from OpenSSL import SSL
 from cryptography import x509
-from tests.helpers.pki import Authority
+from uproxy.lab.pki import Authority
 
 issued = Authority("example.org").issue()
 server_context, client_context = (SSL.Context(SSL.TLS_METHOD) for _ in range(2))

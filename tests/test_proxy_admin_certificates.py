@@ -6,8 +6,8 @@ import json
 
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
-from tests.helpers.pki import Authority
 from uproxy.identity.credentials import Credentials
+from uproxy.lab.pki import Authority
 from uproxy.proxy.admin.certificates import describe
 from uproxy.spiffe.bundles import Bundle
 

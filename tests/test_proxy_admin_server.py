@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.admin import LOOPS, FakeFacts, RunningAdmin, connected, connection_row, read_all
-from tests.helpers.waiting import wait_until
+from uproxy.lab.waiting import wait_until
 from uproxy.model import TcpAddress, UnixAddress
 from uproxy.proxy.admin.messages import Surface
 from uproxy.proxy.admin.server import AdminListener, Bounds

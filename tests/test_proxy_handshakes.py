@@ -5,12 +5,12 @@ from datetime import timedelta
 
 import pytest
 
-from tests.helpers.pki import Authority
 from tests.helpers.world import credentials, settings, with_crl
 from uproxy.connections import InForce, Party, Shown
 from uproxy.contract import RefusedError
 from uproxy.errors import UntrustedError
 from uproxy.identity.credentials import Credentials
+from uproxy.lab.pki import Authority
 from uproxy.model import Direction, Outcome, Role, TlsSettings, Transport
 from uproxy.proxy.handshakes import Handshake, Handshakes, Terms
 from uproxy.spiffe.ids import IdentityPattern

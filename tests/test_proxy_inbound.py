@@ -6,10 +6,10 @@ from ipaddress import ip_network
 import pytest
 
 from tests.helpers.connections import APP, PEER, FakeConnection, arrival, ending
-from tests.helpers.pki import Authority
 from tests.helpers.world import ANYBODY, World, credentials, peer, settings, with_crl
 from uproxy.config.settings import InboundSettings, RuleFrom, RuleSettings, RuleTo
 from uproxy.contract import Arrival, Connection, Door, Refusal, Route, Stands, TlsPlan
+from uproxy.lab.pki import Authority
 from uproxy.lifecycle import ENDINGS, State
 from uproxy.model import (
     Address,

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers.connections import FakeConnection, arrival, ending
-from tests.helpers.pki import Authority
 from tests.helpers.world import World, credentials, peer, settings, with_crl
 from uproxy.config.settings import DestinationSettings, OutboundSettings
 from uproxy.contract import Arrival, Door, Refusal, RefusedError, Route, Stands
+from uproxy.lab.pki import Authority
 from uproxy.lifecycle import ENDINGS, State
 from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts, Transport
 from uproxy.proxy.outbound import OutboundDoor

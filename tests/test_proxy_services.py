@@ -10,8 +10,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
-from tests.helpers.pki import Authority
-from tests.helpers.waiting import eventually
 from tests.helpers.world import ANYBODY, World, credentials, settings, with_crl
 from uproxy import sockets
 from uproxy.config.settings import (
@@ -22,6 +20,8 @@ from uproxy.config.settings import (
     RuleSettings,
     Settings,
 )
+from uproxy.lab.pki import Authority
+from uproxy.lab.waiting import eventually
 from uproxy.model import Direction, Outcome, TcpAddress, Transport
 from uproxy.proxy.inbound import InboundDoor
 from uproxy.proxy.outbound import OutboundDoor

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from tests.helpers.waiting import eventually
 from uproxy.config.settings import DestinationSettings, IdentitySettings, Settings
 from uproxy.destinations import Destination, Destinations
+from uproxy.lab.waiting import eventually
 from uproxy.model import Address, Direction, TcpAddress, Transport
 from uproxy.resolver import Resolver, system_lookup
 

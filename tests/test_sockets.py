@@ -14,9 +14,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.helpers.ports import free_port
 from uproxy import sockets
 from uproxy.errors import ConfigError, NotPermittedError, UproxyError
+from uproxy.lab.ports import free_port
 from uproxy.model import TcpAddress, UnixAddress
 
 HERE = TcpAddress("127.0.0.1", 0)

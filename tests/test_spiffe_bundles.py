@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.helpers.pki import Authority, jwk
 from uproxy.errors import BundleError, SpiffeIdError
+from uproxy.lab.pki import Authority, jwk
 from uproxy.spiffe.bundles import (
     DEFAULT_REFRESH_HINT_S,
     Bundle,

@@ -8,8 +8,8 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.helpers.pki import UNKNOWN_OID, Authority
 from uproxy.errors import BundleError
+from uproxy.lab.pki import UNKNOWN_OID, Authority
 from uproxy.spiffe.bundles import parse_crls
 from uproxy.spiffe.crls import check_usable, issued_by, newest_revocations
 

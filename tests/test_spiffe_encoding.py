@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.helpers.pki import Authority
 from uproxy.errors import BundleError
+from uproxy.lab.pki import Authority
 from uproxy.spiffe import encoding
 
 CA = Authority()

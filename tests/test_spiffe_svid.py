@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from cryptography import x509
 
-from tests.helpers.pki import CLIENT_AUTH, SERVER_AUTH, Authority
 from uproxy.errors import UntrustedError
+from uproxy.lab.pki import CLIENT_AUTH, SERVER_AUTH, Authority
 from uproxy.model import Role
 from uproxy.spiffe.svid import check_role, claimed_identity, extension
 

@@ -9,9 +9,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from spiffe._proto import workload_pb2
 
-from tests.helpers.pki import Authority, private_bytes
 from tests.helpers.workload_api import svid_message, svid_response
 from uproxy.errors import MessageError
+from uproxy.lab.pki import Authority, private_bytes
 from uproxy.spiffe.workload_update import parse_svid_response
 
 HOME = Authority("example.org")

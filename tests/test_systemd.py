@@ -17,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.waiting import eventually
 from uproxy.errors import UproxyError
+from uproxy.lab.waiting import eventually
 from uproxy.systemd import Listeners, Notifier, adopt_orphans, parse, reap, take, watch
 
 UNITS = Path(__file__).parent.parent / "deploy" / "systemd"

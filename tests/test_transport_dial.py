@@ -14,11 +14,11 @@ import pytest
 
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
-from tests.helpers.pki import Authority
-from tests.helpers.ports import free_port
 from tests.helpers.streams import Stream, listening
-from tests.helpers.waiting import eventually
 from uproxy.contract import Candidate, Engine, Route, Stands
+from uproxy.lab.pki import Authority
+from uproxy.lab.ports import free_port
+from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts, UnixAddress
 from uproxy.transport.dial import HEAD_START

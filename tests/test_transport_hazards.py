@@ -23,13 +23,13 @@ from OpenSSL import SSL
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
 from tests.helpers.hostile_client import Intruder
-from tests.helpers.pki import CLIENT_AUTH, SERVER_AUTH, Authority, Issued
 from tests.helpers.streams import Listener, Stream, listening
 from tests.helpers.tls_streams import TlsStream
-from tests.helpers.waiting import eventually
 from tests.helpers.world import credentials, with_crl
 from uproxy.contract import Arrival, Engine, PeerSvid, Refusal, Route, VerifyPeer
 from uproxy.identity.verifier import Verifier
+from uproxy.lab.pki import CLIENT_AUTH, SERVER_AUTH, Authority, Issued
+from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Direction, Outcome, Role, TcpAddress, Timeouts, TlsSettings
 

@@ -18,11 +18,11 @@ from OpenSSL import SSL
 
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
-from tests.helpers.pki import Authority
 from tests.helpers.streams import Stream, listening
 from tests.helpers.tls_streams import TlsStream
-from tests.helpers.waiting import eventually
 from uproxy.contract import Engine, Refusal
+from uproxy.lab.pki import Authority
+from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Direction, Limits, Outcome, Role, TcpAddress, Timeouts, UnixAddress
 from uproxy.transport.twin import hello as hello_module

@@ -27,12 +27,12 @@ from OpenSSL import SSL
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
 from tests.helpers.hostile_client import Intruder
-from tests.helpers.pki import Authority
 from tests.helpers.streams import PATIENCE, Listener, Segments, Stream, close_all, listening
 from tests.helpers.tls_streams import TlsStream
-from tests.helpers.waiting import eventually, wait_until
 from uproxy.contract import Connection, PeerSvid, Refusal, Stands, TlsPlan
 from uproxy.errors import UntrustedError
+from uproxy.lab.pki import Authority
+from uproxy.lab.waiting import eventually, wait_until
 from uproxy.lifecycle import State
 from uproxy.model import Address, Alert, Direction, Limits, Outcome, Role, TcpAddress, Timeouts
 from uproxy.transport.native import NativeEngine

@@ -13,12 +13,12 @@ from OpenSSL import SSL
 
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route
-from tests.helpers.pki import Authority
 from tests.helpers.streams import Listener, Stream, listening
 from tests.helpers.tls_streams import TlsStream
-from tests.helpers.waiting import eventually
 from uproxy.contract import PeerSvid
 from uproxy.errors import UntrustedError
+from uproxy.lab.pki import Authority
+from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Address, Alert, Direction, Outcome, Role, Timeouts
 from uproxy.transport.native import NativeEngine

@@ -20,9 +20,9 @@ import uvloop
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, route
 from tests.helpers.streams import Listener, Stream, close_all, listening
-from tests.helpers.waiting import eventually
 from uproxy import sockets
 from uproxy.contract import Arrival, Connection, Engine, Refusal
+from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Direction, Outcome, TcpAddress, Timeouts, UnixAddress
 from uproxy.transport.poller import Poller

@@ -26,12 +26,12 @@ from tests.helpers.background import background
 from tests.helpers.endings import metric
 from tests.helpers.engines import RecordingDoor
 from tests.helpers.faults import Faults
-from tests.helpers.mesh import WEB, FileWorld
-from tests.helpers.ports import free_port
-from tests.helpers.processes import Uproxy
-from tests.helpers.waiting import eventually, wait_until
 from uproxy import sockets
 from uproxy.contract import Engine, Refusal
+from uproxy.lab.mesh import WEB, FileWorld
+from uproxy.lab.ports import free_port
+from uproxy.lab.processes import Uproxy
+from uproxy.lab.waiting import eventually, wait_until
 from uproxy.model import Direction, Outcome, TcpAddress
 from uproxy.transport.shortage import LOG_AGAIN, LOOP_BEHIND, Shortage
 

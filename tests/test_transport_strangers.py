@@ -12,11 +12,11 @@ import pytest
 
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
-from tests.helpers.pki import Authority, Issued
-from tests.helpers.ports import free_port, listens
-from tests.helpers.processes import Process
 from tests.helpers.streams import Listener, Stream, listening
 from uproxy.contract import Engine
+from uproxy.lab.pki import Authority, Issued
+from uproxy.lab.ports import free_port, listens
+from uproxy.lab.processes import Process
 from uproxy.model import Direction, Outcome, Role, TcpAddress, TlsSettings
 
 engine = engines.engine

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field, replace
 
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, plan, route, verifier
-from tests.helpers.pki import Authority
 from tests.helpers.streams import Listener, Stream, listening
-from tests.helpers.waiting import eventually
 from uproxy import sockets
 from uproxy.contract import Connection, Engine, Refusal, Stands
+from uproxy.lab.pki import Authority
+from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import ENDINGS, State
 from uproxy.model import Direction, Limits, Outcome, Role, TcpAddress, Timeouts
 

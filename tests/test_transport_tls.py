@@ -15,12 +15,12 @@ from OpenSSL import SSL
 
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
-from tests.helpers.pki import Authority, Issued
 from tests.helpers.streams import Listener, Stream, listening
 from tests.helpers.tls_streams import TlsStream
-from tests.helpers.waiting import eventually
 from uproxy import sockets
 from uproxy.contract import Candidate, Engine, PeerSvid, Refusal, RefusedError, Route, Stands
+from uproxy.lab.pki import Authority, Issued
+from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts
 

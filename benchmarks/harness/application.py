@@ -10,8 +10,8 @@ import socket
 from pathlib import Path
 
 from benchmarks.harness.compiled import compiled
-from tests.helpers.ports import free_port, listens
-from tests.helpers.processes import Process
+from uproxy.lab.ports import free_port, listens
+from uproxy.lab.processes import Process
 
 REQUEST_BYTES = 64
 ANSWER_BYTES = 1024

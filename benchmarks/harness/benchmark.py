@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmarks.harness.figures import Figures
 from benchmarks.harness.proxies import Kind
-from tests.helpers.mesh import AgentWorld, FileWorld
+from uproxy.lab.mesh import AgentWorld, FileWorld
 
 
 @dataclass(frozen=True, slots=True)

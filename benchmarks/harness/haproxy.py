@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.helpers.peers import IdentityFiles
-from tests.helpers.ports import free_port, is_taken
-from tests.helpers.processes import Process
+from uproxy.lab.identities import IdentityFiles
+from uproxy.lab.ports import free_port, is_taken
+from uproxy.lab.processes import Process
 
 _CONF = """\
 global

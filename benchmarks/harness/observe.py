@@ -12,9 +12,9 @@ from pathlib import Path
 
 from benchmarks.harness.application import ANSWER_BYTES, REQUEST_BYTES, Application, ask
 from benchmarks.harness.proxies import CIPHER, Identities, Kind, started
-from tests.helpers.mesh import ORDERS, WEB
-from uproxy.demo.tap import Capture, Tap
-from uproxy.demo.wire import CIPHERS, GROUPS, VERSIONS, read_conversation, read_records
+from uproxy.lab.mesh import ORDERS, WEB
+from uproxy.lab.tap import Capture, Tap
+from uproxy.lab.wire import CIPHERS, GROUPS, VERSIONS, read_conversation, read_records
 
 _APPLICATION_DATA = 23
 

@@ -16,9 +16,10 @@ from typing import Any, Protocol
 
 from benchmarks.harness.haproxy import Haproxy
 from tests.helpers.envoy import EnvoyClient, EnvoyServer
-from tests.helpers.mesh import ORDERS, WEB, Inbound, Outbound
-from tests.helpers.peers import GhostunnelClient, GhostunnelServer, IdentityFiles
-from tests.helpers.processes import Uproxy
+from tests.helpers.peers import GhostunnelClient, GhostunnelServer
+from uproxy.lab.identities import IdentityFiles
+from uproxy.lab.mesh import ORDERS, WEB, Inbound, Outbound
+from uproxy.lab.processes import Uproxy
 
 CIPHER = "TLS_AES_128_GCM_SHA256"
 X25519 = "X25519"
@@ -33,7 +34,7 @@ Proxy = (
 
 
 class Identities(Protocol):
-    """Where the two workloads' identities come from; see tests/helpers/mesh.py."""
+    """Where the two workloads' identities come from; see uproxy/lab/mesh.py."""
 
     def ours(self, spiffe_id: str) -> dict[str, Any]: ...
 

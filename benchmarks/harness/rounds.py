@@ -18,8 +18,8 @@ from benchmarks.harness.machine import describe
 from benchmarks.harness.observe import observe
 from benchmarks.harness.proxies import NONE
 from benchmarks.harness.report import Result
-from tests.helpers.authorities import DevAuthority
-from tests.helpers.mesh import AgentWorld, FileWorld
+from uproxy.lab.authorities import DevAuthority
+from uproxy.lab.mesh import AgentWorld, FileWorld
 
 
 def run(benchmark: Benchmark, command: str) -> Result:

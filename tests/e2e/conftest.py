@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import traffic
-from tests.helpers.authorities import DevAuthority
 from tests.helpers.background import background
-from tests.helpers.mesh import AgentWorld, FileWorld, World
+from uproxy.lab.authorities import DevAuthority
+from uproxy.lab.mesh import AgentWorld, FileWorld, World
 
 
 @pytest.fixture(scope="session")

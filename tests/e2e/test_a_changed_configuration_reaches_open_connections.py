@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.helpers.dialogue import is_reset, open_connection, refused, shown_serial, still_talks
 from tests.helpers.endings import ended, metric, only
-from tests.helpers.mesh import (
+from uproxy.lab.mesh import (
     ORDERS,
     UNWANTED,
     WEB,
@@ -21,8 +21,8 @@ from tests.helpers.mesh import (
     by_files,
     own_serial,
 )
-from tests.helpers.pki import Issued
-from tests.helpers.waiting import wait_until
+from uproxy.lab.pki import Issued
+from uproxy.lab.waiting import wait_until
 
 
 def test_files_that_are_replaced_show_in_the_next_handshake(

@@ -28,8 +28,8 @@ from tests.helpers.hostile_flood import (
     write_flood,
 )
 from tests.helpers.load import Load
-from tests.helpers.mesh import ORDERS, WEB, FileWorld, Inbound, Outbound
-from tests.helpers.waiting import wait_until
+from uproxy.lab.mesh import ORDERS, WEB, FileWorld, Inbound, Outbound
+from uproxy.lab.waiting import wait_until
 
 door = hostile_account.door
 

@@ -14,10 +14,12 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import traffic
-from tests.helpers.authorities import DevAuthority, entry
 from tests.helpers.dialogue import ask
 from tests.helpers.endings import ended, handshakes, only
-from tests.helpers.mesh import (
+from tests.helpers.peers import GhostunnelClient, GhostunnelServer
+from uproxy.lab.authorities import DevAuthority, entry
+from uproxy.lab.identities import IdentityFiles
+from uproxy.lab.mesh import (
     ORDERS,
     UNWANTED,
     WEB,
@@ -27,7 +29,6 @@ from tests.helpers.mesh import (
     Outbound,
     by_agent,
 )
-from tests.helpers.peers import GhostunnelClient, GhostunnelServer, IdentityFiles
 
 MIB = 1 << 20
 BILLING = "spiffe://partner.test/ns/billing/sa/invoices"

@@ -12,8 +12,8 @@ import pytest
 from tests.helpers import traffic
 from tests.helpers.memory import Growth
 from tests.helpers.pair import Pair
-from tests.helpers.ports import free_port
-from tests.helpers.waiting import eventually
+from uproxy.lab.ports import free_port
+from uproxy.lab.waiting import eventually
 
 MIB = 1 << 20
 SIZE = 160 * MIB

@@ -15,7 +15,9 @@ import pytest
 
 from tests.helpers.dialogue import ask
 from tests.helpers.endings import ended, handshakes, metric, only
-from tests.helpers.mesh import (
+from tests.helpers.peers import SServer
+from uproxy.lab.identities import IdentityFiles
+from uproxy.lab.mesh import (
     ORDERS,
     STRANGER,
     UNWANTED,
@@ -24,11 +26,10 @@ from tests.helpers.mesh import (
     Outbound,
     World,
 )
-from tests.helpers.peers import IdentityFiles, SServer
-from tests.helpers.pki import Authority
-from tests.helpers.ports import free_port
-from tests.helpers.processes import Process
-from tests.helpers.waiting import wait_until
+from uproxy.lab.pki import Authority
+from uproxy.lab.ports import free_port
+from uproxy.lab.processes import Process
+from uproxy.lab.waiting import wait_until
 
 HOUR = timedelta(hours=1)
 PATH = "/ns/shop/sa/orders"

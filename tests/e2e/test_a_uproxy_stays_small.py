@@ -13,10 +13,10 @@ import pytest
 
 from tests.helpers import traffic
 from tests.helpers.endings import metric
-from tests.helpers.memory import private_dirty
-from tests.helpers.mesh import ORDERS, WEB, AgentWorld, Inbound, Outbound
-from tests.helpers.processes import Uproxy
-from tests.helpers.waiting import wait_until
+from uproxy.lab.memory import private_dirty
+from uproxy.lab.mesh import ORDERS, WEB, AgentWorld, Inbound, Outbound
+from uproxy.lab.processes import Uproxy
+from uproxy.lab.waiting import wait_until
 
 CEILING = 22 << 20
 """Bytes of private memory."""
@@ -48,7 +48,7 @@ UNWANTED = re.compile(
     | cryptography\.hazmat\.(backends\.openssl\.backend | bindings\.openssl\.binding)
     | cryptography\.hazmat\.primitives\.(ciphers | serialization\.ssh)
     | cryptography\.hazmat\.decrepit
-    | uproxy\.(authority | demo)
+    | uproxy\.(authority | demo | lab)
     """,
     re.VERBOSE,
 )

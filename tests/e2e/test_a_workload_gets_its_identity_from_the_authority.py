@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.authorities import DevAuthority, entry
-from tests.helpers.waiting import eventually
 from uproxy.config.scalars import workload_api
 from uproxy.errors import UntrustedError
 from uproxy.identity.verifier import Verifier
 from uproxy.identity.workload_api.source import WorkloadApiSource
 from uproxy.identity.workload_api.supervisor import Choice
+from uproxy.lab.authorities import DevAuthority, entry
+from uproxy.lab.waiting import eventually
 from uproxy.model import Role
 from uproxy.spiffe.encoding import der
 

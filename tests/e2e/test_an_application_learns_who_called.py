@@ -16,11 +16,11 @@ import pytest
 
 from tests.helpers.dialogue import s_client
 from tests.helpers.endings import ended, only
-from tests.helpers.mesh import ORDERS, WEB, FileWorld, Inbound
-from tests.helpers.peers import IdentityFiles
-from tests.helpers.ports import free_port, listens
-from tests.helpers.processes import Process
-from tests.helpers.waiting import wait_until
+from uproxy.lab.identities import IdentityFiles
+from uproxy.lab.mesh import ORDERS, WEB, FileWorld, Inbound
+from uproxy.lab.ports import free_port, listens
+from uproxy.lab.processes import Process
+from uproxy.lab.waiting import wait_until
 
 NGINX = """
 daemon off;

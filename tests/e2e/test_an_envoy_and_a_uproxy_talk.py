@@ -17,7 +17,8 @@ from tests.helpers.background import background
 from tests.helpers.dialogue import ask
 from tests.helpers.endings import ended, handshakes, only
 from tests.helpers.envoy import EnvoyClient, EnvoyServer
-from tests.helpers.mesh import (
+from uproxy.lab.identities import IdentityFiles
+from uproxy.lab.mesh import (
     ORDERS,
     STRANGER,
     UNWANTED,
@@ -27,8 +28,7 @@ from tests.helpers.mesh import (
     Outbound,
     World,
 )
-from tests.helpers.peers import IdentityFiles
-from tests.helpers.waiting import wait_until
+from uproxy.lab.waiting import wait_until
 
 MIB = 1 << 20
 SPIFFE_VALIDATOR = (

@@ -22,12 +22,12 @@ import yaml
 
 from tests.helpers.endings import ended
 from tests.helpers.pair import Config, identity_of, inbound
-from tests.helpers.peers import IdentityFiles, write_identity
-from tests.helpers.pki import Authority
-from tests.helpers.ports import free_port
 from tests.helpers.privileges import unprivileged
-from tests.helpers.processes import Uproxy
-from tests.helpers.waiting import wait_until
+from uproxy.lab.identities import IdentityFiles, write_identity
+from uproxy.lab.pki import Authority
+from uproxy.lab.ports import free_port
+from uproxy.lab.processes import Uproxy
+from uproxy.lab.waiting import wait_until
 
 FIRST_FREE_PORT = int(Path("/proc/sys/net/ipv4/ip_unprivileged_port_start").read_text())
 

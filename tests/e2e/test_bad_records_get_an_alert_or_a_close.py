@@ -28,8 +28,8 @@ from tests.helpers.hostile_client import (
     record,
     records,
 )
-from tests.helpers.mesh import FileWorld, Inbound
-from tests.helpers.pki import Issued
+from uproxy.lab.mesh import FileWorld, Inbound
+from uproxy.lab.pki import Issued
 
 door = hostile_account.door
 

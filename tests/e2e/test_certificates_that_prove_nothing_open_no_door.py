@@ -32,8 +32,8 @@ from tests.helpers.hostile_client import (
     raw,
     unchanged,
 )
-from tests.helpers.mesh import ORDERS, WEB, FileWorld, Inbound
-from tests.helpers.pki import Authority, Issued
+from uproxy.lab.mesh import ORDERS, WEB, FileWorld, Inbound
+from uproxy.lab.pki import Authority, Issued
 
 door = hostile_account.door
 classic = hostile_account.classic

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.agents import BILLING, Agent
-from tests.helpers.authorities import entry
 from tests.helpers.dialogue import (
     ask,
     is_reset,
@@ -25,7 +24,10 @@ from tests.helpers.dialogue import (
     still_talks,
 )
 from tests.helpers.endings import ended, metric, only
-from tests.helpers.mesh import (
+from tests.helpers.peers import SServer
+from uproxy.lab.authorities import entry
+from uproxy.lab.identities import IdentityFiles
+from uproxy.lab.mesh import (
     ORDERS,
     UNWANTED,
     WEB,
@@ -34,9 +36,8 @@ from tests.helpers.mesh import (
     by_agent,
     own_serial,
 )
-from tests.helpers.peers import IdentityFiles, SServer
-from tests.helpers.processes import Uproxy
-from tests.helpers.waiting import wait_until
+from uproxy.lab.processes import Uproxy
+from uproxy.lab.waiting import wait_until
 
 
 @pytest.fixture

@@ -21,9 +21,9 @@ from tests.helpers import traffic
 from tests.helpers.background import background
 from tests.helpers.endings import ended, metric
 from tests.helpers.pair import Config, Pair, destination, inbound
-from tests.helpers.ports import free_port
-from tests.helpers.processes import Uproxy
-from tests.helpers.waiting import wait_until
+from uproxy.lab.ports import free_port
+from uproxy.lab.processes import Uproxy
+from uproxy.lab.waiting import wait_until
 
 NAMES = ("a", "b", "c")
 

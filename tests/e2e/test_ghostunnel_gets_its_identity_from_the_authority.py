@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import traffic
-from tests.helpers.authorities import DevAuthority, entry
 from tests.helpers.peers import GhostunnelClient, GhostunnelServer
-from tests.helpers.waiting import eventually
+from uproxy.lab.authorities import DevAuthority, entry
+from uproxy.lab.waiting import eventually
 
 ORDERS = "spiffe://example.org/ns/shop/sa/orders"
 BILLING = "spiffe://partner.test/ns/billing/sa/invoices"

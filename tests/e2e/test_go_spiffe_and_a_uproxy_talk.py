@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.authorities import DevAuthority, entry
 from tests.helpers.background import background
 from tests.helpers.dialogue import ask
 from tests.helpers.endings import ended, handshakes, metric, only
 from tests.helpers.gospiffe import GoClient, GoServer
-from tests.helpers.mesh import (
+from uproxy.lab.authorities import DevAuthority, entry
+from uproxy.lab.mesh import (
     ORDERS,
     STRANGER,
     UNWANTED,
@@ -25,7 +25,7 @@ from tests.helpers.mesh import (
     Outbound,
     by_agent,
 )
-from tests.helpers.waiting import wait_until
+from uproxy.lab.waiting import wait_until
 
 HEARD = {"server": ORDERS, "heard": "hello\n"}
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.authorities import DevAuthority, entry
 from tests.helpers.golang import find_go, peer
-from tests.helpers.ports import free_port
-from tests.helpers.processes import Process
-from tests.helpers.waiting import wait_until
+from uproxy.lab.authorities import DevAuthority, entry
+from uproxy.lab.ports import free_port
+from uproxy.lab.processes import Process
+from uproxy.lab.waiting import wait_until
 
 WEB = "spiffe://example.org/ns/web/sa/frontend"
 ORDERS = "spiffe://example.org/ns/shop/sa/orders"

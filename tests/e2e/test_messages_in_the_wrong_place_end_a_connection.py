@@ -30,8 +30,8 @@ from tests.helpers.hostile_client import (
     hello,
     record,
 )
-from tests.helpers.mesh import WEB, FileWorld, Inbound
-from tests.helpers.pki import Issued
+from uproxy.lab.mesh import WEB, FileWorld, Inbound
+from uproxy.lab.pki import Issued
 
 door = hostile_account.door
 classic = hostile_account.classic

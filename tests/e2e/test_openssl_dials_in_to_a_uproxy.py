@@ -16,7 +16,9 @@ from tests.helpers import traffic
 from tests.helpers.background import background
 from tests.helpers.dialogue import refused, s_client
 from tests.helpers.endings import ended, handshakes, metric, only
-from tests.helpers.mesh import (
+from tests.helpers.peers import SServer
+from uproxy.lab.identities import IdentityFiles
+from uproxy.lab.mesh import (
     ORDERS,
     STRANGER,
     UNWANTED,
@@ -25,9 +27,8 @@ from tests.helpers.mesh import (
     Inbound,
     World,
 )
-from tests.helpers.peers import IdentityFiles, SServer
-from tests.helpers.pki import Authority, Issued
-from tests.helpers.waiting import wait_until
+from uproxy.lab.pki import Authority, Issued
+from uproxy.lab.waiting import wait_until
 
 HOUR = timedelta(hours=1)
 VERSIONS = {"-tls1_2": "TLSv1.2", "-tls1_3": "TLSv1.3"}

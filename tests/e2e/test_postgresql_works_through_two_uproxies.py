@@ -18,7 +18,7 @@ import pytest
 
 from tests.helpers.apps import Postgres, sha256_of
 from tests.helpers.pair import FRONTEND, ORDERS, Pair
-from tests.helpers.waiting import wait_until
+from uproxy.lab.waiting import wait_until
 
 MIB = 1 << 20
 COPIED = 200 * MIB

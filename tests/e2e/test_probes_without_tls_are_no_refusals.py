@@ -14,8 +14,8 @@ from tests.helpers import traffic
 from tests.helpers.background import background
 from tests.helpers.endings import metric
 from tests.helpers.pair import Pair
-from tests.helpers.waiting import wait_until
 from uproxy.connections.denials import KEPT_DENIALS
+from uproxy.lab.waiting import wait_until
 
 PROBES = 2 * KEPT_DENIALS
 

@@ -12,8 +12,8 @@ import pytest
 from spiffe import SpiffeId, TrustDomain, WorkloadApiClient, X509Source
 from spiffe.workloadapi.errors import FetchJwtBundleError, FetchX509SvidError
 
-from tests.helpers.authorities import DevAuthority, entry
-from tests.helpers.waiting import wait_until
+from uproxy.lab.authorities import DevAuthority, entry
+from uproxy.lab.waiting import wait_until
 
 WEB = "spiffe://example.org/ns/web/sa/frontend"
 ORDERS = "spiffe://example.org/ns/shop/sa/orders"

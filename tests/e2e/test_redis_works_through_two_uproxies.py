@@ -12,8 +12,8 @@ import pytest
 from tests.helpers.apps import Redis
 from tests.helpers.endings import metric
 from tests.helpers.pair import Pair
-from tests.helpers.processes import Uproxy
-from tests.helpers.waiting import wait_until
+from uproxy.lab.processes import Uproxy
+from uproxy.lab.waiting import wait_until
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ from tests.helpers.hostile_scanners import (
     scan_testssl,
     sslyze,
 )
-from tests.helpers.mesh import WEB, FileWorld, Inbound
-from tests.helpers.waiting import wait_until
+from uproxy.lab.mesh import WEB, FileWorld, Inbound
+from uproxy.lab.waiting import wait_until
 
 door = hostile_account.door
 classic = hostile_account.classic

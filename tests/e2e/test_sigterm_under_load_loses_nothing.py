@@ -18,9 +18,9 @@ from tests.helpers.background import background
 from tests.helpers.endings import ended
 from tests.helpers.load import Load
 from tests.helpers.pair import Pair, end_at_once
-from tests.helpers.ports import free_port, is_taken
-from tests.helpers.processes import Uproxy
-from tests.helpers.waiting import eventually, wait_until
+from uproxy.lab.ports import free_port, is_taken
+from uproxy.lab.processes import Uproxy
+from uproxy.lab.waiting import eventually, wait_until
 
 SLACK = 0.5
 """Seconds that a connection may take from its client to the second uProxy's door on a busy

@@ -15,10 +15,10 @@ from OpenSSL import SSL
 
 from tests.helpers import traffic
 from tests.helpers.endings import metric
-from tests.helpers.memory import private_dirty
-from tests.helpers.mesh import ORDERS, WEB, FileWorld, Inbound, Outbound
-from tests.helpers.processes import Uproxy
-from tests.helpers.waiting import wait_until
+from uproxy.lab.memory import private_dirty
+from uproxy.lab.mesh import ORDERS, WEB, FileWorld, Inbound, Outbound
+from uproxy.lab.processes import Uproxy
+from uproxy.lab.waiting import wait_until
 
 CROWD = 5_000
 DEADLINE = 6.0

@@ -15,7 +15,7 @@ from tests.helpers.admin import (
     orders_facts,
 )
 from tests.helpers.browser import Browser, browser
-from tests.helpers.waiting import wait_until
+from uproxy.lab.waiting import wait_until
 from uproxy.proxy.admin.facts import DenialRow, Readiness
 from uproxy.proxy.admin.server import AdminListener
 

@@ -15,16 +15,10 @@ import pytest
 from tests.helpers import traffic
 from tests.helpers.apps import Nginx, Postgres, Redis, download, sha256_of, upload, write_file
 from tests.helpers.envoy import EnvoyClient, EnvoyServer
-from tests.helpers.peers import (
-    GhostunnelClient,
-    GhostunnelServer,
-    IdentityFiles,
-    SServer,
-    s_client,
-    write_identity,
-)
-from tests.helpers.pki import Authority
-from tests.helpers.waiting import eventually
+from tests.helpers.peers import GhostunnelClient, GhostunnelServer, SServer, s_client
+from uproxy.lab.identities import IdentityFiles, write_identity
+from uproxy.lab.pki import Authority
+from uproxy.lab.waiting import eventually
 
 WEB = "spiffe://example.org/ns/web/sa/frontend"
 DB = "spiffe://example.org/ns/db/sa/orders"

@@ -19,8 +19,8 @@ from tests.helpers.background import background
 from tests.helpers.endings import handshakes, metric
 from tests.helpers.pair import Pair
 from tests.helpers.privileges import unprivileged
-from tests.helpers.processes import Process
-from tests.helpers.waiting import wait_until
+from uproxy.lab.processes import Process
+from uproxy.lab.waiting import wait_until
 
 QUEUE = 10_000
 """Lines that wait for a blocked standard output."""

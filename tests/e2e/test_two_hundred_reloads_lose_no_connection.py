@@ -24,9 +24,9 @@ from tests.helpers.background import background
 from tests.helpers.endings import metric
 from tests.helpers.load import Load
 from tests.helpers.pair import Config, Pair, inbound
-from tests.helpers.ports import free_port, is_taken
-from tests.helpers.processes import Uproxy
-from tests.helpers.waiting import eventually
+from uproxy.lab.ports import free_port, is_taken
+from uproxy.lab.processes import Uproxy
+from uproxy.lab.waiting import eventually
 
 RELOADS = 200
 BY_WATCHING = 8

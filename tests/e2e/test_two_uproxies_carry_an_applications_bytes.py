@@ -11,11 +11,11 @@ import pytest
 
 from tests.helpers import traffic
 from tests.helpers.apps import Postgres
-from tests.helpers.peers import IdentityFiles, write_identity
-from tests.helpers.pki import Authority
-from tests.helpers.ports import free_port
-from tests.helpers.processes import Uproxy
-from tests.helpers.waiting import eventually
+from uproxy.lab.identities import IdentityFiles, write_identity
+from uproxy.lab.pki import Authority
+from uproxy.lab.ports import free_port
+from uproxy.lab.processes import Uproxy
+from uproxy.lab.waiting import eventually
 
 WEB = "spiffe://example.org/ns/web/sa/frontend"
 DB = "spiffe://example.org/ns/db/sa/orders"

@@ -18,12 +18,12 @@ import pytest
 
 from tests.helpers import traffic
 from tests.helpers.apps import Nginx, download, write_file
-from tests.helpers.authorities import DevAuthority, entry
 from tests.helpers.background import background
 from tests.helpers.endings import ended, metric
 from tests.helpers.pair import FRONTEND, ORDERS, Pair
-from tests.helpers.processes import Process, Uproxy
-from tests.helpers.waiting import wait_until
+from uproxy.lab.authorities import DevAuthority, entry
+from uproxy.lab.processes import Process, Uproxy
+from uproxy.lab.waiting import wait_until
 
 MIB = 1 << 20
 

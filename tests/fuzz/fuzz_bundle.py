@@ -9,9 +9,9 @@ import warnings
 import atheris
 
 with atheris.instrument_imports(include=["uproxy"]):
-    from tests.helpers.pki import Authority
     from tests.helpers.workload_oracle import spoil
     from uproxy.errors import BundleError
+    from uproxy.lab.pki import Authority
     from uproxy.spiffe.bundles import parse_bundle, parse_certificates, parse_jwks
 
 _CA = Authority("example.org")

@@ -12,11 +12,11 @@ import atheris
 with atheris.instrument_imports(include=["uproxy"]):
     from cryptography import x509
 
-    from tests.helpers.pki import Authority
     from tests.helpers.workload_oracle import spoil
     from uproxy.errors import UntrustedError
     from uproxy.identity.credentials import Credentials
     from uproxy.identity.verifier import Verifier
+    from uproxy.lab.pki import Authority
     from uproxy.model import Role
 
 _CA = Authority("example.org")

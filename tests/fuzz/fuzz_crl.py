@@ -11,9 +11,9 @@ with atheris.instrument_imports(include=["uproxy"]):
     from cryptography import x509
     from cryptography.hazmat.primitives.serialization import Encoding
 
-    from tests.helpers.pki import Authority
     from tests.helpers.workload_oracle import spoil
     from uproxy.errors import BundleError
+    from uproxy.lab.pki import Authority
     from uproxy.spiffe.bundles import parse_crls
     from uproxy.spiffe.crls import newest_revocations
 

@@ -7,9 +7,9 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["uproxy"]):
-    from tests.helpers.pki import Authority
     from tests.helpers.workload_api import svid_message, svid_response
     from tests.helpers.workload_oracle import check_message, spoil
+    from uproxy.lab.pki import Authority
 
 _HOME, _AWAY = Authority("example.org"), Authority("partner.test")
 _ISSUED = _HOME.issue("/a")

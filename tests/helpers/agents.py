@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.authorities import DevAuthority, entry
-from tests.helpers.mesh import ORDERS, UNWANTED, WEB, fetch_identity
-from tests.helpers.peers import IdentityFiles
-from tests.helpers.waiting import wait_until
+from uproxy.lab.authorities import DevAuthority, entry
+from uproxy.lab.identities import IdentityFiles
+from uproxy.lab.mesh import ORDERS, UNWANTED, WEB, fetch_identity
+from uproxy.lab.waiting import wait_until
 
 BILLING = "spiffe://partner.test/ns/billing/sa/invoices"
 """Of a trust domain that example.org is federated with."""

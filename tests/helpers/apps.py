@@ -17,8 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Self
 
-from tests.helpers.ports import free_port, listens
-from tests.helpers.processes import Process
+from uproxy.lab.ports import free_port, listens
+from uproxy.lab.processes import Process
 
 _MIB = 1 << 20
 

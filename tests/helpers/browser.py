@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.ports import free_port, listens
-from tests.helpers.processes import Process
+from uproxy.lab.ports import free_port, listens
+from uproxy.lab.processes import Process
 
 _ARGUMENTS = (
     "--headless=new", "--disable-gpu", "--disable-background-networking", "--no-first-run",

@@ -17,8 +17,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from tests.helpers.ports import listens
-from tests.helpers.waiting import wait_until
+from uproxy.lab.ports import listens
+from uproxy.lab.waiting import wait_until
 
 _PATIENCE_S = 45.0
 

@@ -19,7 +19,7 @@ from typing import Self
 
 from cryptography import x509
 
-from tests.helpers.peers import IdentityFiles
+from uproxy.lab.identities import IdentityFiles
 
 _PATIENCE = 20.0
 """Seconds."""

@@ -13,8 +13,8 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.helpers.processes import Uproxy
-from tests.helpers.waiting import wait_until
+from uproxy.lab.processes import Uproxy
+from uproxy.lab.waiting import wait_until
 from uproxy.model import Outcome
 
 Line = dict[str, Any]

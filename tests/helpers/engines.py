@@ -14,9 +14,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.helpers.pki import Authority, Issued
 from tests.helpers.streams import Stream, close_all
-from tests.helpers.waiting import eventually
 from uproxy import sockets
 from uproxy.contract import (
     Arrival,
@@ -32,6 +30,8 @@ from uproxy.contract import (
 )
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.verifier import Verifier
+from uproxy.lab.pki import Authority, Issued
+from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import ENDINGS
 from uproxy.model import Address, Direction, Role, TcpAddress, Timeouts, TlsSettings, UnixAddress
 from uproxy.transport.native import NativeEngine

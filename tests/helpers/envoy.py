@@ -15,9 +15,9 @@ from typing import Any
 
 import envoy
 
-from tests.helpers.peers import IdentityFiles
-from tests.helpers.ports import free_port
-from tests.helpers.processes import Process
+from uproxy.lab.identities import IdentityFiles
+from uproxy.lab.ports import free_port
+from uproxy.lab.processes import Process
 
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
 

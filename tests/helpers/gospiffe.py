@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from tests.helpers.golang import peer
-from tests.helpers.ports import free_port
-from tests.helpers.processes import Process
+from uproxy.lab.ports import free_port
+from uproxy.lab.processes import Process
 
 
 class GoSpiffe(Process):

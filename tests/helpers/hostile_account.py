@@ -19,10 +19,10 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.helpers.endings import Line, ended, metric
 from tests.helpers.hostile_client import Intruder
-from tests.helpers.mesh import ORDERS, WEB, FileWorld, Inbound
-from tests.helpers.pki import Issued
-from tests.helpers.processes import Uproxy
-from tests.helpers.waiting import wait_until
+from uproxy.lab.mesh import ORDERS, WEB, FileWorld, Inbound
+from uproxy.lab.pki import Issued
+from uproxy.lab.processes import Uproxy
+from uproxy.lab.waiting import wait_until
 
 ENGINES = ("native", "python")
 FRONTEND = "/ns/web/sa/frontend"

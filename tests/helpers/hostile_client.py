@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from tests.helpers.pki import Issued
+from uproxy.lab.pki import Issued
 
 with warnings.catch_warnings():
     # it looks for asyncore, which Python 3.12 hasn't any more

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from tests.helpers.pki import Authority, Issued
+from uproxy.lab.pki import Authority, Issued
 
 _ROOT = Path(__file__).parents[2]
 _SOURCE = _ROOT / "tests" / "peers" / "flood" / "flood.c"

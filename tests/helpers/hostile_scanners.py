@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.peers import IdentityFiles
+from uproxy.lab.identities import IdentityFiles
 
 _SSLYZE = Path(__file__).parents[2] / ".cache" / "sslyze" / "bin" / "sslyze"
 _PATIENCE = 240.0

@@ -1,27 +1,15 @@
-"""How much memory a process has for itself: what every further uProxy on a node would cost."""
+"""How much more memory processes have for themselves while something happens."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from uproxy.lab.memory import private_dirty
+
 _INTERVAL = 0.05
-
-
-def private_dirty(pid: int) -> int:
-    """Bytes of pages that only this process has and that it has written (Private_Dirty).
-
-    Raises:
-        PermissionError: uProxy lets nobody but root look.
-    """
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-        name, _, value = line.partition(":")
-        if name == "Private_Dirty":
-            return int(value.split()[0]) * 1024
-    raise AssertionError(f"no Private_Dirty in /proc/{pid}/smaps_rollup")
 
 
 class Growth:

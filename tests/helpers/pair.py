@@ -15,10 +15,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from tests.helpers.peers import IdentityFiles, write_identity
-from tests.helpers.pki import Authority
-from tests.helpers.ports import free_port
-from tests.helpers.processes import Uproxy
+from uproxy.lab.identities import IdentityFiles, write_identity
+from uproxy.lab.pki import Authority
+from uproxy.lab.ports import free_port
+from uproxy.lab.processes import Uproxy
 
 FRONTEND = "spiffe://example.org/ns/web/sa/frontend"
 ORDERS = "spiffe://example.org/ns/shop/sa/orders"

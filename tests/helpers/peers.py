@@ -1,7 +1,7 @@
 """mTLS software nobody here wrote, as the other side of a connection: OpenSSL, ghostunnel.
 
-Each takes its identity as files, written by `write_identity`, or (ghostunnel) from a Workload
-API.  Envoy has a module of its own, tests/helpers/envoy.py.
+Each takes its identity as files (`uproxy.lab.identities`), or (ghostunnel) from a Workload API.
+Envoy has a module of its own, tests/helpers/envoy.py.
 """
 
 from __future__ import annotations
@@ -14,30 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.helpers.golang import peer
-from tests.helpers.pki import Issued
-from tests.helpers.ports import free_port
-from tests.helpers.processes import Process
-
-
-@dataclass(frozen=True, slots=True)
-class IdentityFiles:
-    """Where an SVID, its key and the trusted bundle lie, all in PEM."""
-
-    svid: Path
-    """Leaf first, then intermediates."""
-    key: Path
-    bundle: Path
-
-
-def write_identity(folder: Path, issued: Issued, bundle: bytes) -> IdentityFiles:
-    """Lay out an identity in `folder`; `bundle` is the PEM of the roots to believe."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = IdentityFiles(folder / "svid.pem", folder / "svid.key", folder / "bundle.pem")
-    files.svid.write_bytes(issued.pem)
-    files.key.touch(mode=0o600)
-    files.key.write_bytes(issued.key_pem)
-    files.bundle.write_bytes(bundle)
-    return files
+from uproxy.lab.identities import IdentityFiles
+from uproxy.lab.ports import free_port
+from uproxy.lab.processes import Process
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from tests.helpers.pki import Authority, Issued
 from uproxy import libssl
 from uproxy.contract import PeerSvid, TlsPlan, VerifyPeer
+from uproxy.lab.pki import Authority, Issued
 from uproxy.libssl import Session
 from uproxy.model import Role, TlsSettings
 

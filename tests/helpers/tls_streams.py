@@ -12,8 +12,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL, crypto
 
-from tests.helpers.pki import Issued
 from tests.helpers.streams import Stream
+from uproxy.lab.pki import Issued
 
 _SIZE = 1 << 16
 

@@ -20,8 +20,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from spiffe._proto import workload_pb2
 
-from tests.helpers.pki import Authority, Issued
 from uproxy.identity.workload_api.framing import SERVICE
+from uproxy.lab.pki import Authority, Issued
 
 
 def svid_message(issued: Issued, authority: Authority, **spoiled: Any) -> workload_pb2.X509SVID:

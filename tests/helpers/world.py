@@ -7,7 +7,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
-from tests.helpers.pki import Authority, Issued
 from uproxy.accesslog import AccessRecord
 from uproxy.config.settings import IdentitySettings, RuleFrom, RuleSettings, Settings
 from uproxy.connections import Connections, InForce
@@ -15,6 +14,7 @@ from uproxy.contract import PeerSvid
 from uproxy.destinations import Destinations
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.verifier import Verifier
+from uproxy.lab.pki import Authority, Issued
 from uproxy.metrics import Metrics
 from uproxy.model import Outcome, Role
 from uproxy.proxy.services import Services

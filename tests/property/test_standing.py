@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.connections import APP, FakeConnection, arrival, ending
-from tests.helpers.pki import Authority
 from tests.helpers.world import ANYBODY, World, credentials, with_crl
 from tests.helpers.world import settings as configured
 from uproxy.config.settings import InboundSettings, RuleFrom, RuleSettings
 from uproxy.connections import Connections, Party
 from uproxy.contract import Arrival, PeerSvid, Refusal, Route, Stands, TlsPlan
 from uproxy.errors import UntrustedError
+from uproxy.lab.pki import Authority
 from uproxy.model import Outcome, TcpAddress, Transport
 from uproxy.proxy.inbound import InboundDoor
 

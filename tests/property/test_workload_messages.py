@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from spiffe._proto import workload_pb2
 
-from tests.helpers.pki import Authority
 from tests.helpers.workload_api import svid_message, svid_response
 from tests.helpers.workload_oracle import check_message, spoil
+from uproxy.lab.pki import Authority
 from uproxy.spiffe.protobuf import write_fields
 from uproxy.spiffe.workload_messages import (
     WireSvid,

@@ -3,12 +3,10 @@
 It shows what uProxy does and proves what it shows; it is no part of the proxy.  The
 authority, the wire tap and the strangers live in this process; the uProxies are two
 `uproxy run` of their own.  Rules: loopback only; whatever was started is stopped, whatever
-was written is removed, however it ends.
+was written is removed, however it ends.  Ports, the tap and the reader of the wire are `lab`'s.
 
-    wire                  reads TLS from captured bytes                            pure
     screen                what a person sees while it happens
-    processes, ports      programs that never outlive us; ports for them
-    listening, tap        servers of our own; the one that listens on the wire
+    processes             programs that never outlive us
     apps, distribution    applications: an echo, or PostgreSQL and nginx
     strangers             clients that don't belong here, with a TLS that isn't ours
     uproxies              `uproxy run`, as a program that we ask things

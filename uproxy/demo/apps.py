@@ -13,9 +13,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-from uproxy.demo.listening import Listener, Streams
 from uproxy.demo.processes import PATIENCE_S
 from uproxy.errors import UproxyError
+from uproxy.lab.listening import Listener, Streams
 
 Doors = Mapping[str, int]
 """Service to the port of loopback at which the clients' workload reaches it."""

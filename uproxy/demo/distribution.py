@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Self
 
 from uproxy.demo.apps import Doors, Exchange, Session
-from uproxy.demo.ports import free_port, listens
 from uproxy.demo.processes import Command, Program, output_of
 from uproxy.demo.screen import Screen
 from uproxy.errors import UproxyError
+from uproxy.lab.ports import free_port, listens
 
 _PACKAGES = {
     "initdb": "postgresql",

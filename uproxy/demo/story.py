@@ -20,11 +20,11 @@ from uproxy.demo.distribution import DistributionApplications
 from uproxy.demo.processes import until_seen
 from uproxy.demo.screen import Screen
 from uproxy.demo.strangers import Reception, knock
-from uproxy.demo.tap import Capture
 from uproxy.demo.uproxies import Uproxy
-from uproxy.demo.wire import CIPHERS, GROUPS, VERSIONS, Conversation, read_conversation
 from uproxy.demo.world import FRONTEND, HOME, NAMESAKE, NEWSLETTER, ORDERS, RULE, World
 from uproxy.errors import UproxyError
+from uproxy.lab.tap import Capture
+from uproxy.lab.wire import CIPHERS, GROUPS, VERSIONS, Conversation, read_conversation
 
 _HEARTBEAT_S = 2.0
 _TLS_1_3, _X25519MLKEM768 = 0x0304, 0x11EC

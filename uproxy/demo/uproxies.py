@@ -19,8 +19,8 @@ from typing import Any
 import yaml
 
 import uproxy
-from uproxy.demo.ports import free_port
 from uproxy.demo.processes import Command, Program, until_seen
+from uproxy.lab.ports import free_port
 
 _ANSWER_S = 5.0
 _NOT_FOR_IT = ("UPROXY__", "SPIFFE_", "LISTEN_", "NOTIFY_", "WATCHDOG_", "PYTHON")

@@ -21,13 +21,13 @@ from typing import Any, Self, TypeVar
 from uproxy.app.identity import make_source
 from uproxy.authority import Authority, Definition, DomainDefinition, EntryDefinition
 from uproxy.config.settings import IdentitySettings
-from uproxy.demo.ports import free_port
 from uproxy.demo.processes import PATIENCE_S
-from uproxy.demo.tap import Tap
 from uproxy.demo.uproxies import Uproxy
 from uproxy.errors import NoIdentityError
 from uproxy.identity.credentials import Svid
 from uproxy.identity.workload_api.source import fetch_once
+from uproxy.lab.ports import free_port
+from uproxy.lab.tap import Tap
 from uproxy.model import UnixAddress
 
 HOME = "example.org"

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.helpers.authorities import DevAuthority, entry
-from tests.helpers.peers import IdentityFiles, write_identity
-from tests.helpers.pki import Authority, Issued
-from tests.helpers.ports import free_port
-from tests.helpers.processes import Uproxy
+from uproxy.lab.authorities import DevAuthority, entry
+from uproxy.lab.identities import IdentityFiles, write_identity
+from uproxy.lab.pki import Authority, Issued
+from uproxy.lab.ports import free_port
+from uproxy.lab.processes import Uproxy
 
 WEB = "spiffe://example.org/ns/web/sa/frontend"
 ORDERS = "spiffe://example.org/ns/shop/sa/orders"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from uproxy.demo.listening import Listener, Streams
+from uproxy.lab.listening import Listener, Streams
 
 
 async def test_every_connection_is_served_until_the_end() -> None:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
 
-from tests.helpers.pki import Authority
-from uproxy.demo.wire import (
+from uproxy.lab.pki import Authority
+from uproxy.lab.wire import (
     CIPHERS,
     ClientHello,
     KeyShare,

@@ -21,8 +21,8 @@ from typing import Any, Self
 
 import yaml
 
-from tests.helpers.ports import free_port
-from tests.helpers.waiting import wait_until
+from uproxy.lab.ports import free_port
+from uproxy.lab.waiting import wait_until
 
 _STOP_GRACE = 10.0
 """Seconds between SIGTERM and SIGKILL."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from tests.helpers import traffic
-from tests.helpers.ports import free_port
-from tests.helpers.waiting import eventually
-from uproxy.demo import tap
-from uproxy.demo.tap import Tap
+from uproxy.lab import tap
+from uproxy.lab.ports import free_port
+from uproxy.lab.tap import Tap
+from uproxy.lab.waiting import eventually
 
 MIB = 1 << 20
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import yaml
 
-from tests.helpers.processes import Process
+from uproxy.lab.processes import Process
 
 
 def entry(spiffe_id: str, **fields: Any) -> dict[str, Any]:

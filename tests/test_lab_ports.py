@@ -1,4 +1,4 @@
-"""Ports that the demonstration gives to others."""
+"""Ports that are given to others."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import socket
 
 import pytest
 
-from uproxy.demo import ports
-from uproxy.demo.ports import free_port, listens
 from uproxy.errors import UproxyError
+from uproxy.lab import ports
+from uproxy.lab.ports import free_port, listens
 
 
 def test_a_free_port_can_be_listened_at() -> None:

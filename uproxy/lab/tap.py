@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from uproxy.demo.listening import Listener, Streams
+from uproxy.lab.listening import Listener, Streams
 
 KEPT = 1024 * 1024
 """Bytes per direction of a connection; far more than the demonstration sends."""

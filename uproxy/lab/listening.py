@@ -21,7 +21,7 @@ class Listener:
     @property
     def port(self) -> int:
         """The kernel's choice."""
-        assert self._server is not None  # noqa: S101  used inside its `async with` only
+        assert self._server is not None
         port: int = self._server.sockets[0].getsockname()[1]
         return port
 

@@ -1,0 +1,54 @@
+"""Ports of loopback that nobody listens at.
+
+They come from below the kernel's ephemeral range (32768 and up), so that no outgoing
+connection takes one between the choice and the bind; another listener still may.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+
+from uproxy.errors import UproxyError
+
+_FIRST, _LAST = 18_000, 32_000
+_given: set[int] = set()
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port nobody listens at on `host`, not given out before by this process.
+
+    Raises:
+        UproxyError: none is free.
+    """
+    count = _LAST - _FIRST
+    # at random, so that two processes at once choose differently; not a secret
+    start = random.randrange(count)
+    for offset in range(count):
+        port = _FIRST + (start + offset) % count
+        if port not in _given and not is_taken(port, host):
+            _given.add(port)
+            return port
+    raise UproxyError(f"no port between {_FIRST} and {_LAST} of {host} is free")
+
+
+def listens(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether something accepts TCP connections there now."""
+    with _probe(host) as probe:
+        probe.settimeout(1.0)
+        return probe.connect_ex((host, port)) == 0
+
+
+def is_taken(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether something listens there now, found out without connecting: nobody notices."""
+    with _probe(host) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return True
+        return False
+
+
+def _probe(host: str) -> socket.socket:
+    return socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
