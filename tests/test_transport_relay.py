@@ -456,8 +456,8 @@ async def test_a_life_cut_before_its_first_step_has_its_ending() -> None:
 
 def test_who_asks_for_answers_and_does_not_read_them_is_not_read() -> None:
     """As a peer that sends KeyUpdates only could make us buffer answers without end."""
-    greedy, other = SimpleNamespace(backlog=OWN_BACKLOG + 1), SimpleNamespace(backlog=0)
-    flow = Flow(greedy, other)  # type: ignore[arg-type]  # only backlogs matter
+    greedy = SimpleNamespace(backlog=OWN_BACKLOG + 1)
+    flow = Flow(greedy, SimpleNamespace(backlog=0, midway=False))  # type: ignore[arg-type]  # these matter
     assert not flow.open
     greedy.backlog = OWN_BACKLOG
     assert flow.open

@@ -40,7 +40,7 @@ MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
     }
 )
 """For each state, the states that may follow.  CLOSING is half-closed: one side has finished
-sending, the other has not."""
+sending, the other has not; or one side has failed, and what it had sent is still delivered."""
 
 DEADLINES: Mapping[State, str] = MappingProxyType(
     {

@@ -155,7 +155,36 @@ class Knocker(_Guest):
         return heard
 
 
-class Intruder(_Guest):
+class _Sealed:
+    """Says records under the keys of the moment."""
+
+    tls: Any
+    gone = False
+    """The other side had ended the connection before everything was said."""
+
+    def say(self, data: bytes, record: int = APPLICATION_DATA) -> Self:
+        """One record under the keys of the moment, however long."""
+        said = messages.Message(record, bytearray(data))
+        try:
+            for _ in self.tls._recordLayer.sendRecord(said):
+                continue
+            self.tls.sock.flush()
+        except (BrokenPipeError, ConnectionResetError):
+            self.gone = True
+        return self
+
+    def renew_key(self) -> Self:
+        """New keys to write with, after a KeyUpdate."""
+        session = self.tls.session
+        session.cl_app_secret, session.sr_app_secret = (
+            self.tls._recordLayer.calcTLS1_3KeyUpdate_reciever(
+                session.cipherSuite, session.cl_app_secret, session.sr_app_secret
+            )
+        )
+        return self
+
+
+class Intruder(_Guest, _Sealed):
     """A TLS client that does what tlslite does, and whatever a test wants instead."""
 
     def __init__(
@@ -181,27 +210,10 @@ class Intruder(_Guest):
         self.tls.handshakeClientCert(self._chain, self._key, settings=_settings(self._version))
         return self
 
-    def say(self, data: bytes, record: int = APPLICATION_DATA) -> Self:
-        """One record under the keys of the moment, however long."""
-        said = messages.Message(record, bytearray(data))
-        try:
-            for _ in self.tls._recordLayer.sendRecord(said):
-                continue
-            self.tls.sock.flush()
-        except (BrokenPipeError, ConnectionResetError):
-            self.gone = True
-        return self
-
     def update_key(self, *, ask: bool, extra: bytes = b"") -> Self:
         """KeyUpdate, and new keys to write with; `ask` for one in return."""
-        self.say(b"\x18\x00\x00\x01" + bytes([ask]) + extra, HANDSHAKE)
-        session = self.tls.session
-        session.cl_app_secret, session.sr_app_secret = (
-            self.tls._recordLayer.calcTLS1_3KeyUpdate_reciever(
-                session.cipherSuite, session.cl_app_secret, session.sr_app_secret
-            )
-        )
-        return self
+        self.say(key_update(ask=ask) + extra, HANDSHAKE)
+        return self.renew_key()
 
     def hear(self, count: int) -> bytes:
         """So many bytes of the application; it notes no end.
@@ -256,6 +268,26 @@ class Intruder(_Guest):
         return self.hear_out()
 
 
+class Host(_Sealed):
+    """A TLS server that does what tlslite does, and says what a test wants."""
+
+    def __init__(self, accepted: socket.socket, shows: Issued) -> None:
+        """Shake hands with whoever was accepted, who has to show a certificate."""
+        accepted.settimeout(PATIENCE)
+        self.tls = TLSConnection(accepted)
+        self.tls.closeSocket = False
+        self.tls.handshakeServer(
+            certChain=_chain(shows.der),
+            privateKey=parsePEMKey(shows.key_pem.decode(), private=True),
+            reqCert=True,
+            settings=_settings(TLS_1_3),
+        )
+
+    def hear(self, count: int) -> bytes:
+        """So many bytes of the application."""
+        return bytes(self.tls.read(count, count))
+
+
 class _Twisted(TLSConnection):  # type: ignore[misc]  # tlslite has no types
     def __init__(self, connected: socket.socket, twist: Twist) -> None:
         super().__init__(connected)
@@ -266,6 +298,18 @@ class _Twisted(TLSConnection):  # type: ignore[misc]  # tlslite has no types
     def _sendMsg(self, msg: Any, *how: bool, **more: bool) -> Iterable[int]:  # noqa: N802  tlslite's
         for each in self._twist(msg):
             yield from super()._sendMsg(each, *how, **more)
+
+
+def key_update(*, ask: bool) -> bytes:
+    """The message; `ask` for one in return."""
+    return b"\x18\x00\x00\x01" + bytes([ask])
+
+
+def session_ticket() -> bytes:
+    """A NewSessionTicket message: what a TLS 1.3 server may send whenever it likes."""
+    ticket = os.urandom(200)
+    body = b"\0\0\x1c\x20" + os.urandom(4) + b"\1\0" + len(ticket).to_bytes(2, "big") + ticket
+    return b"\4" + (len(body) + 2).to_bytes(3, "big") + body + b"\0\0"
 
 
 def hello(

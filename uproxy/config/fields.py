@@ -225,7 +225,12 @@ TIMEOUTS = Record(
     (
         Field("handshake", DURATION, "From accept or connect to the end of the handshake.", "5s"),
         Field("connect", DURATION, "To reach one address.", "5s"),
-        Field("half_close", DURATION, "From the last byte, once one side has finished.", "60s"),
+        Field(
+            "half_close",
+            DURATION,
+            "From the last byte, once one side has finished or failed.",
+            "60s",
+        ),
         Field("idle", DURATION, "Without a byte in either direction.", "1h"),
         Field("drain_delay", DURATION, "How long SIGTERM leaves the doors open.", "5s"),
         Field("drain", DURATION, "From SIGTERM until what is left is cut.", "25s"),

@@ -60,3 +60,10 @@ cdef inline int set_deadline(Conn *conn, double due) noexcept nogil:
     worker.heap_size += 1
     heap_settle(worker, worker.heap_size - 1, conn)
     return 0
+
+
+cdef inline double earlier(double one, double other) noexcept nogil:
+    """Of two times, of which 0 is never."""
+    if one == 0 or (other != 0 and other < one):
+        return other
+    return one

@@ -9,10 +9,11 @@ from uproxy.engine.deadlines cimport forget_deadline, set_deadline
 from uproxy.engine.ending cimport ask, die
 from uproxy.engine.inbox cimport decide, tell
 from uproxy.engine.parts cimport (
-    E_ADMITTED, E_FAR_FAILED, E_FAR_READY, E_OPENED, F_MEMORY, F_NONE, F_OS, M_CONNECTING,
+    E_ADMITTED, E_FAR_FAILED, E_FAR_READY, E_OPENED, F_MEMORY, F_NONE, F_OS, M_ASKING, M_CONNECTING,
     M_DEAD, M_SHAKING, P_CONNECTING, P_HANDSHAKING_FAR, Conn, Shared, Side, Standing,
 )
-from uproxy.engine.relay cimport pending_error, relay_begin
+from uproxy.engine.loss cimport has_unread, pending_error
+from uproxy.engine.relay cimport relay_begin
 from uproxy.engine.shake cimport begin_tls, shake, shake_on
 from uproxy.engine.side cimport fail, let_go, mute, push_output, watch
 from uproxy.engine.standing cimport still_stands
@@ -165,6 +166,9 @@ cdef inline void ready(Side *side) noexcept nogil:
 
 cdef inline void far_failed(Conn *conn) noexcept nogil:
     let_go(&conn.sides[1], True)
+    if conn.sides[0].gone:
+        die_of_near(conn)
+        return
     conn.missed = conn.fault
     ask(conn, E_FAR_FAILED)
 
@@ -188,11 +192,33 @@ cdef inline void watch_loss(Conn *conn) noexcept nogil:
 
 cdef inline void near_lost(Side *side, uint32_t events) noexcept nogil:
     if events & EPOLLERR:
-        side.conn.fault.what = F_NONE  # of the candidate before
-        fail(side, F_OS, pending_error(side.fd), 0)
-        die(side.conn, False)
+        near_gone(side)
     elif events & EPOLLHUP:  # bytes may be before it, which are read when they are wanted
         side.hung_up = True
         mute(side)
     else:
         watch_loss(side.conn)
+
+
+cdef inline void near_gone(Side *side) noexcept nogil:
+    """It was reset.  What it had said is still for a far side that is reached; nobody is dialled
+    for it any more."""
+    side.error = pending_error(side.fd)
+    if is_reached(side.conn) and has_unread(side):
+        side.gone = side.hung_up = True
+        mute(side)
+    else:
+        die_of_near(side.conn)
+
+
+cdef inline bint is_reached(Conn *conn) noexcept nogil:
+    """Whether the far side is connected."""
+    if conn.mode == M_ASKING:
+        return conn.sides[1].fd >= 0
+    return conn.phase == P_HANDSHAKING_FAR
+
+
+cdef inline void die_of_near(Conn *conn) noexcept nogil:
+    conn.fault.what = F_NONE  # of the candidate before
+    fail(&conn.sides[0], F_OS, conn.sides[0].error, 0)
+    die(conn, False)

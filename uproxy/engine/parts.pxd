@@ -156,6 +156,11 @@ cdef struct Side:
     bint corked  # the last bytes before our end wait for it, and go in one segment with it
     bint ended  # the peer's close_notify has come
     bint finished  # its socket's end too
+    bint gone  # its socket has failed: what came before that is read, nothing is sent any more
+    int error  # errno, if it is gone
+    int failed  # F_TLS: what came next can't be read, and nothing can be encrypted any more
+    unsigned long code  # OpenSSL's, if it has failed
+    bint midway  # part of a message of TLS itself has come: nothing is encrypted before the rest
     int appetite  # bytes to receive at once
     bint owns_context  # `shakes.context` was taken for this connection alone
     Handshake shakes
@@ -205,6 +210,8 @@ cdef struct Conn:
     double started  # of the handshake
     double due  # 0: no deadline
     double last  # something moved
+    double lost_at  # when the first side failed while bytes passed; 0: none has
+    int queued  # bytes that the kernel hadn't delivered when it was last asked
     double settles  # when it counts as one that stays; 0: it does
     double limits[2]  # idle, half-closed; of the handshake while connecting: [0]
     Py_ssize_t heap  # where it is in the worker's heap; -1: nowhere

@@ -5,29 +5,39 @@ source from being read, so a connection holds a few receives' worth of bytes per
 most.  Level-triggered: so many receives per event, so that a bulk stream doesn't starve others.
 """
 
-from libc.errno cimport ECONNRESET, errno
+from libc.errno cimport errno
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free
 
-from uproxy.engine.deadlines cimport set_deadline
+from uproxy.engine.deadlines cimport earlier, set_deadline
 from uproxy.engine.ending cimport die
+from uproxy.engine.loss cimport (
+    is_deaf, is_passed_on, lose, lose_source, next_look, note_loss, pending_error,
+    reset_if_delivered,
+)
 from uproxy.engine.parts cimport (
-    BULK_RECEIVE, F_AFTER_HANDSHAKE, F_HALF_CLOSED, F_IDLE, F_MEMORY, F_NONE, F_OS, F_TLS,
-    F_TRUNCATED, M_RELAYING, OWN_BACKLOG, P_CLOSING, P_RELAYING, RECEIVE, RECORD, THIN_RECEIVE,
-    Conn, Side,
+    BULK_RECEIVE, F_HALF_CLOSED, F_IDLE, F_MEMORY, F_NONE, F_OS, F_TRUNCATED, M_DEAD, M_RELAYING,
+    OWN_BACKLOG, P_CLOSING, P_RELAYING, RECEIVE, RECORD, THIN_RECEIVE, Conn, Side,
 )
 from uproxy.engine.side cimport (
-    fail, fed, feed, finish, flush, push_output, read_plain, receive_raw, send_plain, shed,
-    watch,
+    fail, fail_read, fed, feed, finish, flush, push_output, read_plain, receive_raw, send_plain,
+    shed, watch,
 )
 from uproxy.engine.system cimport (
-    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, LISTEN, SETTLED_AFTER, SO_ERROR,
-    SOL_SOCKET, count_add, getsockopt, word_set,
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, LISTEN, SETTLED_AFTER, count_add, word_set,
 )
 
 cdef enum:
     MOST_RECEIVED = BULK_RECEIVE  # bytes asked for per event, but for the last receive
-    FULL = 1
+
+cdef enum Pumped:  # what a receive came to
+    EMPTY = 0
+    FULL = 1  # there may be more
+
+cdef enum Heard:  # instead of a number of bytes
+    H_FAILED = -1
+    H_NOT_NOW = -2  # the socket has nothing
+    H_NOT_OURS = -3  # part of a record, or a message that isn't the application's
 
 
 cdef inline bint flow_open(Conn *conn, int flow) noexcept nogil:
@@ -35,29 +45,31 @@ cdef inline bint flow_open(Conn *conn, int flow) noexcept nogil:
     return not (
         conn.flow_ended[flow]
         or conn.sides[1 - flow].backlog_size
+        or conn.sides[1 - flow].midway
         or conn.sides[flow].backlog_size > OWN_BACKLOG
     )
 
 
 cdef inline void relay_begin(Conn *conn, const char *preface, size_t size) noexcept nogil:
+    """Bytes may pass; `preface` goes before them to the far side, which is in the clear."""
+    cdef Side *far = &conn.sides[1]
     conn.mode = M_RELAYING
     word_set(&conn.phase, P_RELAYING)
     conn.last = conn.worker.now
     conn.settles = conn.last + SETTLED_AFTER
-    if size and send_plain(&conn.sides[1], preface, size) < 0:
-        relay_failed(conn)
-        return
+    note_loss(&conn.sides[0])
+    note_loss(far)
+    if size and send_plain(far, preface, size) < 0:
+        lose(far)
     # who dialled in has mostly spoken by now: it goes along with the handshake's last words
-    if (flow_open(conn, 0) and pump(conn, 0, False) < 0) or push_rest(&conn.sides[1]) < 0:
-        relay_failed(conn)
-        return
-    check_patience(conn)
-    if conn.mode == M_RELAYING:
+    if flow_open(conn, 0):
+        pump(conn, 0, False)
+    if far.ssl != NULL and not far.gone and push_output(far) < 0:
+        lose(far)
+    if patience_left(conn) < 0:
+        die(conn, False)
+    else:
         settle(conn)
-
-
-cdef inline int push_rest(Side *side) noexcept nogil:
-    return 0 if side.ssl == NULL else push_output(side)
 
 
 cdef inline void relay_turn(Side *side, uint32_t events) noexcept nogil:
@@ -65,25 +77,28 @@ cdef inline void relay_turn(Side *side, uint32_t events) noexcept nogil:
     cdef Conn *conn = side.conn
     cdef bint broken = (events & (EPOLLERR | EPOLLHUP)) != 0
     cdef bint reading = flow_open(conn, side.index)
-    cdef int result = 0, asked = 0
     if side.backlog_size and (broken or events & EPOLLOUT):
-        result = flush(side)
-        conn.last = conn.worker.now
+        if flush(side) < 0:
+            lose(side)
+        else:
+            conn.last = conn.worker.now
     elif broken and not reading:
-        result = lose(side, events)
-    if result == 0 and reading and (broken or events & EPOLLIN):
-        result = FULL
-        while result == FULL and asked < MOST_RECEIVED and flow_open(conn, side.index):
-            asked += max(side.appetite, <int>RECEIVE)
-            result = pump(conn, side.index, (events & (EPOLLRDHUP | EPOLLERR)) == EPOLLRDHUP)
-            if result == 0 and events & EPOLLRDHUP:
-                result = FULL  # its end is behind what was read
-        if uncork(&conn.sides[1 - side.index]) < 0:
-            result = -1
-    if result < 0:
-        relay_failed(conn)
-    else:
-        settle(conn)
+        hang_up(side, events)
+    if reading and (broken or events & EPOLLIN):
+        pump_some(conn, side.index, events)
+    settle(conn)
+
+
+cdef inline void pump_some(Conn *conn, int flow, uint32_t events) noexcept nogil:
+    cdef Side *source = &conn.sides[flow]
+    cdef int result = FULL, asked = 0
+    while result == FULL and asked < MOST_RECEIVED and flow_open(conn, flow):
+        asked += max(source.appetite, <int>RECEIVE)
+        result = pump(conn, flow, (events & (EPOLLRDHUP | EPOLLERR)) == EPOLLRDHUP)
+        if events & EPOLLRDHUP:
+            result = FULL  # its end is behind what was read
+    if uncork(&conn.sides[1 - flow]) < 0:
+        lose(&conn.sides[1 - flow])
 
 
 cdef inline void settle(Conn *conn) noexcept nogil:
@@ -92,16 +107,30 @@ cdef inline void settle(Conn *conn) noexcept nogil:
     cdef Side *far = &conn.sides[1]
     cdef int flow
     for flow in range(2):
-        while flow_open(conn, flow) and (conn.sides[flow].early_size or conn.sides[flow].ended):
-            if pump(conn, flow, False) < 0:
-                relay_failed(conn)
-                return
-    if (conn.flow_ended[0] and conn.flow_ended[1]
+        while flow_open(conn, flow) and needs_no_event(&conn.sides[flow]):
+            pump(conn, flow, False)
+    if conn.fault.what == F_MEMORY:
+        die(conn, False)
+    elif conn.fault.what != F_NONE:
+        settle_loss(conn)
+    elif (conn.flow_ended[0] and conn.flow_ended[1]
             and not near.backlog_size and not far.backlog_size):
         die(conn, True)
-        return
-    if watch(near, wanted(conn, 0)) < 0 or watch(far, wanted(conn, 1)) < 0:
-        relay_failed(conn)
+    if conn.mode != M_DEAD and (
+            watch(near, wanted(conn, 0)) < 0 or watch(far, wanted(conn, 1)) < 0):
+        die(conn, False)
+
+
+cdef inline void settle_loss(Conn *conn) noexcept nogil:
+    """A side has failed: end if all that came before is delivered, otherwise look again."""
+    reset_if_delivered(conn)
+    if conn.mode != M_DEAD and patience_left(conn) < 0:
+        die(conn, False)
+
+
+cdef inline bint needs_no_event(Side *side) noexcept nogil:
+    """Whether what can be read of it is here, or in the kernel for good."""
+    return side.early_size or side.ended or side.failed != F_NONE or side.gone
 
 
 cdef inline int uncork(Side *side) noexcept nogil:
@@ -131,6 +160,8 @@ cdef inline int pump(Conn *conn, int flow, bint hung_up) noexcept nogil:
     cdef char *early = NULL
     cdef ssize_t size
     cdef bint full = False
+    if is_deaf(sink):
+        return discard_some(source)
     if source.early_size:
         early = data = source.early
         size = source.early_size
@@ -138,13 +169,13 @@ cdef inline int pump(Conn *conn, int flow, bint hung_up) noexcept nogil:
         source.early_size = 0
     else:
         size = hear(source, &data, &full)
-        if size == -2:
-            return 0  # level-triggered: who sends much that isn't the application's waits a turn
         if size < 0:
-            return -1
-    conn.last = conn.worker.now
+            return heard_nothing(source, size)
+    if conn.fault.what == F_NONE or conn.fault.side == flow:
+        conn.last = conn.worker.now
     if size == 0:
-        return end_flow(conn, flow)
+        end_flow(conn, flow)
+        return EMPTY
     count_add(&conn.counts[flow], size)
     # the end follows at once: in the clear, where it can't be taken back, only what is certain
     if source.ssl != NULL:
@@ -152,119 +183,130 @@ cdef inline int pump(Conn *conn, int flow, bint hung_up) noexcept nogil:
     else:
         sink.corked = hung_up and not full and sink.ssl != NULL
     if send_plain(sink, data, size) < 0:
-        free(early)
-        return -1
+        lose(sink)
     free(early)
     if sink.backlog_size:
         source.appetite = min(source.appetite, <int>RECEIVE)
-    return FULL if full else 0
+    return FULL if full else EMPTY
+
+
+cdef inline int heard_nothing(Side *source, ssize_t why) noexcept nogil:
+    """What follows from `why` (a `Heard`).  Of a socket that is gone all is in the kernel, so that
+    "not now" is its end."""
+    if why == H_NOT_OURS:
+        return EMPTY  # level-triggered: who sends much that isn't the application's waits a turn
+    if why == H_NOT_NOW and not source.gone:
+        return EMPTY
+    lose_source(source)
+    # a side that has only stopped sending can still be told what the other one had said
+    if not is_deaf(source) and flow_open(source.conn, 1 - source.index):
+        pump(source.conn, 1 - source.index, False)
+    return EMPTY
+
+
+cdef inline int discard_some(Side *side) noexcept nogil:
+    """Take one receive's worth of what can't be passed on any more, and forget it."""
+    cdef ssize_t size = 0
+    free(side.early)
+    side.early = NULL
+    side.early_size = 0
+    if not side.ended and side.failed == F_NONE:
+        size = receive_raw(side, RECEIVE)
+    if size == H_NOT_NOW and not side.gone:
+        return EMPTY
+    if size > 0:
+        return FULL
+    if size < 0:
+        lose(side)
+    side.conn.flow_ended[side.index] = True
+    return EMPTY
 
 
 cdef inline ssize_t hear(Side *side, char **data, bint *full) noexcept nogil:
-    """Application bytes, valid until the next one hears; 0 at the end, -2 not now, -1 failed."""
+    """Application bytes, valid until the next one hears; 0 at the end; or a `Heard`."""
     cdef ssize_t size, got
     cdef ssize_t most = side.appetite
     if side.ended:
         return 0
+    if side.failed != F_NONE:
+        return fail_read(side)
     got = size = receive_raw(side, most)
     if size == -1:
-        return fail(side, F_OS, errno, 0)
+        fail(side, F_OS, errno, 0)
+        lose(side)
+        return H_FAILED
     data[0] = side.conn.worker.received
     full[0] = size == most
     side.appetite = BULK_RECEIVE if size >= RECEIVE else RECEIVE
-    if side.ssl == NULL or size == -2:
+    if size == 0 and side.gone:
+        return H_FAILED  # its error has been taken from the kernel, which calls this the end now
+    if side.ssl == NULL or size == H_NOT_NOW:
         return size
     if size == 0:
         return fail(side, F_TRUNCATED, 0, 0)
     if feed(side, side.conn.worker.received, size) < 0:
-        return -1
+        return H_FAILED
     size = read_plain(side)
     if size < 0:
-        return -1
+        return H_FAILED
     fed(side)
+    if side.failed != F_NONE:
+        note_loss(side)
     if 2 * size < got and (got > RECORD or most == THIN_RECEIVE):
         side.appetite = THIN_RECEIVE  # most of it wasn't the application's, nor part of a record
-    if push_output(side) < 0:  # the answer to a KeyUpdate
-        return -1
+    if not side.gone and push_output(side) < 0:  # the answer to a KeyUpdate
+        lose(side)
     data[0] = side.conn.worker.plain
     if size == 0 and not side.ended:
-        return -2  # part of a record, or a message that isn't the application's
+        return H_NOT_OURS
     return size
 
 
-cdef inline int end_flow(Conn *conn, int flow) noexcept nogil:
+cdef inline void end_flow(Conn *conn, int flow) noexcept nogil:
+    cdef Side *sink = &conn.sides[1 - flow]
     conn.flow_ended[flow] = True
-    if finish(&conn.sides[1 - flow]) < 0:
-        return -1
+    if finish(sink) < 0:
+        lose(sink)
     word_set(&conn.phase, P_CLOSING)
-    return patience_left(conn)
+    arm(conn)
 
 
-cdef inline int lose(Side *side, uint32_t events) noexcept nogil:
-    """An error or a hang-up of a side that nothing is wanted from."""
-    if events & EPOLLERR:
-        return fail(side, F_OS, pending_error(side.fd), 0)
+cdef inline void hang_up(Side *side, uint32_t events) noexcept nogil:
+    """An error or a hang-up of a side that nothing is wanted from now."""
     side.hung_up = True
-    return 0
-
-
-cdef inline int pending_error(int fd) noexcept nogil:
-    cdef int error = 0
-    cdef unsigned int size = sizeof(error)
-    if getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0:
-        return errno
-    return error if error else ECONNRESET
-
-
-cdef inline void relay_failed(Conn *conn) noexcept nogil:
-    """A TLS 1.3 server's refusal of our certificate comes after the handshake has ended for
-    us (RFC 8446 §2): before its first application byte an alert is that refusal."""
-    cdef Side *side = &conn.sides[conn.fault.side]
-    if side.ssl != NULL and side.shakes.client and conn.counts[side.index] == 0:
-        if conn.fault.what == F_OS:
-            find_last_word(side)
-        if conn.fault.what == F_TLS and is_alert(conn.fault.code):
-            conn.fault.what = F_AFTER_HANDSHAKE
-    die(conn, False)
-
-
-cdef inline void find_last_word(Side *side) noexcept nogil:
-    """The alert that may lie behind an error: sending fails before it is read."""
-    cdef Conn *conn = side.conn
-    cdef int error = conn.fault.error
-    cdef char *data = NULL
-    cdef bint full = False
-    conn.fault.what = F_NONE
-    while hear(side, &data, &full) > 0:
-        pass
-    if conn.fault.what != F_TLS:
-        conn.fault.what, conn.fault.error = F_OS, error
-
-
-cdef inline bint is_alert(unsigned long code) noexcept nogil:
-    """ERR_LIB_SSL, and a reason above SSL_AD_REASON_OFFSET: the peer sent it."""
-    return ((code >> 23) & 0xFF) == 20 and 1000 <= (code & 0x7FFFFF) < 1256
+    if events & EPOLLERR:
+        fail(side, F_OS, pending_error(side.fd), 0)
+        lose(side)
 
 
 cdef inline int patience_left(Conn *conn) noexcept nogil:
     """-1 if nothing has moved for too long; otherwise look again when that could be."""
-    cdef bint half_closed = conn.flow_ended[0] or conn.flow_ended[1]
-    cdef double limit = conn.limits[half_closed]
-    cdef double due = conn.last + limit if limit else 0
-    if limit and conn.worker.now >= due:
-        return fail(&conn.sides[0], F_HALF_CLOSED if half_closed else F_IDLE, 0, 0)
-    if conn.settles:
-        if conn.worker.now >= conn.settles:
-            conn.settles = 0
-            shed(&conn.sides[0])
-            shed(&conn.sides[1])
-        elif due == 0 or conn.settles < due:
-            due = conn.settles
+    cdef bint closing = conn.flow_ended[0] or conn.flow_ended[1] or conn.lost_at != 0
+    cdef double limit = conn.limits[closing]
+    if limit and conn.worker.now >= conn.last + limit:
+        return fail(&conn.sides[0], F_HALF_CLOSED if closing else F_IDLE, 0, 0)
+    if conn.settles and conn.worker.now >= conn.settles:
+        conn.settles = 0
+        shed(&conn.sides[0])
+        shed(&conn.sides[1])
+    return arm(conn)
+
+
+cdef inline int arm(Conn *conn) noexcept nogil:
+    """Set the deadline to what comes first."""
+    cdef bint closing = conn.flow_ended[0] or conn.flow_ended[1] or conn.lost_at != 0
+    cdef double limit = conn.limits[closing]
+    cdef double due = earlier(conn.last + limit if limit else 0, conn.settles)
+    if conn.lost_at != 0 and is_passed_on(conn):
+        due = earlier(due, next_look(conn))
     if set_deadline(conn, due) < 0:
         return fail(&conn.sides[0], F_MEMORY, 0, 0)
     return 0
 
 
-cdef inline void check_patience(Conn *conn) noexcept nogil:
-    if patience_left(conn) < 0:
-        relay_failed(conn)
+cdef inline void relay_expired(Conn *conn) noexcept nogil:
+    """A deadline has passed, or it is time to look again."""
+    if conn.lost_at != 0:
+        settle(conn)
+    elif patience_left(conn) < 0:
+        die(conn, False)

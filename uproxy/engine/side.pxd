@@ -12,13 +12,14 @@ from uproxy.engine.gate cimport falls_silent
 from uproxy.engine.openssl cimport (
     SSL_ERROR_SYSCALL, SSL_ERROR_WANT_READ, SSL_ERROR_ZERO_RETURN, SSL_RECEIVED_SHUTDOWN,
     BIO_get_mem_data, BIO_new, BIO_new_mem_buf, BIO_read, BIO_s_mem,
-    BIO_set_mem_eof_return, ERR_clear_error, ERR_get_error, ERR_peek_error, SSL_free,
-    SSL_get_error, SSL_get_shutdown,
+    BIO_set_mem_eof_return, ERR_clear_error, ERR_get_error, ERR_peek_error, SSL_do_handshake,
+    SSL_free, SSL_get_error, SSL_get_shutdown,
     SSL_get_peer_certificate, SSL_read, SSL_set_bio, SSL_shutdown, SSL_write, X509_free,
     X509_set_pubkey, ossl_small_key,
 )
 from uproxy.engine.parts cimport (
-    F_MEMORY, F_NONE, F_OS, F_TLS, KEPT_OUTPUT, PLAIN, RECEIVE, RECORD, Conn, Side, Worker,
+    F_MEMORY, F_NONE, F_OS, F_TLS, KEPT_OUTPUT, M_RELAYING, PLAIN, RECEIVE, RECORD, Conn, Side,
+    Worker,
 )
 from uproxy.engine.system cimport (
     EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, SLIM_AFTER,
@@ -165,8 +166,10 @@ cdef inline int push_records(Side *side, bint corked) noexcept nogil:
         fatten(side)
     sent = send_now(side, data, size, corked)
     if sent < 0:
+        fail(side, F_OS, errno, 0)
         drain(side, size)
-        return fail(side, F_OS, errno, 0)
+        side.backlog_size = 0
+        return -1
     drain(side, sent)
     side.backlog_size = size - sent
     return 0
@@ -308,8 +311,9 @@ cdef inline void fed(Side *side) noexcept nogil:
 
 
 cdef inline int push_last_words(Side *side) noexcept nogil:
-    """An alert.  Who was refused makes room when it is full, from before it can know."""
-    if side.index == 0:
+    """Send an alert.  A caller refused in its handshake makes room when connections are full,
+    from before it can know."""
+    if side.index == 0 and side.conn.mode != M_RELAYING:
         falls_silent(side.conn)
     push_output(side)
     return -1
@@ -329,7 +333,8 @@ cdef inline bint ended_after_a_warning(Side *side, int why) noexcept nogil:
 
 
 cdef inline ssize_t read_plain(Side *side) noexcept nogil:
-    """All there is, into the thread's plaintext buffer: nothing may stay behind in the step."""
+    """Decrypt all there is into the thread's plaintext buffer: bytes, or -1 if there are none and
+    TLS has failed.  A failure behind good bytes is kept in `side.failed`."""
     cdef ssize_t size = 0
     cdef int got, why
     while not side.ended and size < PLAIN:
@@ -341,11 +346,22 @@ cdef inline ssize_t read_plain(Side *side) noexcept nogil:
         if why == SSL_ERROR_ZERO_RETURN or ended_after_a_warning(side, why):
             side.ended = True
         elif why == SSL_ERROR_WANT_READ:
+            # 1 unless a message of TLS itself is incomplete; SSL_write would read the rest of
+            # it first, and fail for good where there is nothing to read from
+            side.midway = SSL_do_handshake(side.ssl) != 1
             break
         else:
-            fed(side)
-            return fail_tls(side)
+            side.failed, side.code = F_TLS, ERR_get_error()
+            side.midway = False
+            return size if size else fail_read(side)
     return size
+
+
+cdef inline int fail_read(Side *side) noexcept nogil:
+    """What comes next from this side can't be read: -1.  The alert is sent."""
+    fed(side)
+    fail(side, side.failed, 0, side.code)
+    return push_last_words(side)
 
 
 cdef inline int send_plain(Side *side, const char *data, size_t size) noexcept nogil:
@@ -398,3 +414,5 @@ cdef inline void let_go(Side *side, bint orderly) noexcept nogil:
         close(side.fd)
     side.fd = -1
     side.hung_up = side.ending = side.corked = side.ended = side.finished = False
+    side.gone = side.midway = False
+    side.failed = F_NONE

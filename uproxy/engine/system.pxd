@@ -29,8 +29,8 @@ cdef extern from "<sys/socket.h>" nogil:
         uint16_t ss_family
     int AF_UNIX, AF_INET, AF_INET6
     int SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
-    int MSG_MORE, MSG_NOSIGNAL, SHUT_WR
-    int SOL_SOCKET, SO_ERROR, SO_LINGER, SO_KEEPALIVE
+    int MSG_MORE, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR
+    int SOL_SOCKET, SO_DOMAIN, SO_ERROR, SO_LINGER, SO_KEEPALIVE
     int socket(int, int, int)
     int connect(int, const sockaddr *, unsigned int)
     int accept4(int, sockaddr *, unsigned int *, int)
@@ -41,6 +41,12 @@ cdef extern from "<sys/socket.h>" nogil:
     int shutdown(int, int)
     int getsockopt(int, int, int, void *, unsigned int *)
     int setsockopt(int, int, int, const void *, unsigned int)
+
+cdef extern from "<sys/ioctl.h>" nogil:
+    int ioctl(int, unsigned long, ...)
+
+cdef extern from "<linux/sockios.h>" nogil:
+    int SIOCOUTQ
 
 cdef extern from "<netinet/in.h>" nogil:
     struct in_addr:

@@ -5,7 +5,7 @@ from libc.stdlib cimport free
 from posix.time cimport CLOCK_MONOTONIC
 from posix.unistd cimport close
 
-from uproxy.engine.deadlines cimport forget_deadline
+from uproxy.engine.deadlines cimport earlier, forget_deadline
 from uproxy.engine.ending cimport die
 from uproxy.engine.far cimport (
     connect_turn, dial, far_failed, far_turn, near_lost, watch_loss,
@@ -22,7 +22,7 @@ from uproxy.engine.parts cimport (
     M_ASKING, M_CONNECTING, M_DEAD, M_HELLO, M_PARTING, M_RELAYING, M_SHAKING, P_CONNECTING,
     P_HANDSHAKING_NEAR, Command, Conn, Listener, Side, Worker,
 )
-from uproxy.engine.relay cimport check_patience, relay_begin, relay_turn
+from uproxy.engine.relay cimport relay_begin, relay_expired, relay_turn
 from uproxy.engine.shake cimport shake_on
 from uproxy.engine.side cimport fail, slim
 from uproxy.engine.standing cimport listener_release
@@ -130,7 +130,7 @@ cdef inline void obey_all(Worker *worker) noexcept nogil:
 
 cdef inline void expire(Conn *conn) noexcept nogil:
     if conn.mode == M_RELAYING:
-        check_patience(conn)
+        relay_expired(conn)
     elif conn.mode == M_PARTING:
         die(conn, True)
     elif conn.phase == P_HANDSHAKING_NEAR:
@@ -148,13 +148,6 @@ cdef inline void run_out(Conn *conn) noexcept nogil:
         return
     fail(&conn.sides[0], F_TIMEOUT, 0, 0)
     near_failed(conn)
-
-
-cdef inline double earlier(double one, double other) noexcept nogil:
-    """Of two times, of which 0 is never."""
-    if one == 0 or (other != 0 and other < one):
-        return other
-    return one
 
 
 cdef inline int patience_of(Worker *worker) noexcept nogil:

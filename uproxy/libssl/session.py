@@ -32,10 +32,14 @@ _plaintext: Final[Any] = ffi.new("char[]", RECEIVE_SIZE + 2 * _RECORD)
 
 
 class Session:
-    """One connection's TLS.  Not for use after an exception, but for `take_output`."""
+    """One connection's TLS.
+
+    After an exception, or with a `failure`, only `take_output` is of use.
+    """
 
     __slots__ = (
-        "_context", "_fed", "_outgoing", "_ssl", "_verdict", "asked", "early", "ended", "peer",
+        "_context", "_fed", "_outgoing", "_ssl", "_verdict", "asked", "early", "ended", "failure",
+        "midway", "peer",
     )  # fmt: skip
 
     def __init__(self, context: Context, server_name: str | None = None) -> None:
@@ -53,6 +57,11 @@ class Session:
         """Application bytes that came in one piece with the handshake's last message."""
         self.ended = False
         """The peer's close_notify has come: it sends no more."""
+        self.failure: TlsError | None = None
+        """Why what came behind the last application bytes can't be read."""
+        self.midway = False
+        """Part of a message of TLS itself has come (KeyUpdate, for one): nothing can be
+        encrypted before the rest of it has."""
         lib.SSL_set_bio(self._ssl, ffi.NULL, self._outgoing)
         self._watch_handshake()
         if context.server:
@@ -124,7 +133,8 @@ class Session:
                 ended: what comes after a close_notify is ignored (RFC 8446 §6.1).
 
         Raises:
-            TlsError: the peer's alert, or a record that can't be.
+            TlsError: the peer's alert, or a record that can't be; behind application bytes it
+                is kept in `failure`.
         """
         self._feed(received)
         try:
@@ -140,8 +150,15 @@ class Session:
                 size += result
             elif self._has_ended(result):
                 self.ended = True
+            elif lib.SSL_get_error(self._ssl, result) == lib.SSL_ERROR_WANT_READ:
+                # 1 unless a message is incomplete; SSL_write would read the rest of it first,
+                # and fail for good where there is nothing to read from
+                self.midway = lib.SSL_do_handshake(self._ssl) != 1
+                break
             else:
-                self._expect_want_read(result)
+                self.failure, self.midway = oldest_error(), False
+                if size == 0:
+                    raise self.failure
                 break
         return memoryview(ffi.buffer(_plaintext, size))
 

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import socket
+import sys
+import termios
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Final
 
 from uproxy import sockets
-from uproxy.libssl import RECEIVE_SIZE, Buffer
+from uproxy.libssl import RECEIVE_SIZE, Buffer, TlsError
 from uproxy.transport.poller import BROKEN, READ, WRITE, Poller, wake
 
 _shared: Final = bytearray(RECEIVE_SIZE)
@@ -27,7 +30,8 @@ class Leg:
     """A plaintext side.  `who` names it in reasons: `the peer`, `the application`."""
 
     __slots__ = (
-        "_backlog", "_ending", "_mask", "_on_events", "_poller", "_socket", "hung_up", "who",
+        "_backlog", "_ending", "_mask", "_on_events", "_poller", "_socket", "gone", "hung_up",
+        "who",
     )  # fmt: skip
 
     def __init__(self, poller: Poller, connected: socket.socket, who: str) -> None:
@@ -40,6 +44,8 @@ class Leg:
         self._on_events: Callable[[int], None] | None = None
         self.hung_up = False
         """Both directions are shut: the kernel would report it for ever to who wants nothing."""
+        self.gone: OSError | None = None
+        """Why its socket has failed: what came before that is read, and nothing is sent."""
 
     @property
     def backlog(self) -> int:
@@ -48,13 +54,36 @@ class Leg:
 
     @property
     def ready(self) -> bool:
-        """Whether `receive` has something without the socket's help."""
+        """Whether what can be received is here, or in the kernel for good."""
+        return self.gone is not None
+
+    @property
+    def failure(self) -> OSError | TlsError | None:
+        """Why no more application bytes can be sent to it."""
+        return self.gone
+
+    @property
+    def midway(self) -> bool:
+        """Whether nothing can be sent before more has been received."""
         return False
+
+    @property
+    def undelivered(self) -> int:
+        """Bytes that the kernel holds and a reset would drop.  A unix socket's are with the
+        reader already."""
+        if self.gone is not None or self._socket.family == socket.AF_UNIX:
+            return 0
+        return int.from_bytes(fcntl.ioctl(self._socket, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
 
     @property
     def finished(self) -> bool:
         """Whether we have said the end, and all of it is sent."""
         return self._ending and not self._backlog
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the other side's kernel has all that we were to send."""
+        return not self._backlog and self.undelivered == 0
 
     def receive(self) -> Buffer | None:
         """Application bytes, valid until the next receive; empty at the end; None: not now.
@@ -62,7 +91,16 @@ class Leg:
         Raises:
             OSError: reset.
         """
-        return self._receive_raw()
+        received = self._receive_raw()
+        if not received and self.gone is not None:
+            raise self.gone
+        return received
+
+    def lose(self, error: OSError) -> None:
+        """Its socket takes no more: drop what waits to be sent."""
+        self.gone = self.gone or error
+        self.hung_up = True
+        self._backlog = b""
 
     def send(self, data: Buffer) -> None:
         """Send now what the socket takes, keep the rest.
@@ -176,6 +214,13 @@ class Leg:
             await ready
         finally:
             self.mute()
+
+    def has_unread(self) -> bool:
+        """Whether bytes from it wait, here or in the kernel."""
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        except OSError:
+            return False
 
     def _receive_raw(self, size: int = RECEIVE_SIZE) -> memoryview | None:
         try:

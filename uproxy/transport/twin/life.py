@@ -80,13 +80,11 @@ class Life:
 
     @property
     def peer(self) -> PeerSvid | None:
-        leg = self._tls_leg
-        return leg.peer if leg else None
+        return leg.peer if (leg := self._tls_leg) else None
 
     @property
     def tls(self) -> TlsFacts | None:
-        leg = self._tls_leg
-        return leg.facts if leg else None
+        return leg.facts if (leg := self._tls_leg) else None
 
     @property
     def bytes_received(self) -> int:
@@ -169,7 +167,8 @@ class Life:
     async def _reach(self, route: Route) -> None:
         """The far side: the first candidate that is connected and, under TLS, verified."""
         self._move(State.CONNECTING)
-        cast("Leg", self._near).watch_loss(self._lose_near)
+        near = cast("Leg", self._near)
+        near.watch_loss(self._lose_near)
         last = failures.no_address(route)
         for candidate in route.candidates:
             if self.state is not State.CONNECTING:
@@ -179,6 +178,8 @@ class Life:
             except RefusedError as no:
                 last = no.refusal
                 self._door.attempted(route, candidate, last)
+                if near.gone is not None:
+                    raise RefusedError(failures.broken(near.who, near.gone)) from None
             else:
                 self.endpoint = candidate.endpoint
                 self._door.attempted(route, candidate, None)
@@ -186,7 +187,12 @@ class Life:
         raise RefusedError(last)
 
     def _lose_near(self, error: OSError) -> None:
-        self.close(failures.broken(cast("Leg", self._near).who, error))
+        """It was reset.  What it had said is for a far side that is reached; none is dialled."""
+        near = cast("Leg", self._near)
+        if self.state is State.HANDSHAKING_FAR and near.has_unread():
+            near.lose(error)
+        else:
+            self.close(failures.broken(near.who, error))
 
     async def _try(self, route: Route, candidate: Candidate) -> Leg:
         connected, self.dialled = await reach(
@@ -222,8 +228,7 @@ class Life:
         self._relay = Relay(near, far, route.timeouts, self._half_closed)
         self._move(State.RELAYING)
         self._door.opened(self)
-        if self._cut is not None:
-            # a cancellation waits for the next await, and bytes would have passed by then
+        if self._cut is not None:  # a cancellation waits for the next await: bytes would pass
             raise RefusedError(self._cut)
         await self._relay.run(route.preface)
 
@@ -321,8 +326,8 @@ class Life:
     def _count(self, *, received: bool) -> int:
         if self._relay is None:
             return 0
-        flow = self._relay.outward if self._inbound is received else self._relay.homeward
-        return flow.count
+        outward = self._inbound is received
+        return (self._relay.outward if outward else self._relay.homeward).count
 
 
 def _is_orderly(leg: Leg, refusal: Refusal | None) -> bool:

@@ -95,8 +95,19 @@ class TlsLeg(Leg):
 
     @property
     def ready(self) -> bool:
-        """Bytes or an end that came together with something else."""
-        return bool(self._early) or self._open.ended
+        """Bytes, an end or a failure that came together with something else."""
+        session = self._open
+        return bool(self._early) or session.ended or self.failure is not None
+
+    @property
+    def failure(self) -> OSError | TlsError | None:
+        """Why no more application bytes can be sent to it: its socket or its TLS has failed."""
+        return self.gone or self._open.failure
+
+    @property
+    def midway(self) -> bool:
+        """Whether part of a message of TLS itself has come."""
+        return self._session is not None and self._session.midway
 
     def receive(self) -> Buffer | None:
         """As in the clear.
@@ -109,21 +120,29 @@ class TlsLeg(Leg):
         if self._early:
             early, self._early = self._early, b""
             return early
-        if session.ended:
-            return b""
-        received = self._receive_raw()
-        if received is None:
-            return None
-        if not received:
-            raise closed(self.who, "truncated")
+        while not session.ended:
+            if session.failure is not None:
+                raise session.failure
+            received = super().receive()
+            if received is None:
+                return None
+            if not received:
+                raise closed(self.who, "truncated")
+            data = self._decrypt(session, received)
+            if data or (self.gone is None and not session.ended):
+                return data or None  # None: part of a record, or not the application's
+        return b""
+
+    def _decrypt(self, session: Session, received: Buffer) -> Buffer:
         try:
             data = session.decrypt(received)
         except TlsError:
             self._push_alert()
             raise
-        self._push_output()  # the answer to a KeyUpdate
-        if not data and not session.ended:
-            return None  # part of a record, or a message that isn't the application's
+        try:
+            self._push_output()  # the answer to a KeyUpdate, or an alert
+        except OSError as error:
+            self.lose(error)  # the bytes that have come are good nevertheless
         return data
 
     def send(self, data: Buffer) -> None:
@@ -143,14 +162,9 @@ class TlsLeg(Leg):
             if error.errno != errno.ENOTCONN:
                 raise
 
-    def last_word(self, error: OSError | TlsError) -> OSError | TlsError:
-        """The alert that may lie behind `error`: sending fails before it is read."""
-        try:
-            while not isinstance(error, TlsError) and self.receive():
-                continue
-        except (OSError, TlsError) as said:
-            return said if isinstance(said, TlsError) else error
-        return error
+    def has_unread(self) -> bool:
+        """Whether bytes from it wait, here or in the kernel."""
+        return bool(self._early) or super().has_unread()
 
     @property
     def _open(self) -> Session:
