@@ -11,7 +11,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cryptography.x509.verification import PolicyBuilder, Store
 
 from uproxy.authority.ca import BACKDATE, Revoked, Signer
-from uproxy.spiffe.crls import newest_revocations
+from uproxy.spiffe.crls import revocations_by
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)
 WEB = "spiffe://example.org/web"
@@ -111,9 +111,8 @@ def test_a_revoked_svid_is_on_its_issuers_list(with_intermediate: bool) -> None:
     crl = x509.load_der_x509_crl(ca.revocation_list([revoked], 7, NOW, HOUR))
 
     issuer = bad.chain[1] if with_intermediate else ca.root
-    seen = newest_revocations(issuer, [crl])
-    assert seen is not None
+    seen = revocations_by(issuer, [crl])
     assert bad.leaf.serial_number in seen.serials
     assert good.leaf.serial_number not in seen.serials
-    assert seen.next_update == NOW + HOUR
+    assert seen.next_update(is_leaf=True) == NOW + HOUR
     assert crl.extensions.get_extension_for_class(x509.CRLNumber).value.crl_number == 7

@@ -13,8 +13,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from tests.helpers.odd_certificates import rsassa_pss
 from uproxy.config.settings import FilesIdentity
-from uproxy.errors import IdentityError
+from uproxy.errors import IdentityError, UnusableError
 from uproxy.identity.file_set import FileSet, read_files
 from uproxy.lab.pki import SERVER_AUTH, Authority, Issued, private_bytes
 
@@ -107,9 +108,18 @@ def test_a_root_behind_the_chain_is_not_sent(files: MakeFiles) -> None:
     assert found.svid.chain == issued.chain
 
 
-@pytest.mark.parametrize("name", ["svid", "key", "example.org", "crl0"])
-def test_a_missing_file_is_named(files: MakeFiles, name: str) -> None:
+@pytest.mark.parametrize("name", ["example.org", "crl0"])
+def test_a_missing_bundle_or_crl_is_named(files: MakeFiles, name: str) -> None:
     made = replace(files(CA.issue()), crls=(pem(CA.crl()),))
+    made.write()
+    (made.folder / name).unlink()
+    (problem,) = read_files(made.settings, NOW).problems
+    assert problem == (f"nobody of example.org is believed: {made.folder}/{name}: no such file")
+
+
+@pytest.mark.parametrize("name", ["svid", "key"])
+def test_a_missing_file_is_named(files: MakeFiles, name: str) -> None:
+    made = files(CA.issue())
     made.write()
     (made.folder / name).unlink()
     with pytest.raises(IdentityError) as caught:
@@ -117,7 +127,7 @@ def test_a_missing_file_is_named(files: MakeFiles, name: str) -> None:
     assert str(caught.value) == f"{made.folder}/{name}: no such file"
 
 
-@pytest.mark.parametrize("name", ["svid", "key", "example.org"])
+@pytest.mark.parametrize("name", ["svid", "key"])
 def test_an_empty_file_is_named(files: MakeFiles, name: str) -> None:
     made = files(CA.issue())
     made.write()
@@ -265,18 +275,95 @@ def test_a_crl_of_an_intermediate_goes_with_every_bundle_and_is_told(files: Make
     assert "no bundle's root issued this CRL" in warning
 
 
-def test_a_crl_with_a_root_s_name_and_another_signature_makes_the_set_bad(
+def test_a_crl_with_a_root_s_name_and_another_signature_ends_the_trust_in_that_domain(
     files: MakeFiles,
 ) -> None:
-    error = replace(files(CA.issue()), crls=(pem(CA.crl(forged=True)),)).error()
-    assert error.startswith("crl0: the signature is not that of 'CN=CA of example.org'")
+    found = replace(
+        files(CA.issue()),
+        bundles={"example.org": CA.pem, "partner.test": PARTNER.pem},
+        crls=(pem(CA.crl(forged=True)),),
+    ).read()
+    assert found.bundles["example.org"].roots == ()
+    assert found.bundles["partner.test"] == PARTNER.bundle
+    (problem,) = found.problems
+    assert "crl0: the signature is not that of 'CN=CA of example.org'" in problem
 
 
-def test_an_unusable_crl_makes_the_set_bad(files: MakeFiles) -> None:
+def test_a_crl_that_can_not_be_applied_is_its_issuers_and_a_problem(files: MakeFiles) -> None:
     delta = CA.crl(extensions=[(x509.DeltaCRLIndicator(1), True)])
-    for data in (pem(delta), b"damaged", CA.pem):
-        error = replace(files(CA.issue()), crls=(pem(CA.crl()), data)).error()
-        assert error.startswith("crl1: not usable CRLs")
+    found = replace(
+        files(CA.issue()),
+        bundles={"example.org": CA.pem, "partner.test": PARTNER.pem},
+        crls=(pem(delta),),
+    ).read()
+    assert found.bundles["example.org"].crls == (delta,)
+    assert found.bundles["partner.test"] == PARTNER.bundle
+    (problem,) = found.problems
+    assert problem.endswith(
+        "crl0: nobody with a certificate of 'CN=CA of example.org' is believed: "
+        "a delta CRL; only complete CRLs are applied"
+    )
+
+
+def test_a_crl_of_nobody_knows_whom_ends_the_trust_in_everybody(files: MakeFiles) -> None:
+    for data, reason in (
+        (b"damaged", "not usable CRLs"), (CA.pem, "not usable CRLs"), (b"", "the file is empty")
+    ):  # fmt: skip
+        found = replace(
+            files(CA.issue()),
+            bundles={"example.org": CA.pem, "partner.test": PARTNER.pem},
+            crls=(pem(CA.crl()), data),
+        ).read()
+        assert [bundle.roots for bundle in found.bundles.values()] == [(), ()]
+        assert all(f"crl1: {reason}" in problem for problem in found.problems)
+        assert len(found.problems) == 2
+
+
+BAD_BUNDLES = {
+    "empty": b"",
+    "half": PARTNER.pem[:200],
+    "two, one of them damaged": PARTNER.pem + CA.pem.replace(b"MII", b"MIA"),
+    "JWKS without keys": b"{}",
+    "JWKS with garbage": b'{"keys": [{"use": "x509-svid", "kty": "EC", "x5c": ["AAAA"]}]}',
+    "a workload's certificate": PARTNER.pem + PARTNER.issue().pem,
+    "a CRL": PARTNER.crl().public_bytes(Encoding.PEM),
+}
+
+
+@pytest.mark.parametrize("data", BAD_BUNDLES.values(), ids=BAD_BUNDLES)
+def test_a_bad_bundle_ends_the_trust_in_its_domain_and_nothing_else(
+    files: MakeFiles, data: bytes
+) -> None:
+    issued = CA.issue()
+    found = replace(files(issued), bundles={"example.org": CA.pem, "partner.test": data}).read()
+    assert found.svid.chain == issued.chain
+    assert found.bundles["example.org"] == CA.bundle
+    assert found.bundles["partner.test"].roots == ()
+    (problem,) = found.problems
+    assert problem.startswith("nobody of partner.test is believed: ")
+    assert found.warnings == ()
+
+
+def test_an_empty_list_of_keys_trusts_nobody_without_being_a_problem(files: MakeFiles) -> None:
+    empty = {"example.org": CA.pem, "partner.test": b'{"keys": []}'}
+    found = replace(files(CA.issue()), bundles=empty).read()
+    assert (found.bundles["partner.test"].roots, found.problems) == ((), ())
+
+
+@pytest.mark.parametrize("kind", ["rsa1024", "p224"])
+def test_a_key_that_tls_can_not_use_is_told_with_the_way_out(files: MakeFiles, kind: str) -> None:
+    made = files(CA.issue(key=kind))
+    with pytest.raises(UnusableError, match=r"can't be used.*P-256, P-384, P-521.* can"):
+        made.read()
+
+
+def test_an_rsassa_pss_key_of_ours_is_told_with_the_way_out(
+    files: MakeFiles, tmp_path: Path
+) -> None:
+    """Peers may have one; ours would get a certificate that it doesn't fit, in OpenSSL's eyes."""
+    key, certificate = rsassa_pss(CA, tmp_path)
+    with pytest.raises(UnusableError, match=r"an RSASSA-PSS key can't be used.*rsaEncryption"):
+        replace(files(CA.issue()), svid=certificate, key=key).read()
 
 
 def test_our_own_revocation_is_a_warning(files: MakeFiles) -> None:

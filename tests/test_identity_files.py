@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -140,16 +141,49 @@ async def test_a_torn_set_keeps_the_last_good_one_and_heals(folder: Folder) -> N
     await files.stop()
 
 
-async def test_a_bad_bundle_keeps_the_last_good_set_with_its_generation(folder: Folder) -> None:
+async def test_a_bundle_that_is_being_written_keeps_the_last_good_set(folder: Folder) -> None:
     folder.issue(CA.issue())
     files = source(folder)
     await files.start()
     before = files.current
-    folder.issue(CA.issue())
-    folder.bundle(b"damaged")
+    folder.bundle(CA.pem[:100])
     files.reload()
     assert files.current is before
-    assert str(files.status["last_error"]).startswith(folder.settings.bundles["example.org"])
+    assert "nobody of example.org is believed" in str(files.status["last_error"])
+    folder.bundle(CA.pem)
+    await eventually(lambda: files.status["last_error"] is None, "the bundle to be whole")
+    assert files.current is before
+    await files.stop()
+
+
+async def test_a_bundle_that_stays_bad_ends_the_trust_in_its_domain_only(folder: Folder) -> None:
+    folder.issue(CA.issue())
+    files = source(folder)
+    await files.start()
+    before = files.current
+    renewed = folder.issue(CA.issue())
+    folder.bundle(b"damaged")
+    await eventually(lambda: files.status["distrusted"], "the trust to end")
+    svid, bundle = files.current.svid, files.current.bundles["example.org"]
+    assert svid is not None
+    assert svid.chain == renewed.chain
+    assert (bundle.roots, files.current.generation) == ((), before.generation + 1)
+    assert bundle.problem in cast("list[str]", files.status["distrusted"])
+    folder.bundle(CA.pem)
+    await eventually(lambda: not files.status["distrusted"], "the trust to come back")
+    assert files.current.bundles["example.org"] == CA.bundle
+    await files.stop()
+
+
+async def test_a_missing_bundle_is_waited_for_beside_those_that_are_there(folder: Folder) -> None:
+    folder.issue(CA.issue())
+    (folder.path / "bundle.pem").unlink()
+    files = source(folder)
+    await files.start()
+    assert files.current.svid is not None
+    assert "no such file" in files.current.bundles["example.org"].problem
+    folder.bundle(CA.pem)
+    await eventually(lambda: files.current.bundles["example.org"].roots, "the bundle")
     await files.stop()
 
 

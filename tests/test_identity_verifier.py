@@ -15,12 +15,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from tests.helpers.odd_certificates import generalized_time, with_generalized_time
 from uproxy.contract import PeerSvid
 from uproxy.errors import UntrustedError
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.verifier import MAX_CHAIN, MAX_CHAIN_BYTES, Verifier
-from uproxy.lab.pki import CLIENT_AUTH, SERVER_AUTH, Authority, Issued, Quirks
+from uproxy.lab.pki import CLIENT_AUTH, SERVER_AUTH, UNKNOWN_OID, Authority, Issued, Quirks
 from uproxy.model import Alert, Role
+from uproxy.spiffe import encoding
 from uproxy.spiffe.bundles import Bundle
 
 NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
@@ -195,19 +197,30 @@ BAD_PATHS: list[tuple[str, Alert, Callable[[], Issued]]] = [
         lambda: OURS.intermediate(permitted=(x509.DNSName("a.test"),)).issue(dns=("b.test",)),
     ),
     (
-        "URI name constraints, even satisfied ones", Alert.BAD_CERTIFICATE,
+        "a SPIFFE ID outside the permitted URIs", Alert.BAD_CERTIFICATE,
         lambda: OURS.intermediate(
-            permitted=(x509.UniformResourceIdentifier("example.org"),)
+            permitted=(x509.UniformResourceIdentifier("other.test"),)
         ).issue(),
     ),
     (
-        "excluded URI name constraints", Alert.BAD_CERTIFICATE,
+        "a SPIFFE ID among the excluded URIs", Alert.BAD_CERTIFICATE,
         lambda: OURS.intermediate(
-            excluded=(x509.UniformResourceIdentifier("example.org"),)
+            excluded=(x509.UniformResourceIdentifier("example.org"),), constraints_critical=False
         ).issue(),
     ),
     (
-        "directory name constraints that aren't critical", Alert.BAD_CERTIFICATE,
+        "a SPIFFE ID outside of what the second intermediate permits", Alert.BAD_CERTIFICATE,
+        lambda: OURS.intermediate(permitted=(x509.UniformResourceIdentifier("other.test"),))
+        .intermediate(uris=("spiffe://other.test",)).issue(),
+    ),
+    (
+        "name constraints of a kind that isn't evaluated", Alert.BAD_CERTIFICATE,
+        lambda: OURS.intermediate(
+            permitted=(x509.RegisteredID(UNKNOWN_OID),), constraints_critical=False
+        ).issue(),
+    ),
+    (
+        "a subject outside the directory name constraints", Alert.BAD_CERTIFICATE,
         lambda: OURS.intermediate(
             permitted=(x509.DirectoryName(OURS.root.subject),), constraints_critical=False
         ).issue(),
@@ -225,8 +238,16 @@ BAD_PATHS: list[tuple[str, Alert, Callable[[], Issued]]] = [
         ).issue(emails=("x@a.test",)),
     ),
     (
-        "an Ed25519 intermediate", Alert.UNSUPPORTED_CERTIFICATE,
-        lambda: OURS.intermediate(key="ed25519").issue(),
+        "an intermediate with a weak key", Alert.UNSUPPORTED_CERTIFICATE,
+        lambda: OURS.intermediate(key="rsa1024").issue(),
+    ),
+    (
+        "an intermediate on a weak curve", Alert.UNSUPPORTED_CERTIFICATE,
+        lambda: OURS.intermediate(key="p224").issue(),
+    ),
+    (
+        "an intermediate signed with a weak hash", Alert.BAD_CERTIFICATE,
+        lambda: OURS.intermediate(hash=hashes.SHA224).issue(hash=hashes.SHA256),
     ),
     (
         "a missing intermediate", Alert.UNKNOWN_CA,
@@ -251,8 +272,12 @@ def test_a_path_that_breaks_rfc_5280_is_refused(alert: Alert, make: Callable[[],
 BAD_ROOTS: list[tuple[str, Alert, dict[str, Any]]] = [
     ("no CA", Alert.BAD_CERTIFICATE, {"ca": False}),
     ("no keyCertSign", Alert.BAD_CERTIFICATE, {"key_usage": ("crl_sign",)}),
-    ("Ed25519", Alert.UNSUPPORTED_CERTIFICATE, {"key": "ed25519"}),
-    ("Ed448", Alert.UNSUPPORTED_CERTIFICATE, {"key": "ed448"}),
+    ("a weak key", Alert.UNSUPPORTED_CERTIFICATE, {"key": "rsa1024"}),
+    (
+        "for other purposes", Alert.BAD_CERTIFICATE,
+        {"eku": (ExtendedKeyUsageOID.CODE_SIGNING,)},
+    ),
+    ("an unknown critical extension", Alert.BAD_CERTIFICATE, {"unknown_critical": True}),
     (
         "expired", Alert.CERTIFICATE_EXPIRED,
         {"not_before": NOW - timedelta(hours=1), "not_after": NOW - SECOND},
@@ -268,6 +293,76 @@ BAD_ROOTS: list[tuple[str, Alert, dict[str, Any]]] = [
 def test_a_root_that_may_not_sign_vouches_for_nobody(alert: Alert, quirks: dict[str, Any]) -> None:
     root = Authority("example.org", now=NOW, **quirks)
     assert refusal(root.issue(), bundles=(root.bundle,)) == ("X5-14", alert)
+
+
+GOOD_AUTHORITIES: list[tuple[str, dict[str, Any]]] = [
+    ("Ed25519", {"key": "ed25519"}),
+    ("Ed448", {"key": "ed448"}),
+    ("RSA", {"key": "rsa2048"}),
+    ("basicConstraints and keyUsage that aren't critical, as easy-rsa writes them",
+     {"ca_critical": False, "key_usage_critical": False}),
+    ("no key identifiers", {"aki": False, "ski": False}),
+    ("anyExtendedKeyUsage", {"eku": (ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,)}),
+    ("URI name constraints", {"permitted": (x509.UniformResourceIdentifier("example.org"),)}),
+    ("URI name constraints on subdomains of another",
+     {"excluded": (x509.UniformResourceIdentifier(".example.org"),)}),
+    ("an empty subject", {"subject": None, "san_critical": True}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "quirks", [each for _, each in GOOD_AUTHORITIES], ids=[name for name, _ in GOOD_AUTHORITIES]
+)
+def test_an_authority_that_keeps_the_rules_vouches_as_root_and_as_intermediate(
+    quirks: dict[str, Any],
+) -> None:
+    root = Authority("example.org", now=NOW, **quirks)
+    assert judge(root.issue(), bundles=(root.bundle,))
+    below = OURS.intermediate(**quirks)
+    assert judge(below.issue()).anchor == OURS.der
+
+
+def test_a_root_without_key_usage_is_a_name_and_a_key_like_any() -> None:
+    root = Authority("example.org", now=NOW, key_usage=None)
+    assert judge(root.issue(), bundles=(root.bundle,))
+
+
+def test_dates_in_generalized_time_before_2050_are_dates() -> None:
+    root = Authority("example.org", now=NOW)
+    for bundle, peer in (
+        (root.bundle, generalized_time(root.issue(), root)),
+        (Bundle("example.org", (with_generalized_time(root.root, root.key),)), root.issue()),
+    ):
+        assert b"20260801" in b"".join(peer.der) + encoding.der(bundle.roots[0])
+        assert judge(peer, bundles=(bundle,))
+        late = peer.certificate.not_valid_after_utc + SECOND
+        assert refusal(peer, bundles=(bundle,), now=late)[1] is Alert.CERTIFICATE_EXPIRED
+
+
+def test_of_roots_with_one_name_the_one_that_signed_counts_whatever_else_is_there() -> None:
+    """Without key identifiers, as many openssl.cnf files leave them out."""
+    bare: dict[str, Any] = {"aki": False, "ski": False}
+    roots = [Authority("example.org", now=NOW, **bare) for _ in range(3)]
+    bundle = Bundle("example.org", tuple(each.root for each in roots))
+    for root in roots:
+        assert judge(root.issue(**bare), bundles=(bundle,)).anchor == root.der
+        below = root.intermediate(**bare)
+        namesakes = [other.intermediate(**bare).certificate for other in roots]
+        issued = below.issue(**bare)
+        presented = replace(issued, chain=(issued.chain[0], *namesakes, *issued.chain[1:]))
+        assert judge(presented, bundles=(bundle,)).chain == issued.der
+    with_stranger = Authority("example.org", now=NOW, **bare)
+    assert refusal(with_stranger.issue(**bare), bundles=(bundle,)) == ("X5-14", Alert.UNKNOWN_CA)
+
+
+def test_a_root_renewed_with_its_old_key_vouches_when_the_old_certificate_has_ended() -> None:
+    old = Authority("example.org", now=NOW, not_after=NOW - SECOND)
+    new = Authority("example.org", now=NOW)
+    new.key = old.key
+    new.certificate = new.root = new._build(new._how, old.key, None)
+    both = Bundle("example.org", (old.root, new.root))
+    assert judge(new.issue(), bundles=(both,)).anchor == new.der
+    assert judge(new.intermediate().issue(), bundles=(both,)).anchor == new.der
 
 
 def test_name_constraints_that_can_be_evaluated_are_enforced() -> None:
@@ -485,18 +580,115 @@ def test_a_chain_larger_than_64_kib_is_refused_up_1() -> None:
     assert refusal(large)[0] == "UP-1"
 
 
-def test_what_was_accepted_can_be_judged_again_under_another_snapshot() -> None:
+def recheck(peer: PeerSvid, *bundles: Bundle, now: datetime = NOW) -> str | None:
+    """The rule that an open connection's peer breaks under these bundles."""
+    try:
+        Verifier(credentials(*bundles)).recheck(peer, Role.CLIENT, now)
+    except UntrustedError as error:
+        return error.rule
+    return None
+
+
+def test_withdrawn_trust_ends_what_it_let_in() -> None:
     peer = judge(INTERMEDIATE.issue())
-    later = Verifier(credentials(OURS.bundle)).verify(peer.chain, Role.CLIENT, NOW + SECOND)
-    assert later == peer
-    for bundles, rule in (
-        ((PARTNER.bundle,), "X5-17"),
-        ((Authority("example.org", now=NOW).bundle,), "X5-14"),
-        (_with_crls(OURS, OURS.crl([INTERMEDIATE.certificate])), "UP-2"),
-    ):
-        with pytest.raises(UntrustedError) as caught:
-            Verifier(credentials(*bundles)).verify(peer.chain, Role.CLIENT, NOW)
-        assert caught.value.rule == rule
-    with pytest.raises(UntrustedError) as caught:
-        Verifier(credentials(OURS.bundle)).verify(peer.chain, Role.CLIENT, peer.not_after + SECOND)
-    assert caught.value.alert is Alert.CERTIFICATE_EXPIRED
+    others = Authority("example.org", now=NOW)
+    leaf = x509.load_der_x509_certificate(peer.chain[0])
+    assert recheck(peer, OURS.bundle, PARTNER.bundle) is None
+    assert recheck(peer, PARTNER.bundle) == "X5-17"
+    assert recheck(peer, Bundle("example.org", ())) == "TB-5"
+    assert recheck(peer, others.bundle) == "X5-14"
+    assert recheck(peer, *_with_crls(OURS, OURS.crl([INTERMEDIATE.certificate]))) == "UP-2"
+    assert recheck(peer, *_with_crls(OURS, INTERMEDIATE.crl([leaf]))) == "UP-2"
+
+
+def test_time_alone_is_never_distrust() -> None:
+    next_root = Authority("example.org", now=NOW)
+    both = Bundle("example.org", (OURS.root, next_root.root))
+    peer = judge(INTERMEDIATE.issue(), bundles=(both,))
+    late = OURS.root.not_valid_after_utc + SECOND
+    assert recheck(peer, both, now=late) is None
+    assert recheck(peer, next_root.bundle, now=late - SECOND) == "X5-14"
+    assert recheck(peer, next_root.bundle, now=late) is None
+    stale = OURS.crl(next_update=NOW - SECOND)
+    assert recheck(peer, *_with_crls(OURS, stale)) is None
+
+
+def test_what_has_ended_can_still_be_revoked_and_its_domain_be_stopped() -> None:
+    next_root = Authority("example.org", now=NOW)
+    peer = judge(INTERMEDIATE.issue())
+    late = OURS.root.not_valid_after_utc + SECOND
+    revoking = replace(next_root.bundle, crls=(OURS.crl([INTERMEDIATE.certificate]),))
+    assert recheck(peer, revoking, now=late) == "UP-2"
+    assert recheck(peer, PARTNER.bundle, now=late) == "X5-17"
+    assert recheck(peer, Bundle("example.org", ()), now=late) == "TB-5"
+
+
+def test_a_root_renewed_with_its_old_key_goes_on_vouching() -> None:
+    old = Authority("example.org", now=NOW)
+    peer = judge(old.issue(), bundles=(old.bundle,))
+    new = with_generalized_time(old.root, old.key)
+    assert new != old.root
+    assert recheck(peer, Bundle("example.org", (new,))) is None
+
+
+def test_a_crl_that_can_not_be_applied_means_that_nobody_of_its_issuer_is_believed() -> None:
+    peer, below = OURS.issue(), INTERMEDIATE.issue()
+    delta = (x509.DeltaCRLIndicator(1), True)
+    unusable = OURS.crl(extensions=[delta])
+    assert refusal(peer, bundles=_with_crls(OURS, unusable)) == ("UP-4", Alert.CERTIFICATE_UNKNOWN)
+    assert recheck(judge(peer), *_with_crls(OURS, unusable)) == "UP-4"
+    of_intermediate = _with_crls(OURS, INTERMEDIATE.crl(extensions=[delta]))
+    assert judge(peer, bundles=of_intermediate)
+    assert refusal(below, bundles=of_intermediate)[0] == "UP-4"
+
+
+def _point(**how: bool) -> tuple[x509.ExtensionType, bool]:
+    """An issuing distribution point with a URL, as step-ca writes it; `how` limits it."""
+    limits = dict.fromkeys(
+        (
+            "only_contains_user_certs", "only_contains_ca_certs", "indirect_crl",
+            "only_contains_attribute_certs",
+        ),
+        False,
+    )  # fmt: skip
+    url = [x509.UniformResourceIdentifier(f"http://ca.test/{sorted(how)}")]
+    return x509.IssuingDistributionPoint(url, None, only_some_reasons=None, **limits | how), True
+
+
+def test_a_crl_of_a_distribution_point_revokes_and_grows_stale_like_any() -> None:
+    peer, gone = OURS.issue(), OURS.issue()
+    for point in (_point(), _point(only_contains_user_certs=True)):
+        bundles = _with_crls(OURS, OURS.crl([gone], extensions=[point]))
+        assert judge(peer, bundles=bundles)
+        assert refusal(gone, bundles=bundles) == ("UP-2", Alert.CERTIFICATE_REVOKED)
+        stale = OURS.crl(next_update=NOW - SECOND, extensions=[point])
+        assert refusal(peer, bundles=_with_crls(OURS, stale))[0] == "UP-3"
+
+
+def test_lists_of_two_distribution_points_count_together() -> None:
+    gone, revoked = OURS.issue(), INTERMEDIATE
+    leaves = OURS.crl([gone], extensions=[_point(only_contains_user_certs=True)])
+    authorities = OURS.crl(
+        [revoked.certificate], last_update=NOW, extensions=[_point(only_contains_ca_certs=True)]
+    )
+    bundles = _with_crls(OURS, leaves, authorities)
+    assert refusal(gone, bundles=bundles)[0] == "UP-2"
+    assert refusal(revoked.issue(), bundles=bundles)[0] == "UP-2"
+
+
+def test_a_list_of_leaves_that_is_stale_says_nothing_of_intermediates() -> None:
+    stale = OURS.crl(next_update=NOW - SECOND, extensions=[_point(only_contains_user_certs=True)])
+    bundles = _with_crls(OURS, stale)
+    assert judge(INTERMEDIATE.issue(), bundles=bundles)
+    assert refusal(OURS.issue(), bundles=bundles)[0] == "UP-3"
+
+
+def test_of_our_own_certificates_only_a_revocation_counts() -> None:
+    own = INTERMEDIATE.issue()
+    for bundles in ((PARTNER.bundle,), (Bundle("example.org", ()),), (OURS.bundle,)):
+        Verifier(credentials(*bundles)).recheck_own(own.der)
+    for crl in (INTERMEDIATE.crl([own]), OURS.crl([INTERMEDIATE.certificate])):
+        with pytest.raises(UntrustedError, match="revoked"):
+            Verifier(credentials(*_with_crls(OURS, crl))).recheck_own(own.der)
+    stale = OURS.crl(next_update=NOW - SECOND)
+    Verifier(credentials(*_with_crls(OURS, stale))).recheck_own(own.der)

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from uproxy.errors import BundleError
 from uproxy.lab.pki import UNKNOWN_OID, Authority
 from uproxy.spiffe.bundles import parse_crls
-from uproxy.spiffe.crls import check_usable, issued_by, newest_revocations
+from uproxy.spiffe.crls import Revocations, check_usable, issued_by, revocations_by, why_unusable
 
 NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
 CA = Authority("example.org", now=NOW)
@@ -33,14 +33,18 @@ def distribution_point(**flags: bool) -> x509.IssuingDistributionPoint:
     )
 
 
+SOME_REASONS = x509.IssuingDistributionPoint(
+    None, None, False, False, frozenset([x509.ReasonFlags.key_compromise]), False, False
+)
+
+
 @pytest.mark.parametrize(
     ("word", "extension"),
     [
         ("delta", x509.DeltaCRLIndicator(1)),
-        ("indirect or partial", distribution_point(indirect=True)),
-        ("indirect or partial", distribution_point(user_certs=True)),
-        ("indirect or partial", distribution_point(ca_certs=True)),
-        ("indirect or partial", distribution_point()),
+        ("indirect", distribution_point(indirect=True)),
+        ("attribute certificates", distribution_point(attribute_certs=True)),
+        ("some reasons", SOME_REASONS),
         (f"unknown critical extension {UNKNOWN_OID.dotted_string}", UNKNOWN),
     ],
 )
@@ -48,8 +52,22 @@ def test_a_crl_that_says_more_or_less_than_we_apply_is_refused(
     word: str, extension: x509.ExtensionType
 ) -> None:
     crl = CA.crl(extensions=[(extension, True)])
-    with pytest.raises(BundleError, match=word):
-        parse_crls(crl.public_bytes(Encoding.DER))
+    assert parse_crls(crl.public_bytes(Encoding.DER)) == (crl,)
+    assert word in why_unusable(crl)
+    assert word in revocations_by(CA.root, [CA.crl(), crl]).problem
+    assert revocations_by(Authority("other.test").root, [crl]).problem == ""
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        distribution_point(),
+        distribution_point(user_certs=True),
+        distribution_point(ca_certs=True),
+    ],
+)
+def test_a_crl_of_a_distribution_point_can_be_applied(point: x509.ExtensionType) -> None:
+    assert why_unusable(CA.crl(extensions=[(point, True)])) == ""
 
 
 @pytest.mark.parametrize(
@@ -84,6 +102,7 @@ def test_ordinary_extensions_are_understood() -> None:
         ],
     )
     assert parse_crls(crl.public_bytes(Encoding.DER)) == (crl,)
+    assert why_unusable(crl) == ""
 
 
 def test_a_crl_is_its_issuers_by_name_and_key() -> None:
@@ -107,15 +126,14 @@ def test_the_newest_crl_speaks_for_its_issuer() -> None:
     new = CA.crl([two], last_update=NOW - timedelta(hours=1), next_update=NOW)
     foreign = Authority("example.org", now=NOW).crl([one], last_update=NOW)
     for crls in ((old, new, foreign), (foreign, new, old)):
-        found = newest_revocations(CA.root, crls)
-        assert found is not None
+        found = revocations_by(CA.root, crls)
         assert found.serials == {two.serial_number}
-        assert found.next_update == NOW
+        assert found.next_update(is_leaf=True) == found.next_update(is_leaf=False) == NOW
 
 
 def test_an_issuer_without_a_crl_has_revoked_nothing() -> None:
-    assert newest_revocations(CA.root, ()) is None
-    assert newest_revocations(CA.root, (Authority("other.test").crl(),)) is None
+    assert revocations_by(CA.root, ()) == Revocations()
+    assert revocations_by(CA.root, (Authority("other.test").crl(),)) == Revocations()
 
 
 def test_a_crl_whose_issuer_can_not_be_read_is_refused() -> None:

@@ -76,9 +76,14 @@ def test_bundles_are_keyed_by_the_trust_domain_however_it_is_written(key: str) -
 
 
 @pytest.mark.parametrize("key", ["", "spiffe://", "spiffe://partner.test/", "https://x", "a b"])
-def test_a_bundle_of_no_trust_domain_is_refused(key: str) -> None:
-    with pytest.raises(MessageError, match="a bundle's key"):
-        parse_svid_response(svid_response(svid_message(MINE, HOME), federated={key: AWAY.der}))
+def test_a_bundle_of_no_trust_domain_is_left_out_and_told(key: str) -> None:
+    federated = {key: AWAY.der, "other.test": AWAY.der}
+
+    update = parse_svid_response(svid_response(svid_message(MINE, HOME), federated=federated))
+
+    assert set(update.bundles) == {"example.org", "other.test"}
+    [problem] = update.problems
+    assert "its key is no trust domain" in problem
 
 
 def test_a_message_without_svids_is_refused() -> None:
@@ -86,7 +91,7 @@ def test_a_message_without_svids_is_refused() -> None:
         parse_svid_response(svid_response(federated={"partner.test": AWAY.der}))
 
 
-@pytest.mark.parametrize("name", ["spiffe_id", "x509_svid", "x509_svid_key", "bundle"])
+@pytest.mark.parametrize("name", ["spiffe_id", "x509_svid", "x509_svid_key"])
 def test_an_empty_mandatory_field_is_refused(name: str) -> None:
     empty = "" if name == "spiffe_id" else b""
 
@@ -94,11 +99,45 @@ def test_an_empty_mandatory_field_is_refused(name: str) -> None:
         parse_svid_response(spoiled(**{name: empty}))
 
 
-def test_an_empty_federated_bundle_is_refused() -> None:
-    with pytest.raises(MessageError, match=r"the bundle of partner.test is empty \(WA-7\)"):
-        parse_svid_response(
-            svid_response(svid_message(MINE, HOME), federated={"partner.test": b""})
-        )
+BAD_BUNDLES = {
+    "empty": b"",
+    "cut": AWAY.der[:-1],
+    "garbage": b"\x30\x03\x02\x01",
+    "PEM": AWAY.pem,
+    "one of two": AWAY.der + b"\x30\x00",
+    "a workload's certificate": AWAY.der + AWAY.issue("/a").der[0],
+    "no basicConstraints": Authority("partner.test", ca=None).der,
+    "no keyCertSign": Authority("partner.test", key_usage=("crl_sign",)).der,
+}
+
+
+@pytest.mark.parametrize("bundle", BAD_BUNDLES.values(), ids=BAD_BUNDLES)
+def test_a_bad_federated_bundle_ends_the_trust_in_its_domain_and_nothing_else(
+    bundle: bytes,
+) -> None:
+    federated = {"partner.test": bundle, "other.test": AWAY.der}
+
+    update = parse_svid_response(svid_response(svid_message(MINE, HOME), federated=federated))
+
+    assert [str(svid.spiffe_id) for svid in update.svids] == [MINE.spiffe_id]
+    assert update.bundles["example.org"] == HOME.bundle
+    assert update.bundles["other.test"].roots == AWAY.bundle.roots
+    assert update.bundles["partner.test"].roots == ()
+    assert update.problems == (update.bundles["partner.test"].problem,)
+    assert update.problems[0].startswith("nobody of partner.test is believed: the agent's bundle")
+
+
+@pytest.mark.parametrize("bundle", [b"", HOME.pem, HOME.der[:-1]], ids=["empty", "PEM", "cut"])
+def test_a_bad_bundle_of_our_own_domain_takes_no_svid_from_us(bundle: bytes) -> None:
+    message = svid_message(MINE, HOME)
+    message.bundle = bundle
+
+    update = parse_svid_response(svid_response(message, federated={"partner.test": AWAY.der}))
+
+    assert [str(svid.spiffe_id) for svid in update.svids] == [MINE.spiffe_id]
+    assert update.bundles["example.org"].roots == ()
+    assert update.bundles["partner.test"] == AWAY.bundle
+    assert "nobody of example.org is believed" in update.problems[0]
 
 
 def _encrypted() -> bytes:
@@ -115,11 +154,10 @@ def _encrypted() -> bytes:
         ({"x509_svid": HOME.der}, "X5-8"),
         ({"x509_svid": HOME.der + MINE.der[0]}, "X5-8"),
         ({"x509_svid": MINE.der[0] + AWAY.der}, "out of order"),
+        ({"x509_svid": b""}, "WA-7"),
         ({"x509_svid": MINE.pem}, "WA-11"),
         ({"x509_svid": MINE.der[0] + b"rest"}, "WA-11"),
         ({"x509_svid": MINE.der[0][:-1]}, "WA-11"),
-        ({"bundle": HOME.pem}, "WA-11"),
-        ({"bundle": HOME.der[:-1]}, "WA-11"),
         ({"x509_svid_key": OTHER.key_der}, "not the certificate's"),
         ({"x509_svid_key": MINE.key_pem}, "not unencrypted PKCS#8"),
         ({"x509_svid_key": private_bytes(MINE.key, Encoding.DER, sec1=True)}, "not unencrypted"),
@@ -170,28 +208,34 @@ def test_an_rsa_key_in_pkcs1_is_refused() -> None:
         parse_svid_response(svid_response(svid_message(issued, HOME, x509_svid_key=key)))
 
 
-def test_a_federated_bundle_for_our_own_trust_domain_is_refused() -> None:
-    data = svid_response(svid_message(MINE, HOME), federated={"example.org": AWAY.der})
-
-    with pytest.raises(MessageError, match=r"more than one bundle for example.org \(WA-15\)"):
-        parse_svid_response(data)
-
-
-def test_one_trust_domain_written_in_two_ways_is_refused() -> None:
-    federated = {"partner.test": AWAY.der, "spiffe://partner.test": AWAY.der}
-
-    with pytest.raises(MessageError, match=r"more than one bundle for partner\.test"):
-        parse_svid_response(svid_response(svid_message(MINE, HOME), federated=federated))
-
-
-def test_svids_of_one_trust_domain_must_agree_on_its_bundle() -> None:
+def test_different_bundles_for_one_trust_domain_trust_nobody_of_it_wa_15() -> None:
     other_root = Authority("example.org").der
-    data = svid_response(
-        svid_message(MINE, HOME), svid_message(OTHER, HOME, bundle=HOME.der + other_root)
-    )
+    two_svids = (svid_message(MINE, HOME), svid_message(OTHER, HOME, bundle=HOME.der + other_root))
+    for data, domain in (
+        (svid_response(svid_message(MINE, HOME), federated={"example.org": AWAY.der}),
+         "example.org"),
+        (svid_response(svid_message(MINE, HOME), federated={
+            "partner.test": AWAY.der, "spiffe://partner.test": AWAY.der + other_root}),
+         "partner.test"),
+        (svid_response(*two_svids), "example.org"),
+    ):  # fmt: skip
+        update = parse_svid_response(data)
+        assert update.svids
+        assert update.bundles[domain].roots == ()
+        assert "different bundles" in update.bundles[domain].problem
 
-    with pytest.raises(MessageError, match=r"two different bundles for example\.org"):
-        parse_svid_response(data)
+
+def test_one_bundle_sent_twice_is_one_bundle() -> None:
+    federated = {
+        "example.org": HOME.der,
+        "partner.test": AWAY.der,
+        "spiffe://partner.test": AWAY.der,
+    }
+
+    update = parse_svid_response(svid_response(svid_message(MINE, HOME), federated=federated))
+
+    assert update.bundles == {"example.org": HOME.bundle, "partner.test": AWAY.bundle}
+    assert update.problems == ()
 
 
 def test_svids_of_several_trust_domains_bring_their_own_bundles() -> None:
@@ -214,21 +258,33 @@ def test_crls_come_with_the_bundles() -> None:
 @pytest.mark.parametrize(
     "crl",
     [b"", b"\x30\x03abc", HOME.crl().public_bytes(Encoding.PEM)],
-    ids=["cut", "no CRL", "PEM"],
+    ids=["empty", "no CRL", "PEM"],
 )
-def test_a_crl_that_can_not_be_read_makes_the_message_bad(crl: bytes) -> None:
-    message = workload_pb2.X509SVIDResponse(svids=[svid_message(MINE, HOME)], crl=[crl or b"\x30"])
+def test_a_crl_of_nobody_knows_whom_ends_the_trust_in_everybody(crl: bytes) -> None:
+    message = workload_pb2.X509SVIDResponse(svids=[svid_message(MINE, HOME)], crl=[crl])
+    message.federated_bundles["partner.test"] = AWAY.der
 
-    with pytest.raises(MessageError, match="a CRL of the message"):
-        parse_svid_response(message.SerializeToString())
+    update = parse_svid_response(message.SerializeToString())
+
+    assert [str(svid.spiffe_id) for svid in update.svids] == [MINE.spiffe_id]
+    assert [bundle.roots for bundle in update.bundles.values()] == [(), ()]
+    assert all("CRL that can't be read" in problem for problem in update.problems)
 
 
-def test_a_crl_with_an_unknown_critical_extension_makes_the_message_bad() -> None:
+def test_a_crl_that_can_not_be_applied_is_kept_for_its_issuer_and_told() -> None:
     unknown = x509.UnrecognizedExtension(x509.ObjectIdentifier("1.2.3.4"), b"\x05\x00")
     crl = HOME.crl(extensions=[(unknown, True)])
+    federated = {"partner.test": AWAY.der}
 
-    with pytest.raises(MessageError, match="unknown critical extension"):
-        parse_svid_response(svid_response(svid_message(MINE, HOME), crls=[crl]))
+    update = parse_svid_response(
+        svid_response(svid_message(MINE, HOME), federated=federated, crls=[crl])
+    )
+
+    assert update.bundles["example.org"].crls == (crl,)
+    assert update.bundles["partner.test"].roots == AWAY.bundle.roots
+    [problem] = update.problems
+    assert "'CN=CA of example.org'" in problem
+    assert "unknown critical extension 1.2.3.4" in problem
 
 
 def test_an_expired_svid_is_well_formed() -> None:

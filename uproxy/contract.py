@@ -43,6 +43,8 @@ class PeerSvid:
     """DER, leaf first, as validated up to (without) the trust anchor."""
     not_after: datetime
     """The earliest in the validated chain, UTC."""
+    anchor: bytes = b""
+    """DER of the root that the chain ended at.  All peers below it share the one object."""
 
 
 VerifyPeer = Callable[[tuple[bytes, ...]], PeerSvid]

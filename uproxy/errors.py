@@ -7,6 +7,7 @@
     ├── NoIdentityError         exit 4   no identity in the time given
     ├── IdentityError           exit 1   an SVID, key, bundle or CRL that can't be used
     │   ├── SpiffeIdError                text that is not a SPIFFE ID, trust domain or pattern
+    │   ├── UnusableError                a whole SVID or key, of a kind that can't be used
     │   ├── BundleError                  trust material that can't be read
     │   └── MessageError                 a Workload API message that breaks its rules
 
@@ -72,6 +73,10 @@ class SpiffeIdError(IdentityError):
     def __init__(self, message: str, rule: str) -> None:
         super().__init__(message)
         self.rule = rule
+
+
+class UnusableError(IdentityError):
+    """An SVID or key that is whole, and of a kind that can't be used: waiting won't mend it."""
 
 
 class BundleError(IdentityError):

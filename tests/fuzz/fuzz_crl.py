@@ -15,7 +15,7 @@ with atheris.instrument_imports(include=["uproxy"]):
     from uproxy.errors import BundleError
     from uproxy.lab.pki import Authority
     from uproxy.spiffe.bundles import parse_crls
-    from uproxy.spiffe.crls import newest_revocations
+    from uproxy.spiffe.crls import revocations_by
 
 _CA = Authority("example.org")
 _REVOKED = _CA.issue()
@@ -38,8 +38,8 @@ def check(data: bytes) -> None:
         except BundleError as error:
             _check_refusal(error)
             continue
-        found = newest_revocations(_CA.root, crls)
-        if found is not None:
+        found = revocations_by(_CA.root, crls)
+        if found.next_updates:
             assert found.serials == {_REVOKED.certificate.serial_number}
 
 

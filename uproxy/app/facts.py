@@ -46,6 +46,10 @@ class Facts:
         settings, credentials = self._settings, self.parts.source.current
         if credentials.svid is None and _needs_identity(settings):
             reasons.append(self._no_identity(credentials.reason))
+        elif credentials.svid is not None and not any(
+            bundle.roots for bundle in credentials.bundles.values()
+        ):
+            reasons.append("nobody is believed: no bundle has a usable root")
         return rows.Readiness(tuple(reasons), (*self.state.notes, *self._identity_notes()))
 
     def liveness(self) -> tuple[str, ...]:
@@ -136,11 +140,16 @@ class Facts:
         return words if error is None or error in reason else f"{words}; {error}"
 
     def _identity_notes(self) -> tuple[str, ...]:
-        """Return a note if our SVID can't be renewed; it is valid until it expires."""
-        error = self._renewal_error
-        if error is None or self.parts.source.current.svid is None:
-            return ()
-        return (f"identity_stale: {error}",)
+        """Return notes on an SVID that can't be renewed, which is valid until it expires, and on
+        whom a bad bundle or CRL makes us refuse."""
+        source, error = self.parts.source, self._renewal_error
+        distrusted = source.status.get("distrusted")
+        notes = (
+            [f"distrusted: {each}" for each in distrusted] if isinstance(distrusted, list) else []
+        )
+        if error is not None and source.current.svid is not None:
+            notes.insert(0, f"identity_stale: {error}")
+        return tuple(notes)
 
     @property
     def _renewal_error(self) -> str | None:

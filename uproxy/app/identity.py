@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from uproxy.config.settings import IdentitySettings
-from uproxy.errors import ConfigError, IdentityError, NotPermittedError
+from uproxy.errors import ConfigError, IdentityError, NotPermittedError, UnusableError, UproxyError
 from uproxy.identity.credentials import IdentitySource
 from uproxy.identity.file_set import read_files
 from uproxy.identity.files import FilesSource
@@ -36,8 +36,8 @@ def make_source(settings: IdentitySettings) -> IdentitySource:
 
 
 def check_files(settings: IdentitySettings) -> tuple[str, ...]:
-    """Make sure that `identity.files`, if used, gives an identity now; what is worth saying of
-    the files all the same.
+    """Make sure that `identity.files`, if used, gives an identity now and trust in everybody whom
+    it names; what is worth saying of the files all the same.
 
     Raises:
         ConfigError: the files can't be read, don't fit together or are expired.
@@ -46,8 +46,32 @@ def check_files(settings: IdentitySettings) -> tuple[str, ...]:
     if settings.files is None:
         return ()
     try:
-        return read_files(settings.files, now()).warnings
+        files = read_files(settings.files, now())
     except IdentityError as error:
-        if isinstance(error.__cause__, PermissionError):
-            raise NotPermittedError(str(error)) from error
-        raise ConfigError((Mistake("identity.files", str(error)),)) from error
+        raise _mistake(error) from error
+    if files.problems:
+        raise ConfigError(tuple(Mistake("identity.files", each) for each in files.problems))
+    return files.warnings
+
+
+def refuse_unusable_files(settings: IdentitySettings) -> None:
+    """Refuse to start with files that waiting won't mend.  What is missing, half written or
+    expired may come right while uProxy runs, as an agent may come.
+
+    Raises:
+        ConfigError: a certificate or key is whole, but of a kind that can't be used.
+        NotPermittedError: one may not be read.
+    """
+    if settings.files is None:
+        return
+    try:
+        read_files(settings.files, now())
+    except IdentityError as error:
+        if isinstance(error, UnusableError) or isinstance(error.__cause__, PermissionError):
+            raise _mistake(error) from error
+
+
+def _mistake(error: IdentityError) -> UproxyError:
+    if isinstance(error.__cause__, PermissionError):
+        return NotPermittedError(str(error))
+    return ConfigError((Mistake("identity.files", str(error)),))

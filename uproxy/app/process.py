@@ -20,7 +20,7 @@ from uproxy.app.configuration import ConfigurationFile
 from uproxy.app.doors import socket_plans
 from uproxy.app.draining import drain
 from uproxy.app.facts import Facts
-from uproxy.app.identity import check_files, now
+from uproxy.app.identity import now, refuse_unusable_files
 from uproxy.app.parts import Parts
 from uproxy.app.reloading import Reloader
 from uproxy.app.state import RunState
@@ -49,7 +49,7 @@ async def serve(file: ConfigurationFile) -> int:
     # taken before reading, so that a change while we start is noticed
     seen = file.fingerprint()
     settings = file.read()
-    check_files(settings.identity)
+    refuse_unusable_files(settings.identity)
     hardening.lock_in()
     log = Log(settings.log, settings.name)
     log.start()

@@ -2,9 +2,8 @@
 
 `verdict` decides, purely; `InForce` gathers what it decides on: the policy, the trust and
 the switches of one moment.  It closes nothing.  Rules: a peer's whole chain is judged again
-by the verifier that let it in; time alone is never distrust (a chain that has expired is
-judged as of its last valid moment, and expiry is a matter of its own); distrust is told
-before policy, policy before expiry.
+by `Verifier.recheck`; time alone is never distrust, and expiry is a matter of its own; distrust is
+told before policy, policy before expiry.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from uproxy.contract import Arrival, Connection, Refusal, next_trust
 from uproxy.errors import UntrustedError
 from uproxy.identity.credentials import Credentials, Svid
 from uproxy.identity.verifier import Verifier
-from uproxy.model import Alert, Direction, Outcome, Role, TcpAddress, Transport
+from uproxy.model import Direction, Outcome, Role, TcpAddress, Transport
 from uproxy.policy import Caller, Decision, Policy, Target
 from uproxy.spiffe.ids import SpiffeId
 
@@ -174,7 +173,9 @@ class InForce:
         if peer is None:
             return None
         role = Role.CLIENT if party.direction is Direction.INBOUND else Role.SERVER
-        error = self._untrusted(peer.chain, role, min(now, peer.not_after))
+        error = self._remembered(
+            ((*peer.chain, peer.anchor), role), lambda: self.verifier.recheck(peer, role, now)
+        )
         return None if error is None else Distrust(str(error.reason), error.rule)
 
     def _distrust_of_us(self, party: Party, now: datetime) -> Distrust | None:
@@ -185,21 +186,17 @@ class InForce:
             why = self.credentials.reason or f"we are {current and current.spiffe_id} now"
             return Distrust(f"our SVID {ours.spiffe_id} was withdrawn: {why}", None)
         role = Role.SERVER if party.direction is Direction.INBOUND else Role.CLIENT
-        error = self._untrusted(ours.chain, role, min(now, ours.not_after))
-        # our own trust domain's bundle needn't be configured, so only a revocation counts
-        if error is not None and error.alert is Alert.CERTIFICATE_REVOKED:
-            return Distrust(f"our own {error.reason}", error.rule)
-        return None
+        error = self._remembered((ours.chain, role), lambda: self.verifier.recheck_own(ours.chain))
+        return None if error is None else Distrust(f"our own {error.reason}", error.rule)
 
-    def _untrusted(
-        self, chain: tuple[bytes, ...], role: Role, at: datetime
+    def _remembered(
+        self, key: tuple[tuple[bytes, ...], Role], recheck: Callable[[], None]
     ) -> UntrustedError | None:
-        key = (chain, role)
         if key not in self._judged:
             if len(self._judged) >= MAX_JUDGED_CHAINS:
                 self._judged.clear()
             try:
-                self.verifier.verify(chain, role, at)
+                recheck()
                 self._judged[key] = None
             except UntrustedError as error:
                 self._judged[key] = error.with_traceback(None)

@@ -1,8 +1,10 @@
-"""The files of `identity.files`, read as one set that fits together, or not at all.
+"""The files of `identity.files`, read as one set.
 
 It reads and judges; it watches nothing and keeps nothing.  Rules: every message begins with
-the path; the text of a key's error stays out of it; what would make peers refuse us is a
-warning, because they may know other bundles; what can't be used is an error.
+the path; the text of a key's error stays out of it; a certificate and key that can't be used, or
+don't fit together, are an error; a bundle or CRL that can't be used ends the trust in whom it
+is about, hinders nothing else, and is a problem; what would make peers refuse us is a warning,
+because they may know other bundles.
 """
 
 from __future__ import annotations
@@ -18,18 +20,24 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from uproxy.config.settings import FilesIdentity
-from uproxy.errors import BundleError, IdentityError, SpiffeIdError, UntrustedError
+from uproxy.errors import (
+    BundleError,
+    IdentityError,
+    SpiffeIdError,
+    UntrustedError,
+    UnusableError,
+)
 from uproxy.identity.credentials import Credentials, Svid
 from uproxy.identity.private_key import belongs_to, parse_private_key
 from uproxy.identity.source import expired_reason
 from uproxy.identity.verifier import Verifier
 from uproxy.model import Role
 from uproxy.spiffe import encoding
-from uproxy.spiffe.bundles import Bundle, parse_bundle, parse_crls
-from uproxy.spiffe.crls import issued_by
+from uproxy.spiffe.bundles import Bundle, distrusted, parse_bundle, parse_crls
+from uproxy.spiffe.crls import issued_by, why_unusable
 from uproxy.spiffe.encoding import MAX_BYTES
-from uproxy.spiffe.ids import TrustDomain
-from uproxy.spiffe.svid import claimed_identity
+from uproxy.spiffe.ids import SpiffeId, TrustDomain
+from uproxy.spiffe.svid import check_own_key, claimed_identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,8 @@ class FileSet:
     bundles: Mapping[str, Bundle]
     warnings: tuple[str, ...]
     """What will probably not work, or is unsafe, in words."""
+    problems: tuple[str, ...] = ()
+    """Whom nobody can believe because of a bundle or CRL, and why, in words."""
 
     @property
     def credentials(self) -> Credentials:
@@ -57,19 +67,26 @@ def read_files(settings: FilesIdentity, now: datetime) -> FileSet:
     """Read every file and judge them together.
 
     Raises:
-        IdentityError: beginning with the path of the file at fault.
+        UnusableError: the certificate or key is whole, but of a kind that can't be used.
+        IdentityError: they can't be read, or don't fit together.  Both begin with the path of the
+            file at fault.
     """
     key_file = _open(settings.key)
     svid = _read_svid(settings, key_file.data, now)
-    bundles: dict[str, Bundle] = {}
-    for domain, path in settings.bundles.items():
-        bundle = _read_bundle(domain, path)
-        bundles[bundle.trust_domain] = bundle
-    bundles, unassigned = _with_crls(bundles, settings.crls)
+    bundles = {
+        bundle.trust_domain: bundle
+        for bundle in (_read_bundle(*each) for each in settings.bundles.items())
+    }
+    bundles, unassigned, problems = _with_crls(bundles, settings.crls)
+    problems = [*(bundle.problem for bundle in bundles.values() if bundle.problem), *problems]
     warnings = [*unassigned, *_self_warnings(svid, bundles, now)]
     if key_file.mode & stat.S_IROTH:
         warnings.append(f"{settings.key}: every user here can read the key: chmod 0600")
-    return FileSet(svid, bundles, tuple(dict.fromkeys(warnings)))
+    return FileSet(svid, bundles, _once(warnings), _once(problems))
+
+
+def _once(words: list[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(words))
 
 
 def _read_svid(settings: FilesIdentity, key_data: bytes, now: datetime) -> Svid:
@@ -77,15 +94,19 @@ def _read_svid(settings: FilesIdentity, key_data: bytes, now: datetime) -> Svid:
     try:
         chain = _without_root(encoding.certificates(_read(path)))
         spiffe_id = claimed_identity(chain[0])
+        check_own_key(chain[0])
     except BundleError as error:
         raise IdentityError(f"{path}: not a certificate chain in PEM or DER: {error}") from error
     except UntrustedError as error:
-        raise IdentityError(f"{path}: the first certificate is not an SVID: {error}") from error
+        reason = f"{path}: the first certificate is not an SVID: {error}"
+        raise UnusableError(reason) from error
+    except UnusableError as error:
+        raise UnusableError(f"{path}: {error}") from error
     _check_order(path, chain)
     try:
         key = parse_private_key(key_data)
     except IdentityError as error:
-        raise IdentityError(f"{settings.key}: {error}") from error
+        raise type(error)(f"{settings.key}: {error}") from error
     if not belongs_to(key, chain[0]):
         raise IdentityError(
             f"{settings.key}: this key is not the one of the certificate in {path}: "
@@ -116,38 +137,54 @@ def _check_order(path: str, chain: tuple[x509.Certificate, ...]) -> None:
 
 def _read_bundle(domain: str, path: str) -> Bundle:
     try:
-        return parse_bundle(TrustDomain.parse(domain).name, _read(path))
-    except (BundleError, SpiffeIdError) as error:
+        name = TrustDomain.parse(domain).name
+    except SpiffeIdError as error:
         raise IdentityError(f"{path}: not a bundle of {domain}: {error}") from error
+    try:
+        return parse_bundle(name, _read(path))
+    except BundleError as error:
+        return distrusted(name, f"{path}: not a bundle of {name}: {error}")
+    except IdentityError as error:
+        return distrusted(name, str(error))
 
 
 def _with_crls(
     bundles: dict[str, Bundle], paths: Iterable[str]
-) -> tuple[dict[str, Bundle], list[str]]:
-    """Each CRL with the bundle whose root issued it, and warnings about those of no root.
+) -> tuple[dict[str, Bundle], list[str], list[str]]:
+    """Each CRL with the bundle whose root issued it, warnings about those of no root, and problems.
 
-    The latter go with every bundle: an intermediate may have issued them, and a CRL applies
+    Those of no root go with every bundle: an intermediate may have issued them, and a CRL applies
     only where its issuer is in a chain validated against that very bundle.
     """
     warnings: list[str] = []
+    problems: list[str] = []
     for path in paths:
         try:
             crls = parse_crls(_read(path))
-        except BundleError as error:
-            raise IdentityError(f"{path}: not usable CRLs: {error}") from error
+        except IdentityError as error:
+            where = f"{path}: not usable CRLs: " if isinstance(error, BundleError) else ""
+            # nobody can tell whose certificates it was about
+            bundles = {name: distrusted(name, f"{where}{error}") for name in bundles}
+            continue
         for crl in crls:
+            name = crl.issuer.rfc4514_string()
+            if problem := why_unusable(crl):
+                problems.append(
+                    f"{path}: nobody with a certificate of {name!r} is believed: {problem}"
+                )
             domains = _domains_of(crl, bundles, path)
             if not domains:
-                name = crl.issuer.rfc4514_string()
                 warnings.append(f"{path}: no bundle's root issued this CRL of {name!r}")
             for domain in domains or tuple(bundles):
                 bundles[domain] = replace(bundles[domain], crls=(*bundles[domain].crls, crl))
-    return bundles, warnings
+    return bundles, warnings, problems
 
 
 def _domains_of(
-    crl: x509.CertificateRevocationList, bundles: Mapping[str, Bundle], path: str
+    crl: x509.CertificateRevocationList, bundles: dict[str, Bundle], path: str
 ) -> tuple[str, ...]:
+    """The domains one of whose roots issued `crl`; a domain whose root has only its name is
+    distrusted."""
     namesakes = {
         domain: [root for root in bundle.roots if root.subject == crl.issuer]
         for domain, bundle in bundles.items()
@@ -155,14 +192,21 @@ def _domains_of(
     domains = tuple(
         domain for domain, roots in namesakes.items() if any(issued_by(crl, root) for root in roots)
     )
-    if any(namesakes.values()) and not domains:
+    affected = [domain for domain, roots in namesakes.items() if roots]
+    if domains:
+        return domains
+    for domain in affected:
         name = crl.issuer.rfc4514_string()
-        raise IdentityError(f"{path}: the signature is not that of {name!r}: forged or outdated")
-    return domains
+        reason = f"{path}: the signature is not that of {name!r}: forged or outdated"
+        bundles[domain] = distrusted(domain, reason)
+    return tuple(affected)
 
 
 def _self_warnings(svid: Svid, bundles: Mapping[str, Bundle], now: datetime) -> Iterable[str]:
-    """What a peer with our own bundles would say to us."""
+    """What a peer with our own bundles would say to us, if ours can be used."""
+    own = bundles.get(SpiffeId.parse(svid.spiffe_id).trust_domain.name)
+    if own is not None and own.problem:
+        return
     verifier = Verifier(Credentials(svid, "", bundles, 1))
     chain = tuple(encoding.der(certificate) for certificate in svid.chain)
     for role in Role:

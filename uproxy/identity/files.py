@@ -2,8 +2,9 @@
 
 Not a renewer itself.  Rules: the files are read as one set and replaced as one; a set that
 doesn't fit together is tried again shortly and meanwhile the last good one stays in force
-until it expires; nothing that is not in the files is remembered.  Files are small and
-local, so they are read on the event loop.
+until it expires; a bundle or CRL that can't be used ends the trust in whom it is about, once it
+has had a second to be written to its end; nothing that is not in the files is remembered.  Files
+are small and local, so they are read on the event loop.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ _LOG = logging.getLogger(__name__)
 _POLL_S = 1.0
 _HURRY_S = 0.1  # between looks while files don't fit: a renewer writes them one by one
 _HURRIED_LOOKS = 10
+_DOUBT_S = 1.0  # a bundle that can't be used may be half written for so long
 _READS = 3  # of a set that changes while it is read
 
 _Fingerprint = tuple[tuple[int, ...] | None, ...]
@@ -40,6 +42,7 @@ class FilesSource(SourceBase):
         self._reads = 0
         self._discarded = 0
         self._hurried = 0
+        self._doubted_since: float | None = None  # set while a bundle may be half written
         self._timer: asyncio.TimerHandle | None = None  # set between start and stop
 
     async def start(self) -> None:
@@ -64,9 +67,13 @@ class FilesSource(SourceBase):
         except IdentityError as error:
             self._discard(str(error), is_new=self._seen != before)
             return
+        if self._may_be_half_written(files):
+            self._discard("; ".join(files.problems), is_new=self._seen != before)
+            return
         self._error, self._hurried = None, 0
-        told = self._in_force.warnings if self._in_force else ()
-        for warning in files.warnings:
+        before_it = self._in_force
+        told = (*before_it.problems, *before_it.warnings) if before_it else ()
+        for warning in (*files.problems, *files.warnings):
             if warning not in told:
                 _LOG.warning("%s", warning)
         self._in_force = files
@@ -98,6 +105,19 @@ class FilesSource(SourceBase):
         if self._in_force is None:
             self._replace(None, error, {})
 
+    def _may_be_half_written(self, files: FileSet) -> bool:
+        """Whether to stay with what is in force for a moment, because this trusts fewer."""
+        in_force, now = self._in_force, asyncio.get_running_loop().time()
+        if in_force is None or set(files.problems) <= set(in_force.problems):
+            self._doubted_since = None
+            return False
+        if self._doubted_since is None:
+            self._doubted_since = now
+        if now - self._doubted_since < _DOUBT_S:
+            return True
+        self._doubted_since = None
+        return False
+
     def _look(self) -> None:
         # an error may end without a change of the files: by the clock being set right
         if self._error is not None or _fingerprint(self._paths) != self._seen:
@@ -105,15 +125,17 @@ class FilesSource(SourceBase):
         self._look_later()
 
     def _look_later(self) -> None:
-        delay_s = _HURRY_S if self._hurried else _POLL_S
+        delay_s = _HURRY_S if self._hurried or self._doubted_since is not None else _POLL_S
         self._hurried = max(self._hurried - 1, 0)
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._look)
 
     def _facts(self) -> Mapping[str, object]:
+        in_force = self._in_force
         return {
             "files": list(self._paths),
             "last_error": self._error,
-            "warnings": list(self._in_force.warnings) if self._in_force else [],
+            "distrusted": list(in_force.problems) if in_force else [],
+            "warnings": list(in_force.warnings) if in_force else [],
             "reads": self._reads,
             "discarded_sets": self._discarded,
         }

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from uproxy.errors import IdentityError
+from uproxy.errors import IdentityError, UnusableError
 
 # a file may begin with EC PARAMETERS or hold the certificate too
 _PEM_KEY = re.compile(
@@ -31,7 +31,8 @@ def parse_private_key(data: bytes) -> PrivateKeyTypes:
     """Read the one private key in `data`.
 
     Raises:
-        IdentityError: none, several, encrypted, or unreadable; without a word of its content.
+        UnusableError: encrypted.
+        IdentityError: none, several, or unreadable; without a word of its content.
     """
     is_pem = _PEM_BEGIN in data
     if is_pem:
@@ -63,8 +64,8 @@ def _pem_block(data: bytes) -> bytes:
     return blocks[0]
 
 
-def _encrypted() -> IdentityError:
-    return IdentityError(
+def _encrypted() -> UnusableError:
+    return UnusableError(
         "the key is encrypted, and there is nobody to ask for a password: "
         "decrypt it (openssl pkey -in KEY -out PLAIN) and protect the file by its permissions"
     )

@@ -55,7 +55,7 @@ class SourceBase:
             "reason": current.reason,
             "spiffe_id": svid.spiffe_id if svid else None,
             "expires": svid.not_after.isoformat() if svid else None,
-            "trust_domains": sorted(current.bundles),
+            "trust_domains": sorted(name for name, each in current.bundles.items() if each.roots),
             "generation": current.generation,
             "rotations": self._rotations,
             **self._facts(),
@@ -108,7 +108,8 @@ class SourceBase:
         elif svid is not None and svid is not before.svid:
             _log.info("identity %s until %s", svid.spiffe_id, svid.not_after.isoformat())
         if self._current.generation != before.generation:
-            _log.info("believes %s", ", ".join(sorted(self._current.bundles)) or "nobody")
+            believed = sorted(name for name, each in self._current.bundles.items() if each.roots)
+            _log.info("believes %s", ", ".join(believed) or "nobody")
 
     def _watch_expiry(self, svid: Svid | None) -> None:
         self._disarm()

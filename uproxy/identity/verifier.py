@@ -2,45 +2,53 @@
 
 It judges certificates, not permissions: who may talk to whom is the policy's.  Rules: a
 peer is checked against the bundle of its own trust domain, never another's (X5-16); the
-path is cryptography's to validate, the SVID's form `uproxy.spiffe.svid`'s; every refusal
-names its rule and the TLS alert that tells the peer.  No clock, no I/O, no memory of peers:
-the same chain may be judged again, later or under another snapshot, by the same call.
+path is OpenSSL's to validate, with a store of that domain's roots alone, the SVID's form
+`uproxy.spiffe.svid`'s; every refusal names its rule and the TLS alert that tells the peer.  No
+clock, no I/O, no memory of peers.
+
+A handshake is judged by `verify`.  A connection that is open is judged again by `recheck`, for
+which time alone is never distrust: it asks whether trust was withdrawn since.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Sequence
 from datetime import datetime
-from types import MappingProxyType
 
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID
-from cryptography.x509.verification import (
-    Criticality,
-    ExtensionPolicy,
-    Policy,
-    PolicyBuilder,
-    Store,
-    VerificationError,
-)
 
 from uproxy.contract import PeerSvid
 from uproxy.errors import BundleError, UntrustedError
 from uproxy.identity.credentials import Credentials
-from uproxy.identity.diagnosis import why_untrusted
-from uproxy.identity.vouching import vouched_for
+from uproxy.identity.diagnosis import broken_path, outdated_signer, why_no_root
+from uproxy.identity.vouching import climb
+from uproxy.libssl import AnchorStore, PathError
 from uproxy.model import Alert, Role
 from uproxy.spiffe import encoding
+from uproxy.spiffe.authorities import check_critical, check_signature, check_signer
 from uproxy.spiffe.bundles import Bundle
-from uproxy.spiffe.crls import Revocations, newest_revocations
+from uproxy.spiffe.crls import Revocations, revocations_by
 from uproxy.spiffe.ids import SpiffeId
-from uproxy.spiffe.svid import USAGE, check_role, claimed_identity
+from uproxy.spiffe.svid import check_role, claimed_identity
 
 MAX_CHAIN = 10
 """Certificates a peer may present; what ztunnel and OpenSSL's depth allow is of this order."""
 MAX_CHAIN_BYTES = 64 * 1024
 """All of them together."""
+_MAX_REMEMBERED = 1024
+"""Signing certificates of valid paths about which something is remembered."""
+
+
+class _TrustDomain:
+    """The roots of one trust domain, ready for path validation."""
+
+    __slots__ = ("bundle", "ders", "store")
+
+    def __init__(self, bundle: Bundle) -> None:
+        self.bundle = bundle
+        self.ders = tuple(encoding.der(root) for root in bundle.roots)
+        self.store = AnchorStore(self.ders)
 
 
 class Verifier:
@@ -48,13 +56,10 @@ class Verifier:
 
     def __init__(self, credentials: Credentials) -> None:
         self._bundles = credentials.bundles
-        self._stores = {
-            name: Store([*bundle.roots])
-            for name, bundle in credentials.bundles.items()
-            if bundle.roots
-        }
-        # issuers of validated paths only, so a peer can't fill it
-        self._revocations: dict[tuple[str, x509.Certificate], Revocations | None] = {}
+        self._domains: dict[str, _TrustDomain] = {}  # made when a peer of theirs comes
+        # signers of validated paths only, so a stranger can't fill these
+        self._revocations: dict[tuple[str, x509.Certificate], Revocations] = {}
+        self._good_signers: set[tuple[x509.Certificate, Role, bool]] = set()
 
     def verify(self, chain: tuple[bytes, ...], role: Role, now: datetime) -> PeerSvid:
         """Judge a chain (DER, leaf first) presented by a peer that played `role`.
@@ -66,55 +71,127 @@ class Verifier:
         leaf = presented[0]
         spiffe_id = claimed_identity(leaf)
         check_role(leaf, role)
+        check_critical(leaf)
         _check_time(leaf, now)
-        path = self._path(spiffe_id, presented, role, now)
-        self._check_revocation(spiffe_id.trust_domain.name, path, now)
+        domain = self._domain(spiffe_id)
+        path = self._path(domain, presented, now)
+        self._check_path(path, role)
+        self._check_revocation(domain.bundle, path, now)
         return PeerSvid(
             spiffe_id=str(spiffe_id),
-            chain=tuple(encoding.der(certificate) for certificate in path[:-1]),
+            chain=tuple(chain[presented.index(certificate)] for certificate in path[:-1]),
             not_after=min(certificate.not_valid_after_utc for certificate in path),
+            anchor=domain.ders[domain.bundle.roots.index(path[-1])],
         )
 
-    def _path(
-        self,
-        spiffe_id: SpiffeId,
-        presented: list[x509.Certificate],
-        role: Role,
-        now: datetime,
-    ) -> list[x509.Certificate]:
-        """Leaf to trust anchor, validated (X5-14) within the leaf's own trust domain (X5-16)."""
-        domain = spiffe_id.trust_domain.name
-        bundle = self._bundles.get(domain)
-        if bundle is None:
-            reason = f"{spiffe_id}: no bundle for the trust domain {domain}"
-            raise UntrustedError("X5-17", reason, Alert.UNKNOWN_CA)
-        store = self._stores.get(domain)
-        if store is None:
-            reason = f"{spiffe_id}: the bundle of {domain} has no X.509 root"
-            raise UntrustedError("TB-5", reason, Alert.UNKNOWN_CA)
-        ca_policy, leaf_policy = _POLICIES[role]
-        vouched = vouched_for(presented[1:], self._bundles[domain].roots)
-        builder = PolicyBuilder().store(store).time(now).max_chain_depth(len(vouched))
-        builder = builder.extension_policies(ca_policy=ca_policy, ee_policy=leaf_policy)
-        try:
-            # the client verifier for servers too: the other one wants a DNS name
-            return builder.build_client_verifier().verify(presented[0], vouched).chain
-        except VerificationError as error:
-            raise why_untrusted(presented, self._bundles, domain, now, error) from error
+    def recheck(self, peer: PeerSvid, role: Role, now: datetime) -> None:
+        """Judge again a peer that was verified in its handshake, under this snapshot.
 
-    def _check_revocation(self, domain: str, path: list[x509.Certificate], now: datetime) -> None:
-        bundle = self._bundles[domain]
+        Certificates that have expired since, a stale CRL, and a root that was taken out of the
+        bundle after its end are no distrust.
+
+        Raises:
+            UntrustedError: trust was withdrawn from the trust domain, the root or a certificate.
+        """
+        domain = self._domain(SpiffeId.parse(peer.spiffe_id))
+        presented = _read(peer.chain)
+        anchor = _read((peer.anchor,)) if peer.anchor else []
+        known = peer.anchor in domain.ders
+        if anchor and (known or now > anchor[0].not_valid_after_utc):
+            path = presented + anchor
+        else:
+            # another root may vouch for it: the same key in a new certificate
+            path = self._path(domain, presented, None)
+            self._check_path(path, role)
+        self._check_revocation(domain.bundle, path, None)
+
+    def recheck_own(self, chain: tuple[bytes, ...]) -> None:
+        """Judge again our own certificates (DER, leaf first).  Our own trust domain's bundle
+        needn't have our root, so only a revocation counts.
+
+        Raises:
+            UntrustedError: UP-2.
+        """
+        presented = _read(chain)
+        try:
+            domain = self._domain(claimed_identity(presented[0]))
+            path = self._path(domain, presented, None)
+            self._check_revocation(domain.bundle, path, None)
+        except UntrustedError as error:
+            if error.alert is Alert.CERTIFICATE_REVOKED:
+                raise
+
+    def _domain(self, spiffe_id: SpiffeId) -> _TrustDomain:
+        name = spiffe_id.trust_domain.name
+        if name not in self._domains:
+            bundle = self._bundles.get(name)
+            if bundle is None:
+                reason = f"{spiffe_id}: no bundle for the trust domain {name}"
+                raise UntrustedError("X5-17", reason, Alert.UNKNOWN_CA)
+            if not bundle.roots:
+                why = bundle.problem or f"the bundle of {name} has no X.509 root"
+                raise UntrustedError("TB-5", f"{spiffe_id}: {why}", Alert.UNKNOWN_CA)
+            try:
+                self._domains[name] = _TrustDomain(bundle)
+            except PathError as error:
+                reason = f"a root of {name} is unusable: {error}"
+                raise UntrustedError("TB-5", reason, Alert.UNKNOWN_CA) from error
+        return self._domains[name]
+
+    def _path(
+        self, domain: _TrustDomain, presented: list[x509.Certificate], now: datetime | None
+    ) -> list[x509.Certificate]:
+        """Leaf to trust anchor, validated (X5-14) within one trust domain (X5-16); times only
+        where there is a `now`."""
+        roots = domain.bundle.roots
+        try:
+            positions, anchor = domain.store.find_path([encoding.der(each) for each in presented])
+            path = [*(presented[position] for position in positions), roots[anchor]]
+        except PathError:
+            path = []
+        if path and _outdated(path[1:], now) is None:
+            return path
+        # OpenSSL goes by names, and one way only: signatures tell the way where names are shared
+        path = climb(presented, sorted(roots, key=lambda root: _outdated([root], now) is not None))
+        if path[-1] not in roots:
+            raise why_no_root(path, self._bundles, domain.bundle.trust_domain)
+        outdated = _outdated(path[1:], now)
+        if outdated is not None:
+            raise outdated_signer(outdated)
+        *below, root = (encoding.der(each) for each in path)
+        try:
+            AnchorStore([root]).find_path(below)
+        except PathError as error:
+            raise broken_path(error) from error
+        return path
+
+    def _check_path(self, path: Sequence[x509.Certificate], role: Role) -> None:
+        for certificate in path[:-1]:
+            check_signature(certificate)
+        for signer in path[1:]:
+            key = (signer, role, signer is path[-1])
+            if key not in self._good_signers:
+                check_signer(signer, role, is_anchor=key[2])
+                if len(self._good_signers) >= _MAX_REMEMBERED:
+                    self._good_signers.clear()
+                self._good_signers.add(key)
+
+    def _check_revocation(
+        self, bundle: Bundle, path: Sequence[x509.Certificate], now: datetime | None
+    ) -> None:
+        """Refuse a path of which something is revoked; a stale CRL only where there is a `now`."""
         if not bundle.crls:
             return
         for certificate, issuer in itertools.pairwise(path):
-            revocations = self._revocations_of(bundle, issuer)
-            if revocations is not None:
-                _check_one(certificate, revocations, now)
+            revocations = self._revocations_by(bundle, issuer)
+            _check_one(certificate, revocations, now, is_leaf=certificate is path[0])
 
-    def _revocations_of(self, bundle: Bundle, issuer: x509.Certificate) -> Revocations | None:
+    def _revocations_by(self, bundle: Bundle, issuer: x509.Certificate) -> Revocations:
         key = (bundle.trust_domain, issuer)
         if key not in self._revocations:
-            self._revocations[key] = newest_revocations(issuer, bundle.crls)
+            if len(self._revocations) >= _MAX_REMEMBERED:
+                self._revocations.clear()
+            self._revocations[key] = revocations_by(issuer, bundle.crls)
         return self._revocations[key]
 
 
@@ -144,60 +221,34 @@ def _check_time(leaf: x509.Certificate, now: datetime) -> None:
     raise UntrustedError("X5-14", f"the peer's certificate {word}", Alert.CERTIFICATE_EXPIRED)
 
 
-def _check_one(certificate: x509.Certificate, revocations: Revocations, now: datetime) -> None:
+def _outdated(signers: Sequence[x509.Certificate], now: datetime | None) -> x509.Certificate | None:
+    """The first that isn't valid at `now`."""
+    if now is None:
+        return None
+    for signer in signers:
+        if not signer.not_valid_before_utc <= now <= signer.not_valid_after_utc:
+            return signer
+    return None
+
+
+def _check_one(
+    certificate: x509.Certificate,
+    revocations: Revocations,
+    now: datetime | None,
+    *,
+    is_leaf: bool,
+) -> None:
     serial = f"{certificate.serial_number:x}"
+    issuer = repr(certificate.issuer.rfc4514_string())
     if certificate.serial_number in revocations.serials:
         reason = f"the certificate with serial {serial} is revoked"
         raise UntrustedError("UP-2", reason, Alert.CERTIFICATE_REVOKED)
-    if now > revocations.next_update:
+    if revocations.problem:
+        reason = f"a CRL of {issuer} can't be applied: {revocations.problem}"
+        raise UntrustedError("UP-4", reason, Alert.CERTIFICATE_UNKNOWN)
+    next_update = revocations.next_update(is_leaf=is_leaf)
+    if now is not None and next_update is not None and now > next_update:
         reason = (
-            f"the CRL of {certificate.issuer.rfc4514_string()!r} is stale since "
-            f"{revocations.next_update.isoformat()}: publish a newer one"
+            f"the CRL of {issuer} is stale since {next_update.isoformat()}: publish a newer one"
         )
         raise UntrustedError("UP-3", reason, Alert.CERTIFICATE_UNKNOWN)
-
-
-def _policies(role: Role) -> tuple[ExtensionPolicy, ExtensionPolicy]:
-    """What CAs and leaves must carry: cryptography's web PKI defaults, less what SPIFFE doesn't
-    ask of a leaf (each is told in docs/reference/spiffe-rules.md)."""
-
-    def check_ca_usage(
-        _policy: Policy, _certificate: x509.Certificate, usages: x509.ExtendedKeyUsage | None
-    ) -> None:
-        allowed = {USAGE[role], ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
-        if usages is not None and allowed.isdisjoint(usages):
-            raise ValueError(f"a CA's extended key usage doesn't allow a {role}")
-
-    agnostic = Criticality.AGNOSTIC
-    ca_policy = (
-        ExtensionPolicy.webpki_defaults_ca()
-        .may_be_present(x509.ExtendedKeyUsage, agnostic, check_ca_usage)
-        .may_be_present(x509.NameConstraints, agnostic, _check_constraints)
-    )
-    leaf_policy = (
-        ExtensionPolicy.webpki_defaults_ee()
-        .may_be_present(x509.AuthorityKeyIdentifier, agnostic, None)
-        .may_be_present(x509.SubjectAlternativeName, agnostic, None)
-        .may_be_present(x509.ExtendedKeyUsage, agnostic, None)
-    )
-    return ca_policy, leaf_policy
-
-
-def _check_constraints(
-    _policy: Policy, _certificate: x509.Certificate, constraints: x509.NameConstraints | None
-) -> None:
-    """cryptography enforces these kinds, refuses URIs where an SVID has one, and would step over
-    the other kinds if the extension isn't critical."""
-    if constraints is None:
-        return
-    for subtree in (
-        *(constraints.permitted_subtrees or ()),
-        *(constraints.excluded_subtrees or ()),
-    ):
-        if not isinstance(subtree, x509.DNSName | x509.IPAddress | x509.RFC822Name):
-            raise ValueError("a name constraint of a kind that can't be evaluated")
-
-
-_POLICIES: Mapping[Role, tuple[ExtensionPolicy, ExtensionPolicy]] = MappingProxyType(
-    {role: _policies(role) for role in Role}
-)

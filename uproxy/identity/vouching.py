@@ -39,3 +39,30 @@ def issuer_among(
             continue
         return candidate
     return None
+
+
+def climb(
+    presented: list[x509.Certificate], roots: Iterable[x509.Certificate]
+) -> list[x509.Certificate]:
+    """From the leaf as far up as names and signatures lead; a root is the last one.
+
+    A stranger's certificates are followed by their names only: checking signatures with its keys
+    is what it may want.
+    """
+    roots = [*roots]
+    path, rest = presented[:1], presented[1:]
+    vouched = vouched_for(rest, roots)
+    while True:
+        root = issuer_among(roots, path[-1])
+        issuer = root or issuer_among((each for each in vouched if each in rest), path[-1])
+        issuer = issuer or _named(path[-1].issuer, [each for each in rest if each not in vouched])
+        if issuer is None:
+            return path
+        path.append(issuer)
+        if root is not None:
+            return path
+        rest.remove(issuer)
+
+
+def _named(name: x509.Name, candidates: list[x509.Certificate]) -> x509.Certificate | None:
+    return next((each for each in candidates if each.subject == name), None)

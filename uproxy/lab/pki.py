@@ -52,6 +52,7 @@ class Quirks:
     """The common name; None: an empty subject."""
     ca: bool | None = False
     """basicConstraints' cA; None: no basicConstraints."""
+    ca_critical: bool = True
     path_length: int | None = None
     key_usage: tuple[str, ...] | None = ("digital_signature",)
     key_usage_critical: bool = True
@@ -289,7 +290,7 @@ def _extensions(
         critical = how.subject is None if how.san_critical is None else how.san_critical
         yield x509.SubjectAlternativeName(_names(how)), critical
     if how.ca is not None:
-        yield x509.BasicConstraints(how.ca, how.path_length), True
+        yield x509.BasicConstraints(how.ca, how.path_length), how.ca_critical
     if how.key_usage is not None:
         usages = {usage: usage in how.key_usage for usage in _KEY_USAGES}
         yield x509.KeyUsage(**usages), how.key_usage_critical

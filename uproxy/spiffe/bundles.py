@@ -2,8 +2,9 @@
 
 A bundle always knows its trust domain and is never merged with another's (TB-9, FE-2).
 It holds no opinion about time.  Rules (`X5-…`, `TB-…` of docs/reference/spiffe-rules.md):
-an entry the standard says to ignore is ignored whole; anything else unreadable makes the
-bundle bad; an empty `keys` is a bundle that trusts nobody, not an error.
+an entry the standard says to ignore is ignored whole; anything else unreadable, and a root that
+is no CA, makes the bundle bad; an empty `keys` is a bundle that trusts nobody, not an error.
+Whoever reads a bad bundle goes on with `distrusted`: nobody of that domain is believed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from uproxy.errors import BundleError
 from uproxy.spiffe import encoding
-from uproxy.spiffe.crls import check_usable
+from uproxy.spiffe.authorities import check_root
 from uproxy.spiffe.ids import TrustDomain
 
 DEFAULT_REFRESH_HINT_S = 300
@@ -42,6 +43,8 @@ class Bundle:
     roots: tuple[x509.Certificate, ...]
     """Empty: nobody of the domain is trusted (TB-5)."""
     crls: tuple[x509.CertificateRevocationList, ...] = ()
+    problem: str = ""
+    """Why nobody of the domain is trusted although somebody may have been meant."""
 
     def __post_init__(self) -> None:
         TrustDomain(self.trust_domain)
@@ -60,6 +63,11 @@ class BundleDocument:
     """`spiffe_refresh_hint` in seconds; the default when absent or not a positive integer."""
 
 
+def distrusted(trust_domain: str, problem: str) -> Bundle:
+    """What stands for a bundle that can't be used: nobody of the domain is believed."""
+    return Bundle(trust_domain, (), problem=f"nobody of {trust_domain} is believed: {problem}")
+
+
 def parse_bundle(trust_domain: str, data: bytes) -> Bundle:
     """Read a bundle in whichever form it comes: JWKS (begins with `{`), PEM or DER.
 
@@ -72,12 +80,12 @@ def parse_bundle(trust_domain: str, data: bytes) -> Bundle:
 
 
 def parse_certificates(trust_domain: str, data: bytes) -> Bundle:
-    """Read PEM, or the Workload API's concatenated DER; at least one certificate.
+    """Read PEM or concatenated DER; at least one certificate.
 
     Raises:
         BundleError: naming what is wrong.
     """
-    return Bundle(trust_domain, encoding.certificates(data))
+    return Bundle(trust_domain, _roots(encoding.certificates(data)))
 
 
 def parse_jwks(trust_domain: str, data: bytes) -> BundleDocument:
@@ -91,7 +99,7 @@ def parse_jwks(trust_domain: str, data: bytes) -> BundleDocument:
     if not isinstance(keys, list):
         raise BundleError("the JWKS has no list 'keys' (TB-4)")
     entries = [_x509_entry(key) for key in keys]
-    roots = tuple(encoding.certificate(der) for der in entries if der is not None)
+    roots = _roots(encoding.certificate(der) for der in entries if der is not None)
     hint = _integer(document.get("spiffe_refresh_hint"))
     return BundleDocument(
         Bundle(trust_domain, roots),
@@ -100,16 +108,33 @@ def parse_jwks(trust_domain: str, data: bytes) -> BundleDocument:
     )
 
 
-def parse_crls(data: bytes) -> tuple[x509.CertificateRevocationList, ...]:
-    """Read CRLs from PEM or concatenated DER; at least one, each of a kind uProxy can apply.
+def parse_der_roots(trust_domain: str, data: bytes) -> Bundle:
+    """Read the Workload API's concatenated DER; at least one certificate.
 
     Raises:
-        BundleError: unreadable, or a CRL whose meaning uProxy doesn't know in full.
+        BundleError: naming what is wrong.
     """
-    crls = encoding.revocation_lists(data)
-    for crl in crls:
-        check_usable(crl)
-    return crls
+    elements = encoding.split_der(data)
+    if not elements:
+        raise BundleError("it is empty")
+    return Bundle(trust_domain, _roots(encoding.certificate(each) for each in elements))
+
+
+def parse_crls(data: bytes) -> tuple[x509.CertificateRevocationList, ...]:
+    """Read CRLs from PEM or concatenated DER, at least one; `crls.why_unusable` says of each
+    whether it can be applied.
+
+    Raises:
+        BundleError: unreadable, so that nobody can tell whose certificates it is about.
+    """
+    return encoding.revocation_lists(data)
+
+
+def _roots(certificates: Iterable[x509.Certificate]) -> tuple[x509.Certificate, ...]:
+    roots = tuple(certificates)
+    for root in roots:
+        check_root(root)
+    return roots
 
 
 def _canonical(items: Iterable[_T]) -> tuple[_T, ...]:

@@ -1,9 +1,10 @@
 """Certificate revocation lists: which kinds can be applied, to whom, and what they say.
 
 A CRL can only take trust away, so what is signed by the issuer's key is applied whether or
-not the issuer may sign CRLs; what can't be understood in full is refused when it is read.
-It knows no time: whether a CRL is stale is the verifier's to say.  Source: RFC 5280 §5 and
-§6.3; SPIFFE says nothing on CRLs.
+not the issuer may sign CRLs.  A CRL of an issuer that can't be understood in full means that
+nothing is known about its certificates, and none of them is believed.  It knows no time:
+whether a CRL is stale is the verifier's to say.  Source: RFC 5280 §5 and §6.3; SPIFFE says
+nothing on CRLs.
 """
 
 from __future__ import annotations
@@ -18,23 +19,44 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from uproxy.errors import BundleError
 from uproxy.spiffe.encoding import UNREADABLE, first_line
 
-_UNDERSTOOD = (x509.AuthorityKeyIdentifier, x509.CRLNumber, x509.AuthorityInformationAccess)
+_UNDERSTOOD = (
+    x509.AuthorityKeyIdentifier, x509.CRLNumber, x509.AuthorityInformationAccess,
+    x509.IssuingDistributionPoint,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
 class Revocations:
-    """What an issuer's newest CRL says."""
+    """What an issuer's CRLs say: of each distribution point the newest."""
 
-    serials: frozenset[int]
-    next_update: datetime
-    """UTC; past it nothing is known about this issuer's certificates."""
+    serials: frozenset[int] = frozenset()
+    next_updates: tuple[tuple[datetime, bool | None], ...] = ()
+    """UTC; past one of them nothing is known about this issuer's certificates: of leaves where
+    the second is True, of CAs where it is False, of all where it is None."""
+    problem: str = ""
+    """Why a CRL of the issuer can't be applied."""
+
+    def next_update(self, *, is_leaf: bool) -> datetime | None:
+        """When what is known about leaves, or about CAs, grows stale first."""
+        ends = [end for end, leaves in self.next_updates if leaves in (None, is_leaf)]
+        return min(ends, default=None)
+
+
+def why_unusable(crl: x509.CertificateRevocationList) -> str:
+    """Why a CRL can't be applied; empty where it can."""
+    try:
+        check_usable(crl)
+    except BundleError as error:
+        return str(error)
+    return ""
 
 
 def check_usable(crl: x509.CertificateRevocationList) -> None:
     """Refuse a CRL that says more, or less, than uProxy would apply.
 
     Raises:
-        BundleError: delta, indirect or partial; no nextUpdate; an unknown critical extension.
+        BundleError: delta, indirect or for some reasons only; no nextUpdate; an unknown critical
+            extension.
     """
     try:
         # cryptography reads lazily: what is damaged shall show now, not in a handshake
@@ -61,29 +83,64 @@ def issued_by(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> 
         return False
 
 
-def newest_revocations(
+def revocations_by(
     issuer: x509.Certificate, crls: Iterable[x509.CertificateRevocationList]
-) -> Revocations | None:
-    """What `issuer`'s newest CRL among `crls` says; None when it signed none of them."""
-    signed = [crl for crl in crls if issued_by(crl, issuer)]
-    if not signed:
+) -> Revocations:
+    """What `issuer`'s CRLs among `crls` say; nothing where it signed none of them."""
+    newest: dict[x509.IssuingDistributionPoint | None, x509.CertificateRevocationList] = {}
+    for crl in crls:
+        if not issued_by(crl, issuer):
+            continue
+        if problem := why_unusable(crl):
+            return Revocations(problem=problem)
+        point = _distribution_point(crl)
+        if point not in newest or crl.last_update_utc > newest[point].last_update_utc:
+            newest[point] = crl
+    return Revocations(
+        frozenset(entry.serial_number for crl in newest.values() for entry in crl),
+        tuple(
+            # check_usable let no CRL in without nextUpdate
+            (crl.next_update_utc or crl.last_update_utc, _only_leaves(point))
+            for point, crl in newest.items()
+        ),
+    )
+
+
+def _distribution_point(
+    crl: x509.CertificateRevocationList,
+) -> x509.IssuingDistributionPoint | None:
+    try:
+        return crl.extensions.get_extension_for_class(x509.IssuingDistributionPoint).value
+    except x509.ExtensionNotFound:
         return None
-    newest = max(signed, key=lambda crl: crl.last_update_utc)
-    serials = frozenset(entry.serial_number for entry in newest)
-    # check_usable let no CRL in without nextUpdate
-    return Revocations(serials, newest.next_update_utc or newest.last_update_utc)
+
+
+def _only_leaves(point: x509.IssuingDistributionPoint | None) -> bool | None:
+    """True: the CRL is about leaves only; False: about CAs only; None: about all."""
+    if point is None or not (point.only_contains_user_certs or point.only_contains_ca_certs):
+        return None
+    return point.only_contains_user_certs
 
 
 def _check_extension(extension: x509.Extension[x509.ExtensionType]) -> None:
     match extension.value:
         case x509.DeltaCRLIndicator():
             raise BundleError("a delta CRL; only complete CRLs are applied")
-        case x509.IssuingDistributionPoint():
-            raise BundleError("an indirect or partial CRL; only complete CRLs are applied")
+        case x509.IssuingDistributionPoint() as point:
+            _check_distribution_point(point)
         case value if extension.critical and not isinstance(value, _UNDERSTOOD):
             raise BundleError(
                 f"a CRL has the unknown critical extension {extension.oid.dotted_string}"
             )
+
+
+def _check_distribution_point(point: x509.IssuingDistributionPoint) -> None:
+    if point.indirect_crl:
+        raise BundleError("an indirect CRL; only CRLs of their own issuer are applied")
+    if point.only_some_reasons is not None:
+        raise BundleError("a CRL for some reasons only; only complete CRLs are applied")
+    if point.only_contains_attribute_certs:
+        raise BundleError("a CRL of attribute certificates; leave it out")
 
 
 def _check_entry(entry: x509.RevokedCertificate) -> None:

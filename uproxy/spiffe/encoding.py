@@ -72,13 +72,16 @@ def revocation_lists(data: bytes) -> tuple[x509.CertificateRevocationList, ...]:
     """Return all CRLs in `data` (PEM or concatenated DER), in order, at least one.
 
     Raises:
-        BundleError: not CRLs, damaged, empty, or more than MAX_BYTES.
+        BundleError: not CRLs, without a readable issuer, empty, or more than MAX_BYTES.
     """
     blocks = _elements(data, b"X509 CRL")
     if not blocks:
         raise BundleError("it holds no CRL")
     try:
-        return tuple(x509.load_der_x509_crl(block) for block in blocks)
+        crls = tuple(x509.load_der_x509_crl(block) for block in blocks)
+        # cryptography reads lazily: whose it is shall be known
+        _ = [crl.issuer for crl in crls]
+        return crls
     except UNREADABLE as error:
         raise BundleError(f"a CRL can't be read: {first_line(error)}") from error
 

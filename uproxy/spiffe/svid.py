@@ -11,9 +11,10 @@ from typing import TypeVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
-from cryptography.x509.oid import ExtendedKeyUsageOID
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.x509.oid import ExtendedKeyUsageOID, PublicKeyAlgorithmOID
 
-from uproxy.errors import SpiffeIdError, UntrustedError
+from uproxy.errors import SpiffeIdError, UntrustedError, UnusableError
 from uproxy.model import Alert, Role
 from uproxy.spiffe.ids import SpiffeId
 
@@ -68,6 +69,38 @@ def extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extensi
         return None
 
 
+def check_own_key(leaf: x509.Certificate) -> None:
+    """Refuse a key that peers may have, but that we can't prove the possession of.
+
+    Raises:
+        UnusableError: an RSASSA-PSS key.
+    """
+    if leaf.public_key_algorithm_oid == PublicKeyAlgorithmOID.RSASSA_PSS:
+        raise UnusableError(
+            "an RSASSA-PSS key can't be used in our own certificate: have it issued for a key on "
+            "P-256 or a plain RSA key (rsaEncryption), which TLS 1.3 uses with PSS signatures too"
+        )
+
+
+def key_problem(key: CertificatePublicKeyTypes) -> str:
+    """Why a key may neither prove an identity nor sign certificates; empty where it may."""
+    match key:
+        case rsa.RSAPublicKey():
+            exponent = key.public_numbers().e.bit_length()
+            if key.key_size >= MIN_RSA_BITS and exponent <= MAX_RSA_EXPONENT_BITS:
+                return ""
+            kind = f"RSA of {key.key_size} bits with an exponent of {exponent}"
+        case ec.EllipticCurvePublicKey():
+            if isinstance(key.curve, _CURVES):
+                return ""
+            kind = f"the curve {key.curve.name}"
+        case ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey():
+            return ""
+        case _:
+            kind = type(key).__name__.removesuffix("PublicKey")
+    return f"{kind} (P-256, P-384, P-521, Ed25519, Ed448 and RSA of 2048 bits or more can)"
+
+
 def _spiffe_id(leaf: x509.Certificate) -> SpiffeId:
     """Return the leaf's SPIFFE ID: its only URI name."""
     names = extension(leaf, x509.SubjectAlternativeName) or ()
@@ -102,17 +135,9 @@ def _check_key_usage(leaf: x509.Certificate) -> None:
 
 def _check_key(leaf: x509.Certificate) -> None:
     """Refuse a weak key, or one of a kind that we don't support."""
-    key = leaf.public_key()
-    match key:
-        case rsa.RSAPublicKey():
-            exponent = key.public_numbers().e
-            fit = key.key_size >= MIN_RSA_BITS and exponent.bit_length() <= MAX_RSA_EXPONENT_BITS
-        case ec.EllipticCurvePublicKey():
-            fit = isinstance(key.curve, _CURVES)
-        case _:
-            fit = isinstance(key, ed25519.Ed25519PublicKey | ed448.Ed448PublicKey)
-    if not fit:
-        reason = "the certificate's key is weak or of an unsupported kind"
+    problem = key_problem(leaf.public_key())
+    if problem:
+        reason = f"the certificate's key can't be used: {problem}"
         raise UntrustedError("X5-14", reason, Alert.UNSUPPORTED_CERTIFICATE)
 
 

@@ -2,15 +2,16 @@
 
 The judge between the bytes (`workload_messages`) and the source that publishes them.  It
 chooses no identity and knows no time: an expired SVID is well-formed.  Rules (`WA-…`, `X5-…`
-of docs/reference/spiffe-rules.md): a message is good as a whole or discarded as a whole,
-with the rule named; nothing is mended; bundles stay apart by trust domain.
+of docs/reference/spiffe-rules.md): a message whose SVIDs break a rule is discarded, with the rule
+named; bundles stay apart by trust domain.  A bundle that is empty or can't be read ends the trust
+in its domain, and hinders nothing else: the last one may be what somebody wants to stop.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -21,11 +22,12 @@ from cryptography.hazmat.primitives.serialization import (
     load_der_private_key,
 )
 
-from uproxy.errors import BundleError, MessageError, SpiffeIdError, UntrustedError
+from uproxy.errors import BundleError, MessageError, SpiffeIdError, UntrustedError, UnusableError
 from uproxy.spiffe import encoding
-from uproxy.spiffe.bundles import Bundle, parse_crls
+from uproxy.spiffe.bundles import Bundle, distrusted, parse_crls, parse_der_roots
+from uproxy.spiffe.crls import why_unusable
 from uproxy.spiffe.ids import SpiffeId, TrustDomain
-from uproxy.spiffe.svid import claimed_identity
+from uproxy.spiffe.svid import check_own_key, claimed_identity
 from uproxy.spiffe.workload_messages import (
     WireSvid,
     decode_svid_response,
@@ -54,6 +56,8 @@ class WorkloadUpdate:
     """At least one, in the agent's order (WA-16)."""
     bundles: Mapping[str, Bundle]
     """Trust domain name to bundle: our own domains' and the federated ones'."""
+    problems: tuple[str, ...] = ()
+    """Whom the message makes us believe no more, and why, in words."""
 
 
 def parse_svid_response(data: bytes) -> WorkloadUpdate:
@@ -65,18 +69,19 @@ def parse_svid_response(data: bytes) -> WorkloadUpdate:
     response = decode_svid_response(data)
     if not response.svids:
         raise MessageError("the message offers no SVID (WA-10)")
-    crls = _crls(response.crl)
     svids = tuple(_svid(wire) for wire in response.svids)
-    bundles: dict[str, Bundle] = {}
+    given, problems = _by_domain(response.federated_bundles)
     for svid, wire in zip(svids, response.svids, strict=True):
-        own = _bundle(svid.spiffe_id.trust_domain.name, wire.bundle, crls)
-        if bundles.setdefault(own.trust_domain, own) != own:
-            raise MessageError(f"two different bundles for {own.trust_domain} (WA-11)")
-    return WorkloadUpdate(svids, bundles | _bundles(response.federated_bundles, crls, bundles))
+        given.setdefault(svid.spiffe_id.trust_domain.name, []).append(wire.bundle)
+    crls, unreadable = _crls(response.crl)
+    bundles = {name: _bundle(name, ders, crls, unreadable) for name, ders in given.items()}
+    problems += [bundle.problem for bundle in bundles.values() if bundle.problem]
+    problems += [_unusable(crl) for crl in crls if why_unusable(crl)]
+    return WorkloadUpdate(svids, bundles, tuple(problems))
 
 
 def _svid(wire: WireSvid) -> OfferedSvid:
-    for name in ("spiffe_id", "x509_svid", "x509_svid_key", "bundle"):
+    for name in ("spiffe_id", "x509_svid", "x509_svid_key"):
         if not getattr(wire, name):
             raise MessageError(f"an SVID without {name} (WA-7)")
     try:
@@ -94,7 +99,8 @@ def _svid(wire: WireSvid) -> OfferedSvid:
 def _check_leaf(leaf: x509.Certificate, spiffe_id: SpiffeId) -> None:
     try:
         named = claimed_identity(leaf)
-    except UntrustedError as error:
+        check_own_key(leaf)
+    except (UntrustedError, UnusableError) as error:
         raise MessageError(f"the SVID of {spiffe_id}: {error}") from error
     if named != spiffe_id:
         raise MessageError(f"the SVID of {spiffe_id} is issued to {named} (X5-1)")
@@ -134,48 +140,69 @@ def _is_pkcs8(der: bytes) -> bool:
     )
 
 
-def _bundles(
-    entries: Iterable[tuple[str, bytes]],
-    crls: tuple[x509.CertificateRevocationList, ...],
-    ours: Mapping[str, Bundle],
-) -> dict[str, Bundle]:
-    bundles: dict[str, Bundle] = {}
+def _by_domain(entries: Iterable[tuple[str, bytes]]) -> tuple[dict[str, list[bytes]], list[str]]:
+    """What the message has for each trust domain, and what is wrong with the names."""
+    given: dict[str, list[bytes]] = {}
+    problems = []
     for key, der in entries:
-        name = _trust_domain(key)
-        if name in bundles or name in ours:
-            raise MessageError(f"more than one bundle for {name} (WA-15)")
-        bundles[name] = _bundle(name, der, crls)
-    return bundles
+        try:
+            given.setdefault(_trust_domain(key), []).append(der)
+        except SpiffeIdError as error:
+            problems.append(f"a bundle is left out, its key is no trust domain: {error}")
+    return given, problems
 
 
 def _trust_domain(key: str) -> str:
     """The name in `td`, `spiffe://td` or `spiffe://td/path`: agents write all three (WA-15)."""
-    try:
-        if key[: len(_SCHEME)].lower() == _SCHEME:
-            return SpiffeId.parse(key).trust_domain.name
-        return TrustDomain.parse(key).name
-    except SpiffeIdError as error:
-        raise MessageError(f"a bundle's key: {error}") from error
+    if key[: len(_SCHEME)].lower() == _SCHEME:
+        return SpiffeId.parse(key).trust_domain.name
+    return TrustDomain.parse(key).name
 
 
-def _bundle(name: str, der: bytes, crls: tuple[x509.CertificateRevocationList, ...]) -> Bundle:
+def _bundle(
+    name: str,
+    ders: list[bytes],
+    crls: tuple[x509.CertificateRevocationList, ...],
+    unreadable: str,
+) -> Bundle:
     # every CRL goes with every bundle: it applies only where its issuer is in a chain that
     # was validated against that very bundle
-    return Bundle(name, _certificates(der, f"the bundle of {name}"), crls)
+    try:
+        first, *others = (parse_der_roots(name, der) for der in ders)
+    except BundleError as error:
+        return distrusted(name, f"the agent's bundle can't be used: {error}")
+    if any(other != first for other in others):
+        return distrusted(name, "the agent sends different bundles for it (WA-15)")
+    if unreadable:
+        return distrusted(name, unreadable)
+    return replace(first, crls=crls)
 
 
 def _certificates(der: bytes, what: str) -> tuple[x509.Certificate, ...]:
-    if not der:
-        raise MessageError(f"{what} is empty (WA-7)")
     try:
         return tuple(encoding.certificate(one) for one in encoding.split_der(der))
     except BundleError as error:
         raise MessageError(f"{what}: {error} (WA-11)") from error
 
 
-def _crls(ders: tuple[bytes, ...]) -> tuple[x509.CertificateRevocationList, ...]:
+def _crls(ders: tuple[bytes, ...]) -> tuple[tuple[x509.CertificateRevocationList, ...], str]:
+    """The message's CRLs, and why one can't even be told whose it is: it may be anybody's."""
     try:
-        elements = [element for der in ders for element in encoding.split_der(der)]
-        return tuple(crl for element in elements for crl in parse_crls(element))
+        return tuple(crl for der in ders for crl in _der_crls(der)), ""
     except BundleError as error:
-        raise MessageError(f"a CRL of the message: {error}") from error
+        return (), f"the agent sends a CRL that can't be read, and may be of any issuer: {error}"
+
+
+def _der_crls(der: bytes) -> tuple[x509.CertificateRevocationList, ...]:
+    elements = encoding.split_der(der)
+    if not elements:
+        raise BundleError("it is empty")
+    return tuple(crl for element in elements for crl in parse_crls(element))
+
+
+def _unusable(crl: x509.CertificateRevocationList) -> str:
+    name = crl.issuer.rfc4514_string()
+    return (
+        f"nobody with a certificate of {name!r} is believed: its CRL can't be applied: "
+        f"{why_unusable(crl)}"
+    )

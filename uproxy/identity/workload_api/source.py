@@ -46,6 +46,7 @@ class WorkloadApiSource(SourceBase):
         self._task: asyncio.Task[None] | None = None  # set by start
         self._grace: asyncio.TimerHandle | None = None  # set while a denial may be a hiccup
         self._reported: str | None = None
+        self._told: tuple[str, ...] = ()  # problems that the log knows
 
     async def start(self) -> None:
         """Begin to watch; returns at once, an identity may come later."""
@@ -68,6 +69,7 @@ class WorkloadApiSource(SourceBase):
             "address": str(self._address),
             "stream": supervisor.state.value,
             "last_error": supervisor.last_error,
+            "distrusted": list(supervisor.problems),
             "reconnects": supervisor.counters.reconnects,
             "discarded_messages": supervisor.counters.discarded_messages,
             "revocations": supervisor.counters.revocations,
@@ -112,6 +114,10 @@ class WorkloadApiSource(SourceBase):
         if error is not None and error != self._reported:
             _LOG.warning("%s", error)
         self._reported = error
+        for problem in self._supervisor.problems:
+            if problem not in self._told:
+                _LOG.warning("%s", problem)
+        self._told = self._supervisor.problems
 
     @staticmethod
     def _now() -> float:

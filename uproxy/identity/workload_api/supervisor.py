@@ -3,8 +3,8 @@
 It has no socket, no task and no clock: events and `now` (seconds, any steady clock) come in,
 what to hold and when to call again come out.  The rules:
 
-- A message replaces everything; equal content changes nothing; a bad one is discarded and
-  the stream stays (WA-4, WA-5, WA-7).
+- A message replaces everything; equal content changes nothing; one with a bad SVID is discarded
+  and the stream stays (WA-4, WA-5, WA-7).  A bad bundle ends the trust in its domain.
 - An end without a message about us (EOF, no socket, refused, UNAVAILABLE) changes nothing:
   what is held stays good until it expires.
 - PERMISSION_DENIED at the end of a stream that had spoken is revocation, at once (WA-13).  As
@@ -82,6 +82,8 @@ class Supervisor:
         self.held = Held(None, "no answer from the agent yet", {})
         self.state = StreamState.CONNECTING
         self.last_error: str | None = None
+        self.problems: tuple[str, ...] = ()
+        """Whom the last good message makes us believe no more, and why."""
         self.counters = Counters()
         self.revoke_at: float | None = None
         """When `tick` must be called: the agent denies us and the grace ends."""
@@ -110,7 +112,6 @@ class Supervisor:
             return
         self._failures = 0
         self.revoke_at = None
-        self.last_error = None
         self._accept(update)
 
     def ended(self, ending: Ended, now: float) -> float:
@@ -145,6 +146,7 @@ class Supervisor:
 
     def _accept(self, update: WorkloadUpdate) -> None:
         chosen, reason = _choose(update.svids, self._choice, self.held.svid)
+        self.last_error, self.problems = None, update.problems
         if chosen is None:
             self.last_error = reason
             self.counters.revocations += self.held.svid is not None

@@ -1,0 +1,106 @@
+"""Certificates that nobody should need, and that people have: made with openssl, or by hand."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from uproxy.lab.pki import Authority, Issued, private_bytes
+
+
+def rsassa_pss(authority: Authority, folder: Path) -> tuple[bytes, bytes]:
+    """An RSASSA-PSS key and an SVID for it, in PEM; cryptography makes no such keys."""
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    uri = f"spiffe://{authority.trust_domain}/ns/default/sa/workload"
+    (folder / "extensions").write_text(
+        "basicConstraints=critical,CA:FALSE\nkeyUsage=critical,digitalSignature\n"
+        f"extendedKeyUsage=serverAuth,clientAuth\nsubjectAltName=URI:{uri}\n"
+    )
+    (folder / "ca").write_bytes(authority.pem)
+    (folder / "ca.key").write_bytes(private_bytes(authority.key, Encoding.PEM))
+    openssl("genpkey", "-algorithm", "RSA-PSS", "-pkeyopt", "rsa_keygen_bits:2048", "-out", "pss")
+    openssl("req", "-new", "-key", "pss", "-subj", "/CN=workload", "-out", "request")
+    openssl(
+        "x509", "-req", "-in", "request", "-CA", "ca", "-CAkey", "ca.key", "-days", "1",
+        "-extfile", "extensions", "-out", "pss.pem",
+    )  # fmt: skip
+    return (folder / "pss").read_bytes(), (folder / "pss.pem").read_bytes()
+
+
+def first_version(folder: Path) -> x509.Certificate:
+    """A self-signed certificate of X.509 version 1; cryptography makes none."""
+    made = [
+        ["req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=old CA",
+         "-keyout", "old.key", "-out", "old.request"],
+        ["x509", "-req", "-in", "old.request", "-signkey", "old.key", "-out", "old.pem"],
+    ]  # fmt: skip
+    (folder / "openssl.cnf").write_text("[req]\ndistinguished_name = name\n[name]\n")
+    for arguments in made:
+        subprocess.run(
+            ["openssl", *arguments, *(["-config", "openssl.cnf"] if arguments[0] == "req" else [])],
+            cwd=folder, check=True, capture_output=True,
+        )  # fmt: skip
+    return x509.load_pem_x509_certificate((folder / "old.pem").read_bytes())
+
+
+def generalized_time(issued: Issued, issuer: Authority) -> Issued:
+    """The same certificate, its dates in GeneralizedTime, which RFC 5280 allows from 2050 on."""
+    leaf, *above = issued.chain
+    return Issued((with_generalized_time(leaf, issuer.key), *above), issued.key)
+
+
+def with_generalized_time(
+    certificate: x509.Certificate, signer: CertificateIssuerPrivateKeyTypes
+) -> x509.Certificate:
+    """The same certificate with other bytes for its dates, signed anew by a P-256 key."""
+    if not isinstance(signer, ec.EllipticCurvePrivateKey):
+        raise TypeError("a P-256 key")
+    signed, algorithm, _ = _der_elements(_der_content(certificate.public_bytes(Encoding.DER)))
+    parts = _der_elements(_der_content(signed))
+    dates = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
+    # version, serial, algorithm, issuer, validity
+    parts[4] = _der(0x30, b"".join(_der(0x18, f"{date:%Y%m%d%H%M%SZ}".encode()) for date in dates))
+    signed = _der(0x30, b"".join(parts))
+    signature = signer.sign(signed, ec.ECDSA(hashes.SHA256()))
+    return x509.load_der_x509_certificate(
+        _der(0x30, signed + algorithm + _der(0x03, b"\0" + signature))
+    )
+
+
+def _der(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    if size < 0x80:
+        return bytes((tag, size)) + content
+    octets = size.to_bytes((size.bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(octets))) + octets + content
+
+
+def _der_header(data: bytes) -> tuple[int, int]:
+    """Where the content of the first element begins, and where it ends."""
+    if data[1] < 0x80:
+        return 2, 2 + data[1]
+    start = 2 + (data[1] & 0x7F)
+    return start, start + int.from_bytes(data[2:start], "big")
+
+
+def _der_content(data: bytes) -> bytes:
+    start, end = _der_header(data)
+    return data[start:end]
+
+
+def _der_elements(data: bytes) -> list[bytes]:
+    elements = []
+    while data:
+        _, end = _der_header(data)
+        elements.append(data[:end])
+        data = data[end:]
+    return elements

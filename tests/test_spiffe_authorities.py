@@ -1,0 +1,91 @@
+"""What is asked of roots when they are read, and of signers and signatures in a path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.x509.oid import ExtendedKeyUsageOID
+
+from tests.helpers.odd_certificates import first_version, rsassa_pss
+from uproxy.errors import BundleError, UntrustedError
+from uproxy.lab.pki import SERVER_AUTH, UNKNOWN_OID, Authority
+from uproxy.model import Role
+from uproxy.spiffe.authorities import check_critical, check_root, check_signature, check_signer
+
+CA = Authority("example.org")
+
+
+@pytest.mark.parametrize(
+    ("reason", "root"),
+    [
+        ("is no CA", Authority("example.org", ca=None).root),
+        ("is no CA", Authority("example.org", ca=False).root),
+        ("is no CA .* a workload's certificate", CA.issue().certificate),
+        ("no keyCertSign", Authority("example.org", key_usage=("crl_sign",)).root),
+    ],
+)
+def test_a_root_that_is_no_ca_is_refused(reason: str, root: x509.Certificate) -> None:
+    with pytest.raises(BundleError, match=reason):
+        check_root(root)
+
+
+def test_a_root_of_version_1_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"version 1.*replace it by one of version 3"):
+        check_root(first_version(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "quirks",
+    [
+        {},
+        {"ca_critical": False, "key_usage_critical": False},
+        {"key_usage": None},
+        {"key": "ed448"},
+    ],
+    ids=["usual", "nothing critical", "no keyUsage", "Ed448"],
+)
+def test_a_ca_may_be_a_root(quirks: dict[str, Any]) -> None:
+    root = Authority("example.org", **quirks).root
+    check_root(root)
+    check_signer(root, Role.CLIENT, is_anchor=True)
+
+
+@pytest.mark.parametrize(
+    ("reason", "quirks"),
+    [
+        ("keyCertSign", {"key_usage": None}),
+        ("keyCertSign", {"key_usage": ("crl_sign",)}),
+        ("RSA of 1024 bits", {"key": "rsa1024"}),
+        ("the curve secp224r1", {"key": "p224"}),
+        ("doesn't allow a client", {"eku": (SERVER_AUTH,)}),
+        ("unknown critical extension", {"unknown_critical": True}),
+        ("isn't evaluated", {"permitted": (x509.RegisteredID(UNKNOWN_OID),)}),
+    ],
+)
+def test_an_intermediate_that_may_not_sign_is_refused(reason: str, quirks: dict[str, Any]) -> None:
+    with pytest.raises(UntrustedError, match=reason):
+        check_signer(CA.intermediate(**quirks).certificate, Role.CLIENT, is_anchor=False)
+
+
+def test_any_extended_key_usage_is_enough_for_a_signer() -> None:
+    usages = (ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,)
+    check_signer(CA.intermediate(eku=usages).certificate, Role.SERVER, is_anchor=False)
+
+
+def test_a_signature_is_by_sha_256_or_better_or_by_an_edwards_curve(tmp_path: Path) -> None:
+    for good in (CA.issue(), CA.issue(hash=hashes.SHA512), Authority(key="ed25519").issue()):
+        check_signature(good.certificate)
+    with pytest.raises(UntrustedError, match="signed with sha224"):
+        check_signature(CA.issue(hash=hashes.SHA224).certificate)
+    _, certificate = rsassa_pss(CA, tmp_path)
+    check_signature(x509.load_pem_x509_certificate(certificate))
+
+
+def test_only_what_is_evaluated_may_be_critical() -> None:
+    check_critical(CA.issue(eku_critical=True, san_critical=True).certificate)
+    with pytest.raises(UntrustedError, match=UNKNOWN_OID.dotted_string):
+        check_critical(CA.issue(unknown_critical=True).certificate)
