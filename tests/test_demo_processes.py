@@ -53,7 +53,7 @@ async def test_a_command_that_is_not_there_is_told(tmp_path: Path) -> None:
 async def test_a_program_answers_what_it_is_told(tmp_path: Path) -> None:
     echo = "while True: print('heard', input(), flush=True)"
     async with Program(python(echo, has_input=True), tmp_path) as program:
-        await program.say("you\n")
+        await program.write_input("you\n")
         assert await program.until(lambda: program.lines, "an answer") == ["heard you"]
 
 
@@ -64,7 +64,7 @@ async def test_waiting_for_a_program_that_has_ended_is_over_at_once(tmp_path: Pa
 
 
 async def test_waiting_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(processes, "TIMEOUT_S", 0.05)
     with pytest.raises(UproxyError, match=r"the impossible: this did not happen within 0\.05 s"):
         await until(lambda: False, "the impossible")
 

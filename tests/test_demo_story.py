@@ -13,12 +13,12 @@ import pytest
 from uproxy.demo import world as demo_world
 from uproxy.demo.screen import Screen
 from uproxy.demo.story import Story
-from uproxy.demo.world import FRONTEND, HOME, World
+from uproxy.demo.world import FRONTEND, HOME, DemoWorld
 from uproxy.errors import UproxyError
 from uproxy.identity.credentials import Credentials, IdentitySource
 
 
-class OpenWorld(World):
+class OpenWorld(DemoWorld):
     """Orders lets every believed identity in."""
 
     def orders_config(self, servers: Mapping[str, int]) -> dict[str, Any]:
@@ -27,14 +27,14 @@ class OpenWorld(World):
         return config
 
 
-class ClassicWorld(World):
+class ClassicWorld(DemoWorld):
     """Keys are agreed on without the post-quantum half."""
 
     def frontend_config(self) -> dict[str, Any]:
         return {**super().frontend_config(), "tls": {"groups": ["X25519"]}}
 
 
-class NakedWorld(World):
+class NakedWorld(DemoWorld):
     """No uProxy speaks TLS."""
 
     def frontend_config(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class NakedWorld(World):
         return config
 
 
-class ForgetfulWorld(World):
+class ForgetfulWorld(DemoWorld):
     """Orders cuts a connection at its first silence."""
 
     def orders_config(self, servers: Mapping[str, int]) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class ForgetfulWorld(World):
         return {**config, "timeouts": {**config["timeouts"], "idle": "1ms"}}
 
 
-async def tell(world: World) -> str:
+async def tell(world: DemoWorld) -> str:
     stream = io.StringIO()
     async with world:
         await Story(world, Screen(stream, {}), real=False).tell()
@@ -70,7 +70,7 @@ async def tell(world: World) -> str:
 
 
 async def test_in_the_world_as_it_is_every_step_is_told() -> None:
-    lines = (await tell(World())).splitlines()
+    lines = (await tell(DemoWorld())).splitlines()
     assert [line[0] for line in lines if line[:1].isdigit()] == list("1234567")
     assert sum(FRONTEND.removeprefix("spiffe://") in line for line in lines if "echo" in line) == 2
 
@@ -83,16 +83,16 @@ async def test_in_the_world_as_it_is_every_step_is_told() -> None:
         (NakedWorld(), "an access log says"),
         (ForgetfulWorld(), "the echo connection"),
     ],
-    ids=lambda each: type(each).__name__ if isinstance(each, World) else "",
+    ids=lambda each: type(each).__name__ if isinstance(each, DemoWorld) else "",
 )
-async def test_a_world_that_is_wrong_somewhere_ends_it_there(world: World, why: str) -> None:
+async def test_a_world_that_is_wrong_somewhere_ends_it_there(world: DemoWorld, why: str) -> None:
     with pytest.raises(UproxyError, match=why):
         await tell(world)
     assert not world.folder.exists()
 
 
 async def test_a_world_gives_identities_as_its_workload_api_does() -> None:
-    async with World() as world:
+    async with DemoWorld() as world:
         endpoints = await world.start_authority()
         svid = await world.identity(FRONTEND)
     assert svid.spiffe_id == FRONTEND
@@ -111,7 +111,7 @@ async def test_ctrl_c_is_not_lost_while_an_identity_is_fetched(
         return Credentials(None, "it was stopped", {}, 0)
 
     monkeypatch.setattr(demo_world, "fetch_once", deaf_fetch)
-    async with World() as world:
+    async with DemoWorld() as world:
         await world.start_authority()
         task = asyncio.create_task(world.identity(FRONTEND))
         await waiting.wait()
@@ -121,7 +121,7 @@ async def test_ctrl_c_is_not_lost_while_an_identity_is_fetched(
 
 
 async def test_a_world_holds_no_key_on_disk() -> None:
-    async with World() as world:
+    async with DemoWorld() as world:
         await world.start_authority()
         await world.start_uproxies({})
         files = [path for path in world.folder.rglob("*") if path.is_file()]

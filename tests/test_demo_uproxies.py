@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.helpers import traffic
-from uproxy.demo.uproxies import Uproxy
+from uproxy.demo.uproxies import UproxyProcess
 from uproxy.errors import UproxyError
 from uproxy.lab.ports import free_port
 
@@ -32,7 +32,7 @@ async def app() -> AsyncIterator[int]:
 
 
 async def test_it_answers_at_its_admin_listener_while_it_runs(tmp_path: Path, app: int) -> None:
-    async with Uproxy(config(app), tmp_path) as uproxy:
+    async with UproxyProcess(config(app), tmp_path) as uproxy:
         await uproxy.wait_until_ready()
         assert await uproxy.shows_status()
         assert await uproxy.own_certificate() == {}
@@ -42,7 +42,7 @@ async def test_it_answers_at_its_admin_listener_while_it_runs(tmp_path: Path, ap
 
 async def test_its_access_log_is_read_row_by_row(tmp_path: Path, app: int) -> None:
     document = config(app)
-    async with Uproxy(document, tmp_path) as uproxy:
+    async with UproxyProcess(document, tmp_path) as uproxy:
         await uproxy.wait_until_ready()
         port = int(document["outbound"][0]["listen"].rpartition(":")[2])  # type: ignore[index]  # plain data
         for _ in range(2):
@@ -56,7 +56,7 @@ async def test_its_access_log_is_read_row_by_row(tmp_path: Path, app: int) -> No
 async def test_one_that_cannot_start_tells_why(tmp_path: Path, app: int) -> None:
     document = {**config(app), "engine": "steam"}
     with pytest.raises(UproxyError, match=r"plain's uProxy ended \(exit code 2\).*steam"):
-        async with Uproxy(document, tmp_path) as uproxy:
+        async with UproxyProcess(document, tmp_path) as uproxy:
             await uproxy.wait_until_ready()
 
 
@@ -66,13 +66,13 @@ async def test_it_takes_no_settings_from_our_environment(
     monkeypatch.setenv("UPROXY__ENGINE", "steam")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "uproxy.py").write_text("raise SystemExit('another uproxy')")
-    async with Uproxy(config(app), tmp_path) as uproxy:
+    async with UproxyProcess(config(app), tmp_path) as uproxy:
         await uproxy.wait_until_ready()
 
 
 def test_its_file_is_its_configuration(tmp_path: Path) -> None:
     document = config(1)
-    uproxy = Uproxy(document, tmp_path)
+    uproxy = UproxyProcess(document, tmp_path)
     written = yaml.safe_load(uproxy.config_file.read_text())
     admin = written.pop("admin")
     assert written == document

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from uproxy.lab.listening import Listener, Streams
+from uproxy.lab.listening import LoopbackServer, Streams
 
 
 async def test_every_connection_is_served_until_the_end() -> None:
@@ -18,7 +18,7 @@ async def test_every_connection_is_served_until_the_end() -> None:
             endings.append("ended")
             streams[1].transport.abort()
 
-    async with Listener(serve) as listener:
+    async with LoopbackServer(serve) as listener:
         clients = [await asyncio.open_connection("127.0.0.1", listener.port) for _ in range(2)]
         for reader, writer in clients:
             writer.write(b"hello\n")

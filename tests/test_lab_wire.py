@@ -16,7 +16,7 @@ from uproxy.lab.wire import (
     CIPHERS,
     ClientHello,
     KeyShare,
-    Record,
+    TlsRecord,
     WireError,
     read_client_hello,
     read_conversation,
@@ -86,8 +86,8 @@ def test_openssls_tls_1_3_is_read_from_its_bytes() -> None:
     assert seen.server.version == 0x0304
     assert 0x0304 in seen.client.versions
     assert seen.server.cipher in CIPHERS
-    assert seen.sealed_records > 2
-    assert seen.sealed_bytes > len(SECRET)
+    assert seen.encrypted_records > 2
+    assert seen.encrypted_bytes > len(SECRET)
     assert SECRET not in CLIENT + SERVER
 
 
@@ -179,7 +179,7 @@ def test_a_group_that_was_not_offered_is_refused() -> None:
 
 
 def test_records_keep_what_they_carry() -> None:
-    assert read_records(b"\x17\x03\x03\0\2ab") == (Record(23, 0x0303, b"ab"),)
+    assert read_records(b"\x17\x03\x03\0\2ab") == (TlsRecord(23, 0x0303, b"ab"),)
 
 
 @given(st.binary(max_size=400), st.binary(max_size=400))

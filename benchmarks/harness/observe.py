@@ -2,7 +2,7 @@
 
 A pair is started once more with a tap between A and B, and two connections are made through
 it.  Both hellos are in clear; that certificates went both ways, in the second connection too,
-shows in how much was sealed, because a resumed handshake has none.
+shows in how much was encrypted, because a resumed handshake has none.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ async def _tapped(kind: Kind, folder: Path, identities: Identities) -> tuple[Cap
                 for _ in range(2):
                     sock = await asyncio.to_thread(ask, a.port)
                     sock.close()
-            # an early dial without a request, a health check say, carries nothing sealed
-            first, second = [each for each in tap.captures if _sealed(each.from_server)]
+            # an early dial without a request, a health check say, carries nothing encrypted
+            first, second = [each for each in tap.captures if _encrypted_bytes(each.from_server)]
     return first, second
 
 
@@ -71,15 +71,15 @@ def _negotiated(capture: Capture) -> tuple[str, str, str]:
 
 def _check_certificates(kind: Kind, capture: Capture, client: Path, server: Path) -> None:
     sent = (
-        (_sealed(capture.from_client) - REQUEST_BYTES, client),
-        (_sealed(capture.from_server) - ANSWER_BYTES, server),
+        (_encrypted_bytes(capture.from_client) - REQUEST_BYTES, client),
+        (_encrypted_bytes(capture.from_server) - ANSWER_BYTES, server),
     )
     for size, leaf in sent:
-        # PEM is a third more than the DER that travels, as room for what else is sealed
+        # PEM is a third more than the DER that travels, as room for what else is encrypted
         if size < leaf.stat().st_size * 3 // 4:
             raise UnfairError(f"{kind.title} made a handshake without {leaf.parent.name}")
 
 
-def _sealed(data: bytearray) -> int:
+def _encrypted_bytes(data: bytearray) -> int:
     records = read_records(bytes(data))
     return sum(len(each.body) for each in records if each.type == _APPLICATION_DATA)

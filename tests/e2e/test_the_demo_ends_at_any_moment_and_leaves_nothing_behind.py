@@ -17,7 +17,7 @@ STEPS = [
     "✓ frontend is",
     "3  Traffic",
     "4  The wire",
-    "5  Strangers",
+    "5  Callers that orders must refuse",
     "6  Identities",
 ]
 

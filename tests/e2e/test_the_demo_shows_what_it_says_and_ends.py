@@ -19,7 +19,7 @@ EXPECTED = (
     "✓ refused: a caller with an identity that no rule allows",
     "it saw          connection reset",
     "orders says     denied: no rule allows spiffe://example.org/ns/web/sa/newsletter",
-    "✓ refused: a namesake from a trust domain that nobody here trusts",
+    "✓ refused: a caller with frontend's name in a trust domain that orders doesn't trust",
     "it saw          alert unknown_ca",
     "orders says     peer_untrusted (X5-17):",
     "✓ a new handshake is shown the new certificate of orders",

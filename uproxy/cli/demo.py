@@ -7,7 +7,7 @@ import asyncio
 import os
 import sys
 
-from uproxy.demo.performance import perform
+from uproxy.demo.runner import run_demo
 from uproxy.demo.screen import Screen
 
 
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the demonstration; return the exit code."""
     screen = Screen(sys.stdout, os.environ)
     try:
-        return asyncio.run(perform(screen, real=args.apps == "real", once=args.once))
+        return asyncio.run(run_demo(screen, real=args.apps == "real", once=args.once))
     except BrokenPipeError:
         # the reader has ended (`uproxy demo | head`): let the interpreter flush to /dev/null
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

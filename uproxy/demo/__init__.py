@@ -1,16 +1,18 @@
-"""The demonstration: one process tree in which two workloads talk through two real uProxies.
+"""The demonstration: a process that lets two workloads talk through two real uProxies.
 
-It shows what uProxy does and proves what it shows; it is no part of the proxy.  The
-authority, the wire tap and the strangers live in this process; the uProxies are two
-`uproxy run` of their own.  Rules: loopback only; whatever was started is stopped, whatever
-was written is removed, however it ends.  Ports, the tap and the reader of the wire are `lab`'s.
+It is no part of the proxy; it shows what uProxy does, and proves each thing it shows.  The
+authority, the wire tap and the unauthorized clients run in this process; the two uProxies are
+`uproxy run` processes.  Rules: loopback only; every process is stopped and every file removed
+at the end, however it ends.
 
-    screen                what a person sees while it happens
-    processes             programs that never outlive us
-    apps, distribution    applications: an echo, or PostgreSQL and nginx
-    strangers             clients that don't belong here, with a TLS that isn't ours
-    uproxies              `uproxy run`, as a program that we ask things
-    world                 the authority, the uProxies, the taps: started and stopped
-    story                 the steps, in order; each proves what it says
-    performance           the story once, and whatever interrupts it
+    apps, distribution    the applications: an echo, or PostgreSQL and nginx
+    processes             child processes of the demonstration
+    uproxies              a `uproxy run` process and its admin listener
+    world                 starts and stops the authority, the uProxies and the taps
+    unauthorized          clients that must be refused, with pyOpenSSL
+    screen                prints headings, check marks and tables
+    story                 the steps in order; each proves what it says
+    runner                runs the story once, and handles signals
+
+The tap between the uProxies and the reader of captured TLS are in `lab`.
 """

@@ -1,7 +1,7 @@
-"""The applications of the demonstration: what they are to the story, and an embedded echo.
+"""The applications of the demonstration: their interface, and an echo server and client.
 
-They know nothing of TLS, identities or uProxy: a server that listens on loopback, a client
-that connects to a port of loopback.  `distribution` has the ones that nobody here wrote.
+They know nothing of TLS, identities or uProxy: servers listen on loopback, clients connect to
+a loopback port.  `distribution` has PostgreSQL and nginx.
 """
 
 from __future__ import annotations
@@ -13,29 +13,29 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-from uproxy.demo.processes import PATIENCE_S
+from uproxy.demo.processes import TIMEOUT_S
 from uproxy.errors import UproxyError
-from uproxy.lab.listening import Listener, Streams
+from uproxy.lab.listening import LoopbackServer, Streams
 
-Doors = Mapping[str, int]
-"""Service to the port of loopback at which the clients' workload reaches it."""
+DoorPorts = Mapping[str, int]
+"""The loopback port at which the client reaches each service."""
 
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """What a client has done, and what proves it."""
+    """What a client did with a service."""
 
     client: str
     server: str
     done: str
-    """In the past tense, for the check mark."""
+    """In the past tense, as it is printed."""
 
 
-class Session(Protocol):
+class AppSession(Protocol):
     """A connection that stays open."""
 
     async def ask(self) -> str:
-        """The server's own name for this connection, asked of the server now.
+        """Ask the server how it names this connection, and return the answer.
 
         Raises:
             UproxyError: no answer comes: the connection is lost.
@@ -49,25 +49,25 @@ class Applications(Protocol):
 
     @property
     def servers(self) -> Mapping[str, int]:
-        """Service to the port of loopback where its server listens; they are running."""
+        """The loopback port of each service's server; the servers are running."""
 
-    async def talk(self, doors: Doors, marker: str) -> list[Exchange]:
-        """Use every service once, sending and receiving `marker` in the clear.
+    async def talk(self, doors: DoorPorts, marker: str) -> list[Exchange]:
+        """Use every service once, sending and receiving `marker` in plaintext.
 
         Raises:
             UproxyError: a service didn't answer, or not as it should.
         """
 
-    async def open_session(self, doors: Doors) -> Session:
-        """Connect and stay connected.
+    async def open_session(self, doors: DoorPorts) -> AppSession:
+        """Open a connection that stays open.
 
         Raises:
             UproxyError: nobody answers.
         """
 
 
-class EchoApplications(Listener):
-    """A server that numbers its connections and answers every line with it; needs nothing."""
+class EchoApplications(LoopbackServer):
+    """An echo server that numbers its connections and puts the number before each line."""
 
     def __init__(self) -> None:
         super().__init__(self._echo)
@@ -75,11 +75,11 @@ class EchoApplications(Listener):
 
     @property
     def servers(self) -> Mapping[str, int]:
-        """One."""
+        """The port of the echo server."""
         return {"echo": self.port}
 
-    async def talk(self, doors: Doors, marker: str) -> list[Exchange]:
-        """Send a line, get it back."""
+    async def talk(self, doors: DoorPorts, marker: str) -> list[Exchange]:
+        """Send a line and check that it comes back."""
         session = await EchoSession.open(doors["echo"])
         try:
             answer = await session.send(marker)
@@ -89,8 +89,8 @@ class EchoApplications(Listener):
             raise UproxyError(f"the echo of {marker!r} came back as {answer!r}")
         return [Exchange("client", "echo", f"sent {marker!r}, got it back")]
 
-    async def open_session(self, doors: Doors) -> Session:
-        """A connection of its own."""
+    async def open_session(self, doors: DoorPorts) -> AppSession:
+        """Open another connection."""
         return await EchoSession.open(doors["echo"])
 
     async def _echo(self, streams: Streams) -> None:
@@ -103,7 +103,7 @@ class EchoApplications(Listener):
             writer.close()
             await writer.wait_closed()
         except (OSError, ValueError):
-            pass  # a client that breaks off, or whose line never ends, gets no more answers
+            pass  # the client is gone, or sent a line without end
         finally:
             writer.transport.abort()
 
@@ -128,18 +128,18 @@ class EchoSession:
             raise UproxyError(f"the echo client can't connect: {error}") from error
 
     async def ask(self) -> str:
-        """The server's number for this connection."""
+        """Return the server's number for this connection."""
         name, _, _ = (await self.send("still there?")).partition(":")
         return f"the echo server's {name}"
 
     async def send(self, text: str) -> str:
-        """One line; returns the server's.
+        """Send a line and return the server's line.
 
         Raises:
-            UproxyError: none came.
+            UproxyError: no line came back.
         """
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(TIMEOUT_S):
                 self._writer.write(f"{text}\n".encode())
                 line = await self._reader.readline()
         except OSError as error:  # TimeoutError is one
@@ -149,7 +149,7 @@ class EchoSession:
         return line.decode().rstrip("\n")
 
     async def close(self) -> None:
-        """End it in order."""
+        """Close the connection."""
         self._writer.close()
-        with suppress(OSError):  # it was lost: closed all the same
+        with suppress(OSError):  # the connection was lost already
             await self._writer.wait_closed()

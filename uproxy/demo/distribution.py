@@ -1,9 +1,9 @@
-"""Applications that nobody here wrote: PostgreSQL with psql, nginx with curl.
+"""The applications of `--apps real`: PostgreSQL with psql, and nginx with curl.
 
-They come from the distribution and run with folders, ports and a user of their own; a
-server that the machine already runs is not touched.  Rules: as root they are somebody else,
-because PostgreSQL insists; the database's superuser is reachable through a folder that only
-it can enter; the user that psql is over TCP may do nothing but use its own database.
+They are the distribution's programs, run with folders, ports and a user of their own; servers
+that already run on the machine are not touched.  Rules: as root the servers run as another
+user, because PostgreSQL refuses root; the database's superuser can only be reached through a
+folder that only that user can enter; the user of psql over TCP can only use its own database.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Self
 
-from uproxy.demo.apps import Doors, Exchange, Session
+from uproxy.demo.apps import AppSession, DoorPorts, Exchange
 from uproxy.demo.processes import Command, Program, output_of
 from uproxy.demo.screen import Screen
 from uproxy.errors import UproxyError
@@ -30,10 +30,11 @@ _PACKAGES = {
     "nginx": "nginx",
     "curl": "curl",
 }
+"""The Debian package of each program."""
 _OFF_PATH = ("/usr/local/sbin", "/usr/sbin")
-"""Where Debian and Ubuntu put nginx, and ordinary users don't look."""
+"""Where Debian and Ubuntu install nginx, which is not in the PATH of ordinary users."""
 _CLIENT = "web"
-"""Role and database of psql."""
+"""The database and the user of psql."""
 
 _ORDERS_SQL = """\
 create table orders (id int, what text);
@@ -71,7 +72,7 @@ class DistributionApplications:
     """PostgreSQL and nginx."""
 
     def __init__(self, folder: Path, screen: Screen) -> None:
-        """`folder` is ours to make folders in.
+        """`folder` is where folders for the servers are made.
 
         Raises:
             UproxyError: a program isn't installed.
@@ -84,10 +85,10 @@ class DistributionApplications:
         self._cleanup = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        """Start both.
+        """Start both servers.
 
         Raises:
-            UproxyError: one of them doesn't want to.
+            UproxyError: one of them doesn't start.
         """
         try:
             with self._screen.waiting("PostgreSQL makes an empty database and starts"):
@@ -100,16 +101,16 @@ class DistributionApplications:
         return self
 
     async def __aexit__(self, *why: object) -> None:
-        """Stop both."""
+        """Stop both servers."""
         await self._cleanup.aclose()
 
     @property
     def servers(self) -> Mapping[str, int]:
-        """Two."""
+        """The ports of PostgreSQL and nginx."""
         return self._ports
 
-    async def talk(self, doors: Doors, marker: str) -> list[Exchange]:
-        """A table with rows, and a page."""
+    async def talk(self, doors: DoorPorts, marker: str) -> list[Exchange]:
+        """Write and read a table with psql, and get a page with curl."""
         rows = await self._query(doors["postgres"], _ORDERS_SQL.replace("MARKER", marker))
         if rows.splitlines() != ["seven apples", "a pear", marker]:
             raise UproxyError(f"psql read back other rows than it wrote: {rows!r}")
@@ -121,8 +122,8 @@ class DistributionApplications:
             Exchange("curl", "nginx", f"got {page!r}"),
         ]
 
-    async def open_session(self, doors: Doors) -> Session:
-        """A psql that waits for more to do."""
+    async def open_session(self, doors: DoorPorts) -> AppSession:
+        """Open a psql session."""
         session = PsqlSession(self._psql(doors["postgres"]), self._folder)
         await session.open()
         return session
@@ -157,7 +158,7 @@ class DistributionApplications:
         folder, port = self._make_folder("nginx"), self._ports["nginx"]
         conf = folder / "nginx.conf"
         conf.write_text(_NGINX_CONF.format(folder=folder, port=port))
-        conf.chmod(0o644)  # nginx isn't who we are, whatever the umask
+        conf.chmod(0o644)  # nginx may run as another user
         command = self._server("nginx", "-p", folder, "-c", conf, "-e", "stderr")
         program = await self._cleanup.enter_async_context(Program(command, folder))
         await program.until(lambda: listens(port), "nginx is ready")
@@ -191,32 +192,32 @@ class DistributionApplications:
 
 
 class PsqlSession:
-    """psql, one connection, statement after statement."""
+    """A psql process with one connection."""
 
     def __init__(self, command: Command, folder: Path) -> None:
         self._psql = Program(command, folder)
 
     async def open(self) -> None:
-        """Start it."""
+        """Start psql."""
         await self._psql.__aenter__()
 
     async def ask(self) -> str:
-        """The process that serves this connection, as PostgreSQL numbers it."""
-        heard = len(self._psql.lines)
-        await self._psql.say("select pg_backend_pid();\n")
-        await self._psql.until(lambda: len(self._psql.lines) > heard, "psql answers")
-        return f"PostgreSQL's backend {self._psql.lines[heard]}"
+        """Return the number of the PostgreSQL process that serves this connection."""
+        before = len(self._psql.lines)
+        await self._psql.write_input("select pg_backend_pid();\n")
+        await self._psql.until(lambda: len(self._psql.lines) > before, "psql answers")
+        return f"PostgreSQL's backend {self._psql.lines[before]}"
 
     async def close(self) -> None:
-        """End it."""
+        """Stop psql."""
         await self._psql.__aexit__()
 
 
 def find_programs() -> Mapping[str, str]:
-    """Where everything is that is needed; some of it is off PATH in Debian and Ubuntu.
+    """Return the path of each program; some are outside PATH in Debian and Ubuntu.
 
     Raises:
-        UproxyError: something isn't installed; names the packages.
+        UproxyError: some are not installed; the message names their packages.
     """
     found = {name: _find(name) for name in _PACKAGES}
     missing = sorted({_PACKAGES[name] for name, path in found.items() if path is None})
@@ -237,10 +238,10 @@ def _find(name: str) -> str | None:
 
 
 def _unprivileged_user() -> str | None:
-    """Who the servers are when we are root.
+    """Return the user as which servers run if we are root; None: our own user.
 
     Raises:
-        UproxyError: there is nobody.
+        UproxyError: there is no such user.
     """
     if os.geteuid() != 0:
         return None

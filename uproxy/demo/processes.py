@@ -1,8 +1,8 @@
-"""Programs that this process starts and that never outlive it: their output, their end.
+"""Child processes: their output, their end, and waiting for conditions.
 
-It knows nothing of what they do.  Rules: a program ends on its own signal, or else is
-killed after a grace, with everything it started; it is in a session of its own, so that
-Ctrl-C in a terminal reaches only us, who then end it in order.
+Rules: a process gets its stop signal and, after a grace period, is killed with all its
+children; it runs in a session of its own, so that Ctrl-C in a terminal reaches only this
+process, which then stops it in order.
 """
 
 from __future__ import annotations
@@ -22,43 +22,45 @@ from uproxy.errors import UproxyError
 
 _T = TypeVar("_T")
 
-PATIENCE_S = 30.0
-"""For anything to happen that is going to happen; machines are slow at times."""
+TIMEOUT_S = 30.0
+"""Seconds after which waiting fails; generous, because machines may be slow."""
 _STOP_GRACE_S = 5.0
+"""Seconds from the stop signal to SIGKILL."""
 _LOOK_EVERY_S = 0.02
+"""Seconds between two checks of a condition."""
 _LONGEST_LINE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to start, and how to end it."""
+    """What to run, and how to stop it."""
 
     name: str
-    """As people call it."""
+    """The name for messages."""
     argv: Sequence[str | Path]
     env: Mapping[str, str] | None = None
-    """None: ours."""
+    """The environment; None: ours."""
     user: str | None = None
-    """None: ours; another one needs root."""
+    """The user to run as; None: ours.  Another one needs root."""
     stop_signal: signal.Signals = signal.SIGTERM
     has_input: bool = False
-    """Whether something will be written to it."""
+    """Whether its standard input is a pipe that we write to."""
 
 
 class Program:
-    """A running command; leaving its `async with` ends it."""
+    """A running command; leaving its `async with` stops it."""
 
     def __init__(self, command: Command, folder: Path) -> None:
-        """`folder` is where it runs."""
+        """`folder` is its working directory."""
         self.command = command
         self.lines: list[str] = []
-        """Everything it has written so far, to either of its outputs."""
+        """The lines it has written so far to standard output and standard error."""
         self._folder = folder
         self._process: Process | None = None  # set by __aenter__, as is the next
         self._reader: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
-        """Start it; it may need a while to be of use.
+        """Start it, without waiting until it is ready.
 
         Raises:
             UproxyError: it can't be started.
@@ -82,7 +84,7 @@ class Program:
         return self
 
     async def __aexit__(self, *why: object) -> None:
-        """End it, and everything it started."""
+        """Stop it and all processes that it started."""
         if self._process is None or self._reader is None:
             return
         with suppress(ProcessLookupError):
@@ -92,7 +94,7 @@ class Program:
                 async with asyncio.timeout(_STOP_GRACE_S):
                     await self._process.wait()
         finally:
-            # also when this is interrupted
+            # also when this task is cancelled
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
         await self._process.wait()
@@ -100,13 +102,13 @@ class Program:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs or is being read; negative: the signal that ended it."""
+        """None until it has ended and its output was read; negative: the signal that ended it."""
         if self._process is None or self._reader is None or not self._reader.done():
             return None
         return self._process.returncode
 
-    async def say(self, text: str) -> None:
-        """Write to its input.
+    async def write_input(self, text: str) -> None:
+        """Write to its standard input.
 
         Raises:
             UproxyError: it has ended.
@@ -117,18 +119,18 @@ class Program:
             self._process.stdin.write(text.encode())
             await self._process.stdin.drain()
         except ConnectionError:
-            raise UproxyError(self.last_words()) from None
+            raise UproxyError(self.failure_message()) from None
 
     async def until(self, condition: Callable[[], _T], what: str) -> _T:
-        """Look until `condition()` is true; returns what it gave.
+        """Wait until `condition()` is true; return its value.
 
         Raises:
-            UproxyError: it ended before, or it took longer than PATIENCE_S.
+            UproxyError: the program ended before, or it took longer than the timeout.
         """
         return await until(condition, what, self)
 
-    def last_words(self) -> str:
-        """What to tell when it has ended too early."""
+    def failure_message(self) -> str:
+        """Return the message for a program that has ended too early."""
         said = next((line for line in reversed(self.lines) if line.strip()), "nothing")
         return f"{self.command.name} ended (exit code {self.exit_code}); its last line: {said}"
 
@@ -139,47 +141,47 @@ class Program:
 
 
 async def until(condition: Callable[[], _T], what: str, alive: Program | None = None) -> _T:
-    """Look until `condition()` is true; returns what it gave.
+    """Wait until `condition()` is true; return its value.  `what` is for the message.
 
     Raises:
-        UproxyError: `alive` ended before, or it took longer than PATIENCE_S.
+        UproxyError: `alive` ended before, or it took longer than the timeout.
     """
 
     async def look() -> _T:
         return condition()
 
-    return await until_seen(look, what, alive)
+    return await until_async(look, what, alive)
 
 
-async def until_seen(
+async def until_async(
     look: Callable[[], Awaitable[_T]], what: str, alive: Program | None = None
 ) -> _T:
-    """`until`, where looking takes a while."""
-    deadline = asyncio.get_running_loop().time() + PATIENCE_S
+    """As `until`, for a condition that is a coroutine."""
+    deadline = asyncio.get_running_loop().time() + TIMEOUT_S
     while not (seen := await look()):
         if alive is not None and alive.exit_code is not None:
-            raise UproxyError(alive.last_words())
+            raise UproxyError(alive.failure_message())
         if asyncio.get_running_loop().time() > deadline:
-            raise UproxyError(f"{what}: this did not happen within {PATIENCE_S:g} s")
+            raise UproxyError(f"{what}: this did not happen within {TIMEOUT_S:g} s")
         await asyncio.sleep(_LOOK_EVERY_S)
     return seen
 
 
 async def output_of(command: Command, folder: Path) -> str:
-    """What a command prints that ends by itself.
+    """Run a command to its end; return what it prints.
 
     Raises:
-        UproxyError: it failed, or took longer than PATIENCE_S.
+        UproxyError: it failed, or took longer than the timeout.
     """
     async with Program(command, folder) as program:
         await until(lambda: program.exit_code is not None, f"{command.name} ends")
     if program.exit_code != 0:
-        raise UproxyError(program.last_words())
+        raise UproxyError(program.failure_message())
     return "\n".join(program.lines)
 
 
 def _as_user(name: str | None) -> dict[str, Any]:
-    """subprocess's arguments for running as somebody else."""
+    """Return the arguments of subprocess for running as another user."""
     if name is None:
         return {}
     user = pwd.getpwnam(name)

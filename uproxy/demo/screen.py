@@ -1,8 +1,8 @@
-"""What a person sees while the demonstration happens: headings, check marks, facts, a table.
+"""Prints the demonstration: headings, check marks, facts, a table.
 
-It proves nothing and decides nothing.  Rules: a line is written when it is true, never
-before; color and a moving line only on a terminal, color not where NO_COLOR is set
-(no-color.org); where check marks can't be written there are words; lines fit 96 columns.
+Rules: a line is printed after what it says was checked; colors and the spinner only on a
+terminal, colors only without NO_COLOR (no-color.org); where the encoding has no check marks
+there are words instead; lines fit into 96 columns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ASCII = str.maketrans({"✓": "ok", "→": "->", "═": "=", "─": "-", "…":
 
 
 class Screen:
-    """Writes to one stream, in order; BrokenPipeError when nobody reads it any more."""
+    """Prints to one stream; raises BrokenPipeError when its reader is gone."""
 
     def __init__(self, stream: TextIO, environ: Mapping[str, str]) -> None:
         self._stream = stream
@@ -31,26 +31,26 @@ class Screen:
         self._plain = not _can_write("✓═…", stream.encoding)
 
     def title(self, text: str) -> None:
-        """The first line."""
+        """Print the first line."""
         self._line(self._color(_BOLD, text))
 
     def step(self, number: int, text: str) -> None:
-        """The heading of a step."""
+        """Print the heading of a step."""
         self._line("")
         self._line(self._color(_BOLD, f"{number}  {text}"))
 
     def done(self, text: str) -> None:
-        """Something that has happened, and was checked."""
+        """Print something that has happened and was checked."""
         self._line(f"   {self._color(_GREEN, '✓')} {text}")
 
     def note(self, text: str) -> None:
-        """A remark."""
+        """Print a remark."""
         self._line(f"{'':{_INDENT}}{self._color(_DIM, text)}")
 
     def fact(self, name: str, value: str) -> None:
-        """More about what was just said; a long value goes on below itself."""
+        """Print a detail of the last line; a long value continues on further lines."""
         margin = " " * (_INDENT + _NAME_WIDTH)
-        # a path or an address that is too long stays in one piece, to be copied
+        # a long path or address isn't broken, so that it can be copied
         first, *others = textwrap.wrap(
             value, _WIDTH - len(margin), break_long_words=False, break_on_hyphens=False
         )
@@ -59,7 +59,7 @@ class Screen:
             self._line(f"{margin}{line}")
 
     def table(self, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Columns as wide as what is in them."""
+        """Print a table with columns as wide as their contents."""
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
         for number, cells in enumerate((head, *rows)):
             padded = (f"{cell:{width}}" for cell, width in zip(cells, widths, strict=True))
@@ -68,7 +68,8 @@ class Screen:
 
     @contextmanager
     def waiting(self, text: str) -> Iterator[None]:
-        """Say what is being waited for, on a terminal only, until the block is left."""
+        """Show a spinner and what is being waited for, on a terminal only, while the block
+        runs."""
         if not self._moving:
             yield
             return
@@ -87,7 +88,7 @@ class Screen:
             self._stream.write(text.translate(_ASCII) if self._plain else text)
             self._stream.flush()
         except OSError as error:
-            # the reader of a pipe has gone, or the terminal has (EIO): the same to us
+            # the pipe's reader is gone, or the terminal is (EIO)
             raise BrokenPipeError("nobody reads this any more") from error
 
     def _color(self, code: str, text: str) -> str:
@@ -95,7 +96,7 @@ class Screen:
 
 
 class _Spinner:
-    """Draws a mark that moves while the event loop runs."""
+    """Draws a rotating mark while the event loop runs."""
 
     def __init__(self, draw: Callable[[str], None]) -> None:
         self._draw = draw
@@ -110,10 +111,11 @@ class _Spinner:
         try:
             self._draw(next(self._marks))
         except BrokenPipeError:
-            self.stop()  # whoever writes the next line will learn it too
+            self.stop()  # printing the next line will raise it too
 
 
 def _can_write(text: str, encoding: str | None) -> bool:
+    """Return whether the encoding has all characters of the text."""
     try:
         text.encode(encoding or "ascii")
     except (UnicodeEncodeError, LookupError):

@@ -1,10 +1,10 @@
-"""The demonstration's story: its steps in order, each proving what it says.
+"""The steps of the demonstration, in order; each proves what it says.
 
-    authority → workloads → traffic → wire → strangers → rotation → look around
+    authority → workloads → traffic → wire → refusals → rotation → look around
 
-A step says something only after it has looked; what doesn't hold ends the story.  Rules:
-what is told of uProxy comes from where others see it too: access logs, admin listener, the
-bytes on the wire, and clients that aren't ours.
+A step prints something after checking it; if a check fails, the story ends with an error.
+Rules: what is said about uProxy comes from what others can see too: access logs, the admin
+listener, bytes on the wire, and clients with another TLS implementation.
 """
 
 from __future__ import annotations
@@ -15,57 +15,62 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from uproxy.demo.apps import Applications, EchoApplications, Exchange, Session
+from uproxy.demo.apps import Applications, AppSession, EchoApplications, Exchange
 from uproxy.demo.distribution import DistributionApplications
-from uproxy.demo.processes import until_seen
+from uproxy.demo.processes import until_async
 from uproxy.demo.screen import Screen
-from uproxy.demo.strangers import Reception, knock
-from uproxy.demo.uproxies import Uproxy
-from uproxy.demo.world import FRONTEND, HOME, NAMESAKE, NEWSLETTER, ORDERS, RULE, World
+from uproxy.demo.unauthorized import ConnectionResult, connect_to_door
+from uproxy.demo.uproxies import UproxyProcess
+from uproxy.demo.world import FRONTEND, HOME, NAMESAKE, NEWSLETTER, ORDERS, RULE, DemoWorld
 from uproxy.errors import UproxyError
 from uproxy.lab.tap import Capture
 from uproxy.lab.wire import CIPHERS, GROUPS, VERSIONS, Conversation, read_conversation
 
 _HEARTBEAT_S = 2.0
+"""Seconds between two requests on the open connection."""
 _TLS_1_3, _X25519MLKEM768 = 0x0304, 0x11EC
 
 Row = dict[str, Any]
-"""A line of an access log."""
+"""One line of an access log."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stranger:
-    """Somebody who mustn't get in, and how it is to be received."""
+class UnauthorizedClient:
+    """A client that must be refused."""
 
     who: str
     spiffe_id: str | None
-    """None: it has no certificate."""
+    """Its identity; None: it has no certificate."""
     outcome: str
-    """What orders' access log is to say."""
+    """The outcome that orders' access log must have."""
 
 
-STRANGERS = (
-    Stranger("a caller without a certificate", None, "handshake_failed"),
-    Stranger("a caller with an identity that no rule allows", NEWSLETTER, "denied"),
-    Stranger("a namesake from a trust domain that nobody here trusts", NAMESAKE, "peer_untrusted"),
+UNAUTHORIZED_CLIENTS = (
+    UnauthorizedClient("a caller without a certificate", None, "handshake_failed"),
+    UnauthorizedClient("a caller with an identity that no rule allows", NEWSLETTER, "denied"),
+    UnauthorizedClient(
+        "a caller with frontend's name in a trust domain that orders doesn't trust",
+        NAMESAKE,
+        "peer_untrusted",
+    ),
 )
 
 
 class Story:
-    """Tells it once."""
+    """Runs the steps once."""
 
-    def __init__(self, world: World, screen: Screen, *, real: bool) -> None:
-        """`real`: with PostgreSQL and nginx instead of the embedded echo."""
+    def __init__(self, world: DemoWorld, screen: Screen, *, real: bool) -> None:
+        """`real`: use PostgreSQL and nginx instead of the echo."""
         self._world = world
         self._screen = screen
         self._real = real
         self._marker = f"pears-{secrets.token_hex(6)}"
 
     async def tell(self) -> None:
-        """From the authority to the rotation.
+        """Run all steps.
 
         Raises:
-            UproxyError: something isn't as it should be.
+            UproxyError: a check failed.
         """
         self._screen.title(
             "uProxy: two workloads that know nothing of TLS, each with its own uProxy"
@@ -74,17 +79,18 @@ class Story:
         apps = await self._show_workloads()
         await self._show_traffic(apps)
         self._show_wire()
-        await self._show_strangers()
+        await self._show_refusals()
         self._session = await apps.open_session(self._world.doors)
         self._world.on_exit(self._session.close)
         await self._show_rotation(self._session)
         await self._show_where_to_look()
 
     async def stay(self) -> None:
-        """Keep the session of the rotation busy, so that there is something to see, for ever.
+        """Use the open connection every few seconds, so that there is something to see; never
+        returns.
 
         Raises:
-            UproxyError: the session was lost.
+            UproxyError: the connection was lost.
         """
         name = await self._session.ask()
         while True:
@@ -127,7 +133,7 @@ class Story:
             exchanges = await apps.talk(world.doors, self._marker)
         for one in exchanges:
             screen.done(f"{one.client} {one.done}")
-            screen.fact("its way", _way(one))
+            screen.fact("its path", _path(one))
         screen.note(
             "who talked to whom, from the access logs of both uProxies (bytes sent, and back):"
         )
@@ -139,14 +145,14 @@ class Story:
         screen.table(("log of", "who called", "who answered", "for", "sent", "back"), rows)
 
     def _service(self, apps: Applications, row: Row) -> str:
-        """What a connection was for, by the address that was dialled for it."""
+        """Return the service of a connection, by the port that was dialled for it."""
         taps = {tap.port: service for service, tap in self._world.taps.items()}
         servers = {port: service for service, port in apps.servers.items()}
         return (taps | servers)[int(row["dst.addr"].rpartition(":")[2])]
 
     def _show_wire(self) -> None:
         screen = self._screen
-        screen.step(4, "The wire between the two uProxies, as a tap on it saw it")
+        screen.step(4, "The wire: the bytes captured between the two uProxies")
         captures = [one for tap in self._world.taps.values() for one in tap.captures]
         _expect(bool(captures), "nothing went over the wire")
         seen = [_read_wire(one) for one in captures]
@@ -156,37 +162,39 @@ class Story:
             f"keys agreed with {GROUPS[back.group]} ({back.group:#06x}, hybrid post-quantum): "
             f"{there.size} bytes there, {back.size} back"
         )
-        sealed = sum(one.sealed_records for one in seen)
-        screen.done(f"all that follows is sealed, certificates too: {sealed} records")
+        encrypted = sum(one.encrypted_records for one in seen)
+        screen.done(f"all that follows is encrypted, certificates too: {encrypted} records")
         everything = b"\0".join(bytes(way) for one in captures for way in one.both_ways)
         _expect(self._marker.encode() not in everything, "the wire carries it in the clear")
         screen.done(
             f"{self._marker!r} crossed, but isn't in the {len(everything):,} bytes captured"
         )
 
-    async def _show_strangers(self) -> None:
+    async def _show_refusals(self) -> None:
         world, screen = self._world, self._screen
-        screen.step(5, "Strangers at orders' door (clients of pyOpenSSL, which isn't our engine)")
+        screen.step(5, "Callers that orders must refuse (TLS by pyOpenSSL, not by our engine)")
         port = next(iter(world.inbound_doors.values()))
-        for stranger in STRANGERS:
-            with screen.waiting(f"{stranger.who} knocks"):
-                reception, row = await self._receive(stranger, port)
-            screen.done(f"refused: {stranger.who}")
-            if stranger.spiffe_id is not None:
-                screen.fact("it is", stranger.spiffe_id)
-            screen.fact("it saw", str(reception.refusal))
+        for client in UNAUTHORIZED_CLIENTS:
+            with screen.waiting(f"{client.who} connects"):
+                result, row = await self._receive(client, port)
+            screen.done(f"refused: {client.who}")
+            if client.spiffe_id is not None:
+                screen.fact("it is", client.spiffe_id)
+            screen.fact("it saw", str(result.refusal))
             screen.fact("orders says", _verdict(row))
 
-    async def _receive(self, stranger: Stranger, port: int) -> tuple[Reception, Row]:
-        """What the stranger saw, and what orders says of it."""
-        world, identity = self._world, stranger.spiffe_id
-        reception = await knock(port, None if identity is None else await world.identity(identity))
-        row = await _access_of(world.orders, reception)
-        _expect(reception.refusal is not None, f"{stranger.who} was let in")
-        _expect(row["outcome"] == stranger.outcome, f"{stranger.who} ended as {row}")
-        return reception, row
+    async def _receive(self, client: UnauthorizedClient, port: int) -> tuple[ConnectionResult, Row]:
+        """Return what the client saw and what orders logged; check that it was refused as it
+        must be."""
+        world, identity = self._world, client.spiffe_id
+        svid = None if identity is None else await world.identity(identity)
+        result = await connect_to_door(port, svid)
+        row = await _access_of(world.orders, result)
+        _expect(result.refusal is not None, f"{client.who} was let in")
+        _expect(row["outcome"] == client.outcome, f"{client.who} ended as {row}")
+        return result, row
 
-    async def _show_rotation(self, session: Session) -> None:
+    async def _show_rotation(self, session: AppSession) -> None:
         world, screen = self._world, self._screen
         screen.step(6, "Identities rotate under a live connection")
         name = await session.ask()
@@ -194,10 +202,10 @@ class Story:
         both = (world.frontend, world.orders)
         before = [_serial(await one.own_certificate()) for one in both]
         await self._expect_shown(before[1])
-        with screen.waiting("the authority issues everybody anew"):
+        with screen.waiting("the authority issues new certificates to everybody"):
             world.authority.renew(HOME)
             after = [await _other_serial(one, old) for one, old in zip(both, before, strict=True)]
-        screen.done("the authority has issued everybody anew, and both uProxies have it")
+        screen.done("the authority has issued new certificates, and both uProxies have theirs")
         for uproxy, old, new in zip(both, before, after, strict=True):
             screen.fact(uproxy.name, f"serial {old[:16]}… → {new[:16]}…")
         await self._expect_shown(after[1])
@@ -207,12 +215,13 @@ class Story:
         screen.done(f"the open connection answers as before: {again}")
 
     async def _expect_shown(self, serial: str) -> None:
-        """A client with frontend's identity sees the certificate with this serial number."""
+        """Check that orders presents the certificate with this serial number to a client with
+        frontend's identity."""
         port = list(self._world.inbound_doors.values())[-1]
-        reception = await knock(port, await self._world.identity(FRONTEND))
-        shown = "none" if reception.certificate is None else reception.certificate.serial_number
+        result = await connect_to_door(port, await self._world.identity(FRONTEND))
+        shown = "none" if result.certificate is None else result.certificate.serial_number
         _expect(shown == int(serial, 16), f"orders shows {shown}, its admin listener says {serial}")
-        row = await _access_of(self._world.orders, reception)
+        row = await _access_of(self._world.orders, result)
         _expect(row["rule"] == RULE, f"frontend's identity wasn't let in: {row}")
 
     async def _show_where_to_look(self) -> None:
@@ -224,11 +233,12 @@ class Story:
             screen.fact("configuration", str(uproxy.config_file))
 
 
-def _way(exchange: Exchange) -> str:
+def _path(exchange: Exchange) -> str:
     return f"{exchange.client} ── frontend's uProxy ══ mTLS ══ orders' uProxy ── {exchange.server}"
 
 
 def _expect(truth: bool, otherwise: str) -> None:
+    """Raise UproxyError unless `truth`."""
     if not truth:
         raise UproxyError(f"the demonstration failed: {otherwise}")
 
@@ -238,9 +248,11 @@ def _expect_between_us(row: Row) -> None:
     _expect(said == (FRONTEND, ORDERS, "mtls", "closed"), f"an access log says {row}")
 
 
-def _cells(uproxy: Uproxy, row: Row, service: str) -> list[str]:
+def _cells(uproxy: UproxyProcess, row: Row, service: str) -> list[str]:
+    """Return the cells of an access log row for the table."""
     who = (str(row[name]).removeprefix("spiffe://") for name in ("src.identity", "dst.identity"))
-    # bytes_sent is towards the peer: for an inbound connection that is the answer
+
+    # bytes_sent are bytes to the peer: on an inbound connection these are the answer
     there, back = row["bytes_sent"], row["bytes_recv"]
     if row["direction"] == "inbound":
         there, back = back, there
@@ -259,13 +271,13 @@ def _for_how_long(certificate: Row) -> str:
 
 
 def _serial(certificate: Row) -> str:
-    """Of our own leaf; empty while there is none."""
+    """Return the serial number of a uProxy's own leaf; empty if it has none."""
     chain = certificate.get("chain") or [{}]
     return str(chain[0].get("serial", ""))
 
 
 def _read_wire(capture: Capture) -> Conversation:
-    """One connection, which has to be what we say of it."""
+    """Read a captured connection; check its TLS version and group."""
     seen = read_conversation(bytes(capture.from_client), bytes(capture.from_server))
     server = seen.server
     _expect(server.version == _TLS_1_3, f"the wire carries version {server.version:#06x}")
@@ -273,26 +285,28 @@ def _read_wire(capture: Capture) -> Conversation:
     return seen
 
 
-async def _other_serial(uproxy: Uproxy, old: str) -> str:
+async def _other_serial(uproxy: UproxyProcess, old: str) -> str:
+    """Wait for a certificate with another serial number; return it."""
+
     async def look() -> str:
         serial = _serial(await uproxy.own_certificate())
         return "" if serial == old else serial
 
-    return await until_seen(look, f"{uproxy.name}'s uProxy has a new certificate", uproxy)
+    return await until_async(look, f"{uproxy.name}'s uProxy has a new certificate", uproxy)
 
 
-async def _accesses(uproxy: Uproxy, count: int) -> list[Row]:
-    """The first `count` lines of the access log, once they are there."""
+async def _accesses(uproxy: UproxyProcess, count: int) -> list[Row]:
+    """Wait for `count` lines in the access log; return the first `count`."""
     await uproxy.until(lambda: len(uproxy.accesses) >= count, f"{uproxy.name} logs its connections")
     return uproxy.accesses[:count]
 
 
-async def _access_of(uproxy: Uproxy, reception: Reception) -> Row:
-    """The line about one client."""
+async def _access_of(uproxy: UproxyProcess, result: ConnectionResult) -> Row:
+    """Wait for the access log's line about this client; return it."""
 
     def find() -> Row | None:
-        return next((r for r in uproxy.accesses if r["src.addr"] == reception.source), None)
+        return next((r for r in uproxy.accesses if r["src.addr"] == result.source), None)
 
-    row = await uproxy.until(find, f"{uproxy.name} logs the client {reception.source}")
+    row = await uproxy.until(find, f"{uproxy.name} logs the client {result.source}")
     assert row is not None  # noqa: S101  `until` waited for it
     return row

@@ -1,7 +1,6 @@
-"""`uproxy run` as a program of its own: its configuration, its admin listener, its access log.
+"""A `uproxy run` process: its configuration file, its admin listener, its access log.
 
-It says nothing about who talks to whom; `world` does.  Rules: a uProxy gets no settings from
-our environment, and is the same uProxy as this one, wherever this one was started.
+Rules: no settings reach it through our environment, and it runs the same code as this process.
 """
 
 from __future__ import annotations
@@ -19,18 +18,20 @@ from typing import Any
 import yaml
 
 import uproxy
-from uproxy.demo.processes import Command, Program, until_seen
+from uproxy.demo.processes import Command, Program, until_async
 from uproxy.lab.ports import free_port
 
 _ANSWER_S = 5.0
+"""Seconds that the admin listener may take to answer."""
 _NOT_FOR_IT = ("UPROXY__", "SPIFFE_", "LISTEN_", "NOTIFY_", "WATCHDOG_", "PYTHON")
+"""Prefixes of variables that it must not inherit."""
 
 
-class Uproxy(Program):
-    """One uProxy, from its `async with` on."""
+class UproxyProcess(Program):
+    """A uProxy that runs inside the `async with`."""
 
     def __init__(self, config: Mapping[str, Any], folder: Path) -> None:
-        """`config` without `admin`; its file is written into `folder`."""
+        """`config` has no `admin`; the file is written into `folder`."""
         self.name = str(config["name"])
         self.admin_port = free_port()
         self.config_file = folder / f"{self.name}.yaml"
@@ -49,41 +50,42 @@ class Uproxy(Program):
 
     @property
     def status_page(self) -> str:
-        """Where people look."""
+        """The address of its status page."""
         return f"http://127.0.0.1:{self.admin_port}/"
 
     @property
     def accesses(self) -> list[dict[str, Any]]:
-        """The access log: one row per connection that has ended."""
+        """The rows of its access log: one for each connection that has ended."""
         rows = (json.loads(line) for line in self.lines if line.startswith("{"))
         return [row for row in rows if "outcome" in row]
 
     async def wait_until_ready(self) -> None:
-        """Until `/readyz` says so.
+        """Wait until `/readyz` answers 200.
 
         Raises:
-            UproxyError: it ended, or took too long.
+            UproxyError: it ended, or took longer than the timeout.
         """
 
         async def look() -> bool:
             status, _ = await asyncio.to_thread(self._get, "/readyz")
             return status == 200
 
-        await until_seen(look, f"{self.name}'s uProxy is ready", self)
+        await until_async(look, f"{self.name}'s uProxy is ready", self)
 
     async def own_certificate(self) -> dict[str, Any]:
-        """Our part of `/certs`: `spiffe_id`, `expires`, `chain` with serials."""
+        """Return its SVID as `/certs` shows it: `spiffe_id`, `expires`, `chain`; empty if it
+        has none."""
         status, body = await asyncio.to_thread(self._get, "/certs")
         svid: dict[str, Any] | None = json.loads(body)["svid"] if status == 200 else None
         return svid or {}
 
     async def shows_status(self) -> bool:
-        """Whether the status page answers with a page."""
+        """Return whether the status page answers with HTML."""
         status, body = await asyncio.to_thread(self._get, "/")
         return status == 200 and b"<html" in body.lower()
 
     def _get(self, path: str) -> tuple[int, bytes]:
-        """Status and body; 0 when nobody answers."""
+        """Return (HTTP status, body); status 0 if nobody answers."""
         connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=_ANSWER_S)
         with contextlib.closing(connection):
             try:

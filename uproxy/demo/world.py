@@ -1,8 +1,7 @@
-"""The world of the demonstration: an authority, two workloads' uProxies, taps between them.
+"""Starts and stops what the demonstration needs: an authority, two uProxies, and taps.
 
-It starts and stops, and shows nothing.  Rules: everything is on loopback; whatever was
-started is stopped in the opposite order, however the demonstration ends; the folder holds
-configuration and sockets, never a key.
+It prints nothing.  Rules: everything is on loopback; everything is stopped in reverse order,
+however the demonstration ends; the folder holds configuration and sockets, never a key.
 
     client ── frontend's uProxy ══ tap ══ orders' uProxy ── server
 """
@@ -21,8 +20,8 @@ from typing import Any, Self, TypeVar
 from uproxy.app.identity import make_source
 from uproxy.authority import Authority, Definition, DomainDefinition, EntryDefinition
 from uproxy.config.settings import IdentitySettings
-from uproxy.demo.processes import PATIENCE_S
-from uproxy.demo.uproxies import Uproxy
+from uproxy.demo.processes import TIMEOUT_S
+from uproxy.demo.uproxies import UproxyProcess
 from uproxy.errors import NoIdentityError
 from uproxy.identity.credentials import Svid
 from uproxy.identity.workload_api.source import fetch_once
@@ -37,14 +36,14 @@ ORDERS = f"spiffe://{HOME}/ns/db/sa/orders"
 NEWSLETTER = f"spiffe://{HOME}/ns/web/sa/newsletter"
 NAMESAKE = f"spiffe://{ABROAD}/ns/web/sa/frontend"
 RULE = "only-frontend"
-"""The one rule of orders' policy."""
+"""The only rule of orders' policy."""
 
 _TIMEOUTS = {"drain_delay": "0s", "drain": "500ms"}
 _T = TypeVar("_T")
 
 
-class World:
-    """Everything but the applications; leaving its `async with` takes all of it down."""
+class DemoWorld:
+    """Everything except the applications; leaving its `async with` stops all of it."""
 
     def __init__(self) -> None:
         self.doors: dict[str, int] = {}
@@ -56,16 +55,16 @@ class World:
         self._stack = AsyncExitStack()
 
     folder: Path
-    """Ours alone; as root, others may pass through but not look."""
+    """Where all files are.  If we are root, other users may enter it but not list it."""
     authority: Authority
-    frontend: Uproxy
-    orders: Uproxy
+    frontend: UproxyProcess
+    orders: UproxyProcess
 
     async def __aenter__(self) -> Self:
         self.folder = Path(tempfile.mkdtemp(prefix="uproxy-demo-"))
         self._stack.callback(shutil.rmtree, self.folder)
         if os.geteuid() == 0:
-            # the applications are then somebody else, with folders of their own inside
+            # the applications then run as another user, with their own folders inside
             self.folder.chmod(0o711)
         return self
 
@@ -77,11 +76,11 @@ class World:
         return await self._stack.enter_async_context(part)
 
     def on_exit(self, close: Callable[[], Awaitable[None]]) -> None:
-        """Have something closed before the rest is taken down."""
+        """Call `close` before the rest is stopped."""
         self._stack.push_async_callback(close)
 
     async def start_authority(self) -> Mapping[str, str]:
-        """Returns each trust domain's endpoint.
+        """Start the authority; return the endpoint of each trust domain.
 
         Raises:
             UproxyError: a socket can't be made.
@@ -90,22 +89,23 @@ class World:
         return self.authority.endpoints
 
     async def start_uproxies(self, servers: Mapping[str, int]) -> None:
-        """Both, with a door and a tap for every server; returns when they are ready.
+        """Start both uProxies, with a door and a tap for each server; return when they are
+        ready.
 
         Raises:
-            UproxyError: one of them doesn't get ready.
+            UproxyError: one of them doesn't become ready.
         """
         self.inbound_doors = {service: free_port() for service in servers}
         self.doors = {service: free_port() for service in servers}
         for service, port in self.inbound_doors.items():
             self.taps[service] = await self.enter(Tap(port))
-        self.orders = await self.enter(Uproxy(self.orders_config(servers), self.folder))
-        self.frontend = await self.enter(Uproxy(self.frontend_config(), self.folder))
+        self.orders = await self.enter(UproxyProcess(self.orders_config(servers), self.folder))
+        self.frontend = await self.enter(UproxyProcess(self.frontend_config(), self.folder))
         await self.orders.wait_until_ready()
         await self.frontend.wait_until_ready()
 
     async def identity(self, spiffe_id: str) -> Svid:
-        """An SVID for ourselves, asked of the Workload API like everybody's.
+        """Fetch an SVID from the authority's Workload API.
 
         Raises:
             NoIdentityError: none came.
@@ -113,16 +113,16 @@ class World:
         name = spiffe_id.removeprefix("spiffe://").partition("/")[0]
         path = self.authority.endpoints[name].removeprefix("unix://")
         settings = IdentitySettings(workload_api=UnixAddress(path), spiffe_id=spiffe_id)
-        credentials = await fetch_once(make_source(settings), PATIENCE_S)
+        credentials = await fetch_once(make_source(settings), TIMEOUT_S)
         if (task := asyncio.current_task()) is not None and task.cancelling():
-            # Ctrl-C came while the source was stopping, which keeps a cancellation to itself
+            # Ctrl-C came while the source was stopping, which swallows a cancellation
             raise asyncio.CancelledError
         if credentials.svid is None:
             raise NoIdentityError(credentials.reason)
         return credentials.svid
 
     def frontend_config(self) -> dict[str, Any]:
-        """Every service is an outbound door of its own, which leads to a tap."""
+        """Return frontend's configuration: an outbound door for each service, to its tap."""
         return {
             "name": "frontend",
             "identity": self._identity(FRONTEND),
@@ -142,7 +142,7 @@ class World:
         }
 
     def orders_config(self, servers: Mapping[str, int]) -> dict[str, Any]:
-        """Every server has an inbound door of its own; frontend alone may come in."""
+        """Return orders' configuration: an inbound door for each server, open to frontend only."""
         return {
             "name": "orders",
             "identity": self._identity(ORDERS),
@@ -166,7 +166,8 @@ class World:
 
 
 def _definition(sockets: str) -> Definition:
-    """Whoever we are may have every identity: the uProxies choose theirs by name."""
+    """Return the authority's definition: our own user may have every identity, and the uProxies
+    choose theirs by SPIFFE ID."""
 
     def domain(name: str, *spiffe_ids: str) -> DomainDefinition:
         uid = os.geteuid()

@@ -1,4 +1,4 @@
-"""A server on a free port of loopback: one task per connection, all of them ended at the end."""
+"""A TCP server on a free loopback port, with one task for each connection."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from typing import Self
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-class Listener:
-    """Listens while its `async with` lasts; hands every connection to `serve`."""
+class LoopbackServer:
+    """Listens inside its `async with` and calls `serve` for each connection; cancels all at the
+    end."""
 
     def __init__(self, serve: Callable[[Streams], Awaitable[None]]) -> None:
-        """`serve` closes its connection itself, also when it is cancelled."""
+        """`serve` must close its connection itself, also when it is cancelled."""
         self._serve = serve
         self._server: asyncio.Server | None = None  # set by __aenter__
         self._tasks: set[asyncio.Future[None]] = set()
 
     @property
     def port(self) -> int:
-        """The kernel's choice."""
+        """The port, which the kernel chose."""
         assert self._server is not None
         port: int = self._server.sockets[0].getsockname()[1]
         return port

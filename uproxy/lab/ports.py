@@ -1,7 +1,7 @@
-"""Ports of loopback that nobody listens at.
+"""Chooses free loopback ports.
 
-They come from below the kernel's ephemeral range (32768 and up), so that no outgoing
-connection takes one between the choice and the bind; another listener still may.
+They are below the kernel's ephemeral range (32768 and up), so that no outgoing connection takes
+one before it is used; another listener still could.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ _given: set[int] = set()
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port nobody listens at on `host`, not given out before by this process.
+    """Return a free TCP port of 127.0.0.1 that this process hasn't returned before.
 
     Raises:
         UproxyError: none is free.
     """
     count = _LAST - _FIRST
-    # at random, so that two processes at once choose differently; not a secret
+    # in random order, so that processes at the same time choose different ones
     start = random.randrange(count)
     for offset in range(count):
         port = _FIRST + (start + offset) % count
@@ -33,7 +33,7 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def listens(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether something accepts TCP connections there now."""
+    """Return whether something accepts TCP connections at this port of 127.0.0.1 now."""
     with _probe(host) as probe:
         probe.settimeout(1.0)
         return probe.connect_ex((host, port)) == 0

@@ -1,23 +1,23 @@
-"""A wire tap: forwards TCP from a port of loopback to another, and keeps what went by.
+"""A wire tap: forwards TCP from a loopback port to another and captures the bytes.
 
-It understands nothing of what it forwards, as somebody on the network would.  Rules: bytes
-and half-closes pass unchanged; when one side breaks off, the other is cut; of each direction
-the first KEPT bytes are kept.
+Like an observer on the network, it doesn't interpret them.  Rules: bytes and half-closes are
+forwarded unchanged; when one side breaks the connection, the other is cut; of each direction
+the first KEPT bytes are captured.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from uproxy.lab.listening import Listener, Streams
+from uproxy.lab.listening import LoopbackServer, Streams
 
 KEPT = 1024 * 1024
-"""Bytes per direction of a connection; far more than the demonstration sends."""
+"""Bytes captured for each direction of a connection; far more than the demonstration sends."""
 _CHUNK = 64 * 1024
 
 
 class Capture:
-    """One connection, as it went by."""
+    """The captured bytes of one connection."""
 
     def __init__(self) -> None:
         self.from_client = bytearray()
@@ -25,17 +25,17 @@ class Capture:
 
     @property
     def both_ways(self) -> tuple[bytearray, bytearray]:
-        """Everything."""
+        """Both directions."""
         return self.from_client, self.from_server
 
 
-class Tap(Listener):
-    """Listens on a port of its own in front of `target`, a port of loopback."""
+class Tap(LoopbackServer):
+    """Listens on a free loopback port and forwards to `target`, another loopback port."""
 
     def __init__(self, target: int) -> None:
         super().__init__(self._forward)
         self.captures: list[Capture] = []
-        """In the order they came."""
+        """One for each connection, in order."""
         self._target = target
 
     async def _forward(self, client: Streams) -> None:
@@ -52,7 +52,7 @@ class Tap(Listener):
                 writer.close()
                 await writer.wait_closed()
         except* OSError:
-            pass  # one side broke off, or was never there: the other notices, as on any wire
+            pass  # one side is gone, or couldn't be reached: the other is cut below
         finally:
             for writer in writers:
                 writer.transport.abort()

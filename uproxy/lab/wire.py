@@ -1,8 +1,7 @@
-"""TLS as it can be read on a wire: records, the two hellos, and what only counts (RFC 8446).
+"""Reads what an observer can see of TLS: records, hellos, and the sizes of encrypted data.
 
-It decrypts nothing and knows no socket.  Rules: what isn't TLS as the RFC writes it is a
-WireError, never a guess; every length is checked; a record that hasn't arrived whole is
-left alone.  So what it reports was read from the bytes, and from nothing else.
+It decrypts nothing.  Rules: bytes that aren't TLS as RFC 8446 defines it raise a WireError;
+every length is checked; an incomplete last record is ignored.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ CIPHERS = {
     0x1302: "TLS_AES_256_GCM_SHA384",
     0x1303: "TLS_CHACHA20_POLY1305_SHA256",
 }
-"""By the numbers of IANA's TLS registries; the ones that uProxy offers by default."""
+"""By their numbers in IANA's TLS registries; those that uProxy offers by default."""
 
 _RECORD_TYPES = {CHANGE_CIPHER_SPEC, 21, HANDSHAKE, APPLICATION_DATA}
 _RECORD_VERSIONS = {0x0301, 0x0303}  # 0x0301 in a first ClientHello only (RFC 8446 §5.1)
@@ -37,12 +36,12 @@ _RETRY_RANDOM = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e0
 
 
 class WireError(UproxyError):
-    """The bytes aren't what RFC 8446 says they would be."""
+    """The bytes are not as RFC 8446 demands."""
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """One TLS record as it was sent."""
+class TlsRecord:
+    """One TLS record."""
 
     type: int
     version: int
@@ -51,7 +50,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class KeyShare:
-    """A key exchange group, by its number in IANA's registry, and the bytes spent on it."""
+    """A key exchange group, by its number in IANA's registry, and the bytes of its key."""
 
     group: int
     size: int
@@ -59,39 +58,39 @@ class KeyShare:
 
 @dataclass(frozen=True, slots=True)
 class ClientHello:
-    """What the caller offers."""
+    """What the client offers."""
 
     versions: tuple[int, ...]
-    """Of `supported_versions`; empty without that extension."""
+    """From the extension `supported_versions`; empty without it."""
     shares: tuple[KeyShare, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ServerHello:
-    """What the other end chose."""
+    """What the server chose."""
 
     version: int
-    """Of `supported_versions`, or the field that came before it."""
+    """From the extension `supported_versions`, else from the older field."""
     cipher: int
     share: KeyShare
 
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """What a captured connection says about itself."""
+    """What can be read from a captured connection."""
 
     client: ClientHello
     server: ServerHello
-    sealed_records: int
-    """Records of application data, both ways; in TLS 1.3 certificates are in such records too."""
-    sealed_bytes: int
+    encrypted_records: int
+    """Encrypted records in both directions; in TLS 1.3 these include the certificates."""
+    encrypted_bytes: int
 
     @property
     def agreed(self) -> tuple[KeyShare, KeyShare]:
-        """The key shares, there and back, that the connection's secret comes from.
+        """The key shares of client and server from which the connection's keys were derived.
 
         Raises:
-            WireError: the server chose a group that it had no share of.
+            WireError: the client sent no share of the server's group.
         """
         group = self.server.share.group
         for share in self.client.shares:
@@ -101,32 +100,34 @@ class Conversation:
 
 
 def read_conversation(from_client: bytes, from_server: bytes) -> Conversation:
-    """Read both directions of one connection from their first byte on.
+    """Read both directions of a connection from their first byte.
 
     Raises:
-        WireError: they aren't TLS, or their hellos can't be read.
+        WireError: they are not TLS, or their hellos can't be read.
     """
     client_hello, client_rest = _split(read_records(from_client))
     server_hello, server_rest = _split(read_records(from_server))
     client, server = read_client_hello(client_hello), read_server_hello(server_hello)
-    sealed = [len(one.body) for one in (*client_rest, *server_rest) if _is_sealed(one)]
-    return Conversation(client, server, sealed_records=len(sealed), sealed_bytes=sum(sealed))
+    encrypted = [len(one.body) for one in (*client_rest, *server_rest) if _is_encrypted(one)]
+    return Conversation(
+        client, server, encrypted_records=len(encrypted), encrypted_bytes=sum(encrypted)
+    )
 
 
-def read_records(data: bytes) -> tuple[Record, ...]:
-    """Every whole record (RFC 8446 §5.1).
+def read_records(data: bytes) -> tuple[TlsRecord, ...]:
+    """Return the complete records (RFC 8446 §5.1).
 
     Raises:
-        WireError: something that isn't a record.
+        WireError: there is something else than a record.
     """
     return tuple(_records(data))
 
 
 def read_client_hello(message: bytes) -> ClientHello:
-    """A ClientHello with its header (RFC 8446 §4.1.2).
+    """Read a ClientHello with its handshake header (RFC 8446 §4.1.2).
 
     Raises:
-        WireError: it isn't one.
+        WireError: it is something else.
     """
     body = _body(message, _CLIENT_HELLO)
     body.take(2 + 32)  # legacy_version, random
@@ -143,10 +144,10 @@ def read_client_hello(message: bytes) -> ClientHello:
 
 
 def read_server_hello(message: bytes) -> ServerHello:
-    """A ServerHello with its header (RFC 8446 §4.1.3).
+    """Read a ServerHello with its handshake header (RFC 8446 §4.1.3).
 
     Raises:
-        WireError: it isn't one, or asks the client to try again.
+        WireError: it is something else, or a HelloRetryRequest.
     """
     body = _body(message, _SERVER_HELLO)
     version = body.number(2)
@@ -164,7 +165,7 @@ def read_server_hello(message: bytes) -> ServerHello:
 
 
 class _Bytes:
-    """Takes bytes from the front, never more than there are."""
+    """Reads from the front of some bytes; raises WireError if there are too few."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -184,15 +185,16 @@ class _Bytes:
         return int.from_bytes(self.take(size), "big")
 
     def vector(self, size: int) -> bytes:
-        """Bytes behind a length of `size` bytes (RFC 8446 §3.4)."""
+        """Return the bytes after a length field of `size` bytes (RFC 8446 §3.4)."""
         return self.take(self.number(size))
 
     def end(self) -> None:
+        """Refuse bytes that are left over."""
         if self.left:
             raise WireError(f"{self.left} bytes too many")
 
 
-def _records(data: bytes) -> Iterator[Record]:
+def _records(data: bytes) -> Iterator[TlsRecord]:
     at = 0
     while len(data) - at >= 5:
         kind, version = data[at], int.from_bytes(data[at + 1 : at + 3], "big")
@@ -201,12 +203,13 @@ def _records(data: bytes) -> Iterator[Record]:
             raise WireError(f"no TLS record at byte {at}: {data[at : at + 5].hex()}")
         if length > len(data) - at - 5:
             return
-        yield Record(kind, version, data[at + 5 : at + 5 + length])
+        yield TlsRecord(kind, version, data[at + 5 : at + 5 + length])
         at += 5 + length
 
 
-def _split(records: tuple[Record, ...]) -> tuple[bytes, tuple[Record, ...]]:
-    """The hello with its header, which may span records (RFC 8446 §5.1), and what follows."""
+def _split(records: tuple[TlsRecord, ...]) -> tuple[bytes, tuple[TlsRecord, ...]]:
+    """Return the first message, which may span records (RFC 8446 §5.1), and the records after
+    it."""
     message = b""
     for count, record in enumerate(records, 1):
         if record.type != HANDSHAKE:
@@ -217,11 +220,12 @@ def _split(records: tuple[Record, ...]) -> tuple[bytes, tuple[Record, ...]]:
     raise WireError("no whole hello was captured")
 
 
-def _is_sealed(record: Record) -> bool:
-    """Whether a record behind the hellos is encrypted; the one that needn't be has no meaning.
+def _is_encrypted(record: TlsRecord) -> bool:
+    """Return whether a record after the hellos is encrypted; a ChangeCipherSpec is not and
+    counts as none.
 
     Raises:
-        WireError: it is readable by everybody.
+        WireError: another kind of record is in plaintext.
     """
     if record.type == CHANGE_CIPHER_SPEC and record.body == b"\1":
         return False  # for middleboxes (RFC 8446 §5, §D.4)
@@ -231,6 +235,7 @@ def _is_sealed(record: Record) -> bool:
 
 
 def _body(message: bytes, kind: int) -> _Bytes:
+    """Return the body of a handshake message, which must be of this kind."""
     whole = _Bytes(message)
     found = whole.number(1)
     if found != kind:
@@ -241,7 +246,7 @@ def _body(message: bytes, kind: int) -> _Bytes:
 
 
 def _extensions(body: _Bytes) -> dict[int, bytes]:
-    """By type; what stands behind them, or stands there twice, isn't allowed (§4.2)."""
+    """Return the extensions by type; refuse repeated ones and bytes after them (§4.2)."""
     extensions: dict[int, bytes] = {}
     block = _Bytes(body.vector(2))
     body.end()
@@ -259,12 +264,14 @@ def _key_share(source: _Bytes) -> KeyShare:
 
 
 def _each(data: bytes, read: Callable[[_Bytes], _T]) -> Iterator[_T]:
+    """Read values until the end of `data`."""
     source = _Bytes(data)
     while source.left:
         yield read(source)
 
 
 def _whole(data: bytes, read: Callable[[_Bytes], _T]) -> _T:
+    """Read one value that must fill `data`."""
     source = _Bytes(data)
     value = read(source)
     source.end()

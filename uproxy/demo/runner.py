@@ -1,7 +1,7 @@
-"""One performance of the story: it ends when it is told, or when somebody stops it.
+"""Runs the story once; it ends by itself or on a signal.
 
-Rules: SIGINT, SIGTERM and SIGHUP end the telling at any moment; what then takes everything
-down is out of their reach, because it takes a second or two and is bounded.
+Rules: SIGINT, SIGTERM and SIGHUP end the story at any moment; the clean-up that follows isn't
+interrupted by them, because it only takes a few seconds.
 """
 
 from __future__ import annotations
@@ -12,54 +12,54 @@ from contextlib import AsyncExitStack
 
 from uproxy.demo.screen import Screen
 from uproxy.demo.story import Story
-from uproxy.demo.world import World
+from uproxy.demo.world import DemoWorld
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-class Interruption:
-    """Takes the signals over; each cancels the task that is watched."""
+class SignalHandler:
+    """Handles the signals: each cancels the task that is watched."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
-        """The first that came."""
+        """The first one received; None: none was."""
         self._task: asyncio.Task[None] | None = None  # set by watch
         for number in _SIGNALS:
-            # ignored under nohup, and to stay so
+            # nohup ignores SIGHUP, and so do we then
             if number is not signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:
-                asyncio.get_running_loop().add_signal_handler(number, self._came, number)
+                asyncio.get_running_loop().add_signal_handler(number, self._on_signal, number)
 
     def watch(self, task: asyncio.Task[None]) -> None:
-        """This is what a signal ends, from now on or already."""
+        """Cancel this task on a signal; at once if one has come already."""
         self._task = task
         if self.signal is not None:
             task.cancel()
 
-    def _came(self, number: signal.Signals) -> None:
+    def _on_signal(self, number: signal.Signals) -> None:
         self.signal = self.signal or number
         if self._task is not None:
             self._task.cancel()
 
 
-async def perform(screen: Screen, *, real: bool, once: bool) -> int:
-    """Tell the story; unless `once`, stay until somebody stops it.  Returns the exit code: 0,
-    or 128 and the number of a signal that came before the story was told.
+async def run_demo(screen: Screen, *, real: bool, once: bool) -> int:
+    """Run the story and, unless `once`, wait for a signal.  Returns the exit code: 0, or 128
+    plus the number of a signal that came before the story's end.
 
     Raises:
-        UproxyError: something isn't as it should be.
+        UproxyError: a step of the story failed.
     """
-    # a signal reaches the telling only: what is taken down here is taken down
-    interruption = Interruption()
+    # signals cancel the task of the story only, so that the clean-up here is complete
+    signals = SignalHandler()
     async with AsyncExitStack() as stack:
-        world = await stack.enter_async_context(World())
+        world = await stack.enter_async_context(DemoWorld())
         story = Story(world, screen, real=real)
         telling = asyncio.create_task(_tell(story, screen, once=once))
-        interruption.watch(telling)
+        signals.watch(telling)
         await asyncio.wait([telling])
         with screen.waiting("taking everything down"):
             await stack.aclose()
-    if telling.cancelled() and interruption.signal is not None:
-        return 128 + interruption.signal
+    if telling.cancelled() and signals.signal is not None:
+        return 128 + signals.signal
     telling.result()
     screen.done("ended: programs, sockets and files are gone")
     return 0

@@ -1,8 +1,7 @@
-"""Clients that nobody invited, and how they are received; their TLS is pyOpenSSL, not ours.
+"""Clients that must be refused, and what they see; their TLS is pyOpenSSL, not our engine.
 
-A stranger shows what identity it has, or none, says something if it is let in so far, and
-reports what it saw.  It judges nobody: whether it was received as it should be, the story
-decides.  Rules: it believes every server, as somebody who pokes at doors does.
+A client presents an identity or none, sends a line, and reports what it saw; `story` checks
+that.  Rule: the client accepts any server certificate, as an attacker would.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from cryptography import x509
 from OpenSSL import SSL
 
-from uproxy.demo.processes import PATIENCE_S
+from uproxy.demo.processes import TIMEOUT_S
 from uproxy.errors import UproxyError
 from uproxy.identity.credentials import Svid
 
@@ -22,35 +21,35 @@ _HELLO = b"let me in\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Reception:
-    """What a client saw of a door."""
+class ConnectionResult:
+    """What a client saw when it connected to a door."""
 
     source: str
     """The client's own address, as access logs write it."""
     certificate: x509.Certificate | None
-    """What the server showed; None: the handshake didn't come so far."""
+    """The server's certificate; None: the handshake didn't get that far."""
     refusal: str | None
-    """`alert unknown ca`, `connection reset`, …; None: it was let in."""
+    """`alert unknown_ca`, `connection reset`, …; None: the client was let in."""
 
 
-async def knock(port: int, svid: Svid | None) -> Reception:
-    """Connect to a door, shake hands, say something, wait for an answer or a refusal.
+async def connect_to_door(port: int, svid: Svid | None) -> ConnectionResult:
+    """Connect to a door, do a TLS handshake, send a line, and wait for an answer or a refusal.
 
     Raises:
-        UproxyError: nobody listens there, or nothing happened for PATIENCE_S.
+        UproxyError: nobody listens there, or neither came before the timeout.
     """
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(TIMEOUT_S):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            return await _Knock(reader, writer, svid).receive()
+            return await _Client(reader, writer, svid).receive()
     except TimeoutError:
         raise UproxyError(f"the door at port {port} neither answered nor refused") from None
     except OSError as error:
         raise UproxyError(f"the door at port {port} can't be reached: {error}") from error
 
 
-class _Knock:
-    """One TLS connection over memory buffers."""
+class _Client:
+    """One TLS connection over memory BIOs."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, svid: Svid | None
@@ -60,22 +59,22 @@ class _Knock:
         self._tls = SSL.Connection(_context(svid))
         self._tls.set_connect_state()
 
-    async def receive(self) -> Reception:
+    async def receive(self) -> ConnectionResult:
         host, port = self._writer.get_extra_info("sockname")
         try:
             refusal = await self._refusal()
         finally:
             self._writer.transport.abort()
         certificate = self._tls.get_peer_certificate(as_cryptography=True)
-        return Reception(f"{host}:{port}", certificate, refusal)
+        return ConnectionResult(f"{host}:{port}", certificate, refusal)
 
     async def _refusal(self) -> str | None:
         try:
-            await self._shake()
+            await self._handshake()
             self._tls.send(_HELLO)
             await self._flush()
-            # in TLS 1.3 a client has finished before the server has judged it (RFC 8446 §4.4.2)
-            await self._hear()
+            # a TLS 1.3 client's handshake ends before the server has verified it (RFC 8446 §4.4.2)
+            await self._receive()
         except SSL.ZeroReturnError:
             return "closed"
         except SSL.Error as error:
@@ -86,7 +85,7 @@ class _Knock:
             return "connection closed"
         return None
 
-    async def _shake(self) -> None:
+    async def _handshake(self) -> None:
         while True:
             try:
                 self._tls.do_handshake()
@@ -95,7 +94,7 @@ class _Knock:
             else:
                 return await self._flush()
 
-    async def _hear(self) -> bytes:
+    async def _receive(self) -> bytes:
         while True:
             try:
                 return self._tls.recv(_CHUNK)
@@ -129,6 +128,7 @@ def _context(svid: Svid | None) -> SSL.Context:
 
 
 def _alert(error: SSL.Error) -> str:
+    """Return OpenSSL's error as `alert NAME` if it is a TLS alert, else its text."""
     # such as [('SSL routines', '', 'tlsv13 alert certificate required')]
     words = str(error.args[0][-1][2]) if error.args and error.args[0] else "TLS failure"
     _, alert, name = words.partition(" alert ")

@@ -1,4 +1,4 @@
-"""One performance: its exit code, and what a signal does to it."""
+"""One run of the demonstration: its exit code, and what a signal does to it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import signal
 
 import pytest
 
-from uproxy.demo import performance
-from uproxy.demo.performance import perform
+from uproxy.demo import runner
+from uproxy.demo.runner import run_demo
 from uproxy.demo.screen import Screen
 from uproxy.demo.story import Story
 from uproxy.errors import UproxyError
@@ -27,7 +27,7 @@ class Broken(Story):
 
 async def test_it_ends_by_itself_if_it_is_to() -> None:
     stream = io.StringIO()
-    assert await perform(Screen(stream, {}), real=False, once=True) == 0
+    assert await run_demo(Screen(stream, {}), real=False, once=True) == 0
     assert stream.getvalue().endswith("ended: programs, sockets and files are gone\n")
 
 
@@ -41,7 +41,7 @@ async def test_it_ends_by_itself_if_it_is_to() -> None:
 )
 async def test_a_signal_ends_it(moment: str, number: signal.Signals, code: int) -> None:
     stream = io.StringIO()
-    task = asyncio.create_task(perform(Screen(stream, {}), real=False, once=False))
+    task = asyncio.create_task(run_demo(Screen(stream, {}), real=False, once=False))
     await eventually(lambda: moment in stream.getvalue(), moment)
     os.kill(os.getpid(), number)
     assert await task == code
@@ -50,8 +50,8 @@ async def test_a_signal_ends_it(moment: str, number: signal.Signals, code: int) 
 async def test_what_fails_is_raised_when_everything_is_taken_down(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(performance, "Story", Broken)
+    monkeypatch.setattr(runner, "Story", Broken)
     stream = io.StringIO()
     with pytest.raises(UproxyError, match="isn't as it should be"):
-        await perform(Screen(stream, {}), real=False, once=True)
+        await run_demo(Screen(stream, {}), real=False, once=True)
     assert "ended:" not in stream.getvalue()

@@ -11,8 +11,8 @@ from cryptography import x509
 
 from tests.helpers import traffic
 from tests.helpers.peers import SServer
-from uproxy.demo import strangers
-from uproxy.demo.strangers import knock
+from uproxy.demo import unauthorized
+from uproxy.demo.unauthorized import connect_to_door
 from uproxy.errors import UproxyError
 from uproxy.identity.credentials import Svid
 from uproxy.lab.identities import write_identity
@@ -42,33 +42,33 @@ def server(tmp_path: Path, authority: Authority) -> Iterator[SServer]:
 async def test_who_is_received_sees_the_servers_certificate(
     server: SServer, authority: Authority
 ) -> None:
-    reception = await knock(server.port, svid(authority))
-    assert reception.refusal is None
-    assert reception.source.startswith("127.0.0.1:")
-    assert reception.certificate is not None
-    sans = reception.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    result = await connect_to_door(server.port, svid(authority))
+    assert result.refusal is None
+    assert result.source.startswith("127.0.0.1:")
+    assert result.certificate is not None
+    sans = result.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     assert f"spiffe://example.org{DB}" in str(sans.value)
 
 
 async def test_intermediates_are_shown_too(server: SServer, authority: Authority) -> None:
-    reception = await knock(server.port, svid(authority.intermediate()))
-    assert reception.refusal is None
+    result = await connect_to_door(server.port, svid(authority.intermediate()))
+    assert result.refusal is None
 
 
 async def test_who_has_no_certificate_sees_an_alert(server: SServer) -> None:
-    reception = await knock(server.port, None)
-    assert reception.refusal == "alert certificate_required"
+    result = await connect_to_door(server.port, None)
+    assert result.refusal == "alert certificate_required"
 
 
 async def test_who_is_not_believed_sees_an_alert(server: SServer) -> None:
-    reception = await knock(server.port, svid(Authority("stranger.test")))
-    assert reception.refusal == "alert unknown_ca"
+    result = await connect_to_door(server.port, svid(Authority("stranger.test")))
+    assert result.refusal == "alert unknown_ca"
 
 
 async def test_a_reset_is_told_as_one() -> None:
     async with traffic.serving(traffic.reset_after(4)) as app:
-        reception = await knock(app, None)
-    assert (reception.refusal, reception.certificate) == ("connection reset", None)
+        result = await connect_to_door(app, None)
+    assert (result.refusal, result.certificate) == ("connection reset", None)
 
 
 async def test_a_server_that_only_closes_is_told_as_that() -> None:
@@ -78,23 +78,23 @@ async def test_a_server_that_only_closes_is_told_as_that() -> None:
         await reader.read()
 
     async with traffic.serving(close) as app:
-        assert (await knock(app, None)).refusal == "connection closed"
+        assert (await connect_to_door(app, None)).refusal == "connection closed"
 
 
 async def test_a_server_that_speaks_no_tls_is_told_as_that() -> None:
     async with traffic.serving(traffic.echo) as app:
-        assert (await knock(app, None)).refusal is not None
+        assert (await connect_to_door(app, None)).refusal is not None
 
 
 async def test_a_door_that_is_not_there_is_told() -> None:
     with pytest.raises(UproxyError, match="can't be reached"):
-        await knock(free_port(), None)
+        await connect_to_door(free_port(), None)
 
 
 async def test_a_door_that_says_nothing_is_not_waited_for_forever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(strangers, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(unauthorized, "TIMEOUT_S", 0.1)
     async with traffic.serving(traffic.never_read) as app:
         with pytest.raises(UproxyError, match="neither answered nor refused"):
-            await knock(app, None)
+            await connect_to_door(app, None)
