@@ -19,11 +19,12 @@ from tests.helpers.odd_certificates import generalized_time, with_generalized_ti
 from uproxy.contract import PeerSvid
 from uproxy.errors import UntrustedError
 from uproxy.identity.credentials import Credentials
-from uproxy.identity.verifier import MAX_CHAIN, MAX_CHAIN_BYTES, Verifier
+from uproxy.identity.verifier import Verifier
 from uproxy.lab.pki import CLIENT_AUTH, SERVER_AUTH, UNKNOWN_OID, Authority, Issued, Quirks
 from uproxy.model import Alert, Role
 from uproxy.spiffe import encoding
 from uproxy.spiffe.bundles import Bundle
+from uproxy.spiffe.presented import MAX_CHAIN, MAX_CHAIN_BYTES
 
 NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)

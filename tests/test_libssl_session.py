@@ -14,7 +14,11 @@ from uproxy.contract import PeerSvid, Refusal, RefusedError, VerifyPeer
 from uproxy.errors import IdentityError, UntrustedError
 from uproxy.lab.pki import Authority, Issued
 from uproxy.libssl import RECEIVE_SIZE, Session, TlsError, callbacks, context_of
+from uproxy.libssl.binding import lib
 from uproxy.model import Alert, Outcome, Role, TlsSettings
+
+VERSIONS = {"1.2": 0x0303, "1.3": 0x0304}
+
 
 # Handshakes.
 
@@ -41,7 +45,8 @@ def test_nobody_without_an_acceptance_of_this_handshake_passes(
 ) -> None:
     """Even if OpenSSL were content without asking."""
     client, server = pair()
-    monkeypatch.setattr(Session, "judge", lambda _self, _store: 0)
+    monkeypatch.setattr(Session, "judged", lambda _self: 0)
+    monkeypatch.setattr(Session, "hear", lambda _self, _version, _message: None)
     with pytest.raises(TlsError, match="without a verified peer"):
         shake(client, server)
     assert (client.peer, server.peer) == (None, None)
@@ -59,7 +64,8 @@ def test_a_peer_is_judged_once_though_openssl_asks_several_times() -> None:
     assert asked == [deep.der]
 
 
-def test_the_judged_chain_is_the_presented_one_without_what_does_not_belong() -> None:
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+def test_the_judged_chain_is_what_was_presented_and_openssl_goes_by_the_leaf(version: str) -> None:
     asked: list[tuple[bytes, ...]] = []
 
     def verify(chain: tuple[bytes, ...]) -> PeerSvid:
@@ -70,8 +76,18 @@ def test_the_judged_chain_is_the_presented_one_without_what_does_not_belong() ->
     stray = Authority("stray.test").certificate
     leaf, intermediate = inner.chain
     shows = Issued((leaf, stray, intermediate), inner.key)
-    shaken(plan(Role.CLIENT, shows), plan(Role.SERVER, verify=verify))
-    assert asked == [inner.der]
+    settings = TlsSettings(min_version=version)
+    server = plan(Role.SERVER, verify=verify, settings=settings)
+    lib.SSL_CTX_set_max_proto_version(context_of(server).pointer, VERSIONS[version])
+    _, there = shaken(plan(Role.CLIENT, shows, settings=settings), server)
+    assert asked == [shows.der]
+    assert lib.sk_X509_num(lib.SSL_get0_verified_chain(there._ssl)) == 1
+
+
+def test_nothing_but_the_leaf_stays_in_memory_of_what_was_presented() -> None:
+    client, server = shaken(plan(Role.CLIENT, OURS.intermediate().issue()))
+    assert lib.sk_X509_num(lib.SSL_get_peer_cert_chain(server._ssl)) == 0  # the leaf is apart
+    assert lib.sk_X509_num(lib.SSL_get_peer_cert_chain(client._ssl)) == 1
 
 
 def refusing(error: Exception) -> VerifyPeer:

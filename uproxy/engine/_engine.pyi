@@ -18,6 +18,10 @@ OPENSSL_FUNCTIONS: Final[tuple[str, ...]]
 
 CHOOSE_PROTOCOL: Final[int]
 """The address of a function for SSL_CTX_set_alpn_select_cb (`libssl.Context`)."""
+ON_MESSAGE: Final[int]
+"""The same for SSL_CTX_set_msg_callback."""
+READ_PRESENTED: Final[int]
+"""The address of what reads a Certificate message, to be compared with `spiffe.presented`."""
 
 Handshake = tuple[object, int, int, bool, int]
 """A context to keep, its SSL_CTX's address, `TlsPlan.trust`, whether the client is us, and the

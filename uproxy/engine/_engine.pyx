@@ -9,7 +9,7 @@ but in `ask_verifier`, once for a leaf that isn't in the table.
 
 The pages, from the bottom up: `system`, `openssl` (calls), `alpn`, `parts` (every structure), `inbox`,
 `deadlines`, `gate` (limits), `verified` (leaves), `standing` (terms and routes), `side` (a socket
-and its TLS), `lending`, `hello`, `ending`, `relay`, `shake`, `far`, `near`, `worker` (a thread's
+and its TLS), `lending`, `hello`, `presented` (certificates), `ending`, `relay`, `shake`, `far`, `near`, `worker` (a thread's
 turn).
 """
 
@@ -25,18 +25,20 @@ from posix.unistd cimport close
 from uproxy.engine.alpn cimport choose_protocol
 from uproxy.engine.inbox cimport command, decide, inbox_remove, post, ring_loop, silence
 from uproxy.engine.near cimport A_GONE, A_ONE, pause, take_one
-from uproxy.engine.openssl cimport BIO_free, OSSL_PLACES, ossl_places, ossl_small_key
+from uproxy.engine.openssl cimport OSSL_PLACES, ossl_places, ossl_small_key
 from uproxy.engine.parts cimport (
     COMPANY, C_CUT, C_CUT_ALL, C_DIAL, C_FORGET, C_RELAY, C_RELEASE, C_SHAKE_NEAR, C_STOP, C_WATCH,
     E_ADMITTED, E_ARRIVED, E_CLOSED, E_FAR_FAILED, E_FAR_READY, E_OPENED, E_SHAKEN,
-    FAILURE_COUNT, F_AFTER_HANDSHAKE, F_CUT, F_EVICTED, F_FULL, F_HALF_CLOSED, F_IDLE, F_MEMORY,
+    FAILURE_COUNT, F_AFTER_HANDSHAKE, F_CUT, F_EVICTED, F_EXCESS, F_FULL, F_HALF_CLOSED, F_IDLE, F_MEMORY,
     F_NONE, F_NO_HELLO, F_OS, F_SHORT_HANDSHAKE, F_SHORT_HELLO, F_SLOTS, F_SOURCE_FULL,
     F_TIMEOUT, F_TLS, F_TRUNCATED, F_UNASKED, F_UNPROVEN, F_VERIFY,
     K_BELL, K_LISTENER, MOST_OPTIONS, PHASE_COUNT, P_ACCEPTED, P_ADMITTING, P_CLOSED, P_CLOSING,
     P_CONNECTING, P_HANDSHAKING_FAR, P_HANDSHAKING_NEAR, P_RELAYING, V_ACCEPTED, V_DEFECT, V_NONE, V_REFUSED,
-    Command, Conn, Entry, Fault, Gate, Handshake, Inbox, Listener, Place, Shared, Side, Standing,
+    Command, Conn, Entry, Fault, Gate, Handshake, Inbox, Listener, Place, Presented, Shared, Side, Standing,
     Table, Terms, Worker,
 )
+from uproxy.engine.presented cimport read_presented
+from uproxy.engine.shake cimport on_message
 from uproxy.engine.standing cimport (
     add_standing, find_standing, free_standing, listener_release, still_stands, terms_release,
 )
@@ -93,6 +95,7 @@ FAILURES = {
     F_FULL: "full",
     F_SOURCE_FULL: "source_full",
     F_EVICTED: "evicted",
+    F_EXCESS: "excess",
 }
 
 nameless = {
@@ -106,6 +109,8 @@ if any(nameless.values()):
 OPENSSL_FUNCTIONS = tuple(ossl_places[at].name.decode() for at in range(OSSL_PLACES))
 
 CHOOSE_PROTOCOL = <uintptr_t>&choose_protocol
+ON_MESSAGE = <uintptr_t>&on_message
+READ_PRESENTED = <uintptr_t>&read_presented
 
 _judge = None  # set by Core
 
@@ -119,14 +124,16 @@ cdef int take_addresses(dict addresses, uintptr_t small_key) except -1:
     return 0
 
 
-cdef void ask_verifier(Side *side, void *store, const uint8_t *leaf, long size) noexcept with gil:
+cdef void ask_verifier(Side *side, Presented *them) noexcept with gil:
     cdef Entry *entry
+    cdef int at
     try:
-        error, refused, verdict, expires = _judge(
-            <object>side.shakes.context, <uintptr_t>store)
+        chain = tuple([(<char *>them.ders[at])[:them.sizes[at]] for at in range(them.count)])
+        error, refused, verdict, expires = _judge(<object>side.shakes.context, chain)
         if error == 0:
             entry = table_add(
-                &side.conn.worker.shared.table, leaf, size, side.shakes.trust, verdict, expires)
+                &side.conn.worker.shared.table, them.ders[0], them.sizes[0], side.shakes.trust,
+                verdict, expires)
             if entry == NULL:
                 raise MemoryError
             side.entry, side.verdict, side.x509_error = entry, V_ACCEPTED, 0
@@ -207,8 +214,6 @@ cdef void free_worker(Worker *worker):
         close(worker.epoll)
     if worker.bell >= 0:
         close(worker.bell)
-    if worker.der != NULL:
-        BIO_free(worker.der)
     pthread_mutex_destroy(&worker.lock)
     free(worker.heap)
     free(worker)

@@ -63,9 +63,7 @@ typedef int (*request_t)(void *, void *);
     F(const char *, SSL_get0_group_name, (void *)) \
     F(void *, SSL_get_current_cipher, (void *)) \
     F(const char *, SSL_CIPHER_get_name, (void *)) \
-    F(void *, X509_STORE_CTX_get0_cert, (void *)) \
     F(void, X509_STORE_CTX_set_error, (void *, int)) \
-    F(int, i2d_X509_bio, (void *, void *)) \
     F(void *, SSL_get_peer_certificate, (void *)) \
     F(int, X509_set_pubkey, (void *, void *)) \
     F(void, X509_free, (void *))

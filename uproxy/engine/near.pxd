@@ -16,7 +16,7 @@ from uproxy.engine.hello cimport hello_complete
 from uproxy.engine.inbox cimport command, decide, post, ring_loop
 from uproxy.engine.lending cimport lend, strangers_come
 from uproxy.engine.parts cimport (
-    ACCEPTS, C_ADOPT, E_ARRIVED, E_SHAKEN, F_NONE, F_NO_HELLO, F_OS, F_SHORT_HANDSHAKE,
+    ACCEPTS, C_ADOPT, E_ARRIVED, E_SHAKEN, F_EXCESS, F_NONE, F_NO_HELLO, F_OS, F_SHORT_HANDSHAKE,
     F_SHORT_HELLO, F_SLOTS, F_TLS, F_UNASKED, F_UNPROVEN, F_VERIFY, K_SIDE, M_HELLO, M_PARTING,
     M_SHAKING, MAX_HELLO, P_ADMITTING, P_HANDSHAKING_NEAR, RECEIVE, UNHEARD,
     V_REFUSED,
@@ -312,6 +312,7 @@ cdef inline void near_failed(Conn *conn) noexcept nogil:
     free_slot(conn)
     if (why == F_OS or why == F_TLS or why == F_NO_HELLO or why == F_SHORT_HELLO
             or why == F_SHORT_HANDSHAKE or why == F_UNPROVEN or why == F_UNASKED
+            or why == F_EXCESS
             or (why == F_VERIFY and side.verdict == V_REFUSED)):
         part(side)
     else:

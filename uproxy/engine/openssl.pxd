@@ -37,9 +37,7 @@ cdef extern from "machine.h" nogil:
     const char *SSL_get0_group_name "ossl.SSL_get0_group_name"(void *)
     void *SSL_get_current_cipher "ossl.SSL_get_current_cipher"(void *)
     const char *SSL_CIPHER_get_name "ossl.SSL_CIPHER_get_name"(void *)
-    void *X509_STORE_CTX_get0_cert "ossl.X509_STORE_CTX_get0_cert"(void *)
     void X509_STORE_CTX_set_error "ossl.X509_STORE_CTX_set_error"(void *, int)
-    int i2d_X509_bio "ossl.i2d_X509_bio"(void *, void *)
     void *SSL_get_peer_certificate "ossl.SSL_get_peer_certificate"(void *)
     int X509_set_pubkey "ossl.X509_set_pubkey"(void *, void *)
     void X509_free "ossl.X509_free"(void *)
@@ -59,3 +57,7 @@ cdef enum:
     SSL_VERIFY_PEER_AND_INSIST = 3  # SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT
     X509_V_OK = 0
     X509_V_ERR_UNSPECIFIED = 1
+    X509_V_ERR_CERT_REJECTED = 28  # becomes the alert bad_certificate
+    SSL3_RT_HANDSHAKE = 22
+    ERR_LIB_SSL = 20
+    SSL_R_EXCESSIVE_MESSAGE_SIZE = 152

@@ -62,11 +62,28 @@ cdef enum CommandKind:
 cdef enum Failure:  # `_engine.FAILURES` has the names that the loop knows them by
     F_NONE, F_CUT, F_OS, F_TLS, F_VERIFY, F_TIMEOUT, F_IDLE, F_HALF_CLOSED, F_SLOTS
     F_NO_HELLO, F_SHORT_HELLO, F_SHORT_HANDSHAKE, F_TRUNCATED, F_UNPROVEN, F_MEMORY
-    F_AFTER_HANDSHAKE, F_UNASKED, F_FULL, F_SOURCE_FULL, F_EVICTED
+    F_AFTER_HANDSHAKE, F_UNASKED, F_FULL, F_SOURCE_FULL, F_EVICTED, F_EXCESS
     FAILURE_COUNT
 
 cdef enum Verdict:
     V_NONE, V_ACCEPTED, V_REFUSED, V_DEFECT
+
+cdef enum:  # what a peer may present; spiffe/presented.py has the reasons
+    MAX_CHAIN = 10
+    MAX_CHAIN_BYTES = 64 * 1024
+    MAX_PARTS = 400
+    MAX_TEXT = 8 * 1024
+    MAX_KEY = 4 * 1024
+    MAX_REQUEST = 16 * 1024
+    MAX_DEPTH = 24
+
+cdef enum Excess:  # the numbers of spiffe.presented.Excess
+    X_NONE, X_CERTIFICATES, X_BYTES, X_PARTS, X_TEXT, X_KEY, X_MESSAGE, X_REQUEST, X_NOT_DER
+
+cdef struct Presented:  # certificates inside a Certificate message, leaf first
+    int count  # of which the first MAX_CHAIN are here
+    const uint8_t *ders[MAX_CHAIN]
+    size_t sizes[MAX_CHAIN]
 
 cdef struct Place:  # an IP address, IPv4 as mapped, and a port in network order
     uint8_t host[16]
@@ -180,6 +197,7 @@ cdef struct Side:
     size_t message_known
     PyObject *judged  # with the GIL: the verdict's words where there is no entry
     Entry *entry
+    bint greeted  # its hello has been read
     int verdict
     int x509_error
 
@@ -285,7 +303,7 @@ cdef struct Option:
     int name
     int value
 
-ctypedef void (*judge_t)(Side *, void *, const uint8_t *, long) noexcept nogil
+ctypedef void (*judge_t)(Side *, Presented *) noexcept nogil
 
 cdef struct Shared:  # by all workers
     Inbox inbox
@@ -319,6 +337,5 @@ cdef struct Worker:
     Conn **heap
     Py_ssize_t heap_size
     Py_ssize_t heap_room
-    void *der
     char received[BULK_RECEIVE]
     char plain[PLAIN]

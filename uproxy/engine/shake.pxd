@@ -2,28 +2,38 @@
 
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t
+from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC
 
 from uproxy.engine.lending cimport strangers_came
 from uproxy.engine.openssl cimport (
-    SSL_ERROR_WANT_READ, SSL_VERIFY_PEER_AND_INSIST, X509_V_ERR_UNSPECIFIED, X509_V_OK,
-    BIO_free, BIO_get_mem_data, BIO_new, BIO_s_mem, ERR_clear_error, ERR_peek_error, SSL_CIPHER_get_name,
+    ERR_LIB_SSL, SSL3_RT_HANDSHAKE, SSL_ERROR_WANT_READ, SSL_R_EXCESSIVE_MESSAGE_SIZE,
+    SSL_VERIFY_PEER_AND_INSIST, X509_V_ERR_CERT_REJECTED, X509_V_ERR_UNSPECIFIED, X509_V_OK,
+    BIO_free, BIO_new, BIO_s_mem, ERR_clear_error, ERR_peek_error, SSL_CIPHER_get_name,
     SSL_do_handshake, SSL_get0_group_name, SSL_get_current_cipher, SSL_get_error,
     SSL_get_version, SSL_new, SSL_session_reused, SSL_set_accept_state, SSL_set_bio,
     SSL_set_cert_cb, SSL_set_connect_state, SSL_set_tlsext_host_name, SSL_set_verify,
-    X509_STORE_CTX_get0_cert,
-    X509_STORE_CTX_set_error, i2d_X509_bio,
+    X509_STORE_CTX_set_error,
 )
 from uproxy.engine.parts cimport (
-    F_MEMORY, F_OS, F_SHORT_HANDSHAKE, F_UNASKED, F_UNPROVEN, F_VERIFY, RECEIVE, V_ACCEPTED,
-    V_DEFECT, V_NONE, V_REFUSED, Conn, Side, Worker,
+    F_EXCESS, F_MEMORY, F_OS, F_SHORT_HANDSHAKE, F_UNASKED, F_UNPROVEN, F_VERIFY, MAX_REQUEST,
+    RECEIVE, V_ACCEPTED, V_DEFECT, V_NONE, V_REFUSED, X_MESSAGE, X_NONE, X_REQUEST,
+    Conn, Presented, Shared, Side,
 )
+from uproxy.engine.presented cimport leave_leaf_only, read_presented
 from uproxy.engine.side cimport (
     fail, fail_tls, fed, feed, flush, keep_early, push_last_words, push_output, read_plain,
     receive_raw,
 )
 from uproxy.engine.system cimport clock_of, shaking_get, shaking_set
 from uproxy.engine.verified cimport table_find
+
+cdef enum:  # messages of a handshake (RFC 8446 §4)
+    CLIENT_HELLO = 1
+    SERVER_HELLO = 2
+    CERTIFICATE = 11
+    CERTIFICATE_REQUEST = 13
+    TLS13 = 0x0304
 
 
 cdef inline int begin_tls(Side *side) noexcept nogil:
@@ -38,6 +48,7 @@ cdef inline int begin_tls(Side *side) noexcept nogil:
     SSL_set_bio(side.ssl, NULL, side.output)
     SSL_set_verify(side.ssl, SSL_VERIFY_PEER_AND_INSIST, on_verify)
     side.asked = not side.shakes.client
+    side.greeted = False
     SSL_set_cert_cb(side.ssl, on_request, side)
     if not side.shakes.client:
         SSL_set_accept_state(side.ssl)
@@ -50,13 +61,15 @@ cdef inline int begin_tls(Side *side) noexcept nogil:
     return 0
 
 
+# What OpenSSL calls inside SSL_do_handshake.
+
+
 cdef inline int on_verify(int _preverified, void *store) noexcept nogil:
-    """OpenSSL's question, two or three times per handshake: the first answer stands."""
+    """OpenSSL's question, two or three times per handshake.  The answer was found when the
+    Certificate message came; without one nobody is believed."""
     cdef Side *side = <Side *>shaking_get()
     if side == NULL:
         return 0
-    if side.verdict == V_NONE:
-        judge_leaf(side, store)
     X509_STORE_CTX_set_error(store, side.x509_error)
     return side.verdict == V_ACCEPTED
 
@@ -67,28 +80,66 @@ cdef inline int on_request(void *_ssl, void *side) noexcept nogil:
     return 1
 
 
-cdef inline void judge_leaf(Side *side, void *store) noexcept nogil:
-    cdef Worker *worker = side.conn.hands
-    cdef char *leaf = NULL
-    cdef long size
-    side.verdict, side.x509_error = V_DEFECT, X509_V_ERR_UNSPECIFIED
-    if worker.der != NULL:  # what an error may have left
-        BIO_free(worker.der)
-    worker.der = BIO_new(BIO_s_mem())
-    if worker.der == NULL:
+cdef inline void on_message(int sent, int version, int kind, const void *content, size_t size,
+                            void *_ssl, void *_arg) noexcept nogil:
+    """SSL_CTX_set_msg_callback's.  OpenSSL has hashed a message for the proof of possession when
+    it is called, and hasn't read it yet."""
+    cdef Side *side = <Side *>shaking_get()
+    cdef uint8_t *message = <uint8_t *>content  # to be written to: see `spoil`, `leave_leaf_only`
+    if sent or kind != SSL3_RT_HANDSHAKE or size < 4 or side == NULL:
         return
-    if i2d_X509_bio(worker.der, X509_STORE_CTX_get0_cert(store)) != 1:
+    if message[0] == CERTIFICATE:
+        on_certificates(side, message + 4, size - 4, version >= TLS13)
+    elif message[0] == CERTIFICATE_REQUEST and size > MAX_REQUEST:
+        refuse_excess(side, X_REQUEST, size)
+        spoil(message + 4, size - 4)
+    elif message[0] == CLIENT_HELLO or message[0] == SERVER_HELLO:
+        side.greeted = True
+
+
+cdef inline void on_certificates(Side *side, uint8_t *body, size_t size,
+                                 bint is_tls13) noexcept nogil:
+    """Judge who sends these, and leave OpenSSL the leaf."""
+    cdef Presented them
+    cdef size_t found = 0
+    cdef int what
+    if side.verdict != V_NONE:
+        side.verdict, side.x509_error = V_DEFECT, X509_V_ERR_UNSPECIFIED
         return
-    size = BIO_get_mem_data(worker.der, &leaf)
-    if size <= 0:
-        return
-    side.entry = table_find(&worker.shared.table, <uint8_t *>leaf, size, side.shakes.trust)
+    what = read_presented(&them, body, size, is_tls13, &found)
+    if what < 0:
+        return  # OpenSSL says what is wrong with it
+    if what != X_NONE:
+        refuse_excess(side, what, found)
+    else:
+        judge(side, &them)
+    if not (is_tls13 and leave_leaf_only(&them, body, size)) and what != X_NONE:
+        spoil(body, size)
+
+
+cdef inline void judge(Side *side, Presented *them) noexcept nogil:
+    cdef Shared *shared = side.conn.worker.shared
+    side.entry = table_find(&shared.table, them.ders[0], them.sizes[0], side.shakes.trust)
     if side.entry != NULL:
         side.verdict, side.x509_error = V_ACCEPTED, X509_V_OK
         return
     if side.index == 0:
-        strangers_came(worker.shared)
-    worker.shared.judge(side, store, <uint8_t *>leaf, size)
+        strangers_came(shared)
+    shared.judge(side, them)
+
+
+cdef inline void refuse_excess(Side *side, int what, size_t found) noexcept nogil:
+    side.verdict, side.x509_error = V_REFUSED, X509_V_ERR_CERT_REJECTED
+    fail(side, F_EXCESS, what, found)
+
+
+cdef inline void spoil(uint8_t *body, size_t size) noexcept nogil:
+    """Make OpenSSL stop before it reads a message that costs too much, which its callback has no
+    other way to say: lengths that can't be are a decode_error (RFC 8446 §6.2)."""
+    memset(body, 0xFF, size)
+
+
+# Steps.
 
 
 cdef inline int shake(Side *side, char *data, size_t size) noexcept nogil:
@@ -108,8 +159,16 @@ cdef inline int shake(Side *side, char *data, size_t size) noexcept nogil:
         fail(side, F_VERIFY, 0, 0)
         return push_last_words(side)
     if why != SSL_ERROR_WANT_READ:
+        if side.greeted and side.verdict == V_NONE and is_too_large(ERR_peek_error()):
+            fail(side, F_EXCESS, X_MESSAGE, 0)
         return fail_tls(side)
     return push_output(side)
+
+
+cdef inline bint is_too_large(unsigned long code) noexcept nogil:
+    """OpenSSL has seen from its header that a message is larger than it takes: of those that come
+    after a hello only the Certificate message is ever so large."""
+    return (code >> 23) & 0xFF == ERR_LIB_SSL and code & 0x7FFFFF == SSL_R_EXCESSIVE_MESSAGE_SIZE
 
 
 cdef inline int shaken(Side *side) noexcept nogil:

@@ -30,12 +30,9 @@ from uproxy.spiffe.authorities import check_critical, check_signature, check_sig
 from uproxy.spiffe.bundles import Bundle
 from uproxy.spiffe.crls import Revocations, revocations_by
 from uproxy.spiffe.ids import SpiffeId
+from uproxy.spiffe.presented import MAX_CHAIN, MAX_CHAIN_BYTES
 from uproxy.spiffe.svid import check_role, claimed_identity
 
-MAX_CHAIN = 10
-"""Certificates a peer may present; what ztunnel and OpenSSL's depth allow is of this order."""
-MAX_CHAIN_BYTES = 64 * 1024
-"""All of them together."""
 _MAX_REMEMBERED = 1024
 """Signing certificates of valid paths about which something is remembered."""
 

@@ -16,7 +16,7 @@ call into OpenSSL; every function but `judge` and `AnchorStore`'s is called on o
 """
 
 from uproxy.libssl.binding import Buffer, TlsError, addresses, in_words, small_key
-from uproxy.libssl.context import Context, context_of, judge
+from uproxy.libssl.context import Compiled, Context, context_of, judge
 from uproxy.libssl.paths import AnchorStore, PathError
 from uproxy.libssl.selfcheck import check, check_callbacks
 from uproxy.libssl.session import RECEIVE_SIZE, Session
@@ -25,6 +25,7 @@ __all__ = [
     "RECEIVE_SIZE",
     "AnchorStore",
     "Buffer",
+    "Compiled",
     "Context",
     "PathError",
     "Session",

@@ -30,7 +30,8 @@ NAMES: Final = tuple(
     SSL_CTX_check_private_key SSL_CTX_free SSL_CTX_new SSL_CTX_set1_curves_list
     SSL_CTX_get_cert_store SSL_CTX_set_alpn_protos SSL_CTX_set_alpn_select_cb
     SSL_CTX_set_cipher_list SSL_CTX_set_ciphersuites SSL_CTX_set_min_proto_version
-    SSL_CTX_set_mode SSL_CTX_set_options SSL_CTX_set_session_cache_mode SSL_CTX_set_verify
+    SSL_CTX_set_mode SSL_CTX_set_msg_callback SSL_CTX_set_options
+    SSL_CTX_set_session_cache_mode SSL_CTX_set_verify SSL_CTX_set_verify_depth
     SSL_CTX_use_PrivateKey SSL_CTX_use_certificate SSL_do_handshake SSL_free
     SSL_get0_alpn_selected SSL_get0_group_name SSL_get_current_cipher SSL_get_error
     SSL_get_ex_data_X509_STORE_CTX_idx SSL_get_peer_certificate SSL_get_shutdown
@@ -38,11 +39,10 @@ NAMES: Final = tuple(
     SSL_session_reused SSL_set_accept_state SSL_set_bio SSL_set_cert_cb SSL_set_connect_state
     SSL_set_tlsext_host_name
     SSL_set_verify SSL_shutdown
-    SSL_write TLS_client_method TLS_server_method X509_STORE_CTX_get0_cert
-    X509_STORE_CTX_get1_chain X509_STORE_CTX_get_ex_data X509_STORE_CTX_set_error
+    SSL_write TLS_client_method TLS_server_method X509_STORE_CTX_get_ex_data
+    X509_STORE_CTX_set_error
     X509_STORE_add_cert X509_free
-    d2i_PUBKEY_bio d2i_PrivateKey_bio d2i_X509_bio i2d_X509_bio sk_X509_free sk_X509_num
-    sk_X509_value
+    d2i_PUBKEY_bio d2i_PrivateKey_bio d2i_X509_bio i2d_X509_bio
 
     X509_STORE_CTX_free X509_STORE_CTX_get_error X509_STORE_CTX_init X509_STORE_CTX_new
     X509_STORE_add_cert X509_STORE_free X509_STORE_new X509_STORE_set_flags
@@ -60,6 +60,9 @@ NAMES: Final = tuple(
 _ERR_LIB_SSL: Final = 20
 _ALERT_BASE: Final = 1000
 """SSL_AD_REASON_OFFSET: a reason above it is an alert that the peer sent."""
+
+_EXCESSIVE_MESSAGE_SIZE: Final = 152
+"""SSL_R_EXCESSIVE_MESSAGE_SIZE (not among the binding's constants)."""
 
 _X25519_PREFIX: Final = "302a300506032b656e032100"
 """Of a SubjectPublicKeyInfo (RFC 8410 section 4); 32 bytes of key follow."""
@@ -127,6 +130,13 @@ def in_words(code: int) -> TlsError:
         alert = reason - _ALERT_BASE
         return TlsError(f"peer sent alert {ALERTS.get(alert, alert)}", alert)
     return TlsError(CAUSES.get(words, words))
+
+
+def is_too_large(code: int) -> bool:
+    """OpenSSL has seen from its header that a message is larger than it takes: of those that come
+    after a hello only the Certificate message is ever so large."""
+    is_ssl = (code >> 23) & 0xFF == _ERR_LIB_SSL
+    return is_ssl and lib.ERR_GET_REASON(code) == _EXCESSIVE_MESSAGE_SIZE
 
 
 def not_null(pointer: Any) -> Any:

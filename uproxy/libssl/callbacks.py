@@ -19,14 +19,23 @@ CHOOSER: Final = (
 )
 """The type of what chooses a server's application protocol."""
 
+WATCHER: Final = "void(int, int, int, const void *, size_t, SSL *, void *)"
+"""The type of what sees the messages of a handshake."""
+
+_HANDSHAKE: Final = 22
+
 
 class Judge(Protocol):
     """A session inside SSL_do_handshake."""
 
     asked: bool
 
-    def judge(self, store: Any) -> int:
-        """The X509 verification error for the certificate in `store`: 0 to accept."""
+    def judged(self) -> int:
+        """The X509 verification error for the peer: 0 to accept."""
+
+    def hear(self, version: int, message: Any) -> None:
+        """Look at a handshake message before OpenSSL reads it; `message` is a buffer of cffi's,
+        which may be written to."""
 
 
 in_handshake: dict[int, Judge] = {}
@@ -42,14 +51,31 @@ def verify_callback() -> Any:
     """
 
     def on_verify(_preverified: int, store: Any) -> int:
-        # Runs two or three times per handshake (one per complaint of the empty store, and one per
-        # certificate afterwards): the first answer stands.
+        # Runs two or three times per handshake (one per complaint of the empty store, and one
+        # afterwards): the answer was found when the Certificate message came.
         ssl = lib.X509_STORE_CTX_get_ex_data(store, lib.SSL_get_ex_data_X509_STORE_CTX_idx())
-        error = in_handshake[address_of(ssl)].judge(store)
+        error = in_handshake[address_of(ssl)].judged()
         lib.X509_STORE_CTX_set_error(store, error)
         return int(error == 0)
 
     return _callable("int(int, X509_STORE_CTX *)", on_verify)
+
+
+@cache
+def message_callback() -> Any:
+    """Shows the peer's handshake messages, for SSL_CTX_set_msg_callback.
+
+    Raises:
+        EngineError: memory that is writable and executable is forbidden.
+    """
+
+    def on_message(
+        sent: int, version: int, kind: int, data: Any, size: int, ssl: Any, _arg: Any
+    ) -> None:
+        if not sent and kind == _HANDSHAKE and (session := in_handshake.get(address_of(ssl))):
+            session.hear(version, ffi.buffer(ffi.cast("char *", data), size))
+
+    return _callable(WATCHER, on_message, error=None)
 
 
 @cache
@@ -93,7 +119,7 @@ def protocol_chooser(names: list[bytes]) -> Any:
     return _callable(CHOOSER, choose, error=lib.SSL_TLSEXT_ERR_ALERT_FATAL)
 
 
-def _callable(signature: str, function: Callable[..., int], error: int = 0) -> Any:
+def _callable(signature: str, function: Callable[..., int | None], error: int | None = 0) -> Any:
     """`function` as C calls it; `error` is what C gets when it raises."""
     try:
         return ffi.callback(signature, function, error=error)

@@ -6,6 +6,7 @@ client) which certificate to show.  Both engines answer the first with the plan'
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -16,14 +17,13 @@ from uproxy.errors import UntrustedError
 from uproxy.libssl.binding import (
     address_of,
     bio_over,
-    der_of,
     expect_ok,
     ffi,
     lib,
     not_null,
     x509_from,
 )
-from uproxy.libssl.callbacks import CHOOSER, protocol_chooser
+from uproxy.libssl.callbacks import CHOOSER, WATCHER, protocol_chooser
 from uproxy.model import Alert, Role, TlsSettings
 
 _NO_AUTO_CHAIN: Final = 0x8
@@ -47,15 +47,27 @@ _X509_ERROR: Final = {
 """The verification error that makes OpenSSL send the alert (its ssl_x509err2alert table)."""
 
 
+_LEAF_ONLY: Final = -2
+"""A verify depth with which OpenSSL adds no presented certificate to the leaf when it builds a path
+for the verify callback, and so checks no signature with a stranger's keys: 0 allows one more, and
+-1 means that none is set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """The addresses of a compiled engine's functions, called in place of Python's."""
+
+    choose_protocol: int
+    """It is given our names with their lengths in front, and a 0 behind them."""
+    on_message: int
+
+
 class Context:
     """An SSL_CTX made from a plan."""
 
     __slots__ = ("_alpn", "_server_names", "pointer", "server", "trust", "verify")
 
-    def __init__(self, plan: TlsPlan, choose_protocol: int | None = None) -> None:
-        """`choose_protocol` is the address of a compiled engine's function that chooses a server's
-        application protocol.  It is given our names with their lengths in front, and a 0 behind
-        them."""
+    def __init__(self, plan: TlsPlan, compiled: Compiled | None = None) -> None:
         server = plan.role is Role.SERVER
         lib.ERR_clear_error()
         method = lib.TLS_server_method() if server else lib.TLS_client_method()
@@ -71,7 +83,9 @@ class Context:
         self._negotiate(plan.settings)
         self._identify(plan)
         if plan.alpn:
-            self._offer_alpn(plan.alpn, choose_protocol)
+            self._offer_alpn(plan.alpn, compiled)
+        if compiled is not None:
+            lib.SSL_CTX_set_msg_callback(self.pointer, _pointer_to(WATCHER, compiled.on_message))
 
     @property
     def address(self) -> int:
@@ -100,6 +114,7 @@ class Context:
         lib.SSL_CTX_set_mode(context, lib.SSL_MODE_RELEASE_BUFFERS | _NO_AUTO_CHAIN)
         # each handshake brings its callback; without one the empty store believes nobody
         lib.SSL_CTX_set_verify(context, verify_mode(), ffi.NULL)
+        lib.SSL_CTX_set_verify_depth(context, _LEAF_ONLY)
 
     def _negotiate(self, settings: TlsSettings) -> None:
         context = self.pointer
@@ -126,24 +141,28 @@ class Context:
         expect_ok(lib.SSL_CTX_use_PrivateKey(context, key), "our key")
         expect_ok(lib.SSL_CTX_check_private_key(context), "our key")
 
-    def _offer_alpn(self, alpn: tuple[str, ...], choose_protocol: int | None) -> None:
+    def _offer_alpn(self, alpn: tuple[str, ...], compiled: Compiled | None) -> None:
         names = [name.encode() for name in alpn]
         wire = b"".join(bytes((len(name),)) + name for name in names)
         if not self.server:
             lib.SSL_CTX_set_alpn_protos(self.pointer, wire, len(wire))
-        elif choose_protocol is None:
+        elif compiled is None:
             self._alpn = protocol_chooser(names)
             lib.SSL_CTX_set_alpn_select_cb(self.pointer, self._alpn, ffi.NULL)
         else:
             self._alpn = ffi.new("unsigned char[]", wire + b"\0")
-            function = ffi.cast(CHOOSER.replace("(", "(*)(", 1), choose_protocol)
+            function = _pointer_to(CHOOSER, compiled.choose_protocol)
             lib.SSL_CTX_set_alpn_select_cb(self.pointer, function, self._alpn)
+
+
+def _pointer_to(signature: str, address: int) -> Any:
+    return ffi.cast(signature.replace("(", "(*)(", 1), address)
 
 
 _contexts: WeakKeyDictionary[TlsPlan, Context] = WeakKeyDictionary()
 
 
-def context_of(plan: TlsPlan, choose_protocol: int | None = None) -> Context:
+def context_of(plan: TlsPlan, compiled: Compiled | None = None) -> Context:
     """The plan's context, made when it is first needed, for the engine in use.
 
     Raises:
@@ -151,7 +170,7 @@ def context_of(plan: TlsPlan, choose_protocol: int | None = None) -> Context:
     """
     found = _contexts.get(plan)
     if found is None:
-        found = _contexts[plan] = Context(plan, choose_protocol)
+        found = _contexts[plan] = Context(plan, compiled)
     return found
 
 
@@ -171,33 +190,22 @@ def x509_error(verdict: PeerSvid | Exception) -> int:
     return _X509_ERROR[Alert.CERTIFICATE_UNKNOWN]
 
 
-def judge(context: Context, store: int) -> tuple[int, bool, PeerSvid | Exception, float]:
-    """A compiled engine's question, from inside its verify callback.
+def judge(
+    context: Context, chain: tuple[bytes, ...]
+) -> tuple[int, bool, PeerSvid | Exception, float]:
+    """A compiled engine's question, from inside a handshake.
 
     Args:
-        store: the address of the X509_STORE_CTX.
+        chain: what the peer presented (DER, leaf first), within the bounds of `spiffe.presented`.
 
     Returns:
         The X509 verification error, whether it is a refusal rather than a defect, the verdict,
         and until when an acceptance holds (Unix time).
     """
     try:
-        peer = context.verify(presented_chain(ffi.cast("X509_STORE_CTX *", store)))
+        peer = context.verify(chain)
     except (UntrustedError, RefusedError) as refusal:
         return x509_error(refusal), True, refusal, 0.0
     except Exception as defect:  # noqa: BLE001  OpenSSL is below us: the engine reports it
         return x509_error(defect), False, defect, 0.0
     return _OK, False, peer, peer.not_after.timestamp()
-
-
-def presented_chain(store: Any) -> tuple[bytes, ...]:
-    """The chain as OpenSSL ordered it, DER; the leaf alone where nothing links to it."""
-    stack = lib.X509_STORE_CTX_get1_chain(store)
-    if stack == ffi.NULL:
-        return (der_of(lib.X509_STORE_CTX_get0_cert(store)),)
-    certificates = [lib.sk_X509_value(stack, i) for i in range(lib.sk_X509_num(stack))]
-    chain = tuple(der_of(certificate) for certificate in certificates)
-    for certificate in certificates:
-        lib.X509_free(certificate)
-    lib.sk_X509_free(stack)
-    return chain

@@ -72,6 +72,9 @@ class _WithoutCallbacks(Session):
 
     __slots__ = ()
 
+    def _show_messages(self) -> None:
+        """Nobody looks at them."""
+
     def _watch_handshake(self) -> None:
         self.asked = True  # if not, the server gets no certificate and the handshake fails
 
@@ -105,6 +108,7 @@ def _rehearse(kind: type[Session]) -> None:
     for context in contexts:
         store = lib.SSL_CTX_get_cert_store(context.pointer)
         expect_ok(lib.X509_STORE_add_cert(store, x509_from(certificate)), "a certificate")
+        lib.SSL_CTX_set_verify_depth(context.pointer, 1)  # or OpenSSL finds any path too long
     client, server = map(kind, contexts)
     try:
         client.handshake()

@@ -5,20 +5,28 @@ from __future__ import annotations
 from typing import Any, Final
 
 from uproxy.contract import PeerSvid
+from uproxy.errors import UntrustedError
 from uproxy.libssl.binding import (
     Buffer,
     TlsError,
     address_of,
     expect_ok,
     ffi,
+    is_too_large,
     lib,
     memory_bio,
     not_null,
     oldest_error,
     text_of,
 )
-from uproxy.libssl.callbacks import in_handshake, request_callback, verify_callback
-from uproxy.libssl.context import Context, presented_chain, verify_mode, x509_error
+from uproxy.libssl.callbacks import (
+    in_handshake,
+    message_callback,
+    request_callback,
+    verify_callback,
+)
+from uproxy.libssl.context import Context, verify_mode, x509_error
+from uproxy.spiffe import presented
 from uproxy.tlswords import UNASKED, UNPROVEN
 
 RECEIVE_SIZE: Final = 64 * 1024
@@ -26,6 +34,8 @@ RECEIVE_SIZE: Final = 64 * 1024
 
 _RECORD: Final = 16 * 1024 + 512
 """A record that was incomplete before those bytes may end in them."""
+
+_TLS13: Final = 0x0304
 
 _plaintext: Final[Any] = ffi.new("char[]", RECEIVE_SIZE + 2 * _RECORD)
 """Shared by every session, so that an idle one owns no buffer: valid until the next call."""
@@ -38,15 +48,17 @@ class Session:
     """
 
     __slots__ = (
-        "_context", "_fed", "_outgoing", "_ssl", "_verdict", "asked", "early", "ended", "failure",
-        "midway", "peer",
+        "_context", "_fed", "_greeted", "_outgoing", "_ssl", "_verdict", "asked", "early", "ended",
+        "failure", "midway", "peer",
     )  # fmt: skip
 
     def __init__(self, context: Context, server_name: str | None = None) -> None:
         """`server_name` is what a client sends as SNI, a host name in ASCII."""
         self._context = context
+        self._show_messages()
         self._ssl = ffi.gc(not_null(lib.SSL_new(context.pointer)), lib.SSL_free)
         self._fed: Any = None
+        self._greeted = False  # the peer's hello has been read
         self._outgoing = memory_bio()
         self._verdict: PeerSvid | Exception | None = None
         self.asked = context.server
@@ -75,8 +87,12 @@ class Session:
                 # the wheel's binding keeps the result to itself
                 expect_ok(int(not lib.ERR_peek_error()), f"the server's name {server_name}")
 
+    def _show_messages(self) -> None:
+        """Have OpenSSL show `hear` the peer's messages before it reads them."""
+        lib.SSL_CTX_set_msg_callback(self._context.pointer, message_callback())
+
     def _watch_handshake(self) -> None:
-        """Have OpenSSL ask `judge` about the peer, and note in `asked` that it asks about us."""
+        """Have OpenSSL ask `judged` about the peer, and note in `asked` that it asks about us."""
         lib.SSL_set_verify(self._ssl, verify_mode(), verify_callback())
         lib.SSL_set_cert_cb(self._ssl, request_callback(), ffi.NULL)
 
@@ -98,6 +114,8 @@ class Session:
                 return True
             if isinstance(self._verdict, Exception):
                 raise self._verdict
+            if self._greeted and self._verdict is None and is_too_large(lib.ERR_peek_error()):
+                raise presented.refusal(presented.Excess.MESSAGE, 0)
             self._expect_want_read(result)
             return False
         finally:
@@ -116,14 +134,47 @@ class Session:
             raise TlsError(UNASKED)
         self.peer = self._verdict
 
-    def judge(self, store: Any) -> int:
-        """The X509 verification error for the certificate in `store`: 0 to accept."""
-        if self._verdict is None:
-            try:
-                self._verdict = self._context.verify(presented_chain(store))
-            except Exception as error:  # noqa: BLE001  OpenSSL is below us: handshake() raises it
-                self._verdict = error
-        return x509_error(self._verdict)
+    def judged(self) -> int:
+        """The X509 verification error for the peer: 0 to accept."""
+        # without a Certificate message nobody is believed
+        return x509_error(self._verdict or TlsError("the peer showed no certificate"))
+
+    def hear(self, version: int, message: Any) -> None:
+        """A handshake message that OpenSSL has hashed, and hasn't read yet."""
+        kind = message[0][0]
+        if kind == presented.CERTIFICATE:
+            self._judge(message, is_tls13=version >= _TLS13)
+        elif kind == presented.CERTIFICATE_REQUEST and len(message) > presented.MAX_REQUEST:
+            self._verdict = presented.refusal(presented.Excess.REQUEST, len(message))
+            _spoil(message)
+        elif kind in presented.HELLOS:
+            self._greeted = True
+
+    def _judge(self, message: Any, *, is_tls13: bool) -> None:
+        """Judge who sends these certificates, and leave OpenSSL the leaf."""
+        if self._verdict is not None:
+            self._verdict = TlsError("the peer showed certificates twice")
+            return
+        body, excess = message[presented.HEADER :], None
+        try:
+            chain = presented.read_chain(body, is_tls13=is_tls13)
+        except presented.NotAMessageError:
+            return  # OpenSSL says what is wrong with it
+        except UntrustedError as error:
+            self._verdict = excess = error
+        else:
+            self._ask(chain)
+        alone = presented.leaf_only(body) if is_tls13 else None
+        if alone is not None:
+            message[presented.HEADER :] = alone
+        elif excess is not None:
+            _spoil(message)
+
+    def _ask(self, chain: tuple[bytes, ...]) -> None:
+        try:
+            self._verdict = self._context.verify(chain)
+        except Exception as error:  # noqa: BLE001  OpenSSL is below us: handshake() raises it
+            self._verdict = error
 
     def decrypt(self, received: Buffer) -> memoryview:
         """Application bytes; valid until the next call of any session's `decrypt`.
@@ -233,3 +284,10 @@ class Session:
     def _expect_want_read(self, result: int) -> None:
         if lib.SSL_get_error(self._ssl, result) != lib.SSL_ERROR_WANT_READ:
             raise oldest_error()
+
+
+def _spoil(message: Any) -> None:
+    """Make OpenSSL stop before it reads a message that costs too much, which its callback has no
+    other way to say: lengths that can't be are a decode_error (RFC 8446 §6.2)."""
+    size = len(message) - presented.HEADER
+    message[presented.HEADER :] = b"\xff" * size

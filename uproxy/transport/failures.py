@@ -17,6 +17,7 @@ from uproxy.errors import IdentityError, UntrustedError
 from uproxy.libssl import TlsError
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Limits, Outcome, TcpAddress, Timeouts
+from uproxy.spiffe import presented
 from uproxy.tlswords import UNASKED, UNPROVEN
 
 NAMES: Final = {
@@ -49,9 +50,9 @@ class Failure:
     """The side, as reasons name it."""
     state: State
     error: int
-    """errno, for `os`."""
+    """errno, for `os`; what there was too much of, for `excess`."""
     code: int
-    """OpenSSL's, for `tls` and `after_handshake`."""
+    """OpenSSL's, for `tls` and `after_handshake`; how much there was, for `excess`."""
     verdict: object
     """The exception that refused the peer, for `verify`."""
 
@@ -76,6 +77,8 @@ class Failure:
                 return TlsError(UNASKED)
             case "verify" if isinstance(self.verdict, BaseException):
                 return self.verdict
+            case "excess":
+                return presented.refusal(self.error, self.code)
             case "memory" | "verify":  # no memory for the verdict either
                 return MemoryError()
         raise ValueError(f"{self.what} has no cause")

@@ -6,11 +6,11 @@ import asyncio
 import logging
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from uproxy import libssl, sockets
 from uproxy.contract import Candidate, Door, Refusal, RefusedError, Route, TlsPlan
-from uproxy.engine._engine import CHOOSE_PROTOCOL, Listening
+from uproxy.engine._engine import CHOOSE_PROTOCOL, ON_MESSAGE, Listening
 from uproxy.errors import IdentityError
 from uproxy.model import Direction, Outcome, UnixAddress
 from uproxy.transport.native.loop import LoopState
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from uproxy.engine._engine import Handshake
 
 _log = logging.getLogger(__name__)
+
+_COMPILED: Final = libssl.Compiled(CHOOSE_PROTOCOL, ON_MESSAGE)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,7 +125,7 @@ def handshake(plan: TlsPlan, server_name: str | None = None) -> Handshake:
         RefusedError: no context can be made of it.
     """
     try:
-        context = libssl.context_of(plan, CHOOSE_PROTOCOL)
+        context = libssl.context_of(plan, _COMPILED)
     except IdentityError as error:
         raise RefusedError(Refusal(Outcome.HANDSHAKE_FAILED, str(error))) from error
     name = 0 if server_name is None else context.server_name(server_name)

@@ -1,0 +1,238 @@
+"""What a peer may present as its certificates: read from its Certificate message, and bounded.
+
+Whoever has no identity may send anything, and reading it costs us: so much is looked at here,
+before anything is spent on it, that the rest costs no more than an ordinary handshake.  Bounds
+are far above what SVIDs need, post-quantum keys and signatures included
+(docs/reference/spiffe-rules.md, UP-1).  The compiled engine does the same in C
+(`engine/presented.pxd`); the words for both are here.  Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from enum import IntEnum
+from typing import Final
+
+from uproxy.errors import UntrustedError
+from uproxy.model import Alert
+
+MAX_CHAIN: Final = 10
+"""Certificates a peer may present; what ztunnel and OpenSSL's depth allow is of this order."""
+MAX_CHAIN_BYTES: Final = 64 * 1024
+"""All of them together."""
+MAX_PARTS: Final = 400
+"""ASN.1 values in one certificate; an SVID has a hundred, and one more for each further name."""
+MAX_TEXT: Final = 8 * 1024
+"""Bytes of one certificate beside its key and its signature: names and extensions."""
+MAX_KEY: Final = 4 * 1024
+"""Bytes of one certificate's public key; ML-DSA-87's has 2.6 KiB."""
+MAX_REQUEST: Final = 16 * 1024
+"""Bytes of a server's CertificateRequest, which may name authorities."""
+
+CERTIFICATE: Final = 11
+CERTIFICATE_REQUEST: Final = 13
+HELLOS: Final = (1, 2)
+"""Kinds of handshake messages: a client's and a server's hello."""
+HEADER: Final = 4
+"""Bytes before a handshake message's body."""
+
+_MAX_DEPTH: Final = 24
+_UNKNOWN_EXTENSION: Final = b"\xfa\xfa"
+"""No extension will ever have this number: it is reserved (RFC 8701)."""
+
+
+class Excess(IntEnum):
+    """What there was too much of."""
+
+    CERTIFICATES = 1
+    BYTES = 2
+    PARTS = 3
+    TEXT = 4
+    KEY = 5
+    MESSAGE = 6
+    REQUEST = 7
+    NOT_DER = 8
+
+
+_WORDS: Final = {
+    Excess.CERTIFICATES: f"{{}} certificates; at most {MAX_CHAIN} are read",
+    Excess.BYTES: f"certificates of {{}} bytes; at most {MAX_CHAIN_BYTES} are read",
+    Excess.PARTS: f"a certificate of more than {MAX_PARTS} parts: fewer names and extensions",
+    Excess.TEXT: f"a certificate with {{}} bytes of names and extensions; at most {MAX_TEXT} are"
+    " read",
+    Excess.KEY: f"a certificate with a public key of {{}} bytes; at most {MAX_KEY} are read",
+    Excess.MESSAGE: "a handshake message of more than 100 KiB, most likely its certificates",
+    Excess.REQUEST: f"a CertificateRequest of {{}} bytes; at most {MAX_REQUEST} are read",
+}
+
+
+def refusal(excess: int, found: int) -> UntrustedError:
+    """Why a peer that presented too much is refused; `found` is how much there was."""
+    kind = Excess(excess)
+    if kind is Excess.NOT_DER:
+        words = "the peer sent what is no certificate"
+        return UntrustedError("X5-14", words, Alert.BAD_CERTIFICATE)
+    words = _WORDS[kind].format(found)
+    return UntrustedError("UP-1", f"the peer sent {words}", Alert.BAD_CERTIFICATE)
+
+
+class NotAMessageError(Exception):
+    """The message isn't built as RFC 8446 §4.4.2 or RFC 5246 §7.4.2 say; OpenSSL says so."""
+
+
+def read_chain(body: bytes, *, is_tls13: bool) -> tuple[bytes, ...]:
+    """The certificates (DER) of a Certificate message's body, in the order they were sent.
+
+    Raises:
+        UntrustedError: UP-1, or X5-14 where one of them isn't DER.
+        NotAMessageError: the message can't be read, or has no certificate.
+    """
+    chain = tuple(_entries(body, is_tls13))
+    if not chain:
+        raise NotAMessageError
+    if len(chain) > MAX_CHAIN:
+        raise refusal(Excess.CERTIFICATES, len(chain))
+    if len(body) > MAX_CHAIN_BYTES:
+        raise refusal(Excess.BYTES, len(body))
+    for der in chain:
+        _check_certificate(der)
+    return chain
+
+
+def leaf_only(body: bytes) -> bytes | None:
+    """A TLS 1.3 Certificate message's body, as long as `body`, with its first certificate alone:
+    what follows it is an extension of its entry that nobody knows (RFC 8446 §4.4.2).  OpenSSL then
+    neither reads nor keeps the others.  None where they, or the first itself, are too large."""
+    try:
+        chain = tuple(_entries(body, is_tls13=True))
+        _check_certificate(chain[0])
+    except (NotAMessageError, UntrustedError):
+        return None
+    if len(chain) == 1:
+        return body
+    start = 1 + 3 + 3 + len(chain[0])
+    rest = len(body) - start - 2
+    if rest > 0xFFFF:
+        return None
+    extension = _UNKNOWN_EXTENSION + (rest - 4).to_bytes(2, "big")
+    return body[:start] + rest.to_bytes(2, "big") + extension + body[start + 6 :]
+
+
+def _entries(body: bytes, is_tls13: bool) -> Iterator[bytes]:
+    at = 1 if is_tls13 else 0
+    if (is_tls13 and body[:1] != b"\0") or _number(body, at, 3) != len(body) - at - 3:
+        raise NotAMessageError
+    at += 3
+    while at < len(body):
+        size = _number(body, at, 3)
+        start, at = at + 3, at + 3 + size
+        if is_tls13:
+            at += 2 + _number(body, at, 2)
+        if at > len(body):
+            raise NotAMessageError
+        yield body[start : start + size]
+
+
+def _number(data: bytes, at: int, size: int) -> int:
+    if at + size > len(data):
+        raise NotAMessageError
+    return int.from_bytes(data[at : at + size], "big")
+
+
+def _check_certificate(der: bytes) -> None:
+    try:
+        key, text = _sizes(der)
+        parts = _count_parts(der)
+    except _NotDerError:
+        raise refusal(Excess.NOT_DER, 0) from None
+    if parts > MAX_PARTS:
+        raise refusal(Excess.PARTS, parts)
+    if key > MAX_KEY:
+        raise refusal(Excess.KEY, key)
+    if text > MAX_TEXT:
+        raise refusal(Excess.TEXT, text)
+
+
+# DER, as far as it is needed to see how much there is of it (X.690 section 8.1).
+
+
+class _NotDerError(Exception):
+    pass
+
+
+_SEQUENCE: Final = 0x30
+_OCTETS: Final = 0x04
+_VERSION: Final = 0xA0
+_CONSTRUCTED: Final = 0x20
+
+
+def _header(der: bytes, at: int, end: int) -> tuple[int, int, int]:
+    """A value's tag, where its content begins, and where it ends."""
+    if at + 2 > end or der[at] & 0x1F == 0x1F:
+        raise _NotDerError
+    size, start = der[at + 1], at + 2
+    if size >= 0x80:
+        count = size - 0x80
+        if not 1 <= count <= 3 or start + count > end:
+            raise _NotDerError
+        size, start = int.from_bytes(der[start : start + count], "big"), start + count
+    if size > end - start:
+        raise _NotDerError
+    return der[at], start, start + size
+
+
+def _sizes(der: bytes) -> tuple[int, int]:
+    """Bytes of the public key, and of all else that the issuer has signed."""
+    tag, at, end = _header(der, 0, len(der))
+    signed, at, signed_end = _header(der, at, end)
+    if tag != _SEQUENCE or signed != _SEQUENCE or end != len(der):
+        raise _NotDerError
+    total = signed_end - at
+    tag, _, after = _header(der, at, signed_end)
+    # behind them: serial, algorithm, issuer, validity, subject
+    at = after if tag == _VERSION else at
+    for _ in range(5):
+        _, _, at = _header(der, at, signed_end)
+    _, start, key_end = _header(der, at, signed_end)
+    return key_end - start, total - (key_end - start)
+
+
+def _count_parts(der: bytes) -> int:
+    """Values, those inside extensions included; no more than MAX_PARTS + 1 are counted."""
+    at, parts = 0, 0
+    ends, opaque = [len(der)], [False]
+    while True:
+        while at == ends[-1]:
+            ends.pop()
+            opaque.pop()
+            if not ends:
+                return parts
+        try:
+            tag, start, end = _header(der, at, ends[-1])
+            if len(ends) >= _MAX_DEPTH:
+                raise _NotDerError
+        except _NotDerError:
+            # octets may be anything, so what began like DER needn't go on like it
+            if True not in opaque:
+                raise
+            while not opaque[-1]:
+                ends.pop()
+                opaque.pop()
+            at = ends[-1]
+            continue
+        parts += 1
+        if parts > MAX_PARTS:
+            return parts
+        nested = tag == _OCTETS and _is_one_value(der, start, end)
+        at = end
+        if tag & _CONSTRUCTED or nested:
+            ends.append(end)
+            opaque.append(nested)
+            at = start
+
+
+def _is_one_value(der: bytes, start: int, end: int) -> bool:
+    try:
+        return _header(der, start, end)[2] == end
+    except _NotDerError:
+        return False
