@@ -44,7 +44,7 @@ UNWANTED = re.compile(
     | email | xml | html | tempfile | subprocess | _posixsubprocess | selectors | random
     | ast | _ast | dis | opcode | tokenize | textwrap
     | gettext | locale | shutil | bz2 | lzma
-    | asyncio\.sslproto | prometheus_client | prometheus_client\.decorator
+    | asyncio\.sslproto | prometheus_client
     | cryptography\.hazmat\.(backends\.openssl\.backend | bindings\.openssl\.binding)
     | cryptography\.hazmat\.primitives\.(ciphers | serialization\.ssh)
     | cryptography\.hazmat\.decrepit

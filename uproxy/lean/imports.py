@@ -100,7 +100,6 @@ def _modules() -> Iterator[ModuleType]:
     yield _Postponed("textwrap")
     # argparse would look for translations, of which there are none
     yield _Postponed("gettext", gettext=str, ngettext=_singular_or_plural)
-    yield _with_functions("prometheus_client.decorator", "decorate")
     # cryptography is pinned exactly: certificates may have e-mail addresses, keys SSH's format
     yield _Postponed("random")
     yield _with_functions("email.utils", "parseaddr")
