@@ -8,7 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.tls_sessions import OURS, PEER, accept, pair, plan, shake, shaken
+from tests.helpers.tls_sessions import (
+    OURS,
+    PEER,
+    accept,
+    agreed_protocol,
+    pair,
+    plan,
+    shake,
+    shaken,
+)
 from uproxy.config.leaves import CIPHERS_12, CIPHERS_13
 from uproxy.contract import PeerSvid, Refusal, RefusedError, VerifyPeer
 from uproxy.errors import IdentityError, UntrustedError
@@ -224,7 +233,7 @@ def test_alpn_is_agreed_by_the_servers_preference() -> None:
     client, server = shaken(
         plan(Role.CLIENT, alpn=("http/1.1", "h2")), plan(Role.SERVER, alpn=("h2", "http/1.1"))
     )
-    assert client.alpn == server.alpn == "h2"
+    assert agreed_protocol(client) == agreed_protocol(server) == b"h2"
 
 
 def test_alpn_without_a_common_name_is_an_error_in_words() -> None:

@@ -8,6 +8,7 @@ from uproxy import libssl
 from uproxy.contract import PeerSvid, TlsPlan, VerifyPeer
 from uproxy.lab.pki import Authority, Issued
 from uproxy.libssl import Session
+from uproxy.libssl.binding import ffi, lib
 from uproxy.model import Role, TlsSettings
 
 OURS = Authority("example.org")
@@ -54,3 +55,10 @@ def shaken(client: TlsPlan | None = None, server: TlsPlan | None = None) -> tupl
     ends = pair(client, server)
     shake(*ends)
     return ends
+
+
+def agreed_protocol(session: Session) -> bytes:
+    """The application protocol that ALPN has chosen; empty: none."""
+    name, length = ffi.new("unsigned char **"), ffi.new("unsigned int *")
+    lib.SSL_get0_alpn_selected(session._ssl, name, length)
+    return bytes(ffi.buffer(name[0], length[0]))

@@ -24,13 +24,13 @@ cdef extern from "<sys/socket.h>" nogil:
         int l_onoff
         int l_linger
     struct sockaddr:
-        uint16_t sa_family
+        pass
     struct sockaddr_storage:
         uint16_t ss_family
     int AF_UNIX, AF_INET, AF_INET6
     int SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
     int MSG_MORE, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR
-    int SOL_SOCKET, SO_DOMAIN, SO_ERROR, SO_LINGER, SO_KEEPALIVE
+    int SOL_SOCKET, SO_DOMAIN, SO_ERROR, SO_LINGER
     int socket(int, int, int)
     int connect(int, const sockaddr *, unsigned int)
     int accept4(int, sockaddr *, unsigned int *, int)
@@ -50,7 +50,7 @@ cdef extern from "<linux/sockios.h>" nogil:
 
 cdef extern from "<netinet/in.h>" nogil:
     struct in_addr:
-        uint32_t s_addr
+        pass
     struct in6_addr:
         uint8_t s6_addr[16]
     struct sockaddr_in:
@@ -59,11 +59,6 @@ cdef extern from "<netinet/in.h>" nogil:
     struct sockaddr_in6:
         uint16_t sin6_port
         in6_addr sin6_addr
-    int IPPROTO_TCP
-    uint16_t ntohs(uint16_t)
-
-cdef extern from "<netinet/tcp.h>" nogil:
-    int TCP_NODELAY, TCP_KEEPIDLE, TCP_KEEPINTVL, TCP_KEEPCNT
 
 cdef extern from "<pthread.h>" nogil:
     ctypedef struct pthread_mutex_t:

@@ -262,13 +262,6 @@ class Session:
         group = lib.SSL_get0_group_name(self._ssl)
         return text_of(lib.SSL_get_version(self._ssl)), text_of(cipher), text_of(group)
 
-    @property
-    def alpn(self) -> str | None:
-        """The agreed application protocol."""
-        name, length = ffi.new("unsigned char **"), ffi.new("unsigned int *")
-        lib.SSL_get0_alpn_selected(self._ssl, name, length)
-        return bytes(ffi.buffer(name[0], length[0])).decode() if length[0] else None
-
     def _feed(self, received: Buffer) -> None:
         """Let OpenSSL read `received`, in place, until `_let_go`."""
         lib.ERR_clear_error()
