@@ -27,32 +27,26 @@ NAMES: Final = tuple(
     BIO_free BIO_get_mem_data BIO_new BIO_new_mem_buf BIO_s_mem BIO_set_mem_eof_return
     ERR_GET_REASON ERR_clear_error ERR_get_error ERR_peek_error ERR_reason_error_string
     EVP_PKEY_free OpenSSL_version SSL_CIPHER_get_name SSL_CTX_add_extra_chain_cert
-    SSL_CTX_check_private_key SSL_CTX_free SSL_CTX_new SSL_CTX_set1_curves_list
-    SSL_CTX_get_cert_store SSL_CTX_set_alpn_protos SSL_CTX_set_alpn_select_cb
+    SSL_CTX_check_private_key SSL_CTX_free SSL_CTX_get_cert_store SSL_CTX_new
+    SSL_CTX_set1_curves_list SSL_CTX_set_alpn_protos SSL_CTX_set_alpn_select_cb
     SSL_CTX_set_cipher_list SSL_CTX_set_ciphersuites SSL_CTX_set_min_proto_version
-    SSL_CTX_set_mode SSL_CTX_set_msg_callback SSL_CTX_set_options
-    SSL_CTX_set_session_cache_mode SSL_CTX_set_verify SSL_CTX_set_verify_depth
-    SSL_CTX_use_PrivateKey SSL_CTX_use_certificate SSL_do_handshake SSL_free
-    SSL_get0_group_name SSL_get_current_cipher SSL_get_error
-    SSL_get_ex_data_X509_STORE_CTX_idx SSL_get_peer_certificate SSL_get_shutdown
-    SSL_get_version SSL_new SSL_read
-    SSL_session_reused SSL_set_accept_state SSL_set_bio SSL_set_cert_cb SSL_set_connect_state
-    SSL_set_tlsext_host_name
-    SSL_set_verify SSL_shutdown
-    SSL_write TLS_client_method TLS_server_method X509_STORE_CTX_get_ex_data
-    X509_STORE_CTX_set_error
-    X509_STORE_add_cert X509_free
-    d2i_PUBKEY_bio d2i_PrivateKey_bio d2i_X509_bio i2d_X509_bio
-
-    X509_STORE_CTX_free X509_STORE_CTX_get_error X509_STORE_CTX_init X509_STORE_CTX_new
-    X509_STORE_add_cert X509_STORE_free X509_STORE_new X509_STORE_set_flags
-    X509_V_FLAG_PARTIAL_CHAIN X509_verify_cert X509_verify_cert_error_string sk_X509_new_null
-    sk_X509_push
+    SSL_CTX_set_mode SSL_CTX_set_msg_callback SSL_CTX_set_options SSL_CTX_set_session_cache_mode
+    SSL_CTX_set_verify SSL_CTX_set_verify_depth SSL_CTX_use_PrivateKey SSL_CTX_use_certificate
+    SSL_do_handshake SSL_free SSL_get0_group_name SSL_get_current_cipher SSL_get_error
+    SSL_get_ex_data_X509_STORE_CTX_idx SSL_get_peer_certificate SSL_get_shutdown SSL_get_version
+    SSL_new SSL_read SSL_session_reused SSL_set_accept_state SSL_set_bio SSL_set_cert_cb
+    SSL_set_connect_state SSL_set_tlsext_host_name SSL_set_verify SSL_shutdown SSL_write
+    TLS_client_method TLS_server_method X509_STORE_CTX_free X509_STORE_CTX_get1_chain
+    X509_STORE_CTX_get_error X509_STORE_CTX_get_ex_data X509_STORE_CTX_init X509_STORE_CTX_new
+    X509_STORE_CTX_set_error X509_STORE_add_cert X509_STORE_free X509_STORE_new
+    X509_STORE_set_flags X509_free X509_verify_cert X509_verify_cert_error_string d2i_PUBKEY_bio
+    d2i_PrivateKey_bio d2i_X509_bio i2d_X509_bio sk_X509_free sk_X509_new_null sk_X509_num
+    sk_X509_push sk_X509_value
 
     SSL_ERROR_SYSCALL SSL_ERROR_WANT_READ SSL_ERROR_ZERO_RETURN SSL_MODE_RELEASE_BUFFERS
     SSL_OP_CIPHER_SERVER_PREFERENCE SSL_OP_NO_COMPRESSION SSL_OP_NO_RENEGOTIATION
     SSL_OP_NO_TICKET SSL_RECEIVED_SHUTDOWN SSL_SESS_CACHE_OFF SSL_TLSEXT_ERR_ALERT_FATAL
-    SSL_TLSEXT_ERR_OK SSL_VERIFY_FAIL_IF_NO_PEER_CERT SSL_VERIFY_PEER
+    SSL_TLSEXT_ERR_OK SSL_VERIFY_FAIL_IF_NO_PEER_CERT SSL_VERIFY_PEER X509_V_FLAG_PARTIAL_CHAIN
     """.split()  # noqa: SIM905  seventy names are easier to read unquoted
 )
 """Every function and constant of OpenSSL that crosses here."""
