@@ -1,4 +1,4 @@
-"""`uproxy authority` as a subprocess, with a file the test may change while it runs."""
+"""`uproxy authority` as a child process, with a file that can be changed while it runs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from uproxy.lab.processes import Process
 
 
 def entry(spiffe_id: str, **fields: Any) -> dict[str, Any]:
-    """An entry for this user's processes, unless `fields` select others."""
+    """Return an entry for this user's processes, unless `fields` select other processes."""
     selected = {"uid", "gid", "path"} & fields.keys()
     return {"spiffe_id": spiffe_id, **fields, **({} if selected else {"uid": "starter"})}
 
 
 class DevAuthority(Process):
-    """`uproxy authority`; `trust_domains` is that key of its file, to be changed by `define`."""
+    """`uproxy authority`, whose file has these `trust_domains`."""
 
     def __init__(self, folder: Path, trust_domains: Mapping[str, Any]) -> None:
         # pytest's own folders are too long for a socket's path
@@ -40,18 +40,19 @@ class DevAuthority(Process):
         super().__init__(argv, folder / "authority.log")
 
     def define(self, trust_domains: Mapping[str, Any]) -> None:
-        """Replace the file; a running authority takes it over."""
+        """Replace the file, atomically; a running authority reads it."""
         whole = {"sockets": str(self._sockets), "trust_domains": dict(trust_domains)}
         fresh = self._file.with_suffix(".new")
         fresh.write_text(yaml.safe_dump(whole))
         fresh.replace(self._file)
 
     def is_ready(self) -> bool:
+        """Return whether all endpoints have been printed."""
         return len(self.endpoints) == len(yaml.safe_load(self._file.read_text())["trust_domains"])
 
     @property
     def endpoints(self) -> dict[str, str]:
-        """Trust domain to address, as printed at (the last) start."""
+        """Trust domain to endpoint, as last printed."""
         pairs = [line.split() for line in self.output.splitlines() if "  unix:///" in line]
         return {name: address for name, address in pairs}
 

@@ -1,4 +1,4 @@
-"""An identity as files: an SVID, its key and the roots to believe."""
+"""An identity as files: an SVID, its key, and the roots it trusts."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from uproxy.lab.pki import Issued
 
 @dataclass(frozen=True, slots=True)
 class IdentityFiles:
-    """Where an SVID, its key and the trusted bundle lie, all in PEM."""
+    """The paths of an SVID, its key and the trusted bundle, all in PEM."""
 
     svid: Path
     """Leaf first, then intermediates."""
@@ -19,7 +19,7 @@ class IdentityFiles:
 
 
 def write_identity(folder: Path, issued: Issued, bundle: bytes) -> IdentityFiles:
-    """Lay out an identity in `folder`; `bundle` is the PEM of the roots to believe."""
+    """Write an identity into `folder`; `bundle` has the trusted roots in PEM."""
     folder.mkdir(parents=True, exist_ok=True)
     files = IdentityFiles(folder / "svid.pem", folder / "svid.key", folder / "bundle.pem")
     files.svid.write_bytes(issued.pem)

@@ -1,4 +1,4 @@
-"""How much memory a process holds, from /proc."""
+"""How much memory a process uses, from /proc."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ class Memory:
     """A process's memory, in bytes."""
 
     rss: int
-    """Everything resident, pages of libraries shared with others included."""
+    """All resident pages, including pages shared with other processes."""
     pss: int
-    """The same with each shared page divided by how many processes share it."""
+    """As `rss`, with the size of each shared page divided by the number of processes."""
     private_dirty: int
-    """Pages that only this process has and that it has written: what one more of it costs."""
+    """Pages that only this process has and has written: what one more process would cost."""
 
 
 def memory(pid: int) -> Memory:
-    """What a process holds now.
+    """Return the memory that a process uses now.
 
     Raises:
-        PermissionError: uProxy lets nobody but root look.
+        PermissionError: for a uProxy, only root may read it.
     """
     return _rollup(Path(f"/proc/{pid}/smaps_rollup").read_text())
 
 
 def private_dirty(pid: int) -> int:
-    """As `memory`, what one more of the process costs: bytes."""
+    """Return the bytes that one more such process would cost."""
     return memory(pid).private_dirty
 
 

@@ -1,9 +1,9 @@
-"""uProxies among strangers: where identities come from, and a `uproxy run` in one line.
+"""Identities for tests with several proxies, and `uproxy run` in one line.
 
-A `World` hands out identities of the trust domains example.org and stranger.test: to uProxies
-as their configuration wants them, to strangers as PEM files.  `FileWorld` has CAs of its own
-and writes files for both; `AgentWorld` is `uproxy authority`, from which uProxies live through
-the Workload API and strangers' files are taken with PyPI's `spiffe`.
+A `World` provides identities of the trust domains example.org and stranger.test: to uProxies as
+configuration, to other programs as PEM files.  `FileWorld` has CAs of its own and writes files for
+both; `AgentWorld` uses `uproxy authority`: uProxies use its Workload API, and files for other
+programs are fetched with PyPI's `spiffe`.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from uproxy.lab.processes import Uproxy
 WEB = "spiffe://example.org/ns/web/sa/frontend"
 ORDERS = "spiffe://example.org/ns/shop/sa/orders"
 UNWANTED = "spiffe://example.org/ns/web/sa/unwanted"
-"""Of our own trust domain, and allowed nothing."""
+"""An identity of our own trust domain that no rule allows."""
 STRANGER = "spiffe://stranger.test/ns/void/sa/nobody"
-"""Of a trust domain that example.org isn't federated with."""
+"""An identity of a trust domain that example.org isn't federated with."""
 
 Config = dict[str, Any]
 
 
 class World(Protocol):
-    """Where everybody's identity comes from."""
+    """Where all identities come from."""
 
     def ours(self, spiffe_id: str) -> Config:
-        """The `identity` of a uProxy's configuration."""
+        """Return the `identity` of a uProxy's configuration."""
 
     def theirs(self, spiffe_id: str) -> IdentityFiles:
-        """Files for a stranger, who believes example.org's bundle."""
+        """Return files for another program, which trusts example.org's bundle."""
 
 
 class FileWorld:
-    """Files for everybody, signed by CAs made at run time."""
+    """Identities in files, signed by CAs that are made at run time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -56,22 +56,22 @@ class FileWorld:
         return by_files(self.theirs(spiffe_id))
 
     def theirs(self, spiffe_id: str) -> IdentityFiles:
-        # once each: a uProxy would follow files that change
+        # written once only: a uProxy would reload files that change
         if spiffe_id not in self._written:
             domain, path = _split(spiffe_id)
             ca = {"example.org": self.ca, "stranger.test": self.stranger_ca}[domain]
-            # ghostunnel looks for the address it dials
+            # ghostunnel demands the dialled address in the certificate
             issued = ca.issue(path, ips=("127.0.0.1",))
             self._written[spiffe_id] = self.write(path.replace("/", "-"), issued)
         return self._written[spiffe_id]
 
     def write(self, name: str, issued: Issued) -> IdentityFiles:
-        """Files of something special, beside example.org's bundle."""
+        """Write files of another SVID, with example.org's bundle."""
         return write_identity(self._folder / name, issued, self.ca.pem)
 
 
 class AgentWorld:
-    """A running `uproxy authority`, whose `starter` is offered every identity."""
+    """Identities of a running `uproxy authority`, which gives each to processes of this user."""
 
     def __init__(self, folder: Path, authority: DevAuthority) -> None:
         self._folder = folder
@@ -79,7 +79,7 @@ class AgentWorld:
 
     @staticmethod
     def domains() -> dict[str, Any]:
-        """What the authority is to be started with."""
+        """Return the trust domains with which the authority must be started."""
         return {
             "example.org": {"entries": [entry(WEB), entry(ORDERS), entry(UNWANTED)]},
             "stranger.test": {"entries": [entry(STRANGER)]},
@@ -87,7 +87,7 @@ class AgentWorld:
 
     @property
     def endpoint(self) -> str:
-        """The Workload API of example.org."""
+        """The address of example.org's Workload API."""
         return self.authority.endpoints["example.org"]
 
     def ours(self, spiffe_id: str) -> Config:
@@ -103,18 +103,19 @@ class AgentWorld:
 
 
 def by_files(files: IdentityFiles, **more: Any) -> Config:
-    """`identity` with `files`, believing example.org's bundle."""
+    """Return an `identity` with `files`, trusting example.org's bundle."""
     bundles = {"example.org": str(files.bundle)}
     return {"files": {"svid": str(files.svid), "key": str(files.key), "bundles": bundles}, **more}
 
 
 def by_agent(endpoint: str, spiffe_id: str, **more: Any) -> Config:
-    """`identity` with a Workload API."""
+    """Return an `identity` with a Workload API."""
     return {"workload_api": endpoint, "spiffe_id": spiffe_id, **more}
 
 
 def fetch_identity(folder: Path, endpoint: str, spiffe_id: str) -> IdentityFiles:
-    """Files of an identity as the Workload API has it now, beside its own domain's bundle."""
+    """Fetch an identity from a Workload API and write it, with its own domain's bundle, as
+    files."""
     from spiffe import WorkloadApiClient
 
     with contextlib.closing(WorkloadApiClient(endpoint, default_timeout=20)) as client:
@@ -128,8 +129,10 @@ def fetch_identity(folder: Path, endpoint: str, spiffe_id: str) -> IdentityFiles
 
 
 class Inbound(Uproxy):
-    """A uProxy with one mTLS door, `port`, in front of an application at `app`; lets in
-    `allow`.  `more` are further keys of its configuration."""
+    """A uProxy with one mTLS door on `port`, for an application on the port `app`.
+
+    It admits the identities in `allow`.  `more` are further keys of its configuration.
+    """
 
     def __init__(
         self,
@@ -152,14 +155,16 @@ class Inbound(Uproxy):
         super().__init__(self.config, folder / f"inbound-{self.port}")
 
     def change(self, **keys: Any) -> None:
-        """Replace keys of its configuration, which it then reloads."""
+        """Replace keys of the configuration file, which the uProxy then reloads."""
         self.config = {**self.config, **keys}
         self.write_config(self.config)
 
 
 class Outbound(Uproxy):
-    """A uProxy with one door in clear, `port`, to the ports `peers`, who must be one of
-    `expect`.  `more` are further keys of its configuration."""
+    """A uProxy with one plaintext door on `port`, which connects to the ports `peers`.
+
+    A peer must have an identity in `expect`.  `more` are further keys of its configuration.
+    """
 
     def __init__(
         self,
@@ -182,13 +187,13 @@ class Outbound(Uproxy):
 
 
 def own_serial(uproxy: Uproxy) -> str:
-    """Of the SVID in force."""
+    """Return the serial number of the SVID in use."""
     serial: str = json.loads(uproxy.request("/certs")[1])["svid"]["chain"][0]["serial"]
     return serial
 
 
 def allowing(*spiffe_ids: str) -> Mapping[str, Any]:
-    """A rule named `callers` that lets them in."""
+    """Return an authorization rule named `callers` that allows these identities."""
     return {"name": "callers", "action": "allow", "from": {"identities": list(spiffe_ids)}}
 
 

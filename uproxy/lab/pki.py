@@ -1,9 +1,9 @@
-"""A certificate authority made at run time, with every defect a test may want.
+"""A certificate authority made at run time, whose certificates can have any defect.
 
-`Authority("example.org")` is a trust domain's CA: `.issue("/ns/web/sa/frontend")` gives a
-good SVID, keyword arguments (the fields of `Quirks`) give a bad one; `.intermediate()` is an
-authority below it, `.crl([...])` revokes.  Not fit for production: keys lie in memory and
-nothing is asked of whoever wants a certificate.
+`Authority("example.org")` is the CA of a trust domain: `.issue("/ns/web/sa/frontend")` returns a
+valid SVID, with keyword arguments (the fields of `Quirks`) an invalid one; `.intermediate()`
+returns an authority below it, `.crl([...])` revokes.  Not for production: keys are in memory and
+callers aren't authenticated.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ _KEY_USAGES = (
 
 @dataclass(frozen=True)
 class Quirks:
-    """How a certificate is made; None leaves the thing out."""
+    """The contents of a certificate; a field that is None is left out."""
 
     uris: tuple[str, ...] | None = None
-    """URI SANs; None: the one SPIFFE ID of the path.  See `without_san` for none at all."""
+    """URI SANs; None: the SPIFFE ID of the path.  For no SAN at all see `without_san`."""
     dns: tuple[str, ...] = ()
     ips: tuple[str, ...] = ()
     emails: tuple[str, ...] = ()
     without_san: bool = False
     san_critical: bool | None = None
-    """None: critical exactly when the subject is empty, as the standard wants."""
+    """None: critical if and only if the subject is empty, as the standard demands."""
     subject: str | None = "workload"
     """The common name; None: an empty subject."""
     ca: bool | None = False
-    """basicConstraints' cA; None: no basicConstraints."""
+    """cA of basicConstraints; None: no basicConstraints."""
     ca_critical: bool = True
     path_length: int | None = None
     key_usage: tuple[str, ...] | None = ("digital_signature",)
@@ -68,9 +68,9 @@ class Quirks:
     """p256, p384, p224, rsa2048, rsa1024, ed25519 or ed448."""
     hash: type[hashes.HashAlgorithm] = hashes.SHA256
     forged: bool = False
-    """Signed with a key that isn't the issuer's."""
+    """Whether it is signed with another key than the issuer's."""
     unknown_critical: bool = False
-    """With a critical extension nobody knows."""
+    """Whether it has a critical extension that nobody knows."""
     permitted: tuple[x509.GeneralName, ...] | None = None
     excluded: tuple[x509.GeneralName, ...] | None = None
     """Name constraints."""
@@ -82,7 +82,7 @@ _CA = Quirks(subject=None, ca=True, key_usage=("key_cert_sign", "crl_sign"), eku
 
 @dataclass(frozen=True)
 class Issued:
-    """A certificate with its key and the intermediates that belong to it."""
+    """A certificate with its key and its intermediates."""
 
     chain: tuple[x509.Certificate, ...]
     """Leaf first, without the root."""
@@ -118,12 +118,12 @@ class Issued:
 
     @property
     def svid(self) -> Svid:
-        """As a source of identity would hold it."""
+        """As an identity source returns it."""
         return Svid(self.spiffe_id, self.chain, self.key)
 
 
 class Authority:
-    """A trust domain's CA, or an intermediate below one."""
+    """The CA of a trust domain, or an intermediate CA below it."""
 
     def __init__(
         self, trust_domain: str = "example.org", *, now: datetime | None = None, **quirks: Any
@@ -138,13 +138,14 @@ class Authority:
         self.root = self.certificate
 
     def issue(self, path: str = "/ns/default/sa/workload", **quirks: Any) -> Issued:
-        """An SVID for `path`; `quirks` are fields of Quirks."""
+        """Return an SVID for `path`; `quirks` are fields of Quirks."""
         how = replace(Quirks(uris=(f"spiffe://{self.trust_domain}{path}",)), **quirks)
         key = make_key(how.key)
         return Issued((self._build(how, key, self), *self.intermediates), key)
 
     def intermediate(self, name: str = "intermediate", **quirks: Any) -> Authority:
-        """An authority whose certificate this one signs; its name tells its depth."""
+        """Return an authority whose certificate this one signs.  Its subject includes its
+        depth."""
         child = Authority(self.trust_domain, now=self.now, **{"key": self._how.key, **quirks})
         depth = len(self.intermediates) + 1
         how = replace(
@@ -166,7 +167,7 @@ class Authority:
         entry_extensions: Collection[tuple[x509.ExtensionType, bool]] = (),
         forged: bool = False,
     ) -> x509.CertificateRevocationList:
-        """A CRL of this authority; `extensions` are (value, critical)."""
+        """Return a CRL of this authority; `extensions` are (value, critical)."""
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(self.certificate.subject)
@@ -201,7 +202,7 @@ class Authority:
 
     @property
     def bundle(self) -> Bundle:
-        """The root, as the verifier wants it."""
+        """The root, as the verifier takes it."""
         return Bundle(self.trust_domain, (self.root,))
 
     def _build(
@@ -224,7 +225,7 @@ class Authority:
 
 
 def make_key(kind: str) -> CertificateIssuerPrivateKeyTypes:
-    """A fresh private key of a kind `Quirks.key` knows."""
+    """Return a new private key of one of the kinds listed at `Quirks.key`."""
     curves: dict[str, ec.EllipticCurve] = {
         "p224": ec.SECP224R1(), "p256": ec.SECP256R1(), "p384": ec.SECP384R1(),
     }  # fmt: skip
@@ -244,7 +245,8 @@ def private_bytes(
     sec1: bool = False,
     password: bytes | None = None,
 ) -> bytes:
-    """A key as PKCS#8, or in the traditional form (SEC1 for elliptic curves)."""
+    """Return a key as PKCS#8, or with `sec1` in the traditional format (SEC1 for elliptic
+    curves)."""
     formats = serialization.PrivateFormat
     return key.private_bytes(
         encoding,
@@ -256,7 +258,8 @@ def private_bytes(
 
 
 def jwk(certificate: x509.Certificate, **members: object) -> dict[str, object]:
-    """A bundle document's entry for `certificate` (P-256); `members` replace or add."""
+    """Return the entry of a SPIFFE bundle document for a P-256 certificate; `members` replace
+    or add."""
     x5c = base64.b64encode(certificate.public_bytes(Encoding.DER)).decode()
     entry: dict[str, object] = {"kty": "EC", "crv": "P-256", "use": "x509-svid", "x5c": [x5c]}
     public = certificate.public_key()
@@ -277,6 +280,7 @@ def _name(common_name: str | None) -> x509.Name:
 
 
 def _hash(key: CertificateIssuerPrivateKeyTypes, how: Quirks) -> Any:
+    """Return the hash to sign with; None for Edwards curves, which need none."""
     edwards = isinstance(key, ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey)
     return None if edwards else how.hash()
 

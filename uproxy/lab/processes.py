@@ -1,8 +1,8 @@
-"""Other programs as subprocesses that always end: a log in a file, readiness, signals.
+"""Child processes that always end: their log, readiness and signals.
 
-`Process` is any program; `Uproxy` is `uproxy run` with a configuration, its log lines as
-parsed JSON and its admin listener at hand.  Both are context managers: leaving one kills the
-whole process group, whatever state the test left it in.
+`Process` runs any program; `Uproxy` runs `uproxy run` with a configuration, parses its log lines
+and asks its admin listener.  Both are context managers that kill the whole process group at the
+end, in whatever state the test left it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import wait_until
 
 _STOP_GRACE = 10.0
-"""Seconds between SIGTERM and SIGKILL."""
+"""Seconds from SIGTERM to SIGKILL."""
 
 
 class Process:
-    """A program that runs while its `with` block does; what it writes goes to `log`."""
+    """A program that runs inside the `with` block; its output goes to the file `log`."""
 
     def __init__(
         self,
@@ -39,20 +39,20 @@ class Process:
         env: Mapping[str, str] | None = None,
         user: str | None = None,
     ) -> None:
-        """`env` is added to ours; to run as another `user` needs root."""
+        """`env` is added to our environment.  Running as another `user` needs root."""
         self.argv = [str(word) for word in argv]
         self.log = log
         self._env = env or {}
         self._user = user
         self._popen: subprocess.Popen[bytes] | None = None
-        """Set by `start`."""
+        """None before `start`."""
 
     def is_ready(self) -> bool:
-        """What entering the `with` block waits for."""
+        """Return whether the program is ready; entering the `with` block waits for it."""
         return True
 
     def start(self) -> None:
-        """Start it, or start it again after its end; returns when `is_ready`.
+        """Start the program, or restart it after it has ended; return when `is_ready`.
 
         Raises:
             AssertionError: it ended, or took too long; the message has its output.
@@ -87,10 +87,11 @@ class Process:
 
     @property
     def running(self) -> bool:
+        """Whether it hasn't ended."""
         return self._started.poll() is None
 
     def wait_ready(self, ready: Callable[[], object], timeout: float = 20.0) -> None:
-        """Look until `ready()` is true.
+        """Wait until `ready()` is true, for at most `timeout` seconds.
 
         Raises:
             AssertionError: it ended before, or took longer; the message has its output.
@@ -108,11 +109,11 @@ class Process:
             raise AssertionError(f"{name} ended with {self._started.returncode}\n{self.output}")
 
     def send(self, number: signal.Signals) -> None:
-        """Send a signal to the program itself, not to its children."""
+        """Send a signal to the program, not to its children."""
         self._started.send_signal(number)
 
     def wait(self, timeout: float = 10.0) -> int:
-        """Its exit code, negative for a signal, once it has ended by itself.
+        """Wait until it ends by itself; return its exit code, negative for a signal.
 
         Raises:
             AssertionError: it still runs after `timeout` seconds.
@@ -123,7 +124,8 @@ class Process:
             raise AssertionError(f"still running after {timeout:g} s\n{self.output}") from None
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        """Ask it to end, insist after a grace; its children are killed.  The exit code."""
+        """Send it a signal, SIGKILL after a grace period, and kill its children; return its
+        exit code."""
         if self.running:
             self._started.send_signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -152,11 +154,11 @@ class Process:
 
 
 class Uproxy(Process):
-    """`uproxy run`, with its admin listener on a free port of loopback.
+    """`uproxy run`, with its admin listener on a free loopback port.
 
-    `config` is a configuration as a mapping, without `admin` unless the test is about it;
-    `folder` takes the file and the log.  SIGTERM drains without the usual delay; leaving the
-    `with` block kills, so a test about the end calls `stop`.
+    `config` is the configuration, without `admin` unless the test needs it; `folder` is for the
+    file and the log.  SIGTERM drains without the usual delay.  Leaving the `with` block kills
+    the process; a test of the shutdown calls `stop`.
     """
 
     def __init__(
@@ -189,11 +191,11 @@ class Uproxy(Process):
         self.stop(signal.SIGKILL)
 
     def wait_until_ready(self, timeout: float = 20.0) -> None:
-        """Until `/readyz` says 200; entering the `with` block doesn't wait for it."""
+        """Wait until `/readyz` answers 200; entering the `with` block doesn't wait for that."""
         self.wait_ready(lambda: self.status("/readyz") == 200, timeout)
 
     def request(self, path: str, method: str = "GET") -> tuple[int, str]:
-        """Ask the admin listener: status and body.
+        """Send a request to the admin listener; return (HTTP status, body).
 
         Raises:
             OSError: nobody answers.
@@ -205,7 +207,7 @@ class Uproxy(Process):
             return response.status, response.read().decode()
 
     def status(self, path: str) -> int | None:
-        """The status of a GET, None when nobody answers."""
+        """Return the HTTP status of a GET; None if nobody answers."""
         try:
             return self.request(path)[0]
         except OSError:
@@ -213,13 +215,13 @@ class Uproxy(Process):
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        """The whole log, one mapping per finished line; one that isn't JSON (an error's, on
+        """The log, one mapping for each complete line; a line that isn't JSON (an error on
         standard error) becomes `{"text": line}`."""
         return [_parsed(line) for line in self.output.split("\n")[:-1]]
 
     @property
     def accesses(self) -> list[dict[str, Any]]:
-        """The access log: one line per finished connection."""
+        """The lines of the access log: one for each connection that has ended."""
         return [line for line in self.lines if line.get("scope") == "access"]
 
 

@@ -1,7 +1,7 @@
-"""Waiting for something to become true: polled, with a deadline, never a bare sleep.
+"""Waits for conditions by polling with a deadline.
 
-Failing to become true is an AssertionError that says what was waited for, and what was last
-seen if the caller can tell.
+If a condition doesn't become true, the AssertionError says what was waited for and the value that
+the condition last had.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import TypeVar
 T = TypeVar("T")
 
 INTERVAL = 0.01
-"""Seconds between two looks."""
+"""Seconds between two checks."""
 
 
 def wait_until(condition: Callable[[], T], what: str, timeout: float = 10.0) -> T:
-    """Look until `condition()` is true; returns what it gave.
+    """Wait until `condition()` is true; return its value.
 
     Raises:
-        AssertionError: it did not within `timeout` seconds.
+        AssertionError: it did not become true within `timeout` seconds.
     """
     deadline = time.monotonic() + timeout
     while not (seen := condition()):
@@ -32,7 +32,7 @@ def wait_until(condition: Callable[[], T], what: str, timeout: float = 10.0) -> 
 
 
 async def eventually(condition: Callable[[], T], what: str, timeout: float = 10.0) -> T:
-    """`wait_until` on the event loop: other tasks run between two looks.
+    """As `wait_until`, for the event loop: other tasks run between two checks.
 
     Raises:
         AssertionError: it did not become true within `timeout` seconds.
