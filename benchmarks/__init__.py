@@ -1,6 +1,6 @@
-"""Benchmarks, one file per question: `python -m benchmarks NAME …`, or `make bench ARGS=NAME`.
+"""Benchmarks, one file for each question: `python -m benchmarks NAME …`, or `make bench ARGS=NAME`.
 
-A benchmark's docstring says the flow, the question, and what it does not measure; its
-`BENCHMARK` is what `benchmarks.harness` repeats, keeps in `results/` and renders into
-docs/benchmarks.md.  They run nowhere in the tests, and no test asserts a speed.
+A benchmark's docstring describes the flow, the question, and what is not measured.
+`benchmarks.harness` repeats its `BENCHMARK`, stores the results in `results/` and renders them
+into docs/benchmarks.md.  Tests don't run benchmarks, and no test asserts a speed.
 """

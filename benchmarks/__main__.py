@@ -1,6 +1,6 @@
-"""`python -m benchmarks [NAME …]`: measure, keep the results, renew docs/benchmarks.md.
+"""`python -m benchmarks [NAME …]`: measures, stores the results, renders docs/benchmarks.md.
 
-With `--only-print` nothing is kept; with `--only-render` nothing is measured.
+With `--only-print` nothing is stored; with `--only-render` nothing is measured.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ NAMES = ("requests", "handshakes", "bulk", "memory", "open", "fairness", "flood"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the benchmarks named, or all."""
+    """Run the named benchmarks, or all."""
     args = _arguments(argv)
-    # as an installed package has them: compiling in the process would count as its memory
+
+    # as in an installed package: else compiling would count as the process's memory
     compileall.compile_dir(_ROOT / "uproxy", quiet=1)
     command = shlex.join(["python", "-m", "benchmarks", *(argv or sys.argv[1:])])
     for name in args.names or NAMES:

@@ -1,11 +1,11 @@
-"""What do bytes cost, there and back, on one connection and on four at once?
+"""What does it cost to relay bytes, in each direction, on one connection and on four?
 
-Flow: a client in Python → A (plaintext in, mutual TLS out) → B → the application, which takes
-or gives zeros; one direction at a time, in blocks of 1 MiB, counted when they have arrived.
-It judges by the CPU time of A and B together per GB (10⁹ bytes).
+Flow: a Python client → A (plaintext in, mutual TLS out) → B → the application, which discards
+or sends zeros; one direction at a time, in blocks of 1 MiB, counted when they have arrived.
+What counts is the CPU time of A and B together for each GB (10⁹ bytes).
 
-Not measured: both directions at once, a network's delay and loss, disks.  A direct connection
-shows what the two ends can do.
+Not measured: both directions at once, a network's delay and loss, disks.  The row of a direct
+connection shows the limit of client and application.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from benchmarks.harness.application import Application
 from benchmarks.harness.benchmark import Benchmark, Column, Stage
 from benchmarks.harness.figures import Figures
 from benchmarks.harness.processes import cpu_seconds
-from benchmarks.harness.proxies import COMPARED, NONE, Kind, pair
+from benchmarks.harness.proxies import COMPARED, NONE, ProxyKind, pair
 from benchmarks.harness.streams import DOWN, UP, connections, move
 
 _STREAMS = (1, 4)
 _WARM_S = 0.2
 
 
-def measure(stage: Stage, kind: Kind) -> Figures:
-    """Both directions, one after the other, over each number of streams."""
+def measure(stage: Stage, kind: ProxyKind) -> Figures:
+    """Measure both directions, one after the other, with each number of streams."""
     figures: dict[str, float] = {}
     with (
         Application(stage.folder) as application,

@@ -1,10 +1,10 @@
 """How long do small requests wait beside bulk streams?
 
 Flow: as in `requests`, over 1,000 connections, while two more connections, one for each thread
-of a proxy, move bytes as fast as they can, one up and one down.  Once 2,000 requests a second,
-due at fixed times, over all connections in turn; once every connection asks again when it has
-been answered, which is mostly a queue of 1,000.  It judges by p99, and says how much the
-streams moved meanwhile, because who starves them has an easy game.
+of a proxy, transfer bytes as fast as they can, one in each direction.  First 2,000 requests a
+second, due at fixed times, distributed over all connections; then each connection sends the next
+request as soon as it has an answer, so that there is mostly a queue of 1,000.  What counts is
+p99; the streams' throughput is shown too, because a proxy could improve p99 by starving them.
 
 Not measured: which thread a proxy gave which stream, more streams than threads, a network.
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 from benchmarks.harness.benchmark import Benchmark, Column, Stage
 from benchmarks.harness.figures import Figures
 from benchmarks.harness.loads import asking, measured
-from benchmarks.harness.proxies import COMPARED, Kind
+from benchmarks.harness.proxies import COMPARED, ProxyKind
 from benchmarks.harness.streams import DOWN, UP, connections, moving
 
 _CONNECTIONS = 1_000
@@ -22,8 +22,8 @@ _RATE = 2_000
 _WARM_S = 1
 
 
-def measure(stage: Stage, kind: Kind) -> Figures:
-    """Both loads through one pair, beside streams that go on all the while."""
+def measure(stage: Stage, kind: ProxyKind) -> Figures:
+    """Measure both loads through one pair while the streams run."""
     with (
         asking(stage, kind) as (running, clients),
         connections(running.port, 2) as (up, down),

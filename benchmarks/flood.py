@@ -1,15 +1,15 @@
-"""How long do others wait while a crowd shows bad certificates?
+"""How long do other clients wait while many clients present invalid certificates?
 
-Flow: 64 connections ask 2,000 times a second through A and B, as in `requests`, while a crowd in
-C shakes hands with B directly, 32 at a time: each with another leaf that B must not believe
-(thousands, made before, of a CA with B's CA's name, expired, with two identities, of an unknown
-domain), or all with a good one.  First each crowd as fast as it goes; then both at the same
-rate, nine tenths of what the slower of them came to, in turns.  It judges by the p99 of the 64
-beside bad certificates against the same beside as many good ones, which may not be much better:
-the medians of all turns, because that of one moves by a factor of two.
+Flow: 64 connections send 2,000 requests a second through A and B, as in `requests`, while a C
+program does handshakes with B directly, 32 at a time.  Each handshake has another invalid leaf
+(thousands, made beforehand, of a CA with the name of B's CA, expired, with two identities, of
+an unknown domain), or all have the same valid one.  First invalid and valid ones are each sent
+as fast as possible; then both at the same rate, nine tenths of the slower one, in turns.  What
+counts is the p99 of the 64 connections beside invalid certificates, compared with p99 beside as
+many valid ones: medians of all turns, because single ones vary by a factor of two.
 
-Not measured: a crowd on another machine (here it takes its share of the processors in both
-cases), one that gives up in the middle of its handshake, resumption (off everywhere).
+Not measured: clients on another machine (here they use the same processors, in both cases),
+clients that leave during the handshake, resumption (off everywhere).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.harness.benchmark import Benchmark, Column, Stage
-from benchmarks.harness.clients import Clients, Load
+from benchmarks.harness.clients import Clients, LoadResult
 from benchmarks.harness.figures import Figures
 from benchmarks.harness.loads import asking
-from benchmarks.harness.proxies import COMPARED, TWIN, Kind
+from benchmarks.harness.proxies import COMPARED, PYTHON_ENGINE, ProxyKind
 from tests.helpers.hostile_flood import Pace, bad_leaves, flooding, write_flood
 
 _CONNECTIONS = 64
@@ -31,13 +31,14 @@ _SLOTS = 32
 _LEAVES = 4_000
 _TURNS = 3
 _SHARE = 0.9
-"""Of the slower crowd's rate, so that none of them is a queue."""
+"""The paced rate as a share of the slower full rate, so that neither builds a queue."""
 _WARM_S = 1
 _FRONTEND = "/ns/web/sa/frontend"
 
 
-def measure(stage: Stage, kind: Kind) -> Figures:
-    """Nobody else, then each crowd in both ways, all with the same pair."""
+def measure(stage: Stage, kind: ProxyKind) -> Figures:
+    """Measure without other clients, then beside invalid and valid ones, all with the same
+    pair."""
     ca = stage.files.ca
     bad = write_flood(stage.folder / "bad.pem", (leaf for _, leaf in bad_leaves(ca, _LEAVES)))
     good = write_flood(stage.folder / "good.pem", [ca.issue(_FRONTEND)])
@@ -64,16 +65,17 @@ def measure(stage: Stage, kind: Kind) -> Figures:
     }
 
 
-def _asked(stage: Stage, clients: Clients) -> Load:
+def _asked(stage: Stage, clients: Clients) -> LoadResult:
     clients.run(_CONNECTIONS, _WARM_S, rate=_RATE)
     return clients.run(_CONNECTIONS, stage.seconds, rate=_RATE)
 
 
 def _beside(
     stage: Stage, clients: Clients, port: int, crowd: Path, rate: int = 0
-) -> tuple[Load, float]:
-    """What was asked beside a crowd, and how many handshakes a second that made."""
-    # it comes a little longer than anybody looks
+) -> tuple[LoadResult, float]:
+    """Measure beside a flood of handshakes; return the load and the handshakes per second."""
+
+    # the flood lasts a little longer than the measurement
     pace = Pace(_SLOTS, rate=rate, seconds=_WARM_S + stage.seconds + 0.5)
     with flooding(port, crowd, pace) as done:
         load = _asked(stage, clients)
@@ -98,7 +100,7 @@ BENCHMARK = Benchmark(
         Column("paced_good_p99", "p99 µs beside good ones", 0, _PACED),
         Column("times", "bad against good", 2, _PACED),
     ),
-    kinds=(*COMPARED, TWIN),
+    kinds=(*COMPARED, PYTHON_ENGINE),
     measure=measure,
     charts=("times", "paced_bad_p99", "paced_good_p99"),
     seconds=2,

@@ -1,14 +1,14 @@
-"""What does a proxy hold when nothing happens, and what for each connection that is idle?
+"""How much memory does an idle proxy use, and how much more for each idle connection?
 
-Flow: B alone from exec until it would serve, then 2 s of nothing, then its memory; then A
-too, 5,000 connections through both that have each carried one request of 1 KiB back, and are
-left open.  uProxy's identity comes from a Workload API whose stream stays open, and its
-metrics are scraped once before; the others have files, Envoy's metrics are scraped
-once too.  Files are synced first: a library's pages count as dirty until they are on disk.
+Flow: B alone from exec until it is ready, then 2 s of nothing, then its memory; then A is started
+too, 5,000 connections each carry one request with an answer of 1 KiB and stay open.  uProxy's
+identity comes from a Workload API whose stream stays open, and its metrics are scraped once
+before; the others have files, and Envoy's metrics are scraped once too.  Files are synced
+first: a library's pages count as dirty until they are on disk.
 
-Not measured: memory under load, Envoy's with the clusters and endpoints of a mesh (they
-grow with it).  PSS is taken with four of a kind, and a uProxy shares its interpreter's pages
-with this program and the authority too, which are Python.
+Not measured: memory under load, Envoy's memory with a mesh's clusters and endpoints (it grows
+with them).  PSS is taken with four processes of a kind; a uProxy also shares the interpreter's
+pages with this program and the authority, which are Python.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from benchmarks.harness.proxies import (
     UPROXY,
     UPROXY_PQ,
     Identities,
-    Kind,
     Proxy,
+    ProxyKind,
     started,
 )
 from tests.helpers.envoy import EnvoyServer
@@ -48,8 +48,8 @@ _UPROXY = replace(UPROXY, title="uProxy, Workload API")
 _UPROXY_PQ = replace(UPROXY_PQ, title=f"uProxy, Workload API, {UPROXY_PQ.group}")
 
 
-def measure(stage: Stage, kind: Kind) -> Figures:
-    """B alone and idle, then both with idle connections."""
+def measure(stage: Stage, kind: ProxyKind) -> Figures:
+    """Measure B alone and idle, then both with idle connections."""
     assert kind.inbound is not None
     assert kind.outbound is not None
     identities: Identities = stage.files
@@ -73,18 +73,19 @@ def measure(stage: Stage, kind: Kind) -> Figures:
     return figures
 
 
-def _shared(stage: Stage, kind: Kind, identities: Identities, proxy: Proxy) -> int:
-    """The PSS of a proxy while it isn't the only one of its kind."""
+def _shared(stage: Stage, kind: ProxyKind, identities: Identities, proxy: Proxy) -> int:
+    """Return the PSS of a proxy in bytes while others of its kind run."""
     assert kind.inbound is not None
     with contextlib.ExitStack() as stack:
         for _ in range(_COPIES - 1):
-            # nobody calls them: any port is as good as their application's
+            # no client connects to them, so their application's port doesn't matter
             other = kind.inbound(stage.folder, identities, proxy.port)
             stack.enter_context(started(other))
         return memory(proxy.pid).pss
 
 
 def _per_connection(a: Proxy, b: Proxy) -> Figures:
+    """Return the private memory for each idle connection in KiB, of A and of B."""
     with Clients(a.port) as early:
         early.open(_WARM)
     with Clients(a.port) as clients:

@@ -1,11 +1,11 @@
 """Does a request cost more when thousands of other connections are open?
 
-Flow: as in `requests`, over 16 connections as fast as it goes: first when they are the only
-ones, then through the same two processes when 5,000 are open, all of which have carried a
-request and of which the same 16 are busy.  It judges by how many times the second costs the
-CPU time of the first, A and B together, each kind of proxy against itself.
+Flow: as in `requests`, over 16 connections as fast as possible: first when they are the only
+ones, then through the same processes when 5,000 are open, all of which have carried a request
+and of which the same 16 are busy.  What counts is the CPU time of A and B together, the second
+divided by the first, of each kind of proxy by itself.
 
-Not measured: connections that come and go, or that speak now and then.
+Not measured: connections that come and go, or that are busy now and then.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from __future__ import annotations
 from benchmarks.harness.benchmark import Benchmark, Column, Stage
 from benchmarks.harness.figures import Figures
 from benchmarks.harness.loads import asking, columns, measured
-from benchmarks.harness.proxies import COMPARED, Kind
+from benchmarks.harness.proxies import COMPARED, ProxyKind
 
 _BUSY = 16
 _OPEN = 5_000
 _WARM_S = 1
 
 
-def measure(stage: Stage, kind: Kind) -> Figures:
-    """Few connections, then the same among many."""
+def measure(stage: Stage, kind: ProxyKind) -> Figures:
+    """Measure few connections, then the same among many."""
     with asking(stage, kind) as (running, clients):
         found: dict[str, float] = {}
         for name, count in ("alone", _BUSY), ("among", _OPEN):

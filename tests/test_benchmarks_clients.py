@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.harness.application import ANSWER_BYTES, Application, ask
-from benchmarks.harness.clients import Clients, Load, next_source, read
+from benchmarks.harness.clients import Clients, LoadResult, next_source, read
 from benchmarks.harness.streams import DOWN, UP, connections, move, moving
 
 STEP = 32 << 20
@@ -33,7 +33,7 @@ def clients(application: Application) -> Iterator[Clients]:
 
 def test_what_the_program_says_is_read() -> None:
     load = read('{"requests":1000,"duration_us":2000000,"p50_us":400,"p99_us":900}\n')
-    assert load == Load(1000, 2.0, 400, 900)
+    assert load == LoadResult(1000, 2.0, 400, 900)
     assert load.rate == 500.0
 
 

@@ -15,13 +15,13 @@ from benchmarks.harness import proxies
 from benchmarks.harness.benchmark import Benchmark, Column, Stage
 from benchmarks.harness.figures import Figures
 from benchmarks.harness.haproxy import Haproxy
-from benchmarks.harness.proxies import Kind, Proxy
+from benchmarks.harness.proxies import Proxy, ProxyKind
 from benchmarks.harness.rounds import _round
 from uproxy.config import load
 from uproxy.lab.mesh import FileWorld
 from uproxy.lab.processes import Uproxy
 
-UPROXIES = [proxies.UPROXY, proxies.UPROXY_PQ, proxies.UPROXY_LOGGING, proxies.TWIN]
+UPROXIES = [proxies.UPROXY, proxies.UPROXY_PQ, proxies.UPROXY_LOGGING, proxies.PYTHON_ENGINE]
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def identities(tmp_path_factory: pytest.TempPathFactory) -> FileWorld:
     return FileWorld(tmp_path_factory.mktemp("identities"))
 
 
-def made(kind: Kind, folder: Path, identities: FileWorld) -> tuple[Proxy, Proxy]:
+def made(kind: ProxyKind, folder: Path, identities: FileWorld) -> tuple[Proxy, Proxy]:
     """A and B, not started, on the way to an application's port."""
     assert kind.inbound is not None
     assert kind.outbound is not None
@@ -39,13 +39,13 @@ def made(kind: Kind, folder: Path, identities: FileWorld) -> tuple[Proxy, Proxy]
 
 @pytest.mark.parametrize("kind", UPROXIES, ids=lambda kind: kind.key)
 def test_uproxy_is_configured_as_any_user_would(
-    kind: Kind, tmp_path: Path, identities: FileWorld
+    kind: ProxyKind, tmp_path: Path, identities: FileWorld
 ) -> None:
     for proxy in made(kind, tmp_path, identities):
         assert isinstance(proxy, Uproxy)
         text = proxy.config_file.read_text()
         settings = load(text, environ={}, overrides=[], folder=str(tmp_path))
-        assert settings.engine == ("python" if kind is proxies.TWIN else "native")
+        assert settings.engine == ("python" if kind is proxies.PYTHON_ENGINE else "native")
         assert settings.log.access == ("all" if kind is proxies.UPROXY_LOGGING else "none")
         assert settings.tls.groups[0] == kind.group
         assert settings.tls.ciphers == (proxies.CIPHER,)
@@ -53,7 +53,7 @@ def test_uproxy_is_configured_as_any_user_would(
 
 @pytest.mark.parametrize("kind", [proxies.ENVOY, proxies.ENVOY_PQ], ids=lambda kind: kind.key)
 def test_envoy_has_two_threads_and_room_for_all_connections(
-    kind: Kind, tmp_path: Path, identities: FileWorld
+    kind: ProxyKind, tmp_path: Path, identities: FileWorld
 ) -> None:
     for proxy in made(kind, tmp_path, identities):
         words = proxy.argv
@@ -89,7 +89,7 @@ def test_haproxy_verifies_on_both_sides_and_resumes_nothing(
 
 
 def in_order(order: list[str], *, fails: str = "") -> Benchmark:
-    def measure(_stage: Stage, kind: Kind) -> Figures:
+    def measure(_stage: Stage, kind: ProxyKind) -> Figures:
         order.append(kind.key)
         if kind.key == fails:
             raise RuntimeError("broken")

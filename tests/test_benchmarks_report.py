@@ -12,7 +12,7 @@ from benchmarks.harness.benchmark import Benchmark, Column, Stage
 from benchmarks.harness.chart import chart
 from benchmarks.harness.figures import Figures
 from benchmarks.harness.markdown import TIMES, TO, replace
-from benchmarks.harness.proxies import ENVOY, NONE, UPROXY, Kind
+from benchmarks.harness.proxies import ENVOY, NONE, UPROXY, ProxyKind
 from benchmarks.harness.report import (
     Result,
     block,
@@ -34,7 +34,7 @@ PAGE = (
 )
 
 
-def measure(stage: Stage, kind: Kind) -> Figures:
+def measure(stage: Stage, kind: ProxyKind) -> Figures:
     raise AssertionError("nothing is measured in a test")
 
 

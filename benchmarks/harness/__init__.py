@@ -1,8 +1,8 @@
-"""What all benchmarks share: proxies in pairs, load, rounds, and the page the figures go to.
+"""What all benchmarks share: pairs of proxies, loads, rounds, and the page with the figures.
 
-`proxies` starts them and `observe` looks at what they negotiated; `application` is what is
-behind them, `clients` and `streams` are in front (application.c and clients.c do the work,
-`loads` joins a load with what it took); `processes` reads what a process has used; `rounds`
-repeats, `figures` does the arithmetic, `goals` judges, `report`, `markdown` and `chart` draw.
-`benchmark` says what one is.
+`benchmark` defines what a benchmark is; `proxies` starts the proxies and `observe` checks what
+they negotiated; `application` is behind them, `clients` and `streams` are in front (in
+application.c and clients.c, and `loads` measures a load); `processes` reads how much CPU time a
+process has used; `rounds` repeats, `figures` does the arithmetic, `goals` compares with the goals,
+`report`, `markdown` and `chart` render.
 """

@@ -1,7 +1,7 @@
-"""The application behind the proxies: application.c, for small requests and for bulk streams.
+"""The application behind the proxies: application.c, for small requests and bulk streams.
 
-A request has 64 bytes and an answer 1 KiB; `ask` is the simplest client, for a look at one
-connection.  Loads come from `clients` and `streams`.
+A request has 64 bytes and an answer 1 KiB.  `ask` is a client for a single request; loads come
+from `clients` and `streams`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ANSWER_BYTES = 1024
 
 
 class Application(Process):
-    """Serves on `port` of loopback."""
+    """Listens on `port` of loopback."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
@@ -30,7 +30,7 @@ class Application(Process):
 
 
 def ask(port: int) -> socket.socket:
-    """A connection over which one request has been answered whole, left open.
+    """Return a connection on which one request was answered completely; it stays open.
 
     Raises:
         ConnectionError: the answer ended early.

@@ -1,4 +1,4 @@
-"""What a benchmark is: a question, the columns that answer it, and how to measure one row."""
+"""What a benchmark consists of: a question, columns with the answers, and how to measure a row."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness.figures import Figures
-from benchmarks.harness.proxies import Kind
+from benchmarks.harness.proxies import ProxyKind
 from uproxy.lab.mesh import AgentWorld, FileWorld
 
 
@@ -18,26 +18,26 @@ class Column:
     key: str
     title: str
     digits: int = 0
-    """Behind the decimal point."""
+    """Digits after the decimal point."""
     table: str = ""
-    """The title of the table that it is in; columns of one table follow one another."""
+    """The title of its table; columns of one table must follow each other."""
     ratio: bool = False
-    """Whether the table says how it relates to Envoy's of the same round."""
+    """Whether the table also shows the ratio to Envoy's figure of the same round."""
     summary: str = ""
-    """Its title in the table of all benchmarks; empty: it isn't there."""
+    """The title in the summary of all benchmarks; empty: not in the summary."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What a measurement has to work with."""
+    """What a measurement is given."""
 
     folder: Path
-    """For files of the processes."""
+    """For the files of the processes."""
     files: FileWorld
     agent: AgentWorld | None
-    """A running Workload API, for a benchmark that asked for one."""
+    """A running Workload API; None unless the benchmark has `workload_api`."""
     seconds: float
-    """How long one measurement should look."""
+    """How long one measurement takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +47,13 @@ class Benchmark:
     name: str
     title: str
     columns: tuple[Column, ...]
-    kinds: tuple[Kind, ...]
-    """The rows, in the order they are shown in, and measured in within a round."""
-    measure: Callable[[Stage, Kind], Figures]
-    """One row once: fresh processes on fresh ports.  A column may be absent."""
+    kinds: tuple[ProxyKind, ...]
+    """The rows, in the order in which they are shown, and measured within a round."""
+    measure: Callable[[Stage, ProxyKind], Figures]
+    """Measures one row once, with new processes and ports.  A column may be absent."""
     charts: tuple[str, ...]
     """The columns that are drawn."""
     seconds: float
     rounds: int = 5
     workload_api: bool = False
-    """Whether a development authority runs beside."""
+    """Whether a development authority runs meanwhile."""

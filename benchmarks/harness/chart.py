@@ -1,4 +1,4 @@
-"""Columns of a benchmark as a drawing: a bar to the median, a line from lowest to highest."""
+"""Draws columns of a benchmark: a bar up to the median, a line from the lowest to the highest."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ _STYLE = (
     ".t{font:13px system-ui,sans-serif;fill:#1b2330}"
     ".bar{fill:#6b4fbb}.ours{fill:#0b7a75}.range{stroke:#1b2330;stroke-width:1.5}"
 )
-_OURS = ("uproxy", "twin")
+_OURS = "uproxy"
 
 
 def chart(benchmark: Benchmark, rounds: Sequence[Round]) -> str:
-    """SVG with a panel for each drawn column, and in it a row for every kind of proxy that has a
-    figure; a bar's scale begins at zero."""
+    """Return an SVG with a panel for each drawn column, and in it a row for each kind of proxy
+    that has a figure; bars start at zero."""
     top, panels = _HEAD, []
     for key in benchmark.charts:
         column = next(each for each in benchmark.columns if each.key == key)
@@ -44,7 +44,7 @@ def chart(benchmark: Benchmark, rounds: Sequence[Round]) -> str:
 def _panel(
     benchmark: Benchmark, column: Column, rounds: Sequence[Round], top: int
 ) -> tuple[int, str]:
-    """Its height, and its elements."""
+    """Return the panel's height in pixels, and its elements."""
     rows = [
         (kind.key, kind.title, spread(values))
         for kind in benchmark.kinds

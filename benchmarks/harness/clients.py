@@ -1,7 +1,7 @@
-"""The clients of small requests: clients.c, told what to do, and what it says of it.
+"""The clients that send small requests: starts clients.c, sends it commands, reads its answers.
 
-One program per run, which keeps its connections from one load to the next.  Each run comes
-from another address of loopback, so that what an earlier one left in TIME_WAIT isn't met.
+One process for each run keeps its connections from one load to the next.  Each run uses another
+loopback address, so that it doesn't meet ports that an earlier run left in TIME_WAIT.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ _sources = itertools.cycle(f"127.0.0.{last}" for last in range(2, 255))
 
 
 def next_source() -> str:
-    """An address of loopback that none of the last runs came from."""
+    """Return a loopback address that none of the last runs used."""
     return next(_sources)
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """What one load came to."""
+class LoadResult:
+    """The result of one load."""
 
     requests: int
-    """Answered."""
+    """How many were answered."""
     seconds: float
     p50_us: float
     p99_us: float
@@ -40,9 +40,9 @@ class Load:
 
 
 class Clients:
-    """Connections to a port of loopback, while its `with` block lasts.
+    """Connections to a loopback port, inside the `with` block.
 
-    Every method waits until what it asks for has been done.
+    Each method returns when its load is done.
 
     Raises:
         RuntimeError: a connection failed, closed early, or was silent for 10 s.
@@ -56,16 +56,16 @@ class Clients:
         )
 
     def open(self, count: int) -> None:
-        """Have so many connections, each with a request answered."""
+        """Open connections until there are `count`; each has one request answered."""
         self._do(f"open {count}")
 
-    def run(self, busy: int, seconds: float, *, rate: int = 0) -> Load:
-        """Ask over the first `busy` connections: `rate` a second together, or as fast as it
-        goes, one request at a time on each."""
+    def run(self, busy: int, seconds: float, *, rate: int = 0) -> LoadResult:
+        """Send requests over the first `busy` connections: `rate` a second in all, or without a
+        rate as fast as possible, one request at a time on each."""
         return read(self._do(f"run {busy} {seconds} {rate}"))
 
-    def dial(self, slots: int, seconds: float) -> Load:
-        """A new connection for every request, `slots` at a time."""
+    def dial(self, slots: int, seconds: float) -> LoadResult:
+        """Open a new connection for each request, `slots` at a time."""
         return read(self._do(f"dial {slots} {seconds}"))
 
     def _do(self, command: str) -> str:
@@ -73,11 +73,12 @@ class Clients:
         assert self._popen.stdout is not None
         self._popen.stdin.write(f"{command}\n")
         self._popen.stdin.flush()
-        said = self._popen.stdout.readline()
-        if not said:
+
+        answer = self._popen.stdout.readline()
+        if not answer:
             assert self._popen.stderr is not None
             raise RuntimeError(f"clients: {command}: {self._popen.stderr.read().strip()}")
-        return said
+        return answer
 
     def __enter__(self) -> Self:
         return self
@@ -92,13 +93,15 @@ class Clients:
             self._popen.kill()
 
 
-def read(line: str) -> Load:
-    """What the program said of a load.
+def read(line: str) -> LoadResult:
+    """Parse the program's answer about a load.
 
     Raises:
         RuntimeError: not one request was answered.
     """
-    said = json.loads(line)
-    if not said["requests"]:
+    found = json.loads(line)
+    if not found["requests"]:
         raise RuntimeError(f"no request was answered: {line.strip()}")
-    return Load(said["requests"], said["duration_us"] / 1e6, said["p50_us"], said["p99_us"])
+    return LoadResult(
+        found["requests"], found["duration_us"] / 1e6, found["p50_us"], found["p99_us"]
+    )

@@ -1,4 +1,4 @@
-"""The benchmarks' own programs in C, built under .cache/bench when their source is younger."""
+"""Compiles the benchmarks' C programs into .cache/bench when their sources have changed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _BUILT = _SOURCES.parents[1] / ".cache" / "bench"
 
 
 def compiled(name: str) -> Path:
-    """The program of `name`.c.
+    """Return the path of the program compiled from `name`.c.
 
     Raises:
         subprocess.CalledProcessError: it doesn't compile.

@@ -1,7 +1,7 @@
-"""The arithmetic of repeated measurements: medians with their extremes, and ratios by round.
+"""The arithmetic of repeated measurements: medians with their extremes, and ratios.
 
-Pure.  A ratio is taken between two figures of the same round, because what else the machine
-did is more alike within a round than between rounds.
+Pure.  A ratio is between two figures of the same round, because the machine's other load differs
+less within a round than between rounds.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from statistics import median
 
 Figures = Mapping[str, float]
-"""One measurement: value by column."""
+"""One measurement: values by column."""
 Round = Mapping[str, Figures]
 """One measurement of each kind of proxy, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Repeated measurements of one thing."""
+    """The median and the extremes of repeated measurements."""
 
     median: float
     low: float
@@ -26,23 +26,23 @@ class Spread:
 
     @property
     def width(self) -> float:
-        """From lowest to highest, as a share of the median (0 where that is 0)."""
+        """Highest minus lowest, divided by the median (0 if that is 0)."""
         return (self.high - self.low) / self.median if self.median else 0.0
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """What a sequence of at least one value comes to."""
+    """Return the median and the extremes of at least one value."""
     return Spread(median(values), min(values), max(values))
 
 
 def series(rounds: Sequence[Round], kind: str, column: str) -> list[float]:
-    """The values of one kind in one column; rounds without it are left out."""
+    """Return the values of one kind in one column; rounds without it are left out."""
     return [one[kind][column] for one in rounds if column in one.get(kind, {})]
 
 
 def ratios(rounds: Sequence[Round], kind: str, base: str, column: str) -> list[float]:
-    """`kind` divided by `base`, round by round; rounds without both, or with a base of
-    nothing, are left out."""
+    """Return `kind` divided by `base`, round by round; rounds without both, or in which `base`
+    is 0, are left out."""
     both = (
         (one[kind][column], one[base][column])
         for one in rounds

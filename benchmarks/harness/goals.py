@@ -1,7 +1,7 @@
-"""The goals that uProxy's figures are held against, and a table of which are met.
+"""The goals for uProxy's figures, and a table of which are met.
 
-A goal is a factor of Envoy's figure in the same round, or a figure of its own; the median over
-the rounds decides.  `must` is what it has to reach, `aim` what it should.
+A goal is a factor of Envoy's figure in the same round, or an absolute figure; the median over
+the rounds decides.  `must` has to be reached, `aim` should be.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from benchmarks.harness.proxies import ENVOY, UPROXY
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """How one figure should be."""
+    """A bound for one figure."""
 
     title: str
     benchmark: str
@@ -25,14 +25,14 @@ class Goal:
     aim: float | None = None
     more_is_better: bool = False
     unit: str = TIMES
-    """Of a figure of its own, behind it; as it is, a factor of Envoy's."""
+    """The unit of an absolute figure; TIMES: the figure is a factor of Envoy's."""
 
     def is_met(self, value: float, bound: float) -> bool:
-        """Whether a figure is on the right side of `must` or `aim`."""
+        """Return whether a figure is on the right side of `bound`."""
         return value >= bound if self.more_is_better else value <= bound
 
     def found(self, rounds: Sequence[Round]) -> Spread | None:
-        """What was measured; None: nothing."""
+        """Return what was measured; None: nothing."""
         if self.unit == TIMES:
             values = ratios(rounds, UPROXY.key, ENVOY.key, self.column)
         else:
@@ -85,7 +85,8 @@ GOALS = (
 
 
 def goals_table(results: Mapping[str, Sequence[Round]]) -> str:
-    """One row per goal, in Markdown; `results` are the rounds by benchmark."""
+    """Return a table in Markdown with one row for each goal; `results` are the rounds by
+    benchmark."""
     head = ["", "must", "", "aim", "", "measured"]
     body = (_row(goal, goal.found(results.get(goal.benchmark, ()))) for goal in GOALS)
     return rows([head, ["---", "--:", "---", "--:", "---", "--:"], *body])

@@ -1,8 +1,8 @@
 """HAProxy (a distribution package) as one of the compared proxies.
 
-It checks the peer's chain against the bundle, but no SPIFFE ID: 2.6 has no word for a URI
-name.  Nothing is resumed, and its two session tickets per handshake are turned off in
-OpenSSL's own configuration, because its `no-tls-tickets` only makes them smaller.
+It verifies the peer's chain against the bundle, but no SPIFFE ID: version 2.6 can't match a URI
+name.  Resumption is off; its two session tickets for each handshake are turned off in OpenSSL's
+configuration, because its option `no-tls-tickets` only makes them smaller.
 """
 
 from __future__ import annotations
@@ -42,10 +42,10 @@ Ciphersuites = {cipher}
 
 
 class Haproxy(Process):
-    """In front of `target`, a port of loopback, with two threads.
+    """HAProxy with two threads in front of the loopback port `target`.
 
-    With `is_server` it takes mTLS in, and else it dials mTLS; `group` and `cipher` are the
-    only ones it offers or takes.
+    With `is_server` it accepts mTLS, otherwise it dials mTLS.  `group` and `cipher` are the
+    only ones it offers or accepts.
     """
 
     def __init__(
@@ -72,5 +72,5 @@ class Haproxy(Process):
         super().__init__(argv, home / "haproxy.log", env={"OPENSSL_CONF": str(openssl)})
 
     def is_ready(self) -> bool:
-        # to look by connecting would make a connection to the target
+        # not by connecting, which would open a connection to the target
         return is_taken(self.port)

@@ -1,4 +1,4 @@
-"""Small requests through a pair: who asks and answers, and what a load took, under a name."""
+"""Small requests through a pair of proxies, and the figures of such a load."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Callable, Iterator
 
 from benchmarks.harness.application import Application
 from benchmarks.harness.benchmark import Column, Stage
-from benchmarks.harness.clients import Clients, Load
+from benchmarks.harness.clients import Clients, LoadResult
 from benchmarks.harness.figures import Figures
 from benchmarks.harness.processes import cpu_seconds
-from benchmarks.harness.proxies import Kind, Running, pair
+from benchmarks.harness.proxies import ProxyKind, Running, pair
 
 
 @contextlib.contextmanager
-def asking(stage: Stage, kind: Kind) -> Iterator[tuple[Running, Clients]]:
-    """A pair in front of an application, and its clients, without a connection yet."""
+def asking(stage: Stage, kind: ProxyKind) -> Iterator[tuple[Running, Clients]]:
+    """Start an application, a pair of proxies and clients; the clients have no connection yet."""
     with (
         Application(stage.folder) as application,
         pair(kind, stage.folder, stage.files, application.port) as running,
@@ -24,9 +24,10 @@ def asking(stage: Stage, kind: Kind) -> Iterator[tuple[Running, Clients]]:
         yield running, clients
 
 
-def measured(name: str, running: Running, load: Callable[[], Load]) -> Figures:
-    """Do `load`, and say its rate, latencies, and (unless there is no proxy) the CPU time of
-    A and B together: `NAME_rate` in 1/s, `NAME_p50` and `NAME_p99` and `NAME_cpu` in µs."""
+def measured(name: str, running: Running, load: Callable[[], LoadResult]) -> Figures:
+    """Run `load` and return its figures: `NAME_rate` in 1/s, `NAME_p50` and `NAME_p99` in µs,
+    and, unless there is no proxy, `NAME_cpu`, the CPU time of A and B for each request in
+    µs."""
     before = cpu_seconds(running.pids)
     done = load()
     cpu = cpu_seconds(running.pids) - before
@@ -37,8 +38,8 @@ def measured(name: str, running: Running, load: Callable[[], Load]) -> Figures:
 def columns(
     name: str, table: str, *, summaries: tuple[str, str] = ("", ""), what: str = "request"
 ) -> tuple[Column, ...]:
-    """The columns of those figures, in a table of their own; `summaries` are the titles of CPU
-    and rate in the table of all benchmarks."""
+    """Return the columns of those figures, in a table of their own; `summaries` are the titles
+    of CPU time and rate in the summary."""
     cpu, rate = summaries
     return (
         Column(f"{name}_cpu", f"CPU µs per {what}, A + B", 1, table, ratio=True, summary=cpu),

@@ -1,4 +1,4 @@
-"""The machine and the versions that figures belong to."""
+"""Describes the machine and the versions with which figures were measured."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ROOT = Path(__file__).parents[2]
 
 
 def describe() -> dict[str, str]:
-    """Name to value, in the order to be read; the date is the day's in UTC."""
+    """Return names and values in the order to be shown; the date is in UTC."""
     openssl = libssl.check().openssl.removeprefix("OpenSSL ")
     load = " ".join(f"{each:.2f}" for each in os.getloadavg())
     return {
@@ -33,10 +33,10 @@ def describe() -> dict[str, str]:
 
 
 def _peers() -> dict[str, str]:
-    """What it was compared with, in each program's own words."""
-    envoy = _said(str(Path(sys.executable).parent / "envoy"), "--version")
-    haproxy = _said("haproxy", "-vv")
-    ghostunnel = _said(str(find_go()), "version", "-m", str(peer("ghostunnel")))
+    """Return the versions of the compared programs, as they print them."""
+    envoy = _output_of(str(Path(sys.executable).parent / "envoy"), "--version")
+    haproxy = _output_of("haproxy", "-vv")
+    ghostunnel = _output_of(str(find_go()), "version", "-m", str(peer("ghostunnel")))
     go = ghostunnel.partition(": ")[2].split()[0]
     return {
         "Envoy": envoy.rpartition("version: ")[2].split("/")[1],
@@ -47,11 +47,11 @@ def _peers() -> dict[str, str]:
 
 
 def _commit() -> str:
-    """What `uproxy/` was made from; the benchmarks themselves change files beside it."""
+    """Return the commit of `uproxy/`; benchmarks change files beside it."""
     git = ["git", "-C", str(_ROOT)]
     try:
-        commit = _said(*git, "rev-parse", "--short", "HEAD")
-        changed = _said(*git, "status", "--porcelain", "--", "uproxy")
+        commit = _output_of(*git, "rev-parse", "--short", "HEAD")
+        changed = _output_of(*git, "status", "--porcelain", "--", "uproxy")
     except (OSError, subprocess.CalledProcessError):
         return "no commit known"
     return f"{commit}, with changes" if changed else commit
@@ -63,6 +63,6 @@ def _cpu() -> str:
     return names[0] if names else platform.machine()
 
 
-def _said(*argv: str) -> str:
+def _output_of(*argv: str) -> str:
     done = subprocess.run(argv, capture_output=True, text=True, check=True)
     return (done.stdout + done.stderr).strip()

@@ -8,27 +8,27 @@ from collections.abc import Iterable, Sequence
 from benchmarks.harness.figures import Spread
 
 NOTHING = "\N{EN DASH}"
-"""In a cell that nothing was measured for."""
+"""The contents of a cell for which nothing was measured."""
 TO, TIMES = "\N{EN DASH}", "\N{MULTIPLICATION SIGN}"
 
 
 def rows(cells: Iterable[Sequence[str]]) -> str:
-    """A table: its head, its alignment, and one line each."""
+    """Return a table; the first row is its head, the second its alignment."""
     return "\n".join(f"| {' | '.join(row)} |" for row in cells)
 
 
 def interval(values: Spread, digits: int) -> str:
-    """`median (lowest{TO}highest)`, with so many digits behind the point."""
+    """Return `median (lowest{TO}highest)` with this many digits after the decimal point."""
     median, low, high = (f"{each:,.{digits}f}" for each in (values.median, values.low, values.high))
     return f"{median} ({low}{TO}{high})"
 
 
 def replace(page: str, name: str, text: str) -> str:
-    """The page with what stands between `<!-- figures: NAME -->` and `<!-- end: NAME -->`
+    """Return the page with the text between `<!-- figures: NAME -->` and `<!-- end: NAME -->`
     replaced.
 
     Raises:
-        ValueError: the page has no place for it, or two.
+        ValueError: the page doesn't have exactly one such place.
     """
     pattern = re.compile(
         rf"(<!-- figures: {re.escape(name)} -->\n).*?(<!-- end: {re.escape(name)} -->)", re.DOTALL

@@ -1,8 +1,8 @@
-"""What two proxies really negotiated, read from the wire between them.
+"""Checks what two proxies really negotiated, from the bytes between them.
 
-A pair is started once more with a tap between A and B, and two connections are made through
-it.  Both hellos are in clear; that certificates went both ways, in the second connection too,
-shows in how much was encrypted, because a resumed handshake has none.
+A pair is started once more with a tap between A and B, and two connections are made through it.
+The hellos are in plaintext.  That both certificates were sent, in the second connection too, is
+concluded from the number of encrypted bytes: a resumed handshake has no certificates.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 from pathlib import Path
 
 from benchmarks.harness.application import ANSWER_BYTES, REQUEST_BYTES, Application, ask
-from benchmarks.harness.proxies import CIPHER, Identities, Kind, started
+from benchmarks.harness.proxies import CIPHER, Identities, ProxyKind, started
 from uproxy.lab.mesh import ORDERS, WEB
 from uproxy.lab.tap import Capture, Tap
 from uproxy.lab.wire import CIPHERS, GROUPS, VERSIONS, read_conversation, read_records
@@ -20,14 +20,14 @@ _APPLICATION_DATA = 23
 
 
 class UnfairError(Exception):
-    """What would be compared isn't alike."""
+    """The proxies don't do the same, so they can't be compared."""
 
 
-def observe(kind: Kind, folder: Path, identities: Identities) -> str:
-    """Version, cipher and group of a kind of proxy, in words; `no TLS` for a direct connection.
+def observe(kind: ProxyKind, folder: Path, identities: Identities) -> str:
+    """Return version, cipher and group of a kind of proxy; `no TLS` for a direct connection.
 
     Raises:
-        UnfairError: something else than everybody's was negotiated, or a handshake resumed.
+        UnfairError: something else was negotiated than the others do, or a handshake was resumed.
     """
     if kind.group is None:
         return "no TLS"
@@ -42,7 +42,7 @@ def observe(kind: Kind, folder: Path, identities: Identities) -> str:
     return ", ".join(wanted)
 
 
-async def _tapped(kind: Kind, folder: Path, identities: Identities) -> tuple[Capture, Capture]:
+async def _tapped(kind: ProxyKind, folder: Path, identities: Identities) -> tuple[Capture, Capture]:
     assert kind.inbound is not None
     assert kind.outbound is not None
     with (
@@ -69,7 +69,7 @@ def _negotiated(capture: Capture) -> tuple[str, str, str]:
     )
 
 
-def _check_certificates(kind: Kind, capture: Capture, client: Path, server: Path) -> None:
+def _check_certificates(kind: ProxyKind, capture: Capture, client: Path, server: Path) -> None:
     sent = (
         (_encrypted_bytes(capture.from_client) - REQUEST_BYTES, client),
         (_encrypted_bytes(capture.from_server) - ANSWER_BYTES, server),

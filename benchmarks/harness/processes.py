@@ -14,7 +14,8 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:
-    """User and system time of processes with all their threads since they began, together."""
+    """Return the user and system time of these processes, with all their threads, since they
+    started."""
     return sum(_ticks(Path(f"/proc/{pid}/stat").read_text()) for pid in pids) / _TICKS_PER_S
 
 

@@ -1,8 +1,8 @@
-"""The proxies that are compared, always as a pair: client → A ⇢ mutual TLS ⇢ B → application.
+"""The compared proxies, always as a pair: client → A ⇢ mutual TLS ⇢ B → application.
 
-Rules: two threads each (uProxy has one per processor, four at most), no access log unless the
-row says so, no resumption, the same identities, TLS 1.3 with AES-128-GCM and one key exchange
-group.  Each is asked for that in its own words; `observe` looks whether it happened.
+Rules: two threads each (uProxy has one for each processor, four at most), no access log unless
+the row's title has one, no resumption, the same identities, TLS 1.3 with AES-128-GCM and one key
+exchange group.  Each is configured for that; `observe` checks whether it happens.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _MOST = 20_000
 Proxy = (
     EnvoyServer | EnvoyClient | Haproxy | GhostunnelServer | GhostunnelClient | Inbound | Outbound
 )
-"""A process that listens on `port` of loopback while its `with` block lasts."""
+"""A process that listens on the loopback port `port` inside its `with` block."""
 
 
 class Identities(Protocol):
-    """Where the two workloads' identities come from; see uproxy/lab/mesh.py."""
+    """Where the identities of the two workloads come from; see uproxy/lab/mesh.py."""
 
     def ours(self, spiffe_id: str) -> dict[str, Any]: ...
 
@@ -42,26 +42,26 @@ class Identities(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """One row of a table: how its two proxies are made, not yet started."""
+class ProxyKind:
+    """One row of a table: how its two proxies are made."""
 
     key: str
     title: str
     group: str | None = None
-    """The key exchange that must be seen; None: there is no TLS."""
+    """The key exchange group that must be negotiated; None: there is no TLS."""
     inbound: Callable[[Path, Identities, int], Proxy] | None = None
-    """B, in front of an application's port; None: the client goes to the application."""
+    """Makes B, in front of an application's port; None: clients connect to the application."""
     outbound: Callable[[Path, Identities, int], Proxy] | None = None
-    """A, in front of B's port."""
+    """Makes A, in front of B's port."""
 
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """Where a client goes in, and who is measured."""
+    """Where clients connect, and which processes are measured."""
 
     port: int
     proxies: tuple[Proxy, ...]
-    """A and B; none for a direct connection."""
+    """A and B; empty for a direct connection."""
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -69,8 +69,10 @@ class Running:
 
 
 @contextlib.contextmanager
-def pair(kind: Kind, folder: Path, identities: Identities, application: int) -> Iterator[Running]:
-    """Both proxies on fresh ports in front of an application's port, ready."""
+def pair(
+    kind: ProxyKind, folder: Path, identities: Identities, application: int
+) -> Iterator[Running]:
+    """Start both proxies on new ports in front of an application's port."""
     if kind.inbound is None or kind.outbound is None:
         yield Running(application, ())
         return
@@ -83,9 +85,9 @@ def pair(kind: Kind, folder: Path, identities: Identities, application: int) -> 
 
 @contextlib.contextmanager
 def started(proxy: Proxy) -> Iterator[Proxy]:
-    """A proxy from exec to ready, and until the block ends."""
+    """Start a proxy and wait until it is ready; stop it when the block ends."""
     with proxy:
-        # the others are ready once entered
+        # the others are ready when their `with` block begins
         if isinstance(proxy, Uproxy):
             proxy.wait_until_ready()
         yield proxy
@@ -93,7 +95,7 @@ def started(proxy: Proxy) -> Iterator[Proxy]:
 
 def _uproxy_kind(
     key: str, title: str, *groups: str, engine: str = "native", access: str = "none"
-) -> Kind:
+) -> ProxyKind:
     keys: dict[str, Any] = {
         "engine": engine,
         "log": {"access": access, "format": "json"},
@@ -106,10 +108,10 @@ def _uproxy_kind(
     def outbound(folder: Path, identities: Identities, target: int) -> Proxy:
         return Outbound(folder, identities.ours(WEB), target, **keys)
 
-    return Kind(key, title, groups[0], inbound, outbound)
+    return ProxyKind(key, title, groups[0], inbound, outbound)
 
 
-def _envoy_kind(key: str, title: str, *groups: str) -> Kind:
+def _envoy_kind(key: str, title: str, *groups: str) -> ProxyKind:
     common = {"tls_params": {"ecdh_curves": list(groups)}}
     server = {
         "common_tls_context": common,
@@ -128,11 +130,11 @@ def _envoy_kind(key: str, title: str, *groups: str) -> Kind:
         envoy = EnvoyClient(folder, files, target=target, expect=[ORDERS], tls=client)
         return _for_load(envoy)
 
-    return Kind(key, title, groups[0], inbound, outbound)
+    return ProxyKind(key, title, groups[0], inbound, outbound)
 
 
 def _for_load(envoy: EnvoyServer | EnvoyClient) -> Proxy:
-    """With two threads, and without its limit of 1,024 connections per cluster."""
+    """Give Envoy two threads, and lift its limit of 1,024 connections per cluster."""
     envoy.argv[envoy.argv.index("--concurrency") + 1] = "2"
     config = Path(envoy.argv[envoy.argv.index("-c") + 1])
     bootstrap = json.loads(config.read_text())
@@ -170,15 +172,17 @@ def _in_go(proxy: GhostunnelServer | GhostunnelClient) -> Proxy:
     return proxy
 
 
-NONE = Kind("none", "none (direct)")
+NONE = ProxyKind("none", "none (direct)")
 ENVOY = _envoy_kind("envoy", "Envoy", X25519)
 ENVOY_PQ = _envoy_kind("envoy-pq", f"Envoy, {X25519MLKEM768}", X25519MLKEM768, X25519)
-HAPROXY = Kind("haproxy", "HAProxy", X25519, _haproxy_inbound, _haproxy_outbound)
-GHOSTUNNEL = Kind("ghostunnel", "ghostunnel", X25519, _ghostunnel_inbound, _ghostunnel_outbound)
+HAPROXY = ProxyKind("haproxy", "HAProxy", X25519, _haproxy_inbound, _haproxy_outbound)
+GHOSTUNNEL = ProxyKind(
+    "ghostunnel", "ghostunnel", X25519, _ghostunnel_inbound, _ghostunnel_outbound
+)
 UPROXY = _uproxy_kind("uproxy", "uProxy", X25519)
 UPROXY_PQ = _uproxy_kind("uproxy-pq", f"uProxy, {X25519MLKEM768}", X25519MLKEM768, X25519, "P-256")
 UPROXY_LOGGING = _uproxy_kind("uproxy-logging", "uProxy, JSON access log", X25519, access="all")
-TWIN = _uproxy_kind("twin", "uProxy, Python twin", X25519, engine="python")
+PYTHON_ENGINE = _uproxy_kind("uproxy-python", "uProxy, Python engine", X25519, engine="python")
 
 COMPARED = (ENVOY, HAPROXY, GHOSTUNNEL, UPROXY)
-"""As each of them is meant to be run, alike as far as it goes."""
+"""Each as it is meant to be run, and as alike as possible."""

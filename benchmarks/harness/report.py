@@ -1,7 +1,7 @@
-"""Results as JSON, and the parts of docs/benchmarks.md that are made from them.
+"""Stores results as JSON, and renders them into docs/benchmarks.md.
 
-The page is written by hand around `<!-- figures: NAME -->` and `<!-- end: NAME -->`; what
-stands between is replaced.  Every row is shown, whoever it flatters.
+The page is written by hand, except for what is between `<!-- figures: NAME -->` and
+`<!-- end: NAME -->`.  Every row is shown, whoever it favors.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from benchmarks.harness.chart import chart
 from benchmarks.harness.figures import Round, ratios, series, spread
 from benchmarks.harness.goals import goals_table
 from benchmarks.harness.markdown import NOTHING, TIMES, TO, interval, replace, rows
-from benchmarks.harness.proxies import ENVOY, Kind
+from benchmarks.harness.proxies import ENVOY, ProxyKind
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What one run of a benchmark found."""
+    """The result of one run of a benchmark."""
 
     name: str
     command: str
-    """That it was run with."""
+    """The command with which it was run."""
     machine: dict[str, str]
     """Name to value: hardware, versions, date, load average."""
     seconds: float
-    """How long each measurement looked."""
+    """How long each measurement took."""
     observed: dict[str, str]
     """What was negotiated, by kind of proxy."""
     rounds: Sequence[Round]
@@ -44,7 +44,7 @@ class Result:
 
 
 def block(benchmark: Benchmark, result: Result) -> str:
-    """A benchmark's part of the page, in Markdown."""
+    """Return a benchmark's part of the page in Markdown."""
     facts = "; ".join(f"{name} {value}" for name, value in result.machine.items())
     seen = "; ".join(
         f"{kind.title}: {result.observed[kind.key]}"
@@ -67,7 +67,7 @@ def block(benchmark: Benchmark, result: Result) -> str:
 
 
 def tables(benchmark: Benchmark, rounds: Sequence[Round]) -> str:
-    """The tables of a benchmark, one row per kind of proxy, in Markdown."""
+    """Return the tables of a benchmark in Markdown, one row for each kind of proxy."""
     parts = []
     for title, columns in groupby(benchmark.columns, lambda column: column.table):
         text = _table(benchmark.kinds, list(columns), rounds)
@@ -75,7 +75,7 @@ def tables(benchmark: Benchmark, rounds: Sequence[Round]) -> str:
     return "\n\n".join(parts)
 
 
-def _table(kinds: Sequence[Kind], columns: Sequence[Column], rounds: Sequence[Round]) -> str:
+def _table(kinds: Sequence[ProxyKind], columns: Sequence[Column], rounds: Sequence[Round]) -> str:
     body = ([kind.title, *(_cell(kind, each, rounds) for each in columns)] for kind in kinds)
     return rows([["", *(each.title for each in columns)], _alignment(len(columns)), *body])
 
@@ -84,7 +84,7 @@ def _alignment(columns: int) -> list[str]:
     return ["---", *("--:" for _ in range(columns))]
 
 
-def _cell(kind: Kind, column: Column, rounds: Sequence[Round]) -> str:
+def _cell(kind: ProxyKind, column: Column, rounds: Sequence[Round]) -> str:
     values = series(rounds, kind.key, column.key)
     if not values:
         return NOTHING
@@ -96,7 +96,7 @@ def _cell(kind: Kind, column: Column, rounds: Sequence[Round]) -> str:
 
 
 def noise(benchmark: Benchmark, rounds: Sequence[Round]) -> str:
-    """How far Envoy's own figures lie apart, in words; empty after one round."""
+    """Return how much Envoy's own figures vary, in words; empty after a single round."""
     parts = []
     for title, columns in groupby(benchmark.columns, lambda column: column.table):
         widths = [
@@ -112,7 +112,8 @@ def noise(benchmark: Benchmark, rounds: Sequence[Round]) -> str:
 
 
 def summary(answers: Sequence[tuple[Benchmark, Result]]) -> str:
-    """One table of what matters most in all benchmarks, medians only, in Markdown."""
+    """Return a table in Markdown with the most important figures of all benchmarks, medians
+    only."""
     columns = [
         (result.rounds, column)
         for benchmark, result in answers
@@ -120,7 +121,7 @@ def summary(answers: Sequence[tuple[Benchmark, Result]]) -> str:
         if column.summary
     ]
     # a kind has one row, under the name it has in the first benchmark
-    titles: dict[str, Kind] = {}
+    titles: dict[str, ProxyKind] = {}
     for benchmark, _ in answers:
         for kind in benchmark.kinds:
             titles.setdefault(kind.key, kind)
@@ -131,7 +132,7 @@ def summary(answers: Sequence[tuple[Benchmark, Result]]) -> str:
     return rows([["", *(column.summary for _, column in columns)], _alignment(len(columns)), *body])
 
 
-def _brief(kind: Kind, column: Column, rounds: Sequence[Round]) -> str:
+def _brief(kind: ProxyKind, column: Column, rounds: Sequence[Round]) -> str:
     values = series(rounds, kind.key, column.key)
     if not values:
         return NOTHING
@@ -143,15 +144,15 @@ def _brief(kind: Kind, column: Column, rounds: Sequence[Round]) -> str:
 
 
 def keep(benchmark: Benchmark, result: Result, root: Path) -> None:
-    """Keep a result under benchmarks/results, in place of the last."""
+    """Store a result under benchmarks/results, in place of the last one."""
     kept = _kept(benchmark, root)
     kept.parent.mkdir(exist_ok=True)
     kept.write_text(result.to_json())
 
 
 def render(benchmark: Benchmark, root: Path) -> None:
-    """Put what is kept of a benchmark into docs/benchmarks.md, and draw it; nothing, if nothing
-    is kept.
+    """Render the stored result of a benchmark into docs/benchmarks.md and draw its chart; do
+    nothing if there is none.
 
     Raises:
         ValueError: the page has no place for it.
@@ -166,8 +167,7 @@ def render(benchmark: Benchmark, root: Path) -> None:
 
 
 def render_summary(benchmarks: Sequence[Benchmark], root: Path) -> None:
-    """Put what is kept of all benchmarks into the page's first tables: the goals, and the most
-    important figures.
+    """Render the goals and the most important figures of all stored results into the page.
 
     Raises:
         ValueError: the page has no place for them.

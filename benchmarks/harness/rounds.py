@@ -1,7 +1,7 @@
-"""Repeats: every kind of proxy once, one after the other, and again backwards.
+"""Repeats a benchmark: each kind of proxy once, one after the other, then in reverse order.
 
-So whatever else the machine does meets all of them, a ratio compares neighbors, and nobody
-always comes after the same other.
+So the machine's other load affects all of them, a ratio compares neighbors, and none always
+follows the same other one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from uproxy.lab.mesh import AgentWorld, FileWorld
 
 
 def run(benchmark: Benchmark, command: str) -> Result:
-    """Look what is negotiated, then measure; `command` is kept with the result.
+    """Check what is negotiated, then measure; `command` is stored with the result.
 
     Raises:
         UnfairError: the proxies don't do the same.

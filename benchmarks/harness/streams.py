@@ -1,7 +1,7 @@
-"""The client of bulk transfers: some connections, each in a thread of its own.
+"""The clients of bulk transfers: connections, each in a thread of its own.
 
-Bytes count when they have arrived, not when they are in buffers: the application says when
-the last one of a transfer came, or is what sends them.
+Bytes count when they have arrived: the application confirms the last byte of an upload, and sends
+those of a download.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from benchmarks.harness.clients import next_source
 UP, DOWN = b"U", b"D"
 _BLOCK = 1 << 20
 _STEP = 32 << 20
-"""Bytes of one transfer: 30 ms or so, so that streams end almost together."""
+"""Bytes of one transfer: about 30 ms, so that all streams end at almost the same time."""
 _COMMAND = struct.Struct("!cQ")
 
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What all streams came to."""
+    """The result of all streams together."""
 
     size: int
     """Bytes."""
@@ -45,7 +45,7 @@ class Moved:
 
 @contextlib.contextmanager
 def connections(port: int, count: int) -> Iterator[Sequence[socket.socket]]:
-    """So many, open while the block lasts."""
+    """Open `count` connections while the block runs."""
     source = (next_source(), 0)
     with contextlib.ExitStack() as stack:
         yield [
@@ -55,10 +55,10 @@ def connections(port: int, count: int) -> Iterator[Sequence[socket.socket]]:
 
 
 def move(streams: Sequence[socket.socket], direction: bytes, seconds: float) -> Moved:
-    """Transfer over all of them at once, for at least so long.
+    """Transfer over all streams at once for at least `seconds`.
 
     Raises:
-        ConnectionError: one ended before.
+        ConnectionError: a connection ended before.
     """
     begun = time.monotonic()
 
@@ -72,11 +72,10 @@ def move(streams: Sequence[socket.socket], direction: bytes, seconds: float) -> 
 
 @contextlib.contextmanager
 def moving(streams: Sequence[socket.socket], direction: bytes) -> Iterator[list[Moved]]:
-    """Transfer over all of them for as long as the block lasts; afterwards the list has what
-    they came to.
+    """Transfer over all streams while the block runs; afterwards the list has the result.
 
     Raises:
-        ConnectionError: one ended before.
+        ConnectionError: a connection ended before.
     """
     moved: list[Moved] = []
     done = threading.Event()
