@@ -81,3 +81,12 @@ def test_missing_deadlines_and_kept_distrust_are_worth_saying() -> None:
         "timeouts.connect",
         "timeouts.drain",
     ]
+
+
+def test_curves_that_tls_12_would_miss_are_worth_saying() -> None:
+    text = FILES + f"inbound: [{MTLS}]\n" + ANY
+    assert _said(text + "tls: {groups: [X25519]}\n") == []
+    assert _said(text + 'tls: {min_version: "1.2"}\n') == []
+    [said] = _said(text + 'tls: {min_version: "1.2", groups: [X25519, P-384]}\n')
+    assert said.startswith("tls.groups: ")
+    assert "SVIDs on P-256 and P-521 need TLS 1.3" in said

@@ -130,6 +130,7 @@ def test_a_whole_file_becomes_settings() -> None:
         on_policy_change="keep",
         tls=TlsSettings(
             "1.2",
+            groups=("X25519MLKEM768", "X25519", "P-256", "P-384", "P-521"),
             ciphers=(
                 "TLS_AES_128_GCM_SHA256",
                 "TLS_AES_256_GCM_SHA384",

@@ -129,11 +129,23 @@ def test_a_listener_is_an_address_a_unix_socket_or_systemds() -> None:
 
 
 def test_the_workload_api_is_a_unix_socket_or_an_address_and_port() -> None:
-    assert scalars.workload_api("unix:///run/a.sock") == UnixAddress("/run/a.sock")
+    for text in (
+        "unix:///run/a.sock",
+        "unix:/run/a.sock",
+        "UNIX:///run/a.sock",
+        "Unix:/run/a.sock",
+    ):
+        assert scalars.workload_api(text) == UnixAddress("/run/a.sock")
+    for text in ("unix:///run/a%20b.sock", "unix:/run/%61%20b.sock", "unix:///run/a b.sock"):
+        assert scalars.workload_api(text) == UnixAddress("/run/a b.sock")
+    assert scalars.workload_api("TCP://[::1]:8000") == TcpAddress("::1", 8000)
     assert scalars.workload_api("tcp://127.0.0.1:8000") == TcpAddress("127.0.0.1", 8000)
     for text in (
         "tcp://localhost:1", "tcp://1.2.3.4", "tcp://1.2.3.4:1/foo", "/run/a.sock",
-        "http://127.0.0.1:1", "unix://run/a.sock", "unix:a",
+        "http://127.0.0.1:1", "unix://run/a.sock", "unix:a", "unix:", "unix:///", "unix:@a",
+        "unix://localhost/run/a.sock", "unix:///run/a.sock?x=1", "unix:/run/a.sock?",
+        "unix:///run/a.sock#f", "unix:///run/100%.sock", "unix:///run/%ff.sock", "unix:/run/%00",
+        "tcp:127.0.0.1:8000", "tcp:/127.0.0.1:8000", "tcp://127.0.0.1:8000?x", "tcp://u@1.2.3.4:1",
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"."):
             scalars.workload_api(text)

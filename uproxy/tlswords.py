@@ -40,6 +40,8 @@ CAUSES: Final = {
     "no shared cipher": "no cipher in common",
     "no suitable key share": "no group in common",
     "no shared groups": "no group in common",
+    "wrong curve": "the peer's certificate is on a curve that tls.groups leaves out, which TLS 1.2 "
+    "demands: add it there",
     "bad signature": "the peer doesn't hold its certificate's key",
     "provider signature failure": "the peer doesn't hold its certificate's key",
     "peer did not return a certificate": "the peer showed no certificate",

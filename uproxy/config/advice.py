@@ -17,7 +17,16 @@ def warnings(settings: Settings) -> tuple[Mistake, ...]:
     """Return all warnings, in the order of the file's sections."""
     return tuple(
         warning
-        for advise in (_identity, _doors, _inbound, _outbound, _destinations, _timeouts, _admin)
+        for advise in (
+            _identity,
+            _doors,
+            _inbound,
+            _outbound,
+            _destinations,
+            _tls,
+            _timeouts,
+            _admin,
+        )
         for warning in advise(settings)
     )
 
@@ -30,6 +39,15 @@ def _identity(settings: Settings) -> Iterator[Mistake]:
     if settings.identity.on_distrust == "keep":
         reason = "open connections outlive the trust they were made in; `close` ends them"
         yield Mistake("identity.on_distrust", reason, "keep")
+
+
+def _tls(settings: Settings) -> Iterator[Mistake]:
+    groups = settings.tls.groups
+    left_out = [curve for curve in ("P-256", "P-384", "P-521") if curve not in groups]
+    if settings.tls.min_version == "1.2" and left_out:
+        curves = " and ".join(left_out)
+        reason = f"TLS 1.2 takes no certificate on a curve left out: SVIDs on {curves} need TLS 1.3"
+        yield Mistake("tls.groups", reason, ", ".join(groups))
 
 
 def _doors(settings: Settings) -> Iterator[Mistake]:

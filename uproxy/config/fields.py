@@ -187,8 +187,14 @@ RULE = Record(
 )
 
 
-def _ciphers(draft: Draft, _key: str) -> Mapping[str, object]:
-    return {"ciphers": CIPHERS_13 + CIPHERS_12} if draft.get("min_version") == "1.2" else {}
+def _for_tls_12(draft: Draft, _key: str) -> Mapping[str, object]:
+    """TLS 1.2 takes no certificate on a curve that isn't among the groups."""
+    if draft.get("min_version") != "1.2":
+        return {}
+    return {
+        "ciphers": CIPHERS_13 + CIPHERS_12,
+        "groups": (*TlsSettings().groups, "P-384", "P-521"),
+    }
 
 
 TLS = Record(
@@ -200,7 +206,7 @@ TLS = Record(
         Field(
             "groups",
             ListOf(Choice(GROUPS)),
-            "Key exchange, best first.",
+            "Key exchange, best first; by default with min_version 1.2 P-384 and P-521 too.",
             list(TlsSettings().groups),
         ),
         Field(
@@ -210,7 +216,7 @@ TLS = Record(
             list(CIPHERS_13),
         ),
     ),
-    computed=_ciphers,
+    computed=_for_tls_12,
 )
 LIMITS = Record(
     Limits,

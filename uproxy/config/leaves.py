@@ -67,10 +67,11 @@ PORT = ScalarKind(
 NETWORK = ScalarKind("a network", scalars.network, _pattern(r"[0-9a-fA-F:.]+(/[0-9]{1,3})?"))
 _TCP = r".+:[0-9]{1,5}"
 _UNIX = "unix:///.+"
+_UNIX_URI = "[uU][nN][iI][xX]:(//)?/[^?#]+"
 TARGET = ScalarKind("an address", scalars.target, _pattern(f"{_UNIX}|{_TCP}"))
 LISTENER = ScalarKind("a listen address", scalars.listener, _pattern(f"{_UNIX}|systemd:.+|{_TCP}"))
 ENDPOINT = ScalarKind(
-    "a Workload API address", scalars.workload_api, _pattern(f"{_UNIX}|tcp://{_TCP}")
+    "a Workload API address", scalars.workload_api, _pattern(f"{_UNIX_URI}|[tT][cC][pP]://{_TCP}")
 )
 MODE = ScalarKind('an octal mode such as "0600"', scalars.mode, _pattern(scalars.MODE))
 OWNER = ScalarKind(

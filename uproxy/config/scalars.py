@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import unquote
 
 from uproxy.model import Address, ListenAddress, SystemdAddress, TcpAddress, UnixAddress
 
@@ -160,18 +161,35 @@ def listener(text: str) -> ListenAddress:
 
 
 def workload_api(text: str) -> UnixAddress | TcpAddress:
-    """Parse the Workload API's address (SPIFFE Workload Endpoint §4): unix:///path or
-    tcp://ip:port."""
-    if not text.startswith("tcp://"):
-        if not text.startswith("unix:"):
-            raise ValueError(
-                "must be unix:///path or tcp://ip:port, as the agent's documentation says"
-            )
-        return unix(text)
-    address = tcp(text.removeprefix("tcp://"))
-    if address.ip is None:
-        raise ValueError("needs an IP address after tcp://, not a name")
-    return address
+    """Parse the Workload API's address, a URI (SPIFFE Workload Endpoint §4): unix:///path,
+    unix:/path or tcp://ip:port; the scheme in any case."""
+    scheme, _, rest = text.partition(":")
+    match scheme.lower():
+        case "unix":
+            return _unix_endpoint(rest)
+        case "tcp" if rest.startswith("//"):
+            address = tcp(rest.removeprefix("//"))
+            if address.ip is None:
+                raise ValueError("needs an IP address after tcp://, not a name")
+            return address
+    raise ValueError("must be unix:///path or tcp://ip:port, as the agent's documentation says")
+
+
+def _unix_endpoint(rest: str) -> UnixAddress:
+    """Parse what follows `unix:` in a URI: an absolute path, in which %20 is a space."""
+    if "?" in rest or "#" in rest:
+        raise ValueError("has a query or fragment; write ? as %3F and # as %23")
+    if rest.startswith("//") and not rest.startswith("///"):
+        raise ValueError("has a host; a socket has none: write unix:///path")
+    if re.search("%(?![0-9A-Fa-f]{2})", rest):
+        raise ValueError("has a % that begins no escape; write it as %25")
+    try:
+        path = unquote(rest.removeprefix("//"), errors="strict")
+    except UnicodeDecodeError:
+        raise ValueError("has escapes that are no UTF-8") from None
+    if "\0" in path:
+        raise ValueError("has a zero byte; a socket's path has none")
+    return unix(f"unix://{path}")
 
 
 def network(text: str) -> IPv4Network | IPv6Network:
