@@ -11,10 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 from collections.abc import Awaitable, Callable
 
 from uproxy.destinations import Destinations
+from uproxy.lookups import Lookups
 from uproxy.model import TcpAddress
 
 INTERVAL_S = 30.0
@@ -29,19 +29,6 @@ Lookup = Callable[[TcpAddress], Awaitable[tuple[TcpAddress, ...]]]
 _log = logging.getLogger(__name__)
 
 
-async def system_lookup(name: TcpAddress) -> tuple[TcpAddress, ...]:
-    """Ask the system's resolver (hosts file, DNS), away from the event loop.
-
-    Raises:
-        OSError: the name has no address, or the resolver can't be reached.
-    """
-    found = await asyncio.get_running_loop().getaddrinfo(
-        name.host, name.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
-    )
-    hosts = dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found)
-    return tuple(TcpAddress(host, name.port) for host in hosts)
-
-
 class Resolver:
     """Keeps the records of every name in `destinations` fresh."""
 
@@ -50,13 +37,13 @@ class Resolver:
         destinations: Destinations,
         *,
         changed: Callable[[], None],
-        lookup: Lookup = system_lookup,
+        lookup: Lookup | None = None,
         interval_s: float = INTERVAL_S,
     ) -> None:
         """`changed` is called when a name has other records than before."""
         self._destinations = destinations
         self._changed = changed
-        self._lookup = lookup
+        self._lookup = lookup or Lookups()
         self._interval_s = interval_s
         self._failing: set[TcpAddress] = set()  # said to fail, not yet said to work again
         self._looked = asyncio.Event()  # set when every name has been looked up once
@@ -104,11 +91,8 @@ class Resolver:
             async with asyncio.timeout(self._interval_s):
                 records = await self._lookup(name)
         except OSError as error:
-            self._say_failing(name, error.strerror or str(error) or "no answer")
-            return
-        except UnicodeError as error:
-            # a name that can't be encoded for DNS (a label of more than 63 letters)
-            self._say_failing(name, str(error))
+            why = error.strerror or str(error) or f"no answer in {self._interval_s:g} s"
+            self._say_failing(name, why)
             return
         if not records:
             self._say_failing(name, "it has no address")
