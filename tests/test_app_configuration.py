@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
+from uproxy.app import configuration
 from uproxy.app.configuration import ConfigurationFile
 from uproxy.errors import ConfigError, NotPermittedError, UsageError
 
@@ -53,12 +56,70 @@ def test_a_byte_that_is_no_text_is_a_mistake_with_its_place(tmp_path: Path) -> N
 def test_a_file_of_somebody_else_needs_permission(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_args: object, **_options: object) -> str:
+    def refuse(*_args: object, **_options: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_text", refuse)  # root may read everything
+    monkeypatch.setattr(os, "open", refuse)  # root may read everything
     with pytest.raises(NotPermittedError, match="read permission"):
         file_at(tmp_path / "uproxy.yaml").read()
+
+
+def test_from_a_pipe_relative_paths_start_where_we_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    here, there = os.pipe()
+    os.write(there, GOOD.encode())
+    os.close(there)
+    files = file_at(Path(f"/dev/fd/{here}")).read().identity.files
+    os.close(here)
+    assert files is not None
+    assert files.svid == str(tmp_path / "a.pem")
+
+
+async def test_a_file_that_never_answers_is_given_up_and_not_read_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a mount whose server is gone."""
+    answers = threading.Event()
+
+    def hang(_path: Path) -> str:
+        answers.wait(60)
+        return GOOD
+
+    path = tmp_path / "uproxy.yaml"
+    path.write_text(GOOD)
+    file, seen = file_at(path), list[tuple[int, ...]]()
+    monkeypatch.setattr(configuration, "read_text", hang)
+    with pytest.raises(UsageError, match=r"no answer in 0\.01 s: is its file system there\?"):
+        await file.load(seen.append, hanging_s=0.01)
+    with pytest.raises(UsageError, match="still being read since the last time"):
+        await file.load(seen.append)
+    answers.set()
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                assert (await file.load(seen.append)).identity.files
+                break
+            except UsageError:
+                await asyncio.sleep(0.01)
+    assert set(seen) == {file.fingerprint()}
+
+
+async def test_what_is_wrong_with_it_is_told_from_the_thread_too(tmp_path: Path) -> None:
+    path = tmp_path / "uproxy.yaml"
+    path.write_text(GOOD + "nonsense: 1\n")
+    with pytest.raises(ConfigError, match="no such key"):
+        await file_at(path).load(lambda _seen: None)
+
+
+def test_a_pipe_is_never_another(tmp_path: Path) -> None:
+    """Every read and write of it would be a change."""
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    before = file_at(fifo).fingerprint()
+    os.utime(fifo, (1, 1))
+    assert file_at(fifo).fingerprint() == before
 
 
 def test_the_fingerprint_follows_a_swapped_link_as_kubelet_swaps_it(tmp_path: Path) -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
+from uproxy import sockets
 from uproxy.app.doors import Doors, SocketPlan, inherit
 from uproxy.contract import Door
 from uproxy.errors import UproxyError
 from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import eventually
-from uproxy.model import Direction, Limits, ListenAddress, SystemdAddress, TcpAddress
+from uproxy.model import Address, Direction, Limits, ListenAddress, SystemdAddress, TcpAddress
 from uproxy.systemd import Listeners
 
 PLAN = SocketPlan(mode=None, owner=None, exposed=True)
@@ -113,6 +115,39 @@ async def test_one_address_that_cannot_be_had_opens_none() -> None:
             doors.open_new({free: PLAN, taken: PLAN})
     with socket.create_server((free.host, free.port)):
         assert doors.listening == frozenset()
+
+
+async def test_a_reload_meets_the_same_guard_as_a_start() -> None:
+    """An inbound socket of systemd's may be reachable; kept for an outbound door it may not,
+    unless that says so."""
+    with socket.create_server(("0.0.0.0", 0)) as wide:
+        doors = doors_of(RecordingEngine(), Listeners({"web": (wide.fileno(),)}))
+        there = SystemdAddress("web")
+        await put(doors, {there: FakeDoor(Direction.INBOUND)})
+        other = TcpAddress("127.0.0.1", free_port())
+        hidden = SocketPlan(mode=None, owner=None, exposed=False)
+        with pytest.raises(UproxyError, match=r"systemd:web: .* or say expose: true"):
+            doors.open_new({other: PLAN, there: hidden})
+        assert doors.open_new({there: PLAN}) == {}
+        sockets.listen(other).close()  # nothing was left open there
+        await doors.close(Direction.INBOUND)
+
+
+async def test_what_nobody_thought_of_leaves_no_socket_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    doors, one = doors_of(RecordingEngine()), TcpAddress("127.0.0.1", free_port())
+    listen = sockets.listen
+
+    def broken(address: Address, *how: Any) -> socket.socket:
+        if address != one:
+            raise MemoryError
+        return listen(address, *how)
+
+    monkeypatch.setattr(sockets, "listen", broken)
+    with pytest.raises(MemoryError):
+        doors.open_new({one: PLAN, TcpAddress("127.0.0.1", free_port()): PLAN})
+    listen(one).close()
 
 
 async def test_one_direction_closes_and_the_other_stays() -> None:

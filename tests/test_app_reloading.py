@@ -27,7 +27,7 @@ class World:
         self.path = path
         self.file = ConfigurationFile(path, (), {})
         self.settings = self.file.read()
-        self.refuse: str | None = None
+        self.refuse: str | Exception | None = None
         self.state = RunState(START, START)
         self.metrics = Metrics()
         self.reloader = Reloader(
@@ -40,6 +40,8 @@ class World:
         )
 
     async def apply(self, settings: Settings) -> None:
+        if isinstance(self.refuse, Exception):
+            raise self.refuse
         if self.refuse is not None:
             raise UproxyError(self.refuse)
         self.settings = settings
@@ -83,6 +85,40 @@ async def test_a_socket_that_cannot_be_had_leaves_what_ran_before(world: World) 
     world.path.write_text(GOOD + "timeouts: {idle: 1m}\n")
     assert not await world.reloader.reload()
     assert world.state.stale == "127.0.0.1:1 is in use"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(24, "Too many open files"), "too many open files: is this machine short of"),
+        (MemoryError(), "no memory left"),
+        (RecursionError("too deep"), "RecursionError: too deep; this is a defect of uProxy"),
+        (ValueError("what"), "ValueError: what"),
+        (UnicodeDecodeError("utf-8", b"x", 0, 1, "no"), "UnicodeDecodeError: "),
+        (OSError("without a number"), "OSError: without a number"),
+    ],
+)
+async def test_an_error_that_nobody_thought_of_refuses_the_reload_and_nothing_else(
+    world: World, error: Exception, words: str
+) -> None:
+    world.refuse = error
+    world.path.write_text(GOOD + "timeouts: {idle: 1m}\n")
+    assert not await world.reloader.reload()
+    assert str(world.state.stale).startswith(words)
+    assert world.sample("uproxy_config_stale 1.0")
+    world.refuse = None
+    assert await world.reloader.reload()
+
+
+async def test_an_error_in_the_parser_refuses_the_reload_too(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_args: object, **_options: object) -> None:
+        raise RecursionError("in the parser")
+
+    monkeypatch.setattr("uproxy.app.configuration.load", broken)
+    assert not await world.reloader.reload()
+    assert "RecursionError: in the parser" in str(world.state.stale)
 
 
 async def test_a_good_file_ends_the_staleness(world: World) -> None:

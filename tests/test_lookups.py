@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.helpers.waiting import eventually
 from uproxy import lookups
+from uproxy.lab.waiting import eventually
 from uproxy.lookups import RESERVED, Lookups, ask_system
 from uproxy.model import TcpAddress
 

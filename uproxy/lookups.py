@@ -24,7 +24,7 @@ from typing import Final
 from uproxy.model import TcpAddress
 
 MOST_THREADS: Final = 128
-"""Look-ups at a time; a thread that waits for an answer takes some 40 KiB of memory."""
+"""Look-ups at a time; a thread that waits for an answer takes some 25 KiB of memory."""
 
 RESERVED: Final = 16
 """Threads that hosts which were slow last time may not take."""

@@ -1,14 +1,29 @@
-"""Reads the configuration file with its overrides, at start and at each reload."""
+"""Reads the configuration file with its overrides, at start and at each reload.
+
+`read` blocks its thread; `load` does the same in a thread of its own and lets the event loop go on.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+import stat
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from threading import Lock
+from typing import Final
 
+from uproxy.app.offloop import off_loop, short_turns
+from uproxy.app.reading import WAIT_S, read_text
 from uproxy.config import Settings, load
-from uproxy.errors import NotPermittedError, UsageError
+from uproxy.errors import UsageError
+
+HANGING_S: Final = WAIT_S + 5.0
+"""How long reading may take in all: a file whose mount doesn't answer takes for ever."""
+
+_RESERVED_FOLDERS: Final = ("/dev/", "/proc/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,35 +35,72 @@ class ConfigurationFile:
     """The values of `--set`, as written."""
     environ: Mapping[str, str]
     """The environment variables, for `UPROXY__…` overrides and `${NAME}`."""
+    _reading: Lock = field(default_factory=Lock, repr=False, compare=False)
+    """Held by the thread that reads the file."""
 
     def read(self) -> Settings:
         """Read and validate the whole configuration.
 
         Raises:
             ConfigError: every mistake in it.
-            UsageError: there is no such file.
+            UsageError: there is no such file, or it can't be read.
             NotPermittedError: it may not be read.
         """
-        folder = str(self.path.parent.absolute())
-        return load(self._text(), environ=self.environ, overrides=self.overrides, folder=folder)
+        return self._parse(read_text(self.path))
+
+    async def load(
+        self, about_to_read: Callable[[tuple[int, ...]], None], hanging_s: float = HANGING_S
+    ) -> Settings:
+        """As `read`, without holding up the event loop, and giving up a file that can't be read in
+        `hanging_s` seconds.  `about_to_read` is called with the file's fingerprint, in the thread
+        that reads.
+
+        Raises:
+            ConfigError, UsageError, NotPermittedError: as for `read`.
+            UproxyError: no thread can be started.
+        """
+        try:
+            async with asyncio.timeout(hanging_s):
+                text = await off_loop(partial(self._text, about_to_read), "configuration")
+        except TimeoutError:
+            raise UsageError(
+                f"--config {self.path} gave no answer in {hanging_s:g} s: is its file system there?"
+            ) from None
+        return await off_loop(partial(self._parse_in_turns, text), "configuration")
 
     def fingerprint(self) -> tuple[int, ...]:
         """Return a value that changes whenever the file does, also by a symbolic link that is
-        replaced, as a Kubernetes ConfigMap does."""
+        replaced, as a Kubernetes ConfigMap does.  What is no regular file never changes: reading
+        it again is for whoever asks to reload."""
         try:
             facts = os.stat(self.path)
         except OSError as error:
             return (error.errno or 0,)
+        if not stat.S_ISREG(facts.st_mode):
+            return (facts.st_dev, facts.st_ino)
         return facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size
 
-    def _text(self) -> str:
+    def _text(self, about_to_read: Callable[[tuple[int, ...]], None]) -> str:
+        if not self._reading.acquire(blocking=False):
+            raise UsageError(f"--config {self.path} is still being read since the last time")
         try:
-            # `load` reports a byte that isn't UTF-8, with its line and column
-            return self.path.read_text(encoding="utf-8", errors="surrogateescape")
-        except PermissionError:
-            raise NotPermittedError(
-                f"{self.path} can't be read: give this user read permission"
-            ) from None
-        except OSError as error:
-            reason = os.strerror(error.errno or 0).lower()
-            raise UsageError(f"--config {self.path} can't be read: {reason}") from None
+            # before reading, so that a change in this moment is noticed
+            about_to_read(self.fingerprint())
+            return read_text(self.path)
+        finally:
+            self._reading.release()
+
+    def _parse(self, text: str) -> Settings:
+        return load(text, environ=self.environ, overrides=self.overrides, folder=self._folder)
+
+    def _parse_in_turns(self, text: str) -> Settings:
+        with short_turns():
+            return self._parse(text)
+
+    @property
+    def _folder(self) -> str:
+        """Where relative names in it start: its own folder, or ours where it has none
+        (`/dev/stdin`, `/dev/fd/63`)."""
+        if str(self.path).startswith(_RESERVED_FOLDERS):
+            return os.getcwd()
+        return str(self.path.parent.absolute())

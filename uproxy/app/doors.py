@@ -15,7 +15,7 @@ from uproxy import sockets
 from uproxy.config import Settings
 from uproxy.contract import Door, Engine, OpenDoor
 from uproxy.errors import UproxyError
-from uproxy.model import Direction, ListenAddress, SystemdAddress, TcpAddress, UnixAddress
+from uproxy.model import Address, Direction, ListenAddress, SystemdAddress, TcpAddress, UnixAddress
 from uproxy.systemd import Listeners
 
 
@@ -46,6 +46,7 @@ class Doors:
         self._listeners = listeners
         self._open: dict[ListenAddress, tuple[OpenDoor, Door]] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._bound: dict[ListenAddress, Address] = {}  # where sockets of systemd's listen
 
     @property
     def listening(self) -> frozenset[ListenAddress]:
@@ -62,14 +63,18 @@ class Doors:
         """Listen at every planned address that isn't open yet; nothing is accepted there yet.
 
         Raises:
-            UproxyError: one can't be opened; then none is.
+            UproxyError: one can't be opened, or may not stay open as it is planned now; then none
+                is.
         """
+        for address, plan in plans.items():
+            if address in self._open and address in self._bound:
+                check_exposure(address, self._bound[address], exposed=plan.exposed)
         fresh: dict[ListenAddress, socket.socket] = {}
         try:
             for address, plan in plans.items():
                 if address not in self._open:
                     fresh[address] = self._listen(address, plan)
-        except UproxyError:
+        except BaseException:
             for listener in fresh.values():
                 sockets.release(listener)
             raise
@@ -113,7 +118,9 @@ class Doors:
     def _listen(self, address: ListenAddress, plan: SocketPlan) -> socket.socket:
         if not isinstance(address, SystemdAddress):
             return sockets.listen(address, plan.mode, plan.owner)
-        return inherit(address, self._listeners, exposed=plan.exposed)
+        listener = inherit(address, self._listeners, exposed=plan.exposed)
+        self._bound[address] = bound_address(listener)
+        return listener
 
 
 def inherit(address: SystemdAddress, listeners: Listeners, *, exposed: bool) -> socket.socket:
@@ -124,12 +131,28 @@ def inherit(address: SystemdAddress, listeners: Listeners, *, exposed: bool) -> 
             it shouldn't be.
     """
     listener = listeners.take(address.name)
-    bound = sockets.address_of(listener.getsockname(), UnixAddress(""))
+    try:
+        check_exposure(address, bound_address(listener), exposed=exposed)
+    except UproxyError:
+        listener.close()
+        raise
+    return listener
+
+
+def bound_address(listener: socket.socket) -> Address:
+    """Return where a socket listens; a unix socket's path is left out."""
+    return sockets.address_of(listener.getsockname(), UnixAddress(""))
+
+
+def check_exposure(address: ListenAddress, bound: Address, *, exposed: bool) -> None:
+    """Make sure that only a door that says `expose: true` is reachable from beyond this machine.
+
+    Raises:
+        UproxyError: `bound`, where the socket of `address` listens, is.
+    """
     local = not isinstance(bound, TcpAddress) or (bound.ip is not None and bound.ip.is_loopback)
     if not (local or exposed):
-        listener.close()
         raise UproxyError(
             f"{address}: its socket {bound} is reachable from other machines, which could then "
             "borrow this workload's identity: bind it to loopback, or say expose: true"
         )
-    return listener

@@ -25,9 +25,10 @@ from uproxy.app.parts import Parts
 from uproxy.app.reloading import Reloader
 from uproxy.app.state import RunState
 from uproxy.config import Settings, warnings
+from uproxy.descriptors import Budget
 from uproxy.identity.files import FilesSource
 from uproxy.log import Log
-from uproxy.model import Limits
+from uproxy.model import Limits, Mistake
 
 _log = logging.getLogger(__name__)
 
@@ -79,6 +80,9 @@ class Process:
         self._orders: asyncio.Queue[Order] = asyncio.Queue()
         self._hurry = asyncio.Event()  # set by a second request to quit
         self._draining: asyncio.Task[int] | None = None  # from the first order to drain
+        self._reload_wanted = asyncio.Event()
+        self._reloading: asyncio.Task[None] | None = None  # from the start to the end of `_obey`
+        self._warned: frozenset[Mistake] = frozenset()  # what the log says of what is in force
         self._state = RunState(started_at=now(), loaded_at=now())
         offer = systemd.take(os.environ)
         self._watchdog_s = offer.watchdog_s
@@ -107,12 +111,11 @@ class Process:
 
     async def _start(self) -> None:
         settings, parts = self._settings, self._parts
-        for warning in warnings(settings):
-            _log.warning("%s", warning)
+        self._warn(settings)
         self._listen_to_signals()
         fresh = parts.doors.open_new(socket_plans(settings))
         self._admin.open(settings.admin)
-        self._limit(settings.limits)
+        self._limit(settings.limits, self._budget(settings.limits))
         parts.source.subscribe(lambda _before, _after: self._notifier.status(self._status()))
         await parts.source.start()
         await parts.connections.start()
@@ -125,6 +128,14 @@ class Process:
             _log.warning("systemd passed a socket %r that no door listens to", name)
         _log.info("started: %s", ", ".join(sorted(map(str, parts.doors.listening))) or "no doors")
 
+    def _warn(self, settings: Settings) -> None:
+        """Log what is worth saying of a configuration and wasn't of the one before."""
+        worth_saying = warnings(settings)
+        for warning in worth_saying:
+            if warning not in self._warned:
+                _log.warning("%s", warning)
+        self._warned = frozenset(worth_saying)
+
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGHUP, self._asked_to_reload)
@@ -134,8 +145,10 @@ class Process:
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)
         systemd.adopt_orphans()
 
-    def _limit(self, limits: Limits) -> None:
-        budget = descriptors.budget_for(limits.connections, descriptors.raise_limit())
+    def _budget(self, limits: Limits) -> Budget:
+        return descriptors.budget_for(limits.connections, descriptors.raise_limit())
+
+    def _limit(self, limits: Limits, budget: Budget) -> None:
         if budget.note is not None and budget.note != self._state.limits_note:
             _log.warning("%s", budget.note)
         self._state.limits_note = budget.note
@@ -162,6 +175,7 @@ class Process:
 
     async def _obey(self) -> None:
         tasks = [asyncio.create_task(self._watch_file(), name="configuration")]
+        self._reloading = asyncio.create_task(self._keep_reloading(), name="reloads")
         if self._watchdog_s is not None:
             watch = systemd.watch(self._notifier, self._watchdog_s, self._alive)
             tasks.append(asyncio.create_task(watch, name="watchdog"))
@@ -170,10 +184,10 @@ class Process:
                 if order is Order.DRAIN:
                     self._drain()
                 else:
-                    await self._reload()
+                    self._reload_wanted.set()
             await self._drain_or_hurry()
         finally:
-            for task in tasks:
+            for task in (*tasks, self._reloading):
                 task.cancel()
 
     def _alive(self) -> bool:
@@ -188,6 +202,18 @@ class Process:
             await self._reloader.changed()
             self._asked_to_reload()
 
+    async def _keep_reloading(self) -> None:
+        """Reload whenever that was asked for, one at a time: what is asked while one runs is one
+        more, for the file as it is afterwards.  Draining cancels it."""
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            try:
+                await self._reload()
+            except asyncio.CancelledError:
+                _log.warning("not reloaded: draining")
+                raise
+
     async def _reload(self) -> None:
         self._notifier.reloading()
         if isinstance(self._parts.source, FilesSource):
@@ -198,14 +224,16 @@ class Process:
     async def _apply(self, settings: Settings) -> None:
         """Put a validated configuration in force; raises only before anything has changed."""
         parts, before = self._parts, self._settings
+        budget = self._budget(settings.limits)
         fresh = parts.doors.open_new(socket_plans(settings))
         parts.destinations.configure(settings)
         parts.resolver.refresh()
         parts.connections.configure(settings)
-        await parts.doors.replace(parts.make_doors(settings), fresh)
-        self._limit(settings.limits)
+        self._limit(settings.limits, budget)
         if settings.log != before.log:
             parts.log.configure(settings.log)
+        self._warn(settings)
+        await parts.doors.replace(parts.make_doors(settings), fresh)
 
     # Stopping.
 
@@ -213,6 +241,8 @@ class Process:
         """Begin to drain; a second order finds the first one's task."""
         if self._draining is None:
             self._state.draining = True
+            if self._reloading is not None:
+                self._reloading.cancel()
             self._notifier.stopping("draining")
             parts = self._parts
             work = drain(parts.connections, parts.doors, self._settings.timeouts)

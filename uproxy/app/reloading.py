@@ -1,18 +1,24 @@
 """Reloading: a whole new configuration, or none of it.
 
 A configuration that can't be read, is wrong, needs a restart or can't have its sockets
-changes nothing; it is logged, counted and shown until a good one comes.
+changes nothing; it is logged, counted and shown until a good one comes.  So does one that
+fails for a reason nobody thought of: the process runs on.  The file is looked at, read and
+parsed in threads of their own, so that neither a pipe, a mount that hangs nor a thousand rules
+hold up the event loop.
 """
 
 from __future__ import annotations
 
-import asyncio
 import logging
+import os
+import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 
 from uproxy.app.configuration import ConfigurationFile
 from uproxy.app.identity import now
+from uproxy.app.offloop import off_loop
 from uproxy.app.state import RunState
 from uproxy.config import Changes, Settings, changes
 from uproxy.errors import ConfigError, UproxyError
@@ -38,14 +44,18 @@ class Reloader:
     """The file's fingerprint just before it was last read, or its change last told."""
 
     async def reload(self) -> bool:
-        """Read the file and put it in force; whether that was possible."""
-        self.seen = self.file.fingerprint()
+        """Read the file and put it in force; whether that was possible.  Cancelling it before
+        `apply` has changed anything changes nothing."""
         try:
-            settings = self.file.read()
+            settings = await self.file.load(self._about_to_read)
             difference = self._difference(settings)
             await self.apply(settings)
         except UproxyError as error:
             self._refused(error)
+            return False
+        except Exception as error:  # noqa: BLE001  whatever it is, what runs goes on
+            _log.debug("why it was not reloaded", exc_info=True)
+            self._refused(UproxyError(_in_words(error)))
             return False
         self.state.stale = None
         self.state.loaded_at = now()
@@ -55,14 +65,24 @@ class Reloader:
 
     async def changed(self) -> None:
         """Wait until the file has changed and settled, and nobody has read it since."""
+        given_up = threading.Event()
+        try:
+            await off_loop(partial(self._look, given_up), "configuration's watch")
+        finally:
+            given_up.set()
+
+    def _look(self, given_up: threading.Event) -> None:
+        """Return when the file has changed and settled; blocks its thread."""
         last = self.seen
-        while True:
-            await asyncio.sleep(LOOK_EVERY_S)
+        while not given_up.wait(LOOK_EVERY_S):
             current = self.file.fingerprint()
             if current != self.seen and current == last:
                 self.seen = current
                 return
             last = current
+
+    def _about_to_read(self, fingerprint: tuple[int, ...]) -> None:
+        self.seen = fingerprint
 
     def _difference(self, settings: Settings) -> Changes:
         difference = changes(self.in_force(), settings)
@@ -76,3 +96,14 @@ class Reloader:
         mistakes = error.mistakes if isinstance(error, ConfigError) else (error,)
         for mistake in mistakes:
             _log.error("%s not reloaded, what ran before stays: %s", self.file.path, mistake)
+
+
+def _in_words(error: Exception) -> str:
+    """Return what went wrong, for an error that isn't one of ours."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return f"{os.strerror(error.errno).lower()}: is this machine short of something?"
+    if isinstance(error, MemoryError):
+        return "no memory left: raise the memory limit, or make the configuration smaller"
+    return (
+        f"{type(error).__name__}: {error}; this is a defect of uProxy, --log-level debug says more"
+    )
