@@ -59,7 +59,9 @@ async def test_without_a_thread_to_be_had_the_way_out_is_told(
 
 
 def test_turns_are_short_only_meanwhile() -> None:
-    before = sys.getswitchinterval()
+    outside = sys.getswitchinterval()
+    before = 0.005
+    sys.setswitchinterval(before)
     for _ in range(100):
         with short_turns():
             with short_turns():
@@ -68,3 +70,4 @@ def test_turns_are_short_only_meanwhile() -> None:
             assert not gc.isenabled()
         assert sys.getswitchinterval() == pytest.approx(before, abs=2e-6)
         assert gc.isenabled()
+    sys.setswitchinterval(outside)

@@ -26,8 +26,7 @@ class _Computing:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.threads = 0
-        # whole microseconds, which Python would round down again and again
-        self.turn_s = round(sys.getswitchinterval(), 6) + 1e-9
+        self.turn_s = 0.0
 
 
 _computing: Final = _Computing()
@@ -78,9 +77,12 @@ def short_turns() -> Iterator[None]:
     made; what is made here has no cycles, so it waits until afterwards.
     """
     with _computing.lock:
+        if _computing.threads == 0:
+            # whole microseconds, which Python would round down again and again
+            _computing.turn_s = round(sys.getswitchinterval(), 6) + 1e-9
+            sys.setswitchinterval(min(SHORT_TURN_S, _computing.turn_s))
+            gc.disable()
         _computing.threads += 1
-        sys.setswitchinterval(SHORT_TURN_S)
-        gc.disable()
     try:
         yield
     finally:
