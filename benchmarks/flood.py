@@ -23,7 +23,7 @@ from benchmarks.harness.clients import Clients, LoadResult
 from benchmarks.harness.figures import Figures
 from benchmarks.harness.loads import asking
 from benchmarks.harness.proxies import COMPARED, PYTHON_ENGINE, ProxyKind
-from tests.helpers.hostile_flood import Pace, bad_leaves, flooding, write_flood
+from uproxy.lab.software.flood import Pace, bad_leaves, flooding, write_flood
 
 _CONNECTIONS = 64
 _RATE = 2_000

@@ -34,9 +34,9 @@ from benchmarks.harness.proxies import (
     ProxyKind,
     started,
 )
-from tests.helpers.envoy import EnvoyServer
 from uproxy.lab.memory import memory
 from uproxy.lab.processes import Uproxy
+from uproxy.lab.software.envoy import EnvoyServer
 
 _IDLE_S = 2.0
 _CONNECTIONS = 5_000

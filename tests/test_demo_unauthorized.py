@@ -10,7 +10,6 @@ import pytest
 from cryptography import x509
 
 from tests.helpers import traffic
-from tests.helpers.peers import SServer
 from uproxy.demo import unauthorized
 from uproxy.demo.unauthorized import connect_to_door
 from uproxy.errors import UproxyError
@@ -18,6 +17,7 @@ from uproxy.identity.credentials import Svid
 from uproxy.lab.identities import write_identity
 from uproxy.lab.pki import Authority
 from uproxy.lab.ports import free_port
+from uproxy.lab.software.peers import SServer
 
 DB = "/ns/db/sa/orders"
 

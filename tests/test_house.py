@@ -135,6 +135,15 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     tuple(TopologicalSorter(graph).static_order())  # or a CycleError, which has the circle
 
 
+@pytest.mark.parametrize("room", ["benchmarks", "uproxy"])
+def test_nothing_but_tests_needs_the_tests(room: str) -> None:
+    """What others need too is in uproxy/lab."""
+    files = (ROOT / room).rglob("*.py")
+    assert [
+        path for path in files if any(each.startswith("tests.") for each in imports(path))
+    ] == []
+
+
 def test_the_proxy_loads_nothing_that_it_has_no_use_for() -> None:
     proxy = [name for name in map(name_of, MODULES) if is_proxy(name)]
     program = f"import {', '.join(proxy)}, sys; print(*sys.modules, sep='\\n')"

@@ -10,8 +10,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from tests.helpers.golang import find_go, peer
 from uproxy import __version__, libssl
+from uproxy.lab.software.golang import find_go, peer
 
 _ROOT = Path(__file__).parents[2]
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.harness.haproxy import Haproxy
-from tests.helpers.envoy import EnvoyClient, EnvoyServer
-from tests.helpers.peers import GhostunnelClient, GhostunnelServer
 from uproxy.lab.identities import IdentityFiles
 from uproxy.lab.mesh import ORDERS, WEB, Inbound, Outbound
 from uproxy.lab.processes import Uproxy
+from uproxy.lab.software.envoy import EnvoyClient, EnvoyServer
+from uproxy.lab.software.peers import GhostunnelClient, GhostunnelServer
 
 CIPHER = "TLS_AES_128_GCM_SHA256"
 X25519 = "X25519"

@@ -19,7 +19,9 @@ import pytest
 from tests.helpers import hostile_account
 from tests.helpers.endings import Line, ended, metric
 from tests.helpers.hostile_account import ENGINES, FRONTEND, counts, open_descriptors, serves
-from tests.helpers.hostile_flood import (
+from tests.helpers.load import Load
+from uproxy.lab.mesh import ORDERS, WEB, FileWorld, Inbound, Outbound
+from uproxy.lab.software.flood import (
     REFUSED,
     Pace,
     bad_leaves,
@@ -27,8 +29,6 @@ from tests.helpers.hostile_flood import (
     key_updates,
     write_flood,
 )
-from tests.helpers.load import Load
-from uproxy.lab.mesh import ORDERS, WEB, FileWorld, Inbound, Outbound
 from uproxy.lab.waiting import wait_until
 
 door = hostile_account.door

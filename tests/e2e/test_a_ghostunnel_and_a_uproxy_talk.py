@@ -16,7 +16,6 @@ import pytest
 from tests.helpers import traffic
 from tests.helpers.dialogue import ask
 from tests.helpers.endings import ended, handshakes, only
-from tests.helpers.peers import GhostunnelClient, GhostunnelServer
 from uproxy.lab.authorities import DevAuthority, entry
 from uproxy.lab.identities import IdentityFiles
 from uproxy.lab.mesh import (
@@ -29,6 +28,7 @@ from uproxy.lab.mesh import (
     Outbound,
     by_agent,
 )
+from uproxy.lab.software.peers import GhostunnelClient, GhostunnelServer
 
 MIB = 1 << 20
 BILLING = "spiffe://partner.test/ns/billing/sa/invoices"

@@ -14,10 +14,10 @@ import pytest
 
 from tests.helpers.dialogue import ask
 from tests.helpers.endings import ended, only
-from tests.helpers.peers import SServer
 from uproxy.lab.mesh import ORDERS, WEB, FileWorld, Outbound
 from uproxy.lab.ports import free_port
 from uproxy.lab.processes import Process
+from uproxy.lab.software.peers import SServer
 
 CONF = """
 load_module /usr/lib/nginx/modules/ngx_stream_module.so;

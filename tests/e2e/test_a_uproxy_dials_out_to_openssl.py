@@ -15,7 +15,6 @@ import pytest
 
 from tests.helpers.dialogue import ask
 from tests.helpers.endings import ended, handshakes, metric, only
-from tests.helpers.peers import SServer
 from uproxy.lab.identities import IdentityFiles
 from uproxy.lab.mesh import (
     ORDERS,
@@ -29,6 +28,7 @@ from uproxy.lab.mesh import (
 from uproxy.lab.pki import Authority
 from uproxy.lab.ports import free_port
 from uproxy.lab.processes import Process
+from uproxy.lab.software.peers import SServer
 from uproxy.lab.waiting import wait_until
 
 HOUR = timedelta(hours=1)

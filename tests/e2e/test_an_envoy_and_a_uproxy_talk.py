@@ -16,7 +16,6 @@ from tests.helpers import traffic
 from tests.helpers.background import background
 from tests.helpers.dialogue import ask
 from tests.helpers.endings import ended, handshakes, only
-from tests.helpers.envoy import EnvoyClient, EnvoyServer
 from uproxy.lab.identities import IdentityFiles
 from uproxy.lab.mesh import (
     ORDERS,
@@ -28,6 +27,7 @@ from uproxy.lab.mesh import (
     Outbound,
     World,
 )
+from uproxy.lab.software.envoy import EnvoyClient, EnvoyServer
 from uproxy.lab.waiting import wait_until
 
 MIB = 1 << 20

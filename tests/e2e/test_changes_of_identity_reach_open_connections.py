@@ -24,7 +24,6 @@ from tests.helpers.dialogue import (
     still_talks,
 )
 from tests.helpers.endings import ended, metric, only
-from tests.helpers.peers import SServer
 from uproxy.lab.authorities import entry
 from uproxy.lab.identities import IdentityFiles
 from uproxy.lab.mesh import (
@@ -37,6 +36,7 @@ from uproxy.lab.mesh import (
     own_serial,
 )
 from uproxy.lab.processes import Uproxy
+from uproxy.lab.software.peers import SServer
 from uproxy.lab.waiting import wait_until
 
 

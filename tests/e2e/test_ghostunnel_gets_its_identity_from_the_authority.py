@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import traffic
-from tests.helpers.peers import GhostunnelClient, GhostunnelServer
 from uproxy.lab.authorities import DevAuthority, entry
+from uproxy.lab.software.peers import GhostunnelClient, GhostunnelServer
 from uproxy.lab.waiting import eventually
 
 ORDERS = "spiffe://example.org/ns/shop/sa/orders"

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.golang import find_go, peer
 from uproxy.lab.authorities import DevAuthority, entry
 from uproxy.lab.ports import free_port
 from uproxy.lab.processes import Process
+from uproxy.lab.software.golang import find_go, peer
 from uproxy.lab.waiting import wait_until
 
 WEB = "spiffe://example.org/ns/web/sa/frontend"

@@ -16,7 +16,6 @@ from tests.helpers import traffic
 from tests.helpers.background import background
 from tests.helpers.dialogue import refused, s_client
 from tests.helpers.endings import ended, handshakes, metric, only
-from tests.helpers.peers import SServer
 from uproxy.lab.identities import IdentityFiles
 from uproxy.lab.mesh import (
     ORDERS,
@@ -28,6 +27,7 @@ from uproxy.lab.mesh import (
     World,
 )
 from uproxy.lab.pki import Authority, Issued
+from uproxy.lab.software.peers import SServer
 from uproxy.lab.waiting import wait_until
 
 HOUR = timedelta(hours=1)

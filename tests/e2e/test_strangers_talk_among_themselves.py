@@ -14,10 +14,10 @@ import pytest
 
 from tests.helpers import traffic
 from tests.helpers.apps import Nginx, Postgres, Redis, download, sha256_of, upload, write_file
-from tests.helpers.envoy import EnvoyClient, EnvoyServer
-from tests.helpers.peers import GhostunnelClient, GhostunnelServer, SServer, s_client
 from uproxy.lab.identities import IdentityFiles, write_identity
 from uproxy.lab.pki import Authority
+from uproxy.lab.software.envoy import EnvoyClient, EnvoyServer
+from uproxy.lab.software.peers import GhostunnelClient, GhostunnelServer, SServer, s_client
 from uproxy.lab.waiting import eventually
 
 WEB = "spiffe://example.org/ns/web/sa/frontend"

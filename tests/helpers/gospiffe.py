@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from tests.helpers.golang import peer
 from uproxy.lab.ports import free_port
 from uproxy.lab.processes import Process
+from uproxy.lab.software.golang import peer
 
 
 class GoSpiffe(Process):

@@ -8,4 +8,5 @@ authorities          `uproxy authority` as a child process
 mesh                 identities for a test, and a uProxy for either side
 listening, tap       TCP servers in this process; a tap that captures what it forwards
 wire                 reads TLS from captured bytes; pure
+software             TLS software that others wrote: OpenSSL, Envoy, ghostunnel
 """

@@ -1,7 +1,7 @@
 """mTLS software nobody here wrote, as the other side of a connection: OpenSSL, ghostunnel.
 
 Each takes its identity as files (`uproxy.lab.identities`), or (ghostunnel) from a Workload API.
-Envoy has a module of its own, tests/helpers/envoy.py.
+Envoy has a module of its own, uproxy/lab/software/envoy.py.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.helpers.golang import peer
 from uproxy.lab.identities import IdentityFiles
 from uproxy.lab.ports import free_port
 from uproxy.lab.processes import Process
+from uproxy.lab.software.golang import peer
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from uproxy.lab.pki import Authority, Issued
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[3]
 _SOURCE = _ROOT / "tests" / "peers" / "flood" / "flood.c"
 _BUILT = _ROOT / ".cache" / "peers"
 _PATIENCE = 60.0

@@ -1,6 +1,6 @@
 """Programs in Go that tests talk to, built from a go.mod of ours under tests/peers/.
 
-`python -m tests.helpers.golang NAME` builds one into .cache/peers/; without a name it only
+`python -m uproxy.lab.software.golang NAME` builds one into .cache/peers/; without a name it only
 says whether there is a Go.  Sources come through Go's own module proxy and are checked
 against the go.sum beside the go.mod.
 """
@@ -16,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-_ROOT = Path(__file__).parents[2]
+_ROOT = Path(__file__).parents[3]
 _SOURCES = _ROOT / "tests" / "peers"
 _BUILT = _ROOT / ".cache" / "peers"
 _OLDEST = (1, 22)
