@@ -33,7 +33,7 @@ class OpenRecord:
     def __post_init__(self) -> None:
         self.decided.set()
 
-    def replace(self, door: Door) -> None:
+    def replace(self, door: Door | None) -> None:
         self.door = door
 
     async def close(self) -> None:
@@ -53,8 +53,6 @@ class RecordingEngine:
         return self.opened[-1]
 
     def set_limits(self, limits: Limits) -> None: ...
-
-    def ask_again(self) -> None: ...
 
     def refused(self) -> dict[str, int]:
         return {}
@@ -78,7 +76,8 @@ def doors_of(engine: RecordingEngine, listeners: Listeners | None = None) -> Doo
 
 async def put(doors: Doors, wanted: dict[ListenAddress, FakeDoor]) -> None:
     fresh = doors.open_new(dict.fromkeys(wanted, PLAN))
-    await doors.replace(wanted, fresh)  # type: ignore[arg-type]  # only the direction is asked for
+    doors.replace(wanted, fresh)  # type: ignore[arg-type]  # only the direction is asked for
+    await asyncio.sleep(0)  # what goes is closed in the loop's next turn
 
 
 def loopback() -> TcpAddress:
@@ -102,6 +101,7 @@ async def test_an_address_that_is_gone_is_closed() -> None:
     await put(doors, {gone: door, stays: door})
     await put(doors, {stays: door})
     assert [each.closed for each in engine.opened] == [True, False]
+    assert [each.door for each in engine.opened] == [None, door]
     assert doors.listening == {stays}
     await doors.close(Direction.INBOUND)
 
@@ -168,10 +168,11 @@ async def test_what_is_still_arriving_holds_neither_a_reload_nor_the_other_doors
     addresses = [TcpAddress("127.0.0.1", free_port()) for _ in range(3)]
     for_each = {address: FakeDoor(Direction.INBOUND) for address in addresses}
     fresh = doors.open_new(dict.fromkeys(addresses, PLAN))
-    await doors.replace(for_each, fresh)  # type: ignore[arg-type]  # stand-ins
+    doors.replace(for_each, fresh)  # type: ignore[arg-type]  # stand-ins
     for opened in engine.opened:
         opened.decided.clear()
-    await doors.replace(dict([*for_each.items()][1:]), {})  # type: ignore[arg-type]  # stand-ins
+    doors.replace(dict([*for_each.items()][1:]), {})  # type: ignore[arg-type]  # stand-ins
+    await asyncio.sleep(0)
     assert [opened.closed for opened in engine.opened] == [True, False, False]
     closing = asyncio.create_task(doors.close(Direction.INBOUND))
     await eventually(lambda: all(opened.closed for opened in engine.opened), "all are closed")
@@ -187,3 +188,13 @@ def test_a_socket_of_systemd_beyond_loopback_must_be_exposed() -> None:
         with pytest.raises(UproxyError, match="say expose: true"):
             inherit(SystemdAddress("api"), listeners, exposed=False)
         inherit(SystemdAddress("api"), listeners, exposed=True).close()
+
+
+async def test_what_is_being_closed_is_decided_by_the_doors_in_force_all_the_same() -> None:
+    engine, address = RecordingEngine(), loopback()
+    doors = doors_of(engine)
+    await put(doors, {address: FakeDoor(Direction.INBOUND)})
+    await doors.close(Direction.INBOUND)
+    newer = FakeDoor(Direction.INBOUND)
+    doors.renew({address: newer})  # type: ignore[dict-item]  # a stand-in
+    assert [each.door for each in engine.opened] == [newer]

@@ -22,6 +22,7 @@ from uproxy.lab.ports import free_port
 from uproxy.log import Log
 from uproxy.model import Direction
 from uproxy.proxy.admin.facts import plain
+from uproxy.proxy.doors import make_doors
 from uproxy.systemd import Listeners
 
 CONFIGURATION = """
@@ -84,11 +85,10 @@ async def test_files_that_cannot_renew_the_identity_are_a_note(
 
 async def test_an_identity_that_is_gone_is_not_a_first_one(facts: Facts) -> None:
     await facts.parts.source.start()
-    registry = facts.parts.connections
     await facts.parts.source.stop()
     lost = replace(facts.parts.source.current, svid=None, reason="it expired")
     facts.parts.source._current = lost  # type: ignore[attr-defined]  # as its base would
-    registry.credentials_changed(lost, lost)
+    facts.parts.current.credentials_changed(lost, lost)
     assert facts.readiness().reasons == ("no identity any more: it expired",)
 
 
@@ -100,7 +100,7 @@ async def test_draining_is_a_reason_in_words(facts: Facts) -> None:
 async def test_doors_are_listed_whether_open_or_not(facts: Facts, settings: Settings) -> None:
     parts, inbound = facts.parts, settings.inbound[0].listen
     fresh = parts.doors.open_new({inbound: socket_plans(settings)[inbound]})
-    await parts.doors.replace({inbound: parts.make_doors(settings)[inbound]}, fresh)
+    parts.doors.replace({inbound: make_doors(parts.snapshot, parts.services)[inbound]}, fresh)
     rows = [(row.name, row.direction, row.to, row.open) for row in facts.doors()]
     assert rows == [
         ("api", "inbound", "127.0.0.1:2", True),

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from uproxy.app import parts as module
+from uproxy.app.doors import socket_plans
 from uproxy.app.parts import Parts
-from uproxy.config.settings import DestinationSettings, FilesIdentity, IdentitySettings, Settings
+from uproxy.config.settings import (
+    DestinationSettings,
+    FilesIdentity,
+    IdentitySettings,
+    OutboundSettings,
+    Settings,
+)
+from uproxy.contract import Door
 from uproxy.lab.pki import Authority
+from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import eventually
 from uproxy.log import Log
-from uproxy.model import Direction, TcpAddress, Transport
+from uproxy.model import TcpAddress, Transport
 from uproxy.systemd import Listeners
 from uproxy.transport.twin import TwinEngine
-
-
-class Asked(TwinEngine):
-    """Counts how often it is told that what doors say may have changed."""
-
-    def __init__(self, _name: str, _workers: int | None) -> None:
-        super().__init__()
-        self.again = 0
-
-    def ask_again(self) -> None:
-        self.again += 1
-        super().ask_again()
 
 
 @pytest.fixture
@@ -41,12 +38,14 @@ def settings(tmp_path: Path) -> Settings:
     bundle.write_bytes(authority.pem)
     files = FilesIdentity(str(svid), str(key), {"example.org": str(bundle)})
     to = DestinationSettings("db", (TcpAddress("localhost", 1),), Transport.MTLS)
-    return Settings(IdentitySettings(files=files), destinations={"db": to})
+    door = OutboundSettings(TcpAddress("127.0.0.1", free_port()), "db")
+    identity = IdentitySettings(files=files)
+    return Settings(identity, outbound=(door,), destinations={"db": to})
 
 
 @pytest.fixture
 async def parts(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Parts]:
-    monkeypatch.setattr(module, "make_engine", Asked)
+    monkeypatch.setattr(module, "make_engine", lambda _name, _workers: TwinEngine())
     made = Parts(settings, Log(settings.log, settings.name), Listeners({}), {})
     yield made
     await made.resolver.stop()
@@ -54,30 +53,37 @@ async def parts(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIte
     await made.engine.stop()
 
 
-def asked(parts: Parts) -> Callable[[], bool]:
-    """Whether the engine has been told since."""
-    engine = parts.engine
-    assert isinstance(engine, Asked)
-    before = engine.again
-    return lambda: engine.again > before
+def in_force(parts: Parts) -> Door | None:
+    """The door that the listener has, which must be the registry's snapshot's."""
+    [opened] = parts.doors._open.values()  # nobody else asks for it
+    return opened[1]
 
 
-async def test_an_identity_that_changes_makes_the_engine_ask_again(parts: Parts) -> None:
-    told = asked(parts)
+async def open_all(parts: Parts) -> Door:
+    parts.current.put(parts.snapshot, parts.doors.open_new(socket_plans(parts.snapshot.settings)))
+    door = in_force(parts)
+    assert door is not None
+    return door
+
+
+async def test_an_identity_that_changes_gives_every_listener_another_door(parts: Parts) -> None:
+    before = await open_all(parts)
     await parts.source.start()
-    assert parts.connections.in_force.credentials.svid is not None
-    assert told()
+    assert parts.snapshot.credentials.svid is not None
+    assert in_force(parts) is not before
 
 
-async def test_a_reload_makes_the_engine_ask_again(parts: Parts, settings: Settings) -> None:
-    told = asked(parts)
-    parts.connections.configure(replace(settings, on_policy_change="keep"))
-    assert told()
+async def test_a_reload_gives_every_listener_another_door(parts: Parts) -> None:
+    before, revision = await open_all(parts), parts.snapshot.revision
+    settings = replace(parts.snapshot.settings, on_policy_change="keep")
+    parts.current.put(parts.snapshot.with_settings(settings))
+    assert in_force(parts) is not before
+    assert parts.snapshot.revision > revision
 
 
-async def test_a_name_that_is_resolved_makes_the_engine_ask_again(parts: Parts) -> None:
-    told = asked(parts)
+async def test_a_name_that_is_resolved_gives_every_listener_another_door(parts: Parts) -> None:
+    before = await open_all(parts)
     await parts.resolver.start()
-    db = parts.destinations[Direction.OUTBOUND, "db"]
-    await eventually(lambda: db.candidates(0.0), "localhost to be resolved")
-    assert told()
+    await eventually(lambda: parts.snapshot.records, "localhost to be resolved")
+    assert in_force(parts) is not before
+    assert parts.snapshot.destinations["db"].addresses.listed

@@ -13,15 +13,16 @@ from tests.helpers.connections import FakeConnection, arrival, ending
 from tests.helpers.world import ANYBODY, World, credentials, peer, settings, with_crl
 from uproxy.accesslog import AccessRecord
 from uproxy.config.settings import IdentitySettings, RuleFrom, RuleSettings
-from uproxy.connections import Connections, Party, Shown
+from uproxy.connections import ConnectionInfo, Connections
 from uproxy.connections.denials import KEPT_DENIALS
 from uproxy.connections.registry import SLICE
-from uproxy.contract import Connection, Refusal, TlsFacts
+from uproxy.contract import Refusal, TlsFacts
 from uproxy.lab.pki import Authority, Issued
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Direction, Outcome, Role, TcpAddress, Transport
 from uproxy.policy import Target
+from uproxy.snapshot.plans import own_svid
 
 CA = Authority("example.org")
 PARTNER = Authority("partner.test")
@@ -33,21 +34,16 @@ ON = RuleSettings("no-web", "deny", RuleFrom(namespaces=("web",)))
 FACTS = TlsFacts("TLSv1.3", "TLS_AES_128_GCM_SHA256", "X25519MLKEM768", 0.003)
 
 
-def party(direction: Direction = Direction.INBOUND, ours: Issued = OURS) -> Party:
+def info_of(direction: Direction = Direction.INBOUND, ours: Issued = OURS) -> ConnectionInfo:
     target = TARGET if direction is Direction.INBOUND else None
-    return Party(direction, "api", Transport.MTLS, Shown.of(ours.svid), target, 8080)
+    return ConnectionInfo(direction, "api", Transport.MTLS, own_svid(ours.svid), target, 8080)
 
 
-INBOUND = party()
+INBOUND = info_of()
 
 
-def stranger(_connection: Connection) -> Party:
-    """Of one that was never admitted."""
-    return INBOUND
-
-
-def plaintext() -> Party:
-    return Party(Direction.INBOUND, "api", Transport.PLAINTEXT, None, TARGET, 8080)
+def plaintext() -> ConnectionInfo:
+    return ConnectionInfo(Direction.INBOUND, "api", Transport.PLAINTEXT, None, TARGET, 8080)
 
 
 def world(*rules: RuleSettings, **identity: str) -> World:
@@ -61,26 +57,26 @@ def connect(
     who: Issued = WEB,
     number: int = 1,
     by: Authority = CA,
-    party: Party = INBOUND,
+    info: ConnectionInfo = INBOUND,
 ) -> FakeConnection:
     """Admitted and open."""
-    role = Role.CLIENT if party.direction is Direction.INBOUND else Role.SERVER
+    role = Role.CLIENT if info.direction is Direction.INBOUND else Role.SERVER
     proven = peer(who, by, role)
-    inbound = party.direction is Direction.INBOUND
+    inbound = info.direction is Direction.INBOUND
     made = FakeConnection(arrival(proven if inbound else None, number=number), peer=proven)
     made.tls = FACTS
-    here.connections.admitted(party, made.arrival, here.connections.in_force.edition)
+    here.connections.admitted(info, made.arrival, here.snapshot.revision)
     here.connections.opened(made)
     return made
 
 
-def close(here: World, connection: FakeConnection, outcome: Outcome = Outcome.CLOSED) -> bool:
+def close(here: World, connection: FakeConnection, outcome: Outcome = Outcome.CLOSED) -> None:
     end = ending(
         outcome,
         bytes_received=connection.bytes_received,
         bytes_sent=connection.bytes_sent,
     )
-    return here.connections.closed(connection, end, stranger)
+    here.connections.closed(connection, end)
 
 
 @asynccontextmanager
@@ -113,7 +109,7 @@ async def test_an_open_connection_is_listed_counted_and_forgotten() -> None:
     assert len(here.connections) == 2
     assert [entry.connection for entry in here.connections.newest(1)] == [second]
     assert here.metric("uproxy_connections", direction="inbound") == 2
-    assert close(here, first)
+    close(here, first)
     assert [entry.connection for entry in here.connections] == [second]
     assert here.metric("istio_tcp_connections_opened_total", response_flags="-") == 2
     assert here.metric("istio_tcp_connections_closed_total", response_flags="-") == 1
@@ -138,7 +134,7 @@ async def test_a_connection_that_never_opened_is_a_failed_one() -> None:
     here = world()
     refused = FakeConnection(arrival(number=5))
     end = ending(Outcome.PEER_UNTRUSTED, State.HANDSHAKING_NEAR, rule="X5-17", reason="no bundle")
-    assert not here.connections.closed(refused, end, stranger)
+    here.connections.never_opened(refused, end, INBOUND)
     failed = here.metric("istio_tcp_connections_failed_total", response_flags="TLS_FAILURE")
     assert failed == 1
     assert here.metric("uproxy_handshake_failures_total", rule="X5-17") == 1
@@ -151,7 +147,7 @@ async def test_a_far_handshake_is_counted_here_only_if_it_took_too_long() -> Non
     for number, outcome in enumerate((Outcome.TIMED_OUT, Outcome.PEER_UNEXPECTED)):
         failed = FakeConnection(arrival(number=number))
         end = ending(outcome, State.HANDSHAKING_FAR)
-        here.connections.closed(failed, end, lambda _connection: party(Direction.OUTBOUND))
+        here.connections.never_opened(failed, end, info_of(Direction.OUTBOUND))
     assert here.metric("uproxy_handshake_failures_total", reason="timed_out") == 1
     assert here.metric("uproxy_handshake_failures_total") == 1
 
@@ -159,7 +155,7 @@ async def test_a_far_handshake_is_counted_here_only_if_it_took_too_long() -> Non
 async def test_a_denied_callers_handshake_has_succeeded_all_the_same() -> None:
     here = world()
     denied = FakeConnection(arrival(peer(WEB, CA)), peer=peer(WEB, CA), tls=FACTS)
-    here.connections.closed(denied, ending(Outcome.DENIED, State.ADMITTING), stranger)
+    here.connections.never_opened(denied, ending(Outcome.DENIED, State.ADMITTING), INBOUND)
     assert here.metric("uproxy_handshakes_total") == 1
     assert here.metric("uproxy_handshake_failures_total") == 0
     assert here.connections.denials[0].identity == WEB.spiffe_id
@@ -170,7 +166,7 @@ async def test_only_the_last_denials_are_kept_and_ordinary_ends_are_none() -> No
     for number in range(KEPT_DENIALS + 3):
         refused = FakeConnection(arrival(number=number))
         end = ending(Outcome.NO_IDENTITY, State.ACCEPTED, reason=str(number))
-        here.connections.closed(refused, end, stranger)
+        here.connections.never_opened(refused, end, INBOUND)
     close(here, connect(here, number=1000))
     reasons = [denial.ending.reason for denial in here.connections.denials]
     assert reasons == [str(number) for number in range(KEPT_DENIALS + 2, 2, -1)]
@@ -180,11 +176,11 @@ async def test_denials_that_are_alike_are_one_with_a_count_and_push_nobody_out()
     here = world()
     end = ending(Outcome.HANDSHAKE_FAILED, State.HANDSHAKING_NEAR, reason="plain HTTP")
     other = replace(end, reason="signed by nobody")
-    here.connections.closed(FakeConnection(arrival(number=0)), other, stranger)
+    here.connections.never_opened(FakeConnection(arrival(number=0)), other, INBOUND)
     for number in range(1, KEPT_DENIALS + 3):
         source = TcpAddress("10.0.0.9", number)
         again = FakeConnection(replace(arrival(number=number), source=source))
-        here.connections.closed(again, end, stranger)
+        here.connections.never_opened(again, end, INBOUND)
     last, first = here.connections.denials
     assert (last.source, last.count) == (f"10.0.0.9:{KEPT_DENIALS + 2}", KEPT_DENIALS + 2)
     assert (first.ending.reason, first.count) == ("signed by nobody", 1)
@@ -194,7 +190,7 @@ async def test_a_probe_is_counted_apart_and_is_nobodys_failure() -> None:
     here = world()
     probe = FakeConnection(arrival())
     end = ending(Outcome.PROBED, State.HANDSHAKING_NEAR, reason="closed without a ClientHello")
-    here.connections.closed(probe, end, stranger)
+    here.connections.never_opened(probe, end, INBOUND)
     assert here.metric("uproxy_probes_total", direction="inbound") == 1
     assert here.metric("uproxy_handshake_failures_total") == 0
     assert here.metric("istio_tcp_connections_failed_total") == 0
@@ -205,7 +201,7 @@ async def test_a_probe_is_counted_apart_and_is_nobodys_failure() -> None:
 async def test_a_new_policy_closes_whom_it_no_longer_allows() -> None:
     async with judging(world()) as here:
         web, cart = connect(here), connect(here, CART, 2, PARTNER)
-        here.connections.configure(settings(ANYBODY, ON))
+        here.configure(settings(ANYBODY, ON))
         await eventually(lambda: web.refusals, "the caller to be cut")
         [refusal] = web.refusals
         assert refusal.outcome is Outcome.POLICY_CHANGED
@@ -217,15 +213,15 @@ async def test_a_new_policy_closes_whom_it_no_longer_allows() -> None:
 async def test_on_policy_change_keep_keeps() -> None:
     async with judging(world()) as here:
         web = connect(here)
-        here.connections.configure(settings(on_policy_change="keep"))
+        here.configure(settings(on_policy_change="keep"))
         await settle()
         assert not web.refusals
 
 
 async def test_a_policy_does_not_concern_outbound_connections() -> None:
     async with judging(world()) as here:
-        made = connect(here, party=party(Direction.OUTBOUND))
-        here.connections.configure(settings())
+        made = connect(here, info=info_of(Direction.OUTBOUND))
+        here.configure(settings())
         await settle()
         assert not made.refusals
 
@@ -233,8 +229,8 @@ async def test_a_policy_does_not_concern_outbound_connections() -> None:
 async def test_what_changed_while_a_connection_was_connecting_counts() -> None:
     here = world()
     made = FakeConnection(arrival(peer(WEB, CA)), peer=peer(WEB, CA))
-    here.connections.admitted(party(), made.arrival, here.connections.in_force.edition)
-    here.connections.configure(settings())
+    here.connections.admitted(info_of(), made.arrival, here.snapshot.revision)
+    here.configure(settings())
     here.connections.opened(made)
     assert [refusal.outcome for refusal in made.refusals] == [Outcome.POLICY_CHANGED]
 
@@ -246,44 +242,17 @@ async def test_only_what_was_decided_under_what_is_in_force_is_not_judged_again(
     """The policy refuses this caller, so that judging it would be seen."""
     here = world(ON)
     made = FakeConnection(arrival(peer(WEB, CA)), peer=peer(WEB, CA))
-    edition = here.connections.in_force.edition if known else 0
-    here.connections.admitted(party(), made.arrival, edition)
+    revision = here.snapshot.revision if known else 0
+    here.connections.admitted(info_of(), made.arrival, revision)
     here.connections.opened(made)
     assert bool(made.refusals) is not known
-
-
-async def test_doors_are_asked_again_in_the_very_step_that_changes_what_is_in_force() -> None:
-    here = world()
-    seen = []
-
-    def ask_again() -> None:
-        seen.append(here.connections.in_force)
-
-    here.connections = Connections(
-        here.connections.in_force, here.metrics, here.log, ask_again=ask_again
-    )
-    here.connections.configure(settings(ON))
-    assert seen == [here.connections.in_force]
-    here.believe(with_crl(here.credentials, CA, WEB))
-    assert seen[1:] == [here.connections.in_force]
-
-
-async def test_every_edition_has_its_number() -> None:
-    here = world()
-    editions = [here.connections.in_force.edition]
-    for change in (here.settings, here.settings):
-        here.connections.configure(change)
-        editions.append(here.connections.in_force.edition)
-    here.believe(here.credentials)
-    editions.append(here.connections.in_force.edition)
-    assert len({0, *editions}) == 5
 
 
 @pytest.mark.parametrize("direction", Direction)
 async def test_a_bundle_that_is_gone_closes_its_domains_peers(direction: Direction) -> None:
     async with judging(world()) as here:
-        cart = connect(here, CART, 1, PARTNER, party(direction))
-        web = connect(here, WEB, 2, CA, party(direction))
+        cart = connect(here, CART, 1, PARTNER, info_of(direction))
+        web = connect(here, WEB, 2, CA, info_of(direction))
         here.believe(credentials(OURS, CA, generation=2))
         await eventually(lambda: cart.refusals, "the peer to be cut")
         assert cart.refusals[0].outcome is Outcome.IDENTITY_DISTRUSTED
@@ -312,7 +281,7 @@ async def test_on_distrust_keep_keeps() -> None:
 
 async def test_our_own_svid_withdrawn_closes_everything_under_it() -> None:
     async with judging(world()) as here:
-        web, out = connect(here), connect(here, number=2, party=party(Direction.OUTBOUND))
+        web, out = connect(here), connect(here, number=2, info=info_of(Direction.OUTBOUND))
         clear = FakeConnection(arrival(number=3))
         here.connections.admitted(plaintext(), clear.arrival, 0)
         here.connections.opened(clear)
@@ -379,7 +348,7 @@ async def test_expiry_is_noticed_without_any_other_change() -> None:
         short = connect(here, soon, 1)
         here.pass_time(seconds=0.95)
         connect(here, WEB, 2)
-        here.connections.configure(here.settings)
+        here.configure(here.settings)
         await settle()
         assert not short.refusals
         here.pass_time(seconds=1)
@@ -390,10 +359,10 @@ async def test_expiry_is_noticed_without_any_other_change() -> None:
 async def test_judging_many_lets_the_loop_breathe_and_cuts_each_once() -> None:
     async with judging(world()) as here:
         many = [connect(here, number=number) for number in range(5 * SLICE)]
-        here.connections.configure(settings())
+        here.configure(settings())
         await first_cut(many[0])
         assert not many[-1].refusals
-        here.connections.configure(settings(ON))
+        here.configure(settings(ON))
         await eventually(lambda: many[-1].refusals, "the last to be cut")
         await settle()
         assert all(len(made.refusals) == 1 for made in many)
@@ -402,7 +371,7 @@ async def test_judging_many_lets_the_loop_breathe_and_cuts_each_once() -> None:
 async def test_a_connection_that_ends_during_the_pass_is_left_alone() -> None:
     async with judging(world()) as here:
         many = [connect(here, number=number) for number in range(2 * SLICE)]
-        here.connections.configure(settings())
+        here.configure(settings())
         await first_cut(many[0])
         close(here, many[-1])
         await settle()
@@ -414,7 +383,7 @@ async def test_stopping_in_the_moment_of_a_change_stops() -> None:
     here = world()
     await here.connections.start()
     await settle()
-    here.connections.configure(settings())
+    here.configure(settings())
     await asyncio.sleep(0)
     async with asyncio.timeout(10):
         await here.connections.stop()
@@ -433,13 +402,14 @@ async def test_waiting_for_idle_waits_for_the_last_one_even_while_it_connects() 
     here = world()
     made = connect(here, number=1)
     connecting = FakeConnection(arrival(peer(WEB, CA), number=2))
-    here.connections.admitted(party(), connecting.arrival, 0)
+    here.connections.admitted(info_of(), connecting.arrival, 0)
     idle = here.connections.wait_until_idle(Direction.INBOUND, for_seconds=0)
     waiting = asyncio.create_task(idle)
     close(here, made)
     await settle()
     assert not waiting.done()
-    close(here, connecting, Outcome.CONNECT_FAILED)
+    end = ending(Outcome.CONNECT_FAILED, State.CONNECTING)
+    here.connections.never_opened(connecting, end, INBOUND)
     await waiting
 
 
@@ -479,10 +449,8 @@ class Unwilling:
 
 async def test_only_what_the_access_log_wants_is_made_a_record() -> None:
     here, log = world(), Unwilling()
-    here.connections = Connections(
-        here.connections.in_force, here.metrics, log, ask_again=lambda: None
-    )
+    here.connections = Connections(here.snapshot, here.metrics, log)
     for number, outcome in enumerate((Outcome.CLOSED, Outcome.DENIED, Outcome.RESET)):
-        assert close(here, connect(here, number=number), outcome)
+        close(here, connect(here, number=number), outcome)
     assert log.taken == [Outcome.DENIED]
     assert sum(here.connections.outcomes.values()) == 3

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from uproxy.config.settings import DestinationSettings, IdentitySettings, InboundSettings, Settings
+from tests.helpers.destinations import Destination
 from uproxy.contract import Candidate
-from uproxy.destinations import Destination, Destinations, EndpointStatus
-from uproxy.model import Address, Direction, TcpAddress, Transport, UnixAddress
+from uproxy.destinations import Addresses, AllEndpoints, EndpointStatus
+from uproxy.model import Address, Direction, TcpAddress, UnixAddress
 
 A, B, C = (TcpAddress(f"10.0.0.{n}", 5432) for n in (1, 2, 3))
 NAME = TcpAddress("db.internal", 5432)
@@ -154,37 +154,35 @@ def test_an_address_listed_twice_is_one_endpoint() -> None:
     assert [candidate.endpoint for candidate in destination.candidates(0.0)] == [str(A)]
 
 
-def settings(to: Address, *addresses: Address) -> Settings:
-    return Settings(
-        identity=IdentitySettings(),
-        inbound=(InboundSettings("db", TcpAddress("0.0.0.0", 1), Transport.MTLS, to),),
-        destinations={"db": DestinationSettings("db", addresses, Transport.MTLS)},
-    )
+def test_addresses_never_change_and_others_take_their_place() -> None:
+    before = Addresses.of((NAME, B), {NAME: (C,)})
+    after = Addresses.of((NAME, B), {NAME: (A,)})
+    assert (list(before.listed), list(after.listed)) == ([C, B], [A, B])
 
 
-def test_a_reload_keeps_what_is_known_of_equal_names() -> None:
-    destinations = Destinations()
-    destinations.configure(settings(A, NAME, B))
-    destinations.resolved(NAME, (C,))
-    db = destinations[Direction.OUTBOUND, "db"]
-    opened(db, C)
-    destinations.configure(settings(A, NAME, A))
-    assert destinations[Direction.OUTBOUND, "db"] is db
-    assert firsts(db.candidates(0.0)) == [A, C]
-    assert destinations.names == {NAME}
-    destinations.configure(settings(A, B))
-    assert firsts(db.candidates(0.0)) == [B]
-    db.closed(C)
+def test_what_is_known_of_an_endpoint_outlives_what_lists_it_while_it_is_used() -> None:
+    everything = AllEndpoints()
+    key = (Direction.OUTBOUND, "db")
+    db = everything[key]
+    db.opened((), A, 0.0)
+    db.failed(B, 0.0, "refused")
+    everything.follow({key: Addresses.of((A, B), {})})
+    assert everything[key] is db
+    assert db.failing(B, 0.5)
+    everything.follow({key: Addresses.of((C,), {})})
+    assert not db.failing(B, 0.5)
+    everything.follow({})
+    assert everything[key] is db
+    db.closed(A)
     assert db.connections == {}
+    everything.follow({})
+    assert everything[key] is not db
 
 
 def test_a_door_and_a_destination_of_the_same_name_are_apart() -> None:
-    destinations = Destinations()
-    destinations.configure(settings(NAME, B))
-    assert firsts(destinations[Direction.OUTBOUND, "db"].candidates(0.0)) == [B]
-    assert destinations[Direction.INBOUND, "db"].candidates(0.0) == ()
-    destinations.resolved(NAME, (A,))
-    assert firsts(destinations[Direction.INBOUND, "db"].candidates(0.0)) == [A]
+    everything = AllEndpoints()
+    everything[Direction.OUTBOUND, "db"].opened((), A, 0.0)
+    assert everything[Direction.INBOUND, "db"].connections == {}
 
 
 def test_operators_see_every_endpoint_and_why_it_fails() -> None:
@@ -219,17 +217,6 @@ def test_an_address_that_is_passed_over_is_a_choice_all_the_same() -> None:
     destination.failed(A, 10.0, "refused")
     assert firsts(destination.candidates(10.0)) == [B]
     assert destination.choice
-
-
-def test_who_hands_records_in_learns_whether_they_are_new_to_any() -> None:
-    destinations = Destinations()
-    destinations.configure(settings(NAME, B))
-    assert destinations.resolved(NAME, (A,))
-    assert not destinations.resolved(NAME, (A,))
-    assert not destinations.resolved(NAME, ())
-    assert destinations.resolved(NAME, (C,))
-    assert firsts(destinations[Direction.INBOUND, "db"].candidates(0.0)) == [C]
-    assert not destinations.resolved(TcpAddress("nobody.internal", 1), (A,))
 
 
 def test_a_candidate_is_told_the_name_in_its_address() -> None:

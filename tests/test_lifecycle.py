@@ -34,18 +34,22 @@ def test_nothing_is_relayed_that_was_not_admitted_and_connected() -> None:
     before = {state for state in State if State.RELAYING in MOVES[state]}
     assert before == {State.CONNECTING, State.HANDSHAKING_FAR}
     assert {state for state in State if State.ADMITTING in MOVES[state]} == {
-        State.ACCEPTED, State.HANDSHAKING_NEAR,
+        State.ACCEPTED, State.HANDSHAKING_NEAR, State.CONNECTING, State.HANDSHAKING_FAR,
     }  # fmt: skip
     assert {state for state in State if State.CONNECTING in MOVES[state]} == {
         State.ADMITTING, State.HANDSHAKING_FAR,
     }  # fmt: skip
 
 
-def test_only_a_new_attempt_goes_back() -> None:
+def test_only_a_new_attempt_or_a_new_decision_goes_back() -> None:
     back = {
         (now, then) for now in State for then in MOVES[now] if LIFE.index(then) <= LIFE.index(now)
     }
-    assert back == {(State.HANDSHAKING_FAR, State.CONNECTING)}
+    assert back == {
+        (State.HANDSHAKING_FAR, State.CONNECTING),
+        (State.HANDSHAKING_FAR, State.ADMITTING),
+        (State.CONNECTING, State.ADMITTING),
+    }
 
 
 def test_an_orderly_end_is_only_reached_through_a_half_close() -> None:

@@ -8,7 +8,7 @@ import pytest
 from tests.helpers.connections import APP, PEER, FakeConnection, arrival, ending
 from tests.helpers.world import ANYBODY, World, credentials, peer, settings, with_crl
 from uproxy.config.settings import InboundSettings, RuleFrom, RuleSettings, RuleTo
-from uproxy.contract import Arrival, Connection, Door, Refusal, Route, Stands, TlsPlan
+from uproxy.contract import Arrival, Connection, Door, OnClosed, Refusal, Route, TlsPlan
 from uproxy.lab.pki import Authority
 from uproxy.lifecycle import ENDINGS, State
 from uproxy.model import (
@@ -18,10 +18,12 @@ from uproxy.model import (
     Role,
     TcpAddress,
     Timeouts,
+    TlsSettings,
     Transport,
     UnixAddress,
 )
 from uproxy.proxy.inbound import InboundDoor
+from uproxy.proxy.services import PER_PEER, PER_PEER_AND_SOURCE
 
 CA = Authority("example.org")
 OURS = CA.issue("/ns/db/sa/orders")
@@ -41,7 +43,14 @@ def make(
     door = InboundSettings("api", LISTEN, transport, to, ("h2",), proxy_protocol)
     config = settings(*rules, inbound=(door,), timeouts=TIMEOUTS)
     here = World(config, credentials(OURS if identity else None, CA), now=CA.now)
-    return here, InboundDoor(door, config, here.services)
+    return here, current(here)
+
+
+def current(here: World) -> InboundDoor:
+    """Its only door, of the snapshot in force."""
+    door = here.door()
+    assert isinstance(door, InboundDoor)
+    return door
 
 
 def web(number: int = 1) -> Arrival:
@@ -49,27 +58,26 @@ def web(number: int = 1) -> Arrival:
 
 
 def admitted(door: InboundDoor, who: Arrival | None = None) -> Route:
-    route = door.admit(web() if who is None else who)
+    route = door.admit(known(door) if who is None else who)
     assert isinstance(route, Route)
     return route
 
 
 def refused(door: InboundDoor, who: Arrival | None = None) -> Refusal:
-    refusal = door.admit(web() if who is None else who)
+    refusal = door.admit(known(door) if who is None else who)
     assert isinstance(refusal, Refusal)
     assert refusal.outcome in ENDINGS[State.ADMITTING]
     return refusal
 
 
-def live(door: InboundDoor, who: Arrival | None = None) -> FakeConnection:
+def live(door: InboundDoor, who: Arrival | None = None) -> tuple[FakeConnection, OnClosed]:
     plan = door.tls()
     assert isinstance(plan, TlsPlan)
     who = replace(web() if who is None else who, tls=plan)
     route = admitted(door, who)
     made = FakeConnection(who, route=route, peer=who.peer, dialled=APP)
     door.attempted(route, route.candidates[0], None)
-    door.opened(made)
-    return made
+    return made, door.opened(made)
 
 
 def test_it_is_a_door_for_engines() -> None:
@@ -84,7 +92,7 @@ def test_mtls_shows_our_svid_as_server() -> None:
     _, door = make()
     plan = door.tls()
     assert isinstance(plan, TlsPlan)
-    assert (plan.role, plan.chain, plan.alpn) == (Role.SERVER, OURS.der, ("h2",))
+    assert (plan.role, plan.own.chain, plan.alpn) == (Role.SERVER, OURS.der, ("h2",))
     assert plan.verify(WEB.der).spiffe_id == WEB.spiffe_id
     assert door.tls() is plan
 
@@ -95,7 +103,7 @@ def test_without_an_identity_nobody_is_even_shaken_hands_with() -> None:
     assert isinstance(refusal, Refusal)
     assert refusal.outcome is Outcome.NO_IDENTITY
     here.believe(credentials(OURS, CA, generation=2))
-    assert isinstance(door.tls(), TlsPlan)
+    assert isinstance(current(here).tls(), TlsPlan)
 
 
 def test_a_plaintext_door_has_no_handshake_and_its_callers_no_identity() -> None:
@@ -159,15 +167,16 @@ def test_rules_see_the_applications_port_address_and_the_doors_name() -> None:
 def test_a_policy_that_arrives_later_decides_at_once() -> None:
     here, door = make()
     refused(door)
-    here.connections.configure(settings(ANYBODY))
-    assert admitted(door)
+    here.configure(replace(here.settings, authorization=(ANYBODY,)))
+    assert admitted(current(here))
+    refused(door)
 
 
 def test_rules_about_our_namespaces_work_once_we_know_our_trust_domain() -> None:
     here, door = make(RuleSettings("r", "allow", RuleFrom(namespaces=("web",))), identity=False)
-    refused(door)
+    assert refused(door, web()).outcome is Outcome.NO_IDENTITY
     here.believe(credentials(OURS, CA, generation=2))
-    assert admitted(door)
+    assert admitted(current(here))
 
 
 def test_an_application_that_has_no_address_yet_is_said_so() -> None:
@@ -175,8 +184,8 @@ def test_an_application_that_has_no_address_yet_is_said_so() -> None:
     refusal = refused(door)
     assert refusal.outcome is Outcome.CONNECT_FAILED
     assert str(NAME) in refusal.reason
-    here.destinations.resolved(NAME, (APP,))
-    assert admitted(door).candidates[0].addresses == (APP,)
+    here.resolve(NAME, APP)
+    assert admitted(current(here)).candidates[0].addresses == (APP,)
 
 
 def test_the_application_is_told_who_called_if_it_wants_to_know() -> None:
@@ -189,11 +198,11 @@ def test_the_application_is_told_who_called_if_it_wants_to_know() -> None:
 
 async def test_a_connection_is_registered_while_it_is_open_and_logged_at_its_end() -> None:
     here, door = make(ANYBODY)
-    made = live(door)
+    made, closed = live(door)
     assert [entry.connection for entry in here.connections] == [made]
-    application = here.destinations[Direction.INBOUND, "api"]
+    application = here.endpoints(Direction.INBOUND, "api")
     assert application.connections == {APP: 1}
-    door.closed(made, ending())
+    closed(made, ending())
     assert len(here.connections) == 0
     assert application.connections == {}
     [record] = here.records
@@ -208,10 +217,11 @@ async def test_a_rotation_during_the_handshake_does_not_change_what_was_shown() 
     assert isinstance(plan, TlsPlan)
     who = replace(web(), tls=plan)
     here.believe(credentials(CA.issue("/ns/db/sa/orders"), CA))
-    door.opened(FakeConnection(who, route=admitted(door, who), peer=who.peer, dialled=APP))
+    newer = current(here)
+    newer.opened(FakeConnection(who, route=admitted(newer, who), peer=who.peer, dialled=APP))
     [entry] = here.connections
-    assert entry.party.ours is not None
-    assert entry.party.ours.chain == OURS.der
+    assert entry.info.own is not None
+    assert entry.info.own.chain == OURS.der
 
 
 async def test_a_failed_handshake_is_logged_with_the_identity_it_showed() -> None:
@@ -238,32 +248,32 @@ async def test_a_refused_connection_is_logged_and_occupies_nothing() -> None:
 async def test_an_application_that_fails_is_passed_over_and_a_failed_dial_counts_nothing() -> None:
     here, door = make(ANYBODY, to=NAME)
     other = TcpAddress("127.0.0.2", 8080)
-    here.destinations.resolved(NAME, (APP, other))
-    who = web()
+    here.resolve(NAME, APP, other)
+    door = current(here)
+    who = known(door)
     route = admitted(door, who)
     door.attempted(route, route.candidates[0], Refusal(Outcome.CONNECT_FAILED, "refused"))
     made = FakeConnection(who, route=route, peer=who.peer, dialled=APP)
     door.closed(made, ending(Outcome.CONNECT_FAILED, State.CONNECTING))
-    application = here.destinations[Direction.INBOUND, "api"]
+    application = here.endpoints(Direction.INBOUND, "api")
     assert application.connections == {}
-    assert [each.addresses[0] for each in admitted(door, web(2)).candidates] == [other]
+    assert [each.addresses[0] for each in admitted(door, known(door, 2)).candidates] == [other]
     here.at = 1.0
-    assert len(admitted(door, web(3)).candidates) == 2
+    assert len(admitted(door, known(door, 3)).candidates) == 2
     assert here.metric("uproxy_connections", direction="inbound") == 2
 
 
 @pytest.mark.parametrize("again", [1, 2])
 async def test_a_reloads_new_door_keeps_the_applications_counts(again: int) -> None:
     here, door = make(ANYBODY)
-    first = live(door)
+    first, closed_first = live(door)
     for _ in range(again):
-        here.destinations.configure(here.settings)
-        newer = InboundDoor(here.settings.inbound[0], here.settings, here.services)
-    second = live(newer, web(2))
-    application = here.destinations[Direction.INBOUND, "api"]
+        here.configure(here.settings)
+    second, closed_second = live(current(here), web(2))
+    application = here.endpoints(Direction.INBOUND, "api")
     assert application.connections == {APP: 2}
-    door.closed(first, ending())
-    newer.closed(second, ending())
+    closed_first(first, ending())
+    closed_second(second, ending())
     assert application.connections == {}
 
 
@@ -278,32 +288,31 @@ def known(door: InboundDoor, number: int = 1) -> Arrival:
     return replace(web(number), tls=plan)
 
 
-def repeated(door: InboundDoor, route: Route, who: Arrival) -> FakeConnection:
+def repeated(door: InboundDoor, route: Route, who: Arrival) -> tuple[FakeConnection, OnClosed]:
     """Let in by the engine alone, and open."""
-    door.repeated(who, route)
+    door.admitted_from_cache(who, route)
     made = FakeConnection(who, route=route, peer=who.peer, dialled=APP)
-    door.opened(made)
-    return made
+    return made, door.opened(made)
 
 
 def test_a_route_stands_for_the_caller_or_where_a_rule_asks_for_it_its_address() -> None:
     _, door = make(ANYBODY)
-    assert admitted(door).stands is Stands.FOR_PEER
+    assert admitted(door).cache_scope == PER_PEER
     _, door = make(ANYBODY, WATCHING)
-    assert admitted(door).stands is Stands.FOR_SOURCE
+    assert admitted(door).cache_scope == PER_PEER_AND_SOURCE
     _, door = make(ANYBODY, proxy_protocol="v2")
-    assert admitted(door).stands is Stands.NEVER
+    assert admitted(door).cache_scope is None
     nobody = RuleSettings("open", "allow", RuleFrom(unauthenticated=True))
     _, door = make(nobody, transport=Transport.PLAINTEXT, identity=False)
-    assert admitted(door, arrival()).stands is Stands.FOR_PEER
+    assert admitted(door, arrival()).cache_scope == PER_PEER
 
 
 def test_a_route_that_is_one_of_several_stands_for_nobody() -> None:
-    here, door = make(ANYBODY, to=NAME)
-    here.destinations.resolved(NAME, (APP,))
-    assert admitted(door).stands is Stands.FOR_PEER
-    here.destinations.resolved(NAME, (APP, TcpAddress("127.0.0.2", 8080)))
-    assert admitted(door).stands is Stands.NEVER
+    here, _ = make(ANYBODY, to=NAME)
+    here.resolve(NAME, APP)
+    assert admitted(current(here)).cache_scope == PER_PEER
+    here.resolve(NAME, APP, TcpAddress("127.0.0.2", 8080))
+    assert admitted(current(here)).cache_scope is None
 
 
 async def test_a_repeated_route_is_told_as_if_it_had_been_decided_on(
@@ -314,7 +323,7 @@ async def test_a_repeated_route_is_told_as_if_it_had_been_decided_on(
     first = known(door)
     route = admitted(door, first)
     door.opened(FakeConnection(first, route=route, peer=first.peer, dialled=APP))
-    made = repeated(door, route, known(door, 2))
+    made, closed = repeated(door, route, known(door, 2))
     assert not made.refusals
     name = "uproxy_authorization_decisions_total"
     assert here.metric(name, rule="anybody", decision="allow", mode="enforce") == 2
@@ -323,17 +332,17 @@ async def test_a_repeated_route_is_told_as_if_it_had_been_decided_on(
     assert caplog.messages[0] == caplog.messages[1]
     assert here.metric("uproxy_connections", direction="inbound") == 2
     one, other = here.connections
-    assert one.party == other.party
-    assert one.party.ours is not None
-    door.closed(made, ending())
-    assert here.destinations[Direction.INBOUND, "api"].connections == {APP: 1}
+    assert one.info == other.info
+    assert one.info.own is not None
+    closed(made, ending())
+    assert here.endpoints(Direction.INBOUND, "api").connections == {APP: 1}
     assert dict(here.records[0].fields)["rule"] == "anybody"
 
 
 async def test_a_repeated_route_that_does_not_open_frees_its_place() -> None:
     here, door = make(ANYBODY)
     route, who = admitted(door, known(door)), known(door, 2)
-    door.repeated(who, route)
+    door.admitted_from_cache(who, route)
     assert here.metric("uproxy_connections", direction="inbound") == 2
     failed = FakeConnection(who, route=route, peer=who.peer, dialled=None)
     door.closed(failed, ending(Outcome.CONNECT_FAILED, State.CONNECTING))
@@ -343,37 +352,87 @@ async def test_a_repeated_route_that_does_not_open_frees_its_place() -> None:
 async def test_a_repeat_that_is_told_after_a_change_is_judged_when_it_is_open() -> None:
     here, door = make(ANYBODY)
     route, who = admitted(door, known(door)), known(door, 2)
-    here.connections.configure(settings())
-    made = repeated(door, route, who)
+    here.configure(replace(here.settings, authorization=()))
+    made, _closed = repeated(door, route, who)
     assert [refusal.outcome for refusal in made.refusals] == [Outcome.POLICY_CHANGED]
 
 
-async def test_a_handshake_under_an_older_trust_is_judged_although_the_route_is_new() -> None:
+def test_a_handshake_under_an_older_trust_is_judged_by_the_newer() -> None:
     here, door = make(ANYBODY)
-    before = known(door, 1)
+    before = known(door)
+    here.believe(with_crl(here.credentials, CA))
+    assert admitted(current(here), before)
     here.believe(with_crl(here.credentials, CA, WEB))
-    route = admitted(door, known(door, 2))
-    made = repeated(door, route, before)
-    assert [refusal.outcome for refusal in made.refusals] == [Outcome.IDENTITY_DISTRUSTED]
+    refusal = refused(current(here), before)
+    assert (refusal.outcome, refusal.rule) == (Outcome.IDENTITY_DISTRUSTED, "UP-2")
 
 
-async def test_a_handshake_under_an_svid_that_is_gone_is_judged_although_just_admitted() -> None:
-    here, door = make(ANYBODY)
-    who = known(door)
-    here.believe(credentials(None, CA, reason="the agent says: no identity issued"))
-    made = FakeConnection(who, route=admitted(door, who), peer=who.peer, dialled=APP)
-    door.opened(made)
-    assert [refusal.outcome for refusal in made.refusals] == [Outcome.IDENTITY_DISTRUSTED]
-
-
-async def test_a_repeated_caller_that_shook_hands_before_a_rotation_is_known_by_what_it_saw() -> (
+def test_a_handshake_under_an_svid_that_is_gone_or_was_another_identity_is_good_for_nothing() -> (
     None
 ):
     here, door = make(ANYBODY)
-    before = known(door, 1)
-    here.believe(credentials(CA.issue("/ns/db/sa/orders"), CA))
-    made = repeated(door, admitted(door, known(door, 2)), before)
+    who = known(door)
+    here.believe(credentials(None, CA, reason="the agent says: no identity issued"))
+    refusal = refused(current(here), who)
+    assert refusal.outcome is Outcome.NO_IDENTITY
+    here.believe(credentials(CA.issue("/ns/db/sa/other"), CA))
+    refusal = refused(current(here), who)
+    assert refusal.outcome is Outcome.IDENTITY_DISTRUSTED
+    assert "we are spiffe://example.org/ns/db/sa/other now" in refusal.reason
+
+
+def test_an_arrival_in_clear_is_nothing_to_a_door_that_became_mtls_nor_the_other_way_round() -> (
+    None
+):
+    nobody = RuleSettings("open", "allow", RuleFrom(unauthenticated=True))
+    here, door = make(ANYBODY, nobody)
+    shaken = known(door)
+    refusal = refused(door, arrival())
+    assert refusal.outcome is Outcome.POLICY_CHANGED
+    assert refusal.reason == "while it was arriving, door api became mtls: dial again"
+    [inbound] = here.settings.inbound
+    clear = replace(inbound, transport=Transport.PLAINTEXT, alpn=())
+    here.configure(replace(here.settings, inbound=(clear,)))
+    assert "door api became plaintext" in refused(current(here), shaken).reason
+    assert admitted(current(here), arrival()).rule == "open"
+
+
+@pytest.mark.parametrize("what", ["settings", "alpn"])
+def test_a_handshake_that_the_doors_settings_would_not_make_is_nothing_to_it(what: str) -> None:
+    here, door = make(ANYBODY)
+    who = known(door)
+    [inbound] = here.settings.inbound
+    if what == "alpn":
+        here.configure(replace(here.settings, inbound=(replace(inbound, alpn=("http/1.1",)),)))
+    else:
+        here.configure(replace(here.settings, tls=TlsSettings(groups=("X25519",))))
+    refusal = refused(current(here), who)
+    assert (
+        refusal.reason == "while it was arriving, the TLS settings of door api changed: dial again"
+    )
+
+
+def test_a_door_decides_by_its_own_snapshot_whatever_is_in_force() -> None:
+    here, door = make(ANYBODY)
+    other = TcpAddress("127.0.0.9", 9)
+    [inbound] = here.settings.inbound
+    moved = replace(here.settings, inbound=(replace(inbound, to=other),), authorization=())
+    before = here.snapshot.revision
+    here.configure(moved)
+    route = admitted(door, known(door))
+    assert (route.rule, route.revision) == ("anybody", before)
+    assert [each.addresses for each in route.candidates] == [(APP,)]
+    refused(current(here), known(door))
+
+
+async def test_who_is_admitted_again_is_one_connection() -> None:
+    here, door = make(ANYBODY)
+    who = known(door)
+    admitted(door, who)
+    here.configure(here.settings)
+    route = admitted(current(here), who)
+    assert here.metric("uproxy_connections", direction="inbound") == 1
+    made = FakeConnection(who, route=route, peer=who.peer, dialled=APP)
+    current(here).opened(made)
+    assert here.metric("uproxy_connections", direction="inbound") == 1
     assert not made.refusals
-    [entry] = here.connections
-    assert entry.party.ours is not None
-    assert entry.party.ours.chain == OURS.der

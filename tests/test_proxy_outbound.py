@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from tests.helpers.connections import FakeConnection, arrival, ending
 from tests.helpers.world import World, credentials, peer, settings, with_crl
 from uproxy.config.settings import DestinationSettings, OutboundSettings
-from uproxy.contract import Arrival, Door, Refusal, RefusedError, Route, Stands
+from uproxy.contract import Arrival, Door, OnClosed, Refusal, RefusedError, Route, TlsPlan
 from uproxy.lab.pki import Authority
 from uproxy.lifecycle import ENDINGS, State
 from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts, Transport
 from uproxy.proxy.outbound import OutboundDoor
+from uproxy.proxy.services import PER_PEER
 
 CA = Authority("example.org")
 OURS = CA.issue("/ns/web/sa/frontend")
@@ -31,7 +34,14 @@ def make(
     door = OutboundSettings(LISTEN, "db")
     config = settings(outbound=(door,), destinations={"db": to}, timeouts=Timeouts(idle=7))
     here = World(config, credentials(OURS if identity else None, CA), now=CA.now)
-    return here, OutboundDoor(door, config, here.services)
+    return here, current(here)
+
+
+def current(here: World) -> OutboundDoor:
+    """Its only door, of the snapshot in force."""
+    door = here.door()
+    assert isinstance(door, OutboundDoor)
+    return door
 
 
 def app(number: int = 1) -> Arrival:
@@ -51,15 +61,14 @@ def refused(door: OutboundDoor) -> Refusal:
     return refusal
 
 
-def live(door: OutboundDoor, number: int = 1) -> FakeConnection:
+def live(door: OutboundDoor, number: int = 1) -> tuple[FakeConnection, OnClosed]:
     """Open, to the candidate preferred."""
     route = admitted(door, number)
     dialled = route.candidates[0].addresses[0]
     found = peer(DB, CA, Role.SERVER) if route.tls else None
     made = FakeConnection(app(number), route=route, peer=found, dialled=dialled)
     door.attempted(route, route.candidates[0], None)
-    door.opened(made)
-    return made
+    return made, door.opened(made)
 
 
 def test_it_is_a_door_for_engines_and_speaks_in_clear_with_the_application() -> None:
@@ -75,7 +84,7 @@ def test_a_connection_goes_to_the_destination_under_our_identity() -> None:
     assert route.destination == "db"
     assert [candidate.addresses for candidate in route.candidates] == [(A,), (B,)]
     assert route.tls is not None
-    assert (route.tls.role, route.tls.chain) == (Role.CLIENT, OURS.der)
+    assert (route.tls.role, route.tls.own.chain) == (Role.CLIENT, OURS.der)
     assert route.tls.alpn == ("h2",)
     assert admitted(door, 2).tls is route.tls
 
@@ -101,7 +110,7 @@ def test_without_an_identity_nothing_leaves_in_clear_instead() -> None:
     here, door = make(identity=False)
     assert refused(door).outcome is Outcome.NO_IDENTITY
     here.believe(credentials(OURS, CA, generation=2))
-    assert admitted(door).tls is not None
+    assert admitted(current(here)).tls is not None
 
 
 def test_a_plaintext_destination_needs_no_identity() -> None:
@@ -114,11 +123,11 @@ def test_a_rotation_is_shown_to_the_next_connection() -> None:
     before = admitted(door).tls
     newer = CA.issue("/ns/web/sa/frontend")
     here.believe(credentials(newer, CA))
-    after = admitted(door, 2).tls
+    after = admitted(current(here), 2).tls
     assert before is not None
     assert after is not None
     assert before is not after
-    assert after.chain == newer.der
+    assert after.own.chain == newer.der
 
 
 def test_a_destinations_own_idle_time_stands_before_the_general_one() -> None:
@@ -133,18 +142,20 @@ def test_a_destination_without_an_address_yet_is_said_so() -> None:
     refusal = refused(door)
     assert refusal.outcome is Outcome.CONNECT_FAILED
     assert refusal.reason == "no address of db has been resolved yet"
-    here.destinations.resolved(NAME, (B,))
-    assert admitted(door).candidates[0].addresses == (B,)
+    here.resolve(NAME, B)
+    assert admitted(current(here)).candidates[0].addresses == (B,)
 
 
 async def test_the_least_loaded_endpoint_comes_first_until_its_connection_ends() -> None:
     here, door = make()
-    endpoints = here.destinations[Direction.OUTBOUND, "db"]
-    first, second, third = (live(door, number) for number in range(3))
+    endpoints = here.endpoints(Direction.OUTBOUND, "db")
+    (first, end_first), (second, _), (third, end_third) = (
+        live(door, number) for number in range(3)
+    )
     assert sorted(endpoints.connections.values()) == [1, 2]
     assert {first.dialled, second.dialled} == {A, B}
-    door.closed(third, ending())
-    door.closed(first, ending())
+    end_third(third, ending())
+    end_first(first, ending())
     assert endpoints.connections == {second.dialled: 1}
     assert admitted(door, 4).candidates[0].addresses == (first.dialled,)
 
@@ -158,29 +169,56 @@ async def test_a_failing_endpoint_is_passed_over_by_the_next_connection() -> Non
 
 async def test_the_log_and_the_metrics_know_who_answered() -> None:
     here, door = make()
-    made = live(door)
+    made, closed = live(door)
     made.bytes_sent = 9
     labels = {
         "reporter": "source", "source_principal": OURS.spiffe_id,
         "destination_principal": DB.spiffe_id, "destination_port": "5432",
     }  # fmt: skip
     assert here.metric("istio_tcp_sent_bytes_total", **labels) == 9
-    door.closed(made, ending(bytes_sent=9))
+    closed(made, ending(bytes_sent=9))
     fields = dict(here.records[0].fields)
     assert fields["src.addr"] == str(APPLICATION)
     assert fields["dst.identity"] == DB.spiffe_id
     assert fields["direction"] == "outbound"
 
 
-async def test_a_connection_under_an_old_svid_is_known_by_the_svid_it_showed() -> None:
+async def test_a_connection_is_known_by_the_svid_it_showed() -> None:
     here, door = make()
-    route = admitted(door)
+    made, _ = live(door)
     here.believe(credentials(CA.issue("/ns/web/sa/frontend"), CA))
-    found = peer(DB, CA, Role.SERVER)
-    door.opened(FakeConnection(app(), route=route, peer=found, dialled=A))
     [entry] = here.connections
-    assert entry.party.ours is not None
-    assert entry.party.ours.chain == OURS.der
+    assert entry.connection is made
+    assert entry.info.own is not None
+    assert entry.info.own.chain == OURS.der
+
+
+def test_a_plan_stays_while_nothing_changes_that_it_is_made_of() -> None:
+    here, door = make()
+    plan = admitted(door).tls
+    here.configure(replace(here.settings, timeouts=Timeouts(idle=8)))
+    assert admitted(current(here), 2).tls is plan
+
+
+def test_a_door_leads_where_its_own_snapshot_says_and_in_no_other_way() -> None:
+    here, door = make(A)
+    before = here.snapshot.revision
+    to = replace(here.settings.destinations["db"], addresses=(B,), identities=())
+    clear = replace(to, transport=Transport.PLAINTEXT, alpn=())
+    here.configure(replace(here.settings, destinations={"db": clear}))
+    route = admitted(door)
+    assert ([each.addresses for each in route.candidates], route.revision) == ([(A,)], before)
+    assert isinstance(route.tls, TlsPlan)
+    route = admitted(current(here), 2)
+    assert ([each.addresses for each in route.candidates], route.tls) == ([(B,)], None)
+
+
+def test_an_arrival_that_shook_hands_is_nothing_to_an_outbound_door() -> None:
+    _, door = make()
+    plan = admitted(door).tls
+    refusal = door.admit(replace(app(), tls=plan))
+    assert isinstance(refusal, Refusal)
+    assert refusal.outcome is Outcome.POLICY_CHANGED
 
 
 async def test_a_failed_connection_is_logged_with_the_identity_it_showed() -> None:
@@ -201,22 +239,21 @@ async def test_a_refused_connection_occupies_nothing() -> None:
     assert here.metric("istio_tcp_connections_failed_total", destination_port="5432") == 1
 
 
-def repeated(door: OutboundDoor, route: Route, number: int) -> FakeConnection:
+def repeated(door: OutboundDoor, route: Route, number: int) -> tuple[FakeConnection, OnClosed]:
     """Sent on its way by the engine alone, and open."""
-    door.repeated(app(number), route)
+    door.admitted_from_cache(app(number), route)
     found = peer(DB, CA, Role.SERVER) if route.tls else None
     made = FakeConnection(app(number), route=route, peer=found, dialled=A)
-    door.opened(made)
-    return made
+    return made, door.opened(made)
 
 
 def test_a_route_stands_for_everybody_if_there_is_nothing_to_choose() -> None:
     _, door = make(A)
-    assert admitted(door).stands is Stands.FOR_PEER
+    assert admitted(door).cache_scope == PER_PEER
     _, door = make(A, transport=Transport.PLAINTEXT, identities=(), identity=False)
-    assert admitted(door).stands is Stands.FOR_PEER
+    assert admitted(door).cache_scope == PER_PEER
     _, door = make(A, B)
-    assert admitted(door).stands is Stands.NEVER
+    assert admitted(door).cache_scope is None
 
 
 def test_one_usable_endpoint_of_two_is_a_choice_that_may_soon_be_another() -> None:
@@ -225,27 +262,27 @@ def test_one_usable_endpoint_of_two_is_a_choice_that_may_soon_be_another() -> No
     door.attempted(route, route.candidates[0], Refusal(Outcome.CONNECT_FAILED, "refused"))
     again = admitted(door, 2)
     assert len(again.candidates) == 1
-    assert again.stands is Stands.NEVER
+    assert again.cache_scope is None
 
 
 async def test_a_repeated_route_is_registered_as_if_it_had_been_asked_for() -> None:
     here, door = make(A)
-    first = live(door)
+    first, _ = live(door)
     assert first.route is not None
-    made = repeated(door, first.route, 2)
+    made, closed = repeated(door, first.route, 2)
     assert not made.refusals
     assert here.metric("uproxy_connections", direction="outbound") == 2
-    assert here.destinations[Direction.OUTBOUND, "db"].connections == {A: 2}
+    assert here.endpoints(Direction.OUTBOUND, "db").connections == {A: 2}
     newest, oldest = here.connections
-    assert newest.party == oldest.party
-    door.closed(made, ending())
+    assert newest.info == oldest.info
+    closed(made, ending())
     assert dict(here.records[0].fields)["src.identity"] == OURS.spiffe_id
-    assert here.destinations[Direction.OUTBOUND, "db"].connections == {A: 1}
+    assert here.endpoints(Direction.OUTBOUND, "db").connections == {A: 1}
 
 
 async def test_a_repeat_that_is_told_after_the_trust_changed_is_judged_when_it_is_open() -> None:
     here, door = make(A)
     route = admitted(door)
     here.believe(with_crl(here.credentials, CA, DB))
-    made = repeated(door, route, 2)
+    made, _ = repeated(door, route, 2)
     assert [refusal.outcome for refusal in made.refusals] == [Outcome.IDENTITY_DISTRUSTED]

@@ -23,8 +23,6 @@ from uproxy.config.settings import (
 from uproxy.lab.pki import Authority
 from uproxy.lab.waiting import eventually
 from uproxy.model import Direction, Outcome, TcpAddress, Transport
-from uproxy.proxy.inbound import InboundDoor
-from uproxy.proxy.outbound import OutboundDoor
 from uproxy.transport.twin import TwinEngine
 
 CA = Authority("example.org")
@@ -75,10 +73,11 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         writer.close()
 
 
-def listening(engine: TwinEngine, door: InboundDoor | OutboundDoor) -> TcpAddress:
+def listening(engine: TwinEngine, here: World) -> TcpAddress:
+    """Open its only door, which follows every new snapshot."""
     listener = sockets.listen(ANYWHERE)
     host, port = listener.getsockname()
-    engine.open(listener, door)
+    here.listening[ANYWHERE] = engine.open(listener, here.door())
     return TcpAddress(host, port)
 
 
@@ -96,10 +95,10 @@ async def pair(
     engine = TwinEngine()
     door = InboundSettings("api", ANYWHERE, Transport.MTLS, app)
     callee = World(settings(*rules, inbound=(door,)), credentials(DB, CA), now=CA.now)
-    exit_ = listening(engine, InboundDoor(door, callee.settings, callee.services))
+    exit_ = listening(engine, callee)
     out = outbound_settings(exit_, expected)
     caller = World(out, credentials(WEB, CA) if caller is None else caller.credentials, now=CA.now)
-    entrance = listening(engine, OutboundDoor(out.outbound[0], out, caller.services))
+    entrance = listening(engine, caller)
     for each in (caller, callee):
         await each.connections.start()
     try:
@@ -128,7 +127,7 @@ async def test_an_allowed_caller_reaches_the_application_and_both_sides_know_who
             assert here.metric("istio_tcp_received_bytes_total") == 100_000
             assert here.metric("uproxy_handshakes_total", version="TLSv1.3") == 1
             assert len(here.connections) == 0
-        destination = both.caller.destinations[Direction.OUTBOUND, "db"]
+        destination = both.caller.endpoints(Direction.OUTBOUND, "db")
         assert destination.connections == {}
 
 
@@ -151,8 +150,9 @@ async def test_a_peer_with_another_identity_gets_no_byte() -> None:
         assert fields["outcome"] == "peer_unexpected"
         assert fields["bytes_sent"] == 0
         assert both.callee.metric("istio_tcp_received_bytes_total") == 0
-        destination = both.caller.destinations[Direction.OUTBOUND, "db"]
-        [endpoint] = destination.status(0.0)
+        destination = both.caller.endpoints(Direction.OUTBOUND, "db")
+        addresses = both.caller.snapshot.destinations["db"].addresses
+        [endpoint] = destination.status(addresses, 0.0)
         assert endpoint.passed_over
         reason = {"direction": "outbound", "reason": "peer_unexpected"}
         assert both.caller.metric("uproxy_handshake_failures_total", **reason) == 1
@@ -176,7 +176,7 @@ async def test_a_policy_that_changes_cuts_a_living_connection() -> None:
         writer.write(b"hello")
         assert await reader.readexactly(5) == b"hello"
         changed = replace(both.callee.settings, authorization=(ANYBODY, NO_WEB))
-        both.callee.connections.configure(changed)
+        both.callee.configure(changed)
         with suppress(ConnectionResetError):
             assert await reader.read() == b""
         await eventually(lambda: both.callee.records, "the callee's log")

@@ -15,12 +15,13 @@ import pytest
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
 from tests.helpers.streams import Stream, listening
-from uproxy.contract import Candidate, Engine, Route, Stands
+from uproxy.contract import CacheScope, Candidate, Engine, Route
 from uproxy.lab.pki import Authority
 from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts, UnixAddress
+from uproxy.proxy.services import PER_PEER
 from uproxy.transport.dial import HEAD_START
 from uproxy.transport.native import NativeEngine
 
@@ -112,12 +113,12 @@ async def test_a_missing_unix_socket_is_named(engine: Engine, tmp_path: Path) ->
     assert ending.reason == f"no socket at {where}: is the application running?"
 
 
-@pytest.mark.parametrize("stands", list(Stands))
+@pytest.mark.parametrize("scope", [None, PER_PEER])
 async def test_an_address_of_an_interface_that_is_gone_fails_to_connect(
-    engine: Engine, stands: Stands
+    engine: Engine, scope: frozenset[CacheScope] | None
 ) -> None:
     where = TcpAddress("fe80::1%gone", 5432)
-    door = RecordingDoor(Direction.OUTBOUND, replace(route(where), stands=stands))
+    door = RecordingDoor(Direction.OUTBOUND, replace(route(where), cache_scope=scope))
     async with open_door(engine, door) as address:
         assert await (await Stream.connect(address)).is_reset()
         ending = await door.ending()

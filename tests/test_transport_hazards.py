@@ -220,7 +220,7 @@ async def test_whatever_came_before_the_end_is_delivered_whatever_its_size(
     async with inbound(engine) as here:
         if transport == "plaintext":
             here.door.near = None
-            engine.ask_again()
+            here.door.ask_again()
         for turn, size in enumerate(SIZES):
             payload = os.urandom(size)
             stream = await Stream.connect(here.address)
@@ -353,7 +353,7 @@ async def test_a_leaf_that_is_revoked_is_not_believed_by_the_next_plan(engine: E
         here.door.answer = DENIED
         assert await call(here, PEER) is Outcome.DENIED
         here.door.near = plan(Role.SERVER, US, verify)
-        engine.ask_again()
+        here.door.ask_again()
         assert await call(here, PEER) is Outcome.PEER_UNTRUSTED
         assert await call(here, US) is Outcome.DENIED
 
@@ -482,7 +482,7 @@ async def test_plans_may_go_while_connections_live_that_were_made_with_them(
         here.door.opened_.clear()
         for _ in range(5):  # the next ones' memory is where the old one's was
             here.door.near = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
-            engine.ask_again()
+            here.door.ask_again()
             gc.collect()
             await told_off(here.address, STRANGER, "unknown ca")
         await slow.shake()

@@ -29,12 +29,13 @@ from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifie
 from tests.helpers.hostile_client import Intruder
 from tests.helpers.streams import PATIENCE, Listener, Segments, Stream, close_all, listening
 from tests.helpers.tls_streams import TlsStream
-from uproxy.contract import Connection, PeerSvid, Refusal, Stands, TlsPlan
+from uproxy.contract import CacheScope, Connection, PeerSvid, Refusal, TlsPlan
 from uproxy.errors import UntrustedError
 from uproxy.lab.pki import Authority
 from uproxy.lab.waiting import eventually, wait_until
 from uproxy.lifecycle import State
 from uproxy.model import Address, Alert, Direction, Limits, Outcome, Role, TcpAddress, Timeouts
+from uproxy.proxy.services import PER_PEER, PER_PEER_AND_SOURCE
 from uproxy.transport.native import NativeEngine
 from uproxy.transport.native.loop import LoopState
 
@@ -101,7 +102,7 @@ async def test_another_generation_of_trust_judges_anew(engine: NativeEngine) -> 
     async with open_door(engine, door) as address:
         await calls(address, door, 2)
         door.near = server(after)
-        engine.ask_again()
+        door.ask_again()
         await calls(address, door, 2)
     assert (before.asked, after.asked) == (1, 2)
     outcomes = [ending.outcome for _, ending in door.endings]
@@ -504,9 +505,7 @@ async def hear_of_callers(monkeypatch: pytest.MonkeyPatch, pause: float) -> Hear
     monkeypatch.setattr(LoopState, "take", counting)
     engine, loop = NativeEngine(threads=1), asyncio.get_running_loop()
     async with listening() as far:
-        door = RecordingDoor(
-            Direction.OUTBOUND, replace(route(far.address), stands=Stands.FOR_PEER)
-        )
+        door = RecordingDoor(Direction.OUTBOUND, replace(route(far.address), cache_scope=PER_PEER))
         async with open_door(engine, door) as address:
             before, began = next(rounds), loop.time()
             while loop.time() < began + 5 * BETWEEN_ROUNDS:
@@ -534,7 +533,7 @@ async def test_a_crowd_of_reports_does_not_wait_for_its_round(
 
 async def test_ends_are_told_in_their_order(engine: NativeEngine) -> None:
     async with listening() as far:
-        answer = replace(route(far.address), stands=Stands.FOR_PEER)
+        answer = replace(route(far.address), cache_scope=PER_PEER)
         door = RecordingDoor(Direction.OUTBOUND, answer)
         async with open_door(engine, door) as address:
             assert isinstance(address, TcpAddress)
@@ -559,7 +558,7 @@ async def test_ends_are_told_in_their_order(engine: NativeEngine) -> None:
 
 async def test_whoever_got_in_is_known_when_doors_are_asked_again(engine: NativeEngine) -> None:
     async with listening() as far:
-        answer = replace(route(far.address), stands=Stands.FOR_PEER)
+        answer = replace(route(far.address), cache_scope=PER_PEER)
         door = RecordingDoor(Direction.OUTBOUND, answer)
         async with open_door(engine, door) as address:
             for known in range(1, 21):
@@ -567,7 +566,7 @@ async def test_whoever_got_in_is_known_when_doors_are_asked_again(engine: Native
                     near = await Stream.connect(address)
                     await near.say(b"x")
                     assert await (await far.accept()).hear() == b"x"
-                engine.ask_again()
+                door.ask_again()
                 await asyncio.sleep(0)  # a turn of the loop
                 assert len(door.repeats) == known
 
@@ -575,15 +574,17 @@ async def test_whoever_got_in_is_known_when_doors_are_asked_again(engine: Native
 # Routes that stand.
 
 
-async def repeats(engine: NativeEngine, stands: Stands, *hosts: str) -> RecordingDoor:
+async def repeats(
+    engine: NativeEngine, scope: frozenset[CacheScope] | None, *hosts: str
+) -> RecordingDoor:
     """A caller from each host in turn, through one door; asked again before an empty one."""
     async with listening() as far:
-        answer = replace(route(far.address), stands=stands)
+        answer = replace(route(far.address), cache_scope=scope)
         door = RecordingDoor(Direction.INBOUND, answer, server(Judge()))
         async with open_door(engine, door) as address:
             for host in hosts:
                 if not host:
-                    engine.ask_again()
+                    door.ask_again()
                     continue
                 count = len(door.endings) + 1
                 peer = TlsStream(await Stream.connect(address, source=host), PEER)
@@ -599,7 +600,7 @@ async def repeats(engine: NativeEngine, stands: Stands, *hosts: str) -> Recordin
 
 
 async def test_a_known_caller_is_let_in_without_asking(engine: NativeEngine) -> None:
-    door = await repeats(engine, Stands.FOR_PEER, "127.0.0.1", "127.0.0.1", "127.0.0.2")
+    door = await repeats(engine, PER_PEER, "127.0.0.1", "127.0.0.1", "127.0.0.2")
     assert (len(door.arrivals), len(door.repeats)) == (1, 2)
     arrival, given = door.repeats[1]
     assert arrival.peer is not None
@@ -611,7 +612,7 @@ async def test_a_known_caller_is_let_in_without_asking(engine: NativeEngine) -> 
 
 
 async def test_a_route_that_does_not_stand_is_asked_for_every_time(engine: NativeEngine) -> None:
-    door = await repeats(engine, Stands.NEVER, "127.0.0.1", "127.0.0.1")
+    door = await repeats(engine, None, "127.0.0.1", "127.0.0.1")
     assert (len(door.arrivals), len(door.repeats)) == (2, 0)
 
 
@@ -619,20 +620,20 @@ async def test_a_route_stands_for_its_source_alone_where_a_rule_names_one(
     engine: NativeEngine,
 ) -> None:
     hosts = ("127.0.0.1", "127.0.0.2", "127.0.0.2", "127.0.0.1")
-    door = await repeats(engine, Stands.FOR_SOURCE, *hosts)
+    door = await repeats(engine, PER_PEER_AND_SOURCE, *hosts)
     assert (len(door.arrivals), len(door.repeats)) == (2, 2)
 
 
 async def test_no_route_stands_once_doors_are_asked_again(engine: NativeEngine) -> None:
     hosts = ("127.0.0.1", "127.0.0.1", "", "127.0.0.1", "127.0.0.1")
-    door = await repeats(engine, Stands.FOR_PEER, *hosts)
+    door = await repeats(engine, PER_PEER, *hosts)
     assert (len(door.arrivals), len(door.repeats)) == (2, 2)
 
 
 async def test_a_route_stands_for_one_leaf_and_no_other(engine: NativeEngine) -> None:
     other = OURS.issue("/ns/web/sa/frontend")  # the same name
     async with listening() as far:
-        answer = replace(route(far.address), stands=Stands.FOR_PEER)
+        answer = replace(route(far.address), cache_scope=PER_PEER)
         door = RecordingDoor(Direction.INBOUND, answer, server(Judge()))
         async with open_door(engine, door) as address:
             for count, shows in enumerate((PEER, other, PEER, other), start=1):
@@ -649,7 +650,7 @@ async def test_no_byte_passes_by_a_route_that_fell_while_its_connection_was_made
 ) -> None:
     ours = plan(Role.CLIENT, US, verifier(Role.SERVER, OURS))
     async with listening() as far:
-        answer = replace(route(far.address, tls=ours), stands=Stands.FOR_PEER)
+        answer = replace(route(far.address, tls=ours), cache_scope=PER_PEER)
         door = RecordingDoor(Direction.OUTBOUND, answer)
         async with open_door(engine, door) as address:
             for count in (1, 2):
@@ -658,7 +659,7 @@ async def test_no_byte_passes_by_a_route_that_fell_while_its_connection_was_made
                 there = TlsStream(await far.accept(), PEER, server=True)
                 if count == 2:
                     door.on_opened = lambda connection: connection.close(CHANGED)
-                    engine.ask_again()  # between the dial and the end of the handshake
+                    door.ask_again()  # between the dial and the end of the handshake
                 with suppress(ConnectionResetError):  # in its last step, the second time
                     await there.shake()
                 if count == 1:
@@ -677,7 +678,7 @@ async def test_a_route_that_stands_and_leads_nowhere_ends_as_any_other(
     engine: NativeEngine,
 ) -> None:
     async with listening() as far:
-        answer = replace(route(far.address), stands=Stands.FOR_PEER)
+        answer = replace(route(far.address), cache_scope=PER_PEER)
         door = RecordingDoor(Direction.OUTBOUND, answer)
         async with open_door(engine, door) as address:
             near = await Stream.connect(address)

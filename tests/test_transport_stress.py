@@ -19,11 +19,12 @@ from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, plan, route, verifier
 from tests.helpers.streams import Listener, Stream, listening
 from uproxy import sockets
-from uproxy.contract import Connection, Engine, Refusal, Stands
+from uproxy.contract import Connection, Engine, Refusal
 from uproxy.lab.pki import Authority
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import ENDINGS, State
 from uproxy.model import Direction, Limits, Outcome, Role, TcpAddress, Timeouts
+from uproxy.proxy.services import PER_PEER, PER_PEER_AND_SOURCE
 
 engine = engines.engine
 
@@ -34,7 +35,7 @@ US = OURS.issue("/ns/shop/sa/orders")
 PEERS = [OURS.issue(f"/ns/web/sa/frontend{number}") for number in range(4)]
 PATIENCE = Timeouts(handshake=2.0, connect=2.0, idle=5.0, half_close=2.0)
 CUT = Refusal(Outcome.POLICY_CHANGED, "no rule allows it any more")
-STANDS = list(Stands)
+SCOPES = (None, PER_PEER, PER_PEER_AND_SOURCE)
 
 
 @dataclass
@@ -52,7 +53,8 @@ class World:
 
     def inbound_door(self) -> RecordingDoor:
         there = replace(
-            route(self.application.address, timeouts=PATIENCE), stands=self.chance.choice(STANDS)
+            route(self.application.address, timeouts=PATIENCE),
+            cache_scope=self.chance.choice(SCOPES),
         )
         ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
         self.inbound.append(RecordingDoor(Direction.INBOUND, there, ours, PATIENCE))
@@ -61,7 +63,9 @@ class World:
     def outbound_door(self, peer: TcpAddress) -> RecordingDoor:
         shows = self.chance.choice(PEERS)
         tls = plan(Role.CLIENT, shows, verifier(Role.SERVER, OURS))
-        there = replace(route(peer, tls=tls, timeouts=PATIENCE), stands=self.chance.choice(STANDS))
+        there = replace(
+            route(peer, tls=tls, timeouts=PATIENCE), cache_scope=self.chance.choice(SCOPES)
+        )
         self.outbound.append(RecordingDoor(Direction.OUTBOUND, there, None, PATIENCE))
         return self.outbound[-1]
 
@@ -188,9 +192,8 @@ async def storm(world: World) -> None:
     chaos: list[Awaitable[None]] = [
         now_and_then(world, cut, 0.01),
         now_and_then(world, limit, 0.1),
-        now_and_then(world, world.engine.ask_again, 0.02),
-        now_and_then(world, lambda: door_in.replace(world.inbound_door()), 0.05),
-        now_and_then(world, lambda: door_out.replace(world.outbound_door(inner)), 0.05),
+        now_and_then(world, lambda: door_in.replace(world.inbound_door()), 0.02),
+        now_and_then(world, lambda: door_out.replace(world.outbound_door(inner)), 0.02),
         passing_doors(world),
         babbler(world, inner),
         *(caller(world, outer) for _ in range(CALLERS)),

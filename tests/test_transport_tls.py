@@ -18,11 +18,12 @@ from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifie
 from tests.helpers.streams import Listener, Stream, listening
 from tests.helpers.tls_streams import TlsStream
 from uproxy import sockets
-from uproxy.contract import Candidate, Engine, PeerSvid, Refusal, RefusedError, Route, Stands
+from uproxy.contract import Candidate, Engine, PeerSvid, Refusal, RefusedError, Route
 from uproxy.lab.pki import Authority, Issued
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts
+from uproxy.proxy.services import PER_PEER
 
 engine = engines.engine
 
@@ -101,7 +102,8 @@ async def test_a_trusted_caller_is_admitted_under_its_identity(engine: Engine) -
         assert connection.peer.chain == PEER.der
         assert here.door.arrivals[0].peer == connection.peer
         assert connection.arrival.peer == connection.peer
-        assert connection.arrival.tls is here.door.arrivals[0].tls is here.door.near
+        assert here.door.arrivals[0].tls is here.door.near
+        await eventually(lambda: connection.arrival.tls is None, "the plan to be forgotten")
         assert connection.tls is not None
         assert connection.tls.version == "TLSv1.3"
         assert connection.tls.cipher == "TLS_AES_128_GCM_SHA256"
@@ -116,9 +118,7 @@ async def test_each_candidate_is_told_its_own_name(engine: Engine) -> None:
     async with listening() as first, listening() as second:
         named = (("one.test", first), ("two.test", second))
         candidates = tuple(Candidate("there", (far.address,), name) for name, far in named)
-        door = RecordingDoor(
-            Direction.OUTBOUND, Route("there", candidates, tls, Timeouts(), stands=Stands.NEVER)
-        )
+        door = RecordingDoor(Direction.OUTBOUND, Route("there", candidates, tls, Timeouts()))
         async with open_door(engine, door) as address:
             near = await Stream.connect(address)
             refused = TlsStream(await first.accept(), STRANGERS.issue("/a"), server=True)
@@ -138,8 +138,8 @@ async def test_every_connection_to_an_endpoint_is_told_its_name(
     tls = plan(Role.CLIENT, US, verifier(Role.SERVER, OURS))
     async with listening() as far:
         addresses = (far.address, TcpAddress("127.0.0.2", 1)) if races else (far.address,)
-        stands = Stands.NEVER if races else Stands.FOR_PEER
-        there = Route("t", (Candidate("t", addresses, name),), tls, Timeouts(), stands=stands)
+        scope = None if races else PER_PEER
+        there = Route("t", (Candidate("t", addresses, name),), tls, Timeouts(), cache_scope=scope)
         door = RecordingDoor(Direction.OUTBOUND, there)
         async with open_door(engine, door) as address:
             for count in (1, 2):

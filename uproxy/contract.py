@@ -6,8 +6,13 @@ asks the door at four moments of a connection's life (`tls`, `admit`, `opened`, 
 never per byte or record, with immutable values, so that an engine of threads can ask in
 batches and keep answers that hold.
 
+A door belongs to one snapshot of configuration, credentials and addresses, and never changes:
+a listener is given another door (`OpenDoor.replace`) when anything changes.  One door decides
+about a connection.  An arrival whose door was replaced before its first byte passed is put to
+the new door, whole: `admit` is called again, and what the old door had answered is void.
+
     accepted → [handshaking: Door.tls] → Door.admit → connecting → [handshaking: Route.tls]
-             → Door.opened → relaying → closing → closed: Door.closed
+             → Door.opened → relaying → closing → closed: Door.closed, or what `opened` returned
 
 The side that dialled in is *near*, the side the engine dials is *far*.  An inbound door's
 near side is the peer and its far side the application; outbound it is the other way round.
@@ -52,8 +57,20 @@ VerifyPeer = Callable[[tuple[bytes, ...]], PeerSvid]
 RefusedError with `peer_unexpected`."""
 
 
-next_trust: Callable[[], int] = count(1).__next__
-"""A number that no `TlsPlan.trust` has had."""
+next_trust_id: Callable[[], int] = count(1).__next__
+"""The next unused `TlsPlan.trust_id`."""
+
+
+@dataclass(frozen=True, slots=True)
+class OwnSvid:
+    """The SVID that we show in a handshake, without its key: a connection keeps this, and mustn't
+    keep an old key in memory."""
+
+    spiffe_id: str
+    chain: tuple[bytes, ...]
+    """DER: our SVID and intermediates, leaf first; the trust anchor is not sent."""
+    not_after: datetime
+    """The earliest in the chain, UTC."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -63,13 +80,13 @@ class TlsPlan:
 
     role: Role
     """What *we* are in the handshake."""
-    chain: tuple[bytes, ...]
-    """Our SVID and intermediates, DER, leaf first; the trust anchor is not sent."""
+    own: OwnSvid
+    """What we show."""
     key: PrivateKeyTypes = field(repr=False)
     settings: TlsSettings
     verify: VerifyPeer
     alpn: tuple[str, ...] = ()
-    trust: int = field(default_factory=next_trust)
+    trust_id: int = field(default_factory=next_trust_id)
     """Which judge `verify` is: plans with equal numbers judge every chain alike, so an engine
     may keep a verdict under it.  A new SVID of ours changes nothing here, new bundles do."""
 
@@ -87,7 +104,9 @@ class Arrival:
     peer: PeerSvid | None
     """None on doors without TLS."""
     tls: TlsPlan | None = None
-    """What its handshake was made with, as `Door.tls` gave it; None where there was none."""
+    """What its handshake was made with, as `Door.tls` of this door, or of one that this door has
+    replaced, gave it; None where there was none, and when the connection is open: an engine
+    then keeps no plan, because a plan has a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +121,13 @@ class Candidate:
     """What a TLS handshake with it sends as SNI, in ASCII; None sends none."""
 
 
-class Stands(enum.Enum):
-    """Whom an engine may give a route to again, without asking, until `Engine.ask_again`."""
+class CacheScope(enum.Enum):
+    """What a later connection must have in common with the first to be given its route."""
 
-    NEVER = enum.auto()
-    FOR_PEER = enum.auto()
-    """Whoever shows the same leaf; on doors without TLS everybody."""
-    FOR_SOURCE = enum.auto()
-    """Whoever shows the same leaf and comes from the same host."""
+    PEER = enum.auto()
+    """The leaf that it shows; on doors without TLS all are alike."""
+    SOURCE = enum.auto()
+    """The host that it comes from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +144,24 @@ class Route:
     """The allow rule that let the caller in."""
     preface: bytes = b""
     """Sent to the far side before anything else (PROXY protocol)."""
-    stands: Stands = Stands.NEVER
-    memo: object = field(default=None, repr=False, compare=False)
-    """The door's own note, for `Door.repeated`."""
+    cache_scope: frozenset[CacheScope] | None = None
+    """To whom an engine may give this route without asking, while the listener has the door that
+    gave it; None: to nobody."""
+    revision: int = 0
+    """Of the snapshot that decided."""
+    door_data: object = field(default=None, repr=False, compare=False)
+    """The door's own note, for `Door.admitted_from_cache`."""
+    when_open: Route = field(init=False, repr=False, compare=False)
+    """What an engine keeps of it when the connection is open: neither plan nor addresses."""
+
+    def __post_init__(self) -> None:
+        if self.candidates or self.tls or self.preface or self.door_data or self.cache_scope:
+            rest = Route(
+                self.destination, (), None, self.timeouts, self.rule, revision=self.revision
+            )
+        else:
+            rest = self
+        object.__setattr__(self, "when_open", rest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,8 +254,12 @@ class Connection(Protocol):
         """Cut it now: both sides see a reset, the ending carries the refusal."""
 
 
+OnClosed = Callable[[Connection, Ending], None]
+"""Takes the end of a connection that was open."""
+
+
 class Door(Protocol):
-    """A listener with its meaning."""
+    """A listener with its meaning, under one snapshot; it never changes."""
 
     @property
     def name(self) -> str: ...
@@ -236,31 +273,37 @@ class Door(Protocol):
 
     def tls(self) -> TlsPlan | Refusal | None:
         """The near handshake, taken when a connection is accepted; None on doors without TLS.
-        A plan stands for every arrival until `Engine.ask_again`."""
+        The same answer each time, for as long as the door is the listener's."""
 
     def admit(self, arrival: Arrival) -> Route | Refusal:
-        """Decide on an arrival whose peer, if any, is verified."""
+        """Decide on an arrival whose peer, if any, is verified.  Asked once more, by the new
+        door, about an arrival that an earlier door of the listener had admitted."""
 
-    def repeated(self, arrival: Arrival, route: Route) -> None:
-        """The engine gave a `route` that stands to this arrival as well.  Told up to a tenth of a
-        second late, but before anything else about the arrival; `opened` may then be told when
-        bytes have moved.  The route stood when the first of them did."""
+    def admitted_from_cache(self, arrival: Arrival, route: Route) -> None:
+        """The engine gave a cached `route` to this arrival as well.  Reported up to a tenth of a
+        second late, but before anything else about the arrival; `opened` may then be reported
+        when bytes have moved.  The listener had this door when the first of them did."""
 
     def attempted(self, route: Route, candidate: Candidate, failure: Refusal | None) -> None:
         """One candidate failed (with why), or was reached (None)."""
 
-    def opened(self, connection: Connection) -> None:
-        """Both sides are ready; bytes move from now on."""
+    def opened(self, connection: Connection) -> OnClosed:
+        """Both sides are ready; bytes move from now on.  Returns what is called, once, when it
+        has ended: it doesn't keep the door, and the engine keeps nothing else of it."""
 
     def closed(self, connection: Connection, ending: Ending) -> None:
-        """Called exactly once for every accepted connection, admitted or not."""
+        """Called exactly once for every accepted connection that never opened, admitted or
+        not."""
 
 
 class OpenDoor(Protocol):
     """A door the engine listens at."""
 
-    def replace(self, door: Door) -> None:
-        """New arrivals meet `door`; the socket and open connections stay."""
+    def replace(self, door: Door | None) -> None:
+        """From now on `door` decides, also about arrivals that aren't open yet, and no route that
+        an earlier door gave is given any more; the socket and open connections stay.  Works
+        while it is being closed, too.  None: nobody listens here any more, so whoever isn't open
+        yet is refused; to be followed by `close`."""
 
     async def close(self) -> None:
         """Stop accepting, and return when each arrival has been admitted or refused.
@@ -280,9 +323,6 @@ class Engine(Protocol):
 
     def set_limits(self, limits: Limits) -> None:
         """Applies to arrivals from now on."""
-
-    def ask_again(self) -> None:
-        """No plan or route that a door gave until now stands any more."""
 
     def refused(self) -> dict[str, int]:
         """Arrivals refused by each limit since the start (`connections`, `handshakes_in_flight`,

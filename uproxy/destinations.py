@@ -1,7 +1,9 @@
 """Which endpoint of a destination to try next, and what became of those tried before.
 
 It resolves nothing and dials nothing: records are handed in, candidates handed out, time
-comes in as `now` (seconds of a monotonic clock).  Rules it obeys: every record of a name
+comes in as `now` (seconds of a monotonic clock).  Two things are kept apart: `Addresses` says
+which endpoints there are, is part of a snapshot and never changes; `Endpoints` remembers how
+they fare, outlives snapshots, and says only which is better.  Rules: every record of a name
 is an endpoint; the one with the fewest open connections comes first, equals take turns; a
 failing address is passed over for a while, unless all of them fail; a race is between the
 two address families of one name, never among replicas.
@@ -11,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
-from uproxy.config.settings import Settings
 from uproxy.contract import Candidate
 from uproxy.model import Address, Direction, TcpAddress
 
@@ -51,23 +53,66 @@ class _Endpoint:
     """Why the last attempt failed."""
 
 
-class Destination:
-    """One destination's endpoints and how they fare."""
+Records = Mapping[TcpAddress, tuple[TcpAddress, ...]]
+"""The last good answer of the resolver, by name."""
 
-    def __init__(self, addresses: tuple[Address, ...], server_name: str | None = None) -> None:
-        """`server_name` is sent as SNI to each address, instead of the name in the address."""
-        self._server_name = server_name
-        self._addresses = addresses  # as configured; replaced by a reload
-        self._names = _names(addresses)  # those of them that a resolver must look up
-        self._records: dict[Address, tuple[TcpAddress, ...]] = {}  # the last good ones by name
-        self._listed = self._list()  # of the addresses and the records
-        self._endpoints: dict[Address, _Endpoint] = {}  # by literal address
-        self._turn = 0  # moves with every choice, so that equals take turns
+
+def names_of(addresses: tuple[Address, ...]) -> tuple[TcpAddress, ...]:
+    """Those of `addresses` that a resolver must look up."""
+    return tuple(
+        address for address in addresses if isinstance(address, TcpAddress) and address.ip is None
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """A destination's addresses, as configured and as resolved."""
+
+    configured: tuple[Address, ...]
+    listed: Mapping[Address, Address]
+    """The address as configured by literal address, in order; a literal that is listed twice
+    counts for the first.  Empty while no name has been resolved."""
+    server_name: str | None = None
+    """Sent as SNI to each, instead of the name in the address."""
+
+    @classmethod
+    def of(
+        cls, configured: tuple[Address, ...], records: Records, server_name: str | None = None
+    ) -> Addresses:
+        """List `configured`, with every record of the names among them."""
+        names = frozenset(names_of(configured))
+        listed: dict[Address, Address] = {}
+        for address in configured:
+            if isinstance(address, TcpAddress) and address in names:
+                literals: tuple[Address, ...] = records.get(address, ())
+            else:
+                literals = (address,)
+            for literal in literals:
+                listed.setdefault(literal, address)
+        return cls(configured, MappingProxyType(listed), server_name)
 
     @property
     def names(self) -> tuple[TcpAddress, ...]:
-        """The addresses that a resolver must look up."""
-        return self._names
+        """Those that a resolver must look up."""
+        return names_of(self.configured)
+
+    @property
+    def choice(self) -> bool:
+        """Whether there is anything to choose among: unless there is exactly one address,
+        `Endpoints.candidates` may answer differently each time."""
+        return len(self.listed) != 1
+
+    def sni(self, configured: Address) -> str | None:
+        """What a handshake sends as SNI to one of the addresses, as configured."""
+        return self.server_name or server_name_of(configured)
+
+
+class Endpoints:
+    """How the endpoints of one destination fare, whichever snapshots list them."""
+
+    def __init__(self) -> None:
+        self._endpoints: dict[Address, _Endpoint] = {}  # by literal address
+        self._turn = 0  # moves with every choice, so that equals take turns
 
     @property
     def connections(self) -> Mapping[Address, int]:
@@ -78,42 +123,18 @@ class Destination:
             if endpoint.connections
         }
 
-    @property
-    def choice(self) -> bool:
-        """Whether `candidates` has anything to choose: unless there is exactly one address, it
-        may answer differently each time.  Else not until `configure` or `resolved`."""
-        return len(self._listed) != 1
-
-    def configure(self, addresses: tuple[Address, ...], server_name: str | None = None) -> None:
-        """Replace the addresses, as a reload does; counts and failures of equal ones stay."""
-        self._server_name = server_name
-        self._addresses = addresses
-        self._names = _names(addresses)
-        self._records = {
-            name: records for name, records in self._records.items() if name in self._names
-        }
-        self._relist()
-
-    def resolved(self, name: TcpAddress, records: tuple[TcpAddress, ...]) -> bool:
-        """Replace the records of `name`; none at all is a failure and keeps the last good ones.
-        Whether they are others than before."""
-        if not records or name not in self._names or self._records.get(name) == records:
-            return False
-        self._records[name] = records
-        self._relist()
-        return True
-
     def failing(self, address: Address, now: float) -> bool:
         """Whether `address` is passed over at `now`."""
         endpoint = self._endpoints.get(address)
         return endpoint is not None and now < endpoint.passed_over_until
 
-    def candidates(self, now: float) -> tuple[Candidate, ...]:
-        """The endpoints to try, best first; empty while no name has been resolved."""
-        listed = self._listed
+    def candidates(self, addresses: Addresses, now: float) -> tuple[Candidate, ...]:
+        """The endpoints of `addresses` to try, best first; empty while no name has been
+        resolved."""
+        listed = addresses.listed
         if len(listed) == 1:
             [(address, name)] = listed.items()
-            return (Candidate(str(name), (address,), self._server_name or server_name_of(name)),)
+            return (Candidate(str(name), (address,), addresses.sni(name)),)
         usable = [address for address in listed if not self.failing(address, now)]
         ranked = self._ranked(usable or list(listed))
         best: dict[tuple[Address, bool], Address] = {}  # of each name and family
@@ -123,13 +144,13 @@ class Destination:
             Candidate(
                 str(listed[address]),
                 _without_none(address, best.get((listed[address], not _is_v6(address)))),
-                self._server_name or server_name_of(listed[address]),
+                addresses.sni(listed[address]),
             )
             for address in ranked
         )
 
-    def status(self, now: float) -> tuple[EndpointStatus, ...]:
-        """Every listed endpoint, in the order of the configuration."""
+    def status(self, addresses: Addresses, now: float) -> tuple[EndpointStatus, ...]:
+        """Every endpoint that `addresses` list, in the order of the configuration."""
         return tuple(
             EndpointStatus(
                 address=address,
@@ -138,7 +159,7 @@ class Destination:
                 passed_over=self.failing(address, now),
                 reason=self._endpoints[address].reason if address in self._endpoints else None,
             )
-            for address, name in self._listed.items()
+            for address, name in addresses.listed.items()
         )
 
     def failed(self, address: Address, now: float, reason: str) -> None:
@@ -175,15 +196,14 @@ class Destination:
         if endpoint.connections == 0 and endpoint.failures == 0:
             del self._endpoints[dialled]
 
-    def _list(self) -> dict[Address, Address]:
-        """Address as configured by literal address, in order; a literal listed twice counts for
-        the first."""
-        listed: dict[Address, Address] = {}
-        for address in self._addresses:
-            named = address in self._names
-            for literal in self._records.get(address, ()) if named else (address,):
-                listed.setdefault(literal, address)
-        return listed
+    def forget_all_but(self, listed: Mapping[Address, Address]) -> bool:
+        """Forget what is known of addresses neither listed nor used; whether anything is left."""
+        self._endpoints = {
+            address: endpoint
+            for address, endpoint in self._endpoints.items()
+            if endpoint.connections > 0 or address in listed
+        }
+        return bool(self._endpoints)
 
     def _ranked(self, addresses: Sequence[Address]) -> list[Address]:
         turn = self._turn % max(1, len(addresses))
@@ -195,47 +215,26 @@ class Destination:
         endpoint = self._endpoints.get(address)
         return 0 if endpoint is None else endpoint.connections
 
-    def _relist(self) -> None:
-        """List the addresses anew; forget what is known of those neither listed nor used."""
-        self._listed = self._list()
-        self._endpoints = {
-            address: endpoint
-            for address, endpoint in self._endpoints.items()
-            if endpoint.connections > 0 or address in self._listed
-        }
 
-
-class Destinations:
-    """Every destination and every inbound door's application, kept across reloads by name."""
+class AllEndpoints:
+    """The endpoints of every destination and every inbound door's application."""
 
     def __init__(self) -> None:
-        self._by_key: dict[Key, Destination] = {}
+        self._by_key: dict[Key, Endpoints] = {}
 
-    def configure(self, settings: Settings) -> None:
-        """Follow a configuration: equal names keep their counts and failures."""
-        wanted: dict[Key, tuple[tuple[Address, ...], str | None]] = {
-            (Direction.OUTBOUND, name): (destination.addresses, destination.server_name)
-            for name, destination in settings.destinations.items()
-        }
-        wanted |= {(Direction.INBOUND, door.name): ((door.to,), None) for door in settings.inbound}
-        kept = {key: self._by_key.get(key) or Destination(*wanted[key]) for key in wanted}
-        for key, destination in kept.items():
-            destination.configure(*wanted[key])
-        self._by_key = kept
+    def __getitem__(self, key: Key) -> Endpoints:
+        """Those of one, made when first asked for."""
+        found = self._by_key.get(key)
+        if found is None:
+            found = self._by_key[key] = Endpoints()
+        return found
 
-    def __getitem__(self, key: Key) -> Destination:
-        return self._by_key[key]
-
-    @property
-    def names(self) -> frozenset[TcpAddress]:
-        """Everything a resolver must look up."""
-        return frozenset(name for each in self._by_key.values() for name in each.names)
-
-    def resolved(self, name: TcpAddress, records: tuple[TcpAddress, ...]) -> bool:
-        """Hand the records of `name` to every destination that lists it; whether they are new to
-        any."""
-        # a list: each of them must hear it
-        return any([each.resolved(name, records) for each in self._by_key.values()])
+    def follow(self, addresses: Mapping[Key, Addresses]) -> None:
+        """Forget what is neither listed by these addresses, nor used."""
+        for key, endpoints in tuple(self._by_key.items()):
+            listed = addresses[key].listed if key in addresses else {}
+            if not endpoints.forget_all_but(listed) and key not in addresses:
+                del self._by_key[key]
 
 
 def server_name_of(address: Address) -> str | None:
@@ -244,12 +243,6 @@ def server_name_of(address: Address) -> str | None:
     if isinstance(address, TcpAddress) and address.ip is None:
         return address.host.removesuffix(".")
     return None
-
-
-def _names(addresses: tuple[Address, ...]) -> tuple[TcpAddress, ...]:
-    return tuple(
-        address for address in addresses if isinstance(address, TcpAddress) and address.ip is None
-    )
 
 
 def _is_v6(address: Address) -> bool:

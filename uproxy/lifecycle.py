@@ -31,9 +31,14 @@ MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
         State.ACCEPTED: frozenset({State.HANDSHAKING_NEAR, State.ADMITTING, State.CLOSED}),
         State.HANDSHAKING_NEAR: frozenset({State.ADMITTING, State.CLOSED}),
         State.ADMITTING: frozenset({State.CONNECTING, State.CLOSED}),
-        State.CONNECTING: frozenset({State.HANDSHAKING_FAR, State.RELAYING, State.CLOSED}),
-        # back to CONNECTING: the next address is tried while no byte has been relayed
-        State.HANDSHAKING_FAR: frozenset({State.CONNECTING, State.RELAYING, State.CLOSED}),
+        # back to ADMITTING: another snapshot decides, while no byte has been relayed
+        State.CONNECTING: frozenset(
+            {State.ADMITTING, State.HANDSHAKING_FAR, State.RELAYING, State.CLOSED}
+        ),
+        # back to CONNECTING: the next address is tried
+        State.HANDSHAKING_FAR: frozenset(
+            {State.ADMITTING, State.CONNECTING, State.RELAYING, State.CLOSED}
+        ),
         State.RELAYING: frozenset({State.CLOSING, State.CLOSED}),
         State.CLOSING: frozenset({State.CLOSED}),
         State.CLOSED: frozenset(),

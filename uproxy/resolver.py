@@ -1,6 +1,6 @@
-"""Looks names up and hands their records to the destinations, again and again.
+"""Looks names up and hands their records on, again and again.
 
-It chooses nothing and keeps nothing: `destinations` remembers the last good records, so a
+It chooses nothing and keeps nothing: the snapshot in force has the last good records, so a
 resolver that fails leaves everything as it was.  Rules: every name is looked up at start,
 after a reload and every 30 s; names don't wait for each other; a name that begins to fail is
 said once, and once more when it works again.  Literal addresses never come here.
@@ -12,8 +12,8 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
-from uproxy.destinations import Destinations
 from uproxy.lookups import Lookups
 from uproxy.model import TcpAddress
 
@@ -29,20 +29,28 @@ Lookup = Callable[[TcpAddress], Awaitable[tuple[TcpAddress, ...]]]
 _log = logging.getLogger(__name__)
 
 
+class Names(Protocol):
+    """Who wants names looked up."""
+
+    @property
+    def names(self) -> frozenset[TcpAddress]:
+        """All of them, now."""
+
+    def resolved(self, name: TcpAddress, records: tuple[TcpAddress, ...]) -> None:
+        """Take an answer: every record of `name`, at least one."""
+
+
 class Resolver:
-    """Keeps the records of every name in `destinations` fresh."""
+    """Keeps the records of every name fresh."""
 
     def __init__(
         self,
-        destinations: Destinations,
+        names: Names,
         *,
-        changed: Callable[[], None],
         lookup: Lookup | None = None,
         interval_s: float = INTERVAL_S,
     ) -> None:
-        """`changed` is called when a name has other records than before."""
-        self._destinations = destinations
-        self._changed = changed
+        self._names = names
         self._lookup = lookup or Lookups()
         self._interval_s = interval_s
         self._failing: set[TcpAddress] = set()  # said to fail, not yet said to work again
@@ -77,7 +85,7 @@ class Resolver:
     async def _run(self) -> None:
         while True:
             self._due.clear()
-            names = self._destinations.names
+            names = self._names.names
             self._failing &= names
             await asyncio.gather(*(self._resolve(name) for name in names))
             self._looked.set()
@@ -97,8 +105,7 @@ class Resolver:
         if not records:
             self._say_failing(name, "it has no address")
             return
-        if self._destinations.resolved(name, records):
-            self._changed()
+        self._names.resolved(name, records)
         if name in self._failing:
             self._failing.remove(name)
             _log.info("%s resolves again: %s", name, ", ".join(map(str, records)))

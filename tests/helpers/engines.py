@@ -22,6 +22,8 @@ from uproxy.contract import (
     Connection,
     Ending,
     Engine,
+    OnClosed,
+    OpenDoor,
     PeerSvid,
     Refusal,
     Route,
@@ -82,7 +84,7 @@ def plan(
     alpn: tuple[str, ...] = (),
 ) -> TlsPlan:
     """What our side of a handshake does; `role` is ours."""
-    return TlsPlan(role, shows.der, shows.key, settings, verify, alpn)
+    return TlsPlan(role, shows.own, shows.key, settings, verify, alpn)
 
 
 @dataclass
@@ -100,6 +102,13 @@ class RecordingDoor:
     attempts: list[tuple[str, Refusal | None]] = field(default_factory=list)
     opened_: list[Connection] = field(default_factory=list)
     endings: list[tuple[Connection, Ending]] = field(default_factory=list)
+    listener: OpenDoor | None = None
+    """Where it listens, once it is open."""
+
+    def ask_again(self) -> None:
+        """What it answers has changed: no plan or cached route of its is given any more."""
+        assert self.listener is not None
+        self.listener.replace(self)
 
     def tls(self) -> TlsPlan | Refusal | None:
         return self.near
@@ -108,16 +117,17 @@ class RecordingDoor:
         self.arrivals.append(arrival)
         return self.answer(arrival) if callable(self.answer) else self.answer
 
-    def repeated(self, arrival: Arrival, route: Route) -> None:
+    def admitted_from_cache(self, arrival: Arrival, route: Route) -> None:
         self.repeats.append((arrival, route))
 
     def attempted(self, route: Route, candidate: Candidate, failure: Refusal | None) -> None:
         self.attempts.append((candidate.endpoint, failure))
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: Connection) -> OnClosed:
         self.opened_.append(connection)
         if self.on_opened is not None:
             self.on_opened(connection)
+        return self.closed
 
     def closed(self, connection: Connection, ending: Ending) -> None:
         self.endings.append((connection, ending))
@@ -156,7 +166,7 @@ async def open_door(
     address = sockets.address_of(
         listener.getsockname(), listen if isinstance(listen, UnixAddress) else UnixAddress("")
     )
-    opened = engine.open(listener, door)
+    opened = door.listener = engine.open(listener, door)
     try:
         yield address
     finally:

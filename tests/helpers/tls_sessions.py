@@ -27,7 +27,7 @@ def plan(
     settings: TlsSettings = TlsSettings(),
     alpn: tuple[str, ...] = (),
 ) -> TlsPlan:
-    return TlsPlan(role, shows.der, shows.key, settings, verify, alpn)
+    return TlsPlan(role, shows.own, shows.key, settings, verify, alpn)
 
 
 def session(tls: TlsPlan) -> Session:

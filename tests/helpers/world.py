@@ -4,20 +4,23 @@ the services, all real; only time stands still until a test moves it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from uproxy.accesslog import AccessRecord
 from uproxy.config.settings import IdentitySettings, RuleFrom, RuleSettings, Settings
-from uproxy.connections import Connections, InForce
-from uproxy.contract import PeerSvid
-from uproxy.destinations import Destinations
+from uproxy.connections import Connections
+from uproxy.contract import Door, OpenDoor, PeerSvid
+from uproxy.destinations import AllEndpoints, Endpoints
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.verifier import Verifier
 from uproxy.lab.pki import Authority, Issued
 from uproxy.metrics import Metrics
-from uproxy.model import Outcome, Role
+from uproxy.model import Direction, ListenAddress, Outcome, Role, TcpAddress
+from uproxy.proxy.doors import make_doors
 from uproxy.proxy.services import Services
+from uproxy.snapshot import Snapshot
 from uproxy.spiffe.bundles import Bundle
 
 ANYBODY = RuleSettings("anybody", "allow", RuleFrom(any=True))
@@ -78,20 +81,14 @@ class World:
     """The monotonic clock."""
     records: list[AccessRecord] = field(default_factory=list)
     metrics: Metrics = field(default_factory=Metrics)
-    destinations: Destinations = field(default_factory=Destinations)
-    asked_again: int = 0
-    """How often an engine would have been told to ask the doors again."""
+    all_endpoints: AllEndpoints = field(default_factory=AllEndpoints)
+    listening: dict[ListenAddress, OpenDoor] = field(default_factory=dict)
+    """An engine's listeners, which follow every new snapshot."""
     connections: Connections = field(init=False)
 
     def __post_init__(self) -> None:
-        self.connections = Connections(
-            InForce.first(self.settings, self.credentials),
-            self.metrics,
-            self.log,
-            ask_again=self._count_asking,
-            clock=lambda: self.now,
-        )
-        self.destinations.configure(self.settings)
+        first = Snapshot.first(self.settings, self.credentials, lambda: self.now)
+        self.connections = Connections(first, self.metrics, self.log, clock=lambda: self.now)
 
     @property
     def log(self) -> KeptRecords:
@@ -101,19 +98,52 @@ class World:
     @property
     def services(self) -> Services:
         return Services(
-            self.connections, self.destinations, self.metrics, lambda: self.now, lambda: self.at
+            self.connections, self.all_endpoints, self.metrics, lambda: self.now, lambda: self.at
         )
 
-    def _count_asking(self) -> None:
-        self.asked_again += 1
+    @property
+    def snapshot(self) -> Snapshot:
+        """The one in force."""
+        return self.connections.snapshot
+
+    @property
+    def doors(self) -> Mapping[ListenAddress, Door]:
+        """Of the snapshot in force."""
+        return make_doors(self.snapshot, self.services)
+
+    def door(self) -> Door:
+        """The only one."""
+        [door] = self.doors.values()
+        return door
+
+    def endpoints(self, direction: Direction, name: str) -> Endpoints:
+        """How the endpoints of a destination, or of a door's application, fare."""
+        return self.all_endpoints[direction, name]
+
+    def put(self, snapshot: Snapshot) -> None:
+        """Put it in force, as the wiring does."""
+        self.connections.replace(snapshot)
+        self.all_endpoints.follow(snapshot.addresses)
+        doors = self.doors
+        for address, opened in self.listening.items():
+            opened.replace(doors.get(address))
+
+    def configure(self, settings: Settings) -> None:
+        """The configuration was reloaded."""
+        self.settings = settings
+        self.put(self.snapshot.with_settings(settings))
+
+    def resolve(self, name: TcpAddress, *records: TcpAddress) -> None:
+        """The resolver gave an answer."""
+        self.put(self.snapshot.with_records({name: records}))
 
     def pass_time(self, **duration: float) -> None:
         self.now += timedelta(**duration)
 
     def believe(self, after: Credentials) -> None:
         """The source has replaced its snapshot."""
-        before, self.credentials = self.credentials, after
-        self.connections.credentials_changed(before, after)
+        self.credentials = after
+        self.put(self.snapshot.with_credentials(after))
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of the series of `name` with these labels."""

@@ -7,8 +7,9 @@ from collections import Counter
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tests.helpers.destinations import Destination
 from uproxy.contract import Candidate
-from uproxy.destinations import LONGEST_BACKOFF_S, Destination
+from uproxy.destinations import LONGEST_BACKOFF_S
 from uproxy.model import Address, TcpAddress
 
 NAMES = tuple(TcpAddress(name, 1) for name in ("a.internal", "b.internal"))

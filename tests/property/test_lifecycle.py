@@ -23,7 +23,8 @@ def test_who_relays_was_admitted_and_connected_first(walk: list[State]) -> None:
     if State.RELAYING in walk:
         before = walk[: walk.index(State.RELAYING)]
         assert before.index(State.ADMITTING) < before.index(State.CONNECTING)
-        assert before.count(State.ADMITTING) == 1
+        # whatever decides again, it is connected anew or found to lead to the same place
+        assert before[-1] in (State.CONNECTING, State.HANDSHAKING_FAR)
 
 
 @given(walks())

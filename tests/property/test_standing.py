@@ -19,12 +19,11 @@ from tests.helpers.connections import APP, FakeConnection, arrival, ending
 from tests.helpers.world import ANYBODY, World, credentials, with_crl
 from tests.helpers.world import settings as configured
 from uproxy.config.settings import InboundSettings, RuleFrom, RuleSettings
-from uproxy.connections import Connections, Party
-from uproxy.contract import Arrival, PeerSvid, Refusal, Route, Stands, TlsPlan
+from uproxy.connections import ConnectionInfo, Connections
+from uproxy.contract import Arrival, CacheScope, Door, OnClosed, PeerSvid, Refusal, Route, TlsPlan
 from uproxy.errors import UntrustedError
 from uproxy.lab.pki import Authority
 from uproxy.model import Outcome, TcpAddress, Transport
-from uproxy.proxy.inbound import InboundDoor
 
 CA = Authority("example.org")
 PARTNER = Authority("partner.test")
@@ -48,8 +47,8 @@ DOOR = InboundSettings("api", TcpAddress("0.0.0.0", 1), Transport.MTLS, APP)
 class Suspicious(Connections):
     """Judges everybody once more when they open."""
 
-    def admitted(self, party: Party, arrival: Arrival, _edition: int) -> None:
-        super().admitted(party, arrival, 0)
+    def admitted(self, info: ConnectionInfo, arrival: Arrival, _revision: int) -> None:
+        super().admitted(info, arrival, 0)
 
 
 @dataclass
@@ -59,37 +58,40 @@ class Keeper:
 
     keeps: bool
     here: World = field(init=False)
-    door: InboundDoor = field(init=False)
+    door: Door = field(init=False)
     standing: dict[Hashable, Route] = field(default_factory=dict)
     verdicts: dict[tuple[int, int], PeerSvid] = field(default_factory=dict)
-    """By caller and `TlsPlan.trust`."""
-    arriving: list[tuple[Arrival, Route, bool]] = field(default_factory=list)
-    """Let in and not reported yet; whether the door was asked."""
-    made: list[FakeConnection] = field(default_factory=list)
+    """By caller and `TlsPlan.trust_id`."""
+    arriving: list[tuple[Arrival, Route, Door, bool]] = field(default_factory=list)
+    """Let in and not reported yet, with the door that decided; whether it was asked."""
+    made: list[tuple[FakeConnection, OnClosed]] = field(default_factory=list)
     refused: list[tuple[int, Refusal]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         config = configured(ANYBODY, inbound=(DOOR,))
         self.here = World(config, credentials(OURS, CA, PARTNER), now=CA.now)
-        known = self.here.connections.in_force
         kind = Connections if self.keeps else Suspicious
-        self.here.connections = kind(
-            known, self.here.metrics, self.here.log, ask_again=self.standing.clear
-        )
-        self.door = InboundDoor(DOOR, config, self.here.services)
+        here = self.here
+        here.connections = kind(here.snapshot, here.metrics, here.log, clock=lambda: here.now)
+        self.door = here.door()
+
+    def renew(self) -> None:
+        """The listener has its door of another snapshot."""
+        self.door = self.here.door()
+        self.standing.clear()
 
     def shake_hands(self, number: int, who: int, host: str) -> Arrival | None:
         """None: nobody can, or this one isn't believed."""
         plan = self.door.tls()
         if not isinstance(plan, TlsPlan):
             return None
-        verdict = self.verdicts.get((who, plan.trust)) if self.keeps else None
+        verdict = self.verdicts.get((who, plan.trust_id)) if self.keeps else None
         if verdict is None:
             try:
                 verdict = plan.verify(CALLERS[who][0].der)
             except UntrustedError:
                 return None
-            self.verdicts[who, plan.trust] = verdict
+            self.verdicts[who, plan.trust_id] = verdict
         return replace(arrival(verdict, TcpAddress(host, 1), number), tls=plan)
 
     def meet(self, who: Arrival) -> None:
@@ -97,37 +99,38 @@ class Keeper:
         assert isinstance(who.source, TcpAddress)
         leaf, host = who.peer.chain[0], who.source.host
         stands = self.standing.get((leaf, None)) or self.standing.get((leaf, host))
-        if stands is not None:
-            self.arriving.append((who, stands, False))
+        if stands is not None and who.tls is self.door.tls():
+            self.arriving.append((who, stands, self.door, False))
             return
         answer = self.door.admit(who)
         if isinstance(answer, Refusal):
             self.refused.append((who.id, answer))
             return
-        self.arriving.append((who, answer, True))
-        if self.keeps and answer.stands is not Stands.NEVER:
-            self.standing[leaf, host if answer.stands is Stands.FOR_SOURCE else None] = answer
+        self.arriving.append((who, answer, self.door, True))
+        scope = answer.cache_scope
+        if self.keeps and scope is not None and who.tls is self.door.tls():
+            self.standing[leaf, host if CacheScope.SOURCE in scope else None] = answer
 
     def report(self) -> None:
         """Whatever happened since the last time."""
-        for who, route, asked in self.arriving:
+        for who, route, door, asked in self.arriving:
             if not asked:
-                self.door.repeated(who, route)
-            self.made.append(FakeConnection(who, route=route, peer=who.peer, dialled=APP))
-            self.door.opened(self.made[-1])
+                door.admitted_from_cache(who, route)
+            made = FakeConnection(who, route=route, peer=who.peer, dialled=APP)
+            self.made.append((made, door.opened(made)))
         self.arriving.clear()
 
     def end(self) -> None:
         self.report()
-        for each in self.made:
+        for each, closed in self.made:
             cut = each.refusals[0].outcome if each.refusals else Outcome.CLOSED
-            self.door.closed(each, ending(cut))
+            closed(each, ending(cut))
 
     def told(self) -> object:
         """All that can be seen from outside, in an order of its own."""
         _, text = self.here.metrics.render()
         numbers = [line for line in text.splitlines() if not line.startswith(b"process_")]
-        cut = {each.arrival.id: each.refusals for each in self.made}
+        cut = {each.arrival.id: each.refusals for each, _ in self.made}
         lines = sorted(str(record.fields) for record in self.here.records)
         return sorted(numbers), cut, sorted(self.refused, key=str), lines
 
@@ -156,7 +159,7 @@ def lose_identity(keeper: Keeper) -> None:
 
 
 def change_rules(keeper: Keeper, rules: tuple[RuleSettings, ...]) -> None:
-    keeper.here.connections.configure(replace(keeper.here.settings, authorization=rules))
+    keeper.here.configure(replace(keeper.here.settings, authorization=rules))
 
 
 callers = st.tuples(st.integers(0, len(CALLERS) - 1), st.sampled_from(("10.0.0.1", "10.9.9.9")))
@@ -182,6 +185,8 @@ def test_keeping_the_routes_that_stand_changes_nothing_that_can_be_seen(
                 shaken.append(keeper.shake_hands(number, *step))
             elif not isinstance(step, str):
                 step(keeper)
+                if step is not Keeper.report:
+                    keeper.renew()
             else:
                 for each in filter(None, shaken):
                     keeper.meet(each)

@@ -45,6 +45,7 @@ class Doors:
         self._engine = engine
         self._listeners = listeners
         self._open: dict[ListenAddress, tuple[OpenDoor, Door]] = {}
+        self._draining: dict[ListenAddress, OpenDoor] = {}  # accept nobody, decide on who came
         self._closing: set[asyncio.Task[None]] = set()
         self._bound: dict[ListenAddress, Address] = {}  # where sockets of systemd's listen
 
@@ -80,23 +81,29 @@ class Doors:
             raise
         return fresh
 
-    async def replace(
+    def replace(
         self, doors: Mapping[ListenAddress, Door], fresh: Mapping[ListenAddress, socket.socket]
     ) -> None:
-        """Put `doors` in force, with the sockets that `open_new` gave; this can't fail.
-
-        Nobody waits for what is still arriving at a door that goes: a reload must not.
+        """Put `doors` in force, with the sockets that `open_new` gave; this can't fail.  Listeners
+        that have no door any more are closed, as soon as the loop has had a turn: nobody waits
+        for what is still arriving there, and it is refused.
         """
-        for address, door in doors.items():
-            if address in self._open:
-                opened = self._open[address][0]
-                opened.replace(door)
-            else:
-                opened = self._engine.open(fresh[address], door)
-            self._open[address] = (opened, door)
+        self.renew(doors)
+        for address, listener in fresh.items():
+            self._open[address] = (self._engine.open(listener, doors[address]), doors[address])
         for address in [each for each in self._open if each not in doors]:
+            opened, _door = self._open[address]
+            opened.replace(None)
             self._close(address)
-        await asyncio.sleep(0)  # each has begun: its socket is closed
+
+    def renew(self, doors: Mapping[ListenAddress, Door]) -> None:
+        """Give each listener its door of another snapshot, those that are being closed too."""
+        for address, (opened, _door) in tuple(self._open.items()):
+            if address in doors:
+                opened.replace(doors[address])
+                self._open[address] = (opened, doors[address])
+        for address, opened in self._draining.items():
+            opened.replace(doors.get(address))
 
     async def close(self, direction: Direction) -> None:
         """Stop accepting at every door of one direction at once, and wait until each arrival has
@@ -104,6 +111,8 @@ class Doors:
         of_it = [
             address for address, (_, door) in self._open.items() if door.direction is direction
         ]
+        for address in of_it:
+            self._draining[address] = self._open[address][0]
         closing = [self._close(address) for address in of_it]
         if closing:
             await asyncio.wait(closing)

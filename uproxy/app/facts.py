@@ -13,9 +13,8 @@ from uproxy.app.identity import now
 from uproxy.app.parts import Parts
 from uproxy.app.state import RunState
 from uproxy.config import Settings
-from uproxy.config.settings import DestinationSettings
 from uproxy.connections import OpenConnection
-from uproxy.destinations import Destinations
+from uproxy.destinations import AllEndpoints
 from uproxy.model import (
     Direction,
     ListenAddress,
@@ -26,6 +25,7 @@ from uproxy.model import (
 )
 from uproxy.proxy.admin import facts as rows
 from uproxy.proxy.admin.certificates import describe
+from uproxy.snapshot import Destination
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +73,15 @@ class Facts:
         """Return the configured doors, open or not."""
         counts: dict[tuple[Direction, str], int] = {}
         for entry in self.parts.connections:
-            key = entry.party.direction, entry.party.door
+            key = entry.info.direction, entry.info.door
             counts[key] = counts.get(key, 0) + 1
         return tuple(_doors(self._settings, self.parts.doors.listening, counts))
 
     def destinations(self) -> tuple[rows.DestinationRow, ...]:
         """Return the configured destinations with their endpoints."""
         return tuple(
-            _destination(destination, self.parts.destinations)
-            for destination in self._settings.destinations.values()
+            _destination(destination, self.parts.endpoints)
+            for destination in self.parts.snapshot.destinations.values()
         )
 
     def denials(self) -> tuple[rows.DenialRow, ...]:
@@ -134,7 +134,7 @@ class Facts:
 
     def _no_identity(self, reason: str) -> str:
         """Return why there is no identity, with what the source last failed at."""
-        had_one = self.parts.connections.in_force.own_trust_domain is not None
+        had_one = self.parts.snapshot.own_trust_domain is not None
         words = f"no identity {'any more' if had_one else 'yet'}: {reason}"
         error = self._renewal_error
         return words if error is None or error in reason else f"{words}; {error}"
@@ -160,7 +160,7 @@ class Facts:
 
     @property
     def _settings(self) -> Settings:
-        return self.parts.connections.in_force.settings
+        return self.parts.snapshot.settings
 
 
 def _needs_identity(settings: Settings) -> bool:
@@ -171,14 +171,14 @@ def _needs_identity(settings: Settings) -> bool:
 
 
 def _connection(entry: OpenConnection, at: datetime) -> rows.ConnectionRow:
-    connection, party = entry.connection, entry.party
+    connection, info = entry.connection, entry.info
     route, tls, peer = connection.route, connection.tls, connection.peer
     return rows.ConnectionRow(
         id=connection.arrival.id,
-        direction=party.direction.value,
-        door=party.door,
+        direction=info.direction.value,
+        door=info.door,
         state=connection.state.value,
-        transport=party.transport.value,
+        transport=info.transport.value,
         source=str(connection.arrival.source),
         identity=None if peer is None else peer.spiffe_id,
         destination=None if route is None else route.destination,
@@ -222,12 +222,12 @@ def _doors(
     ]
 
 
-def _destination(settings: DestinationSettings, all_: Destinations) -> rows.DestinationRow:
-    endpoints = all_[Direction.OUTBOUND, settings.name].status(time.monotonic())
+def _destination(to: Destination, all_: AllEndpoints) -> rows.DestinationRow:
+    endpoints = all_[Direction.OUTBOUND, to.settings.name]
     return rows.DestinationRow(
-        name=settings.name,
-        transport=settings.transport.value,
-        identities=settings.identities,
+        name=to.settings.name,
+        transport=to.settings.transport.value,
+        identities=to.settings.identities,
         endpoints=tuple(
             rows.EndpointRow(
                 address=str(each.address),
@@ -236,7 +236,7 @@ def _destination(settings: DestinationSettings, all_: Destinations) -> rows.Dest
                 passed_over=each.passed_over,
                 reason=each.reason,
             )
-            for each in endpoints
+            for each in endpoints.status(to.addresses, time.monotonic())
         ),
     )
 

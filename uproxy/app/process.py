@@ -120,7 +120,8 @@ class Process:
         await parts.source.start()
         await parts.connections.start()
         await parts.resolver.start()
-        await parts.doors.replace(parts.make_doors(settings), fresh)
+        parts.current.take_answers()
+        parts.current.put(parts.snapshot, fresh)
         self._state.starting = False
         await self._admin.start()
         self._notifier.ready(self._status())
@@ -225,15 +226,15 @@ class Process:
         """Put a validated configuration in force; raises only before anything has changed."""
         parts, before = self._parts, self._settings
         budget = self._budget(settings.limits)
+        snapshot = parts.snapshot.with_settings(settings)
         fresh = parts.doors.open_new(socket_plans(settings))
-        parts.destinations.configure(settings)
+        parts.current.put(snapshot, fresh)
         parts.resolver.refresh()
-        parts.connections.configure(settings)
         self._limit(settings.limits, budget)
         if settings.log != before.log:
             parts.log.configure(settings.log)
         self._warn(settings)
-        await parts.doors.replace(parts.make_doors(settings), fresh)
+        await asyncio.sleep(0)  # listeners that have no door any more are closed
 
     # Stopping.
 
@@ -268,4 +269,4 @@ class Process:
 
     @property
     def _settings(self) -> Settings:
-        return self._parts.connections.in_force.settings
+        return self._parts.snapshot.settings

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from uproxy.connections.judging import Party
+from uproxy.connections.recheck import ConnectionInfo
 from uproxy.contract import Connection, Ending
 from uproxy.model import Direction, TcpAddress
 
@@ -39,13 +39,15 @@ class Denials:
     def __init__(self) -> None:
         self._kept: dict[_Key, Denial] = {}  # by what is alike, oldest first
 
-    def add(self, party: Party, connection: Connection, ending: Ending, at: datetime) -> None:
+    def add(
+        self, info: ConnectionInfo, connection: Connection, ending: Ending, at: datetime
+    ) -> None:
         """One more; the one that happened longest ago makes room."""
         peer = connection.peer or connection.arrival.peer
         denial = Denial(
             at=at,
-            direction=party.direction,
-            door=party.door,
+            direction=info.direction,
+            door=info.door,
             source=str(connection.arrival.source),
             identity=None if peer is None else peer.spiffe_id,
             destination=None if connection.route is None else connection.route.destination,

@@ -1,15 +1,15 @@
 """The registry of connections: who is open, what they moved, how they ended.
 
 Doors report to it (`admitted`, `opened`, `closed`), operators ask it, shutdown waits for it.
-When the policy, the trust or the time changes it judges every open connection again and
-closes those that may not stay; what may stay is decided in `judging`.  Everything runs on
+When the snapshot in force or the time changes it judges every open connection again and
+closes those that may not stay; what may stay is decided in `recheck`.  Everything runs on
 the event loop's thread; a pass over many connections lets the loop breathe in between.
 
-No connection slips through while what is in force is replaced.  Replacing it first takes back
-every answer that doors gave (`ask_again`), in the same step of the loop: an engine lets nobody
-in, not even by the first byte, unless the door's answer still stands at that moment.  Whoever
-got in before is open here and judged by the pass that follows, or is reported later and then
-judged at `opened`, because the answer was given under another edition.
+No connection slips through while the snapshot is replaced.  In the same step of the loop every
+listener is given a door of the new one: an engine lets nobody in, not even by the first byte,
+unless the listener still has the door that decided.  Whoever got in before is open here and
+judged by the pass that follows, or is reported later and then judged at `opened`, because the
+decision names another revision.
 """
 
 from __future__ import annotations
@@ -25,15 +25,14 @@ from datetime import UTC, datetime
 from functools import partial
 
 from uproxy.accesslog import DENIALS, AccessLog, access_record
-from uproxy.config.settings import Settings
 from uproxy.connections.denials import Denial, Denials
-from uproxy.connections.judging import InForce, Party, not_after
 from uproxy.connections.presence import Presence
+from uproxy.connections.recheck import ConnectionInfo, not_after, recheck
 from uproxy.contract import Arrival, Connection, Ending, Refusal
-from uproxy.identity.credentials import Credentials
 from uproxy.lifecycle import State
 from uproxy.metrics import Flow, FlowLabels, Metrics
 from uproxy.model import Direction, Outcome, TcpAddress, Transport
+from uproxy.snapshot import Snapshot
 
 SLICE = 200
 """Connections judged between two breaths of the event loop; some milliseconds."""
@@ -49,7 +48,7 @@ class OpenConnection:
     """An open connection and what is known of it."""
 
     connection: Connection
-    party: Party
+    info: ConnectionInfo
     since: datetime
     """When it opened, UTC."""
     flow: Flow
@@ -70,22 +69,19 @@ class Connections:
 
     def __init__(
         self,
-        in_force: InForce,
+        snapshot: Snapshot,
         metrics: Metrics,
         access: AccessLog,
         *,
-        ask_again: Callable[[], None],
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
-        """`ask_again` is called when doors may answer otherwise from now on; `clock` is the wall
-        clock, UTC."""
-        self._in_force = in_force
+        """`clock` is the wall clock, UTC."""
+        self._snapshot = snapshot
         self._metrics = metrics
         self._access = access
-        self._ask_again = ask_again
         self._clock = clock
-        # the edition it was decided under too; by arrival, until opened or closed
-        self._admitted: dict[int, tuple[Party, int]] = {}
+        # with the revision of the snapshot that decided; by arrival, until opened or closed
+        self._admitted: dict[int, tuple[ConnectionInfo, int]] = {}
         self._open: dict[int, OpenConnection] = {}  # by arrival, oldest first
         self._presence = Presence()  # of both
         self._outcomes: Counter[Outcome] = Counter()
@@ -100,53 +96,60 @@ class Connections:
     # What is in force.
 
     @property
-    def in_force(self) -> InForce:
-        """What new connections meet and open ones are judged by."""
-        return self._in_force
+    def snapshot(self) -> Snapshot:
+        """What open connections are judged by."""
+        return self._snapshot
 
-    def configure(self, settings: Settings) -> None:
-        """Follow a reload, and judge every open connection again."""
-        self._replace(self._in_force.with_settings(settings))
-
-    def credentials_changed(self, _before: Credentials, after: Credentials) -> None:
-        """Follow the identity source (`IdentitySource.subscribe`), and judge again."""
-        self._replace(self._in_force.with_credentials(after))
+    def replace(self, snapshot: Snapshot) -> None:
+        """Put another snapshot in force, and judge every open connection again.  Every listener
+        is to be given its doors in the same step of the loop."""
+        self._snapshot = snapshot
+        self._changed = True
+        self._wake.set()
 
     # What doors report.
 
-    def admitted(self, party: Party, arrival: Arrival, edition: int) -> None:
-        """A door said yes to `arrival`, which isn't connected yet.  `edition` is what was in force
-        when everything that `InForce.judge` looks at was found good, or 0: that isn't known."""
-        self._admitted[arrival.id] = (party, edition)
-        self._presence.one_more(party.direction)
+    def admitted(self, info: ConnectionInfo, arrival: Arrival, revision: int) -> None:
+        """A door said yes to `arrival`, which isn't connected yet; said again, the new door's
+        word counts.  `revision` is of the snapshot under which everything that `recheck` looks at
+        was found good, or 0: that isn't known."""
+        before = self._admitted.get(arrival.id)
+        if before is None:
+            self._presence.one_more(info.direction)
+        self._admitted[arrival.id] = (info, revision)
 
     def opened(self, connection: Connection) -> None:
-        """An admitted connection is open.  If what is in force has changed since it was decided
-        on, it is judged once more."""
-        party, edition = self._admitted.pop(connection.arrival.id)
-        flow = self._metrics.flow(_labels(party, connection))
-        entry = OpenConnection(connection, party, self._clock(), flow)
+        """An admitted connection is open.  If another snapshot is in force than the one that
+        decided on it, it is judged once more."""
+        info, revision = self._admitted.pop(connection.arrival.id)
+        flow = self._metrics.flow(_labels(info, connection))
+        entry = OpenConnection(connection, info, self._clock(), flow)
         self._open[connection.arrival.id] = entry
         flow.opened()
-        self._count_handshake(party.direction, connection)
-        if edition != self._in_force.edition:
+        self._count_handshake(info.direction, connection)
+        if revision != self._snapshot.revision:
             self._judge(entry)
         self._expect_expiry(entry)
 
-    def closed(
-        self, connection: Connection, ending: Ending, party_of: Callable[[Connection], Party]
-    ) -> bool:
-        """An accepted connection has ended; whether it had been open.  `party_of` is asked about
-        one that was never admitted."""
-        entry = self._open.pop(connection.arrival.id, None)
-        if entry is None:
-            self._never_opened(connection, ending, party_of)
-            return False
-        self._presence.one_less(entry.party.direction)
+    def closed(self, connection: Connection, ending: Ending) -> None:
+        """A connection that was open has ended."""
+        entry = self._open.pop(connection.arrival.id)
+        self._presence.one_less(entry.info.direction)
         entry.tell_bytes(ending.bytes_received, ending.bytes_sent)
         entry.flow.closed(ending.outcome)
-        self._remember(entry.party, connection, ending)
-        return True
+        self._remember(entry.info, connection, ending)
+
+    def never_opened(self, connection: Connection, ending: Ending, info: ConnectionInfo) -> None:
+        """An accepted connection has ended that wasn't open, admitted or not; `info` is what the
+        door knows of it."""
+        admitted = self._admitted.pop(connection.arrival.id, None)
+        if admitted is not None:
+            self._presence.one_less(admitted[0].direction)
+        if ending.outcome is Outcome.PROBED:
+            self._metrics.probed(info.direction)  # and no failure of anybody
+        else:
+            self._count_failure(info, connection, ending)
+        self._remember(info, connection, ending)
 
     # What operators ask.
 
@@ -224,7 +227,7 @@ class Connections:
             _log.warning("%d of %d open connections may not stay open", cut, before)
 
     def _judge(self, entry: OpenConnection) -> bool:
-        refusal = self._in_force.judge(entry.party, entry.connection, self._clock())
+        refusal = recheck(self._snapshot, entry.info, entry.connection, self._clock())
         if refusal is not None:
             self._cut(entry, refusal)
         return refusal is not None
@@ -234,12 +237,6 @@ class Connections:
             entry.cut = True
             entry.connection.close(refusal)
 
-    def _replace(self, in_force: InForce) -> None:
-        self._in_force = in_force
-        self._ask_again()
-        self._changed = True
-        self._wake.set()
-
     def _nap(self) -> float:
         if self._next_expiry is None:
             return LONGEST_NAP_S
@@ -248,9 +245,9 @@ class Connections:
         return min(max(left, 0.0) + 0.001, LONGEST_NAP_S)
 
     def _expect_expiry(self, entry: OpenConnection) -> None:
-        if entry.cut or self._in_force.switches.on_expiry != "close":
+        if entry.cut or self._snapshot.actions.on_expiry != "close":
             return
-        expires = not_after(entry.party, entry.connection)
+        expires = not_after(entry.info, entry.connection)
         if expires is None:
             return
         if self._next_expiry is None or expires < self._next_expiry:
@@ -267,47 +264,34 @@ class Connections:
         if connection.tls is not None:
             self._metrics.handshake(direction, connection.tls)
 
-    def _never_opened(
-        self, connection: Connection, ending: Ending, party_of: Callable[[Connection], Party]
-    ) -> None:
-        admitted = self._admitted.pop(connection.arrival.id, None)
-        party = party_of(connection) if admitted is None else admitted[0]
-        if admitted is not None:
-            self._presence.one_less(party.direction)
-        if ending.outcome is Outcome.PROBED:
-            self._metrics.probed(party.direction)  # and no failure of anybody
-        else:
-            self._count_failure(party, connection, ending)
-        self._remember(party, connection, ending)
-
-    def _count_failure(self, party: Party, connection: Connection, ending: Ending) -> None:
-        self._metrics.failed(_labels(party, connection), ending.outcome)
+    def _count_failure(self, info: ConnectionInfo, connection: Connection, ending: Ending) -> None:
+        self._metrics.failed(_labels(info, connection), ending.outcome)
         near = ending.state is State.HANDSHAKING_NEAR
         # the other failures of the far side were counted attempt by attempt
         late = ending.state is State.HANDSHAKING_FAR and ending.outcome is Outcome.TIMED_OUT
         if near or late:
-            self._metrics.handshake_failed(party.direction, ending.outcome, ending.rule)
+            self._metrics.handshake_failed(info.direction, ending.outcome, ending.rule)
         else:
-            self._count_handshake(party.direction, connection)
+            self._count_handshake(info.direction, connection)
 
-    def _remember(self, party: Party, connection: Connection, ending: Ending) -> None:
+    def _remember(self, info: ConnectionInfo, connection: Connection, ending: Ending) -> None:
         self._outcomes[ending.outcome] += 1
         if self._access.wants(ending.outcome):
-            ours = None if party.ours is None else party.ours.spiffe_id
-            record = access_record(party.direction, party.transport, ours, connection, ending)
+            ours = None if info.own is None else info.own.spiffe_id
+            record = access_record(info.direction, info.transport, ours, connection, ending)
             self._access.access(record)
         if ending.outcome in DENIALS:
-            self._denials.add(party, connection, ending, self._clock())
+            self._denials.add(info, connection, ending, self._clock())
 
 
-def _labels(party: Party, connection: Connection) -> FlowLabels:
+def _labels(info: ConnectionInfo, connection: Connection) -> FlowLabels:
     peer = connection.peer or connection.arrival.peer
     dialled = connection.dialled
-    port = dialled.port if isinstance(dialled, TcpAddress) else party.port
+    port = dialled.port if isinstance(dialled, TcpAddress) else info.port
     return FlowLabels(
-        direction=party.direction,
-        ours=None if party.ours is None else party.ours.spiffe_id,
+        direction=info.direction,
+        ours=None if info.own is None else info.own.spiffe_id,
         theirs=None if peer is None else peer.spiffe_id,
         port=port,
-        mutual_tls=party.transport is Transport.MTLS,
+        mutual_tls=info.transport is Transport.MTLS,
     )

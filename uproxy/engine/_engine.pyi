@@ -24,7 +24,7 @@ READ_PRESENTED: Final[int]
 """The address of what reads a Certificate message, to be compared with `spiffe.presented`."""
 
 Handshake = tuple[object, int, int, bool, int]
-"""A context to keep, its SSL_CTX's address, `TlsPlan.trust`, whether the client is us, and the
+"""A context to keep, its SSL_CTX's address, `TlsPlan.trust_id`, whether the client is us, and the
 address of the server's name to send (char *, which the context keeps; 0: none)."""
 
 class Core:
@@ -79,6 +79,7 @@ class Wire:
         far: Handshake | None,
         limits: tuple[float, float, float, float],
     ) -> bool: ...
+    def forget_terms(self) -> None: ...
     def cut(self) -> None: ...
     def failure(self) -> tuple[str, int, int, int]: ...
     def missed(self) -> tuple[str, int, int, int]: ...

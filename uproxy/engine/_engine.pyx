@@ -159,14 +159,18 @@ cdef void forget_handshake(Side *side, Table *table):
     if side.entry != NULL:
         entry_release(table, side.entry)
         side.entry = NULL
+    forget_context(side)
+    side.verdict = V_NONE
+    side.x509_error = 1
+
+
+cdef void forget_context(Side *side):
     if side.owns_context:
         Py_DECREF(<object>side.shakes.context)
         side.owns_context = False
     side.shakes.context = NULL
     side.shakes.ssl_ctx = NULL
     side.shakes.server_name = NULL
-    side.verdict = V_NONE
-    side.x509_error = 1
 
 
 cdef void fill(Handshake *handshake, terms):
@@ -585,6 +589,17 @@ cdef class Wire:
         free_standing(standing)
         return False
 
+    def forget_terms(self):
+        """It is open: let go of the terms that it came under, and of the contexts that its
+        handshakes were made with."""
+        cdef Conn *conn = self.conn
+        cdef Terms *terms = conn.terms
+        conn.standing, conn.terms = NULL, NULL
+        forget_context(&conn.sides[0])
+        forget_context(&conn.sides[1])
+        if terms != NULL:
+            terms_release(terms)
+
     def cut(self):
         """Reset both sides.  Answers CLOSED."""
         self._post(command(C_CUT, self.conn), 0, 0)
@@ -620,7 +635,8 @@ cdef class Wire:
         self.last_counts[0], self.last_counts[1] = conn.counts[0], conn.counts[1]
         forget_handshake(&conn.sides[0], table)
         forget_handshake(&conn.sides[1], table)
-        terms_release(conn.terms)
+        if conn.terms != NULL:
+            terms_release(conn.terms)
         listener_release(conn.listener)
         self._post(command(C_RELEASE, conn), 0, 0)
         self.conn = NULL

@@ -39,6 +39,8 @@ cdef inline void dial(Conn *conn, int fd, sockaddr_storage *target, unsigned int
     """Set out, or go on with `fd`, which is connected."""
     cdef Side *side = &conn.sides[1]
     conn.fault.what = F_NONE  # of the candidate before
+    if side.fd >= 0:
+        let_go(side, True)  # reached where a route led that was given before this one
     word_set(&conn.phase, P_CONNECTING)
     conn.mode = M_CONNECTING
     conn.limits[0] = handshake_limit

@@ -26,7 +26,7 @@ from uproxy.engine.shake cimport begin_tls, shake, shake_on
 from uproxy.engine.side cimport (
     drop_tls, fail, flush, keep_early, mute, push_output, receive_raw, watch,
 )
-from uproxy.engine.standing cimport find_standing
+from uproxy.engine.standing cimport find_standing, still_stands
 from uproxy.engine.system cimport (
     AF_INET, AF_INET6, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT,
     EOPNOTSUPP, EPOLLOUT, EPOLL_CTL_DEL, EPROTO, LINGER, LISTEN, SHUT_WR, SOCK_CLOEXEC,
@@ -207,7 +207,9 @@ cdef inline void arrive(Conn *conn) noexcept nogil:
 
 
 cdef inline void seek_route(Conn *conn, unsigned long serial) noexcept nogil:
-    cdef Standing *standing = find_standing(conn, serial)
+    cdef Standing *standing = NULL
+    if still_stands(conn):  # otherwise another snapshot decides, which the loop asks
+        standing = find_standing(conn, serial)
     word_set(&conn.phase, P_ADMITTING)
     if standing == NULL:
         mute(&conn.sides[0])

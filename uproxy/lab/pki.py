@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from uproxy.contract import OwnSvid
 from uproxy.identity.credentials import Svid
 from uproxy.spiffe.bundles import Bundle
 
@@ -101,6 +102,15 @@ class Issued:
     @property
     def der(self) -> tuple[bytes, ...]:
         return tuple(certificate.public_bytes(Encoding.DER) for certificate in self.chain)
+
+    @property
+    def own(self) -> OwnSvid:
+        """As a handshake shows it; a certificate that is no SVID has no SPIFFE ID."""
+        try:
+            spiffe_id = self.spiffe_id
+        except (x509.ExtensionNotFound, IndexError):
+            spiffe_id = ""
+        return OwnSvid(spiffe_id, self.der, self.certificate.not_valid_after_utc)
 
     @property
     def pem(self) -> bytes:

@@ -65,7 +65,7 @@ class Compiled:
 class Context:
     """An SSL_CTX made from a plan."""
 
-    __slots__ = ("_alpn", "_server_names", "pointer", "server", "trust", "verify")
+    __slots__ = ("_alpn", "_server_names", "pointer", "server", "verify")
 
     def __init__(self, plan: TlsPlan, compiled: Compiled | None = None) -> None:
         server = plan.role is Role.SERVER
@@ -76,7 +76,6 @@ class Context:
         # not the plan itself: it is the weak key that this context is kept under
         self.server = server
         self.verify = plan.verify
-        self.trust = plan.trust
         self._alpn: Any = None  # what OpenSSL knows only the address of
         self._server_names: dict[str, Any] = {}  # char *; as many as the destination has names
         self._harden()
@@ -130,8 +129,10 @@ class Context:
 
     def _identify(self, plan: TlsPlan) -> None:
         context = self.pointer
-        expect_ok(lib.SSL_CTX_use_certificate(context, x509_from(plan.chain[0])), "our certificate")
-        for der in plan.chain[1:]:
+        expect_ok(
+            lib.SSL_CTX_use_certificate(context, x509_from(plan.own.chain[0])), "our certificate"
+        )
+        for der in plan.own.chain[1:]:
             certificate = x509_from(der)
             expect_ok(lib.SSL_CTX_add_extra_chain_cert(context, certificate), "our chain")
             ffi.gc(certificate, None)  # the context owns it now

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from uproxy.contract import PeerSvid, TlsPlan
+from uproxy.contract import OwnSvid, PeerSvid, TlsPlan
 from uproxy.errors import EngineError, UntrustedError
 from uproxy.libssl.binding import (
     NAMES,
@@ -72,7 +72,7 @@ class _WithoutCallbacks(Session):
 
     __slots__ = ()
 
-    def _show_messages(self) -> None:
+    def _show_messages(self, context: Context) -> None:
         """Nobody looks at them."""
 
     def _watch_handshake(self) -> None:
@@ -82,7 +82,7 @@ class _WithoutCallbacks(Session):
         shown = lib.SSL_get_peer_certificate(self._ssl)
         if shown == ffi.NULL:
             raise TlsError("the handshake ended without a peer")
-        self.peer = self._context.verify((der_of(ffi.gc(shown, lib.X509_free)),))
+        self.peer = self._verify((der_of(ffi.gc(shown, lib.X509_free)),))
 
 
 def _rehearse(kind: type[Session]) -> None:
@@ -98,11 +98,13 @@ def _rehearse(kind: type[Session]) -> None:
         .public_bytes(Encoding.DER)
     )
 
+    own = OwnSvid("rehearsal", (certificate,), today)
+
     def verify(chain: tuple[bytes, ...]) -> PeerSvid:
         return PeerSvid("rehearsal", chain, today)
 
     contexts = [
-        Context(TlsPlan(role, (certificate,), key, TlsSettings(), verify))
+        Context(TlsPlan(role, own, key, TlsSettings(), verify))
         for role in (Role.CLIENT, Role.SERVER)
     ]
     for context in contexts:

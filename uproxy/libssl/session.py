@@ -54,8 +54,8 @@ class Session:
 
     def __init__(self, context: Context, server_name: str | None = None) -> None:
         """`server_name` is what a client sends as SNI, a host name in ASCII."""
-        self._context = context
-        self._show_messages()
+        self._context: Context | None = context  # until the handshake has ended: it has our key
+        self._show_messages(context)
         self._ssl = ffi.gc(not_null(lib.SSL_new(context.pointer)), lib.SSL_free)
         self._fed: Any = None
         self._greeted = False  # the peer's hello has been read
@@ -87,9 +87,9 @@ class Session:
                 # the wheel's binding keeps the result to itself
                 expect_ok(int(not lib.ERR_peek_error()), f"the server's name {server_name}")
 
-    def _show_messages(self) -> None:
+    def _show_messages(self, context: Context) -> None:
         """Have OpenSSL show `hear` the peer's messages before it reads them."""
-        lib.SSL_CTX_set_msg_callback(self._context.pointer, message_callback())
+        lib.SSL_CTX_set_msg_callback(context.pointer, message_callback())
 
     def _watch_handshake(self) -> None:
         """Have OpenSSL ask `judged` about the peer, and note in `asked` that it asks about us."""
@@ -110,6 +110,7 @@ class Session:
             result = lib.SSL_do_handshake(self._ssl)
             if result == 1:
                 self._accept()
+                self._context = None
                 self.early = bytes(self._read_all())
                 return True
             if isinstance(self._verdict, Exception):
@@ -172,9 +173,14 @@ class Session:
 
     def _ask(self, chain: tuple[bytes, ...]) -> None:
         try:
-            self._verdict = self._context.verify(chain)
+            self._verdict = self._verify(chain)
         except Exception as error:  # noqa: BLE001  OpenSSL is below us: handshake() raises it
             self._verdict = error
+
+    def _verify(self, chain: tuple[bytes, ...]) -> PeerSvid:
+        if self._context is None:
+            raise TlsError("the handshake has ended")
+        return self._context.verify(chain)
 
     def decrypt(self, received: Buffer) -> memoryview:
         """Application bytes; valid until the next call of any session's `decrypt`.

@@ -1,62 +1,71 @@
 """An inbound door: other workloads come in here, and reach the application if they may.
 
     accepted → handshaking: `tls` → authorized: `admit` → connecting to the application
-             → relaying: `opened` → closed: `closed`
+             → relaying: `opened` → closed
 
-One object per door and configuration; a reload makes a new one, open connections stay with
-theirs.  It decides and reports; bytes are the engine's.
+One object per door and snapshot: it decides by that snapshot alone and never changes.  It
+decides and reports; bytes are the engine's.
 """
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import cast
 
-from uproxy.config.settings import InboundSettings, Settings
-from uproxy.connections import InForce, Party, Shown, caller_of
-from uproxy.contract import Arrival, Candidate, Connection, Ending, Refusal, Route, Stands, TlsPlan
+from uproxy.connections import ConnectionInfo, caller_of, distrust_of
+from uproxy.contract import (
+    Arrival,
+    CacheScope,
+    Candidate,
+    Connection,
+    Ending,
+    OnClosed,
+    Refusal,
+    Route,
+    TlsPlan,
+)
 from uproxy.log import alike
-from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts, Transport
-from uproxy.policy import Decision, Policy, Target
-from uproxy.proxy.handshakes import Handshake, Handshakes, Terms
+from uproxy.model import Direction, Outcome, Timeouts
+from uproxy.policy import Decision
 from uproxy.proxy.proxyprotocol import preface
-from uproxy.proxy.services import Reports, Services
+from uproxy.proxy.services import (
+    PER_PEER,
+    PER_PEER_AND_SOURCE,
+    Reports,
+    Services,
+    cache_scope,
+    overtaken,
+)
+from uproxy.snapshot import Application, Snapshot
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """What a route's `memo` holds: what to tell of everybody whom the route is given to."""
-
-    decision: Decision
-    plan: TlsPlan | None
-    """What handshakes were made with when the route was given; None in plaintext."""
-    party: Party
-    """Whoever shook hands with `plan`."""
-    edition: int
-    """What was in force when the route was given."""
 
 
 class InboundDoor:
     """Satisfies `contract.Door`."""
 
-    def __init__(self, door: InboundSettings, settings: Settings, services: Services) -> None:
-        """`services.destinations` must know `settings` already."""
-        self._door = door
-        self._timeouts = settings.timeouts
+    def __init__(self, application: Application, snapshot: Snapshot, services: Services) -> None:
+        """`application` is one of the snapshot's."""
+        self._application = application
+        self._snapshot = snapshot
         self._services = services
-        self._target = _target(door)
-        self._application = services.destinations[Direction.INBOUND, door.name]
-        self._reports = Reports(Direction.INBOUND, services, self._application)
-        terms = Terms(Role.SERVER, settings.tls, door.alpn)
-        self._handshakes = Handshakes(terms, services.wall_clock, self._party)
+        endpoints = services.endpoints[Direction.INBOUND, application.settings.name]
+        self._endpoints = endpoints
+        self._reports = Reports(Direction.INBOUND, services, endpoints)
+        self._info = ConnectionInfo(
+            direction=Direction.INBOUND,
+            door=application.settings.name,
+            transport=application.settings.transport,
+            own=application.tls.own if isinstance(application.tls, TlsPlan) else None,
+            target=application.target,
+            port=application.target.port,
+        )
 
     @property
     def name(self) -> str:
         """As configured, or the listen address."""
-        return self._door.name
+        return self._application.settings.name
 
     @property
     def direction(self) -> Direction:
@@ -66,43 +75,43 @@ class InboundDoor:
     @property
     def timeouts(self) -> Timeouts:
         """The configuration's."""
-        return self._timeouts
+        return self._snapshot.settings.timeouts
 
     def tls(self) -> TlsPlan | Refusal | None:
-        """Our SVID of this moment and the verifier of this moment's bundles."""
-        if self._door.transport is Transport.PLAINTEXT:
-            return None
-        handshake = self._handshakes.now(self._services.connections.in_force)
-        return handshake if isinstance(handshake, Refusal) else handshake.plan
+        """The snapshot's SVID, and the verifier of its bundles."""
+        return self._application.tls
 
     def admit(self, arrival: Arrival) -> Route | Refusal:
         """Authorize the caller, then show the way to the application."""
-        in_force = self._services.connections.in_force
-        decision = in_force.policy.decide(caller_of(arrival), self._target)
+        unfit = self._unfit(arrival)
+        if unfit is not None:
+            return unfit
+        decision = self._snapshot.policy.decide(caller_of(arrival), self._application.target)
         self._tell(decision)
         if not decision.allowed:
             return Refusal(Outcome.DENIED, decision.reason, decision.rule)
-        candidates = self._application.candidates(self._services.monotonic())
+        addresses = self._application.addresses
+        candidates = self._endpoints.candidates(addresses, self._services.monotonic())
         if not candidates:
-            return Refusal(Outcome.CONNECT_FAILED, f"{self._door.to} has not been resolved yet")
-        admission = self._admission(decision, in_force)
-        self._admitted(admission, arrival)
+            to = self._application.settings.to
+            return Refusal(Outcome.CONNECT_FAILED, f"{to} has not been resolved yet")
+        self._admitted(arrival)
         return Route(
             destination=self.name,
             candidates=candidates,
             tls=None,
-            timeouts=self._timeouts,
+            timeouts=self.timeouts,
             rule=decision.rule,
-            preface=b"" if self._door.proxy_protocol is None else preface(arrival),
-            stands=self._stands(in_force.policy),
-            memo=admission,
+            preface=b"" if self._application.settings.proxy_protocol is None else preface(arrival),
+            cache_scope=self._cache_scope(),
+            revision=self._snapshot.revision,
+            door_data=decision,
         )
 
-    def repeated(self, arrival: Arrival, route: Route) -> None:
+    def admitted_from_cache(self, arrival: Arrival, route: Route) -> None:
         """One more caller of the same kind: told and registered as if it had been decided on."""
-        admission = cast("Admission", route.memo)
-        self._tell(admission.decision)
-        self._admitted(admission, arrival)
+        self._tell(cast("Decision", route.door_data))
+        self._admitted(arrival)
 
     def attempted(
         self,
@@ -113,33 +122,43 @@ class InboundDoor:
         """An address of the application that fails is passed over for a while."""
         self._reports.attempted(candidate, failure)
 
-    def opened(self, connection: Connection) -> None:
+    def opened(self, connection: Connection) -> OnClosed:
         """Both sides are ready."""
-        self._reports.opened(connection)
+        return self._reports.opened(connection)
 
     def closed(self, connection: Connection, ending: Ending) -> None:
-        """It has ended, whether it was let in or not."""
-        self._reports.closed(connection, ending, self._party_of)
+        """It has ended without having been open, whether it was let in or not."""
+        info = self._info_of(connection.arrival.tls)
+        self._services.connections.never_opened(connection, ending, info)
 
-    def _stands(self, policy: Policy) -> Stands:
-        if self._door.proxy_protocol is not None:
-            return Stands.NEVER  # the preface names this arrival
-        return self._reports.stands(Stands.FOR_SOURCE if policy.by_source else Stands.FOR_PEER)
+    def _unfit(self, arrival: Arrival) -> Refusal | None:
+        """Why a handshake that was made at an earlier door isn't good enough for this one."""
+        mine, made_with = self._application.tls, arrival.tls
+        if mine is made_with:
+            return None
+        if isinstance(mine, Refusal):
+            return mine
+        if mine is None or made_with is None:
+            transport = self._application.settings.transport
+            return overtaken(f"door {self.name} became {transport}")
+        if (mine.settings, mine.alpn) != (made_with.settings, made_with.alpn):
+            return overtaken(f"the TLS settings of door {self.name} changed")
+        info, now = self._info_of(made_with), self._services.wall_clock()
+        distrust = distrust_of(self._snapshot, info, arrival.peer, now)
+        if distrust is None:
+            return None
+        return Refusal(Outcome.IDENTITY_DISTRUSTED, distrust.reason, distrust.rule)
 
-    def _admission(self, decision: Decision, in_force: InForce) -> Admission:
-        handshake = None
-        if self._door.transport is not Transport.PLAINTEXT:
-            handshake = self._handshakes.now(in_force)
-        plan = handshake.plan if isinstance(handshake, Handshake) else None
-        return Admission(decision, plan, self._handshakes.party(plan), in_force.edition)
+    def _cache_scope(self) -> frozenset[CacheScope] | None:
+        if self._application.settings.proxy_protocol is not None:
+            return None  # the preface names this arrival
+        by_source = self._snapshot.policy.by_source
+        scope = PER_PEER_AND_SOURCE if by_source else PER_PEER
+        return cache_scope(self._application.addresses, scope)
 
-    def _admitted(self, admission: Admission, arrival: Arrival) -> None:
-        connections = self._services.connections
-        if arrival.tls is admission.plan:
-            connections.admitted(admission.party, arrival, admission.edition)
-        else:
-            # its peer was verified, and we were known to it, under what isn't in force any more
-            connections.admitted(self._handshakes.party(arrival.tls), arrival, 0)
+    def _admitted(self, arrival: Arrival) -> None:
+        info = self._info_of(arrival.tls)
+        self._services.connections.admitted(info, arrival, self._snapshot.revision)
 
     def _tell(self, decision: Decision) -> None:
         metrics = self._services.metrics
@@ -149,23 +168,7 @@ class InboundDoor:
             _log.info("shadow rule %s would %s: %s", match.rule, match.action, decision.reason,
                       extra=alike("shadow rule", match.rule))  # fmt: skip
 
-    def _party_of(self, connection: Connection) -> Party:
-        return self._handshakes.party(connection.arrival.tls)
-
-    def _party(self, ours: Shown | None) -> Party:
-        return Party(
-            direction=Direction.INBOUND,
-            door=self.name,
-            transport=self._door.transport,
-            ours=ours,
-            target=self._target,
-            port=self._target.port,
-        )
-
-
-def _target(door: InboundSettings) -> Target:
-    """What rules see; an application named by a name has no address that could be judged."""
-    to: Address = door.to
-    if isinstance(to, TcpAddress):
-        return Target(to.port, to.ip, door.name)
-    return Target(None, None, door.name)
+    def _info_of(self, plan: TlsPlan | None) -> ConnectionInfo:
+        """What a connection is whose handshake was made with `plan`, an earlier door's too."""
+        own = None if plan is None else plan.own
+        return self._info if self._info.own is own else replace(self._info, own=own)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
 
-from uproxy.connections import Connections, Party
-from uproxy.contract import Candidate, Connection, Ending, Refusal, Stands
-from uproxy.destinations import Destination, Destinations
+from uproxy.connections import Connections
+from uproxy.contract import CacheScope, Candidate, Connection, Ending, OnClosed, Refusal
+from uproxy.destinations import Addresses, AllEndpoints, Endpoints
 from uproxy.metrics import Metrics
 from uproxy.model import Direction, Outcome
 
@@ -17,6 +17,9 @@ HANDSHAKE_FAILURES = frozenset(
     {Outcome.HANDSHAKE_FAILED, Outcome.PEER_UNTRUSTED, Outcome.PEER_UNEXPECTED}
 )
 """The outcomes of an attempt that can only come from its handshake."""
+
+PER_PEER = frozenset({CacheScope.PEER})
+PER_PEER_AND_SOURCE = frozenset({CacheScope.PEER, CacheScope.SOURCE})
 
 
 def utc_now() -> datetime:
@@ -26,28 +29,35 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What every door works with."""
+    """What every door works with: all of it outlives the door's snapshot."""
 
     connections: Connections
-    destinations: Destinations
+    endpoints: AllEndpoints
     metrics: Metrics
     wall_clock: Callable[[], datetime] = utc_now
     monotonic: Callable[[], float] = monotonic
     """Seconds."""
 
 
+def cache_scope(addresses: Addresses, scope: frozenset[CacheScope]) -> frozenset[CacheScope] | None:
+    """The scope of a route to `addresses` that depends on the caller as `scope` says: if there
+    are several to choose from, each connection needs a choice of its own."""
+    return None if addresses.choice else scope
+
+
+def overtaken(what: str) -> Refusal:
+    """The refusal of an arrival that doesn't fit the door which the listener has by now."""
+    return Refusal(Outcome.POLICY_CHANGED, f"while it was arriving, {what}: dial again")
+
+
 @dataclass(frozen=True, slots=True)
 class Reports:
-    """Tells the registry, and the `endpoints` that a door dials, what became of a connection."""
+    """Tells the registry, and the `endpoints` that a door dials, what became of a connection.
+    An open connection keeps this, so it holds nothing of the snapshot."""
 
     direction: Direction
     services: Services
-    endpoints: Destination
-
-    def stands(self, whom: Stands) -> Stands:
-        """Whom a route stands for that depends on the caller as `whom` says: if endpoints are to
-        be chosen from, each connection needs a choice of its own."""
-        return Stands.NEVER if self.endpoints.choice else whom
+    endpoints: Endpoints
 
     def attempted(self, candidate: Candidate, failure: Refusal | None) -> None:
         """An endpoint that failed is passed over for a while."""
@@ -59,17 +69,16 @@ class Reports:
         if failure.outcome in HANDSHAKE_FAILURES:
             self.services.metrics.handshake_failed(self.direction, failure.outcome, failure.rule)
 
-    def opened(self, connection: Connection) -> None:
-        """It is connected."""
+    def opened(self, connection: Connection) -> OnClosed:
+        """It is connected; what is to be told of its end."""
         route, dialled = connection.route, connection.dialled
         if route is not None and dialled is not None:
             self.endpoints.opened(route.candidates, dialled, self.services.monotonic())
         self.services.connections.opened(connection)
+        return self.closed
 
-    def closed(
-        self, connection: Connection, ending: Ending, party_of: Callable[[Connection], Party]
-    ) -> None:
-        """It has ended; `party_of` is asked about one that was never admitted."""
-        was_open = self.services.connections.closed(connection, ending, party_of)
-        if was_open and connection.dialled is not None:
+    def closed(self, connection: Connection, ending: Ending) -> None:
+        """It was open and has ended."""
+        self.services.connections.closed(connection, ending)
+        if connection.dialled is not None:
             self.endpoints.closed(connection.dialled)

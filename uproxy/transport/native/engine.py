@@ -47,13 +47,6 @@ class NativeEngine:
             limits.connections, limits.per_source_connections, limits.handshakes_in_flight
         )
 
-    def ask_again(self) -> None:
-        """No plan or route that a door gave until now stands any more."""
-        for door in tuple(self.state.doors):
-            door.offer()
-        # whoever got in before is to be known when open connections are judged
-        self._loop.call_soon(self.state.take_all)
-
     def refused(self) -> dict[str, int]:
         """Arrivals refused by each limit since the start; `descriptors` counts shortages."""
         connections, per_source, handshakes = self.state.core.refused()

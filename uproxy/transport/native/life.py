@@ -2,7 +2,7 @@
 
     accepted → SHAKEN: Door.admit → dial … FAR_READY: Door.opened → relay … CLOSED: Door.closed
 
-A thread that has a route which stands asks nothing: ADMITTED, OPENED and CLOSED are then told
+A thread that has a cached route asks nothing: ADMITTED, OPENED and CLOSED are then reported
 in batches, when they have happened.  Between two of these it costs the loop nothing.  Whatever
 refuses it (`RefusedError`, a defect) cuts it, and CLOSED then has its ending; steps follow
 `lifecycle.MOVES`.
@@ -16,20 +16,18 @@ import logging
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import count
 from typing import TYPE_CHECKING, Final, cast
 
 from uproxy import sockaddr
 from uproxy.contract import (
-    Arrival,
+    CacheScope,
     Candidate,
+    Door,
     Ending,
     PeerSvid,
     Refusal,
     RefusedError,
     Route,
-    Stands,
-    TlsFacts,
 )
 from uproxy.engine._engine import (
     ADMITTED,
@@ -40,73 +38,40 @@ from uproxy.engine._engine import (
     OPENED,
     PHASES,
     SHAKEN,
-    Wire,
 )
 from uproxy.lifecycle import State
-from uproxy.model import Address, Outcome, TcpAddress
+from uproxy.model import Address, Direction, Outcome
 from uproxy.transport import failures
 from uproxy.transport.dial import reach
 from uproxy.transport.failures import Failure
+from uproxy.transport.native.deciding import FAR, Deciding
 from uproxy.transport.native.opendoor import far_handshake, handshake
+from uproxy.transport.succession import same_way
 
 if TYPE_CHECKING:
     import socket
 
     from uproxy.transport.native.loop import LoopState
-    from uproxy.transport.native.opendoor import Offer
+    from uproxy.transport.native.opendoor import Offer, OpenNativeDoor
 
-_STATES: Final = {phase: state for state, phase in PHASES.items()}
-_SHAKEN: Final = PHASES[State.HANDSHAKING_NEAR]
 _ASKING: Final = ARRIVED | SHAKEN | FAR_READY | FAR_FAILED
 _NONE: Final[Iterator[Candidate]] = iter(())
-_NEAR, _FAR = 0, 1
 
-_ids: Final = count(1)
 _log = logging.getLogger(__name__)
 
 
-class Life(Wire):
+class Life(Deciding):
     """One accepted connection; the engine's handle on it (`contract.Connection`)."""
 
-    __slots__ = (
-        "_candidate", "_candidates", "_dialling", "_ending", "_inbound", "_known",
-        "_last_failure", "_loop_state", "_offer", "_over", "arrival", "dialled", "endpoint",
-        "peer", "route", "tls",
-    )  # fmt: skip
-
-    arrival: Arrival
-    """Set with the first thing that happens."""
+    __slots__ = ("_candidates", "_dialling", "_ending", "_last_failure", "_loop_state")
 
     def __init__(self, state: LoopState, offer: Offer) -> None:
-        self.route: Route | None = None
-        self.peer: PeerSvid | None = None
-        self.tls: TlsFacts | None = None
-        self.dialled: Address | None = None
-        self.endpoint: str | None = None
+        super().__init__(offer)
         self._loop_state = state
-        self._offer = offer
-        self._inbound = offer.inbound
-        self._known = False  # until anything has happened
-        self._over = False
         self._ending: Refusal | None = None  # why it is being cut
         self._candidates: Iterator[Candidate] = _NONE
-        self._candidate: Candidate | None = None  # the one being tried
         self._last_failure: Refusal | None = None
         self._dialling: asyncio.Task[None] | None = None  # only while addresses race
-
-    # What doors and the registry see.
-
-    @property
-    def state(self) -> State:
-        return State.CLOSED if self._over else _STATES[self.phase]
-
-    @property
-    def bytes_received(self) -> int:
-        return self.count(_NEAR if self._inbound else _FAR)
-
-    @property
-    def bytes_sent(self) -> int:
-        return self.count(_FAR if self._inbound else _NEAR)
 
     def close(self, refusal: Refusal) -> None:
         """Cut it now; the first reason stands."""
@@ -128,6 +93,9 @@ class Life(Wire):
             self._refuse(failures.DEFECT)
         if events & CLOSED:
             self._end()
+        elif self._on_closed is not None and self._door is not None:
+            self._candidates, self._last_failure = _NONE, None
+            self._slim()
 
     def _follow(self, events: int) -> None:
         if events & ADMITTED:
@@ -147,74 +115,48 @@ class Life(Wire):
         elif events & FAR_FAILED:
             self._miss()
 
-    def _arrive(self) -> None:
-        self._known = True
-        source, local, offer, phase = self.source(), self.local(), self._offer, self.phase
-        peer = self._near_peer() if phase > _SHAKEN else None
-        unix = offer.opened.unix
-        self.arrival = Arrival(
-            next(_ids),
-            unix if source is None else TcpAddress(sockaddr.host_of(source[0]), source[1]),
-            unix if local is None else sockaddr.address_of(*local),
-            peer,
-            offer.plan if phase >= _SHAKEN else None,
-        )
-        if peer is not None and self._inbound:
-            self._introduce(peer)
-
-    def _near_peer(self) -> PeerSvid | None:
-        verdict = self.verdict(_NEAR)
-        return verdict if isinstance(verdict, PeerSvid) else None
-
-    def _introduce(self, peer: PeerSvid) -> None:
-        facts = self.facts()
-        self.peer, self.tls = peer, None if facts is None else TlsFacts(*facts)
-
     def _ask_for_tls(self) -> None:
-        plan = self._offer.door.tls()
+        door = self._decide()
+        plan = door.tls()
         if isinstance(plan, Refusal):
             raise RefusedError(plan)
         if plan is None:
             self._ask_for_route()
             return
         self.arrival = replace(self.arrival, tls=plan)
-        self.shake_near(handshake(plan), self._offer.door.timeouts.handshake)
+        self.shake_near(handshake(plan), door.timeouts.handshake)
 
     def _ask_for_route(self) -> None:
-        if self.arrival.peer is None and self.arrival.tls is not None:  # it had asked before that
-            self.arrival = replace(self.arrival, peer=self._near_peer())
-            self._introduce(cast("PeerSvid", self.arrival.peer))
-        self.enter(PHASES[State.ADMITTING])
-        answer = self._offer.door.admit(self.arrival)
-        if isinstance(answer, Refusal):
-            raise RefusedError(answer)
-        self.route = answer
+        self._go(self._admit())
+
+    def _go(self, route: Route) -> None:
+        """Where the door said."""
         self.decided()
         if self._ending is not None:
             return
-        self._candidates = iter(answer.candidates)
-        if answer.stands is not Stands.NEVER:
-            self._let_stand(answer)
+        self._candidates = iter(route.candidates)
+        if route.cache_scope is not None:
+            self._cache(route, route.cache_scope)
         self.enter(PHASES[State.CONNECTING])
-        self._reach(answer)
+        self._reach(route)
 
-    def _let_stand(self, route: Route) -> None:
-        """Unless it can't be gone at all, which the first who tries is told."""
+    def _cache(self, route: Route, scope: frozenset[CacheScope]) -> None:
+        """Unless its address or TLS context can't be made: dialling then says why."""
         try:
             first = route.candidates[0]
             target, far = sockaddr.pack(first.addresses[0]), far_handshake(route, first)
         except (OSError, RefusedError):
             return
-        by_source, limits = route.stands is Stands.FOR_SOURCE, route.timeouts
+        limits = route.timeouts
         patience = (limits.connect, limits.handshake, limits.idle, limits.half_close)
-        if not self.let_stand(route, by_source, target, far, patience):
-            self._offer.opened.offer()
+        if not self.let_stand(route, CacheScope.SOURCE in scope, target, far, patience):
+            cast("OpenNativeDoor", self._opened).offer()
 
     def _repeat(self) -> None:
-        """A thread gave it a route that stands."""
+        """A thread gave it a cached route."""
         route = self.route = cast("Route", self.standing())
         self._candidate = route.candidates[0]  # its only one
-        self._offer.door.repeated(self.arrival, route)
+        cast("Door", self._door).admitted_from_cache(self.arrival, route)
 
     def _reach(self, route: Route) -> None:
         """Set out for the next candidate."""
@@ -269,6 +211,9 @@ class Life(Wire):
         """The thread goes on with what is connected."""
         self.dialled = address
         with connected:  # closed where its thread can't go on with it
+            if self._overtaken:
+                self._ask_for_route()
+                return
             try:
                 far = far_handshake(route, cast("Candidate", self._candidate))
                 self.go_on(connected.fileno(), far, route.timeouts.handshake)
@@ -290,33 +235,53 @@ class Life(Wire):
 
     def _explained(self, what: str, side: int, error: int, code: int) -> Failure:
         verdict = self.verdict(side) if what == "verify" else None
-        who = failures.NAMES[self._offer.door.direction][side]
+        who = failures.NAMES[Direction.INBOUND if self._inbound else Direction.OUTBOUND][side]
         return Failure(what, who, self.state, error, code, verdict)
 
     def _go_on(self, route: Route, failure: Refusal) -> None:
         self._failed(route, failure)
-        self._reach(route)
+        if self._overtaken:
+            self._ask_for_route()
+        else:
+            self._reach(route)
 
     def _failed(self, route: Route, failure: Refusal) -> None:
         self._last_failure = failure
-        self._offer.door.attempted(route, cast("Candidate", self._candidate), failure)
+        cast("Door", self._door).attempted(route, cast("Candidate", self._candidate), failure)
 
     def _open(self) -> None:
-        """Both sides are ready: bytes may pass unless the door cuts."""
+        """Both sides are ready: bytes may pass if the door that decided is still the listener's,
+        or if the new one admits it to the same place."""
+        if self._overtaken and not self._is_admitted_again():
+            return
         self.enter(PHASES[State.RELAYING])
+        route = cast("Route", self.route)
         self._pass()
         if self._ending is None:
-            route = cast("Route", self.route)
             self.relay(route.preface, route.timeouts.idle, route.timeouts.half_close)
+
+    def _is_admitted_again(self) -> bool:
+        """Put it to the listener's new door; False if that leads elsewhere: it is dialled."""
+        before = cast("Route", self.route)
+        self._connected()
+        after = self._admit()
+        route = same_way(before, after, self.dialled)
+        if route is None:
+            self._go(after)
+            return False
+        self.enter(PHASES[State.CONNECTING])
+        self.route, self._candidate = route, route.candidates[0]
+        return True
 
     def _pass(self) -> None:
         route, candidate = cast("Route", self.route), cast("Candidate", self._candidate)
+        door = cast("Door", self._door)
         if route.tls is not None and not self._inbound:
-            self._introduce(cast("PeerSvid", self.verdict(_FAR)))
+            self._introduce(cast("PeerSvid", self.verdict(FAR)))
         self._connected()
         self.endpoint = candidate.endpoint
-        self._offer.door.attempted(route, candidate, None)
-        self._offer.door.opened(self)
+        door.attempted(route, candidate, None)
+        self._on_closed = door.opened(self)
 
     def _connected(self) -> None:
         """Where to is known by now, unless addresses raced."""
@@ -353,11 +318,12 @@ class Life(Wire):
             return self._ending  # though a thread may have found another before it heard of it
         if what == "cut":
             return failures.STOPPED
-        failure, door = self._explained(*fault), self._offer.door
+        failure = self._explained(*fault)
         if what in failures.LIMITS:
             return failures.limit(what, self._loop_state.limits, self.arrival.source)
         if failure.state is State.HANDSHAKING_NEAR:
-            return failures.handshake(failure.who, failure.cause(), door.timeouts.handshake)
+            limit = cast("Door", self._door).timeouts.handshake
+            return failures.handshake(failure.who, failure.cause(), limit)
         return failures.relay(failure, cast("Route", self.route).timeouts)
 
     def _guarded_why(self) -> Refusal | None:
@@ -385,7 +351,7 @@ class Life(Wire):
         self.release()
         self._over = True
         try:
-            self._offer.door.closed(self, ending)
+            (self._on_closed or cast("Door", self._door).closed)(self, ending)
         except Exception:  # noqa: BLE001  the door's defect; the connection has ended anyway
             _log.exception("Door.closed failed for connection %d", self.arrival.id)
 

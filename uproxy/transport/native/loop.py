@@ -27,8 +27,6 @@ class _Connection(Protocol):
 
 
 class _Door(Protocol):
-    def offer(self) -> None: ...
-
     def look(self) -> None: ...
 
     def release(self) -> None: ...
@@ -62,6 +60,7 @@ class LoopState:
         self.shortages = 0
         """How often accepting paused for want of descriptors."""
         self._taken = asyncio.Event()
+        self._taking: asyncio.Handle | None = None
 
     def take(self, most: int = _BATCH) -> None:
         """Learn what the threads have asked and reported by now, of so many connections at most;
@@ -78,6 +77,15 @@ class LoopState:
     def take_all(self) -> None:
         """As `take`, of every connection."""
         self.take(self.core.alive())
+
+    def take_all_soon(self) -> None:
+        """As `take_all`, once in the next turn of the loop however often it is asked for."""
+        if self._taking is None:
+            self._taking = asyncio.get_running_loop().call_soon(self._take_all_now)
+
+    def _take_all_now(self) -> None:
+        self._taking = None
+        self.take_all()
 
     async def wait_for_reports(self, seconds: float) -> None:
         """Until something has been taken, or so long."""

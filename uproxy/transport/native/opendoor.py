@@ -26,7 +26,7 @@ _COMPILED: Final = libssl.Compiled(CHOOSE_PROTOCOL, ON_MESSAGE)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Offer:
-    """What arrivals meet, until the door is asked again."""
+    """What arrivals meet at a listener, until it has another door."""
 
     opened: OpenNativeDoor
     door: Door
@@ -43,7 +43,8 @@ class OpenNativeDoor:
         self.unix = UnixAddress(name if isinstance(name, str) else "")
         self._state = state
         self._listener = listener
-        self._door = door
+        self.door: Door | None = door
+        """The one that decides; None: nobody listens here any more."""
         self._listening = Listening(state.core, listener.fileno())
         self._shortage = Shortage()
         self._resuming: asyncio.TimerHandle | None = None
@@ -52,30 +53,40 @@ class OpenNativeDoor:
         self.offer()
         self._listening.resume()
 
-    def replace(self, door: Door) -> None:
-        """New arrivals meet `door`; the socket and open connections stay."""
-        self._door = door
-        self.offer()
+    def replace(self, door: Door | None) -> None:
+        """From now on `door` decides; the socket and open connections stay."""
+        before, self.door = self.door, door
+        if door is not None:
+            self.offer()
+        elif before is not None:
+            self._offer(before, None, None, ask=True)  # and be refused, each
+        self._state.take_all_soon()  # whoever got in before is known when they are judged again
 
     def offer(self) -> None:
-        """Ask the door what arrivals meet from now on; no route stands any more."""
-        if self._listener.fileno() == -1:
-            return
-        near, ask = None, False
+        """Ask the door what arrivals meet from now on; no route that was cached is given any
+        more."""
+        near, ask, door = None, False, self.door
         plan: TlsPlan | Refusal | None = None
+        if door is None:
+            return
         try:
-            plan = self._door.tls()
+            plan = door.tls()
             if isinstance(plan, TlsPlan):
                 near = handshake(plan)
         except RefusedError:
             ask = True  # and be told why, each
         except Exception:  # noqa: BLE001  the door's defect; the listener stays
-            _log.exception("a defect of door %s: its arrivals are refused", self._door.name)
+            _log.exception("a defect of door %s: its arrivals are refused", door.name)
             ask = True
         ask = ask or isinstance(plan, Refusal)
-        meant = plan if isinstance(plan, TlsPlan) and not ask else None
-        offer = Offer(self, self._door, meant, self._door.direction is Direction.INBOUND)
-        self._listening.offer(offer, near, ask, self._door.timeouts.handshake)
+        self._offer(door, plan if isinstance(plan, TlsPlan) and not ask else None, near, ask=ask)
+
+    def _offer(
+        self, door: Door, plan: TlsPlan | None, near: Handshake | None, *, ask: bool
+    ) -> None:
+        if self._listener.fileno() != -1:
+            offer = Offer(self, door, plan, door.direction is Direction.INBOUND)
+            self._listening.offer(offer, near, ask, door.timeouts.handshake)
 
     async def close(self) -> None:
         """Stop accepting, and return when each arrival has been admitted or refused."""
@@ -129,7 +140,7 @@ def handshake(plan: TlsPlan, server_name: str | None = None) -> Handshake:
     except IdentityError as error:
         raise RefusedError(Refusal(Outcome.HANDSHAKE_FAILED, str(error))) from error
     name = 0 if server_name is None else context.server_name(server_name)
-    return context, context.address, plan.trust, not context.server, name
+    return context, context.address, plan.trust_id, not context.server, name
 
 
 def far_handshake(route: Route, candidate: Candidate) -> Handshake | None:

@@ -51,6 +51,7 @@ class Host(Protocol):
 
     def welcome(
         self,
+        listening: Listening,
         door: Door,
         accepted: socket.socket,
         arrival: Arrival,
@@ -65,7 +66,8 @@ class Listening:
     def __init__(self, engine: Host, listener: socket.socket, door: Door) -> None:
         self._engine = engine
         self._listener = listener
-        self._door = door
+        self.door: Door | None = door
+        """The one that decides; None: nobody listens here any more."""
         name = listener.getsockname()
         self._unix = UnixAddress(name if isinstance(name, str) else "")
         self._shortage = Shortage()
@@ -76,9 +78,9 @@ class Listening:
         engine.doors.add(self)
         self._watch()
 
-    def replace(self, door: Door) -> None:
-        """New arrivals meet `door`; the socket and open connections stay."""
-        self._door = door
+    def replace(self, door: Door | None) -> None:
+        """From now on `door` decides; the socket and open connections stay."""
+        self.door = door
 
     async def close(self) -> None:
         """Stop accepting, and return when each arrival has been admitted or refused."""
@@ -131,6 +133,10 @@ class Listening:
         return True
 
     def _receive(self, accepted: socket.socket, name: object) -> None:
+        door = self.door
+        if door is None:  # it goes: who is in its queue is nobody's
+            sockets.reset(accepted)
+            return
         accepted.setblocking(False)
         arrival = Arrival(
             id=next(_ids),
@@ -139,7 +145,7 @@ class Listening:
             peer=None,
         )
         self._undecided.add(arrival.id)
-        self._engine.welcome(self._door, accepted, arrival, lambda: self._decided(arrival.id))
+        self._engine.welcome(self, door, accepted, arrival, lambda: self._decided(arrival.id))
 
     def _decided(self, number: int) -> None:
         self._undecided.discard(number)

@@ -35,9 +35,6 @@ class TwinEngine:
         """Applies to arrivals from now on."""
         self.gate.limits = limits
 
-    def ask_again(self) -> None:
-        """Nothing to do: every arrival is asked about."""
-
     def refused(self) -> dict[str, int]:
         """Arrivals refused by each limit since the start; `descriptors` counts shortages."""
         return dict(self.gate.refused)
@@ -58,13 +55,14 @@ class TwinEngine:
 
     def welcome(
         self,
+        listening: Listening,
         door: Door,
         accepted: socket.socket,
         arrival: Arrival,
         on_decided: Callable[[], None],
     ) -> None:
         """Take over a connection; say once when it has been admitted or refused."""
-        life = Life(self.poller, self.gate, door, accepted, arrival)
-        task = life.start(lambda _life: on_decided())
+        life = Life(self.poller, self.gate, listening, door, accepted, arrival)
+        task = life.start(on_decided)
         self._lives[task] = life
         task.add_done_callback(self._lives.pop)

@@ -1,7 +1,8 @@
 """A connection's whole life, in order: `_live` is the page to read.
 
 Each step may refuse by raising RefusedError; `run` turns that, and everything else that can
-happen, into one Ending and one call of `Door.closed`.  Steps follow `lifecycle.MOVES`.
+happen, into one Ending and one call of `Door.closed`, or of what `Door.opened` returned.  Steps
+follow `lifecycle.MOVES`.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ from uproxy.contract import (
     Candidate,
     Door,
     Ending,
-    PeerSvid,
     Refusal,
     RefusedError,
     Route,
-    TlsFacts,
     TlsPlan,
 )
 from uproxy.errors import IdentityError, UntrustedError
 from uproxy.libssl import TlsError
-from uproxy.lifecycle import State, check_move
-from uproxy.model import Address, Direction, Outcome, TcpAddress
+from uproxy.lifecycle import State
+from uproxy.model import Outcome
 from uproxy.transport import failures
 from uproxy.transport.dial import reach
 from uproxy.transport.poller import Poller
+from uproxy.transport.succession import same_way
+from uproxy.transport.twin.deciding import Deciding, Listener
 from uproxy.transport.twin.gate import Gate
 from uproxy.transport.twin.leg import Leg
 from uproxy.transport.twin.relay import Relay
@@ -51,53 +52,27 @@ _WITH_ALERT: Final = frozenset(
 _log = logging.getLogger(__name__)
 
 
-class Life:
+class Life(Deciding):
     """One accepted connection; the engine's handle on it (`contract.Connection`)."""
 
     def __init__(
-        self, poller: Poller, gate: Gate, door: Door, accepted: socket.socket, arrival: Arrival
+        self,
+        poller: Poller,
+        gate: Gate,
+        listener: Listener,
+        door: Door,
+        accepted: socket.socket,
+        arrival: Arrival,
     ) -> None:
-        self.arrival = arrival
-        self.route: Route | None = None
-        self.dialled: Address | None = None
-        self.endpoint: str | None = None
-        self.state = State.ACCEPTED
+        super().__init__(listener, door, arrival)
         self._poller = poller
         self._gate = gate
-        self._door = door
         self._accepted_at = time.monotonic()
         self._names = failures.NAMES[door.direction]
         self._socket = accepted
-        self._near: Leg | None = None
-        self._far: Leg | None = None
-        self._relay: Relay | None = None
         self._cut: Refusal | None = None
         self._begun = False
-        self._on_decided: Callable[[Life], None] | None = None
         self._task: asyncio.Task[None] | None = None
-
-    # What doors and the registry see.
-
-    @property
-    def peer(self) -> PeerSvid | None:
-        return leg.peer if (leg := self._tls_leg) else None
-
-    @property
-    def tls(self) -> TlsFacts | None:
-        return leg.facts if (leg := self._tls_leg) else None
-
-    @property
-    def bytes_received(self) -> int:
-        return self._count(received=True)
-
-    @property
-    def bytes_sent(self) -> int:
-        return self._count(received=False)
-
-    @property
-    def source_host(self) -> str | None:
-        source = self.arrival.source
-        return source.host if isinstance(source, TcpAddress) else None
 
     def close(self, refusal: Refusal) -> None:
         """Cut it now; the first reason stands."""
@@ -106,7 +81,7 @@ class Life:
             if self._task is not None and self._begun:
                 self._task.cancel()
 
-    def start(self, on_decided: Callable[[Life], None]) -> asyncio.Task[None]:
+    def start(self, on_decided: Callable[[], None]) -> asyncio.Task[None]:
         """Begin to live; `on_decided` is told once, when it has been admitted or refused."""
         self._on_decided = on_decided
         self._task = asyncio.get_running_loop().create_task(self._run())
@@ -120,16 +95,20 @@ class Life:
         Raises:
             RefusedError: the step that was reached ended it.
         """
+        # nothing of a route or a plan is kept here: this runs as long as the connection is open
+        await self._meet()
+        await self._reach(self._ask_for_route())
+        relay, preface = self._open()
+        await relay.run(preface)
+
+    async def _meet(self) -> None:
         plan = self._ask_for_tls()
         if plan is not None:
             await self._shake_near(plan)
-        route = self._ask_for_route()
-        await self._reach(route)
-        await self._relay_until_closed(route)
 
     def _ask_for_tls(self) -> TlsPlan | None:
         self._gate.enter(self)
-        plan = self._door.tls()
+        plan = self._decide().tls()
         if isinstance(plan, Refusal):
             raise RefusedError(plan)
         kind = Leg if plan is None else TlsLeg
@@ -140,7 +119,7 @@ class Life:
         self._move(State.HANDSHAKING_NEAR)
         self.arrival = replace(self.arrival, tls=plan)
         leg = cast("TlsLeg", self._near)
-        limit = self._door.timeouts.handshake
+        limit = cast("Door", self._door).timeouts.handshake
         try:
             async with _deadline(limit):
                 self._gate.waits(self)
@@ -155,36 +134,45 @@ class Life:
             self._gate.end_handshake(self)
         self.arrival = replace(self.arrival, peer=leg.peer)
 
-    def _ask_for_route(self) -> Route:
-        self._move(State.ADMITTING)
-        answer = self._door.admit(self.arrival)
-        if isinstance(answer, Refusal):
-            raise RefusedError(answer)
-        self.route = answer
-        self._say_decided()
-        return answer
-
     async def _reach(self, route: Route) -> None:
-        """The far side: the first candidate that is connected and, under TLS, verified."""
-        self._move(State.CONNECTING)
-        near = cast("Leg", self._near)
-        near.watch_loss(self._lose_near)
-        last = failures.no_address(route)
-        for candidate in route.candidates:
-            if self.state is not State.CONNECTING:
+        """Reach the far side as `route` says, or as the route does that a new door gives
+        meanwhile."""
+        cast("Leg", self._near).watch_loss(self._lose_near)
+        while True:
+            failure = await self._go(route)
+            if self._overtaken:
+                before, route = route, self._ask_for_route()
+                kept = None if failure else same_way(before, route, self.dialled)
+                if kept is None:
+                    self._leave_far()
+                    continue
                 self._move(State.CONNECTING)
-            try:
-                self._far = await self._try(route, candidate)
-            except RefusedError as no:
-                last = no.refusal
-                self._door.attempted(route, candidate, last)
-                if near.gone is not None:
-                    raise RefusedError(failures.broken(near.who, near.gone)) from None
-            else:
-                self.endpoint = candidate.endpoint
-                self._door.attempted(route, candidate, None)
-                return
-        raise RefusedError(last)
+                self.route, self._candidate = kept, kept.candidates[0]
+            elif failure is not None:
+                raise RefusedError(failure)
+            return
+
+    async def _go(self, route: Route) -> Refusal | None:
+        """Try the candidates until one is reached, or another door decides; why none was."""
+        self._move(State.CONNECTING)
+        near, last = cast("Leg", self._near), failures.no_address(route)
+        for candidate in route.candidates:
+            self._candidate = candidate
+            failure = await self._try(route, candidate)
+            if failure is None:
+                return None
+            last = failure
+            if near.gone is not None:
+                raise RefusedError(failures.broken(near.who, near.gone))
+            if self._overtaken:
+                break
+        return last
+
+    def _leave_far(self) -> None:
+        """What was reached isn't where the connection goes."""
+        far, self._far = self._far, None
+        if far is not None:
+            far.close()
 
     def _lose_near(self, error: OSError) -> None:
         """It was reset.  What it had said is for a far side that is reached; none is dialled."""
@@ -194,7 +182,18 @@ class Life:
         else:
             self.close(failures.broken(near.who, error))
 
-    async def _try(self, route: Route, candidate: Candidate) -> Leg:
+    async def _try(self, route: Route, candidate: Candidate) -> Refusal | None:
+        """Why it couldn't be reached."""
+        if self.state is not State.CONNECTING:
+            self._move(State.CONNECTING)
+        try:
+            self._far = await self._connect(route, candidate)
+        except RefusedError as no:
+            cast("Door", self._door).attempted(route, candidate, no.refusal)
+            return no.refusal
+        return None
+
+    async def _connect(self, route: Route, candidate: Candidate) -> Leg:
         connected, self.dialled = await reach(
             self._poller, candidate.addresses, route.timeouts.connect
         )
@@ -223,14 +222,21 @@ class Life:
             raise
         return leg
 
-    async def _relay_until_closed(self, route: Route) -> None:
+    def _open(self) -> tuple[Relay, bytes]:
+        """Both sides are ready: what moves the bytes, and what goes first."""
         near, far = cast("Leg", self._near), cast("Leg", self._far)
-        self._relay = Relay(near, far, route.timeouts, self._half_closed)
+        route, door = cast("Route", self.route), cast("Door", self._door)
+        candidate = cast("Candidate", self._candidate)
+        relay = self._relay = Relay(near, far, route.timeouts, self._half_closed)
         self._move(State.RELAYING)
-        self._door.opened(self)
-        if self._cut is not None:  # a cancellation waits for the next await: bytes would pass
+        self.endpoint = candidate.endpoint
+        door.attempted(route, candidate, None)
+        self._on_closed = door.opened(self)
+        if self._cut is not None:
+            # a cancellation waits for the next await, and bytes would have passed by then
             raise RefusedError(self._cut)
-        await self._relay.run(route.preface)
+        self._slim(route)
+        return relay, route.preface
 
     def _half_closed(self) -> None:
         if self.state is State.RELAYING:
@@ -249,7 +255,7 @@ class Life:
         ending = self._ending(refusal)
         self._move(State.CLOSED)
         try:
-            self._door.closed(self, ending)
+            (self._on_closed or cast("Door", self._door).closed)(self, ending)
         except Exception:  # noqa: BLE001  the door's defect; the connection has ended anyway
             _log.exception("Door.closed failed for connection %d", self.arrival.id)
 
@@ -304,30 +310,6 @@ class Life:
         if refusal is not None and refusal.rule is not None:
             return refusal.rule
         return self.route.rule if self.route else None
-
-    def _say_decided(self) -> None:
-        on_decided, self._on_decided = self._on_decided, None
-        if on_decided is not None:
-            on_decided(self)
-
-    def _move(self, then: State) -> None:
-        check_move(self.state, then)
-        self.state = then
-
-    @property
-    def _inbound(self) -> bool:
-        return self._door.direction is Direction.INBOUND
-
-    @property
-    def _tls_leg(self) -> TlsLeg | None:
-        leg = self._near if self._inbound else self._far
-        return leg if isinstance(leg, TlsLeg) else None
-
-    def _count(self, *, received: bool) -> int:
-        if self._relay is None:
-            return 0
-        outward = self._inbound is received
-        return (self._relay.outward if outward else self._relay.homeward).count
 
 
 def _is_orderly(leg: Leg, refusal: Refusal | None) -> bool:

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from tests.helpers.world import ANYBODY, credentials, settings, with_crl
+from uproxy.config.settings import DestinationSettings, InboundSettings, RuleFrom, RuleSettings
+from uproxy.contract import Refusal, TlsPlan
+from uproxy.lab.pki import Authority
+from uproxy.model import Outcome, TcpAddress, Timeouts, TlsSettings, Transport, UnixAddress
+from uproxy.snapshot import Snapshot
+
+CA = Authority("example.org")
+OURS = CA.issue("/ns/db/sa/orders")
+A, B = (TcpAddress(f"10.0.0.{n}", 5432) for n in (1, 2))
+NAME = TcpAddress("db.internal", 5432)
+API = InboundSettings("api", TcpAddress("0.0.0.0", 1), Transport.MTLS, A)
+DB = DestinationSettings("db", (NAME, B), Transport.MTLS, (OURS.spiffe_id,))
+NAMESPACE = RuleSettings("web", "allow", RuleFrom(namespaces=("web",)))
+
+
+def first(identity: bool = True) -> Snapshot:
+    config = settings(ANYBODY, inbound=(API,), destinations={"db": DB})
+    return Snapshot.first(config, credentials(OURS if identity else None, CA), lambda: CA.now)
+
+
+def test_a_snapshot_is_whole() -> None:
+    made = first()
+    assert made.own is not None
+    assert made.own.spiffe_id == OURS.spiffe_id
+    application, destination = made.applications["api"], made.destinations["db"]
+    assert isinstance(application.tls, TlsPlan)
+    assert isinstance(destination.tls, TlsPlan)
+    assert (list(application.addresses.listed), list(destination.addresses.listed)) == ([A], [B])
+    assert (application.target.port, application.target.address) == (5432, A.ip)
+    assert destination.port == 5432
+    assert made.names == {NAME}
+
+
+CHANGES: dict[str, Callable[[Snapshot], Snapshot]] = {
+    "a reload": lambda s: s.with_settings(replace(s.settings, authorization=())),
+    "a rotation": lambda s: s.with_credentials(credentials(CA.issue("/ns/db/sa/orders"), CA)),
+    "a CRL": lambda s: s.with_credentials(with_crl(s.credentials, CA)),
+    "an answer": lambda s: s.with_records({NAME: (A,)}),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_whatever_changes_makes_a_new_one_and_leaves_the_old_as_it_was(
+    change: Callable[[Snapshot], Snapshot],
+) -> None:
+    before = first()
+    facts = (before.revision, before.own, dict(before.destinations["db"].addresses.listed))
+    after = change(before)
+    assert after.revision > before.revision > 0
+    assert facts == (before.revision, before.own, dict(before.destinations["db"].addresses.listed))
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_no_snapshot_keeps_the_one_before(change: Callable[[Snapshot], Snapshot]) -> None:
+    before = first()
+    gone = weakref.ref(before)
+    after = change(before)
+    del before
+    gc.collect()
+    assert gone() is None
+    assert after.revision
+
+
+def test_what_is_equal_is_taken_over() -> None:
+    before = first()
+    after = before.with_settings(replace(before.settings, timeouts=Timeouts(idle=7)))
+    assert after.policy is before.policy
+    assert after.verifier is before.verifier
+    assert after.destinations["db"].tls is before.destinations["db"].tls
+    rotated = after.with_credentials(credentials(CA.issue("/ns/db/sa/orders"), CA))
+    assert rotated.policy is before.policy
+    assert rotated.verifier is before.verifier
+    assert rotated.applications["api"].tls is not before.applications["api"].tls
+
+
+def test_other_tls_settings_make_other_plans_and_judge_alike() -> None:
+    before = first()
+    after = before.with_settings(replace(before.settings, tls=TlsSettings(groups=("X25519",))))
+    one, other = before.applications["api"].tls, after.applications["api"].tls
+    assert isinstance(one, TlsPlan)
+    assert isinstance(other, TlsPlan)
+    assert (one is other, one.trust_id == other.trust_id) == (False, True)
+
+
+def test_the_last_good_answers_stay_for_as_long_as_their_names() -> None:
+    made = first().with_records({NAME: (A,)}).with_records({NAME: ()})
+    assert list(made.destinations["db"].addresses.listed) == [A, B]
+    made = made.with_settings(replace(made.settings, destinations={}))
+    assert made.records == {}
+    made = made.with_settings(first().settings, {NAME: (B,)})
+    assert list(made.destinations["db"].addresses.listed) == [B]
+
+
+def test_without_an_svid_there_is_a_reason_and_no_plan_and_plaintext_needs_none() -> None:
+    made = first(identity=False)
+    refusal = made.destinations["db"].tls
+    assert refusal == Refusal(Outcome.NO_IDENTITY, "no identity yet")
+    clear = replace(DB, transport=Transport.PLAINTEXT, identities=())
+    made = made.with_settings(replace(made.settings, destinations={"db": clear}))
+    assert made.destinations["db"].tls is None
+
+
+def test_our_trust_domain_is_known_once_it_was_and_rules_about_it_are_made_ready_then() -> None:
+    nobody = Snapshot.first(settings(NAMESPACE), credentials(None, CA), lambda: CA.now)
+    known = nobody.with_credentials(credentials(OURS, CA))
+    assert (nobody.own_trust_domain, known.own_trust_domain) == (None, "example.org")
+    assert known.policy is not nobody.policy
+    expired = known.with_credentials(credentials(None, CA, reason="expired"))
+    assert expired.policy is known.policy
+
+
+def test_a_destinations_own_idle_time_and_its_port_if_it_has_one() -> None:
+    other = replace(DB, addresses=(TcpAddress("10.0.0.9", 1), B), idle=0.0)
+    made = Snapshot.first(settings(destinations={"db": other}), credentials(OURS, CA))
+    assert made.destinations["db"].timeouts.idle == 0.0
+    assert made.destinations["db"].port is None
+    inside = replace(API, to=UnixAddress("/run/app"))
+    made = made.with_settings(replace(made.settings, inbound=(inside,)))
+    assert made.applications["api"].target.port is None

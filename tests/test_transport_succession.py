@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from tests.helpers.engines import RecordingDoor, plan, route, verifier
+from uproxy.contract import Candidate, Refusal, RefusedError
+from uproxy.lab.pki import Authority
+from uproxy.lifecycle import ENDINGS, State
+from uproxy.model import Direction, Outcome, Role, TcpAddress
+from uproxy.transport.succession import same_way, successor
+
+A, B, C = (TcpAddress(f"10.0.0.{n}", 1) for n in (1, 2, 3))
+NO = Refusal(Outcome.DENIED, "no")
+OURS = Authority("example.org")
+TLS = plan(Role.CLIENT, OURS.issue("/a"), verifier(Role.SERVER, OURS))
+
+
+def test_the_door_that_the_listener_has_now_decides() -> None:
+    one, other = RecordingDoor(Direction.INBOUND, NO), RecordingDoor(Direction.INBOUND, NO)
+    assert successor(one, other) is other
+
+
+@pytest.mark.parametrize("now", [None, RecordingDoor(Direction.OUTBOUND, NO)])
+def test_an_arrival_has_no_door_where_none_is_left_or_one_of_the_other_direction(
+    now: RecordingDoor | None,
+) -> None:
+    with pytest.raises(RefusedError) as caught:
+        successor(RecordingDoor(Direction.INBOUND, NO, name="db"), now)
+    refusal = caught.value.refusal
+    assert refusal.outcome is Outcome.POLICY_CHANGED
+    assert refusal.reason.startswith("while it was arriving, inbound door db ")
+    assert all(refusal.outcome in ENDINGS[state] for state in State if state is not State.CLOSED)
+
+
+def test_what_was_reached_is_kept_where_the_new_route_leads_there_too() -> None:
+    kept = same_way(route(A, B), replace(route(C, B), revision=7), B)
+    assert kept is not None
+    assert ([each.addresses for each in kept.candidates], kept.revision) == ([(B,)], 7)
+
+
+def test_what_was_reached_is_left_if_the_new_route_does_not_lead_there_or_not_in_that_way() -> None:
+    assert same_way(route(A), route(B), A) is None
+    assert same_way(route(A), route(A), None) is None
+    assert same_way(route(A), route(A, tls=TLS), A) is None
+    assert same_way(route(A, tls=TLS), route(A), A) is None
+    assert same_way(route(A, tls=TLS), route(A, tls=TLS), A) is not None
+    other = plan(Role.CLIENT, OURS.issue("/a"), verifier(Role.SERVER, OURS))
+    assert same_way(route(A, tls=TLS), route(A, tls=other), A) is None
+    named = replace(route(A, tls=TLS), candidates=(Candidate("a", (A,), "a.test"),))
+    assert same_way(route(A, tls=TLS), named, A) is None

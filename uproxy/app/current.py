@@ -1,0 +1,95 @@
+"""Putting a snapshot in force: one step of the event loop, in which every listener is given its
+door of the new snapshot and open connections are set to be judged by it.
+
+Whatever changes (configuration, credentials, addresses) comes through here, so that nothing is
+ever decided by parts of two snapshots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Mapping
+from typing import Final
+
+from uproxy.app.doors import Doors
+from uproxy.connections import Connections
+from uproxy.destinations import AllEndpoints, Records
+from uproxy.identity.credentials import Credentials
+from uproxy.model import ListenAddress, TcpAddress
+from uproxy.proxy.doors import make_doors
+from uproxy.proxy.services import Services
+from uproxy.snapshot import Snapshot
+
+GATHER_S: Final = 0.02
+"""Seconds that an answer of the resolver waits for others: a snapshot for each would be one for
+every name at start."""
+
+
+class Current:
+    """The snapshot in force, and whatever makes the next one."""
+
+    def __init__(self, services: Services, doors: Doors) -> None:
+        self._services = services
+        self._doors = doors
+        self._answers: dict[TcpAddress, tuple[TcpAddress, ...]] = {}  # not in force yet
+        self._gathering: asyncio.TimerHandle | None = None  # while there are any
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What new connections meet and open ones are judged by."""
+        return self._connections.snapshot
+
+    @property
+    def names(self) -> frozenset[TcpAddress]:
+        """Everything that a resolver must look up."""
+        return self.snapshot.names
+
+    def put(
+        self, snapshot: Snapshot, fresh: Mapping[ListenAddress, socket.socket] | None = None
+    ) -> None:
+        """Put `snapshot` in force; this can't fail.  `fresh` are listening sockets for doors that
+        are new in it (`Doors.open_new`), None where its doors listen at the same addresses."""
+        doors = make_doors(snapshot, self._services)
+        if fresh is None:
+            self._doors.renew(doors)
+        else:
+            self._doors.replace(doors, fresh)
+        self._connections.replace(snapshot)
+        self._endpoints.follow(snapshot.addresses)
+
+    def credentials_changed(self, _before: Credentials, after: Credentials) -> None:
+        """Follow the identity source (`IdentitySource.subscribe`)."""
+        self.put(self.snapshot.with_credentials(after))
+
+    def resolved(self, name: TcpAddress, records: tuple[TcpAddress, ...]) -> None:
+        """Take the resolver's answer for `name`: in force within GATHER_S, if it is another than
+        before.  No record at all is no answer."""
+        if not records or name not in self.names:
+            return
+        self._answers[name] = records
+        if self._gathering is None:
+            loop = asyncio.get_running_loop()
+            self._gathering = loop.call_later(GATHER_S, self.take_answers)
+
+    def take_answers(self) -> None:
+        """Put the resolver's answers in force that wait for others."""
+        if self._gathering is not None:
+            self._gathering.cancel()
+            self._gathering = None
+        answers: Records = {
+            name: records
+            for name, records in self._answers.items()
+            if self.snapshot.records.get(name) != records
+        }
+        self._answers = {}
+        if answers:
+            self.put(self.snapshot.with_records(answers))
+
+    @property
+    def _connections(self) -> Connections:
+        return self._services.connections
+
+    @property
+    def _endpoints(self) -> AllEndpoints:
+        return self._services.endpoints

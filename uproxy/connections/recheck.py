@@ -1,0 +1,173 @@
+"""May an open connection stay open under what is in force now?
+
+`verdict` decides, purely; `recheck` gathers what it decides on, of a connection and of the
+snapshot in force.  It closes nothing.  Rules: a peer's whole chain is judged again by
+`Verifier.recheck`; time alone is never distrust, and expiry is a matter of its own; distrust is
+told before policy, policy before expiry.  Outbound, the destination's `identities` are the policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+
+from uproxy.contract import Arrival, Connection, OwnSvid, PeerSvid, Refusal
+from uproxy.errors import UntrustedError
+from uproxy.model import Direction, Outcome, Role, TcpAddress, Transport
+from uproxy.policy import Caller, Decision, Target
+from uproxy.snapshot import RecheckActions, Snapshot
+from uproxy.snapshot.plans import unexpected
+from uproxy.spiffe.ids import SpiffeId
+
+MAX_JUDGED_CHAINS = 4096
+"""Chains whose verdict under the current trust is remembered; one is some 2 KiB."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionInfo:
+    """What is known of a connection that a door admits, beyond the engine's handle.  It is kept
+    as long as the connection, so it holds nothing of the snapshot: no key, no settings."""
+
+    direction: Direction
+    door: str
+    transport: Transport
+    own: OwnSvid | None
+    """What we showed; None in plaintext."""
+    target: Target | None
+    """What the caller asked for; None outbound, where no rule applies."""
+    port: int | None
+    """The application's, or the destination's where it has only one."""
+    destination: str | None = None
+    """Outbound: its name.  None inbound, and where none was chosen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Distrust:
+    """Why a certificate of the handshake isn't believed any more."""
+
+    reason: str
+    rule: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What is true of a connection under the snapshot in force."""
+
+    decision: Decision | None
+    """The policy's; None where none applies."""
+    distrust: Distrust | None
+    not_after: datetime | None
+    """When the first certificate of the handshake expires; None in plaintext."""
+
+
+def verdict(findings: Findings, actions: RecheckActions, now: datetime) -> Refusal | None:
+    """Why the connection must go, or None: it may stay."""
+    distrust, decision, not_after = findings.distrust, findings.decision, findings.not_after
+    if distrust is not None and actions.on_distrust == "close":
+        return Refusal(Outcome.IDENTITY_DISTRUSTED, distrust.reason, distrust.rule)
+    if decision is not None and not decision.allowed and actions.on_policy_change == "close":
+        return Refusal(Outcome.POLICY_CHANGED, decision.reason, decision.rule)
+    if not_after is not None and now > not_after and actions.on_expiry == "close":
+        reason = f"a certificate of its handshake expired at {not_after.isoformat()}"
+        return Refusal(Outcome.IDENTITY_EXPIRED, reason)
+    return None
+
+
+def recheck(
+    snapshot: Snapshot, info: ConnectionInfo, connection: Connection, now: datetime
+) -> Refusal | None:
+    """Why an open connection must go under `snapshot`, or None."""
+    findings = Findings(
+        decision=_decision(snapshot, info, connection),
+        distrust=distrust_of(snapshot, info, connection.peer, now),
+        not_after=not_after(info, connection),
+    )
+    return verdict(findings, snapshot.actions, now)
+
+
+def caller_of(arrival: Arrival) -> Caller:
+    """The policy's view of who dialled in."""
+    identity = None if arrival.peer is None else _identity(arrival.peer.spiffe_id)
+    source = arrival.source.ip if isinstance(arrival.source, TcpAddress) else None
+    return Caller(identity, source)
+
+
+def not_after(info: ConnectionInfo, connection: Connection) -> datetime | None:
+    """When the first certificate of the connection's handshake expires."""
+    ends = [] if info.own is None else [info.own.not_after]
+    ends += [] if connection.peer is None else [connection.peer.not_after]
+    return min(ends, default=None)
+
+
+def distrust_of(
+    snapshot: Snapshot, info: ConnectionInfo, peer: PeerSvid | None, now: datetime
+) -> Distrust | None:
+    """Why a handshake that was made under another snapshot isn't good under this one."""
+    return _distrust_of_peer(snapshot, info, peer, now) or _distrust_of_us(snapshot, info, now)
+
+
+def _decision(snapshot: Snapshot, info: ConnectionInfo, connection: Connection) -> Decision | None:
+    if info.target is None:
+        return _expectation(snapshot, info, connection.peer)
+    return snapshot.policy.decide(caller_of(connection.arrival), info.target)
+
+
+def _expectation(
+    snapshot: Snapshot, info: ConnectionInfo, peer: PeerSvid | None
+) -> Decision | None:
+    """Whether the destination still expects who answered.  Of one that is gone, or has become
+    plaintext, nothing is expected."""
+    destination = snapshot.destinations.get(info.destination or "")
+    if destination is None or destination.settings.transport is Transport.PLAINTEXT:
+        return None
+    if peer is None:
+        reason = f"destination {info.destination} is {destination.settings.transport} now"
+        return Decision(False, None, f"{reason}, and this connection is in clear")
+    why = unexpected(destination.expected, peer.spiffe_id)
+    return None if why is None else Decision(False, None, why)
+
+
+def _distrust_of_peer(
+    snapshot: Snapshot, info: ConnectionInfo, peer: PeerSvid | None, now: datetime
+) -> Distrust | None:
+    if peer is None:
+        return None
+    role = Role.CLIENT if info.direction is Direction.INBOUND else Role.SERVER
+    key, verifier = ((*peer.chain, peer.anchor), role), snapshot.verifier
+    error = _remembered(snapshot, key, lambda: verifier.recheck(peer, role, now))
+    return None if error is None else Distrust(str(error.reason), error.rule)
+
+
+def _distrust_of_us(snapshot: Snapshot, info: ConnectionInfo, now: datetime) -> Distrust | None:
+    own, current = info.own, snapshot.credentials.svid
+    if own is None:
+        return None
+    if now <= own.not_after and (current is None or current.spiffe_id != own.spiffe_id):
+        why = snapshot.credentials.reason or f"we are {current and current.spiffe_id} now"
+        return Distrust(f"our SVID {own.spiffe_id} was withdrawn: {why}", None)
+    role = Role.SERVER if info.direction is Direction.INBOUND else Role.CLIENT
+    key, verifier = (own.chain, role), snapshot.verifier
+    error = _remembered(snapshot, key, lambda: verifier.recheck_own(own.chain))
+    return None if error is None else Distrust(f"our own {error.reason}", error.rule)
+
+
+def _remembered(
+    snapshot: Snapshot, key: tuple[tuple[bytes, ...], Role], judge: Callable[[], None]
+) -> UntrustedError | None:
+    judged = snapshot.judged
+    if key not in judged:
+        if len(judged) >= MAX_JUDGED_CHAINS:
+            judged.clear()
+        try:
+            judge()
+            judged[key] = None
+        except UntrustedError as error:
+            judged[key] = error.with_traceback(None)
+    return judged[key]
+
+
+@lru_cache(maxsize=1024)
+def _identity(text: str) -> SpiffeId:
+    return SpiffeId.parse(text)

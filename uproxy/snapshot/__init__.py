@@ -1,0 +1,5 @@
+"""What decides about connections at one moment: an immutable whole, replaced and never changed."""
+
+from uproxy.snapshot.snapshot import Application, Destination, RecheckActions, Snapshot
+
+__all__ = ["Application", "Destination", "RecheckActions", "Snapshot"]

@@ -1,0 +1,139 @@
+"""The TLS plans of one snapshot: one for each kind of handshake that its doors make.
+
+A plan is immutable, and the next snapshot takes it over where nothing that it is made of has
+changed, so that an engine may keep what it builds from it.  Rules: without an SVID there is
+no handshake; a peer is judged inside its handshake by the verifier of the snapshot that the
+handshake began under; whoever judges alike has the same trust id, also after a reload.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from uproxy.contract import (
+    OwnSvid,
+    PeerSvid,
+    Refusal,
+    RefusedError,
+    TlsPlan,
+    VerifyPeer,
+    next_trust_id,
+)
+from uproxy.identity.credentials import Credentials, Svid
+from uproxy.identity.verifier import Verifier
+from uproxy.model import Outcome, Role, TlsSettings
+from uproxy.spiffe.ids import IdentityPattern, SpiffeId
+
+
+@dataclass(frozen=True, slots=True)
+class HandshakeKind:
+    """What the handshakes of a door or a destination have in common, besides credentials."""
+
+    role: Role
+    """Ours."""
+    settings: TlsSettings
+    alpn: tuple[str, ...]
+    expected: tuple[IdentityPattern, ...] | None = None
+    """Who may answer; None where the policy decides on the caller later."""
+
+
+TrustKey = tuple[Role, tuple[IdentityPattern, ...] | None]
+"""All that decides how a chain is judged, besides the verifier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plans:
+    """The plan of each kind of handshake, under one snapshot's credentials."""
+
+    svid: Svid | None
+    reason: str
+    """Why there is no SVID."""
+    own: OwnSvid | None
+    """What others see of `svid`."""
+    verifier: Verifier
+    clock: Callable[[], datetime]
+    trust_ids: Mapping[TrustKey, int]
+    plans: Mapping[HandshakeKind, TlsPlan]
+
+    @classmethod
+    def of(
+        cls,
+        kinds: Iterable[HandshakeKind],
+        credentials: Credentials,
+        verifier: Verifier,
+        clock: Callable[[], datetime],
+        before: Plans | None,
+    ) -> Plans:
+        """Plans for `kinds`, those of `before` where they would be equal."""
+        kinds = dict.fromkeys(kinds)
+        svid = credentials.svid
+        same_trust = before is not None and before.verifier is verifier
+        known_ids = before.trust_ids if before is not None and same_trust else {}
+        trust_ids = {
+            key: known_ids[key] if key in known_ids else next_trust_id()
+            for key in dict.fromkeys((kind.role, kind.expected) for kind in kinds)
+        }
+        if svid is None:
+            none: Mapping[HandshakeKind, TlsPlan] = MappingProxyType({})
+            ids = MappingProxyType(trust_ids)
+            return cls(None, credentials.reason, None, verifier, clock, ids, none)
+        same_svid = before is not None and before.svid is svid
+        own = before.own if before is not None and same_svid else None
+        own = own or own_svid(svid)
+        known = before.plans if before is not None and same_svid and same_trust else {}
+        plans = {
+            kind: known[kind]
+            if kind in known
+            else TlsPlan(
+                kind.role,
+                own,
+                svid.key,
+                kind.settings,
+                _judge(kind, verifier, clock),
+                kind.alpn,
+                trust_ids[kind.role, kind.expected],
+            )
+            for kind in kinds
+        }
+        return cls(
+            svid, "", own, verifier, clock, MappingProxyType(trust_ids), MappingProxyType(plans)
+        )
+
+    def __getitem__(self, kind: HandshakeKind) -> TlsPlan | Refusal:
+        """The plan of a kind that this was made for, or why no handshake can be made."""
+        if self.svid is None:
+            return Refusal(Outcome.NO_IDENTITY, self.reason)
+        return self.plans[kind]
+
+
+def own_svid(svid: Svid) -> OwnSvid:
+    """What others see of `svid`."""
+    chain = tuple(certificate.public_bytes(Encoding.DER) for certificate in svid.chain)
+    return OwnSvid(svid.spiffe_id, chain, svid.not_after)
+
+
+def unexpected(expected: tuple[IdentityPattern, ...], spiffe_id: str) -> str | None:
+    """Why a verified peer isn't one of those wanted, naming both; None: it is."""
+    if any(each.matches(SpiffeId.parse(spiffe_id)) for each in expected):
+        return None
+    wanted = ", ".join(map(str, expected))
+    return f"wanted {wanted}, found {spiffe_id}: add it to identities if it is right"
+
+
+def _judge(kind: HandshakeKind, verifier: Verifier, clock: Callable[[], datetime]) -> VerifyPeer:
+    theirs = Role.CLIENT if kind.role is Role.SERVER else Role.SERVER
+    expected = kind.expected
+
+    def verify(chain: tuple[bytes, ...]) -> PeerSvid:
+        peer = verifier.verify(chain, theirs, clock())
+        why = None if expected is None else unexpected(expected, peer.spiffe_id)
+        if why is not None:
+            raise RefusedError(Refusal(Outcome.PEER_UNEXPECTED, why))
+        return peer
+
+    return verify

@@ -1,0 +1,284 @@
+"""Everything that is decided by, at one moment: configuration, credentials, addresses.
+
+A reload, a rotation, a new answer of the resolver each make a new snapshot out of the one
+before; nothing in an old one changes, and none refers to another.  What is equal is taken over:
+a policy isn't compiled again for a new SVID, plans stay while what they are made of stays.
+Making one touches nothing else, so it may be done in any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from functools import partial
+from itertools import count
+from types import MappingProxyType
+
+from uproxy.config.settings import DestinationSettings, InboundSettings, Settings
+from uproxy.contract import OwnSvid, Refusal, TlsPlan
+from uproxy.destinations import Addresses, Key, Records
+from uproxy.errors import UntrustedError
+from uproxy.identity.credentials import Credentials
+from uproxy.identity.verifier import Verifier
+from uproxy.model import Address, Direction, Role, TcpAddress, Timeouts, Transport
+from uproxy.policy import Policy, Target
+from uproxy.snapshot.plans import HandshakeKind, Plans
+from uproxy.spiffe.ids import IdentityPattern, SpiffeId
+
+Clock = Callable[[], datetime]
+"""The wall clock, UTC."""
+
+_next_revision: Callable[[], int] = count(1).__next__
+_utc_now: Clock = partial(datetime.now, UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class RecheckActions:
+    """What becomes of open connections: `close` or `keep`."""
+
+    on_policy_change: str
+    on_distrust: str
+    on_expiry: str
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """Where an inbound door leads, and what its callers are shown."""
+
+    settings: InboundSettings
+    addresses: Addresses
+    target: Target
+    """What rules see of it."""
+    tls: TlsPlan | Refusal | None
+    """None in plaintext; a Refusal says why no handshake can be made."""
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where outbound doors lead, and how."""
+
+    settings: DestinationSettings
+    addresses: Addresses
+    expected: tuple[IdentityPattern, ...]
+    """Who may answer; empty in plaintext."""
+    tls: TlsPlan | Refusal | None
+    """None in plaintext; a Refusal says why no handshake can be made."""
+    timeouts: Timeouts
+    """The configuration's, with the destination's own where it has one."""
+    port: int | None
+    """The port of every address, if it is one and the same."""
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Snapshot:
+    """One moment's whole; compared by identity."""
+
+    settings: Settings
+    credentials: Credentials
+    records: Records
+    """The resolver's last good answers for the names in `settings`."""
+    clock: Clock = field(repr=False)
+    own_trust_domain: str | None
+    """Ours, as far as it was ever known."""
+    policy: Policy
+    actions: RecheckActions
+    verifier: Verifier
+    applications: Mapping[str, Application]
+    """By the inbound door's name."""
+    destinations: Mapping[str, Destination]
+    plans: Plans = field(repr=False)
+    revision: int
+    """A number that no other snapshot has; never 0."""
+    judged: dict[tuple[tuple[bytes, ...], Role], UntrustedError | None] = field(repr=False)
+    """A memory of what `verifier` said of whole chains: new with a new verifier."""
+
+    @classmethod
+    def first(
+        cls, settings: Settings, credentials: Credentials, clock: Clock = _utc_now
+    ) -> Snapshot:
+        """The one at start."""
+        return _make(settings, credentials, {}, clock, None)
+
+    def with_settings(self, settings: Settings, records: Records | None = None) -> Snapshot:
+        """The next one after a reload; `records` are answers for names that are new in it.
+
+        Raises:
+            SpiffeIdError: a pattern or trust domain that the configuration let through.
+        """
+        return _make(
+            settings, self.credentials, {**self.records, **(records or {})}, self.clock, self
+        )
+
+    def with_credentials(self, credentials: Credentials) -> Snapshot:
+        """The next one after a change of SVID, bundles or CRLs."""
+        return _make(self.settings, credentials, self.records, self.clock, self)
+
+    def with_records(self, records: Records) -> Snapshot:
+        """The next one after the resolver gave other answers; those of other names stay, and no
+        record at all is no answer."""
+        answers = {name: found for name, found in records.items() if found}
+        return _make(self.settings, self.credentials, {**self.records, **answers}, self.clock, self)
+
+    @property
+    def names(self) -> frozenset[TcpAddress]:
+        """Everything that a resolver must look up."""
+        return names_in(self.settings)
+
+    @property
+    def own(self) -> OwnSvid | None:
+        """What others see of our SVID."""
+        return self.plans.own
+
+    @property
+    def addresses(self) -> Mapping[Key, Addresses]:
+        """Of every destination and every inbound door's application."""
+        here: dict[Key, Addresses] = {
+            (Direction.INBOUND, name): each.addresses for name, each in self.applications.items()
+        }
+        return here | {
+            (Direction.OUTBOUND, name): each.addresses for name, each in self.destinations.items()
+        }
+
+
+def names_in(settings: Settings) -> frozenset[TcpAddress]:
+    """Everything that a resolver must look up for a configuration."""
+    return frozenset(
+        address
+        for address in _all_addresses(settings)
+        if isinstance(address, TcpAddress) and address.ip is None
+    )
+
+
+def _all_addresses(settings: Settings) -> Iterator[Address]:
+    for door in settings.inbound:
+        yield door.to
+    for destination in settings.destinations.values():
+        yield from destination.addresses
+
+
+def _make(
+    settings: Settings,
+    credentials: Credentials,
+    records: Records,
+    clock: Clock,
+    before: Snapshot | None,
+) -> Snapshot:
+    svid = credentials.svid
+    known = None if before is None else before.own_trust_domain
+    # an SVID that expired doesn't move this workload to another trust domain
+    domain = known if svid is None else SpiffeId.parse(svid.spiffe_id).trust_domain.name
+    same_trust = before is not None and before.credentials.generation == credentials.generation
+    verifier = before.verifier if before is not None and same_trust else Verifier(credentials)
+    names = names_in(settings)
+    records = MappingProxyType({name: records[name] for name in names if name in records})
+    outbound = _outbound_kinds(settings, before)
+    inbound = {door.name: _inbound_kind(door, settings) for door in settings.inbound}
+    kinds = [kind for kind in (*inbound.values(), *outbound.values()) if kind is not None]
+    plans = Plans.of(kinds, credentials, verifier, clock, None if before is None else before.plans)
+    return Snapshot(
+        settings=settings,
+        credentials=credentials,
+        records=records,
+        clock=clock,
+        own_trust_domain=domain,
+        policy=_policy(settings, domain, before),
+        actions=RecheckActions(
+            settings.on_policy_change, settings.identity.on_distrust, settings.identity.on_expiry
+        ),
+        verifier=verifier,
+        applications=_applications(settings, records, inbound, plans),
+        destinations=_destinations(settings, records, outbound, plans),
+        plans=plans,
+        revision=_next_revision(),
+        judged=before.judged if before is not None and same_trust else {},
+    )
+
+
+def _policy(settings: Settings, domain: str | None, before: Snapshot | None) -> Policy:
+    if (
+        before is not None
+        and before.settings.authorization == settings.authorization
+        and before.own_trust_domain == domain
+    ):
+        return before.policy
+    return Policy.compile(settings.authorization, domain)
+
+
+def _inbound_kind(door: InboundSettings, settings: Settings) -> HandshakeKind | None:
+    if door.transport is Transport.PLAINTEXT:
+        return None
+    return HandshakeKind(Role.SERVER, settings.tls, door.alpn)
+
+
+def _outbound_kinds(
+    settings: Settings, before: Snapshot | None
+) -> Mapping[str, HandshakeKind | None]:
+    """By destination; patterns that were read already aren't read again."""
+    known = {} if before is None else before.destinations
+    kinds: dict[str, HandshakeKind | None] = {}
+    for name, each in settings.destinations.items():
+        if each.transport is Transport.PLAINTEXT:
+            kinds[name] = None
+            continue
+        same = name in known and known[name].settings.identities == each.identities
+        expected = (
+            known[name].expected if same else tuple(map(IdentityPattern.parse, each.identities))
+        )
+        kinds[name] = HandshakeKind(Role.CLIENT, settings.tls, each.alpn, expected)
+    return kinds
+
+
+def _applications(
+    settings: Settings,
+    records: Records,
+    kinds: Mapping[str, HandshakeKind | None],
+    plans: Plans,
+) -> Mapping[str, Application]:
+    made = {}
+    for door in settings.inbound:
+        kind = kinds[door.name]
+        made[door.name] = Application(
+            door,
+            Addresses.of((door.to,), records),
+            _target(door),
+            None if kind is None else plans[kind],
+        )
+    return MappingProxyType(made)
+
+
+def _destinations(
+    settings: Settings,
+    records: Records,
+    kinds: Mapping[str, HandshakeKind | None],
+    plans: Plans,
+) -> Mapping[str, Destination]:
+    made = {}
+    for name, each in settings.destinations.items():
+        kind = kinds[name]
+        made[name] = Destination(
+            settings=each,
+            addresses=Addresses.of(each.addresses, records, each.server_name),
+            expected=() if kind is None or kind.expected is None else kind.expected,
+            tls=None if kind is None else plans[kind],
+            timeouts=_timeouts(settings.timeouts, each),
+            port=_port(each),
+        )
+    return MappingProxyType(made)
+
+
+def _target(door: InboundSettings) -> Target:
+    """What rules see; an application named by a name has no address that could be judged."""
+    to: Address = door.to
+    if isinstance(to, TcpAddress):
+        return Target(to.port, to.ip, door.name)
+    return Target(None, None, door.name)
+
+
+def _timeouts(timeouts: Timeouts, to: DestinationSettings) -> Timeouts:
+    return timeouts if to.idle is None else replace(timeouts, idle=to.idle)
+
+
+def _port(to: DestinationSettings) -> int | None:
+    ports = {address.port if isinstance(address, TcpAddress) else None for address in to.addresses}
+    return ports.pop() if len(ports) == 1 else None
