@@ -52,7 +52,7 @@ def test_without_an_identity_the_reason_is_shown() -> None:
     facts = FakeFacts(certs=certificates(svid=None, reason="no agent at /run/x", trust_domains=()))
     shown = text_of(render(status_of(facts)))
     assert "no agent at /run/x" in shown
-    assert "believes nobody yet" in shown
+    assert "trusts nobody yet" in shown
 
 
 def test_an_idle_proxy_has_none_of_each() -> None:

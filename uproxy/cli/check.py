@@ -85,7 +85,7 @@ async def _fetch(settings: Settings, wait: float) -> str:
     if svid is None:
         raise UproxyError(credentials.reason)
     domains = ", ".join(sorted(credentials.bundles))
-    return f"identity {svid.spiffe_id} until {svid.not_after.isoformat()}, believes {domains}"
+    return f"identity {svid.spiffe_id} until {svid.not_after.isoformat()}, trusts {domains}"
 
 
 def _summary(settings: Settings) -> str:

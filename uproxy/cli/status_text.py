@@ -111,7 +111,7 @@ def _identity(status: Status, now: datetime) -> list[Line]:
     lines.append(Line(f"from {source.get('source', 'unknown')}: {state}"))
     names = [f"{domain['name']}{' (our own)' if domain['own'] else ''}"
              for domain in certificates["trust_domains"]]  # fmt: skip
-    lines.append(Line(f"believes {', '.join(names) or 'nobody yet'}"))
+    lines.append(Line(f"trusts {', '.join(names) or 'nobody yet'}"))
     return lines
 
 
