@@ -292,7 +292,7 @@ def test_what_cannot_become_a_hello_is_openssls_to_judge(said: bytes) -> None:
 
 class Somebody:
     def __init__(self, host: str | None = None) -> None:
-        self.source_host = host
+        self.source = host
         self.cut: Refusal | None = None
 
     def close(self, refusal: Refusal) -> None:

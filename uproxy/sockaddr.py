@@ -55,6 +55,17 @@ def scope_id(zone: str) -> int:
         raise OSError(errno.ENODEV, "no interface of this name") from None
 
 
+def network_of(address: TcpAddress) -> str:
+    """By what the connections of one source are counted: an IPv4 address, or the network of an IPv6
+    one (`2001:db8::/64`), because everybody who has one such address has 2^64."""
+    if ":" not in address.host:
+        return address.host
+    packed = socket.inet_pton(socket.AF_INET6, address.host.partition("%")[0])
+    if packed.startswith(_MAPPED):
+        return socket.inet_ntop(socket.AF_INET, packed[12:])
+    return socket.inet_ntop(socket.AF_INET6, packed[:8] + bytes(8)) + "/64"
+
+
 @lru_cache(maxsize=1024)
 def address_of(packed: bytes, port: int) -> TcpAddress:
     """Return the address of 16 bytes (IPv4 as IPv4-mapped IPv6) and a port; results are cached."""

@@ -223,7 +223,12 @@ LIMITS = Record(
     (
         Field("connections", count(1), "Open connections.", 20_000),
         Field("handshakes_in_flight", count(1), "Handshakes at the same time.", 512),
-        Field("per_source_connections", count(0), "Open connections of one address; 0 is off.", 0),
+        Field(
+            "per_source_connections",
+            count(0),
+            "Open connections of one IPv4 address or IPv6 /64; 0 is off.",
+            0,
+        ),
     ),
 )
 TIMEOUTS = Record(

@@ -51,6 +51,7 @@ from uproxy.engine.system cimport (
 from uproxy.engine.verified cimport entry_release, table_add, table_drop_oldest
 from uproxy.engine.worker cimport work
 
+import os
 import threading
 
 from uproxy.lifecycle import State
@@ -252,6 +253,8 @@ cdef class Core:
             shared.options[at].value = value
         shared.option_count = len(options)
         shared.judge = ask_verifier
+        for at in range(5):
+            shared.gate.keys[at] = int.from_bytes(os.urandom(8), "big")
         pthread_mutex_init(&shared.inbox.lock, NULL)
         pthread_mutex_init(&shared.gate.lock, NULL)
         pthread_mutex_init(&shared.table.lock, NULL)

@@ -4,9 +4,9 @@ A connection is *silent* until its ClientHello is complete, and again while it i
 read its refusal: silent ones are what a slow-loris has, so the oldest of them makes room.
 """
 
-from libc.stdint cimport uint8_t, uint32_t
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from uproxy.engine.inbox cimport command, post
 from uproxy.engine.parts cimport (
@@ -18,15 +18,38 @@ from uproxy.engine.system cimport (
 )
 
 
+cdef inline void network_of(const uint8_t *host, uint8_t *network) noexcept nogil:
+    """By what a source is counted: an IPv4 address (mapped), or the /64 of an IPv6 one, because
+    everybody who has one such address has 2^64."""
+    cdef int index
+    memcpy(network, host, 16)
+    for index in range(10):
+        if host[index]:
+            memset(network + 8, 0, 8)
+            return
+    if host[10] != 0xFF or host[11] != 0xFF:
+        memset(network + 8, 0, 8)
+
+
+cdef inline uint32_t source_hash(Gate *gate, const uint8_t *network) noexcept nogil:
+    """Multiply-shift with random keys: without them nobody finds two networks that share a bucket
+    but by chance."""
+    cdef uint64_t value = gate.keys[4]
+    cdef uint32_t word
+    cdef int index
+    for index in range(4):
+        memcpy(&word, network + 4 * index, 4)
+        value += gate.keys[index] * word
+    return <uint32_t>(value >> 32)
+
+
 cdef inline Source **find_source(Gate *gate, const uint8_t *host) noexcept nogil:
     """Where it is, or where it would be."""
-    cdef uint32_t value = 2166136261
+    cdef uint8_t network[16]
     cdef Source **at
-    cdef int index
-    for index in range(16):
-        value = (value ^ host[index]) * 16777619
-    at = &gate.sources[value % SOURCE_BUCKETS]
-    while at[0] != NULL and memcmp(at[0].host, host, 16) != 0:
+    network_of(host, network)
+    at = &gate.sources[source_hash(gate, network) % SOURCE_BUCKETS]
+    while at[0] != NULL and memcmp(at[0].host, network, 16) != 0:
         at = &at[0].chain
     return at
 
@@ -95,7 +118,7 @@ cdef inline int count_in(Gate *gate, Conn *conn) noexcept nogil:
             at[0] = <Source *>calloc(1, sizeof(Source))
             if at[0] == NULL:
                 return F_MEMORY
-            memcpy(at[0].host, conn.source.host, 16)
+            network_of(conn.source.host, at[0].host)
         at[0].count += 1
     gate.inside += 1
     conn.inside = True

@@ -252,7 +252,7 @@ cdef struct Conn:
     Conn *event_after
     PyObject *handle
 
-cdef struct Source:  # who has how many connections
+cdef struct Source:  # who has how many connections: an IPv4 address, or an IPv6 network
     uint8_t host[16]
     int count
     Source *chain
@@ -270,6 +270,7 @@ cdef struct Gate:
     Conn *silent_first  # the longest
     Conn *silent_last
     Source *sources[SOURCE_BUCKETS]
+    uint64_t keys[5]  # random, so that nobody can choose addresses that share a bucket
     # not under the lock
     int slots  # handshakes in flight
     int most_slots

@@ -17,6 +17,7 @@ from uproxy.errors import IdentityError, UntrustedError
 from uproxy.libssl import TlsError
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Limits, Outcome, TcpAddress, Timeouts
+from uproxy.sockaddr import network_of
 from uproxy.spiffe import presented
 from uproxy.tlswords import UNASKED, UNPROVEN
 
@@ -123,9 +124,9 @@ def limit(what: str, limits: Limits, source: Address | str = "") -> Refusal:
     elif what == "full":
         why = f"{limits.connections} connections are open (limits.connections)"
     else:
-        host = source.host if isinstance(source, TcpAddress) else source
+        who = network_of(source) if isinstance(source, TcpAddress) else source
         most = limits.per_source_connections
-        why = f"{host} has {most} connections already (limits.per_source_connections)"
+        why = f"{who} has {most} connections already (limits.per_source_connections)"
     return Refusal(Outcome.LIMIT, why)
 
 

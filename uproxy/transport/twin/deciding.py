@@ -25,6 +25,7 @@ from uproxy.contract import (
 )
 from uproxy.lifecycle import State, check_move
 from uproxy.model import Address, Direction, TcpAddress
+from uproxy.sockaddr import network_of
 from uproxy.transport.succession import successor
 from uproxy.transport.twin.leg import Leg
 from uproxy.transport.twin.relay import Relay
@@ -77,9 +78,9 @@ class Deciding:
         return self._count(received=False)
 
     @property
-    def source_host(self) -> str | None:
+    def source(self) -> str | None:
         source = self.arrival.source
-        return source.host if isinstance(source, TcpAddress) else None
+        return network_of(source) if isinstance(source, TcpAddress) else None
 
     def _decide(self) -> Door:
         """The listener's door of this moment, which decides from here on."""

@@ -19,8 +19,8 @@ class Guest(Protocol):
     """What the gate needs to know of a connection."""
 
     @property
-    def source_host(self) -> str | None:
-        """None where there is no address to count by (unix)."""
+    def source(self) -> str | None:
+        """By what it is counted (`sockaddr.network_of`); None where there is no address (unix)."""
 
     def close(self, refusal: Refusal) -> None: ...
 
@@ -44,14 +44,14 @@ class Gate:
         Raises:
             RefusedError: no room for it; it was not counted in.
         """
-        host, most = guest.source_host, self.limits.per_source_connections
-        if host is not None and most and self._sources[host] >= most:
-            self._refuse("per_source_connections", "source_full", host)
+        source, most = guest.source, self.limits.per_source_connections
+        if source is not None and most and self._sources[source] >= most:
+            self._refuse("per_source_connections", "source_full", source)
         if len(self._inside) >= self.limits.connections and not self._evict():
             self._refuse("connections", "full")
         self._inside.add(guest)
-        if host is not None:
-            self._sources[host] += 1
+        if source is not None:
+            self._sources[source] += 1
 
     def leave(self, guest: Guest) -> None:
         """Count it out, if it is in."""
@@ -60,11 +60,11 @@ class Gate:
         if guest not in self._inside:
             return
         self._inside.remove(guest)
-        host = guest.source_host
-        if host is not None:
-            self._sources[host] -= 1
-            if not self._sources[host]:
-                del self._sources[host]
+        source = guest.source
+        if source is not None:
+            self._sources[source] -= 1
+            if not self._sources[source]:
+                del self._sources[source]
 
     def waits(self, guest: Guest) -> None:
         """Nothing but its ClientHello, or its end, is awaited: it is silent."""
@@ -98,6 +98,6 @@ class Gate:
         oldest.close(failures.limit("evicted", self.limits))
         return True
 
-    def _refuse(self, limit: str, what: str, host: str = "") -> None:
+    def _refuse(self, limit: str, what: str, source: str = "") -> None:
         self.refused[limit] += 1
-        raise RefusedError(failures.limit(what, self.limits, host))
+        raise RefusedError(failures.limit(what, self.limits, source))
