@@ -11,6 +11,8 @@ import socket
 import struct
 import subprocess
 import sys
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,8 @@ def test_the_addresses_of_a_64_are_one_source_and_mapped_ones_are_themselves(eng
 
 async def _main(name: str) -> None:
     _make_network()
+    for host in (*_NEIGHBOURS, _ELSEWHERE):
+        await eventually(partial(_is_there, host), f"the address {host}")
     engine = _engine(name)
     engine.set_limits(Limits(per_source_connections=1))
     async with listening() as far:
@@ -72,6 +76,14 @@ async def _call(door: RecordingDoor, address: TcpAddress, source: str) -> None:
     await Stream.connect(address, source=source)
     await eventually(lambda: len(door.opened_) > let_in or len(door.endings) > refused, "an answer")
     sys.stdout.write("refused\n" if len(door.endings) > refused else "let-in\n")
+
+
+def _is_there(host: str) -> bool:
+    """The kernel may take a moment to make sure that nobody else has it."""
+    with socket.socket(socket.AF_INET6) as probe, suppress(OSError):
+        probe.bind((host, 0))
+        return True
+    return False
 
 
 def _make_network() -> None:

@@ -9,7 +9,7 @@ but in `ask_verifier`, once for a leaf that isn't in the table.
 
 The pages, from the bottom up: `system`, `openssl` (calls), `alpn`, `parts` (every structure), `inbox`,
 `deadlines`, `gate` (limits), `verified` (leaves), `standing` (terms and routes), `side` (a socket
-and its TLS), `lending`, `hello`, `presented` (certificates), `ending`, `relay`, `shake`, `far`, `near`, `worker` (a thread's
+and its TLS), `hello`, `presented` (certificates), `ending`, `relay`, `shake`, `offload`, `far`, `near`, `worker` (a thread's
 turn).
 """
 
@@ -25,6 +25,7 @@ from posix.unistd cimport close
 from uproxy.engine.alpn cimport choose_protocol
 from uproxy.engine.inbox cimport command, decide, inbox_remove, post, ring_loop, silence
 from uproxy.engine.near cimport A_GONE, A_ONE, pause, take_one
+from uproxy.engine.offload cimport helpers_busy_since, stop_helpers
 from uproxy.engine.openssl cimport OSSL_PLACES, ossl_places, ossl_small_key
 from uproxy.engine.parts cimport (
     COMPANY, C_CUT, C_CUT_ALL, C_DIAL, C_FORGET, C_RELAY, C_RELEASE, C_SHAKE_NEAR, C_STOP, C_WATCH,
@@ -45,7 +46,7 @@ from uproxy.engine.standing cimport (
 from uproxy.engine.system cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, EPOLLEXCLUSIVE, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD,
     EPOLL_CTL_DEL, clock_of, epoll_create1, epoll_ctl, epoll_event, eventfd, long_get, pointer_set,
-    pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+    pthread_cond_init, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
     sockaddr_storage, word_add, word_get, word_set,
 )
 from uproxy.engine.verified cimport entry_release, table_add, table_drop_oldest
@@ -258,6 +259,9 @@ cdef class Core:
         pthread_mutex_init(&shared.inbox.lock, NULL)
         pthread_mutex_init(&shared.gate.lock, NULL)
         pthread_mutex_init(&shared.table.lock, NULL)
+        pthread_mutex_init(&shared.helpers.lock, NULL)
+        pthread_mutex_init(&shared.helpers.judging, NULL)
+        pthread_cond_init(&shared.helpers.changed, NULL)
         shared.inbox.bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         if shared.inbox.bell < 0:
             raise OSError(errno, "no eventfd for the engine")
@@ -267,22 +271,17 @@ cdef class Core:
         for at in range(threads):
             shared.workers[at] = new_worker(shared)
             shared.count += 1
-        shared.strangers = new_worker(shared)
         self.threads = [
             threading.Thread(target=self._run, args=(at,), name=f"uproxy-{at}", daemon=True)
-            for at in range(threads + 1)
+            for at in range(threads)
         ]
         for thread in self.threads:
             thread.start()
 
     def _run(self, int at):
-        cdef Worker *worker = self._worker(at)
+        cdef Worker *worker = self.shared.workers[at]
         with nogil:
             work(worker)
-
-    cdef Worker *_worker(self, int at):
-        """The one for strangers is the last."""
-        return self.shared.workers[at] if at < self.shared.count else self.shared.strangers
 
     def fileno(self):
         return self.shared.inbox.bell
@@ -311,11 +310,12 @@ cdef class Core:
         """When the longest turn that goes on began (monotonic seconds); None where none does,
         0.0 where a thread has ended."""
         cdef int at
-        since = []
+        began = helpers_busy_since(&self.shared.helpers)
+        since = [began / 1000] if began else []
         for at in range(len(self.threads)):
             if not self.threads[at].is_alive():
                 return 0.0
-            began = long_get(&self._worker(at).busy_since)
+            began = long_get(&self.shared.workers[at].busy_since)
             if began:
                 since.append(began / 1000)
         return min(since, default=None)
@@ -362,11 +362,12 @@ cdef class Core:
         """End the threads; every wire must have been released."""
         cdef int at
         self._post_to_all(C_STOP, NULL)
-        self._post(self.shared.strangers, C_STOP, NULL)
+        with nogil:
+            stop_helpers(&self.shared.helpers)
         for thread in self.threads:
             thread.join()
         for at in range(len(self.threads)):
-            free_worker(self._worker(at))
+            free_worker(self.shared.workers[at])
         self.threads.clear()
         self.shared.count = 0
         while self.shared.table.count:

@@ -13,7 +13,8 @@
 #define BUSY 0.1 /* seconds between two rounds of these: what is told together costs half */
 #define LINGER 1.0 /* seconds a refused peer has to read its alert */
 #define VERDICT_LIFE 60.0 /* seconds a verdict on a leaf holds at most */
-#define STRANGERS_FOR 1000 /* milliseconds after a leaf had to be judged, in which others may */
+#define UNCACHED_FOR 1000 /* milliseconds after a leaf had to be judged, in which others may */
+#define HELPER_IDLE 10 /* seconds without a step, after which a helper ends */
 #define SETTLED_AFTER 1.0 /* seconds after which a connection is one that stays */
 #define SLIM_AFTER 0.25 /* seconds between two looks for output buffers that are too big */
 

@@ -14,7 +14,7 @@ from uproxy.engine.far cimport follow, start_patience
 from uproxy.engine.gate cimport enter, falls_silent, free_slot, speaks, take_slot
 from uproxy.engine.hello cimport hello_complete
 from uproxy.engine.inbox cimport command, decide, post, ring_loop
-from uproxy.engine.lending cimport lend, strangers_come
+from uproxy.engine.offload cimport offload, uncached_come
 from uproxy.engine.parts cimport (
     ACCEPTS, C_ADOPT, E_ARRIVED, E_SHAKEN, F_EXCESS, F_NONE, F_NO_HELLO, F_OS, F_SHORT_HANDSHAKE,
     F_SHORT_HELLO, F_SLOTS, F_TLS, F_UNASKED, F_UNPROVEN, F_VERIFY, K_SIDE, M_HELLO, M_PARTING,
@@ -143,7 +143,7 @@ cdef inline int take_one(Listener *listener, Shared *shared, Worker *mine,
     if conn.source.known and getsockname(conn.sides[0].fd, <sockaddr *>&name, &size) == 0:
         place_of(&name, &conn.local)
     conn.accepted = clock_of(CLOCK_MONOTONIC)
-    conn.worker = conn.hands = least_loaded(shared, mine)
+    conn.worker = conn.running_on = least_loaded(shared, mine)
     word_add(&conn.worker.load, 1)
     if conn.worker == mine:
         free(order)
@@ -291,7 +291,7 @@ cdef inline void begin_near(Side *side, char *hello, size_t size) noexcept nogil
 
 
 cdef inline void near_turn(Side *side) noexcept nogil:
-    if side.backlog_size or not strangers_come(side.conn) or not lend(side):
+    if side.backlog_size or not uncached_come(side.conn) or not offload(side):
         near_stepped(side, shake_on(side))
 
 

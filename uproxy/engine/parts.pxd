@@ -1,7 +1,7 @@
 """What the engine is made of: every structure, and who may touch it.
 
 A connection (`Conn`) belongs to one `Worker`, its thread, from its acceptance to its end; only
-that thread touches its sides, or the one it is lent to (`Conn.hands`) for a step of its
+that thread touches its sides, or a helper (`Conn.is_offloaded`) for a step of its
 handshake.  The event loop reads its counts and its phase, reads the rest
 when the worker has asked something or reported the end, and writes only through commands.
 The loop gives it back (`C_RELEASE`) after the report of its end: no report, no question and
@@ -16,7 +16,7 @@ two are held: listener, gate, a worker's commands.
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 
-from uproxy.engine.system cimport pthread_mutex_t, sockaddr_storage
+from uproxy.engine.system cimport pthread_cond_t, pthread_mutex_t, sockaddr_storage
 
 cdef enum:
     RECEIVE = 64 * 1024
@@ -57,7 +57,7 @@ cdef enum Event:  # bits: several may wait.  Those that ask are told at once
 
 cdef enum CommandKind:
     C_ADOPT, C_SHAKE_NEAR, C_WATCH, C_DIAL, C_RELAY, C_CUT, C_CUT_ALL, C_EVICT, C_RELEASE
-    C_FORGET, C_STOP, C_LEND, C_RETURN
+    C_FORGET, C_STOP, C_OFFLOADED, C_RETURN
 
 cdef enum Failure:  # `_engine.FAILURES` has the names that the loop knows them by
     F_NONE, F_CUT, F_OS, F_TLS, F_VERIFY, F_TIMEOUT, F_IDLE, F_HALF_CLOSED, F_SLOTS
@@ -209,8 +209,9 @@ cdef struct Fault:  # why something failed
 
 cdef struct Conn:
     Worker *worker
-    Worker *hands  # whose thread works at it: `worker`, or the one it is lent to
-    int recalled  # why it is to end, which came up while it was lent; F_NONE
+    Worker *running_on  # whose buffers are used: the worker's, or a helper's (`offload`)
+    bint is_offloaded  # to a helper: the worker doesn't touch its sides
+    int deferred_failure  # why it is to end, which came up while it was offloaded; F_NONE
     Listener *listener
     Terms *terms
     Standing *standing  # of `terms`; NULL where the loop gave the route
@@ -306,14 +307,29 @@ cdef struct Option:
 
 ctypedef void (*judge_t)(Side *, Presented *) noexcept nogil
 
+cdef enum:
+    MOST_HELPERS = 32
+
+cdef struct Helpers:  # threads that do steps of handshakes while uncached peers come
+    pthread_mutex_t lock
+    pthread_cond_t changed  # a step waits, or a helper has ended
+    Command *first
+    Command *last
+    int waiting  # steps
+    int idle  # helpers
+    int count
+    Worker *all[MOST_HELPERS]
+    bint stopping
+    pthread_mutex_t judging  # so that one at a time contends with the loop for the GIL
+
 cdef struct Shared:  # by all workers
     Inbox inbox
     Gate gate
     Table table
     Worker **workers
     int count
-    Worker *strangers  # shakes hands while strangers come
-    int64_t stranger_came  # monotonic milliseconds
+    Helpers helpers
+    int64_t uncached_came  # when a caller's leaf had to be judged; monotonic milliseconds
     Option options[MOST_OPTIONS]  # of TCP sockets that are dialled
     int option_count
     int alive  # connections that the loop hasn't given back

@@ -1,11 +1,10 @@
 """A handshake, on either side: one step at a time, and the peer judged inside it."""
 
 from libc.errno cimport errno
-from libc.stdint cimport uint8_t
+from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC
 
-from uproxy.engine.lending cimport strangers_came
 from uproxy.engine.openssl cimport (
     ERR_LIB_SSL, SSL3_RT_HANDSHAKE, SSL_ERROR_WANT_READ, SSL_R_EXCESSIVE_MESSAGE_SIZE,
     SSL_VERIFY_PEER_AND_INSIST, X509_V_ERR_CERT_REJECTED, X509_V_ERR_UNSPECIFIED, X509_V_OK,
@@ -25,7 +24,9 @@ from uproxy.engine.side cimport (
     fail, fail_tls, fed, feed, flush, keep_early, push_last_words, push_output, read_plain,
     receive_raw,
 )
-from uproxy.engine.system cimport clock_of, shaking_get, shaking_set
+from uproxy.engine.system cimport (
+    clock_of, long_set, pthread_mutex_lock, pthread_mutex_unlock, shaking_get, shaking_set,
+)
 from uproxy.engine.verified cimport table_find
 
 cdef enum:  # messages of a handshake (RFC 8446 §4)
@@ -124,8 +125,13 @@ cdef inline void judge(Side *side, Presented *them) noexcept nogil:
         side.verdict, side.x509_error = V_ACCEPTED, X509_V_OK
         return
     if side.index == 0:
-        strangers_came(shared)
+        long_set(&shared.uncached_came, <int64_t>(clock_of(CLOCK_MONOTONIC) * 1000))
+    if not side.conn.is_offloaded:
+        shared.judge(side, them)
+        return
+    pthread_mutex_lock(&shared.helpers.judging)
     shared.judge(side, them)
+    pthread_mutex_unlock(&shared.helpers.judging)
 
 
 cdef inline void refuse_excess(Side *side, int what, size_t found) noexcept nogil:
@@ -184,7 +190,7 @@ cdef inline int shaken(Side *side) noexcept nogil:
     if early < 0:
         return -1
     fed(side)
-    if early > 0 and keep_early(side, side.conn.hands.plain, early) < 0:
+    if early > 0 and keep_early(side, side.conn.running_on.plain, early) < 0:
         return -1
     note_facts(side)
     return 1
@@ -210,4 +216,4 @@ cdef inline int shake_on(Side *side) noexcept nogil:
         return fail(side, F_OS, errno, 0)
     if size == 0:
         return fail(side, F_SHORT_HANDSHAKE, 0, 0)
-    return shake(side, side.conn.hands.received, size)
+    return shake(side, side.conn.running_on.received, size)

@@ -74,7 +74,7 @@ cdef inline ssize_t receive_raw(Side *side, size_t size) noexcept nogil:
     """Into the thread's buffer: bytes, 0 at the end, -2 not now, -1 failed (errno)."""
     cdef ssize_t got
     while True:
-        got = recv(side.fd, side.conn.hands.received, size, 0)
+        got = recv(side.fd, side.conn.running_on.received, size, 0)
         if got >= 0:
             side.finished = got == 0
             return got
@@ -232,8 +232,8 @@ cdef inline int lost(int fd) noexcept nogil:
 
 cdef inline void fatten(Side *side) noexcept nogil:
     cdef Worker *worker = side.conn.worker
-    if side.conn.hands != worker:
-        return  # lent: not this thread's list; it is shed when it has settled
+    if side.conn.is_offloaded:
+        return  # not this thread's list; it is shed when it has settled
     side.used = True
     if side.fat:
         return
@@ -338,7 +338,7 @@ cdef inline ssize_t read_plain(Side *side) noexcept nogil:
     cdef ssize_t size = 0
     cdef int got, why
     while not side.ended and size < PLAIN:
-        got = SSL_read(side.ssl, side.conn.hands.plain + size, <int>(PLAIN - size))
+        got = SSL_read(side.ssl, side.conn.running_on.plain + size, <int>(PLAIN - size))
         if got > 0:
             size += got
             continue

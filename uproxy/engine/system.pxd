@@ -67,6 +67,16 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_mutex_lock(pthread_mutex_t *)
     int pthread_mutex_unlock(pthread_mutex_t *)
     int pthread_mutex_destroy(pthread_mutex_t *)
+    ctypedef struct pthread_cond_t:
+        pass
+    int pthread_cond_init(pthread_cond_t *, void *)
+    int pthread_cond_signal(pthread_cond_t *)
+    int pthread_cond_broadcast(pthread_cond_t *)
+    int pthread_cond_wait(pthread_cond_t *, pthread_mutex_t *)
+    int pthread_cond_timedwait(pthread_cond_t *, pthread_mutex_t *, const timespec *)
+    ctypedef unsigned long pthread_t
+    int pthread_create(pthread_t *, void *, void *(*)(void *) noexcept nogil, void *)
+    int pthread_detach(pthread_t)
 
 cdef extern from "<errno.h>" nogil:
     int ENONET, EPROTO, ENOPROTOOPT, EHOSTDOWN, EHOSTUNREACH, EOPNOTSUPP, ENETUNREACH, ENETDOWN
@@ -74,7 +84,7 @@ cdef extern from "<errno.h>" nogil:
 cdef extern from "machine.h" nogil:
     uint32_t LISTEN
     double QUIET, BUSY, LINGER, VERDICT_LIFE, SETTLED_AFTER, SLIM_AFTER
-    int STRANGERS_FOR
+    int UNCACHED_FOR, HELPER_IDLE
     void *shaking_get()
     void shaking_set(void *)
     int word_add(int *, int)
@@ -92,3 +102,11 @@ cdef inline double clock_of(int which) noexcept nogil:
     cdef timespec now
     clock_gettime(which, &now)
     return now.tv_sec + now.tv_nsec * 1e-9
+
+
+cdef inline timespec deadline_of(int which, int seconds) noexcept nogil:
+    """The time on a clock in so many seconds."""
+    cdef timespec until
+    clock_gettime(which, &until)
+    until.tv_sec += seconds
+    return until

@@ -11,19 +11,17 @@ from uproxy.engine.far cimport (
     connect_turn, dial, far_failed, far_turn, near_lost, watch_loss,
 )
 from uproxy.engine.inbox cimport ring_loop, ring_round, silence
-from uproxy.engine.lending cimport is_lent, send_back
 from uproxy.engine.near cimport (
     accept_turn, arrive, begin_hello, near_failed, near_stepped, near_turn, hear_hello,
     part_turn,
 )
 from uproxy.engine.parts cimport (
-    C_ADOPT, C_CUT, C_CUT_ALL, C_DIAL, C_EVICT, C_FORGET, C_LEND, C_RELAY, C_RELEASE, C_RETURN,
+    C_ADOPT, C_CUT, C_CUT_ALL, C_DIAL, C_EVICT, C_FORGET, C_RELAY, C_RELEASE, C_RETURN,
     C_SHAKE_NEAR, C_STOP, C_WATCH, EVENTS, MOST_STEPS, F_CUT, F_EVICTED, F_NONE, F_TIMEOUT, K_LISTENER, K_SIDE,
     M_ASKING, M_CONNECTING, M_DEAD, M_HELLO, M_PARTING, M_RELAYING, M_SHAKING, P_CONNECTING,
     P_HANDSHAKING_NEAR, Command, Conn, Listener, Side, Worker,
 )
 from uproxy.engine.relay cimport relay_begin, relay_expired, relay_turn
-from uproxy.engine.shake cimport shake_on
 from uproxy.engine.side cimport fail, slim
 from uproxy.engine.standing cimport listener_release
 from uproxy.engine.system cimport (
@@ -35,9 +33,6 @@ from uproxy.engine.system cimport (
 
 
 cdef inline void obey(Worker *worker, Command *order) noexcept nogil:
-    if order.kind == C_LEND:
-        send_back(order, shake_on(&order.conn.sides[0]))
-        return
     if order.kind == C_STOP:
         worker.stopping = True
     elif order.kind == C_FORGET:
@@ -78,8 +73,8 @@ cdef inline void obey_of(Conn *conn, Command *order) noexcept nogil:
 
 cdef inline void cut(Conn *conn, int why) noexcept nogil:
     """Reset both sides; who is left to read why it was refused keeps that reason."""
-    if is_lent(conn):
-        conn.recalled = why
+    if conn.is_offloaded:
+        conn.deferred_failure = why
         return
     if conn.mode != M_PARTING:
         conn.fault.what = F_NONE
@@ -99,10 +94,10 @@ cdef inline void cut_all(Worker *worker) noexcept nogil:
 
 
 cdef inline void take_back(Conn *conn, int result) noexcept nogil:
-    """It was lent for a step of its near handshake.  What came up meanwhile ends it, but is no
+    """It was offloaded for a step of its near handshake.  What came up meanwhile ends it, but is no
     reason for a step that failed by itself."""
-    cdef int why = conn.recalled
-    conn.hands = conn.worker
+    cdef int why = conn.deferred_failure
+    conn.running_on, conn.is_offloaded = conn.worker, False
     if why == F_NONE or result < 0:
         near_stepped(&conn.sides[0], result)
     elif why == F_TIMEOUT:
@@ -142,8 +137,8 @@ cdef inline void expire(Conn *conn) noexcept nogil:
 
 cdef inline void run_out(Conn *conn) noexcept nogil:
     """Of time, in the near handshake."""
-    if is_lent(conn):
-        conn.recalled = F_TIMEOUT if conn.recalled == F_NONE else conn.recalled
+    if conn.is_offloaded:
+        conn.deferred_failure = F_TIMEOUT if conn.deferred_failure == F_NONE else conn.deferred_failure
         forget_deadline(conn)
         return
     fail(&conn.sides[0], F_TIMEOUT, 0, 0)

@@ -17,7 +17,7 @@ from tests.helpers.streams import Listener, Stream, listening
 from tests.helpers.tls_streams import TlsStream
 from uproxy.contract import PeerSvid
 from uproxy.errors import UntrustedError
-from uproxy.lab.pki import Authority
+from uproxy.lab.pki import Authority, Issued
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Address, Alert, Direction, Outcome, Role, Timeouts
@@ -55,15 +55,16 @@ class Place:
         self.door = door
         self.judge = judge
 
-    async def call(self) -> TlsStream:
-        """From somebody whose leaf nobody has seen."""
-        caller = TlsStream(await Stream.connect(self.address), OURS.issue("/ns/web/sa/frontend"))
+    async def call(self, shows: Issued | None = None) -> TlsStream:
+        """From somebody whose leaf nobody has seen, unless one is given."""
+        leaf = shows or OURS.issue("/ns/web/sa/frontend")
+        caller = TlsStream(await Stream.connect(self.address), leaf)
         await caller.shake()
         return caller
 
-    async def befriend(self) -> tuple[TlsStream, Stream]:
+    async def befriend(self, shows: Issued | None = None) -> tuple[TlsStream, Stream]:
         """The first stranger, by whom the engine learns that some come; and the application."""
-        friend = await self.call()
+        friend = await self.call(shows)
         await self.door.connection()
         return friend, await self.far.accept()
 
@@ -101,6 +102,23 @@ async def test_bytes_pass_while_a_stranger_is_judged(engine: NativeEngine) -> No
         there.judge.may.set()
         await stranger.say(b"at last")
         assert await (await there.far.accept()).hear() == b"at last"
+
+
+async def test_a_known_caller_is_let_in_while_strangers_are_judged(engine: NativeEngine) -> None:
+    known = OURS.issue("/ns/web/sa/known")
+    async with place(engine) as there:
+        await there.befriend(known)
+        await there.judged_slowly()
+        for _ in range(3):
+            await there.call()
+        for number in range(3):
+            caller = await there.call(known)
+            await there.door.connection(2 + number)
+            await caller.say(b"a question")
+            assert await (await there.far.accept()).hear() == b"a question"
+        assert there.judge.asked == 2
+        there.judge.may.set()
+        await there.door.connection(1 + 4 + 3)
 
 
 async def test_strangers_wait_for_each_other(engine: NativeEngine) -> None:
