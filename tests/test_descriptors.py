@@ -24,13 +24,13 @@ def test_the_descriptor_limit_is_raised_to_the_hard_one() -> None:
 
 
 def test_connections_that_fit_are_not_clamped() -> None:
-    needed = 1000 * descriptors.DESCRIPTORS_PER_CONNECTION + descriptors.RESERVED_DESCRIPTORS
-    budget = descriptors.budget_for(1000, needed)
+    needed = 1000 * descriptors.DESCRIPTORS_PER_CONNECTION + 64
+    budget = descriptors.budget_for(1000, needed, 64)
     assert (budget.connections, budget.note) == (1000, None)
 
 
 def test_connections_that_do_not_fit_are_clamped_with_a_note() -> None:
-    budget = descriptors.budget_for(20_000, 1024)
+    budget = descriptors.budget_for(20_000, 1024, 64)
     assert budget.connections == 480
     assert budget.note == (
         "limits.connections = 20000 is clamped to 480 by the descriptor limit of 1024: "
@@ -40,4 +40,11 @@ def test_connections_that_do_not_fit_are_clamped_with_a_note() -> None:
 
 def test_a_limit_too_low_for_one_connection_is_an_error() -> None:
     with pytest.raises(UproxyError, match=r"descriptor limit of 64 is too low: raise LimitNOFILE"):
-        descriptors.budget_for(100, 64)
+        descriptors.budget_for(100, 64, 64)
+
+
+def test_what_connections_leave_to_others_grows_with_doors_threads_and_admin_clients() -> None:
+    least = descriptors.reserved_for(doors=0, threads=0, admin=0)
+    assert descriptors.reserved_for(doors=100, threads=0, admin=0) >= least + 200
+    assert descriptors.reserved_for(doors=0, threads=64, admin=0) >= least + 128
+    assert descriptors.reserved_for(doors=0, threads=0, admin=67) == least + 67

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from tests.helpers.connections import FakeConnection, arrival, ending
 from uproxy.accesslog import AccessRecord, access_record
 from uproxy.config.settings import LogSettings
+from uproxy.errors import UproxyError
 from uproxy.lab.waiting import wait_until
 from uproxy.lifecycle import State
 from uproxy.log import Log, alike, pipe
@@ -388,3 +389,15 @@ def test_a_text_value_cannot_pretend_to_be_another_field(value: str) -> None:
         assert '"' not in inside
     else:
         assert " " not in shown
+
+
+def test_without_a_thread_for_the_log_it_says_which_limit(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    log = Log(LogSettings(), "orders", fd=reader.fd)
+    with pytest.raises(UproxyError, match=r"no thread for the log .*ulimit -u"):
+        log.start()

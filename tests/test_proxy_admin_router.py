@@ -51,6 +51,18 @@ def test_a_stale_configuration_is_told_and_stays_ready() -> None:
     assert response.body == b"ready\nconfig_stale: line 3 is no YAML\n"
 
 
+def test_strangers_are_told_no_value_in_a_reason_or_a_note() -> None:
+    """`ready` is open to the network; whoever writes a new reason must say that it is public."""
+    told = Readiness(
+        ("no identity yet: unix:///run/secret.sock refused", "out of hunter2: really"),
+        ("config_stale: timeouts.idle = 'hunter2' is no duration", "hunter2", "limits_clamped: 7"),
+    )
+    response = ask("/readyz", FakeFacts(ready=told), surface=Surface.READY)
+    words = ["no identity yet", "not ready", "config_stale", "limits_clamped"]
+    assert refused(response, 503).splitlines() == words
+    assert "hunter2" in refused(ask("/readyz", FakeFacts(ready=told)), 503)
+
+
 def test_liveness_says_what_does_not_answer() -> None:
     assert ask("/livez").status == 200
     silent = FakeFacts(silent=("engine thread 1 hasn't answered for 5 s",))

@@ -6,8 +6,10 @@ import asyncio
 import http.client
 import json
 import logging
+import os
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,9 @@ import pytest
 from tests.helpers.admin import LOOPS, FakeFacts, RunningAdmin, connected, connection_row, read_all
 from uproxy.lab.waiting import wait_until
 from uproxy.model import TcpAddress, UnixAddress
+from uproxy.proxy.admin.bounds import Bounds
 from uproxy.proxy.admin.messages import Surface
-from uproxy.proxy.admin.server import AdminListener, Bounds
+from uproxy.proxy.admin.server import AdminListener
 
 GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -102,6 +105,51 @@ def test_a_head_that_is_too_long_is_refused(admin: RunningAdmin) -> None:
     listener = admin.listen(bounds=Bounds(head_bytes=1000))
     answer = say(listener, b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"x" * 2000)
     assert answer.startswith(b"HTTP/1.1 431 ")
+
+
+def head_of(size: int) -> bytes:
+    start = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nX: "
+    return start + b"x" * (size - len(start) - 4) + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("piece", [1, 999, 1000, 1001, 10_000])
+@pytest.mark.parametrize(("size", "status"), [(1000, 200), (1001, 431), (5000, 431)])
+def test_a_heads_size_alone_decides_however_it_was_cut(
+    admin: RunningAdmin, size: int, status: int, piece: int
+) -> None:
+    """The end of a large one was often there already when its size was looked at."""
+    head = head_of(size)
+    with connected(admin.listen(bounds=Bounds(head_bytes=1000)).address) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for at in range(0, size, piece):
+            client.sendall(head[at : at + piece])
+        assert read_all(client).startswith(f"HTTP/1.1 {status} ".encode())
+
+
+def test_a_pipeline_longer_than_a_head_may_be_is_answered_and_a_large_head_in_it_is_not(
+    admin: RunningAdmin,
+) -> None:
+    listener = admin.listen(bounds=Bounds(head_bytes=1000))
+    answers = say(listener, GET * 100 + head_of(1001))
+    assert answers.count(b"HTTP/1.1 200 OK") == 100
+    assert answers.count(b"HTTP/1.1 431 ") == 1
+
+
+def test_a_head_that_drips_in_has_its_deadline(admin: RunningAdmin) -> None:
+    listener = admin.listen(bounds=Bounds(request_s=0.2, linger_s=0.1))
+    with connected(listener.address) as client:
+        client.settimeout(0.02)
+        received = b""
+
+        def dripped() -> bool:
+            nonlocal received
+            with suppress(TimeoutError, ConnectionResetError):
+                client.send(b"G")
+                received += client.recv(65536)
+            return b"\r\n\r\n" in received
+
+        wait_until(dripped, "the refusal")
+        assert received.startswith((b"HTTP/1.1 408 ", b"HTTP/1.1 400 "))
 
 
 @pytest.mark.parametrize(
@@ -200,6 +248,56 @@ def test_the_client_silent_for_longest_makes_room(admin: RunningAdmin) -> None:
             assert _until_cut(second) == b""
             first.sendall(GET)
             assert first.recv(65536).endswith(b"alive\n")
+
+
+def connected_from(listener: AdminListener, host: str) -> socket.socket:
+    assert isinstance(listener.address, TcpAddress)
+    return socket.create_connection(("127.0.0.1", listener.address.port), 10, (host, 0))
+
+
+def test_a_source_that_has_its_share_makes_room_for_itself(admin: RunningAdmin) -> None:
+    listener = admin.listen(bounds=Bounds(clients=8, clients_per_source=2))
+    with connected_from(listener, "127.0.0.1") as probe, ExitStack() as crowd:
+        probe.sendall(GET)
+        assert probe.recv(65536).endswith(b"alive\n")
+        many = [crowd.enter_context(connected_from(listener, "127.0.0.2")) for _ in range(20)]
+        for client in many:
+            client.sendall(b"G")
+        for client in many[:-2]:
+            assert _until_cut(client) == b""
+        probe.sendall(GET)
+        assert probe.recv(65536).endswith(b"alive\n")
+
+
+def test_when_all_are_taken_the_source_with_most_makes_room(admin: RunningAdmin) -> None:
+    listener = admin.listen(bounds=Bounds(clients=3, clients_per_source=3))
+    with connected_from(listener, "127.0.0.1") as probe, ExitStack() as others:
+        probe.sendall(GET)
+        assert probe.recv(65536).endswith(b"alive\n")
+        crowd = [others.enter_context(connected_from(listener, "127.0.0.2")) for _ in range(2)]
+        for client in crowd:
+            client.sendall(GET)
+            assert client.recv(65536).endswith(b"alive\n")
+        late = others.enter_context(connected_from(listener, "127.0.0.3"))
+        late.sendall(GET)
+        assert late.recv(65536).endswith(b"alive\n")
+        assert _until_cut(crowd[0]) == b""
+        probe.sendall(GET)
+        assert probe.recv(65536).endswith(b"alive\n")
+
+
+def test_who_says_nothing_takes_no_place_and_no_descriptor(admin: RunningAdmin) -> None:
+    """The kernel keeps it; kubelets and balancers are answered beside any number of them."""
+    listener = admin.listen(TcpAddress("127.0.0.1", 0), bounds=Bounds(clients=2))
+    say(listener, GET.replace(b"1.1", b"1.0"))  # uvloop opens a descriptor of its own for the first
+    before = len(os.listdir("/proc/self/fd"))
+    with ExitStack() as silent:
+        mine = [silent.enter_context(connected(listener.address)) for _ in range(20)]
+        for _ in range(5):
+            assert say(listener, GET.replace(b"1.1", b"1.0")).endswith(b"alive\n")
+        wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before + len(mine), "no descriptor")
+        mine[0].sendall(GET.replace(b"1.1", b"1.0"))
+        assert read_all(mine[0]).endswith(b"alive\n")
 
 
 def test_a_unix_socket_answers_and_its_file_goes(admin: RunningAdmin, tmp_path: Path) -> None:

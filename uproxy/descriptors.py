@@ -15,7 +15,7 @@ from uproxy.errors import UproxyError
 
 DESCRIPTORS_PER_CONNECTION: Final = 2
 RESERVED_DESCRIPTORS: Final = 64
-"""For listeners, the event loop, the log, admin requests and the Workload API's socket."""
+"""For the event loop, the log, the Workload API's socket, files that are read, name resolution."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,14 +39,39 @@ def raise_limit() -> int:
     return hard
 
 
-def budget_for(wanted: int, descriptors: int) -> Budget:
-    """Lower `wanted` connections to the number that `descriptors` allow.
+def check_least(descriptors: int) -> None:
+    """Make sure that uProxy itself can run, before any connection.
+
+    Raises:
+        UproxyError: it can't.
+    """
+    if descriptors <= RESERVED_DESCRIPTORS:
+        raise UproxyError(
+            f"the descriptor limit of {descriptors} is too low, uProxy alone needs more than "
+            f"{RESERVED_DESCRIPTORS}: raise LimitNOFILE (ulimit -n)"
+        )
+
+
+def reserved_for(doors: int, threads: int, admin: int) -> int:
+    """Return how many descriptors connections must leave to others.
+
+    Args:
+        doors: a reload may have twice as many listening sockets open.
+        threads: of the engine; each has an epoll and an eventfd.
+        admin: what the admin listeners and their clients need at most.
+    """
+    return RESERVED_DESCRIPTORS + 2 * doors + 2 * threads + admin
+
+
+def budget_for(wanted: int, descriptors: int, reserved: int) -> Budget:
+    """Lower `wanted` connections to the number that `descriptors`, without the `reserved` ones,
+    allow.
 
     Raises:
         UproxyError: not even one connection fits.
     """
-    fitting = (descriptors - RESERVED_DESCRIPTORS) // DESCRIPTORS_PER_CONNECTION
-    needed = wanted * DESCRIPTORS_PER_CONNECTION + RESERVED_DESCRIPTORS
+    fitting = (descriptors - reserved) // DESCRIPTORS_PER_CONNECTION
+    needed = wanted * DESCRIPTORS_PER_CONNECTION + reserved
     if fitting < 1:
         raise UproxyError(
             f"the descriptor limit of {descriptors} is too low: raise LimitNOFILE "

@@ -8,6 +8,7 @@ socket is replaced if nobody listens on it any more, otherwise refused; a reset 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import grp
 import os
@@ -58,6 +59,15 @@ def listen(address: Address, mode: int | None = None, owner: str | None = None) 
     if isinstance(address, UnixAddress):
         return _listen_unix(address, mode, owner)
     return _listen_tcp(address)
+
+
+def defer_accept(listener: socket.socket, seconds: int) -> None:
+    """Let the kernel keep TCP connections until they have sent something, for about `seconds`:
+    silent ones cost no descriptor.  Only where the client speaks first; on a unix socket, and in
+    kernels without it, connections are accepted at once."""
+    if listener.family != socket.AF_UNIX:
+        with contextlib.suppress(OSError):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, seconds)
 
 
 def adopt(descriptor: int) -> socket.socket:

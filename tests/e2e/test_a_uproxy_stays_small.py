@@ -30,11 +30,11 @@ def tell(*_):
     loaded = (name for name, module in sys.modules.items() if getattr(module, "__spec__", None))
     print("modules:", *sorted(loaded), file=sys.stderr, flush=True)
 
-signal.signal(signal.SIGUSR1, tell)
+signal.signal(signal.SIGRTMIN, tell)
 from uproxy.cli import main
 sys.exit(main())
 """
-"""`uproxy` that lists its modules at SIGUSR1; stand-ins have no `__spec__`."""
+"""`uproxy` that lists its modules at SIGRTMIN; stand-ins have no `__spec__`."""
 
 UNWANTED = re.compile(
     r"""
@@ -93,7 +93,7 @@ async def test_what_it_never_asks_is_not_loaded(
 
 
 def modules(uproxy: Uproxy) -> list[str]:
-    uproxy.send(signal.SIGUSR1)
+    uproxy.send(signal.SIGRTMIN)
     said = wait_until(
         lambda: re.search("(?m)^modules: (.+)$", uproxy.output), "the names of its modules"
     )

@@ -22,6 +22,7 @@ from prometheus_client.exposition import choose_encoder
 
 from uproxy import sockets
 from uproxy.model import Address, TcpAddress
+from uproxy.proxy.admin.bounds import DEFAULT_BOUNDS, Bounds
 from uproxy.proxy.admin.facts import (
     CertificateRow,
     Certificates,
@@ -38,7 +39,7 @@ from uproxy.proxy.admin.facts import (
     TrustDomainRow,
 )
 from uproxy.proxy.admin.messages import Surface
-from uproxy.proxy.admin.server import DEFAULT_BOUNDS, AdminListener, Bounds
+from uproxy.proxy.admin.server import AdminListener
 
 T = TypeVar("T")
 

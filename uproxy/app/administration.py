@@ -10,6 +10,7 @@ from uproxy.app.doors import inherit
 from uproxy.config.settings import AdminSettings
 from uproxy.errors import UproxyError
 from uproxy.model import ListenAddress, SystemdAddress, TcpAddress, UnixAddress
+from uproxy.proxy.admin.bounds import DEFAULT_BOUNDS
 from uproxy.proxy.admin.facts import AdminFacts
 from uproxy.proxy.admin.messages import Surface
 from uproxy.proxy.admin.server import AdminListener
@@ -41,6 +42,12 @@ class Administration:
             if address is not None:
                 listener = self._listen(surface, address)
                 self._listeners.append(AdminListener(self._facts, surface, listener))
+
+    @staticmethod
+    def descriptors(settings: AdminSettings) -> int:
+        """Return the most descriptors that these listeners and their clients have open."""
+        addresses = (settings.listen, settings.metrics, settings.ready)
+        return sum(DEFAULT_BOUNDS.descriptors for each in addresses if each is not None)
 
     async def start(self) -> None:
         """Start to accept connections."""

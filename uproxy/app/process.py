@@ -14,8 +14,9 @@ import signal
 import sys
 from collections.abc import Callable
 
-from uproxy import __version__, descriptors, hardening, libssl, systemd
+from uproxy import __version__, hardening, libssl, signals, systemd
 from uproxy.app.administration import Administration
+from uproxy.app.budget import budget_of
 from uproxy.app.configuration import ConfigurationFile
 from uproxy.app.doors import socket_plans
 from uproxy.app.draining import drain
@@ -115,7 +116,7 @@ class Process:
         self._listen_to_signals()
         fresh = parts.doors.open_new(socket_plans(settings))
         self._admin.open(settings.admin)
-        self._limit(settings.limits, self._budget(settings.limits))
+        self._limit(settings.limits, budget_of(settings))
         parts.source.subscribe(lambda _before, _after: self._notifier.status(self._status()))
         await parts.source.start()
         await parts.connections.start()
@@ -142,12 +143,8 @@ class Process:
         loop.add_signal_handler(signal.SIGHUP, self._asked_to_reload)
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._asked_to_quit)
-        # a peer that is gone is an error of that write, never the end of the process
-        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
+        signals.let_through()
         systemd.adopt_orphans()
-
-    def _budget(self, limits: Limits) -> Budget:
-        return descriptors.budget_for(limits.connections, descriptors.raise_limit())
 
     def _limit(self, limits: Limits, budget: Budget) -> None:
         if budget.note is not None and budget.note != self._state.limits_note:
@@ -225,7 +222,7 @@ class Process:
     async def _apply(self, settings: Settings) -> None:
         """Put a validated configuration in force; raises only before anything has changed."""
         parts, before = self._parts, self._settings
-        budget = self._budget(settings.limits)
+        budget = budget_of(settings)
         snapshot = parts.snapshot.with_settings(settings)
         fresh = parts.doors.open_new(socket_plans(settings))
         parts.current.put(snapshot, fresh)

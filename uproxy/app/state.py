@@ -33,4 +33,6 @@ class RunState:
     def notes(self) -> tuple[str, ...]:
         """What operators should know although it doesn't affect readiness."""
         stale = () if self.stale is None else (f"config_stale: {self.stale}",)
-        return stale if self.limits_note is None else (*stale, self.limits_note)
+        if self.limits_note is None:
+            return stale
+        return (*stale, f"limits_clamped: {self.limits_note}")

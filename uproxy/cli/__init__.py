@@ -6,12 +6,14 @@ by raising an error of `uproxy.errors`; only `main` prints errors and chooses ex
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from uproxy import signals
 from uproxy.errors import ConfigError, UproxyError, UsageError
 from uproxy.lean.imports import lean_imports
 
@@ -33,17 +35,39 @@ IGNORED_ENVIRONMENT = ("SSLKEYLOGFILE", "OPENSSL_CONF", "OPENSSL_MODULES")
 code."""
 
 STANDARD_OUTPUT = 1
+STANDARD_DESCRIPTORS = (0, STANDARD_OUTPUT, 2)
 """The file descriptor."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return the exit code documented in docs/reference/cli.md."""
+    _fill_standard_descriptors()
     for name in IGNORED_ENVIRONMENT:
         os.environ.pop(name, None)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if _command(words) == "run":
+        signals.hold_back()  # before the imports, which take most of the time until it runs
     try:
-        return _run(list(sys.argv[1:] if argv is None else argv))
+        return _run(words)
     except KeyboardInterrupt:
         return 130
+    except MemoryError:  # in an import too
+        return _report(UproxyError("no memory left: raise ulimit -v, or what else limits it"))
+
+
+def _fill_standard_descriptors() -> None:
+    """Open /dev/null in place of standard descriptors that are closed: otherwise a socket would
+    take their number, and what is meant for the terminal or the log would be sent to a peer."""
+    for descriptor in STANDARD_DESCRIPTORS:
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
+
+
+def _command(words: Sequence[str]) -> str | None:
+    """Return the command that is called, whatever options are in front of it."""
+    return next((word for word in words if not word.startswith("-")), None)
 
 
 def _run(words: list[str]) -> int:
@@ -78,8 +102,9 @@ def _discard_output() -> None:
 def _report(error: UproxyError) -> int:
     """Print an error, or each mistake of a configuration; return the exit code."""
     lines = [str(mistake) for mistake in error.mistakes] if isinstance(error, ConfigError) else []
-    for line in lines or [str(error)]:
-        print(f"uproxy: error: {line}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody can be told, but the exit code stays right
+        for line in lines or [str(error)]:
+            print(f"uproxy: error: {line}", file=sys.stderr)
     return error.exit_code
 
 
@@ -118,7 +143,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
         "authorization by identity.",
     )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    called = next((word for word in words if not word.startswith("-")), None)
+    called = _command(words)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)
         command.add_argument(

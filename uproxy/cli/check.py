@@ -9,7 +9,8 @@ import os
 import sys
 from pathlib import Path
 
-from uproxy import descriptors, libssl, sockets
+from uproxy import libssl, sockets
+from uproxy.app.budget import budget_of
 from uproxy.app.configuration import ConfigurationFile
 from uproxy.app.identity import check_files, make_source
 from uproxy.cli import add_configuration_arguments
@@ -71,7 +72,7 @@ def _check_owners(settings: Settings) -> None:
 
 def _check_limits(settings: Settings) -> None:
     """Warn if `limits.connections` doesn't fit into the descriptor limit."""
-    budget = descriptors.budget_for(settings.limits.connections, descriptors.raise_limit())
+    budget = budget_of(settings)
     if budget.note:
         print(f"uproxy: warning: {budget.note}", file=sys.stderr)
 

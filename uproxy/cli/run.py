@@ -16,6 +16,7 @@ with lean_imports():
 
     import uvloop
 
+    from uproxy import descriptors
     from uproxy.app.configuration import ConfigurationFile
     from uproxy.app.process import serve
 
@@ -32,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
         overrides.append(f"log.level={args.log_level}")
     # a copy, so that later changes of os.environ don't change what a reload reads
     file = ConfigurationFile(Path(args.config), tuple(overrides), dict(os.environ))
+    descriptors.check_least(descriptors.raise_limit())
     with lean_imports():  # for imports while it runs
         code: int = uvloop.run(_serve(file))
     return code

@@ -114,9 +114,13 @@ class Log(logging.Handler):
         logging.getLogger().setLevel(max(level, logging.WARNING))
 
     def start(self) -> None:
-        """Receive standard logging from now on, and start the writer thread."""
-        logging.getLogger().addHandler(self)
+        """Start the writer thread, and receive standard logging from now on.
+
+        Raises:
+            UproxyError: no thread can be had.
+        """
         self._pipe.start()
+        logging.getLogger().addHandler(self)
 
     def finish(self, timeout: float = 1.0) -> None:
         """Write what is queued, waiting at most `timeout` seconds for standard output, and

@@ -15,6 +15,8 @@ import select
 import threading
 from collections.abc import Callable
 
+from uproxy.errors import UproxyError
+
 QUEUE_LINES = 10_000
 """How many lines may wait for a blocked descriptor; some megabytes."""
 
@@ -64,8 +66,18 @@ class Pipe:
         return self._dropped_lines + self._failed_lines
 
     def start(self) -> None:
-        """Start the writer thread."""
-        self._thread.start()
+        """Start the writer thread.
+
+        Raises:
+            UproxyError: no thread can be had.
+        """
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            raise UproxyError(
+                f"no thread for the log ({error}): raise the limit of processes (ulimit -u, "
+                "TasksMax) or of memory"
+            ) from None
 
     def put(self, line: Line) -> None:
         """Queue a line, or drop it if the queue is full.  Callable on any thread; never waits."""

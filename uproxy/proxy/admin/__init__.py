@@ -1,6 +1,8 @@
 """The admin server, for operators, probes, scrapers and browsers.
 
-    server.py        the I/O: listeners, deadlines, bounds; HTTP/1.1 by h11
+    server.py        listeners, and who goes when there are too many
+      client.py      one client: HTTP/1.1 by h11, deadlines
+      bounds.py      what clients may use
       guard.py       who may ask, by Host, Origin and loopback; pure
       router.py      which answer a request gets; pure
         answers.py   the JSON and text bodies

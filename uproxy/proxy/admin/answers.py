@@ -23,11 +23,33 @@ CONNECTIONS_ON_PAGE = 200
 """How many rows /status.json has; it is polled, so it must stay cheap with many connections."""
 
 
-def readyz(facts: AdminFacts) -> Response:
-    """Return 200, or 503 with the reasons in words; notes follow in both cases."""
+PUBLIC_WORDS = frozenset(
+    {"starting", "draining", "no identity yet", "no identity any more", "config_stale",
+     "identity_stale", "limits_clamped"}
+)  # fmt: skip
+"""What reasons and notes begin with that strangers may read; what follows has values of the
+configuration, the environment and the agent in it."""
+
+
+def readyz(facts: AdminFacts, *, values: bool) -> Response:
+    """Return 200, or 503 with the reasons in words; notes follow in both cases.
+
+    Args:
+        values: tell reasons in full; otherwise only those of PUBLIC_WORDS that they begin with.
+    """
     readiness = facts.readiness()
-    lines = readiness.reasons or ("ready",)
-    return text(503 if readiness.reasons else 200, "\n".join((*lines, *readiness.notes)))
+    reasons, notes = readiness.reasons, readiness.notes
+    if not values:
+        reasons = tuple(_public(each) or "not ready" for each in reasons)
+        notes = tuple(filter(None, map(_public, notes)))
+    lines = reasons or ("ready",)
+    return text(503 if reasons else 200, "\n".join((*lines, *notes)))
+
+
+def _public(reason: str) -> str | None:
+    """Return the public word that a reason or note begins with, if there is one."""
+    word, _, _values = reason.partition(": ")
+    return word if word in PUBLIC_WORDS else None
 
 
 def livez(facts: AdminFacts) -> Response:

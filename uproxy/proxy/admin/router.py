@@ -38,13 +38,13 @@ def respond(surface: Surface, request: Request, facts: AdminFacts, now: datetime
         return guard.refuse_remote(request) or _change(request, facts)
     if request.method not in ("GET", "HEAD"):
         return _wrong_method(request, "GET, HEAD")
-    return _read(request, facts, now)
+    return _read(surface, request, facts, now)
 
 
-def _read(request: Request, facts: AdminFacts, now: datetime) -> Response:
+def _read(surface: Surface, request: Request, facts: AdminFacts, now: datetime) -> Response:
     match request.path:
         case "/readyz":
-            return answers.readyz(facts)
+            return answers.readyz(facts, values=surface is Surface.ADMIN)
         case "/livez":
             return answers.livez(facts)
         case "/metrics":

@@ -1,0 +1,23 @@
+"""How many connections fit into this process, beside everything else that needs descriptors."""
+
+from __future__ import annotations
+
+from uproxy import descriptors
+from uproxy.app.administration import Administration
+from uproxy.app.engines import MOST_WORKERS
+from uproxy.config import Settings
+from uproxy.descriptors import Budget
+
+
+def budget_of(settings: Settings) -> Budget:
+    """Raise the limit of descriptors as far as possible, and return what a configuration may have.
+
+    Raises:
+        UproxyError: not even one connection fits.
+    """
+    reserved = descriptors.reserved_for(
+        doors=len(settings.inbound) + len(settings.outbound),
+        threads=(settings.workers or MOST_WORKERS) + 1,
+        admin=Administration.descriptors(settings.admin),
+    )
+    return descriptors.budget_for(settings.limits.connections, descriptors.raise_limit(), reserved)

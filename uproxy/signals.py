@@ -1,0 +1,33 @@
+"""Signals that reach a running uProxy: held back while it starts, or without effect.
+
+Log rotation, shells and supervisors send signals that uProxy has no use for, and the default of
+most is to end the process with every connection in it.
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Final
+
+HANDLED: Final = frozenset({signal.SIGHUP, signal.SIGTERM, signal.SIGINT})
+"""What the event loop handles once it runs: reload and quit."""
+
+IGNORED: Final = frozenset(
+    {signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE, signal.SIGALRM, signal.SIGVTALRM,
+     signal.SIGPROF, signal.SIGIO, signal.SIGPWR}
+)  # fmt: skip
+"""What has no effect.  SIGQUIT is none of them: it ends the process at once."""
+
+
+def hold_back() -> None:
+    """Ignore what has no effect, and let the kernel keep what the event loop will handle.  As
+    process 1 of a container, a signal that isn't kept would be lost before there is a handler."""
+    for number in IGNORED:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+
+
+def let_through() -> None:
+    """Deliver what was held back, and what comes from now on.  Threads that were started in
+    between don't get any."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
