@@ -18,7 +18,7 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -66,7 +66,7 @@ class Quirks:
     not_after: datetime | None = None
     """None: an hour after the authority's `now`."""
     key: str = "p256"
-    """p256, p384, p224, rsa2048, rsa1024, ed25519 or ed448."""
+    """p256, p384, p521, p224, secp256k1, rsa2048, rsa1024, dsa, ed25519 or ed448."""
     hash: type[hashes.HashAlgorithm] = hashes.SHA256
     forged: bool = False
     """Whether it is signed with another key than the issuer's."""
@@ -238,6 +238,7 @@ def make_key(kind: str) -> CertificateIssuerPrivateKeyTypes:
     """Return a new private key of one of the kinds listed at `Quirks.key`."""
     curves: dict[str, ec.EllipticCurve] = {
         "p224": ec.SECP224R1(), "p256": ec.SECP256R1(), "p384": ec.SECP384R1(),
+        "p521": ec.SECP521R1(), "secp256k1": ec.SECP256K1(),
     }  # fmt: skip
     if kind in curves:
         return ec.generate_private_key(curves[kind])
@@ -245,6 +246,8 @@ def make_key(kind: str) -> CertificateIssuerPrivateKeyTypes:
         return ed25519.Ed25519PrivateKey.generate()
     if kind == "ed448":
         return ed448.Ed448PrivateKey.generate()
+    if kind == "dsa":
+        return dsa.generate_private_key(2048)
     return rsa.generate_private_key(65537, int(kind.removeprefix("rsa")))
 
 
