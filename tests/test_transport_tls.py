@@ -15,6 +15,7 @@ from OpenSSL import SSL
 
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
+from tests.helpers.hostile_client import ALERT, APPLICATION_DATA, TLS_1_2, TLS_1_3, Host
 from tests.helpers.streams import Listener, Stream, listening
 from tests.helpers.tls_streams import TlsStream
 from uproxy import sockets
@@ -22,12 +23,15 @@ from uproxy.contract import Candidate, Engine, PeerSvid, Refusal, RefusedError, 
 from uproxy.lab.pki import Authority, Issued
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
-from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts
+from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts, TlsSettings
 from uproxy.proxy.services import PER_PEER
+from uproxy.tlswords import UNASKED
 
 engine = engines.engine
 
 MIB = 1 << 20
+HANDSHAKE_FAILURE, UNKNOWN_CA = 40, 48
+"""Alerts (RFC 8446 §6)."""
 OURS = Authority("example.org")
 STRANGERS = Authority("stranger.test")
 US = OURS.issue("/ns/shop/sa/orders")
@@ -787,3 +791,33 @@ async def test_endpoints_are_tried_in_order_until_one_answers(engine: Engine) ->
         Outcome.CONNECT_FAILED,
         f"connection refused by {gone.address}: is the application running?",
     )
+
+
+# What a server hears of why it was refused.
+
+
+@pytest.mark.parametrize("version", [TLS_1_2, TLS_1_3], ids=["TLS 1.2", "TLS 1.3"])
+@pytest.mark.parametrize("asks", [False, True], ids=["it asks for nothing", "it is a stranger"])
+async def test_a_server_hears_why_it_is_refused(
+    engine: Engine, version: tuple[int, int], asks: bool
+) -> None:
+    """Sealed under TLS 1.3, because there nothing but an alert that was sealed is one."""
+    shows = STRANGERS.issue("/ns/a/sa/b") if asks else PEER
+    ours = plan(
+        Role.CLIENT, US, verifier(Role.SERVER, OURS), settings=TlsSettings(min_version="1.2")
+    )
+    async with listening() as far:
+        door = RecordingDoor(Direction.OUTBOUND, route(far.address, tls=ours))
+        async with open_door(engine, door) as address:
+            near = await Stream.connect(address)
+            accepted = (await far.accept()).socket
+            accepted.setblocking(True)
+            alert = await asyncio.to_thread(
+                Host.refused, accepted, shows, asks=asks, version=version
+            )
+            assert await near.is_reset()
+            ending = await door.ending()
+    sealed = APPLICATION_DATA if version == TLS_1_3 else ALERT
+    assert alert == (UNKNOWN_CA if asks else HANDSHAKE_FAILURE, sealed)
+    assert ending.outcome is (Outcome.PEER_UNTRUSTED if asks else Outcome.HANDSHAKE_FAILED)
+    assert asks or ending.reason == UNASKED

@@ -153,6 +153,7 @@ def test_a_server_that_asks_for_no_certificate_is_refused(
         with ended(uproxy, "handshake_failed") as lines:
             assert ask(uproxy.port) == b""
         assert only(lines)["error"] == "the peer asked for no certificate: mutual TLS or none"
+        wait_until(lambda: "SSL alert number 40" in server.output, "handshake_failure")
 
 
 def test_a_server_that_refuses_us_is_a_failed_handshake(

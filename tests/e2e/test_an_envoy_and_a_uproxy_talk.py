@@ -254,4 +254,6 @@ def test_an_envoy_with_a_wrong_identity_is_not_what_was_expected(
         with ended(uproxy, "peer_unexpected") as lines:
             assert ask(uproxy.port) == b""
     assert ORDERS in only(lines)["error"]
+    # and it hears why, where an alert in the clear would be a corrupt record
+    wait_until(lambda: "SSLV3_ALERT_CERTIFICATE_UNKNOWN" in server.output, "the alert")
     assert grown(server, before, "downstream_cx_total") >= 1

@@ -115,6 +115,8 @@ def test_one_with_a_wrong_identity_is_not_what_was_expected(
         with ended(uproxy, "peer_unexpected") as lines:
             assert ask(uproxy.port) == b""
         assert UNWANTED in only(lines)["error"]
+        # and it hears why, where an alert in the clear would be a corrupt record
+        wait_until(lambda: "remote error: tls: unknown certificate" in server.output, "the alert")
 
 
 def test_one_that_refuses_us_is_a_failed_handshake(folder: Path, agent_world: AgentWorld) -> None:

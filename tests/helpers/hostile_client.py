@@ -271,21 +271,58 @@ class Intruder(_Guest, _Sealed):
 class Host(_Sealed):
     """A TLS server that does what tlslite does, and says what a test wants."""
 
-    def __init__(self, accepted: socket.socket, shows: Issued) -> None:
-        """Shake hands with whoever was accepted, who has to show a certificate."""
+    def __init__(
+        self,
+        accepted: socket.socket,
+        shows: Issued,
+        *,
+        asks: bool = True,
+        version: tuple[int, int] = TLS_1_3,
+    ) -> None:
+        """Shake hands with whoever was accepted, who has to show a certificate if it `asks`."""
         accepted.settimeout(PATIENCE)
         self.tls = TLSConnection(accepted)
         self.tls.closeSocket = False
         self.tls.handshakeServer(
             certChain=_chain(shows.der),
             privateKey=parsePEMKey(shows.key_pem.decode(), private=True),
-            reqCert=True,
-            settings=_settings(TLS_1_3),
+            reqCert=asks,
+            settings=_settings(version),
         )
+
+    @classmethod
+    def refused(cls, accepted: socket.socket, shows: Issued, **how: Any) -> tuple[int, int]:
+        """The description of the alert that refuses it, and the type of the record it came in.
+
+        Raises:
+            AssertionError: it isn't refused by an alert.
+        """
+        heard = _Tapped(accepted)
+        try:
+            cls(heard, shows, **how)  # type: ignore[arg-type]  # but for what it remembers
+        except errors.TLSRemoteAlert as said:
+            return int(said.description), record_types(bytes(heard.bytes))[-1]
+        raise AssertionError("not refused")
 
     def hear(self, count: int) -> bytes:
         """So many bytes of the application."""
         return bytes(self.tls.read(count, count))
+
+
+class _Tapped:
+    """A socket that remembers what it has received."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self.bytes = bytearray()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+    def recv(self, size: int) -> bytes:
+        received = self._socket.recv(size)
+        self.bytes += received
+        return received
 
 
 class _Twisted(TLSConnection):  # type: ignore[misc]  # tlslite has no types
@@ -354,6 +391,15 @@ def record(
 def records(content: bytes, size: int, kind: int = HANDSHAKE) -> bytes:
     """The same in records of at most `size` bytes."""
     return b"".join(record(content[at : at + size], kind) for at in range(0, len(content), size))
+
+
+def record_types(heard: bytes) -> list[int]:
+    """Of all records, in order."""
+    types, at = [], 0
+    while at + 5 <= len(heard):
+        types.append(heard[at])
+        at += 5 + int.from_bytes(heard[at + 3 : at + 5], "big")
+    return types
 
 
 def clear_alert(heard: bytes) -> int | None:

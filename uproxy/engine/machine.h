@@ -30,7 +30,6 @@ static inline void shaking_set(void *side) { uproxy_shaking = side; }
 #define count_add(at, by) __atomic_store_n((at), *(at) + (by), __ATOMIC_RELAXED) /* one writer */
 
 typedef int (*verify_t)(int, void *);
-typedef int (*request_t)(void *, void *);
 
 /* OpenSSL's functions that the threads call: the one list of them.  Each is result, name,
    arguments; `openssl.pxd` declares them to Cython with the same words. */
@@ -50,7 +49,6 @@ typedef int (*request_t)(void *, void *);
     F(void, SSL_free, (void *)) \
     F(void, SSL_set_bio, (void *, void *, void *)) \
     F(void, SSL_set_verify, (void *, int, verify_t)) \
-    F(void, SSL_set_cert_cb, (void *, request_t, void *)) \
     F(void, SSL_set_accept_state, (void *)) \
     F(void, SSL_set_connect_state, (void *)) \
     F(void, SSL_set_tlsext_host_name, (void *, const char *)) \

@@ -6,7 +6,6 @@ here is in `machine.h`'s OSSL_FUNCTIONS, or it doesn't compile.
 
 cdef extern from "machine.h" nogil:
     ctypedef int (*verify_t)(int, void *) noexcept nogil
-    ctypedef int (*request_t)(void *, void *) noexcept nogil
 
     void *BIO_new "ossl.BIO_new"(void *)
     void *BIO_s_mem "ossl.BIO_s_mem"()
@@ -23,7 +22,6 @@ cdef extern from "machine.h" nogil:
     void SSL_free "ossl.SSL_free"(void *)
     void SSL_set_bio "ossl.SSL_set_bio"(void *, void *, void *)
     void SSL_set_verify "ossl.SSL_set_verify"(void *, int, verify_t)
-    void SSL_set_cert_cb "ossl.SSL_set_cert_cb"(void *, request_t, void *)
     void SSL_set_accept_state "ossl.SSL_set_accept_state"(void *)
     void SSL_set_connect_state "ossl.SSL_set_connect_state"(void *)
     void SSL_set_tlsext_host_name "ossl.SSL_set_tlsext_host_name"(void *, const char *)
@@ -57,6 +55,7 @@ cdef enum:
     SSL_VERIFY_PEER_AND_INSIST = 3  # SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT
     X509_V_OK = 0
     X509_V_ERR_UNSPECIFIED = 1
+    X509_V_ERR_APPLICATION_VERIFICATION = 50  # becomes the alert handshake_failure
     X509_V_ERR_CERT_REJECTED = 28  # becomes the alert bad_certificate
     SSL3_RT_HANDSHAKE = 22
     ERR_LIB_SSL = 20

@@ -35,6 +35,12 @@ cdef enum:
     CROWD = 256  # connections that something is to be told of, and nobody waits for more
     UNHEARD = 4096  # connections that have ended, and the loop is to hear of, at most
 
+cdef enum:  # descriptions of alerts (RFC 8446 §6)
+    ALERT_UNEXPECTED_MESSAGE = 10
+    ALERT_RECORD_OVERFLOW = 22
+    ALERT_HANDSHAKE_FAILURE = 40
+    ALERT_PROTOCOL_VERSION = 70
+
 cdef enum Kind:  # what an epoll event is about; the first word of each
     K_SIDE, K_LISTENER, K_BELL
 
@@ -168,6 +174,8 @@ cdef struct Side:
     int fd  # -1: none
     int mask  # what epoll reports; -1: not watched
     bint asked  # the other side wants to see our certificate: a server's is never optional
+    bint had_to_ask  # a TLS 1.2 server has said all it says before our turn
+    bint unasked  # refused, because it asked for no certificate
     bint hung_up
     bint ending  # we have said our end, or will behind the backlog
     bint corked  # the last bytes before our end wait for it, and go in one segment with it

@@ -2,27 +2,28 @@
 
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t
-from libc.string cimport memset
+from libc.string cimport memset, strcmp
 from posix.time cimport CLOCK_MONOTONIC
 
 from uproxy.engine.openssl cimport (
     ERR_LIB_SSL, SSL3_RT_HANDSHAKE, SSL_ERROR_WANT_READ, SSL_R_EXCESSIVE_MESSAGE_SIZE,
-    SSL_VERIFY_PEER_AND_INSIST, X509_V_ERR_CERT_REJECTED, X509_V_ERR_UNSPECIFIED, X509_V_OK,
+    SSL_VERIFY_PEER_AND_INSIST, X509_V_ERR_APPLICATION_VERIFICATION, X509_V_ERR_CERT_REJECTED,
+    X509_V_ERR_UNSPECIFIED, X509_V_OK,
     BIO_free, BIO_new, BIO_s_mem, ERR_clear_error, ERR_peek_error, SSL_CIPHER_get_name,
     SSL_do_handshake, SSL_get0_group_name, SSL_get_current_cipher, SSL_get_error,
     SSL_get_version, SSL_new, SSL_session_reused, SSL_set_accept_state, SSL_set_bio,
-    SSL_set_cert_cb, SSL_set_connect_state, SSL_set_tlsext_host_name, SSL_set_verify,
+    SSL_set_connect_state, SSL_set_tlsext_host_name, SSL_set_verify,
     X509_STORE_CTX_set_error,
 )
 from uproxy.engine.parts cimport (
-    F_EXCESS, F_MEMORY, F_OS, F_SHORT_HANDSHAKE, F_UNASKED, F_UNPROVEN, F_VERIFY, MAX_REQUEST,
-    RECEIVE, V_ACCEPTED, V_DEFECT, V_NONE, V_REFUSED, X_MESSAGE, X_NONE, X_REQUEST,
+    ALERT_HANDSHAKE_FAILURE, F_EXCESS, F_MEMORY, F_OS, F_SHORT_HANDSHAKE, F_UNASKED,
+    F_UNPROVEN, F_VERIFY, MAX_REQUEST, RECEIVE, V_ACCEPTED, V_DEFECT, V_NONE, V_REFUSED, X_MESSAGE, X_NONE, X_REQUEST,
     Conn, Presented, Shared, Side,
 )
 from uproxy.engine.presented cimport leave_leaf_only, read_presented
 from uproxy.engine.side cimport (
-    fail, fail_tls, fed, feed, flush, keep_early, push_last_words, push_output, read_plain,
-    receive_raw,
+    drop_output, fail, fail_tls, fed, feed, flush, keep_early, push_last_words, push_output,
+    read_plain, receive_raw, say_alert,
 )
 from uproxy.engine.system cimport (
     clock_of, long_set, pthread_mutex_lock, pthread_mutex_unlock, shaking_get, shaking_set,
@@ -34,6 +35,7 @@ cdef enum:  # messages of a handshake (RFC 8446 §4)
     SERVER_HELLO = 2
     CERTIFICATE = 11
     CERTIFICATE_REQUEST = 13
+    SERVER_HELLO_DONE = 14
     TLS13 = 0x0304
 
 
@@ -49,8 +51,7 @@ cdef inline int begin_tls(Side *side) noexcept nogil:
     SSL_set_bio(side.ssl, NULL, side.output)
     SSL_set_verify(side.ssl, SSL_VERIFY_PEER_AND_INSIST, on_verify)
     side.asked = not side.shakes.client
-    side.greeted = False
-    SSL_set_cert_cb(side.ssl, on_request, side)
+    side.greeted = side.had_to_ask = side.unasked = False
     if not side.shakes.client:
         SSL_set_accept_state(side.ssl)
         return 0
@@ -71,14 +72,15 @@ cdef inline int on_verify(int _preverified, void *store) noexcept nogil:
     cdef Side *side = <Side *>shaking_get()
     if side == NULL:
         return 0
+    if side.verdict == V_ACCEPTED and not side.asked and speaks_tls13(side):
+        side.unasked = True  # TLS 1.3 has the CertificateRequest before the Certificate
+        side.x509_error = X509_V_ERR_APPLICATION_VERIFICATION
     X509_STORE_CTX_set_error(store, side.x509_error)
-    return side.verdict == V_ACCEPTED
+    return side.verdict == V_ACCEPTED and not side.unasked
 
 
-cdef inline int on_request(void *_ssl, void *side) noexcept nogil:
-    """A client is called here only when the server has sent a CertificateRequest."""
-    (<Side *>side).asked = True
-    return 1
+cdef inline bint speaks_tls13(Side *side) noexcept nogil:
+    return strcmp(SSL_get_version(side.ssl), "TLSv1.3") == 0
 
 
 cdef inline void on_message(int sent, int version, int kind, const void *content, size_t size,
@@ -94,6 +96,10 @@ cdef inline void on_message(int sent, int version, int kind, const void *content
     elif message[0] == CERTIFICATE_REQUEST and size > MAX_REQUEST:
         refuse_excess(side, X_REQUEST, size)
         spoil(message + 4, size - 4)
+    elif message[0] == CERTIFICATE_REQUEST:
+        side.asked = True
+    elif message[0] == SERVER_HELLO_DONE:
+        side.had_to_ask = True
     elif message[0] == CLIENT_HELLO or message[0] == SERVER_HELLO:
         side.greeted = True
 
@@ -164,11 +170,23 @@ cdef inline int shake(Side *side, char *data, size_t size) noexcept nogil:
     if side.verdict == V_REFUSED or side.verdict == V_DEFECT:
         fail(side, F_VERIFY, 0, 0)
         return push_last_words(side)
+    if side.unasked:
+        return refuse_unasked(side)
     if why != SSL_ERROR_WANT_READ:
         if side.greeted and side.verdict == V_NONE and is_too_large(ERR_peek_error()):
             fail(side, F_EXCESS, X_MESSAGE, 0)
         return fail_tls(side)
+    if side.had_to_ask and not side.asked:
+        # nothing of our turn in TLS 1.2 is sent yet: an alert in the clear takes its place
+        drop_output(side)
+        say_alert(side, ALERT_HANDSHAKE_FAILURE)
+        return refuse_unasked(side)
     return push_output(side)
+
+
+cdef inline int refuse_unasked(Side *side) noexcept nogil:
+    fail(side, F_UNASKED, 0, 0)
+    return push_last_words(side)
 
 
 cdef inline bint is_too_large(unsigned long code) noexcept nogil:

@@ -4,6 +4,7 @@ Functions that can fail return -1 and leave the reason in the connection (`fail`
 """
 
 from libc.errno cimport EAGAIN, ECONNRESET, EINTR, ENOTCONN, EPIPE, ETIMEDOUT, errno
+from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 from posix.unistd cimport close
@@ -308,6 +309,21 @@ cdef inline int feed(Side *side, char *data, size_t size) noexcept nogil:
 
 cdef inline void fed(Side *side) noexcept nogil:
     SSL_set_bio(side.ssl, NULL, side.output)
+
+
+cdef inline void drop_output(Side *side) noexcept nogil:
+    """Forget the records made that aren't sent."""
+    cdef char *data = NULL
+    drain(side, BIO_get_mem_data(side.output, &data))
+    side.backlog_size = 0
+
+
+cdef inline void say_alert(Side *side, uint8_t description) noexcept nogil:
+    """Send a fatal alert in the clear, where nothing is sealed yet, if the socket takes it."""
+    cdef uint8_t alert[7]
+    alert[0], alert[1], alert[2], alert[3], alert[4] = 21, 3, 3, 0, 2  # RFC 8446 §5.1
+    alert[5], alert[6] = 2, description
+    send_now(side, <char *>alert, sizeof(alert), False)
 
 
 cdef inline int push_last_words(Side *side) noexcept nogil:

@@ -28,8 +28,6 @@ _HANDSHAKE: Final = 22
 class Judge(Protocol):
     """A session inside SSL_do_handshake."""
 
-    asked: bool
-
     def judged(self) -> int:
         """The X509 verification error for the peer: 0 to accept."""
 
@@ -76,22 +74,6 @@ def message_callback() -> Any:
             session.hear(version, ffi.buffer(ffi.cast("char *", data), size))
 
     return _callable(WATCHER, on_message, error=None)
-
-
-@cache
-def request_callback() -> Any:
-    """Notes that our certificate is asked for, for SSL_set_cert_cb.
-
-    Raises:
-        EngineError: memory that is writable and executable is forbidden.
-    """
-
-    def on_request(ssl: Any, _arg: Any) -> int:
-        # A client is called here only when the server has sent a CertificateRequest.
-        in_handshake[address_of(ssl)].asked = True
-        return 1
-
-    return _callable("int(SSL *, void *)", on_request)
 
 
 def protocol_chooser(names: list[bytes]) -> Any:

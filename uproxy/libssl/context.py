@@ -30,6 +30,10 @@ _NO_AUTO_CHAIN: Final = 0x8
 """SSL_MODE_NO_AUTO_CHAIN (not among the binding's constants): without it OpenSSL validates
 *our* chain in every handshake and sends the root too."""
 
+_MIDDLEBOX_COMPAT: Final = 0x100000
+"""SSL_OP_ENABLE_MIDDLEBOX_COMPAT (not among the binding's constants): a server sends the
+change_cipher_spec that a client may wait for (RFC 8446 appendix D.4)."""
+
 _SAFE_TLS12: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 """Where the settings name none for TLS 1.2: OpenSSL's own default has CBC in it."""
 
@@ -109,6 +113,9 @@ class Context:
             | lib.SSL_OP_NO_COMPRESSION
             | lib.SSL_OP_CIPHER_SERVER_PREFERENCE,
         )
+        if self.server:
+            # openssl.cnf turns it off for clients
+            lib.SSL_CTX_set_options(context, _MIDDLEBOX_COMPAT)
         lib.SSL_CTX_set_session_cache_mode(context, lib.SSL_SESS_CACHE_OFF)
         lib.SSL_CTX_set_mode(context, lib.SSL_MODE_RELEASE_BUFFERS | _NO_AUTO_CHAIN)
         # each handshake brings its callback; without one the empty store believes nobody

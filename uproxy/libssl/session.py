@@ -22,7 +22,6 @@ from uproxy.libssl.binding import (
 from uproxy.libssl.callbacks import (
     in_handshake,
     message_callback,
-    request_callback,
     verify_callback,
 )
 from uproxy.libssl.context import Context, verify_mode, x509_error
@@ -37,6 +36,12 @@ _RECORD: Final = 16 * 1024 + 512
 
 _TLS13: Final = 0x0304
 
+_X509_ERROR_UNASKED: Final = 50
+"""X509_V_ERR_APPLICATION_VERIFICATION: its alert is handshake_failure."""
+
+_HANDSHAKE_FAILURE: Final = bytes((21, 3, 3, 0, 2, 2, 40))
+"""The alert in the clear (RFC 8446 sections 5.1 and 6)."""
+
 _plaintext: Final[Any] = ffi.new("char[]", RECEIVE_SIZE + 2 * _RECORD)
 """Shared by every session, so that an idle one owns no buffer: valid until the next call."""
 
@@ -48,8 +53,8 @@ class Session:
     """
 
     __slots__ = (
-        "_context", "_fed", "_greeted", "_outgoing", "_ssl", "_verdict", "asked", "early", "ended",
-        "failure", "midway", "peer",
+        "_alert", "_context", "_fed", "_greeted", "_outgoing", "_ssl", "_unasked", "_verdict",
+        "asked", "early", "ended", "failure", "midway", "peer",
     )  # fmt: skip
 
     def __init__(self, context: Context, server_name: str | None = None) -> None:
@@ -61,6 +66,8 @@ class Session:
         self._greeted = False  # the peer's hello has been read
         self._outgoing = memory_bio()
         self._verdict: PeerSvid | Exception | None = None
+        self._unasked = False  # refused, because it asked for no certificate
+        self._alert = b""  # in the clear, instead of records
         self.asked = context.server
         """The other side wants to see our certificate: a server's is never optional."""
         self.peer: PeerSvid | None = None
@@ -92,9 +99,8 @@ class Session:
         lib.SSL_CTX_set_msg_callback(context.pointer, message_callback())
 
     def _watch_handshake(self) -> None:
-        """Have OpenSSL ask `judged` about the peer, and note in `asked` that it asks about us."""
+        """Have OpenSSL ask `judged` about the peer."""
         lib.SSL_set_verify(self._ssl, verify_mode(), verify_callback())
-        lib.SSL_set_cert_cb(self._ssl, request_callback(), ffi.NULL)
 
     def handshake(self, received: Buffer = b"") -> bool:
         """Go on with the handshake; True when it has finished and the peer is verified.
@@ -117,11 +123,21 @@ class Session:
                 raise self._verdict
             if self._greeted and self._verdict is None and is_too_large(lib.ERR_peek_error()):
                 raise presented.refusal(presented.Excess.MESSAGE, 0)
+            if self._unasked:
+                self._refuse_unasked(result)
             self._expect_want_read(result)
             return False
         finally:
             del in_handshake[address]
             self._let_go()
+
+    def _refuse_unasked(self, result: int) -> None:
+        """The server asked for no certificate, which it is told."""
+        if lib.SSL_get_error(self._ssl, result) == lib.SSL_ERROR_WANT_READ:
+            # nothing of our turn in TLS 1.2 is sent yet: an alert in the clear takes its place
+            self.take_output()
+            self._alert = _HANDSHAKE_FAILURE
+        raise TlsError(UNASKED)
 
     def _accept(self) -> None:
         """Nobody passes whom this very handshake's callback didn't accept."""
@@ -138,7 +154,11 @@ class Session:
     def judged(self) -> int:
         """The X509 verification error for the peer: 0 to accept."""
         # without a Certificate message nobody is believed
-        return x509_error(self._verdict or TlsError("the peer showed no certificate"))
+        verdict = self._verdict or TlsError("the peer showed no certificate")
+        if self.asked or isinstance(verdict, Exception) or not self._is_tls13:
+            return x509_error(verdict)
+        self._unasked = True  # TLS 1.3 has the CertificateRequest before the Certificate
+        return _X509_ERROR_UNASKED
 
     def hear(self, version: int, message: Any) -> None:
         """A handshake message that OpenSSL has hashed, and hasn't read yet."""
@@ -148,6 +168,10 @@ class Session:
         elif kind == presented.CERTIFICATE_REQUEST and len(message) > presented.MAX_REQUEST:
             self._verdict = presented.refusal(presented.Excess.REQUEST, len(message))
             _spoil(message)
+        elif kind == presented.CERTIFICATE_REQUEST:
+            self.asked = True
+        elif kind == presented.SERVER_HELLO_DONE:
+            self._unasked = not self.asked
         elif kind in presented.HELLOS:
             self._greeted = True
 
@@ -251,6 +275,9 @@ class Session:
 
     def take_output(self) -> bytes:
         """What must be sent now: records, handshake messages, alerts."""
+        if self._alert:
+            alert, self._alert = self._alert, b""
+            return alert
         pointer = ffi.new("char **")
         size = lib.BIO_get_mem_data(self._outgoing, pointer)
         if size <= 0:
@@ -260,6 +287,10 @@ class Session:
         self._outgoing = memory_bio()
         lib.SSL_set_bio(self._ssl, ffi.NULL, self._outgoing)
         return output
+
+    @property
+    def _is_tls13(self) -> bool:
+        return text_of(lib.SSL_get_version(self._ssl)) == "TLSv1.3"
 
     @property
     def negotiated(self) -> tuple[str, str, str]:

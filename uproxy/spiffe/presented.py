@@ -31,6 +31,7 @@ MAX_REQUEST: Final = 16 * 1024
 
 CERTIFICATE: Final = 11
 CERTIFICATE_REQUEST: Final = 13
+SERVER_HELLO_DONE: Final = 14
 HELLOS: Final = (1, 2)
 """Kinds of handshake messages: a client's and a server's hello."""
 HEADER: Final = 4

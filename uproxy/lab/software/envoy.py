@@ -20,6 +20,13 @@ from uproxy.lab.ports import free_port
 from uproxy.lab.processes import Process
 
 _TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3."
+_ENDED = {
+    "@type": "type.googleapis.com/envoy.extensions.access_loggers.stream.v3.StderrAccessLog",
+    "log_format": {
+        "text_format_source": {"inline_string": "ended: %DOWNSTREAM_TRANSPORT_FAILURE_REASON%\n"}
+    },
+}
+"""A line for each connection that came to it, with why its TLS failed."""
 
 
 class _Envoy(Process):
@@ -175,7 +182,12 @@ def _listener(port: int, transport_socket: Mapping[str, Any] | None) -> dict[str
     chain: dict[str, Any] = {"filters": [{"name": "tcp_proxy", "typed_config": proxy}]}
     if transport_socket is not None:
         chain["transport_socket"] = transport_socket
-    return {"name": "door", "address": _address(port), "filter_chains": [chain]}
+    return {
+        "name": "door",
+        "address": _address(port),
+        "filter_chains": [chain],
+        "access_log": [{"name": "stderr", "typed_config": _ENDED}],
+    }
 
 
 def _cluster(port: int, transport_socket: Mapping[str, Any] | None) -> dict[str, Any]:
