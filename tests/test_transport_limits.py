@@ -27,7 +27,7 @@ from uproxy.lifecycle import State
 from uproxy.model import Direction, Limits, Outcome, Role, TcpAddress, Timeouts, UnixAddress
 from uproxy.transport.twin import hello as hello_module
 from uproxy.transport.twin.gate import Gate
-from uproxy.transport.twin.hello import MAX_HELLO, Hello
+from uproxy.transport.twin.hello import MAX_HELLO, Fault, Hello
 
 engine = engines.engine
 
@@ -280,14 +280,33 @@ def dripped(data: bytes) -> int:
     "said",
     [
         pytest.param(b"GET / HTTP/1.1", id="HTTP"),
-        pytest.param(b"\x15\x03\x03\x00\x02\x02\x28", id="an alert"),
-        pytest.param(b"\x16\x03\x01\x00\x05\x02\x00\x00\x00\x00", id="another message"),
-        pytest.param(b"\x16\x03\x01\x00\x00", id="an empty record"),
         pytest.param(b"\x16\x03\x01\x40\x00\x01\xff\xff\xff" + bytes(MAX_HELLO), id="endless"),
     ],
 )
 def test_what_cannot_become_a_hello_is_openssls_to_judge(said: bytes) -> None:
-    assert Hello().feed(said)
+    hello = Hello()
+    assert hello.feed(said)
+    assert hello.fault is None
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        pytest.param(b"\x15\x03\x03\x00\x02", Fault.UNEXPECTED_MESSAGE, id="an alert"),
+        pytest.param(b"\x16\x03\x01\x00\x05\x02", Fault.UNEXPECTED_MESSAGE, id="another message"),
+        pytest.param(b"\x16\x03\x01\x00\x00", Fault.UNEXPECTED_MESSAGE, id="an empty record"),
+        pytest.param(b"\x16\x03\x01\x40\x01", Fault.RECORD_OVERFLOW, id="too much"),
+        pytest.param(
+            in_records(b"\x01", b"") + b"\x00", Fault.UNEXPECTED_MESSAGE, id="an empty second"
+        ),
+    ],
+)
+def test_what_no_record_of_a_hello_can_be_is_refused_at_its_header(
+    said: bytes, fault: Fault
+) -> None:
+    hello = Hello()
+    assert hello.feed(said)
+    assert hello.fault is fault
 
 
 class Somebody:

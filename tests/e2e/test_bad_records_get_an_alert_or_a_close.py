@@ -82,9 +82,29 @@ BEFORE = {
     "a hello of 16 MiB": Said(
         records(b"\1\xff\xff\xff" + bytes(100_000), 2**14), ILLEGAL, "excessive message size"
     ),
+    "the header of a record one byte too large": Said(
+        record(b"", length=2**14 + 1), OVERFLOW, "too long"
+    ),
+    "and the first byte of a hello": Said(record(b"\1", length=2**14 + 1), OVERFLOW, "too long"),
+    "a second record too large": Said(
+        record(HELLO[:40]) + record(b"", length=2**16 - 1), OVERFLOW, "too long"
+    ),
     # empty
+    "an empty handshake record": Said(record(b""), UNEXPECTED, STRANGE),
+    "an empty handshake record in a hello": Said(
+        record(HELLO[:40]) + record(b"") + record(HELLO[40:]), UNEXPECTED, STRANGE
+    ),
+    "1,000 empty handshake records": Said(record(b"") * 1000, UNEXPECTED, STRANGE),
     "an empty alert": Said(record(b"", ALERT), UNEXPECTED, STRANGE),
     "empty data": Said(record(b"", APPLICATION_DATA) * 1000, UNEXPECTED, STRANGE),
+    # something else first, of which no more comes
+    "the header of data": Said(record(b"", APPLICATION_DATA, length=2**14), UNEXPECTED, STRANGE),
+    "the header of an alert": Said(record(b"", ALERT, length=2), UNEXPECTED, STRANGE),
+    "the first byte of a Certificate": Said(record(b"\x0b", length=9_000), UNEXPECTED, STRANGE),
+    "an alert in a hello": Said(
+        record(HELLO[:40]) + record(b"", ALERT, length=2), UNEXPECTED, STRANGE
+    ),
+    "the header of version 0x9999": Said(record(b"", version=0x9999, length=300), None, NO_TLS),
     # something else first
     "data": Said(record(b"hello", APPLICATION_DATA), UNEXPECTED, STRANGE),
     "change_cipher_spec": Said(record(b"\1", CHANGE_CIPHER_SPEC), UNEXPECTED, STRANGE),
@@ -159,7 +179,6 @@ SEALED = {
 WAITING = {
     "nothing": b"",
     "half a hello": record(HELLO)[:60],
-    "an empty handshake record": record(b""),
     "a hello": record(HELLO),
     "a hello in records of one byte": records(HELLO, 1),
     "a hello of 60 KiB": records(hello(more=[(0x8A8A, bytes(60_000))]), 2**14),

@@ -24,7 +24,7 @@ from uproxy.engine.parts cimport (
 )
 from uproxy.engine.shake cimport begin_tls, shake, shake_on
 from uproxy.engine.side cimport (
-    drop_tls, fail, flush, keep_early, mute, push_output, receive_raw, watch,
+    drop_tls, fail, flush, keep_early, mute, push_output, receive_raw, say_alert, watch,
 )
 from uproxy.engine.standing cimport find_standing, still_stands
 from uproxy.engine.system cimport (
@@ -280,7 +280,11 @@ cdef inline void begin_near_kept(Side *side) noexcept nogil:
 cdef inline void begin_near(Side *side, char *hello, size_t size) noexcept nogil:
     cdef Conn *conn = side.conn
     speaks(conn)
-    if not take_slot(conn):
+    if side.alert:
+        fail(side, F_TLS, 0, side.code)
+        say_alert(side, side.alert)
+        near_failed(conn)
+    elif not take_slot(conn):
         fail(side, F_SLOTS, 0, 0)
         near_failed(conn)
     elif begin_tls(side) < 0:

@@ -39,7 +39,6 @@ cdef enum:  # descriptions of alerts (RFC 8446 §6)
     ALERT_UNEXPECTED_MESSAGE = 10
     ALERT_RECORD_OVERFLOW = 22
     ALERT_HANDSHAKE_FAILURE = 40
-    ALERT_PROTOCOL_VERSION = 70
 
 cdef enum Kind:  # what an epoll event is about; the first word of each
     K_SIDE, K_LISTENER, K_BELL
@@ -184,7 +183,7 @@ cdef struct Side:
     bint gone  # its socket has failed: what came before that is read, nothing is sent any more
     int error  # errno, if it is gone
     int failed  # F_TLS: what came next can't be read, and nothing can be encrypted any more
-    unsigned long code  # OpenSSL's, if it has failed
+    unsigned long code  # OpenSSL's, if it has failed or its hello is refused
     bint midway  # part of a message of TLS itself has come: nothing is encrypted before the rest
     int appetite  # bytes to receive at once
     bint owns_context  # `shakes.context` was taken for this connection alone
@@ -203,6 +202,7 @@ cdef struct Side:
     size_t message_size  # its message's bytes in the records before
     uint8_t message[4]  # its message's header
     size_t message_known
+    int alert  # that refuses a hello; 0: none
     PyObject *judged  # with the GIL: the verdict's words where there is no entry
     Entry *entry
     bint greeted  # its hello has been read

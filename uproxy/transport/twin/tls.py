@@ -12,7 +12,7 @@ import time
 from contextlib import suppress
 
 from uproxy.contract import PeerSvid, TlsFacts
-from uproxy.libssl import Buffer, Context, Session, TlsError
+from uproxy.libssl import Buffer, Context, Session, TlsError, in_words
 from uproxy.transport.failures import closed
 from uproxy.transport.poller import Poller
 from uproxy.transport.twin.hello import MAX_HELLO, Hello
@@ -42,7 +42,7 @@ class TlsLeg(Leg):
         """A whole ClientHello (or what can't become one), before anything is spent on it.
 
         Raises:
-            TlsError: it ended first.
+            TlsError: it ended first, or is refused at a record that can't be one of a ClientHello.
             OSError: reset.
         """
         hello, complete = Hello(), False
@@ -57,6 +57,10 @@ class TlsLeg(Leg):
                 raise closed(self.who, "short_hello" if hello.received else "no_hello")
             self._started = self._started or time.monotonic()
             complete = hello.feed(more)
+        if hello.fault is not None:
+            with suppress(OSError):
+                self._push(hello.fault.alert)
+            raise in_words(hello.fault.code)
         return bytes(hello.received)
 
     async def shake(
