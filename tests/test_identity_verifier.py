@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cryptography import x509
@@ -562,6 +562,17 @@ def test_an_rsa_key_made_to_be_slow_is_refused() -> None:
     numbers = rsa.RSAPrivateNumbers(p, q, private, private, private, usual.iqmp, public)
     how = Quirks(uris=("spiffe://example.org/a",))
     leaf = OURS._build(how, numbers.private_key(), OURS)
+    assert refusal(Issued((leaf,), OURS.key)) == ("X5-14", Alert.UNSUPPORTED_CERTIFICATE)
+
+
+def test_an_rsa_key_of_16384_bits_is_refused_whoever_signed_it() -> None:
+    big = rsa.RSAPublicNumbers(65537, (1 << 16383) + 1).public_key()
+    usual = OURS.issue().certificate
+    builder = x509.CertificateBuilder(
+        usual.issuer, usual.subject, big, usual.serial_number,
+        usual.not_valid_before_utc, usual.not_valid_after_utc, [*usual.extensions],
+    )  # fmt: skip
+    leaf = builder.sign(cast("Any", OURS.key), hashes.SHA256())
     assert refusal(Issued((leaf,), OURS.key)) == ("X5-14", Alert.UNSUPPORTED_CERTIFICATE)
 
 

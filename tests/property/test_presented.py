@@ -13,6 +13,7 @@ from uproxy.lab.pki import Authority
 from uproxy.spiffe.presented import (
     MAX_CHAIN,
     MAX_KEY,
+    MAX_NAME_PARTS,
     MAX_PARTS,
     Excess,
     NotAMessageError,
@@ -108,6 +109,7 @@ for _ in range(40):
 @example([certificate(names=value(5, b"") * (MAX_PARTS + 1))], True)
 @example([certificate(key=value(3, bytes(MAX_KEY - 4)))], True)
 @example([certificate(names=DEEP)], False)
+@example([certificate(names=value(5, b"") * MAX_NAME_PARTS)], True)
 @example([certificate(names=IN_OCTETS)], False)
 @example([certificate(names=value(4, value(0x30, b"\x30\x05")))], False)
 def test_both_engines_read_certificates_alike(ders: list[bytes], is_tls13: bool) -> None:
@@ -138,6 +140,10 @@ def test_a_key_and_a_depth_are_bounded() -> None:
         f"at most {MAX_KEY} are read",
         "UP-1",
     )
+    named = message(certificate(names=value(5, b"") * MAX_NAME_PARTS), is_tls13=True)
+    assert plain(named, is_tls13=True) == (
+        "the peer sent a certificate with a name of more than 20 attributes", "UP-1",
+    )  # fmt: skip
     deep = plain(message(certificate(names=DEEP), is_tls13=True), is_tls13=True)
     assert deep == ("the peer sent what is no certificate", "X5-14")
 

@@ -5,8 +5,8 @@ anything is spent on it.  The same as `spiffe/presented.py`, which has the reaso
 from libc.stdint cimport uint8_t
 
 from uproxy.engine.parts cimport (
-    MAX_CHAIN, MAX_CHAIN_BYTES, MAX_DEPTH, MAX_KEY, MAX_PARTS, MAX_TEXT, X_BYTES, X_CERTIFICATES,
-    X_KEY, X_NONE, X_NOT_DER, X_PARTS, X_TEXT, Presented,
+    MAX_CHAIN, MAX_CHAIN_BYTES, MAX_DEPTH, MAX_KEY, MAX_NAME_PARTS, MAX_PARTS, MAX_TEXT, X_BYTES, X_CERTIFICATES,
+    X_KEY, X_NAME, X_NONE, X_NOT_DER, X_PARTS, X_TEXT, Presented,
 )
 
 cdef enum:
@@ -77,9 +77,10 @@ cdef inline bint read_value(Value *value, const uint8_t *at, const uint8_t *end)
     return True
 
 
-cdef inline bint read_sizes(const uint8_t *der, size_t size, size_t *key,
-                            size_t *text) noexcept nogil:
-    """Bytes of the public key, and of all else that the issuer has signed."""
+cdef inline bint read_sizes(const uint8_t *der, size_t size, size_t *key, size_t *text,
+                            int *names) noexcept nogil:
+    """Bytes of the public key, and of all else that the issuer has signed; values in the longer of
+    its two names."""
     cdef Value value, signed
     cdef const uint8_t *at
     cdef int index
@@ -97,6 +98,8 @@ cdef inline bint read_sizes(const uint8_t *der, size_t size, size_t *key,
     for index in range(6):  # serial, algorithm, issuer, validity, subject, key
         if not read_value(&value, at, signed.end):
             return False
+        if index == 2 or index == 4:
+            names[0] = max(names[0], count_parts(at, value.end - at))
         at = value.end
     key[0] = value.end - value.start
     text[0] = signed.end - signed.start - key[0]
@@ -140,8 +143,8 @@ cdef inline int count_parts(const uint8_t *der, size_t size) noexcept nogil:
 cdef inline int excess_of(Presented *them, int index, size_t *found) noexcept nogil:
     """What one certificate has too much of."""
     cdef size_t key = 0, text = 0
-    cdef int parts
-    if not read_sizes(them.ders[index], them.sizes[index], &key, &text):
+    cdef int parts, names = 0
+    if not read_sizes(them.ders[index], them.sizes[index], &key, &text, &names):
         return X_NOT_DER
     parts = count_parts(them.ders[index], them.sizes[index])
     found[0] = parts
@@ -149,6 +152,9 @@ cdef inline int excess_of(Presented *them, int index, size_t *found) noexcept no
         return X_NOT_DER
     if parts > MAX_PARTS:
         return X_PARTS
+    found[0] = names
+    if names > MAX_NAME_PARTS:
+        return X_NAME
     found[0] = key
     if key > MAX_KEY:
         return X_KEY

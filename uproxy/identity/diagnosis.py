@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from cryptography import x509
 
 from uproxy.errors import UntrustedError
-from uproxy.identity.vouching import issuer_among
+from uproxy.identity.vouching import Search
 from uproxy.model import Alert
 from uproxy.spiffe.bundles import Bundle
 
@@ -23,10 +23,11 @@ def why_no_root(
     path: list[x509.Certificate], bundles: Mapping[str, Bundle], domain: str
 ) -> UntrustedError:
     """The refusal of a leaf whose `path` (leaf first) leads to no root of `domain`."""
+    search = Search()  # many bundles' roots may share a name
     signers = [
         name
         for name, bundle in bundles.items()
-        if name != domain and issuer_among(bundle.roots, path[-1]) is not None
+        if name != domain and search.issuer_among(bundle.roots, path[-1]) is not None
     ]
     if signers:
         reason = f"a certificate of {domain} is signed by the trust domain {signers[0]}"

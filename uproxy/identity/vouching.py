@@ -9,36 +9,54 @@ used that wasn't signed for.  Being vouched for isn't being valid: that is path 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
-
-def vouched_for(
-    strangers: Iterable[x509.Certificate], anchors: Iterable[x509.Certificate]
-) -> list[x509.Certificate]:
-    """Those of `strangers` that an anchor signed, or somebody whom it vouches for."""
-    vouched: list[x509.Certificate] = []
-    rest, signers = list(dict.fromkeys(strangers)), list(anchors)
-    while rest and signers:
-        signed = [each for each in rest if issuer_among(signers, each) is not None]
-        rest = [each for each in rest if each not in signed]
-        vouched += signed
-        signers = signed
-    return vouched
+MISSES_PER_ROOT: Final = 4
+"""Signatures that may turn out wrong in one search, for each root.  A way that exists is rarely
+missed once: only where several signers share a name, and no key identifier tells OpenSSL which."""
+MAX_MISSES: Final = 24
+"""In one search, however many roots there are."""
 
 
-def issuer_among(
-    candidates: Iterable[x509.Certificate], certificate: x509.Certificate
-) -> x509.Certificate | None:
-    """The first of `candidates` whose name and key `certificate` is signed with."""
-    for candidate in candidates:
-        try:
-            certificate.verify_directly_issued_by(candidate)
-        except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
-            continue
-        return candidate
-    return None
+class Search:
+    """Checks signatures until too many were wrong, as only a stranger's certificates are."""
+
+    def __init__(self, roots: int = 1) -> None:
+        self._left = min(MISSES_PER_ROOT * roots, MAX_MISSES)
+
+    def issuer_among(
+        self, candidates: Iterable[x509.Certificate], certificate: x509.Certificate
+    ) -> x509.Certificate | None:
+        """The first of `candidates` whose name and key `certificate` is signed with; None too when
+        the search is over."""
+        for candidate in candidates:
+            if not self._left:
+                return None
+            try:
+                certificate.verify_directly_issued_by(candidate)
+            except InvalidSignature:
+                self._left -= 1
+            except (ValueError, TypeError, UnsupportedAlgorithm):
+                continue  # names or kinds of keys that don't fit cost nothing
+            else:
+                return candidate
+        return None
+
+    def vouched_for(
+        self, strangers: Iterable[x509.Certificate], anchors: Iterable[x509.Certificate]
+    ) -> list[x509.Certificate]:
+        """Those of `strangers` that an anchor signed, or somebody whom it vouches for."""
+        vouched: list[x509.Certificate] = []
+        rest, signers = list(dict.fromkeys(strangers)), list(anchors)
+        while rest and signers:
+            signed = [each for each in rest if self.issuer_among(signers, each) is not None]
+            rest = [each for each in rest if each not in signed]
+            vouched += signed
+            signers = signed
+        return vouched
 
 
 def climb(
@@ -50,11 +68,12 @@ def climb(
     is what it may want.
     """
     roots = [*roots]
+    search = Search(len(roots))
     path, rest = presented[:1], presented[1:]
-    vouched = vouched_for(rest, roots)
+    vouched = search.vouched_for(rest, roots)
     while True:
-        root = issuer_among(roots, path[-1])
-        issuer = root or issuer_among((each for each in vouched if each in rest), path[-1])
+        root = search.issuer_among(roots, path[-1])
+        issuer = root or search.issuer_among((each for each in vouched if each in rest), path[-1])
         issuer = issuer or _named(path[-1].issuer, [each for each in rest if each not in vouched])
         if issuer is None:
             return path

@@ -22,6 +22,8 @@ MAX_CHAIN_BYTES: Final = 64 * 1024
 """All of them together."""
 MAX_PARTS: Final = 400
 """ASN.1 values in one certificate; an SVID has a hundred, and one more for each further name."""
+MAX_NAME_PARTS: Final = 80
+"""Of these, in its subject or its issuer: twenty attributes; reading one costs the most of all."""
 MAX_TEXT: Final = 8 * 1024
 """Bytes of one certificate beside its key and its signature: names and extensions."""
 MAX_KEY: Final = 4 * 1024
@@ -53,12 +55,14 @@ class Excess(IntEnum):
     MESSAGE = 6
     REQUEST = 7
     NOT_DER = 8
+    NAME = 9
 
 
 _WORDS: Final = {
     Excess.CERTIFICATES: f"{{}} certificates; at most {MAX_CHAIN} are read",
     Excess.BYTES: f"certificates of {{}} bytes; at most {MAX_CHAIN_BYTES} are read",
     Excess.PARTS: f"a certificate of more than {MAX_PARTS} parts: fewer names and extensions",
+    Excess.NAME: f"a certificate with a name of more than {MAX_NAME_PARTS // 4} attributes",
     Excess.TEXT: f"a certificate with {{}} bytes of names and extensions; at most {MAX_TEXT} are"
     " read",
     Excess.KEY: f"a certificate with a public key of {{}} bytes; at most {MAX_KEY} are read",
@@ -142,12 +146,14 @@ def _number(data: bytes, at: int, size: int) -> int:
 
 def _check_certificate(der: bytes) -> None:
     try:
-        key, text = _sizes(der)
+        key, text, name = _sizes(der)
         parts = _count_parts(der)
     except _NotDerError:
         raise refusal(Excess.NOT_DER, 0) from None
     if parts > MAX_PARTS:
         raise refusal(Excess.PARTS, parts)
+    if name > MAX_NAME_PARTS:
+        raise refusal(Excess.NAME, name)
     if key > MAX_KEY:
         raise refusal(Excess.KEY, key)
     if text > MAX_TEXT:
@@ -165,6 +171,9 @@ _SEQUENCE: Final = 0x30
 _OCTETS: Final = 0x04
 _VERSION: Final = 0xA0
 _CONSTRUCTED: Final = 0x20
+_ISSUER: Final = 2
+_SUBJECT: Final = 4
+"""Where they are behind the serial number."""
 
 
 def _header(der: bytes, at: int, end: int) -> tuple[int, int, int]:
@@ -182,8 +191,9 @@ def _header(der: bytes, at: int, end: int) -> tuple[int, int, int]:
     return der[at], start, start + size
 
 
-def _sizes(der: bytes) -> tuple[int, int]:
-    """Bytes of the public key, and of all else that the issuer has signed."""
+def _sizes(der: bytes) -> tuple[int, int, int]:
+    """Bytes of the public key, and of all else that the issuer has signed; values in the longer of
+    its two names."""
     tag, at, end = _header(der, 0, len(der))
     signed, at, signed_end = _header(der, at, end)
     if tag != _SEQUENCE or signed != _SEQUENCE or end != len(der):
@@ -192,10 +202,14 @@ def _sizes(der: bytes) -> tuple[int, int]:
     tag, _, after = _header(der, at, signed_end)
     # behind them: serial, algorithm, issuer, validity, subject
     at = after if tag == _VERSION else at
-    for _ in range(5):
-        _, _, at = _header(der, at, signed_end)
+    names = 0
+    for index in range(5):
+        _, _, after = _header(der, at, signed_end)
+        if index in (_ISSUER, _SUBJECT):
+            names = max(names, _count_parts(der[at:after]))
+        at = after
     _, start, key_end = _header(der, at, signed_end)
-    return key_end - start, total - (key_end - start)
+    return key_end - start, total - (key_end - start), names
 
 
 def _count_parts(der: bytes) -> int:

@@ -21,6 +21,9 @@ from uproxy.spiffe.ids import SpiffeId
 MIN_RSA_BITS = 2048
 """OpenSSL demands this of CA keys; we demand it of leaves too (NIST SP 800-131A)."""
 
+MAX_RSA_BITS = 8192
+"""Verifying a signature by a longer key costs more than a whole handshake."""
+
 MAX_RSA_EXPONENT_BITS = 64
 """An exponent as long as the modulus makes verifying a signature a hundred times as expensive."""
 
@@ -87,7 +90,8 @@ def key_problem(key: CertificatePublicKeyTypes) -> str:
     match key:
         case rsa.RSAPublicKey():
             exponent = key.public_numbers().e.bit_length()
-            if key.key_size >= MIN_RSA_BITS and exponent <= MAX_RSA_EXPONENT_BITS:
+            fits = MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS
+            if fits and exponent <= MAX_RSA_EXPONENT_BITS:
                 return ""
             kind = f"RSA of {key.key_size} bits with an exponent of {exponent}"
         case ec.EllipticCurvePublicKey():
@@ -98,7 +102,7 @@ def key_problem(key: CertificatePublicKeyTypes) -> str:
             return ""
         case _:
             kind = type(key).__name__.removesuffix("PublicKey")
-    return f"{kind} (P-256, P-384, P-521, Ed25519, Ed448 and RSA of 2048 bits or more can)"
+    return f"{kind} (P-256, P-384, P-521, Ed25519, Ed448 and RSA of 2048 to 8192 bits can)"
 
 
 def _spiffe_id(leaf: x509.Certificate) -> SpiffeId:
