@@ -125,7 +125,7 @@ def test_many_connections_do_not_make_the_polled_answer_long() -> None:
 def test_a_log_level_is_set() -> None:
     facts = FakeFacts()
     assert ask("/logging?level=debug", facts, method="POST").status == 200
-    assert facts.said == ["level debug"]
+    assert facts.commands == ["level debug"]
 
 
 @pytest.mark.parametrize("query", ["", "?level=", "?level=loud", "?l=debug"])
@@ -133,14 +133,14 @@ def test_an_unknown_log_level_changes_nothing_and_names_the_known_ones(query: st
     facts = FakeFacts()
     words = refused(ask(f"/logging{query}", facts, method="POST"), 400)
     assert "debug, info, warning, error" in words
-    assert facts.said == []
+    assert facts.commands == []
 
 
 @pytest.mark.parametrize(("path", "said"), [("/drain", "drain"), ("/quitquitquit", "quit")])
 def test_draining_and_quitting_are_commands(path: str, said: str) -> None:
     facts = FakeFacts()
     assert ask(path, facts, method="POST").status == 200
-    assert facts.said == [said]
+    assert facts.commands == [said]
 
 
 @pytest.mark.parametrize("path", CHANGE)
@@ -150,7 +150,7 @@ def test_only_post_changes_state(path: str) -> None:
         response = ask(path, facts, method=method)
         assert "use POST" in refused(response, 405)
         assert ("Allow", "POST") in response.headers
-    assert facts.said == []
+    assert facts.commands == []
 
 
 @pytest.mark.parametrize("path", CHANGE)
@@ -159,7 +159,7 @@ def test_another_machine_changes_nothing(path: str, host: str) -> None:
     facts = FakeFacts()
     peer = TcpAddress("10.0.0.9", 40000)
     refused(ask(path, facts, method="POST", peer=peer, host=host), 403)
-    assert facts.said == []
+    assert facts.commands == []
 
 
 def test_another_machine_may_read_where_the_listener_is_open_to_it() -> None:
@@ -171,7 +171,7 @@ def test_a_unix_socket_may_change_state() -> None:
     socket = UnixAddress("/run/admin.sock")
     request = Request("POST", "/drain", ClientAddresses(socket, socket), "x")
     assert respond(Surface.ADMIN, request, facts, NOW).status == 200
-    assert facts.said == ["drain"]
+    assert facts.commands == ["drain"]
 
 
 @pytest.mark.parametrize("path", READ)
@@ -206,7 +206,7 @@ def test_the_other_listeners_answer_only_what_they_are_for(
         # probes and scrapers come by whatever name and address the pod has
         response = ask(path, facts, method=method, surface=surface, host="10.0.0.7:15021")
         assert response.status == (200 if path in answered else 404), path
-    assert facts.said == []
+    assert facts.commands == []
 
 
 def test_metrics_come_in_the_form_the_scraper_accepts() -> None:

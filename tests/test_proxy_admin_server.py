@@ -90,7 +90,7 @@ def test_a_body_is_refused_in_words_whatever_follows(admin: RunningAdmin, announ
     answer = say(admin.listen(), request)
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"put parameters into the query" in answer
-    assert admin.facts.said == []
+    assert admin.facts.commands == []
 
 
 def test_an_empty_body_is_none(admin: RunningAdmin) -> None:
@@ -98,7 +98,7 @@ def test_an_empty_body_is_none(admin: RunningAdmin) -> None:
     client.request("POST", "/drain", body=b"")
     assert client.getresponse().status == 200
     client.close()
-    assert admin.facts.said == ["drain"]
+    assert admin.facts.commands == ["drain"]
 
 
 def test_a_head_that_is_too_long_is_refused(admin: RunningAdmin) -> None:
@@ -305,7 +305,7 @@ def test_a_unix_socket_answers_and_its_file_goes(admin: RunningAdmin, tmp_path: 
     listener = admin.listen(UnixAddress(str(path)))
     answer = say(listener, b"POST /drain HTTP/1.0\r\nHost: whatever\r\n\r\n")
     assert answer.startswith(b"HTTP/1.1 200 OK")
-    assert admin.facts.said == ["drain"]
+    assert admin.facts.commands == ["drain"]
     admin.call(listener.close())
     assert not path.exists()
 

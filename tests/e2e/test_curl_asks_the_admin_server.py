@@ -94,7 +94,7 @@ def test_state_changes_by_post_only(admin: RunningAdmin, address: str) -> None:
     assert curl("-X", "POST", f"{address}/logging?level=debug")[0] == 200
     assert curl("-d", "", f"{address}/quitquitquit")[0] == 200
     assert curl("-d", "level=info", f"{address}/logging")[0] == 413
-    assert admin.facts.said == ["drain", "level debug", "quit"]
+    assert admin.facts.commands == ["drain", "level debug", "quit"]
 
 
 def test_a_name_that_was_rebound_is_refused(admin: RunningAdmin) -> None:
@@ -109,13 +109,13 @@ def test_a_name_that_was_rebound_is_refused(admin: RunningAdmin) -> None:
 
 def test_a_page_of_another_origin_is_refused(admin: RunningAdmin, address: str) -> None:
     status, _ = curl("-X", "POST", "-H", "Origin: http://evil.example", f"{address}/drain")
-    assert (status, admin.facts.said) == (403, [])
+    assert (status, admin.facts.commands) == (403, [])
     status, _ = curl("-X", "POST", "-H", f"Origin: {address}", f"{address}/drain")
-    assert (status, admin.facts.said) == (200, ["drain"])
+    assert (status, admin.facts.commands) == (200, ["drain"])
 
 
 def test_a_unix_socket_answers(admin: RunningAdmin, tmp_path: Path) -> None:
     path = tmp_path / "admin.sock"
     admin.listen(UnixAddress(str(path)))
     status, _ = curl("--unix-socket", str(path), "-X", "POST", "http://uproxy/drain")
-    assert (status, admin.facts.said) == (200, ["drain"])
+    assert (status, admin.facts.commands) == (200, ["drain"])

@@ -1,8 +1,8 @@
-"""An admin server on a loop of its own, fed by facts that a test makes up.
+"""An admin server in a thread, with facts that a test sets.
 
-`FakeFacts` is an `AdminFacts` whose every answer is an attribute to set; `orders_facts()`
-fills one with a believable afternoon of an `orders` workload.  `RunningAdmin` listens in a
-thread, on uvloop or asyncio, so that a test can ask like any client.
+`FakeFacts` implements `AdminFacts` with attributes; `orders_facts()` returns one with plausible
+contents of an `orders` workload.  `RunningAdmin` listens on uvloop or asyncio in its own thread,
+so that a test can send requests like any client.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ OPENED_AT = datetime(2026, 9, 1, 12, 0, 0, tzinfo=UTC)
 
 
 def connection_row(number: int = 1, **changes: Any) -> ConnectionRow:
-    """An ordinary inbound connection, relaying."""
+    """Return the row of an ordinary inbound connection that is relaying."""
     row = ConnectionRow(
         id=number,
         direction="inbound",
@@ -73,7 +73,7 @@ def connection_row(number: int = 1, **changes: Any) -> ConnectionRow:
 
 
 def certificates(**changes: Any) -> Certificates:
-    """What /certs would tell of a workload of example.org that federates with partner.test."""
+    """Return the answer of /certs for a workload of example.org, federated with partner.test."""
     until = datetime.now(UTC) + timedelta(minutes=47, seconds=30)
     leaf = CertificateRow("CN=orders", "4f1a9c", until - timedelta(hours=1), until)
     root = CertificateRow("CN=example.org", "1d", OPENED_AT, OPENED_AT + timedelta(days=3650))
@@ -96,7 +96,7 @@ def certificates(**changes: Any) -> Certificates:
 
 @dataclass
 class FakeFacts:
-    """Every answer is an attribute; commands are noted in `said`."""
+    """Facts as attributes; the commands it was given are in `commands`."""
 
     ready: Readiness = field(default_factory=Readiness)
     silent: tuple[str, ...] = ()
@@ -109,7 +109,7 @@ class FakeFacts:
     dump: Mapping[str, object] = field(default_factory=lambda: {"config": {"name": "orders"}})
     started: datetime = field(default_factory=lambda: datetime.now(UTC) - timedelta(hours=3))
     level: str = "info"
-    said: list[str] = field(default_factory=list)
+    commands: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -157,17 +157,17 @@ class FakeFacts:
 
     def set_log_level(self, level: str) -> None:
         self.level = level
-        self.said.append(f"level {level}")
+        self.commands.append(f"level {level}")
 
     def drain(self) -> None:
-        self.said.append("drain")
+        self.commands.append("drain")
 
     def quit(self) -> None:
-        self.said.append("quit")
+        self.commands.append("quit")
 
 
 def orders_facts() -> FakeFacts:
-    """A believable afternoon: callers, a database with one address failing, refusals."""
+    """Return plausible facts: callers, a database with one failing address, refusals."""
     now = datetime.now(UTC)
     billing = "spiffe://partner.test/ns/billing/sa/invoices"
     database = "spiffe://example.org/ns/db/sa/orders"
@@ -234,7 +234,7 @@ def orders_facts() -> FakeFacts:
 
 
 class RunningAdmin:
-    """Listeners in a thread of their own; closed at the end of the `with` block."""
+    """Admin listeners in a thread of their own, closed at the end of the `with` block."""
 
     def __init__(self, facts: FakeFacts, loop: str = "uvloop") -> None:
         self.facts = facts
@@ -248,14 +248,14 @@ class RunningAdmin:
         surface: Surface = Surface.ADMIN,
         bounds: Bounds = DEFAULT_BOUNDS,
     ) -> AdminListener:
-        """One more listener; its `address` has the port that was chosen."""
+        """Open another listener; its `address` has the port that the kernel chose."""
         listener = AdminListener(self.facts, surface, sockets.listen(address), bounds)
         self.call(listener.start())
         self._listeners.append(listener)
         return listener
 
     def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run something on the server's loop and wait for it."""
+        """Run a coroutine on the server's loop and return its result."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(10)
 
     def __enter__(self) -> RunningAdmin:
@@ -274,7 +274,7 @@ class RunningAdmin:
 
 @contextlib.contextmanager
 def connected(address: Address) -> Iterator[socket.socket]:
-    """A plain client socket, for what no HTTP client would do."""
+    """Yield a connected client socket, for what no HTTP client would send."""
     family = socket.AF_INET if isinstance(address, TcpAddress) else socket.AF_UNIX
     with socket.socket(family) as client:
         client.settimeout(10)
@@ -285,7 +285,7 @@ def connected(address: Address) -> Iterator[socket.socket]:
 
 
 def read_all(client: socket.socket) -> bytes:
-    """Until the server closes."""
+    """Read until the server closes the connection."""
     received = b""
     while chunk := client.recv(65536):
         received += chunk

@@ -1,6 +1,4 @@
-"""An agent that tests start, change, kill and start again: `uproxy authority` at an address that
-is known before it runs.
-"""
+"""A `uproxy authority` with a fixed address, which tests can start, change, kill and restart."""
 
 from __future__ import annotations
 
@@ -14,11 +12,11 @@ from uproxy.lab.mesh import ORDERS, UNWANTED, WEB, fetch_identity
 from uproxy.lab.waiting import wait_until
 
 BILLING = "spiffe://partner.test/ns/billing/sa/invoices"
-"""Of a trust domain that example.org is federated with."""
+"""An identity of a trust domain with which example.org is federated."""
 
 
 class Agent:
-    """An authority of example.org whose endpoint is known before it runs."""
+    """An authority for example.org and partner.test, whose addresses are known before it runs."""
 
     def __init__(self, folder: Path, sockets: Path) -> None:
         self.folder = folder
@@ -27,24 +25,24 @@ class Agent:
         self.authority = DevAuthority(folder, self._domains({}))
 
     def plan(self, **example: Any) -> None:
-        """Set keys of the trust domain example.org before the agent runs."""
+        """Set keys of the trust domain example.org before the authority starts."""
         self.authority.define(self._domains(example))
 
     def define(self, **example: Any) -> None:
-        """Change keys of the trust domain example.org; the agent has taken it over."""
+        """Change keys of the trust domain example.org; return when the authority has read them."""
         taken_over = self.authority.output.count("taken over")
         self.plan(**example)
         wait_until(lambda: self.authority.output.count("taken over") > taken_over, "the definition")
 
     def unfederate(self) -> None:
-        """The two trust domains have nothing to do with each other any more."""
+        """End the federation of the two trust domains."""
         domains = self._domains({})
         for domain in domains.values():
             domain.pop("federates_with", None)
         self.authority.define(domains)
 
     def files(self, spiffe_id: str) -> IdentityFiles:
-        """A stranger's files, who believes example.org."""
+        """Fetch an identity as files for another program, which trusts example.org."""
         domain, name = spiffe_id.split("/")[2], spiffe_id.rsplit("/", 1)[-1]
         if domain == "example.org":
             return fetch_identity(self.folder / name, self.endpoint, spiffe_id)

@@ -1,8 +1,8 @@
-"""Applications nobody here wrote, as the workloads behind a proxy: PostgreSQL, Redis, nginx.
+"""The applications behind a proxy: PostgreSQL, Redis and nginx from the distribution.
 
-Each is a context manager that is ready when entered and gone, with its data, when left.  They
-listen on free ports of loopback, never on their distribution's, and never touch a server the
-machine already runs.  Clients take host and port, so that a proxy can stand between.
+Each is a context manager: ready when entered, stopped and its data removed when left.  They
+listen on free loopback ports and never touch a server that already runs on the machine.  Their
+clients take host and port, so that they can connect through a proxy.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MIB = 1 << 20
 
 
 class Postgres(Process):
-    """A fresh PostgreSQL cluster: database and superuser `postgres`, no password."""
+    """A new PostgreSQL cluster with the database and superuser `postgres`, without a password."""
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -55,7 +55,7 @@ class Postgres(Process):
         return super().__enter__()
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        """By default a fast shutdown: clients are cut, data are written."""
+        """Stop it; by default with SIGINT, a fast shutdown: clients are cut, data are written."""
         return super().stop(number)
 
     def __exit__(self, *why: object) -> None:
@@ -71,11 +71,12 @@ class Postgres(Process):
         stdin: IO[bytes] | None = None,
         stdout: IO[bytes] | int = subprocess.PIPE,
     ) -> str:
-        """What one or more statements print, unaligned, without headers; `host` may be the
-        folder of a unix socket.  `\\copy … from pstdin` reads `stdin`.
+        """Run one or more statements; return what they print, unaligned, without headers.
+
+        `host` may be the folder of a unix socket.  `\\copy … from pstdin` reads `stdin`.
 
         Raises:
-            CalledProcessError: psql or the server said no; `stderr` has its words.
+            CalledProcessError: psql or the server reported an error; it is in `stderr`.
         """
         done = subprocess.run(
             ["psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", host, "-p", str(port),
@@ -87,7 +88,7 @@ class Postgres(Process):
 
 
 class Redis(Process):
-    """A Redis that keeps nothing on disk."""
+    """A Redis that stores nothing on disk."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
@@ -102,7 +103,7 @@ class Redis(Process):
 
     @staticmethod
     def cli(*words: str, port: int, host: str = "127.0.0.1") -> str:
-        """What redis-cli prints for one command.
+        """Return what redis-cli prints for one command.
 
         Raises:
             CalledProcessError: it could not connect, or Redis answered with an error.
@@ -113,7 +114,7 @@ class Redis(Process):
 
     @staticmethod
     def benchmark(port: int, *, requests: int, clients: int, host: str = "127.0.0.1") -> str:
-        """What redis-benchmark prints for SET and GET.
+        """Return what redis-benchmark prints for SET and GET.
 
         Raises:
             CalledProcessError: a connection was lost or refused.
@@ -151,7 +152,7 @@ http {{
 
 
 class Nginx(Process):
-    """An nginx that serves `www`, and takes uploads (PUT) into it."""
+    """An nginx that serves the folder `www` and stores uploads (PUT) there."""
 
     def __init__(self, folder: Path) -> None:
         self.port = free_port()
@@ -169,7 +170,7 @@ class Nginx(Process):
 
 
 def write_file(path: Path, size: int) -> str:
-    """Make a file of `size` bytes no MiB of which is like another; returns its SHA-256."""
+    """Write a file of `size` bytes in which each MiB differs; return its SHA-256."""
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for chunk in _chunks(size):
@@ -179,16 +180,16 @@ def write_file(path: Path, size: int) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hex."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def download(url: str, *options: str) -> tuple[int, str]:
-    """Fetch with curl, keeping nothing: how many bytes came, and their SHA-256.
+    """Fetch a URL with curl, discarding it; return (number of bytes, SHA-256).
 
     Raises:
-        CalledProcessError: curl said no; `stderr` has its words.
+        CalledProcessError: curl failed; its message is in `stderr`.
     """
     digest, size = hashlib.sha256(), 0
     argv = _curl_argv(url, options)
@@ -205,10 +206,10 @@ def download(url: str, *options: str) -> tuple[int, str]:
 
 
 def upload(path: Path, url: str, *options: str) -> None:
-    """Send a file with curl, as a PUT.
+    """Send a file with curl as a PUT.
 
     Raises:
-        CalledProcessError: curl said no; `stderr` has its words.
+        CalledProcessError: curl failed; its message is in `stderr`.
     """
     argv = _curl_argv(url, ["-T", str(path), *options])
     subprocess.run(argv, check=True, capture_output=True)
@@ -226,7 +227,7 @@ def _chunks(size: int) -> Iterator[bytes]:
 
 
 def _postgres_programs() -> Path:
-    """Where initdb and postgres are: Debian keeps them off PATH, one folder per version."""
+    """Return the folder of initdb and postgres, which Debian doesn't put on PATH."""
     on_path = shutil.which("initdb")
     if on_path is not None:
         return Path(on_path).resolve().parent

@@ -1,4 +1,4 @@
-"""The applications of `traffic` on an event loop of their own, beside tests that block."""
+"""Runs the applications of `traffic` in a thread, beside tests that block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.helpers.traffic import Handler, serving
 
 @contextlib.contextmanager
 def background(handler: Handler) -> Iterator[int]:
-    """A TCP server with `handler` in another thread: its port on loopback."""
+    """Run a TCP server with `handler` in another thread; yield its loopback port."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="application")
     thread.start()

@@ -1,7 +1,7 @@
-"""A headless Chromium, driven through chromedriver by plain WebDriver requests.
+"""A headless Chromium, controlled through chromedriver with WebDriver requests.
 
 Nothing is downloaded and nothing leaves the machine: both programs are the distribution's
-(`chromium`, `chromium-driver`), with their background traffic off.
+(`chromium`, `chromium-driver`), with their background traffic switched off.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _ARGUMENTS = (
 
 
 class Browser:
-    """One tab."""
+    """One browser tab."""
 
     def __init__(self, port: int, folder: Path) -> None:
         self._port = port
@@ -41,12 +41,13 @@ class Browser:
         self._session = self._ask("POST", "/session", {"capabilities": wanted})["sessionId"]
 
     def resize(self, width: int, height: int = 900, *, scale: float = 1) -> None:
-        """CSS pixels of the page; unlike a window, a page may be as narrow as a phone."""
+        """Set the size of the page in CSS pixels; unlike a window, it may be as narrow as a
+        phone."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
         self.devtools("Emulation.setDeviceMetricsOverride", metrics)
 
     def prefer(self, scheme: str) -> None:
-        """`light` or `dark`."""
+        """Set the preferred color scheme: `light` or `dark`."""
         feature = {"name": "prefers-color-scheme", "value": scheme}
         self.devtools("Emulation.setEmulatedMedia", {"features": [feature]})
 
@@ -54,25 +55,26 @@ class Browser:
         self._ask("POST", "/url", {"url": address})
 
     def run(self, script: str, *arguments: object) -> Any:
-        """What the function body `script` returns."""
+        """Run a function body in the page and return its result."""
         return self._ask("POST", "/execute/sync", {"script": script, "args": list(arguments)})
 
     @property
     def text(self) -> str:
-        """What a reader sees."""
+        """The visible text."""
         return str(self.run("return document.body.innerText"))
 
     @property
     def complaints(self) -> list[str]:
-        """What the console holds: errors of scripts, breaches of the page's policy."""
+        """The messages of the console: script errors, violations of the content security
+        policy."""
         return [entry["message"] for entry in self._ask("POST", "/se/log", {"type": "browser"})]
 
     def screenshot(self) -> bytes:
-        """PNG of what is visible."""
+        """Return a PNG of the visible part."""
         return base64.b64decode(self._ask("GET", "/screenshot"))
 
     def devtools(self, command: str, parameters: dict[str, Any]) -> Any:
-        """One command of the DevTools protocol."""
+        """Send one command of the DevTools protocol and return its result."""
         return self._ask("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
 
     def close(self) -> None:
@@ -94,7 +96,7 @@ _ALL_LOGS = {"browser": "ALL"}
 
 @contextlib.contextmanager
 def browser(folder: Path) -> Iterator[Browser]:
-    """A browser whose profile and log lie in `folder`; skips the test where there is none."""
+    """Yield a browser with its profile and log in `folder`; skip the test if there is none."""
     driver, chromium = shutil.which("chromedriver"), shutil.which("chromium")
     if driver is None or chromium is None:
         pytest.skip("needs chromium and chromedriver (packages chromium, chromium-driver)")

@@ -1,4 +1,4 @@
-"""Short connections by the ten thousand: faster than Python makes them (churn.c)."""
+"""Makes tens of thousands of short connections, with a C program (churn.c)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SOURCE = Path(__file__).with_suffix(".c")
 
 
 class Churn:
-    """The compiled program; each connection takes one message there and back, and ends."""
+    """The compiled program.  Each connection sends one message, receives it back, and closes."""
 
     def __init__(self, folder: Path) -> None:
         self._program = folder / "churn"
@@ -20,7 +20,7 @@ class Churn:
 
     @contextmanager
     def application(self) -> Iterator[int]:
-        """What answers; its port."""
+        """Run the server; yield its port."""
         with subprocess.Popen([self._program, "serve"], stdout=subprocess.PIPE, text=True) as app:
             assert app.stdout is not None
             try:
@@ -29,10 +29,10 @@ class Churn:
                 app.kill()
 
     def call(self, port: int, count: int, parallel: int = 16) -> None:
-        """Make `count` connections, so many at a time.
+        """Make `count` connections, `parallel` at a time.
 
         Raises:
-            AssertionError: some didn't bring the message back.
+            AssertionError: some didn't get their message back.
         """
         words = [str(self._program), "call", str(port), str(count), str(parallel)]
         failed = int(subprocess.run(words, check=True, stdout=subprocess.PIPE).stdout)

@@ -1,7 +1,7 @@
-"""Settings to the text that means them, and short ways to load text.
+"""Renders settings as configuration text, and loads text in few words.
 
-The renderer knows the file's keys by the field names of the settings only, never through the
-loader's table, so that a round trip tests the table.
+The renderer only uses the field names of the settings, not the loader's table, so that a round
+trip tests the table.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _DURATIONS = {
 }  # fmt: skip
 
 FILES = "identity: {files: {svid: svid.pem, key: key.pem, bundles: {example.org: bundle.pem}}}\n"
-"""The shortest identity there is."""
+"""The shortest valid identity."""
 
 
 def loaded(
@@ -32,14 +32,14 @@ def loaded(
     overrides: Sequence[str] = (),
     folder: str = "/etc/uproxy",
 ) -> Settings:
-    """Load text, with an empty environment unless one is given."""
+    """Load text, by default with an empty environment."""
     return load(text, environ=environ or {}, overrides=overrides, folder=folder)
 
 
 def mistakes(
     text: str, *, environ: Mapping[str, str] | None = None, overrides: Sequence[str] = ()
 ) -> tuple[Mistake, ...]:
-    """The mistakes of a text that has some."""
+    """Return the mistakes of a text; fail if it has none."""
     try:
         settings = loaded(text, environ=environ, overrides=overrides)
     except ConfigError as error:
@@ -50,14 +50,14 @@ def mistakes(
 def only_mistake(
     text: str, *, environ: Mapping[str, str] | None = None, overrides: Sequence[str] = ()
 ) -> Mistake:
-    """The one mistake of a text."""
+    """Return the mistake of a text that has exactly one."""
     found = mistakes(text, environ=environ, overrides=overrides)
     assert len(found) == 1, [str(each) for each in found]
     return found[0]
 
 
 def plain(settings: Settings) -> dict[str, Any]:
-    """The settings as the plain values of a document, nothing left to a default."""
+    """Return the settings as a document of plain values, including all defaults."""
     document: dict[str, Any] = _plain("", settings)
     for destination in document.get("destinations", {}).values():
         del destination["name"]  # it is the key
@@ -68,12 +68,12 @@ def plain(settings: Settings) -> dict[str, Any]:
 
 
 def as_json(settings: Settings) -> str:
-    """A JSON document, indented with tabs as some tools do."""
+    """Return a JSON document, indented with tabs as some tools do."""
     return json.dumps(plain(settings), indent="\t")
 
 
 def as_yaml(settings: Settings) -> str:
-    """A YAML document in block style."""
+    """Return a YAML document in block style."""
     return "\n".join(_block(plain(settings), "")) + "\n"
 
 
@@ -106,7 +106,8 @@ def _scalar(name: str, value: Any) -> Any:
 
 
 def _written(key: str, value: Any) -> bool:
-    """Null means off for admin's listeners, and absence elsewhere; an empty list is a mistake."""
+    """Return whether a value is written: null switches an admin listener off and is omitted
+    elsewhere; an empty list would be a mistake."""
     return key in ("listen", "metrics", "ready") or value not in (None, ())
 
 

@@ -1,6 +1,6 @@
-"""A connection as a door sees it, without an engine: every fact is set by hand.
+"""Connections as a door sees them, without an engine; a test sets every attribute.
 
-Unrealistic: it takes no time, and its state changes only when a test says so.
+Unrealistic: nothing takes time, and the state only changes when a test sets it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def arrival(peer: PeerSvid | None = None, source: Address = PEER, number: int = 
 
 @dataclass(eq=False)
 class FakeConnection:
-    """Satisfies `contract.Connection`; `refusals` is what it was closed with."""
+    """Implements `contract.Connection`; `refusals` has what `close` was called with."""
 
     arrival: Arrival = field(default_factory=arrival)
     route: Route | None = None

@@ -1,5 +1,7 @@
-"""`uproxy demo` as somebody runs it, in a world of its own: its folder for temporary files and
-a mark in its environment, which every program it starts inherits, tell what it leaves behind.
+"""Runs `uproxy demo` and finds what it leaves behind.
+
+It gets a folder of its own for temporary files and a mark in its environment, which every program
+it starts inherits.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ _PATIENCE_S = 45.0
 
 
 class Demo:
-    """A running demonstration; leaving the block kills what is left of it."""
+    """A running demonstration; leaving the block kills all of its processes."""
 
     def __init__(self, *words: str) -> None:
         self._mark = secrets.token_hex(16)
@@ -44,29 +46,29 @@ class Demo:
 
     @property
     def output(self) -> str:
-        """What it has said so far."""
+        """What it has printed so far."""
         return self._output.read_text()
 
     def wait_for(self, text: str) -> None:
-        """Until it says that.
+        """Wait until it has printed `text`.
 
         Raises:
-            AssertionError: it has ended, or it takes too long.
+            AssertionError: it ended before, or took longer than the timeout.
         """
         wait_until(lambda: text in self.output or self.process.poll() is not None, text,
                    _PATIENCE_S)  # fmt: skip
         assert text in self.output, self.output
 
     def wait(self) -> int:
-        """Its exit code."""
+        """Wait until it ends; return its exit code."""
         return self.process.wait(_PATIENCE_S)
 
     def pids(self, word: str) -> list[int]:
-        """Its programs that have this word in their command line."""
+        """Return the pids of its processes that have `word` in their command line."""
         return [pid for pid, command in self._programs().items() if word in command]
 
     def leftovers(self) -> list[str]:
-        """Programs, files and listening ports that are still there."""
+        """Return its processes, files and listening ports that still exist."""
         pages = re.findall(r"http://127\.0\.0\.1:(\d+)/", self.output)
         ports = [f"port {port}" for port in pages if listens(int(port))]
         return [*self._programs().values(), *ports, *os.listdir(self.folder)]
@@ -84,7 +86,7 @@ class Demo:
         try:
             return self._mark.encode() in (process / "environ").read_bytes()
         except PermissionError:
-            return False  # another user's; or a uProxy, whose command line tells
+            return False  # another user's, or a uProxy, which is found by its command line
 
     def __enter__(self) -> Self:
         return self

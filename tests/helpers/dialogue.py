@@ -1,7 +1,7 @@
-"""A program one talks with: what is typed into it, and what it says on both its outputs.
+"""An interactive program: a test types into it and reads both its outputs.
 
-`openssl s_client` with its own words left on is one.  Every wait has a deadline, and leaving
-the `with` block kills it.
+Used for `openssl s_client` with its messages left on.  Every wait has a deadline, and leaving the
+`with` block kills the program.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _PATIENCE = 20.0
 
 
 class Dialogue:
-    """A program that runs while its `with` block does."""
+    """A program that runs inside the `with` block."""
 
     def __init__(self, argv: Sequence[str | Path]) -> None:
         self._argv = [str(word) for word in argv]
@@ -53,7 +53,7 @@ class Dialogue:
         self._output.close()
 
     def type(self, text: bytes) -> None:
-        """Type `text`; one that has ended doesn't listen any more."""
+        """Write `text` to its input; do nothing if it has ended."""
         with contextlib.suppress(BrokenPipeError):
             self._input.write(text)
 
@@ -90,7 +90,7 @@ class Dialogue:
         return self.heard
 
     def kill(self) -> None:
-        """End it as `kill -9` does."""
+        """Kill it with SIGKILL."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
@@ -108,8 +108,8 @@ class Dialogue:
 
 
 def s_client(port: int, identity: IdentityFiles | None, *options: str | Path) -> Dialogue:
-    """`openssl s_client` to a port of loopback, showing `identity` and believing its bundle;
-    with its own words, among them `New` or `Reused`."""
+    """Run `openssl s_client` to a loopback port, with `identity` and trusting its bundle; its
+    messages, such as `New` or `Reused`, are in the output."""
     argv: list[str | Path] = ["openssl", "s_client", "-connect", f"127.0.0.1:{port}"]
     if identity is not None:
         argv += ["-cert", identity.svid, "-cert_chain", identity.svid, "-key", identity.key]
@@ -120,7 +120,7 @@ def s_client(port: int, identity: IdentityFiles | None, *options: str | Path) ->
 
 @contextlib.contextmanager
 def open_connection(port: int, identity: IdentityFiles) -> Iterator[Dialogue]:
-    """An s_client that has heard an echo."""
+    """Yield an s_client that has received one echo."""
     with s_client(port, identity) as client:
         client.type(b"hello\n")
         client.hear("(?m)^hello$")
@@ -128,18 +128,19 @@ def open_connection(port: int, identity: IdentityFiles) -> Iterator[Dialogue]:
 
 
 def still_talks(client: Dialogue) -> None:
-    """Its connection is still an echo's."""
+    """Check that its connection still echoes."""
     client.type(b"still here\n")
     client.hear("(?m)^still here$")
 
 
 def is_reset(client: Dialogue) -> None:
-    """Its connection ends in a reset."""
+    """Check that its connection ends with a reset."""
     assert "errno=104" in client.hear_out()
 
 
 def refused(port: int, identity: IdentityFiles | None, *options: str | Path) -> str:
-    """What s_client said until the other side had ended the connection; nothing came back."""
+    """Return the output of an s_client until the other side has ended the connection; fail if
+    anything is echoed."""
     with s_client(port, identity, *options) as client:
         client.type(b"hello\n")
         said = client.hear_out()
@@ -148,7 +149,7 @@ def refused(port: int, identity: IdentityFiles | None, *options: str | Path) -> 
 
 
 def shown_serial(client: Dialogue) -> str:
-    """Of the certificate that s_client was shown."""
+    """Return the serial number of the certificate that s_client received."""
     found = re.search(
         "-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n", client.heard, re.S
     )
@@ -157,8 +158,8 @@ def shown_serial(client: Dialogue) -> str:
 
 
 def ask(port: int, line: bytes = b"hello\n", host: str = "127.0.0.1") -> bytes:
-    """Say a line in clear, and hear the line that comes back; empty when the connection ended
-    or was reset instead."""
+    """Send a line in plaintext and return the line that comes back; empty if the connection
+    ended or was reset instead."""
     answer = b""
     # a reset may come as early as in connect()
     with (

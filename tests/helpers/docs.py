@@ -1,7 +1,7 @@
-"""The documentation as data: its pages, their code blocks, links and tables; and the parts of
-it that are drawn from the program.
+"""Reads the documentation: its pages, code blocks, links and tables; and generates the parts
+that are derived from the program.
 
-`python -m tests.helpers.docs` prints those parts, ready to be pasted.
+`python -m tests.helpers.docs` prints those parts, to be pasted.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ _FENCE = re.compile(r"^```([^\n]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """A fenced block."""
+    """A fenced code block."""
 
     page: Path
     line: int
-    """Of its first line, the fence."""
+    """The line of the opening fence."""
     info: str
-    """What stands behind the opening fence: `yaml part`."""
+    """The text after the opening fence: `yaml part`."""
     text: str
 
     def __str__(self) -> str:
@@ -45,19 +45,19 @@ class Block:
 
 
 def blocks(page: Path) -> Iterator[Block]:
-    """The fenced blocks of a page."""
+    """Yield the fenced blocks of a page."""
     text = page.read_text()
     for found in _FENCE.finditer(text):
         yield Block(page, text.count("\n", 0, found.start()) + 1, found[1].strip(), found[2])
 
 
 def prose(page: Path) -> str:
-    """A page without its fenced blocks."""
+    """Return a page without its fenced blocks."""
     return _FENCE.sub("", page.read_text())
 
 
 def table(page: Path, header: str) -> list[tuple[str, ...]]:
-    """The rows of the table whose head row's first cell is `header`, a tuple of cells each.
+    """Return the rows of the table whose first head cell is `header`, as tuples of cells.
 
     Raises:
         AssertionError: there is no such table.
@@ -78,7 +78,7 @@ def _rows(lines: Iterator[str]) -> Iterator[tuple[str, ...]]:
 
 
 def outcome_cells() -> tuple[tuple[str, str, str], ...]:
-    """Of each outcome: itself, its response flag, the states it can end in."""
+    """Return (outcome, response flag, states in which it can end) of each outcome."""
     return tuple((f"`{each}`", f"`{each.flag}`", _states(each)) for each in Outcome)
 
 
@@ -88,7 +88,7 @@ def _states(outcome: Outcome) -> str:
 
 
 def lifecycle_picture() -> str:
-    """The states and moves of a connection, as Mermaid text."""
+    """Return the states and moves of a connection as Mermaid text."""
     lines = ["stateDiagram-v2"]
     lines += [
         f"    {state} : {state} ({DEADLINES[state]})" for state in State if state in DEADLINES
@@ -109,7 +109,7 @@ class Family:
 
 
 def metric_families() -> Mapping[str, Family]:
-    """Every metric of a uProxy to which everything has happened once."""
+    """Return every metric of a `Metrics` in which each has been counted once."""
     content_type, text = _eventful().render()
     assert content_type == TEXT_CONTENT_TYPE
     lines = text.decode().splitlines()
@@ -124,6 +124,7 @@ def metric_families() -> Mapping[str, Family]:
 
 
 def _eventful() -> Metrics:
+    """Return a `Metrics` in which everything has happened once."""
     metrics, way = Metrics(), Direction.INBOUND
     flow_labels = FlowLabels(way, "spiffe://a.test/ours", "spiffe://a.test/theirs", 80, True)
     flow = metrics.flow(flow_labels)

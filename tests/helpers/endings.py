@@ -1,8 +1,7 @@
-"""How connections ended, by uProxy's own account: its access log and its counters together.
+"""Checks how connections ended, by the access log and the counters of a uProxy.
 
-`ended` surrounds a piece of traffic and checks that exactly so many connections ended meanwhile,
-each with the outcome expected, and that the counters moved by as much and under the flag that
-belongs to the outcome.
+`ended` surrounds a piece of traffic and checks that exactly this many connections ended meanwhile,
+each with the expected outcome, and that the counters grew by as much under the outcome's flag.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _IN_HANDSHAKE = {"handshake_failed", "peer_untrusted", "peer_unexpected"}
 
 
 def metric(uproxy: Uproxy, name: str, **labels: str) -> float:
-    """The sum of the samples of `name` that have these labels; 0 when there is none."""
+    """Return the sum of the samples of `name` with these labels; 0 if there are none."""
     status, text = uproxy.request("/metrics")
     assert status == 200, text
     return sum(
@@ -44,12 +43,14 @@ def ended(
     count: int = 1,
     timeout: float = 15.0,
 ) -> Iterator[list[Line]]:
-    """Leaving waits for `count` lines of the access log, puts them into the list and checks
-    them.  `opened`: whether the connections had been open; by default those that ended as
-    `closed` or `reset` had.  `rule` is checked for every outcome but these two.
+    """On leaving the block, wait for `count` lines of the access log, put them into the list
+    and check them.
+
+    `opened`: whether the connections had been opened; by default those that ended as `closed`
+    or `reset` had.  `rule` is checked for all other outcomes.
 
     Raises:
-        AssertionError: other lines, or counters that don't agree with them.
+        AssertionError: there are other lines, or the counters don't agree with them.
     """
     was_open = outcome in ("closed", "reset") if opened is None else opened
     flag = Outcome(outcome).flag
@@ -70,18 +71,19 @@ def ended(
     assert metric(uproxy, counter, response_flags=flag) == before + count
     if outcome in _IN_HANDSHAKE and not was_open:
         assert _failures(uproxy, outcome) == failures + count
-    # a defect would be told as an error, or as a traceback
+
+    # a defect would be logged as an error, or as a traceback
     assert not [line for line in uproxy.lines if line.get("level") == "error" or "text" in line]
 
 
 def only(lines: list[Line]) -> Line:
-    """The one line there is."""
+    """Return the line of a list that has exactly one."""
     (line,) = lines
     return line
 
 
 def handshakes(uproxy: Uproxy, **labels: str) -> float:
-    """Finished handshakes so far, of a `version`, `group`, `cipher`."""
+    """Return how many handshakes have finished, by `version`, `group`, `cipher`."""
     return metric(uproxy, "uproxy_handshakes_total", **labels)
 
 

@@ -1,7 +1,7 @@
-"""Engines under test, and a door that records what it was asked.
+"""The engines under test, and a door that records how it was called.
 
-A test module says `engine = engines.engine`; its tests that take `engine` then run once per
-engine, against the same contract.
+A test module says `engine = engines.engine`; its tests that take `engine` then run once with each
+engine.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _ENGINES: dict[str, Callable[[], Engine]] = {
 
 @pytest.fixture(params=sorted(_ENGINES))
 async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
-    """A fresh engine, stopped at the end; so are the test's streams."""
+    """Yield a new engine; stop it, and close the test's streams, at the end."""
     made = _ENGINES[request.param]()
     yield made
     await made.stop()
@@ -56,8 +56,8 @@ async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
 
 @pytest.fixture
 async def one_thread() -> AsyncIterator[NativeEngine]:
-    """The engine of threads with one: everything is shared that can be, and all is held up that
-    may not be."""
+    """Yield the compiled engine with one thread, on which connections share everything and can
+    delay each other."""
     made = NativeEngine(threads=1)
     yield made
     await made.stop()
@@ -65,7 +65,7 @@ async def one_thread() -> AsyncIterator[NativeEngine]:
 
 
 def verifier(role: Role, *trusted: Authority) -> VerifyPeer:
-    """Judges a peer that plays `role` as uProxy does, with the bundles of `trusted`."""
+    """Return what verifies a peer in `role` as uProxy does, with the bundles of `trusted`."""
     bundles = {authority.trust_domain: authority.bundle for authority in trusted}
     judge = Verifier(Credentials(None, "", bundles, 1))
 
@@ -83,13 +83,13 @@ def plan(
     settings: TlsSettings = TlsSettings(),
     alpn: tuple[str, ...] = (),
 ) -> TlsPlan:
-    """What our side of a handshake does; `role` is ours."""
+    """Return our side's parameters of a handshake; `role` is ours."""
     return TlsPlan(role, shows.own, shows.key, settings, verify, alpn)
 
 
 @dataclass
 class RecordingDoor:
-    """Answers what it was told to, and remembers everything."""
+    """A door that gives the answers it was made with, and records all calls."""
 
     direction: Direction
     answer: Route | Refusal | Callable[[Arrival], Route | Refusal]
@@ -133,7 +133,7 @@ class RecordingDoor:
         self.endings.append((connection, ending))
 
     async def ending(self, count: int = 1) -> Ending:
-        """The last of `count` endings, once there are so many; each fits the table."""
+        """Wait for exactly `count` endings, each allowed by ENDINGS; return the last one."""
         await eventually(lambda: len(self.endings) >= count, f"{count} endings")
         assert len(self.endings) == count
         for _connection, ending in self.endings:
@@ -141,7 +141,7 @@ class RecordingDoor:
         return self.endings[-1][1]
 
     async def connection(self, count: int = 1) -> Connection:
-        """The last of `count` opened connections, once there are so many."""
+        """Wait for `count` opened connections; return the last one."""
         await eventually(lambda: len(self.opened_) >= count, f"{count} openings")
         return self.opened_[-1]
 
@@ -152,7 +152,7 @@ def route(
     timeouts: Timeouts = Timeouts(),
     preface: bytes = b"",
 ) -> Route:
-    """To each address in order, one candidate each."""
+    """Return a route with one candidate for each address, in order."""
     candidates = tuple(Candidate(str(address), (address,)) for address in addresses)
     return Route("there", candidates, tls, timeouts, rule="the rule", preface=preface)
 
@@ -161,7 +161,7 @@ def route(
 async def open_door(
     engine: Engine, door: RecordingDoor, listen: Address = TcpAddress("127.0.0.1", 0)
 ) -> AsyncIterator[Address]:
-    """The door's address, for the length of a block; arrivals it left undecided live on."""
+    """Open a door for the block; yield its address.  Arrivals that it hasn't decided stay open."""
     listener = sockets.listen(listen)
     address = sockets.address_of(
         listener.getsockname(), listen if isinstance(listen, UnixAddress) else UnixAddress("")
@@ -177,5 +177,5 @@ async def open_door(
 
 
 async def dial(address: Address) -> Stream:
-    """A caller."""
+    """Connect to a door."""
     return await Stream.connect(address)

@@ -1,8 +1,8 @@
-"""System calls that fail on demand in a process of ours: the kernel short of something.
+"""Makes system calls of a child process fail on demand, as when the kernel lacks resources.
 
-A small library (faults.c, compiled when first wanted) is preloaded into the process and asks
-a shared file whether a call is to fail.  Unrealistic: only the calls named fail, while a real
-shortage of memory would be felt by everything at once.
+A small library (faults.c, compiled when first used) is preloaded into the process and reads from a
+shared file which calls fail.  Unrealistic: only these calls fail, while a real lack of memory
+would affect everything at once.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from typing import Final
 
 _SOURCE: Final = Path(__file__).with_suffix(".c")
 _CALLS: Final = ("accept", "socket", "connect", "recv", "send", "epoll_ctl", "socket6")
-"""`socket6` is `socket` for IPv6 alone."""
+"""`socket6` is `socket` for IPv6 only."""
 _FAULT: Final = struct.Struct("=iiii")
 _ERROR, _PORT, _LEFT, _FAILED = range(0, 16, 4)
 """Where a fault's words are, in bytes."""
 
 
 class Faults:
-    """The shared file, and the environment that makes a process look at it."""
+    """The shared file, and the environment in which a process uses it."""
 
     def __init__(self, folder: Path) -> None:
         library = folder / "faults.so"
@@ -43,8 +43,8 @@ class Faults:
 
     @contextmanager
     def failing(self, call: str, error: int, *, port: int = 0, times: int = -1) -> Iterator[None]:
-        """`call` fails with `error` while the block runs, at most `times` (negative: always);
-        on sockets of `port` only, unless it is 0."""
+        """Let `call` fail with the errno `error` inside the block, at most `times` (negative:
+        always), and only on sockets of `port` unless that is 0."""
         at = _CALLS.index(call) * _FAULT.size
         self._write(at + _LEFT, times)
         self._write(at + _PORT, port)
@@ -56,7 +56,7 @@ class Faults:
             self._write(at + _ERROR, 0)
 
     def failed(self, call: str) -> int:
-        """How many calls did, since `failing` was last entered."""
+        """Return how many calls have failed since `failing` was last entered."""
         (count,) = struct.unpack_from("=i", self._words, _CALLS.index(call) * 16 + _FAILED)
         return int(count)
 

@@ -1,4 +1,4 @@
-"""go-spiffe's program of tests/peers/gospiffe: mutual TLS with SVIDs from a Workload API."""
+"""go-spiffe's program in tests/peers/gospiffe: mutual TLS with SVIDs from a Workload API."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uproxy.lab.software.golang import peer
 
 
 class GoSpiffe(Process):
-    """The program, run with `words`; every line it writes is a JSON object."""
+    """The program, run with these arguments; each line it prints is a JSON object."""
 
     def __init__(self, folder: Path, *words: str | int) -> None:
         log = folder / f"gospiffe-{free_port()}.log"
@@ -25,7 +25,7 @@ class GoSpiffe(Process):
 
 
 class GoServer(GoSpiffe):
-    """As `ours` it lets in `caller`, answers its first line with the line, and ends."""
+    """A server with the identity `ours`: it admits `caller`, echoes its first line, and ends."""
 
     def __init__(self, folder: Path, endpoint: str, ours: str, *, caller: str) -> None:
         self.port = free_port()
@@ -36,12 +36,13 @@ class GoServer(GoSpiffe):
 
 
 class GoClient(GoSpiffe):
-    """As `ours` it says one line to `server` on `port`, hears the answer, and ends."""
+    """A client with the identity `ours`: it sends a line to `server`, reads the answer, and
+    ends."""
 
     def __init__(self, folder: Path, endpoint: str, ours: str, port: int, *, server: str) -> None:
         super().__init__(folder, "dial", endpoint, ours, port, server)
 
     def result(self) -> dict[str, Any]:
-        """What it has to say when it has ended: `server` and `heard`, or `error`."""
+        """Wait for its end; return its last object: `server` and `heard`, or `error`."""
         self.wait(30)
         return self.said[-1]

@@ -1,10 +1,9 @@
-"""A uProxy under attack, and what each attack cost it by its own account.
+"""A uProxy under attack, and checks of what each attack left behind.
 
-`door` is the fixture: one inbound door per engine for a whole file of attacks, in front of an
-echo; `classic` the same with TLS 1.2 asked for.  A test module says
-`door = hostile_account.door`.  `account` surrounds one attack and checks that it left exactly
-one line in the access log, one step of each counter that tells an ending and no step of any
-other, and as many descriptors as before.
+`door` is a fixture: for each engine one inbound door for a whole file of attacks, in front of an
+echo; `classic` is the same with TLS 1.2 allowed.  A test module says `door = hostile_account.door`.
+`account` surrounds one attack and checks that it left exactly one line in the access log, grew only
+the counters of its ending, each by one, and leaked no descriptor.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from uproxy.lab.waiting import wait_until
 
 ENGINES = ("native", "python")
 FRONTEND = "/ns/web/sa/frontend"
-"""Of WEB, whom the door lets in."""
+"""The path of WEB, which the door admits."""
 
 _REFUSED = {"istio_tcp_connections_failed_total": 1, "uproxy_handshake_failures_total": 1}
 _SERVED = {
@@ -44,7 +43,7 @@ OpenSSL has for one is 7 KiB and more."""
 def door(
     request: pytest.FixtureRequest, folder: Path, file_world: FileWorld, echo_app: int
 ) -> Iterator[Inbound]:
-    """As configured by default: TLS 1.3 only."""
+    """A uProxy with the default settings: TLS 1.3 only."""
     with Inbound(folder, file_world.ours(ORDERS), echo_app, engine=request.param) as uproxy:
         uproxy.wait_until_ready()
         yield uproxy
@@ -54,7 +53,7 @@ def door(
 def classic(
     request: pytest.FixtureRequest, folder: Path, file_world: FileWorld, echo_app: int
 ) -> Iterator[Inbound]:
-    """TLS 1.2 is asked for."""
+    """A uProxy that allows TLS 1.2."""
     keys = {"engine": request.param, "tls": {"min_version": "1.2"}}
     with Inbound(folder, file_world.ours(ORDERS), echo_app, **keys) as uproxy:
         uproxy.wait_until_ready()
@@ -65,11 +64,11 @@ def classic(
 def account(
     uproxy: Uproxy, outcome: str, *, rule: str | None = None, opened: bool = False
 ) -> Iterator[list[Line]]:
-    """One connection is made in the block, and has ended when it is left: the list has its
-    line.  `opened`: whether it had been let in first.
+    """Check one connection that is made in the block and ends before the block does; the list
+    gets its line.  `opened`: whether it was admitted first.
 
     Raises:
-        AssertionError: the account is another.
+        AssertionError: the log, counters or descriptors are others.
     """
     descriptors = open_descriptors(uproxy)
     before = counts(uproxy)
@@ -83,7 +82,7 @@ def account(
 
 
 def serves(uproxy: Inbound, web: Issued) -> None:
-    """A good client is heard and answered."""
+    """Check that a client with a valid identity gets an answer."""
     with ended(uproxy, "closed") as lines, Intruder(uproxy.port, web) as client:
         assert client.shake().say(b"hello").hear(5) == b"hello"
         client.tls.close()
@@ -91,8 +90,9 @@ def serves(uproxy: Inbound, web: Issued) -> None:
 
 
 def costs_no_memory(uproxy: Uproxy, attack: Callable[[], None], times: int) -> None:
-    """After `attack` has been made often, memory and descriptors are where they were after a
-    few times; the connections that it makes are over or come to it.
+    """Check that memory and descriptors after `times` attacks are as after a quarter as many.
+
+    `attack` makes connections that end by themselves.
 
     Raises:
         AssertionError: they aren't.
@@ -112,7 +112,7 @@ def costs_no_memory(uproxy: Uproxy, attack: Callable[[], None], times: int) -> N
 
 
 def counts(uproxy: Uproxy) -> Counter[str]:
-    """How far uProxy's counters are, but for those of bytes; labels don't matter."""
+    """Return uProxy's counters, except those of bytes, summed over their labels."""
     status, text = uproxy.request("/metrics")
     assert status == 200, text
     found: Counter[str] = Counter()
@@ -125,7 +125,7 @@ def counts(uproxy: Uproxy) -> Counter[str]:
 
 
 def open_descriptors(uproxy: Uproxy) -> int:
-    """Those of the whole process."""
+    """Return how many descriptors the process has open."""
     return int(metric(uproxy, "process_open_fds"))
 
 
@@ -139,7 +139,7 @@ def _endings(uproxy: Uproxy) -> int:
 
 
 def _settle(uproxy: Uproxy) -> None:
-    """Until nobody is inside, and nothing has ended since the last look."""
+    """Wait until no connection is open and none has ended since the last check."""
     last = -1
 
     def quiet() -> bool:

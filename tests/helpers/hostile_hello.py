@@ -1,7 +1,7 @@
-"""The compiled engine's parser of ClientHellos beside the twin's, on the same pieces.
+"""The ClientHello parsers of the compiled and of the Python engine, fed with the same pieces.
 
-The engine's is C without a door of its own, so a small module around it is built under
-.cache/probes when either is younger.
+The compiled one is C without a Python interface, so a small module around it is built under
+.cache/probes when the sources have changed.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Scanners that others wrote, pointed at a port of loopback: sslyze, nmap's scripts, testssl.sh.
+"""TLS scanners run against a loopback port: sslyze, nmap's scripts, testssl.sh.
 
-Each gives what the program found in its own words, sorted enough for a test to judge.  sslyze
-has an environment of its own under .cache/sslyze, because it wants an older `cryptography`;
-the others are the distribution's.
+Each function returns what the program found.  sslyze has an environment of its own under
+.cache/sslyze, because it needs an older `cryptography`; the others are the distribution's.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ _SCRIPTS = (
 
 
 def sslyze(port: int, identity: IdentityFiles, folder: Path) -> dict[str, Any]:
-    """What each of its probes found, by the probe's name; it shows `identity`.
+    """Return the result of each of sslyze's scans, by the scan's name; it presents `identity`.
 
     Raises:
-        AssertionError: a probe failed.
-        FileNotFoundError: it isn't there; `make test` brings it.
+        AssertionError: a scan failed.
+        FileNotFoundError: sslyze isn't installed; `make test` installs it.
     """
     out = folder / "sslyze.json"
     _run(
@@ -53,7 +52,7 @@ def sslyze(port: int, identity: IdentityFiles, folder: Path) -> dict[str, Any]:
 
 
 def accepted_ciphers(found: dict[str, Any]) -> dict[str, set[str]]:
-    """Of what `sslyze` found: the ciphers of each version that has any."""
+    """Return the accepted ciphers by TLS version, from the result of `sslyze`."""
     versions = {
         name.removesuffix("_cipher_suites"): {
             each["cipher_suite"]["name"] for each in result["accepted_cipher_suites"]
@@ -65,19 +64,19 @@ def accepted_ciphers(found: dict[str, Any]) -> dict[str, set[str]]:
 
 
 def nmap(port: int) -> str:
-    """What nmap's scripts about TLS say; each is made to run, whatever the port looks like."""
+    """Return the output of nmap's TLS scripts, each of which is forced to run."""
     scripts = ",".join(f"+{each}" for each in _SCRIPTS)
     argv = ["nmap", "-Pn", "-n", "-sT", "-p", port, "--script", scripts]
     return _run([*argv, "--script-args", "vulns.showall", "127.0.0.1"])
 
 
 def nmap_versions(said: str) -> set[str]:
-    """The versions of TLS that `nmap` could agree on."""
+    """Return the TLS versions that `nmap` could negotiate."""
     return set(re.findall(r"(?m)^\|   (\S+): ?$", said.partition("ssl-enum-ciphers")[2]))
 
 
 def scan_testssl(port: int, folder: Path) -> dict[str, tuple[str, str]]:
-    """What testssl.sh found: severity and words, by the finding's id."""
+    """Return (severity, text) of each of testssl.sh's findings, by the finding's id."""
     out = folder / "testssl.json"
     _run(
         ["testssl", "--quiet", "--color", "0", "--warnings", "off", "--nodns", "none",

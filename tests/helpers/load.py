@@ -1,7 +1,7 @@
-"""Steady traffic in the background of a test: connections that are checked byte for byte.
+"""Steady background traffic: connections whose contents are checked byte for byte.
 
-Workers open one connection after the other to an `echo` (see traffic.py), each with its own
-size and content.  Nothing is raised: `attempts` tells what became of each.
+Workers open one connection after the other to an `echo` (see traffic.py), each with its own size
+and content.  Nothing is raised; `attempts` has the result of each connection.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ SIZES = (1, 900, 17_000, 70_000, 300_000)
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One connection, from before its dialling."""
+    """One connection."""
 
     begun: float
-    """On the monotonic clock."""
+    """Monotonic seconds, before it was dialled."""
     ended: float
     error: Exception | None
-    """OSError: it broke.  AssertionError: it ended in order, but not all came back."""
+    """OSError: it broke.  AssertionError: it ended in order, but not all bytes came back."""
 
 
 class Load:
-    """Traffic to a port while the `async with` block runs; leaving waits for open connections."""
+    """Traffic to a port inside the `async with` block; leaving it waits for open connections."""
 
     def __init__(self, port: int, *, workers: int = 4) -> None:
         self.attempts: list[Attempt] = []
@@ -43,7 +43,7 @@ class Load:
 
     @property
     def failures(self) -> list[Attempt]:
-        """What didn't end well."""
+        """The attempts with an error."""
         return [attempt for attempt in self.attempts if attempt.error is not None]
 
     @property
@@ -78,6 +78,6 @@ class Load:
                 await traffic.exchange(self._port, SIZES[seed % len(SIZES)], seed=seed)
             except (OSError, AssertionError) as failed:
                 error = failed
-                # nobody may be there: not to spin, while others have work
+                # nobody may listen: don't use all of the CPU for retries
                 await asyncio.sleep(0.02)
             self.attempts.append(Attempt(begun, time.monotonic(), error))

@@ -1,4 +1,4 @@
-"""How much more memory processes have for themselves while something happens."""
+"""How much private memory processes gain while something happens."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ _INTERVAL = 0.05
 
 
 class Growth:
-    """Watches processes while the `with` block runs; afterwards `peak` says how far each grew."""
+    """Watches processes inside the `with` block; `peak` has the largest growth of each."""
 
     def __init__(self, pids: Sequence[int]) -> None:
         self._before = {pid: private_dirty(pid) for pid in pids}
         self.peak = dict.fromkeys(pids, 0)
-        """Bytes more than at the beginning, at most, by pid."""
+        """The most bytes above the beginning, by pid."""
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch)
 

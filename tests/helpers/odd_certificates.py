@@ -1,4 +1,4 @@
-"""Certificates that nobody should need, and that people have: made with openssl, or by hand."""
+"""Unusual certificates that exist in practice, made with openssl or by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from uproxy.lab.pki import Authority, Issued, private_bytes
 
 
 def rsassa_pss(authority: Authority, folder: Path) -> tuple[bytes, bytes]:
-    """An RSASSA-PSS key and an SVID for it, in PEM; cryptography makes no such keys."""
+    """Return an RSASSA-PSS key and an SVID for it, in PEM; cryptography can't make them."""
 
     def openssl(*arguments: str) -> None:
         subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
@@ -37,7 +37,7 @@ def rsassa_pss(authority: Authority, folder: Path) -> tuple[bytes, bytes]:
 
 
 def first_version(folder: Path) -> x509.Certificate:
-    """A self-signed certificate of X.509 version 1; cryptography makes none."""
+    """Return a self-signed certificate of X.509 version 1; cryptography can't make one."""
     made = [
         ["req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=old CA",
          "-keyout", "old.key", "-out", "old.request"],
@@ -53,7 +53,8 @@ def first_version(folder: Path) -> x509.Certificate:
 
 
 def generalized_time(issued: Issued, issuer: Authority) -> Issued:
-    """The same certificate, its dates in GeneralizedTime, which RFC 5280 allows from 2050 on."""
+    """Return the same certificate with its dates in GeneralizedTime, which RFC 5280 allows from
+    2050."""
     leaf, *above = issued.chain
     return Issued((with_generalized_time(leaf, issuer.key), *above), issued.key)
 
@@ -85,7 +86,7 @@ def _der(tag: int, content: bytes) -> bytes:
 
 
 def _der_header(data: bytes) -> tuple[int, int]:
-    """Where the content of the first element begins, and where it ends."""
+    """Return the offsets where the content of the first element begins and ends."""
     if data[1] < 0x80:
         return 2, 2 + data[1]
     start = 2 + (data[1] & 0x7F)

@@ -1,9 +1,8 @@
-"""Two workloads with a uProxy each: a frontend that calls, and `orders` whose applications are
-called.  Between the uProxies is mTLS with identities from files.
+"""Two workloads with a uProxy each: a frontend, and `orders` with the applications it calls.
 
-`Pair(folder, {"db": 5432})` gives the frontend a door per application: `pair.port("db")`.
-The configurations are ordinary mappings, to be changed before entering, or afterwards with
-`Uproxy.write_config`.
+Between the uProxies is mTLS with identities from files.  `Pair(folder, {"db": 5432})` gives the
+frontend a door for each application: `pair.port("db")`.  The configurations are mappings that can be
+changed before entering, or later with `Uproxy.write_config`.
 """
 
 from __future__ import annotations
@@ -27,28 +26,28 @@ Config = dict[str, Any]
 
 
 def identity_of(files: IdentityFiles) -> Config:
-    """The configuration's `identity`, for files of example.org."""
+    """Return the configuration's `identity` for files of example.org."""
     bundles = {"example.org": str(files.bundle)}
     return {"files": {"svid": str(files.svid), "key": str(files.key), "bundles": bundles}}
 
 
 def inbound(name: str, port: int, to: str | int) -> Config:
-    """A door for other workloads; `to` is an address, or a port of loopback."""
+    """Return an inbound door; `to` is an address or a loopback port."""
     target = to if isinstance(to, str) else f"127.0.0.1:{to}"
     return {"name": name, "listen": f"127.0.0.1:{port}", "transport": "mtls", "to": target}
 
 
 def destination(*addresses: str | int) -> Config:
-    """`orders`, at addresses, or ports of loopback."""
+    """Return a destination at which `orders` is expected; addresses or loopback ports."""
     texts = [each if isinstance(each, str) else f"127.0.0.1:{each}" for each in addresses]
     return {"addresses": texts, "transport": "mtls", "identities": [ORDERS]}
 
 
 class Pair:
-    """Both uProxies, running while the `with` block does."""
+    """Both uProxies, running inside the `with` block."""
 
     def __init__(self, folder: Path, applications: Mapping[str, str | int]) -> None:
-        """`applications`: where each listens, an address or a port of loopback, by name."""
+        """`applications`: the address or loopback port of each application, by name."""
         ca = Authority("example.org")
         web = write_identity(folder / "web", ca.issue("/ns/web/sa/frontend"), ca.pem)
         shop = write_identity(folder / "shop", ca.issue("/ns/shop/sa/orders"), ca.pem)
@@ -77,7 +76,7 @@ class Pair:
         self.frontend = Uproxy(self.frontend_config, folder / "frontend")
 
     def port(self, name: str) -> int:
-        """Where a client of this application dials, in the clear."""
+        """Return the plaintext port at which clients reach this application."""
         return self._ports[name]
 
     def __enter__(self) -> Self:
@@ -105,8 +104,8 @@ class Pair:
 
 
 def end_at_once(uproxy: Uproxy) -> int | None:
-    """Two requests to quit: it doesn't wait for open connections.  The exit code, None if it
-    had ended before."""
+    """Make a uProxy exit without waiting for open connections, by two signals; return its exit
+    code, None if it had ended before."""
     if not uproxy.running:
         return None
     # two different signals: a second SIGTERM could be merged with the first

@@ -1,4 +1,4 @@
-"""Programs that run without privileges, whoever runs the tests."""
+"""Prefixes that run a program with fewer privileges."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import sys
 
 
 def unprivileged() -> list[str]:
-    """A prefix that takes every capability from a program run by root; it stays root's, so that
-    it still finds Python and the test's files.  Another user has none to take."""
+    """Return a prefix that removes all capabilities from a program run by root.
+
+    It keeps root's user id, so that it can read Python and the test's files.  Another user has
+    no capabilities.
+    """
     if os.geteuid() != 0:
         return []
     return ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
@@ -25,6 +28,8 @@ os.execvp(sys.argv[1], sys.argv[1:])
 
 
 def without_new_code() -> list[str]:
-    """A prefix that forbids a program to make memory executable that it could write to, as
-    `MemoryDenyWriteExecute=yes` of a systemd unit does; needs Linux 6.3."""
+    """Return a prefix under which memory that was writable can't become executable.
+
+    That is `MemoryDenyWriteExecute=yes` of a systemd unit; needs Linux 6.3.
+    """
     return [sys.executable, "-c", _WITHOUT_NEW_CODE]

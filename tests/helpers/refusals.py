@@ -1,4 +1,4 @@
-"""Reading a refusal of the admin server."""
+"""Reads a refusal of the admin server."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from uproxy.proxy.admin.messages import Response
 
 
 def refused(response: Response | None, status: int) -> str:
-    """The words of a response that must be a refusal with `status`."""
+    """Check that a response is a refusal with `status`; return its text."""
     assert response is not None
     assert response.status == status
     return response.body.decode()

@@ -1,4 +1,4 @@
-"""Sessions of the border, in pairs, in memory."""
+"""Pairs of `libssl` sessions, connected in memory."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ def session(tls: TlsPlan) -> Session:
 
 
 def pair(client: TlsPlan | None = None, server: TlsPlan | None = None) -> tuple[Session, Session]:
-    """A client and a server, before their handshake."""
+    """Return a client and a server session before their handshake."""
     return session(client or plan(Role.CLIENT, PEER)), session(server or plan(Role.SERVER))
 
 
 def shake(client: Session, server: Session) -> None:
-    """The handshake, in memory."""
+    """Do the handshake in memory."""
     ends = {client: client.handshake(), server: False}
     while not all(ends.values()):
         for one, other in ((client, server), (server, client)):

@@ -1,7 +1,7 @@
-"""Small TCP applications and clients with manners, and without: what end-to-end tests send.
+"""Small TCP servers and clients for end-to-end tests, well behaved and not.
 
-The servers are async context managers that give their port; the clients take host and port.
-Content is pseudo-random and checked by SHA-256, so a lost, doubled or swapped byte shows.
+Servers are async context managers that yield their port; clients take host and port.  Content is
+pseudo-random and checked by SHA-256, so that lost, duplicated or swapped bytes are noticed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 
 
 def content(size: int, seed: int = 0) -> Iterator[bytes]:
-    """`size` bytes, always the same for a seed, in chunks of 64 KiB."""
+    """Yield `size` bytes, always the same for a seed, in chunks of 64 KiB."""
     source = random.Random(seed)  # noqa: S311  noise, not a secret
     for offset in range(0, size, _CHUNK):
         yield source.randbytes(min(_CHUNK, size - offset))
 
 
 def digest_of(size: int, seed: int = 0) -> str:
-    """The SHA-256 of `content(size, seed)`, in hex."""
+    """Return the SHA-256 of `content(size, seed)` in hexadecimal."""
     digest = hashlib.sha256()
     for chunk in content(size, seed):
         digest.update(chunk)
@@ -36,8 +36,8 @@ def digest_of(size: int, seed: int = 0) -> str:
 
 @contextlib.asynccontextmanager
 async def serving(handler: Handler, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[int]:
-    """A TCP server, by default on an ephemeral port, which it gives; open connections are cut
-    when the block ends."""
+    """Run a TCP server, by default on an ephemeral port; yield the port.  Open connections are
+    cut at the end of the block."""
     tasks: set[asyncio.Task[None]] = set()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -63,22 +63,22 @@ async def serving(handler: Handler, host: str = "127.0.0.1", port: int = 0) -> A
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A handler: sends everything back as it comes, and closes after the client has."""
+    """Handler: send back what comes, and close after the client has."""
     while data := await reader.read(_CHUNK):
         writer.write(data)
         await writer.drain()
 
 
 async def answer_digest(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A handler: says nothing until the client has half-closed, then how many bytes came and
-    their SHA-256, as `SIZE DIGEST\\n`."""
+    """Handler: wait for the client's half-close, then answer `SIZE DIGEST\\n` with the number
+    of bytes and their SHA-256."""
     size, digest = await receive(reader)
     writer.write(f"{size} {digest}\n".encode())
     await writer.drain()
 
 
 def send_content(size: int, seed: int = 0) -> Handler:
-    """A handler that speaks first: sends `content`, half-closes, waits for the client's end."""
+    """Return a handler that sends `content` first, half-closes, and waits for the client's end."""
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await _send(writer, size, seed)
@@ -89,7 +89,7 @@ def send_content(size: int, seed: int = 0) -> Handler:
 
 
 def reset_after(size: int) -> Handler:
-    """A handler that reads `size` bytes and then answers with a TCP reset."""
+    """Return a handler that reads `size` bytes and then resets the connection."""
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readexactly(size)
@@ -99,7 +99,7 @@ def reset_after(size: int) -> Handler:
 
 
 async def never_read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A handler that takes nothing from its socket: the sender has to stop by itself."""
+    """Handler: never read from the socket, so that the sender must stop."""
     transport = writer.transport
     assert isinstance(transport, asyncio.ReadTransport)
     transport.pause_reading()
@@ -109,9 +109,11 @@ async def never_read(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 async def exchange(
     port: int, size: int, *, seed: int = 0, host: str = "127.0.0.1", half_close: bool = True
 ) -> None:
-    """Through an `echo`: send `content` and read it back at the same time, half-close, and
-    see the other side close.  Without `half_close`, for what stands between and can't do it
-    (ghostunnel ends both directions with the first), close once everything is back.
+    """Through an `echo`: send `content`, read it back at the same time, half-close, and wait
+    for the other side's end.
+
+    Without `half_close` (ghostunnel ends both directions with the first) close once all is
+    back.
 
     Raises:
         AssertionError: something else came back.
@@ -128,10 +130,10 @@ async def exchange(
 
 
 async def deliver(port: int, size: int, *, seed: int = 0, host: str = "127.0.0.1") -> None:
-    """To an `answer_digest`: send `content`, half-close, read the answer.
+    """Through an `answer_digest`: send `content`, half-close, and check the answer.
 
     Raises:
-        AssertionError: the other side got something else.
+        AssertionError: the other side received something else.
         OSError: the connection broke.
     """
     reader, writer = await asyncio.open_connection(host, port)
@@ -144,10 +146,10 @@ async def deliver(port: int, size: int, *, seed: int = 0, host: str = "127.0.0.1
 
 
 async def receive(reader: asyncio.StreamReader, size: int | None = None) -> tuple[int, str]:
-    """Read until the other side has finished, or `size` bytes: how many, and their SHA-256.
+    """Read until the other side has finished, or `size` bytes; return their number and SHA-256.
 
     Raises:
-        ConnectionError: it ended in a reset.
+        ConnectionError: it ended with a reset.
     """
     digest, received = hashlib.sha256(), 0
     while received != size and (data := await reader.read(_CHUNK)):
@@ -157,22 +159,22 @@ async def receive(reader: asyncio.StreamReader, size: int | None = None) -> tupl
 
 
 async def close(writer: asyncio.StreamWriter) -> None:
-    """Close, whatever state the connection is in."""
+    """Close the connection in whatever state it is."""
     writer.close()
     with contextlib.suppress(OSError):
         await writer.wait_closed()
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
-    """End the connection with a TCP reset."""
+    """Reset the connection."""
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
 
 
 def fill(sock: socket.socket, *, quiet: float = 0.5, limit: int = 256 << 20) -> int:
-    """Send to somebody who doesn't read, until nothing has been taken for `quiet` seconds:
-    how many bytes the way there holds.  More than `limit` bytes are not sent.
+    """Send to a peer that doesn't read, until nothing was accepted for `quiet` seconds; return
+    the number of bytes sent, `limit` at most.
 
     Raises:
         ConnectionError: the other side cut the connection.

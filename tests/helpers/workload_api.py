@@ -1,8 +1,8 @@
-"""Workload API messages as Google's protobuf writes them, and an agent that isn't ours.
+"""Workload API messages encoded by Google's protobuf, and an agent by grpcio.
 
-`svid_response` builds a message out of `pki` certificates, with any field spoiled.
-`FakeAgent` is grpcio's server on a unix socket: what it says, and how it ends a stream, is
-what the test tells it to, so that the client meets another HTTP/2 and gRPC implementation.
+`svid_response` builds a message from `pki` certificates, with any field replaced.  `FakeAgent` is
+grpcio's server on a unix socket, which sends what a test queues, so that our client meets another
+implementation of HTTP/2 and gRPC.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from uproxy.lab.pki import Authority, Issued
 
 
 def svid_message(issued: Issued, authority: Authority, **spoiled: Any) -> workload_pb2.X509SVID:
-    """One X509SVID; `spoiled` replaces fields."""
+    """Return one X509SVID; `spoiled` replaces fields."""
     fields: dict[str, Any] = {
         "spiffe_id": spoiled.get("spiffe_id") or issued.spiffe_id,
         "x509_svid": b"".join(issued.der),
@@ -40,7 +40,7 @@ def svid_response(
     federated: Mapping[str, bytes] | None = None,
     crls: Iterable[x509.CertificateRevocationList] = (),
 ) -> bytes:
-    """A whole X509SVIDResponse, encoded."""
+    """Return an encoded X509SVIDResponse."""
     message = workload_pb2.X509SVIDResponse(
         svids=svids,
         crl=[crl.public_bytes(Encoding.DER) for crl in crls],
@@ -50,14 +50,14 @@ def svid_response(
 
 
 def good_response(path: str = "/workload", trust_domain: str = "example.org") -> bytes:
-    """A message with one good SVID, of an authority nobody else knows."""
+    """Return a message with one valid SVID of a new authority."""
     authority = Authority(trust_domain)
     return svid_response(svid_message(authority.issue(path), authority))
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """The agent ends the stream; OK without a status."""
+    """The agent ends the stream; without a status, with OK."""
 
     status: grpc.StatusCode | None = None
     text: str = ""
@@ -67,10 +67,10 @@ class FakeAgent:
     """A Workload API of grpcio's.  Streams take what was `say`d, one word each, in order."""
 
     def __init__(self, listen: Path | str, options: Iterable[tuple[str, int]] = ()) -> None:
-        """`listen` is a unix socket's path, or host:port."""
+        """`listen` is the path of a unix socket, or host:port."""
         self._listen = f"unix:{listen}" if isinstance(listen, Path) else listen
         self.streams: list[dict[str, str]] = []
-        """The metadata of every stream so far."""
+        """The metadata of each stream so far."""
         self._words: asyncio.Queue[bytes | End] = asyncio.Queue()
         self._options = list(options)
         self._server: grpc.aio.Server | None = None

@@ -1,4 +1,4 @@
-"""Judges our reading of Workload API messages by Google's: used by properties and fuzzing."""
+"""Compares our decoding of Workload API messages with Google's; for property tests and fuzzing."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from uproxy.spiffe.workload_update import parse_svid_response
 
 
 def check_message(data: bytes) -> None:
-    """Read `data` as an X509SVIDResponse and judge what it means.
+    """Decode `data` as an X509SVIDResponse in both ways and compare.
 
     Raises:
-        AssertionError: we accept what protobuf doesn't, or read something else in it.
+        AssertionError: we accept what protobuf doesn't, or decode something else.
     """
     with contextlib.suppress(MessageError):
         _check_svids(data)
@@ -40,7 +40,7 @@ def _as_ours(svid: workload_pb2.X509SVID) -> WireSvid:
 
 
 def spoil(message: bytes, patches: bytes) -> bytes:
-    """Overwrite single bytes: every three of `patches` are an offset and a value."""
+    """Overwrite single bytes: each three bytes of `patches` are an offset and a value."""
     spoiled = bytearray(message)
     for at in range(0, len(patches) - 2, 3):
         offset = int.from_bytes(patches[at : at + 2], "big") % len(spoiled)

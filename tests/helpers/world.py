@@ -1,5 +1,5 @@
-"""A workload's surroundings for tests of doors and the registry: credentials, a registry and
-the services, all real; only time stands still until a test moves it.
+"""What surrounds doors and the registry in tests: real credentials, registry and services, with
+clocks that a test moves.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ def credentials(
     generation: int = 1,
     reason: str = "no identity yet",
 ) -> Credentials:
-    """A snapshot that believes the authorities named."""
+    """Return a snapshot of credentials that trusts these authorities."""
     bundles = {each.trust_domain: each.bundle for each in authorities}
     svid = None if ours is None else ours.svid
     return Credentials(svid, "" if svid else reason, bundles, generation)
 
 
 def with_crl(believed: Credentials, authority: Authority, *revoked: Issued) -> Credentials:
-    """The next snapshot, with a CRL of `authority`."""
+    """Return the next snapshot, with a CRL of `authority`."""
     bundle = Bundle(authority.trust_domain, (authority.root,), (authority.crl(revoked),))
     bundles = {**believed.bundles, authority.trust_domain: bundle}
     return Credentials(believed.svid, believed.reason, bundles, believed.generation + 1)
 
 
 def peer(issued: Issued, authority: Authority, role: Role = Role.CLIENT) -> PeerSvid:
-    """What a handshake would have proven."""
+    """Return what a handshake with this certificate would have verified."""
     verifier = Verifier(credentials(None, authority))
     return verifier.verify(issued.der, role, authority.now)
 
@@ -58,7 +58,7 @@ def settings(*rules: RuleSettings, **facts: object) -> Settings:
 
 @dataclass
 class KeptRecords:
-    """An access log that keeps everything."""
+    """An access log that keeps all records."""
 
     records: list[AccessRecord]
 
@@ -71,14 +71,14 @@ class KeptRecords:
 
 @dataclass
 class World:
-    """One uProxy without an engine."""
+    """The parts of one uProxy without an engine."""
 
     settings: Settings
     credentials: Credentials
     now: datetime = field(default_factory=lambda: datetime.now(UTC))
-    """The wall clock."""
+    """The time of day."""
     at: float = 0.0
-    """The monotonic clock."""
+    """Monotonic seconds."""
     records: list[AccessRecord] = field(default_factory=list)
     metrics: Metrics = field(default_factory=Metrics)
     all_endpoints: AllEndpoints = field(default_factory=AllEndpoints)
@@ -141,12 +141,12 @@ class World:
         self.now += timedelta(**duration)
 
     def believe(self, after: Credentials) -> None:
-        """The source has replaced its snapshot."""
+        """Replace the credentials, as the identity's source does."""
         self.credentials = after
         self.put(self.snapshot.with_credentials(after))
 
     def metric(self, name: str, **labels: str) -> float:
-        """The sum of the series of `name` with these labels."""
+        """Return the sum of the samples of `name` with these labels."""
         from prometheus_client.parser import text_string_to_metric_families as parse
 
         _, text = self.metrics.render()

