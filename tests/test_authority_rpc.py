@@ -23,11 +23,11 @@ class Pair:
     def __init__(self) -> None:
         self.server = ServerConnection()
         self.call = Call(PATH, "localhost", 4 << 20)
-        (called,) = self.hear()
+        (called,) = self.receive()
         assert isinstance(called, CallStarted)
         self.called = called
 
-    def hear(self) -> list[CallStarted | CallCancelled]:
+    def receive(self) -> list[CallStarted | CallCancelled]:
         return self.server.receive(self.call.data_to_send())
 
     def reply(self) -> list[Event]:

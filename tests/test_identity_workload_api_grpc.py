@@ -25,9 +25,9 @@ class Server:
         config = h2.config.H2Configuration(client_side=False, header_encoding="utf-8")
         self.h2 = h2.connection.H2Connection(config)
         self.h2.initiate_connection()
-        self.events = self.hear()
+        self.events = self.receive()
 
-    def hear(self) -> list[h2.events.Event]:
+    def receive(self) -> list[h2.events.Event]:
         return self.h2.receive_data(self.call.data_to_send())
 
     def reply(self) -> list[Event]:
@@ -72,7 +72,7 @@ def test_messages_come_out_and_the_call_stays_open() -> None:
 def test_the_windows_are_raised_before_the_first_message() -> None:
     server = Server()
     server.reply()
-    server.hear()
+    server.receive()
     server.headers(OK)
 
     assert server.h2.local_flow_control_window(1) >= WINDOW_BYTES
@@ -84,7 +84,7 @@ def test_the_windows_are_raised_before_the_first_message() -> None:
 def test_a_message_of_four_mebibytes_comes_through() -> None:
     server = Server()
     server.reply()
-    server.hear()
+    server.receive()
     server.headers(OK)
     left = memoryview(frame(b"x" * (4 << 20)))
     events: list[Event] = []
@@ -95,7 +95,7 @@ def test_a_message_of_four_mebibytes_comes_through() -> None:
         server.h2.send_data(1, bytes(left[:room]))
         left = left[room:]
         events += server.reply()
-        server.hear()
+        server.receive()
 
     assert events == [Message(b"x" * (4 << 20))]
 
@@ -224,11 +224,11 @@ def test_a_message_beyond_the_limit_ends_the_call() -> None:
 def test_a_ping_is_answered() -> None:
     server = Server()
     server.reply()
-    server.hear()
+    server.receive()
     server.h2.ping(b"12345678")
 
     assert server.reply() == []
-    assert [event.ping_data for event in server.hear()
+    assert [event.ping_data for event in server.receive()
             if isinstance(event, h2.events.PingAckReceived)] == [b"12345678"]  # fmt: skip
 
 

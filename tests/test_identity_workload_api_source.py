@@ -96,10 +96,10 @@ def response(*issued: Issued) -> bytes:
 async def test_an_identity_comes_and_rotates(path: Path) -> None:
     renewed = HOME.issue("/web")
     async with FakeAgent(path) as agent, watching(Watched(path)) as source:
-        agent.say(response(WEB))
+        agent.send(response(WEB))
         await source.until(WEB.spiffe_id)
         generation = source.current.generation
-        agent.say(response(renewed))
+        agent.send(response(renewed))
         await source.until_fact("rotations", 1)
 
         assert source.current.svid is not None
@@ -114,7 +114,7 @@ async def test_equal_content_is_no_change(path: Path) -> None:
     one_way = svid_response(svid_message(WEB, HOME), federated=many)
     other_way = svid_response(svid_message(WEB, HOME), federated=dict(reversed(many.items())))
     async with FakeAgent(path) as agent, watching(Watched(path)) as source:
-        agent.say(one_way, other_way, one_way, b"")
+        agent.send(one_way, other_way, one_way, b"")
         await source.until_fact("discarded_messages", 1)
 
         assert len(source.seen) == 1
@@ -127,7 +127,7 @@ async def test_it_starts_without_an_agent_and_says_why_it_is_not_ready(path: Pat
         assert source.current.svid is None
 
         async with FakeAgent(path) as agent:
-            agent.say(response(WEB))
+            agent.send(response(WEB))
             await source.until(WEB.spiffe_id)
 
 
@@ -135,13 +135,13 @@ async def test_an_outage_changes_nothing_and_the_agent_is_found_again(path: Path
     agent = FakeAgent(path)
     await agent.start()
     async with watching(Watched(path)) as source:
-        agent.say(response(WEB))
+        agent.send(response(WEB))
         await source.until(WEB.spiffe_id)
         await agent.stop()
         await source.until_fact("stream", "retrying")
 
         assert source.spiffe_id == WEB.spiffe_id
-        agent.say(response(ORDERS))
+        agent.send(response(ORDERS))
         await agent.start()
         await source.until(ORDERS.spiffe_id)
         await agent.stop()
@@ -150,7 +150,7 @@ async def test_an_outage_changes_nothing_and_the_agent_is_found_again(path: Path
 async def test_a_bad_message_is_discarded_and_the_stream_stays(path: Path) -> None:
     spoiled = svid_response(svid_message(WEB, HOME, x509_svid_key=ORDERS.key_der))
     async with FakeAgent(path) as agent, watching(Watched(path)) as source:
-        agent.say(response(WEB), b"", b"\xff\xff", spoiled)
+        agent.send(response(WEB), b"", b"\xff\xff", spoiled)
         await source.until_fact("discarded_messages", 3)
         assert source.spiffe_id == WEB.spiffe_id
         assert source.status["last_error"] == (
@@ -158,29 +158,29 @@ async def test_a_bad_message_is_discarded_and_the_stream_stays(path: Path) -> No
             "the key of spiffe://example.org/web is not the certificate's (WA-11)"
         )
 
-        agent.say(response(ORDERS))
+        agent.send(response(ORDERS))
         await source.until(ORDERS.spiffe_id)
         assert len(agent.streams) == 1
 
 
 async def test_denial_in_mid_stream_revokes_at_once(path: Path) -> None:
     async with FakeAgent(path) as agent, watching(Watched(path)) as source:
-        agent.say(response(WEB))
+        agent.send(response(WEB))
         await source.until(WEB.spiffe_id)
-        agent.say(DENIED)
+        agent.send(DENIED)
         await source.until(None)
         assert "no identity issued" in source.current.reason
         assert source.status["revocations"] == 1
 
-        agent.say(response(WEB))
+        agent.send(response(WEB))
         await source.until(WEB.spiffe_id)
 
 
 async def test_denial_on_a_reconnect_revokes_after_the_grace(path: Path) -> None:
     async with FakeAgent(path) as agent, watching(Watched(path, grace=1.5)) as source:
-        agent.say(response(WEB))
+        agent.send(response(WEB))
         await source.until(WEB.spiffe_id)
-        agent.say(End(grpc.StatusCode.UNAVAILABLE), *[DENIED] * 1000)
+        agent.send(End(grpc.StatusCode.UNAVAILABLE), *[DENIED] * 1000)
         await eventually(lambda: len(agent.streams) >= 3, "a denied reconnect")
         assert source.spiffe_id == WEB.spiffe_id
 
@@ -190,7 +190,7 @@ async def test_denial_on_a_reconnect_revokes_after_the_grace(path: Path) -> None
 
 async def test_a_message_within_the_grace_saves_the_identity(path: Path) -> None:
     async with FakeAgent(path) as agent, watching(Watched(path, grace=30)) as source:
-        agent.say(response(WEB), End(grpc.StatusCode.UNAVAILABLE), DENIED, response(WEB), b"")
+        agent.send(response(WEB), End(grpc.StatusCode.UNAVAILABLE), DENIED, response(WEB), b"")
         await source.until_fact("discarded_messages", 1)
 
         assert source.seen == [source.current]
@@ -201,7 +201,7 @@ async def test_an_expired_svid_is_not_ready_even_if_the_agent_just_sent_it(path:
     clock = Clock()
     clock.ahead = timedelta(hours=2)
     async with FakeAgent(path) as agent, watching(Watched(path, clock=clock)) as source:
-        agent.say(response(WEB))
+        agent.send(response(WEB))
         await eventually(lambda: "expired at" in source.current.reason, "the expiry to be seen")
 
         assert source.current.svid is None
@@ -212,7 +212,7 @@ async def test_an_svid_that_expires_while_held_is_dropped(path: Path) -> None:
     soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
     short = HOME.issue("/web", not_after=soon)
     async with FakeAgent(path) as agent, watching(Watched(path)) as source:
-        agent.say(response(short))
+        agent.send(response(short))
         await source.until(short.spiffe_id)
         await source.until(None)
 
@@ -221,7 +221,7 @@ async def test_an_svid_that_expires_while_held_is_dropped(path: Path) -> None:
 
 async def test_several_identities_need_a_choice(path: Path) -> None:
     async with FakeAgent(path) as agent, watching(Watched(path)) as source:
-        agent.say(response(WEB, ORDERS))
+        agent.send(response(WEB, ORDERS))
         await eventually(lambda: "offers 2 identities" in source.current.reason, "the reason")
         assert source.current.svid is None
 
@@ -229,7 +229,7 @@ async def test_several_identities_need_a_choice(path: Path) -> None:
         FakeAgent(path) as agent,
         watching(Watched(path, Choice(spiffe_id=ORDERS.spiffe_id))) as source,
     ):
-        agent.say(response(WEB, ORDERS))
+        agent.send(response(WEB, ORDERS))
         await source.until(ORDERS.spiffe_id)
 
 
@@ -240,16 +240,16 @@ async def test_a_federation_of_130_trust_domains_fits_through(path: Path) -> Non
     message = svid_response(svid_message(WEB, HOME), federated=federated)
     assert len(message) > 100_000
     async with FakeAgent(path) as agent, watching(Watched(path)) as source:
-        agent.say(message, message)
+        agent.send(message, message)
         await eventually(lambda: len(source.current.bundles) == 131, "131 bundles")
 
-        agent.say(response(WEB))
+        agent.send(response(WEB))
         await eventually(lambda: len(source.current.bundles) == 1, "redaction")
 
 
 async def test_an_orderly_end_is_followed_by_a_new_stream(path: Path) -> None:
     async with FakeAgent(path) as agent, watching(Watched(path)) as source:
-        agent.say(response(WEB), End(), response(ORDERS))
+        agent.send(response(WEB), End(), response(ORDERS))
         await source.until(ORDERS.spiffe_id)
 
         assert source.status["reconnects"] == 1
@@ -259,7 +259,7 @@ async def test_a_goaway_is_followed_by_a_new_stream(path: Path) -> None:
     options = [("grpc.max_connection_age_ms", 200), ("grpc.max_connection_age_grace_ms", 100)]
     async with FakeAgent(path, options) as agent, watching(Watched(path)) as source:
         for _ in range(100):
-            agent.say(response(WEB))
+            agent.send(response(WEB))
         await eventually(lambda: len(agent.streams) >= 3, "new streams after GOAWAY")
 
         assert source.spiffe_id == WEB.spiffe_id
@@ -268,7 +268,7 @@ async def test_a_goaway_is_followed_by_a_new_stream(path: Path) -> None:
 
 async def test_an_invalid_request_is_said_and_not_repeated_in_a_loop(path: Path) -> None:
     async with FakeAgent(path) as agent, watching(Watched(path)) as source:
-        agent.say(*[End(grpc.StatusCode.INVALID_ARGUMENT, "security header missing")] * 10)
+        agent.send(*[End(grpc.StatusCode.INVALID_ARGUMENT, "security header missing")] * 10)
         await eventually(lambda: "request invalid" in source.current.reason, "the reason")
 
         assert "security header missing" in source.current.reason
@@ -278,13 +278,13 @@ async def test_an_invalid_request_is_said_and_not_repeated_in_a_loop(path: Path)
 async def test_an_endpoint_may_be_on_tcp() -> None:
     address = TcpAddress("127.0.0.1", free_port())
     async with FakeAgent(str(address)) as agent, watching(Watched(address)) as source:
-        agent.say(response(WEB))
+        agent.send(response(WEB))
         await source.until(WEB.spiffe_id)
 
 
 async def test_fetch_once_gives_an_identity(path: Path) -> None:
     async with FakeAgent(path) as agent:
-        agent.say(response(WEB))
+        agent.send(response(WEB))
         credentials = await fetch_once(Watched(path), timeout_s=5)
 
     assert credentials.svid is not None
@@ -298,7 +298,7 @@ async def test_fetch_once_says_why_none_came(path: Path) -> None:
 
 async def test_status_never_holds_a_key(path: Path) -> None:
     async with FakeAgent(path) as agent, watching(Watched(path)) as source:
-        agent.say(good_response())
+        agent.send(good_response())
         await eventually(lambda: source.current.svid, "an identity")
 
         facts = dict(source.status)

@@ -152,7 +152,7 @@ async def test_a_stream_that_has_answered_may_be_silent_for_ever(
     monkeypatch.setattr(stream, "FIRST_BYTES_S", 1.0)
     monkeypatch.setattr(stream, "FIRST_MESSAGE_S", 1.0)
     async with FakeAgent(tmp_path / "agent.sock") as agent:
-        agent.say(good_response())
+        agent.send(good_response())
         events = watch(UnixAddress(str(tmp_path / "agent.sock")))
         assert isinstance(await anext(events), Message)
         with pytest.raises(TimeoutError):

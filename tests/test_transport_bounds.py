@@ -78,13 +78,13 @@ async def inbound(engine: Engine) -> AsyncIterator[tuple[RecordingDoor, Address]
 async def shake(address: Address, shows: Issued, version: int) -> TlsStream:
     """In TLS 1.3 a refusal comes when the handshake has ended for the client."""
     peer = TlsStream(await Stream.connect(address), shows, version=version)
-    await peer.shake()
+    await peer.handshake()
     return peer
 
 
 async def alert_of(address: Address, shows: Issued, version: int) -> str:
     with pytest.raises(SSL.Error) as caught:
-        await (await shake(address, shows, version)).hear()
+        await (await shake(address, shows, version)).receive()
     return str(caught.value)
 
 
@@ -143,7 +143,7 @@ async def test_a_server_that_presents_too_much_is_refused_too(engine: Engine) ->
             ours = await Stream.connect(address)
             server = TlsStream(await there.accept(), shows, server=True)
             with pytest.raises(SSL.Error, match="bad certificate"):
-                await server.shake()
+                await server.handshake()
             ending = await door.ending()
             ours.close()
     assert (ending.outcome, ending.rule) == (Outcome.PEER_UNTRUSTED, "UP-1")

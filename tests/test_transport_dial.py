@@ -164,7 +164,7 @@ async def test_a_caller_that_resets_while_we_dial_is_noticed_at_once(engine: Eng
     dead = FullQueue()
     async with open_door(engine, door := to(dead.address, connect=60)) as address:
         near = await Stream.connect(address)
-        await near.say(b"never mind")
+        await near.send(b"never mind")
         await eventually(lambda: door.arrivals, "an arrival")
         near.reset()
         ending = await door.ending()
@@ -184,12 +184,12 @@ async def test_a_caller_that_says_all_and_leaves_while_we_dial_is_still_heard(
         async with open_door(engine, door, UnixAddress(str(tmp_path / "near"))) as address:
             near = await Stream.connect(address)
             await eventually(lambda: door.arrivals, "an arrival")
-            await near.say(b"fire and forget")
+            await near.send(b"fire and forget")
             near.close()
             await asyncio.sleep(0)
             filler.close()
             await far.accept()
-            assert await (await far.accept()).hear_all() == b"fire and forget"
+            assert await (await far.accept()).receive_all() == b"fire and forget"
 
 
 # Defects.
@@ -254,8 +254,8 @@ async def test_a_defect_while_dialling_ends_that_connection_and_no_other(
                 await (await far.accept()).is_reset()
             if isinstance(engine, NativeEngine):
                 assert engine.state.core.alive() == 1
-            await other.say(b"still here")
-            assert await its.hear_exactly(10) == b"still here"
+            await other.send(b"still here")
+            assert await its.receive_exactly(10) == b"still here"
             door.answer = sound
             await Stream.connect(address)
             assert (await door.connection(2)).dialled == far.address

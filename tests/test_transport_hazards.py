@@ -22,7 +22,7 @@ from OpenSSL import SSL
 
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
-from tests.helpers.hostile_client import Intruder
+from tests.helpers.hostile_client import HostileClient
 from tests.helpers.streams import Listener, Stream, listening
 from tests.helpers.tls_streams import TlsStream
 from tests.helpers.world import credentials, with_crl
@@ -57,7 +57,7 @@ class Inbound:
         """Both ends of an open connection."""
         opened = len(self.door.opened_)
         peer = TlsStream(await Stream.connect(self.address), PEER)
-        await peer.shake()
+        await peer.handshake()
         there = await self.application.accept()
         await self.door.connection(opened + 1)
         return peer, there
@@ -98,7 +98,7 @@ class Choppy(TlsStream):
         self.stream.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while data:
             size = chance.choice((1, 4, 5, 6, 100, 16_384, 40_000))
-            await self.stream.say(data[:size])
+            await self.stream.send(data[:size])
             await asyncio.sleep(0)  # others between
             data = data[size:]
 
@@ -109,9 +109,9 @@ class Choppy(TlsStream):
 async def told_off(address: TcpAddress, shows: Issued | None, alert: str) -> None:
     """A caller who hears this alert, and nothing else."""
     bad = TlsStream(await Stream.connect(address), shows)
-    await bad.shake()
+    await bad.handshake()
     with pytest.raises(SSL.Error, match=alert):
-        await bad.hear()
+        await bad.receive()
     bad.stream.close()
 
 
@@ -121,17 +121,17 @@ async def test_words_for_a_refused_peer_reach_nobody_else(engine: Engine) -> Non
         for turn in range(12):
             if turn % 3 == 0:
                 garbage = await Stream.connect(here.address)
-                await garbage.say(b"\x16\x03\x01\x00\x04\x01\x00\x00\x00")
+                await garbage.send(b"\x16\x03\x01\x00\x04\x01\x00\x00\x00")
                 await garbage.is_reset()
             elif turn % 3 == 1:
                 await told_off(here.address, STRANGER, "unknown ca")
             else:
                 await told_off(here.address, None, "certificate required")
             for peer, there in pairs:
-                await there.say(b"%04d" % turn)
-                assert await peer.hear_exactly(4) == b"%04d" % turn
-                await peer.say(b"ok")
-                assert await there.hear_exactly(2) == b"ok"
+                await there.send(b"%04d" % turn)
+                assert await peer.receive_exactly(4) == b"%04d" % turn
+                await peer.send(b"ok")
+                assert await there.receive_exactly(2) == b"ok"
 
 
 async def test_a_failure_is_not_explained_by_the_one_before(engine: Engine) -> None:
@@ -139,7 +139,7 @@ async def test_a_failure_is_not_explained_by_the_one_before(engine: Engine) -> N
     async with inbound(engine) as here:
         for turn in range(8):
             garbage = await Stream.connect(here.address)
-            await garbage.say(b"\x16\x03\x01\x00\x04\x01\x00\x00\x00")
+            await garbage.send(b"\x16\x03\x01\x00\x04\x01\x00\x00\x00")
             await garbage.is_reset()
             garbage.close()
             peer, there = await here.relay()
@@ -159,7 +159,7 @@ async def test_data_behind_the_answering_peers_finished_is_not_lost(engine: Engi
         near = await Stream.connect(address)
         there = TlsStream(await far.accept(), PEER, server=True, version=SSL.TLS1_2_VERSION)
         while True:
-            there.tls.bio_write(await there.stream.hear())
+            there.tls.bio_write(await there.stream.receive())
             try:
                 there.tls.do_handshake()
             except SSL.WantReadError:
@@ -169,10 +169,10 @@ async def test_data_behind_the_answering_peers_finished_is_not_lost(engine: Engi
         banner = os.urandom(40_000)
         there.tls.sendall(banner)
         there.tls.shutdown()
-        await there.stream.say(there.pending())
-        assert await near.hear_all() == banner
+        await there.stream.send(there.pending())
+        assert await near.receive_all() == banner
         near.close()
-        assert await there.hear() == b""
+        assert await there.receive() == b""
         assert (await door.ending()).outcome is Outcome.CLOSED
 
 
@@ -182,23 +182,23 @@ async def test_records_may_be_cut_anywhere(engine: Engine) -> None:
 
         async def speak(peer: Choppy, data: bytes) -> None:
             for at in range(0, len(data), 7_000):
-                await peer.say(data[at : at + 7_000])
+                await peer.send(data[at : at + 7_000])
             await peer.finish()
 
         async def one() -> None:
             peer = Choppy(await Stream.connect(here.address), PEER)
-            await peer.shake()
+            await peer.handshake()
             # who is whose is told by the first bytes
             name, data = os.urandom(8), os.urandom(60_000)
             said[name] = data
             await speak(peer, name + data)
             with suppress(ConnectionResetError):
-                assert await peer.hear_all() == name[::-1]
+                assert await peer.receive_all() == name[::-1]
 
         async def answer(there: Stream) -> None:
-            heard = await there.hear_all()
+            heard = await there.receive_all()
             assert heard[8:] == said.pop(heard[:8])
-            await there.say(heard[7::-1])
+            await there.send(heard[7::-1])
             there.finish()
 
         said: dict[bytes, bytes] = {}
@@ -227,12 +227,12 @@ async def test_whatever_came_before_the_end_is_delivered_whatever_its_size(
             said: asyncio.Task[None]
             if transport == "mtls":
                 peer = TlsStream(stream, PEER)
-                await peer.shake()
-                said = asyncio.create_task(peer.say(payload))
+                await peer.handshake()
+                said = asyncio.create_task(peer.send(payload))
                 there = await here.application.accept()
                 end: Callable[[], Awaitable[None]] = peer.finish
             else:
-                said = asyncio.create_task(stream.say(payload))
+                said = asyncio.create_task(stream.send(payload))
                 there = await here.application.accept()
 
                 async def end(stream: Stream = stream) -> None:
@@ -244,7 +244,7 @@ async def test_whatever_came_before_the_end_is_delivered_whatever_its_size(
 
             finishing = asyncio.create_task(finish())
             await asyncio.sleep(0.01)  # to find the end behind bytes that it hasn't taken
-            assert await there.hear_all() == payload
+            assert await there.receive_all() == payload
             await finishing
             there.close()
             assert (await here.door.ending(turn + 1)).outcome is Outcome.CLOSED
@@ -263,23 +263,23 @@ async def test_little_buffers_on_every_side_swap_no_byte(engine: Engine) -> None
             async def exchange() -> None:
                 peer = TlsStream(await Stream.connect(address, 4096), PEER)
                 peer.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-                await peer.shake()
+                await peer.handshake()
                 there = await application.accept()
                 up = [os.urandom(chance.randrange(1, 90_000)) for _ in range(6)]
                 down = [os.urandom(chance.randrange(1, 90_000)) for _ in range(6)]
                 names = os.urandom(8)
-                await peer.say(names)
-                assert await there.hear_exactly(8) == names  # accepted in order: one at a time
+                await peer.send(names)
+                assert await there.receive_exactly(8) == names  # accepted in order: one at a time
 
                 async def talk(say: Callable[[bytes], Awaitable[None]], words: list[bytes]) -> None:
                     for word in words:
                         await say(word)
 
                 _, _, heard_there, heard_here = await asyncio.gather(
-                    talk(peer.say, up),
-                    talk(there.say, down),
-                    there.hear_exactly(len(b"".join(up))),
-                    peer.hear_exactly(len(b"".join(down))),
+                    talk(peer.send, up),
+                    talk(there.send, down),
+                    there.receive_exactly(len(b"".join(up))),
+                    peer.receive_exactly(len(b"".join(down))),
                 )
                 assert heard_there == b"".join(up)
                 assert heard_here == b"".join(down)
@@ -296,20 +296,20 @@ async def test_key_updates_among_data_lose_nothing(engine: Engine) -> None:
 
     def talk(port: int) -> bytes:
         heard = b""
-        with Intruder(port, PEER) as peer:
-            peer.shake()
+        with HostileClient(port, PEER) as peer:
+            peer.handshake()
             for turn, words in enumerate(payload):
-                peer.say(words)
+                peer.send(words)
                 peer.update_key(ask=turn % 3 != 0)
                 if turn % 4 == 3:  # not read at once: our updates come in the middle of data
-                    heard += peer.hear(sum(map(len, payload[turn - 3 : turn + 1])))
+                    heard += peer.receive(sum(map(len, payload[turn - 3 : turn + 1])))
             return heard
 
     async def echo() -> None:
         there = await here.application.accept()
         with suppress(ConnectionResetError):
-            while data := await there.hear():
-                await there.say(data)
+            while data := await there.receive():
+                await there.send(data)
 
     async with inbound(engine) as here:
         echoing = asyncio.create_task(echo())
@@ -325,9 +325,9 @@ async def call(here: Inbound, shows: Issued) -> Outcome:
     """What becomes of a caller, whom the door denies if it is let in."""
     count = len(here.door.endings) + 1
     peer = TlsStream(await Stream.connect(here.address), shows)
-    await peer.shake()
+    await peer.handshake()
     with suppress(SSL.Error, ConnectionResetError):
-        await peer.hear()
+        await peer.receive()
     peer.stream.close()
     return (await here.door.ending(count)).outcome
 
@@ -369,12 +369,12 @@ async def test_who_may_call_may_not_therefore_answer(engine: Engine) -> None:
             near = await Stream.connect(address)
             there = TlsStream(await far.accept(), shows, server=True)
             if expected:
-                await there.shake()
-                await near.say(b"x")
-                assert await there.hear() == b"x"
+                await there.handshake()
+                await near.send(b"x")
+                assert await there.receive() == b"x"
             else:
                 with pytest.raises(SSL.Error):
-                    await there.shake()
+                    await there.handshake()
                 assert await near.is_reset()
             near.close()
         assert door.attempts[0][1] is not None
@@ -393,7 +393,7 @@ async def test_a_hello_that_drips_gains_no_time(engine: Engine) -> None:
         hello = peer.pending()
         with suppress(ConnectionResetError, BrokenPipeError):
             for byte in hello:
-                await peer.stream.say(bytes((byte,)))
+                await peer.stream.send(bytes((byte,)))
                 await asyncio.sleep(0.01)
         ending = await here.door.ending()
     assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.HANDSHAKING_NEAR)
@@ -406,9 +406,9 @@ async def test_a_handshake_that_stops_behind_our_flight_has_its_deadline(engine:
         with pytest.raises(SSL.WantReadError):
             peer.tls.do_handshake()
         await peer.flush()
-        assert await peer.stream.hear()  # our flight, which it leaves unanswered
+        assert await peer.stream.receive()  # our flight, which it leaves unanswered
         with suppress(ConnectionResetError):
-            await peer.stream.hear_all()
+            await peer.stream.receive_all()
         ending = await here.door.ending()
     assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.HANDSHAKING_NEAR)
 
@@ -416,11 +416,11 @@ async def test_a_handshake_that_stops_behind_our_flight_has_its_deadline(engine:
 async def test_somebody_refused_who_neither_reads_nor_leaves_is_gone_soon(engine: Engine) -> None:
     async with inbound(engine, handshake=60.0) as here:
         peer = TlsStream(await Stream.connect(here.address, 4096), STRANGER)
-        await peer.shake()
+        await peer.handshake()
 
         async def babble() -> None:
             while True:
-                await peer.say(bytes(16_000))
+                await peer.send(bytes(16_000))
 
         babbling = asyncio.create_task(babble())
         assert (await here.door.ending()).outcome is Outcome.PEER_UNTRUSTED
@@ -438,12 +438,12 @@ async def test_an_answering_peer_that_ends_without_saying_so_is_a_truncation(
     async with outbound(engine) as (door, address, far):
         near = await Stream.connect(address)
         there = TlsStream(await far.accept(), PEER, server=True)
-        await there.shake()
-        await there.say(b"half an answer")
-        assert await near.hear_exactly(14) == b"half an answer"
+        await there.handshake()
+        await there.send(b"half an answer")
+        assert await near.receive_exactly(14) == b"half an answer"
         if where == "within a record":
             there.tls.sendall(bytes(1000))
-            await there.stream.say(there.pending()[:500])
+            await there.stream.send(there.pending()[:500])
         there.truncate()
         assert await near.is_reset()
         ending = await door.ending()
@@ -454,10 +454,10 @@ async def test_an_answering_peer_that_ends_without_saying_so_is_a_truncation(
 async def test_a_calling_peer_that_ends_within_a_record_is_a_truncation(engine: Engine) -> None:
     async with inbound(engine) as here:
         peer, there = await here.relay()
-        await peer.say(b"half")
+        await peer.send(b"half")
         peer.tls.sendall(bytes(1000))
-        await peer.stream.say(peer.pending()[:500])
-        assert await there.hear_exactly(4) == b"half"
+        await peer.stream.send(peer.pending()[:500])
+        assert await there.receive_exactly(4) == b"half"
         peer.truncate()
         assert await there.is_reset()
         ending = await here.door.ending()
@@ -477,7 +477,7 @@ async def test_plans_may_go_while_connections_live_that_were_made_with_them(
         with pytest.raises(SSL.WantReadError):
             slow.tls.do_handshake()
         await slow.flush()
-        slow.tls.bio_write(await slow.stream.hear())
+        slow.tls.bio_write(await slow.stream.receive())
         here.door.arrivals.clear()
         here.door.opened_.clear()
         for _ in range(5):  # the next ones' memory is where the old one's was
@@ -485,11 +485,11 @@ async def test_plans_may_go_while_connections_live_that_were_made_with_them(
             here.door.ask_again()
             gc.collect()
             await told_off(here.address, STRANGER, "unknown ca")
-        await slow.shake()
+        await slow.handshake()
         slow_there = await here.application.accept()
         for peer, there in ((open_peer, open_there), (slow, slow_there)):
-            await peer.say(b"still here")
-            assert await there.hear_exactly(10) == b"still here"
+            await peer.send(b"still here")
+            assert await there.receive_exactly(10) == b"still here"
             peer.stream.reset()
             assert await there.is_reset()
         await here.door.ending(7)
@@ -522,7 +522,7 @@ async def test_a_peer_that_resets_while_it_is_decided_on_leaves_in_order(
             # a leaf nobody has seen: each is judged
             callers.append(TlsStream(await Stream.connect(here.address), OURS.issue("/ns/a/sa/b")))
             with suppress(OSError, EOFError):
-                await callers[-1].shake()
+                await callers[-1].handshake()
             ending = await here.door.ending(turn + 1)
             assert ending.outcome in (Outcome.RESET, Outcome.HANDSHAKE_FAILED)
         assert len(here.door.endings) == 10
@@ -532,10 +532,10 @@ async def test_a_handle_may_be_asked_and_told_things_after_the_end(engine: Engin
     async with inbound(engine) as here:
         peer, there = await here.relay()
         connection = await here.door.connection()
-        await peer.say(b"12345")
-        assert await there.hear_exactly(5) == b"12345"
-        await there.say(b"123")
-        assert await peer.hear_exactly(3) == b"123"
+        await peer.send(b"12345")
+        assert await there.receive_exactly(5) == b"12345"
+        await there.send(b"123")
+        assert await peer.receive_exactly(3) == b"123"
         peer.stream.reset()
         await here.door.ending()
         for _ in range(50):  # their memory is where its was

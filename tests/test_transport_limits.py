@@ -75,10 +75,10 @@ async def test_when_full_the_oldest_silent_connection_makes_room(engine: Engine)
         silent = []
         for index in range(3):
             stream = await Stream.connect(address)
-            await stream.say(client_hello()[: 10 * index])  # begun is still silent
+            await stream.send(client_hello()[: 10 * index])  # begun is still silent
             silent.append(stream)
         peer = TlsStream(await Stream.connect(address), PEER)
-        await peer.shake()
+        await peer.handshake()
         assert await silent[0].is_reset()
         await eventually(lambda: door.endings, "its ending")
         first = door.endings[0]
@@ -96,11 +96,11 @@ async def test_when_full_somebody_refused_makes_room_though_it_reads_its_alert(
         stranger = TlsStream(
             await Stream.connect(address), Authority("stranger.test").issue("/ns/a/sa/b")
         )
-        await stranger.shake()
+        await stranger.handshake()
         with pytest.raises(SSL.Error):
-            await stranger.hear()
+            await stranger.receive()
         peer = TlsStream(await Stream.connect(address), PEER)
-        await peer.shake()
+        await peer.handshake()
         await door.ending(2)
     assert {ending.outcome for _, ending in door.endings} == {
         Outcome.PEER_UNTRUSTED,
@@ -115,20 +115,20 @@ async def test_a_handshake_takes_its_slot_with_its_complete_hello(engine: Engine
     async with open_door(engine, door) as address:
         trickling = [await Stream.connect(address) for _ in range(5)]
         for stream in trickling:
-            await stream.say(hello[:-1])
+            await stream.send(hello[:-1])
         in_flight = await Stream.connect(address)
-        await in_flight.say(hello)
-        assert await in_flight.hear()  # the server's flight: it has the slot now
+        await in_flight.send(hello)
+        assert await in_flight.receive()  # the server's flight: it has the slot now
         refused = await Stream.connect(address)
-        await refused.say(hello)
+        await refused.send(hello)
         assert await refused.is_reset()
         ending = await door.ending()
         assert ending.outcome is Outcome.LIMIT
         assert engine.refused()["handshakes_in_flight"] == 1
         in_flight.reset()
         await door.ending(2)
-        await trickling[0].say(hello[-1:])
-        assert await trickling[0].hear()
+        await trickling[0].send(hello[-1:])
+        assert await trickling[0].receive()
 
 
 async def test_a_source_may_have_so_many_connections(engine: Engine) -> None:
@@ -191,8 +191,8 @@ async def test_accepting_survives_a_shortage_of_descriptors_without_spinning(
                 assert not door.opened_
             await door.connection()
             there = await far.accept()
-            await stream.say(b"patient")
-            assert await there.hear() == b"patient"
+            await stream.send(b"patient")
+            assert await there.receive() == b"patient"
     assert "raise LimitNOFILE" in caplog.text
 
 

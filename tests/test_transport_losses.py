@@ -25,8 +25,8 @@ from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifie
 from tests.helpers.hostile_client import (
     ALERT,
     HANDSHAKE,
-    Host,
-    Intruder,
+    HostileClient,
+    HostileServer,
     key_update,
     session_ticket,
 )
@@ -80,7 +80,7 @@ async def heard_until_reset(stream: Stream, pause: float = 0.0) -> bytes:
     """Everything up to the end, which must be a reset."""
     heard = bytearray()
     try:
-        while more := await stream.hear(16_384):
+        while more := await stream.receive(16_384):
             heard += more
             await asyncio.sleep(pause)
     except ConnectionResetError:
@@ -128,12 +128,12 @@ async def reset(peer: TlsStream) -> None:
 
 @ends("bad record mac")
 async def a_record_that_was_never_sealed(peer: TlsStream) -> None:
-    await peer.stream.say(NEVER_SEALED)
+    await peer.stream.send(NEVER_SEALED)
 
 
 @ends(TRUNCATED)
 async def half_a_record(peer: TlsStream) -> None:
-    await peer.stream.say(HALF_A_RECORD)
+    await peer.stream.send(HALF_A_RECORD)
     peer.truncate()
 
 
@@ -147,9 +147,9 @@ async def test_the_application_gets_all_that_a_peer_had_said(
     payload = os.urandom(size)
     async with slow_listening() as far, open_door(engine, door := inbound(far)) as address:
         peer = TlsStream(await Stream.connect(address), PEER)
-        await peer.shake()
+        await peer.handshake()
         there = await far.accept()
-        await peer.say(payload)
+        await peer.send(payload)
         await end(peer)
         await asyncio.sleep(0.05)  # the end may come before anything is read
         assert await heard_until_reset(there) == payload
@@ -165,9 +165,9 @@ async def test_the_application_gets_all_that_a_server_had_said(engine: Engine, h
     async with listening() as far, open_door(engine, door := outbound(far)) as address:
         near = await Stream.connect(address, 4096)
         peer = TlsStream(await far.accept(), PEER, server=True)
-        await peer.shake()
+        await peer.handshake()
         await door.connection()
-        await peer.say(payload)
+        await peer.send(payload)
         await end(peer)
         await asyncio.sleep(0.05)
         assert await heard_until_reset(near) == payload
@@ -190,7 +190,7 @@ async def test_what_comes_with_the_handshakes_end_is_delivered_too(
         await peer._fill()
         peer.tls.do_handshake()
         peer.tls.sendall(b"hello")
-        await peer.stream.say(peer.pending() + last)  # in one segment with Finished
+        await peer.stream.send(peer.pending() + last)  # in one segment with Finished
         peer.truncate()
         there = await far.accept()
         assert await heard_until_reset(there) == b"hello"
@@ -199,12 +199,12 @@ async def test_what_comes_with_the_handshakes_end_is_delivered_too(
 
 async def test_a_fatal_alert_behind_data_comes_after_the_data(engine: Engine) -> None:
     def talk(port: int) -> None:
-        with Intruder(port, PEER) as peer:
-            peer.shake()
+        with HostileClient(port, PEER) as peer:
+            peer.handshake()
             for _ in range(20):
-                peer.say(b"12345" * 2000)
-            peer.say(b"\x02\x28", ALERT)  # handshake_failure
-            peer.hear_out()
+                peer.send(b"12345" * 2000)
+            peer.send(b"\x02\x28", ALERT)  # handshake_failure
+            peer.receive_until_end()
 
     async with listening() as far, open_door(engine, door := inbound(far)) as address:
         talking = asyncio.create_task(asyncio.to_thread(talk, cast("TcpAddress", address).port))
@@ -223,14 +223,14 @@ async def test_an_answer_on_its_way_reaches_a_peer_that_ends_without_close_notif
     """It has only stopped sending."""
     async with slow_listening() as far, open_door(engine, door := inbound(far)) as address:
         peer = TlsStream(await Stream.connect(address), PEER)
-        await peer.shake()
+        await peer.handshake()
         there = await far.accept()
         question, answer = os.urandom(MIB), os.urandom(200_000)
-        await peer.say(question)
+        await peer.send(question)
         peer.truncate()
-        await there.say(answer)
+        await there.send(answer)
         assert await heard_until_reset(there) == question
-        assert await peer.hear_exactly(len(answer)) == answer
+        assert await peer.receive_exactly(len(answer)) == answer
         ending = await door.ending()
         assert (ending.outcome, ending.bytes_sent) == (Outcome.RESET, len(answer))
 
@@ -256,7 +256,7 @@ async def test_an_answer_followed_by_a_reset_comes_through_a_backlog_the_other_w
         there = await far.accept()
         uploading = asyncio.create_task(push_until_full(near))
         answer = os.urandom(MIB)
-        await there.say(answer)
+        await there.send(answer)
         await uploading
         await delivered(there)
         there.close()  # with much unread: a reset
@@ -274,14 +274,14 @@ async def test_who_still_uploads_can_read_an_answer_larger_than_all_buffers(
         there = await far.accept()
         await push_until_full(near)
         answer = os.urandom(8 * MIB)
-        saying = asyncio.create_task(there.say(answer))
+        saying = asyncio.create_task(there.send(answer))
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.shield(saying), 0.5)
-        heard = bytearray(await near.hear_exactly(6 * MIB))
+        heard = bytearray(await near.receive_exactly(6 * MIB))
         await saying
         await delivered(there)
         there.close()
-        await near.say(bytes(8 * MIB))
+        await near.send(bytes(8 * MIB))
         heard += await heard_until_reset(near)
         assert bytes(heard) == answer
 
@@ -296,7 +296,7 @@ async def test_all_that_was_said_before_a_reset_is_delivered(
         there = await far.accept()
         first, second = (near, there) if who == "near" else (there, near)
         payload = os.urandom(MIB)
-        await first.say(payload)
+        await first.send(payload)
         await delivered(first)
         if half_closes:
             first.finish()
@@ -305,7 +305,7 @@ async def test_all_that_was_said_before_a_reset_is_delivered(
         await asyncio.sleep(0.05)
         heard = bytearray()
         with suppress(ConnectionResetError):
-            while more := await second.hear():
+            while more := await second.receive():
                 heard += more
         assert bytes(heard) == payload
         assert (await door.ending()).outcome is Outcome.RESET
@@ -319,12 +319,12 @@ async def test_unix_sockets_lose_nothing_either(engine: Engine, tmp_path: Path) 
             there = await far.accept()
             uploading = asyncio.create_task(push_until_full(near))
             answer = os.urandom(150_000)
-            await there.say(answer)
+            await there.send(answer)
             await uploading
             there.close()  # with much unread
             heard = bytearray()
             with suppress(ConnectionResetError):
-                while more := await near.hear(4096):
+                while more := await near.receive(4096):
                     heard += more
             assert bytes(heard) == answer
             assert (await door.ending()).outcome is Outcome.RESET
@@ -335,15 +335,15 @@ async def test_what_a_caller_said_before_it_was_reset_waits_for_the_far_side(
 ) -> None:
     async with listening() as far, open_door(engine, door := outbound(far)) as address:
         near = await Stream.connect(address)
-        await near.say(b"last words")
+        await near.send(b"last words")
         peer = TlsStream(await far.accept(), PEER, server=True)
-        peer.tls.bio_write(await peer.stream.hear())  # its ClientHello: the far side is reached
+        peer.tls.bio_write(await peer.stream.receive())  # its ClientHello: the far side is reached
         await delivered(near)
         near.reset()
-        await peer.shake()
-        assert await peer.hear_exactly(10) == b"last words"
+        await peer.handshake()
+        assert await peer.receive_exactly(10) == b"last words"
         with pytest.raises(ConnectionResetError):
-            await peer.hear()
+            await peer.receive()
         ending = await door.ending()
         assert (ending.outcome, ending.reason) == (Outcome.RESET, "reset by the application")
 
@@ -356,7 +356,7 @@ async def test_a_caller_that_is_reset_and_had_said_nothing_is_not_waited_for(
         peer = await far.accept()
         near.reset()
         with suppress(ConnectionResetError):
-            await peer.hear_all()  # half a handshake
+            await peer.receive_all()  # half a handshake
         assert (await door.ending()).outcome is Outcome.RESET
 
 
@@ -374,15 +374,15 @@ async def test_a_reader_that_never_reads_is_given_up_after_half_close(
         open_door(engine, door := inbound(far, **patience)) as address,
     ):
         peer = TlsStream(await Stream.connect(address), PEER)
-        await peer.shake()
+        await peer.handshake()
         there = await far.accept()
         if side == "kernel":
-            await peer.say(bytes(100_000))
+            await peer.send(bytes(100_000))
             peer.truncate()
         else:
             with suppress(TimeoutError):
                 async with asyncio.timeout(0.5):
-                    await peer.say(bytes(64 * MIB))
+                    await peer.send(bytes(64 * MIB))
             peer.stream.reset()
         ending = await door.ending()
         assert (ending.outcome, ending.duration > 0.3) == (Outcome.RESET, True)
@@ -392,9 +392,9 @@ async def test_a_reader_that_never_reads_is_given_up_after_half_close(
 async def test_to_wait_for_a_slow_reader_costs_no_cpu(engine: Engine) -> None:
     async with slow_listening() as far, open_door(engine, door := inbound(far)) as address:
         peer = TlsStream(await Stream.connect(address), PEER)
-        await peer.shake()
+        await peer.handshake()
         there = await far.accept()
-        await peer.say(bytes(MIB))
+        await peer.send(bytes(MIB))
         peer.truncate()
         await asyncio.sleep(0.1)
         before = os.times()
@@ -419,27 +419,27 @@ async def test_a_callers_key_update_in_two_records_does_not_end_what_is_said_in_
 ) -> None:
     async with listening() as far, open_door(engine, door := inbound(far)) as address:
         port = cast("TcpAddress", address).port
-        peer = await asyncio.to_thread(Intruder, port, PEER)
+        peer = await asyncio.to_thread(HostileClient, port, PEER)
         with peer:
-            await asyncio.to_thread(peer.shake)
+            await asyncio.to_thread(peer.handshake)
             there = await far.accept()
             connection = await door.connection()
             for ask in (False, True):
                 for first, rest in pieces(key_update(ask=ask)):
-                    peer.say(b"question").say(first, HANDSHAKE)
-                    assert await there.hear_exactly(8) == b"question"
+                    peer.send(b"question").send(first, HANDSHAKE)
+                    assert await there.receive_exactly(8) == b"question"
                     sent = connection.bytes_sent
-                    await there.say(b"an answer")
+                    await there.send(b"an answer")
                     await asyncio.sleep(0.01)
-                    peer.say(rest, HANDSHAKE).renew_key()
-                    assert await asyncio.to_thread(peer.hear, 9) == b"an answer"
+                    peer.send(rest, HANDSHAKE).renew_key()
+                    assert await asyncio.to_thread(peer.receive, 9) == b"an answer"
                     assert connection.bytes_sent == sent + 9
-            peer.say(key_update(ask=False)[:4], HANDSHAKE)
+            peer.send(key_update(ask=False)[:4], HANDSHAKE)
             there.finish()  # our close_notify has to wait too
             await asyncio.sleep(0.01)
-            peer.say(key_update(ask=False)[4:], HANDSHAKE).renew_key()
-            assert (await asyncio.to_thread(peer.hear_out)).data.endswith(b"an answer")
-            assert await there.hear_all() == b""
+            peer.send(key_update(ask=False)[4:], HANDSHAKE).renew_key()
+            assert (await asyncio.to_thread(peer.receive_until_end)).data.endswith(b"an answer")
+            assert await there.receive_all() == b""
 
 
 @pytest.mark.parametrize("what", ["ticket", "key update"])
@@ -451,28 +451,28 @@ async def test_a_servers_message_in_two_records_does_not_end_what_is_said_in_bet
         near = await Stream.connect(address)
         accepted = await far.accept()
         accepted.socket.setblocking(True)
-        peer = await asyncio.to_thread(Host, accepted.socket, PEER)
+        peer = await asyncio.to_thread(HostileServer, accepted.socket, PEER)
         await door.connection()
         for first, rest in pieces(message):
-            peer.say(b"banner").say(first, HANDSHAKE)
-            assert await near.hear_exactly(6) == b"banner"
-            await near.say(b"request")
+            peer.send(b"banner").send(first, HANDSHAKE)
+            assert await near.receive_exactly(6) == b"banner"
+            await near.send(b"request")
             await asyncio.sleep(0.01)
-            peer.say(rest, HANDSHAKE)
+            peer.send(rest, HANDSHAKE)
             if what != "ticket":
                 peer.renew_key()
-            assert await asyncio.to_thread(partial(peer.hear, 7)) == b"request"
+            assert await asyncio.to_thread(partial(peer.receive, 7)) == b"request"
         assert not door.endings
 
 
 async def test_half_a_message_and_then_the_end_is_a_truncation(engine: Engine) -> None:
     async with listening() as far, open_door(engine, door := inbound(far)) as address:
         port = cast("TcpAddress", address).port
-        with await asyncio.to_thread(Intruder, port, PEER) as peer:
-            await asyncio.to_thread(peer.shake)
+        with await asyncio.to_thread(HostileClient, port, PEER) as peer:
+            await asyncio.to_thread(peer.handshake)
             there = await far.accept()
-            peer.say(b"data").say(key_update(ask=False)[:4], HANDSHAKE)
-            await there.say(b"nobody will hear this")
+            peer.send(b"data").send(key_update(ask=False)[:4], HANDSHAKE)
+            await there.send(b"nobody will hear this")
             peer.finish()
             assert await heard_until_reset(there) == b"data"
             ending = await door.ending()

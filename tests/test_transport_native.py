@@ -26,8 +26,8 @@ from OpenSSL import SSL
 
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
-from tests.helpers.hostile_client import Intruder
-from tests.helpers.streams import PATIENCE, Listener, Segments, Stream, close_all, listening
+from tests.helpers.hostile_client import HostileClient
+from tests.helpers.streams import TIMEOUT_S, Listener, Segments, Stream, close_all, listening
 from tests.helpers.tls_streams import TlsStream
 from uproxy.contract import CacheScope, Connection, PeerSvid, Refusal, TlsPlan
 from uproxy.errors import UntrustedError
@@ -74,9 +74,9 @@ async def calls(address: object, door: RecordingDoor, times: int) -> None:
     for _ in range(times):
         count = len(door.endings) + 1
         peer = TlsStream(await Stream.connect(address), PEER)
-        await peer.shake()
+        await peer.handshake()
         with suppress(SSL.Error, ConnectionResetError):
-            await peer.hear()
+            await peer.receive()
         await door.ending(count)
 
 
@@ -140,9 +140,9 @@ async def test_a_verdict_for_one_leaf_is_none_for_another_of_the_same_name(
     async with open_door(engine, door) as address:
         await calls(address, door, 1)
         peer = TlsStream(await Stream.connect(address), forged)
-        await peer.shake()
+        await peer.handshake()
         with pytest.raises(SSL.Error):
-            await peer.hear()
+            await peer.receive()
         peer.stream.close()
         await eventually(lambda: len(door.endings) == 2, "the forger's ending")
     assert door.endings[1][1].outcome is Outcome.PEER_UNTRUSTED
@@ -159,18 +159,18 @@ async def test_an_alert_never_reaches_another_connection(engine: NativeEngine) -
         door = RecordingDoor(Direction.INBOUND, route(far.address), ours)
         async with open_door(engine, door) as address:
             good = TlsStream(await Stream.connect(address), PEER)
-            await good.shake()
+            await good.handshake()
             there = await far.accept()
             for turn in range(10):
                 bad = TlsStream(await Stream.connect(address), STRANGER)
-                await bad.shake()
-                await good.say(b"%04d" % turn)
+                await bad.handshake()
+                await good.send(b"%04d" % turn)
                 with pytest.raises(SSL.Error, match="unknown ca"):
-                    await bad.hear()
+                    await bad.receive()
                 bad.stream.close()
-                assert await there.hear_exactly(4) == b"%04d" % turn
-                await there.say(b"back")
-                assert await good.hear_exactly(4) == b"back"
+                assert await there.receive_exactly(4) == b"%04d" % turn
+                await there.send(b"back")
+                assert await good.receive_exactly(4) == b"back"
 
 
 async def test_streams_on_one_thread_keep_their_bytes_apart(engine: NativeEngine) -> None:
@@ -181,15 +181,19 @@ async def test_streams_on_one_thread_keep_their_bytes_apart(engine: NativeEngine
             pairs = []
             for _ in range(6):
                 peer = TlsStream(await Stream.connect(address), PEER)
-                await peer.shake()
+                await peer.handshake()
                 pairs.append((peer, await far.accept()))
 
             async def exchange(peer: TlsStream, there: Stream) -> None:
                 for _ in range(20):
                     data = os.urandom(random.randrange(1, 100_000))  # noqa: S311  sizes, not secrets
-                    _, heard = await asyncio.gather(peer.say(data), there.hear_exactly(len(data)))
+                    _, heard = await asyncio.gather(
+                        peer.send(data), there.receive_exactly(len(data))
+                    )
                     assert heard == data
-                    _, heard = await asyncio.gather(there.say(data), peer.hear_exactly(len(data)))
+                    _, heard = await asyncio.gather(
+                        there.send(data), peer.receive_exactly(len(data))
+                    )
                     assert heard == data
 
             await asyncio.gather(*(exchange(peer, there) for peer, there in pairs))
@@ -206,10 +210,10 @@ async def test_a_hello_may_drip_in_records_of_one_byte(engine: NativeEngine) -> 
         for at in range(len(hello)):
             record = b"\x16\x03\x01\x00\x01" + hello[at : at + 1]
             for piece in (record[:3], record[3:]) if at % 16 == 0 else (record,):
-                await peer.stream.say(piece)
+                await peer.stream.send(piece)
                 if at % 64 == 0:
                     await asyncio.sleep(0)
-        await peer.shake()
+        await peer.handshake()
         await eventually(lambda: door.arrivals, "an arrival")
 
 
@@ -234,7 +238,7 @@ async def test_connections_cut_at_any_moment_leave_nothing_behind() -> None:
             while True:
                 there = await far.accept()
                 with suppress(OSError):
-                    await there.say(b"hello")
+                    await there.send(b"hello")
                 with suppress(OSError):  # the caller was quicker
                     chance.choice((there.close, there.reset, there.finish))()
 
@@ -243,11 +247,11 @@ async def test_connections_cut_at_any_moment_leave_nothing_behind() -> None:
             peer = TlsStream(await Stream.connect(address), shows)
             with suppress(OSError, SSL.Error, EOFError):
                 if chance.random() < 0.1:
-                    await peer.stream.say(b"\x16\x03\x01\x02")
+                    await peer.stream.send(b"\x16\x03\x01\x02")
                 else:
-                    await peer.shake()
-                    await peer.say(bytes(chance.randrange(1, 30_000)))
-                    await peer.hear()
+                    await peer.handshake()
+                    await peer.send(bytes(chance.randrange(1, 30_000)))
+                    await peer.receive()
             chance.choice((peer.stream.close, peer.stream.reset))()
 
         async with open_door(engine, door) as address:
@@ -258,7 +262,7 @@ async def test_connections_cut_at_any_moment_leave_nothing_behind() -> None:
             await eventually(lambda: len(door.endings) == 200, "200 endings")
             engine.set_limits(Limits(handshakes_in_flight=1))  # nobody has kept a slot
             last = TlsStream(await Stream.connect(address), PEER)
-            await last.shake()
+            await last.handshake()
             last.stream.close()
             await eventually(lambda: len(door.endings) == 201, "the last ending")
             echoing.cancel()
@@ -312,7 +316,7 @@ async def test_a_flood_that_is_refused_faster_than_the_loop_hears_of_it_waits_ou
             await door.connection()
             for _ in range(flood):  # without a turn for the loop
                 with suppress(ConnectionResetError):  # so soon
-                    socket.create_connection((address.host, address.port), PATIENCE).close()
+                    socket.create_connection((address.host, address.port), TIMEOUT_S).close()
             wait_until(paused, "a pause")
             assert UNHEARD < engine.state.core.alive() - 1 <= UNHEARD + ACCEPTS
             await eventually(lambda: len(door.endings) == flood, "an ending for each", 30)
@@ -320,8 +324,8 @@ async def test_a_flood_that_is_refused_faster_than_the_loop_hears_of_it_waits_ou
             assert engine.refused()["connections"] == flood
             assert engine.refused()["descriptors"] == 0
             assert engine.state.core.alive() == 1
-            await inside.say(b"still here")
-            assert await there.hear_exactly(10) == b"still here"
+            await inside.send(b"still here")
+            assert await there.receive_exactly(10) == b"still here"
             inside.close()
             there.close()
             await door.ending(flood + 1)
@@ -380,7 +384,7 @@ class Turnstile:
         """Who has heard our hello, and has its answer ready."""
         await Stream.connect(address)
         stranger = TlsStream(await far.accept(), STRANGER, server=True)
-        stranger.tls.bio_write(await stranger.stream.hear())
+        stranger.tls.bio_write(await stranger.stream.receive())
         with pytest.raises(SSL.WantReadError):
             stranger.tls.do_handshake()
         return stranger
@@ -394,10 +398,10 @@ async def test_who_floods_with_key_updates_is_heard_little_until_it_says_somethi
     updates, size = 1000, 5 + 5 + 1 + 16  # a record's header, a message, its type, its tag
     data = [os.urandom(4000) for _ in range(12)]
 
-    def shaken(port: int) -> Intruder:
-        return Intruder(port, PEER).shake()
+    def shaken(port: int) -> HostileClient:
+        return HostileClient(port, PEER).handshake()
 
-    def answered(peer: Intruder) -> int:
+    def answered(peer: HostileClient) -> int:
         """Bytes that it has been sent and hasn't read."""
         (unread,) = struct.unpack("=i", fcntl.ioctl(peer.socket, termios.FIONREAD, bytes(4)))
         return int(unread)
@@ -428,12 +432,12 @@ async def test_who_floods_with_key_updates_is_heard_little_until_it_says_somethi
                     assert sum(heard) >= (2 * updates - 1) * size
                     assert connection.bytes_received == 0
                     for words in data:
-                        peer.say(words)
+                        peer.send(words)
                     await turnstile.turn()
                     assert connection.bytes_received == sum(map(len, data)) > RECEIVES * THIN
-                assert await there.hear_exactly(sum(map(len, data))) == b"".join(data)
-                await there.say(b"ok")
-                assert await asyncio.to_thread(peer.hear, 2) == b"ok"
+                assert await there.receive_exactly(sum(map(len, data))) == b"".join(data)
+                await there.send(b"ok")
+                assert await asyncio.to_thread(peer.receive, 2) == b"ok"
             await eventually(lambda: connection.state is State.CLOSED, "its end")
 
 
@@ -449,13 +453,13 @@ async def test_last_bytes_go_to_a_peer_in_one_segment_with_both_ends(
         async with open_door(engine, door) as address:
             near = await Stream.connect(address)
             peer = TlsStream(await far.accept(), PEER, server=True)
-            await peer.shake()
-            await near.say(b"first")
-            assert await peer.hear_exactly(5) == b"first"
+            await peer.handshake()
+            await near.send(b"first")
+            assert await peer.receive_exactly(5) == b"first"
             before = peer.stream.segments(Segments.WITH_BYTES)
-            near.say_last(b"last")
-            assert await peer.hear_all() == b"last"
-            assert await peer.stream.hear() == b""
+            near.send_last(b"last")
+            assert await peer.receive_all() == b"last"
+            assert await peer.stream.receive() == b""
             assert peer.stream.segments(Segments.WITH_BYTES) == before + 1
 
 
@@ -466,13 +470,13 @@ async def test_last_bytes_go_to_an_application_in_one_segment_with_the_end(
         door = RecordingDoor(Direction.INBOUND, route(far.address), server(Judge()))
         async with open_door(engine, door) as address:
             peer = TlsStream(await Stream.connect(address), PEER)
-            await peer.shake()
-            await peer.say(b"first")
+            await peer.handshake()
+            await peer.send(b"first")
             there = await far.accept()
-            assert await there.hear() == b"first"
+            assert await there.receive() == b"first"
             before = there.segments(Segments.ALL)
-            await peer.say_last(b"last")
-            assert await there.hear_all() == b"last"
+            await peer.send_last(b"last")
+            assert await there.receive_all() == b"last"
             assert there.segments(Segments.ALL) == before + 1
 
 
@@ -544,7 +548,7 @@ async def test_ends_are_told_in_their_order(engine: NativeEngine) -> None:
             far.socket.setblocking(True)
             pairs = []
             for _ in range(3):
-                near = socket.create_connection((address.host, address.port), PATIENCE)
+                near = socket.create_connection((address.host, address.port), TIMEOUT_S)
                 pairs.append((near, far.socket.accept()[0]))
             left = []
             for near, there in reversed(pairs):
@@ -564,8 +568,8 @@ async def test_whoever_got_in_is_known_when_doors_are_asked_again(engine: Native
             for known in range(1, 21):
                 for _ in ("asks", "needn't"):
                     near = await Stream.connect(address)
-                    await near.say(b"x")
-                    assert await (await far.accept()).hear() == b"x"
+                    await near.send(b"x")
+                    assert await (await far.accept()).receive() == b"x"
                 door.ask_again()
                 await asyncio.sleep(0)  # a turn of the loop
                 assert len(door.repeats) == known
@@ -588,10 +592,10 @@ async def repeats(
                     continue
                 count = len(door.endings) + 1
                 peer = TlsStream(await Stream.connect(address, source=host), PEER)
-                await peer.shake()
-                await peer.say(b"again")
+                await peer.handshake()
+                await peer.send(b"again")
                 there = await far.accept()
-                assert await there.hear() == b"again"
+                assert await there.receive() == b"again"
                 peer.stream.close()
                 there.close()
                 await door.ending(count)
@@ -638,7 +642,7 @@ async def test_a_route_stands_for_one_leaf_and_no_other(engine: NativeEngine) ->
         async with open_door(engine, door) as address:
             for count, shows in enumerate((PEER, other, PEER, other), start=1):
                 peer = TlsStream(await Stream.connect(address), shows)
-                await peer.shake()
+                await peer.handshake()
                 await door.connection(count)
                 peer.stream.close()
             await door.ending(4)
@@ -655,20 +659,20 @@ async def test_no_byte_passes_by_a_route_that_fell_while_its_connection_was_made
         async with open_door(engine, door) as address:
             for count in (1, 2):
                 near = await Stream.connect(address)
-                await near.say(b"secret")
+                await near.send(b"secret")
                 there = TlsStream(await far.accept(), PEER, server=True)
                 if count == 2:
                     door.on_opened = lambda connection: connection.close(CHANGED)
                     door.ask_again()  # between the dial and the end of the handshake
                 with suppress(ConnectionResetError):  # in its last step, the second time
-                    await there.shake()
+                    await there.handshake()
                 if count == 1:
-                    assert await there.hear() == b"secret"
+                    assert await there.receive() == b"secret"
                     near.close()
                     there.stream.close()
                     await door.ending()
             with pytest.raises((ConnectionResetError, SSL.SysCallError, EOFError)):
-                await there.hear()
+                await there.receive()
             assert (await door.ending(2)).outcome is Outcome.POLICY_CHANGED
     assert (len(door.arrivals), len(door.repeats)) == (1, 1)
     assert door.endings[1][0].bytes_sent == 0
@@ -721,7 +725,7 @@ async def test_a_connection_that_stays_goes_on_without_what_its_handshake_needed
         door = RecordingDoor(Direction.INBOUND, patient, server(Judge()))
         async with open_door(engine, door) as address:
             peer = TlsStream(await Stream.connect(address), PEER)
-            await peer.shake()
+            await peer.handshake()
             there = await far.accept()
             connection = await door.connection()
             ending = await door.ending()  # half a second after that second

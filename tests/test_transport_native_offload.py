@@ -59,7 +59,7 @@ class Place:
         """From somebody whose leaf nobody has seen, unless one is given."""
         leaf = shows or OURS.issue("/ns/web/sa/frontend")
         caller = TlsStream(await Stream.connect(self.address), leaf)
-        await caller.shake()
+        await caller.handshake()
         return caller
 
     async def befriend(self, shows: Issued | None = None) -> tuple[TlsStream, Stream]:
@@ -95,13 +95,13 @@ async def test_bytes_pass_while_a_stranger_is_judged(engine: NativeEngine) -> No
         friend, application = await there.befriend()
         stranger = await there.judged_slowly()
         for _ in range(3):
-            await friend.say(b"a question")
-            assert await application.hear() == b"a question"
-            await application.say(b"an answer")
-            assert await friend.hear() == b"an answer"
+            await friend.send(b"a question")
+            assert await application.receive() == b"a question"
+            await application.send(b"an answer")
+            assert await friend.receive() == b"an answer"
         there.judge.may.set()
-        await stranger.say(b"at last")
-        assert await (await there.far.accept()).hear() == b"at last"
+        await stranger.send(b"at last")
+        assert await (await there.far.accept()).receive() == b"at last"
 
 
 async def test_a_known_caller_is_let_in_while_strangers_are_judged(engine: NativeEngine) -> None:
@@ -114,8 +114,8 @@ async def test_a_known_caller_is_let_in_while_strangers_are_judged(engine: Nativ
         for number in range(3):
             caller = await there.call(known)
             await there.door.connection(2 + number)
-            await caller.say(b"a question")
-            assert await (await there.far.accept()).hear() == b"a question"
+            await caller.send(b"a question")
+            assert await (await there.far.accept()).receive() == b"a question"
         assert there.judge.asked == 2
         there.judge.may.set()
         await there.door.connection(1 + 4 + 3)
@@ -138,7 +138,7 @@ async def test_a_stranger_is_refused_with_the_alert_of_the_verdict(engine: Nativ
         there.judge.refusing = True
         there.judge.may.set()
         with pytest.raises(SSL.Error, match="unknown ca"):
-            await stranger.hear()
+            await stranger.receive()
         ending = await there.door.ending()
     assert (ending.outcome, ending.state) == (Outcome.PEER_UNTRUSTED, State.HANDSHAKING_NEAR)
 
@@ -170,7 +170,7 @@ async def test_an_engine_that_stops_waits_for_the_verdict_and_lets_nobody_in(
         await stopping
         await there.door.ending(2)
         with pytest.raises((SSL.SysCallError, ConnectionResetError)):
-            await stranger.hear()
+            await stranger.receive()
     assert len(there.door.arrivals) == 1
 
 

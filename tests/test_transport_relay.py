@@ -46,10 +46,10 @@ async def test_bytes_pass_both_ways_and_are_counted_while_they_move(engine: Engi
     async with listening() as far, open_door(engine, door := outbound(far)) as address:
         near = await Stream.connect(address)
         there = await far.accept()
-        await near.say(b"question")
-        assert await there.hear_exactly(8) == b"question"
-        await there.say(b"an answer")
-        assert await near.hear_exactly(9) == b"an answer"
+        await near.send(b"question")
+        assert await there.receive_exactly(8) == b"question"
+        await there.send(b"an answer")
+        assert await near.receive_exactly(9) == b"an answer"
         connection = await door.connection()
         assert (connection.bytes_sent, connection.bytes_received) == (8, 9)
         assert connection.state is State.RELAYING
@@ -71,9 +71,9 @@ async def test_bytes_are_counted_from_the_peer_on_an_inbound_door(engine: Engine
         async with open_door(engine, door) as address:
             near = await Stream.connect(address)
             there = await far.accept()
-            await near.say(b"12345")
+            await near.send(b"12345")
             near.finish()
-            await there.say(b"1")
+            await there.send(b"1")
             there.finish()
             ending = await door.ending()
     assert (ending.bytes_received, ending.bytes_sent) == (5, 1)
@@ -103,25 +103,25 @@ async def test_an_ipv4_caller_of_a_dual_stack_door_has_an_ipv4_address(engine: E
 async def test_the_near_side_may_half_close_first(engine: Engine) -> None:
     async with listening() as far, open_door(engine, door := outbound(far)) as address:
         near, there = await Stream.connect(address), await far.accept()
-        await near.say(b"request")
+        await near.send(b"request")
         near.finish()
-        assert await there.hear_all() == b"request"
+        assert await there.receive_all() == b"request"
         await eventually(lambda: door.opened_[0].state is State.CLOSING, "half-closed")
-        await there.say(b"late answer")
+        await there.send(b"late answer")
         there.close()
-        assert await near.hear_all() == b"late answer"
+        assert await near.receive_all() == b"late answer"
         assert (await door.ending()).outcome is Outcome.CLOSED
 
 
 async def test_the_far_side_may_half_close_first(engine: Engine) -> None:
     async with listening() as far, open_door(engine, door := outbound(far)) as address:
         near, there = await Stream.connect(address), await far.accept()
-        await there.say(b"banner")
+        await there.send(b"banner")
         there.finish()
-        assert await near.hear_all() == b"banner"
-        await near.say(b"still talking")
+        assert await near.receive_all() == b"banner"
+        await near.send(b"still talking")
         near.finish()
-        assert await there.hear_all() == b"still talking"
+        assert await there.receive_all() == b"still talking"
         assert (await door.ending()).outcome is Outcome.CLOSED
 
 
@@ -129,8 +129,8 @@ async def test_the_far_side_may_half_close_first(engine: Engine) -> None:
 async def test_a_reset_of_one_side_becomes_a_reset_of_the_other(engine: Engine, who: str) -> None:
     async with listening() as far, open_door(engine, door := outbound(far)) as address:
         near, there = await Stream.connect(address), await far.accept()
-        await near.say(b"x")
-        await there.hear()
+        await near.send(b"x")
+        await there.receive()
         sides = {"near": (near, there), "far": (there, near)}
         first, second = sides[who]
         first.reset()
@@ -144,11 +144,11 @@ async def test_a_reset_is_noticed_on_a_side_that_has_half_closed(engine: Engine)
     async with listening() as far, open_door(engine, door := outbound(far)) as address:
         near, there = await Stream.connect(address), await far.accept()
         near.finish()
-        assert await there.hear_all() == b""
+        assert await there.receive_all() == b""
         near.reset()
         assert (await door.ending()).outcome is Outcome.RESET
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
-            await there.say(b"anybody?")
+            await there.send(b"anybody?")
 
 
 async def test_a_hang_up_while_bytes_wait_is_no_busy_loop(engine: Engine) -> None:
@@ -157,10 +157,10 @@ async def test_a_hang_up_while_bytes_wait_is_no_busy_loop(engine: Engine) -> Non
         near, there = await Stream.connect(address, 4096), await far.accept()
         connection = await door.connection()
         near.finish()
-        assert await there.hear_all() == b""
+        assert await there.receive_all() == b""
         size = 0
         while connection.bytes_received == size:  # until the relay has stopped reading
-            await there.say(bytes(32 * 1024))
+            await there.send(bytes(32 * 1024))
             size += 32 * 1024
             with suppress(AssertionError):
                 await eventually(partial(caught_up, connection, size), "the relay", 0.3)
@@ -169,7 +169,7 @@ async def test_a_hang_up_while_bytes_wait_is_no_busy_loop(engine: Engine) -> Non
         await asyncio.sleep(0.5)
         after = os.times()
         assert after.user + after.system - before.user - before.system < 0.2
-        assert len(await near.hear_all()) == size
+        assert len(await near.receive_all()) == size
         assert (await door.ending()).outcome is Outcome.CLOSED
 
 
@@ -184,7 +184,7 @@ async def test_a_reader_that_stalls_stops_the_writer_and_memory_stays_bounded(
         try:
             before, _peak = tracemalloc.get_traced_memory()
             tracemalloc.reset_peak()
-            pushing = asyncio.create_task(there.say(payload))
+            pushing = asyncio.create_task(there.send(payload))
             moved = await settled(partial(getattr, connection, "bytes_received"))
             _now, peak = tracemalloc.get_traced_memory()
         finally:
@@ -194,7 +194,7 @@ async def test_a_reader_that_stalls_stops_the_writer_and_memory_stays_bounded(
         assert peak - before < 256 * 1024
         heard = hashlib.sha256()
         for _ in range(64):
-            heard.update(await near.hear_exactly(MIB))
+            heard.update(await near.receive_exactly(MIB))
         assert heard.digest() == hashlib.sha256(payload).digest()
         await pushing
 
@@ -217,18 +217,18 @@ async def settled(measure: Callable[[], int]) -> int:
 async def test_a_stalled_direction_does_not_hold_the_other_one(engine: Engine) -> None:
     async with listening() as far, open_door(engine, outbound(far)) as address:
         near, there = await Stream.connect(address, 4096), await far.accept()
-        pushing = asyncio.create_task(there.say(bytes(16 * MIB)))
-        telling = asyncio.create_task(near.say(bytes(8 * MIB)))
-        assert len(await there.hear_exactly(8 * MIB)) == 8 * MIB
-        assert len(await near.hear_exactly(16 * MIB)) == 16 * MIB
+        pushing = asyncio.create_task(there.send(bytes(16 * MIB)))
+        telling = asyncio.create_task(near.send(bytes(8 * MIB)))
+        assert len(await there.receive_exactly(8 * MIB)) == 8 * MIB
+        assert len(await near.receive_exactly(16 * MIB)) == 16 * MIB
         await asyncio.gather(pushing, telling)
 
 
 async def test_an_idle_connection_is_ended_with_resets(engine: Engine) -> None:
     async with listening() as far, open_door(engine, door := outbound(far, idle=0.2)) as address:
         near, there = await Stream.connect(address), await far.accept()
-        await near.say(b"x")
-        assert await there.hear() == b"x"
+        await near.send(b"x")
+        assert await there.receive() == b"x"
         assert await near.is_reset()
         assert await there.is_reset()
         ending = await door.ending()
@@ -241,8 +241,8 @@ async def test_bytes_either_way_keep_a_connection_from_being_idle(engine: Engine
     async with listening() as far, open_door(engine, door := outbound(far, idle=0.5)) as address:
         near, there = await Stream.connect(address), await far.accept()
         for _ in range(8):
-            await there.say(b"tick")
-            assert await near.hear_exactly(4) == b"tick"
+            await there.send(b"tick")
+            assert await near.receive_exactly(4) == b"tick"
             await asyncio.sleep(0.1)
         assert not door.endings
         near.close()
@@ -254,7 +254,7 @@ async def test_a_half_closed_connection_has_a_shorter_patience(engine: Engine) -
     async with listening() as far, open_door(engine, door := outbound(far, **door_)) as address:
         near, there = await Stream.connect(address), await far.accept()
         near.finish()
-        assert await there.hear_all() == b""
+        assert await there.receive_all() == b""
         ending = await door.ending()
     assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.CLOSING)
 
@@ -263,11 +263,11 @@ async def test_a_slow_reader_still_gets_what_was_sent_before_patience_ended(engi
     """A reset would take what the kernel hasn't delivered."""
     async with listening() as far, open_door(engine, door := outbound(far, half_close=0.2)) as here:
         near, there = await Stream.connect(here, 4096), await far.accept()
-        await there.say(bytes(MIB))
+        await there.send(bytes(MIB))
         there.finish()
         ending = await door.ending()
         assert (ending.outcome, ending.bytes_received) == (Outcome.TIMED_OUT, MIB)
-        assert len(await near.hear_all()) == MIB
+        assert len(await near.receive_all()) == MIB
         assert await there.is_reset()
 
 
@@ -277,10 +277,10 @@ async def test_the_preface_comes_first_and_is_not_counted(engine: Engine) -> Non
         door = RecordingDoor(Direction.INBOUND, there_route)
         async with open_door(engine, door) as address:
             near = await Stream.connect(address)
-            await near.say(b"hello")
+            await near.send(b"hello")
             near.finish()
             there = await far.accept()
-            assert await there.hear_all() == b"PROXY TCP4\r\nhello"
+            assert await there.receive_all() == b"PROXY TCP4\r\nhello"
             there.close()
             assert (await door.ending()).bytes_received == 5
 
@@ -294,9 +294,9 @@ async def test_a_door_and_an_application_may_be_unix_sockets(
         async with open_door(engine, door, where) as address:
             near = await Stream.connect(address)
             there = await far.accept()
-            await near.say(b"over unix")
+            await near.send(b"over unix")
             near.finish()
-            assert await there.hear_all() == b"over unix"
+            assert await there.receive_all() == b"over unix"
             there.close()
             assert (await door.ending()).outcome is Outcome.CLOSED
     assert door.arrivals[0].source == where
@@ -403,8 +403,8 @@ async def test_replacing_a_door_keeps_the_socket_and_the_open_connections(engine
         with pytest.raises(ConnectionRefusedError):
             await Stream.connect(address)
         for near, there in ((old, old_there), (new, new_there)):
-            await near.say(b"on")
-            assert await there.hear() == b"on"
+            await near.send(b"on")
+            assert await there.receive() == b"on"
 
 
 @pytest.mark.parametrize("where", ["tcp", "unix"])
@@ -425,7 +425,7 @@ async def test_closing_a_door_loses_nobody_who_waits_in_its_queue(
         assert listener.fileno() == -1
         assert len(door.arrivals) == 100
         for _ in waiting:
-            assert await (await far.accept()).hear() == b"in the queue"
+            assert await (await far.accept()).receive() == b"in the queue"
 
 
 async def test_stopping_cuts_everything_and_reports_each_ending(engine: Engine) -> None:

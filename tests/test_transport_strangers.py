@@ -24,7 +24,7 @@ engine = engines.engine
 OURS = Authority("example.org")
 US = OURS.issue("/ns/shop/sa/orders")
 PEER = OURS.issue("/ns/web/sa/frontend")
-PATIENCE = 10.0
+TIMEOUT_S = 10.0
 CLASSIC = TlsSettings(min_version="1.2")
 
 
@@ -52,7 +52,7 @@ class Client:
     async def read_until(self, pattern: str) -> str:
         """Its output so far, once it matches."""
         assert self._process.stdout is not None
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_S):
             while not re.search(pattern, self.output):
                 more = await self._process.stdout.read(1 << 16)
                 assert more, f"ended without {pattern!r}: {self.output}"
@@ -61,7 +61,7 @@ class Client:
 
     async def end(self) -> str:
         """Close its input, and all it has said."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_S):
             rest, _ = await self._process.communicate()
         return self.output + rest.decode(errors="replace")
 
@@ -102,11 +102,11 @@ async def test_s_client_is_served_and_half_closes(
         async with s_client(address, *options) as client:
             await client.type(b"a question\n")
             there = await application.accept()
-            assert await there.hear_exactly(11) == b"a question\n"
-            await there.say(b"an answer\n")
+            assert await there.receive_exactly(11) == b"a question\n"
+            await there.send(b"an answer\n")
             await client.read_until("an answer")
             await client.type(b"Q\n")  # with -quiet no command, but bytes
-            assert await there.hear_exactly(2) == b"Q\n"
+            assert await there.receive_exactly(2) == b"Q\n"
             there.close()
             await client.end()
         ending = await door.ending()
@@ -125,7 +125,7 @@ async def test_tls_1_3_hands_out_no_ticket_and_resumes_nothing(
     async with inbound(engine) as (door, address, application):
         async with s_client(address, *options, "-sess_out", str(session)) as client:
             there = await application.accept()
-            await there.say(b"served\n")
+            await there.send(b"served\n")
             await client.read_until("served")
             there.close()
             said = await client.end()
@@ -215,11 +215,11 @@ async def test_a_key_update_passes_unnoticed(engine: Engine, tmp_path: Path) -> 
             for _ in range(3):
                 await client.type(b"K\n")  # asks us to update ours as well
                 await client.read_until("KEYUPDATE")
-                await there.say(b"with a new key\n")
+                await there.send(b"with a new key\n")
                 await client.read_until("with a new key")
                 client.output = ""
             await client.type(b"done\n")
-            assert await there.hear_exactly(5) == b"done\n"
+            assert await there.receive_exactly(5) == b"done\n"
             there.close()
             await client.end()
         await door.ending()
@@ -230,7 +230,7 @@ async def test_a_killed_s_client_is_a_truncation(engine: Engine, tmp_path: Path)
         async with s_client(address, *write(tmp_path, PEER), "-quiet") as client:
             await client.type(b"half\n")
             there = await application.accept()
-            assert await there.hear_exactly(5) == b"half\n"
+            assert await there.receive_exactly(5) == b"half\n"
         assert await there.is_reset()
         assert (await door.ending()).outcome is Outcome.RESET
 
@@ -247,10 +247,10 @@ async def test_s_server_answers_us(engine: Engine, tmp_path: Path, version: str)
         door = RecordingDoor(Direction.OUTBOUND, route(far, tls=tls))
         async with open_door(engine, door) as address:
             near = await Stream.connect(address)
-            await near.say(b"stressed\n")
-            assert await near.hear_exactly(9) == b"desserts\n"
+            await near.send(b"stressed\n")
+            assert await near.receive_exactly(9) == b"desserts\n"
             near.finish()
-            assert await near.hear_all() == b""
+            assert await near.receive_all() == b""
             ending = await door.ending()
     assert ending.outcome is Outcome.CLOSED
 

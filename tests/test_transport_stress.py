@@ -33,7 +33,7 @@ CALLERS = 12
 OURS = Authority("example.org")
 US = OURS.issue("/ns/shop/sa/orders")
 PEERS = [OURS.issue(f"/ns/web/sa/frontend{number}") for number in range(4)]
-PATIENCE = Timeouts(handshake=2.0, connect=2.0, idle=5.0, half_close=2.0)
+TIMEOUT_S = Timeouts(handshake=2.0, connect=2.0, idle=5.0, half_close=2.0)
 CUT = Refusal(Outcome.POLICY_CHANGED, "no rule allows it any more")
 SCOPES = (None, PER_PEER, PER_PEER_AND_SOURCE)
 
@@ -53,20 +53,20 @@ class World:
 
     def inbound_door(self) -> RecordingDoor:
         there = replace(
-            route(self.application.address, timeouts=PATIENCE),
+            route(self.application.address, timeouts=TIMEOUT_S),
             cache_scope=self.chance.choice(SCOPES),
         )
         ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
-        self.inbound.append(RecordingDoor(Direction.INBOUND, there, ours, PATIENCE))
+        self.inbound.append(RecordingDoor(Direction.INBOUND, there, ours, TIMEOUT_S))
         return self.inbound[-1]
 
     def outbound_door(self, peer: TcpAddress) -> RecordingDoor:
         shows = self.chance.choice(PEERS)
         tls = plan(Role.CLIENT, shows, verifier(Role.SERVER, OURS))
         there = replace(
-            route(peer, tls=tls, timeouts=PATIENCE), cache_scope=self.chance.choice(SCOPES)
+            route(peer, tls=tls, timeouts=TIMEOUT_S), cache_scope=self.chance.choice(SCOPES)
         )
-        self.outbound.append(RecordingDoor(Direction.OUTBOUND, there, None, PATIENCE))
+        self.outbound.append(RecordingDoor(Direction.OUTBOUND, there, None, TIMEOUT_S))
         return self.outbound[-1]
 
     @property
@@ -87,13 +87,13 @@ async def caller(world: World, address: TcpAddress) -> None:
         stream = await Stream.connect(address)
         world.calls += 1
         data = os.urandom(chance.choice((1, 100, 20_000, 200_000)))
-        saying = asyncio.create_task(stream.say(data))
+        saying = asyncio.create_task(stream.send(data))
         with suppress(OSError):
-            if chance.random() < 0.7 and await stream.hear_exactly(len(data)) == data:
+            if chance.random() < 0.7 and await stream.receive_exactly(len(data)) == data:
                 world.answers += 1
             if chance.random() < 0.3:
                 stream.finish()
-                await stream.hear()
+                await stream.receive()
         saying.cancel()
         await asyncio.gather(saying, return_exceptions=True)
         chance.choice((stream.close, stream.reset))()
@@ -104,7 +104,9 @@ async def babbler(world: World, address: TcpAddress) -> None:
     while not world.over:
         stream = await Stream.connect(address)
         with suppress(OSError):
-            await stream.say(world.chance.choice((b"", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP")))
+            await stream.send(
+                world.chance.choice((b"", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP"))
+            )
             await asyncio.sleep(world.chance.random() / 20)
         world.chance.choice((stream.close, stream.reset))()
 
@@ -115,8 +117,8 @@ async def serve(world: World) -> None:
 
     async def echo(stream: Stream) -> None:
         with suppress(OSError, TimeoutError):
-            while (data := await stream.hear()) and world.chance.random() < 0.97:
-                await stream.say(data)
+            while (data := await stream.receive()) and world.chance.random() < 0.97:
+                await stream.send(data)
         world.chance.choice((stream.close, stream.reset, stream.close))()
 
     while True:
@@ -141,7 +143,7 @@ async def passing_doors(world: World) -> None:
         for _ in range(3):
             stream = await Stream.connect(address)
             with suppress(OSError):
-                await stream.say(b"\x16\x03\x01")
+                await stream.send(b"\x16\x03\x01")
             world.chance.choice((stream.close, stream.reset))()
         await opened.close()
 

@@ -15,7 +15,7 @@ from OpenSSL import SSL
 
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
-from tests.helpers.hostile_client import ALERT, APPLICATION_DATA, TLS_1_2, TLS_1_3, Host
+from tests.helpers.hostile_client import ALERT, APPLICATION_DATA, TLS_1_2, TLS_1_3, HostileServer
 from tests.helpers.streams import Listener, Stream, listening
 from tests.helpers.tls_streams import TlsStream
 from uproxy import sockets
@@ -49,7 +49,7 @@ class Inbound:
     async def call(self, shows: Issued | None = PEER, **how: object) -> TlsStream:
         """A peer that has finished its side of the handshake."""
         stream = TlsStream(await Stream.connect(self.address), shows, **how)  # type: ignore[arg-type]  # passed through
-        await stream.shake()
+        await stream.handshake()
         return stream
 
     async def relay(self, **how: object) -> tuple[TlsStream, Stream]:
@@ -88,7 +88,7 @@ async def outbound(
 async def answer(far: Listener, shows: Issued = PEER, **how: object) -> TlsStream:
     """A far peer that has finished its side of the handshake."""
     stream = TlsStream(await far.accept(), shows, server=True, **how)  # type: ignore[arg-type]  # passed through
-    await stream.shake()
+    await stream.handshake()
     return stream
 
 
@@ -98,8 +98,8 @@ async def answer(far: Listener, shows: Issued = PEER, **how: object) -> TlsStrea
 async def test_a_trusted_caller_is_admitted_under_its_identity(engine: Engine) -> None:
     async with inbound(engine) as here:
         peer, there = await here.relay(root=OURS.root)
-        await peer.say(b"hello")
-        assert await there.hear_exactly(5) == b"hello"
+        await peer.send(b"hello")
+        assert await there.receive_exactly(5) == b"hello"
         connection = await here.door.connection()
         assert connection.peer is not None
         assert connection.peer.spiffe_id == "spiffe://example.org/ns/web/sa/frontend"
@@ -127,7 +127,7 @@ async def test_each_candidate_is_told_its_own_name(engine: Engine) -> None:
             near = await Stream.connect(address)
             refused = TlsStream(await first.accept(), STRANGERS.issue("/a"), server=True)
             with pytest.raises(SSL.Error, match="unknown ca"):
-                await refused.shake()
+                await refused.handshake()
             assert refused.tls.get_servername() == b"one.test"
             there = await answer(second)
             assert there.tls.get_servername() == b"two.test"
@@ -157,11 +157,11 @@ async def test_every_connection_to_an_endpoint_is_told_its_name(
 async def test_the_answering_peer_is_verified_before_anything_is_sent(engine: Engine) -> None:
     async with listening() as far, outbound(engine, far.address) as (door, address):
         near = await Stream.connect(address)
-        await near.say(b"question")
+        await near.send(b"question")
         there = await answer(far, root=OURS.root)
-        assert await there.hear_exactly(8) == b"question"
-        await there.say(b"reply")
-        assert await near.hear_exactly(5) == b"reply"
+        assert await there.receive_exactly(8) == b"question"
+        await there.send(b"reply")
+        assert await near.receive_exactly(5) == b"reply"
         connection = await door.connection()
         assert connection.peer is not None
         assert connection.peer.spiffe_id == PEER.spiffe_id
@@ -174,7 +174,7 @@ async def test_our_chain_is_sent_with_intermediates_and_without_the_root(engine:
     door = RecordingDoor(Direction.INBOUND, Refusal(Outcome.DENIED, "no"), ours)
     async with open_door(engine, door) as address:
         peer = TlsStream(await Stream.connect(address), PEER, root=OURS.root)
-        await peer.shake()
+        await peer.handshake()
         chain = peer.tls.get_peer_cert_chain(as_cryptography=True)
     assert chain == list(shows.chain)
 
@@ -183,16 +183,16 @@ async def test_a_peer_that_shows_intermediates_is_verified_through_them(engine: 
     shows = OURS.intermediate().intermediate().issue("/ns/deep/sa/caller")
     async with inbound(engine) as here:
         peer, there = await here.relay(shows=shows)
-        await peer.say(b"x")
-        assert await there.hear() == b"x"
+        await peer.send(b"x")
+        assert await there.receive() == b"x"
         assert here.door.arrivals[0].peer is not None
         assert here.door.arrivals[0].peer.spiffe_id == shows.spiffe_id
 
 
 async def shake_and_hear(peer: TlsStream) -> None:
     """In TLS 1.3 a refusal comes when the handshake has ended for the client."""
-    await peer.shake()
-    await peer.hear()
+    await peer.handshake()
+    await peer.receive()
 
 
 YESTERDAY = datetime.now(UTC) - timedelta(days=1)
@@ -233,9 +233,9 @@ async def test_the_alert_is_readable_though_the_peer_has_already_sent_its_reques
     async with inbound(engine) as here:
         peer = await here.call(STRANGERS.issue())
         for _ in range(20):
-            await peer.say(bytes(16 * 1024))
+            await peer.send(bytes(16 * 1024))
         with pytest.raises(SSL.Error, match="unknown ca"):
-            await peer.hear()
+            await peer.receive()
         # not every TCP lets one read past a reset, so there must be none
         assert not await peer.stream.is_reset()
         peer.stream.close()
@@ -246,7 +246,7 @@ async def test_a_caller_without_a_certificate_is_refused(engine: Engine) -> None
     async with inbound(engine) as here:
         peer = await here.call(None)
         with pytest.raises(SSL.Error, match="certificate required"):
-            await peer.hear()
+            await peer.receive()
         peer.stream.close()
         ending = await here.door.ending()
     assert ending.outcome is Outcome.HANDSHAKE_FAILED
@@ -256,10 +256,10 @@ async def test_a_caller_without_a_certificate_is_refused(engine: Engine) -> None
 async def test_a_bad_answerer_hears_why_and_gets_no_byte(engine: Engine) -> None:
     async with listening() as far, outbound(engine, far.address) as (door, address):
         near = await Stream.connect(address)
-        await near.say(b"secret")
+        await near.send(b"secret")
         there = TlsStream(await far.accept(), STRANGERS.issue(), server=True)
         with pytest.raises(SSL.Error, match="unknown ca"):
-            await there.shake()
+            await there.handshake()
         assert await near.is_reset()
         ending = await door.ending()
     assert (ending.outcome, ending.state) == (Outcome.PEER_UNTRUSTED, State.HANDSHAKING_FAR)
@@ -277,11 +277,11 @@ async def test_whoever_was_dialled_is_known_though_its_handshake_comes_to_nothin
     async with listening() as far, outbound(engine, far.address) as (door, address):
         near = await Stream.connect(address)
         there = await far.accept()
-        await there.hear()  # the ClientHello
+        await there.receive()  # the ClientHello
         if how == "is cut":
             await engine.stop()
         else:
-            await there.say(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            await there.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
         assert await near.is_reset()
         ending = await door.ending()
     ((connection, _),) = door.endings
@@ -304,12 +304,12 @@ async def test_an_unexpected_identity_passes_on_to_the_next_candidate(engine: En
         door = RecordingDoor(Direction.OUTBOUND, route(first.address, second.address, tls=tls))
         async with open_door(engine, door) as address:
             near = await Stream.connect(address)
-            await near.say(b"for the right one")
+            await near.send(b"for the right one")
             wrong = TlsStream(await first.accept(), PEER, server=True)
             with pytest.raises(SSL.Error, match="certificate unknown"):
-                await wrong.shake()
+                await wrong.handshake()
             right = await answer(second, wanted)
-            assert await right.hear_exactly(17) == b"for the right one"
+            assert await right.receive_exactly(17) == b"for the right one"
             connection = await door.connection()
     assert connection.endpoint == str(second.address)
     assert [endpoint for endpoint, _ in door.attempts] == [str(first.address), str(second.address)]
@@ -324,7 +324,7 @@ async def test_a_server_that_refuses_us_after_our_handshake_is_a_failed_handshak
         near = await Stream.connect(address)
         there = TlsStream(await far.accept(), PEER, server=True, root=STRANGERS.root)
         with pytest.raises(SSL.Error, match="certificate verify failed"):
-            await there.shake()
+            await there.handshake()
         there.stream.close()
         assert await near.is_reset()
         ending = await door.ending()
@@ -338,9 +338,9 @@ async def test_that_refusal_is_found_behind_the_reset_that_sending_runs_into(
     async with listening() as far, outbound(engine, far.address) as (door, address):
         near = await Stream.connect(address)
         there = TlsStream(await far.accept(), PEER, server=True, root=STRANGERS.root)
-        pushing = asyncio.create_task(near.say(bytes(32 * MIB)))
+        pushing = asyncio.create_task(near.send(bytes(32 * MIB)))
         with pytest.raises(SSL.Error, match="certificate verify failed"):
-            await there.shake()
+            await there.handshake()
         there.stream.close()  # with bytes unread: a reset on the alert's heels
         ending = await door.ending()
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
@@ -356,7 +356,7 @@ async def test_somebody_who_does_not_speak_tls_is_told_apart(engine: Engine) -> 
             (b"\x00\x00\x00\x08\x04\xd2\x16\x2f", "the other side doesn't speak TLS"),
         ):
             stream = await Stream.connect(here.address)
-            await stream.say(said)
+            await stream.send(said)
             await stream.is_reset()
             stream.close()
             await eventually(lambda: here.door.endings, "an ending")
@@ -368,7 +368,7 @@ async def test_a_far_side_that_does_not_speak_tls_fails_the_handshake(engine: En
     async with listening() as far, outbound(engine, far.address) as (door, address):
         near = await Stream.connect(address)
         there = await far.accept()
-        await there.say(b"220 mail.example.org ESMTP\r\n")
+        await there.send(b"220 mail.example.org ESMTP\r\n")
         assert await near.is_reset()
         ending = await door.ending()
     assert ending.outcome is Outcome.HANDSHAKE_FAILED
@@ -389,7 +389,7 @@ async def test_who_connects_and_goes_without_a_byte_is_a_probe(engine: Engine, g
 async def test_half_a_hello_is_no_probe(engine: Engine, goes: str) -> None:
     async with inbound(engine) as here:
         stream = await Stream.connect(here.address)
-        await stream.say(b"\x16\x03\x01")
+        await stream.send(b"\x16\x03\x01")
         getattr(stream, goes)()
         ending = await here.door.ending()
     assert ending.outcome is Outcome.HANDSHAKE_FAILED
@@ -433,9 +433,9 @@ async def test_a_denied_peer_is_reset_behind_its_handshake(engine: Engine) -> No
     door = RecordingDoor(Direction.INBOUND, Refusal(Outcome.DENIED, "no rule", "web"), ours)
     async with open_door(engine, door) as address:
         peer = TlsStream(await Stream.connect(address), PEER)
-        await peer.shake()
+        await peer.handshake()
         with pytest.raises(ConnectionResetError):
-            await peer.hear()
+            await peer.receive()
         assert (await door.ending()).outcome is Outcome.DENIED
 
 
@@ -450,9 +450,9 @@ async def test_a_verifier_with_a_defect_lets_nobody_in(
     )
     async with open_door(engine, door) as address:
         peer = TlsStream(await Stream.connect(address), PEER)
-        await peer.shake()
+        await peer.handshake()
         with pytest.raises((SSL.Error, ConnectionResetError)):
-            await peer.hear()
+            await peer.receive()
         peer.stream.close()
         ending = await door.ending()
     assert ending.outcome is Outcome.RESET
@@ -493,7 +493,7 @@ async def test_closing_a_door_waits_until_every_arrival_is_admitted_or_refused(
     closing = [asyncio.create_task(opened.close()) for _ in range(2)]
     await eventually(lambda: listener.fileno() == -1, "the listener is closed")
     assert not any(task.done() for task in closing)
-    await slow.shake()
+    await slow.handshake()
     await asyncio.gather(*closing)
     assert len(door.arrivals) == 1
 
@@ -511,7 +511,7 @@ async def test_who_waits_no_longer_for_a_door_to_close_keeps_nobody_else_waiting
     hasty.cancel()
     with pytest.raises(asyncio.CancelledError):
         await hasty
-    await slow.shake()
+    await slow.handshake()
     async with asyncio.timeout(5):
         await patient
 
@@ -539,7 +539,7 @@ async def shake_and_say(peer: TlsStream, data: bytes) -> None:
         peer.tls.do_handshake()
     await peer.flush()
     while True:  # the server's flight
-        peer.tls.bio_write(await peer.stream.hear())
+        peer.tls.bio_write(await peer.stream.receive())
         try:
             peer.tls.do_handshake()
         except SSL.WantReadError:
@@ -547,7 +547,7 @@ async def shake_and_say(peer: TlsStream, data: bytes) -> None:
         break
     peer.tls.sendall(data)
     peer.tls.shutdown()
-    await peer.stream.say(peer.pending())
+    await peer.stream.send(peer.pending())
 
 
 async def test_bytes_behind_the_finished_of_the_same_segment_are_not_lost(engine: Engine) -> None:
@@ -555,9 +555,9 @@ async def test_bytes_behind_the_finished_of_the_same_segment_are_not_lost(engine
         peer = TlsStream(await Stream.connect(here.address), PEER)
         await shake_and_say(peer, b"early bird")
         there = await here.application.accept()
-        assert await there.hear_all() == b"early bird"
+        assert await there.receive_all() == b"early bird"
         there.close()
-        assert await peer.hear_all() == b""
+        assert await peer.receive_all() == b""
         assert (await here.door.ending()).outcome is Outcome.CLOSED
 
 
@@ -571,7 +571,7 @@ async def test_not_a_byte_passes_when_the_connection_is_cut_as_it_opens(engine: 
         await shake_and_say(peer, b"early bird")
         there = await here.application.accept()
         with pytest.raises(ConnectionResetError):
-            assert await there.hear() == b"nothing"
+            assert await there.receive() == b"nothing"
         ending = await here.door.ending()
         assert (ending.outcome, ending.bytes_received) == (Outcome.IDENTITY_DISTRUSTED, 0)
 
@@ -579,20 +579,20 @@ async def test_not_a_byte_passes_when_the_connection_is_cut_as_it_opens(engine: 
 async def test_close_notify_is_a_half_close_in_both_directions(engine: Engine) -> None:
     async with inbound(engine) as here:
         peer, there = await here.relay()
-        await peer.say(b"request")
+        await peer.send(b"request")
         await peer.finish()
-        assert await there.hear_all() == b"request"
-        await there.say(b"late")
-        assert await peer.hear_exactly(4) == b"late"
+        assert await there.receive_all() == b"request"
+        await there.send(b"late")
+        assert await peer.receive_exactly(4) == b"late"
         there.finish()
-        assert await peer.hear() == b""
+        assert await peer.receive() == b""
         assert (await here.door.ending()).outcome is Outcome.CLOSED
         peer, there = await here.relay()
         there.finish()
-        assert await peer.hear() == b""
-        await peer.say(b"still talking")
+        assert await peer.receive() == b""
+        await peer.send(b"still talking")
         await peer.finish()
-        assert await there.hear_all() == b"still talking"
+        assert await there.receive_all() == b"still talking"
         assert (await here.door.ending(2)).outcome is Outcome.CLOSED
 
 
@@ -602,11 +602,11 @@ async def test_everything_before_a_close_notify_is_delivered(engine: Engine) -> 
         peer, there = await here.relay()
 
         async def speak() -> None:
-            await peer.say(payload)
+            await peer.send(payload)
             await peer.finish()
 
         speaking = asyncio.create_task(speak())
-        heard = await there.hear_all()
+        heard = await there.receive_all()
         await speaking
         assert heard == payload
         there.close()
@@ -622,12 +622,12 @@ async def test_a_peer_that_ends_and_is_gone_loses_nothing_but_what_comes_later(
     """It resets what answers its end: our close_notify, which matters to nobody, or bytes."""
     async with inbound(engine) as here:
         peer, there = await here.relay()
-        await there.say(b"hello")
-        assert await peer.hear_exactly(5) == b"hello"
+        await there.send(b"hello")
+        assert await peer.receive_exactly(5) == b"hello"
         await peer.finish()
         peer.stream.close()
-        assert await there.hear() == b""
-        await there.say(last_words)
+        assert await there.receive() == b""
+        await there.send(last_words)
         there.close()
         assert (await here.door.ending()).outcome is outcome
 
@@ -637,13 +637,13 @@ async def test_what_an_application_says_before_it_resets_is_delivered(engine: En
     async with inbound(engine) as here:
         for _ in range(40):
             peer, there = await here.relay()
-            await peer.say(b"a long request")
+            await peer.send(b"a long request")
             await eventually(lambda: here.door.opened_[-1].bytes_received, "the request")
-            await there.say(b"413 too long")
+            await there.send(b"413 too long")
             there.close()
-            assert await peer.hear_exactly(12) == b"413 too long"
+            assert await peer.receive_exactly(12) == b"413 too long"
             with pytest.raises(ConnectionResetError):
-                await peer.hear()
+                await peer.receive()
         assert {ending.outcome for _, ending in here.door.endings} <= {Outcome.RESET}
 
 
@@ -654,8 +654,8 @@ async def test_last_bytes_for_a_peer_that_is_gone_are_no_orderly_end(engine: Eng
             peer, there = await here.relay()
             await peer.finish()
             peer.stream.close()
-            assert await there.hear() == b""
-            there.say_last(b"too late")
+            assert await there.receive() == b""
+            there.send_last(b"too late")
         await here.door.ending(20)
         assert {ending.outcome for _, ending in here.door.endings} == {Outcome.RESET}
 
@@ -667,8 +667,8 @@ async def test_last_bytes_for_an_application_that_is_gone_are_no_orderly_end(
         for _ in range(20):
             peer, there = await here.relay()
             there.close()
-            assert await peer.hear() == b""
-            await peer.say_last(b"too late")
+            assert await peer.receive() == b""
+            await peer.send_last(b"too late")
         await here.door.ending(20)
         assert {ending.outcome for _, ending in here.door.endings} == {Outcome.RESET}
 
@@ -678,8 +678,8 @@ async def test_ends_that_cross_are_both_orderly(engine: Engine) -> None:
     async with inbound(engine) as here:
         for _ in range(20):
             peer, there = await here.relay()
-            await there.say(b"hello")
-            assert await peer.hear_exactly(5) == b"hello"
+            await there.send(b"hello")
+            assert await peer.receive_exactly(5) == b"hello"
             there.close()
             await peer.finish()
             peer.stream.close()
@@ -690,8 +690,8 @@ async def test_ends_that_cross_are_both_orderly(engine: Engine) -> None:
 async def test_the_end_of_tcp_without_close_notify_is_a_reset(engine: Engine) -> None:
     async with inbound(engine) as here:
         peer, there = await here.relay()
-        await peer.say(b"half a mess")
-        assert await there.hear_exactly(11) == b"half a mess"
+        await peer.send(b"half a mess")
+        assert await there.receive_exactly(11) == b"half a mess"
         peer.truncate()
         assert await there.is_reset()
         ending = await here.door.ending()
@@ -704,14 +704,14 @@ async def test_a_reset_of_the_application_is_a_reset_for_the_peer(engine: Engine
         peer, there = await here.relay()
         there.reset()
         with pytest.raises(ConnectionResetError):
-            await peer.hear()
+            await peer.receive()
         assert (await here.door.ending()).outcome is Outcome.RESET
 
 
 async def test_a_broken_record_ends_the_connection(engine: Engine) -> None:
     async with inbound(engine) as here:
         peer, there = await here.relay()
-        await peer.stream.say(b"\x17\x03\x03\x00\x20" + bytes(32))
+        await peer.stream.send(b"\x17\x03\x03\x00\x20" + bytes(32))
         assert await there.is_reset()
         assert (await here.door.ending()).outcome is Outcome.RESET
 
@@ -724,10 +724,10 @@ async def test_a_stalled_reader_bounds_memory_under_tls_too(engine: Engine, towa
         connection = await here.door.connection()
         pushing: asyncio.Task[None]
         if toward == "application":
-            pushing = asyncio.create_task(peer.say(payload * 8))
+            pushing = asyncio.create_task(peer.send(payload * 8))
             count = partial(getattr, connection, "bytes_received")
         else:
-            pushing = asyncio.create_task(there.say(payload * 8))
+            pushing = asyncio.create_task(there.send(payload * 8))
             count = partial(getattr, connection, "bytes_sent")
         last = -1
         while last != (last := count()) or not last:
@@ -736,7 +736,7 @@ async def test_a_stalled_reader_bounds_memory_under_tls_too(engine: Engine, towa
             grown = resident() - before
         assert last < 32 * MIB
         assert grown < 2 * MIB
-        heard = await (peer if toward == "peer" else there).hear_exactly(64 * MIB)
+        heard = await (peer if toward == "peer" else there).receive_exactly(64 * MIB)
         await pushing
         assert heard == payload * 8
 
@@ -751,9 +751,9 @@ async def test_bulk_passes_both_ways_at_once(engine: Engine) -> None:
     payload = os.urandom(4 * MIB)
     async with inbound(engine) as here:
         peer, there = await here.relay()
-        pushing = asyncio.gather(peer.say(payload), there.say(payload))
-        assert await there.hear_exactly(len(payload)) == payload
-        assert await peer.hear_exactly(len(payload)) == payload
+        pushing = asyncio.gather(peer.send(payload), there.send(payload))
+        assert await there.receive_exactly(len(payload)) == payload
+        assert await peer.receive_exactly(len(payload)) == payload
         await pushing
 
 
@@ -764,8 +764,8 @@ async def test_a_far_tls_side_may_be_a_unix_socket(engine: Engine, tmp_path: obj
     ):
         near = await Stream.connect(address)
         there = await answer(far)
-        await near.say(b"x")
-        assert await there.hear_exactly(1) == b"x"
+        await near.send(b"x")
+        assert await there.receive_exactly(1) == b"x"
         near.finish()
         await there.finish()
         assert (await door.ending()).outcome is Outcome.CLOSED
@@ -813,7 +813,7 @@ async def test_a_server_hears_why_it_is_refused(
             accepted = (await far.accept()).socket
             accepted.setblocking(True)
             alert = await asyncio.to_thread(
-                Host.refused, accepted, shows, asks=asks, version=version
+                HostileServer.refused, accepted, shows, asks=asks, version=version
             )
             assert await near.is_reset()
             ending = await door.ending()

@@ -50,7 +50,7 @@ def agent_that_says() -> Iterator[tuple[str, Any]]:
         agent = FakeAgent(Path(folder) / "a.sock")
         asyncio.run_coroutine_threadsafe(agent.start(), loop).result(10)
         try:
-            yield f"unix:{folder}/a.sock", lambda word: loop.call_soon_threadsafe(agent.say, word)
+            yield f"unix:{folder}/a.sock", lambda word: loop.call_soon_threadsafe(agent.send, word)
         finally:
             asyncio.run_coroutine_threadsafe(agent.stop(), loop).result(10)
             loop.call_soon_threadsafe(loop.stop)

@@ -181,7 +181,7 @@ def test_envoy_is_told_the_callers_spiffe_id(folder: Path, file_world: FileWorld
             s_client(uproxy.port, file_world.theirs(WEB)) as client,
         ):
             client.type(b"hello\n")
-            client.hear("(?m)^hello$")
+            client.receive("(?m)^hello$")
             client.end()
 
         line = only(lines)

@@ -22,8 +22,8 @@ from tests.helpers.hostile_client import (
     HEARTBEAT,
     TLS_1_2,
     TLS_1_3,
-    Heard,
-    Knocker,
+    RawClient,
+    Received,
     hello,
     record,
     records,
@@ -195,12 +195,12 @@ def web(file_world: FileWorld) -> Issued:
     return file_world.ca.issue(FRONTEND)
 
 
-def answer_to(uproxy: Inbound, said: Said) -> Heard:
-    with Knocker(uproxy.port) as stranger:
-        stranger.say_bytes(said.data)
+def answer_to(uproxy: Inbound, said: Said) -> Received:
+    with RawClient(uproxy.port) as stranger:
+        stranger.send_bytes(said.data)
         if said.finish:
             stranger.finish()
-        return stranger.hear_out()
+        return stranger.receive_until_end()
 
 
 @pytest.mark.parametrize("name", BEFORE)
@@ -230,10 +230,13 @@ def test_silence_is_cut_at_the_deadline(door: Inbound, web: Issued) -> None:
         ended(door, "timed_out", count=len(WAITING)) as lines,
         contextlib.ExitStack() as stack,
     ):
-        silent = [stack.enter_context(Knocker(door.port)) for _ in WAITING]
+        silent = [stack.enter_context(RawClient(door.port)) for _ in WAITING]
         for stranger, data in zip(silent, WAITING.values(), strict=True):
-            stranger.say_bytes(data)
-        heard = {name: stranger.hear_out() for name, stranger in zip(WAITING, silent, strict=True)}
+            stranger.send_bytes(data)
+        heard = {
+            name: stranger.receive_until_end()
+            for name, stranger in zip(WAITING, silent, strict=True)
+        }
 
     assert [name for name, each in heard.items() if each.alert is not None] == []
     assert {name for name, each in heard.items() if each.data} == {

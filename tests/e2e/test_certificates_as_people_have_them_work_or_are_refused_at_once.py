@@ -143,7 +143,7 @@ def test_svids_on_larger_curves_work_in_both_versions_of_tls(
         uproxy.wait_until_ready()
         with dialogue.s_client(uproxy.port, web, version) as client:
             client.type(b"hello\n")
-            client.hear("(?m)^hello$")
+            client.receive("(?m)^hello$")
     with (
         SServer(tmp_path, orders, ("-rev", version)) as server,
         Outbound(tmp_path, by_files(web), server.port, tls=tls) as uproxy,

@@ -22,8 +22,8 @@ from tests.helpers.hostile_client import (
     HANDSHAKE,
     TLS_1_2,
     TLS_1_3,
-    Heard,
-    Intruder,
+    HostileClient,
+    Received,
     Twist,
     certificates,
     hello,
@@ -271,8 +271,8 @@ NAMES = [*forged(_CA, _CA.issue()), *untrusted(_CA, Authority("stranger.test"))]
 OLD_NAMES = list(forged_in_tls_1_2(_CA, _CA.issue(), Authority("stranger.test")))
 
 
-def answer_to(uproxy: Inbound, shown: Shown, version: tuple[int, int] = TLS_1_3) -> Heard:
-    with Intruder(
+def answer_to(uproxy: Inbound, shown: Shown, version: tuple[int, int] = TLS_1_3) -> Received:
+    with HostileClient(
         uproxy.port, shown.chain, signs=shown.signs, twist=shown.twist, version=version
     ) as stranger:
         return stranger.refused()
@@ -305,9 +305,9 @@ def test_it_is_refused_in_tls_1_2(
 
 def test_a_caller_whom_no_rule_allows_sees_a_reset(door: Inbound, file_world: FileWorld) -> None:
     unwanted = file_world.ca.issue("/ns/web/sa/unwanted")
-    with ended(door, "denied") as lines, Intruder(door.port, unwanted) as stranger:
+    with ended(door, "denied") as lines, HostileClient(door.port, unwanted) as stranger:
         heard = stranger.refused()
-    assert heard == Heard(b"", None, reset=True)
+    assert heard == Received(b"", None, reset=True)
     assert only(lines)["src.identity"] == unwanted.spiffe_id
 
 

@@ -101,7 +101,7 @@ def test_it_is_dialed(folder: Path, agent_world: AgentWorld) -> None:
             for _ in range(3):
                 assert ask(uproxy.port) == b"hello\n"
         assert {(line["src.identity"], line["dst.identity"]) for line in lines} == {(WEB, ORDERS)}
-        assert server.said.count({"caller": WEB}) == 3
+        assert server.printed.count({"caller": WEB}) == 3
 
 
 def test_one_with_a_wrong_identity_is_not_what_was_expected(

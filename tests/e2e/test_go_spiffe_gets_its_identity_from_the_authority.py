@@ -62,10 +62,10 @@ class GoSpiffe(Process):
         super().__init__([program, *map(str, words)], log)
 
     def is_ready(self) -> bool:
-        return bool(self.said)
+        return bool(self.printed)
 
     @property
-    def said(self) -> list[dict[str, Any]]:
+    def printed(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.output.splitlines() if line.endswith("}")]
 
 
@@ -78,7 +78,7 @@ def test_it_gets_an_svid_it_can_verify(
     ):
         address = authority.endpoints[trust_domain]
         with GoSpiffe(gospiffe, tmp_path, "watch", address) as watching:
-            first = watching.said[0]
+            first = watching.printed[0]
 
         del first["serial"]
         assert first == {
@@ -95,7 +95,7 @@ def test_it_chooses_among_the_identities_it_is_offered(
 ) -> None:
     address = authority.endpoints["example.org"]
     with GoSpiffe(gospiffe, tmp_path, "watch", address, ORDERS) as watching:
-        assert watching.said[0]["spiffe_id"] == ORDERS
+        assert watching.printed[0]["spiffe_id"] == ORDERS
 
 
 def test_it_gets_the_bundles_of_the_federation(
@@ -103,7 +103,7 @@ def test_it_gets_the_bundles_of_the_federation(
 ) -> None:
     address = authority.endpoints["example.org"]
     with GoSpiffe(gospiffe, tmp_path, "bundles", address) as watching:
-        assert sorted(watching.said[0]["trust_domains"]) == ["example.org", "partner.test"]
+        assert sorted(watching.printed[0]["trust_domains"]) == ["example.org", "partner.test"]
 
 
 def test_it_sees_every_svid_renewed_at_half_its_life(
@@ -112,11 +112,11 @@ def test_it_sees_every_svid_renewed_at_half_its_life(
     authority.define(domains(ttl="4s"))
     address = authority.endpoints["example.org"]
     with GoSpiffe(gospiffe, tmp_path, "watch", address) as watching:
-        wait_until(lambda: len(watching.said) >= 3, "two renewals")
+        wait_until(lambda: len(watching.printed) >= 3, "two renewals")
 
-        assert len({seen["serial"] for seen in watching.said}) == len(watching.said)
-        assert all(seen["verified"] for seen in watching.said)
-        assert {seen["roots"] for seen in watching.said} == {1}
+        assert len({seen["serial"] for seen in watching.printed}) == len(watching.printed)
+        assert all(seen["verified"] for seen in watching.printed)
+        assert {seen["roots"] for seen in watching.printed} == {1}
 
 
 def test_it_verifies_its_svid_at_every_step_of_a_ca_rotation(
@@ -127,10 +127,10 @@ def test_it_verifies_its_svid_at_every_step_of_a_ca_rotation(
         GoSpiffe(gospiffe, tmp_path, "watch", authority.endpoints["example.org"]) as watching,
     ):
         authority.send(signal.SIGUSR1)
-        wait_until(lambda: watching.said[-1]["roots"] == 2, "the new root")
-        wait_until(lambda: watching.said[-1]["roots"] == 1, "the old root's end", timeout=20)
+        wait_until(lambda: watching.printed[-1]["roots"] == 2, "the new root")
+        wait_until(lambda: watching.printed[-1]["roots"] == 1, "the old root's end", timeout=20)
 
-        assert all(seen["verified"] for seen in watching.said)
+        assert all(seen["verified"] for seen in watching.printed)
 
 
 def test_two_of_them_talk_over_mutual_tls_across_the_federation(
@@ -145,7 +145,7 @@ def test_two_of_them_talk_over_mutual_tls_across_the_federation(
         )  # fmt: skip
 
         assert json.loads(dialled.stdout) == {"server": ORDERS, "heard": "hello\n"}
-        wait_until(lambda: {"caller": BILLING} in server.said, "the caller's name")
+        wait_until(lambda: {"caller": BILLING} in server.printed, "the caller's name")
 
 
 def test_a_stranger_is_refused(authority: DevAuthority, gospiffe: Path, tmp_path: Path) -> None:
@@ -159,4 +159,4 @@ def test_a_stranger_is_refused(authority: DevAuthority, gospiffe: Path, tmp_path
 
         assert dialled.returncode == 1
         assert "no X.509 bundle for trust domain" in json.loads(dialled.stdout)["error"]
-        wait_until(lambda: "error" in server.said[-1], "the server's refusal")
+        wait_until(lambda: "error" in server.printed[-1], "the server's refusal")

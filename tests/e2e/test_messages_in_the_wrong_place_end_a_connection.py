@@ -25,8 +25,8 @@ from tests.helpers.hostile_client import (
     HEARTBEAT,
     TLS_1_2,
     TLS_1_3,
-    Heard,
-    Intruder,
+    HostileClient,
+    Received,
     hello,
     record,
 )
@@ -42,7 +42,7 @@ UNEXPECTED, BAD_MAC, OVERFLOW, ILLEGAL, DECODE, NO_RENEGOTIATION = 10, 20, 22, 4
 STRANGE = "unexpected message"
 STRANGE_TYPE = "bad record type"
 
-Deed = Callable[[Intruder], object]
+Deed = Callable[[HostileClient], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,25 +62,25 @@ def message(kind: int, body: bytes) -> bytes:
 
 def saying(kind: int, body: bytes) -> Deed:
     """A handshake message in a record of its own."""
-    return lambda caller: caller.say(message(kind, body), HANDSHAKE)
+    return lambda caller: caller.send(message(kind, body), HANDSHAKE)
 
 
 def of_type(kind: int, content: bytes, times: int = 1) -> Deed:
     """Records, sealed as they should be."""
 
-    def deed(caller: Intruder) -> None:
+    def deed(caller: HostileClient) -> None:
         for _ in range(times):
-            caller.say(content, kind)
+            caller.send(content, kind)
 
     return deed
 
 
 def in_the_clear(kind: int, content: bytes, version: int = 0x0303) -> Deed:
-    return lambda caller: caller.say_bytes(record(content, kind, version=version))
+    return lambda caller: caller.send_bytes(record(content, kind, version=version))
 
 
 def then(*deeds: Deed) -> Deed:
-    def deed(caller: Intruder) -> None:
+    def deed(caller: HostileClient) -> None:
         for each in deeds:
             each(caller)
 
@@ -88,7 +88,7 @@ def then(*deeds: Deed) -> Deed:
 
 
 def updates(times: int, *, ask: bool) -> Deed:
-    def deed(caller: Intruder) -> None:
+    def deed(caller: HostileClient) -> None:
         for _ in range(times):
             caller.update_key(ask=ask)
 
@@ -122,7 +122,7 @@ WRONG = {
         "mixed handshake",
     ),
     "half a KeyUpdate, and FIN": Done(
-        then(of_type(HANDSHAKE, UPDATE[:3]), Intruder.finish), None, "without a close_notify"
+        then(of_type(HANDSHAKE, UPDATE[:3]), HostileClient.finish), None, "without a close_notify"
     ),
     # messages that only a server says, or only in a handshake
     "HelloRequest": Done(saying(0, b""), UNEXPECTED, STRANGE),
@@ -170,13 +170,13 @@ WRONG = {
     "a record of version 0x9999": Done(
         in_the_clear(APPLICATION_DATA, bytes(40), 0x9999), DECODE, ""
     ),
-    "noise": Done(lambda caller: caller.say_bytes(b"\xff" * 1000), UNEXPECTED, STRANGE_TYPE),
+    "noise": Done(lambda caller: caller.send_bytes(b"\xff" * 1000), UNEXPECTED, STRANGE_TYPE),
     "a record cut short, and FIN": Done(
-        lambda caller: caller.say_bytes(b"\x17\3\3\1\0abcd").finish(),
+        lambda caller: caller.send_bytes(b"\x17\3\3\1\0abcd").finish(),
         None,
         "without a close_notify",
     ),
-    "FIN": Done(Intruder.finish, None, "without a close_notify"),
+    "FIN": Done(HostileClient.finish, None, "without a close_notify"),
 }
 
 OLD = {
@@ -207,17 +207,17 @@ def web(file_world: FileWorld) -> Issued:
     return file_world.ca.issue(FRONTEND)
 
 
-def let_in(uproxy: Inbound, web: Issued, version: tuple[int, int] = TLS_1_3) -> Intruder:
+def let_in(uproxy: Inbound, web: Issued, version: tuple[int, int] = TLS_1_3) -> HostileClient:
     """A caller who has heard an echo."""
-    caller = Intruder(uproxy.port, web, version=version)
-    assert caller.shake().say(b"hello").hear(5) == b"hello"
+    caller = HostileClient(uproxy.port, web, version=version)
+    assert caller.handshake().send(b"hello").receive(5) == b"hello"
     return caller
 
 
 def check(uproxy: Inbound, web: Issued, done: Done, version: tuple[int, int]) -> None:
     with account(uproxy, "reset", opened=True) as lines, let_in(uproxy, web, version) as caller:
         done.deed(caller)
-        heard = caller.hear_out()
+        heard = caller.receive_until_end()
 
     assert (heard.data, heard.alert) == (b"hello", done.alert)
     line = only(lines)
@@ -230,11 +230,11 @@ def test_the_application_notices_nothing(door: Inbound, web: Issued, name: str) 
     with account(door, "closed", opened=True) as lines, let_in(door, web) as caller:
         for _ in range(3):
             ALLOWED[name](caller)
-            assert caller.say(b"again").hear(5) == b"again"
+            assert caller.send(b"again").receive(5) == b"again"
         caller.tls.close()
-        heard = caller.hear_out()
+        heard = caller.receive_until_end()
 
-    assert heard == Heard(b"hello" + b"again" * 3, None, reset=False)
+    assert heard == Received(b"hello" + b"again" * 3, None, reset=False)
     assert only(lines)["bytes_recv"] == only(lines)["bytes_sent"] == len(heard.data)
 
 
@@ -255,12 +255,12 @@ def test_renegotiation_is_refused_as_often_as_it_is_asked_for(
     again = hello(versions=[], ciphers=[0xC02B, 0x00FF])
     with account(classic, "closed", opened=True), let_in(classic, web, TLS_1_2) as caller:
         for _ in range(200):
-            caller.say(again, HANDSHAKE)
-            assert caller.hear_record() == (ALERT, bytes([1, NO_RENEGOTIATION]))
-        caller.say(b"still here")
-        assert caller.hear_record() == (APPLICATION_DATA, b"still here")
+            caller.send(again, HANDSHAKE)
+            assert caller.receive_record() == (ALERT, bytes([1, NO_RENEGOTIATION]))
+        caller.send(b"still here")
+        assert caller.receive_record() == (APPLICATION_DATA, b"still here")
         caller.tls.close()
-        assert caller.hear_out().alert is None
+        assert caller.receive_until_end().alert is None
 
 
 def test_openssl_is_refused_a_renegotiation(classic: Inbound, file_world: FileWorld) -> None:
@@ -270,9 +270,9 @@ def test_openssl_is_refused_a_renegotiation(classic: Inbound, file_world: FileWo
         s_client(classic.port, file_world.theirs(WEB), "-tls1_2") as client,
     ):
         client.type(b"hello\n")
-        client.hear("(?m)^hello$")
+        client.receive("(?m)^hello$")
         client.type(b"R\n")
-        said = client.hear_out()
+        said = client.receive_until_end()
     assert re.search("RENEGOTIATING(?s:.*)no renegotiation", said)
     assert handshakes(classic, version="TLSv1.2") == before + 1
 
@@ -295,7 +295,7 @@ def test_an_end_announced_by_a_warning_is_an_ordinary_end(
 ) -> None:
     """As Java closes: user_canceled, then close_notify (RFC 8446 §6.1)."""
     web = file_world.ca.issue(FRONTEND)
-    with account(door, "closed", opened=True), Intruder(door.port, web) as caller:
-        assert caller.shake().say(b"hello").hear(5) == b"hello"
-        caller.say(b"\1\x5a", ALERT).say(b"\1\0", ALERT)
-        assert caller.hear_out().reset is False
+    with account(door, "closed", opened=True), HostileClient(door.port, web) as caller:
+        assert caller.handshake().send(b"hello").receive(5) == b"hello"
+        caller.send(b"\1\x5a", ALERT).send(b"\1\0", ALERT)
+        assert caller.receive_until_end().reset is False

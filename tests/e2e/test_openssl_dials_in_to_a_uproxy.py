@@ -64,7 +64,7 @@ def talk(port: int, identity: IdentityFiles, *options: str | Path, answer: str =
     with s_client(port, identity, *options) as client:
         client.type(b"hello\n")
         # what s_client says of a ticket may stand before it on the line
-        client.hear(f"(?m){answer}$")
+        client.receive(f"(?m){answer}$")
         return client.end()
 
 
@@ -258,7 +258,7 @@ def test_the_applications_end_is_an_orderly_end(
             ended(uproxy, "closed") as lines,
             s_client(uproxy.port, file_world.theirs(WEB)) as client,
         ):
-            said = client.hear_out()
+            said = client.receive_until_end()
 
     assert said.endswith("closed\n")
     assert "errno" not in said
@@ -272,7 +272,7 @@ def test_killed_it_leaves_a_reset(world: World, door: Inbound) -> None:
         s_client(door.port, world.theirs(WEB)) as client,
     ):
         client.type(b"hello\n")
-        client.hear("(?m)^hello$")
+        client.receive("(?m)^hello$")
         client.kill()
         wait_until(lambda: metric(door, "uproxy_connections") == 0, "the connection's end")
 

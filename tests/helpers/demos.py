@@ -22,7 +22,7 @@ from typing import Self
 from uproxy.lab.ports import listens
 from uproxy.lab.waiting import wait_until
 
-_PATIENCE_S = 45.0
+_TIMEOUT_S = 45.0
 
 
 class Demo:
@@ -56,12 +56,12 @@ class Demo:
             AssertionError: it ended before, or took longer than the timeout.
         """
         wait_until(lambda: text in self.output or self.process.poll() is not None, text,
-                   _PATIENCE_S)  # fmt: skip
+                   _TIMEOUT_S)  # fmt: skip
         assert text in self.output, self.output
 
     def wait(self) -> int:
         """Wait until it ends; return its exit code."""
-        return self.process.wait(_PATIENCE_S)
+        return self.process.wait(_TIMEOUT_S)
 
     def pids(self, word: str) -> list[int]:
         """Return the pids of its processes that have `word` in their command line."""

@@ -21,7 +21,7 @@ from cryptography import x509
 
 from uproxy.lab.identities import IdentityFiles
 
-_PATIENCE = 20.0
+_TIMEOUT_S = 20.0
 """Seconds."""
 
 
@@ -30,8 +30,9 @@ class Dialogue:
 
     def __init__(self, argv: Sequence[str | Path]) -> None:
         self._argv = [str(word) for word in argv]
-        self.heard = ""
-        """Everything it has said so far."""
+        self.received = ""
+
+        """Everything it has written so far."""
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -57,53 +58,54 @@ class Dialogue:
         with contextlib.suppress(BrokenPipeError):
             self._input.write(text)
 
-    def hear(self, pattern: str) -> str:
-        """All it has said, once that matches `pattern`.
+    def receive(self, pattern: str) -> str:
+        """Wait until its output matches `pattern`; return the output.
 
         Raises:
-            AssertionError: it ended, or took longer than 20 s, without.
+            AssertionError: it ended, or took longer than 20 s, without a match.
         """
-        deadline = time.monotonic() + _PATIENCE
-        while not re.search(pattern, self.heard):
-            if not self._hear_more(deadline):
-                raise AssertionError(f"ended without {pattern!r}:\n{self.heard}")
-        return self.heard
+        deadline = time.monotonic() + _TIMEOUT_S
+        while not re.search(pattern, self.received):
+            if not self._read_more(deadline):
+                raise AssertionError(f"ended without {pattern!r}:\n{self.received}")
+        return self.received
 
     def end(self) -> str:
-        """Close its input, and hear it out: all it has said.
+        """Close its input and wait for its end; return its output.
 
         Raises:
             AssertionError: it didn't end within 20 s.
         """
         self._input.close()
-        return self.hear_out()
+        return self.receive_until_end()
 
-    def hear_out(self) -> str:
-        """All it has said when it has ended by itself.
+    def receive_until_end(self) -> str:
+        """Wait for its end; return its output.
 
         Raises:
-            AssertionError: it didn't within 20 s.
+            AssertionError: it didn't end within 20 s.
         """
-        deadline = time.monotonic() + _PATIENCE
-        while self._hear_more(deadline):
+        deadline = time.monotonic() + _TIMEOUT_S
+        while self._read_more(deadline):
             continue
-        return self.heard
+        return self.received
 
     def kill(self) -> None:
         """Kill it with SIGKILL."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
 
-    def _hear_more(self, deadline: float) -> bool:
+    def _read_more(self, deadline: float) -> bool:
+        """Read what it has written since; return False at its end."""
         readable, _, _ = select.select(
             [self._output], [], [], max(0.0, deadline - time.monotonic())
         )
         if not readable:
             raise AssertionError(
-                f"{self._argv[0]} said nothing more in {_PATIENCE:g} s:\n{self.heard}"
+                f"{self._argv[0]} said nothing more in {_TIMEOUT_S:g} s:\n{self.received}"
             )
         said = self._output.read(1 << 16) or b""
-        self.heard += said.decode(errors="replace")
+        self.received += said.decode(errors="replace")
         return bool(said)
 
 
@@ -123,19 +125,19 @@ def open_connection(port: int, identity: IdentityFiles) -> Iterator[Dialogue]:
     """Yield an s_client that has received one echo."""
     with s_client(port, identity) as client:
         client.type(b"hello\n")
-        client.hear("(?m)^hello$")
+        client.receive("(?m)^hello$")
         yield client
 
 
 def still_talks(client: Dialogue) -> None:
     """Check that its connection still echoes."""
     client.type(b"still here\n")
-    client.hear("(?m)^still here$")
+    client.receive("(?m)^still here$")
 
 
 def is_reset(client: Dialogue) -> None:
     """Check that its connection ends with a reset."""
-    assert "errno=104" in client.hear_out()
+    assert "errno=104" in client.receive_until_end()
 
 
 def refused(port: int, identity: IdentityFiles | None, *options: str | Path) -> str:
@@ -143,7 +145,7 @@ def refused(port: int, identity: IdentityFiles | None, *options: str | Path) -> 
     anything is echoed."""
     with s_client(port, identity, *options) as client:
         client.type(b"hello\n")
-        said = client.hear_out()
+        said = client.receive_until_end()
     assert not re.search("(?m)^hello$", said)
     return said
 
@@ -151,7 +153,7 @@ def refused(port: int, identity: IdentityFiles | None, *options: str | Path) -> 
 def shown_serial(client: Dialogue) -> str:
     """Return the serial number of the certificate that s_client received."""
     found = re.search(
-        "-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n", client.heard, re.S
+        "-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n", client.received, re.S
     )
     assert found is not None
     return f"{x509.load_pem_x509_certificate(found.group().encode()).serial_number:x}"
@@ -164,7 +166,7 @@ def ask(port: int, line: bytes = b"hello\n", host: str = "127.0.0.1") -> bytes:
     # a reset may come as early as in connect()
     with (
         contextlib.suppress(ConnectionResetError, BrokenPipeError),
-        socket.create_connection((host, port), _PATIENCE) as sock,
+        socket.create_connection((host, port), _TIMEOUT_S) as sock,
     ):
         sock.sendall(line)
         while not answer.endswith(b"\n") and (more := sock.recv(1 << 16)):

@@ -19,7 +19,7 @@ class GoSpiffe(Process):
         super().__init__([peer("gospiffe"), *map(str, words)], log)
 
     @property
-    def said(self) -> list[dict[str, Any]]:
+    def printed(self) -> list[dict[str, Any]]:
         """What it has written so far."""
         return [json.loads(line) for line in self.output.splitlines() if line.endswith("}")]
 
@@ -32,7 +32,7 @@ class GoServer(GoSpiffe):
         super().__init__(folder, "serve", endpoint, ours, self.port, caller)
 
     def is_ready(self) -> bool:
-        return bool(self.said)
+        return bool(self.printed)
 
 
 class GoClient(GoSpiffe):
@@ -45,4 +45,4 @@ class GoClient(GoSpiffe):
     def result(self) -> dict[str, Any]:
         """Wait for its end; return its last object: `server` and `heard`, or `error`."""
         self.wait(30)
-        return self.said[-1]
+        return self.printed[-1]

@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.helpers.endings import Line, ended, metric
-from tests.helpers.hostile_client import Intruder
+from tests.helpers.hostile_client import HostileClient
 from uproxy.lab.mesh import ORDERS, WEB, FileWorld, Inbound
 from uproxy.lab.pki import Issued
 from uproxy.lab.processes import Uproxy
@@ -83,8 +83,8 @@ def account(
 
 def serves(uproxy: Inbound, web: Issued) -> None:
     """Check that a client with a valid identity gets an answer."""
-    with ended(uproxy, "closed") as lines, Intruder(uproxy.port, web) as client:
-        assert client.shake().say(b"hello").hear(5) == b"hello"
+    with ended(uproxy, "closed") as lines, HostileClient(uproxy.port, web) as client:
+        assert client.handshake().send(b"hello").receive(5) == b"hello"
         client.tls.close()
     assert lines[0]["src.identity"] == WEB
 

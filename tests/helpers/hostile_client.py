@@ -1,10 +1,10 @@
-"""A client that breaks the rules of TLS: on tlslite-ng, and on bare sockets below it.
+"""Clients that break the rules of TLS: with tlslite-ng, and with plain sockets.
 
-`Intruder` makes a real handshake in which a `Twist` may replace, repeat or leave out every
-message that it sends, and afterwards says records of any kind and size.  `Knocker` is a TCP
-connection that says bytes, with `hello` and `record` to make some.  Both come from an address
-of 127.0.0.0/8 that nobody has used before, so that uProxy's log holds back none of their lines
-for being like another's.  Every wait has a deadline, and leaving the `with` block hangs up.
+`HostileClient` does a real handshake in which a `Twist` can replace, repeat or drop each message
+that it sends, and afterwards sends records of any type and size.  `RawClient` is a TCP connection
+that sends bytes, made with `hello` and `record`.  Each uses an address of 127.0.0.0/8 of its own,
+so that uProxy's log doesn't rate-limit their lines.  Every wait has a deadline, and leaving the
+`with` block closes the connection.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ with warnings.catch_warnings():
     from tlslite.x509 import X509
     from tlslite.x509certchain import X509CertChain
 
-PATIENCE = 15.0
-"""Seconds."""
+TIMEOUT_S = 15.0
+"""Seconds that a client waits at most."""
 
 CHANGE_CIPHER_SPEC, ALERT, HANDSHAKE, APPLICATION_DATA, HEARTBEAT = 20, 21, 22, 23, 24
 """Record types (RFC 8446 §5.1, RFC 6520)."""
@@ -42,33 +42,33 @@ _PLACES = itertools.count(1)
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What the other side said until it was over."""
+class Received:
+    """What the other side sent until the connection ended."""
 
     data: bytes
-    """The application's."""
+    """The application data."""
     alert: int | None
-    """Fatal, or a refusal (RFC 8446 §6.2); None: none but close_notify."""
+    """The description of the alert that ended it (RFC 8446 §6.2); None: none, or close_notify."""
     reset: bool
-    """The end was a TCP reset, not a FIN."""
+    """Whether it ended with a TCP reset instead of a FIN."""
 
 
 Twist = Callable[[Any], Iterable[Any]]
-"""Instead of a message of tlslite's that is about to be sent: what is sent."""
+"""Returns what is sent instead of a tlslite message that is about to be sent."""
 
 
 def message(kind: int, body: bytes) -> Any:
-    """For a `Twist`: a handshake message."""
+    """Return a handshake message, for a `Twist`."""
     return raw(HANDSHAKE, bytes([kind]) + len(body).to_bytes(3, "big") + body)
 
 
 def raw(record: int, content: bytes) -> Any:
-    """For a `Twist`: a record."""
+    """Return a record, for a `Twist`."""
     return messages.Message(record, bytearray(content))
 
 
 def instead(kind: int, *others: Any) -> Twist:
-    """Each handshake message of a kind is replaced by others, or by nothing."""
+    """Return a twist that replaces each handshake message of a type by others, or by nothing."""
 
     def twist(said: Any) -> Iterable[Any]:
         return others if getattr(said, "handshakeType", None) == kind else (said,)
@@ -77,24 +77,25 @@ def instead(kind: int, *others: Any) -> Twist:
 
 
 def unchanged(said: Any) -> Iterable[Any]:
-    """The `Twist` that is none."""
+    """The `Twist` that changes nothing."""
     return (said,)
 
 
 class _Guest:
-    """A TCP connection from an address of its own."""
+    """A TCP connection from a loopback address of its own."""
 
     def __init__(self, port: int) -> None:
         number = next(_PLACES)
-        # a process that reuses another's addresses soon after it is no worry: the ports differ
+
+        # another process may use the same addresses soon after: the ports differ
         self.host = f"127.{77 + os.getpid() % 64}.{number >> 8 & 255}.{number & 255}"
         self.socket = socket.create_connection(
-            ("127.0.0.1", port), timeout=PATIENCE, source_address=(self.host, 0)
+            ("127.0.0.1", port), timeout=TIMEOUT_S, source_address=(self.host, 0)
         )
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def say_bytes(self, data: bytes) -> Self:
-        """Put bytes on the wire; a hearer who has had enough doesn't matter here."""
+    def send_bytes(self, data: bytes) -> Self:
+        """Send bytes; if the other side has closed, only set `gone`."""
         try:
             self.socket.sendall(data)
         except (BrokenPipeError, ConnectionResetError):
@@ -102,10 +103,10 @@ class _Guest:
         return self
 
     gone = False
-    """The other side had ended the connection before everything was said."""
+    """Whether the other side closed the connection before everything was sent."""
 
     def finish(self) -> Self:
-        """FIN, without any more words."""
+        """Send a FIN."""
         try:
             self.socket.shutdown(socket.SHUT_WR)
         except OSError:
@@ -119,11 +120,11 @@ class _Guest:
         self.socket.close()
 
 
-class Knocker(_Guest):
-    """Says bytes; understands no more than the alerts that come in the clear."""
+class RawClient(_Guest):
+    """Sends bytes, and understands no more of the answer than unencrypted alerts."""
 
-    def hear_out(self) -> Heard:
-        """Until the other side ends the connection.
+    def receive_until_end(self) -> Received:
+        """Read until the other side ends the connection.
 
         Raises:
             TimeoutError: it doesn't.
@@ -134,10 +135,10 @@ class Knocker(_Guest):
                 heard += more
         except ConnectionResetError:
             reset = True
-        return Heard(bytes(heard), clear_alert(bytes(heard)), reset)
+        return Received(bytes(heard), clear_alert(bytes(heard)), reset)
 
-    def hear_record(self) -> tuple[int, bytes]:
-        """The next record: its type and content.
+    def receive_record(self) -> tuple[int, bytes]:
+        """Return the type and content of the next record.
 
         Raises:
             ConnectionError: the other side ended the connection.
@@ -156,14 +157,14 @@ class Knocker(_Guest):
 
 
 class _Sealed:
-    """Says records under the keys of the moment."""
+    """Sends records under the current keys."""
 
     tls: Any
     gone = False
     """The other side had ended the connection before everything was said."""
 
-    def say(self, data: bytes, record: int = APPLICATION_DATA) -> Self:
-        """One record under the keys of the moment, however long."""
+    def send(self, data: bytes, record: int = APPLICATION_DATA) -> Self:
+        """Send one record under the current keys, of any length."""
         said = messages.Message(record, bytearray(data))
         try:
             for _ in self.tls._recordLayer.sendRecord(said):
@@ -174,7 +175,7 @@ class _Sealed:
         return self
 
     def renew_key(self) -> Self:
-        """New keys to write with, after a KeyUpdate."""
+        """Switch to the next sending keys, after a KeyUpdate was sent."""
         session = self.tls.session
         session.cl_app_secret, session.sr_app_secret = (
             self.tls._recordLayer.calcTLS1_3KeyUpdate_reciever(
@@ -184,8 +185,8 @@ class _Sealed:
         return self
 
 
-class Intruder(_Guest, _Sealed):
-    """A TLS client that does what tlslite does, and whatever a test wants instead."""
+class HostileClient(_Guest, _Sealed):
+    """A TLS client that does what tlslite does, except where a test changes it."""
 
     def __init__(
         self,
@@ -196,7 +197,8 @@ class Intruder(_Guest, _Sealed):
         twist: Twist = unchanged,
         version: tuple[int, int] = TLS_1_3,
     ) -> None:
-        """`shows`: whose chain; `signs`: whose key instead of the chain's own."""
+        """`shows` has the chain to present; `signs` the key to sign with instead of the chain's
+        own."""
         super().__init__(port)
         self.tls = _Twisted(self.socket, twist)
         self._chain = None if shows is None else _chain(shows.der)
@@ -205,31 +207,31 @@ class Intruder(_Guest, _Sealed):
         self._version = version
         self._data = b""
 
-    def shake(self) -> Self:
-        """The whole handshake as far as a client can tell: in TLS 1.3 a refusal comes later."""
+    def handshake(self) -> Self:
+        """Do the client's part of the handshake; in TLS 1.3 a refusal comes after it."""
         self.tls.handshakeClientCert(self._chain, self._key, settings=_settings(self._version))
         return self
 
     def update_key(self, *, ask: bool, extra: bytes = b"") -> Self:
-        """KeyUpdate, and new keys to write with; `ask` for one in return."""
-        self.say(key_update(ask=ask) + extra, HANDSHAKE)
+        """Send a KeyUpdate, `ask` for one in return, and switch to the next keys."""
+        self.send(key_update(ask=ask) + extra, HANDSHAKE)
         return self.renew_key()
 
-    def hear(self, count: int) -> bytes:
-        """So many bytes of the application; it notes no end.
+    def receive(self, count: int) -> bytes:
+        """Return this many bytes of application data.
 
         Raises:
-            errors.TLSError, OSError: it ended instead.
+            errors.TLSError, OSError: the connection ended instead.
         """
         heard = bytes(self.tls.read(count, count))
         self._data += heard
         return heard
 
-    def hear_record(self) -> tuple[int, bytes]:
-        """The next record, whatever it means: its type and content, deciphered.
+    def receive_record(self) -> tuple[int, bytes]:
+        """Return the type and decrypted content of the next record.
 
         Raises:
-            errors.TLSError, OSError: there is none any more.
+            errors.TLSError, OSError: the connection ended instead.
         """
         for heard in self.tls._recordLayer.recvRecord():
             if heard not in (0, 1):  # what a socket that doesn't block would wait for
@@ -237,8 +239,8 @@ class Intruder(_Guest, _Sealed):
                 return header.type, bytes(parser.bytes)
         raise AssertionError("neither a record nor an error")
 
-    def hear_out(self) -> Heard:
-        """Until the other side ends the connection.
+    def receive_until_end(self) -> Received:
+        """Read until the other side ends the connection.
 
         Raises:
             TimeoutError: it doesn't.
@@ -253,23 +255,24 @@ class Intruder(_Guest, _Sealed):
             pass
         except (ConnectionResetError, BrokenPipeError):
             reset = True
-        return Heard(self._data, alert, reset)
+        return Received(self._data, alert, reset)
 
-    def refused(self) -> Heard:
-        """Shake hands, be heard out: who is refused in the middle of it is told then."""
+    def refused(self) -> Received:
+        """Do a handshake that is refused, during it or after it; return what the other side
+        sent."""
         try:
-            self.shake()
+            self.handshake()
         except errors.TLSRemoteAlert as said:
-            return Heard(b"", int(said.description), reset=False)
+            return Received(b"", int(said.description), reset=False)
         except errors.TLSAbruptCloseError:
-            return Heard(b"", None, reset=False)
+            return Received(b"", None, reset=False)
         except (ConnectionResetError, BrokenPipeError):
-            return Heard(b"", None, reset=True)
-        return self.hear_out()
+            return Received(b"", None, reset=True)
+        return self.receive_until_end()
 
 
-class Host(_Sealed):
-    """A TLS server that does what tlslite does, and says what a test wants."""
+class HostileServer(_Sealed):
+    """A TLS server that does what tlslite does, and sends what a test wants."""
 
     def __init__(
         self,
@@ -279,8 +282,9 @@ class Host(_Sealed):
         asks: bool = True,
         version: tuple[int, int] = TLS_1_3,
     ) -> None:
-        """Shake hands with whoever was accepted, who has to show a certificate if it `asks`."""
-        accepted.settimeout(PATIENCE)
+        """Do the handshake on an accepted connection; if `asks`, the client must present a
+        certificate."""
+        accepted.settimeout(TIMEOUT_S)
         self.tls = TLSConnection(accepted)
         self.tls.closeSocket = False
         self.tls.handshakeServer(
@@ -292,19 +296,20 @@ class Host(_Sealed):
 
     @classmethod
     def refused(cls, accepted: socket.socket, shows: Issued, **how: Any) -> tuple[int, int]:
-        """The description of the alert that refuses it, and the type of the record it came in.
+        """Do a handshake that the client refuses; return the number of its alert, and the type of
+        the record that the alert came in.
 
         Raises:
-            AssertionError: it isn't refused by an alert.
+            AssertionError: the client doesn't refuse it with an alert.
         """
         heard = _Tapped(accepted)
         try:
-            cls(heard, shows, **how)  # type: ignore[arg-type]  # but for what it remembers
+            cls(heard, shows, **how)  # type: ignore[arg-type]  # a socket that remembers
         except errors.TLSRemoteAlert as said:
             return int(said.description), record_types(bytes(heard.bytes))[-1]
         raise AssertionError("not refused")
 
-    def hear(self, count: int) -> bytes:
+    def receive(self, count: int) -> bytes:
         """So many bytes of the application."""
         return bytes(self.tls.read(count, count))
 
@@ -329,7 +334,7 @@ class _Twisted(TLSConnection):  # type: ignore[misc]  # tlslite has no types
     def __init__(self, connected: socket.socket, twist: Twist) -> None:
         super().__init__(connected)
         self._twist = twist
-        self.closeSocket = False  # the guest's own business
+        self.closeSocket = False  # _Guest closes it
         self.ignoreAbruptClose = False
 
     def _sendMsg(self, msg: Any, *how: bool, **more: bool) -> Iterable[int]:  # noqa: N802  tlslite's
@@ -338,12 +343,12 @@ class _Twisted(TLSConnection):  # type: ignore[misc]  # tlslite has no types
 
 
 def key_update(*, ask: bool) -> bytes:
-    """The message; `ask` for one in return."""
+    """Return a KeyUpdate message; `ask` for one in return."""
     return b"\x18\x00\x00\x01" + bytes([ask])
 
 
 def session_ticket() -> bytes:
-    """A NewSessionTicket message: what a TLS 1.3 server may send whenever it likes."""
+    """Return a NewSessionTicket message, which a TLS 1.3 server may send at any time."""
     ticket = os.urandom(200)
     body = b"\0\0\x1c\x20" + os.urandom(4) + b"\1\0" + len(ticket).to_bytes(2, "big") + ticket
     return b"\4" + (len(body) + 2).to_bytes(3, "big") + body + b"\0\0"
@@ -359,9 +364,12 @@ def hello(
     signatures: Sequence[tuple[int, int]] = ((4, 3),),
     more: Sequence[tuple[int, bytes]] = (),
 ) -> bytes:
-    """A ClientHello message that any TLS 1.3 server takes, unless told otherwise; `shares` are
-    random, which is as good as a real one until a key is needed; `more` are extensions; an
-    empty list leaves the extension out."""
+    """Return a ClientHello message that any TLS 1.3 server accepts, unless changed by the
+    arguments.
+
+    `shares` are random, which works until a key is needed; `more` are extensions; an empty list
+    leaves its extension out.
+    """
     offered = []
     if versions:
         offered.append(extensions.SupportedVersionsExtension().create(list(versions)))
@@ -383,13 +391,13 @@ def hello(
 def record(
     content: bytes, kind: int = HANDSHAKE, *, version: int = 0x0301, length: int | None = None
 ) -> bytes:
-    """A record in the clear; `length` is what it says of itself."""
+    """Return an unencrypted record; `length` is its length field, by default the right one."""
     size = len(content) if length is None else length
     return struct.pack("!BHH", kind, version, size) + content
 
 
 def records(content: bytes, size: int, kind: int = HANDSHAKE) -> bytes:
-    """The same in records of at most `size` bytes."""
+    """Return the content in records of at most `size` bytes."""
     return b"".join(record(content[at : at + size], kind) for at in range(0, len(content), size))
 
 
@@ -403,7 +411,7 @@ def record_types(heard: bytes) -> list[int]:
 
 
 def clear_alert(heard: bytes) -> int | None:
-    """The description in the first alert record that isn't encrypted."""
+    """Return the description of the first unencrypted alert; None: there is none."""
     at = 0
     while at + 5 <= len(heard):
         kind, _version, size = struct.unpack("!BHH", heard[at : at + 5])
@@ -414,7 +422,7 @@ def clear_alert(heard: bytes) -> int | None:
 
 
 def certificates(ders: Iterable[bytes]) -> Any:
-    """The Certificate message of a TLS 1.3 client, of whatever bytes."""
+    """Return the Certificate message of a TLS 1.3 client with any bytes as certificates."""
     entries = b"".join(len(der).to_bytes(3, "big") + der + b"\0\0" for der in ders)  # no extensions
     return message(constants.HandshakeType.certificate,
                    b"\0" + len(entries).to_bytes(3, "big") + entries)  # fmt: skip
@@ -432,9 +440,11 @@ def _chain(ders: Iterable[bytes]) -> Any:
 def _settings(version: tuple[int, int]) -> Any:
     settings = HandshakeSettings()
     settings.minVersion = settings.maxVersion = version
-    # one share: the reference implementation of elliptic curves takes its time
+
+    # one share only: tlslite's elliptic curves are slow
     settings.keyShares = ["x25519"]
     settings.eccCurves = ["x25519", "secp256r1"]
-    # it would compress its own certificate although nobody asked for that
+
+    # tlslite would compress its certificate without being asked to
     settings.certificate_compression_send = settings.certificate_compression_receive = []
     return settings

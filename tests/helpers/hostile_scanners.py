@@ -16,7 +16,7 @@ from typing import Any
 from uproxy.lab.identities import IdentityFiles
 
 _SSLYZE = Path(__file__).parents[2] / ".cache" / "sslyze" / "bin" / "sslyze"
-_PATIENCE = 240.0
+_TIMEOUT_S = 240.0
 """Seconds."""
 
 _PROBES = (
@@ -95,7 +95,7 @@ def _run(argv: Sequence[object]) -> str:
         stderr=subprocess.STDOUT,
         text=True,
         errors="replace",
-        timeout=_PATIENCE,
+        timeout=_TIMEOUT_S,
         check=False,
     )
     return done.stdout

@@ -1,7 +1,7 @@
-"""Both ends of a relay, in the clear, as a test plays them: sockets on the event loop.
+"""Both ends of a plaintext relay: sockets on the event loop.
 
-`Stream` says and hears bytes, half-closes and resets; `Listener` is an application that
-hands over the connections it accepts.
+`Stream` sends and receives bytes, half-closes and resets; `Listener` is an application that
+returns the connections it accepts.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Self
 from uproxy.model import Address, TcpAddress, UnixAddress
 
 _SIZE = 1 << 16
-PATIENCE = 10.0
-"""Seconds a test waits for what must come."""
+TIMEOUT_S = 10.0
+"""Seconds that a test waits at most."""
 
 
 _made: list[socket.socket] = []
 
 
 class Segments(enum.Enum):
-    """Where `struct tcp_info` counts them (linux/tcp.h)."""
+    """The offsets of TCP segment counters in `struct tcp_info` (linux/tcp.h)."""
 
     ALL = 140
     WITH_BYTES = 152
@@ -39,15 +39,16 @@ class Stream:
         connected.setblocking(False)
         self.socket = connected
         self.reset_at_once = False
-        """An engine of threads may have reset it before we looked whether it is connected."""
+
+        """The connection was reset before connect(2) was seen to succeed."""
         _made.append(connected)
 
     @classmethod
     async def connect(
         cls, address: Address, receive_buffer: int | None = None, source: str | None = None
     ) -> Self:
-        """Dial, from the host `source`; a small `receive_buffer` (bytes) makes a reader that is
-        soon full."""
+        """Connect, from the host `source` if given; a small `receive_buffer` (bytes) fills soon
+        when nothing is read."""
         unix = isinstance(address, UnixAddress)
         connection = socket.socket(socket.AF_UNIX if unix else _family(address))
         if receive_buffer is not None:
@@ -57,61 +58,61 @@ class Stream:
         target = address.path if isinstance(address, UnixAddress) else (address.host, address.port)
         stream = cls(connection)
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT_S):
                 await asyncio.get_running_loop().sock_connect(connection, target)
         except ConnectionResetError:
             stream.reset_at_once = True
         return stream
 
-    async def say(self, data: bytes) -> None:
-        async with asyncio.timeout(6 * PATIENCE):
+    async def send(self, data: bytes) -> None:
+        async with asyncio.timeout(6 * TIMEOUT_S):
             await asyncio.get_running_loop().sock_sendall(self.socket, data)
 
-    async def hear(self, size: int = _SIZE) -> bytes:
-        """What comes next; empty at the end.
+    async def receive(self, size: int = _SIZE) -> bytes:
+        """Return the next bytes; empty at the end.
 
         Raises:
-            ConnectionResetError: the other side was reset.
+            ConnectionResetError: the connection was reset.
         """
         if self.reset_at_once:
             raise ConnectionResetError
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_S):
             return await asyncio.get_running_loop().sock_recv(self.socket, size)
 
-    async def hear_exactly(self, size: int) -> bytes:
-        """That many bytes, or fewer if the end comes first."""
+    async def receive_exactly(self, size: int) -> bytes:
+        """Return this many bytes, or fewer if the end comes first."""
         heard = bytearray()
-        while len(heard) < size and (more := await self.hear(min(size - len(heard), _SIZE))):
+        while len(heard) < size and (more := await self.receive(min(size - len(heard), _SIZE))):
             heard += more
         return bytes(heard)
 
-    async def hear_all(self) -> bytes:
-        """Everything up to the end."""
+    async def receive_all(self) -> bytes:
+        """Return everything up to the end."""
         heard = bytearray()
-        while more := await self.hear():
+        while more := await self.receive():
             heard += more
         return bytes(heard)
 
-    def say_last(self, data: bytes) -> None:
-        """Little enough for one segment, and the end in the same one."""
+    def send_last(self, data: bytes) -> None:
+        """Send bytes and the FIN in the same segment; they must fit into one."""
         self.socket.send(data, socket.MSG_MORE)
         self.finish()
 
     def segments(self, which: Segments) -> int:
-        """How many have come."""
+        """Return how many segments have been received."""
         said = self.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, which.value + 4)
         return int.from_bytes(said[which.value :], sys.byteorder)
 
     async def is_reset(self) -> bool:
-        """Wait for the end; whether it is a reset rather than an orderly one."""
+        """Wait for the end; return whether it is a reset."""
         try:
-            await self.hear_all()
+            await self.receive_all()
         except ConnectionResetError:
             return True
         return False
 
     def finish(self) -> None:
-        """Half-close: say no more."""
+        """Half-close: send a FIN."""
         self.socket.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:
@@ -123,13 +124,13 @@ class Stream:
 
 
 def close_all() -> None:
-    """Close what the tests so far have left open."""
+    """Close all streams that tests have left open."""
     while _made:
         _made.pop().close()
 
 
 class Listener:
-    """An application: it listens, and hands over what it accepts in order."""
+    """An application that listens and returns the connections it accepts, in order."""
 
     def __init__(self, path: str | None = None) -> None:
         if path is None:
@@ -143,7 +144,7 @@ class Listener:
         self.socket.setblocking(False)
 
     async def accept(self) -> Stream:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(TIMEOUT_S):
             accepted, _name = await asyncio.get_running_loop().sock_accept(self.socket)
         return Stream(accepted)
 
@@ -153,7 +154,7 @@ class Listener:
 
 @asynccontextmanager
 async def listening(path: str | None = None) -> AsyncIterator[Listener]:
-    """An application for the length of a block."""
+    """Yield an application that listens inside the block."""
     listener = Listener(path)
     try:
         yield listener

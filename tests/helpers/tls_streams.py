@@ -1,7 +1,7 @@
-"""A TLS peer that isn't ours: pyOpenSSL over a `Stream`, in either role.
+"""A TLS peer with another implementation than ours: pyOpenSSL over a `Stream`, in either role.
 
-It trusts whomever it meets unless a test gives it a root: what it is for is showing a
-certificate and behaving well or badly on the wire.
+It accepts any certificate unless a test gives it a root: it serves to present a certificate and
+to behave well or badly on the wire.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ class TlsStream:
         else:
             self.tls.set_connect_state()
 
-    async def shake(self) -> None:
-        """The handshake.
+    async def handshake(self) -> None:
+        """Do the handshake.
 
         Raises:
-            SSL.Error: with the alert the other side sent.
+            SSL.Error: with the alert that the other side sent.
         """
         while True:
             try:
@@ -74,18 +74,18 @@ class TlsStream:
                 await self.flush()
                 return
 
-    async def say(self, data: bytes) -> None:
+    async def send(self, data: bytes) -> None:
         for at in range(0, len(data), _SIZE):
             self.tls.sendall(data[at : at + _SIZE])
             await self.flush()
 
-    async def hear(self, size: int = _SIZE) -> bytes:
-        """What comes next; empty at close_notify.
+    async def receive(self, size: int = _SIZE) -> bytes:
+        """Return the next bytes; empty after close_notify.
 
         Raises:
-            SSL.Error: an alert.
-            ConnectionResetError: reset.
-            EOFError: the end of TCP without a close_notify.
+            SSL.Error: the other side sent an alert.
+            ConnectionResetError: the connection was reset.
+            EOFError: the TCP connection ended without a close_notify.
         """
         while True:
             try:
@@ -96,34 +96,34 @@ class TlsStream:
                 await self.flush()
                 await self._fill()
 
-    async def hear_exactly(self, size: int) -> bytes:
+    async def receive_exactly(self, size: int) -> bytes:
         heard = bytearray()
-        while len(heard) < size and (more := await self.hear(min(size - len(heard), _SIZE))):
+        while len(heard) < size and (more := await self.receive(min(size - len(heard), _SIZE))):
             heard += more
         return bytes(heard)
 
-    async def hear_all(self) -> bytes:
+    async def receive_all(self) -> bytes:
         heard = bytearray()
-        while more := await self.hear():
+        while more := await self.receive():
             heard += more
         return bytes(heard)
 
     async def finish(self) -> None:
-        """close_notify, and nothing else: TCP stays open both ways."""
+        """Send close_notify only: TCP stays open in both directions."""
         self.tls.shutdown()
         await self.flush()
 
-    async def say_last(self, data: bytes) -> None:
-        """Little enough for one segment, and close_notify in the same one."""
+    async def send_last(self, data: bytes) -> None:
+        """Send bytes and close_notify in the same segment; they must fit into one."""
         self.tls.sendall(data)
         await self.finish()
 
     def truncate(self) -> None:
-        """FIN without a close_notify."""
+        """Send a FIN without a close_notify."""
         self.stream.finish()
 
     def pending(self) -> bytes:
-        """The ciphertext that hasn't been sent."""
+        """Return the ciphertext that hasn't been sent."""
         sent = bytearray()
         while True:
             try:
@@ -133,10 +133,10 @@ class TlsStream:
 
     async def flush(self) -> None:
         if output := self.pending():
-            await self.stream.say(output)
+            await self.stream.send(output)
 
     async def _fill(self) -> None:
-        received = await self.stream.hear()
+        received = await self.stream.receive()
         if not received:
             raise EOFError("the end of TCP without a close_notify")
         self.tls.bio_write(received)

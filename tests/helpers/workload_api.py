@@ -75,7 +75,7 @@ class FakeAgent:
         self._options = list(options)
         self._server: grpc.aio.Server | None = None
 
-    def say(self, *words: bytes | End) -> None:
+    def send(self, *words: bytes | End) -> None:
         """Queue messages and endings."""
         for word in words:
             self._words.put_nowait(word)

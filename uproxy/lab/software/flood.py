@@ -1,8 +1,8 @@
-"""A crowd of clients in C that shake hands as fast as they can: tests/peers/flood/flood.c.
+"""Many TLS clients that do handshakes as fast as they can: tests/peers/flood/flood.c.
 
-`flood` makes the handshakes with certificates made beforehand (`bad_leaves`, all different),
-`key_updates` is one client that asks for new keys and reads nothing.  The program is built
-under .cache/peers when its source is younger; it needs the system's OpenSSL with its headers.
+`flood` does handshakes with prepared certificates (`bad_leaves`, all different); `key_updates` is
+one client that sends KeyUpdates and reads nothing.  The program is built under .cache/peers when
+its source has changed; it needs the system's OpenSSL with headers.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ from uproxy.lab.pki import Authority, Issued
 _ROOT = Path(__file__).parents[3]
 _SOURCE = _ROOT / "tests" / "peers" / "flood" / "flood.c"
 _BUILT = _ROOT / ".cache" / "peers"
-_PATIENCE = 60.0
-"""Seconds for COUNT handshakes."""
+_TIMEOUT_S = 60.0
+"""Seconds that a flood may take at most."""
 
-# each run from an address of its own: what the last one left in TIME_WAIT isn't met
+# each run uses another address, so that it doesn't meet ports in TIME_WAIT
 _sources = itertools.cycle(f"127.66.0.{last}" for last in range(1, 255))
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """What a bad leaf is answered with, and by which SPIFFE rule."""
+    """The alert, and the SPIFFE rule in the log, with which a bad leaf is refused."""
 
     alert: int
     rule: str
 
 
 REFUSED = (Refused(48, "X5-14"), Refused(45, "X5-14"), Refused(42, "X5-2"), Refused(48, "X5-17"))
-"""Of `bad_leaves`, in their order."""
+"""For the kinds of `bad_leaves`, in their order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Flood:
-    """What became of a crowd."""
+    """How a flood of handshakes ended."""
 
     begun: int
     shaken: int
-    """Had done their part of the handshake, up to Finished."""
+    """How many did their part of the handshake, up to Finished."""
     orderly: int
-    """Heard a close_notify, after their own."""
+    """How many received a close_notify after sending their own."""
     cut: int
-    """Heard the connection's end only."""
+    """How many only saw the connection end."""
     refused: dict[int, int]
-    """Heard an alert: how many of which."""
+    """How many received an alert, by the alert's number."""
     seconds: float
 
 
 def program() -> Path:
-    """The built program, built now if its source is younger.
+    """Return the path of the program, building it if its source has changed.
 
     Raises:
-        subprocess.CalledProcessError: it doesn't compile: libssl-dev is there?
+        subprocess.CalledProcessError: it doesn't compile; is libssl-dev installed?
     """
     _BUILT.mkdir(parents=True, exist_ok=True)
     built = _BUILT / "flood"
@@ -77,9 +77,9 @@ def program() -> Path:
 
 
 def bad_leaves(home: Authority, count: int) -> Iterator[tuple[Refused, Issued]]:
-    """So many leaves, no two alike, in turn refused for another reason by whom `home` vouches for:
-    signed by somebody who has its name only, expired, with two identities, of a trust domain
-    that nobody knows."""
+    """Yield `count` different leaves that a verifier with `home`'s bundle refuses, for four
+    reasons in turn: signed by a CA that only has its name, expired, with two identities, of an
+    unknown trust domain."""
     namesake, nobody = Authority(home.trust_domain), Authority("nowhere.test")
     past = {"not_before": home.now - timedelta(hours=2), "not_after": home.now - timedelta(hours=1)}
     ours = f"spiffe://{home.trust_domain}"
@@ -98,7 +98,7 @@ def bad_leaves(home: Authority, count: int) -> Iterator[tuple[Refused, Issued]]:
 
 
 def write_flood(file: Path, crowd: Iterable[Issued]) -> Path:
-    """Lay out identities as the program wants them."""
+    """Write identities as the program reads them."""
     file.touch(mode=0o600)
     file.write_bytes(b"".join(each.key_pem + each.pem for each in crowd))
     return file
@@ -106,25 +106,25 @@ def write_flood(file: Path, crowd: Iterable[Issued]) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """How a crowd comes; 0 is no limit."""
+    """How handshakes are made; 0 is no limit."""
 
     slots: int = 32
-    """At a time."""
+    """How many at a time."""
     count: int = 0
-    """In all."""
+    """How many in all."""
     rate: int = 0
-    """In a second."""
+    """How many in a second."""
     seconds: float = 0.0
-    """After which nobody begins any more."""
+    """After this time none is begun."""
 
 
 @contextlib.contextmanager
 def flooding(port: int, identities: Path, pace: Pace) -> Iterator[list[Flood]]:
-    """A crowd at a port of loopback, as long as it takes; when the block is left it has ended,
-    and the list has what became of it.
+    """Flood a loopback port while the block runs, and wait for its end; the list gets the
+    result.
 
     Raises:
-        RuntimeError: it failed; in its own words.
+        RuntimeError: the program failed; with its message.
     """
     words = [pace.slots, pace.count, pace.rate, pace.seconds]
     argv = [program(), "handshakes", port, next(_sources), identities, *words]
@@ -133,7 +133,7 @@ def flooding(port: int, identities: Path, pace: Pace) -> Iterator[list[Flood]]:
     with subprocess.Popen(list(map(str, argv)), stdout=pipe, stderr=pipe, text=True) as crowd:
         try:
             yield done
-            said, errors = crowd.communicate(timeout=pace.seconds + _PATIENCE)
+            said, errors = crowd.communicate(timeout=pace.seconds + _TIMEOUT_S)
         finally:
             crowd.kill()
     if crowd.returncode:
@@ -142,10 +142,10 @@ def flooding(port: int, identities: Path, pace: Pace) -> Iterator[list[Flood]]:
 
 
 def flood(port: int, identities: Path, pace: Pace) -> Flood:
-    """The whole of a crowd, waited for.
+    """Flood a loopback port and return the result.
 
     Raises:
-        RuntimeError: it failed; in its own words.
+        RuntimeError: the program failed; with its message.
     """
     with flooding(port, identities, pace) as done:
         pass
@@ -154,20 +154,22 @@ def flood(port: int, identities: Path, pace: Pace) -> Flood:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """How often one client asked for a KeyUpdate."""
+    """How often a client has sent a KeyUpdate."""
 
     times: int
     stalled: bool
-    """The other side took no more for two seconds."""
+    """Whether the other side stopped reading for two seconds."""
 
 
 @contextlib.contextmanager
 def key_updates(port: int, identity: Path, count: int) -> Iterator[Asked]:
-    """A client that has asked `count` times for a KeyUpdate, or until nobody listened any more,
-    and reads no answer; it is there while the block lasts.
+    """Yield after a client has sent `count` KeyUpdates, or until the other side stopped
+    reading.
+
+    The client reads nothing; it stays connected inside the block.
 
     Raises:
-        RuntimeError: it failed; in its own words.
+        RuntimeError: the program failed; with its message.
     """
     argv = [program(), "updates", port, next(_sources), identity, count]
     pipe = subprocess.PIPE

@@ -1,8 +1,8 @@
-"""Programs in Go that tests talk to, built from a go.mod of ours under tests/peers/.
+"""Builds the Go programs that tests run, from a go.mod in tests/peers/.
 
 `python -m uproxy.lab.software.golang NAME` builds one into .cache/peers/; without a name it only
-says whether there is a Go.  Sources come through Go's own module proxy and are checked
-against the go.sum beside the go.mod.
+checks whether there is a Go.  Sources come through Go's module proxy and are verified with the
+go.sum beside the go.mod.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ROOT = Path(__file__).parents[3]
 _SOURCES = _ROOT / "tests" / "peers"
 _BUILT = _ROOT / ".cache" / "peers"
 _OLDEST = (1, 22)
-"""What the peers' own go.mod files ask for."""
+"""The version that the peers' go.mod files demand."""
 
 
 def find_go() -> Path:
@@ -38,7 +38,7 @@ def find_go() -> Path:
 
 
 def peer(name: str) -> Path:
-    """The built program, built now if it never was or its sources are younger."""
+    """Return the path of the program, building it if its sources have changed."""
     sources = sorted((_SOURCES / name).iterdir())
     program = _BUILT / name
     _BUILT.mkdir(parents=True, exist_ok=True)

@@ -20,13 +20,13 @@ from uproxy.lab.software.golang import peer
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What `openssl s_client` heard and said."""
+class SClientOutput:
+    """The output of `openssl s_client`."""
 
     data: bytes
-    """From the server."""
+    """Bytes from the server."""
     words: str
-    """Its own, on standard error: the chain, alerts."""
+    """Its own messages on standard error: the chain, alerts."""
 
 
 def s_client(
@@ -36,7 +36,7 @@ def s_client(
     send: bytes = b"",
     expect: int = 1 << 30,
     host: str = "127.0.0.1",
-) -> Heard:
+) -> SClientOutput:
     """Run `openssl s_client`: send, then read until `expect` bytes came or the server closes.
 
     The server's chain is verified with `identity.bundle`, and a bad one ends the handshake;
@@ -49,7 +49,7 @@ def s_client(
         argv += ["-verify_return_error", "-no-CApath", "-no-CAstore"]
     pipe = subprocess.PIPE
     with subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe) as client:
-        # a server that never closes is a failure, not a test that hangs
+        # a server that never closes must fail the test, not block it
         watchdog = threading.Timer(30.0, client.kill)
         watchdog.start()
         assert client.stdin is not None
@@ -66,7 +66,7 @@ def s_client(
         watchdog.cancel()
     if timed_out:
         raise AssertionError(f"nothing more from port {port} within 30 s, after {data!r}")
-    return Heard(data, words)
+    return SClientOutput(data, words)
 
 
 class SServer(Process):
@@ -86,7 +86,7 @@ class SServer(Process):
         )  # fmt: skip
 
     def is_ready(self) -> bool:
-        # its own word: a connection only to look would count against -naccept
+        # from its output: connecting would count against -naccept
         return "ACCEPT" in self.output
 
 
@@ -104,7 +104,7 @@ class _Ghostunnel(Process):
         )  # fmt: skip
 
     def is_ready(self) -> bool:
-        # its own word: to look by connecting would make a connection to the target
+        # from its output: connecting would open a connection to the target
         return "listening for connections on" in self.output
 
 
