@@ -1,0 +1,111 @@
+"""The unit under `deploy/systemd`, as it is, under a real systemd: start, reload, freeze, stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.systemd_machine import PROJECT, Machine, booted
+from uproxy.lab.pki import Authority
+from uproxy.lab.waiting import wait_until
+
+pytestmark = pytest.mark.privileged
+
+UNIT = "uproxy@orders.service"
+SHIPPED = PROJECT / "deploy" / "systemd" / "uproxy@.service"
+
+CONFIG = """\
+identity:
+  files: {svid: /etc/uproxy/svid.pem, key: "${CREDENTIALS_DIRECTORY}/svid.key",
+          bundles: {example.org: /etc/uproxy/bundle.pem}}
+inbound:
+  - {name: api, listen: 127.0.0.1:8443, transport: mtls, to: 127.0.0.1:8080, alpn: [h2]}
+authorization:
+  - {name: web, action: allow, from: {namespaces: [web]}}
+timeouts: {drain_delay: 0s}
+"""
+
+# as docs/howto/systemd.md has it, and a watchdog that a test can wait for
+DROP_IN = """\
+[Service]
+LoadCredential=svid.key:/etc/ssl/private/orders.key
+WatchdogSec=2s
+"""
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    with booted(tmp_path / "machine") as machine:
+        install(machine)
+        yield machine
+
+
+def install(machine: Machine) -> None:
+    unit = SHIPPED.read_text()
+    if machine.version() < 253:  # as the unit tells one to
+        unit = unit.replace("Type=notify-reload", "Type=notify\nExecReload=/bin/kill -HUP $MAINPID")
+    ca = Authority("example.org")
+    svid = ca.issue("/ns/shop/sa/orders")
+    system = machine.root / "etc/systemd/system"
+    write(system / "uproxy@.service", unit.encode())
+    write(system / "uproxy@.service.d/test.conf", DROP_IN.encode())
+    write(machine.root / "etc/uproxy/orders.yaml", CONFIG.encode())
+    write(machine.root / "etc/uproxy/svid.pem", svid.pem)
+    write(machine.root / "etc/uproxy/bundle.pem", ca.pem)
+    write(machine.root / "etc/ssl/private/orders.key", svid.key_pem, 0o600)
+    machine.systemctl("daemon-reload")
+
+
+def write(path: Path, content: bytes, mode: int = 0o644) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    path.chmod(mode)
+
+
+def journal(machine: Machine) -> str:
+    return machine.run("journalctl", "--no-pager", "--output=cat", f"--unit={UNIT}").stdout
+
+
+def ready(machine: Machine) -> bool:
+    asked = machine.run("curl", "-sS", "http://127.0.0.1:15021/readyz")
+    return asked.stdout.startswith("ready\n")  # a note may follow
+
+
+def test_it_starts_reloads_is_restarted_when_frozen_and_stops(machine: Machine) -> None:
+    machine.systemctl("start", UNIT)
+    assert machine.show(UNIT, "MemoryDenyWriteExecute") == "yes"
+    assert machine.show(UNIT, "StatusText") == "ready"
+    wait_until(lambda: ready(machine), "readiness")
+    assert '"started: 127.0.0.1:8443"' in journal(machine)
+
+    config = machine.root / "etc/uproxy/orders.yaml"
+    config.write_text(config.read_text().replace("drain_delay: 0s", "drain_delay: 0s, idle: 5m"))
+    machine.systemctl("reload", UNIT)
+    wait_until(lambda: "reloaded" in journal(machine), "the reload")
+    assert machine.show(UNIT, "NRestarts") == "0"
+
+    before = machine.show(UNIT, "MainPID")
+    assert machine.run("kill", "-STOP", before).returncode == 0
+    wait_until(lambda: machine.show(UNIT, "NRestarts") == "1", "the watchdog", 60.0)
+    wait_until(lambda: machine.show(UNIT, "ActiveState") == "active", "the restart")
+    assert machine.show(UNIT, "MainPID") not in ("0", before)
+    wait_until(lambda: ready(machine), "readiness")
+
+    machine.systemctl("stop", UNIT)
+    assert machine.show(UNIT, "Result") == "success"
+    assert machine.show(UNIT, "ExecMainStatus") == "0"
+    assert "drained: 0 connections" in journal(machine)
+
+
+def test_a_wrong_configuration_is_not_tried_again(machine: Machine) -> None:
+    write(machine.root / "etc/uproxy/orders.yaml", b"naem: orders\n")
+    assert machine.run("systemctl", "start", UNIT).returncode != 0
+    wait_until(lambda: machine.show(UNIT, "ActiveState") == "failed", "the end")
+    assert machine.show(UNIT, "ExecMainStatus") == "2"
+    assert machine.show(UNIT, "NRestarts") == "0"
+    assert "did you mean 'name'?" in journal(machine)
+    os.kill(machine.pid, signal.SIGCONT)  # it is still there
