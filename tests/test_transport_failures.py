@@ -12,10 +12,17 @@ from uproxy.errors import IdentityError, UntrustedError
 from uproxy.libssl import TlsError
 from uproxy.lifecycle import State
 from uproxy.model import Alert, Limits, Outcome, TcpAddress, Timeouts
+from uproxy.spiffe.presented import Excess
 from uproxy.transport import failures
 from uproxy.transport.failures import Failure
 
 LIMITS = Limits(connections=7, per_source_connections=3, handshakes_in_flight=2)
+EXPLAINED = (
+    Outcome.HANDSHAKE_FAILED,
+    Outcome.PEER_UNTRUSTED,
+    Outcome.PROBED,
+    Outcome.TIMED_OUT,
+)
 SHAKING = State.HANDSHAKING_NEAR
 
 
@@ -38,8 +45,9 @@ def test_every_failure_of_a_thread_is_explained(what: str) -> None:
     elif what in ("idle", "half_closed"):
         assert failures.relay(failure(what), Timeouts()).outcome is Outcome.TIMED_OUT
     else:
-        refusal = handshake(failure(what, errno.ECONNRESET).cause())
-        assert refusal.outcome in (Outcome.HANDSHAKE_FAILED, Outcome.PROBED, Outcome.TIMED_OUT)
+        number = Excess.BYTES if what == "excess" else errno.ECONNRESET
+        refusal = handshake(failure(what, number).cause())
+        assert refusal.outcome in EXPLAINED
         assert refusal.reason
 
 

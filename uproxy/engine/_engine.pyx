@@ -28,15 +28,18 @@ from uproxy.engine.near cimport A_GONE, A_ONE, pause, take_one
 from uproxy.engine.offload cimport helpers_busy_since, stop_helpers
 from uproxy.engine.openssl cimport OSSL_PLACES, ossl_places, ossl_small_key
 from uproxy.engine.parts cimport (
-    COMPANY, C_CUT, C_CUT_ALL, C_DIAL, C_FORGET, C_RELAY, C_RELEASE, C_SHAKE_NEAR, C_STOP, C_WATCH,
-    E_ADMITTED, E_ARRIVED, E_CLOSED, E_FAR_FAILED, E_FAR_READY, E_OPENED, E_SHAKEN,
-    FAILURE_COUNT, F_AFTER_HANDSHAKE, F_CUT, F_EVICTED, F_EXCESS, F_FULL, F_HALF_CLOSED, F_IDLE, F_MEMORY,
-    F_NONE, F_NO_HELLO, F_OS, F_SHORT_HANDSHAKE, F_SHORT_HELLO, F_SLOTS, F_SOURCE_FULL,
-    F_TIMEOUT, F_TLS, F_TRUNCATED, F_UNASKED, F_UNPROVEN, F_VERIFY,
-    K_BELL, K_LISTENER, MOST_OPTIONS, PHASE_COUNT, P_ACCEPTED, P_ADMITTING, P_CLOSED, P_CLOSING,
-    P_CONNECTING, P_HANDSHAKING_FAR, P_HANDSHAKING_NEAR, P_RELAYING, V_ACCEPTED, V_DEFECT, V_NONE, V_REFUSED,
-    Command, Conn, Entry, Fault, Gate, Handshake, Inbox, Listener, Place, Presented, Shared, Side, Standing,
-    Table, Terms, Worker,
+    COMPANY, C_CUT, C_CUT_ALL, C_DIAL, C_FORGET, C_RELAY, C_RELEASE, C_SHAKE_NEAR, C_STOP,
+    C_WATCH, EXCESS_COUNT, E_ADMITTED, E_ARRIVED, E_CLOSED, E_FAR_FAILED, E_FAR_READY,
+    E_OPENED, E_SHAKEN, FAILURE_COUNT, F_AFTER_HANDSHAKE, F_CUT, F_EVICTED, F_EXCESS, F_FULL,
+    F_HALF_CLOSED, F_IDLE, F_MEMORY, F_NONE, F_NO_HELLO, F_OS, F_SHORT_HANDSHAKE,
+    F_SHORT_HELLO, F_SLOTS, F_SOURCE_FULL, F_TIMEOUT, F_TLS, F_TRUNCATED, F_UNASKED,
+    F_UNPROVEN, F_VERIFY, K_BELL, K_LISTENER, MAX_CHAIN, MAX_CHAIN_BYTES, MAX_DEPTH, MAX_KEY, MAX_NAME_PARTS, MAX_PARTS,
+    MAX_REQUEST, MAX_TEXT, MOST_OPTIONS, PHASE_COUNT, P_ACCEPTED, P_ADMITTING, P_CLOSED,
+    P_CLOSING, P_CONNECTING, P_HANDSHAKING_FAR, P_HANDSHAKING_NEAR, P_RELAYING, V_ACCEPTED,
+    V_DEFECT, V_NONE, V_REFUSED, X_BYTES, X_CERTIFICATES, X_KEY, X_MESSAGE, X_NAME, X_NOT_DER, X_PARTS,
+    X_REQUEST, X_TEXT,
+    Command, Conn, Entry, Fault, Gate, Handshake, Inbox, Listener, Place, Presented, Shared,
+    Side, Standing, Table, Terms, Worker,
 )
 from uproxy.engine.presented cimport read_presented
 from uproxy.engine.shake cimport on_message
@@ -56,6 +59,7 @@ import os
 import threading
 
 from uproxy.lifecycle import State
+from uproxy.spiffe import presented
 
 ARRIVED = E_ARRIVED
 SHAKEN = E_SHAKEN
@@ -100,13 +104,32 @@ FAILURES = {
     F_EXCESS: "excess",
 }
 
-nameless = {
-    "state": {*State} ^ PHASES.keys(),
-    "phase": {*range(PHASE_COUNT)} ^ {*PHASES.values()},
-    "failure": {*range(FAILURE_COUNT)} ^ FAILURES.keys(),
-}
-if any(nameless.values()):
-    raise ImportError(f"PHASES or FAILURES lacks, or has too much: {nameless}")
+
+def differing():
+    """What the C numbers and the Python names above them don't have in common, by what it is."""
+    excesses = {
+        "CERTIFICATES": X_CERTIFICATES, "BYTES": X_BYTES, "PARTS": X_PARTS, "TEXT": X_TEXT,
+        "KEY": X_KEY, "MESSAGE": X_MESSAGE, "REQUEST": X_REQUEST, "NOT_DER": X_NOT_DER,
+        "NAME": X_NAME,
+    }
+    bounds = {
+        "MAX_CHAIN": MAX_CHAIN, "MAX_CHAIN_BYTES": MAX_CHAIN_BYTES, "MAX_PARTS": MAX_PARTS,
+        "MAX_TEXT": MAX_TEXT, "MAX_KEY": MAX_KEY, "MAX_REQUEST": MAX_REQUEST,
+        "MAX_NAME_PARTS": MAX_NAME_PARTS, "MAX_DEPTH": MAX_DEPTH,
+    }
+    found = {
+        "state": {*State} ^ PHASES.keys(),
+        "phase": {*range(PHASE_COUNT)} ^ {*PHASES.values()},
+        "failure": {*range(FAILURE_COUNT)} ^ FAILURES.keys(),
+        "excess": {(each.name, each.value) for each in presented.Excess} ^ {*excesses.items()},
+        "excess's number": {*range(1, EXCESS_COUNT)} ^ {*excesses.values()},
+        "bound": {each for each in vars(presented).items() if each[0].startswith("MAX_")}
+        ^ {*bounds.items()},
+    }
+    return {what: names for what, names in found.items() if names}
+
+if differing():
+    raise ImportError(f"the engine's C and Python differ in {differing()}")
 
 OPENSSL_FUNCTIONS = tuple(ossl_places[at].name.decode() for at in range(OSSL_PLACES))
 

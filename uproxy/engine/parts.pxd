@@ -83,8 +83,9 @@ cdef enum:  # what a peer may present; spiffe/presented.py has the reasons
     MAX_REQUEST = 16 * 1024
     MAX_DEPTH = 24
 
-cdef enum Excess:  # the numbers of spiffe.presented.Excess
+cdef enum Excess:  # the numbers of spiffe.presented.Excess, as `_engine` checks
     X_NONE, X_CERTIFICATES, X_BYTES, X_PARTS, X_TEXT, X_KEY, X_MESSAGE, X_REQUEST, X_NOT_DER, X_NAME
+    EXCESS_COUNT
 
 cdef struct Presented:  # certificates inside a Certificate message, leaf first
     int count  # of which the first MAX_CHAIN are here

@@ -39,7 +39,7 @@ HELLOS: Final = (1, 2)
 HEADER: Final = 4
 """Bytes before a handshake message's body."""
 
-_MAX_DEPTH: Final = 24
+MAX_DEPTH: Final = 24
 _UNKNOWN_EXTENSION: Final = b"\xfa\xfa"
 """No extension will ever have this number: it is reserved (RFC 8701)."""
 
@@ -224,7 +224,7 @@ def _count_parts(der: bytes) -> int:
                 return parts
         try:
             tag, start, end = _header(der, at, ends[-1])
-            if len(ends) >= _MAX_DEPTH:
+            if len(ends) >= MAX_DEPTH:
                 raise _NotDerError
         except _NotDerError:
             # octets may be anything, so what began like DER needn't go on like it
