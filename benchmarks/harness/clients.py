@@ -10,7 +10,6 @@ import itertools
 import json
 import subprocess
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Self
 
 from benchmarks.harness.compiled import compiled
@@ -83,12 +82,7 @@ class Clients:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *why: object) -> None:
         with self._popen:
             self._popen.kill()
 

@@ -16,7 +16,6 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from uproxy.lab.ports import listens
@@ -91,12 +90,7 @@ class Demo:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *why: object) -> None:
         for pid in self._programs():
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

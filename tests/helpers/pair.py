@@ -11,7 +11,6 @@ import contextlib
 import signal
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from uproxy.lab.identities import IdentityFiles, write_identity
@@ -89,12 +88,7 @@ class Pair:
             self._running = stack.pop_all()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *why: object) -> None:
         with self._running:
             for uproxy in (self.frontend, self.orders):
                 end_at_once(uproxy)

@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import yaml
@@ -60,11 +59,6 @@ class DevAuthority(Process):
         super().__enter__()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        where: TracebackType | None,
-    ) -> None:
-        super().__exit__(kind, error, where)
+    def __exit__(self, *why: object) -> None:
+        super().__exit__(*why)
         shutil.rmtree(self._sockets, ignore_errors=True)

@@ -7,7 +7,8 @@ and comes out as bytes.  The compiled engine shares the contexts, gets the addre
 calls itself, and asks `judge`.  It isn't a general TLS library: it knows mutual TLS only.
 
 The pages, from the bottom up: `binding` (OpenSSL's functions, and errors in words), `callbacks`
-(what OpenSSL calls of Python), `context`, `session`, `selfcheck`.
+(what OpenSSL calls of Python), `context`, `session`, `paths` (whether a chain leads to a trusted
+root), `selfcheck`.
 
 Rules: a peer is accepted by `TlsPlan.verify` inside this very handshake or not at all, since
 the certificate store is empty, sessions are never resumed and a peer can't renegotiate; a
