@@ -175,6 +175,25 @@ async def test_a_bundle_that_stays_bad_ends_the_trust_in_its_domain_only(folder:
     await files.stop()
 
 
+async def test_what_keeps_our_svid_from_being_renewed_keeps_no_trust_from_being_withdrawn(
+    folder: Folder,
+) -> None:
+    first = folder.issue(CA.issue())
+    files = source(folder)
+    await files.start()
+    (folder.path / "svid.pem").write_bytes(b"damaged")
+    folder.bundle(b'{"keys": []}')
+    files.reload()
+    assert files.current.bundles["example.org"] == CA.bundle
+    await eventually(lambda: not files.current.bundles["example.org"].roots, "the trust to end")
+    assert files.current.svid is not None
+    assert files.current.svid.chain == first.chain
+    assert "not a certificate chain" in str(files.status["last_error"])
+    folder.bundle(CA.pem)
+    await eventually(lambda: files.current.bundles["example.org"].roots, "the trust to come back")
+    await files.stop()
+
+
 async def test_a_missing_bundle_is_waited_for_beside_those_that_are_there(folder: Folder) -> None:
     folder.issue(CA.issue())
     (folder.path / "bundle.pem").unlink()

@@ -144,29 +144,26 @@ def test_a_key_that_may_not_be_read(files: Files, command: str) -> None:
     assert "read permission" in done.only_line
 
 
-@COMMANDS
-def test_a_key_that_does_not_match(files: Files, command: str) -> None:
+def test_a_key_that_does_not_match(files: Files) -> None:
     key = files.identity.key.read_bytes()
     files.issue_anew()
     files.identity.key.write_bytes(key)
-    done = uproxy(command, "--config", files.write())
+    done = uproxy("check", "--config", files.write())
     assert done.code == 2
     assert "this key is not the one of the certificate" in done.only_line
     assert str(files.identity.key) in done.only_line
 
 
-@COMMANDS
-def test_an_expired_svid(files: Files, command: str) -> None:
+def test_an_expired_svid(files: Files) -> None:
     past = datetime.now(UTC) - timedelta(minutes=5)
     files.issue_anew(not_before=past - timedelta(hours=1), not_after=past)
-    done = uproxy(command, "--config", files.write())
+    done = uproxy("check", "--config", files.write())
     assert done.code == 2
     assert "expired" in done.only_line
     assert "have it renewed" in done.only_line
     assert str(files.identity.svid) in done.only_line
 
 
-@COMMANDS
 @pytest.mark.parametrize(
     ("which", "data", "words"),
     [
@@ -178,11 +175,11 @@ def test_an_expired_svid(files: Files, command: str) -> None:
     ],
 )
 def test_identity_files_that_are_no_such_thing(
-    files: Files, command: str, which: str, data: bytes | None, words: str
+    files: Files, which: str, data: bytes | None, words: str
 ) -> None:
     path: Path = getattr(files.identity, which)
     path.unlink() if data is None else path.write_bytes(data)
-    done = uproxy(command, "--config", files.write())
+    done = uproxy("check", "--config", files.write())
     assert done.code == 2
     assert str(path) in done.only_line
     assert words in done.only_line

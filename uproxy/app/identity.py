@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from uproxy.config.settings import IdentitySettings
+from uproxy.config.settings import FilesIdentity, IdentitySettings
 from uproxy.errors import ConfigError, IdentityError, NotPermittedError, UnusableError, UproxyError
 from uproxy.identity.credentials import IdentitySource
-from uproxy.identity.file_set import read_files
+from uproxy.identity.file_set import read_files, read_trust
 from uproxy.identity.files import FilesSource
 from uproxy.model import Mistake
 
@@ -48,10 +48,19 @@ def check_files(settings: IdentitySettings) -> tuple[str, ...]:
     try:
         files = read_files(settings.files, now())
     except IdentityError as error:
-        raise _mistake(error) from error
+        raise _mistake(error, *_problems(settings.files)) from error
     if files.problems:
         raise ConfigError(tuple(Mistake("identity.files", each) for each in files.problems))
     return files.warnings
+
+
+def _problems(files: FilesIdentity) -> tuple[str, ...]:
+    """What is wrong with bundles and CRLs, beside what is wrong with our own certificate."""
+    try:
+        return read_trust(files).problems
+    except IdentityError:
+        # it is the mistake that is told already
+        return ()
 
 
 def refuse_unusable_files(settings: IdentitySettings) -> None:
@@ -71,7 +80,7 @@ def refuse_unusable_files(settings: IdentitySettings) -> None:
             raise _mistake(error) from error
 
 
-def _mistake(error: IdentityError) -> UproxyError:
+def _mistake(error: IdentityError, *more: str) -> UproxyError:
     if isinstance(error.__cause__, PermissionError):
         return NotPermittedError(str(error))
-    return ConfigError((Mistake("identity.files", str(error)),))
+    return ConfigError(tuple(Mistake("identity.files", each) for each in (str(error), *more)))

@@ -41,15 +41,26 @@ from uproxy.spiffe.svid import check_own_key, claimed_identity
 
 
 @dataclass(frozen=True, slots=True)
+class Trust:
+    """What bundles and CRLs say."""
+
+    bundles: Mapping[str, Bundle]
+    problems: tuple[str, ...]
+    """Whom nobody can believe because of a bundle or CRL, and why, in words."""
+    warnings: tuple[str, ...]
+    """What will probably not work, or is unsafe, in words."""
+
+
+@dataclass(frozen=True, slots=True)
 class FileSet:
     """Everything the files say, consistent with itself."""
 
     svid: Svid
     bundles: Mapping[str, Bundle]
     warnings: tuple[str, ...]
-    """What will probably not work, or is unsafe, in words."""
+    """As of Trust, and of our own certificate and key."""
     problems: tuple[str, ...] = ()
-    """Whom nobody can believe because of a bundle or CRL, and why, in words."""
+    """As of Trust."""
 
     @property
     def credentials(self) -> Credentials:
@@ -73,16 +84,26 @@ def read_files(settings: FilesIdentity, now: datetime) -> FileSet:
     """
     key_file = _open(settings.key)
     svid = _read_svid(settings, key_file.data, now)
+    trust = read_trust(settings)
+    warnings = [*trust.warnings, *_self_warnings(svid, trust.bundles, now)]
+    if key_file.mode & stat.S_IROTH:
+        warnings.append(f"{settings.key}: every user here can read the key: chmod 0600")
+    return FileSet(svid, trust.bundles, _once(warnings), trust.problems)
+
+
+def read_trust(settings: FilesIdentity) -> Trust:
+    """Read the bundles and CRLs alone.
+
+    Raises:
+        IdentityError: a bundle's name is no trust domain.
+    """
     bundles = {
         bundle.trust_domain: bundle
         for bundle in (_read_bundle(*each) for each in settings.bundles.items())
     }
-    bundles, unassigned, problems = _with_crls(bundles, settings.crls)
+    bundles, warnings, problems = _with_crls(bundles, settings.crls)
     problems = [*(bundle.problem for bundle in bundles.values() if bundle.problem), *problems]
-    warnings = [*unassigned, *_self_warnings(svid, bundles, now)]
-    if key_file.mode & stat.S_IROTH:
-        warnings.append(f"{settings.key}: every user here can read the key: chmod 0600")
-    return FileSet(svid, bundles, _once(warnings), _once(problems))
+    return Trust(bundles, _once(problems), _once(warnings))
 
 
 def _once(words: list[str]) -> tuple[str, ...]:

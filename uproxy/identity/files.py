@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 from uproxy.config.settings import FilesIdentity
 from uproxy.errors import IdentityError
-from uproxy.identity.file_set import FileSet, read_files
+from uproxy.identity.file_set import FileSet, read_files, read_trust
 from uproxy.identity.source import Clock, SourceBase
 
 _LOG = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ _LOG = logging.getLogger(__name__)
 _POLL_S = 1.0
 _HURRY_S = 0.1  # between looks while files don't fit: a renewer writes them one by one
 _HURRIED_LOOKS = 10
-_DOUBT_S = 1.0  # a bundle that can't be used may be half written for so long
+_DOUBT_S = 1.0  # what can't be used may be half written for so long
 _READS = 3  # of a set that changes while it is read
 
 _Fingerprint = tuple[tuple[int, ...] | None, ...]
@@ -42,7 +42,7 @@ class FilesSource(SourceBase):
         self._reads = 0
         self._discarded = 0
         self._hurried = 0
-        self._doubted_since: float | None = None  # set while a bundle may be half written
+        self._doubted_since: float | None = None  # when files were first found not to be good
         self._timer: asyncio.TimerHandle | None = None  # set between start and stop
 
     async def start(self) -> None:
@@ -66,13 +66,29 @@ class FilesSource(SourceBase):
             files = self._read()
         except IdentityError as error:
             self._discard(str(error), is_new=self._seen != before)
+            self._take_trust_alone()
             return
-        if self._may_be_half_written(files):
+        if self._trusts_fewer(files.problems) and self._may_be_half_written():
             self._discard("; ".join(files.problems), is_new=self._seen != before)
             return
-        self._error, self._hurried = None, 0
-        before_it = self._in_force
-        told = (*before_it.problems, *before_it.warnings) if before_it else ()
+        self._error, self._hurried, self._doubted_since = None, 0, None
+        self._take(files)
+
+    def _take_trust_alone(self) -> None:
+        """What keeps our SVID from being renewed, if it lasts, keeps nobody from withdrawing
+        trust."""
+        if self._in_force is None or self._may_be_half_written():
+            return
+        try:
+            trust = read_trust(self._settings)
+        except IdentityError as error:
+            _LOG.warning("%s", error)
+            return
+        self._take(FileSet(self._in_force.svid, trust.bundles, trust.warnings, trust.problems))
+
+    def _take(self, files: FileSet) -> None:
+        before = self._in_force
+        told = (*before.problems, *before.warnings) if before else ()
         for warning in (*files.problems, *files.warnings):
             if warning not in told:
                 _LOG.warning("%s", warning)
@@ -105,18 +121,17 @@ class FilesSource(SourceBase):
         if self._in_force is None:
             self._replace(None, error, {})
 
-    def _may_be_half_written(self, files: FileSet) -> bool:
-        """Whether to stay with what is in force for a moment, because this trusts fewer."""
-        in_force, now = self._in_force, asyncio.get_running_loop().time()
-        if in_force is None or set(files.problems) <= set(in_force.problems):
-            self._doubted_since = None
-            return False
+    def _trusts_fewer(self, problems: tuple[str, ...]) -> bool:
+        in_force = self._in_force
+        return in_force is not None and not set(problems) <= set(in_force.problems)
+
+    def _may_be_half_written(self) -> bool:
+        """Whether to stay with what is in force for a moment: files that don't fit, or can't be
+        used, have just been found."""
+        now = asyncio.get_running_loop().time()
         if self._doubted_since is None:
             self._doubted_since = now
-        if now - self._doubted_since < _DOUBT_S:
-            return True
-        self._doubted_since = None
-        return False
+        return now - self._doubted_since < _DOUBT_S
 
     def _look(self) -> None:
         # an error may end without a change of the files: by the clock being set right
@@ -125,7 +140,7 @@ class FilesSource(SourceBase):
         self._look_later()
 
     def _look_later(self) -> None:
-        delay_s = _HURRY_S if self._hurried or self._doubted_since is not None else _POLL_S
+        delay_s = _HURRY_S if self._hurried else _POLL_S
         self._hurried = max(self._hurried - 1, 0)
         self._timer = asyncio.get_running_loop().call_later(delay_s, self._look)
 
