@@ -76,7 +76,7 @@ class SpiffeIdError(IdentityError):
 
 
 class UnusableError(IdentityError):
-    """An SVID or key that is whole, and of a kind that can't be used: waiting won't mend it."""
+    """An SVID or key that is complete, but of a kind that can't be used; waiting doesn't help."""
 
 
 class BundleError(IdentityError):

@@ -43,7 +43,7 @@ def pack(address: Address) -> bytes:
 
 
 def scope_id(zone: str) -> int:
-    """The number of the interface that a zone (`eth0` of `fe80::1%eth0`) names.
+    """Return the interface index for an IPv6 zone (`eth0` of `fe80::1%eth0`).
 
     Raises:
         OSError: ENODEV, this machine has no such interface.
@@ -51,13 +51,13 @@ def scope_id(zone: str) -> int:
     try:
         return int(zone) if zone.isdigit() else socket.if_nametoindex(zone)
     except (OSError, OverflowError, ValueError):
-        # ENODEV is what the kernel says of a number that is none
+        # ENODEV, as the kernel reports for an unknown interface index
         raise OSError(errno.ENODEV, "no interface of this name") from None
 
 
 def network_of(address: TcpAddress) -> str:
-    """By what the connections of one source are counted: an IPv4 address, or the network of an IPv6
-    one (`2001:db8::/64`), because everybody who has one such address has 2^64."""
+    """Return the source by which connections are counted: an IPv4 address, or the /64 network
+    of an IPv6 one (`2001:db8::/64`), since its owner has 2^64 addresses."""
     if ":" not in address.host:
         return address.host
     packed = socket.inet_pton(socket.AF_INET6, address.host.partition("%")[0])

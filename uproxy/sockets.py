@@ -24,7 +24,7 @@ from uproxy.errors import ConfigError, NotPermittedError, UproxyError
 from uproxy.model import Address, Mistake, TcpAddress, UnixAddress
 from uproxy.sockaddr import scope_id
 from uproxy.socketwords import cannot_listen
-from uproxy.socketwords import explain as explain  # where who dials looks for it
+from uproxy.socketwords import explain as explain  # re-exported: callers look for it here
 
 BACKLOG: Final = 4096
 """The length of the accept queue; the kernel limits it to net.core.somaxconn."""

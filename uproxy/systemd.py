@@ -78,6 +78,7 @@ def take(environment: MutableMapping[str, str]) -> SystemdEnvironment:
 
 
 def _descriptors(environment: Mapping[str, str], pid: int) -> dict[str, tuple[int, ...]]:
+    """Return the descriptors of sockets passed to process `pid`, by their names."""
     if environment.get("LISTEN_PID") != str(pid):
         return {}  # they were meant for our parent process
     count = _number(environment, "LISTEN_FDS")
@@ -175,6 +176,7 @@ class Notifier:
         self._send("WATCHDOG=1")
 
     def _send(self, *lines: str) -> None:
+        """Send a notification; log a warning if that fails."""
         if self._address is None:
             return
         try:

@@ -43,6 +43,7 @@ def observe(kind: ProxyKind, folder: Path, identities: Identities) -> str:
 
 
 async def _tapped(kind: ProxyKind, folder: Path, identities: Identities) -> tuple[Capture, Capture]:
+    """Return what was captured of two connections through a pair with a tap between A and B."""
     assert kind.inbound is not None
     assert kind.outbound is not None
     with (
@@ -70,6 +71,7 @@ def _negotiated(capture: Capture) -> tuple[str, str, str]:
 
 
 def _check_certificates(kind: ProxyKind, capture: Capture, client: Path, server: Path) -> None:
+    """Refuse a capture in which too few bytes were encrypted to include both certificates."""
     sent = (
         (_encrypted_bytes(capture.from_client) - REQUEST_BYTES, client),
         (_encrypted_bytes(capture.from_server) - ANSWER_BYTES, server),

@@ -47,6 +47,7 @@ def run(benchmark: Benchmark, command: str) -> Result:
 
 
 def _round(benchmark: Benchmark, stage: Stage, number: int) -> dict[str, Figures]:
+    """Measure each kind of proxy once, in odd rounds in order, in even ones in reverse."""
     figures: dict[str, Figures] = {}
     for kind in benchmark.kinds if number % 2 else reversed(benchmark.kinds):
         with tempfile.TemporaryDirectory(dir=stage.folder) as folder:

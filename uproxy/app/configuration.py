@@ -21,7 +21,8 @@ from uproxy.config import Settings, load
 from uproxy.errors import UsageError
 
 HANGING_S: Final = WAIT_S + 5.0
-"""How long reading may take in all: a file whose mount doesn't answer takes for ever."""
+"""Seconds that reading may take; without a limit, a mount that doesn't answer would block for
+ever."""
 
 _RESERVED_FOLDERS: Final = ("/dev/", "/proc/")
 
@@ -51,9 +52,9 @@ class ConfigurationFile:
     async def load(
         self, about_to_read: Callable[[tuple[int, ...]], None], hanging_s: float = HANGING_S
     ) -> Settings:
-        """As `read`, without holding up the event loop, and giving up a file that can't be read in
-        `hanging_s` seconds.  `about_to_read` is called with the file's fingerprint, in the thread
-        that reads.
+        """As `read`, but without blocking the event loop, and for at most `hanging_s` seconds.
+
+        `about_to_read` is called with the file's fingerprint, in the reading thread.
 
         Raises:
             ConfigError, UsageError, NotPermittedError: as for `read`.
@@ -70,8 +71,8 @@ class ConfigurationFile:
 
     def fingerprint(self) -> tuple[int, ...]:
         """Return a value that changes whenever the file does, also by a symbolic link that is
-        replaced, as a Kubernetes ConfigMap does.  What is no regular file never changes: reading
-        it again is for whoever asks to reload."""
+        replaced, as a Kubernetes ConfigMap does.  For something else than a regular file it
+        never changes."""
         try:
             facts = os.stat(self.path)
         except OSError as error:
@@ -81,6 +82,7 @@ class ConfigurationFile:
         return facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size
 
     def _text(self, about_to_read: Callable[[tuple[int, ...]], None]) -> str:
+        """Read the file; raise UsageError if an earlier read hasn't ended."""
         if not self._reading.acquire(blocking=False):
             raise UsageError(f"--config {self.path} is still being read since the last time")
         try:

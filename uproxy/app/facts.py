@@ -140,8 +140,8 @@ class Facts:
         return words if error is None or error in reason else f"{words}; {error}"
 
     def _identity_notes(self) -> tuple[str, ...]:
-        """Return notes on an SVID that can't be renewed, which is valid until it expires, and on
-        whom a bad bundle or CRL makes us refuse."""
+        """Return notes on an SVID that can't be renewed (it is valid until it expires), and on
+        the trust domains refused because of a bad bundle or CRL."""
         source, error = self.parts.source, self._renewal_error
         distrusted = source.status.get("distrusted")
         notes = (
@@ -171,6 +171,7 @@ def _needs_identity(settings: Settings) -> bool:
 
 
 def _connection(entry: OpenConnection, at: datetime) -> rows.ConnectionRow:
+    """Return the row of an open connection; `at` is the present time."""
     connection, info = entry.connection, entry.info
     route, tls, peer = connection.route, connection.tls, connection.peer
     return rows.ConnectionRow(

@@ -123,6 +123,7 @@ def _check(root: Draft) -> Iterator[Mistake]:
 
 
 def _check_domain(name: str, domain: Draft, known: Collection[str]) -> Iterator[Mistake]:
+    """Yield the mistakes of one trust domain; `known` are the names of all."""
     ttl, ca_ttl = domain.get("ttl"), domain.get("ca_ttl")
     if ttl is not None and ttl < MIN_TTL_S:
         yield domain.wrong("ttl", f"must be at least {MIN_TTL_S:g}s")
@@ -145,6 +146,7 @@ def _check_domain(name: str, domain: Draft, known: Collection[str]) -> Iterator[
 
 
 def _check_entry(entry: Draft, trust_domain: str) -> Iterator[Mistake]:
+    """Yield the mistakes of one entry."""
     spiffe_id = entry.get("spiffe_id")
     if spiffe_id is not None and (reason := _why_not_in(spiffe_id, trust_domain)):
         yield entry.wrong("spiffe_id", reason)

@@ -115,6 +115,8 @@ class Domain:
         return Signer(definition.name, now, lifetime, with_intermediate=definition.intermediate)
 
     def _rotate_signers(self, now: datetime) -> None:
+        """Start a rotation that is due, let the next CA sign once it has been published long
+        enough, and drop retired CAs without valid SVIDs."""
         if self._next is None and now >= self._active.half_life:
             self.rotate_ca(now)
         # after a suspend the old CA may have expired: then there is no reason to wait

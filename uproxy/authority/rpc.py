@@ -95,6 +95,7 @@ class ServerConnection:
             self._flush_all()
 
     def _react(self, event: h2.events.Event) -> list[CallStarted | CallCancelled]:
+        """Return what an HTTP/2 event means for the calls."""
         match event:
             case h2.events.RequestReceived(stream_id=int(call_id)):
                 self._calls[call_id] = _Call()

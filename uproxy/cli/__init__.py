@@ -71,6 +71,7 @@ def _command(words: Sequence[str]) -> str | None:
 
 
 def _run(words: list[str]) -> int:
+    """Run one command; print its error, if any, and return the exit code."""
     args = _parser(words).parse_args(words)
     module = importlib.import_module(f"uproxy.cli.{args.command}")
     try:
@@ -102,7 +103,7 @@ def _discard_output() -> None:
 def _report(error: UproxyError) -> int:
     """Print an error, or each mistake of a configuration; return the exit code."""
     lines = [str(mistake) for mistake in error.mistakes] if isinstance(error, ConfigError) else []
-    with contextlib.suppress(OSError):  # nobody can be told, but the exit code stays right
+    with contextlib.suppress(OSError):  # standard error is closed: only the exit code can report it
         for line in lines or [str(error)]:
             print(f"uproxy: error: {line}", file=sys.stderr)
     return error.exit_code

@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _serve(path: Path, stamp: _Stamp, definition: Definition) -> int:
+    """Serve until a signal, reading the file again when it changes; return the exit code."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -83,6 +83,7 @@ def render(status: Status, width: int | None = None, earlier: Earlier | None = N
 
 
 def _top(status: Status, now: datetime) -> list[Line]:
+    """Return the title, with the reasons for not being ready and the notes."""
     process, readiness = status["process"], status["readiness"]
     trouble = [*status["liveness"], *readiness["reasons"]]
     up = span((now - _time(process["started"])).total_seconds())
@@ -97,6 +98,7 @@ def _top(status: Status, now: datetime) -> list[Line]:
 
 
 def _identity(status: Status, now: datetime) -> list[Line]:
+    """Return our SVID, its source, and the trusted domains."""
     certificates = status["certificates"]
     svid, source = certificates["svid"], certificates["source"]
     lines = [Line(""), Line("IDENTITY", LineKind.HEADING)]
@@ -124,6 +126,7 @@ def _doors(status: Status) -> list[Sequence[str]]:
 
 
 def _destinations(status: Status) -> list[Sequence[str]]:
+    """Return a row for each endpoint."""
     rows: list[Sequence[str]] = []
     for destination in status["destinations"]:
         for endpoint in destination["endpoints"]:
@@ -137,6 +140,7 @@ def _destinations(status: Status) -> list[Sequence[str]]:
 
 
 def _connections(status: Status, earlier: Earlier | None) -> list[Sequence[str]]:
+    """Return a row for each connection, with its rate since the earlier answer."""
     before = {row["id"]: row for row in earlier.status["connections"]} if earlier else {}
     rows: list[Sequence[str]] = []
     for row in status["connections"]:
@@ -160,6 +164,7 @@ def _connections(status: Status, earlier: Earlier | None) -> list[Sequence[str]]
 
 
 def _denials(status: Status, now: datetime) -> list[Sequence[str]]:
+    """Return a row for each denial."""
     return [
         (f"{span((now - _time(row['at'])).total_seconds())} ago", _denied(row),
          row["identity"] or "no identity", f"{row['source']} -> {row['door']}",

@@ -32,6 +32,7 @@ def warnings(settings: Settings) -> tuple[Mistake, ...]:
 
 
 def _identity(settings: Settings) -> Iterator[Mistake]:
+    """Warn of a Workload API on the network, and of connections that outlive their trust."""
     endpoint = settings.identity.workload_api
     if isinstance(endpoint, TcpAddress) and beyond_loopback(endpoint):
         reason = "private keys cross the network in clear; use the agent's unix socket"
@@ -56,6 +57,7 @@ def _doors(settings: Settings) -> Iterator[Mistake]:
 
 
 def _inbound(settings: Settings) -> Iterator[Mistake]:
+    """Warn if no allow rule is enforced, and of plaintext doors that no allow rule opens."""
     allows = [
         rule for rule in settings.authorization if rule.action == "allow" and rule.mode == "enforce"
     ]
@@ -87,6 +89,7 @@ def _outbound(settings: Settings) -> Iterator[Mistake]:
 
 
 def _destinations(settings: Settings) -> Iterator[Mistake]:
+    """Warn of unused destinations, and of plaintext beyond loopback."""
     used = {door.to for door in settings.outbound}
     for name, destination in settings.destinations.items():
         path = join("destinations", name)
@@ -101,6 +104,7 @@ def _destinations(settings: Settings) -> Iterator[Mistake]:
 
 
 def _timeouts(settings: Settings) -> Iterator[Mistake]:
+    """Warn of timeouts that are switched off."""
     if settings.timeouts.handshake == 0:
         reason = "without it, silent callers hold their places for ever"
         yield Mistake("timeouts.handshake", reason, "0")

@@ -29,6 +29,7 @@ def check(root: Draft) -> Iterator[Mistake]:
 
 
 def _check_identity(root: Draft) -> Iterator[Mistake]:
+    """Refuse an identity without exactly one source, or with two ways to choose it."""
     identity = root.get("identity")
     if identity is None:
         if not root.has("identity"):
@@ -51,6 +52,7 @@ _NO_SOURCE = (
 
 
 def _check_doors(root: Draft) -> Iterator[Mistake]:
+    """Refuse keys that don't fit a door, repeated door names, and unknown destinations."""
     names: dict[str, str] = {}
     for door in root.drafts("inbound"):
         yield from _check_unix_only(door, ("mode",))
@@ -107,6 +109,7 @@ def _check_destination_exists(door: Draft, known: Set[str]) -> Iterator[Mistake]
 
 
 def _check_destinations(root: Draft) -> Iterator[Mistake]:
+    """Refuse keys that don't fit the transport, and mTLS without expected identities."""
     for destination in root.drafts("destinations"):
         yield from _check_plaintext(destination, ("identities", "alpn", "server_name"))
         mtls = destination.get("transport") is Transport.MTLS
@@ -117,6 +120,7 @@ def _check_destinations(root: Draft) -> Iterator[Mistake]:
 
 
 def _check_tls(root: Draft) -> Iterator[Mistake]:
+    """Refuse groups and ciphers with which no permitted TLS version could be negotiated."""
     tls = root.get("tls")
     if tls is None:
         return
@@ -138,6 +142,7 @@ def _check_tls(root: Draft) -> Iterator[Mistake]:
 
 
 def _check_timeouts(root: Draft) -> Iterator[Mistake]:
+    """Refuse a `drain_delay` longer than `drain`, of which it is a part."""
     timeouts = root.get("timeouts")
     if timeouts is None:
         return

@@ -163,6 +163,7 @@ class _Composer:
         return self._collection(event, events, path)
 
     def _collection(self, event: yaml.NodeEvent, events: Iterator[yaml.Event], path: str) -> Node:
+        """Return the node of a list or mapping, taking its events."""
         place = _place(event.start_mark)
         self._depth += 1
         if self._depth > MAX_DEPTH:

@@ -85,6 +85,7 @@ def _collision(one: _Listener, earlier: _Listener) -> Mistake:
 
 
 def _listeners(root: Draft) -> Iterator[_Listener]:
+    """Yield the listen addresses of all doors and admin listeners, defaults included."""
     for section in ("inbound", "outbound"):
         for door in root.drafts(section):
             if door.get("listen") is not None:

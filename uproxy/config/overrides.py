@@ -54,6 +54,7 @@ def apply_overrides(
 
 
 def _from_environment(tree: MapNode, name: str, text: str, mistakes: list[Mistake]) -> MapNode:
+    """Return the tree with the value of one environment variable."""
     segments = name[len(PREFIX) :].split("__")
     place = Place(source=clip(name))
     if not all(segments):
@@ -65,6 +66,7 @@ def _from_environment(tree: MapNode, name: str, text: str, mistakes: list[Mistak
 
 
 def _from_option(tree: MapNode, option: str, mistakes: list[Mistake]) -> MapNode:
+    """Return the tree with the value of one `--set`."""
     match = _SET.fullmatch(option)
     if match is None:
         reason = "must be path=value, as in timeouts.idle=1h or inbound[0].to=127.0.0.1:80"

@@ -29,6 +29,7 @@ def reference_markdown() -> str:
 
 
 def _rows(record: Record, path: str) -> Iterator[str]:
+    """Yield a table row for each setting of a record, and for those inside it."""
     for field in record.fields:
         where = join(path, field.name)
         inner, suffix = _inner_kind(field.kind)

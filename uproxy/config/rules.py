@@ -41,6 +41,7 @@ def check_rules(root: Draft) -> Iterator[Mistake]:
 
 
 def _check_callers(rule: Draft) -> Iterator[Mistake]:
+    """Refuse `from` fields that contradict each other, and an allow rule that names no callers."""
     callers = rule.get("from")
     if isinstance(callers, Draft):
         yield from _check_unauthenticated(callers)
@@ -64,6 +65,7 @@ def _has_positive_field(callers: Draft) -> bool:
 
 
 def _check_unauthenticated(callers: Draft) -> Iterator[Mistake]:
+    """Refuse identity fields beside `unauthenticated: true`."""
     if not callers.get("unauthenticated"):
         return
     for key in _IDENTITY_FIELDS:

@@ -46,6 +46,7 @@ class _Replacer:
         return self._scalar(node, path) if "$" in node.text else node
 
     def _scalar(self, node: Scalar, path: str) -> Scalar:
+        """Return the scalar with its variables replaced."""
         named = False
 
         def value(match: re.Match[str]) -> str:

@@ -129,6 +129,7 @@ class DistributionApplications:
         return session
 
     async def _start_postgres(self) -> None:
+        """Make a database cluster and start PostgreSQL on it."""
         folder, port = self._make_folder("postgres"), self._ports["postgres"]
         data = folder / "data"
         await output_of(
@@ -155,6 +156,7 @@ class DistributionApplications:
             await output_of(self._server("psql", *words), folder)
 
     async def _start_nginx(self) -> None:
+        """Start nginx with a single page."""
         folder, port = self._make_folder("nginx"), self._ports["nginx"]
         conf = folder / "nginx.conf"
         conf.write_text(_NGINX_CONF.format(folder=folder, port=port))

@@ -106,6 +106,7 @@ class Story:
             self._screen.fact(name, endpoint)
 
     async def _show_workloads(self) -> Applications:
+        """Start applications and uProxies; check that each uProxy has its identity."""
         world, screen = self._world, self._screen
         screen.step(2, "Two workloads: frontend and orders")
         apps = await self._start_applications()
@@ -127,6 +128,7 @@ class Story:
         return apps
 
     async def _show_traffic(self, apps: Applications) -> None:
+        """Let the clients use their servers; check both access logs."""
         world, screen = self._world, self._screen
         screen.step(3, "Traffic")
         with screen.waiting("clients talk to their servers"):
@@ -151,6 +153,7 @@ class Story:
         return (taps | servers)[int(row["dst.addr"].rpartition(":")[2])]
 
     def _show_wire(self) -> None:
+        """Check TLS version and group of the captured bytes, and that the marker isn't in them."""
         screen = self._screen
         screen.step(4, "The wire: the bytes captured between the two uProxies")
         captures = [one for tap in self._world.taps.values() for one in tap.captures]
@@ -171,6 +174,7 @@ class Story:
         )
 
     async def _show_refusals(self) -> None:
+        """Check that each unauthorized client is refused as it must be."""
         world, screen = self._world, self._screen
         screen.step(5, "Callers that orders must refuse (TLS by pyOpenSSL, not by our engine)")
         port = next(iter(world.inbound_doors.values()))
@@ -195,6 +199,8 @@ class Story:
         return result, row
 
     async def _show_rotation(self, session: AppSession) -> None:
+        """Renew all certificates; check that new handshakes use them and an open connection
+        stays."""
         world, screen = self._world, self._screen
         screen.step(6, "Identities rotate under a live connection")
         name = await session.ask()
@@ -225,6 +231,7 @@ class Story:
         _expect(row["rule"] == RULE, f"frontend's identity wasn't let in: {row}")
 
     async def _show_where_to_look(self) -> None:
+        """Check that the status pages answer; print their addresses."""
         world, screen = self._world, self._screen
         screen.step(7, "Look around")
         for uproxy in (world.frontend, world.orders):

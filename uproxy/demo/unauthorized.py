@@ -69,6 +69,7 @@ class _Client:
         return ConnectionResult(f"{host}:{port}", certificate, refusal)
 
     async def _refusal(self) -> str | None:
+        """Do the handshake and wait for the answer; return the refusal, None if there is none."""
         try:
             await self._handshake()
             self._tls.send(_HELLO)

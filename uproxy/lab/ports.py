@@ -33,14 +33,14 @@ def free_port(host: str = "127.0.0.1") -> int:
 
 
 def listens(port: int, host: str = "127.0.0.1") -> bool:
-    """Return whether something accepts TCP connections at this port of 127.0.0.1 now."""
+    """Return whether something accepts TCP connections at this port now."""
     with _probe(host) as probe:
         probe.settimeout(1.0)
         return probe.connect_ex((host, port)) == 0
 
 
 def is_taken(port: int, host: str = "127.0.0.1") -> bool:
-    """Whether something listens there now, found out without connecting: nobody notices."""
+    """Return whether a port is in use, without connecting to it."""
     with _probe(host) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

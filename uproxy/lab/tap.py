@@ -39,6 +39,7 @@ class Tap(LoopbackServer):
         self._target = target
 
     async def _forward(self, client: Streams) -> None:
+        """Forward one connection in both directions until both have ended."""
         capture = Capture()
         self.captures.append(capture)
         writers = [client[1]]
@@ -61,6 +62,7 @@ class Tap(LoopbackServer):
 async def _pump(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, kept: bytearray
 ) -> None:
+    """Forward one direction and keep its first KEPT bytes."""
     while data := await reader.read(_CHUNK):
         kept += data[: KEPT - len(kept)]
         writer.write(data)

@@ -1,10 +1,10 @@
 """The process's log: receives standard logging and access records, and writes lines.
 
 It decides which events are written, formats them on the writer thread of a `Pipe`, and never
-waits for standard output.  Rules: of what a stranger can have written as often as it likes, only
-the first few of a kind are written, and the rest are counted and summed up in one line (metrics
-count all of them); the access log follows `log.access` whatever the level, except for probes,
-which like tracebacks are shown at level debug only.
+waits for standard output.  Rules: of lines that outsiders can cause at will, only the first few
+of a kind are written; the rest are counted and summed up in one line (metrics count all of them).
+The access log follows `log.access` whatever the level; only probes, like tracebacks, need the level
+debug.
 """
 
 from __future__ import annotations
@@ -37,18 +37,21 @@ _LEVELS = {word: number for number, word in _WORDS.items() if number != logging.
 
 
 _LINES = "lines"
-"""The first word of the kind of lines that aren't about the end of a connection."""
+"""The first part of the kind of lines that aren't access records."""
 
 
 def alike(*kind: str) -> dict[str, object]:
-    """Return the `extra` of a log call that strangers can cause as often as they like.  Lines with
+    """Return the `extra` argument for a log call that outsiders can cause at will.  Lines with
     the same `kind` share one rate limit."""
     return {"uproxy_kind": (_LINES, *kind)}
 
 
 def _kind_of(record: logging.LogRecord) -> Kind | None:
-    """Return what limits the rate of a record; None: nothing does.  Exceptions share a limit with
-    others of the same log call, and all lines of one library share a limit."""
+    """Return the kind by which a record is rate-limited; None: it isn't.
+
+    Exceptions share a limit with others of the same log call, and all lines of a library share
+    one.
+    """
     kind: Kind | None = getattr(record, "uproxy_kind", None)
     if kind is None and record.exc_info:
         return (_LINES, record.name, str(record.msg))
@@ -69,9 +72,10 @@ class Log(logging.Handler):
         lines: int = QUEUE_LINES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """
+        """Prepare the log; `start` begins to write.
 
         Args:
+            settings: the configuration's `log`.
             name: the configured name of this uProxy, added to every line.
             fd: the file descriptor to write to.
             lines: how many lines may wait for the descriptor before further ones are dropped.
@@ -117,7 +121,7 @@ class Log(logging.Handler):
         """Start the writer thread, and receive standard logging from now on.
 
         Raises:
-            UproxyError: no thread can be had.
+            UproxyError: the thread can't be started.
         """
         self._pipe.start()
         logging.getLogger().addHandler(self)

@@ -42,7 +42,7 @@ class Pipe:
         on_idle: Callable[[], None],
         lines: int = QUEUE_LINES,
     ) -> None:
-        """
+        """Prepare the queue; `start` begins to write.
 
         Args:
             drop_line: returns the line that reports how many lines were dropped.
@@ -94,6 +94,7 @@ class Pipe:
         self._thread.join(timeout)
 
     def _run(self) -> None:
+        """Write lines until the end of the queue; runs on the writer thread."""
         more = True
         while more:
             try:

@@ -22,6 +22,8 @@ Kind = tuple[str, ...]
 
 @dataclass(slots=True)
 class _Window:
+    """What is known of one kind since its window began."""
+
     began: float
     passed: int = 0
     suppressed: int = 0

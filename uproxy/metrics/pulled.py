@@ -53,6 +53,8 @@ class Pulled(Collector):
         make: Callable[[], CounterMetricFamily | GaugeMetricFamily],
         read: Callable[[], Samples],
     ) -> None:
+        """Add a metric that `make` creates and `read` fills at each scrape."""
+
         def family() -> Metric:
             made = make()
             for values, number in read():

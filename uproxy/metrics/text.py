@@ -32,6 +32,7 @@ def _wants_openmetrics(accept: str) -> bool:
 
 
 def _text(metrics: Iterable[Metric]) -> str:
+    """Render metrics in Prometheus text format 0.0.4."""
     lines = []
     for metric in metrics:
         name = f"{metric.name}_total" if metric.type == "counter" else metric.name

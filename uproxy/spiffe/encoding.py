@@ -114,6 +114,7 @@ def _elements(data: bytes, label: bytes) -> tuple[bytes, ...]:
 
 
 def _pem_blocks(data: bytes, label: bytes) -> tuple[bytes, ...]:
+    """Return the DER of the PEM blocks with this label; refuse damaged blocks of any label."""
     blocks = [match.groups() for match in _PEM_BLOCK.finditer(data)]
     if len(blocks) != data.count(_PEM_BEGIN):
         raise BundleError("a PEM block is damaged or cut off")

@@ -103,6 +103,7 @@ def _read_varint(data: bytes, at: int, what: str, most: int) -> tuple[int, int]:
 
 
 def _varint(value: int) -> bytes:
+    """Encode a number as a varint."""
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

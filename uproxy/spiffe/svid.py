@@ -127,6 +127,7 @@ def _check_constraints(leaf: x509.Certificate) -> None:
 
 
 def _check_key_usage(leaf: x509.Certificate) -> None:
+    """Refuse a leaf that may sign certificates or CRLs, or may not sign handshakes."""
     usage = extension(leaf, x509.KeyUsage)
     if usage is None:
         return

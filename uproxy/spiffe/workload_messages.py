@@ -106,6 +106,7 @@ def _read_known(data: bytes, what: str, caps: dict[int, int]) -> dict[int, list[
 
 
 def _decode_svid(data: bytes) -> WireSvid:
+    """Decode an X509SVID."""
     fields: dict[int, bytes] = {}
     for number, wire_type, payload in read_fields(data, "X509SVID"):
         if number in _SVID_FIELDS:
@@ -119,6 +120,7 @@ def _decode_svid(data: bytes) -> WireSvid:
 
 
 def _decode_entry(data: bytes) -> tuple[str, bytes]:
+    """Decode an entry of a map from trust domain to bundle."""
     key, value = "", b""
     for number, wire_type, payload in read_fields(data, "bundles entry"):
         expect_bytes(number, wire_type, "bundles entry")

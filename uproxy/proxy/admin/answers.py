@@ -27,15 +27,15 @@ PUBLIC_WORDS = frozenset(
     {"starting", "draining", "no identity yet", "no identity any more", "config_stale",
      "identity_stale", "limits_clamped"}
 )  # fmt: skip
-"""What reasons and notes begin with that strangers may read; what follows has values of the
-configuration, the environment and the agent in it."""
+"""The beginnings of reasons and notes that clients on other machines may read; the text after
+them contains values from the configuration, the environment and the agent."""
 
 
 def readyz(facts: AdminFacts, *, values: bool) -> Response:
     """Return 200, or 503 with the reasons in words; notes follow in both cases.
 
     Args:
-        values: tell reasons in full; otherwise only those of PUBLIC_WORDS that they begin with.
+        values: whether to give reasons in full; otherwise only those beginnings in PUBLIC_WORDS.
     """
     readiness = facts.readiness()
     reasons, notes = readiness.reasons, readiness.notes
@@ -47,7 +47,7 @@ def readyz(facts: AdminFacts, *, values: bool) -> Response:
 
 
 def _public(reason: str) -> str | None:
-    """Return the public word that a reason or note begins with, if there is one."""
+    """Return the beginning of a reason or note if it is in PUBLIC_WORDS; else None."""
     word, _, _values = reason.partition(": ")
     return word if word in PUBLIC_WORDS else None
 

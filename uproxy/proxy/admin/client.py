@@ -1,8 +1,8 @@
 """One client of the admin server: HTTP/1.1 by h11, one request after the other.
 
-It judges no request: the listener answers them.  Rules: a request's head has at most `head_bytes`,
-whatever pieces it comes in, and must arrive within `request_s`; a body is refused without being
-read; a client that doesn't read its answer isn't read from, and is cut after `idle_s`.
+The listener decides the answers.  Rules: a request's head has at most `head_bytes`, however it
+arrives, and must arrive within `request_s`; a body is refused without being read; a client that
+doesn't read its answer isn't read from, and is cut after `idle_s`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from uproxy.proxy.admin.bounds import Bounds
 from uproxy.proxy.admin.messages import ClientAddresses, Request, Response, text
 
 Source = IPv4Network | IPv6Network
-"""A network whose clients count as one."""
+"""A network whose clients are counted together."""
 
 _ALWAYS = (
     ("Cache-Control", "no-store"),
@@ -31,23 +31,23 @@ _ALWAYS = (
 
 
 class Listener(Protocol):
-    """What a client needs of the listener that has accepted it."""
+    """What a client needs of the listener that accepted it."""
 
     bounds: Bounds
     unix: UnixAddress
     names: frozenset[str]
 
     def add_client(self, client: Client) -> None:
-        """Make room for it."""
+        """Register a new client; cut another one if there are too many."""
 
     def mark_active(self, client: Client) -> None:
-        """It has been answered."""
+        """Mark a client as the most recently active one."""
 
     def remove_client(self, client: Client) -> None:
-        """Its connection has ended."""
+        """Forget a client whose connection has ended."""
 
     def respond(self, request: Request) -> Response:
-        """Answer a request."""
+        """Return the answer to a request."""
 
 
 class Client(asyncio.Protocol):
@@ -129,8 +129,8 @@ class Client(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _feed(self) -> None:
-        """Give h11 at most as many bytes as a head may have: a head is then refused by its size
-        alone, however it was cut into pieces, and not only where its end hasn't arrived."""
+        """Give h11 at most as many bytes as a head may have, so that a head's size decides
+        whether it is refused, not the pieces in which it arrives."""
         partly, _ = self._http.trailing_data
         room = self._listener.bounds.head_bytes - len(partly)
         if room > 0 and self._unparsed:
@@ -208,7 +208,7 @@ class Client(asyncio.Protocol):
 
 
 def source_of(peer: Address) -> Source | None:
-    """Return the network that counts as one source."""
+    """Return the network by which a client is counted, a /64 for IPv6; None: not a TCP client."""
     ip = peer.ip if isinstance(peer, TcpAddress) else None
     if ip is None:
         return None

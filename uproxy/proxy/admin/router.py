@@ -42,6 +42,7 @@ def respond(surface: Surface, request: Request, facts: AdminFacts, now: datetime
 
 
 def _read(surface: Surface, request: Request, facts: AdminFacts, now: datetime) -> Response:
+    """Answer a GET or HEAD."""
     match request.path:
         case "/readyz":
             return answers.readyz(facts, values=surface is Surface.ADMIN)
@@ -75,6 +76,7 @@ def _connections(request: Request, facts: AdminFacts) -> Response:
 
 
 def _change(request: Request, facts: AdminFacts) -> Response:
+    """Carry out a POST."""
     match request.path:
         case "/logging":
             return _logging(request, facts)

@@ -1,9 +1,9 @@
-"""The admin server's listeners: who is accepted, and which client goes when there are too many.
+"""The admin server's listeners: they accept clients, and cut one when there are too many.
 
-Requests are judged by `router` and `guard`.  Rules: whatever strangers do, a listener has at most
-`Bounds.descriptors` open; one source has at most `clients_per_source` connections, and makes room
-for itself; when a listener has `clients` connections, the source with most of them makes room.
-TCP connections that send nothing stay in the kernel.
+Requests are answered by `router` and `guard`.  Rules: a listener never has more than
+`Bounds.descriptors` open; one source has at most `clients_per_source` connections, and a further
+one replaces one of its own; when a listener has `clients` connections, a new one replaces one of
+the source with the most.  TCP connections that send nothing stay in the kernel.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from uproxy.transport.shortage import Shortage
 _log = logging.getLogger(__name__)
 
 _LOGGED_OF_TARGET = 200
-"""Characters of a request's target that are logged."""
+"""How many characters of a request's target are logged."""
 
 
 class AdminListener:
@@ -74,17 +74,19 @@ class AdminListener:
         sockets.release(self._listener)
 
     def _resume(self) -> None:
+        """Start to accept."""
         self._resuming = None
         asyncio.get_running_loop().add_reader(self._listener.fileno(), self._accept)
 
     def _pause(self) -> None:
+        """Stop accepting."""
         if self._resuming is not None:
             self._resuming.cancel()
         asyncio.get_running_loop().remove_reader(self._listener.fileno())
 
     def _accept(self) -> None:
-        """Accept a few connections; the loop comes back for the rest.  Its own servers would take
-        the whole queue at once, and with it every descriptor."""
+        """Accept a few connections; the loop calls again for the rest. asyncio's servers would
+        accept the whole queue at once, and use all descriptors."""
         loop = asyncio.get_running_loop()
         for _ in range(ACCEPTS):
             try:
@@ -110,7 +112,7 @@ class AdminListener:
         try:
             await asyncio.get_running_loop().connect_accepted_socket(lambda: client, accepted)
         except OSError:
-            accepted.close()  # it was reset in this moment
+            accepted.close()  # it was reset meanwhile
             return
         await client.gone
 
