@@ -55,7 +55,7 @@ def test_any_other_host_is_refused_with_the_way_out(host: str) -> None:
 
 
 def test_a_request_without_a_host_is_refused() -> None:
-    assert "without HostileServer" in refused(refuse_foreign_page(asked(None)), 403)
+    assert "without Host" in refused(refuse_foreign_page(asked(None)), 403)
 
 
 def test_the_host_of_a_unix_socket_is_not_judged() -> None:

@@ -1,7 +1,7 @@
 """The order of a shutdown: inbound doors close first, outbound doors later, the rest is cut.
 
-Outbound doors accept connections until there have been none for OUTBOUND_QUIET_S seconds, so
-that an application's shutdown hooks can still reach its database, or a Job finish its upload.
+Outbound doors stay open until no outbound connection has been open for OUTBOUND_QUIET_S seconds,
+so that an application's shutdown hooks can still reach its database, or a Job finish its upload.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from uproxy.model import Direction, Outcome, Timeouts
 FOR_EVER_S = 365 * 86400.0
 """Seconds that stand for no limit."""
 OUTBOUND_QUIET_S = 2.0
-"""Seconds without an outbound connection, after inbound has ended, before outbound doors close."""
+"""After inbound has ended, outbound doors close when no outbound connection was open for this
+many seconds."""
 
 _log = logging.getLogger(__name__)
 

@@ -123,10 +123,10 @@ class Draft:
 
 
 def build(value: object, key: str = "") -> object:
-    """Return the object that a draft without mistakes describes, and so for all drafts inside
-    it.
+    """Return the object that a draft describes, with the objects of the drafts inside it.
 
-    `key` is the draft's key in a mapping whose keys are chosen by the user.
+    The drafts must be without mistakes.  `key` is the draft's key in a mapping whose keys are
+    chosen by the user.
     """
     if isinstance(value, Draft):
         values = {**value.record.computed(value, key), **value.values}

@@ -69,7 +69,7 @@ class Pipe:
         """Start the writer thread.
 
         Raises:
-            UproxyError: no thread can be had.
+            UproxyError: the thread can't be started.
         """
         try:
             self._thread.start()
@@ -106,8 +106,8 @@ class Pipe:
             self._report_drops()
 
     def _write_from(self, line: Line | None) -> bool:
-        """Write `line` and those queued behind it; return False when the end of the queue was
-        reached."""
+        """Write `line` and the lines queued behind it; return False if `close` has marked the
+        end."""
         batch: list[bytes] = []
         size = 0
         while line is not None:
