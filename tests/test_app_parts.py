@@ -83,7 +83,7 @@ async def test_a_reload_gives_every_listener_another_door(parts: Parts) -> None:
 
 async def test_a_name_that_is_resolved_gives_every_listener_another_door(parts: Parts) -> None:
     before = await open_all(parts)
-    await parts.resolver.start()
+    parts.resolver.start()
     await eventually(lambda: parts.snapshot.records, "localhost to be resolved")
     assert in_force(parts) is not before
     assert parts.snapshot.destinations["db"].addresses.listed

@@ -56,7 +56,7 @@ async def resolving(
 ) -> AsyncIterator[tuple[Resolver, Wanted]]:
     wants = Wanted(frozenset(wanted))
     resolver = Resolver(wants, lookup=names, interval_s=interval_s)
-    await resolver.start()
+    resolver.start()
     try:
         yield resolver, wants
     finally:
@@ -67,7 +67,7 @@ async def test_every_name_is_looked_up_at_start() -> None:
     names = Names()
     names.records = {DB: (A, B)}
     async with resolving(names, DB) as (_, db):
-        assert db.listed == {A, B}
+        await eventually(lambda: db.listed == {A, B}, "every record")
 
 
 async def test_records_are_replaced_at_every_interval() -> None:
@@ -107,6 +107,39 @@ async def test_names_do_not_wait_for_each_other_nor_the_start_for_a_slow_one() -
     names.records = {DB: (A,)}
     async with resolving(names, CACHE, DB) as (_, db):
         await eventually(lambda: db.listed == {A}, "the first record")
+
+
+async def test_a_name_without_an_answer_does_not_delay_the_next_turn_of_others() -> None:
+    names = Names()
+    names.slow = {CACHE: asyncio.Event()}
+    names.records = {DB: (A,)}
+    async with resolving(names, CACHE, DB, interval_s=0.05):
+        await eventually(lambda: names.asked.count(DB) > 4, "the other name's turns")
+        # each turn of the silent one has taken as long as an interval
+        assert names.asked.count(CACHE) <= names.asked.count(DB)
+
+
+async def test_a_reload_asks_for_new_names_and_waits_for_their_first_answers() -> None:
+    names = Names()
+    names.records = {DB: (A,), CACHE: ()}
+    async with resolving(names) as (resolver, db):
+        assert await resolver.ask({DB}) == {DB: (A,)}
+        assert await resolver.ask({DB, CACHE, TcpAddress("none.internal", 1)}) == {DB: (A,)}
+        assert await resolver.ask(()) == {}
+        assert not db.records  # nothing is in force yet
+
+
+async def test_a_reload_waits_for_a_silent_name_only_so_long() -> None:
+    names = Names()
+    names.slow = {CACHE: asyncio.Event()}
+    names.records = {DB: (A,)}
+    async with resolving(names) as (resolver, _):
+        assert await resolver.ask({CACHE, DB}, limit_s=0.05) == {DB: (A,)}
+        asking = asyncio.create_task(resolver.ask({CACHE}))
+        await asyncio.sleep(0)
+        asking.cancel()  # as draining does
+        await asyncio.wait({asking})
+        assert asking.cancelled()
 
 
 async def test_a_reload_looks_new_names_up_at_once() -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Protocol
 
 from uproxy.lookups import Lookups
@@ -20,8 +21,8 @@ from uproxy.model import TcpAddress
 INTERVAL_S = 30.0
 """The system's resolver doesn't tell a record's TTL; this is the promise to users."""
 
-FIRST_S = 0.5
-"""How long the first look-ups may keep uProxy from starting."""
+FIRST_S = 5.0
+"""How long a reload waits for the first answers about names that are new in it."""
 
 Lookup = Callable[[TcpAddress], Awaitable[tuple[TcpAddress, ...]]]
 """Every record of a name, in the resolver's order; raises OSError."""
@@ -54,7 +55,7 @@ class Resolver:
         self._lookup = lookup or Lookups()
         self._interval_s = interval_s
         self._failing: set[TcpAddress] = set()  # said to fail, not yet said to work again
-        self._looked = asyncio.Event()  # set when every name has been looked up once
+        self._looking: dict[TcpAddress, asyncio.Task[None]] = {}  # by name, while it is asked for
         self._due = asyncio.Event()  # set when a reload may have brought new names
         self._task: asyncio.Task[None] | None = None  # from start to stop
 
@@ -63,36 +64,60 @@ class Resolver:
         """The names whose last look-up failed."""
         return frozenset(self._failing)
 
-    async def start(self) -> None:
-        """Look every name up once, then again in the background.  Whoever comes first finds the
-        addresses, unless a name is slow: it keeps uProxy from starting for FIRST_S at most."""
+    def start(self) -> None:
+        """Look every name up now, and then again and again."""
         self._task = asyncio.create_task(self._run(), name="resolver")
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(FIRST_S):
-                await self._looked.wait()
 
     def refresh(self) -> None:
         """Look every name up now: the configuration has changed."""
         self._due.set()
 
+    async def ask(
+        self, names: Iterable[TcpAddress], limit_s: float = FIRST_S
+    ) -> dict[TcpAddress, tuple[TcpAddress, ...]]:
+        """Return the records of names that aren't in use yet, of those that are known within
+        `limit_s` seconds."""
+        tasks = {name: asyncio.ensure_future(self._lookup(name)) for name in names}
+        if not tasks:
+            return {}
+        try:
+            await asyncio.wait(tasks.values(), timeout=limit_s)
+        finally:
+            for task in tasks.values():
+                task.cancel()
+        # what failed is asked again, and told then
+        found = await asyncio.gather(*tasks.values(), return_exceptions=True)
+        return {
+            name: records
+            for name, records in zip(tasks, found, strict=True)
+            if not isinstance(records, BaseException) and records
+        }
+
     async def stop(self) -> None:
         """Stop looking up."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        tasks = [*self._looking.values(), *(() if self._task is None else (self._task,))]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._task = None
 
     async def _run(self) -> None:
         while True:
             self._due.clear()
             names = self._names.names
             self._failing &= names
-            await asyncio.gather(*(self._resolve(name) for name in names))
-            self._looked.set()
+            # one that hasn't been answered since the last time isn't asked for once more
+            for name in names - self._looking.keys():
+                task = asyncio.create_task(self._resolve(name), name=f"looking {name} up")
+                self._looking[name] = task
+                task.add_done_callback(partial(self._looked, name))
             # not wait_for: before Python 3.12 it may swallow the cancellation of `stop`
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval_s):
                     await self._due.wait()
+
+    def _looked(self, name: TcpAddress, _task: asyncio.Task[None]) -> None:
+        del self._looking[name]
 
     async def _resolve(self, name: TcpAddress) -> None:
         try:

@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from uproxy.app.offloop import off_loop, short_turns
+from uproxy.app.offloop import compute, off_loop
 from uproxy.app.reading import WAIT_S, read_text
 from uproxy.config import Settings, load
 from uproxy.errors import UsageError
@@ -67,7 +67,7 @@ class ConfigurationFile:
             raise UsageError(
                 f"--config {self.path} gave no answer in {hanging_s:g} s: is its file system there?"
             ) from None
-        return await off_loop(partial(self._parse_in_turns, text), "configuration")
+        return await compute(partial(self._parse, text), "configuration")
 
     def fingerprint(self) -> tuple[int, ...]:
         """Return a value that changes whenever the file does, also by a symbolic link that is
@@ -94,10 +94,6 @@ class ConfigurationFile:
 
     def _parse(self, text: str) -> Settings:
         return load(text, environ=self.environ, overrides=self.overrides, folder=self._folder)
-
-    def _parse_in_turns(self, text: str) -> Settings:
-        with short_turns():
-            return self._parse(text)
 
     @property
     def _folder(self) -> str:

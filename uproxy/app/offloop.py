@@ -69,6 +69,20 @@ async def off_loop(work: Callable[[], _T], name: str) -> _T:
     return await done
 
 
+async def compute(work: Callable[[], _T], name: str) -> _T:
+    """As `off_loop`, for work that keeps the interpreter busy.
+
+    Raises:
+        UproxyError: no thread can be started.
+    """
+
+    def in_turns() -> _T:
+        with short_turns():
+            return work()
+
+    return await off_loop(in_turns, name)
+
+
 @contextlib.contextmanager
 def short_turns() -> Iterator[None]:
     """Let the event loop have the interpreter soon whenever it asks, while this thread computes.

@@ -13,8 +13,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from functools import partial
+from typing import Final
 
-from uproxy import __version__, hardening, libssl, signals, systemd
+from uproxy import __version__, hardening, libssl, signals, sockets, systemd
 from uproxy.app.administration import Administration
 from uproxy.app.budget import budget_of
 from uproxy.app.configuration import ConfigurationFile
@@ -22,14 +24,21 @@ from uproxy.app.doors import socket_plans
 from uproxy.app.draining import drain
 from uproxy.app.facts import Facts
 from uproxy.app.identity import now, refuse_unusable_files
+from uproxy.app.offloop import compute
 from uproxy.app.parts import Parts
 from uproxy.app.reloading import Reloader
+from uproxy.app.starting import accept
 from uproxy.app.state import RunState
 from uproxy.config import Settings, warnings
 from uproxy.descriptors import Budget
+from uproxy.destinations import Records
 from uproxy.identity.files import FilesSource
 from uproxy.log import Log
 from uproxy.model import Limits, Mistake
+from uproxy.snapshot import Snapshot, names_in
+
+COMPILE_TRIES: Final = 3
+"""Attempts to compile a reload's rules beside the event loop, each spoilt by another change."""
 
 _log = logging.getLogger(__name__)
 
@@ -81,6 +90,7 @@ class Process:
         self._orders: asyncio.Queue[Order] = asyncio.Queue()
         self._hurry = asyncio.Event()  # set by a second request to quit
         self._draining: asyncio.Task[int] | None = None  # from the first order to drain
+        self._ending = False  # since the first order to drain or to quit
         self._reload_wanted = asyncio.Event()
         self._reloading: asyncio.Task[None] | None = None  # from the start to the end of `_obey`
         self._warned: frozenset[Mistake] = frozenset()  # what the log says of what is in force
@@ -120,11 +130,10 @@ class Process:
         parts.source.subscribe(lambda _before, _after: self._notifier.status(self._status()))
         await parts.source.start()
         await parts.connections.start()
-        await parts.resolver.start()
-        parts.current.take_answers()
-        parts.current.put(parts.snapshot, fresh)
-        self._state.starting = False
+        parts.resolver.start()
         await self._admin.start()
+        await accept(parts, self._state, fresh, lambda: self._ending)
+        self._state.starting = False
         self._notifier.ready(self._status())
         for name in self._listeners.unused:
             _log.warning("systemd passed a socket %r that no door listens to", name)
@@ -157,7 +166,11 @@ class Process:
     # Obeying.
 
     def _order(self, order: Order) -> Callable[[], None]:
-        return lambda: self._orders.put_nowait(order)
+        def give() -> None:
+            self._ending = self._ending or order is not Order.RELOAD
+            self._orders.put_nowait(order)
+
+        return give
 
     def _asked_to_reload(self) -> None:
         if self._state.draining or self._state.quitting:
@@ -168,7 +181,7 @@ class Process:
     def _asked_to_quit(self) -> None:
         if self._state.quitting:
             self._hurry.set()
-        self._state.quitting = True
+        self._state.quitting = self._ending = True
         self._orders.put_nowait(Order.QUIT)
 
     async def _obey(self) -> None:
@@ -223,8 +236,14 @@ class Process:
         """Put a validated configuration in force; raises only before anything has changed."""
         parts, before = self._parts, self._settings
         budget = budget_of(settings)
-        snapshot = parts.snapshot.with_settings(settings)
         fresh = parts.doors.open_new(socket_plans(settings))
+        try:
+            answers = await parts.resolver.ask(names_in(settings) - parts.snapshot.names)
+            snapshot = await self._compiled(settings, answers)
+        except BaseException:
+            for listener in fresh.values():
+                sockets.release(listener)
+            raise
         parts.current.put(snapshot, fresh)
         parts.resolver.refresh()
         self._limit(settings.limits, budget)
@@ -232,6 +251,17 @@ class Process:
             parts.log.configure(settings.log)
         self._warn(settings)
         await asyncio.sleep(0)  # listeners that have no door any more are closed
+
+    async def _compiled(self, settings: Settings, answers: Records) -> Snapshot:
+        """Make the snapshot of a new configuration, beside the event loop."""
+        parts = self._parts
+        for _ in range(COMPILE_TRIES):
+            before = parts.snapshot
+            snapshot = await compute(partial(before.with_settings, settings, answers), "rules")
+            if parts.snapshot is before:
+                return snapshot
+            # meanwhile an SVID or an address has changed, which the new one must have too
+        return parts.snapshot.with_settings(settings, answers)
 
     # Stopping.
 

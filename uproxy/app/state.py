@@ -14,6 +14,8 @@ class RunState:
     loaded_at: datetime
     """When the configuration in force was read."""
     starting: bool = True
+    waiting: tuple[str, ...] = ()
+    """While starting: what doors wait for before they accept."""
     draining: bool = False
     quitting: bool = False
     """Whether it was told to quit; a second time, it doesn't wait for connections."""
@@ -26,7 +28,7 @@ class RunState:
     def not_ready(self) -> tuple[str, ...]:
         """Why new work shouldn't be sent here, apart from a missing identity."""
         if self.starting:
-            return ("starting",)
+            return self.waiting or ("starting",)
         return ("draining",) if self.draining else ()
 
     @property

@@ -76,8 +76,10 @@ class Snapshot:
 
     settings: Settings
     credentials: Credentials
+    names: frozenset[TcpAddress]
+    """Everything that a resolver must look up for `settings`."""
     records: Records
-    """The resolver's last good answers for the names in `settings`."""
+    """The resolver's last good answers for them."""
     clock: Clock = field(repr=False)
     own_trust_domain: str | None
     """Ours, as far as it was ever known."""
@@ -119,11 +121,6 @@ class Snapshot:
         record at all is no answer."""
         answers = {name: found for name, found in records.items() if found}
         return _make(self.settings, self.credentials, {**self.records, **answers}, self.clock, self)
-
-    @property
-    def names(self) -> frozenset[TcpAddress]:
-        """Everything that a resolver must look up."""
-        return names_in(self.settings)
 
     @property
     def own(self) -> OwnSvid | None:
@@ -170,7 +167,8 @@ def _make(
     domain = known if svid is None else SpiffeId.parse(svid.spiffe_id).trust_domain.name
     same_trust = before is not None and before.credentials.generation == credentials.generation
     verifier = before.verifier if before is not None and same_trust else Verifier(credentials)
-    names = names_in(settings)
+    same_names = before is not None and before.settings is settings
+    names = before.names if before is not None and same_names else names_in(settings)
     records = MappingProxyType({name: records[name] for name in names if name in records})
     outbound = _outbound_kinds(settings, before)
     inbound = {door.name: _inbound_kind(door, settings) for door in settings.inbound}
@@ -179,6 +177,7 @@ def _make(
     return Snapshot(
         settings=settings,
         credentials=credentials,
+        names=names,
         records=records,
         clock=clock,
         own_trust_domain=domain,

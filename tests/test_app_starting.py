@@ -1,0 +1,150 @@
+"""At start each door accepts when it can serve, and all of them after a while."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.streams import Stream
+from tests.helpers.world import credentials
+from uproxy.app import starting
+from uproxy.app.doors import socket_plans
+from uproxy.app.identity import now
+from uproxy.app.parts import Parts
+from uproxy.app.starting import accept, what_is_lacking
+from uproxy.app.state import RunState
+from uproxy.config.settings import (
+    DestinationSettings,
+    IdentitySettings,
+    InboundSettings,
+    OutboundSettings,
+    RuleFrom,
+    RuleSettings,
+    Settings,
+)
+from uproxy.lab.ports import free_port
+from uproxy.lab.waiting import eventually
+from uproxy.log import Log
+from uproxy.model import ListenAddress, TcpAddress, Transport, UnixAddress
+from uproxy.snapshot import Snapshot
+from uproxy.systemd import Listeners
+
+NAMED = TcpAddress("db.internal", 1)
+
+
+def here() -> TcpAddress:
+    return TcpAddress("127.0.0.1", free_port())
+
+
+@dataclass
+class Start:
+    """A uProxy that begins to accept, in a task of its own."""
+
+    parts: Parts
+    settings: Settings
+    fresh: dict[ListenAddress, socket.socket] = field(default_factory=dict)
+    given_up: bool = False
+
+    def __post_init__(self) -> None:
+        self.state = RunState(now(), now())
+        self.fresh = self.parts.doors.open_new(socket_plans(self.settings))
+        self.task = asyncio.create_task(
+            accept(self.parts, self.state, self.fresh, lambda: self.given_up)
+        )
+
+    @property
+    def accepting(self) -> frozenset[ListenAddress]:
+        return self.parts.doors.listening
+
+
+Begin = Callable[..., Start]
+
+
+@pytest.fixture
+async def begin(tmp_path: Path) -> AsyncIterator[Begin]:
+    begun: list[Start] = []
+
+    def start(**facts: object) -> Start:
+        agent = IdentitySettings(workload_api=UnixAddress(str(tmp_path / "no-agent.sock")))
+        settings = replace(Settings(agent, engine="python"), **facts)  # type: ignore[arg-type]  # as given
+        parts = Parts(settings, Log(settings.log, settings.name), Listeners({}), {})
+        begun.append(Start(parts, settings))
+        return begun[-1]
+
+    yield start
+    for each in begun:
+        await asyncio.wait({each.task})
+        each.task.result()
+        await each.parts.engine.stop()
+
+
+def door(name: str, transport: Transport, to: TcpAddress) -> InboundSettings:
+    return InboundSettings(name, here(), transport, to)
+
+
+async def test_a_door_that_needs_nothing_accepts_while_another_waits(begin: Begin) -> None:
+    clear, mtls = (
+        door("clear", Transport.PLAINTEXT, here()),
+        door("mtls", Transport.MTLS, here()),
+    )
+    begun = begin(inbound=(clear, mtls))
+    await eventually(lambda: begun.accepting == {clear.listen}, "the first door")
+    assert begun.state.not_ready == ("starting: waiting for the first identity",)
+    assert not begun.task.done()
+    begun.given_up = True
+    await begun.task
+    assert begun.accepting == {clear.listen, mtls.listen}
+
+
+async def test_a_door_waits_for_the_first_address_of_a_name(begin: Begin) -> None:
+    to = DestinationSettings("db", (NAMED,), Transport.PLAINTEXT)
+    listen = here()
+    out = OutboundSettings(listen, "db")
+    begun = begin(outbound=(out,), destinations={"db": to})
+    await eventually(lambda: begun.state.waiting, "the door to wait")
+    assert begun.state.not_ready == ("starting: waiting for the first address of a name",)
+    # who calls meanwhile waits too, instead of being refused
+    with socket.create_server(("127.0.0.1", 0)) as far:
+        caller = await Stream.connect(listen)
+        await caller.say(b"hello")
+        assert begun.accepting == frozenset()
+        begun.parts.current.resolved(NAMED, (TcpAddress(*far.getsockname()),))
+        await begun.task
+        assert begun.accepting == {out.listen}
+        far.settimeout(10)
+        connection, _ = await asyncio.to_thread(far.accept)
+        with connection:
+            assert await asyncio.to_thread(connection.recv, 5) == b"hello"
+        caller.close()
+
+
+async def test_what_never_comes_is_waited_for_only_so_long(
+    begin: Begin, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting, "WAIT_S", 0.05)
+    mtls = door("mtls", Transport.MTLS, here())
+    begun = begin(inbound=(mtls,))
+    await begun.task
+    assert begun.accepting == {mtls.listen}
+    assert begun.state.waiting == ()
+
+
+async def test_without_doors_nothing_is_waited_for(begin: Begin) -> None:
+    rule = RuleSettings("r", "allow", RuleFrom(any=True))
+    await asyncio.wait_for(begin(authorization=(rule,)).task, 1)
+
+
+def test_a_destination_and_an_application_may_have_the_same_name() -> None:
+    to = DestinationSettings("x", (NAMED,), Transport.PLAINTEXT)
+    inbound, outbound = door("x", Transport.MTLS, here()), OutboundSettings(here(), "x")
+    settings = Settings(
+        IdentitySettings(), inbound=(inbound,), outbound=(outbound,), destinations={"x": to}
+    )
+    lacking = what_is_lacking(Snapshot.first(settings, credentials(None)))
+    assert "first identity" in lacking[inbound.listen]
+    assert "first address" in lacking[outbound.listen]

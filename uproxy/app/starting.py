@@ -1,0 +1,72 @@
+"""At start: each door accepts as soon as it can serve, or after WAIT_S whatever it lacks.
+
+Until then its socket listens, and whoever calls waits in the kernel's queue instead of being
+refused for an identity or an address that comes a moment later.  What a door needs: our SVID
+where it speaks mTLS on either side, and one address of where it leads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from uproxy.app.parts import Parts
+from uproxy.app.state import RunState
+from uproxy.destinations import Addresses
+from uproxy.model import ListenAddress, Transport
+from uproxy.snapshot import Snapshot
+
+WAIT_S: Final = 5.0
+"""About as long as callers wait for a handshake."""
+
+LOOK_EVERY_S: Final = 0.02
+
+_IDENTITY: Final = "starting: waiting for the first identity"
+_ADDRESS: Final = "starting: waiting for the first address of a name"
+
+
+async def accept(
+    parts: Parts,
+    state: RunState,
+    fresh: Mapping[ListenAddress, socket.socket],
+    given_up: Callable[[], bool],
+) -> None:
+    """Accept at every door of the snapshot in force, whose sockets are `fresh`, each when it can
+    serve; at all of them at once after WAIT_S, or when `given_up` says so."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + WAIT_S
+    left = dict(fresh)
+    while True:
+        parts.current.take_answers()
+        lacking = {} if given_up() or loop.time() >= deadline else what_is_lacking(parts.snapshot)
+        ready = {address: left.pop(address) for address in tuple(left) if address not in lacking}
+        if ready:
+            parts.current.put(parts.snapshot, ready)
+        state.waiting = tuple(dict.fromkeys(lacking[address] for address in left))
+        if not left:
+            return
+        await asyncio.sleep(LOOK_EVERY_S)
+
+
+def what_is_lacking(snapshot: Snapshot) -> Mapping[ListenAddress, str]:
+    """Return what keeps doors from serving, by their address; a door that isn't there can serve."""
+    lacking: dict[ListenAddress, str] = {}
+    for inbound in snapshot.settings.inbound:
+        application = snapshot.applications[inbound.name]
+        why = _why(snapshot, inbound.transport, application.addresses)
+        if why is not None:
+            lacking[inbound.listen] = why
+    for outbound in snapshot.settings.outbound:
+        to = snapshot.destinations[outbound.to]
+        why = _why(snapshot, to.settings.transport, to.addresses)
+        if why is not None:
+            lacking[outbound.listen] = why
+    return lacking
+
+
+def _why(snapshot: Snapshot, transport: Transport, addresses: Addresses) -> str | None:
+    if transport is Transport.MTLS and snapshot.credentials.svid is None:
+        return _IDENTITY
+    return None if addresses.listed else _ADDRESS
