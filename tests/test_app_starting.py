@@ -111,7 +111,7 @@ async def test_a_door_waits_for_the_first_address_of_a_name(begin: Begin) -> Non
     # who calls meanwhile waits too, instead of being refused
     with socket.create_server(("127.0.0.1", 0)) as far:
         caller = await Stream.connect(listen)
-        await caller.say(b"hello")
+        await caller.send(b"hello")
         assert begun.accepting == frozenset()
         begun.parts.current.resolved(NAMED, (TcpAddress(*far.getsockname()),))
         await begun.task
