@@ -1,7 +1,21 @@
-"""`python -m uproxy` is the same program as `uproxy`."""
+"""`python -m uproxy`, and the `uproxy` command: what comes before the imports, which take most of
+the time until a command runs."""
+
+from __future__ import annotations
 
 import sys
 
-from uproxy.cli import main
+from uproxy import signals
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command that the process was started with; return its exit code."""
+    if next((word for word in sys.argv[1:] if not word.startswith("-")), None) == "run":
+        signals.hold_back()
+    from uproxy import cli
+
+    return cli.main()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

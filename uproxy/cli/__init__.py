@@ -13,7 +13,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from uproxy import signals
 from uproxy.errors import ConfigError, UproxyError, UsageError
 from uproxy.lean.imports import lean_imports
 
@@ -35,8 +34,8 @@ IGNORED_ENVIRONMENT = ("SSLKEYLOGFILE", "OPENSSL_CONF", "OPENSSL_MODULES")
 code."""
 
 STANDARD_OUTPUT = 1
-STANDARD_DESCRIPTORS = (0, STANDARD_OUTPUT, 2)
 """The file descriptor."""
+STANDARD_DESCRIPTORS = (0, STANDARD_OUTPUT, 2)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,8 +44,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in IGNORED_ENVIRONMENT:
         os.environ.pop(name, None)
     words = list(sys.argv[1:] if argv is None else argv)
-    if _command(words) == "run":
-        signals.hold_back()  # before the imports, which take most of the time until it runs
     try:
         return _run(words)
     except KeyboardInterrupt:
