@@ -90,18 +90,22 @@ def key_problem(key: CertificatePublicKeyTypes) -> str:
     match key:
         case rsa.RSAPublicKey():
             exponent = key.public_numbers().e.bit_length()
-            fits = MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS
-            if fits and exponent <= MAX_RSA_EXPONENT_BITS:
+            if key.key_size < MIN_RSA_BITS:
+                kind = f"RSA of {key.key_size} bits is weak"
+            elif key.key_size > MAX_RSA_BITS:
+                kind = f"RSA of {key.key_size} bits is slow"
+            elif exponent > MAX_RSA_EXPONENT_BITS:
+                kind = f"RSA with an exponent of {exponent} bits is slow"
+            else:
                 return ""
-            kind = f"RSA of {key.key_size} bits with an exponent of {exponent}"
         case ec.EllipticCurvePublicKey():
             if isinstance(key.curve, _CURVES):
                 return ""
-            kind = f"the curve {key.curve.name}"
+            kind = f"{key.curve.name} is a curve that TLS 1.3 has no signatures on"
         case ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey():
             return ""
         case _:
-            kind = type(key).__name__.removesuffix("PublicKey")
+            kind = f"{type(key).__name__.removesuffix('PublicKey')} is no kind of TLS 1.3"
     return f"{kind} (P-256, P-384, P-521, Ed25519, Ed448 and RSA of 2048 to 8192 bits can)"
 
 
