@@ -91,6 +91,10 @@ BAD_LEAVES: list[tuple[str, str, Alert, dict[str, Any]]] = [
     ("X5-14", "not yet valid", Alert.CERTIFICATE_EXPIRED, {"not_before": NOW + SECOND}),
     ("X5-14", "forged", Alert.UNKNOWN_CA, {"forged": True}),
     ("X5-14", "unknown critical extension", Alert.BAD_CERTIFICATE, {"unknown_critical": True}),
+    (
+        "X5-14", "a critical extension that OpenSSL knows and doesn't evaluate",
+        Alert.BAD_CERTIFICATE, {"extensions": ((x509.PolicyConstraints(0, None), True),)},
+    ),
     ("X5-14", "a weak RSA key", Alert.UNSUPPORTED_CERTIFICATE, {"key": "rsa1024"}),
     ("X5-14", "a weak curve", Alert.UNSUPPORTED_CERTIFICATE, {"key": "p224"}),
     ("X5-14", "a weak hash", Alert.BAD_CERTIFICATE, {"hash": hashes.SHA224}),
@@ -184,6 +188,10 @@ BAD_PATHS: list[tuple[str, Alert, Callable[[], Issued]]] = [
     (
         "an intermediate with an unknown critical extension", Alert.BAD_CERTIFICATE,
         lambda: OURS.intermediate(unknown_critical=True).issue(),
+    ),
+    (
+        "an intermediate that demands policies", Alert.BAD_CERTIFICATE,
+        lambda: OURS.intermediate(extensions=((x509.PolicyConstraints(0, None), True),)).issue(),
     ),
     (
         "an expired intermediate", Alert.CERTIFICATE_EXPIRED,

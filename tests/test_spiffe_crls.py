@@ -111,6 +111,9 @@ def test_a_crl_is_its_issuers_by_name_and_key() -> None:
     assert not issued_by(crl, Authority("example.org", now=NOW).root)
     assert not issued_by(crl, Authority("other.test", now=NOW).root)
     assert not issued_by(CA.crl(forged=True), CA.root)
+    namesake = Authority("example.org", now=NOW, subject="another name")
+    namesake.key = CA.key
+    assert not issued_by(namesake.crl(), CA.root)
 
 
 def test_a_crl_of_another_algorithm_is_not_the_issuers() -> None:

@@ -72,6 +72,8 @@ class Quirks:
     """Whether it is signed with another key than the issuer's."""
     unknown_critical: bool = False
     """Whether it has a critical extension that nobody knows."""
+    extensions: tuple[tuple[x509.ExtensionType, bool], ...] = ()
+    """Further extensions, and whether they are critical."""
     permitted: tuple[x509.GeneralName, ...] | None = None
     excluded: tuple[x509.GeneralName, ...] | None = None
     """Name constraints."""
@@ -320,6 +322,7 @@ def _extensions(
         yield identifier, False
     if how.unknown_critical:
         yield x509.UnrecognizedExtension(UNKNOWN_OID, b"\x05\x00"), True
+    yield from how.extensions
     if how.permitted is not None or how.excluded is not None:
         yield x509.NameConstraints(how.permitted, how.excluded), how.constraints_critical
 
