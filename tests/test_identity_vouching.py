@@ -7,7 +7,7 @@ from typing import cast
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
-from uproxy.identity.vouching import MISSES_PER_ROOT, Search, climb
+from uproxy.identity.vouching import MISSES, Search, climb
 from uproxy.lab.pki import Authority
 
 CA = Authority("example.org")
@@ -61,7 +61,7 @@ def test_a_stranger_has_few_signatures_checked() -> None:
     forged, search = [Forged() for _ in range(9)], Search()
     roots = certificates(CA, STRANGER, UPPER)
     assert search.vouched_for(cast("list[x509.Certificate]", forged), roots) == []
-    assert sum(each.checked for each in forged) == MISSES_PER_ROOT
+    assert sum(each.checked for each in forged) == MISSES
     assert search.issuer_among(roots, UPPER.certificate) is None  # the search is over
 
 

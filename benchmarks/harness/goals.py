@@ -81,6 +81,13 @@ GOALS = (
     Goal("p99 of 1,000 connections beside bulk, as fast as they go", "fairness", "full_p99", 1.0),
     Goal("p99 beside bad certificates, by itself beside as many good ones", "flood", "times",
          1.5, unit=" times"),
+    Goal("known clients' median beside the largest chains of strangers, by itself beside as many "
+         "good ones", "chains", "largest_wait", 1.5, unit=" times"),
+    Goal("the same beside larger chains", "chains", "beyond_wait", 1.5, unit=" times"),
+    Goal("CPU to refuse the largest chains, by itself for a good handshake", "chains",
+         "largest_cost", 2.0, unit=" times"),
+    Goal("CPU to refuse larger chains, by itself for a good handshake", "chains", "beyond_cost",
+         2.0, unit=" times"),
 )  # fmt: skip
 
 

@@ -141,26 +141,29 @@ class Verifier:
         """Leaf to trust anchor, validated (X5-14) within one trust domain (X5-16); times only
         where there is a `now`."""
         roots = domain.bundle.roots
+        # first whether a root leads to it at all: a stranger costs a few signatures by its key
+        found = climb(presented, sorted(roots, key=lambda root: _outdated([root], now) is not None))
+        if found[-1] not in roots:
+            raise why_no_root(found, self._bundles, domain.bundle.trust_domain)
+        _decode(found)
         try:
             positions, anchor = domain.store.find_path([encoding.der(each) for each in presented])
             path = [*(presented[position] for position in positions), roots[anchor]]
+            _decode(path)
         except PathError:
             path = []
         if path and _outdated(path[1:], now) is None:
             return path
         # OpenSSL goes by names, and one way only: signatures tell the way where names are shared
-        path = climb(presented, sorted(roots, key=lambda root: _outdated([root], now) is not None))
-        if path[-1] not in roots:
-            raise why_no_root(path, self._bundles, domain.bundle.trust_domain)
-        outdated = _outdated(path[1:], now)
+        outdated = _outdated(found[1:], now)
         if outdated is not None:
             raise outdated_signer(outdated)
-        *below, root = (encoding.der(each) for each in path)
+        *below, root = (encoding.der(each) for each in found)
         try:
             AnchorStore([root]).find_path(below)
         except PathError as error:
             raise broken_path(error) from error
-        return path
+        return found
 
     def _check_path(self, path: Sequence[x509.Certificate], role: Role) -> None:
         for certificate in path[:-1]:
@@ -203,7 +206,16 @@ def _read(chain: tuple[bytes, ...]) -> list[x509.Certificate]:
         )
         raise UntrustedError("UP-1", reason, Alert.BAD_CERTIFICATE)
     try:
-        return [encoding.certificate(der) for der in chain]
+        # the others are decoded when a root leads to them
+        return [encoding.certificate(chain[0]), *map(encoding.outline, chain[1:])]
+    except BundleError as error:
+        raise UntrustedError("X5-14", str(error), Alert.BAD_CERTIFICATE) from error
+
+
+def _decode(path: Sequence[x509.Certificate]) -> None:
+    try:
+        for certificate in path:
+            encoding.decode(certificate)
     except BundleError as error:
         raise UntrustedError("X5-14", str(error), Alert.BAD_CERTIFICATE) from error
 

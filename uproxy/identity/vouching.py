@@ -14,9 +14,11 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
-MISSES_PER_ROOT: Final = 4
-"""Signatures that may turn out wrong in one search, for each root.  A way that exists is rarely
-missed once: only where several signers share a name, and no key identifier tells OpenSSL which."""
+MISSES: Final = 3
+"""Signatures that may turn out wrong in one search where there is one root.  A way that exists is
+missed only where several signers share a name."""
+MISSES_PER_ROOT: Final = 6
+"""More of them for each further root, which may share the first one's name."""
 MAX_MISSES: Final = 24
 """In one search, however many roots there are."""
 
@@ -25,7 +27,7 @@ class Search:
     """Checks signatures until too many were wrong, as only a stranger's certificates are."""
 
     def __init__(self, roots: int = 1) -> None:
-        self._left = min(MISSES_PER_ROOT * roots, MAX_MISSES)
+        self._left = min(MISSES + MISSES_PER_ROOT * (roots - 1), MAX_MISSES)
 
     def issuer_among(
         self, candidates: Iterable[x509.Certificate], certificate: x509.Certificate
@@ -84,4 +86,12 @@ def climb(
 
 
 def _named(name: x509.Name, candidates: list[x509.Certificate]) -> x509.Certificate | None:
-    return next((each for each in candidates if each.subject == name), None)
+    return next((each for each in candidates if _subject(each) == name), None)
+
+
+def _subject(certificate: x509.Certificate) -> x509.Name | None:
+    """None: it can't be read."""
+    try:
+        return certificate.subject
+    except ValueError:
+        return None

@@ -51,8 +51,31 @@ def certificate(data: bytes) -> x509.Certificate:
     Raises:
         BundleError: damaged, or with a key or extension that cryptography can't read.
     """
+    parsed = outline(data)
+    decode(parsed)
+    return parsed
+
+
+def outline(data: bytes) -> x509.Certificate:
+    """Decode a certificate from exactly one DER element without its key, names and extensions,
+    which cost more than all else: for those that may not be needed.
+
+    Raises:
+        BundleError: damaged.
+    """
     try:
-        parsed = x509.load_der_x509_certificate(data)
+        return x509.load_der_x509_certificate(data)
+    except UNREADABLE as error:
+        raise BundleError(f"a certificate can't be read: {first_line(error)}") from error
+
+
+def decode(parsed: x509.Certificate) -> None:
+    """Decode every part of a certificate that is used later.
+
+    Raises:
+        BundleError: damaged, or with a key or extension that cryptography can't read.
+    """
+    try:
         # cryptography decodes on first use: damage must be found now, not in a handshake
         parsed.public_key()
         _ = parsed.extensions, parsed.subject, parsed.issuer
@@ -60,7 +83,6 @@ def certificate(data: bytes) -> x509.Certificate:
         _ = parsed.not_valid_before_utc, parsed.not_valid_after_utc
     except UNREADABLE as error:
         raise BundleError(f"a certificate can't be read: {first_line(error)}") from error
-    return parsed
 
 
 def der(parsed: x509.Certificate) -> bytes:

@@ -8,7 +8,8 @@
        more, and reads no answer; it stays open until a line comes on standard input
 
    They go to 127.0.0.1:PORT from the loopback address SOURCE, with TLS 1.3 and X25519.  FILE is
-   PEM: a private key and its certificate, the next private key and its certificate, and so on.  A client does all of its part, up to
+   PEM: a private key, its certificate and those that are sent with it, the next private key, and so
+   on.  A client does all of its part, up to
    CertificateVerify and Finished, says close_notify, and hears the other side out: an alert, an
    orderly end, or none.  What became of all is one line of JSON.  Whatever else goes wrong ends
    the program. */
@@ -45,6 +46,7 @@ static SSL_CTX *context;
 static struct identity {
     EVP_PKEY *key;
     X509 *certificate;
+    STACK_OF(X509) *chain; /* what follows it */
 } *identities;
 static unsigned long identity_count, begun, running;
 static unsigned long shaken, orderly, cut, refused[ALERTS];
@@ -64,23 +66,47 @@ static uint64_t now(void)
     return (uint64_t)at.tv_sec * SECOND + (uint64_t)at.tv_nsec;
 }
 
+static void add_key(EVP_PKEY *key)
+{
+    static unsigned long room = 0;
+    if (key == NULL)
+        die("a key that can't be read");
+    if (identity_count == room) {
+        room = room ? 2 * room : 1024;
+        if ((identities = realloc(identities, room * sizeof *identities)) == NULL)
+            die("memory");
+    }
+    identities[identity_count++] = (struct identity){key, NULL, sk_X509_new_null()};
+}
+
+static void add_certificate(X509 *certificate)
+{
+    struct identity *who = identities + identity_count - 1;
+    if (certificate == NULL || identity_count == 0)
+        die("a certificate that can't be read, or has no key before it");
+    if (who->certificate == NULL)
+        who->certificate = certificate;
+    else if (!sk_X509_push(who->chain, certificate))
+        die("memory");
+}
+
 static void load(const char *path)
 {
-    unsigned long room = 0;
     BIO *file = BIO_new_file(path, "r");
-    EVP_PKEY *key;
+    unsigned char *data;
+    char *name, *header;
+    long size;
     if (file == NULL)
         die(path);
-    while ((key = PEM_read_bio_PrivateKey(file, NULL, NULL, NULL)) != NULL) {
-        if (identity_count == room) {
-            room = room ? 2 * room : 1024;
-            if ((identities = realloc(identities, room * sizeof *identities)) == NULL)
-                die("memory");
-        }
-        identities[identity_count].key = key;
-        identities[identity_count].certificate = PEM_read_bio_X509(file, NULL, NULL, NULL);
-        if (identities[identity_count++].certificate == NULL)
-            die("a key without a certificate");
+    while (PEM_read_bio(file, &name, &header, &data, &size)) {
+        const unsigned char *at = data;
+        if (strcmp(name, "CERTIFICATE") == 0)
+            add_certificate(d2i_X509(NULL, &at, size));
+        else
+            add_key(d2i_AutoPrivateKey(NULL, &at, size));
+        OPENSSL_free(name);
+        OPENSSL_free(header);
+        OPENSSL_free(data);
     }
     ERR_clear_error(); /* "no start line" is the file's end */
     BIO_free(file);
@@ -106,7 +132,8 @@ static SSL *made(int fd)
     SSL *ssl = SSL_new(context);
     struct identity *who = &identities[begun % identity_count];
     if (ssl == NULL || !SSL_use_certificate(ssl, who->certificate) ||
-        !SSL_use_PrivateKey(ssl, who->key) || !SSL_set_fd(ssl, fd))
+        !SSL_use_PrivateKey(ssl, who->key) || !SSL_set1_chain(ssl, who->chain) ||
+        !SSL_set_fd(ssl, fd))
         die("client");
     SSL_set_connect_state(ssl);
     return ssl;

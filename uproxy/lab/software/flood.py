@@ -17,7 +17,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from uproxy.lab.pki import Authority, Issued
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.x509.oid import NameOID
+
+from uproxy.lab.pki import Authority, Issued, make_key
+from uproxy.spiffe.presented import MAX_CHAIN
 
 _ROOT = Path(__file__).parents[3]
 _SOURCE = _ROOT / "tests" / "peers" / "flood" / "flood.c"
@@ -95,6 +102,59 @@ def bad_leaves(home: Authority, count: int) -> Iterator[tuple[Refused, Issued]]:
             ),
             strict=True,
         )
+
+
+def largest_chain(home: Authority) -> Issued:
+    """As much as may be presented at all, and costs the most to refuse: ten certificates, each with
+    nearly as many parts as one may have, and each said to be signed by `home`, whose name they
+    have."""
+    key, root = make_key("p256"), home.root.subject
+    uri = x509.SubjectAlternativeName(
+        [x509.UniformResourceIdentifier(f"spiffe://{home.trust_domain}/ns/flood/sa/large")]
+    )
+    leaf = _unlike(home, key, root, uri, parts=_LARGE)
+    others = [_unlike(home, key, root, _CA, parts=_LARGE) for _ in range(MAX_CHAIN - 1)]
+    return Issued((leaf, *others), key)
+
+
+def chains_beyond(home: Authority) -> Iterator[Issued]:
+    """What is too much: many certificates, one of 59 KB with a very long name."""
+    leaf, key = home.issue("/ns/flood/sa/many"), make_key("p256")
+    other = _unlike(home, key, home.root.subject, _CA, parts=0)
+    yield Issued((leaf.certificate, *[other] * 70), leaf.key)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")] * 4900)
+    yield Issued((_unlike(home, key, name, _CA, parts=0),), key)
+
+
+_LARGE = 85
+_CA = x509.BasicConstraints(True, None)
+
+
+def _unlike(
+    home: Authority,
+    key: CertificateIssuerPrivateKeyTypes,
+    issuer: x509.Name,
+    extension: x509.ExtensionType,
+    *,
+    parts: int,
+) -> x509.Certificate:
+    """A certificate with an issuer's name and somebody else's signature; `parts` is the number of
+    extensions that nobody knows."""
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(home.root.subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(home.now - timedelta(minutes=1))
+        .not_valid_after(home.now + timedelta(hours=1))
+        .add_extension(extension, critical=False)
+    )
+    for number in range(parts):
+        oid = x509.ObjectIdentifier(f"1.3.6.1.4.1.99999.{number}")
+        builder = builder.add_extension(x509.UnrecognizedExtension(oid, b""), critical=False)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return builder.sign(key, hashes.SHA256())
 
 
 def write_flood(file: Path, crowd: Iterable[Issued]) -> Path:
