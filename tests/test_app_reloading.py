@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
+from uproxy.app import configuration, reloading
 from uproxy.app.configuration import ConfigurationFile
 from uproxy.app.reloading import LOOK_EVERY_S, Reloader
 from uproxy.app.state import RunState
@@ -61,6 +66,39 @@ async def test_a_good_file_is_put_in_force(world: World) -> None:
     assert world.settings.timeouts.idle == 60.0
     assert world.state.loaded_at > START
     assert world.sample('uproxy_config_reloads_total{result="applied"} 1.0')
+
+
+async def test_nothing_that_takes_long_is_done_in_the_event_loops_thread(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: dict[str, threading.Thread] = {}
+
+    def noting(module: ModuleType, name: str) -> None:
+        real = getattr(module, name)
+
+        def noted(*args: Any, **options: Any) -> Any:
+            threads[name] = threading.current_thread()
+            return real(*args, **options)
+
+        monkeypatch.setattr(module, name, noted)
+
+    noting(configuration, "read_text")
+    noting(configuration, "load")
+    noting(reloading, "changes")
+    assert await world.reloader.reload()
+    assert threads.keys() == {"read_text", "load", "changes"}
+    assert threading.current_thread() not in threads.values()
+
+
+async def test_the_log_names_a_few_of_many_changed_keys(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "uproxy.app.reloading")
+    each = "addresses: ['10.0.0.1:1'], transport: plaintext"
+    many = "".join(f"  d{n}: {{{each}}}\n" for n in range(50))
+    world.path.write_text(f"{GOOD}destinations:\n{many}")
+    assert await world.reloader.reload()
+    assert caplog.text.rstrip().endswith("destinations.d19 and 30 more")
 
 
 async def test_a_broken_file_changes_nothing_and_is_shown(world: World) -> None:

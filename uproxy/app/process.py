@@ -32,10 +32,14 @@ from uproxy.app.state import RunState
 from uproxy.config import Settings, warnings
 from uproxy.descriptors import Budget
 from uproxy.destinations import Records
+from uproxy.errors import UproxyError
 from uproxy.identity.files import FilesSource
 from uproxy.log import Log
 from uproxy.model import Limits, Mistake
 from uproxy.snapshot import Snapshot, names_in
+
+WATCH_AGAIN_S: Final = 30.0
+"""How long the configuration isn't looked at when there is no thread for that."""
 
 COMPILE_TRIES: Final = 3
 """Attempts to compile a reload's rules beside the event loop, each spoilt by another change."""
@@ -210,8 +214,13 @@ class Process:
 
     async def _watch_file(self) -> None:
         while True:
-            await self._reloader.changed()
-            self._asked_to_reload()
+            try:
+                await self._reloader.changed()
+            except UproxyError as error:  # no thread to look with: SIGHUP still reloads
+                _log.error("%s", error)
+                await asyncio.sleep(WATCH_AGAIN_S)
+            else:
+                self._asked_to_reload()
 
     async def _keep_reloading(self) -> None:
         """Reload whenever that was asked for, one at a time: what is asked while one runs is one

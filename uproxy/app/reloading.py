@@ -18,11 +18,14 @@ from functools import partial
 
 from uproxy.app.configuration import ConfigurationFile
 from uproxy.app.identity import now
-from uproxy.app.offloop import off_loop
+from uproxy.app.offloop import compute, off_loop
 from uproxy.app.state import RunState
 from uproxy.config import Changes, Settings, changes
 from uproxy.errors import ConfigError, UproxyError
 from uproxy.metrics import Metrics
+
+MOST_KEYS = 20
+"""Changed keys that the log names."""
 
 LOOK_EVERY_S = 0.5
 """A changed file is read once it has been the same for two looks: editors write in pieces."""
@@ -48,7 +51,7 @@ class Reloader:
         `apply` has changed anything changes nothing."""
         try:
             settings = await self.file.load(self._about_to_read)
-            difference = self._difference(settings)
+            difference = await self._difference(settings)
             await self.apply(settings)
         except UproxyError as error:
             self._refused(error)
@@ -60,7 +63,7 @@ class Reloader:
         self.state.stale = None
         self.state.loaded_at = now()
         self.metrics.reloaded(applied=True)
-        _log.info("reloaded %s: %s", self.file.path, ", ".join(difference.keys) or "no change")
+        _log.info("reloaded %s: %s", self.file.path, _shortened(difference.keys) or "no change")
         return True
 
     async def changed(self) -> None:
@@ -84,8 +87,8 @@ class Reloader:
     def _about_to_read(self, fingerprint: tuple[int, ...]) -> None:
         self.seen = fingerprint
 
-    def _difference(self, settings: Settings) -> Changes:
-        difference = changes(self.in_force(), settings)
+    async def _difference(self, settings: Settings) -> Changes:
+        difference = await compute(partial(changes, self.in_force(), settings), "configuration")
         if difference.restart:
             raise ConfigError(difference.restart)
         return difference
@@ -96,6 +99,11 @@ class Reloader:
         mistakes = error.mistakes if isinstance(error, ConfigError) else (error,)
         for mistake in mistakes:
             _log.error("%s not reloaded, what ran before stays: %s", self.file.path, mistake)
+
+
+def _shortened(keys: tuple[str, ...]) -> str:
+    more = len(keys) - MOST_KEYS
+    return ", ".join(keys[:MOST_KEYS]) + (f" and {more} more" if more > 0 else "")
 
 
 def _in_words(error: Exception) -> str:
