@@ -29,12 +29,12 @@ from benchmarks.harness.proxies import (
     HAPROXY,
     UPROXY,
     UPROXY_PQ,
-    Identities,
     Proxy,
     ProxyKind,
     started,
 )
 from uproxy.lab.memory import memory
+from uproxy.lab.mesh import Identities
 from uproxy.lab.processes import Uproxy
 from uproxy.lab.software.envoy import EnvoyServer
 

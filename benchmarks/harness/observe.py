@@ -11,8 +11,8 @@ import asyncio
 from pathlib import Path
 
 from benchmarks.harness.application import ANSWER_BYTES, REQUEST_BYTES, Application, ask
-from benchmarks.harness.proxies import CIPHER, Identities, ProxyKind, started
-from uproxy.lab.mesh import ORDERS, WEB
+from benchmarks.harness.proxies import CIPHER, ProxyKind, started
+from uproxy.lab.mesh import ORDERS, WEB, Identities
 from uproxy.lab.tap import Capture, Tap
 from uproxy.lab.wire import CIPHERS, GROUPS, VERSIONS, read_conversation, read_records
 

@@ -12,11 +12,10 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from benchmarks.harness.haproxy import Haproxy
-from uproxy.lab.identities import IdentityFiles
-from uproxy.lab.mesh import ORDERS, WEB, Inbound, Outbound
+from uproxy.lab.mesh import ORDERS, WEB, Identities, Inbound, Outbound
 from uproxy.lab.processes import Uproxy
 from uproxy.lab.software.envoy import EnvoyClient, EnvoyServer
 from uproxy.lab.software.peers import GhostunnelClient, GhostunnelServer
@@ -31,14 +30,6 @@ Proxy = (
     EnvoyServer | EnvoyClient | Haproxy | GhostunnelServer | GhostunnelClient | Inbound | Outbound
 )
 """A process that listens on the loopback port `port` inside its `with` block."""
-
-
-class Identities(Protocol):
-    """Where the identities of the two workloads come from; see uproxy/lab/mesh.py."""
-
-    def ours(self, spiffe_id: str) -> dict[str, Any]: ...
-
-    def theirs(self, spiffe_id: str) -> IdentityFiles: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import pytest
 from tests.helpers import traffic
 from tests.helpers.background import background
 from uproxy.lab.authorities import DevAuthority
-from uproxy.lab.mesh import AgentWorld, FileWorld, World
+from uproxy.lab.mesh import AgentWorld, FileWorld, Identities
 
 
 @pytest.fixture(scope="session")
@@ -41,9 +41,9 @@ def agent_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentWorld
 
 
 @pytest.fixture(scope="module", params=["files", "agent"])
-def world(request: pytest.FixtureRequest) -> World:
+def world(request: pytest.FixtureRequest) -> Identities:
     """Both, one after the other."""
-    given: World = request.getfixturevalue(
+    given: Identities = request.getfixturevalue(
         {"files": "file_world", "agent": "agent_world"}[request.param]
     )
     return given

@@ -111,7 +111,7 @@ def test_our_own_emptied_bundle_ends_our_own_domains_trust_only(
 
             say(svid_response(message))
             wait_until(lambda: uproxy.status("/readyz") == 503, "it to believe nobody")
-            assert "nobody is believed" in uproxy.request("/readyz")[1]
+            assert "all peers are refused" in uproxy.request("/readyz")[1]
 
 
 @ENGINES

@@ -22,8 +22,8 @@ from uproxy.lab.mesh import (
     UNWANTED,
     WEB,
     FileWorld,
+    Identities,
     Outbound,
-    World,
 )
 from uproxy.lab.pki import Authority
 from uproxy.lab.ports import free_port
@@ -36,13 +36,13 @@ PATH = "/ns/shop/sa/orders"
 
 
 @pytest.fixture(scope="module")
-def orders(folder: Path, world: World) -> Iterator[SServer]:
+def orders(folder: Path, world: Identities) -> Iterator[SServer]:
     with SServer(folder, world.theirs(ORDERS)) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
-def to_orders(folder: Path, world: World, orders: SServer) -> Iterator[Outbound]:
+def to_orders(folder: Path, world: Identities, orders: SServer) -> Iterator[Outbound]:
     with Outbound(folder, world.ours(WEB), orders.port) as uproxy:
         uproxy.wait_until_ready()
         yield uproxy
@@ -90,7 +90,7 @@ def test_connections_one_after_the_other_are_full_handshakes_each(
     assert "Reused" not in orders.output
 
 
-def test_a_wrong_identity_is_not_what_was_expected(folder: Path, world: World) -> None:
+def test_a_wrong_identity_is_not_what_was_expected(folder: Path, world: Identities) -> None:
     with (
         SServer(folder, world.theirs(UNWANTED)) as server,
         Outbound(folder, world.ours(WEB), server.port) as uproxy,
@@ -107,7 +107,7 @@ def test_a_wrong_identity_is_not_what_was_expected(folder: Path, world: World) -
         assert metric(uproxy, "uproxy_handshake_failures_total", **labels) == 1
 
 
-def test_another_trust_domain_is_not_believed(folder: Path, world: World) -> None:
+def test_another_trust_domain_is_not_believed(folder: Path, world: Identities) -> None:
     with (
         SServer(folder, world.theirs(STRANGER)) as server,
         Outbound(folder, world.ours(WEB), server.port, expect=[ORDERS, STRANGER]) as uproxy,
@@ -174,7 +174,7 @@ def test_a_server_that_refuses_us_is_a_failed_handshake(
 
 
 def test_an_address_with_a_wrong_identity_is_passed_over(
-    folder: Path, world: World, orders: SServer
+    folder: Path, world: Identities, orders: SServer
 ) -> None:
     with (
         SServer(folder, world.theirs(UNWANTED)) as wrong,

@@ -23,9 +23,9 @@ from uproxy.lab.mesh import (
     UNWANTED,
     WEB,
     FileWorld,
+    Identities,
     Inbound,
     Outbound,
-    World,
 )
 from uproxy.lab.software.envoy import EnvoyClient, EnvoyServer
 from uproxy.lab.waiting import wait_until
@@ -68,21 +68,21 @@ def spiffe_validation(identity: IdentityFiles, allow: Sequence[str]) -> dict[str
 
 
 @pytest.fixture(scope="module")
-def door(folder: Path, world: World, echo_app: int) -> Iterator[Inbound]:
+def door(folder: Path, world: Identities, echo_app: int) -> Iterator[Inbound]:
     with Inbound(folder, world.ours(ORDERS), echo_app) as uproxy:
         uproxy.wait_until_ready()
         yield uproxy
 
 
 @pytest.fixture(scope="module")
-def client(folder: Path, world: World, door: Inbound) -> Iterator[EnvoyClient]:
+def client(folder: Path, world: Identities, door: Inbound) -> Iterator[EnvoyClient]:
     """An Envoy that resumes, if it is let."""
     with EnvoyClient(folder, world.theirs(WEB), target=door.port, expect=[ORDERS]) as envoy:
         yield envoy
 
 
 @pytest.fixture(scope="module")
-def server(folder: Path, world: World, echo_app: int) -> Iterator[EnvoyServer]:
+def server(folder: Path, world: Identities, echo_app: int) -> Iterator[EnvoyServer]:
     """An Envoy that knows SPIFFE, and hands out tickets."""
     orders = world.theirs(ORDERS)
     tls = spiffe_validation(orders, [WEB])
@@ -91,7 +91,7 @@ def server(folder: Path, world: World, echo_app: int) -> Iterator[EnvoyServer]:
 
 
 @pytest.fixture(scope="module")
-def to_server(folder: Path, world: World, server: EnvoyServer) -> Iterator[Outbound]:
+def to_server(folder: Path, world: Identities, server: EnvoyServer) -> Iterator[Outbound]:
     with Outbound(folder, world.ours(WEB), server.port) as uproxy:
         uproxy.wait_until_ready()
         yield uproxy
@@ -163,7 +163,7 @@ def test_a_half_close_comes_through_both(folder: Path, file_world: FileWorld) ->
 
 
 def test_an_envoy_whom_no_rule_allows_sees_a_reset(
-    folder: Path, world: World, door: Inbound
+    folder: Path, world: Identities, door: Inbound
 ) -> None:
     unwanted = world.theirs(UNWANTED)
     with EnvoyClient(folder, unwanted, target=door.port, expect=[ORDERS]) as client:
@@ -190,7 +190,7 @@ def test_an_envoy_with_two_identities_at_once_has_none(
 
 
 def test_an_envoy_of_another_trust_domain_is_refused(
-    folder: Path, world: World, door: Inbound
+    folder: Path, world: Identities, door: Inbound
 ) -> None:
     stranger = world.theirs(STRANGER)
     with (
@@ -201,7 +201,7 @@ def test_an_envoy_of_another_trust_domain_is_refused(
 
 
 def test_an_envoy_that_expects_somebody_else_breaks_off(
-    folder: Path, world: World, door: Inbound
+    folder: Path, world: Identities, door: Inbound
 ) -> None:
     with EnvoyClient(folder, world.theirs(WEB), target=door.port, expect=[UNWANTED]) as client:
         before = client.statistics()
@@ -234,7 +234,7 @@ def test_bytes_arrive_through_an_envoy_that_is_dialed(to_server: Outbound) -> No
 
 
 def test_an_envoy_that_refuses_us_is_a_failed_handshake(
-    folder: Path, world: World, server: EnvoyServer
+    folder: Path, world: Identities, server: EnvoyServer
 ) -> None:
     with Outbound(folder, world.ours(UNWANTED), server.port) as uproxy:
         uproxy.wait_until_ready()
@@ -246,7 +246,7 @@ def test_an_envoy_that_refuses_us_is_a_failed_handshake(
 
 
 def test_an_envoy_with_a_wrong_identity_is_not_what_was_expected(
-    folder: Path, world: World, server: EnvoyServer
+    folder: Path, world: Identities, server: EnvoyServer
 ) -> None:
     before = server.statistics()
     with Outbound(folder, world.ours(WEB), server.port, expect=[UNWANTED]) as uproxy:

@@ -23,8 +23,8 @@ from uproxy.lab.mesh import (
     UNWANTED,
     WEB,
     FileWorld,
+    Identities,
     Inbound,
-    World,
 )
 from uproxy.lab.pki import Authority, Issued
 from uproxy.lab.software.peers import SServer
@@ -36,7 +36,7 @@ FRONTEND = "/ns/web/sa/frontend"
 
 
 @pytest.fixture(scope="module")
-def door(folder: Path, world: World, echo_app: int) -> Iterator[Inbound]:
+def door(folder: Path, world: Identities, echo_app: int) -> Iterator[Inbound]:
     """As configured by default: TLS 1.3 only."""
     with Inbound(folder, world.ours(ORDERS), echo_app) as uproxy:
         uproxy.wait_until_ready()
@@ -74,7 +74,7 @@ def alert(said: str) -> int | None:
     return None if found is None else int(found.group(1))
 
 
-def test_it_talks_over_tls_1_3(world: World, door: Inbound) -> None:
+def test_it_talks_over_tls_1_3(world: Identities, door: Inbound) -> None:
     before = handshakes(door, version="TLSv1.3", group="x25519", direction="inbound")
 
     with ended(door, "closed") as lines:
@@ -173,7 +173,7 @@ def test_without_a_certificate_it_is_refused(door: Inbound) -> None:
     assert only(lines)["error"] == "the peer showed no certificate"
 
 
-def test_from_another_trust_domain_it_is_refused(world: World, door: Inbound) -> None:
+def test_from_another_trust_domain_it_is_refused(world: Identities, door: Inbound) -> None:
     with ended(door, "peer_untrusted", rule="X5-17") as lines:
         said = refused(door.port, world.theirs(STRANGER))
 
@@ -182,7 +182,7 @@ def test_from_another_trust_domain_it_is_refused(world: World, door: Inbound) ->
 
 
 def test_signed_by_a_ca_of_the_same_name_it_is_refused(
-    world: World, door: Inbound, tmp_path: Path
+    world: Identities, door: Inbound, tmp_path: Path
 ) -> None:
     bundle = world.theirs(WEB).bundle
     impostor = Authority("example.org").issue(FRONTEND)
@@ -197,7 +197,7 @@ def test_signed_by_a_ca_of_the_same_name_it_is_refused(
     assert only(lines)["src.identity"] is None
 
 
-def test_a_caller_whom_no_rule_allows_sees_a_reset(world: World, door: Inbound) -> None:
+def test_a_caller_whom_no_rule_allows_sees_a_reset(world: Identities, door: Inbound) -> None:
     default = {"rule": "-", "decision": "deny"}
     before = metric(door, "uproxy_authorization_decisions_total", **default)
 
@@ -265,7 +265,7 @@ def test_the_applications_end_is_an_orderly_end(
     assert only(lines)["bytes_sent"] == 1000
 
 
-def test_killed_it_leaves_a_reset(world: World, door: Inbound) -> None:
+def test_killed_it_leaves_a_reset(world: Identities, door: Inbound) -> None:
     """A TCP end without a close_notify may be anybody's: it is no end of the data."""
     with (
         ended(door, "reset") as lines,

@@ -49,7 +49,7 @@ class Facts:
         elif credentials.svid is not None and not any(
             bundle.roots for bundle in credentials.bundles.values()
         ):
-            reasons.append("nobody is believed: no bundle has a usable root")
+            reasons.append("no bundle has a usable root: all peers are refused")
         return rows.Readiness(tuple(reasons), (*self.state.notes, *self._identity_notes()))
 
     def liveness(self) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Identities for tests with several proxies, and `uproxy run` in one line.
 
-A `World` provides identities of the trust domains example.org and stranger.test: to uProxies as
+`Identities` provides identities of the trust domains example.org and stranger.test: to uProxies as
 configuration, to other programs as PEM files.  `FileWorld` has CAs of its own and writes files for
 both; `AgentWorld` uses `uproxy authority`: uProxies use its Workload API, and files for other
 programs are fetched with PyPI's `spiffe`.
@@ -33,7 +33,7 @@ STRANGER = "spiffe://stranger.test/ns/void/sa/nobody"
 Config = dict[str, Any]
 
 
-class World(Protocol):
+class Identities(Protocol):
     """Where all identities come from."""
 
     def ours(self, spiffe_id: str) -> Config:
