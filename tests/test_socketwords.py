@@ -34,6 +34,14 @@ def test_a_failure_to_connect_names_its_cause(error: int, words: str) -> None:
     assert words in socketwords.explain(error, TcpAddress("fe80::1%eth0", 80))
 
 
+def test_an_address_that_is_not_ours_asks_whether_ipv6_is_on() -> None:
+    no = OSError(errno.EADDRNOTAVAIL, os.strerror(errno.EADDRNOTAVAIL))
+    words = str(socketwords.cannot_listen(TcpAddress("::1", 80), no))
+    assert words == "[::1]:80 is no address of this machine; is IPv6 switched off here?"
+    words = str(socketwords.cannot_listen(TcpAddress("192.0.2.1", 80), no))
+    assert words == "192.0.2.1:80 is no address of this machine"
+
+
 def test_a_unix_socket_that_can_not_be_made_says_why() -> None:
     no = OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
     words = str(socketwords.cannot_listen(UnixAddress("/a"), no))

@@ -22,7 +22,8 @@ def cannot_listen(address: Address, error: OSError) -> UproxyError:
                 f"{address} can't be opened: ports below 1024 need CAP_NET_BIND_SERVICE"
             )
         if error.errno == errno.EADDRNOTAVAIL:
-            return UproxyError(f"{address} is no address of this machine")
+            off = "; is IPv6 switched off here?" if ":" in address.host else ""
+            return UproxyError(f"{address} is no address of this machine{off}")
         if error.errno == errno.EAFNOSUPPORT:
             return UproxyError(f"{address} can't be opened: {_without_ipv6(address)}")
         if error.errno in (errno.ENODEV, errno.ENXIO):

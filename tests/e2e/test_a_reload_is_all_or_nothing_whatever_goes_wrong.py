@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from tests.helpers.background import background
+from tests.helpers.faults import Faults
 from tests.helpers.pair import identity_of
 from tests.helpers.traffic import echo
 from uproxy.lab.identities import write_identity
@@ -91,7 +92,6 @@ def test_without_descriptors_the_reload_is_refused_and_everything_runs_on(
             assert echoes(caller)
             used = {int(name) for name in os.listdir(f"/proc/{uproxy.pid}/fd")}
             free = next(number for number in range(len(used) + 1) if number not in used)
-            _, hard = resource.prlimit(uproxy.pid, resource.RLIMIT_NOFILE)
             # one is left: enough to read the file, not for three sockets
             resource.prlimit(uproxy.pid, resource.RLIMIT_NOFILE, (free + 1, free + 1))
             fresh = [door(app) for _ in range(3)]
@@ -101,7 +101,6 @@ def test_without_descriptors_the_reload_is_refused_and_everything_runs_on(
             assert echoes(caller)
             assert not any(map(listens, map(port_of, fresh)))
             assert uproxy.running
-        del hard
 
 
 def test_an_outbound_door_does_not_inherit_a_reachable_socket_by_a_reload(
@@ -142,6 +141,60 @@ def test_an_outbound_door_does_not_inherit_a_reachable_socket_by_a_reload(
 
 def _reloaded(uproxy: Uproxy) -> bool:
     return "]: reloaded " in uproxy.output or '"reloaded ' in uproxy.output
+
+
+# Names that are new.
+
+
+@pytest.fixture
+def slow_names(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """An environment in which a look-up takes almost a second."""
+    faults = Faults(tmp_path)
+    yield {**faults.env, "UPROXY_SLOW_NAMES_MS": "700"}
+    faults.close()
+
+
+def to_localhost(app: int) -> tuple[int, Config]:
+    """An outbound door, and what makes it lead to an application by its name."""
+    port = free_port()
+    return port, {
+        "outbound": [{"listen": f"127.0.0.1:{port}", "to": "app"}],
+        "destinations": {"app": {"addresses": [f"localhost:{app}"], "transport": "plaintext"}},
+    }
+
+
+def test_a_reload_with_a_new_name_lets_its_callers_wait_for_the_answer(
+    config: Config, app: int, tmp_path: Path, slow_names: dict[str, str]
+) -> None:
+    with Uproxy(config, tmp_path / "u", env=slow_names) as uproxy:
+        uproxy.wait_until_ready()
+        port, named = to_localhost(app)
+        uproxy.write_config({**config, **named})
+        uproxy.send(signal.SIGHUP)
+        wait_until(lambda: listens_in_proc(port), "the new door's socket")
+        with connected(port) as caller:
+            assert echoes(caller)
+        assert "resolved" not in uproxy.output
+
+
+def test_a_start_with_a_name_lets_its_callers_wait_for_the_answer(
+    config: Config, app: int, tmp_path: Path, slow_names: dict[str, str]
+) -> None:
+    port, named = to_localhost(app)
+    with Uproxy({**config, **named}, tmp_path / "u", env=slow_names) as uproxy:
+        ports = (port_of(config["inbound"][0]), port)
+        wait_until(lambda: all(map(listens_in_proc, ports)), "the doors' sockets")
+        with connected(port) as caller, connected(ports[0]) as other:
+            assert echoes(other)  # what needs no name doesn't wait for one
+            assert echoes(caller)
+        assert "resolved" not in uproxy.output
+
+
+def listens_in_proc(port: int) -> bool:
+    """Whether somebody listens there, asked without a connection."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    wanted = f"0100007F:{port:04X}", "0A"
+    return any((fields[1], fields[3]) == wanted for fields in map(str.split, lines))
 
 
 # Configurations that come through a pipe.

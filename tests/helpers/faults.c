@@ -8,6 +8,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -83,6 +84,15 @@ int accept4(int fd, struct sockaddr *address, socklen_t *size, int flags) {
 
 int accept(int fd, struct sockaddr *address, socklen_t *size) {
     return fails(ACCEPT, fd, NULL) ? -1 : REAL(accept)(fd, address, size);
+}
+
+/* Names that take UPROXY_SLOW_NAMES_MS milliseconds to look up. */
+int getaddrinfo(const char *host, const char *service, const struct addrinfo *hints,
+                struct addrinfo **found) {
+    const char *milliseconds = getenv("UPROXY_SLOW_NAMES_MS");
+    if (milliseconds != NULL)
+        usleep(1000 * (useconds_t)atoi(milliseconds));
+    return REAL(getaddrinfo)(host, service, hints, found);
 }
 
 int socket(int domain, int type, int protocol) {
