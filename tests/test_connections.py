@@ -12,7 +12,13 @@ import pytest
 from tests.helpers.connections import FakeConnection, arrival, ending
 from tests.helpers.world import ANYBODY, World, credentials, peer, settings, with_crl
 from uproxy.accesslog import AccessRecord
-from uproxy.config.settings import IdentitySettings, RuleFrom, RuleSettings
+from uproxy.config.settings import (
+    DestinationSettings,
+    IdentitySettings,
+    RuleFrom,
+    RuleSettings,
+    Settings,
+)
 from uproxy.connections import ConnectionInfo, Connections
 from uproxy.connections.denials import KEPT_DENIALS
 from uproxy.connections.registry import SLICE
@@ -454,3 +460,85 @@ async def test_only_what_the_access_log_wants_is_made_a_record() -> None:
         close(here, connect(here, number=number), outcome)
     assert log.taken == [Outcome.DENIED]
     assert sum(here.connections.outcomes.values()) == 3
+
+
+def calling(identities: tuple[str, ...], transport: Transport = Transport.MTLS) -> Settings:
+    to = DestinationSettings("db", (TcpAddress("10.0.0.7", 5432),), transport, identities)
+    return settings(ANYBODY, destinations={"db": to})
+
+
+def dialling(here: World, *, clear: bool = False) -> FakeConnection:
+    """Open, to the destination `db`."""
+    info = replace(info_of(Direction.OUTBOUND), destination="db")
+    if not clear:
+        return connect(here, info=info)
+    made = FakeConnection(arrival(number=7))
+    info = replace(info, transport=Transport.PLAINTEXT, own=None)
+    here.connections.admitted(info, made.arrival, here.snapshot.revision)
+    here.connections.opened(made)
+    return made
+
+
+async def test_a_peer_that_identities_name_no_longer_is_cut_as_a_change_of_policy() -> None:
+    async with judging(world()) as here:
+        here.configure(calling((WEB.spiffe_id,)))
+        made = dialling(here)
+        here.configure(calling((WEB.spiffe_id, OURS.spiffe_id)))
+        await settle()
+        assert not made.refusals
+        here.configure(calling((OURS.spiffe_id,)))
+        await eventually(lambda: made.refusals, "the connection to be cut")
+        [refusal] = made.refusals
+        assert refusal.outcome is Outcome.POLICY_CHANGED
+        assert refusal.reason.startswith(f"wanted {OURS.spiffe_id}, found {WEB.spiffe_id}")
+
+
+async def test_identities_that_change_are_a_matter_of_on_policy_change() -> None:
+    async with judging(world()) as here:
+        here.configure(calling((WEB.spiffe_id,)))
+        made = dialling(here)
+        here.configure(replace(calling((OURS.spiffe_id,)), on_policy_change="keep"))
+        await settle()
+        assert not made.refusals
+
+
+async def test_a_connection_in_clear_goes_when_its_destination_becomes_mtls_and_not_otherwise() -> (
+    None
+):
+    async with judging(world()) as here:
+        here.configure(calling((), Transport.PLAINTEXT))
+        clear = dialling(here, clear=True)
+        here.configure(replace(calling((), Transport.PLAINTEXT), authorization=()))
+        await settle()
+        assert not clear.refusals
+        here.configure(calling((WEB.spiffe_id,)))
+        await eventually(lambda: clear.refusals, "the connection to be cut")
+        assert clear.refusals[0].reason == (
+            "destination db is mtls now, and this connection is in clear"
+        )
+
+
+@pytest.mark.parametrize("then", ["gone", "plaintext"])
+async def test_a_destination_that_is_gone_or_in_clear_expects_nobody_and_cuts_nobody(
+    then: str,
+) -> None:
+    async with judging(world()) as here:
+        here.configure(calling((WEB.spiffe_id,)))
+        made = dialling(here)
+        gone = settings(ANYBODY)
+        here.configure(gone if then == "gone" else calling((), Transport.PLAINTEXT))
+        await settle()
+        assert not made.refusals
+
+
+async def test_who_is_admitted_again_is_counted_once_and_judged_by_the_last_decision() -> None:
+    here = world()
+    made = FakeConnection(arrival(peer(WEB, CA)), peer=peer(WEB, CA))
+    here.connections.admitted(INBOUND, made.arrival, here.snapshot.revision)
+    here.configure(settings(ANYBODY, ON))
+    here.connections.admitted(INBOUND, made.arrival, here.snapshot.revision)
+    assert here.metric("uproxy_connections", direction="inbound") == 1
+    here.connections.opened(made)
+    assert not made.refusals  # the door that admitted it last had looked
+    close(here, made)
+    assert here.metric("uproxy_connections", direction="inbound") == 0

@@ -23,9 +23,10 @@ ON_MESSAGE: Final[int]
 READ_PRESENTED: Final[int]
 """The address of what reads a Certificate message, to be compared with `spiffe.presented`."""
 
-Handshake = tuple[object, int, int, bool, int]
-"""A context to keep, its SSL_CTX's address, `TlsPlan.trust_id`, whether the client is us, and the
-address of the server's name to send (char *, which the context keeps; 0: none)."""
+Handshake = tuple[object, int, int, int, bool, int]
+"""A context to keep; the addresses of its SSL_CTX without our key, and of the one with it;
+`TlsPlan.trust_id`; whether the client is us; the address of the server's name to send (char *,
+which the context keeps; 0: none)."""
 
 class Core:
     def __init__(

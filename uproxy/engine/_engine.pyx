@@ -194,7 +194,7 @@ cdef void forget_context(Side *side):
         Py_DECREF(<object>side.shakes.context)
         side.owns_context = False
     side.shakes.context = NULL
-    side.shakes.ssl_ctx = NULL
+    side.shakes.ssl_ctx = side.shakes.identity = NULL
     side.shakes.server_name = NULL
 
 
@@ -202,10 +202,11 @@ cdef void fill(Handshake *handshake, terms):
     """From `_engine.Handshake` or None; holds the context."""
     if terms is None:
         return
-    context, pointer, trust, client, server_name = terms
+    context, pointer, identity, trust, client, server_name = terms
     Py_INCREF(context)
     handshake.context = <PyObject *>context
     handshake.ssl_ctx = <void *><uintptr_t>pointer
+    handshake.identity = <void *><uintptr_t>identity
     handshake.trust, handshake.client = trust, client
     handshake.server_name = <const char *><uintptr_t>server_name
 

@@ -46,6 +46,7 @@ typedef int (*verify_t)(int, void *);
     F(unsigned long, ERR_peek_error, (void)) \
     F(int, SSL_get_shutdown, (const void *)) \
     F(void *, SSL_new, (void *)) \
+    F(void *, SSL_set_SSL_CTX, (void *, void *)) \
     F(void, SSL_free, (void *)) \
     F(void, SSL_set_bio, (void *, void *, void *)) \
     F(void, SSL_set_verify, (void *, int, verify_t)) \

@@ -19,6 +19,7 @@ cdef extern from "machine.h" nogil:
     unsigned long ERR_peek_error "ossl.ERR_peek_error"()
     int SSL_get_shutdown "ossl.SSL_get_shutdown"(const void *)
     void *SSL_new "ossl.SSL_new"(void *)
+    void *SSL_set_SSL_CTX "ossl.SSL_set_SSL_CTX"(void *, void *)
     void SSL_free "ossl.SSL_free"(void *)
     void SSL_set_bio "ossl.SSL_set_bio"(void *, void *, void *)
     void SSL_set_verify "ossl.SSL_set_verify"(void *, int, verify_t)

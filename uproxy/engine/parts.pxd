@@ -99,7 +99,8 @@ cdef struct Place:  # an IP address, IPv4 as mapped, and a port in network order
 
 cdef struct Handshake:  # what both sides' handshakes are made with
     PyObject *context  # libssl.Context; whoever has this keeps it
-    void *ssl_ctx  # NULL in the clear
+    void *ssl_ctx  # without our key, for before and after; NULL in the clear
+    void *identity  # the SSL_CTX with our key
     uint64_t trust
     bint client
     const char *server_name  # SNI, ours to send; NULL: none.  Lives as long as `context`

@@ -11,8 +11,8 @@ from uproxy.engine.openssl cimport (
     X509_V_ERR_UNSPECIFIED, X509_V_OK,
     BIO_free, BIO_new, BIO_s_mem, ERR_clear_error, ERR_peek_error, SSL_CIPHER_get_name,
     SSL_do_handshake, SSL_get0_group_name, SSL_get_current_cipher, SSL_get_error,
-    SSL_get_version, SSL_new, SSL_session_reused, SSL_set_accept_state, SSL_set_bio,
-    SSL_set_connect_state, SSL_set_tlsext_host_name, SSL_set_verify,
+    SSL_get_version, SSL_new, SSL_session_reused, SSL_set_SSL_CTX, SSL_set_accept_state,
+    SSL_set_bio, SSL_set_connect_state, SSL_set_tlsext_host_name, SSL_set_verify,
     X509_STORE_CTX_set_error,
 )
 from uproxy.engine.parts cimport (
@@ -49,6 +49,8 @@ cdef inline int begin_tls(Side *side) noexcept nogil:
         side.output = NULL
         return fail(side, F_MEMORY, 0, 0)
     SSL_set_bio(side.ssl, NULL, side.output)
+    if SSL_set_SSL_CTX(side.ssl, side.shakes.identity) == NULL:
+        return fail(side, F_MEMORY, 0, 0)
     SSL_set_verify(side.ssl, SSL_VERIFY_PEER_AND_INSIST, on_verify)
     side.asked = not side.shakes.client
     side.greeted = side.had_to_ask = side.unasked = False
@@ -211,6 +213,9 @@ cdef inline int shaken(Side *side) noexcept nogil:
     if early > 0 and keep_early(side, side.conn.running_on.plain, early) < 0:
         return -1
     note_facts(side)
+    # an open connection keeps no key in memory
+    if SSL_set_SSL_CTX(side.ssl, side.shakes.ssl_ctx) == NULL:
+        return fail(side, F_MEMORY, 0, 0)
     return 1
 
 

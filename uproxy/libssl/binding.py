@@ -34,7 +34,7 @@ NAMES: Final = tuple(
     SSL_CTX_set_verify SSL_CTX_set_verify_depth SSL_CTX_use_PrivateKey SSL_CTX_use_certificate
     SSL_do_handshake SSL_free SSL_get0_group_name SSL_get_current_cipher SSL_get_error
     SSL_get_ex_data_X509_STORE_CTX_idx SSL_get_peer_certificate SSL_get_shutdown SSL_get_version
-    SSL_new SSL_read SSL_session_reused SSL_set_accept_state SSL_set_bio
+    SSL_new SSL_read SSL_session_reused SSL_set_SSL_CTX SSL_set_accept_state SSL_set_bio
     SSL_set_connect_state SSL_set_tlsext_host_name SSL_set_verify SSL_shutdown SSL_write
     TLS_client_method TLS_server_method X509_STORE_CTX_free X509_STORE_CTX_get1_chain
     X509_STORE_CTX_get_error X509_STORE_CTX_get_ex_data X509_STORE_CTX_init X509_STORE_CTX_new

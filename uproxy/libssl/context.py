@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any, Final
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -66,43 +66,34 @@ class Compiled:
     on_message: int
 
 
-class Context:
-    """An SSL_CTX made from a plan."""
+class Keyless:
+    """An SSL_CTX with everything that is negotiated, and neither certificate nor key.  A session
+    is made from one, and goes back to it when its handshake has ended, so that an open connection
+    keeps no key in memory."""
 
-    __slots__ = ("_alpn", "_server_names", "pointer", "server", "verify")
+    __slots__ = ("__weakref__", "_alpn", "pointer")
 
-    def __init__(self, plan: TlsPlan, compiled: Compiled | None = None) -> None:
-        server = plan.role is Role.SERVER
+    def __init__(
+        self,
+        role: Role,
+        settings: TlsSettings,
+        alpn: tuple[str, ...],
+        compiled: Compiled | None = None,
+    ) -> None:
+        server = role is Role.SERVER
         lib.ERR_clear_error()
         method = lib.TLS_server_method() if server else lib.TLS_client_method()
         # OpenSSL counts references: a session holds the SSL_CTX, this object what `_alpn` is
         self.pointer = ffi.gc(not_null(lib.SSL_CTX_new(method)), lib.SSL_CTX_free)
-        # not the plan itself: it is the weak key that this context is kept under
-        self.server = server
-        self.verify = plan.verify
         self._alpn: Any = None  # what OpenSSL knows only the address of
-        self._server_names: dict[str, Any] = {}  # char *; as many as the destination has names
-        self._harden()
-        self._negotiate(plan.settings)
-        self._identify(plan)
-        if plan.alpn:
-            self._offer_alpn(plan.alpn, compiled)
+        self._harden(server=server)
+        self._negotiate(settings)
+        if alpn:
+            self._offer_alpn(alpn, compiled, server=server)
         if compiled is not None:
             lib.SSL_CTX_set_msg_callback(self.pointer, _pointer_to(WATCHER, compiled.on_message))
 
-    @property
-    def address(self) -> int:
-        """Of the SSL_CTX."""
-        return address_of(self.pointer)
-
-    def server_name(self, name: str) -> int:
-        """The address of `name` as a char *, which lives as long as the context."""
-        held = self._server_names.get(name)
-        if held is None:
-            held = self._server_names[name] = ffi.new("char[]", name.encode())
-        return address_of(held)
-
-    def _harden(self) -> None:
+    def _harden(self, *, server: bool) -> None:
         context = self.pointer
         # OP_NO_TICKET and no cache, together: a resumed session would make no verify callback,
         # and with either alone a resuming client gets its session back or fails
@@ -113,7 +104,7 @@ class Context:
             | lib.SSL_OP_NO_COMPRESSION
             | lib.SSL_OP_CIPHER_SERVER_PREFERENCE,
         )
-        if self.server:
+        if server:
             # openssl.cnf turns it off for clients
             lib.SSL_CTX_set_options(context, _MIDDLEBOX_COMPAT)
         lib.SSL_CTX_set_session_cache_mode(context, lib.SSL_SESS_CACHE_OFF)
@@ -134,8 +125,65 @@ class Context:
         older = older or _SAFE_TLS12
         expect_ok(lib.SSL_CTX_set_cipher_list(context, older.encode()), f"tls.ciphers {older}")
 
+    def _offer_alpn(
+        self, alpn: tuple[str, ...], compiled: Compiled | None, *, server: bool
+    ) -> None:
+        names = [name.encode() for name in alpn]
+        wire = b"".join(bytes((len(name),)) + name for name in names)
+        if not server:
+            lib.SSL_CTX_set_alpn_protos(self.pointer, wire, len(wire))
+        elif compiled is None:
+            self._alpn = protocol_chooser(names)
+            lib.SSL_CTX_set_alpn_select_cb(self.pointer, self._alpn, ffi.NULL)
+        else:
+            self._alpn = ffi.new("unsigned char[]", wire + b"\0")
+            function = _pointer_to(CHOOSER, compiled.choose_protocol)
+            lib.SSL_CTX_set_alpn_select_cb(self.pointer, function, self._alpn)
+
+
+class Context:
+    """What the handshakes of one plan are made with: a keyless SSL_CTX, and one like it with our
+    certificate and key."""
+
+    __slots__ = ("_identity", "_keyless", "_server_names", "server", "verify")
+
+    def __init__(
+        self, plan: TlsPlan, compiled: Compiled | None = None, keyless: Keyless | None = None
+    ) -> None:
+        """`keyless` is one of the same role, settings and application protocols."""
+        terms = (plan.role, plan.settings, plan.alpn, compiled)
+        self._keyless = keyless or Keyless(*terms)
+        self._identity = Keyless(*terms)
+        # not the plan itself: it is the weak key that this context is kept under
+        self.server = plan.role is Role.SERVER
+        self.verify = plan.verify
+        self._server_names: dict[str, Any] = {}  # char *; as many as the destination has names
+        self._identify(plan)
+
+    @property
+    def pointer(self) -> Any:
+        """The SSL_CTX that sessions are made from, without a key."""
+        return self._keyless.pointer
+
+    @property
+    def identity(self) -> Any:
+        """The SSL_CTX that a session has (SSL_set_SSL_CTX) while it shakes hands."""
+        return self._identity.pointer
+
+    @property
+    def addresses(self) -> tuple[int, int]:
+        """Of both."""
+        return address_of(self.pointer), address_of(self.identity)
+
+    def server_name(self, name: str) -> int:
+        """The address of `name` as a char *, which lives as long as the context."""
+        held = self._server_names.get(name)
+        if held is None:
+            held = self._server_names[name] = ffi.new("char[]", name.encode())
+        return address_of(held)
+
     def _identify(self, plan: TlsPlan) -> None:
-        context = self.pointer
+        context = self.identity
         expect_ok(
             lib.SSL_CTX_use_certificate(context, x509_from(plan.own.chain[0])), "our certificate"
         )
@@ -149,25 +197,15 @@ class Context:
         expect_ok(lib.SSL_CTX_use_PrivateKey(context, key), "our key")
         expect_ok(lib.SSL_CTX_check_private_key(context), "our key")
 
-    def _offer_alpn(self, alpn: tuple[str, ...], compiled: Compiled | None) -> None:
-        names = [name.encode() for name in alpn]
-        wire = b"".join(bytes((len(name),)) + name for name in names)
-        if not self.server:
-            lib.SSL_CTX_set_alpn_protos(self.pointer, wire, len(wire))
-        elif compiled is None:
-            self._alpn = protocol_chooser(names)
-            lib.SSL_CTX_set_alpn_select_cb(self.pointer, self._alpn, ffi.NULL)
-        else:
-            self._alpn = ffi.new("unsigned char[]", wire + b"\0")
-            function = _pointer_to(CHOOSER, compiled.choose_protocol)
-            lib.SSL_CTX_set_alpn_select_cb(self.pointer, function, self._alpn)
-
 
 def _pointer_to(signature: str, address: int) -> Any:
     return ffi.cast(signature.replace("(", "(*)(", 1), address)
 
 
 _contexts: WeakKeyDictionary[TlsPlan, Context] = WeakKeyDictionary()
+_keyless: WeakValueDictionary[
+    tuple[Role, TlsSettings, tuple[str, ...], Compiled | None], Keyless
+] = WeakValueDictionary()
 
 
 def context_of(plan: TlsPlan, compiled: Compiled | None = None) -> Context:
@@ -178,7 +216,16 @@ def context_of(plan: TlsPlan, compiled: Compiled | None = None) -> Context:
     """
     found = _contexts.get(plan)
     if found is None:
-        found = _contexts[plan] = Context(plan, compiled)
+        found = _contexts[plan] = Context(plan, compiled, _keyless_of(plan, compiled))
+    return found
+
+
+def _keyless_of(plan: TlsPlan, compiled: Compiled | None) -> Keyless:
+    """Plans that negotiate alike share one, so that a rotation makes no new one."""
+    terms = (plan.role, plan.settings, plan.alpn, compiled)
+    found = _keyless.get(terms)
+    if found is None:
+        found = _keyless[terms] = Keyless(*terms)
     return found
 
 

@@ -108,7 +108,7 @@ def _rehearse(kind: type[Session]) -> None:
         for role in (Role.CLIENT, Role.SERVER)
     ]
     for context in contexts:
-        store = lib.SSL_CTX_get_cert_store(context.pointer)
+        store = lib.SSL_CTX_get_cert_store(context.identity)
         expect_ok(lib.X509_STORE_add_cert(store, x509_from(certificate)), "a certificate")
         lib.SSL_CTX_set_verify_depth(context.pointer, 1)  # or OpenSSL finds any path too long
     client, server = map(kind, contexts)

@@ -62,6 +62,7 @@ class Session:
         self._context: Context | None = context  # until the handshake has ended: it has our key
         self._show_messages(context)
         self._ssl = ffi.gc(not_null(lib.SSL_new(context.pointer)), lib.SSL_free)
+        not_null(lib.SSL_set_SSL_CTX(self._ssl, context.identity))
         self._fed: Any = None
         self._greeted = False  # the peer's hello has been read
         self._outgoing = memory_bio()
@@ -116,7 +117,7 @@ class Session:
             result = lib.SSL_do_handshake(self._ssl)
             if result == 1:
                 self._accept()
-                self._context = None
+                self._forget_key()
                 self.early = bytes(self._read_all())
                 return True
             if isinstance(self._verdict, Exception):
@@ -200,6 +201,12 @@ class Session:
             self._verdict = self._verify(chain)
         except Exception as error:  # noqa: BLE001  OpenSSL is below us: handshake() raises it
             self._verdict = error
+
+    def _forget_key(self) -> None:
+        """An open connection keeps neither our key nor who judged the peer."""
+        if self._context is not None:
+            not_null(lib.SSL_set_SSL_CTX(self._ssl, self._context.pointer))
+            self._context = None
 
     def _verify(self, chain: tuple[bytes, ...]) -> PeerSvid:
         if self._context is None:

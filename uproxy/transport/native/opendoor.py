@@ -140,7 +140,7 @@ def handshake(plan: TlsPlan, server_name: str | None = None) -> Handshake:
     except IdentityError as error:
         raise RefusedError(Refusal(Outcome.HANDSHAKE_FAILED, str(error))) from error
     name = 0 if server_name is None else context.server_name(server_name)
-    return context, context.address, plan.trust_id, not context.server, name
+    return context, *context.addresses, plan.trust_id, not context.server, name
 
 
 def far_handshake(route: Route, candidate: Candidate) -> Handshake | None:
