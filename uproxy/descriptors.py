@@ -52,15 +52,16 @@ def check_least(descriptors: int) -> None:
         )
 
 
-def reserved_for(doors: int, threads: int, admin: int) -> int:
+def reserved_for(doors: int, threads: int, admin: int, lookups: int) -> int:
     """Return how many descriptors connections must leave to others.
 
     Args:
         doors: a reload may have twice as many listening sockets open.
         threads: of the engine; each has an epoll and an eventfd.
         admin: what the admin listeners and their clients need at most.
+        lookups: of names, at a time; each has a socket.
     """
-    return RESERVED_DESCRIPTORS + 2 * doors + 2 * threads + admin
+    return RESERVED_DESCRIPTORS + 2 * doors + 2 * threads + admin + lookups
 
 
 def budget_for(wanted: int, descriptors: int, reserved: int) -> Budget:
