@@ -76,7 +76,7 @@ cdef enum Verdict:
 cdef enum:  # what a peer may present; spiffe/presented.py has the reasons
     MAX_CHAIN = 10
     MAX_CHAIN_BYTES = 64 * 1024
-    MAX_PARTS = 300
+    MAX_PARTS = 200
     MAX_NAME_PARTS = 80
     MAX_TEXT = 8 * 1024
     MAX_KEY = 4 * 1024

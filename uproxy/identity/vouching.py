@@ -29,6 +29,11 @@ class Search:
     def __init__(self, roots: int = 1) -> None:
         self._left = min(MISSES + MISSES_PER_ROOT * (roots - 1), MAX_MISSES)
 
+    @property
+    def is_over(self) -> bool:
+        """Too many were wrong."""
+        return self._left == 0
+
     def issuer_among(
         self, candidates: Iterable[x509.Certificate], certificate: x509.Certificate
     ) -> x509.Certificate | None:
@@ -77,7 +82,7 @@ def climb(
         root = search.issuer_among(roots, path[-1])
         issuer = root or search.issuer_among((each for each in vouched if each in rest), path[-1])
         issuer = issuer or _named(path[-1].issuer, [each for each in rest if each not in vouched])
-        if issuer is None:
+        if issuer is None or search.is_over:
             return path
         path.append(issuer)
         if root is not None:

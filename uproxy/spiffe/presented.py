@@ -20,7 +20,7 @@ MAX_CHAIN: Final = 10
 """Certificates a peer may present; what ztunnel and OpenSSL's depth allow is of this order."""
 MAX_CHAIN_BYTES: Final = 64 * 1024
 """All of them together."""
-MAX_PARTS: Final = 300
+MAX_PARTS: Final = 200
 """ASN.1 values in one certificate; an SVID has a hundred, and one more for each further name."""
 MAX_NAME_PARTS: Final = 80
 """Of these, in its subject or its issuer: twenty attributes; reading one costs the most of all."""

@@ -67,9 +67,11 @@ def check_role(leaf: x509.Certificate, role: Role) -> None:
 def extension(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension | None:
     """Return an extension's value; None if the certificate doesn't have it."""
     try:
-        return certificate.extensions.get_extension_for_class(kind).value
+        # by its number: a look at the class of each costs more, where a stranger sends many
+        value = certificate.extensions.get_extension_for_oid(kind.oid).value
     except x509.ExtensionNotFound:
         return None
+    return value if isinstance(value, kind) else None
 
 
 def check_own_key(leaf: x509.Certificate) -> None:

@@ -126,7 +126,7 @@ def chains_beyond(home: Authority) -> Iterator[Issued]:
     yield Issued((_unlike(home, key, name, _CA, parts=0),), key)
 
 
-_LARGE = 85
+_LARGE = 50
 _CA = x509.BasicConstraints(True, None)
 
 
