@@ -70,7 +70,8 @@ class AdminListener:
         self._pause()
         while self._clients:
             self._cut_one_of(next(iter(self._clients)).source)
-        await asyncio.gather(*self._serving, return_exceptions=True)
+        if self._serving:
+            await asyncio.wait(self._serving, timeout=self.bounds.linger_s)
         sockets.release(self._listener)
 
     def _resume(self) -> None:
@@ -93,6 +94,8 @@ class AdminListener:
                 accepted, _address = self._listener.accept()
             except BlockingIOError:
                 return
+            except ConnectionAbortedError:
+                continue  # an error of that connection, not of the listener: accept(2)
             except OSError as error:
                 self._pause()
                 seconds = self._shortage.pause(error.errno or 0, loop.time())
