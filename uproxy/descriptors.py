@@ -47,8 +47,8 @@ def check_least(descriptors: int) -> None:
     """
     if descriptors <= RESERVED_DESCRIPTORS:
         raise UproxyError(
-            f"the descriptor limit of {descriptors} is too low, uProxy alone needs more than "
-            f"{RESERVED_DESCRIPTORS}: raise LimitNOFILE (ulimit -n)"
+            f"the descriptor limit of {descriptors} is too low: raise LimitNOFILE (ulimit -n) "
+            f"above {RESERVED_DESCRIPTORS}, which uProxy needs for itself"
         )
 
 
