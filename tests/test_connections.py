@@ -26,7 +26,7 @@ from uproxy.contract import Refusal, TlsFacts
 from uproxy.lab.pki import Authority, Issued
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
-from uproxy.model import Direction, Outcome, Role, TcpAddress, Transport
+from uproxy.model import Direction, Outcome, Role, TcpAddress, Timeouts, Transport
 from uproxy.policy import Target
 from uproxy.snapshot.plans import own_svid
 
@@ -274,6 +274,35 @@ async def test_a_revoked_peer_is_cut_and_nobody_else() -> None:
         await eventually(lambda: web.refusals, "the revoked peer to be cut")
         assert web.refusals[0].rule == "UP-2"
         assert not other.refusals
+
+
+@pytest.mark.parametrize("direction", Direction)
+@pytest.mark.parametrize("revoked", [WEB, OURS], ids=["the peer", "we"])
+async def test_whoever_was_judged_good_before_is_judged_anew_when_trust_changes(
+    direction: Direction, revoked: Issued
+) -> None:
+    """A reload has open connections judged, and what was found is remembered for the next one."""
+    async with judging(world()) as here:
+        made = connect(here, info=info_of(direction))
+        for idle in (1.0, 2.0):
+            here.configure(replace(here.settings, timeouts=Timeouts(idle=idle)))
+            await eventually(lambda: here.snapshot.judged, "it to be judged")
+        assert not made.refusals
+        here.believe(with_crl(here.credentials, CA, revoked))
+        await eventually(lambda: made.refusals, "it to be cut")
+        assert made.refusals[0].rule == "UP-2"
+
+
+async def test_whoever_was_judged_bad_before_is_judged_anew_when_trust_changes() -> None:
+    async with judging(world(on_distrust="keep")) as here:
+        here.believe(with_crl(here.credentials, CA, WEB))
+        made = connect(here)
+        here.configure(replace(here.settings, timeouts=Timeouts(idle=1.0)))
+        await eventually(lambda: here.snapshot.judged, "it to be judged")
+        here.believe(with_crl(here.credentials, CA))
+        here.configure(replace(here.settings, identity=IdentitySettings(on_distrust="close")))
+        await settle()
+        assert not made.refusals
 
 
 async def test_on_distrust_keep_keeps() -> None:

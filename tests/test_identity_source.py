@@ -130,6 +130,22 @@ async def test_the_last_second_of_an_svid_is_valid() -> None:
     await source.stop()
 
 
+async def test_an_svid_ends_with_the_first_of_its_certificates() -> None:
+    """Whoever is shown a chain of which an intermediate has expired believes nothing of it."""
+    brief = CA.intermediate(not_after=NOW + timedelta(minutes=5)).issue().svid
+    assert brief.chain[0].not_valid_after_utc > NOW + timedelta(minutes=30)
+    clock = Clock(NOW + timedelta(minutes=5))
+    source = Source(clock)
+    source.find(brief)
+    assert source.current.svid is brief
+    assert source.status["expires"] == clock.now.isoformat()
+    clock.now += timedelta(seconds=1)
+    source.find(brief)
+    assert source.current.svid is None
+    assert source.current.reason.endswith(f"expired at {brief.not_after.isoformat()}")
+    await source.stop()
+
+
 async def test_expiry_is_noticed_without_news() -> None:
     clock = Clock(SVID.not_after - timedelta(milliseconds=20))
     source = Source(clock)

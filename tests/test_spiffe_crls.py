@@ -6,7 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from uproxy.errors import BundleError
 from uproxy.lab.pki import UNKNOWN_OID, Authority
@@ -121,6 +126,117 @@ def test_a_crl_of_another_algorithm_is_not_the_issuers() -> None:
     assert issued_by(edwards.crl(), edwards.root)
     assert not issued_by(edwards.crl(), CA.root)
     assert not issued_by(CA.crl(), edwards.root)
+
+
+def test_a_crl_of_another_name_is_not_the_issuers_though_the_key_is_the_same() -> None:
+    """A CA may have given its key two names, and what one revokes isn't the other's to revoke."""
+    other = Authority("example.org", now=NOW, subject="another name")
+    other.key = CA.key
+    crl = other.crl([CA.issue()])
+    assert crl.is_signature_valid(CA.root.public_key())  # type: ignore[arg-type]  # it can sign
+    assert not issued_by(crl, CA.root)
+    assert revocations_by(CA.root, [crl]) == Revocations()
+
+
+def with_another_key(key: X25519PublicKey | ec.EllipticCurvePublicKey) -> x509.Certificate:
+    """A certificate with the CA's name."""
+    builder = x509.CertificateBuilder().subject_name(CA.root.subject).issuer_name(CA.root.subject)
+    builder = builder.serial_number(1).not_valid_before(NOW).not_valid_after(NOW)
+    return builder.public_key(key).sign(EC_KEY, SHA256())
+
+
+def damaged(certificate: x509.Certificate, before: bytes, after: bytes) -> x509.Certificate:
+    der = certificate.public_bytes(Encoding.DER)
+    assert before in der
+    return x509.load_der_x509_certificate(der.replace(before, after))
+
+
+EC_KEY = ec.generate_private_key(ec.SECP256R1())
+EC_ROOT = with_another_key(EC_KEY.public_key())
+EC_POINT = EC_KEY.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+P256, NO_CURVE = b"\x2a\x86\x48\xce\x3d\x03\x01\x07", b"\x2a\x86\x48\xce\x3d\x03\x01\x7f"
+
+
+@pytest.mark.parametrize(
+    ("root", "what"),
+    [
+        (with_another_key(X25519PrivateKey.generate().public_key()), TypeError),
+        (damaged(EC_ROOT, P256, NO_CURVE), UnsupportedAlgorithm),
+        (damaged(EC_ROOT, EC_POINT, b"\x04" + bytes(64)), ValueError),
+    ],
+    ids=["a key that can't sign", "an unknown curve", "no point of the curve"],
+)
+def test_a_root_whose_key_can_not_be_used_has_issued_no_crl(
+    root: x509.Certificate, what: type[Exception]
+) -> None:
+    crl = CA.crl()
+    with pytest.raises(what):
+        crl.is_signature_valid(root.public_key())  # type: ignore[arg-type]  # as tried here
+    assert issued_by(crl, root) is False
+
+
+ECDSA_WITH_SHA256 = b"\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03\x02"
+
+
+def test_a_crl_without_an_end_is_refused() -> None:
+    der = CA.crl().public_bytes(Encoding.DER)
+    crl = x509.load_der_x509_crl(without_next_update(der))
+    assert crl.next_update_utc is None
+    assert "no nextUpdate" in why_unusable(crl)
+
+
+def without_next_update(crl: bytes) -> bytes:
+    """A CRL without its second time; the signature doesn't fit any more."""
+    time = b"\x17\x0d" + f"{NOW + timedelta(hours=1):%y%m%d%H%M%S}Z".encode()
+    content = inside(crl)
+    end = content.rindex(ECDSA_WITH_SHA256)
+    signed = content[:end]
+    assert signed.count(time) == 1
+    return sequence(sequence(inside(signed).replace(time, b"")) + content[end:])
+
+
+def inside(element: bytes) -> bytes:
+    return element[2 + (element[1] & 0x7F if element[1] > 127 else 0) :]
+
+
+def sequence(content: bytes) -> bytes:
+    size = len(content)
+    return b"\x30" + (bytes((size,)) if size < 128 else bytes((0x81, size))) + content
+
+
+def test_damage_inside_a_crl_shows_when_it_is_looked_at_and_not_in_a_handshake() -> None:
+    good = CA.crl(extensions=[(x509.CRLNumber(7), False)])
+    der = good.public_bytes(Encoding.DER)
+    bad = x509.load_der_x509_crl(der.replace(b"\x02\x01\x07", b"\x05\x01\x07"))
+    assert why_unusable(good) == ""
+    assert why_unusable(bad).startswith("a CRL can't be read")
+
+
+def test_what_is_about_leaves_and_what_about_cas_grow_stale_each_in_its_time() -> None:
+    soon, late = NOW + timedelta(hours=1), NOW + timedelta(hours=2)
+    of_leaves, of_cas = (
+        [(distribution_point(**{only: True}), True)] for only in ("user_certs", "ca_certs")
+    )
+    crls = (
+        CA.crl(next_update=soon, extensions=of_leaves),
+        CA.crl(next_update=late, extensions=of_cas),
+    )
+    found = revocations_by(CA.root, crls)
+    assert (found.next_update(is_leaf=True), found.next_update(is_leaf=False)) == (soon, late)
+    earliest = NOW + timedelta(minutes=1)
+    found = revocations_by(CA.root, (*crls, CA.crl(next_update=earliest)))
+    assert {found.next_update(is_leaf=each) for each in (True, False)} == {earliest}
+
+
+def test_extensions_of_crls_that_may_be_critical() -> None:
+    """They change nothing of what a list says."""
+    access = x509.AccessDescription(
+        AuthorityInformationAccessOID.CA_ISSUERS, x509.UniformResourceIdentifier("http://ca.test")
+    )
+    for of_list in (x509.CRLNumber(1), x509.AuthorityInformationAccess([access])):
+        assert why_unusable(CA.crl(extensions=[(of_list, True)])) == ""
+    for of_entry in (x509.CRLReason(x509.ReasonFlags.superseded), x509.InvalidityDate(NOW)):
+        assert why_unusable(CA.crl([CA.issue()], entry_extensions=[(of_entry, True)])) == ""
 
 
 def test_the_newest_crl_speaks_for_its_issuer() -> None:

@@ -58,18 +58,22 @@ def serial(issued: Issued) -> str:
 def test_a_crl_that_is_replaced_cuts_off_whom_it_names(
     tmp_path: Path, file_world: FileWorld, echo_app: int
 ) -> None:
+    """Though a reload had its connection judged before, and found good."""
     issued = file_world.ca.issue("/ns/web/sa/frontend")
     web = file_world.write("revoked", issued)
     crl = tmp_path / "crl.pem"
     crl.write_bytes(file_world.ca.crl().public_bytes(Encoding.PEM))
     ours = file_world.ours(ORDERS)
     ours["files"]["crls"] = [str(crl)]
-    with Inbound(tmp_path, ours, echo_app) as uproxy:
+    with Inbound(tmp_path, ours, echo_app, allow=[WEB, UNWANTED]) as uproxy:
         uproxy.wait_until_ready()
         with (
             open_connection(uproxy.port, web) as client,
             open_connection(uproxy.port, file_world.theirs(WEB)) as other,
+            open_connection(uproxy.port, file_world.theirs(UNWANTED)) as denied,
         ):
+            uproxy.change(authorization=[allowing(WEB)])
+            is_reset(denied)
             with ended(uproxy, "identity_distrusted", rule="UP-2", opened=True):
                 crl.write_bytes(file_world.ca.crl([issued]).public_bytes(Encoding.PEM))
                 is_reset(client)

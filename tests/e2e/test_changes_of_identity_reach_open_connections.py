@@ -32,6 +32,7 @@ from uproxy.lab.mesh import (
     WEB,
     Inbound,
     Outbound,
+    allowing,
     by_agent,
     own_serial,
 )
@@ -122,14 +123,18 @@ def own_roots(uproxy: Uproxy) -> int:
 def test_a_revoked_caller_is_cut_off_and_kept_out(
     running: Agent, tmp_path: Path, echo_app: int
 ) -> None:
+    """Though a reload had its connection judged before, and found good."""
     web, unwanted = running.files(WEB), running.files(UNWANTED)
     ours = by_agent(running.endpoint, ORDERS)
-    with Inbound(tmp_path, ours, echo_app, allow=[WEB, UNWANTED]) as uproxy:
+    with Inbound(tmp_path, ours, echo_app, allow=[WEB, UNWANTED, ORDERS]) as uproxy:
         uproxy.wait_until_ready()
         with (
             open_connection(uproxy.port, web) as revoked,
             open_connection(uproxy.port, unwanted) as other,
+            open_connection(uproxy.port, running.files(ORDERS)) as denied,
         ):
+            uproxy.change(authorization=[allowing(WEB, UNWANTED)])
+            is_reset(denied)
             with ended(uproxy, "identity_distrusted", rule="UP-2", opened=True) as lines:
                 running.define(revoke=[WEB])
                 is_reset(revoked)
