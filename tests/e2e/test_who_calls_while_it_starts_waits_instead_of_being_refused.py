@@ -43,6 +43,7 @@ def test_a_caller_is_served_when_the_identity_has_come(
     calling = threading.Thread(target=lambda: heard.append(ask(uproxy.port)))
     calling.start()
     assert "starting: waiting for the first identity" in not_ready(uproxy)
+    assert "started: " in uproxy.output  # its sockets listen
     agent.symlink_to(agent_world.endpoint.removeprefix("unix://"))
     calling.join(20)
     assert heard == [b"olleh\n"]

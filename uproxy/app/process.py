@@ -136,12 +136,12 @@ class Process:
         await parts.connections.start()
         parts.resolver.start()
         await self._admin.start()
+        _log.info("started: %s", ", ".join(sorted(map(str, fresh))) or "no doors")
         await accept(parts, self._state, fresh, lambda: self._ending)
         self._state.starting = False
         self._notifier.ready(self._status())
         for name in self._listeners.unused:
             _log.warning("systemd passed a socket %r that no door listens to", name)
-        _log.info("started: %s", ", ".join(sorted(map(str, parts.doors.listening))) or "no doors")
 
     def _warn(self, settings: Settings) -> None:
         """Log what is worth saying of a configuration and wasn't of the one before."""
