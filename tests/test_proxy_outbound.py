@@ -286,3 +286,15 @@ async def test_a_repeat_that_is_told_after_the_trust_changed_is_judged_when_it_i
     here.believe(with_crl(here.credentials, CA, DB))
     made, _ = repeated(door, route, 2)
     assert [refusal.outcome for refusal in made.refusals] == [Outcome.IDENTITY_DISTRUSTED]
+
+
+async def test_a_handshake_under_an_earlier_svid_is_known_by_it_and_judged_once_more() -> None:
+    here, door = make(A)
+    before = admitted(door).tls
+    here.believe(with_crl(credentials(CA.issue("/ns/web/sa/frontend"), CA), CA, OURS))
+    route = replace(admitted(current(here), 2), tls=before)
+    made = FakeConnection(app(2), route=route, peer=peer(DB, CA, Role.SERVER), dialled=A)
+    current(here).opened(made)
+    [refusal] = made.refusals
+    assert refusal.outcome is Outcome.IDENTITY_DISTRUSTED
+    assert refusal.reason.startswith("our own ")

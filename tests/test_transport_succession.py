@@ -14,6 +14,7 @@ from uproxy.transport.succession import same_way, successor
 A, B, C = (TcpAddress(f"10.0.0.{n}", 1) for n in (1, 2, 3))
 NO = Refusal(Outcome.DENIED, "no")
 OURS = Authority("example.org")
+PEER = verifier(Role.SERVER, OURS)(OURS.issue("/peer").der)
 TLS = plan(Role.CLIENT, OURS.issue("/a"), verifier(Role.SERVER, OURS))
 
 
@@ -46,7 +47,18 @@ def test_what_was_reached_is_left_if_the_new_route_does_not_lead_there_or_not_in
     assert same_way(route(A), route(A, tls=TLS), A) is None
     assert same_way(route(A, tls=TLS), route(A), A) is None
     assert same_way(route(A, tls=TLS), route(A, tls=TLS), A) is not None
-    other = plan(Role.CLIENT, OURS.issue("/a"), verifier(Role.SERVER, OURS))
-    assert same_way(route(A, tls=TLS), route(A, tls=other), A) is None
+    other = plan(Role.CLIENT, OURS.issue("/b"), verifier(Role.SERVER, OURS))
+    assert same_way(route(A, tls=TLS), route(A, tls=other), A, PEER) is None
     named = replace(route(A, tls=TLS), candidates=(Candidate("a", (A,), "a.test"),))
     assert same_way(route(A, tls=TLS), named, A) is None
+
+
+def test_a_handshake_is_kept_if_the_new_plan_believes_the_peer_and_shows_the_same_identity() -> (
+    None
+):
+    renewed = plan(Role.CLIENT, OURS.issue("/a"), verifier(Role.SERVER, OURS))
+    kept = same_way(route(A, tls=TLS), route(A, tls=renewed), A, PEER)
+    assert kept is not None
+    assert kept.tls is TLS
+    stranger = plan(Role.CLIENT, OURS.issue("/a"), verifier(Role.SERVER, Authority("example.org")))
+    assert same_way(route(A, tls=TLS), route(A, tls=stranger), A, PEER) is None

@@ -98,6 +98,12 @@ class OutboundDoor:
 
     def opened(self, connection: Connection) -> OnClosed:
         """The peer is verified and both sides are ready."""
+        route = connection.route
+        shown = None if route is None or route.tls is None else route.tls.own
+        if shown is not self._info.own:
+            # its handshake is an earlier snapshot's: known by what it saw, and judged again
+            info = replace(self._info, own=shown)
+            self._services.connections.admitted(info, connection.arrival, 0)
         return self._reports.opened(connection)
 
     def closed(self, connection: Connection, ending: Ending) -> None:

@@ -265,7 +265,9 @@ class Life(Deciding):
         before = cast("Route", self.route)
         self._connected()
         after = self._admit()
-        route = same_way(before, after, self.dialled)
+        verdict = self.verdict(FAR)
+        peer = verdict if isinstance(verdict, PeerSvid) else None
+        route = same_way(before, after, self.dialled, peer)
         if route is None:
             self._go(after)
             return False

@@ -142,7 +142,9 @@ class Life(Deciding):
             failure = await self._go(route)
             if self._overtaken:
                 before, route = route, self._ask_for_route()
-                kept = None if failure else same_way(before, route, self.dialled)
+                leg = self._far
+                peer = leg.peer if isinstance(leg, TlsLeg) else None
+                kept = None if failure else same_way(before, route, self.dialled, peer)
                 if kept is None:
                     self._leave_far()
                     continue
