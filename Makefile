@@ -66,7 +66,7 @@ tsan: $(VENV)/.ready test-packages
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info .hypothesis .*_cache
-	rm -f uproxy/engine/_engine.c uproxy/engine/*.so
+	rm -f uproxy/transport/native/_engine.c uproxy/transport/native/*.so
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # asked every time, because it takes no time: packages come and go without this folder knowing
@@ -76,7 +76,7 @@ test-packages:
 demo-packages:
 	@.ci/packages nginx postgresql curl
 
-$(VENV)/.ready: constraints.txt pyproject.toml setup.py $(wildcard uproxy/engine/*.p[yx]*) uproxy/engine/machine.h
+$(VENV)/.ready: constraints.txt pyproject.toml setup.py $(wildcard uproxy/transport/native/*.p[yx]*) uproxy/transport/native/machine.h
 	@.ci/python >/dev/null || .ci/packages python3
 	@"$$(.ci/python)" -c 'import ensurepip' 2>/dev/null || .ci/packages python3-venv
 	@.ci/packages $(BUILD_PACKAGES)

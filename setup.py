@@ -4,12 +4,12 @@ from glob import glob
 
 from setuptools import Extension, setup
 
-_ENGINE = "uproxy/engine/"
+_ENGINE = "uproxy/transport/native/"
 
 setup(
     ext_modules=[
         Extension(
-            "uproxy.engine._engine",
+            "uproxy.transport.native._engine",
             [f"{_ENGINE}_engine.pyx"],
             depends=[*glob(f"{_ENGINE}*.pxd"), f"{_ENGINE}machine.h"],
             include_dirs=[_ENGINE],

@@ -13,7 +13,7 @@ from uproxy.app.engines import make_engine
 from uproxy.errors import EngineError
 from uproxy.transport.native import NativeEngine
 from uproxy.transport.native import loop as native
-from uproxy.transport.twin import TwinEngine
+from uproxy.transport.python import TwinEngine
 
 
 async def test_each_name_has_its_engine() -> None:
@@ -42,7 +42,7 @@ async def test_a_missing_engine_is_an_error_and_never_the_other_one(
 ) -> None:
     for name in [each for each in sys.modules if each.startswith("uproxy.transport.native")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "uproxy.engine._engine", None)
+    monkeypatch.setitem(sys.modules, "uproxy.transport.native._engine", None)
     with pytest.raises(EngineError, match="say engine: python"):
         make_engine("native", None)
 

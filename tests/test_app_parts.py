@@ -25,7 +25,7 @@ from uproxy.lab.waiting import eventually
 from uproxy.log import Log
 from uproxy.model import TcpAddress, Transport
 from uproxy.systemd import Listeners
-from uproxy.transport.twin import TwinEngine
+from uproxy.transport.python import TwinEngine
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from uproxy.engine._engine import OPENSSL_FUNCTIONS
 from uproxy.errors import EngineError
 from uproxy.libssl import binding
+from uproxy.transport.native._engine import OPENSSL_FUNCTIONS
 
-ENGINE = Path(__file__).parents[1] / "uproxy" / "engine"
+ENGINE = Path(__file__).parents[1] / "uproxy" / "transport" / "native"
 
 
 def test_every_name_in_use_is_checked_for() -> None:

@@ -1,4 +1,4 @@
-"""Two doors back to back over the twin engine: an application calls another, through both.
+"""Two doors back to back over the Python engine: an application calls another, through both.
 
 application ── OutboundDoor ══ mutual TLS ══ InboundDoor ── echo
 """
@@ -23,7 +23,7 @@ from uproxy.config.settings import (
 from uproxy.lab.pki import Authority
 from uproxy.lab.waiting import eventually
 from uproxy.model import Direction, Outcome, TcpAddress, Transport
-from uproxy.transport.twin import TwinEngine
+from uproxy.transport.python import TwinEngine
 
 CA = Authority("example.org")
 PARTNER = Authority("partner.test")

@@ -7,7 +7,6 @@ import errno
 import pytest
 
 from uproxy.contract import Refusal, RefusedError
-from uproxy.engine._engine import FAILURES
 from uproxy.errors import IdentityError, UntrustedError
 from uproxy.libssl import TlsError
 from uproxy.lifecycle import State
@@ -15,6 +14,7 @@ from uproxy.model import Alert, Limits, Outcome, TcpAddress, Timeouts
 from uproxy.spiffe.presented import Excess
 from uproxy.transport import failures
 from uproxy.transport.failures import Failure
+from uproxy.transport.native._engine import FAILURES
 
 LIMITS = Limits(connections=7, per_source_connections=3, handshakes_in_flight=2)
 EXPLAINED = (

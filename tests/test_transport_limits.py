@@ -25,9 +25,9 @@ from uproxy.lab.pki import Authority
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Direction, Limits, Outcome, Role, TcpAddress, Timeouts, UnixAddress
-from uproxy.transport.twin import hello as hello_module
-from uproxy.transport.twin.gate import Gate
-from uproxy.transport.twin.hello import MAX_HELLO, Fault, Hello
+from uproxy.transport.python import client_hello as hello_module
+from uproxy.transport.python.client_hello import MAX_HELLO, Fault, Hello
+from uproxy.transport.python.limits import Gate
 
 engine = engines.engine
 

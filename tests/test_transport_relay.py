@@ -26,10 +26,10 @@ from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Direction, Outcome, TcpAddress, Timeouts, UnixAddress
 from uproxy.transport.poller import Poller
-from uproxy.transport.twin import TwinEngine
-from uproxy.transport.twin.gate import Gate
-from uproxy.transport.twin.life import Life
-from uproxy.transport.twin.relay import OWN_BACKLOG, Flow
+from uproxy.transport.python import TwinEngine
+from uproxy.transport.python.connection import Life
+from uproxy.transport.python.limits import Gate
+from uproxy.transport.python.relay import OWN_BACKLOG, Flow
 
 engine = engines.engine
 

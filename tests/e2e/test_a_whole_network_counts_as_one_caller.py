@@ -66,7 +66,7 @@ def _engine(name: str) -> Engine:
         from uproxy.transport.native import NativeEngine
 
         return NativeEngine(1)
-    from uproxy.transport.twin import TwinEngine
+    from uproxy.transport.python import TwinEngine
 
     return TwinEngine()
 

@@ -143,7 +143,7 @@ async def test_a_hello_costs_no_more_memory_for_being_endless(
     pair: tuple[Inbound, Outbound], request: pytest.FixtureRequest
 ) -> None:
     """Either its maker waits for the deadline and costs as little, or is told off before.  The
-    twin keeps its bytes twice."""
+    Python engine keeps its bytes twice."""
     besieged, friend = pair
     most = MOST_MEMORY * (2 if request.node.callspec.params["pair"] == "python" else 1)
     await traffic.exchange(friend.port, 100_000)

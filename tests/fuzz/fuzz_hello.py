@@ -1,5 +1,5 @@
-"""Any bytes in any pieces as a ClientHello: the compiled engine and the twin hear enough at the
-same piece, neither before the other."""
+"""Any bytes in any pieces as a ClientHello: both engines have received enough at the same piece,
+neither before the other."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["uproxy"]):
-    from tests.helpers.hostile_hello import engine, pieces, twin
+    from tests.helpers.hostile_hello import compiled, pieces, python
 
 
 def check(data: bytes) -> None:
@@ -19,7 +19,7 @@ def check(data: bytes) -> None:
     said = provider.ConsumeBytes(1 << 17)
     for stream in (said, as_records(said, lengths)):
         heard = pieces(stream, cuts)
-        assert engine()(heard) == twin(heard), (stream, cuts)
+        assert compiled()(heard) == python(heard), (stream, cuts)
 
 
 def as_records(content: bytes, lengths: list[int]) -> bytes:
@@ -34,7 +34,7 @@ def as_records(content: bytes, lengths: list[int]) -> bytes:
 
 def main() -> None:
     """Fuzz until stopped, or as libFuzzer's options say (`-max_total_time=60`)."""
-    engine()  # built now, not while the first input has its time
+    compiled()  # built now, not while the first input has its time
     atheris.Setup(sys.argv, check)
     atheris.Fuzz()
 

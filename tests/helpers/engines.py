@@ -37,7 +37,7 @@ from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import ENDINGS
 from uproxy.model import Address, Direction, Role, TcpAddress, Timeouts, TlsSettings, UnixAddress
 from uproxy.transport.native import NativeEngine
-from uproxy.transport.twin import TwinEngine
+from uproxy.transport.python import TwinEngine
 
 _ENGINES: dict[str, Callable[[], Engine]] = {
     "python": TwinEngine,

@@ -17,16 +17,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from uproxy.transport.twin.hello import Hello
+from uproxy.transport.python.client_hello import Hello
 
 _ROOT = Path(__file__).parents[2]
-_ENGINE = _ROOT / "uproxy" / "engine"
+_ENGINE = _ROOT / "uproxy" / "transport" / "native"
 _PROBE = Path(__file__).parent / "hostile_hello_probe.pyx"
 _BUILT = _ROOT / ".cache" / "probes" / str(sysconfig.get_config_var("SOABI"))
 
 
-def twin(pieces: Sequence[bytes]) -> int:
-    """After how many pieces the twin has heard enough; -1: it waits for more."""
+def python(pieces: Sequence[bytes]) -> int:
+    """After how many pieces the Python engine has heard enough; -1: it waits for more."""
     hello = Hello()
     for number, piece in enumerate(pieces, 1):
         if hello.feed(piece):
@@ -44,7 +44,7 @@ def pieces(stream: bytes, cuts: Sequence[int]) -> list[bytes]:
 
 
 @cache
-def engine() -> Callable[[Sequence[bytes]], int]:
+def compiled() -> Callable[[Sequence[bytes]], int]:
     """The same question to the compiled engine.
 
     Raises:

@@ -4,8 +4,8 @@
 from libc.stdint cimport uint8_t
 from libc.string cimport memset
 
-from uproxy.engine.hello cimport hello_complete
-from uproxy.engine.parts cimport Side
+from uproxy.transport.native.client_hello cimport hello_complete
+from uproxy.transport.native.types cimport Side
 
 
 def completed_after(pieces: list[bytes]) -> int:

@@ -7,9 +7,9 @@ import ctypes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from uproxy.engine._engine import CHOOSE_PROTOCOL
 from uproxy.libssl.binding import ffi
 from uproxy.libssl.callbacks import protocol_chooser
+from uproxy.transport.native._engine import CHOOSE_PROTOCOL
 
 names = st.binary(min_size=1, max_size=3) | st.sampled_from([b"h2", b"http/1.1", b"x" * 255])
 lists = st.lists(names, min_size=1, max_size=5)

@@ -36,7 +36,7 @@ from uproxy.lab.pki import Authority
 from uproxy.lab.waiting import eventually
 from uproxy.model import Direction, TcpAddress, Transport
 from uproxy.transport.native import NativeEngine
-from uproxy.transport.twin import TwinEngine
+from uproxy.transport.python import TwinEngine
 
 CA = Authority("example.org")
 OURS, PEER = CA.issue("/ns/shop/sa/orders"), CA.issue("/ns/web/sa/peer")

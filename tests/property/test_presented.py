@@ -7,7 +7,6 @@ import ctypes
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from uproxy.engine._engine import READ_PRESENTED
 from uproxy.errors import UntrustedError
 from uproxy.lab.pki import Authority
 from uproxy.spiffe.presented import (
@@ -21,6 +20,7 @@ from uproxy.spiffe.presented import (
     read_chain,
     refusal,
 )
+from uproxy.transport.native._engine import READ_PRESENTED
 
 SVID = Authority("example.org").intermediate().issue()
 

@@ -20,7 +20,7 @@ def make_engine(name: str, workers: int | None) -> Engine:
             called by OpenSSL.
     """
     if name == "python":
-        from uproxy.transport.twin import TwinEngine
+        from uproxy.transport.python import TwinEngine
 
         libssl.check_callbacks()
         return TwinEngine()

@@ -23,7 +23,7 @@ from uproxy.proxy.admin.bounds import ACCEPTS, DEFAULT_BOUNDS, Bounds
 from uproxy.proxy.admin.client import Client, Source
 from uproxy.proxy.admin.facts import AdminFacts
 from uproxy.proxy.admin.messages import Request, Response, Surface, text
-from uproxy.transport.shortage import Shortage
+from uproxy.transport.accept_backoff import Shortage
 
 _log = logging.getLogger(__name__)
 

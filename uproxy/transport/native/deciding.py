@@ -25,13 +25,13 @@ from uproxy.contract import (
     TlsFacts,
     TlsPlan,
 )
-from uproxy.engine._engine import PHASES, Wire
 from uproxy.lifecycle import State
 from uproxy.model import Address, TcpAddress
+from uproxy.transport.native._engine import PHASES, Wire
 from uproxy.transport.succession import successor
 
 if TYPE_CHECKING:
-    from uproxy.transport.native.opendoor import Offer, OpenNativeDoor
+    from uproxy.transport.native.listener import Offer, OpenNativeDoor
 
 NEAR: Final = 0
 FAR: Final = 1

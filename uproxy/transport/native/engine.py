@@ -10,9 +10,9 @@ from typing import Final
 
 from uproxy.contract import Door
 from uproxy.model import Limits
-from uproxy.transport.native.life import Life
+from uproxy.transport.native.handle import Life
+from uproxy.transport.native.listener import OpenNativeDoor
 from uproxy.transport.native.loop import LoopState
-from uproxy.transport.native.opendoor import OpenNativeDoor
 
 SWITCH: Final = 0.0005
 """Seconds after which the loop lets a thread have the GIL that has a leaf to judge."""

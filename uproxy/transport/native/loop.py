@@ -12,8 +12,8 @@ from collections.abc import Callable
 from typing import Final, Protocol, cast
 
 from uproxy import libssl, sockets
-from uproxy.engine._engine import OPENSSL_FUNCTIONS, Core, Wire
 from uproxy.model import Limits
+from uproxy.transport.native._engine import OPENSSL_FUNCTIONS, Core, Wire
 from uproxy.transport.poller import Poller
 
 _BATCH: Final = 256

@@ -1,0 +1,364 @@
+"""A connection as the event loop sees it: what the doors are asked, what the threads are told.
+
+    accepted → SHAKEN: Door.admit → dial … FAR_READY: Door.opened → relay … CLOSED: Door.closed
+
+A thread that has a cached route asks nothing: ADMITTED, OPENED and CLOSED are then reported
+in batches, when they have happened.  Between two of these it costs the loop nothing.  Whatever
+refuses it (`RefusedError`, a defect) cuts it, and CLOSED then has its ending; steps follow
+`lifecycle.MOVES`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Final, cast
+
+from uproxy import sockaddr
+from uproxy.contract import (
+    CacheScope,
+    Candidate,
+    Door,
+    Ending,
+    PeerSvid,
+    Refusal,
+    RefusedError,
+    Route,
+)
+from uproxy.lifecycle import State
+from uproxy.model import Address, Direction, Outcome
+from uproxy.transport import failures
+from uproxy.transport.dial import reach
+from uproxy.transport.failures import Failure
+from uproxy.transport.native._engine import (
+    ADMITTED,
+    ARRIVED,
+    CLOSED,
+    FAR_FAILED,
+    FAR_READY,
+    OPENED,
+    PHASES,
+    SHAKEN,
+)
+from uproxy.transport.native.deciding import FAR, Deciding
+from uproxy.transport.native.listener import far_handshake, handshake
+from uproxy.transport.succession import same_way
+
+if TYPE_CHECKING:
+    import socket
+
+    from uproxy.transport.native.listener import Offer, OpenNativeDoor
+    from uproxy.transport.native.loop import LoopState
+
+_ASKING: Final = ARRIVED | SHAKEN | FAR_READY | FAR_FAILED
+_NONE: Final[Iterator[Candidate]] = iter(())
+
+_log = logging.getLogger(__name__)
+
+
+class Life(Deciding):
+    """One accepted connection; the engine's handle on it (`contract.Connection`)."""
+
+    __slots__ = ("_candidates", "_dialling", "_ending", "_last_failure", "_loop_state")
+
+    def __init__(self, state: LoopState, offer: Offer) -> None:
+        super().__init__(offer)
+        self._loop_state = state
+        self._ending: Refusal | None = None  # why it is being cut
+        self._candidates: Iterator[Candidate] = _NONE
+        self._last_failure: Refusal | None = None
+        self._dialling: asyncio.Task[None] | None = None  # only while addresses race
+
+    def close(self, refusal: Refusal) -> None:
+        """Cut it now; the first reason stands."""
+        if self._ending is None and not self._over:
+            self._refuse(refusal)
+
+    # The life.
+
+    def happened(self, events: int) -> None:
+        """What a thread asks and reports."""
+        if not self._known:
+            self._arrive()
+        try:
+            self._follow(events)
+        except RefusedError as no:
+            self._refuse(no.refusal)
+        except Exception:  # noqa: BLE001  a defect: this connection ends, the process doesn't
+            self._confess()
+            self._refuse(failures.DEFECT)
+        if events & CLOSED:
+            self._end()
+        elif self._on_closed is not None and self._door is not None:
+            self._candidates, self._last_failure = _NONE, None
+            self._slim()
+
+    def _follow(self, events: int) -> None:
+        if events & ADMITTED:
+            self._repeat()
+        if events & OPENED:
+            self._pass()
+        if events & _ASKING and not events & CLOSED and self._ending is None:
+            self._answer(events)  # otherwise CLOSED is here, or on its way
+
+    def _answer(self, events: int) -> None:
+        if events & ARRIVED:
+            self._ask_for_tls()
+        elif events & SHAKEN:
+            self._ask_for_route()
+        elif events & FAR_READY:
+            self._open()
+        elif events & FAR_FAILED:
+            self._miss()
+
+    def _ask_for_tls(self) -> None:
+        door = self._decide()
+        plan = door.tls()
+        if isinstance(plan, Refusal):
+            raise RefusedError(plan)
+        if plan is None:
+            self._ask_for_route()
+            return
+        self.arrival = replace(self.arrival, tls=plan)
+        self.shake_near(handshake(plan), door.timeouts.handshake)
+
+    def _ask_for_route(self) -> None:
+        self._go(self._admit())
+
+    def _go(self, route: Route) -> None:
+        """Where the door said."""
+        self.decided()
+        if self._ending is not None:
+            return
+        self._candidates = iter(route.candidates)
+        if route.cache_scope is not None:
+            self._cache(route, route.cache_scope)
+        self.enter(PHASES[State.CONNECTING])
+        self._reach(route)
+
+    def _cache(self, route: Route, scope: frozenset[CacheScope]) -> None:
+        """Unless its address or TLS context can't be made: dialling then says why."""
+        try:
+            first = route.candidates[0]
+            target, far = sockaddr.pack(first.addresses[0]), far_handshake(route, first)
+        except (OSError, RefusedError):
+            return
+        limits = route.timeouts
+        patience = (limits.connect, limits.handshake, limits.idle, limits.half_close)
+        if not self.let_stand(route, CacheScope.SOURCE in scope, target, far, patience):
+            cast("OpenNativeDoor", self._opened).offer()
+
+    def _repeat(self) -> None:
+        """A thread gave it a cached route."""
+        route = self.route = cast("Route", self.standing())
+        self._candidate = route.candidates[0]  # its only one
+        cast("Door", self._door).admitted_from_cache(self.arrival, route)
+
+    def _reach(self, route: Route) -> None:
+        """Set out for the next candidate."""
+        for candidate in self._candidates:
+            self._candidate = candidate
+            self.enter(PHASES[State.CONNECTING])
+            failure = self._set_out(route, candidate)
+            if failure is None:
+                return
+            self._failed(route, failure)
+        raise RefusedError(self._last_failure or failures.no_address(route))
+
+    def _set_out(self, route: Route, candidate: Candidate) -> Refusal | None:
+        """Begin to dial; why that failed at once."""
+        if len(candidate.addresses) > 1:
+            self._race(route, candidate)
+            return None
+        address, limits = candidate.addresses[0], route.timeouts
+        try:
+            target = sockaddr.pack(address)
+            self.dial(target, far_handshake(route, candidate), limits.connect, limits.handshake)
+        except OSError as error:
+            return failures.unreachable(error.errno or 0, address)
+        except RefusedError as no:
+            return no.refusal
+        return None
+
+    def _race(self, route: Route, candidate: Candidate) -> None:
+        self.watch_loss()
+        task = asyncio.get_running_loop().create_task(self._dial(route, candidate))
+        self._dialling = task
+        self._loop_state.dialling.add(task)
+        task.add_done_callback(self._loop_state.dialling.discard)
+
+    async def _dial(self, route: Route, candidate: Candidate) -> None:
+        try:
+            connected, address = await reach(
+                self._loop_state.poller, candidate.addresses, route.timeouts.connect
+            )
+        except RefusedError as no:
+            step = partial(self._go_on, route, no.refusal)
+        except Exception:  # noqa: BLE001  a defect: this connection ends, the process doesn't
+            self._confess()
+            self._refuse(failures.DEFECT)
+            return
+        else:
+            step = partial(self._hand_over, route, connected, address)
+        self._dialling = None
+        self._guarded(step)
+
+    def _hand_over(self, route: Route, connected: socket.socket, address: Address) -> None:
+        """The thread goes on with what is connected."""
+        self.dialled = address
+        with connected:  # closed where its thread can't go on with it
+            if self._overtaken:
+                self._ask_for_route()
+                return
+            try:
+                far = far_handshake(route, cast("Candidate", self._candidate))
+                self.go_on(connected.fileno(), far, route.timeouts.handshake)
+            except RefusedError as no:
+                self._go_on(route, no.refusal)
+            else:
+                connected.detach()
+
+    def _miss(self) -> None:
+        """The candidate didn't answer as it should."""
+        route, candidate = cast("Route", self.route), cast("Candidate", self._candidate)
+        failure = self._explained(*self.missed())
+        if failure.state is State.HANDSHAKING_FAR:
+            self._connected()
+        if failure.error == errno.EAGAIN and failure.state is State.CONNECTING:
+            self._race(route, candidate)  # a unix socket's queue is full: patience
+        else:
+            self._go_on(route, failures.candidate(failure, route, candidate.addresses))
+
+    def _explained(self, what: str, side: int, error: int, code: int) -> Failure:
+        verdict = self.verdict(side) if what == "verify" else None
+        who = failures.NAMES[Direction.INBOUND if self._inbound else Direction.OUTBOUND][side]
+        return Failure(what, who, self.state, error, code, verdict)
+
+    def _go_on(self, route: Route, failure: Refusal) -> None:
+        self._failed(route, failure)
+        if self._overtaken:
+            self._ask_for_route()
+        else:
+            self._reach(route)
+
+    def _failed(self, route: Route, failure: Refusal) -> None:
+        self._last_failure = failure
+        cast("Door", self._door).attempted(route, cast("Candidate", self._candidate), failure)
+
+    def _open(self) -> None:
+        """Both sides are ready: bytes may pass if the door that decided is still the listener's,
+        or if the new one admits it to the same place."""
+        if self._overtaken and not self._is_admitted_again():
+            return
+        self.enter(PHASES[State.RELAYING])
+        route = cast("Route", self.route)
+        self._pass()
+        if self._ending is None:
+            self.relay(route.preface, route.timeouts.idle, route.timeouts.half_close)
+
+    def _is_admitted_again(self) -> bool:
+        """Put it to the listener's new door; False if that leads elsewhere: it is dialled."""
+        before = cast("Route", self.route)
+        self._connected()
+        after = self._admit()
+        verdict = self.verdict(FAR)
+        peer = verdict if isinstance(verdict, PeerSvid) else None
+        route = same_way(before, after, self.dialled, peer)
+        if route is None:
+            self._go(after)
+            return False
+        self.enter(PHASES[State.CONNECTING])
+        self.route, self._candidate = route, route.candidates[0]
+        return True
+
+    def _pass(self) -> None:
+        route, candidate = cast("Route", self.route), cast("Candidate", self._candidate)
+        door = cast("Door", self._door)
+        if route.tls is not None and not self._inbound:
+            self._introduce(cast("PeerSvid", self.verdict(FAR)))
+        self._connected()
+        self.endpoint = candidate.endpoint
+        door.attempted(route, candidate, None)
+        self._on_closed = door.opened(self)
+
+    def _connected(self) -> None:
+        """Where to is known by now, unless addresses raced."""
+        addresses = cast("Candidate", self._candidate).addresses
+        if len(addresses) == 1:
+            self.dialled = addresses[0]
+
+    # The end.
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Take a step of its own accord; what goes wrong in it is the end."""
+        try:
+            step()
+        except RefusedError as no:
+            self._refuse(no.refusal)
+        except Exception:  # noqa: BLE001  a defect: this connection ends, the process doesn't
+            self._confess()
+            self._refuse(failures.DEFECT)
+
+    def _confess(self) -> None:
+        _log.exception("a defect ended connection %d (%s)", self.arrival.id, self.state)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._ending = self._ending or refusal
+        self.cut()
+
+    def _why(self) -> Refusal | None:
+        """What ended it; None for the orderly end."""
+        fault = self.failure()
+        what = fault[0]
+        if what == "none":
+            return None
+        if self._ending is not None:
+            return self._ending  # though a thread may have found another before it heard of it
+        if what == "cut":
+            return failures.STOPPED
+        failure = self._explained(*fault)
+        if what in failures.LIMITS:
+            return failures.limit(what, self._loop_state.limits, self.arrival.source)
+        if failure.state is State.HANDSHAKING_NEAR:
+            limit = cast("Door", self._door).timeouts.handshake
+            return failures.handshake(failure.who, failure.cause(), limit)
+        return failures.relay(failure, cast("Route", self.route).timeouts)
+
+    def _guarded_why(self) -> Refusal | None:
+        try:
+            return self._why()
+        except Exception:  # noqa: BLE001  a verifier's defect
+            self._confess()
+            return failures.DEFECT
+
+    def _end(self) -> None:
+        if self._dialling is not None:
+            self._dialling.cancel()
+        if self.state is State.HANDSHAKING_FAR:
+            self._connected()
+        refusal = self._guarded_why()
+        ending = Ending(
+            refusal.outcome if refusal else Outcome.CLOSED,
+            self.state,
+            self.lasted(),
+            self.bytes_received,
+            self.bytes_sent,
+            refusal.reason if refusal else None,
+            self._rule(refusal),
+        )
+        self.release()
+        self._over = True
+        try:
+            (self._on_closed or cast("Door", self._door).closed)(self, ending)
+        except Exception:  # noqa: BLE001  the door's defect; the connection has ended anyway
+            _log.exception("Door.closed failed for connection %d", self.arrival.id)
+
+    def _rule(self, refusal: Refusal | None) -> str | None:
+        """The rule that refused, or the one that let it in."""
+        if refusal is not None and refusal.rule is not None:
+            return refusal.rule
+        return self.route.rule if self.route else None

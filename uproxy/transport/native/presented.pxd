@@ -1,0 +1,201 @@
+"""What a peer presents as its certificates: read from its Certificate message, and bounded before
+anything is spent on it.  The same as `spiffe/presented.py`, which has the reasons and the words.
+"""
+
+from libc.stdint cimport uint8_t
+
+from uproxy.transport.native.types cimport (
+    MAX_CHAIN, MAX_CHAIN_BYTES, MAX_DEPTH, MAX_KEY, MAX_NAME_PARTS, MAX_PARTS, MAX_TEXT, X_BYTES, X_CERTIFICATES,
+    X_KEY, X_NAME, X_NONE, X_NOT_DER, X_PARTS, X_TEXT, Presented,
+)
+
+cdef enum:
+    SEQUENCE = 0x30
+    OCTETS = 0x04
+    VERSION = 0xA0
+    CONSTRUCTED = 0x20
+
+cdef struct Value:  # of ASN.1, in DER
+    uint8_t tag
+    const uint8_t *start
+    const uint8_t *end
+
+
+cdef inline size_t number_at(const uint8_t *at, int size) noexcept nogil:
+    cdef size_t value = 0
+    cdef int index
+    for index in range(size):
+        value = (value << 8) | at[index]
+    return value
+
+
+cdef inline bint read_entries(Presented *them, const uint8_t *body, size_t size,
+                              bint is_tls13) noexcept nogil:
+    """Find the certificates in a Certificate message's body; False where it isn't built as RFC
+    8446 §4.4.2 or RFC 5246 §7.4.2 say."""
+    cdef size_t at = 1 if is_tls13 else 0
+    cdef size_t length
+    them.count = 0
+    if size < at + 3 or (is_tls13 and body[0] != 0) or number_at(body + at, 3) != size - at - 3:
+        return False
+    at += 3
+    while at < size:
+        if size - at < 3:
+            return False
+        length = number_at(body + at, 3)
+        at += 3
+        if length > size - at:
+            return False
+        if them.count < MAX_CHAIN:
+            them.ders[them.count], them.sizes[them.count] = body + at, length
+        them.count += 1
+        at += length
+        if is_tls13:
+            if size - at < 2 or number_at(body + at, 2) > size - at - 2:
+                return False
+            at += 2 + number_at(body + at, 2)
+    return them.count > 0
+
+
+cdef inline bint read_value(Value *value, const uint8_t *at, const uint8_t *end) noexcept nogil:
+    """Read the header of the value that begins at `at`; False where none ends before `end`."""
+    cdef size_t size
+    cdef int count
+    if end - at < 2 or (at[0] & 0x1F) == 0x1F:
+        return False
+    value.tag, size = at[0], at[1]
+    at += 2
+    if size >= 0x80:
+        count = <int>(size - 0x80)
+        if count < 1 or count > 3 or end - at < count:
+            return False
+        size = number_at(at, count)
+        at += count
+    if size > <size_t>(end - at):
+        return False
+    value.start, value.end = at, at + size
+    return True
+
+
+cdef inline bint read_sizes(const uint8_t *der, size_t size, size_t *key, size_t *text,
+                            int *names) noexcept nogil:
+    """Bytes of the public key, and of all else that the issuer has signed; values in the longer of
+    its two names."""
+    cdef Value value, signed
+    cdef const uint8_t *at
+    cdef int index
+    if not read_value(&value, der, der + size) or value.end != der + size:
+        return False
+    if not read_value(&signed, value.start, value.end):
+        return False
+    if value.tag != SEQUENCE or signed.tag != SEQUENCE:
+        return False
+    at = signed.start
+    if not read_value(&value, at, signed.end):
+        return False
+    if value.tag == VERSION:
+        at = value.end
+    for index in range(6):  # serial, algorithm, issuer, validity, subject, key
+        if not read_value(&value, at, signed.end):
+            return False
+        if index == 2 or index == 4:
+            names[0] = max(names[0], count_parts(at, value.end - at))
+        at = value.end
+    key[0] = value.end - value.start
+    text[0] = signed.end - signed.start - key[0]
+    return True
+
+
+cdef inline int count_parts(const uint8_t *der, size_t size) noexcept nogil:
+    """Values, those inside extensions included, up to MAX_PARTS + 1; -1: it isn't DER."""
+    cdef const uint8_t *ends[MAX_DEPTH]
+    cdef bint opaque[MAX_DEPTH]  # octets, which may be anything
+    cdef const uint8_t *at = der
+    cdef Value value, inner
+    cdef int depth = 1, parts = 0
+    cdef bint nested
+    ends[0], opaque[0] = der + size, False
+    while True:
+        while at == ends[depth - 1]:
+            depth -= 1
+            if depth == 0:
+                return parts
+        if depth == MAX_DEPTH or not read_value(&value, at, ends[depth - 1]):
+            # octets that began like DER needn't go on like it
+            while depth and not opaque[depth - 1]:
+                depth -= 1
+            if depth == 0:
+                return -1
+            at = ends[depth - 1]
+            continue
+        parts += 1
+        if parts > MAX_PARTS:
+            return parts
+        nested = (value.tag == OCTETS and read_value(&inner, value.start, value.end)
+                  and inner.end == value.end)
+        at = value.end
+        if nested or value.tag & CONSTRUCTED:
+            ends[depth], opaque[depth] = value.end, nested
+            depth += 1
+            at = value.start
+
+
+cdef inline int excess_of(Presented *them, int index, size_t *found) noexcept nogil:
+    """What one certificate has too much of."""
+    cdef size_t key = 0, text = 0
+    cdef int parts, names = 0
+    if not read_sizes(them.ders[index], them.sizes[index], &key, &text, &names):
+        return X_NOT_DER
+    parts = count_parts(them.ders[index], them.sizes[index])
+    found[0] = parts
+    if parts < 0:
+        return X_NOT_DER
+    if parts > MAX_PARTS:
+        return X_PARTS
+    found[0] = names
+    if names > MAX_NAME_PARTS:
+        return X_NAME
+    found[0] = key
+    if key > MAX_KEY:
+        return X_KEY
+    found[0] = text
+    return X_TEXT if text > MAX_TEXT else X_NONE
+
+
+cdef inline int read_presented(Presented *them, const uint8_t *body, size_t size, bint is_tls13,
+                               size_t *found) noexcept nogil:
+    """Find the certificates in a Certificate message's body.  What there is too much of, and how
+    much (X_NONE: nothing); -1 where it can't be read."""
+    cdef int index, what
+    if not read_entries(them, body, size, is_tls13):
+        return -1
+    found[0] = them.count
+    if them.count > MAX_CHAIN:
+        return X_CERTIFICATES
+    found[0] = size
+    if size > MAX_CHAIN_BYTES:
+        return X_BYTES
+    for index in range(them.count):
+        what = excess_of(them, index, found)
+        if what != X_NONE:
+            return what
+    return X_NONE
+
+
+cdef inline bint leave_leaf_only(Presented *them, uint8_t *body, size_t size) noexcept nogil:
+    """Turn what follows the leaf into an extension of its entry that nobody knows (RFC 8446
+    §4.4.2), so that OpenSSL neither reads nor keeps the other certificates.  False where they, or
+    the leaf itself, are too large."""
+    cdef uint8_t *at = body + (them.ders[0] - body) + them.sizes[0]
+    cdef size_t rest = size - (at - body)
+    cdef size_t found = 0
+    if excess_of(them, 0, &found) != X_NONE:
+        return False
+    if them.count == 1:
+        return True
+    if rest < 6 or rest - 2 > 0xFFFF:
+        return False
+    at[0], at[1] = <uint8_t>((rest - 2) >> 8), <uint8_t>(rest - 2)
+    at[2], at[3] = 0xFA, 0xFA  # reserved: no extension will ever have this number (RFC 8701)
+    at[4], at[5] = <uint8_t>((rest - 6) >> 8), <uint8_t>(rest - 6)
+    return True
