@@ -13,11 +13,11 @@ from uproxy.app.engines import make_engine
 from uproxy.errors import EngineError
 from uproxy.transport.native import NativeEngine
 from uproxy.transport.native import loop as native
-from uproxy.transport.python import TwinEngine
+from uproxy.transport.python import PythonEngine
 
 
 async def test_each_name_has_its_engine() -> None:
-    for name, kind in (("python", TwinEngine), ("native", NativeEngine)):
+    for name, kind in (("python", PythonEngine), ("native", NativeEngine)):
         engine = make_engine(name, None)
         assert type(engine) is kind
         await engine.stop()
@@ -32,7 +32,7 @@ async def test_an_engine_has_the_workers_asked_for_or_one_per_processor_up_to_fo
     monkeypatch.setattr(cpus, "allowed", lambda: processors)
     before = threading.active_count()
     engine = make_engine("native", workers)
-    assert threading.active_count() - before == expected + 1  # one for strangers
+    assert threading.active_count() - before == expected
     await engine.stop()
     assert threading.active_count() == before
 

@@ -25,7 +25,7 @@ from uproxy.lab.waiting import eventually
 from uproxy.log import Log
 from uproxy.model import TcpAddress, Transport
 from uproxy.systemd import Listeners
-from uproxy.transport.python import TwinEngine
+from uproxy.transport.python import PythonEngine
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def settings(tmp_path: Path) -> Settings:
 
 @pytest.fixture
 async def parts(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Parts]:
-    monkeypatch.setattr(module, "make_engine", lambda _name, _workers: TwinEngine())
+    monkeypatch.setattr(module, "make_engine", lambda _name, _workers: PythonEngine())
     made = Parts(settings, Log(settings.log, settings.name), Listeners({}), {})
     yield made
     await made.resolver.stop()

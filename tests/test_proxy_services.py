@@ -23,7 +23,7 @@ from uproxy.config.settings import (
 from uproxy.lab.pki import Authority
 from uproxy.lab.waiting import eventually
 from uproxy.model import Direction, Outcome, TcpAddress, Transport
-from uproxy.transport.python import TwinEngine
+from uproxy.transport.python import PythonEngine
 
 CA = Authority("example.org")
 PARTNER = Authority("partner.test")
@@ -73,7 +73,7 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
         writer.close()
 
 
-def listening(engine: TwinEngine, here: World) -> TcpAddress:
+def listening(engine: PythonEngine, here: World) -> TcpAddress:
     """Open its only door, which follows every new snapshot."""
     listener = sockets.listen(ANYWHERE)
     host, port = listener.getsockname()
@@ -92,7 +92,7 @@ async def pair(
 ) -> AsyncIterator[Pair]:
     server = await asyncio.start_server(echo, "127.0.0.1", 0)
     app = TcpAddress(*server.sockets[0].getsockname())
-    engine = TwinEngine()
+    engine = PythonEngine()
     door = InboundSettings("api", ANYWHERE, Transport.MTLS, app)
     callee = World(settings(*rules, inbound=(door,)), credentials(DB, CA), now=CA.now)
     exit_ = listening(engine, callee)

@@ -26,7 +26,7 @@ from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Direction, Outcome, TcpAddress, Timeouts, UnixAddress
 from uproxy.transport.poller import Poller
-from uproxy.transport.python import TwinEngine
+from uproxy.transport.python import PythonEngine
 from uproxy.transport.python.connection import Life
 from uproxy.transport.python.limits import Gate
 from uproxy.transport.python.relay import OWN_BACKLOG, Flow
@@ -467,7 +467,7 @@ def test_who_asks_for_answers_and_does_not_read_them_is_not_read() -> None:
 
 def test_the_twin_works_on_uvloop() -> None:
     async def main() -> None:
-        engine = TwinEngine()
+        engine = PythonEngine()
         await test_a_reset_of_one_side_becomes_a_reset_of_the_other(engine, "far")
         await test_the_near_side_may_half_close_first(engine)
         await test_closing_cuts_both_sides_with_resets_and_the_refusal_is_the_ending(engine)

@@ -66,9 +66,9 @@ def _engine(name: str) -> Engine:
         from uproxy.transport.native import NativeEngine
 
         return NativeEngine(1)
-    from uproxy.transport.python import TwinEngine
+    from uproxy.transport.python import PythonEngine
 
-    return TwinEngine()
+    return PythonEngine()
 
 
 async def _call(door: RecordingDoor, address: TcpAddress, source: str) -> None:

@@ -37,10 +37,10 @@ from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import ENDINGS
 from uproxy.model import Address, Direction, Role, TcpAddress, Timeouts, TlsSettings, UnixAddress
 from uproxy.transport.native import NativeEngine
-from uproxy.transport.python import TwinEngine
+from uproxy.transport.python import PythonEngine
 
 _ENGINES: dict[str, Callable[[], Engine]] = {
-    "python": TwinEngine,
+    "python": PythonEngine,
     "native": NativeEngine,
 }
 

@@ -36,14 +36,14 @@ from uproxy.lab.pki import Authority
 from uproxy.lab.waiting import eventually
 from uproxy.model import Direction, TcpAddress, Transport
 from uproxy.transport.native import NativeEngine
-from uproxy.transport.python import TwinEngine
+from uproxy.transport.python import PythonEngine
 
 CA = Authority("example.org")
 OURS, PEER = CA.issue("/ns/shop/sa/orders"), CA.issue("/ns/web/sa/peer")
 LISTEN = TcpAddress("127.0.0.1", 0)
 NOBODY = RuleSettings("nobody", "deny", RuleFrom(any=True))
 CLEAR = RuleSettings("clear", "allow", RuleFrom(unauthenticated=True))
-ENGINES: dict[str, Callable[[], Engine]] = {"native": NativeEngine, "python": TwinEngine}
+ENGINES: dict[str, Callable[[], Engine]] = {"native": NativeEngine, "python": PythonEngine}
 
 
 @dataclass(frozen=True)

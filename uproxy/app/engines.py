@@ -20,10 +20,10 @@ def make_engine(name: str, workers: int | None) -> Engine:
             called by OpenSSL.
     """
     if name == "python":
-        from uproxy.transport.python import TwinEngine
+        from uproxy.transport.python import PythonEngine
 
         libssl.check_callbacks()
-        return TwinEngine()
+        return PythonEngine()
     try:
         from uproxy.transport.native import NativeEngine
     except ImportError as error:

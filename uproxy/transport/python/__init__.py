@@ -7,6 +7,6 @@ the bottom up: `poller` (who is ready), `leg` and `tls` (one side of a connectio
 bytes), `gate` (the limits), `life` (a connection's whole life, in order) and `engine`.
 """
 
-from uproxy.transport.python.engine import TwinEngine
+from uproxy.transport.python.engine import PythonEngine
 
-__all__ = ["TwinEngine"]
+__all__ = ["PythonEngine"]

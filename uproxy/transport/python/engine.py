@@ -18,7 +18,7 @@ from uproxy.transport.python.limits import Gate
 from uproxy.transport.python.listener import Listening
 
 
-class TwinEngine:
+class PythonEngine:
     """Moves the connections of one event loop.  Made inside it."""
 
     def __init__(self) -> None:
