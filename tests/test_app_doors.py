@@ -23,7 +23,7 @@ PLAN = SocketPlan(mode=None, owner=None, exposed=True)
 
 @dataclass
 class OpenRecord:
-    """An `OpenDoor` that only remembers."""
+    """A `Listener` that only remembers."""
 
     listener: socket.socket
     door: object

@@ -109,15 +109,15 @@ async def test_a_door_waits_for_the_first_address_of_a_name(begin: Begin) -> Non
     await eventually(lambda: begun.state.waiting, "the door to wait")
     assert begun.state.not_ready == ("starting: waiting for the first address of a name",)
     # who calls meanwhile waits too, instead of being refused
-    with socket.create_server(("127.0.0.1", 0)) as far:
+    with socket.create_server(("127.0.0.1", 0)) as upstream:
         caller = await Stream.connect(listen)
         await caller.send(b"hello")
         assert begun.accepting == frozenset()
-        begun.parts.current.resolved(NAMED, (TcpAddress(*far.getsockname()),))
+        begun.parts.current.resolved(NAMED, (TcpAddress(*upstream.getsockname()),))
         await begun.task
         assert begun.accepting == {out.listen}
-        far.settimeout(10)
-        connection, _ = await asyncio.to_thread(far.accept)
+        upstream.settimeout(10)
+        connection, _ = await asyncio.to_thread(upstream.accept)
         with connection:
             assert await asyncio.to_thread(connection.recv, 5) == b"hello"
         caller.close()

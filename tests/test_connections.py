@@ -139,7 +139,9 @@ async def test_bytes_are_counted_while_the_connection_lives_and_once_only() -> N
 async def test_a_connection_that_never_opened_is_a_failed_one() -> None:
     here = world()
     refused = FakeConnection(arrival(number=5))
-    end = ending(Outcome.PEER_UNTRUSTED, State.HANDSHAKING_NEAR, rule="X5-17", reason="no bundle")
+    end = ending(
+        Outcome.PEER_UNTRUSTED, State.HANDSHAKING_DOWNSTREAM, rule="X5-17", reason="no bundle"
+    )
     here.connections.never_opened(refused, end, INBOUND)
     failed = here.metric("istio_tcp_connections_failed_total", response_flags="TLS_FAILURE")
     assert failed == 1
@@ -148,11 +150,11 @@ async def test_a_connection_that_never_opened_is_a_failed_one() -> None:
     assert (denial.door, denial.ending.reason, denial.identity) == ("api", "no bundle", None)
 
 
-async def test_a_far_handshake_is_counted_here_only_if_it_took_too_long() -> None:
+async def test_an_upstream_handshake_is_counted_here_only_if_it_took_too_long() -> None:
     here = world()
     for number, outcome in enumerate((Outcome.TIMED_OUT, Outcome.PEER_UNEXPECTED)):
         failed = FakeConnection(arrival(number=number))
-        end = ending(outcome, State.HANDSHAKING_FAR)
+        end = ending(outcome, State.HANDSHAKING_UPSTREAM)
         here.connections.never_opened(failed, end, info_of(Direction.OUTBOUND))
     assert here.metric("uproxy_handshake_failures_total", reason="timed_out") == 1
     assert here.metric("uproxy_handshake_failures_total") == 1
@@ -180,7 +182,7 @@ async def test_only_the_last_denials_are_kept_and_ordinary_ends_are_none() -> No
 
 async def test_denials_that_are_alike_are_one_with_a_count_and_push_nobody_out() -> None:
     here = world()
-    end = ending(Outcome.HANDSHAKE_FAILED, State.HANDSHAKING_NEAR, reason="plain HTTP")
+    end = ending(Outcome.HANDSHAKE_FAILED, State.HANDSHAKING_DOWNSTREAM, reason="plain HTTP")
     other = replace(end, reason="signed by nobody")
     here.connections.never_opened(FakeConnection(arrival(number=0)), other, INBOUND)
     for number in range(1, KEPT_DENIALS + 3):
@@ -195,7 +197,9 @@ async def test_denials_that_are_alike_are_one_with_a_count_and_push_nobody_out()
 async def test_a_probe_is_counted_apart_and_is_nobodys_failure() -> None:
     here = world()
     probe = FakeConnection(arrival())
-    end = ending(Outcome.PROBED, State.HANDSHAKING_NEAR, reason="closed without a ClientHello")
+    end = ending(
+        Outcome.PROBED, State.HANDSHAKING_DOWNSTREAM, reason="closed without a ClientHello"
+    )
     here.connections.never_opened(probe, end, INBOUND)
     assert here.metric("uproxy_probes_total", direction="inbound") == 1
     assert here.metric("uproxy_handshake_failures_total") == 0

@@ -11,8 +11,8 @@ from uproxy.lifecycle import DEADLINES, ENDINGS, MOVES, State, check_move
 from uproxy.model import Outcome, Timeouts
 
 LIFE = [
-    State.ACCEPTED, State.HANDSHAKING_NEAR, State.ADMITTING, State.CONNECTING,
-    State.HANDSHAKING_FAR, State.RELAYING, State.CLOSING, State.CLOSED,
+    State.ACCEPTED, State.HANDSHAKING_DOWNSTREAM, State.ADMITTING, State.CONNECTING,
+    State.HANDSHAKING_UPSTREAM, State.RELAYING, State.CLOSING, State.CLOSED,
 ]  # fmt: skip
 
 
@@ -32,12 +32,12 @@ def test_nothing_leaves_the_last_state() -> None:
 
 def test_nothing_is_relayed_that_was_not_admitted_and_connected() -> None:
     before = {state for state in State if State.RELAYING in MOVES[state]}
-    assert before == {State.CONNECTING, State.HANDSHAKING_FAR}
+    assert before == {State.CONNECTING, State.HANDSHAKING_UPSTREAM}
     assert {state for state in State if State.ADMITTING in MOVES[state]} == {
-        State.ACCEPTED, State.HANDSHAKING_NEAR, State.CONNECTING, State.HANDSHAKING_FAR,
+        State.ACCEPTED, State.HANDSHAKING_DOWNSTREAM, State.CONNECTING, State.HANDSHAKING_UPSTREAM,
     }  # fmt: skip
     assert {state for state in State if State.CONNECTING in MOVES[state]} == {
-        State.ADMITTING, State.HANDSHAKING_FAR,
+        State.ADMITTING, State.HANDSHAKING_UPSTREAM,
     }  # fmt: skip
 
 
@@ -46,8 +46,8 @@ def test_only_a_new_attempt_or_a_new_decision_goes_back() -> None:
         (now, then) for now in State for then in MOVES[now] if LIFE.index(then) <= LIFE.index(now)
     }
     assert back == {
-        (State.HANDSHAKING_FAR, State.CONNECTING),
-        (State.HANDSHAKING_FAR, State.ADMITTING),
+        (State.HANDSHAKING_UPSTREAM, State.CONNECTING),
+        (State.HANDSHAKING_UPSTREAM, State.ADMITTING),
         (State.CONNECTING, State.ADMITTING),
     }
 

@@ -229,7 +229,7 @@ async def test_a_failed_handshake_is_logged_with_the_identity_it_showed() -> Non
     plan = door.tls()
     assert isinstance(plan, TlsPlan)
     here.believe(credentials(None, CA))
-    end = ending(Outcome.PEER_UNTRUSTED, State.HANDSHAKING_NEAR)
+    end = ending(Outcome.PEER_UNTRUSTED, State.HANDSHAKING_DOWNSTREAM)
     door.closed(FakeConnection(replace(arrival(), tls=plan), dialled=None), end)
     assert dict(here.records[0].fields)["dst.identity"] == OURS.spiffe_id
 

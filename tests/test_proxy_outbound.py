@@ -225,7 +225,7 @@ async def test_a_failed_connection_is_logged_with_the_identity_it_showed() -> No
     here, door = make()
     route = admitted(door)
     here.believe(credentials(None, CA))
-    end = ending(Outcome.HANDSHAKE_FAILED, State.HANDSHAKING_FAR)
+    end = ending(Outcome.HANDSHAKE_FAILED, State.HANDSHAKING_UPSTREAM)
     door.closed(FakeConnection(app(2), route=route, dialled=A), end)
     assert dict(here.records[0].fields)["src.identity"] == OURS.spiffe_id
 

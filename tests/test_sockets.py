@@ -288,13 +288,16 @@ def test_what_is_no_socket_is_not_adopted(tmp_path: Path) -> None:
 
 
 def test_a_reset_is_what_the_other_side_sees() -> None:
-    with sockets.listen(HERE) as listener, socket.create_connection(listener.getsockname()) as far:
+    with (
+        sockets.listen(HERE) as listener,
+        socket.create_connection(listener.getsockname()) as upstream,
+    ):
         accepted, _name = listener.accept()
-        far.sendall(b"unread")
+        upstream.sendall(b"unread")
         sockets.reset(accepted)
         sockets.reset(accepted)
         with pytest.raises(ConnectionResetError):
-            far.recv(1)
+            upstream.recv(1)
 
 
 def test_a_connection_with_itself_is_nobody_who_answers() -> None:

@@ -1,4 +1,4 @@
-"""Reaching the far side: racing addresses, deadlines, and why it failed."""
+"""Reaching the upstream side: racing addresses, deadlines, and why it failed."""
 
 from __future__ import annotations
 
@@ -53,11 +53,14 @@ def to(*addresses: Address, connect: float = 5.0) -> RecordingDoor:
 
 async def test_a_dead_first_address_costs_the_head_start_only(engine: Engine) -> None:
     dead = FullQueue()
-    async with listening() as far, open_door(engine, door := to(dead.address, far.address)) as here:
+    async with (
+        listening() as upstream,
+        open_door(engine, door := to(dead.address, upstream.address)) as here,
+    ):
         before = time.monotonic()
         await Stream.connect(here)
         connection = await door.connection()
-        assert connection.dialled == far.address
+        assert connection.dialled == upstream.address
         assert connection.endpoint == "db:5432"
         assert time.monotonic() - before >= HEAD_START
     dead.close()
@@ -66,9 +69,12 @@ async def test_a_dead_first_address_costs_the_head_start_only(engine: Engine) ->
 
 async def test_a_refusing_first_address_costs_nothing(engine: Engine) -> None:
     refusing = TcpAddress("127.0.0.1", free_port())
-    async with listening() as far, open_door(engine, door := to(refusing, far.address)) as address:
+    async with (
+        listening() as upstream,
+        open_door(engine, door := to(refusing, upstream.address)) as address,
+    ):
         await Stream.connect(address)
-        assert (await door.connection()).dialled == far.address
+        assert (await door.connection()).dialled == upstream.address
 
 
 async def test_the_preferred_address_wins_when_it_answers_in_time(engine: Engine) -> None:
@@ -152,10 +158,10 @@ async def test_a_route_without_candidates_fails_to_connect(engine: Engine) -> No
 async def test_closing_while_dialling_ends_the_dial(engine: Engine) -> None:
     dead = FullQueue()
     async with open_door(engine, door := to(dead.address, dead.address)) as address:
-        near = await Stream.connect(address)
+        downstream = await Stream.connect(address)
         await eventually(lambda: door.arrivals, "an arrival")
         await engine.stop()
-        assert await near.is_reset()
+        assert await downstream.is_reset()
         assert (await door.ending()).outcome is Outcome.DRAINED
     dead.close()
 
@@ -163,10 +169,10 @@ async def test_closing_while_dialling_ends_the_dial(engine: Engine) -> None:
 async def test_a_caller_that_resets_while_we_dial_is_noticed_at_once(engine: Engine) -> None:
     dead = FullQueue()
     async with open_door(engine, door := to(dead.address, connect=60)) as address:
-        near = await Stream.connect(address)
-        await near.send(b"never mind")
+        downstream = await Stream.connect(address)
+        await downstream.send(b"never mind")
         await eventually(lambda: door.arrivals, "an arrival")
-        near.reset()
+        downstream.reset()
         ending = await door.ending()
     dead.close()
     assert (ending.outcome, ending.state) == (Outcome.RESET, State.CONNECTING)
@@ -177,19 +183,19 @@ async def test_a_caller_that_says_all_and_leaves_while_we_dial_is_still_heard(
     engine: Engine, tmp_path: Path
 ) -> None:
     """A unix socket reports a hang-up then, which isn't a reset."""
-    async with listening(str(tmp_path / "far")) as far:
-        far.socket.listen(0)
-        filler = await Stream.connect(far.address)
-        door = RecordingDoor(Direction.OUTBOUND, route(far.address))
-        async with open_door(engine, door, UnixAddress(str(tmp_path / "near"))) as address:
-            near = await Stream.connect(address)
+    async with listening(str(tmp_path / "upstream")) as upstream:
+        upstream.socket.listen(0)
+        filler = await Stream.connect(upstream.address)
+        door = RecordingDoor(Direction.OUTBOUND, route(upstream.address))
+        async with open_door(engine, door, UnixAddress(str(tmp_path / "downstream"))) as address:
+            downstream = await Stream.connect(address)
             await eventually(lambda: door.arrivals, "an arrival")
-            await near.send(b"fire and forget")
-            near.close()
+            await downstream.send(b"fire and forget")
+            downstream.close()
             await asyncio.sleep(0)
             filler.close()
-            await far.accept()
-            assert await (await far.accept()).receive_all() == b"fire and forget"
+            await upstream.accept()
+            assert await (await upstream.accept()).receive_all() == b"fire and forget"
 
 
 # Defects.
@@ -234,11 +240,11 @@ async def test_a_defect_while_dialling_ends_that_connection_and_no_other(
     monkeypatch: pytest.MonkeyPatch,
     defective: Callable[[Route, pytest.MonkeyPatch], Route],
 ) -> None:
-    async with listening() as far:
-        door = to(far.address, far.address)
+    async with listening() as upstream:
+        door = to(upstream.address, upstream.address)
         async with open_door(engine, door) as address:
             other = await Stream.connect(address)
-            its = await far.accept()
+            its = await upstream.accept()
             await door.connection()
             sound = door.answer
             with monkeypatch.context() as patch:
@@ -251,11 +257,11 @@ async def test_a_defect_while_dialling_ends_that_connection_and_no_other(
             assert "a defect ended connection" in caplog.text
             assert "a defect of the test's" in caplog.text
             if defective is not defective_dial:  # it had been reached, and is let go of
-                await (await far.accept()).is_reset()
+                await (await upstream.accept()).is_reset()
             if isinstance(engine, NativeEngine):
                 assert engine.state.core.alive() == 1
             await other.send(b"still here")
             assert await its.receive_exactly(10) == b"still here"
             door.answer = sound
             await Stream.connect(address)
-            assert (await door.connection(2)).dialled == far.address
+            assert (await door.connection(2)).dialled == upstream.address

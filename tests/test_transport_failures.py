@@ -23,7 +23,7 @@ EXPLAINED = (
     Outcome.PROBED,
     Outcome.TIMED_OUT,
 )
-SHAKING = State.HANDSHAKING_NEAR
+SHAKING = State.HANDSHAKING_DOWNSTREAM
 
 
 def failure(what: str, error: int = 0, verdict: object = None, code: int = 0) -> Failure:

@@ -23,7 +23,7 @@ from OpenSSL import SSL
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
 from tests.helpers.hostile_client import HostileClient
-from tests.helpers.streams import Listener, Stream, listening
+from tests.helpers.streams import Stream, Upstream, listening
 from tests.helpers.tls_streams import TlsStream
 from tests.helpers.world import credentials, with_crl
 from uproxy.contract import Arrival, Engine, PeerSvid, Refusal, Route, VerifyPeer
@@ -51,7 +51,7 @@ class Inbound:
 
     door: RecordingDoor
     address: TcpAddress
-    application: Listener
+    application: Upstream
 
     async def relay(self) -> tuple[TlsStream, Stream]:
         """Both ends of an open connection."""
@@ -80,14 +80,14 @@ async def inbound(
 @asynccontextmanager
 async def outbound(
     engine: Engine, settings: TlsSettings = TlsSettings()
-) -> AsyncIterator[tuple[RecordingDoor, TcpAddress, Listener]]:
+) -> AsyncIterator[tuple[RecordingDoor, TcpAddress, Upstream]]:
     """A door in the clear, towards a peer who is to shake hands."""
     ours = plan(Role.CLIENT, US, verifier(Role.SERVER, OURS), settings=settings)
-    async with listening() as far:
-        door = RecordingDoor(Direction.OUTBOUND, route(far.address, tls=ours))
+    async with listening() as upstream:
+        door = RecordingDoor(Direction.OUTBOUND, route(upstream.address, tls=ours))
         async with open_door(engine, door) as address:
             assert isinstance(address, TcpAddress)
-            yield door, address, far
+            yield door, address, upstream
 
 
 class Choppy(TlsStream):
@@ -155,9 +155,9 @@ async def test_a_failure_is_not_explained_by_the_one_before(engine: Engine) -> N
 
 async def test_data_behind_the_answering_peers_finished_is_not_lost(engine: Engine) -> None:
     """In TLS 1.2 a server's Finished comes last, and its first words may be in the segment."""
-    async with outbound(engine, CLASSIC) as (door, address, far):
-        near = await Stream.connect(address)
-        there = TlsStream(await far.accept(), PEER, server=True, version=SSL.TLS1_2_VERSION)
+    async with outbound(engine, CLASSIC) as (door, address, upstream):
+        downstream = await Stream.connect(address)
+        there = TlsStream(await upstream.accept(), PEER, server=True, version=SSL.TLS1_2_VERSION)
         while True:
             there.tls.bio_write(await there.stream.receive())
             try:
@@ -170,8 +170,8 @@ async def test_data_behind_the_answering_peers_finished_is_not_lost(engine: Engi
         there.tls.sendall(banner)
         there.tls.shutdown()
         await there.stream.send(there.pending())
-        assert await near.receive_all() == banner
-        near.close()
+        assert await downstream.receive_all() == banner
+        downstream.close()
         assert await there.receive() == b""
         assert (await door.ending()).outcome is Outcome.CLOSED
 
@@ -219,7 +219,7 @@ async def test_whatever_came_before_the_end_is_delivered_whatever_its_size(
 ) -> None:
     async with inbound(engine) as here:
         if transport == "plaintext":
-            here.door.near = None
+            here.door.downstream_tls = None
             here.door.ask_again()
         for turn, size in enumerate(SIZES):
             payload = os.urandom(size)
@@ -352,7 +352,7 @@ async def test_a_leaf_that_is_revoked_is_not_believed_by_the_next_plan(engine: E
     async with inbound(engine) as here:
         here.door.answer = DENIED
         assert await call(here, PEER) is Outcome.DENIED
-        here.door.near = plan(Role.SERVER, US, verify)
+        here.door.downstream_tls = plan(Role.SERVER, US, verify)
         here.door.ask_again()
         assert await call(here, PEER) is Outcome.PEER_UNTRUSTED
         assert await call(here, US) is Outcome.DENIED
@@ -362,21 +362,21 @@ async def test_who_may_call_may_not_therefore_answer(engine: Engine) -> None:
     """The same leaf, at the same time, in the other role."""
     caller = OURS.issue("/ns/web/sa/frontend", eku=(CLIENT_AUTH,))
     answerer = OURS.issue("/ns/web/sa/frontend", eku=(SERVER_AUTH,))
-    async with inbound(engine) as here, outbound(engine) as (door, address, far):
+    async with inbound(engine) as here, outbound(engine) as (door, address, upstream):
         here.door.answer = DENIED
         assert await call(here, caller) is Outcome.DENIED
         for shows, expected in ((caller, False), (answerer, True)):
-            near = await Stream.connect(address)
-            there = TlsStream(await far.accept(), shows, server=True)
+            downstream = await Stream.connect(address)
+            there = TlsStream(await upstream.accept(), shows, server=True)
             if expected:
                 await there.handshake()
-                await near.send(b"x")
+                await downstream.send(b"x")
                 assert await there.receive() == b"x"
             else:
                 with pytest.raises(SSL.Error):
                     await there.handshake()
-                assert await near.is_reset()
-            near.close()
+                assert await downstream.is_reset()
+            downstream.close()
         assert door.attempts[0][1] is not None
         assert door.attempts[0][1].outcome is Outcome.PEER_UNTRUSTED
         assert await call(here, answerer) is Outcome.PEER_UNTRUSTED
@@ -396,7 +396,7 @@ async def test_a_hello_that_drips_gains_no_time(engine: Engine) -> None:
                 await peer.stream.send(bytes((byte,)))
                 await asyncio.sleep(0.01)
         ending = await here.door.ending()
-    assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.HANDSHAKING_NEAR)
+    assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.HANDSHAKING_DOWNSTREAM)
     assert 0.5 <= ending.duration < 5
 
 
@@ -410,7 +410,7 @@ async def test_a_handshake_that_stops_behind_our_flight_has_its_deadline(engine:
         with suppress(ConnectionResetError):
             await peer.stream.receive_all()
         ending = await here.door.ending()
-    assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.HANDSHAKING_NEAR)
+    assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.HANDSHAKING_DOWNSTREAM)
 
 
 async def test_somebody_refused_who_neither_reads_nor_leaves_is_gone_soon(engine: Engine) -> None:
@@ -435,17 +435,17 @@ async def test_somebody_refused_who_neither_reads_nor_leaves_is_gone_soon(engine
 async def test_an_answering_peer_that_ends_without_saying_so_is_a_truncation(
     engine: Engine, where: str
 ) -> None:
-    async with outbound(engine) as (door, address, far):
-        near = await Stream.connect(address)
-        there = TlsStream(await far.accept(), PEER, server=True)
+    async with outbound(engine) as (door, address, upstream):
+        downstream = await Stream.connect(address)
+        there = TlsStream(await upstream.accept(), PEER, server=True)
         await there.handshake()
         await there.send(b"half an answer")
-        assert await near.receive_exactly(14) == b"half an answer"
+        assert await downstream.receive_exactly(14) == b"half an answer"
         if where == "within a record":
             there.tls.sendall(bytes(1000))
             await there.stream.send(there.pending()[:500])
         there.truncate()
-        assert await near.is_reset()
+        assert await downstream.is_reset()
         ending = await door.ending()
     assert (ending.outcome, ending.bytes_received) == (Outcome.RESET, 14)
     assert ending.reason == "the peer closed without a close_notify (truncated)"
@@ -481,7 +481,7 @@ async def test_plans_may_go_while_connections_live_that_were_made_with_them(
         here.door.arrivals.clear()
         here.door.opened_.clear()
         for _ in range(5):  # the next ones' memory is where the old one's was
-            here.door.near = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
+            here.door.downstream_tls = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
             here.door.ask_again()
             gc.collect()
             await told_off(here.address, STRANGER, "unknown ca")

@@ -52,8 +52,8 @@ def client_hello() -> bytes:
 
 async def test_a_full_engine_refuses_with_a_reset_and_counts(engine: Engine) -> None:
     engine.set_limits(Limits(connections=2))
-    async with listening() as far:
-        door = RecordingDoor(Direction.OUTBOUND, route(far.address))
+    async with listening() as upstream:
+        door = RecordingDoor(Direction.OUTBOUND, route(upstream.address))
         async with open_door(engine, door) as address:
             kept = [await Stream.connect(address) for _ in range(2)]
             await door.connection(2)
@@ -83,7 +83,7 @@ async def test_when_full_the_oldest_silent_connection_makes_room(engine: Engine)
         await eventually(lambda: door.endings, "its ending")
         first = door.endings[0]
         assert first[1].outcome is Outcome.LIMIT
-        assert first[1].state is State.HANDSHAKING_NEAR
+        assert first[1].state is State.HANDSHAKING_DOWNSTREAM
         await eventually(lambda: door.arrivals, "the handshake's other end")
         assert engine.refused()["connections"] == 1
 
@@ -133,8 +133,8 @@ async def test_a_handshake_takes_its_slot_with_its_complete_hello(engine: Engine
 
 async def test_a_source_may_have_so_many_connections(engine: Engine) -> None:
     engine.set_limits(Limits(per_source_connections=1))
-    async with listening() as far:
-        door = RecordingDoor(Direction.OUTBOUND, route(far.address))
+    async with listening() as upstream:
+        door = RecordingDoor(Direction.OUTBOUND, route(upstream.address))
         async with open_door(engine, door) as address:
             first = await Stream.connect(address)
             await door.connection()
@@ -151,8 +151,8 @@ async def test_unix_callers_have_no_address_to_be_counted_by(
     engine: Engine, tmp_path: object
 ) -> None:
     engine.set_limits(Limits(per_source_connections=1))
-    async with listening() as far:
-        door = RecordingDoor(Direction.OUTBOUND, route(far.address))
+    async with listening() as upstream:
+        door = RecordingDoor(Direction.OUTBOUND, route(upstream.address))
         async with open_door(engine, door, UnixAddress(f"{tmp_path}/door.sock")) as address:
             for _ in range(3):
                 await Stream.connect(address)
@@ -177,8 +177,8 @@ def no_descriptor_left() -> Iterator[None]:
 async def test_accepting_survives_a_shortage_of_descriptors_without_spinning(
     engine: Engine, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with listening() as far:
-        door = RecordingDoor(Direction.OUTBOUND, route(far.address))
+    async with listening() as upstream:
+        door = RecordingDoor(Direction.OUTBOUND, route(upstream.address))
         async with open_door(engine, door) as address:
             waiting = socket.socket()
             waiting.setblocking(False)
@@ -190,7 +190,7 @@ async def test_accepting_survives_a_shortage_of_descriptors_without_spinning(
                 assert engine.refused()["descriptors"] < 10
                 assert not door.opened_
             await door.connection()
-            there = await far.accept()
+            there = await upstream.accept()
             await stream.send(b"patient")
             assert await there.receive() == b"patient"
     assert "raise LimitNOFILE" in caplog.text
@@ -199,7 +199,7 @@ async def test_accepting_survives_a_shortage_of_descriptors_without_spinning(
 async def test_a_shortage_while_dialling_fails_the_connection_not_the_engine(
     engine: Engine,
 ) -> None:
-    async with listening() as far:
+    async with listening() as upstream:
         holes: list[int] = []
 
         def fill(_arrival: object) -> object:
@@ -208,14 +208,14 @@ async def test_a_shortage_while_dialling_fails_the_connection_not_the_engine(
                     holes.append(os.dup(0))
             return there
 
-        there = route(far.address)
+        there = route(upstream.address)
         door = RecordingDoor(Direction.OUTBOUND, fill)  # type: ignore[arg-type]  # one of two
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         async with open_door(engine, door) as address:
             resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
             try:
-                near = await Stream.connect(address)
-                assert await near.is_reset()
+                downstream = await Stream.connect(address)
+                assert await downstream.is_reset()
                 ending = await door.ending()
             finally:
                 resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -225,7 +225,9 @@ async def test_a_shortage_while_dialling_fails_the_connection_not_the_engine(
             await Stream.connect(address)
             await door.connection()
     assert ending.outcome is Outcome.CONNECT_FAILED
-    assert ending.reason == f"no descriptor left to connect to {far.address}: raise LimitNOFILE"
+    assert (
+        ending.reason == f"no descriptor left to connect to {upstream.address}: raise LimitNOFILE"
+    )
 
 
 # The pure parts.

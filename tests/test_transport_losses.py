@@ -30,7 +30,7 @@ from tests.helpers.hostile_client import (
     key_update,
     session_ticket,
 )
-from tests.helpers.streams import Listener, Stream, listening
+from tests.helpers.streams import Stream, Upstream, listening
 from tests.helpers.tls_streams import TlsStream
 from uproxy.contract import Engine
 from uproxy.lab.pki import Authority
@@ -48,22 +48,22 @@ NEVER_SEALED = b"\x17\x03\x03\x00\x40" + os.urandom(64)
 HALF_A_RECORD = b"\x17\x03\x03\x01\x00" + os.urandom(20)
 
 
-def inbound(application: Listener, **timeouts: float) -> RecordingDoor:
+def inbound(application: Upstream, **timeouts: float) -> RecordingDoor:
     limits = Timeouts(**timeouts)
     ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
     there = route(application.address, timeouts=limits)
     return RecordingDoor(Direction.INBOUND, there, ours, limits)
 
 
-def outbound(far: Listener, **timeouts: float) -> RecordingDoor:
+def outbound(upstream: Upstream, **timeouts: float) -> RecordingDoor:
     limits = Timeouts(**timeouts)
     ours = plan(Role.CLIENT, US, verifier(Role.SERVER, OURS))
-    return RecordingDoor(Direction.OUTBOUND, route(far.address, tls=ours, timeouts=limits))
+    return RecordingDoor(Direction.OUTBOUND, route(upstream.address, tls=ours, timeouts=limits))
 
 
-def plain(far: Listener, **timeouts: float) -> RecordingDoor:
+def plain(upstream: Upstream, **timeouts: float) -> RecordingDoor:
     limits = Timeouts(**timeouts)
-    return RecordingDoor(Direction.OUTBOUND, route(far.address, timeouts=limits))
+    return RecordingDoor(Direction.OUTBOUND, route(upstream.address, timeouts=limits))
 
 
 def undelivered(stream: Stream) -> int:
@@ -89,11 +89,11 @@ async def heard_until_reset(stream: Stream, pause: float = 0.0) -> bytes:
 
 
 @asynccontextmanager
-async def slow_listening() -> AsyncIterator[Listener]:
+async def slow_listening() -> AsyncIterator[Upstream]:
     """Whoever it accepts has little room for what comes."""
-    async with listening() as far:
-        far.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        yield far
+    async with listening() as upstream:
+        upstream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        yield upstream
 
 
 # The peer's end, TLS.
@@ -145,10 +145,13 @@ async def test_the_application_gets_all_that_a_peer_had_said(
     """However slowly it reads."""
     end, words = ENDS[how]
     payload = os.urandom(size)
-    async with slow_listening() as far, open_door(engine, door := inbound(far)) as address:
+    async with (
+        slow_listening() as upstream,
+        open_door(engine, door := inbound(upstream)) as address,
+    ):
         peer = TlsStream(await Stream.connect(address), PEER)
         await peer.handshake()
-        there = await far.accept()
+        there = await upstream.accept()
         await peer.send(payload)
         await end(peer)
         await asyncio.sleep(0.05)  # the end may come before anything is read
@@ -162,15 +165,15 @@ async def test_the_application_gets_all_that_a_peer_had_said(
 async def test_the_application_gets_all_that_a_server_had_said(engine: Engine, how: str) -> None:
     end, words = ENDS[how]
     payload = os.urandom(3 * MIB // 2)
-    async with listening() as far, open_door(engine, door := outbound(far)) as address:
-        near = await Stream.connect(address, 4096)
-        peer = TlsStream(await far.accept(), PEER, server=True)
+    async with listening() as upstream, open_door(engine, door := outbound(upstream)) as address:
+        downstream = await Stream.connect(address, 4096)
+        peer = TlsStream(await upstream.accept(), PEER, server=True)
         await peer.handshake()
         await door.connection()
         await peer.send(payload)
         await end(peer)
         await asyncio.sleep(0.05)
-        assert await heard_until_reset(near) == payload
+        assert await heard_until_reset(downstream) == payload
         ending = await door.ending()
         assert (ending.outcome, ending.bytes_received) == (Outcome.RESET, len(payload))
         assert words in str(ending.reason)
@@ -182,7 +185,7 @@ async def test_the_application_gets_all_that_a_server_had_said(engine: Engine, h
 async def test_what_comes_with_the_handshakes_end_is_delivered_too(
     engine: Engine, last: bytes
 ) -> None:
-    async with listening() as far, open_door(engine, door := inbound(far)) as address:
+    async with listening() as upstream, open_door(engine, door := inbound(upstream)) as address:
         peer = TlsStream(await Stream.connect(address), PEER)
         with suppress(Exception):
             peer.tls.do_handshake()  # to be continued
@@ -192,7 +195,7 @@ async def test_what_comes_with_the_handshakes_end_is_delivered_too(
         peer.tls.sendall(b"hello")
         await peer.stream.send(peer.pending() + last)  # in one segment with Finished
         peer.truncate()
-        there = await far.accept()
+        there = await upstream.accept()
         assert await heard_until_reset(there) == b"hello"
         assert (await door.ending()).bytes_received == 5
 
@@ -206,9 +209,9 @@ async def test_a_fatal_alert_behind_data_comes_after_the_data(engine: Engine) ->
             peer.send(b"\x02\x28", ALERT)  # handshake_failure
             peer.receive_until_end()
 
-    async with listening() as far, open_door(engine, door := inbound(far)) as address:
+    async with listening() as upstream, open_door(engine, door := inbound(upstream)) as address:
         talking = asyncio.create_task(asyncio.to_thread(talk, cast("TcpAddress", address).port))
-        there = await far.accept()
+        there = await upstream.accept()
         assert await heard_until_reset(there) == b"12345" * 40_000
         await talking
         ending = await door.ending()
@@ -221,10 +224,13 @@ async def test_an_answer_on_its_way_reaches_a_peer_that_ends_without_close_notif
     engine: Engine,
 ) -> None:
     """It has only stopped sending."""
-    async with slow_listening() as far, open_door(engine, door := inbound(far)) as address:
+    async with (
+        slow_listening() as upstream,
+        open_door(engine, door := inbound(upstream)) as address,
+    ):
         peer = TlsStream(await Stream.connect(address), PEER)
         await peer.handshake()
-        there = await far.accept()
+        there = await upstream.accept()
         question, answer = os.urandom(MIB), os.urandom(200_000)
         await peer.send(question)
         peer.truncate()
@@ -251,16 +257,16 @@ async def test_an_answer_followed_by_a_reset_comes_through_a_backlog_the_other_w
     engine: Engine,
 ) -> None:
     """An application that answers an upload without reading it, and closes."""
-    async with listening() as far, open_door(engine, door := plain(far)) as address:
-        near = await Stream.connect(address, 4096)
-        there = await far.accept()
-        uploading = asyncio.create_task(push_until_full(near))
+    async with listening() as upstream, open_door(engine, door := plain(upstream)) as address:
+        downstream = await Stream.connect(address, 4096)
+        there = await upstream.accept()
+        uploading = asyncio.create_task(push_until_full(downstream))
         answer = os.urandom(MIB)
         await there.send(answer)
         await uploading
         await delivered(there)
         there.close()  # with much unread: a reset
-        assert await heard_until_reset(near) == answer
+        assert await heard_until_reset(downstream) == answer
         ending = await door.ending()
         assert (ending.outcome, ending.reason) == (Outcome.RESET, "reset by the peer")
 
@@ -269,32 +275,32 @@ async def test_who_still_uploads_can_read_an_answer_larger_than_all_buffers(
     engine: Engine,
 ) -> None:
     """It is blocked in sending: somebody has to take that."""
-    async with listening() as far, open_door(engine, plain(far)) as address:
-        near = await Stream.connect(address, 4096)
-        there = await far.accept()
-        await push_until_full(near)
+    async with listening() as upstream, open_door(engine, plain(upstream)) as address:
+        downstream = await Stream.connect(address, 4096)
+        there = await upstream.accept()
+        await push_until_full(downstream)
         answer = os.urandom(8 * MIB)
         saying = asyncio.create_task(there.send(answer))
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(asyncio.shield(saying), 0.5)
-        heard = bytearray(await near.receive_exactly(6 * MIB))
+        heard = bytearray(await downstream.receive_exactly(6 * MIB))
         await saying
         await delivered(there)
         there.close()
-        await near.send(bytes(8 * MIB))
-        heard += await heard_until_reset(near)
+        await downstream.send(bytes(8 * MIB))
+        heard += await heard_until_reset(downstream)
         assert bytes(heard) == answer
 
 
 @pytest.mark.parametrize("half_closes", [True, False])
-@pytest.mark.parametrize("who", ["near", "far"])
+@pytest.mark.parametrize("who", ["downstream", "upstream"])
 async def test_all_that_was_said_before_a_reset_is_delivered(
     engine: Engine, who: str, half_closes: bool
 ) -> None:
-    async with slow_listening() as far, open_door(engine, door := plain(far)) as address:
-        near = await Stream.connect(address, 4096)
-        there = await far.accept()
-        first, second = (near, there) if who == "near" else (there, near)
+    async with slow_listening() as upstream, open_door(engine, door := plain(upstream)) as address:
+        downstream = await Stream.connect(address, 4096)
+        there = await upstream.accept()
+        first, second = (downstream, there) if who == "downstream" else (there, downstream)
         payload = os.urandom(MIB)
         await first.send(payload)
         await delivered(first)
@@ -312,34 +318,36 @@ async def test_all_that_was_said_before_a_reset_is_delivered(
 
 
 async def test_unix_sockets_lose_nothing_either(engine: Engine, tmp_path: Path) -> None:
-    async with listening(str(tmp_path / "app.sock")) as far:
+    async with listening(str(tmp_path / "app.sock")) as upstream:
         where = UnixAddress(str(tmp_path / "door.sock"))
-        async with open_door(engine, door := plain(far), where) as address:
-            near = await Stream.connect(address)
-            there = await far.accept()
-            uploading = asyncio.create_task(push_until_full(near))
+        async with open_door(engine, door := plain(upstream), where) as address:
+            downstream = await Stream.connect(address)
+            there = await upstream.accept()
+            uploading = asyncio.create_task(push_until_full(downstream))
             answer = os.urandom(150_000)
             await there.send(answer)
             await uploading
             there.close()  # with much unread
             heard = bytearray()
             with suppress(ConnectionResetError):
-                while more := await near.receive(4096):
+                while more := await downstream.receive(4096):
                     heard += more
             assert bytes(heard) == answer
             assert (await door.ending()).outcome is Outcome.RESET
 
 
-async def test_what_a_caller_said_before_it_was_reset_waits_for_the_far_side(
+async def test_what_a_caller_said_before_it_was_reset_waits_for_the_upstream_side(
     engine: Engine,
 ) -> None:
-    async with listening() as far, open_door(engine, door := outbound(far)) as address:
-        near = await Stream.connect(address)
-        await near.send(b"last words")
-        peer = TlsStream(await far.accept(), PEER, server=True)
-        peer.tls.bio_write(await peer.stream.receive())  # its ClientHello: the far side is reached
-        await delivered(near)
-        near.reset()
+    async with listening() as upstream, open_door(engine, door := outbound(upstream)) as address:
+        downstream = await Stream.connect(address)
+        await downstream.send(b"last words")
+        peer = TlsStream(await upstream.accept(), PEER, server=True)
+        peer.tls.bio_write(
+            await peer.stream.receive()
+        )  # its ClientHello: the upstream side is reached
+        await delivered(downstream)
+        downstream.reset()
         await peer.handshake()
         assert await peer.receive_exactly(10) == b"last words"
         with pytest.raises(ConnectionResetError):
@@ -351,10 +359,10 @@ async def test_what_a_caller_said_before_it_was_reset_waits_for_the_far_side(
 async def test_a_caller_that_is_reset_and_had_said_nothing_is_not_waited_for(
     engine: Engine,
 ) -> None:
-    async with listening() as far, open_door(engine, door := outbound(far)) as address:
-        near = await Stream.connect(address)
-        peer = await far.accept()
-        near.reset()
+    async with listening() as upstream, open_door(engine, door := outbound(upstream)) as address:
+        downstream = await Stream.connect(address)
+        peer = await upstream.accept()
+        downstream.reset()
         with suppress(ConnectionResetError):
             await peer.receive_all()  # half a handshake
         assert (await door.ending()).outcome is Outcome.RESET
@@ -370,12 +378,12 @@ async def test_a_reader_that_never_reads_is_given_up_after_half_close(
     """Whether the bytes wait in our kernel, or with us too."""
     patience = {"idle": 60.0, "half_close": 0.3}
     async with (
-        slow_listening() as far,
-        open_door(engine, door := inbound(far, **patience)) as address,
+        slow_listening() as upstream,
+        open_door(engine, door := inbound(upstream, **patience)) as address,
     ):
         peer = TlsStream(await Stream.connect(address), PEER)
         await peer.handshake()
-        there = await far.accept()
+        there = await upstream.accept()
         if side == "kernel":
             await peer.send(bytes(100_000))
             peer.truncate()
@@ -390,10 +398,13 @@ async def test_a_reader_that_never_reads_is_given_up_after_half_close(
 
 
 async def test_to_wait_for_a_slow_reader_costs_no_cpu(engine: Engine) -> None:
-    async with slow_listening() as far, open_door(engine, door := inbound(far)) as address:
+    async with (
+        slow_listening() as upstream,
+        open_door(engine, door := inbound(upstream)) as address,
+    ):
         peer = TlsStream(await Stream.connect(address), PEER)
         await peer.handshake()
-        there = await far.accept()
+        there = await upstream.accept()
         await peer.send(bytes(MIB))
         peer.truncate()
         await asyncio.sleep(0.1)
@@ -417,12 +428,12 @@ def pieces(message: bytes) -> Iterator[tuple[bytes, bytes]]:
 async def test_a_callers_key_update_in_two_records_does_not_end_what_is_said_in_between(
     engine: Engine,
 ) -> None:
-    async with listening() as far, open_door(engine, door := inbound(far)) as address:
+    async with listening() as upstream, open_door(engine, door := inbound(upstream)) as address:
         port = cast("TcpAddress", address).port
         peer = await asyncio.to_thread(HostileClient, port, PEER)
         with peer:
             await asyncio.to_thread(peer.handshake)
-            there = await far.accept()
+            there = await upstream.accept()
             connection = await door.connection()
             for ask in (False, True):
                 for first, rest in pieces(key_update(ask=ask)):
@@ -447,16 +458,16 @@ async def test_a_servers_message_in_two_records_does_not_end_what_is_said_in_bet
     engine: Engine, what: str
 ) -> None:
     message = session_ticket() if what == "ticket" else key_update(ask=True)
-    async with listening() as far, open_door(engine, door := outbound(far)) as address:
-        near = await Stream.connect(address)
-        accepted = await far.accept()
+    async with listening() as upstream, open_door(engine, door := outbound(upstream)) as address:
+        downstream = await Stream.connect(address)
+        accepted = await upstream.accept()
         accepted.socket.setblocking(True)
         peer = await asyncio.to_thread(HostileServer, accepted.socket, PEER)
         await door.connection()
         for first, rest in pieces(message):
             peer.send(b"banner").send(first, HANDSHAKE)
-            assert await near.receive_exactly(6) == b"banner"
-            await near.send(b"request")
+            assert await downstream.receive_exactly(6) == b"banner"
+            await downstream.send(b"request")
             await asyncio.sleep(0.01)
             peer.send(rest, HANDSHAKE)
             if what != "ticket":
@@ -466,11 +477,11 @@ async def test_a_servers_message_in_two_records_does_not_end_what_is_said_in_bet
 
 
 async def test_half_a_message_and_then_the_end_is_a_truncation(engine: Engine) -> None:
-    async with listening() as far, open_door(engine, door := inbound(far)) as address:
+    async with listening() as upstream, open_door(engine, door := inbound(upstream)) as address:
         port = cast("TcpAddress", address).port
         with await asyncio.to_thread(HostileClient, port, PEER) as peer:
             await asyncio.to_thread(peer.handshake)
-            there = await far.accept()
+            there = await upstream.accept()
             peer.send(b"data").send(key_update(ask=False)[:4], HANDSHAKE)
             await there.send(b"nobody will hear this")
             peer.finish()

@@ -30,11 +30,11 @@ PEER = CA.issue("/ns/web/sa/frontend")
 ANYWHERE = TcpAddress("127.0.0.1", 0)
 
 
-def configured(direction: Direction, far: TcpAddress) -> Settings:
+def configured(direction: Direction, upstream: TcpAddress) -> Settings:
     if direction is Direction.INBOUND:
-        door = InboundSettings("api", ANYWHERE, Transport.MTLS, far)
+        door = InboundSettings("api", ANYWHERE, Transport.MTLS, upstream)
         return settings(ANYBODY, inbound=(door,))
-    to = DestinationSettings("db", (far,), Transport.MTLS, (PEER.spiffe_id,))
+    to = DestinationSettings("db", (upstream,), Transport.MTLS, (PEER.spiffe_id,))
     return settings(outbound=(OutboundSettings(ANYWHERE, "db"),), destinations={"db": to})
 
 
@@ -47,24 +47,24 @@ def are_open(here: World, count: int) -> bool:
 async def test_an_open_connection_keeps_nothing_of_the_snapshot_that_let_it_in(
     engine: Engine, direction: Direction, cached: bool
 ) -> None:
-    async with listening() as far:
-        assert isinstance(far.address, TcpAddress)
-        here = World(configured(direction, far.address), credentials(OURS, CA))
+    async with listening() as upstream:
+        assert isinstance(upstream.address, TcpAddress)
+        here = World(configured(direction, upstream.address), credentials(OURS, CA))
         listener = sockets.listen(ANYWHERE)
         door = here.door()
         here.listening[ANYWHERE] = engine.open(listener, door)
         address = TcpAddress(*listener.getsockname())
         ends = []
         for count in range(2 if cached else 1):
-            near = await Stream.connect(address)
+            downstream = await Stream.connect(address)
             if direction is Direction.INBOUND:
-                inner = TlsStream(near, PEER)
+                inner = TlsStream(downstream, PEER)
                 await inner.handshake()
-                ends.append((inner, await far.accept()))
+                ends.append((inner, await upstream.accept()))
             else:
-                inner = TlsStream(await far.accept(), PEER, server=True)
+                inner = TlsStream(await upstream.accept(), PEER, server=True)
                 await inner.handshake()
-                ends.append((inner, near))
+                ends.append((inner, downstream))
             await inner.send(b"x")
             await ends[-1][1].receive_exactly(1)
             await eventually(partial(are_open, here, count + 1), "it is open")
@@ -84,17 +84,19 @@ async def test_an_open_connection_keeps_nothing_of_the_snapshot_that_let_it_in(
 
 async def test_a_route_that_is_open_has_neither_plan_nor_addresses(engine: Engine) -> None:
     ours = plan(Role.CLIENT, OURS, verifier(Role.SERVER, CA))
-    async with listening() as far:
-        answer = replace(route(far.address, tls=ours), cache_scope=frozenset({CacheScope.PEER}))
+    async with listening() as upstream:
+        answer = replace(
+            route(upstream.address, tls=ours), cache_scope=frozenset({CacheScope.PEER})
+        )
         door = engines.RecordingDoor(Direction.OUTBOUND, answer)
         async with open_door(engine, door) as address:
-            near = await Stream.connect(address)
-            there = TlsStream(await far.accept(), PEER, server=True)
+            downstream = await Stream.connect(address)
+            there = TlsStream(await upstream.accept(), PEER, server=True)
             await there.handshake()
             connection = await door.connection()
             rest = Route("there", (), None, answer.timeouts, "the rule")
             await eventually(lambda: connection.route == rest, "the rest of the route")
-            near.close()
+            downstream.close()
             there.stream.close()
 
 

@@ -27,7 +27,7 @@ from OpenSSL import SSL
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
 from tests.helpers.hostile_client import HostileClient
-from tests.helpers.streams import TIMEOUT_S, Listener, Segments, Stream, close_all, listening
+from tests.helpers.streams import TIMEOUT_S, Segments, Stream, Upstream, close_all, listening
 from tests.helpers.tls_streams import TlsStream
 from uproxy.contract import CacheScope, Connection, PeerSvid, Refusal, TlsPlan
 from uproxy.errors import UntrustedError
@@ -101,7 +101,7 @@ async def test_another_generation_of_trust_judges_anew(engine: NativeEngine) -> 
     door = RecordingDoor(Direction.INBOUND, DENIED, server(before))
     async with open_door(engine, door) as address:
         await calls(address, door, 2)
-        door.near = server(after)
+        door.downstream_tls = server(after)
         door.ask_again()
         await calls(address, door, 2)
     assert (before.asked, after.asked) == (1, 2)
@@ -155,12 +155,12 @@ async def test_a_verdict_for_one_leaf_is_none_for_another_of_the_same_name(
 async def test_an_alert_never_reaches_another_connection(engine: NativeEngine) -> None:
     """Good and bad peers by turns, on one thread: each hears what is meant for it."""
     ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
-    async with listening() as far:
-        door = RecordingDoor(Direction.INBOUND, route(far.address), ours)
+    async with listening() as upstream:
+        door = RecordingDoor(Direction.INBOUND, route(upstream.address), ours)
         async with open_door(engine, door) as address:
             good = TlsStream(await Stream.connect(address), PEER)
             await good.handshake()
-            there = await far.accept()
+            there = await upstream.accept()
             for turn in range(10):
                 bad = TlsStream(await Stream.connect(address), STRANGER)
                 await bad.handshake()
@@ -175,14 +175,14 @@ async def test_an_alert_never_reaches_another_connection(engine: NativeEngine) -
 
 async def test_streams_on_one_thread_keep_their_bytes_apart(engine: NativeEngine) -> None:
     ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
-    async with listening() as far:
-        door = RecordingDoor(Direction.INBOUND, route(far.address), ours)
+    async with listening() as upstream:
+        door = RecordingDoor(Direction.INBOUND, route(upstream.address), ours)
         async with open_door(engine, door) as address:
             pairs = []
             for _ in range(6):
                 peer = TlsStream(await Stream.connect(address), PEER)
                 await peer.handshake()
-                pairs.append((peer, await far.accept()))
+                pairs.append((peer, await upstream.accept()))
 
             async def exchange(peer: TlsStream, there: Stream) -> None:
                 for _ in range(20):
@@ -223,9 +223,9 @@ async def test_connections_cut_at_any_moment_leave_nothing_behind() -> None:
     chance = random.Random(4)  # noqa: S311  a script, not secrets
     ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
     gc.collect()
-    async with listening() as far:
+    async with listening() as upstream:
         door = RecordingDoor(
-            Direction.INBOUND, route(far.address), ours, Timeouts(handshake=1.0, connect=1.0)
+            Direction.INBOUND, route(upstream.address), ours, Timeouts(handshake=1.0, connect=1.0)
         )
 
         def maybe_cut(connection: object) -> None:
@@ -236,7 +236,7 @@ async def test_connections_cut_at_any_moment_leave_nothing_behind() -> None:
 
         async def echo() -> None:
             while True:
-                there = await far.accept()
+                there = await upstream.accept()
                 with suppress(OSError):
                     await there.send(b"hello")
                 with suppress(OSError):  # the caller was quicker
@@ -256,7 +256,7 @@ async def test_connections_cut_at_any_moment_leave_nothing_behind() -> None:
 
         async with open_door(engine, door) as address:
             assert isinstance(address, TcpAddress)
-            echoing = asyncio.create_task(far_forever(echo))
+            echoing = asyncio.create_task(upstream_forever(echo))
             for _ in range(10):
                 await asyncio.gather(*(caller(address) for _ in range(20)))
             await eventually(lambda: len(door.endings) == 200, "200 endings")
@@ -274,7 +274,7 @@ async def test_connections_cut_at_any_moment_leave_nothing_behind() -> None:
     close_all()
 
 
-async def far_forever(echo: object) -> None:
+async def upstream_forever(echo: object) -> None:
     while True:
         with suppress(TimeoutError):  # nobody came for a while
             await echo()  # type: ignore[operator]  # a coroutine function
@@ -307,12 +307,12 @@ async def test_a_flood_that_is_refused_faster_than_the_loop_hears_of_it_waits_ou
             opened.look()
         return "accepting pauses, callers wait: a flood of arrivals" in caplog.text
 
-    async with listening() as far:
-        door = RecordingDoor(Direction.OUTBOUND, route(far.address))
+    async with listening() as upstream:
+        door = RecordingDoor(Direction.OUTBOUND, route(upstream.address))
         async with open_door(engine, door) as address:
             assert isinstance(address, TcpAddress)
             inside = await Stream.connect(address)
-            there = await far.accept()
+            there = await upstream.accept()
             await door.connection()
             for _ in range(flood):  # without a turn for the loop
                 with suppress(ConnectionResetError):  # so soon
@@ -361,11 +361,11 @@ class Turnstile:
     @asynccontextmanager
     async def holding(self, engine: NativeEngine, turns: int) -> AsyncIterator[None]:
         """The thread stands still, for so many turns in between at most."""
-        async with listening() as far:
+        async with listening() as upstream:
             ours = plan(Role.CLIENT, US, self.verify)
-            door = RecordingDoor(Direction.OUTBOUND, route(far.address, tls=ours))
+            door = RecordingDoor(Direction.OUTBOUND, route(upstream.address, tls=ours))
             async with open_door(engine, door) as address:
-                self._strangers = [await self._called(address, far) for _ in range(1 + turns)]
+                self._strangers = [await self._called(address, upstream) for _ in range(1 + turns)]
                 try:
                     await self._strangers.pop().flush()
                     await eventually(lambda: self._met == 1, "the first stranger")
@@ -380,10 +380,10 @@ class Turnstile:
         self._go_on.release()
         await eventually(lambda: self._met == met + 1, "the next stranger")
 
-    async def _called(self, address: Address, far: Listener) -> TlsStream:
+    async def _called(self, address: Address, upstream: Upstream) -> TlsStream:
         """Who has heard our hello, and has its answer ready."""
         await Stream.connect(address)
-        stranger = TlsStream(await far.accept(), STRANGER, server=True)
+        stranger = TlsStream(await upstream.accept(), STRANGER, server=True)
         stranger.tls.bio_write(await stranger.stream.receive())
         with pytest.raises(SSL.WantReadError):
             stranger.tls.do_handshake()
@@ -406,13 +406,13 @@ async def test_who_floods_with_key_updates_is_heard_little_until_it_says_somethi
         (unread,) = struct.unpack("=i", fcntl.ioctl(peer.socket, termios.FIONREAD, bytes(4)))
         return int(unread)
 
-    async with listening() as far:
+    async with listening() as upstream:
         ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
-        door = RecordingDoor(Direction.INBOUND, route(far.address), ours)
+        door = RecordingDoor(Direction.INBOUND, route(upstream.address), ours)
         async with open_door(engine, door) as address:
             assert isinstance(address, TcpAddress)
             with await asyncio.to_thread(shaken, address.port) as peer:
-                there = await far.accept()
+                there = await upstream.accept()
                 connection = await door.connection()
                 async with turnstile.holding(engine, turns=7):
                     heard: list[int] = []
@@ -448,16 +448,16 @@ async def test_last_bytes_go_to_a_peer_in_one_segment_with_both_ends(
     engine: NativeEngine,
 ) -> None:
     ours = plan(Role.CLIENT, US, verifier(Role.SERVER, OURS))
-    async with listening() as far:
-        door = RecordingDoor(Direction.OUTBOUND, route(far.address, tls=ours))
+    async with listening() as upstream:
+        door = RecordingDoor(Direction.OUTBOUND, route(upstream.address, tls=ours))
         async with open_door(engine, door) as address:
-            near = await Stream.connect(address)
-            peer = TlsStream(await far.accept(), PEER, server=True)
+            downstream = await Stream.connect(address)
+            peer = TlsStream(await upstream.accept(), PEER, server=True)
             await peer.handshake()
-            await near.send(b"first")
+            await downstream.send(b"first")
             assert await peer.receive_exactly(5) == b"first"
             before = peer.stream.segments(Segments.WITH_BYTES)
-            near.send_last(b"last")
+            downstream.send_last(b"last")
             assert await peer.receive_all() == b"last"
             assert await peer.stream.receive() == b""
             assert peer.stream.segments(Segments.WITH_BYTES) == before + 1
@@ -466,13 +466,13 @@ async def test_last_bytes_go_to_a_peer_in_one_segment_with_both_ends(
 async def test_last_bytes_go_to_an_application_in_one_segment_with_the_end(
     engine: NativeEngine,
 ) -> None:
-    async with listening() as far:
-        door = RecordingDoor(Direction.INBOUND, route(far.address), server(Judge()))
+    async with listening() as upstream:
+        door = RecordingDoor(Direction.INBOUND, route(upstream.address), server(Judge()))
         async with open_door(engine, door) as address:
             peer = TlsStream(await Stream.connect(address), PEER)
             await peer.handshake()
             await peer.send(b"first")
-            there = await far.accept()
+            there = await upstream.accept()
             assert await there.receive() == b"first"
             before = there.segments(Segments.ALL)
             await peer.send_last(b"last")
@@ -508,8 +508,10 @@ async def hear_of_callers(monkeypatch: pytest.MonkeyPatch, pause: float) -> Hear
 
     monkeypatch.setattr(LoopState, "take", counting)
     engine, loop = NativeEngine(threads=1), asyncio.get_running_loop()
-    async with listening() as far:
-        door = RecordingDoor(Direction.OUTBOUND, replace(route(far.address), cache_scope=PER_PEER))
+    async with listening() as upstream:
+        door = RecordingDoor(
+            Direction.OUTBOUND, replace(route(upstream.address), cache_scope=PER_PEER)
+        )
         async with open_door(engine, door) as address:
             before, began = next(rounds), loop.time()
             while loop.time() < began + 5 * BETWEEN_ROUNDS:
@@ -536,40 +538,40 @@ async def test_a_crowd_of_reports_does_not_wait_for_its_round(
 
 
 async def test_ends_are_told_in_their_order(engine: NativeEngine) -> None:
-    async with listening() as far:
-        answer = replace(route(far.address), cache_scope=PER_PEER)
+    async with listening() as upstream:
+        answer = replace(route(upstream.address), cache_scope=PER_PEER)
         door = RecordingDoor(Direction.OUTBOUND, answer)
         async with open_door(engine, door) as address:
             assert isinstance(address, TcpAddress)
             (await Stream.connect(address)).close()
-            (await far.accept()).close()
+            (await upstream.accept()).close()
             await door.ending()
             # the loop takes nothing from here on
-            far.socket.setblocking(True)
+            upstream.socket.setblocking(True)
             pairs = []
             for _ in range(3):
-                near = socket.create_connection((address.host, address.port), TIMEOUT_S)
-                pairs.append((near, far.socket.accept()[0]))
+                downstream = socket.create_connection((address.host, address.port), TIMEOUT_S)
+                pairs.append((downstream, upstream.socket.accept()[0]))
             left = []
-            for near, there in reversed(pairs):
-                left.append(TcpAddress(*near.getsockname()))
+            for downstream, there in reversed(pairs):
+                left.append(TcpAddress(*downstream.getsockname()))
                 there.close()
-                assert near.recv(1) == b""
-                near.close()
+                assert downstream.recv(1) == b""
+                downstream.close()
             await door.ending(4)
     assert [connection.arrival.source for connection, _ in door.endings[1:]] == left
 
 
 async def test_whoever_got_in_is_known_when_doors_are_asked_again(engine: NativeEngine) -> None:
-    async with listening() as far:
-        answer = replace(route(far.address), cache_scope=PER_PEER)
+    async with listening() as upstream:
+        answer = replace(route(upstream.address), cache_scope=PER_PEER)
         door = RecordingDoor(Direction.OUTBOUND, answer)
         async with open_door(engine, door) as address:
             for known in range(1, 21):
                 for _ in ("asks", "needn't"):
-                    near = await Stream.connect(address)
-                    await near.send(b"x")
-                    assert await (await far.accept()).receive() == b"x"
+                    downstream = await Stream.connect(address)
+                    await downstream.send(b"x")
+                    assert await (await upstream.accept()).receive() == b"x"
                 door.ask_again()
                 await asyncio.sleep(0)  # a turn of the loop
                 assert len(door.repeats) == known
@@ -582,8 +584,8 @@ async def repeats(
     engine: NativeEngine, scope: frozenset[CacheScope] | None, *hosts: str
 ) -> RecordingDoor:
     """A caller from each host in turn, through one door; asked again before an empty one."""
-    async with listening() as far:
-        answer = replace(route(far.address), cache_scope=scope)
+    async with listening() as upstream:
+        answer = replace(route(upstream.address), cache_scope=scope)
         door = RecordingDoor(Direction.INBOUND, answer, server(Judge()))
         async with open_door(engine, door) as address:
             for host in hosts:
@@ -594,7 +596,7 @@ async def repeats(
                 peer = TlsStream(await Stream.connect(address, source=host), PEER)
                 await peer.handshake()
                 await peer.send(b"again")
-                there = await far.accept()
+                there = await upstream.accept()
                 assert await there.receive() == b"again"
                 peer.stream.close()
                 there.close()
@@ -609,7 +611,7 @@ async def test_a_known_caller_is_let_in_without_asking(engine: NativeEngine) -> 
     arrival, given = door.repeats[1]
     assert arrival.peer is not None
     assert str(arrival.source).startswith("127.0.0.2:")
-    assert arrival.tls is door.near
+    assert arrival.tls is door.downstream_tls
     assert given is door.answer
     assert {connection.dialled for connection in door.opened_} == {given.candidates[0].addresses[0]}
     assert len({connection.arrival.id for connection, _ in door.endings}) == 3
@@ -636,8 +638,8 @@ async def test_no_route_stands_once_doors_are_asked_again(engine: NativeEngine) 
 
 async def test_a_route_stands_for_one_leaf_and_no_other(engine: NativeEngine) -> None:
     other = OURS.issue("/ns/web/sa/frontend")  # the same name
-    async with listening() as far:
-        answer = replace(route(far.address), cache_scope=PER_PEER)
+    async with listening() as upstream:
+        answer = replace(route(upstream.address), cache_scope=PER_PEER)
         door = RecordingDoor(Direction.INBOUND, answer, server(Judge()))
         async with open_door(engine, door) as address:
             for count, shows in enumerate((PEER, other, PEER, other), start=1):
@@ -653,14 +655,14 @@ async def test_no_byte_passes_by_a_route_that_fell_while_its_connection_was_made
     engine: NativeEngine,
 ) -> None:
     ours = plan(Role.CLIENT, US, verifier(Role.SERVER, OURS))
-    async with listening() as far:
-        answer = replace(route(far.address, tls=ours), cache_scope=PER_PEER)
+    async with listening() as upstream:
+        answer = replace(route(upstream.address, tls=ours), cache_scope=PER_PEER)
         door = RecordingDoor(Direction.OUTBOUND, answer)
         async with open_door(engine, door) as address:
             for count in (1, 2):
-                near = await Stream.connect(address)
-                await near.send(b"secret")
-                there = TlsStream(await far.accept(), PEER, server=True)
+                downstream = await Stream.connect(address)
+                await downstream.send(b"secret")
+                there = TlsStream(await upstream.accept(), PEER, server=True)
                 if count == 2:
                     door.on_opened = lambda connection: connection.close(CHANGED)
                     door.ask_again()  # between the dial and the end of the handshake
@@ -668,7 +670,7 @@ async def test_no_byte_passes_by_a_route_that_fell_while_its_connection_was_made
                     await there.handshake()
                 if count == 1:
                     assert await there.receive() == b"secret"
-                    near.close()
+                    downstream.close()
                     there.stream.close()
                     await door.ending()
             with pytest.raises((ConnectionResetError, SSL.SysCallError, EOFError)):
@@ -681,16 +683,16 @@ async def test_no_byte_passes_by_a_route_that_fell_while_its_connection_was_made
 async def test_a_route_that_stands_and_leads_nowhere_ends_as_any_other(
     engine: NativeEngine,
 ) -> None:
-    async with listening() as far:
-        answer = replace(route(far.address), cache_scope=PER_PEER)
+    async with listening() as upstream:
+        answer = replace(route(upstream.address), cache_scope=PER_PEER)
         door = RecordingDoor(Direction.OUTBOUND, answer)
         async with open_door(engine, door) as address:
-            near = await Stream.connect(address)
-            there = await far.accept()
-            far.close()
+            downstream = await Stream.connect(address)
+            there = await upstream.accept()
+            upstream.close()
             assert await (await Stream.connect(address)).is_reset()
             ending = await door.ending()
-            near.close()
+            downstream.close()
             there.close()
     assert (ending.outcome, ending.state) == (Outcome.CONNECT_FAILED, State.CONNECTING)
     assert len(door.repeats) == 1
@@ -700,18 +702,18 @@ async def test_a_route_that_stands_and_leads_nowhere_ends_as_any_other(
 async def test_a_refusal_is_the_ending_though_the_caller_leaves_before_it_is_carried_out(
     engine: NativeEngine,
 ) -> None:
-    near: list[Stream] = []
+    downstream: list[Stream] = []
 
     def cut(connection: Connection) -> None:
         open_before = len(os.listdir("/proc/self/fd"))
-        near[0].reset()  # closes its own, and the thread then both of its sockets
+        downstream[0].reset()  # closes its own, and the thread then both of its sockets
         wait_until(lambda: len(os.listdir("/proc/self/fd")) == open_before - 3, "it is gone")
         connection.close(CHANGED)
 
-    async with listening() as far:
-        door = RecordingDoor(Direction.OUTBOUND, route(far.address), on_opened=cut)
+    async with listening() as upstream:
+        door = RecordingDoor(Direction.OUTBOUND, route(upstream.address), on_opened=cut)
         async with open_door(engine, door) as address:
-            near.append(await Stream.connect(address))
+            downstream.append(await Stream.connect(address))
             ending = await door.ending()
     assert (ending.outcome, ending.state) == (Outcome.POLICY_CHANGED, State.RELAYING)
 
@@ -720,13 +722,13 @@ async def test_a_connection_that_stays_goes_on_without_what_its_handshake_needed
     engine: NativeEngine,
 ) -> None:
     """After a second the peer's public key is dropped; what was verified stays verified."""
-    async with listening() as far:
-        patient = route(far.address, timeouts=Timeouts(idle=1.5))
+    async with listening() as upstream:
+        patient = route(upstream.address, timeouts=Timeouts(idle=1.5))
         door = RecordingDoor(Direction.INBOUND, patient, server(Judge()))
         async with open_door(engine, door) as address:
             peer = TlsStream(await Stream.connect(address), PEER)
             await peer.handshake()
-            there = await far.accept()
+            there = await upstream.accept()
             connection = await door.connection()
             ending = await door.ending()  # half a second after that second
             assert connection.peer is not None

@@ -13,7 +13,7 @@ from OpenSSL import SSL
 
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route
-from tests.helpers.streams import Listener, Stream, listening
+from tests.helpers.streams import Stream, Upstream, listening
 from tests.helpers.tls_streams import TlsStream
 from uproxy.contract import PeerSvid
 from uproxy.errors import UntrustedError
@@ -49,8 +49,8 @@ class SlowJudge:
 class Place:
     """A door with a slow judge, and a friend whose bytes pass."""
 
-    def __init__(self, far: Listener, address: Address, door: RecordingDoor, judge: SlowJudge):
-        self.far = far
+    def __init__(self, upstream: Upstream, address: Address, door: RecordingDoor, judge: SlowJudge):
+        self.upstream = upstream
         self.address = address
         self.door = door
         self.judge = judge
@@ -66,7 +66,7 @@ class Place:
         """The first stranger, by whom the engine learns that some come; and the application."""
         friend = await self.call(shows)
         await self.door.connection()
-        return friend, await self.far.accept()
+        return friend, await self.upstream.accept()
 
     async def judged_slowly(self) -> TlsStream:
         """A stranger, whose verdict is being thought about."""
@@ -80,12 +80,12 @@ class Place:
 @asynccontextmanager
 async def place(engine: NativeEngine, **timeouts: float) -> AsyncIterator[Place]:
     judge = SlowJudge()
-    async with listening() as far:
+    async with listening() as upstream:
         ours = plan(Role.SERVER, US, judge)
-        door = RecordingDoor(Direction.INBOUND, route(far.address), ours, Timeouts(**timeouts))
+        door = RecordingDoor(Direction.INBOUND, route(upstream.address), ours, Timeouts(**timeouts))
         async with open_door(engine, door) as address:
             try:
-                yield Place(far, address, door, judge)
+                yield Place(upstream, address, door, judge)
             finally:
                 judge.may.set()
 
@@ -101,7 +101,7 @@ async def test_bytes_pass_while_a_stranger_is_judged(engine: NativeEngine) -> No
             assert await friend.receive() == b"an answer"
         there.judge.may.set()
         await stranger.send(b"at last")
-        assert await (await there.far.accept()).receive() == b"at last"
+        assert await (await there.upstream.accept()).receive() == b"at last"
 
 
 async def test_a_known_caller_is_let_in_while_strangers_are_judged(engine: NativeEngine) -> None:
@@ -115,7 +115,7 @@ async def test_a_known_caller_is_let_in_while_strangers_are_judged(engine: Nativ
             caller = await there.call(known)
             await there.door.connection(2 + number)
             await caller.send(b"a question")
-            assert await (await there.far.accept()).receive() == b"a question"
+            assert await (await there.upstream.accept()).receive() == b"a question"
         assert there.judge.asked == 2
         there.judge.may.set()
         await there.door.connection(1 + 4 + 3)
@@ -140,7 +140,7 @@ async def test_a_stranger_is_refused_with_the_alert_of_the_verdict(engine: Nativ
         with pytest.raises(SSL.Error, match="unknown ca"):
             await stranger.receive()
         ending = await there.door.ending()
-    assert (ending.outcome, ending.state) == (Outcome.PEER_UNTRUSTED, State.HANDSHAKING_NEAR)
+    assert (ending.outcome, ending.state) == (Outcome.PEER_UNTRUSTED, State.HANDSHAKING_DOWNSTREAM)
 
 
 async def test_a_verdict_that_comes_after_the_deadline_comes_too_late(
@@ -154,7 +154,7 @@ async def test_a_verdict_that_comes_after_the_deadline_comes_too_late(
         there.judge.may.set()
         ending = await there.door.ending(2)
         silent.close()
-    assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.HANDSHAKING_NEAR)
+    assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.HANDSHAKING_DOWNSTREAM)
     assert len(there.door.arrivals) == 1
 
 

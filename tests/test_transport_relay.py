@@ -19,7 +19,7 @@ import uvloop
 
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, route
-from tests.helpers.streams import Listener, Stream, close_all, listening
+from tests.helpers.streams import Stream, Upstream, close_all, listening
 from uproxy import sockets
 from uproxy.contract import Arrival, Connection, Engine, Refusal
 from uproxy.lab.waiting import eventually
@@ -36,27 +36,27 @@ engine = engines.engine
 MIB = 1 << 20
 
 
-def outbound(application: Listener, **timeouts: float) -> RecordingDoor:
+def outbound(application: Upstream, **timeouts: float) -> RecordingDoor:
     limits = Timeouts(**timeouts)
     there = route(application.address, timeouts=limits)
     return RecordingDoor(Direction.OUTBOUND, there, timeouts=limits)
 
 
 async def test_bytes_pass_both_ways_and_are_counted_while_they_move(engine: Engine) -> None:
-    async with listening() as far, open_door(engine, door := outbound(far)) as address:
-        near = await Stream.connect(address)
-        there = await far.accept()
-        await near.send(b"question")
+    async with listening() as upstream, open_door(engine, door := outbound(upstream)) as address:
+        downstream = await Stream.connect(address)
+        there = await upstream.accept()
+        await downstream.send(b"question")
         assert await there.receive_exactly(8) == b"question"
         await there.send(b"an answer")
-        assert await near.receive_exactly(9) == b"an answer"
+        assert await downstream.receive_exactly(9) == b"an answer"
         connection = await door.connection()
         assert (connection.bytes_sent, connection.bytes_received) == (8, 9)
         assert connection.state is State.RELAYING
-        assert connection.dialled == far.address
-        assert connection.endpoint == str(far.address)
+        assert connection.dialled == upstream.address
+        assert connection.endpoint == str(upstream.address)
         assert (connection.peer, connection.tls) == (None, None)
-        near.finish()
+        downstream.finish()
         there.finish()
         ending = await door.ending()
     assert ending.outcome is Outcome.CLOSED
@@ -66,13 +66,13 @@ async def test_bytes_pass_both_ways_and_are_counted_while_they_move(engine: Engi
 
 
 async def test_bytes_are_counted_from_the_peer_on_an_inbound_door(engine: Engine) -> None:
-    async with listening() as far:
-        door = RecordingDoor(Direction.INBOUND, route(far.address))
+    async with listening() as upstream:
+        door = RecordingDoor(Direction.INBOUND, route(upstream.address))
         async with open_door(engine, door) as address:
-            near = await Stream.connect(address)
-            there = await far.accept()
-            await near.send(b"12345")
-            near.finish()
+            downstream = await Stream.connect(address)
+            there = await upstream.accept()
+            await downstream.send(b"12345")
+            downstream.finish()
             await there.send(b"1")
             there.finish()
             ending = await door.ending()
@@ -80,17 +80,17 @@ async def test_bytes_are_counted_from_the_peer_on_an_inbound_door(engine: Engine
 
 
 async def test_an_arrival_tells_who_dialled_in(engine: Engine) -> None:
-    async with listening() as far, open_door(engine, door := outbound(far)) as address:
-        near = await Stream.connect(address)
+    async with listening() as upstream, open_door(engine, door := outbound(upstream)) as address:
+        downstream = await Stream.connect(address)
         connection = await door.connection()
-        assert connection.arrival.source == TcpAddress(*near.socket.getsockname())
+        assert connection.arrival.source == TcpAddress(*downstream.socket.getsockname())
         assert connection.arrival.local == address
         assert connection.arrival.peer is None
 
 
 async def test_an_ipv4_caller_of_a_dual_stack_door_has_an_ipv4_address(engine: Engine) -> None:
-    async with listening() as far:
-        door = outbound(far)
+    async with listening() as upstream:
+        door = outbound(upstream)
         async with open_door(engine, door, TcpAddress("::", 0)) as address:
             assert isinstance(address, TcpAddress)
             await Stream.connect(TcpAddress("127.0.0.1", address.port))
@@ -100,52 +100,52 @@ async def test_an_ipv4_caller_of_a_dual_stack_door_has_an_ipv4_address(engine: E
     assert connection.arrival.local == TcpAddress("127.0.0.1", address.port)
 
 
-async def test_the_near_side_may_half_close_first(engine: Engine) -> None:
-    async with listening() as far, open_door(engine, door := outbound(far)) as address:
-        near, there = await Stream.connect(address), await far.accept()
-        await near.send(b"request")
-        near.finish()
+async def test_the_downstream_side_may_half_close_first(engine: Engine) -> None:
+    async with listening() as upstream, open_door(engine, door := outbound(upstream)) as address:
+        downstream, there = await Stream.connect(address), await upstream.accept()
+        await downstream.send(b"request")
+        downstream.finish()
         assert await there.receive_all() == b"request"
         await eventually(lambda: door.opened_[0].state is State.CLOSING, "half-closed")
         await there.send(b"late answer")
         there.close()
-        assert await near.receive_all() == b"late answer"
+        assert await downstream.receive_all() == b"late answer"
         assert (await door.ending()).outcome is Outcome.CLOSED
 
 
-async def test_the_far_side_may_half_close_first(engine: Engine) -> None:
-    async with listening() as far, open_door(engine, door := outbound(far)) as address:
-        near, there = await Stream.connect(address), await far.accept()
+async def test_the_upstream_side_may_half_close_first(engine: Engine) -> None:
+    async with listening() as upstream, open_door(engine, door := outbound(upstream)) as address:
+        downstream, there = await Stream.connect(address), await upstream.accept()
         await there.send(b"banner")
         there.finish()
-        assert await near.receive_all() == b"banner"
-        await near.send(b"still talking")
-        near.finish()
+        assert await downstream.receive_all() == b"banner"
+        await downstream.send(b"still talking")
+        downstream.finish()
         assert await there.receive_all() == b"still talking"
         assert (await door.ending()).outcome is Outcome.CLOSED
 
 
-@pytest.mark.parametrize("who", ["near", "far"])
+@pytest.mark.parametrize("who", ["downstream", "upstream"])
 async def test_a_reset_of_one_side_becomes_a_reset_of_the_other(engine: Engine, who: str) -> None:
-    async with listening() as far, open_door(engine, door := outbound(far)) as address:
-        near, there = await Stream.connect(address), await far.accept()
-        await near.send(b"x")
+    async with listening() as upstream, open_door(engine, door := outbound(upstream)) as address:
+        downstream, there = await Stream.connect(address), await upstream.accept()
+        await downstream.send(b"x")
         await there.receive()
-        sides = {"near": (near, there), "far": (there, near)}
+        sides = {"downstream": (downstream, there), "upstream": (there, downstream)}
         first, second = sides[who]
         first.reset()
         assert await second.is_reset()
         ending = await door.ending()
     assert ending.outcome is Outcome.RESET
-    assert ending.reason == f"reset by {'the application' if who == 'near' else 'the peer'}"
+    assert ending.reason == f"reset by {'the application' if who == 'downstream' else 'the peer'}"
 
 
 async def test_a_reset_is_noticed_on_a_side_that_has_half_closed(engine: Engine) -> None:
-    async with listening() as far, open_door(engine, door := outbound(far)) as address:
-        near, there = await Stream.connect(address), await far.accept()
-        near.finish()
+    async with listening() as upstream, open_door(engine, door := outbound(upstream)) as address:
+        downstream, there = await Stream.connect(address), await upstream.accept()
+        downstream.finish()
         assert await there.receive_all() == b""
-        near.reset()
+        downstream.reset()
         assert (await door.ending()).outcome is Outcome.RESET
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             await there.send(b"anybody?")
@@ -153,10 +153,10 @@ async def test_a_reset_is_noticed_on_a_side_that_has_half_closed(engine: Engine)
 
 async def test_a_hang_up_while_bytes_wait_is_no_busy_loop(engine: Engine) -> None:
     """It is level-triggered: it must not be reported again and again to who can't act on it."""
-    async with listening() as far, open_door(engine, door := outbound(far)) as address:
-        near, there = await Stream.connect(address, 4096), await far.accept()
+    async with listening() as upstream, open_door(engine, door := outbound(upstream)) as address:
+        downstream, there = await Stream.connect(address, 4096), await upstream.accept()
         connection = await door.connection()
-        near.finish()
+        downstream.finish()
         assert await there.receive_all() == b""
         size = 0
         while connection.bytes_received == size:  # until the relay has stopped reading
@@ -169,15 +169,15 @@ async def test_a_hang_up_while_bytes_wait_is_no_busy_loop(engine: Engine) -> Non
         await asyncio.sleep(0.5)
         after = os.times()
         assert after.user + after.system - before.user - before.system < 0.2
-        assert len(await near.receive_all()) == size
+        assert len(await downstream.receive_all()) == size
         assert (await door.ending()).outcome is Outcome.CLOSED
 
 
 async def test_a_reader_that_stalls_stops_the_writer_and_memory_stays_bounded(
     engine: Engine,
 ) -> None:
-    async with listening() as far, open_door(engine, door := outbound(far)) as address:
-        near, there = await Stream.connect(address, 4096), await far.accept()
+    async with listening() as upstream, open_door(engine, door := outbound(upstream)) as address:
+        downstream, there = await Stream.connect(address, 4096), await upstream.accept()
         connection = await door.connection()
         payload = os.urandom(MIB) * 64
         tracemalloc.start()
@@ -194,7 +194,7 @@ async def test_a_reader_that_stalls_stops_the_writer_and_memory_stays_bounded(
         assert peak - before < 256 * 1024
         heard = hashlib.sha256()
         for _ in range(64):
-            heard.update(await near.receive_exactly(MIB))
+            heard.update(await downstream.receive_exactly(MIB))
         assert heard.digest() == hashlib.sha256(payload).digest()
         await pushing
 
@@ -215,21 +215,24 @@ async def settled(measure: Callable[[], int]) -> int:
 
 
 async def test_a_stalled_direction_does_not_hold_the_other_one(engine: Engine) -> None:
-    async with listening() as far, open_door(engine, outbound(far)) as address:
-        near, there = await Stream.connect(address, 4096), await far.accept()
+    async with listening() as upstream, open_door(engine, outbound(upstream)) as address:
+        downstream, there = await Stream.connect(address, 4096), await upstream.accept()
         pushing = asyncio.create_task(there.send(bytes(16 * MIB)))
-        telling = asyncio.create_task(near.send(bytes(8 * MIB)))
+        telling = asyncio.create_task(downstream.send(bytes(8 * MIB)))
         assert len(await there.receive_exactly(8 * MIB)) == 8 * MIB
-        assert len(await near.receive_exactly(16 * MIB)) == 16 * MIB
+        assert len(await downstream.receive_exactly(16 * MIB)) == 16 * MIB
         await asyncio.gather(pushing, telling)
 
 
 async def test_an_idle_connection_is_ended_with_resets(engine: Engine) -> None:
-    async with listening() as far, open_door(engine, door := outbound(far, idle=0.2)) as address:
-        near, there = await Stream.connect(address), await far.accept()
-        await near.send(b"x")
+    async with (
+        listening() as upstream,
+        open_door(engine, door := outbound(upstream, idle=0.2)) as address,
+    ):
+        downstream, there = await Stream.connect(address), await upstream.accept()
+        await downstream.send(b"x")
         assert await there.receive() == b"x"
-        assert await near.is_reset()
+        assert await downstream.is_reset()
         assert await there.is_reset()
         ending = await door.ending()
     assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.RELAYING)
@@ -238,22 +241,28 @@ async def test_an_idle_connection_is_ended_with_resets(engine: Engine) -> None:
 
 
 async def test_bytes_either_way_keep_a_connection_from_being_idle(engine: Engine) -> None:
-    async with listening() as far, open_door(engine, door := outbound(far, idle=0.5)) as address:
-        near, there = await Stream.connect(address), await far.accept()
+    async with (
+        listening() as upstream,
+        open_door(engine, door := outbound(upstream, idle=0.5)) as address,
+    ):
+        downstream, there = await Stream.connect(address), await upstream.accept()
         for _ in range(8):
             await there.send(b"tick")
-            assert await near.receive_exactly(4) == b"tick"
+            assert await downstream.receive_exactly(4) == b"tick"
             await asyncio.sleep(0.1)
         assert not door.endings
-        near.close()
+        downstream.close()
         there.close()
 
 
 async def test_a_half_closed_connection_has_a_shorter_patience(engine: Engine) -> None:
     door_ = {"idle": 60.0, "half_close": 0.2}
-    async with listening() as far, open_door(engine, door := outbound(far, **door_)) as address:
-        near, there = await Stream.connect(address), await far.accept()
-        near.finish()
+    async with (
+        listening() as upstream,
+        open_door(engine, door := outbound(upstream, **door_)) as address,
+    ):
+        downstream, there = await Stream.connect(address), await upstream.accept()
+        downstream.finish()
         assert await there.receive_all() == b""
         ending = await door.ending()
     assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.CLOSING)
@@ -261,25 +270,28 @@ async def test_a_half_closed_connection_has_a_shorter_patience(engine: Engine) -
 
 async def test_a_slow_reader_still_gets_what_was_sent_before_patience_ended(engine: Engine) -> None:
     """A reset would take what the kernel hasn't delivered."""
-    async with listening() as far, open_door(engine, door := outbound(far, half_close=0.2)) as here:
-        near, there = await Stream.connect(here, 4096), await far.accept()
+    async with (
+        listening() as upstream,
+        open_door(engine, door := outbound(upstream, half_close=0.2)) as here,
+    ):
+        downstream, there = await Stream.connect(here, 4096), await upstream.accept()
         await there.send(bytes(MIB))
         there.finish()
         ending = await door.ending()
         assert (ending.outcome, ending.bytes_received) == (Outcome.TIMED_OUT, MIB)
-        assert len(await near.receive_all()) == MIB
+        assert len(await downstream.receive_all()) == MIB
         assert await there.is_reset()
 
 
 async def test_the_preface_comes_first_and_is_not_counted(engine: Engine) -> None:
-    async with listening() as far:
-        there_route = route(far.address, preface=b"PROXY TCP4\r\n")
+    async with listening() as upstream:
+        there_route = route(upstream.address, preface=b"PROXY TCP4\r\n")
         door = RecordingDoor(Direction.INBOUND, there_route)
         async with open_door(engine, door) as address:
-            near = await Stream.connect(address)
-            await near.send(b"hello")
-            near.finish()
-            there = await far.accept()
+            downstream = await Stream.connect(address)
+            await downstream.send(b"hello")
+            downstream.finish()
+            there = await upstream.accept()
             assert await there.receive_all() == b"PROXY TCP4\r\nhello"
             there.close()
             assert (await door.ending()).bytes_received == 5
@@ -288,14 +300,14 @@ async def test_the_preface_comes_first_and_is_not_counted(engine: Engine) -> Non
 async def test_a_door_and_an_application_may_be_unix_sockets(
     engine: Engine, tmp_path: Path
 ) -> None:
-    async with listening(str(tmp_path / "app.sock")) as far:
-        door = outbound(far)
+    async with listening(str(tmp_path / "app.sock")) as upstream:
+        door = outbound(upstream)
         where = UnixAddress(str(tmp_path / "door.sock"))
         async with open_door(engine, door, where) as address:
-            near = await Stream.connect(address)
-            there = await far.accept()
-            await near.send(b"over unix")
-            near.finish()
+            downstream = await Stream.connect(address)
+            there = await upstream.accept()
+            await downstream.send(b"over unix")
+            downstream.finish()
             assert await there.receive_all() == b"over unix"
             there.close()
             assert (await door.ending()).outcome is Outcome.CLOSED
@@ -307,12 +319,12 @@ async def test_a_door_and_an_application_may_be_unix_sockets(
 async def test_closing_cuts_both_sides_with_resets_and_the_refusal_is_the_ending(
     engine: Engine,
 ) -> None:
-    async with listening() as far, open_door(engine, door := outbound(far)) as address:
-        near, there = await Stream.connect(address), await far.accept()
+    async with listening() as upstream, open_door(engine, door := outbound(upstream)) as address:
+        downstream, there = await Stream.connect(address), await upstream.accept()
         connection = await door.connection()
         connection.close(Refusal(Outcome.POLICY_CHANGED, "no rule allows it any more", "web"))
         connection.close(Refusal(Outcome.DRAINED, "too late"))
-        assert await near.is_reset()
+        assert await downstream.is_reset()
         assert await there.is_reset()
         ending = await door.ending()
     assert (ending.outcome, ending.rule) == (Outcome.POLICY_CHANGED, "web")
@@ -320,12 +332,12 @@ async def test_closing_cuts_both_sides_with_resets_and_the_refusal_is_the_ending
 
 
 async def test_a_door_may_close_a_connection_at_the_moment_it_opens(engine: Engine) -> None:
-    async with listening() as far:
-        door = outbound(far)
+    async with listening() as upstream:
+        door = outbound(upstream)
         door.on_opened = lambda connection: connection.close(Refusal(Outcome.DRAINED, "no more"))
         async with open_door(engine, door) as address:
-            near = await Stream.connect(address)
-            assert await near.is_reset()
+            downstream = await Stream.connect(address)
+            assert await downstream.is_reset()
             assert (await door.ending()).outcome is Outcome.DRAINED
 
 
@@ -335,8 +347,8 @@ async def test_a_refused_arrival_is_reset_and_the_application_never_hears_of_it(
     refusal = Refusal(Outcome.DENIED, "no rule allows it", "deny-all")
     door = RecordingDoor(Direction.INBOUND, refusal)
     async with open_door(engine, door) as address:
-        near = await Stream.connect(address)
-        assert await near.is_reset()
+        downstream = await Stream.connect(address)
+        assert await downstream.is_reset()
         ending = await door.ending()
     assert (ending.outcome, ending.state) == (Outcome.DENIED, State.ADMITTING)
     assert (ending.reason, ending.rule) == ("no rule allows it", "deny-all")
@@ -382,28 +394,28 @@ async def test_a_door_that_raises_later_loses_its_connection_on_both_sides(
         raise RuntimeError("a defect of the door")
 
     monkeypatch.setattr(RecordingDoor, moment, broken)
-    async with listening() as far, open_door(engine, door := outbound(far)) as address:
-        near, there = await Stream.connect(address), await far.accept()
-        assert await near.is_reset()
+    async with listening() as upstream, open_door(engine, door := outbound(upstream)) as address:
+        downstream, there = await Stream.connect(address), await upstream.accept()
+        assert await downstream.is_reset()
         assert await there.is_reset()
         assert (await door.ending()).outcome is Outcome.RESET
 
 
 async def test_replacing_a_door_keeps_the_socket_and_the_open_connections(engine: Engine) -> None:
-    async with listening() as first_far, listening() as second_far:
-        first, second = outbound(first_far), outbound(second_far)
+    async with listening() as first_upstream, listening() as second_upstream:
+        first, second = outbound(first_upstream), outbound(second_upstream)
         listener = sockets.listen(TcpAddress("127.0.0.1", 0))
         address = TcpAddress(*listener.getsockname())
         opened = engine.open(listener, first)
-        old, old_there = await Stream.connect(address), await first_far.accept()
+        old, old_there = await Stream.connect(address), await first_upstream.accept()
         await first.connection()
         opened.replace(second)
-        new, new_there = await Stream.connect(address), await second_far.accept()
+        new, new_there = await Stream.connect(address), await second_upstream.accept()
         await opened.close()
         with pytest.raises(ConnectionRefusedError):
             await Stream.connect(address)
-        for near, there in ((old, old_there), (new, new_there)):
-            await near.send(b"on")
+        for downstream, there in ((old, old_there), (new, new_there)):
+            await downstream.send(b"on")
             assert await there.receive() == b"on"
 
 
@@ -412,7 +424,7 @@ async def test_closing_a_door_loses_nobody_who_waits_in_its_queue(
     engine: Engine, where: str, tmp_path: Path
 ) -> None:
     listen = TcpAddress("127.0.0.1", 0) if where == "tcp" else UnixAddress(f"{tmp_path}/door")
-    async with listening() as far:
+    async with listening() as upstream:
         listener = sockets.listen(listen)
         waiting = []
         for _ in range(100):
@@ -420,16 +432,16 @@ async def test_closing_a_door_loses_nobody_who_waits_in_its_queue(
             caller.connect(listener.getsockname())
             caller.sendall(b"in the queue")
             waiting.append(Stream(caller))
-        opened = engine.open(listener, door := outbound(far))
+        opened = engine.open(listener, door := outbound(upstream))
         await opened.close()
         assert listener.fileno() == -1
         assert len(door.arrivals) == 100
         for _ in waiting:
-            assert await (await far.accept()).receive() == b"in the queue"
+            assert await (await upstream.accept()).receive() == b"in the queue"
 
 
 async def test_stopping_cuts_everything_and_reports_each_ending(engine: Engine) -> None:
-    async with listening() as far, open_door(engine, door := outbound(far)) as address:
+    async with listening() as upstream, open_door(engine, door := outbound(upstream)) as address:
         streams = [await Stream.connect(address) for _ in range(5)]
         await door.connection(5)
         await engine.stop()
@@ -468,8 +480,8 @@ def test_who_asks_for_answers_and_does_not_read_them_is_not_read() -> None:
 def test_the_twin_works_on_uvloop() -> None:
     async def main() -> None:
         engine = PythonEngine()
-        await test_a_reset_of_one_side_becomes_a_reset_of_the_other(engine, "far")
-        await test_the_near_side_may_half_close_first(engine)
+        await test_a_reset_of_one_side_becomes_a_reset_of_the_other(engine, "upstream")
+        await test_the_downstream_side_may_half_close_first(engine)
         await test_closing_cuts_both_sides_with_resets_and_the_refusal_is_the_ending(engine)
         assert engine.responsive()
         await engine.stop()

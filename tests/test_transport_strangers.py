@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
-from tests.helpers.streams import Listener, Stream, listening
+from tests.helpers.streams import Stream, Upstream, listening
 from uproxy.contract import Engine
 from uproxy.lab.pki import Authority, Issued
 from uproxy.lab.ports import free_port, listens
@@ -84,7 +84,7 @@ async def s_client(address: TcpAddress, *options: str) -> AsyncIterator[Client]:
 @asynccontextmanager
 async def inbound(
     engine: Engine, settings: TlsSettings = CLASSIC
-) -> AsyncIterator[tuple[RecordingDoor, TcpAddress, Listener]]:
+) -> AsyncIterator[tuple[RecordingDoor, TcpAddress, Upstream]]:
     ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS), settings=settings)
     async with listening() as application:
         door = RecordingDoor(Direction.INBOUND, route(application.address), ours)
@@ -241,16 +241,16 @@ async def test_s_server_answers_us(engine: Engine, tmp_path: Path, version: str)
     options = [*write(tmp_path, PEER), version, "-Verify", "3", "-verify_return_error", "-rev"]
     argv = ["openssl", "s_server", "-accept", f"127.0.0.1:{port}", *options]
     tls = plan(Role.CLIENT, US, verifier(Role.SERVER, OURS), settings=CLASSIC)
-    far = TcpAddress("127.0.0.1", port)
+    upstream = TcpAddress("127.0.0.1", port)
     with Process(argv, tmp_path / "s_server.log") as server:
         server.wait_ready(lambda: "ACCEPT" in server.output or listens(port))
-        door = RecordingDoor(Direction.OUTBOUND, route(far, tls=tls))
+        door = RecordingDoor(Direction.OUTBOUND, route(upstream, tls=tls))
         async with open_door(engine, door) as address:
-            near = await Stream.connect(address)
-            await near.send(b"stressed\n")
-            assert await near.receive_exactly(9) == b"desserts\n"
-            near.finish()
-            assert await near.receive_all() == b""
+            downstream = await Stream.connect(address)
+            await downstream.send(b"stressed\n")
+            assert await downstream.receive_exactly(9) == b"desserts\n"
+            downstream.finish()
+            assert await downstream.receive_all() == b""
             ending = await door.ending()
     assert ending.outcome is Outcome.CLOSED
 
@@ -265,8 +265,8 @@ async def test_an_s_server_that_does_not_trust_us_says_so(engine: Engine, tmp_pa
         server.wait_ready(lambda: listens(port))
         door = RecordingDoor(Direction.OUTBOUND, route(TcpAddress("127.0.0.1", port), tls=tls))
         async with open_door(engine, door) as address:
-            near = await Stream.connect(address)
-            assert await near.is_reset()
+            downstream = await Stream.connect(address)
+            assert await downstream.is_reset()
             ending = await door.ending()
     assert ending.outcome is Outcome.HANDSHAKE_FAILED
     assert ending.reason == "peer sent alert unknown ca"

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, plan, route, verifier
-from tests.helpers.streams import Listener, Stream, listening
+from tests.helpers.streams import Stream, Upstream, listening
 from uproxy import sockets
 from uproxy.contract import Connection, Engine, Refusal
 from uproxy.lab.pki import Authority
@@ -44,7 +44,7 @@ class World:
 
     engine: Engine
     chance: random.Random
-    application: Listener
+    application: Upstream
     inbound: list[RecordingDoor] = field(default_factory=list)
     outbound: list[RecordingDoor] = field(default_factory=list)
     calls: int = 0

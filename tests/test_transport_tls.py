@@ -16,7 +16,7 @@ from OpenSSL import SSL
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
 from tests.helpers.hostile_client import ALERT, APPLICATION_DATA, TLS_1_2, TLS_1_3, HostileServer
-from tests.helpers.streams import Listener, Stream, listening
+from tests.helpers.streams import Stream, Upstream, listening
 from tests.helpers.tls_streams import TlsStream
 from uproxy import sockets
 from uproxy.contract import Candidate, Engine, PeerSvid, Refusal, RefusedError, Route
@@ -41,7 +41,7 @@ PEER = OURS.issue("/ns/web/sa/frontend")
 class Inbound:
     """An inbound mTLS door with its application behind it."""
 
-    def __init__(self, door: RecordingDoor, application: Listener, address: Address) -> None:
+    def __init__(self, door: RecordingDoor, application: Upstream, address: Address) -> None:
         self.door = door
         self.application = application
         self.address = address
@@ -85,9 +85,9 @@ async def outbound(
         yield door, address
 
 
-async def answer(far: Listener, shows: Issued = PEER, **how: object) -> TlsStream:
-    """A far peer that has finished its side of the handshake."""
-    stream = TlsStream(await far.accept(), shows, server=True, **how)  # type: ignore[arg-type]  # passed through
+async def answer(upstream: Upstream, shows: Issued = PEER, **how: object) -> TlsStream:
+    """An upstream peer that has finished its side of the handshake."""
+    stream = TlsStream(await upstream.accept(), shows, server=True, **how)  # type: ignore[arg-type]  # passed through
     await stream.handshake()
     return stream
 
@@ -106,7 +106,7 @@ async def test_a_trusted_caller_is_admitted_under_its_identity(engine: Engine) -
         assert connection.peer.chain == PEER.der
         assert here.door.arrivals[0].peer == connection.peer
         assert connection.arrival.peer == connection.peer
-        assert here.door.arrivals[0].tls is here.door.near
+        assert here.door.arrivals[0].tls is here.door.downstream_tls
         await eventually(lambda: connection.arrival.tls is None, "the plan to be forgotten")
         assert connection.tls is not None
         assert connection.tls.version == "TLSv1.3"
@@ -121,17 +121,19 @@ async def test_each_candidate_is_told_its_own_name(engine: Engine) -> None:
     tls = plan(Role.CLIENT, US, verifier(Role.SERVER, OURS))
     async with listening() as first, listening() as second:
         named = (("one.test", first), ("two.test", second))
-        candidates = tuple(Candidate("there", (far.address,), name) for name, far in named)
+        candidates = tuple(
+            Candidate("there", (upstream.address,), name) for name, upstream in named
+        )
         door = RecordingDoor(Direction.OUTBOUND, Route("there", candidates, tls, Timeouts()))
         async with open_door(engine, door) as address:
-            near = await Stream.connect(address)
+            downstream = await Stream.connect(address)
             refused = TlsStream(await first.accept(), STRANGERS.issue("/a"), server=True)
             with pytest.raises(SSL.Error, match="unknown ca"):
                 await refused.handshake()
             assert refused.tls.get_servername() == b"one.test"
             there = await answer(second)
             assert there.tls.get_servername() == b"two.test"
-            near.close()
+            downstream.close()
 
 
 @pytest.mark.parametrize("name", ["there.test", None])
@@ -140,32 +142,32 @@ async def test_every_connection_to_an_endpoint_is_told_its_name(
     engine: Engine, name: str | None, races: bool
 ) -> None:
     tls = plan(Role.CLIENT, US, verifier(Role.SERVER, OURS))
-    async with listening() as far:
-        addresses = (far.address, TcpAddress("127.0.0.2", 1)) if races else (far.address,)
+    async with listening() as upstream:
+        addresses = (upstream.address, TcpAddress("127.0.0.2", 1)) if races else (upstream.address,)
         scope = None if races else PER_PEER
         there = Route("t", (Candidate("t", addresses, name),), tls, Timeouts(), cache_scope=scope)
         door = RecordingDoor(Direction.OUTBOUND, there)
         async with open_door(engine, door) as address:
             for count in (1, 2):
-                near = await Stream.connect(address)
-                peer = await answer(far)
+                downstream = await Stream.connect(address)
+                peer = await answer(upstream)
                 assert peer.tls.get_servername() == (None if name is None else name.encode())
                 await door.connection(count)
-                near.close()
+                downstream.close()
 
 
 async def test_the_answering_peer_is_verified_before_anything_is_sent(engine: Engine) -> None:
-    async with listening() as far, outbound(engine, far.address) as (door, address):
-        near = await Stream.connect(address)
-        await near.send(b"question")
-        there = await answer(far, root=OURS.root)
+    async with listening() as upstream, outbound(engine, upstream.address) as (door, address):
+        downstream = await Stream.connect(address)
+        await downstream.send(b"question")
+        there = await answer(upstream, root=OURS.root)
         assert await there.receive_exactly(8) == b"question"
         await there.send(b"reply")
-        assert await near.receive_exactly(5) == b"reply"
+        assert await downstream.receive_exactly(5) == b"reply"
         connection = await door.connection()
         assert connection.peer is not None
         assert connection.peer.spiffe_id == PEER.spiffe_id
-        assert door.attempts == [(str(far.address), None)]
+        assert door.attempts == [(str(upstream.address), None)]
 
 
 async def test_our_chain_is_sent_with_intermediates_and_without_the_root(engine: Engine) -> None:
@@ -221,7 +223,7 @@ async def test_a_bad_caller_is_refused_with_the_alert_that_fits(
             await shake_and_hear(peer)
         peer.stream.close()
         ending = await door.ending()
-    assert (ending.outcome, ending.state) == (Outcome.PEER_UNTRUSTED, State.HANDSHAKING_NEAR)
+    assert (ending.outcome, ending.state) == (Outcome.PEER_UNTRUSTED, State.HANDSHAKING_DOWNSTREAM)
     assert ending.rule
     assert ending.reason
     assert not door.arrivals
@@ -254,18 +256,18 @@ async def test_a_caller_without_a_certificate_is_refused(engine: Engine) -> None
 
 
 async def test_a_bad_answerer_hears_why_and_gets_no_byte(engine: Engine) -> None:
-    async with listening() as far, outbound(engine, far.address) as (door, address):
-        near = await Stream.connect(address)
-        await near.send(b"secret")
-        there = TlsStream(await far.accept(), STRANGERS.issue(), server=True)
+    async with listening() as upstream, outbound(engine, upstream.address) as (door, address):
+        downstream = await Stream.connect(address)
+        await downstream.send(b"secret")
+        there = TlsStream(await upstream.accept(), STRANGERS.issue(), server=True)
         with pytest.raises(SSL.Error, match="unknown ca"):
             await there.handshake()
-        assert await near.is_reset()
+        assert await downstream.is_reset()
         ending = await door.ending()
-    assert (ending.outcome, ending.state) == (Outcome.PEER_UNTRUSTED, State.HANDSHAKING_FAR)
+    assert (ending.outcome, ending.state) == (Outcome.PEER_UNTRUSTED, State.HANDSHAKING_UPSTREAM)
     assert (ending.bytes_sent, ending.bytes_received) == (0, 0)
     ((endpoint, failure),) = door.attempts
-    assert endpoint == str(far.address)
+    assert endpoint == str(upstream.address)
     assert failure is not None
     assert failure.outcome is Outcome.PEER_UNTRUSTED
 
@@ -274,19 +276,19 @@ async def test_a_bad_answerer_hears_why_and_gets_no_byte(engine: Engine) -> None
 async def test_whoever_was_dialled_is_known_though_its_handshake_comes_to_nothing(
     engine: Engine, how: str
 ) -> None:
-    async with listening() as far, outbound(engine, far.address) as (door, address):
-        near = await Stream.connect(address)
-        there = await far.accept()
+    async with listening() as upstream, outbound(engine, upstream.address) as (door, address):
+        downstream = await Stream.connect(address)
+        there = await upstream.accept()
         await there.receive()  # the ClientHello
         if how == "is cut":
             await engine.stop()
         else:
             await there.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-        assert await near.is_reset()
+        assert await downstream.is_reset()
         ending = await door.ending()
     ((connection, _),) = door.endings
-    assert ending.state is State.HANDSHAKING_FAR
-    assert connection.dialled == far.address
+    assert ending.state is State.HANDSHAKING_UPSTREAM
+    assert connection.dialled == upstream.address
 
 
 async def test_an_unexpected_identity_passes_on_to_the_next_candidate(engine: Engine) -> None:
@@ -303,8 +305,8 @@ async def test_an_unexpected_identity_passes_on_to_the_next_candidate(engine: En
         tls = plan(Role.CLIENT, US, verify)
         door = RecordingDoor(Direction.OUTBOUND, route(first.address, second.address, tls=tls))
         async with open_door(engine, door) as address:
-            near = await Stream.connect(address)
-            await near.send(b"for the right one")
+            downstream = await Stream.connect(address)
+            await downstream.send(b"for the right one")
             wrong = TlsStream(await first.accept(), PEER, server=True)
             with pytest.raises(SSL.Error, match="certificate unknown"):
                 await wrong.handshake()
@@ -320,13 +322,13 @@ async def test_a_server_that_refuses_us_after_our_handshake_is_a_failed_handshak
     engine: Engine,
 ) -> None:
     """In TLS 1.3 its alert comes when the handshake has ended for us."""
-    async with listening() as far, outbound(engine, far.address) as (door, address):
-        near = await Stream.connect(address)
-        there = TlsStream(await far.accept(), PEER, server=True, root=STRANGERS.root)
+    async with listening() as upstream, outbound(engine, upstream.address) as (door, address):
+        downstream = await Stream.connect(address)
+        there = TlsStream(await upstream.accept(), PEER, server=True, root=STRANGERS.root)
         with pytest.raises(SSL.Error, match="certificate verify failed"):
             await there.handshake()
         there.stream.close()
-        assert await near.is_reset()
+        assert await downstream.is_reset()
         ending = await door.ending()
     assert ending.outcome is Outcome.HANDSHAKE_FAILED
     assert ending.reason == "peer sent alert unknown ca"
@@ -335,10 +337,10 @@ async def test_a_server_that_refuses_us_after_our_handshake_is_a_failed_handshak
 async def test_that_refusal_is_found_behind_the_reset_that_sending_runs_into(
     engine: Engine,
 ) -> None:
-    async with listening() as far, outbound(engine, far.address) as (door, address):
-        near = await Stream.connect(address)
-        there = TlsStream(await far.accept(), PEER, server=True, root=STRANGERS.root)
-        pushing = asyncio.create_task(near.send(bytes(32 * MIB)))
+    async with listening() as upstream, outbound(engine, upstream.address) as (door, address):
+        downstream = await Stream.connect(address)
+        there = TlsStream(await upstream.accept(), PEER, server=True, root=STRANGERS.root)
+        pushing = asyncio.create_task(downstream.send(bytes(32 * MIB)))
         with pytest.raises(SSL.Error, match="certificate verify failed"):
             await there.handshake()
         there.stream.close()  # with bytes unread: a reset on the alert's heels
@@ -364,12 +366,12 @@ async def test_somebody_who_does_not_speak_tls_is_told_apart(engine: Engine) -> 
             assert (ending.outcome, ending.reason) == (Outcome.HANDSHAKE_FAILED, reason)
 
 
-async def test_a_far_side_that_does_not_speak_tls_fails_the_handshake(engine: Engine) -> None:
-    async with listening() as far, outbound(engine, far.address) as (door, address):
-        near = await Stream.connect(address)
-        there = await far.accept()
+async def test_an_upstream_side_that_does_not_speak_tls_fails_the_handshake(engine: Engine) -> None:
+    async with listening() as upstream, outbound(engine, upstream.address) as (door, address):
+        downstream = await Stream.connect(address)
+        there = await upstream.accept()
         await there.send(b"220 mail.example.org ESMTP\r\n")
-        assert await near.is_reset()
+        assert await downstream.is_reset()
         ending = await door.ending()
     assert ending.outcome is Outcome.HANDSHAKE_FAILED
     assert ending.reason == "the other side doesn't speak TLS"
@@ -407,15 +409,15 @@ async def test_a_handshake_has_a_deadline_on_either_side(engine: Engine) -> None
         silent = await Stream.connect(here.address)
         assert await silent.is_reset()
         ending = await here.door.ending()
-        assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.HANDSHAKING_NEAR)
+        assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.HANDSHAKING_DOWNSTREAM)
     async with (
-        listening() as far,
-        outbound(engine, far.address, handshake=0.2) as (door, address),
+        listening() as upstream,
+        outbound(engine, upstream.address, handshake=0.2) as (door, address),
     ):
-        near, _there = await Stream.connect(address), await far.accept()
-        assert await near.is_reset()
+        downstream, _there = await Stream.connect(address), await upstream.accept()
+        assert await downstream.is_reset()
         ending = await door.ending()
-        assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.HANDSHAKING_FAR)
+        assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.HANDSHAKING_UPSTREAM)
         assert ending.reason == "the peer didn't finish the handshake in 0.2 s"
 
 
@@ -757,33 +759,33 @@ async def test_bulk_passes_both_ways_at_once(engine: Engine) -> None:
         await pushing
 
 
-async def test_a_far_tls_side_may_be_a_unix_socket(engine: Engine, tmp_path: object) -> None:
+async def test_an_upstream_tls_side_may_be_a_unix_socket(engine: Engine, tmp_path: object) -> None:
     async with (
-        listening(f"{tmp_path}/peer.sock") as far,
-        outbound(engine, far.address) as (door, address),
+        listening(f"{tmp_path}/peer.sock") as upstream,
+        outbound(engine, upstream.address) as (door, address),
     ):
-        near = await Stream.connect(address)
-        there = await answer(far)
-        await near.send(b"x")
+        downstream = await Stream.connect(address)
+        there = await answer(upstream)
+        await downstream.send(b"x")
         assert await there.receive_exactly(1) == b"x"
-        near.finish()
+        downstream.finish()
         await there.finish()
         assert (await door.ending()).outcome is Outcome.CLOSED
 
 
 async def test_endpoints_are_tried_in_order_until_one_answers(engine: Engine) -> None:
-    async with listening() as gone, listening() as far:
+    async with listening() as gone, listening() as upstream:
         tls = plan(Role.CLIENT, US, verifier(Role.SERVER, OURS))
         gone.close()
         candidates = (
             Candidate("first", (gone.address,)),
-            Candidate("second", (far.address,)),
+            Candidate("second", (upstream.address,)),
         )
         there = Route("db", candidates, tls, Timeouts())
         door = RecordingDoor(Direction.OUTBOUND, there)
         async with open_door(engine, door) as address:
             await Stream.connect(address)
-            await answer(far)
+            await answer(upstream)
             assert (await door.connection()).endpoint == "second"
     (first, why), (second, none) = door.attempts
     assert (first, second, none) == ("first", "second", None)
@@ -806,16 +808,16 @@ async def test_a_server_hears_why_it_is_refused(
     ours = plan(
         Role.CLIENT, US, verifier(Role.SERVER, OURS), settings=TlsSettings(min_version="1.2")
     )
-    async with listening() as far:
-        door = RecordingDoor(Direction.OUTBOUND, route(far.address, tls=ours))
+    async with listening() as upstream:
+        door = RecordingDoor(Direction.OUTBOUND, route(upstream.address, tls=ours))
         async with open_door(engine, door) as address:
-            near = await Stream.connect(address)
-            accepted = (await far.accept()).socket
+            downstream = await Stream.connect(address)
+            accepted = (await upstream.accept()).socket
             accepted.setblocking(True)
             alert = await asyncio.to_thread(
                 HostileServer.refused, accepted, shows, asks=asks, version=version
             )
-            assert await near.is_reset()
+            assert await downstream.is_reset()
             ending = await door.ending()
     sealed = APPLICATION_DATA if version == TLS_1_3 else ALERT
     assert alert == (UNKNOWN_CA if asks else HANDSHAKE_FAILURE, sealed)

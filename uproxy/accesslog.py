@@ -74,11 +74,11 @@ def access_record(
     theirs = None if peer is None else peer.spiffe_id
     inbound = direction is Direction.INBOUND
     address = connection.dialled or (arrival.local if inbound else None)
-    far = None if address is None else str(address)
+    destination = None if address is None else str(address)
     fields: tuple[tuple[str, Value], ...] = (
         ("src.addr", str(arrival.source)),
         ("src.identity", theirs if inbound else ours),
-        ("dst.addr", far),
+        ("dst.addr", destination),
         ("dst.identity", ours if inbound else theirs),
         ("dst.hbone_addr", None),
         ("direction", direction),
@@ -93,7 +93,7 @@ def access_record(
     )
     if ending.outcome.flag == "-":
         return AccessRecord(fields, ending.outcome, None)
-    who = theirs or (_host(arrival.source) if inbound else str(far))
+    who = theirs or (_host(arrival.source) if inbound else str(destination))
     kind = (ending.outcome.value, ending.rule or ending.state.value, who)
     return AccessRecord(fields, ending.outcome, kind)
 

@@ -7,15 +7,15 @@ never per byte or record, with immutable values, so that an engine of threads ca
 batches and keep answers that hold.
 
 A door belongs to one snapshot of configuration, credentials and addresses, and never changes:
-a listener is given another door (`OpenDoor.replace`) when anything changes.  One door decides
+a listener is given another door (`Listener.replace`) when anything changes.  One door decides
 about a connection.  An arrival whose door was replaced before its first byte passed is put to
 the new door, whole: `admit` is called again, and what the old door had answered is void.
 
     accepted → [handshaking: Door.tls] → Door.admit → connecting → [handshaking: Route.tls]
              → Door.opened → relaying → closing → closed: Door.closed, or what `opened` returned
 
-The side that dialled in is *near*, the side the engine dials is *far*.  An inbound door's
-near side is the peer and its far side the application; outbound it is the other way round.
+The side that dialled in is *downstream*, the side that the engine dials is *upstream*.  An inbound
+door's downstream is the peer and its upstream the application; outbound it is the other way round.
 A door's methods are called on the event loop's thread, must not block and must not raise;
 an exception in one is a defect, and the engine then refuses the connection.
 """
@@ -143,7 +143,7 @@ class Route:
     rule: str | None = None
     """The allow rule that let the caller in."""
     preface: bytes = b""
-    """Sent to the far side before anything else (PROXY protocol)."""
+    """Sent upstream before anything else (PROXY protocol)."""
     cache_scope: frozenset[CacheScope] | None = None
     """To whom an engine may give this route without asking, while the listener has the door that
     gave it; None: to nobody."""
@@ -233,7 +233,7 @@ class Connection(Protocol):
 
     @property
     def dialled(self) -> Address | None:
-        """The far side's address, once connected."""
+        """The upstream address, once connected."""
 
     @property
     def endpoint(self) -> str | None:
@@ -272,7 +272,7 @@ class Door(Protocol):
         """For the steps before a Route is known."""
 
     def tls(self) -> TlsPlan | Refusal | None:
-        """The near handshake, taken when a connection is accepted; None on doors without TLS.
+        """The downstream handshake, taken when a connection is accepted; None on doors without TLS.
         The same answer each time, for as long as the door is the listener's."""
 
     def admit(self, arrival: Arrival) -> Route | Refusal:
@@ -296,7 +296,7 @@ class Door(Protocol):
         not."""
 
 
-class OpenDoor(Protocol):
+class Listener(Protocol):
     """A door the engine listens at."""
 
     def replace(self, door: Door | None) -> None:
@@ -318,7 +318,7 @@ class OpenDoor(Protocol):
 class Engine(Protocol):
     """Moves the connections.  One per process."""
 
-    def open(self, listener: socket.socket, door: Door) -> OpenDoor:
+    def open(self, listener: socket.socket, door: Door) -> Listener:
         """Accept from a listening socket, which the engine now owns."""
 
     def set_limits(self, limits: Limits) -> None:

@@ -17,10 +17,10 @@ class State(enum.StrEnum):
     """The states in the order in which a connection passes them."""
 
     ACCEPTED = "accepted"
-    HANDSHAKING_NEAR = "handshaking_near"
+    HANDSHAKING_DOWNSTREAM = "handshaking_downstream"
     ADMITTING = "admitting"
     CONNECTING = "connecting"
-    HANDSHAKING_FAR = "handshaking_far"
+    HANDSHAKING_UPSTREAM = "handshaking_upstream"
     RELAYING = "relaying"
     CLOSING = "closing"
     CLOSED = "closed"
@@ -28,15 +28,15 @@ class State(enum.StrEnum):
 
 MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
     {
-        State.ACCEPTED: frozenset({State.HANDSHAKING_NEAR, State.ADMITTING, State.CLOSED}),
-        State.HANDSHAKING_NEAR: frozenset({State.ADMITTING, State.CLOSED}),
+        State.ACCEPTED: frozenset({State.HANDSHAKING_DOWNSTREAM, State.ADMITTING, State.CLOSED}),
+        State.HANDSHAKING_DOWNSTREAM: frozenset({State.ADMITTING, State.CLOSED}),
         State.ADMITTING: frozenset({State.CONNECTING, State.CLOSED}),
         # back to ADMITTING: another snapshot decides, while no byte has been relayed
         State.CONNECTING: frozenset(
-            {State.ADMITTING, State.HANDSHAKING_FAR, State.RELAYING, State.CLOSED}
+            {State.ADMITTING, State.HANDSHAKING_UPSTREAM, State.RELAYING, State.CLOSED}
         ),
         # back to CONNECTING: the next address is tried
-        State.HANDSHAKING_FAR: frozenset(
+        State.HANDSHAKING_UPSTREAM: frozenset(
             {State.ADMITTING, State.CONNECTING, State.RELAYING, State.CLOSED}
         ),
         State.RELAYING: frozenset({State.CLOSING, State.CLOSED}),
@@ -49,9 +49,9 @@ sending, the other has not; or one side has failed, and what it had sent is stil
 
 DEADLINES: Mapping[State, str] = MappingProxyType(
     {
-        State.HANDSHAKING_NEAR: "handshake",
+        State.HANDSHAKING_DOWNSTREAM: "handshake",
         State.CONNECTING: "connect",
-        State.HANDSHAKING_FAR: "handshake",
+        State.HANDSHAKING_UPSTREAM: "handshake",
         State.RELAYING: "idle",
         State.CLOSING: "half_close",
     }
@@ -70,11 +70,11 @@ _HANDSHAKE = frozenset(
 ENDINGS: Mapping[State, frozenset[Outcome]] = MappingProxyType(
     {
         State.ACCEPTED: _ANYWHERE | {Outcome.NO_IDENTITY},
-        State.HANDSHAKING_NEAR: _ANYWHERE | _HANDSHAKE | {Outcome.PROBED},
+        State.HANDSHAKING_DOWNSTREAM: _ANYWHERE | _HANDSHAKE | {Outcome.PROBED},
         State.ADMITTING: _ANYWHERE
         | {Outcome.DENIED, Outcome.NO_DESTINATION, Outcome.NO_IDENTITY, Outcome.CONNECT_FAILED},
         State.CONNECTING: _ANYWHERE | {Outcome.CONNECT_FAILED, Outcome.TIMED_OUT},
-        State.HANDSHAKING_FAR: _ANYWHERE | _HANDSHAKE,
+        State.HANDSHAKING_UPSTREAM: _ANYWHERE | _HANDSHAKE,
         # a TLS 1.3 server's refusal of our certificate arrives when our handshake has ended
         State.RELAYING: _ANYWHERE | {Outcome.TIMED_OUT, Outcome.HANDSHAKE_FAILED},
         State.CLOSING: _ANYWHERE | {Outcome.CLOSED, Outcome.TIMED_OUT, Outcome.HANDSHAKE_FAILED},

@@ -49,8 +49,8 @@ async def _main(name: str) -> None:
         await eventually(partial(_is_there, host), f"the address {host}")
     engine = _engine(name)
     engine.set_limits(Limits(per_source_connections=1))
-    async with listening() as far:
-        door = RecordingDoor(Direction.OUTBOUND, route(far.address))
+    async with listening() as upstream:
+        door = RecordingDoor(Direction.OUTBOUND, route(upstream.address))
         async with open_door(engine, door, TcpAddress("::", 0)) as address:
             assert isinstance(address, TcpAddress)
             for source in (*_NEIGHBOURS, _ELSEWHERE):

@@ -22,8 +22,8 @@ from uproxy.contract import (
     Connection,
     Ending,
     Engine,
+    Listener,
     OnClosed,
-    OpenDoor,
     PeerSvid,
     Refusal,
     Route,
@@ -93,7 +93,7 @@ class RecordingDoor:
 
     direction: Direction
     answer: Route | Refusal | Callable[[Arrival], Route | Refusal]
-    near: TlsPlan | Refusal | None = None
+    downstream_tls: TlsPlan | Refusal | None = None
     timeouts: Timeouts = Timeouts()
     name: str = "door"
     on_opened: Callable[[Connection], None] | None = None
@@ -102,7 +102,7 @@ class RecordingDoor:
     attempts: list[tuple[str, Refusal | None]] = field(default_factory=list)
     opened_: list[Connection] = field(default_factory=list)
     endings: list[tuple[Connection, Ending]] = field(default_factory=list)
-    listener: OpenDoor | None = None
+    listener: Listener | None = None
     """Where it listens, once it is open."""
 
     def ask_again(self) -> None:
@@ -111,7 +111,7 @@ class RecordingDoor:
         self.listener.replace(self)
 
     def tls(self) -> TlsPlan | Refusal | None:
-        return self.near
+        return self.downstream_tls
 
     def admit(self, arrival: Arrival) -> Route | Refusal:
         self.arrivals.append(arrival)

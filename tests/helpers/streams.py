@@ -1,6 +1,6 @@
 """Both ends of a plaintext relay: sockets on the event loop.
 
-`Stream` sends and receives bytes, half-closes and resets; `Listener` is an application that
+`Stream` sends and receives bytes, half-closes and resets; `Upstream` is an application that
 returns the connections it accepts.
 """
 
@@ -129,7 +129,7 @@ def close_all() -> None:
         _made.pop().close()
 
 
-class Listener:
+class Upstream:
     """An application that listens and returns the connections it accepts, in order."""
 
     def __init__(self, path: str | None = None) -> None:
@@ -153,9 +153,9 @@ class Listener:
 
 
 @asynccontextmanager
-async def listening(path: str | None = None) -> AsyncIterator[Listener]:
+async def listening(path: str | None = None) -> AsyncIterator[Upstream]:
     """Yield an application that listens inside the block."""
-    listener = Listener(path)
+    listener = Upstream(path)
     try:
         yield listener
     finally:

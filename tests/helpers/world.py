@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from uproxy.accesslog import AccessRecord
 from uproxy.config.settings import IdentitySettings, RuleFrom, RuleSettings, Settings
 from uproxy.connections import Connections
-from uproxy.contract import Door, OpenDoor, PeerSvid
+from uproxy.contract import Door, Listener, PeerSvid
 from uproxy.destinations import AllEndpoints, Endpoints
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.verifier import Verifier
@@ -82,7 +82,7 @@ class World:
     records: list[AccessRecord] = field(default_factory=list)
     metrics: Metrics = field(default_factory=Metrics)
     all_endpoints: AllEndpoints = field(default_factory=AllEndpoints)
-    listening: dict[ListenAddress, OpenDoor] = field(default_factory=dict)
+    listening: dict[ListenAddress, Listener] = field(default_factory=dict)
     """An engine's listeners, which follow every new snapshot."""
     connections: Connections = field(init=False)
 

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from OpenSSL import SSL
 
-from tests.helpers.streams import Listener, Stream, close_all
+from tests.helpers.streams import Stream, Upstream, close_all
 from tests.helpers.tls_streams import TlsStream
 from tests.helpers.world import ANYBODY, World, credentials
 from tests.helpers.world import settings as configured
@@ -31,7 +31,7 @@ from uproxy.config.settings import (
     RuleSettings,
     Settings,
 )
-from uproxy.contract import Arrival, Door, Engine, OpenDoor, Refusal, Route
+from uproxy.contract import Arrival, Door, Engine, Listener, Refusal, Route
 from uproxy.lab.pki import Authority
 from uproxy.lab.waiting import eventually
 from uproxy.model import Direction, TcpAddress, Transport
@@ -93,9 +93,9 @@ class Stage:
 
     direction: Direction
     engine: Engine
-    places: tuple[Listener, Listener]
+    places: tuple[Upstream, Upstream]
     here: World = field(init=False)
-    opened: OpenDoor = field(init=False)
+    opened: Listener = field(init=False)
     address: TcpAddress = field(init=False)
     last: Moment = FIRST
     passed: list[Moment] = field(default_factory=list)
@@ -191,10 +191,10 @@ async def outbound(stage: Stage, steps: list[Moment | None], warm: bool) -> None
         stage.heard.clear()
         stage.reached = False
     stage.on_admitted, coming = on_admitted, [dialled]
-    near = await Stream.connect(stage.address)
+    downstream = await Stream.connect(stage.address)
     with suppress(OSError):
-        await near.send(b"secret")
-    lost = asyncio.create_task(refused(near))
+        await downstream.send(b"secret")
+    lost = asyncio.create_task(refused(downstream))
     await eventually(lambda: stage.heard or lost.done(), "bytes there, or a refusal")
     await finish([lost, *serving])
     last = stage.last
@@ -234,8 +234,8 @@ async def inbound(stage: Stage, steps: list[Moment | None], warm: bool) -> None:
         assert stage.heard == [], (stage.passed, last)
 
 
-async def refused(near: Stream) -> None:
-    await near.is_reset()
+async def refused(downstream: Stream) -> None:
+    await downstream.is_reset()
 
 
 async def hold(caller: TlsStream) -> None:
@@ -278,7 +278,7 @@ def test_one_snapshot_decides_whatever_is_replaced_and_when(
 ) -> None:
     async def live() -> None:
         engine = ENGINES[name]()
-        places = Listener(), Listener()
+        places = Upstream(), Upstream()
         try:
             stage = Stage(direction, engine, places)
             await (inbound if direction is Direction.INBOUND else outbound)(stage, steps, warm)

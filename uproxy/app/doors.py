@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from uproxy import sockets
 from uproxy.config import Settings
-from uproxy.contract import Door, Engine, OpenDoor
+from uproxy.contract import Door, Engine, Listener
 from uproxy.errors import UproxyError
 from uproxy.model import Address, Direction, ListenAddress, SystemdAddress, TcpAddress, UnixAddress
 from uproxy.systemd import Listeners
@@ -44,8 +44,8 @@ class Doors:
     def __init__(self, engine: Engine, listeners: Listeners) -> None:
         self._engine = engine
         self._listeners = listeners
-        self._open: dict[ListenAddress, tuple[OpenDoor, Door]] = {}
-        self._draining: dict[ListenAddress, OpenDoor] = {}  # accept nobody, decide on who came
+        self._open: dict[ListenAddress, tuple[Listener, Door]] = {}
+        self._draining: dict[ListenAddress, Listener] = {}  # accept nobody, decide on who came
         self._closing: set[asyncio.Task[None]] = set()
         self._bound: dict[ListenAddress, Address] = {}  # where sockets of systemd's listen
 

@@ -266,10 +266,10 @@ class Connections:
 
     def _count_failure(self, info: ConnectionInfo, connection: Connection, ending: Ending) -> None:
         self._metrics.failed(_labels(info, connection), ending.outcome)
-        near = ending.state is State.HANDSHAKING_NEAR
-        # the other failures of the far side were counted attempt by attempt
-        late = ending.state is State.HANDSHAKING_FAR and ending.outcome is Outcome.TIMED_OUT
-        if near or late:
+        downstream = ending.state is State.HANDSHAKING_DOWNSTREAM
+        # the other failures upstream were counted attempt by attempt
+        late = ending.state is State.HANDSHAKING_UPSTREAM and ending.outcome is Outcome.TIMED_OUT
+        if downstream or late:
             self._metrics.handshake_failed(info.direction, ending.outcome, ending.rule)
         else:
             self._count_handshake(info.direction, connection)

@@ -25,7 +25,7 @@ NAMES: Final = {
     Direction.INBOUND: ("the peer", "the application"),
     Direction.OUTBOUND: ("the application", "the peer"),
 }
-"""Who the near and the far side are."""
+"""Who is downstream and who upstream, for the reasons."""
 
 STOPPED: Final = Refusal(Outcome.DRAINED, "uProxy stopped")
 DEFECT: Final = Refusal(Outcome.RESET, "a defect in uProxy: its log says more")
@@ -168,7 +168,7 @@ def no_answer(addresses: tuple[Address, ...], seconds: float) -> Refusal:
 
 def candidate(failure: Failure, route: Route, addresses: tuple[Address, ...]) -> Refusal:
     """Why a candidate couldn't be reached, or be shaken hands with."""
-    if failure.state is State.HANDSHAKING_FAR:
+    if failure.state is State.HANDSHAKING_UPSTREAM:
         return handshake(failure.who, failure.cause(), route.timeouts.handshake)
     if failure.what == "timeout":
         return no_answer(addresses, route.timeouts.connect)

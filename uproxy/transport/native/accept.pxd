@@ -18,7 +18,7 @@ from uproxy.transport.native.offload cimport offload, uncached_come
 from uproxy.transport.native.types cimport (
     ACCEPTS, C_ADOPT, E_ARRIVED, E_SHAKEN, F_EXCESS, F_NONE, F_NO_HELLO, F_OS, F_SHORT_HANDSHAKE,
     F_SHORT_HELLO, F_SLOTS, F_TLS, F_UNASKED, F_UNPROVEN, F_VERIFY, K_SIDE, M_HELLO, M_PARTING,
-    M_SHAKING, MAX_HELLO, P_ADMITTING, P_HANDSHAKING_NEAR, RECEIVE, UNHEARD,
+    M_SHAKING, MAX_HELLO, P_ADMITTING, P_HANDSHAKING_DOWNSTREAM, RECEIVE, UNHEARD,
     V_REFUSED,
     Command, Conn, Listener, Place, Shared, Side, Standing, Terms, Worker,
 )
@@ -224,7 +224,7 @@ cdef inline void seek_route(Conn *conn, unsigned long serial) noexcept nogil:
 cdef inline void begin_hello(Conn *conn, double limit) noexcept nogil:
     cdef Side *side = &conn.sides[0]
     conn.mode = M_HELLO
-    word_set(&conn.phase, P_HANDSHAKING_NEAR)
+    word_set(&conn.phase, P_HANDSHAKING_DOWNSTREAM)
     falls_silent(conn)
     if start_patience(side, limit) < 0 or watch(side, LISTEN) < 0:
         near_failed(conn)

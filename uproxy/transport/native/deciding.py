@@ -38,7 +38,7 @@ FAR: Final = 1
 """The sides, as the threads number them."""
 
 _STATES: Final = {phase: state for state, phase in PHASES.items()}
-_SHAKEN: Final = PHASES[State.HANDSHAKING_NEAR]
+_SHAKEN: Final = PHASES[State.HANDSHAKING_DOWNSTREAM]
 _ids: Final = count(1)
 
 

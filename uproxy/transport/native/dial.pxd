@@ -10,7 +10,7 @@ from uproxy.transport.native.close cimport ask, die
 from uproxy.transport.native.queues cimport decide, tell
 from uproxy.transport.native.types cimport (
     E_ADMITTED, E_FAR_FAILED, E_FAR_READY, E_OPENED, F_MEMORY, F_NONE, F_OS, M_ASKING, M_CONNECTING,
-    M_DEAD, M_SHAKING, P_CONNECTING, P_HANDSHAKING_FAR, Conn, Shared, Side, Standing,
+    M_DEAD, M_SHAKING, P_CONNECTING, P_HANDSHAKING_UPSTREAM, Conn, Shared, Side, Standing,
 )
 from uproxy.transport.native.loss cimport has_unread, pending_error
 from uproxy.transport.native.relay cimport relay_begin
@@ -123,7 +123,7 @@ cdef inline void connected(Side *side) noexcept nogil:
         ready(side)
         return
     conn.mode = M_SHAKING
-    word_set(&conn.phase, P_HANDSHAKING_FAR)
+    word_set(&conn.phase, P_HANDSHAKING_UPSTREAM)
     conn.started = clock_of(CLOCK_MONOTONIC)
     if begin_tls(side) < 0 or start_patience(side, conn.limits[0]) < 0:
         far_failed(conn)
@@ -217,7 +217,7 @@ cdef inline bint is_reached(Conn *conn) noexcept nogil:
     """Whether the far side is connected."""
     if conn.mode == M_ASKING:
         return conn.sides[1].fd >= 0
-    return conn.phase == P_HANDSHAKING_FAR
+    return conn.phase == P_HANDSHAKING_UPSTREAM
 
 
 cdef inline void die_of_near(Conn *conn) noexcept nogil:

@@ -226,7 +226,7 @@ class Life(Deciding):
         """The candidate didn't answer as it should."""
         route, candidate = cast("Route", self.route), cast("Candidate", self._candidate)
         failure = self._explained(*self.missed())
-        if failure.state is State.HANDSHAKING_FAR:
+        if failure.state is State.HANDSHAKING_UPSTREAM:
             self._connected()
         if failure.error == errno.EAGAIN and failure.state is State.CONNECTING:
             self._race(route, candidate)  # a unix socket's queue is full: patience
@@ -323,7 +323,7 @@ class Life(Deciding):
         failure = self._explained(*fault)
         if what in failures.LIMITS:
             return failures.limit(what, self._loop_state.limits, self.arrival.source)
-        if failure.state is State.HANDSHAKING_NEAR:
+        if failure.state is State.HANDSHAKING_DOWNSTREAM:
             limit = cast("Door", self._door).timeouts.handshake
             return failures.handshake(failure.who, failure.cause(), limit)
         return failures.relay(failure, cast("Route", self.route).timeouts)
@@ -338,7 +338,7 @@ class Life(Deciding):
     def _end(self) -> None:
         if self._dialling is not None:
             self._dialling.cancel()
-        if self.state is State.HANDSHAKING_FAR:
+        if self.state is State.HANDSHAKING_UPSTREAM:
             self._connected()
         refusal = self._guarded_why()
         ending = Ending(

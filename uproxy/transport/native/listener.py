@@ -36,7 +36,7 @@ class Offer:
 
 
 class OpenNativeDoor:
-    """A listening socket, and the door that arrivals meet (`contract.OpenDoor`)."""
+    """A listening socket, and the door that arrivals meet (`contract.Listener`)."""
 
     def __init__(self, state: LoopState, listener: socket.socket, door: Door) -> None:
         name = listener.getsockname()

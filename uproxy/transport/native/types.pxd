@@ -44,7 +44,7 @@ cdef enum Kind:  # what an epoll event is about; the first word of each
     K_SIDE, K_LISTENER, K_BELL
 
 cdef enum Phase:  # `_engine.PHASES` says which lifecycle.State each is
-    P_ACCEPTED, P_HANDSHAKING_NEAR, P_ADMITTING, P_CONNECTING, P_HANDSHAKING_FAR
+    P_ACCEPTED, P_HANDSHAKING_DOWNSTREAM, P_ADMITTING, P_CONNECTING, P_HANDSHAKING_UPSTREAM
     P_RELAYING, P_CLOSING, P_CLOSED
     PHASE_COUNT
 

@@ -19,7 +19,7 @@ from uproxy.transport.native.types cimport (
     C_ADOPT, C_CUT, C_CUT_ALL, C_DIAL, C_EVICT, C_FORGET, C_RELAY, C_RELEASE, C_RETURN,
     C_SHAKE_NEAR, C_STOP, C_WATCH, EVENTS, MOST_STEPS, F_CUT, F_EVICTED, F_NONE, F_TIMEOUT, K_LISTENER, K_SIDE,
     M_ASKING, M_CONNECTING, M_DEAD, M_HELLO, M_PARTING, M_RELAYING, M_SHAKING, P_CONNECTING,
-    P_HANDSHAKING_NEAR, Command, Conn, Listener, Side, Worker,
+    P_HANDSHAKING_DOWNSTREAM, Command, Conn, Listener, Side, Worker,
 )
 from uproxy.transport.native.relay cimport relay_begin, relay_expired, relay_turn
 from uproxy.transport.native.side cimport fail, slim
@@ -128,7 +128,7 @@ cdef inline void expire(Conn *conn) noexcept nogil:
         relay_expired(conn)
     elif conn.mode == M_PARTING:
         die(conn, True)
-    elif conn.phase == P_HANDSHAKING_NEAR:
+    elif conn.phase == P_HANDSHAKING_DOWNSTREAM:
         run_out(conn)
     else:
         fail(&conn.sides[1], F_TIMEOUT, 0, 0)

@@ -116,7 +116,7 @@ class Life(Deciding):
         return plan
 
     async def _shake_near(self, plan: TlsPlan) -> None:
-        self._move(State.HANDSHAKING_NEAR)
+        self._move(State.HANDSHAKING_DOWNSTREAM)
         self.arrival = replace(self.arrival, tls=plan)
         leg = cast("TlsLeg", self._near)
         limit = cast("Door", self._door).timeouts.handshake
@@ -179,7 +179,7 @@ class Life(Deciding):
     def _lose_near(self, error: OSError) -> None:
         """It was reset.  What it had said is for a far side that is reached; none is dialled."""
         near = cast("Leg", self._near)
-        if self.state is State.HANDSHAKING_FAR and near.has_unread():
+        if self.state is State.HANDSHAKING_UPSTREAM and near.has_unread():
             near.lose(error)
         else:
             self.close(failures.broken(near.who, error))
@@ -206,7 +206,7 @@ class Life(Deciding):
     async def _shake_far(
         self, connected: socket.socket, route: Route, server_name: str | None
     ) -> Leg:
-        self._move(State.HANDSHAKING_FAR)
+        self._move(State.HANDSHAKING_UPSTREAM)
         leg = TlsLeg(self._poller, connected, self._names[1])
         limit = route.timeouts.handshake
         try:
@@ -282,7 +282,7 @@ class Life(Deciding):
         return (
             refusal is not None
             and self._cut is None
-            and self.state is State.HANDSHAKING_NEAR
+            and self.state is State.HANDSHAKING_DOWNSTREAM
             and refusal.outcome in _WITH_ALERT
         )
 
