@@ -304,7 +304,7 @@ async def test_a_flood_that_is_refused_faster_than_the_loop_hears_of_it_waits_ou
 
     def paused() -> bool:
         for opened in engine.state.doors:
-            opened.look()
+            opened.on_reports()
         return "accepting pauses, callers wait: a flood of arrivals" in caplog.text
 
     async with listening() as upstream:

@@ -21,7 +21,7 @@ cdef enum:  # reasons of OpenSSL's library 20, for the words of the error
 cdef inline bint hello_complete(Side *side, const uint8_t *said, size_t size) noexcept nogil:
     """Whether a whole ClientHello is there, or nothing that can become one (RFC 8446 §5.1, §4).
     Where a record can't be one of a ClientHello, `side.alert` says so; what isn't TLS at all is
-    complete, and OpenSSL says what is wrong with it.  `said` is all that came so far; each whole
+    complete, and OpenSSL says what is wrong with it.  `said` is all that came so upstream; each whole
     record is looked at once."""
     cdef size_t length, there, at, known
     cdef uint8_t message[4]

@@ -1,59 +1,59 @@
 """How a connection stops: with a question to the loop, or for good."""
 
-from uproxy.transport.native.deadlines cimport forget_deadline
-from uproxy.transport.native.limits cimport free_slot, leave
-from uproxy.transport.native.queues cimport decide, tell
+from uproxy.transport.native.deadlines cimport clear_deadline
+from uproxy.transport.native.limits cimport free_slot, leave_limits
+from uproxy.transport.native.queues cimport mark_decided, report
 from uproxy.transport.native.types cimport (
-    E_CLOSED, F_HALF_CLOSED, F_IDLE, M_ASKING, M_DEAD, Conn, Side, Worker,
+    E_CLOSED, F_HALF_CLOSED, F_IDLE, M_ASKING, M_DEAD, Connection, Side, Worker,
 )
-from uproxy.transport.native.side cimport let_go
+from uproxy.transport.native.side cimport close_side
 from uproxy.transport.native.system cimport word_add
 
 
-cdef inline void ask(Conn *conn, int event) noexcept nogil:
+cdef inline void ask_loop(Connection *connection, int event) noexcept nogil:
     """The loop decides on what comes next."""
-    forget_deadline(conn)
-    conn.mode = M_ASKING
-    tell(conn, event, True)
+    clear_deadline(connection)
+    connection.mode = M_ASKING
+    report(connection, event, True)
 
 
-cdef inline void link_conn(Conn *conn) noexcept nogil:
+cdef inline void link_connection(Connection *connection) noexcept nogil:
     """It is this worker's."""
-    cdef Worker *worker = conn.worker
-    conn.before, conn.after = NULL, worker.conns
-    if worker.conns != NULL:
-        worker.conns.before = conn
-    worker.conns = conn
+    cdef Worker *worker = connection.worker
+    connection.before, connection.after = NULL, worker.connections
+    if worker.connections != NULL:
+        worker.connections.before = connection
+    worker.connections = connection
 
 
-cdef inline void unlink_conn(Conn *conn) noexcept nogil:
-    if conn.before != NULL:
-        conn.before.after = conn.after
+cdef inline void unlink_connection(Connection *connection) noexcept nogil:
+    if connection.before != NULL:
+        connection.before.after = connection.after
     else:
-        conn.worker.conns = conn.after
-    if conn.after != NULL:
-        conn.after.before = conn.before
+        connection.worker.connections = connection.after
+    if connection.after != NULL:
+        connection.after.before = connection.before
 
 
-cdef inline bint was_told(Side *side) noexcept nogil:
-    return side.ending and side.backlog_size == 0
+cdef inline bint has_been_sent_our_end(Side *side) noexcept nogil:
+    return side.ending and side.unsent == 0
 
 
-cdef inline void die(Conn *conn, bint orderly) noexcept nogil:
+cdef inline void end_connection(Connection *connection, bint orderly) noexcept nogil:
     """Its end: nothing touches it any more but C_RELEASE."""
-    cdef Side *near = &conn.sides[0]
-    cdef Side *far = &conn.sides[1]
+    cdef Side *downstream = &connection.sides[0]
+    cdef Side *upstream = &connection.sides[1]
     # a reset would take what the kernel hasn't delivered yet: a slow reader that was told the
     # end isn't at fault for the other side's silence
-    cdef bint patient = conn.fault.what == F_IDLE or conn.fault.what == F_HALF_CLOSED
-    free_slot(conn)
-    forget_deadline(conn)
-    leave(conn)
-    let_go(near, orderly or (patient and was_told(near)))
-    let_go(far, orderly or (patient and was_told(far)))
-    unlink_conn(conn)
-    word_add(&conn.worker.load, -1)
-    conn.finished = conn.worker.now
-    conn.mode = M_DEAD
-    decide(conn)
-    tell(conn, E_CLOSED, False)
+    cdef bint patient = connection.fault.what == F_IDLE or connection.fault.what == F_HALF_CLOSED
+    free_slot(connection)
+    clear_deadline(connection)
+    leave_limits(connection)
+    close_side(downstream, orderly or (patient and has_been_sent_our_end(downstream)))
+    close_side(upstream, orderly or (patient and has_been_sent_our_end(upstream)))
+    unlink_connection(connection)
+    word_add(&connection.worker.load, -1)
+    connection.finished = connection.worker.now
+    connection.mode = M_DEAD
+    mark_decided(connection)
+    report(connection, E_CLOSED, False)

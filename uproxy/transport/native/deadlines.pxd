@@ -2,18 +2,18 @@
 
 from libc.stdlib cimport realloc
 
-from uproxy.transport.native.types cimport Conn, Worker
+from uproxy.transport.native.types cimport Connection, Worker
 
 
-cdef inline void heap_put(Worker *worker, Py_ssize_t at, Conn *conn) noexcept nogil:
-    worker.heap[at] = conn
-    conn.heap = at
+cdef inline void heap_put(Worker *worker, Py_ssize_t at, Connection *connection) noexcept nogil:
+    worker.heap[at] = connection
+    connection.heap = at
 
 
-cdef inline void heap_settle(Worker *worker, Py_ssize_t at, Conn *conn) noexcept nogil:
+cdef inline void heap_place(Worker *worker, Py_ssize_t at, Connection *connection) noexcept nogil:
     """Let `conn`, which is to go at `at`, rise or sink to where it belongs."""
     cdef Py_ssize_t other
-    while at > 0 and conn.due < worker.heap[(at - 1) // 2].due:
+    while at > 0 and connection.due < worker.heap[(at - 1) // 2].due:
         heap_put(worker, at, worker.heap[(at - 1) // 2])
         at = (at - 1) // 2
     while True:
@@ -22,47 +22,47 @@ cdef inline void heap_settle(Worker *worker, Py_ssize_t at, Conn *conn) noexcept
             break
         if other + 1 < worker.heap_size and worker.heap[other + 1].due < worker.heap[other].due:
             other += 1
-        if conn.due <= worker.heap[other].due:
+        if connection.due <= worker.heap[other].due:
             break
         heap_put(worker, at, worker.heap[other])
         at = other
-    heap_put(worker, at, conn)
+    heap_put(worker, at, connection)
 
 
-cdef inline void forget_deadline(Conn *conn) noexcept nogil:
-    cdef Worker *worker = conn.worker
-    cdef Py_ssize_t at = conn.heap
-    conn.due = 0
+cdef inline void clear_deadline(Connection *connection) noexcept nogil:
+    cdef Worker *worker = connection.worker
+    cdef Py_ssize_t at = connection.heap
+    connection.due = 0
     if at < 0:
         return
-    conn.heap = -1
+    connection.heap = -1
     worker.heap_size -= 1
     if at < worker.heap_size:
-        heap_settle(worker, at, worker.heap[worker.heap_size])
+        heap_place(worker, at, worker.heap[worker.heap_size])
 
 
-cdef inline int set_deadline(Conn *conn, double due) noexcept nogil:
+cdef inline int set_deadline(Connection *connection, double due) noexcept nogil:
     """0 is none.  -1 without memory."""
-    cdef Worker *worker = conn.worker
-    cdef Conn **bigger
+    cdef Worker *worker = connection.worker
+    cdef Connection **bigger
     if due == 0:
-        forget_deadline(conn)
+        clear_deadline(connection)
         return 0
-    conn.due = due
-    if conn.heap >= 0:
-        heap_settle(worker, conn.heap, conn)
+    connection.due = due
+    if connection.heap >= 0:
+        heap_place(worker, connection.heap, connection)
         return 0
     if worker.heap_size == worker.heap_room:
-        bigger = <Conn **>realloc(worker.heap, 2 * worker.heap_room * sizeof(void *))
+        bigger = <Connection **>realloc(worker.heap, 2 * worker.heap_room * sizeof(void *))
         if bigger == NULL:
             return -1
         worker.heap, worker.heap_room = bigger, 2 * worker.heap_room
     worker.heap_size += 1
-    heap_settle(worker, worker.heap_size - 1, conn)
+    heap_place(worker, worker.heap_size - 1, connection)
     return 0
 
 
-cdef inline double earlier(double one, double other) noexcept nogil:
+cdef inline double earlier_of(double one, double other) noexcept nogil:
     """Of two times, of which 0 is never."""
     if one == 0 or (other != 0 and other < one):
         return other

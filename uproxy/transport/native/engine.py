@@ -10,17 +10,17 @@ from typing import Final
 
 from uproxy.contract import Door
 from uproxy.model import Limits
-from uproxy.transport.native.handle import Life
-from uproxy.transport.native.listener import OpenNativeDoor
+from uproxy.transport.native.handle import NativeConnection
+from uproxy.transport.native.listener import NativeListener
 from uproxy.transport.native.loop import LoopState
 
-SWITCH: Final = 0.0005
+SWITCH_INTERVAL_S: Final = 0.0005
 """Seconds after which the loop lets a thread have the GIL that has a leaf to judge."""
 
-STUCK: Final = 5.0
+STUCK_S: Final = 5.0
 """Seconds that one turn of a thread may take before it counts as stuck."""
 
-_CUT_AGAIN: Final = 0.05
+_CUT_AGAIN_S: Final = 0.05
 """Seconds until whoever was on the way from thread to thread is cut as well."""
 
 
@@ -28,17 +28,17 @@ class NativeEngine:
     """Moves connections in threads; asks and tells from one event loop.  Made inside it."""
 
     def __init__(self, threads: int = 2) -> None:
-        self.state = LoopState(threads, lambda offer: Life(self.state, offer))
+        self.state = LoopState(threads, lambda door_state: NativeConnection(self.state, door_state))
         self._stopped = False
         self._loop = asyncio.get_running_loop()
         self.set_limits(self.state.limits)
-        sys.setswitchinterval(SWITCH)
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._loop.add_reader(self.state.core.fileno(), self.state.take)
 
-    def open(self, listener: socket.socket, door: Door) -> OpenNativeDoor:
+    def open(self, listener: socket.socket, door: Door) -> NativeListener:
         """Accept from a listening socket, which the engine now owns."""
         listener.setblocking(False)
-        return OpenNativeDoor(self.state, listener, door)
+        return NativeListener(self.state, listener, door)
 
     def set_limits(self, limits: Limits) -> None:
         """Applies to arrivals from now on."""
@@ -60,7 +60,7 @@ class NativeEngine:
     def responsive(self) -> bool:
         """Whether no thread has ended, or is in one turn for too long."""
         since = self.state.core.busy_since()
-        return since is None or time.monotonic() - since < STUCK
+        return since is None or time.monotonic() - since < STUCK_S
 
     async def stop(self) -> None:
         """Cut every connection and let go of every socket; waits for no arrival."""
@@ -71,7 +71,7 @@ class NativeEngine:
             door.release()
         while self.state.core.alive():
             self.state.core.cut_all()
-            await self.state.wait_for_reports(_CUT_AGAIN)
+            await self.state.wait_for_reports(_CUT_AGAIN_S)
             self.state.take_all()
         await asyncio.gather(*self.state.dialling, return_exceptions=True)
         self._loop.remove_reader(self.state.core.fileno())

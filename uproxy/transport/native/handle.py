@@ -38,35 +38,35 @@ from uproxy.transport.native._engine import (
     ADMITTED,
     ARRIVED,
     CLOSED,
-    FAR_FAILED,
-    FAR_READY,
+    HANDSHAKEN,
     OPENED,
-    PHASES,
-    SHAKEN,
+    STATES,
+    UPSTREAM_FAILED,
+    UPSTREAM_READY,
 )
-from uproxy.transport.native.deciding import FAR, Deciding
-from uproxy.transport.native.listener import far_handshake, handshake
+from uproxy.transport.native.deciding import UPSTREAM, Deciding
+from uproxy.transport.native.listener import tls_setup, upstream_setup
 from uproxy.transport.succession import same_way
 
 if TYPE_CHECKING:
     import socket
 
-    from uproxy.transport.native.listener import Offer, OpenNativeDoor
+    from uproxy.transport.native.listener import DoorState, NativeListener
     from uproxy.transport.native.loop import LoopState
 
-_ASKING: Final = ARRIVED | SHAKEN | FAR_READY | FAR_FAILED
+_QUESTIONS: Final = ARRIVED | HANDSHAKEN | UPSTREAM_READY | UPSTREAM_FAILED
 _NONE: Final[Iterator[Candidate]] = iter(())
 
 _log = logging.getLogger(__name__)
 
 
-class Life(Deciding):
+class NativeConnection(Deciding):
     """One accepted connection; the engine's handle on it (`contract.Connection`)."""
 
     __slots__ = ("_candidates", "_dialling", "_ending", "_last_failure", "_loop_state")
 
-    def __init__(self, state: LoopState, offer: Offer) -> None:
-        super().__init__(offer)
+    def __init__(self, state: LoopState, door_state: DoorState) -> None:
+        super().__init__(door_state)
         self._loop_state = state
         self._ending: Refusal | None = None  # why it is being cut
         self._candidates: Iterator[Candidate] = _NONE
@@ -75,48 +75,48 @@ class Life(Deciding):
 
     def close(self, refusal: Refusal) -> None:
         """Cut it now; the first reason stands."""
-        if self._ending is None and not self._over:
+        if self._ending is None and not self._is_over:
             self._refuse(refusal)
 
     # The life.
 
-    def happened(self, events: int) -> None:
+    def on_reported(self, events: int) -> None:
         """What a thread asks and reports."""
-        if not self._known:
-            self._arrive()
+        if not self._is_known:
+            self._on_first_report()
         try:
-            self._follow(events)
+            self._handle_events(events)
         except RefusedError as no:
             self._refuse(no.refusal)
         except Exception:  # noqa: BLE001  a defect: this connection ends, the process doesn't
-            self._confess()
+            self._log_defect()
             self._refuse(failures.DEFECT)
         if events & CLOSED:
             self._end()
         elif self._on_closed is not None and self._door is not None:
             self._candidates, self._last_failure = _NONE, None
-            self._slim()
+            self._release_snapshot()
 
-    def _follow(self, events: int) -> None:
+    def _handle_events(self, events: int) -> None:
         if events & ADMITTED:
-            self._repeat()
+            self._on_admitted_from_cache()
         if events & OPENED:
-            self._pass()
-        if events & _ASKING and not events & CLOSED and self._ending is None:
+            self._on_opened()
+        if events & _QUESTIONS and not events & CLOSED and self._ending is None:
             self._answer(events)  # otherwise CLOSED is here, or on its way
 
     def _answer(self, events: int) -> None:
         if events & ARRIVED:
             self._ask_for_tls()
-        elif events & SHAKEN:
+        elif events & HANDSHAKEN:
             self._ask_for_route()
-        elif events & FAR_READY:
-            self._open()
-        elif events & FAR_FAILED:
-            self._miss()
+        elif events & UPSTREAM_READY:
+            self._on_upstream_ready()
+        elif events & UPSTREAM_FAILED:
+            self._on_upstream_failed()
 
     def _ask_for_tls(self) -> None:
-        door = self._decide()
+        door = self._take_current_door()
         plan = door.tls()
         if isinstance(plan, Refusal):
             raise RefusedError(plan)
@@ -124,52 +124,52 @@ class Life(Deciding):
             self._ask_for_route()
             return
         self.arrival = replace(self.arrival, tls=plan)
-        self.shake_near(handshake(plan), door.timeouts.handshake)
+        self.handshake_downstream(tls_setup(plan), door.timeouts.handshake)
 
     def _ask_for_route(self) -> None:
-        self._go(self._admit())
+        self._dial_route(self._admit())
 
-    def _go(self, route: Route) -> None:
+    def _dial_route(self, route: Route) -> None:
         """Where the door said."""
-        self.decided()
+        self.mark_decided()
         if self._ending is not None:
             return
         self._candidates = iter(route.candidates)
         if route.cache_scope is not None:
-            self._cache(route, route.cache_scope)
-        self.enter(PHASES[State.CONNECTING])
-        self._reach(route)
+            self._cache_route(route, route.cache_scope)
+        self.enter_state(STATES[State.CONNECTING])
+        self._dial_candidates(route)
 
-    def _cache(self, route: Route, scope: frozenset[CacheScope]) -> None:
+    def _cache_route(self, route: Route, scope: frozenset[CacheScope]) -> None:
         """Unless its address or TLS context can't be made: dialling then says why."""
         try:
             first = route.candidates[0]
-            target, far = sockaddr.pack(first.addresses[0]), far_handshake(route, first)
+            target, upstream = sockaddr.pack(first.addresses[0]), upstream_setup(route, first)
         except (OSError, RefusedError):
             return
         limits = route.timeouts
-        patience = (limits.connect, limits.handshake, limits.idle, limits.half_close)
-        if not self.let_stand(route, CacheScope.SOURCE in scope, target, far, patience):
-            cast("OpenNativeDoor", self._opened).offer()
+        time_limits = (limits.connect, limits.handshake, limits.idle, limits.half_close)
+        if not self.cache_route(route, CacheScope.SOURCE in scope, target, upstream, time_limits):
+            cast("NativeListener", self._listener).update_door_state()
 
-    def _repeat(self) -> None:
+    def _on_admitted_from_cache(self) -> None:
         """A thread gave it a cached route."""
-        route = self.route = cast("Route", self.standing())
+        route = self.route = cast("Route", self.cached_route())
         self._candidate = route.candidates[0]  # its only one
         cast("Door", self._door).admitted_from_cache(self.arrival, route)
 
-    def _reach(self, route: Route) -> None:
+    def _dial_candidates(self, route: Route) -> None:
         """Set out for the next candidate."""
         for candidate in self._candidates:
             self._candidate = candidate
-            self.enter(PHASES[State.CONNECTING])
-            failure = self._set_out(route, candidate)
+            self.enter_state(STATES[State.CONNECTING])
+            failure = self._start_dial(route, candidate)
             if failure is None:
                 return
-            self._failed(route, failure)
+            self._record_failure(route, failure)
         raise RefusedError(self._last_failure or failures.no_address(route))
 
-    def _set_out(self, route: Route, candidate: Candidate) -> Refusal | None:
+    def _start_dial(self, route: Route, candidate: Candidate) -> Refusal | None:
         """Begin to dial; why that failed at once."""
         if len(candidate.addresses) > 1:
             self._race(route, candidate)
@@ -177,7 +177,7 @@ class Life(Deciding):
         address, limits = candidate.addresses[0], route.timeouts
         try:
             target = sockaddr.pack(address)
-            self.dial(target, far_handshake(route, candidate), limits.connect, limits.handshake)
+            self.dial(target, upstream_setup(route, candidate), limits.connect, limits.handshake)
         except OSError as error:
             return failures.unreachable(error.errno or 0, address)
         except RefusedError as no:
@@ -197,9 +197,9 @@ class Life(Deciding):
                 self._loop_state.poller, candidate.addresses, route.timeouts.connect
             )
         except RefusedError as no:
-            step = partial(self._go_on, route, no.refusal)
+            step = partial(self._try_next, route, no.refusal)
         except Exception:  # noqa: BLE001  a defect: this connection ends, the process doesn't
-            self._confess()
+            self._log_defect()
             self._refuse(failures.DEFECT)
             return
         else:
@@ -211,81 +211,81 @@ class Life(Deciding):
         """The thread goes on with what is connected."""
         self.dialled = address
         with connected:  # closed where its thread can't go on with it
-            if self._overtaken:
+            if self._is_door_replaced:
                 self._ask_for_route()
                 return
             try:
-                far = far_handshake(route, cast("Candidate", self._candidate))
-                self.go_on(connected.fileno(), far, route.timeouts.handshake)
+                upstream = upstream_setup(route, cast("Candidate", self._candidate))
+                self.dial_connected(connected.fileno(), upstream, route.timeouts.handshake)
             except RefusedError as no:
-                self._go_on(route, no.refusal)
+                self._try_next(route, no.refusal)
             else:
                 connected.detach()
 
-    def _miss(self) -> None:
+    def _on_upstream_failed(self) -> None:
         """The candidate didn't answer as it should."""
         route, candidate = cast("Route", self.route), cast("Candidate", self._candidate)
-        failure = self._explained(*self.missed())
+        failure = self._describe(*self.candidate_failure())
         if failure.state is State.HANDSHAKING_UPSTREAM:
-            self._connected()
+            self._set_dialled()
         if failure.error == errno.EAGAIN and failure.state is State.CONNECTING:
             self._race(route, candidate)  # a unix socket's queue is full: patience
         else:
-            self._go_on(route, failures.candidate(failure, route, candidate.addresses))
+            self._try_next(route, failures.candidate(failure, route, candidate.addresses))
 
-    def _explained(self, what: str, side: int, error: int, code: int) -> Failure:
+    def _describe(self, what: str, side: int, error: int, code: int) -> Failure:
         verdict = self.verdict(side) if what == "verify" else None
         who = failures.NAMES[Direction.INBOUND if self._inbound else Direction.OUTBOUND][side]
         return Failure(what, who, self.state, error, code, verdict)
 
-    def _go_on(self, route: Route, failure: Refusal) -> None:
-        self._failed(route, failure)
-        if self._overtaken:
+    def _try_next(self, route: Route, failure: Refusal) -> None:
+        self._record_failure(route, failure)
+        if self._is_door_replaced:
             self._ask_for_route()
         else:
-            self._reach(route)
+            self._dial_candidates(route)
 
-    def _failed(self, route: Route, failure: Refusal) -> None:
+    def _record_failure(self, route: Route, failure: Refusal) -> None:
         self._last_failure = failure
         cast("Door", self._door).attempted(route, cast("Candidate", self._candidate), failure)
 
-    def _open(self) -> None:
+    def _on_upstream_ready(self) -> None:
         """Both sides are ready: bytes may pass if the door that decided is still the listener's,
         or if the new one admits it to the same place."""
-        if self._overtaken and not self._is_admitted_again():
+        if self._is_door_replaced and not self._is_admitted_again():
             return
-        self.enter(PHASES[State.RELAYING])
+        self.enter_state(STATES[State.RELAYING])
         route = cast("Route", self.route)
-        self._pass()
+        self._on_opened()
         if self._ending is None:
             self.relay(route.preface, route.timeouts.idle, route.timeouts.half_close)
 
     def _is_admitted_again(self) -> bool:
         """Put it to the listener's new door; False if that leads elsewhere: it is dialled."""
         before = cast("Route", self.route)
-        self._connected()
+        self._set_dialled()
         after = self._admit()
-        verdict = self.verdict(FAR)
+        verdict = self.verdict(UPSTREAM)
         peer = verdict if isinstance(verdict, PeerSvid) else None
         route = same_way(before, after, self.dialled, peer)
         if route is None:
-            self._go(after)
+            self._dial_route(after)
             return False
-        self.enter(PHASES[State.CONNECTING])
+        self.enter_state(STATES[State.CONNECTING])
         self.route, self._candidate = route, route.candidates[0]
         return True
 
-    def _pass(self) -> None:
+    def _on_opened(self) -> None:
         route, candidate = cast("Route", self.route), cast("Candidate", self._candidate)
         door = cast("Door", self._door)
         if route.tls is not None and not self._inbound:
-            self._introduce(cast("PeerSvid", self.verdict(FAR)))
-        self._connected()
+            self._set_peer(cast("PeerSvid", self.verdict(UPSTREAM)))
+        self._set_dialled()
         self.endpoint = candidate.endpoint
         door.attempted(route, candidate, None)
         self._on_closed = door.opened(self)
 
-    def _connected(self) -> None:
+    def _set_dialled(self) -> None:
         """Where to is known by now, unless addresses raced."""
         addresses = cast("Candidate", self._candidate).addresses
         if len(addresses) == 1:
@@ -300,17 +300,17 @@ class Life(Deciding):
         except RefusedError as no:
             self._refuse(no.refusal)
         except Exception:  # noqa: BLE001  a defect: this connection ends, the process doesn't
-            self._confess()
+            self._log_defect()
             self._refuse(failures.DEFECT)
 
-    def _confess(self) -> None:
+    def _log_defect(self) -> None:
         _log.exception("a defect ended connection %d (%s)", self.arrival.id, self.state)
 
     def _refuse(self, refusal: Refusal) -> None:
         self._ending = self._ending or refusal
         self.cut()
 
-    def _why(self) -> Refusal | None:
+    def _reason(self) -> Refusal | None:
         """What ended it; None for the orderly end."""
         fault = self.failure()
         what = fault[0]
@@ -320,7 +320,7 @@ class Life(Deciding):
             return self._ending  # though a thread may have found another before it heard of it
         if what == "cut":
             return failures.STOPPED
-        failure = self._explained(*fault)
+        failure = self._describe(*fault)
         if what in failures.LIMITS:
             return failures.limit(what, self._loop_state.limits, self.arrival.source)
         if failure.state is State.HANDSHAKING_DOWNSTREAM:
@@ -328,19 +328,19 @@ class Life(Deciding):
             return failures.handshake(failure.who, failure.cause(), limit)
         return failures.relay(failure, cast("Route", self.route).timeouts)
 
-    def _guarded_why(self) -> Refusal | None:
+    def _guarded_reason(self) -> Refusal | None:
         try:
-            return self._why()
+            return self._reason()
         except Exception:  # noqa: BLE001  a verifier's defect
-            self._confess()
+            self._log_defect()
             return failures.DEFECT
 
     def _end(self) -> None:
         if self._dialling is not None:
             self._dialling.cancel()
         if self.state is State.HANDSHAKING_UPSTREAM:
-            self._connected()
-        refusal = self._guarded_why()
+            self._set_dialled()
+        refusal = self._guarded_reason()
         ending = Ending(
             refusal.outcome if refusal else Outcome.CLOSED,
             self.state,
@@ -351,7 +351,7 @@ class Life(Deciding):
             self._rule(refusal),
         )
         self.release()
-        self._over = True
+        self._is_over = True
         try:
             (self._on_closed or cast("Door", self._door).closed)(self, ending)
         except Exception:  # noqa: BLE001  the door's defect; the connection has ended anyway

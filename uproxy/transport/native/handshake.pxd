@@ -17,18 +17,18 @@ from uproxy.transport.native.openssl cimport (
 )
 from uproxy.transport.native.types cimport (
     ALERT_HANDSHAKE_FAILURE, F_EXCESS, F_MEMORY, F_OS, F_SHORT_HANDSHAKE, F_UNASKED,
-    F_UNPROVEN, F_VERIFY, MAX_REQUEST, RECEIVE, V_ACCEPTED, V_DEFECT, V_NONE, V_REFUSED, X_MESSAGE, X_NONE, X_REQUEST,
-    Conn, Presented, Shared, Side,
+    F_UNPROVEN, F_VERIFY, MAX_REQUEST, RECEIVE_SIZE, V_ACCEPTED, V_DEFECT, V_NONE, V_REFUSED, X_MESSAGE, X_NONE, X_REQUEST,
+    Connection, Presented, Shared, Side,
 )
 from uproxy.transport.native.presented cimport leave_leaf_only, read_presented
 from uproxy.transport.native.side cimport (
-    drop_output, fail, fail_tls, fed, feed, flush, keep_early, push_last_words, push_output,
-    read_plain, receive_raw, say_alert,
+    drop_output, fail, fail_tls, end_feed, begin_feed, flush, keep_early, send_alert, send_output,
+    decrypt, receive_raw, send_clear_alert,
 )
 from uproxy.transport.native.system cimport (
-    clock_of, long_set, pthread_mutex_lock, pthread_mutex_unlock, shaking_get, shaking_set,
+    clock_of, long_set, pthread_mutex_lock, pthread_mutex_unlock, handshaking_get, handshaking_set,
 )
-from uproxy.transport.native.verify_cache cimport table_find
+from uproxy.transport.native.verify_cache cimport find_verified
 
 cdef enum:  # messages of a handshake (RFC 8446 §4)
     CLIENT_HELLO = 1
@@ -39,9 +39,9 @@ cdef enum:  # messages of a handshake (RFC 8446 §4)
     TLS13 = 0x0304
 
 
-cdef inline int begin_tls(Side *side) noexcept nogil:
+cdef inline int start_tls(Side *side) noexcept nogil:
     ERR_clear_error()
-    side.ssl = SSL_new(side.shakes.ssl_ctx)
+    side.ssl = SSL_new(side.tls_setup.ssl_ctx)
     side.output = BIO_new(BIO_s_mem())
     if side.ssl == NULL or side.output == NULL:
         if side.ssl == NULL and side.output != NULL:
@@ -49,17 +49,17 @@ cdef inline int begin_tls(Side *side) noexcept nogil:
         side.output = NULL
         return fail(side, F_MEMORY, 0, 0)
     SSL_set_bio(side.ssl, NULL, side.output)
-    if SSL_set_SSL_CTX(side.ssl, side.shakes.identity) == NULL:
+    if SSL_set_SSL_CTX(side.ssl, side.tls_setup.identity) == NULL:
         return fail(side, F_MEMORY, 0, 0)
     SSL_set_verify(side.ssl, SSL_VERIFY_PEER_AND_INSIST, on_verify)
-    side.asked = not side.shakes.client
-    side.greeted = side.had_to_ask = side.unasked = False
-    if not side.shakes.client:
+    side.own_certificate_asked = not side.tls_setup.client
+    side.hello_read = side.tls12_server_done = side.unasked = False
+    if not side.tls_setup.client:
         SSL_set_accept_state(side.ssl)
         return 0
     SSL_set_connect_state(side.ssl)
-    if side.shakes.server_name != NULL:
-        SSL_set_tlsext_host_name(side.ssl, side.shakes.server_name)
+    if side.tls_setup.server_name != NULL:
+        SSL_set_tlsext_host_name(side.ssl, side.tls_setup.server_name)
         if ERR_peek_error():  # the wheel's binding keeps the result to itself
             return fail(side, F_MEMORY, 0, 0)  # names that are too long don't come here
     return 0
@@ -71,10 +71,10 @@ cdef inline int begin_tls(Side *side) noexcept nogil:
 cdef inline int on_verify(int _preverified, void *store) noexcept nogil:
     """OpenSSL's question, two or three times per handshake.  The answer was found when the
     Certificate message came; without one nobody is believed."""
-    cdef Side *side = <Side *>shaking_get()
+    cdef Side *side = <Side *>handshaking_get()
     if side == NULL:
         return 0
-    if side.verdict == V_ACCEPTED and not side.asked and speaks_tls13(side):
+    if side.verdict == V_ACCEPTED and not side.own_certificate_asked and speaks_tls13(side):
         side.unasked = True  # TLS 1.3 has the CertificateRequest before the Certificate
         side.x509_error = X509_V_ERR_APPLICATION_VERIFICATION
     X509_STORE_CTX_set_error(store, side.x509_error)
@@ -89,7 +89,7 @@ cdef inline void on_message(int sent, int version, int kind, const void *content
                             void *_ssl, void *_arg) noexcept nogil:
     """SSL_CTX_set_msg_callback's.  OpenSSL has hashed a message for the proof of possession when
     it is called, and hasn't read it yet."""
-    cdef Side *side = <Side *>shaking_get()
+    cdef Side *side = <Side *>handshaking_get()
     cdef uint8_t *message = <uint8_t *>content  # to be written to: see `spoil`, `leave_leaf_only`
     if sent or kind != SSL3_RT_HANDSHAKE or size < 4 or side == NULL:
         return
@@ -99,11 +99,11 @@ cdef inline void on_message(int sent, int version, int kind, const void *content
         refuse_excess(side, X_REQUEST, size)
         spoil(message + 4, size - 4)
     elif message[0] == CERTIFICATE_REQUEST:
-        side.asked = True
+        side.own_certificate_asked = True
     elif message[0] == SERVER_HELLO_DONE:
-        side.had_to_ask = True
+        side.tls12_server_done = True
     elif message[0] == CLIENT_HELLO or message[0] == SERVER_HELLO:
-        side.greeted = True
+        side.hello_read = True
 
 
 cdef inline void on_certificates(Side *side, uint8_t *body, size_t size,
@@ -121,25 +121,25 @@ cdef inline void on_certificates(Side *side, uint8_t *body, size_t size,
     if what != X_NONE:
         refuse_excess(side, what, found)
     else:
-        judge(side, &them)
+        find_verdict(side, &them)
     if not (is_tls13 and leave_leaf_only(&them, body, size)) and what != X_NONE:
         spoil(body, size)
 
 
-cdef inline void judge(Side *side, Presented *them) noexcept nogil:
-    cdef Shared *shared = side.conn.worker.shared
-    side.entry = table_find(&shared.table, them.ders[0], them.sizes[0], side.shakes.trust)
-    if side.entry != NULL:
+cdef inline void find_verdict(Side *side, Presented *them) noexcept nogil:
+    cdef Shared *shared = side.connection.worker.shared
+    side.verified_peer = find_verified(&shared.verify_cache, them.ders[0], them.sizes[0], side.tls_setup.trust)
+    if side.verified_peer != NULL:
         side.verdict, side.x509_error = V_ACCEPTED, X509_V_OK
         return
     if side.index == 0:
         long_set(&shared.uncached_came, <int64_t>(clock_of(CLOCK_MONOTONIC) * 1000))
-    if not side.conn.is_offloaded:
+    if not side.connection.is_offloaded:
         shared.judge(side, them)
         return
-    pthread_mutex_lock(&shared.helpers.judging)
+    pthread_mutex_lock(&shared.helpers.verifying)
     shared.judge(side, them)
-    pthread_mutex_unlock(&shared.helpers.judging)
+    pthread_mutex_unlock(&shared.helpers.verifying)
 
 
 cdef inline void refuse_excess(Side *side, int what, size_t found) noexcept nogil:
@@ -156,39 +156,39 @@ cdef inline void spoil(uint8_t *body, size_t size) noexcept nogil:
 # Steps.
 
 
-cdef inline int shake(Side *side, char *data, size_t size) noexcept nogil:
+cdef inline int handshake_step(Side *side, char *data, size_t size) noexcept nogil:
     """One step: 1 finished and the peer verified (its last words are still to be pushed: a
     client's go with its first bytes), 0 more is needed, -1 failed."""
     cdef int result, why
-    if feed(side, data, size) < 0:
+    if begin_feed(side, data, size) < 0:
         return -1
-    shaking_set(side)
+    handshaking_set(side)
     result = SSL_do_handshake(side.ssl)
-    shaking_set(NULL)
+    handshaking_set(NULL)
     if result == 1:
-        return shaken(side)
+        return on_finished(side)
     why = SSL_get_error(side.ssl, result)
-    fed(side)
+    end_feed(side)
     if side.verdict == V_REFUSED or side.verdict == V_DEFECT:
         fail(side, F_VERIFY, 0, 0)
-        return push_last_words(side)
+        return send_alert(side)
     if side.unasked:
-        return refuse_unasked(side)
+        return refuse_not_asked(side)
     if why != SSL_ERROR_WANT_READ:
-        if side.greeted and side.verdict == V_NONE and is_too_large(ERR_peek_error()):
+        if side.hello_read and side.verdict == V_NONE and is_too_large(ERR_peek_error()):
             fail(side, F_EXCESS, X_MESSAGE, 0)
         return fail_tls(side)
-    if side.had_to_ask and not side.asked:
+    if side.tls12_server_done and not side.own_certificate_asked:
         # nothing of our turn in TLS 1.2 is sent yet: an alert in the clear takes its place
         drop_output(side)
-        say_alert(side, ALERT_HANDSHAKE_FAILURE)
-        return refuse_unasked(side)
-    return push_output(side)
+        send_clear_alert(side, ALERT_HANDSHAKE_FAILURE)
+        return refuse_not_asked(side)
+    return send_output(side)
 
 
-cdef inline int refuse_unasked(Side *side) noexcept nogil:
+cdef inline int refuse_not_asked(Side *side) noexcept nogil:
     fail(side, F_UNASKED, 0, 0)
-    return push_last_words(side)
+    return send_alert(side)
 
 
 cdef inline bint is_too_large(unsigned long code) noexcept nogil:
@@ -197,46 +197,46 @@ cdef inline bint is_too_large(unsigned long code) noexcept nogil:
     return (code >> 23) & 0xFF == ERR_LIB_SSL and code & 0x7FFFFF == SSL_R_EXCESSIVE_MESSAGE_SIZE
 
 
-cdef inline int shaken(Side *side) noexcept nogil:
+cdef inline int on_finished(Side *side) noexcept nogil:
     cdef ssize_t early
     # nobody passes whom this very handshake's callback didn't accept
     if side.verdict != V_ACCEPTED or SSL_session_reused(side.ssl):
-        fed(side)
+        end_feed(side)
         return fail(side, F_UNPROVEN, 0, 0)
-    if not side.asked:
-        fed(side)
+    if not side.own_certificate_asked:
+        end_feed(side)
         return fail(side, F_UNASKED, 0, 0)
-    early = read_plain(side)
+    early = decrypt(side)
     if early < 0:
         return -1
-    fed(side)
-    if early > 0 and keep_early(side, side.conn.running_on.plain, early) < 0:
+    end_feed(side)
+    if early > 0 and keep_early(side, side.connection.running_on.plain, early) < 0:
         return -1
-    note_facts(side)
+    record_facts(side)
     # an open connection keeps no key in memory
-    if SSL_set_SSL_CTX(side.ssl, side.shakes.ssl_ctx) == NULL:
+    if SSL_set_SSL_CTX(side.ssl, side.tls_setup.ssl_ctx) == NULL:
         return fail(side, F_MEMORY, 0, 0)
     return 1
 
 
-cdef inline void note_facts(Side *side) noexcept nogil:
-    cdef Conn *conn = side.conn
-    conn.version = SSL_get_version(side.ssl)
-    conn.cipher = SSL_CIPHER_get_name(SSL_get_current_cipher(side.ssl))
-    conn.group = SSL_get0_group_name(side.ssl)
-    conn.shook = clock_of(CLOCK_MONOTONIC) - conn.started
+cdef inline void record_facts(Side *side) noexcept nogil:
+    cdef Connection *connection = side.connection
+    connection.version = SSL_get_version(side.ssl)
+    connection.cipher = SSL_CIPHER_get_name(SSL_get_current_cipher(side.ssl))
+    connection.group = SSL_get0_group_name(side.ssl)
+    connection.handshake_seconds = clock_of(CLOCK_MONOTONIC) - connection.started
 
 
-cdef inline int shake_on(Side *side) noexcept nogil:
+cdef inline int continue_handshake(Side *side) noexcept nogil:
     """The socket is ready: the next step."""
     cdef ssize_t size
-    if side.backlog_size:
+    if side.unsent:
         return flush(side)
-    size = receive_raw(side, RECEIVE)
+    size = receive_raw(side, RECEIVE_SIZE)
     if size == -2:
         return 0
     if size < 0:
         return fail(side, F_OS, errno, 0)
     if size == 0:
         return fail(side, F_SHORT_HANDSHAKE, 0, 0)
-    return shake(side, side.conn.running_on.received, size)
+    return handshake_step(side, side.connection.running_on.received, size)

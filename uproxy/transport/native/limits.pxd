@@ -8,10 +8,10 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-from uproxy.transport.native.queues cimport command, post
+from uproxy.transport.native.queues cimport new_command, send_command
 from uproxy.transport.native.types cimport (
     C_EVICT, F_FULL, F_MEMORY, F_NONE, F_SOURCE_FULL, SOURCE_BUCKETS,
-    Command, Conn, Gate, Source,
+    Command, Connection, LimitState, Source,
 )
 from uproxy.transport.native.system cimport (
     pthread_mutex_lock, pthread_mutex_unlock, word_add, word_get,
@@ -31,55 +31,55 @@ cdef inline void network_of(const uint8_t *host, uint8_t *network) noexcept nogi
         memset(network + 8, 0, 8)
 
 
-cdef inline uint32_t source_hash(Gate *gate, const uint8_t *network) noexcept nogil:
+cdef inline uint32_t source_hash(LimitState *limits, const uint8_t *network) noexcept nogil:
     """Multiply-shift with random keys: without them nobody finds two networks that share a bucket
     but by chance."""
-    cdef uint64_t value = gate.keys[4]
+    cdef uint64_t value = limits.keys[4]
     cdef uint32_t word
     cdef int index
     for index in range(4):
         memcpy(&word, network + 4 * index, 4)
-        value += gate.keys[index] * word
+        value += limits.keys[index] * word
     return <uint32_t>(value >> 32)
 
 
-cdef inline Source **find_source(Gate *gate, const uint8_t *host) noexcept nogil:
+cdef inline Source **find_source(LimitState *limits, const uint8_t *host) noexcept nogil:
     """Where it is, or where it would be."""
     cdef uint8_t network[16]
     cdef Source **at
     network_of(host, network)
-    at = &gate.sources[source_hash(gate, network) % SOURCE_BUCKETS]
+    at = &limits.sources[source_hash(limits, network) % SOURCE_BUCKETS]
     while at[0] != NULL and memcmp(at[0].host, network, 16) != 0:
         at = &at[0].chain
     return at
 
 
-cdef inline void unlink_silent(Gate *gate, Conn *conn) noexcept nogil:
-    if not conn.silent:
+cdef inline void unlink_silent(LimitState *limits, Connection *connection) noexcept nogil:
+    if not connection.silent:
         return
-    conn.silent = False
-    if conn.silent_before != NULL:
-        conn.silent_before.silent_after = conn.silent_after
+    connection.silent = False
+    if connection.silent_before != NULL:
+        connection.silent_before.silent_after = connection.silent_after
     else:
-        gate.silent_first = conn.silent_after
-    if conn.silent_after != NULL:
-        conn.silent_after.silent_before = conn.silent_before
+        limits.silent_first = connection.silent_after
+    if connection.silent_after != NULL:
+        connection.silent_after.silent_before = connection.silent_before
     else:
-        gate.silent_last = conn.silent_before
-    conn.silent_before = conn.silent_after = NULL
+        limits.silent_last = connection.silent_before
+    connection.silent_before = connection.silent_after = NULL
 
 
-cdef inline void count_out(Gate *gate, Conn *conn) noexcept nogil:
+cdef inline void count_out(LimitState *limits, Connection *connection) noexcept nogil:
     cdef Source **at
     cdef Source *gone
-    unlink_silent(gate, conn)
-    if not conn.inside:
+    unlink_silent(limits, connection)
+    if not connection.inside:
         return
-    conn.inside = False
-    gate.inside -= 1
-    if not conn.source.known:
+    connection.inside = False
+    limits.inside -= 1
+    if not connection.source.known:
         return
-    at = find_source(gate, conn.source.host)
+    at = find_source(limits, connection.source.host)
     at[0].count -= 1
     if at[0].count == 0:
         gone = at[0]
@@ -87,98 +87,98 @@ cdef inline void count_out(Gate *gate, Conn *conn) noexcept nogil:
         free(gone)
 
 
-cdef inline bint evict(Gate *gate) noexcept nogil:
+cdef inline bint evict(LimitState *limits) noexcept nogil:
     """Send the longest silent one away, if there is one."""
-    cdef Conn *conn = gate.silent_first
-    cdef Command *order
-    if conn == NULL:
+    cdef Connection *connection = limits.silent_first
+    cdef Command *command
+    if connection == NULL:
         return False
-    order = command(C_EVICT, conn)
-    if order == NULL:
+    command = new_command(C_EVICT, connection)
+    if command == NULL:
         return False
-    count_out(gate, conn)
-    gate.full += 1
-    post(conn.worker, order)
+    count_out(limits, connection)
+    limits.full += 1
+    send_command(connection.worker, command)
     return True
 
 
-cdef inline int count_in(Gate *gate, Conn *conn) noexcept nogil:
+cdef inline int count_in(LimitState *limits, Connection *connection) noexcept nogil:
     cdef Source **at = NULL
-    if conn.source.known:
-        at = find_source(gate, conn.source.host)
-        if gate.most_per_source and at[0] != NULL and at[0].count >= gate.most_per_source:
-            gate.source_full += 1
+    if connection.source.known:
+        at = find_source(limits, connection.source.host)
+        if limits.most_per_source and at[0] != NULL and at[0].count >= limits.most_per_source:
+            limits.source_full += 1
             return F_SOURCE_FULL
-    if gate.inside >= gate.most and not evict(gate):
-        gate.full += 1
+    if limits.inside >= limits.most and not evict(limits):
+        limits.full += 1
         return F_FULL
     if at != NULL:
-        at = find_source(gate, conn.source.host)  # who was sent away may have been the last
+        at = find_source(limits, connection.source.host)  # who was sent away may have been the last
         if at[0] == NULL:
             at[0] = <Source *>calloc(1, sizeof(Source))
             if at[0] == NULL:
                 return F_MEMORY
-            network_of(conn.source.host, at[0].host)
+            network_of(connection.source.host, at[0].host)
         at[0].count += 1
-    gate.inside += 1
-    conn.inside = True
+    limits.inside += 1
+    connection.inside = True
     return F_NONE
 
 
-cdef inline int enter(Conn *conn) noexcept nogil:
+cdef inline int enter_limits(Connection *connection) noexcept nogil:
     """Count an arrival in; why there is no room for it, or F_NONE."""
-    cdef Gate *gate = &conn.worker.shared.gate
+    cdef LimitState *limits = &connection.worker.shared.limits
     cdef int why
-    pthread_mutex_lock(&gate.lock)
-    why = count_in(gate, conn)
-    pthread_mutex_unlock(&gate.lock)
+    pthread_mutex_lock(&limits.lock)
+    why = count_in(limits, connection)
+    pthread_mutex_unlock(&limits.lock)
     return why
 
 
-cdef inline void leave(Conn *conn) noexcept nogil:
+cdef inline void leave_limits(Connection *connection) noexcept nogil:
     """Count it out, if it is in."""
-    cdef Gate *gate = &conn.worker.shared.gate
-    pthread_mutex_lock(&gate.lock)
-    count_out(gate, conn)
-    pthread_mutex_unlock(&gate.lock)
+    cdef LimitState *limits = &connection.worker.shared.limits
+    pthread_mutex_lock(&limits.lock)
+    count_out(limits, connection)
+    pthread_mutex_unlock(&limits.lock)
 
 
-cdef inline void falls_silent(Conn *conn) noexcept nogil:
+cdef inline void mark_silent(Connection *connection) noexcept nogil:
     """Nothing but its ClientHello, or its end, is awaited."""
-    cdef Gate *gate = &conn.worker.shared.gate
-    pthread_mutex_lock(&gate.lock)
-    if conn.inside and not conn.silent:
-        conn.silent = True
-        conn.silent_before, conn.silent_after = gate.silent_last, NULL
-        if gate.silent_last != NULL:
-            gate.silent_last.silent_after = conn
+    cdef LimitState *limits = &connection.worker.shared.limits
+    pthread_mutex_lock(&limits.lock)
+    if connection.inside and not connection.silent:
+        connection.silent = True
+        connection.silent_before, connection.silent_after = limits.silent_last, NULL
+        if limits.silent_last != NULL:
+            limits.silent_last.silent_after = connection
         else:
-            gate.silent_first = conn
-        gate.silent_last = conn
-    pthread_mutex_unlock(&gate.lock)
+            limits.silent_first = connection
+        limits.silent_last = connection
+    pthread_mutex_unlock(&limits.lock)
 
 
-cdef inline void speaks(Conn *conn) noexcept nogil:
-    cdef Gate *gate = &conn.worker.shared.gate
-    pthread_mutex_lock(&gate.lock)
-    unlink_silent(gate, conn)
-    pthread_mutex_unlock(&gate.lock)
+cdef inline void mark_heard(Connection *connection) noexcept nogil:
+    cdef LimitState *limits = &connection.worker.shared.limits
+    pthread_mutex_lock(&limits.lock)
+    unlink_silent(limits, connection)
+    pthread_mutex_unlock(&limits.lock)
 
 
-cdef inline bint take_slot(Conn *conn) noexcept nogil:
+cdef inline bint take_slot(Connection *connection) noexcept nogil:
     """One of the handshakes in flight, with a complete ClientHello."""
-    cdef Gate *gate = &conn.worker.shared.gate
-    if word_add(&gate.slots, 1) > word_get(&gate.most_slots):
-        word_add(&gate.slots, -1)
-        pthread_mutex_lock(&gate.lock)
-        gate.no_slot += 1
-        pthread_mutex_unlock(&gate.lock)
+    cdef LimitState *limits = &connection.worker.shared.limits
+    if word_add(&limits.slots, 1) > word_get(&limits.most_slots):
+        word_add(&limits.slots, -1)
+        pthread_mutex_lock(&limits.lock)
+        limits.no_slot += 1
+        pthread_mutex_unlock(&limits.lock)
         return False
-    conn.has_slot = True
+    connection.has_slot = True
     return True
 
 
-cdef inline void free_slot(Conn *conn) noexcept nogil:
-    if conn.has_slot:
-        conn.has_slot = False
-        word_add(&conn.worker.shared.gate.slots, -1)
+cdef inline void free_slot(Connection *connection) noexcept nogil:
+    if connection.has_slot:
+        connection.has_slot = False
+        word_add(&connection.worker.shared.limits.slots, -1)

@@ -13,7 +13,7 @@ from typing import Final, Protocol, cast
 
 from uproxy import libssl, sockets
 from uproxy.model import Limits
-from uproxy.transport.native._engine import OPENSSL_FUNCTIONS, Core, Wire
+from uproxy.transport.native._engine import OPENSSL_FUNCTIONS, ConnectionHandle, Core
 from uproxy.transport.poller import Poller
 
 _BATCH: Final = 256
@@ -23,11 +23,11 @@ _log = logging.getLogger(__name__)
 
 
 class _Connection(Protocol):
-    def happened(self, events: int) -> None: ...
+    def on_reported(self, events: int) -> None: ...
 
 
 class _Door(Protocol):
-    def look(self) -> None: ...
+    def on_reports(self) -> None: ...
 
     def release(self) -> None: ...
 
@@ -40,7 +40,7 @@ class LoopState:
         make_connection: of what a door offered (`Offer`), when a connection is first reported.
     """
 
-    def __init__(self, threads: int, make_connection: Callable[..., Wire]) -> None:
+    def __init__(self, threads: int, make_connection: Callable[..., ConnectionHandle]) -> None:
         self.core = Core(
             threads,
             libssl.addresses(OPENSSL_FUNCTIONS),
@@ -65,13 +65,13 @@ class LoopState:
     def take(self, most: int = _BATCH) -> None:
         """Learn what the threads have asked and reported by now, of so many connections at most;
         the rest when the loop has had a turn."""
-        for wire, events in self.core.take(most):
+        for handle, events in self.core.take(most):
             try:
-                cast("_Connection", wire).happened(events)
+                cast("_Connection", handle).on_reported(events)
             except Exception:  # noqa: BLE001  a defect with one: the others are still to be heard
                 _log.exception("a defect: a connection's report is lost")
         for door in (*self.doors, *self.closing):
-            door.look()
+            door.on_reports()
         self._taken.set()
 
     def take_all(self) -> None:

@@ -8,20 +8,20 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define LISTEN (EPOLLIN | EPOLLRDHUP) /* for bytes, or the end of them */
-#define QUIET 0.01 /* seconds that reports which ask nothing wait for others to come along */
-#define BUSY 0.1 /* seconds between two rounds of these: what is told together costs half */
-#define LINGER 1.0 /* seconds a refused peer has to read its alert */
-#define VERDICT_LIFE 60.0 /* seconds a verdict on a leaf holds at most */
-#define UNCACHED_FOR 1000 /* milliseconds after a leaf had to be judged, in which others may */
-#define HELPER_IDLE 10 /* seconds without a step, after which a helper ends */
-#define SETTLED_AFTER 1.0 /* seconds after which a connection is one that stays */
-#define SLIM_AFTER 0.25 /* seconds between two looks for output buffers that are too big */
+#define READ_EVENTS (EPOLLIN | EPOLLRDHUP) /* for bytes, or the end of them */
+#define REPORT_DELAY_S 0.01 /* seconds that reports which ask nothing wait for others to come along */
+#define LARGE_BATCH_DELAY_S 0.1 /* seconds between two rounds of these: what is told together costs half */
+#define LINGER_S 1.0 /* seconds a refused peer has to read its alert */
+#define VERDICT_LIFE_S 60.0 /* seconds a verdict on a leaf holds at most */
+#define OFFLOAD_FOR_MS 1000 /* milliseconds after a leaf had to be judged, in which others may */
+#define HELPER_IDLE_S 10 /* seconds without a step, after which a helper ends */
+#define TRIM_AFTER_S 1.0 /* seconds after which a connection is one that stays */
+#define SHRINK_AFTER_S 0.25 /* seconds between two looks for output buffers that are too big */
 
-static __thread void *uproxy_shaking; /* the side inside SSL_do_handshake on this thread */
+static __thread void *uproxy_handshaking; /* the side inside SSL_do_handshake on this thread */
 
-static inline void *shaking_get(void) { return uproxy_shaking; }
-static inline void shaking_set(void *side) { uproxy_shaking = side; }
+static inline void *handshaking_get(void) { return uproxy_handshaking; }
+static inline void handshaking_set(void *side) { uproxy_handshaking = side; }
 
 #define word_add(at, by) __atomic_add_fetch((at), (by), __ATOMIC_ACQ_REL)
 #define word_get(at) __atomic_load_n((at), __ATOMIC_ACQUIRE)
@@ -75,10 +75,10 @@ static struct { OSSL_FUNCTIONS(FIELD) } ossl;
 static void *ossl_small_key; /* an EVP_PKEY that lives for ever */
 
 /* A name and where its address goes: what `take_addresses` fills. */
-#define PLACE(result, name, arguments) {#name, (void **)&ossl.name},
-struct ossl_place { const char *name; void **place; };
-static struct ossl_place ossl_places[] = { OSSL_FUNCTIONS(PLACE) };
-#undef PLACE
-enum { OSSL_PLACES = sizeof(ossl_places) / sizeof(ossl_places[0]) };
+#define ENTRY(result, name, arguments) {#name, (void **)&ossl.name},
+struct openssl_function { const char *name; void **place; };
+static struct openssl_function openssl_functions[] = { OSSL_FUNCTIONS(ENTRY) };
+#undef ENTRY
+enum { OPENSSL_FUNCTION_COUNT = sizeof(openssl_functions) / sizeof(openssl_functions[0]) };
 
 #endif

@@ -3,7 +3,7 @@ for that, and no cached peer's handshake waits behind it.
 
 While uncached peers come, a step of a caller's handshake that may show a leaf is done by another
 thread, and comes back as a command.  There is always one that waits for the next step, up to
-MOST_HELPERS of them: a helper that judges is replaced by another.  They are made when they are
+MAX_HELPERS of them: a helper that judges is replaced by another.  They are made when they are
 needed and end when they are not.  The first uncached peer still holds its worker up.
 """
 
@@ -11,53 +11,53 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
 from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME
 
-from uproxy.transport.native.queues cimport command, post
+from uproxy.transport.native.queues cimport new_command, send_command
 from uproxy.transport.native.types cimport (
-    C_OFFLOADED, C_RETURN, F_NONE, MOST_HELPERS, Command, Conn, Helpers, Shared, Side, Worker,
+    C_STEP, C_STEP_DONE, F_NONE, MAX_HELPERS, Command, Connection, Helpers, Shared, Side, Worker,
 )
-from uproxy.transport.native.handshake cimport shake_on
-from uproxy.transport.native.side cimport mute
+from uproxy.transport.native.handshake cimport continue_handshake
+from uproxy.transport.native.side cimport unwatch
 from uproxy.transport.native.system cimport (
-    HELPER_IDLE, UNCACHED_FOR, clock_of, deadline_of, long_get, long_set, pthread_cond_broadcast,
+    HELPER_IDLE_S, OFFLOAD_FOR_MS, clock_of, deadline_of, long_get, long_set, pthread_cond_broadcast,
     pthread_cond_signal, pthread_cond_timedwait, pthread_cond_wait, pthread_create,
     pthread_detach, pthread_mutex_lock, pthread_mutex_unlock, pthread_t, timespec,
 )
 
 
-cdef inline bint uncached_come(Conn *conn) noexcept nogil:
-    cdef int64_t came = long_get(&conn.worker.shared.uncached_came)
-    return came != 0 and <int64_t>(conn.worker.now * 1000) - came < UNCACHED_FOR
+cdef inline bint uncached_peers_come(Connection *connection) noexcept nogil:
+    cdef int64_t came = long_get(&connection.worker.shared.uncached_came)
+    return came != 0 and <int64_t>(connection.worker.now * 1000) - came < OFFLOAD_FOR_MS
 
 
 cdef inline bint offload(Side *side) noexcept nogil:
     """Have the next step done by a helper.  False: there is none, nor memory for one."""
-    cdef Conn *conn = side.conn
-    cdef Helpers *helpers = &conn.worker.shared.helpers
-    cdef Command *order = command(C_OFFLOADED, conn)
+    cdef Connection *connection = side.connection
+    cdef Helpers *helpers = &connection.worker.shared.helpers
+    cdef Command *command = new_command(C_STEP, connection)
     cdef bint taken
-    if order == NULL:
+    if command == NULL:
         return False
     pthread_mutex_lock(&helpers.lock)
     if helpers.waiting >= helpers.idle:
-        start_helper(conn.worker.shared)
+        start_helper(connection.worker.shared)
     taken = helpers.count > 0 and not helpers.stopping
     if taken:
-        mute(side)
-        conn.deferred_failure = F_NONE
-        conn.is_offloaded = True
-        enqueue(helpers, order)
+        unwatch(side)
+        connection.deferred_failure = F_NONE
+        connection.is_offloaded = True
+        add_step(helpers, command)
     pthread_mutex_unlock(&helpers.lock)
     if not taken:
-        free(order)
+        free(command)
     return taken
 
 
-cdef inline void enqueue(Helpers *helpers, Command *order) noexcept nogil:
+cdef inline void add_step(Helpers *helpers, Command *command) noexcept nogil:
     if helpers.first == NULL:
-        helpers.first = order
+        helpers.first = command
     else:
-        helpers.last.next = order
-    helpers.last = order
+        helpers.last.next = command
+    helpers.last = command
     helpers.waiting += 1
     pthread_cond_signal(&helpers.changed)
 
@@ -68,64 +68,64 @@ cdef inline void start_helper(Shared *shared) noexcept nogil:
     cdef Worker *helper
     cdef pthread_t thread
     cdef int at
-    if helpers.count >= MOST_HELPERS or helpers.stopping:
+    if helpers.count >= MAX_HELPERS or helpers.stopping:
         return
     helper = <Worker *>calloc(1, sizeof(Worker))
     if helper == NULL:
         return
     helper.shared = shared
-    if pthread_create(&thread, NULL, help, helper) != 0:
+    if pthread_create(&thread, NULL, run_helper, helper) != 0:
         free(helper)
         return
     pthread_detach(thread)
-    for at in range(MOST_HELPERS):
+    for at in range(MAX_HELPERS):
         if helpers.all[at] == NULL:
             helpers.all[at] = helper
             break
     helpers.count += 1
 
 
-cdef inline void *help(void *which) noexcept nogil:
+cdef inline void *run_helper(void *which) noexcept nogil:
     """A helper's life."""
     cdef Worker *helper = <Worker *>which
     cdef Helpers *helpers = &helper.shared.helpers
-    cdef Command *order
+    cdef Command *command
     while True:
-        order = next_step(helpers)
-        if order == NULL:
+        command = take_step(helpers)
+        if command == NULL:
             break
         long_set(&helper.busy_since, <int64_t>(clock_of(CLOCK_MONOTONIC) * 1000))
-        order.conn.running_on = helper
-        order.result = shake_on(&order.conn.sides[0])
-        order.kind = C_RETURN
+        command.connection.running_on = helper
+        command.result = continue_handshake(&command.connection.sides[0])
+        command.kind = C_STEP_DONE
         long_set(&helper.busy_since, 0)
-        post(order.conn.worker, order)  # the owner touches it from then on
+        send_command(command.connection.worker, command)  # the owner touches it from then on
     end_helper(helpers, helper)
     return NULL
 
 
-cdef inline Command *next_step(Helpers *helpers) noexcept nogil:
-    """NULL: nothing came for HELPER_IDLE, or the engine stops."""
-    cdef timespec until = deadline_of(CLOCK_REALTIME, HELPER_IDLE)
-    cdef Command *order
+cdef inline Command *take_step(Helpers *helpers) noexcept nogil:
+    """NULL: nothing came for HELPER_IDLE_S, or the engine stops."""
+    cdef timespec until = deadline_of(CLOCK_REALTIME, HELPER_IDLE_S)
+    cdef Command *command
     cdef int late = 0
     pthread_mutex_lock(&helpers.lock)
     helpers.idle += 1
     while helpers.first == NULL and not helpers.stopping and late == 0:
         late = pthread_cond_timedwait(&helpers.changed, &helpers.lock, &until)
     helpers.idle -= 1
-    order = helpers.first
-    if order != NULL:
-        helpers.first = order.next
+    command = helpers.first
+    if command != NULL:
+        helpers.first = command.next
         helpers.waiting -= 1
     pthread_mutex_unlock(&helpers.lock)
-    return order
+    return command
 
 
 cdef inline void end_helper(Helpers *helpers, Worker *helper) noexcept nogil:
     cdef int at
     pthread_mutex_lock(&helpers.lock)
-    for at in range(MOST_HELPERS):
+    for at in range(MAX_HELPERS):
         if helpers.all[at] == helper:
             helpers.all[at] = NULL
     helpers.count -= 1
@@ -149,7 +149,7 @@ cdef inline int64_t helpers_busy_since(Helpers *helpers) noexcept nogil:
     cdef int64_t earliest = 0, since
     cdef int at
     pthread_mutex_lock(&helpers.lock)
-    for at in range(MOST_HELPERS):
+    for at in range(MAX_HELPERS):
         if helpers.all[at] != NULL:
             since = long_get(&helpers.all[at].busy_since)
             if since and (earliest == 0 or since < earliest):

@@ -42,11 +42,11 @@ cdef extern from "machine.h" nogil:
     void X509_free "ossl.X509_free"(void *)
 
     void *ossl_small_key
-    int OSSL_PLACES
-    struct Place "ossl_place":
+    int OPENSSL_FUNCTION_COUNT
+    struct Endpoint "ossl_place":
         const char *name
         void **place
-    Place *ossl_places
+    Endpoint *openssl_functions
 
 cdef enum:
     SSL_ERROR_WANT_READ = 2

@@ -5,9 +5,9 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc
 from posix.unistd cimport read, write
 
-from uproxy.transport.native.types cimport CROWD, E_CLOSED, Command, Conn, Inbox, Listener, Worker
+from uproxy.transport.native.types cimport MAX_DELAYED_REPORTS, E_CLOSED, Command, Connection, ReportQueue, Listener, Worker
 from uproxy.transport.native.system cimport (
-    BUSY, QUIET, pthread_mutex_lock, pthread_mutex_unlock, word_add, word_get, word_swap,
+    LARGE_BATCH_DELAY_S, REPORT_DELAY_S, pthread_mutex_lock, pthread_mutex_unlock, word_add, word_get, word_swap,
 )
 
 
@@ -17,99 +17,99 @@ cdef inline void ring(int bell) noexcept nogil:
         pass
 
 
-cdef inline void silence(int bell) noexcept nogil:
+cdef inline void clear_bell(int bell) noexcept nogil:
     cdef uint64_t count
     while read(bell, &count, sizeof(count)) < 0 and errno == EINTR:
         pass
 
 
-cdef inline void ring_loop(Inbox *inbox) noexcept nogil:
+cdef inline void ring_loop(ReportQueue *reports) noexcept nogil:
     """Once until the loop has looked."""
     cdef bint first
-    pthread_mutex_lock(&inbox.lock)
-    first = not inbox.rung
-    inbox.rung = True
-    pthread_mutex_unlock(&inbox.lock)
+    pthread_mutex_lock(&reports.lock)
+    first = not reports.rung
+    reports.rung = True
+    pthread_mutex_unlock(&reports.lock)
     if first:
-        ring(inbox.bell)
+        ring(reports.bell)
 
 
-cdef inline void ring_round(Inbox *inbox) noexcept nogil:
+cdef inline void ring_loop_if_reports_wait(ReportQueue *reports) noexcept nogil:
     """Unless everything has been told by now."""
     cdef bint waiting
-    pthread_mutex_lock(&inbox.lock)
-    waiting = inbox.waiting > 0
-    pthread_mutex_unlock(&inbox.lock)
+    pthread_mutex_lock(&reports.lock)
+    waiting = reports.waiting > 0
+    pthread_mutex_unlock(&reports.lock)
     if waiting:
-        ring_loop(inbox)
+        ring_loop(reports)
 
 
-cdef inline void inbox_add(Inbox *inbox, Conn *conn) noexcept nogil:
+cdef inline void add_report(ReportQueue *reports, Connection *connection) noexcept nogil:
     """Under the lock; its events are still to be set."""
-    conn.event_before, conn.event_after = inbox.last, NULL
-    if inbox.last != NULL:
-        inbox.last.event_after = conn
+    connection.event_before, connection.event_after = reports.last, NULL
+    if reports.last != NULL:
+        reports.last.event_after = connection
     else:
-        inbox.first = conn
-    inbox.last = conn
-    inbox.waiting += 1
+        reports.first = connection
+    reports.last = connection
+    reports.waiting += 1
 
 
-cdef inline int inbox_remove(Inbox *inbox, Conn *conn) noexcept nogil:
+cdef inline int remove_report(ReportQueue *reports, Connection *connection) noexcept nogil:
     """Under the lock; its events, which are none from then on."""
-    cdef int events = conn.events
-    if conn.event_before != NULL:
-        conn.event_before.event_after = conn.event_after
+    cdef int events = connection.events
+    if connection.event_before != NULL:
+        connection.event_before.event_after = connection.event_after
     else:
-        inbox.first = conn.event_after
-    if conn.event_after != NULL:
-        conn.event_after.event_before = conn.event_before
+        reports.first = connection.event_after
+    if connection.event_after != NULL:
+        connection.event_after.event_before = connection.event_before
     else:
-        inbox.last = conn.event_before
-    inbox.waiting -= 1
-    conn.events = 0
+        reports.last = connection.event_before
+    reports.waiting -= 1
+    connection.events = 0
     return events
 
 
-cdef inline void tell(Conn *conn, int event, bint asks) noexcept nogil:
+cdef inline void report(Connection *connection, int event, bint asks) noexcept nogil:
     """Report to the loop, which takes reports in batches: at once if it asks something."""
-    cdef Worker *worker = conn.worker
+    cdef Worker *worker = connection.worker
     cdef bint crowded
     cdef double due
-    cdef Inbox *inbox = &worker.shared.inbox
-    pthread_mutex_lock(&inbox.lock)
-    if conn.events and event == E_CLOSED:
-        event |= inbox_remove(inbox, conn)  # ends are told in their order
-    if conn.events == 0:
-        inbox_add(inbox, conn)
-    conn.events |= event
-    crowded = inbox.waiting >= CROWD
-    due = inbox.busy + BUSY
-    pthread_mutex_unlock(&inbox.lock)
+    cdef ReportQueue *reports = &worker.shared.reports
+    pthread_mutex_lock(&reports.lock)
+    if connection.events and event == E_CLOSED:
+        event |= remove_report(reports, connection)  # ends are told in their order
+    if connection.events == 0:
+        add_report(reports, connection)
+    connection.events |= event
+    crowded = reports.waiting >= MAX_DELAYED_REPORTS
+    due = reports.last_large_batch + LARGE_BATCH_DELAY_S
+    pthread_mutex_unlock(&reports.lock)
     if asks or crowded:
-        ring_loop(inbox)
+        ring_loop(reports)
     elif worker.ring_due == 0:
-        worker.ring_due = max(worker.now + QUIET, due)
+        worker.ring_due = max(worker.now + REPORT_DELAY_S, due)
 
 
-cdef inline void decide(Conn *conn) noexcept nogil:
+cdef inline void mark_decided(Connection *connection) noexcept nogil:
     """It has been admitted or refused; who closes the door waits for the last one."""
-    cdef Listener *listener = conn.listener
-    if word_swap(&conn.decided, 1):
+    cdef Listener *listener = connection.listener
+    if word_swap(&connection.decided, 1):
         return
     if word_add(&listener.undecided, -1) == 0 and word_get(<int *>&listener.closed):
-        ring_loop(&conn.worker.shared.inbox)
+        ring_loop(&connection.worker.shared.reports)
 
 
-cdef inline Command *command(int kind, Conn *conn) noexcept nogil:
+cdef inline Command *new_command(int kind, Connection *connection) noexcept nogil:
     """NULL without memory."""
     cdef Command *made = <Command *>calloc(1, sizeof(Command))
     if made != NULL:
-        made.kind, made.conn, made.fd = kind, conn, -1
+        made.kind, made.connection, made.fd = kind, connection, -1
     return made
 
 
-cdef inline void post(Worker *worker, Command *posted) noexcept nogil:
+cdef inline void send_command(Worker *worker, Command *posted) noexcept nogil:
     """It is the worker's now, and done after those before it."""
     cdef bint first
     posted.next = NULL

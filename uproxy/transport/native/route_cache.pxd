@@ -1,6 +1,6 @@
 """What doors said and what of it stands: terms for arrivals, routes for known callers.
 
-Terms are made, and let go, with the GIL, and replaced whole when doors are asked again; a
+DoorState are made, and let go, with the GIL, and replaced whole when doors are asked again; a
 connection keeps those it arrived under.  A route that stands is looked up under the terms'
 lock, and lives as long as they do.
 """
@@ -11,71 +11,71 @@ from libc.stdlib cimport free
 from libc.string cimport memcmp
 
 from uproxy.transport.native.types cimport (
-    MOST_STANDING, STANDING_BUCKETS, Conn, Listener, Standing, Terms,
+    MAX_CACHED_ROUTES, ROUTE_BUCKETS, Connection, Listener, CachedRoute, DoorState,
 )
 from uproxy.transport.native.system cimport (
     pointer_get, pthread_mutex_destroy, pthread_mutex_lock, pthread_mutex_unlock, word_add,
 )
 
 
-cdef inline bint suits(Standing *standing, uint64_t serial, Conn *conn) noexcept nogil:
-    return standing.serial == serial and (
-        not standing.by_source or memcmp(standing.host, conn.source.host, 16) == 0)
+cdef inline bint matches(CachedRoute *cached_route, uint64_t serial, Connection *connection) noexcept nogil:
+    return cached_route.serial == serial and (
+        not cached_route.by_source or memcmp(cached_route.host, connection.source.host, 16) == 0)
 
 
-cdef inline Standing *find_standing(Conn *conn, uint64_t serial) noexcept nogil:
+cdef inline CachedRoute *find_cached_route(Connection *connection, uint64_t serial) noexcept nogil:
     """The route that stands for whoever showed the leaf with this number; NULL: ask."""
-    cdef Terms *terms = conn.terms
-    cdef Standing *standing
-    pthread_mutex_lock(&terms.lock)
-    standing = terms.buckets[serial % STANDING_BUCKETS]
-    while standing != NULL and not suits(standing, serial, conn):
-        standing = standing.chain
-    pthread_mutex_unlock(&terms.lock)
-    return standing
+    cdef DoorState *door_state = connection.door_state
+    cdef CachedRoute *cached_route
+    pthread_mutex_lock(&door_state.lock)
+    cached_route = door_state.buckets[serial % ROUTE_BUCKETS]
+    while cached_route != NULL and not matches(cached_route, serial, connection):
+        cached_route = cached_route.chain
+    pthread_mutex_unlock(&door_state.lock)
+    return cached_route
 
 
-cdef inline bint add_standing(Terms *terms, Standing *standing) noexcept nogil:
+cdef inline bint add_cached_route(DoorState *door_state, CachedRoute *cached_route) noexcept nogil:
     """False: there are too many already, and `standing` is still the caller's."""
-    cdef Standing **at = &terms.buckets[standing.serial % STANDING_BUCKETS]
-    pthread_mutex_lock(&terms.lock)
-    if terms.count >= MOST_STANDING:
-        pthread_mutex_unlock(&terms.lock)
+    cdef CachedRoute **at = &door_state.buckets[cached_route.serial % ROUTE_BUCKETS]
+    pthread_mutex_lock(&door_state.lock)
+    if door_state.count >= MAX_CACHED_ROUTES:
+        pthread_mutex_unlock(&door_state.lock)
         return False
-    standing.chain = at[0]
-    at[0] = standing
-    terms.count += 1
-    pthread_mutex_unlock(&terms.lock)
+    cached_route.chain = at[0]
+    at[0] = cached_route
+    door_state.count += 1
+    pthread_mutex_unlock(&door_state.lock)
     return True
 
 
-cdef inline bint still_stands(Conn *conn) noexcept nogil:
+cdef inline bint is_route_valid(Connection *connection) noexcept nogil:
     """Whether doors haven't been asked again since it arrived."""
-    return pointer_get(<void **>&conn.listener.terms) == <void *>conn.terms
+    return pointer_get(<void **>&connection.listener.door_state) == <void *>connection.door_state
 
 
-cdef inline void free_standing(Standing *standing):
+cdef inline void free_cached_route(CachedRoute *cached_route):
     """With the GIL."""
-    Py_DECREF(<object>standing.route)
-    Py_XDECREF(standing.far.context)
-    free(standing)
+    Py_DECREF(<object>cached_route.route)
+    Py_XDECREF(cached_route.upstream.context)
+    free(cached_route)
 
 
-cdef inline void terms_release(Terms *terms):
+cdef inline void release_door_state(DoorState *door_state):
     """With the GIL."""
-    cdef Standing *standing
+    cdef CachedRoute *cached_route
     cdef int bucket
-    if word_add(&terms.held, -1):
+    if word_add(&door_state.held, -1):
         return
-    for bucket in range(STANDING_BUCKETS):
-        while terms.buckets[bucket] != NULL:
-            standing = terms.buckets[bucket]
-            terms.buckets[bucket] = standing.chain
-            free_standing(standing)
-    Py_DECREF(<object>terms.offer)
-    Py_XDECREF(terms.near.context)
-    pthread_mutex_destroy(&terms.lock)
-    free(terms)
+    for bucket in range(ROUTE_BUCKETS):
+        while door_state.buckets[bucket] != NULL:
+            cached_route = door_state.buckets[bucket]
+            door_state.buckets[bucket] = cached_route.chain
+            free_cached_route(cached_route)
+    Py_DECREF(<object>door_state.python)
+    Py_XDECREF(door_state.downstream.context)
+    pthread_mutex_destroy(&door_state.lock)
+    free(door_state)
 
 
 cdef inline void listener_release(Listener *listener) noexcept nogil:

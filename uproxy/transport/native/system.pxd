@@ -82,11 +82,11 @@ cdef extern from "<errno.h>" nogil:
     int ENONET, EPROTO, ENOPROTOOPT, EHOSTDOWN, EHOSTUNREACH, EOPNOTSUPP, ENETUNREACH, ENETDOWN
 
 cdef extern from "machine.h" nogil:
-    uint32_t LISTEN
-    double QUIET, BUSY, LINGER, VERDICT_LIFE, SETTLED_AFTER, SLIM_AFTER
-    int UNCACHED_FOR, HELPER_IDLE
-    void *shaking_get()
-    void shaking_set(void *)
+    uint32_t READ_EVENTS
+    double REPORT_DELAY_S, LARGE_BATCH_DELAY_S, LINGER_S, VERDICT_LIFE_S, TRIM_AFTER_S, SHRINK_AFTER_S
+    int OFFLOAD_FOR_MS, HELPER_IDLE_S
+    void *handshaking_get()
+    void handshaking_set(void *)
     int word_add(int *, int)
     int word_get(int *)
     void word_set(int *, int)

@@ -1,15 +1,15 @@
 """What the engine is made of: every structure, and who may touch it.
 
-A connection (`Conn`) belongs to one `Worker`, its thread, from its acceptance to its end; only
-that thread touches its sides, or a helper (`Conn.is_offloaded`) for a step of its
+A connection (`Connection`) belongs to one `Worker`, its thread, from its acceptance to its end; only
+that thread touches its sides, or a helper (`Connection.is_offloaded`) for a step of its
 handshake.  The event loop reads its counts and its phase, reads the rest
 when the worker has asked something or reported the end, and writes only through commands.
 The loop gives it back (`C_RELEASE`) after the report of its end: no report, no question and
 no command holds a pointer that can die.
 
 Shared, each under its own lock, none held while another thread's is waited for longer than a
-few instructions: `Inbox` (reports to the loop), a worker's commands, `Gate` (who is inside),
-`Table` (leaves judged lately), `Terms.lock` (routes that stand), `Listener.lock`.  Order where
+few instructions: `ReportQueue` (reports to the loop), a worker's commands, `LimitState` (who is inside),
+`VerifyCache` (leaves judged lately), `DoorState.lock` (routes that stand), `Listener.lock`.  Order where
 two are held: listener, gate, a worker's commands.
 """
 
@@ -19,21 +19,21 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 from uproxy.transport.native.system cimport pthread_cond_t, pthread_mutex_t, sockaddr_storage
 
 cdef enum:
-    RECEIVE = 64 * 1024
-    BULK_RECEIVE = 256 * 1024  # from who fills the others, to who takes all of it
-    THIN_RECEIVE = 8 * 1024  # from who sends KeyUpdates, each of which costs as much as a record
-    RECORD = 16 * 1024 + 512
-    PLAIN = BULK_RECEIVE + 2 * RECORD
+    RECEIVE_SIZE = 64 * 1024
+    LARGE_RECEIVE_SIZE = 256 * 1024  # from who fills the others, to who takes all of it
+    SMALL_RECEIVE_SIZE = 8 * 1024  # from who sends KeyUpdates, each of which costs as much as a record
+    RECORD_SIZE = 16 * 1024 + 512
+    PLAINTEXT_SIZE = LARGE_RECEIVE_SIZE + 2 * RECORD_SIZE
     MAX_HELLO = 28 * 1024  # what somebody may make us keep who never finishes
-    OWN_BACKLOG = 2 * BULK_RECEIVE  # what a side that goes on to send may leave unread
-    KEPT_OUTPUT = 4 * 1024  # what an idle session's output buffer may hold
-    EVENTS = 128
-    MOST_STEPS = 2  # of handshakes, in one turn
-    ACCEPTS = 16  # in one turn, so that a flood of arrivals leaves turns for the others
-    MOST_OPTIONS = 8
-    COMPANY = 8  # connections told of in one round, after which the next one takes its time
-    CROWD = 256  # connections that something is to be told of, and nobody waits for more
-    UNHEARD = 4096  # connections that have ended, and the loop is to hear of, at most
+    MAX_OWN_UNSENT = 2 * LARGE_RECEIVE_SIZE  # what a side that goes on to send may leave unread
+    MAX_IDLE_OUTPUT = 4 * 1024  # what an idle session's output buffer may hold
+    MAX_EVENTS = 128
+    MAX_HANDSHAKE_STEPS = 2  # of handshakes, in one turn
+    MAX_ACCEPTS = 16  # in one turn, so that a flood of arrivals leaves turns for the others
+    MAX_OPTIONS = 8
+    LARGE_BATCH = 8  # connections told of in one round, after which the next one takes its time
+    MAX_DELAYED_REPORTS = 256  # connections that something is to be told of, and nobody waits for more
+    MAX_UNREPORTED = 4096  # connections that have ended, and the loop is to hear of, at most
 
 cdef enum:  # descriptions of alerts (RFC 8446 §6)
     ALERT_UNEXPECTED_MESSAGE = 10
@@ -46,23 +46,23 @@ cdef enum Kind:  # what an epoll event is about; the first word of each
 cdef enum Phase:  # `_engine.PHASES` says which lifecycle.State each is
     P_ACCEPTED, P_HANDSHAKING_DOWNSTREAM, P_ADMITTING, P_CONNECTING, P_HANDSHAKING_UPSTREAM
     P_RELAYING, P_CLOSING, P_CLOSED
-    PHASE_COUNT
+    STATE_COUNT
 
 cdef enum Mode:  # what the worker waits for
     M_NEW, M_ASKING, M_HELLO, M_SHAKING, M_CONNECTING, M_RELAYING, M_PARTING, M_DEAD
 
 cdef enum Event:  # bits: several may wait.  Those that ask are told at once
     E_ARRIVED = 1  # asks for what `Door.tls` says
-    E_SHAKEN = 2  # asks for a route
+    E_HANDSHAKEN = 2  # asks for a route
     E_ADMITTED = 4  # a route that stands was given
-    E_FAR_READY = 8  # asks whether bytes may pass
-    E_FAR_FAILED = 16  # asks for another candidate
+    E_UPSTREAM_READY = 8  # asks whether bytes may pass
+    E_UPSTREAM_FAILED = 16  # asks for another candidate
     E_OPENED = 32  # a route that stands: bytes pass
     E_CLOSED = 64
 
 cdef enum CommandKind:
-    C_ADOPT, C_SHAKE_NEAR, C_WATCH, C_DIAL, C_RELAY, C_CUT, C_CUT_ALL, C_EVICT, C_RELEASE
-    C_FORGET, C_STOP, C_OFFLOADED, C_RETURN
+    C_ADOPT, C_HANDSHAKE, C_WATCH_LOSS, C_DIAL, C_RELAY, C_CUT, C_CUT_ALL, C_EVICT, C_RELEASE
+    C_RELEASE_LISTENER, C_STOP, C_STEP, C_STEP_DONE
 
 cdef enum Failure:  # `_engine.FAILURES` has the names that the loop knows them by
     F_NONE, F_CUT, F_OS, F_TLS, F_VERIFY, F_TIMEOUT, F_IDLE, F_HALF_CLOSED, F_SLOTS
@@ -92,12 +92,12 @@ cdef struct Presented:  # certificates inside a Certificate message, leaf first
     const uint8_t *ders[MAX_CHAIN]
     size_t sizes[MAX_CHAIN]
 
-cdef struct Place:  # an IP address, IPv4 as mapped, and a port in network order
+cdef struct Endpoint:  # an IP address, IPv4 as mapped, and a port in network order
     uint8_t host[16]
     uint16_t port
     bint known  # False on unix sockets
 
-cdef struct Handshake:  # what both sides' handshakes are made with
+cdef struct TlsSetup:  # what both sides' handshakes are made with
     PyObject *context  # libssl.Context; whoever has this keeps it
     void *ssl_ctx  # without our key, for before and after; NULL in the clear
     void *identity  # the SSL_CTX with our key
@@ -105,7 +105,7 @@ cdef struct Handshake:  # what both sides' handshakes are made with
     bint client
     const char *server_name  # SNI, ours to send; NULL: none.  Lives as long as `context`
 
-cdef struct Entry:  # a leaf that was judged good lately
+cdef struct VerifiedPeer:  # a leaf that was judged good lately
     uint64_t hash
     uint64_t trust
     uint64_t serial  # the same for the same leaf and trust, while the table knows it
@@ -114,48 +114,48 @@ cdef struct Entry:  # a leaf that was judged good lately
     double expires  # wall clock
     PyObject *peer
     int held  # by the table and by connections
-    Entry *chain  # the bucket's next
-    Entry *newer
-    Entry *older
+    VerifiedPeer *chain  # the bucket's next
+    VerifiedPeer *newer
+    VerifiedPeer *older
 
 cdef enum:
-    BUCKETS = 1024
-    MOST_ENTRIES = 1024
+    VERIFIED_BUCKETS = 1024
+    MAX_VERIFIED_PEERS = 1024
 
-cdef struct Table:
+cdef struct VerifyCache:
     pthread_mutex_t lock
-    Entry *buckets[BUCKETS]
-    Entry *newest
-    Entry *oldest
+    VerifiedPeer *buckets[VERIFIED_BUCKETS]
+    VerifiedPeer *newest
+    VerifiedPeer *oldest
     int count
     uint64_t serial
 
-cdef struct Standing:  # a route that stands, for whoever shows `serial` (and comes from `host`)
+cdef struct CachedRoute:  # a route that stands, for whoever shows `serial` (and comes from `host`)
     uint64_t serial  # 0 where there is no TLS
     bint by_source
     uint8_t host[16]
     PyObject *route
-    Handshake far
+    TlsSetup upstream
     sockaddr_storage target
     unsigned int target_size
     double connect
     double handshake
     double idle
     double half_close
-    Standing *chain
+    CachedRoute *chain
 
 cdef enum:
-    STANDING_BUCKETS = 256
-    MOST_STANDING = 1024
+    ROUTE_BUCKETS = 256
+    MAX_CACHED_ROUTES = 1024
 
-cdef struct Terms:  # what a door says until it is asked again; freed with the GIL
+cdef struct DoorState:  # what a door says until it is asked again; freed with the GIL
     int held
-    PyObject *offer
-    Handshake near
+    PyObject *python
+    TlsSetup downstream
     bint ask  # it has no plan for now: each arrival asks
-    double limit  # of the near handshake, seconds
+    double limit  # of the downstream handshake, seconds
     pthread_mutex_t lock
-    Standing *buckets[STANDING_BUCKETS]
+    CachedRoute *buckets[ROUTE_BUCKETS]
     int count
 
 cdef struct Listener:
@@ -163,7 +163,7 @@ cdef struct Listener:
     int fd
     int held  # by the loop, workers and connections
     pthread_mutex_t lock
-    Terms *terms  # replaced under the lock; NULL when closed
+    DoorState *door_state  # replaced under the lock; NULL when closed
     bint closed
     bint paused
     int shortage  # errno, until the loop has taken it
@@ -172,11 +172,11 @@ cdef struct Listener:
 cdef struct Side:
     int kind  # K_SIDE
     int index
-    Conn *conn
+    Connection *connection
     int fd  # -1: none
     int mask  # what epoll reports; -1: not watched
-    bint asked  # the other side wants to see our certificate: a server's is never optional
-    bint had_to_ask  # a TLS 1.2 server has said all it says before our turn
+    bint own_certificate_asked  # the other side wants to see our certificate: a server's is never optional
+    bint tls12_server_done  # a TLS 1.2 server has said all it says before our turn
     bint unasked  # refused, because it asked for no certificate
     bint hung_up
     bint ending  # we have said our end, or will behind the backlog
@@ -188,17 +188,17 @@ cdef struct Side:
     int failed  # F_TLS: what came next can't be read, and nothing can be encrypted any more
     unsigned long code  # OpenSSL's, if it has failed or its hello is refused
     bint midway  # part of a message of TLS itself has come: nothing is encrypted before the rest
-    int appetite  # bytes to receive at once
+    int receive_size  # bytes to receive at once
     bint owns_context  # `shakes.context` was taken for this connection alone
-    Handshake shakes
+    TlsSetup tls_setup
     void *ssl
     void *output  # the session's memory BIO, which it owns
-    bint fat  # the output has grown, and is to shrink when the side is quiet
-    bint used  # since the last look for fat ones
-    Side *next_fat
+    bint large_outputs  # the output has grown, and is to shrink when the side is quiet
+    bint output_used  # since the last look for fat ones
+    Side *next_large_output
     char *backlog  # in the clear; under TLS it stays in `output`
     size_t backlog_at
-    size_t backlog_size  # of either
+    size_t unsent  # of either
     char *early  # plaintext that came with the handshake's end, or a hello that isn't whole
     size_t early_size
     size_t record_at  # of a hello: where the record begins that isn't all there
@@ -206,9 +206,9 @@ cdef struct Side:
     uint8_t message[4]  # its message's header
     size_t message_known
     int alert  # that refuses a hello; 0: none
-    PyObject *judged  # with the GIL: the verdict's words where there is no entry
-    Entry *entry
-    bint greeted  # its hello has been read
+    PyObject *refused_with  # with the GIL: the verdict's words where there is no entry
+    VerifiedPeer *verified_peer
+    bint hello_read  # its hello has been read
     int verdict
     int x509_error
 
@@ -218,50 +218,50 @@ cdef struct Fault:  # why something failed
     int error  # errno
     unsigned long code  # OpenSSL's
 
-cdef struct Conn:
+cdef struct Connection:
     Worker *worker
     Worker *running_on  # whose buffers are used: the worker's, or a helper's (`offload`)
     bint is_offloaded  # to a helper: the worker doesn't touch its sides
     int deferred_failure  # why it is to end, which came up while it was offloaded; F_NONE
     Listener *listener
-    Terms *terms
-    Standing *standing  # of `terms`; NULL where the loop gave the route
-    Side sides[2]  # near, far
+    DoorState *door_state
+    CachedRoute *cached_route  # of `terms`; NULL where the loop gave the route
+    Side sides[2]  # downstream, upstream
     int mode
-    int phase
+    int state
     int decided  # admitted or refused
     bint has_slot
     bint flow_ended[2]
-    int64_t counts[2]  # application bytes from near, from far
-    Place source
-    Place local
+    int64_t counts[2]  # application bytes from downstream, from upstream
+    Endpoint source
+    Endpoint local
     double accepted  # monotonic seconds, as all but `expires`
     double finished
     double started  # of the handshake
     double due  # 0: no deadline
-    double last  # something moved
+    double last_moved  # something moved
     double lost_at  # when the first side failed while bytes passed; 0: none has
-    int queued  # bytes that the kernel hadn't delivered when it was last asked
-    double settles  # when it counts as one that stays; 0: it does
-    double limits[2]  # idle, half-closed; of the handshake while connecting: [0]
+    int undelivered  # bytes that the kernel hadn't delivered when it was last asked
+    double trim_at  # when it counts as one that stays; 0: it does
+    double time_limits[2]  # idle, half-closed; of the handshake while connecting: [0]
     Py_ssize_t heap  # where it is in the worker's heap; -1: nowhere
     Fault fault  # of its end, or of the candidate that is tried
-    Fault missed  # of the last candidate: the loop reads it while the near side may fail
-    double shook  # seconds
+    Fault candidate_fault  # of the last candidate: the loop reads it while the downstream side may fail
+    double handshake_seconds  # seconds
     const char *version  # OpenSSL's constants
     const char *cipher
     const char *group
-    Conn *before  # of the worker's
-    Conn *after
+    Connection *before  # of the worker's
+    Connection *after
     # under the gate's lock
     bint inside
     bint silent
-    Conn *silent_before
-    Conn *silent_after
+    Connection *silent_before
+    Connection *silent_after
     # under the inbox's lock
     int events
-    Conn *event_before
-    Conn *event_after
+    Connection *event_before
+    Connection *event_after
     PyObject *handle
 
 cdef struct Source:  # who has how many connections: an IPv4 address, or an IPv6 network
@@ -272,15 +272,15 @@ cdef struct Source:  # who has how many connections: an IPv4 address, or an IPv6
 cdef enum:
     SOURCE_BUCKETS = 512
 
-cdef struct Gate:
+cdef struct LimitState:
     pthread_mutex_t lock
     int most
     int most_per_source  # 0: no limit
     int inside
     int64_t full  # refused, or sent away
     int64_t source_full
-    Conn *silent_first  # the longest
-    Conn *silent_last
+    Connection *silent_first  # the longest
+    Connection *silent_last
     Source *sources[SOURCE_BUCKETS]
     uint64_t keys[5]  # random, so that nobody can choose addresses that share a bucket
     # not under the lock
@@ -290,7 +290,7 @@ cdef struct Gate:
 
 cdef struct Command:
     int kind
-    Conn *conn
+    Connection *connection
     Listener *listener
     int fd
     sockaddr_storage target
@@ -302,12 +302,12 @@ cdef struct Command:
     int result  # C_RETURN: what the step came to
     Command *next
 
-cdef struct Inbox:  # of the loop
+cdef struct ReportQueue:  # of the loop
     pthread_mutex_t lock
-    Conn *first
-    Conn *last
+    Connection *first
+    Connection *last
     int waiting  # connections that something is to be told of
-    double busy  # when the loop last took as many reports as make company
+    double last_large_batch  # when the loop last took as many reports as make company
     bint rung
     int bell
 
@@ -316,10 +316,10 @@ cdef struct Option:
     int name
     int value
 
-ctypedef void (*judge_t)(Side *, Presented *) noexcept nogil
+ctypedef void (*ask_verifier_t)(Side *, Presented *) noexcept nogil
 
 cdef enum:
-    MOST_HELPERS = 32
+    MAX_HELPERS = 32
 
 cdef struct Helpers:  # threads that do steps of handshakes while uncached peers come
     pthread_mutex_t lock
@@ -329,22 +329,22 @@ cdef struct Helpers:  # threads that do steps of handshakes while uncached peers
     int waiting  # steps
     int idle  # helpers
     int count
-    Worker *all[MOST_HELPERS]
+    Worker *all[MAX_HELPERS]
     bint stopping
-    pthread_mutex_t judging  # so that one at a time contends with the loop for the GIL
+    pthread_mutex_t verifying  # so that one at a time contends with the loop for the GIL
 
 cdef struct Shared:  # by all workers
-    Inbox inbox
-    Gate gate
-    Table table
+    ReportQueue reports
+    LimitState limits
+    VerifyCache verify_cache
     Worker **workers
     int count
     Helpers helpers
     int64_t uncached_came  # when a caller's leaf had to be judged; monotonic milliseconds
-    Option options[MOST_OPTIONS]  # of TCP sockets that are dialled
+    Option options[MAX_OPTIONS]  # of TCP sockets that are dialled
     int option_count
     int alive  # connections that the loop hasn't given back
-    judge_t judge
+    ask_verifier_t judge
 
 cdef struct Worker:
     int kind  # K_BELL
@@ -358,12 +358,12 @@ cdef struct Worker:
     int load  # connections
     double now
     double ring_due  # when the loop is to hear of quiet reports; 0: none wait
-    double slim_due
+    double shrink_at
     int64_t busy_since  # milliseconds; 0: waiting
-    Conn *conns
-    Side *fat
-    Conn **heap
+    Connection *connections
+    Side *large_outputs
+    Connection **heap
     Py_ssize_t heap_size
     Py_ssize_t heap_room
-    char received[BULK_RECEIVE]
-    char plain[PLAIN]
+    char received[LARGE_RECEIVE_SIZE]
+    char plain[PLAINTEXT_SIZE]

@@ -2,7 +2,7 @@
 
 The key is the whole leaf and `TlsPlan.trust`: new bundles or CRLs make a new number, so another
 generation of trust never sees an older one's verdicts, and a number has one role.  Refusals
-aren't kept.  A verdict holds until the chain expires and VERDICT_LIFE at most, which bounds what
+aren't kept.  A verdict holds until the chain expires and VERDICT_LIFE_S at most, which bounds what
 else time may change (a CRL that becomes stale).  Least recently used go first.
 
 Entries are made, and let go, with the GIL; found without it, under the lock.  Nobody waits
@@ -16,9 +16,9 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_REALTIME
 
-from uproxy.transport.native.types cimport BUCKETS, MOST_ENTRIES, Entry, Table
+from uproxy.transport.native.types cimport VERIFIED_BUCKETS, MAX_VERIFIED_PEERS, VerifiedPeer, VerifyCache
 from uproxy.transport.native.system cimport (
-    VERDICT_LIFE, clock_of, pthread_mutex_lock, pthread_mutex_unlock,
+    VERDICT_LIFE_S, clock_of, pthread_mutex_lock, pthread_mutex_unlock,
 )
 
 
@@ -30,32 +30,32 @@ cdef inline uint64_t leaf_hash(const uint8_t *leaf, size_t size, uint64_t trust)
     return value
 
 
-cdef inline void entry_age(Table *table, Entry *entry) noexcept nogil:
+cdef inline void unlink_by_use(VerifyCache *verify_cache, VerifiedPeer *verified_peer) noexcept nogil:
     """Take it out of the order of use."""
-    if entry.newer != NULL:
-        entry.newer.older = entry.older
+    if verified_peer.newer != NULL:
+        verified_peer.newer.older = verified_peer.older
     else:
-        table.newest = entry.older
-    if entry.older != NULL:
-        entry.older.newer = entry.newer
+        verify_cache.newest = verified_peer.older
+    if verified_peer.older != NULL:
+        verified_peer.older.newer = verified_peer.newer
     else:
-        table.oldest = entry.newer
+        verify_cache.oldest = verified_peer.newer
 
 
-cdef inline void entry_renew(Table *table, Entry *entry) noexcept nogil:
-    entry.newer = NULL
-    entry.older = table.newest
-    if table.newest != NULL:
-        table.newest.newer = entry
+cdef inline void link_newest(VerifyCache *verify_cache, VerifiedPeer *verified_peer) noexcept nogil:
+    verified_peer.newer = NULL
+    verified_peer.older = verify_cache.newest
+    if verify_cache.newest != NULL:
+        verify_cache.newest.newer = verified_peer
     else:
-        table.oldest = entry
-    table.newest = entry
+        verify_cache.oldest = verified_peer
+    verify_cache.newest = verified_peer
 
 
-cdef inline Entry **table_place(Table *table, uint64_t value, const uint8_t *leaf, size_t size,
+cdef inline VerifiedPeer **verified_slot(VerifyCache *verify_cache, uint64_t value, const uint8_t *leaf, size_t size,
                                 uint64_t trust) noexcept nogil:
     """What points to the entry of this leaf and judge; to NULL where there is none."""
-    cdef Entry **at = &table.buckets[value % BUCKETS]
+    cdef VerifiedPeer **at = &verify_cache.buckets[value % VERIFIED_BUCKETS]
     while at[0] != NULL and not (
             at[0].hash == value and at[0].trust == trust and at[0].size == size
             and memcmp(at[0].leaf, leaf, size) == 0):
@@ -63,94 +63,94 @@ cdef inline Entry **table_place(Table *table, uint64_t value, const uint8_t *lea
     return at
 
 
-cdef inline Entry *table_find(Table *table, const uint8_t *leaf, size_t size,
+cdef inline VerifiedPeer *find_verified(VerifyCache *verify_cache, const uint8_t *leaf, size_t size,
                               uint64_t trust) noexcept nogil:
     """A verdict that holds now, held for the caller; NULL where there is none."""
     cdef uint64_t value = leaf_hash(leaf, size, trust)
     cdef double now = clock_of(CLOCK_REALTIME)
-    cdef Entry *entry
-    pthread_mutex_lock(&table.lock)
-    entry = table_place(table, value, leaf, size, trust)[0]
-    if entry != NULL and now < entry.expires:
-        entry.held += 1
-        entry_age(table, entry)
-        entry_renew(table, entry)
+    cdef VerifiedPeer *verified_peer
+    pthread_mutex_lock(&verify_cache.lock)
+    verified_peer = verified_slot(verify_cache, value, leaf, size, trust)[0]
+    if verified_peer != NULL and now < verified_peer.expires:
+        verified_peer.held += 1
+        unlink_by_use(verify_cache, verified_peer)
+        link_newest(verify_cache, verified_peer)
     else:
-        entry = NULL
-    pthread_mutex_unlock(&table.lock)
-    return entry
+        verified_peer = NULL
+    pthread_mutex_unlock(&verify_cache.lock)
+    return verified_peer
 
 
-cdef inline void entry_release(Table *table, Entry *entry):
+cdef inline void release_verified(VerifyCache *verify_cache, VerifiedPeer *verified_peer):
     """With the GIL."""
     cdef int left
-    pthread_mutex_lock(&table.lock)
-    entry.held -= 1
-    left = entry.held
-    pthread_mutex_unlock(&table.lock)
+    pthread_mutex_lock(&verify_cache.lock)
+    verified_peer.held -= 1
+    left = verified_peer.held
+    pthread_mutex_unlock(&verify_cache.lock)
     if left == 0:
-        Py_DECREF(<object>entry.peer)
-        free(entry.leaf)
-        free(entry)
+        Py_DECREF(<object>verified_peer.peer)
+        free(verified_peer.leaf)
+        free(verified_peer)
 
 
-cdef inline Entry *table_drop(Table *table, Entry **at) noexcept nogil:
+cdef inline VerifiedPeer *drop_verified(VerifyCache *verify_cache, VerifiedPeer **at) noexcept nogil:
     """Take one out, under the lock; the table's hold passes to the caller."""
-    cdef Entry *entry = at[0]
-    if entry == NULL:
+    cdef VerifiedPeer *verified_peer = at[0]
+    if verified_peer == NULL:
         return NULL
-    entry_age(table, entry)
-    at[0] = entry.chain
-    table.count -= 1
-    return entry
+    unlink_by_use(verify_cache, verified_peer)
+    at[0] = verified_peer.chain
+    verify_cache.count -= 1
+    return verified_peer
 
 
-cdef inline Entry *table_drop_oldest(Table *table) noexcept nogil:
-    cdef Entry *oldest = table.oldest
+cdef inline VerifiedPeer *drop_oldest_verified(VerifyCache *verify_cache) noexcept nogil:
+    cdef VerifiedPeer *oldest = verify_cache.oldest
     if oldest == NULL:
         return NULL
-    return table_drop(
-        table, table_place(table, oldest.hash, oldest.leaf, oldest.size, oldest.trust))
+    return drop_verified(
+        verify_cache, verified_slot(verify_cache, oldest.hash, oldest.leaf, oldest.size, oldest.trust))
 
 
-cdef inline Entry *table_new(const uint8_t *leaf, size_t size, uint64_t trust) noexcept nogil:
-    cdef Entry *entry = <Entry *>calloc(1, sizeof(Entry))
-    if entry == NULL:
+cdef inline VerifiedPeer *new_verified(const uint8_t *leaf, size_t size, uint64_t trust) noexcept nogil:
+    cdef VerifiedPeer *verified_peer = <VerifiedPeer *>calloc(1, sizeof(VerifiedPeer))
+    if verified_peer == NULL:
         return NULL
-    entry.leaf = <uint8_t *>malloc(size)
-    if entry.leaf == NULL:
-        free(entry)
+    verified_peer.leaf = <uint8_t *>malloc(size)
+    if verified_peer.leaf == NULL:
+        free(verified_peer)
         return NULL
-    memcpy(entry.leaf, leaf, size)
-    entry.size, entry.trust, entry.held = size, trust, 2
-    entry.hash = leaf_hash(leaf, size, trust)
-    return entry
+    memcpy(verified_peer.leaf, leaf, size)
+    verified_peer.size, verified_peer.trust, verified_peer.held = size, trust, 2
+    verified_peer.hash = leaf_hash(leaf, size, trust)
+    return verified_peer
 
 
-cdef inline Entry *table_add(Table *table, const uint8_t *leaf, size_t size, uint64_t trust,
+cdef inline VerifiedPeer *add_verified(VerifyCache *verify_cache, const uint8_t *leaf, size_t size, uint64_t trust,
                              object peer, double expires):
     """Keep a verdict; held for the caller too.  With the GIL; NULL without memory."""
-    cdef Entry *entry = table_new(leaf, size, trust)
-    cdef Entry *dropped
-    if entry == NULL:
+    cdef VerifiedPeer *verified_peer = new_verified(leaf, size, trust)
+    cdef VerifiedPeer *dropped
+    if verified_peer == NULL:
         return NULL
-    entry.expires = min(expires, clock_of(CLOCK_REALTIME) + VERDICT_LIFE)
+    verified_peer.expires = min(expires, clock_of(CLOCK_REALTIME) + VERDICT_LIFE_S)
     Py_INCREF(peer)
-    entry.peer = <PyObject *>peer
-    pthread_mutex_lock(&table.lock)
-    dropped = table_drop(table, table_place(table, entry.hash, leaf, size, trust))
+    verified_peer.peer = <PyObject *>peer
+    pthread_mutex_lock(&verify_cache.lock)
+    dropped = drop_verified(verify_cache, verified_slot(verify_cache, verified_peer.hash, leaf, size, trust))
     if dropped != NULL:
-        entry.serial = dropped.serial
+        verified_peer.serial = dropped.serial
     else:
-        table.serial += 1
-        entry.serial = table.serial
-        if table.count >= MOST_ENTRIES:
-            dropped = table_drop_oldest(table)
-    entry.chain = table.buckets[entry.hash % BUCKETS]
-    table.buckets[entry.hash % BUCKETS] = entry
-    entry_renew(table, entry)
-    table.count += 1
-    pthread_mutex_unlock(&table.lock)
+        verify_cache.serial += 1
+        verified_peer.serial = verify_cache.serial
+        if verify_cache.count >= MAX_VERIFIED_PEERS:
+            dropped = drop_oldest_verified(verify_cache)
+    verified_peer.chain = verify_cache.buckets[verified_peer.hash % VERIFIED_BUCKETS]
+    verify_cache.buckets[verified_peer.hash % VERIFIED_BUCKETS] = verified_peer
+    link_newest(verify_cache, verified_peer)
+    verify_cache.count += 1
+    pthread_mutex_unlock(&verify_cache.lock)
     if dropped != NULL:
-        entry_release(table, dropped)
-    return entry
+        release_verified(verify_cache, dropped)
+    return verified_peer
