@@ -11,7 +11,7 @@ import signal
 from collections.abc import Generator
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 from uproxy.openssl import load_openssl
 
@@ -27,7 +27,12 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 # no deadline: a machine shared with others is slow at times, and that is no defect
 settings.register_profile("here", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
-settings.load_profile("ci" if os.environ.get("CI") else "here")
+# one counterexample is enough for a mutant; the smallest isn't looked for
+settings.register_profile(
+    "mutants", settings.get_profile("ci"), max_examples=50, phases=(Phase.explicit, Phase.generate)
+)
+profile = os.environ.get("UPROXY_EXAMPLES", "ci" if os.environ.get("CI") else "here")
+settings.load_profile(profile)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -129,6 +129,19 @@ def test_candidates_after_the_one_that_answered_keep_their_good_name() -> None:
     assert not destination.failing(C, 0.5)
 
 
+def test_all_that_were_preferred_to_the_one_that_answered_are_passed_over() -> None:
+    destination = Destination((A, B, C))
+    destination.opened(destination.candidates(0.0), C, now=0.0)
+    assert [destination.failing(each, 0.5) for each in (A, B, C)] == [True, True, False]
+
+
+def test_whoever_comes_behind_a_race_that_was_won_keeps_its_good_name() -> None:
+    destination = Destination((A, B, A6))
+    tried = (Candidate("db", (A6, A)), Candidate("db", (B,)))
+    destination.opened(tried, A, now=0.0)
+    assert [destination.failing(each, 0.5) for each in (A6, A, B)] == [True, False, False]
+
+
 def test_re_resolution_replaces_the_records_and_keeps_the_counts() -> None:
     destination = Destination((NAME,))
     destination.resolved(NAME, (A, B))
@@ -179,6 +192,16 @@ def test_what_is_known_of_an_endpoint_outlives_what_lists_it_while_it_is_used() 
     assert everything[key] is not db
 
 
+def test_doors_of_later_snapshots_share_what_is_known_before_anything_is() -> None:
+    everything = AllEndpoints()
+    key = (Direction.OUTBOUND, "db")
+    db = everything[key]
+    everything.follow({key: Addresses.of((A, B), {})})
+    assert everything[key] is db
+    everything.follow({})
+    assert everything[key] is not db
+
+
 def test_a_door_and_a_destination_of_the_same_name_are_apart() -> None:
     everything = AllEndpoints()
     everything[Direction.OUTBOUND, "db"].opened((), A, 0.0)
@@ -186,15 +209,28 @@ def test_a_door_and_a_destination_of_the_same_name_are_apart() -> None:
 
 
 def test_operators_see_every_endpoint_and_why_it_fails() -> None:
-    destination = Destination((NAME, C))
+    destination = Destination((NAME, C, B))
     destination.resolved(NAME, (A,))
     opened(destination, C)
     destination.failed(A, 10.0, "refused")
     assert destination.status(10.5) == (
         EndpointStatus(A, NAME, 0, True, "refused"),
         EndpointStatus(C, C, 1, False, None),
+        EndpointStatus(B, B, 0, False, None),
     )
     assert not destination.status(11.0)[0].passed_over
+    opened(destination, A)
+    assert destination.status(11.0)[0] == EndpointStatus(A, NAME, 1, False, None)
+
+
+def test_endpoints_that_are_neither_used_nor_failing_take_no_memory() -> None:
+    destination = Destination((A,))
+    for _ in range(2):
+        opened(destination, A)
+    destination.closed(A)
+    assert destination.endpoints._endpoints
+    destination.closed(A)
+    assert not destination.endpoints._endpoints
 
 
 def test_there_is_a_choice_unless_there_is_exactly_one_address() -> None:

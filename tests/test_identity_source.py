@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -167,6 +169,88 @@ async def test_a_renewed_svid_does_not_expire_with_the_old_one() -> None:
     clock.now = SVID.not_after + timedelta(seconds=1)
     source._look_at_expiry()
     assert source.current.svid == renewed
+    await source.stop()
+
+
+@pytest.fixture
+async def naps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, asyncio.TimerHandle]]:
+    """What the loop was asked to call later: in how many seconds, and the handle."""
+    loop = asyncio.get_running_loop()
+    call_later, asked = loop.call_later, []
+
+    def spy(delay: float, *rest: Any) -> asyncio.TimerHandle:
+        handle = call_later(delay, *rest)
+        asked.append((delay, handle))
+        return handle
+
+    monkeypatch.setattr(loop, "call_later", spy)
+    return asked
+
+
+async def test_expiry_is_looked_for_just_behind_it_and_once_a_minute(
+    naps: list[tuple[float, asyncio.TimerHandle]],
+) -> None:
+    for left_s, nap_s in ((3600, 60.0), (10, 10.001), (0, 0.001)):
+        source = Source(Clock(SVID.not_after - timedelta(seconds=left_s)))
+        source.find(SVID)
+        assert naps[-1][0] == pytest.approx(nap_s)
+        await source.stop()
+
+
+async def test_only_the_last_svid_is_waited_for_and_none_when_stopped(
+    naps: list[tuple[float, asyncio.TimerHandle]],
+) -> None:
+    source = Source(Clock())
+    for svid in (SVID, CA.issue().svid):
+        source.find(svid)
+    assert [handle.cancelled() for _, handle in naps] == [True, False]
+    source.find(None, reason="gone")
+    assert [handle.cancelled() for _, handle in naps] == [True, True]
+    source.find(SVID)
+    await source.stop()
+    assert all(handle.cancelled() for _, handle in naps)
+    assert len(naps) == 3
+
+
+async def test_what_is_equal_is_the_same_object_as_before() -> None:
+    """What was made of it can be kept."""
+    source = Source(Clock())
+    source.find(SVID)
+    renewed = CA.issue().svid
+    again = {"example.org": Bundle("example.org", (CA.root,))}
+    source.find(renewed, again)
+    assert source.current.bundles is source.changes[0][1].bundles
+    source.find(Svid(renewed.spiffe_id, renewed.chain, renewed.key), {})
+    assert source.current.svid is renewed
+    assert source.status["rotations"] == 1
+    await source.stop()
+
+
+async def test_a_reason_counts_only_without_an_svid() -> None:
+    source = Source(Clock())
+    source.find(SVID, reason="of no account")
+    assert source.current.reason == ""
+    await source.stop()
+
+
+async def test_whom_we_believe_is_told_in_order_and_who_has_no_root_is_left_out(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "uproxy")
+    source = Source(Clock())
+    bundles = {name: Bundle(name, (CA.root,)) for name in ("b.test", "a.test")}
+    source.find(None, bundles | {"empty.test": Bundle("empty.test", ())})
+    assert source.status["trust_domains"] == ["a.test", "b.test"]
+    source.find(None, {}, "still none")
+    source.find(None, {}, "still none, in other words")
+    source.find(SVID, {})
+    source.find(SVID, {"empty.test": Bundle("empty.test", ())})
+    assert [record.getMessage() for record in caplog.records] == [
+        "believes a.test, b.test",
+        "believes nobody",
+        f"identity {SVID.spiffe_id} until {SVID.not_after.isoformat()}",
+        "believes nobody",
+    ]
     await source.stop()
 
 

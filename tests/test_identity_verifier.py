@@ -15,15 +15,22 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from tests.helpers.odd_certificates import generalized_time, with_generalized_time
+from tests.helpers.odd_certificates import (
+    generalized_time,
+    with_a_broken_extension,
+    with_generalized_time,
+)
+from uproxy import libssl
 from uproxy.contract import PeerSvid
 from uproxy.errors import UntrustedError
+from uproxy.identity import verifier
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.verifier import Verifier
 from uproxy.lab.pki import CLIENT_AUTH, SERVER_AUTH, UNKNOWN_OID, Authority, Issued, Quirks
+from uproxy.libssl import PathError
 from uproxy.model import Alert, Role
-from uproxy.spiffe import encoding
-from uproxy.spiffe.bundles import Bundle
+from uproxy.spiffe import authorities, crls, encoding
+from uproxy.spiffe.bundles import Bundle, distrusted
 from uproxy.spiffe.presented import MAX_CHAIN, MAX_CHAIN_BYTES
 
 NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
@@ -591,13 +598,21 @@ def test_a_chain_longer_than_ten_is_refused_up_1() -> None:
     longest = authority.issue()
     assert len(longest.chain) == MAX_CHAIN
     assert len(judge(longest).chain) == MAX_CHAIN
-    assert refusal(authority.intermediate().issue())[0] == "UP-1"
+    assert refusal(authority.intermediate().issue()) == ("UP-1", Alert.BAD_CERTIFICATE)
 
 
 def test_a_chain_larger_than_64_kib_is_refused_up_1() -> None:
     large = OURS.issue(dns=tuple(f"{n}.{'a' * 60}.test" for n in range(1000)))
     assert sum(map(len, large.der)) > MAX_CHAIN_BYTES
-    assert refusal(large)[0] == "UP-1"
+    assert refusal(large) == ("UP-1", Alert.BAD_CERTIFICATE)
+    leaf = OURS.issue().der[0]
+    rules = []
+    for size in (MAX_CHAIN_BYTES, MAX_CHAIN_BYTES + 1):
+        whole = (leaf, bytes(size - len(leaf)))
+        with pytest.raises(UntrustedError) as caught:
+            Verifier(credentials(OURS.bundle)).verify(whole, Role.CLIENT, NOW)
+        rules.append(caught.value.rule)
+    assert rules == ["X5-14", "UP-1"]
 
 
 def recheck(peer: PeerSvid, *bundles: Bundle, now: datetime = NOW) -> str | None:
@@ -712,3 +727,123 @@ def test_of_our_own_certificates_only_a_revocation_counts() -> None:
             Verifier(credentials(*_with_crls(OURS, crl))).recheck_own(own.der)
     stale = OURS.crl(next_update=NOW - SECOND)
     Verifier(credentials(*_with_crls(OURS, stale))).recheck_own(own.der)
+
+
+def test_whoever_is_judged_again_without_its_anchor_needs_one_that_leads_to_it() -> None:
+    peer = replace(judge(INTERMEDIATE.issue()), anchor=b"")
+    assert recheck(peer, OURS.bundle) is None
+    assert recheck(peer, Authority("example.org", now=NOW).bundle) == "X5-14"
+
+
+def test_a_root_renewed_for_servers_only_ends_what_it_let_in_of_clients() -> None:
+    old = Authority("example.org", now=NOW)
+    peer = judge(old.issue(), bundles=(old.bundle,))
+    for usages, rule in ((CLIENT_AUTH,), None), ((SERVER_AUTH,), "X5-14"):
+        renewed = Authority("example.org", now=NOW, eku=usages)
+        renewed.key = old.key
+        root = renewed._build(renewed._how, old.key, None)
+        assert recheck(peer, Bundle("example.org", (root,))) == rule
+
+
+def test_a_domain_that_trusts_nobody_says_why() -> None:
+    for bundle, why in (
+        (Bundle("example.org", ()), "the bundle of example.org has no X.509 root"),
+        (distrusted("example.org", "it is empty"), "nobody of example.org is believed: it is"),
+    ):
+        with pytest.raises(UntrustedError, match=why):
+            judge(OURS.issue(), bundles=(bundle,))
+
+
+def test_a_root_that_openssl_can_not_read_ends_the_trust_in_its_domain(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """None is known; readers differ in what they let pass, so there may be one."""
+    made = libssl.AnchorStore
+
+    def store(roots: tuple[bytes, ...]) -> object:
+        if roots == PARTNER_DERS:
+            raise PathError("OpenSSL can't read a certificate")
+        return made(roots)
+
+    monkeypatch.setattr(verifier, "AnchorStore", store)
+    assert refusal(PARTNER.issue()) == ("TB-5", Alert.UNKNOWN_CA)
+    assert judge(OURS.issue())
+
+
+PARTNER_DERS = (PARTNER.der,)
+
+
+def test_an_intermediate_that_can_not_be_decoded_is_refused_whoever_signed_it() -> None:
+    good = OURS.intermediate()
+    bad = with_a_broken_extension(good.certificate, OURS.key)
+    issued = good.issue()
+    presented = Issued((issued.chain[0], bad), issued.key)
+    assert refusal(presented) == ("X5-14", Alert.BAD_CERTIFICATE)
+    # beside what leads to a root it is nobody's
+    assert judge(Issued((*issued.chain, bad), issued.key)).chain == issued.der
+
+
+def test_signers_and_crls_are_good_for_their_first_and_their_last_second() -> None:
+    brief = OURS.intermediate(not_before=NOW, not_after=NOW)
+    assert judge(brief.issue())
+    for moment in (NOW - SECOND, NOW + SECOND):
+        assert refusal(brief.issue(), now=moment)[1] is Alert.CERTIFICATE_EXPIRED
+    assert judge(OURS.issue(), bundles=_with_crls(OURS, OURS.crl(next_update=NOW)))
+
+
+def test_of_roots_with_one_key_the_one_that_has_not_ended_counts_in_any_order() -> None:
+    for _ in range(8):
+        old = Authority("example.org", now=NOW, not_after=NOW - SECOND)
+        renewed = Authority("example.org", now=NOW)
+        renewed.key = old.key
+        root = renewed._build(renewed._how, old.key, None)
+        both = Bundle("example.org", (old.root, root))
+        assert judge(old.issue(), bundles=(both,)).anchor == encoding.der(root)
+        below = old.intermediate()
+        assert judge(below.issue(), bundles=(both,)).anchor == encoding.der(root)
+
+
+def test_each_domain_has_its_own_crls_though_they_share_a_root() -> None:
+    peer = OURS.issue()
+    elsewhere = OURS.issue(uris=("spiffe://partner.test/a",))
+    crl = OURS.crl([peer, elsewhere])
+    both = Verifier(
+        credentials(replace(OURS.bundle, crls=(crl,)),
+                    Bundle("partner.test", (OURS.root,), (PARTNER.crl(),)))
+    )  # fmt: skip
+    with pytest.raises(UntrustedError, match="revoked"):
+        both.verify(peer.der, Role.CLIENT, NOW)
+    assert both.verify(elsewhere.der, Role.CLIENT, NOW)
+
+
+def test_what_is_remembered_of_signers_is_asked_once_and_bounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[x509.Certificate] = []
+    read: list[x509.Certificate] = []
+    check, revocations = authorities.check_signer, crls.revocations_by
+
+    def check_signer(signer: x509.Certificate, role: Role, *, is_anchor: bool) -> None:
+        asked.append(signer)
+        check(signer, role, is_anchor=is_anchor)
+
+    def revocations_by(issuer: x509.Certificate, lists: Any) -> Any:
+        read.append(issuer)
+        return revocations(issuer, lists)
+
+    monkeypatch.setattr(verifier, "check_signer", check_signer)
+    monkeypatch.setattr(verifier, "revocations_by", revocations_by)
+    monkeypatch.setattr(verifier, "_MAX_REMEMBERED", 3)
+    judging = Verifier(credentials(*_with_crls(OURS, OURS.crl())))
+    first, second, third = (OURS.intermediate() for _ in range(3))
+    for each in (first, second, first, second):
+        judging.verify(each.issue().der, Role.CLIENT, NOW)
+    known = {first.certificate, second.certificate, OURS.root}
+    assert (len(asked), len(read)) == (3, 3)
+    assert set(asked) == set(read) == known
+    judging.verify(third.issue().der, Role.CLIENT, NOW)
+    judging.verify(first.issue().der, Role.CLIENT, NOW)
+    # the fourth didn't fit beside the three, so that they were forgotten
+    assert asked[3:] == read[3:]
+    assert third.certificate in asked[3:]
+    assert first.certificate in asked[3:]

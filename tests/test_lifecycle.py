@@ -69,6 +69,50 @@ def test_every_deadline_is_a_timeout_of_the_configuration() -> None:
     assert set(DEADLINES.values()) <= {field.name for field in fields(Timeouts)}
 
 
+def test_every_state_but_those_that_last_no_time_has_a_deadline() -> None:
+    """A decision is made at once, or has the deadline of what it waits for."""
+    assert dict(DEADLINES) == {
+        State.HANDSHAKING_DOWNSTREAM: "handshake",
+        State.CONNECTING: "connect",
+        State.HANDSHAKING_UPSTREAM: "handshake",
+        State.RELAYING: "idle",
+        State.CLOSING: "half_close",
+    }
+
+
+def test_a_state_is_called_alike_in_the_code_and_in_the_log() -> None:
+    assert [state.value for state in State] == [state.name.lower() for state in State]
+
+
+def test_what_may_happen_at_any_time_may_happen_in_every_state() -> None:
+    anywhere = {
+        Outcome.RESET, Outcome.DRAINED, Outcome.LIMIT, Outcome.POLICY_CHANGED,
+        Outcome.IDENTITY_EXPIRED, Outcome.IDENTITY_DISTRUSTED,
+    }  # fmt: skip
+    assert frozenset.intersection(*ENDINGS.values()) == anywhere
+
+
+def test_a_handshake_can_fail_while_it_is_made_and_tls_1_3_tells_it_later_too() -> None:
+    both = (State.HANDSHAKING_DOWNSTREAM, State.HANDSHAKING_UPSTREAM)
+    for outcome in (Outcome.PEER_UNTRUSTED, Outcome.PEER_UNEXPECTED):
+        assert states_that_end_with(outcome) == {*both}
+    after = {State.RELAYING, State.CLOSING}
+    assert states_that_end_with(Outcome.HANDSHAKE_FAILED) == {*both, *after}
+
+
+def test_who_is_refused_was_decided_on_and_whom_nobody_answers_was_dialled() -> None:
+    """Without an identity nobody is even shaken hands with."""
+    assert states_that_end_with(Outcome.DENIED) == {State.ADMITTING}
+    assert states_that_end_with(Outcome.NO_DESTINATION) == {State.ADMITTING}
+    assert states_that_end_with(Outcome.NO_IDENTITY) == {State.ACCEPTED, State.ADMITTING}
+    assert states_that_end_with(Outcome.CONNECT_FAILED) == {State.ADMITTING, State.CONNECTING}
+    assert states_that_end_with(Outcome.PROBED) == {State.HANDSHAKING_DOWNSTREAM}
+
+
+def states_that_end_with(outcome: Outcome) -> set[State]:
+    return {state for state, outcomes in ENDINGS.items() if outcome in outcomes}
+
+
 def test_every_state_with_a_deadline_may_time_out() -> None:
     for state in DEADLINES:
         assert Outcome.TIMED_OUT in ENDINGS[state]

@@ -209,6 +209,27 @@ def test_a_v4_address_on_a_dual_stack_socket_is_the_v4_address() -> None:
     assert not allows(RuleFrom(cidrs=(ip_network("::/0"),)), mapped)
 
 
+def test_a_network_of_mapped_addresses_is_the_v4_network_and_no_other_v6_network_is() -> None:
+    for network, source, inside in (
+        ("::ffff:0:0/96", "203.0.113.9", True),
+        ("::ffff:10.0.0.0/104", "10.255.0.1", True),
+        ("::ffff:10.0.0.0/104", "11.0.0.1", False),
+        ("::ffff:10.0.0.7/128", "10.0.0.7", True),
+        ("::ffff:10.0.0.7/128", "10.0.0.6", False),
+        ("::fffe:0:0/95", "10.0.0.1", False),
+        ("2001:db8::/112", "2001:db8::7", True),
+        ("2001:db8::/112", "2001:db8::1:7", False),
+    ):
+        who = caller(source=source)
+        assert allows(RuleFrom(cidrs=(ip_network(network),)), who) is inside, (network, source)
+
+
+def test_the_reason_says_which_rule_allows_or_denies_whom() -> None:
+    for action, verb in (("allow", "allows"), ("deny", "denies")):
+        decision = decide(rule(RuleFrom(any=True), action=action, name="r1"))
+        assert decision.reason == f"rule r1 {verb} {WEB} to port 5432 at door api"
+
+
 def test_a_caller_without_an_address_matches_denies_by_address_and_no_allow() -> None:
     local = caller(source=None)
     everywhere = (ip_network("0.0.0.0/0"),)

@@ -11,8 +11,19 @@ from tests.helpers.world import ANYBODY, credentials, settings, with_crl
 from uproxy.config.settings import DestinationSettings, InboundSettings, RuleFrom, RuleSettings
 from uproxy.contract import Refusal, TlsPlan
 from uproxy.lab.pki import Authority
-from uproxy.model import Outcome, TcpAddress, Timeouts, TlsSettings, Transport, UnixAddress
+from uproxy.model import (
+    Direction,
+    Outcome,
+    Role,
+    TcpAddress,
+    Timeouts,
+    TlsSettings,
+    Transport,
+    UnixAddress,
+)
+from uproxy.policy import Caller
 from uproxy.snapshot import Snapshot
+from uproxy.spiffe.ids import SpiffeId
 
 CA = Authority("example.org")
 OURS = CA.issue("/ns/db/sa/orders")
@@ -83,6 +94,81 @@ def test_what_is_equal_is_taken_over() -> None:
     assert rotated.applications["api"].tls is not before.applications["api"].tls
 
 
+def test_what_is_said_of_certificates_lasts_as_long_as_trust_does() -> None:
+    before = first()
+    reloaded = before.with_settings(replace(before.settings, timeouts=Timeouts(idle=7)))
+    rotated = reloaded.with_credentials(credentials(CA.issue("/ns/db/sa/orders"), CA))
+    assert rotated.judged is reloaded.judged is before.judged
+    revoking = rotated.with_credentials(with_crl(rotated.credentials, CA))
+    assert revoking.verifier is not rotated.verifier
+    assert revoking.judged is not rotated.judged
+    assert revoking.judged == {}
+
+
+def test_other_rules_decide_otherwise() -> None:
+    before = first()
+    caller = Caller(SpiffeId.parse("spiffe://example.org/ns/web/sa/frontend"), None)
+    after = before.with_settings(replace(before.settings, authorization=()))
+    target = before.applications["api"].target
+    decisions = [each.policy.decide(caller, target).allowed for each in (before, after)]
+    assert decisions == [True, False]
+
+
+def test_who_may_answer_is_whom_its_own_settings_name() -> None:
+    before = first()
+    other = replace(DB, identities=("spiffe://example.org/ns/db/sa/other",))
+    after = before.with_settings(replace(before.settings, destinations={"db": other}))
+    names = [[str(each) for each in made.destinations["db"].expected] for made in (before, after)]
+    assert names == [[OURS.spiffe_id], list(other.identities)]
+    again = before.with_settings(replace(before.settings, timeouts=Timeouts(idle=7)))
+    assert again.destinations["db"].expected is before.destinations["db"].expected
+    plans = [made.destinations["db"].tls for made in (before, after)]
+    assert plans[0] is not plans[1]
+
+
+def test_callers_are_answered_and_destinations_called() -> None:
+    made = first()
+    plans = (made.applications["api"].tls, made.destinations["db"].tls)
+    assert [isinstance(each, TlsPlan) and each.role for each in plans] == [Role.SERVER, Role.CLIENT]
+    assert made.destinations["db"].timeouts is made.settings.timeouts
+
+
+def test_in_clear_nothing_is_shown_and_nobody_expected() -> None:
+    before = first()
+    door = replace(API, transport=Transport.PLAINTEXT)
+    clear = replace(DB, transport=Transport.PLAINTEXT, identities=())
+    config = replace(before.settings, inbound=(door,), destinations={"db": clear})
+    made = before.with_settings(config)
+    assert made.applications["api"].tls is None
+    assert made.destinations["db"].tls is None
+    assert made.destinations["db"].expected == ()
+
+
+def test_everything_that_has_a_name_is_looked_up_and_its_addresses_are_known() -> None:
+    before = first().with_records({NAME: (A,)})
+    inside, outside = TcpAddress("app.internal", 1), TcpAddress("db2.internal", 2)
+    config = replace(
+        before.settings,
+        inbound=(replace(API, to=inside),),
+        destinations={"db": DB, "db2": replace(DB, name="db2", addresses=(outside,))},
+    )
+    made = before.with_settings(config, {outside: (B,)})
+    assert made.names == {NAME, inside, outside}
+    assert made.records == {NAME: (A,), outside: (B,)}
+    assert {key: list(each.listed) for key, each in made.addresses.items()} == {
+        (Direction.INBOUND, "api"): [],
+        (Direction.OUTBOUND, "db"): [A, B],
+        (Direction.OUTBOUND, "db2"): [B],
+    }
+
+
+def test_a_snapshot_that_is_printed_has_no_key() -> None:
+    words = repr(first())
+    assert "spiffe://example.org/ns/db/sa/orders" in words
+    assert "PrivateKey" not in words
+    assert "Plans" not in words
+
+
 def test_other_tls_settings_make_other_plans_and_judge_alike() -> None:
     before = first()
     after = before.with_settings(replace(before.settings, tls=TlsSettings(groups=("X25519",))))
@@ -125,5 +211,8 @@ def test_a_destinations_own_idle_time_and_its_port_if_it_has_one() -> None:
     assert made.destinations["db"].timeouts.idle == 0.0
     assert made.destinations["db"].port is None
     inside = replace(API, to=UnixAddress("/run/app"))
-    made = made.with_settings(replace(made.settings, inbound=(inside,)))
+    there = replace(DB, addresses=(UnixAddress("/run/db"),))
+    config = replace(made.settings, inbound=(inside,), destinations={"db": there})
+    made = made.with_settings(config)
+    assert made.destinations["db"].port is None
     assert made.applications["api"].target.port is None

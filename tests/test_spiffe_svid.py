@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
-from uproxy.errors import UntrustedError
-from uproxy.lab.pki import CLIENT_AUTH, SERVER_AUTH, Authority
+from tests.helpers.odd_certificates import rsassa_pss
+from uproxy.errors import UntrustedError, UnusableError
+from uproxy.lab.pki import CLIENT_AUTH, SERVER_AUTH, Authority, make_key
 from uproxy.model import Role
-from uproxy.spiffe.svid import check_role, claimed_identity, extension
+from uproxy.spiffe.svid import (
+    check_own_key,
+    check_role,
+    claimed_identity,
+    extension,
+    key_problem,
+)
 
 CA = Authority("example.org")
 
@@ -48,3 +59,42 @@ def test_an_extension_may_be_absent() -> None:
     leaf = CA.issue(key_usage=None).certificate
     assert extension(leaf, x509.KeyUsage) is None
     assert extension(leaf, x509.BasicConstraints) == x509.BasicConstraints(False, None)
+
+
+def rsa_key(bits: int, exponent: int = 65537) -> rsa.RSAPublicKey:
+    """No prime's product, which nobody looks at."""
+    return rsa.RSAPublicNumbers(exponent, (1 << (bits - 1)) + 1).public_key()
+
+
+@pytest.mark.parametrize(
+    ("key", "problem"),
+    [
+        (rsa_key(2047), "RSA of 2047 bits is weak"),
+        (rsa_key(2048), ""),
+        (rsa_key(8192), ""),
+        (rsa_key(8193), "RSA of 8193 bits is slow"),
+        (rsa_key(2048, (1 << 63) + 1), ""),
+        (rsa_key(2048, (1 << 64) + 1), "RSA with an exponent of 65 bits is slow"),
+        (make_key("p256").public_key(), ""),
+        (make_key("p384").public_key(), ""),
+        (make_key("p521").public_key(), ""),
+        (make_key("p224").public_key(), "secp224r1 is a curve that TLS 1.3 has no signatures on"),
+        (make_key("secp256k1").public_key(), "secp256k1 is a curve that TLS 1.3"),
+        (make_key("ed25519").public_key(), ""),
+        (make_key("ed448").public_key(), ""),
+        (make_key("dsa").public_key(), "DSA is no kind of TLS 1.3"),
+    ],
+)  # fmt: skip
+def test_a_key_must_be_one_of_tls_1_3_neither_weak_nor_slow(
+    key: CertificatePublicKeyTypes, problem: str
+) -> None:
+    assert key_problem(key).startswith(problem)
+    assert bool(key_problem(key)) is bool(problem)
+
+
+def test_of_our_own_keys_only_an_rsassa_pss_key_is_refused(tmp_path: Path) -> None:
+    for kind in ("p256", "rsa2048", "ed25519"):
+        check_own_key(CA.issue(key=kind).certificate)
+    _, pem = rsassa_pss(CA, tmp_path)
+    with pytest.raises(UnusableError, match="RSASSA-PSS key can't be used in our own"):
+        check_own_key(x509.load_pem_x509_certificate(pem))

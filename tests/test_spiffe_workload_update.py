@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import base64
+from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from spiffe._proto import workload_pb2
 
+from tests.helpers.odd_certificates import rsassa_pss
 from tests.helpers.workload_api import svid_message, svid_response
 from uproxy.errors import MessageError
-from uproxy.lab.pki import Authority, private_bytes
+from uproxy.lab.pki import Authority, make_key, private_bytes
 from uproxy.spiffe.workload_update import parse_svid_response
 
 HOME = Authority("example.org")
@@ -200,6 +205,62 @@ def test_a_leaf_without_any_name_is_refused() -> None:
         parse_svid_response(svid_response(message))
 
 
+def test_a_key_that_we_could_not_use_in_a_handshake_is_refused_with_the_way_out(
+    tmp_path: Path,
+) -> None:
+    key, pem = rsassa_pss(HOME, tmp_path)
+    leaf = x509.load_pem_x509_certificate(pem)
+    message = svid_message(
+        MINE,
+        HOME,
+        spiffe_id="spiffe://example.org/ns/default/sa/workload",
+        x509_svid=leaf.public_bytes(Encoding.DER),
+        x509_svid_key=base64.b64decode(b"".join(key.splitlines()[1:-1])),
+    )
+
+    with pytest.raises(MessageError, match="RSASSA-PSS key can't be used in our own certificate"):
+        parse_svid_response(svid_response(message))
+
+
+def test_an_intermediate_of_the_issuers_name_and_another_key_is_out_of_order() -> None:
+    right, wrong = HOME.intermediate(), HOME.intermediate()
+    assert right.certificate.subject == wrong.certificate.subject
+    chain = right.issue("/a").der[0] + wrong.issue("/a").der[1]
+
+    with pytest.raises(MessageError, match="out of order"):
+        parse_svid_response(svid_response(svid_message(right.issue("/a"), HOME, x509_svid=chain)))
+
+
+def test_an_intermediate_whose_key_can_not_sign_is_out_of_order() -> None:
+    right = HOME.intermediate()
+    subject = right.certificate.subject
+    builder = x509.CertificateBuilder().subject_name(subject).issuer_name(HOME.root.subject)
+    builder = builder.serial_number(1).not_valid_before(HOME.now).not_valid_after(HOME.now)
+    agreeing = builder.public_key(X25519PrivateKey.generate().public_key())
+    wrong = agreeing.sign(make_key("p256"), SHA256())
+    issued = right.issue("/a")
+    chain = issued.der[0] + wrong.public_bytes(Encoding.DER)
+
+    with pytest.raises(MessageError, match="out of order"):
+        parse_svid_response(svid_response(svid_message(issued, HOME, x509_svid=chain)))
+
+
+def test_a_key_of_an_unknown_kind_can_not_be_read() -> None:
+    p256, unknown = b"\x2a\x86\x48\xce\x3d\x03\x01\x07", b"\x2a\x86\x48\xce\x3d\x03\x01\x7f"
+    assert p256 in MINE.key_der
+    key = MINE.key_der.replace(p256, unknown)
+
+    with pytest.raises(MessageError, match="can't be read"):
+        parse_svid_response(spoiled(x509_svid_key=key))
+
+
+def test_a_message_that_is_printed_shows_no_key() -> None:
+    update = parse_svid_response(spoiled())
+
+    assert MINE.spiffe_id.rpartition("/")[2] in repr(update)
+    assert "PrivateKey" not in repr(update)
+
+
 def test_an_rsa_key_in_pkcs1_is_refused() -> None:
     issued = HOME.issue("/a", key="rsa2048")
     key = private_bytes(issued.key, Encoding.DER, sec1=True)
@@ -253,6 +314,7 @@ def test_crls_come_with_the_bundles() -> None:
     update = parse_svid_response(svid_response(svid_message(MINE, HOME), crls=[crl]))
 
     assert update.bundles["example.org"].crls == (crl,)
+    assert update.problems == ()
 
 
 @pytest.mark.parametrize(

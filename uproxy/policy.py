@@ -176,11 +176,9 @@ def plain(address: IpAddress) -> IpAddress:
 
 
 def _plain_network(network: Network) -> Network:
-    if isinstance(network, IPv6Network) and network.prefixlen >= 96:
-        mapped = network.network_address.ipv4_mapped
-        if mapped is not None:
-            return IPv4Network((mapped, network.prefixlen - 96))
-    return network
+    # what begins as a mapped address does has its 96 bits
+    mapped = network.network_address.ipv4_mapped if isinstance(network, IPv6Network) else None
+    return network if mapped is None else IPv4Network((mapped, network.prefixlen - 96))
 
 
 def _compile(rule: RuleSettings, own_trust_domain: str | None) -> _Rule:

@@ -63,13 +63,35 @@ def with_generalized_time(
     certificate: x509.Certificate, signer: CertificateIssuerPrivateKeyTypes
 ) -> x509.Certificate:
     """The same certificate with other bytes for its dates, signed anew by a P-256 key."""
-    if not isinstance(signer, ec.EllipticCurvePrivateKey):
-        raise TypeError("a P-256 key")
-    signed, algorithm, _ = _der_elements(_der_content(certificate.public_bytes(Encoding.DER)))
-    parts = _der_elements(_der_content(signed))
+    parts = _signed_parts(certificate)
     dates = (certificate.not_valid_before_utc, certificate.not_valid_after_utc)
     # version, serial, algorithm, issuer, validity
     parts[4] = _der(0x30, b"".join(_der(0x18, f"{date:%Y%m%d%H%M%SZ}".encode()) for date in dates))
+    return _signed_anew(certificate, parts, signer)
+
+
+def with_a_broken_extension(
+    certificate: x509.Certificate, signer: CertificateIssuerPrivateKeyTypes
+) -> x509.Certificate:
+    """The same CA certificate, whose basicConstraints are a SET, signed anew by a P-256 key."""
+    parts = _signed_parts(certificate)
+    good, bad = b"\x30\x03\x01\x01\xff", b"\x31\x03\x01\x01\xff"
+    if good not in parts[-1]:
+        raise ValueError("no CA without a path length")
+    parts[-1] = parts[-1].replace(good, bad)
+    return _signed_anew(certificate, parts, signer)
+
+
+def _signed_parts(certificate: x509.Certificate) -> list[bytes]:
+    return _der_elements(_der_content(certificate.tbs_certificate_bytes))
+
+
+def _signed_anew(
+    certificate: x509.Certificate, parts: list[bytes], signer: CertificateIssuerPrivateKeyTypes
+) -> x509.Certificate:
+    if not isinstance(signer, ec.EllipticCurvePrivateKey):
+        raise TypeError("a P-256 key")
+    _, algorithm, _ = _der_elements(_der_content(certificate.public_bytes(Encoding.DER)))
     signed = _der(0x30, b"".join(parts))
     signature = signer.sign(signed, ec.ECDSA(hashes.SHA256()))
     return x509.load_der_x509_certificate(

@@ -1,0 +1,36 @@
+"""The modules that decide, and the tests that are to notice a fault in each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+HUNTED: Mapping[str, tuple[str, ...]] = {
+    "uproxy.connections.recheck": ("test_connections", "property/test_connections"),
+    "uproxy.destinations": ("test_destinations", "property/test_destinations"),
+    "uproxy.identity.credentials": ("test_identity_source", "test_identity_files"),
+    "uproxy.identity.diagnosis": ("test_identity_diagnosis", "test_identity_verifier"),
+    "uproxy.identity.source": ("test_identity_source",),
+    "uproxy.identity.verifier": ("test_identity_verifier",),
+    "uproxy.identity.vouching": ("test_identity_vouching", "test_identity_verifier"),
+    "uproxy.lifecycle": ("test_lifecycle", "property/test_lifecycle"),
+    "uproxy.policy": ("test_policy", "property/test_policy"),
+    "uproxy.proxy.inbound": ("test_proxy_inbound",),
+    "uproxy.proxy.outbound": ("test_proxy_outbound",),
+    "uproxy.snapshot.plans": ("test_snapshot_plans", "test_snapshot_snapshot"),
+    "uproxy.snapshot.snapshot": ("test_snapshot_snapshot", "test_snapshot_plans"),
+    "uproxy.spiffe.authorities": ("test_spiffe_authorities", "test_identity_verifier"),
+    "uproxy.spiffe.bundles": ("test_spiffe_bundles",),
+    "uproxy.spiffe.crls": ("test_spiffe_crls", "test_identity_verifier"),
+    "uproxy.spiffe.encoding": ("test_spiffe_encoding", "test_spiffe_bundles"),
+    "uproxy.spiffe.ids": ("test_spiffe_ids", "property/test_spiffe_ids"),
+    "uproxy.spiffe.presented": ("property/test_presented",),
+    "uproxy.spiffe.svid": ("test_spiffe_svid", "test_identity_verifier"),
+    "uproxy.spiffe.workload_update": ("test_spiffe_workload_update",),
+    "uproxy.transport.succession": ("test_transport_succession",),
+}
+"""By module, the test files below `tests/`."""
+
+
+def test_files(module: str) -> list[str]:
+    """The paths of the test files of a module."""
+    return [f"tests/{name}.py" for name in HUNTED[module]]
