@@ -15,6 +15,7 @@ from uproxy.accesslog import AccessRecord
 from uproxy.config.settings import (
     DestinationSettings,
     IdentitySettings,
+    InboundSettings,
     RuleFrom,
     RuleSettings,
     Settings,
@@ -549,6 +550,31 @@ async def test_a_connection_in_clear_goes_when_its_destination_becomes_mtls_and_
         assert clear.refusals[0].reason == (
             "destination db is mtls now, and this connection is in clear"
         )
+
+
+async def test_a_connection_in_clear_goes_when_its_door_becomes_mtls_though_a_rule_allows_it() -> None:
+    in_clear = RuleSettings("in-clear", "allow", RuleFrom(unauthenticated=True))
+
+    def door(transport: Transport, name: str = "api") -> InboundSettings:
+        here, application = TcpAddress("127.0.0.1", 8443), TcpAddress("127.0.0.1", 8080)
+        return InboundSettings(name, here, transport, application)
+
+    async with judging(world(in_clear)) as here:
+        here.configure(settings(in_clear, inbound=(door(Transport.PLAINTEXT),)))
+        clear = FakeConnection(arrival())
+        here.connections.admitted(plaintext(), clear.arrival, here.snapshot.revision)
+        here.connections.opened(clear)
+        here.configure(settings(in_clear, inbound=(door(Transport.MTLS, "another"),)))
+        await settle()
+        assert not clear.refusals
+        mutual = settings(in_clear, inbound=(door(Transport.MTLS),))
+        here.configure(replace(mutual, on_policy_change="keep"))
+        await settle()
+        assert not clear.refusals
+        here.configure(mutual)
+        await eventually(lambda: clear.refusals, "the connection to be cut")
+        assert clear.refusals[0].outcome is Outcome.POLICY_CHANGED
+        assert clear.refusals[0].reason == "door api is mtls now, and this connection is in clear"
 
 
 @pytest.mark.parametrize("then", ["gone", "plaintext"])

@@ -123,6 +123,7 @@ async def test_an_expired_svid_is_none_whoever_says_otherwise() -> None:
     assert SVID.spiffe_id in source.current.reason
     assert "expired at 2026-08-01T13:00:00+00:00" in source.current.reason
     assert dict(source.current.bundles) == BUNDLES
+    await source.stop()
 
 
 async def test_the_last_second_of_an_svid_is_valid() -> None:
@@ -158,6 +159,33 @@ async def test_expiry_is_noticed_without_news() -> None:
     assert source.status["state"] == "not_ready"
     assert source.changes[-1][0].svid == SVID
     assert source.current.generation == 1
+    await source.stop()
+
+
+async def test_a_clock_that_was_ahead_costs_no_identity() -> None:
+    """Set right again, it makes the SVID valid again without news; but not one that was withdrawn."""
+    clock = Clock()
+    source = Source(clock)
+    source.find(SVID)
+    clock.now = SVID.not_after + timedelta(days=1)
+    source._look_at_expiry()
+    assert source.current.svid is None
+    clock.now = NOW
+    await eventually(lambda: source.current.svid == SVID, "the SVID to be valid again")
+    assert (source.current.generation, source.status["rotations"]) == (1, 0)
+    source.find(None, reason="revoked")
+    source._look_at_expiry()
+    assert (source.current.svid, source.current.reason) == (None, "revoked")
+    await source.stop()
+
+
+async def test_an_svid_that_comes_while_the_clock_is_ahead_is_used_when_it_is_right() -> None:
+    clock = Clock(SVID.not_after + timedelta(days=1))
+    source = Source(clock)
+    source.find(SVID)
+    clock.now = NOW
+    await eventually(lambda: source.current.svid == SVID, "the SVID to be valid")
+    await source.stop()
 
 
 async def test_a_renewed_svid_does_not_expire_with_the_old_one() -> None:

@@ -3,7 +3,8 @@
 `verdict` decides, purely; `recheck` gathers what it decides on, of a connection and of the
 snapshot in force.  It closes nothing.  Rules: a peer's whole chain is judged again by
 `Verifier.recheck`; time alone is never distrust, and expiry is a matter of its own; distrust is
-told before policy, policy before expiry.  Outbound, the destination's `identities` are the policy.
+told before policy, policy before expiry.  Outbound, the destination's `identities` are the policy;
+either way, what is in clear may not stay where there is mutual TLS now.
 """
 
 from __future__ import annotations
@@ -111,6 +112,11 @@ def distrust_of(
 def _decision(snapshot: Snapshot, info: ConnectionInfo, connection: Connection) -> Decision | None:
     if info.target is None:
         return _expectation(snapshot, info, connection.peer)
+    door = snapshot.applications.get(info.door)
+    if info.transport is Transport.PLAINTEXT and door is not None and door.tls is not None:
+        transport = door.settings.transport
+        reason = f"door {info.door} is {transport} now, and this connection is in clear"
+        return Decision(False, None, reason)
     return snapshot.policy.decide(caller_of(connection.arrival), info.target)
 
 

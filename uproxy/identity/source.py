@@ -2,7 +2,8 @@
 
 It knows neither files nor agents; a source calls `_replace` with all it knows, and only
 that.  Rules: a snapshot is replaced whole; equal content is no change; the generation moves
-only with bundles or CRLs; an SVID that has expired is no SVID, whoever says otherwise.
+only with bundles or CRLs; an SVID that has expired is no SVID, whoever says otherwise, and is
+one again when the clock is set back: a clock that was ahead must not cost an identity.
 Everything runs on the event loop's thread.
 """
 
@@ -23,6 +24,7 @@ Clock = Callable[[], datetime]
 """The wall clock, UTC."""
 
 _LONGEST_NAP_S = 60.0  # the loop's clock stands still in a suspended machine, validity doesn't
+_EXPIRED_NAP_S = 1.0  # between looks at an expired SVID: the clock may have been wrong
 
 _NO_BUNDLES: Mapping[str, Bundle] = MappingProxyType({})
 
@@ -37,7 +39,8 @@ class SourceBase:
         self._current = Credentials(None, waiting, _NO_BUNDLES, 0)
         self._subscribers: list[Callable[[Credentials, Credentials], None]] = []
         self._rotations = 0
-        self._expiry: asyncio.TimerHandle | None = None  # set while there is an SVID
+        self._given: Svid | None = None  # the last one, expired or not
+        self._expiry: asyncio.TimerHandle | None = None  # set while there is one
 
     @property
     def current(self) -> Credentials:
@@ -79,9 +82,10 @@ class SourceBase:
         `reason` says why there is no SVID; it is ignored when there is one.  An expired SVID
         counts as none, with a reason of its own.  Must be called on the event loop.
         """
+        self._given = svid
+        self._watch_expiry()
         if svid is not None and self._clock() > svid.not_after:
             reason, svid = expired_reason(svid), None
-        self._watch_expiry(svid)
         before = self._current
         trust_changed = dict(bundles) != dict(before.bundles)
         svid_changed = not same_svid(svid, before.svid)
@@ -111,19 +115,19 @@ class SourceBase:
             believed = sorted(name for name, each in self._current.bundles.items() if each.roots)
             _log.info("believes %s", ", ".join(believed) or "nobody")
 
-    def _watch_expiry(self, svid: Svid | None) -> None:
+    def _watch_expiry(self) -> None:
         self._disarm()
-        if svid is None:
+        if self._given is None:
             return
-        left_s = (svid.not_after - self._clock()).total_seconds()
+        left_s = (self._given.not_after - self._clock()).total_seconds()
         # notAfter itself is still valid (RFC 5280 §4.1.2.5): look just behind it
-        nap_s = min(max(left_s, 0.0) + 0.001, _LONGEST_NAP_S)
+        nap_s = min(left_s + 0.001, _LONGEST_NAP_S) if left_s >= 0 else _EXPIRED_NAP_S
         loop = asyncio.get_running_loop()
         self._expiry = loop.call_later(nap_s, self._look_at_expiry)
 
     def _look_at_expiry(self) -> None:
         current = self._current
-        self._replace(current.svid, current.reason, current.bundles)
+        self._replace(self._given, current.reason, current.bundles)
 
     def _disarm(self) -> None:
         if self._expiry is not None:
