@@ -135,6 +135,27 @@ def test_the_fingerprint_follows_a_swapped_link_as_kubelet_swaps_it(tmp_path: Pa
     assert file.fingerprint() != before
 
 
+def test_the_fingerprint_of_a_file_written_over_in_its_old_size_and_time_is_another(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "uproxy.yaml"
+    path.write_text(GOOD)
+    before, was = file_at(path).fingerprint(), path.stat()
+    path.write_text(GOOD)
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert file_at(path).fingerprint() != before
+
+
+def test_the_fingerprint_changes_with_permission_to_read_the_file(tmp_path: Path) -> None:
+    """Otherwise `chmod` wouldn't mend a reload that was refused for them."""
+    path = tmp_path / "uproxy.yaml"
+    path.write_text(GOOD)
+    path.chmod(0o000)
+    before = file_at(path).fingerprint()
+    path.chmod(0o644)
+    assert file_at(path).fingerprint() != before
+
+
 def test_the_fingerprint_of_a_file_that_is_gone_is_another(tmp_path: Path) -> None:
     path = tmp_path / "uproxy.yaml"
     path.write_text(GOOD)

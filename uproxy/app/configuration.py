@@ -71,15 +71,16 @@ class ConfigurationFile:
 
     def fingerprint(self) -> tuple[int, ...]:
         """Return a value that changes whenever the file does, also by a symbolic link that is
-        replaced, as a Kubernetes ConfigMap does.  For something else than a regular file it
-        never changes."""
+        replaced, as a Kubernetes ConfigMap does, and with its permissions.  For something else
+        than a regular file it never changes."""
         try:
             facts = os.stat(self.path)
         except OSError as error:
             return (error.errno or 0,)
         if not stat.S_ISREG(facts.st_mode):
             return (facts.st_dev, facts.st_ino)
-        return facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_size
+        # programs that copy set the old modification time again, nobody sets the change's
+        return facts.st_dev, facts.st_ino, facts.st_mtime_ns, facts.st_ctime_ns, facts.st_size
 
     def _text(self, about_to_read: Callable[[tuple[int, ...]], None]) -> str:
         """Read the file; raise UsageError if an earlier read hasn't ended."""
