@@ -552,7 +552,7 @@ async def test_a_connection_in_clear_goes_when_its_destination_becomes_mtls_and_
         )
 
 
-async def test_a_connection_in_clear_goes_when_its_door_becomes_mtls_though_a_rule_allows_it() -> None:
+async def test_a_connection_in_clear_goes_when_its_door_becomes_mtls() -> None:
     in_clear = RuleSettings("in-clear", "allow", RuleFrom(unauthenticated=True))
 
     def door(transport: Transport, name: str = "api") -> InboundSettings:

@@ -163,7 +163,7 @@ async def test_expiry_is_noticed_without_news() -> None:
 
 
 async def test_a_clock_that_was_ahead_costs_no_identity() -> None:
-    """Set right again, it makes the SVID valid again without news; but not one that was withdrawn."""
+    """Set right again, it makes the SVID valid again without news, unless that was withdrawn."""
     clock = Clock()
     source = Source(clock)
     source.find(SVID)
