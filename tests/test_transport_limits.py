@@ -26,8 +26,8 @@ from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Direction, Limits, Outcome, Role, TcpAddress, Timeouts, UnixAddress
 from uproxy.transport.python import client_hello as hello_module
-from uproxy.transport.python.client_hello import MAX_HELLO, Fault, Hello
-from uproxy.transport.python.limits import Gate
+from uproxy.transport.python.client_hello import MAX_HELLO, ClientHello, Fault
+from uproxy.transport.python.limits import Limiter
 
 engine = engines.engine
 
@@ -235,15 +235,17 @@ async def test_a_shortage_while_dialling_fails_the_connection_not_the_engine(
 
 def test_a_hello_is_complete_with_its_last_byte_and_not_before() -> None:
     hello = client_hello()
-    assert [size for size in range(len(hello) + 1) if Hello().feed(hello[:size])] == [len(hello)]
+    assert [size for size in range(len(hello) + 1) if ClientHello().feed(hello[:size])] == [
+        len(hello)
+    ]
     assert dripped(hello) == len(hello)
 
 
 def test_a_hello_may_come_in_several_records() -> None:
     hello = client_hello()[5:]
     records = in_records(hello[:1], hello[1:3], hello[3:100], hello[100:])
-    assert Hello().feed(records)
-    assert not any(Hello().feed(records[:size]) for size in range(len(records)))
+    assert ClientHello().feed(records)
+    assert not any(ClientHello().feed(records[:size]) for size in range(len(records)))
     assert dripped(records) == len(records)
 
 
@@ -274,7 +276,7 @@ def in_records(*parts: bytes) -> bytes:
 
 def dripped(data: bytes) -> int:
     """Fed byte by byte: how many it takes."""
-    hello = Hello()
+    hello = ClientHello()
     return next(size for size, byte in enumerate(data, 1) if hello.feed(bytes((byte,))))
 
 
@@ -286,7 +288,7 @@ def dripped(data: bytes) -> int:
     ],
 )
 def test_what_cannot_become_a_hello_is_openssls_to_judge(said: bytes) -> None:
-    hello = Hello()
+    hello = ClientHello()
     assert hello.feed(said)
     assert hello.fault is None
 
@@ -306,7 +308,7 @@ def test_what_cannot_become_a_hello_is_openssls_to_judge(said: bytes) -> None:
 def test_what_no_record_of_a_hello_can_be_is_refused_at_its_header(
     said: bytes, fault: Fault
 ) -> None:
-    hello = Hello()
+    hello = ClientHello()
     assert hello.feed(said)
     assert hello.fault is fault
 
@@ -321,21 +323,21 @@ class Somebody:
 
 
 def test_leaving_twice_is_leaving_once() -> None:
-    gate, guest = Gate(), Somebody("192.0.2.1")
-    gate.limits = Limits(connections=1, per_source_connections=1)
+    limiter, guest = Limiter(), Somebody("192.0.2.1")
+    limiter.limits = Limits(connections=1, per_source_connections=1)
     for _ in range(3):
-        gate.enter(guest)
-        gate.leave(guest)
-        gate.leave(guest)
+        limiter.add(guest)
+        limiter.remove(guest)
+        limiter.remove(guest)
 
 
 def test_a_silent_one_that_has_left_is_not_sent_away() -> None:
-    gate, gone, silent, late = Gate(), Somebody(), Somebody(), Somebody()
-    gate.limits = Limits(connections=2)
+    limiter, gone, silent, late = Limiter(), Somebody(), Somebody(), Somebody()
+    limiter.limits = Limits(connections=2)
     for guest in (gone, silent):
-        gate.enter(guest)
-        gate.waits(guest)
-    gate.leave(gone)
-    gate.enter(Somebody())
-    gate.enter(late)
+        limiter.add(guest)
+        limiter.mark_silent(guest)
+    limiter.remove(gone)
+    limiter.add(Somebody())
+    limiter.add(late)
     assert (gone.cut is None, silent.cut is None) == (True, False)

@@ -27,8 +27,8 @@ from uproxy.lifecycle import State
 from uproxy.model import Direction, Outcome, TcpAddress, Timeouts, UnixAddress
 from uproxy.transport.poller import Poller
 from uproxy.transport.python import PythonEngine
-from uproxy.transport.python.connection import Life
-from uproxy.transport.python.limits import Gate
+from uproxy.transport.python.connection import Connection as PythonConnection
+from uproxy.transport.python.limits import Limiter
 from uproxy.transport.python.relay import OWN_BACKLOG, Flow
 
 engine = engines.engine
@@ -450,16 +450,18 @@ async def test_stopping_cuts_everything_and_reports_each_ending(engine: Engine) 
         assert {ending.outcome for _c, ending in door.endings} == {Outcome.DRAINED}
 
 
-async def test_a_life_cut_before_its_first_step_has_its_ending() -> None:
-    """A task that is cancelled before it has begun would never tell anybody."""
+async def test_a_connection_cut_before_its_first_step_has_its_ending() -> None:
+    """A task that is cancelled before its first step would never report an ending."""
     door = RecordingDoor(Direction.INBOUND, Refusal(Outcome.DENIED, "no"))
     ours, theirs = socket.socketpair()
     nowhere = UnixAddress("/nowhere")
     poller = Poller()
     arrival = Arrival(1, nowhere, nowhere, None)
-    life = Life(poller, Gate(), SimpleNamespace(door=door), door, ours, arrival)
-    task = life.start(lambda: None)
-    life.close(Refusal(Outcome.DRAINED, "at once"))
+    connection = PythonConnection(
+        poller, Limiter(), SimpleNamespace(door=door), door, ours, arrival
+    )
+    task = connection.start(lambda: None)
+    connection.close(Refusal(Outcome.DRAINED, "at once"))
     await task
     ending = await door.ending()
     assert (ending.outcome, ending.state) == (Outcome.DRAINED, State.ACCEPTED)
@@ -477,7 +479,7 @@ def test_who_asks_for_answers_and_does_not_read_them_is_not_read() -> None:
     assert flow.open
 
 
-def test_the_twin_works_on_uvloop() -> None:
+def test_the_python_engine_works_on_uvloop() -> None:
     async def main() -> None:
         engine = PythonEngine()
         await test_a_reset_of_one_side_becomes_a_reset_of_the_other(engine, "upstream")

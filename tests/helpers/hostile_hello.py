@@ -17,7 +17,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from uproxy.transport.python.client_hello import Hello
+from uproxy.transport.python.client_hello import ClientHello
 
 _ROOT = Path(__file__).parents[2]
 _ENGINE = _ROOT / "uproxy" / "transport" / "native"
@@ -27,7 +27,7 @@ _BUILT = _ROOT / ".cache" / "probes" / str(sysconfig.get_config_var("SOABI"))
 
 def python(pieces: Sequence[bytes]) -> int:
     """After how many pieces the Python engine has heard enough; -1: it waits for more."""
-    hello = Hello()
+    hello = ClientHello()
     for number, piece in enumerate(pieces, 1):
         if hello.feed(piece):
             return number

@@ -1,4 +1,4 @@
-"""A connection's whole life, in order: `_live` is the page to read.
+"""A connection's whole connection, in order: `_live` is the page to read.
 
 Each step may refuse by raising RefusedError; `run` turns that, and everything else that can
 happen, into one Ending and one call of `Door.closed`, or of what `Door.opened` returned.  Steps
@@ -34,11 +34,11 @@ from uproxy.model import Outcome
 from uproxy.transport import failures
 from uproxy.transport.dial import reach
 from uproxy.transport.poller import Poller
-from uproxy.transport.python.deciding import Deciding, Listener
-from uproxy.transport.python.limits import Gate
+from uproxy.transport.python.deciding import Deciding, HasDoor
+from uproxy.transport.python.limits import Limiter
 from uproxy.transport.python.relay import Relay
-from uproxy.transport.python.side import Leg
-from uproxy.transport.python.tls import TlsLeg
+from uproxy.transport.python.side import Side
+from uproxy.transport.python.tls import TlsSide
 from uproxy.transport.succession import same_way
 
 LINGER: Final = 1.0
@@ -52,21 +52,21 @@ _WITH_ALERT: Final = frozenset(
 _log = logging.getLogger(__name__)
 
 
-class Life(Deciding):
+class Connection(Deciding):
     """One accepted connection; the engine's handle on it (`contract.Connection`)."""
 
     def __init__(
         self,
         poller: Poller,
-        gate: Gate,
-        listener: Listener,
+        limiter: Limiter,
+        listener: HasDoor,
         door: Door,
         accepted: socket.socket,
         arrival: Arrival,
     ) -> None:
         super().__init__(listener, door, arrival)
         self._poller = poller
-        self._gate = gate
+        self._limiter = limiter
         self._accepted_at = time.monotonic()
         self._names = failures.NAMES[door.direction]
         self._socket = accepted
@@ -87,7 +87,7 @@ class Life(Deciding):
         self._task = asyncio.get_running_loop().create_task(self._run())
         return self._task
 
-    # The life.
+    # The connection.
 
     async def _live(self) -> None:
         """From accepted to closed; returns when both sides have said their orderly end.
@@ -104,49 +104,49 @@ class Life(Deciding):
     async def _meet(self) -> None:
         plan = self._ask_for_tls()
         if plan is not None:
-            await self._shake_near(plan)
+            await self._handshake_downstream(plan)
 
     def _ask_for_tls(self) -> TlsPlan | None:
-        self._gate.enter(self)
+        self._limiter.add(self)
         plan = self._decide().tls()
         if isinstance(plan, Refusal):
             raise RefusedError(plan)
-        kind = Leg if plan is None else TlsLeg
-        self._near = kind(self._poller, self._socket, self._names[0])
+        kind = Side if plan is None else TlsSide
+        self._downstream = kind(self._poller, self._socket, self._names[0])
         return plan
 
-    async def _shake_near(self, plan: TlsPlan) -> None:
+    async def _handshake_downstream(self, plan: TlsPlan) -> None:
         self._move(State.HANDSHAKING_DOWNSTREAM)
         self.arrival = replace(self.arrival, tls=plan)
-        leg = cast("TlsLeg", self._near)
+        side = cast("TlsSide", self._downstream)
         limit = cast("Door", self._door).timeouts.handshake
         try:
             async with _deadline(limit):
-                self._gate.waits(self)
-                hello = await leg.hear_hello()
-                self._gate.speaks(self)
-                self._gate.begin_handshake(self)
-                await leg.shake(libssl.context_of(plan), hello)
+                self._limiter.mark_silent(self)
+                hello = await side.receive_client_hello()
+                self._limiter.mark_active(self)
+                self._limiter.take_slot(self)
+                await side.handshake(libssl.context_of(plan), hello)
         except (UntrustedError, IdentityError, TlsError, OSError) as error:
-            raise RefusedError(failures.handshake(leg.who, error, limit)) from error
+            raise RefusedError(failures.handshake(side.who, error, limit)) from error
         finally:
-            self._gate.speaks(self)
-            self._gate.end_handshake(self)
-        self.arrival = replace(self.arrival, peer=leg.peer)
+            self._limiter.mark_active(self)
+            self._limiter.free_slot(self)
+        self.arrival = replace(self.arrival, peer=side.peer)
 
     async def _reach(self, route: Route) -> None:
-        """Reach the far side as `route` says, or as the route does that a new door gives
+        """Reach the upstream side as `route` says, or as the route does that a new door gives
         meanwhile."""
-        cast("Leg", self._near).watch_loss(self._lose_near)
+        cast("Side", self._downstream).watch_loss(self._on_downstream_lost)
         while True:
             failure = await self._go(route)
-            if self._overtaken:
+            if self._door_replaced:
                 before, route = route, self._ask_for_route()
-                leg = self._far
-                peer = leg.peer if isinstance(leg, TlsLeg) else None
+                side = self._upstream
+                peer = side.peer if isinstance(side, TlsSide) else None
                 kept = None if failure else same_way(before, route, self.dialled, peer)
                 if kept is None:
-                    self._leave_far()
+                    self._close_upstream()
                     continue
                 self._move(State.CONNECTING)
                 self.route, self._candidate = kept, kept.candidates[0]
@@ -157,79 +157,79 @@ class Life(Deciding):
     async def _go(self, route: Route) -> Refusal | None:
         """Try the candidates until one is reached, or another door decides; why none was."""
         self._move(State.CONNECTING)
-        near, last = cast("Leg", self._near), failures.no_address(route)
+        downstream, last = cast("Side", self._downstream), failures.no_address(route)
         for candidate in route.candidates:
             self._candidate = candidate
             failure = await self._try(route, candidate)
             if failure is None:
                 return None
             last = failure
-            if near.gone is not None:
-                raise RefusedError(failures.broken(near.who, near.gone))
-            if self._overtaken:
+            if downstream.gone is not None:
+                raise RefusedError(failures.broken(downstream.who, downstream.gone))
+            if self._door_replaced:
                 break
         return last
 
-    def _leave_far(self) -> None:
+    def _close_upstream(self) -> None:
         """What was reached isn't where the connection goes."""
-        far, self._far = self._far, None
-        if far is not None:
-            far.close()
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.close()
 
-    def _lose_near(self, error: OSError) -> None:
-        """It was reset.  What it had said is for a far side that is reached; none is dialled."""
-        near = cast("Leg", self._near)
-        if self.state is State.HANDSHAKING_UPSTREAM and near.has_unread():
-            near.lose(error)
+    def _on_downstream_lost(self, error: OSError) -> None:
+        """It was reset.  What it had said is for an upstream that is reached."""
+        downstream = cast("Side", self._downstream)
+        if self.state is State.HANDSHAKING_UPSTREAM and downstream.has_unread():
+            downstream.lose(error)
         else:
-            self.close(failures.broken(near.who, error))
+            self.close(failures.broken(downstream.who, error))
 
     async def _try(self, route: Route, candidate: Candidate) -> Refusal | None:
         """Why it couldn't be reached."""
         if self.state is not State.CONNECTING:
             self._move(State.CONNECTING)
         try:
-            self._far = await self._connect(route, candidate)
+            self._upstream = await self._connect(route, candidate)
         except RefusedError as no:
             cast("Door", self._door).attempted(route, candidate, no.refusal)
             return no.refusal
         return None
 
-    async def _connect(self, route: Route, candidate: Candidate) -> Leg:
+    async def _connect(self, route: Route, candidate: Candidate) -> Side:
         connected, self.dialled = await reach(
             self._poller, candidate.addresses, route.timeouts.connect
         )
         if route.tls is None:
-            return Leg(self._poller, connected, self._names[1])
-        return await self._shake_far(connected, route, candidate.server_name)
+            return Side(self._poller, connected, self._names[1])
+        return await self._handshake_upstream(connected, route, candidate.server_name)
 
-    async def _shake_far(
+    async def _handshake_upstream(
         self, connected: socket.socket, route: Route, server_name: str | None
-    ) -> Leg:
+    ) -> Side:
         self._move(State.HANDSHAKING_UPSTREAM)
-        leg = TlsLeg(self._poller, connected, self._names[1])
+        side = TlsSide(self._poller, connected, self._names[1])
         limit = route.timeouts.handshake
         try:
             async with _deadline(limit):
                 context = libssl.context_of(cast("TlsPlan", route.tls))
-                await leg.shake(context, server_name=server_name)
+                await side.handshake(context, server_name=server_name)
         except RefusedError:
-            leg.close()
+            side.close()
             raise
         except (UntrustedError, IdentityError, TlsError, OSError) as error:
-            leg.close()
-            raise RefusedError(failures.handshake(leg.who, error, limit)) from error
+            side.close()
+            raise RefusedError(failures.handshake(side.who, error, limit)) from error
         except BaseException:
-            leg.reset()
+            side.reset()
             raise
-        return leg
+        return side
 
     def _open(self) -> tuple[Relay, bytes]:
         """Both sides are ready: what moves the bytes, and what goes first."""
-        near, far = cast("Leg", self._near), cast("Leg", self._far)
+        downstream, upstream = cast("Side", self._downstream), cast("Side", self._upstream)
         route, door = cast("Route", self.route), cast("Door", self._door)
         candidate = cast("Candidate", self._candidate)
-        relay = self._relay = Relay(near, far, route.timeouts, self._half_closed)
+        relay = self._relay = Relay(downstream, upstream, route.timeouts, self._half_closed)
         self._move(State.RELAYING)
         self.endpoint = candidate.endpoint
         door.attempted(route, candidate, None)
@@ -237,7 +237,7 @@ class Life(Deciding):
         if self._cut is not None:
             # a cancellation waits for the next await, and bytes would have passed by then
             raise RefusedError(self._cut)
-        self._slim(route)
+        self._forget_snapshot(route)
         return relay, route.preface
 
     def _half_closed(self) -> None:
@@ -248,11 +248,11 @@ class Life(Deciding):
 
     async def _run(self) -> None:
         refusal = await self._outcome()
-        self._say_decided()
+        self._report_decided()
         if self._speaks_last(refusal):
-            self._gate.waits(self)  # it makes room when connections are full
+            self._limiter.mark_silent(self)  # it makes room when connections are full
             with suppress(asyncio.CancelledError):  # cut: then without waiting
-                await cast("Leg", self._near).part(LINGER)
+                await cast("Side", self._downstream).linger(LINGER)
         self._let_go(refusal)
         ending = self._ending(refusal)
         self._move(State.CLOSED)
@@ -278,7 +278,7 @@ class Life(Deciding):
         return None
 
     def _speaks_last(self, refusal: Refusal | None) -> bool:
-        """Whether an alert is on its way to the near side."""
+        """Whether an alert is on its way to the downstream side."""
         return (
             refusal is not None
             and self._cut is None
@@ -287,14 +287,14 @@ class Life(Deciding):
         )
 
     def _let_go(self, refusal: Refusal | None) -> None:
-        self._gate.leave(self)
-        if self._near is None:
+        self._limiter.remove(self)
+        if self._downstream is None:
             sockets.reset(self._socket)
-        for leg in (self._near, self._far):
-            if leg is not None and _is_orderly(leg, refusal):
-                leg.close()
-            elif leg is not None:
-                leg.reset()
+        for side in (self._downstream, self._upstream):
+            if side is not None and _is_orderly(side, refusal):
+                side.close()
+            elif side is not None:
+                side.reset()
 
     def _ending(self, refusal: Refusal | None) -> Ending:
         return Ending(
@@ -314,10 +314,10 @@ class Life(Deciding):
         return self.route.rule if self.route else None
 
 
-def _is_orderly(leg: Leg, refusal: Refusal | None) -> bool:
+def _is_orderly(side: Side, refusal: Refusal | None) -> bool:
     """Whether to close without a reset, which would take what the kernel hasn't delivered yet:
     a slow reader that was told the end isn't at fault for the other side's silence."""
-    return refusal is None or (refusal.outcome is Outcome.TIMED_OUT and leg.finished)
+    return refusal is None or (refusal.outcome is Outcome.TIMED_OUT and side.finished)
 
 
 def _deadline(seconds: float) -> asyncio.Timeout:

@@ -1,9 +1,9 @@
 """What is known of a connection, and which door decides about it.
 
 One door decides, the one that the listener has when it does (`_decide`).  Before each step that
-follows from its answer it is looked whether it is still the listener's (`_overtaken`); if not,
+follows from its answer it is looked whether it is still the listener's (`_door_replaced`); if not,
 the connection is put to the new one, whole.  When it is open nothing of the door or its snapshot
-is kept (`_slim`).
+is kept (`_forget_snapshot`).
 """
 
 from __future__ import annotations
@@ -27,47 +27,47 @@ from uproxy.lifecycle import State, check_move
 from uproxy.model import Address, Direction, TcpAddress
 from uproxy.sockaddr import network_of
 from uproxy.transport.python.relay import Relay
-from uproxy.transport.python.side import Leg
-from uproxy.transport.python.tls import TlsLeg
+from uproxy.transport.python.side import Side
+from uproxy.transport.python.tls import TlsSide
 from uproxy.transport.succession import successor
 
 
-class Listener(Protocol):
-    """Where it arrived."""
+class HasDoor(Protocol):
+    """The listener that accepted a connection."""
 
     @property
     def door(self) -> Door | None:
-        """The one that decides by now."""
+        """The door that decides now; None: the listener was taken away."""
 
 
 class Deciding:
-    """One connection, from its arrival to its end; `Life` makes it move."""
+    """One connection, from its arrival to its end; `Connection` makes it move."""
 
-    def __init__(self, listener: Listener, door: Door, arrival: Arrival) -> None:
+    def __init__(self, listener: HasDoor, door: Door, arrival: Arrival) -> None:
         self.arrival = arrival
         self.route: Route | None = None
         self.dialled: Address | None = None
         self.endpoint: str | None = None
         self.state = State.ACCEPTED
-        self._listener: Listener | None = listener  # None once it is open
+        self._listener: HasDoor | None = listener  # None once it is open
         self._candidate: Candidate | None = None  # the one being tried
         self._door: Door | None = door  # the one that decided, or will; None once it is open
         self._inbound = door.direction is Direction.INBOUND
         self._on_closed: OnClosed | None = None  # once it is open
         self._on_decided: Callable[[], None] | None = None
-        self._near: Leg | None = None
-        self._far: Leg | None = None
+        self._downstream: Side | None = None
+        self._upstream: Side | None = None
         self._relay: Relay | None = None
 
     @property
     def peer(self) -> PeerSvid | None:
-        leg = self._tls_leg
-        return leg.peer if leg else None
+        side = self._tls_side
+        return side.peer if side else None
 
     @property
     def tls(self) -> TlsFacts | None:
-        leg = self._tls_leg
-        return leg.facts if leg else None
+        side = self._tls_side
+        return side.facts if side else None
 
     @property
     def bytes_received(self) -> int:
@@ -84,12 +84,12 @@ class Deciding:
 
     def _decide(self) -> Door:
         """The listener's door of this moment, which decides from here on."""
-        listener = cast("Listener", self._listener)
+        listener = cast("HasDoor", self._listener)
         self._door = successor(cast("Door", self._door), listener.door)
         return self._door
 
     @property
-    def _overtaken(self) -> bool:
+    def _door_replaced(self) -> bool:
         """Whether the listener has another door than the one that decided."""
         return self._listener is not None and self._listener.door is not self._door
 
@@ -99,16 +99,16 @@ class Deciding:
         if isinstance(answer, Refusal):
             raise RefusedError(answer)
         self.route = answer
-        self._say_decided()
+        self._report_decided()
         return answer
 
-    def _slim(self, route: Route) -> None:
+    def _forget_snapshot(self, route: Route) -> None:
         """It is open: keep nothing of the snapshot that let it in."""
         self.route = route.when_open
         self.arrival = replace(self.arrival, tls=None)
         self._door = self._candidate = self._listener = None
 
-    def _say_decided(self) -> None:
+    def _report_decided(self) -> None:
         on_decided, self._on_decided = self._on_decided, None
         if on_decided is not None:
             on_decided()
@@ -118,12 +118,12 @@ class Deciding:
         self.state = then
 
     @property
-    def _tls_leg(self) -> TlsLeg | None:
-        leg = self._near if self._inbound else self._far
-        return leg if isinstance(leg, TlsLeg) else None
+    def _tls_side(self) -> TlsSide | None:
+        side = self._downstream if self._inbound else self._upstream
+        return side if isinstance(side, TlsSide) else None
 
     def _count(self, *, received: bool) -> int:
         if self._relay is None:
             return 0
-        flow = self._relay.outward if self._inbound is received else self._relay.homeward
+        flow = self._relay.to_upstream if self._inbound is received else self._relay.to_downstream
         return flow.count

@@ -13,9 +13,9 @@ from uproxy.contract import Arrival, Door
 from uproxy.model import Limits
 from uproxy.transport import failures
 from uproxy.transport.poller import Poller
-from uproxy.transport.python.connection import Life
-from uproxy.transport.python.limits import Gate
-from uproxy.transport.python.listener import Listening
+from uproxy.transport.python.connection import Connection
+from uproxy.transport.python.limits import Limiter
+from uproxy.transport.python.listener import Listener
 
 
 class PythonEngine:
@@ -23,46 +23,47 @@ class PythonEngine:
 
     def __init__(self) -> None:
         self.poller = Poller()
-        self.gate = Gate()
-        self.doors: set[Listening] = set()
-        self._lives: dict[asyncio.Task[None], Life] = {}
+        self.limiter = Limiter()
+        self.listeners: set[Listener] = set()
+        self._connections: dict[asyncio.Task[None], Connection] = {}
 
-    def open(self, listener: socket.socket, door: Door) -> Listening:
+    def open(self, listener: socket.socket, door: Door) -> Listener:
         """Accept from a listening socket, which the engine now owns."""
-        return Listening(self, listener, door)
+        return Listener(self, listener, door)
 
     def set_limits(self, limits: Limits) -> None:
         """Applies to arrivals from now on."""
-        self.gate.limits = limits
+        self.limiter.limits = limits
 
     def refused(self) -> dict[str, int]:
         """Arrivals refused by each limit since the start; `descriptors` counts shortages."""
-        return dict(self.gate.refused)
+        return dict(self.limiter.refused)
 
     def responsive(self) -> bool:
         """True: the Python engine's only thread is the one that asks."""
         return True
 
     async def stop(self) -> None:
-        """Cut every connection and let go of every socket; waits for no arrival."""
-        for door in tuple(self.doors):
-            door.release()
-        for life in self._lives.values():
-            life.close(failures.STOPPED)
-        while self._lives:
-            await asyncio.wait(tuple(self._lives))
+        """Cut every connection and close every socket, without waiting for arrivals."""
+        for listener in tuple(self.listeners):
+            listener.release()
+        for connection in self._connections.values():
+            connection.close(failures.STOPPED)
+        while self._connections:
+            await asyncio.wait(tuple(self._connections))
         self.poller.close()
 
-    def welcome(
+    def take_over(
         self,
-        listening: Listening,
+        listener: Listener,
         door: Door,
         accepted: socket.socket,
         arrival: Arrival,
         on_decided: Callable[[], None],
     ) -> None:
-        """Take over a connection; say once when it has been admitted or refused."""
-        life = Life(self.poller, self.gate, listening, door, accepted, arrival)
-        task = life.start(on_decided)
-        self._lives[task] = life
-        task.add_done_callback(self._lives.pop)
+        """Run an accepted connection; `on_decided` is called once, when it has been admitted or
+        refused."""
+        connection = Connection(self.poller, self.limiter, listener, door, accepted, arrival)
+        task = connection.start(on_decided)
+        self._connections[task] = connection
+        task.add_done_callback(self._connections.pop)

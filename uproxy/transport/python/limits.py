@@ -1,8 +1,8 @@
-"""The limits: who may come in, and who goes when it is full.
+"""The limits on open connections and handshakes, and which connection is closed when all are open.
 
-Counts only; it closes nothing itself.  A connection is *silent* until its ClientHello is
-complete, and again while it is only left to read its refusal: silent ones are what a
-slow-loris has, so the oldest of them makes room first.
+This page counts; it closes no socket itself.  A connection is *silent* until its ClientHello is
+complete, and again while it is kept open only for its peer to read an alert: a slow-loris attack
+consists of silent connections, so the oldest of them is closed first to make room.
 """
 
 from __future__ import annotations
@@ -15,89 +15,92 @@ from uproxy.model import Limits
 from uproxy.transport import failures
 
 
-class Guest(Protocol):
-    """What the gate needs to know of a connection."""
+class LimitedConnection(Protocol):
+    """What the limiter needs to know of a connection."""
 
     @property
     def source(self) -> str | None:
-        """By what it is counted (`sockaddr.network_of`); None where there is no address (unix)."""
+        """The network it is counted by (`sockaddr.network_of`); None on unix sockets, which have
+        no address."""
 
     def close(self, refusal: Refusal) -> None: ...
 
 
-class Gate:
-    """Everybody inside, and everybody turned away."""
+class Limiter:
+    """Counts the open connections and those that were refused."""
 
     def __init__(self) -> None:
         self.limits = Limits()
         self.refused: Counter[str] = Counter(
             connections=0, handshakes_in_flight=0, per_source_connections=0, descriptors=0
         )
-        self._inside: set[Guest] = set()
+        self._open: set[LimitedConnection] = set()
         self._sources: Counter[str] = Counter()
-        self._silent: dict[Guest, None] = {}
-        self._handshakes: set[Guest] = set()
+        self._silent: dict[LimitedConnection, None] = {}
+        self._handshakes: set[LimitedConnection] = set()
 
-    def enter(self, guest: Guest) -> None:
-        """Count an arrival in.
+    def add(self, connection: LimitedConnection) -> None:
+        """Count a connection that was accepted.
 
         Raises:
-            RefusedError: no room for it; it was not counted in.
+            RefusedError: there is no room for it; it was not counted.
         """
-        source, most = guest.source, self.limits.per_source_connections
+        source, most = connection.source, self.limits.per_source_connections
         if source is not None and most and self._sources[source] >= most:
             self._refuse("per_source_connections", "source_full", source)
-        if len(self._inside) >= self.limits.connections and not self._evict():
+        if len(self._open) >= self.limits.connections and not self._evict():
             self._refuse("connections", "full")
-        self._inside.add(guest)
+        self._open.add(connection)
         if source is not None:
             self._sources[source] += 1
 
-    def leave(self, guest: Guest) -> None:
-        """Count it out, if it is in."""
-        self.speaks(guest)
-        self._handshakes.discard(guest)
-        if guest not in self._inside:
+    def remove(self, connection: LimitedConnection) -> None:
+        """Stop counting a connection; does nothing if it isn't counted."""
+        self.mark_active(connection)
+        self._handshakes.discard(connection)
+        if connection not in self._open:
             return
-        self._inside.remove(guest)
-        source = guest.source
+        self._open.remove(connection)
+        source = connection.source
         if source is not None:
             self._sources[source] -= 1
             if not self._sources[source]:
                 del self._sources[source]
 
-    def waits(self, guest: Guest) -> None:
-        """Nothing but its ClientHello, or its end, is awaited: it is silent."""
-        self._silent[guest] = None
+    def mark_silent(self, connection: LimitedConnection) -> None:
+        """From now on it may be closed to make room: only its ClientHello, or its end, is
+        awaited."""
+        self._silent[connection] = None
 
-    def speaks(self, guest: Guest) -> None:
-        """It isn't silent any more."""
-        self._silent.pop(guest, None)
+    def mark_active(self, connection: LimitedConnection) -> None:
+        """From now on it isn't closed to make room."""
+        self._silent.pop(connection, None)
 
-    def begin_handshake(self, guest: Guest) -> None:
-        """Take a slot, with a complete ClientHello.
+    def take_slot(self, connection: LimitedConnection) -> None:
+        """Count a handshake that begins; its ClientHello is complete.
 
         Raises:
-            RefusedError: none is free.
+            RefusedError: too many are in flight.
         """
         if len(self._handshakes) >= self.limits.handshakes_in_flight:
             self._refuse("handshakes_in_flight", "slots")
-        self._handshakes.add(guest)
+        self._handshakes.add(connection)
 
-    def end_handshake(self, guest: Guest) -> None:
-        """Give the slot back."""
-        self._handshakes.discard(guest)
+    def free_slot(self, connection: LimitedConnection) -> None:
+        """Stop counting its handshake; does nothing if it isn't counted."""
+        self._handshakes.discard(connection)
 
     def _evict(self) -> bool:
-        """Send the oldest silent one away, if there is one."""
+        """Close the oldest silent connection; returns whether there was one."""
         oldest = next(iter(self._silent), None)
         if oldest is None:
             return False
-        self.leave(oldest)
+        self.remove(oldest)
         self.refused["connections"] += 1
         oldest.close(failures.limit("evicted", self.limits))
         return True
 
     def _refuse(self, limit: str, what: str, source: str = "") -> None:
+        """Count a refusal by the limit of this name, and raise it."""
         self.refused[limit] += 1
         raise RefusedError(failures.limit(what, self.limits, source))

@@ -1,7 +1,7 @@
-"""Accepting: a listening socket, and the door that its arrivals meet.
+"""Accepts connections from a listening socket, on the event loop's thread.
 
-On the event loop's thread.  Accepting never spins and never dies: without
-descriptors it waits and tries again, and the kernel's queue holds who comes meanwhile.
+When accept(2) fails for lack of descriptors, accepting pauses and is tried again; clients wait in
+the kernel's queue meanwhile.
 """
 
 from __future__ import annotations
@@ -22,60 +22,62 @@ from uproxy.transport.accept_backoff import SHORTAGES, Shortage
 
 if TYPE_CHECKING:
     from uproxy.transport.poller import Poller
-    from uproxy.transport.python.limits import Gate
+    from uproxy.transport.python.limits import Limiter
 
 ACCEPT_BATCH: Final = 64
-"""Arrivals taken in one turn, so that a flood of them leaves turns for the others."""
+"""The most connections accepted in one callback, so that a flood delays nobody else."""
 
 _GONE: Final = frozenset(
     {errno.ECONNABORTED, errno.EPROTO, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET,
      errno.EHOSTUNREACH, errno.EOPNOTSUPP, errno.ENETUNREACH, errno.ENETDOWN, errno.EPERM}
 )  # fmt: skip
-"""Errors of the connection that was to be taken, not of the listener: accept(2)."""
+"""The errno values with which accept(2) reports an error of the connection that it would have
+returned, not of the listening socket."""
 
 _log = logging.getLogger(__name__)
 _ids: Final = count(1)
 
 
 class Host(Protocol):
-    """The engine that accepts."""
+    """What a listener needs of its engine."""
 
     @property
     def poller(self) -> Poller: ...
 
     @property
-    def gate(self) -> Gate: ...
+    def limiter(self) -> Limiter: ...
 
     @property
-    def doors(self) -> set[Listening]: ...
+    def listeners(self) -> set[Listener]: ...
 
-    def welcome(
+    def take_over(
         self,
-        listening: Listening,
+        listener: Listener,
         door: Door,
         accepted: socket.socket,
         arrival: Arrival,
         on_decided: Callable[[], None],
     ) -> None:
-        """Take over a connection; say once when it has been admitted or refused."""
+        """Run an accepted connection; `on_decided` is called once, when it has been admitted or
+        refused."""
 
 
-class Listening:
-    """A listening socket, and the door that arrivals meet."""
+class Listener:
+    """A listening socket, and the door that decides about what it accepts."""
 
-    def __init__(self, engine: Host, listener: socket.socket, door: Door) -> None:
+    def __init__(self, engine: Host, listening: socket.socket, door: Door) -> None:
         self._engine = engine
-        self._listener = listener
+        self._socket = listening
         self.door: Door | None = door
-        """The one that decides; None: nobody listens here any more."""
-        name = listener.getsockname()
+        """The door that decides now; None: the listener was taken away."""
+        name = listening.getsockname()
         self._unix = UnixAddress(name if isinstance(name, str) else "")
         self._shortage = Shortage()
         self._resume: asyncio.TimerHandle | None = None
-        self._undecided: set[int] = set()  # neither admitted nor refused yet
-        self._all_decided: asyncio.Event | None = None  # while somebody waits in `close`
-        listener.setblocking(False)
-        engine.doors.add(self)
+        self._undecided: set[int] = set()  # arrivals neither admitted nor refused yet
+        self._all_decided: asyncio.Event | None = None  # while `close` waits for them
+        listening.setblocking(False)
+        engine.listeners.add(self)
         self._watch()
 
     def replace(self, door: Door | None) -> None:
@@ -84,10 +86,10 @@ class Listening:
 
     async def close(self) -> None:
         """Stop accepting, and return when each arrival has been admitted or refused."""
-        if self._listener.fileno() != -1:
-            # bounded, or a flood of arrivals would keep the door open
+        if self._socket.fileno() != -1:
+            # bounded, or a flood of arrivals would keep it open
             for _ in range(sockets.BACKLOG):
-                if not self._take():
+                if not self._accept_one():
                     break
             self.release()
         if self._undecided:
@@ -95,46 +97,49 @@ class Listening:
             await self._all_decided.wait()
 
     def release(self) -> None:
-        """Let go of the listening socket, and of whoever waits in its queue."""
+        """Close the listening socket; the kernel resets the connections in its queue."""
         if self._resume is not None:
             self._resume.cancel()
-        if self._listener.fileno() != -1:
-            self._engine.poller.forget(self._listener.fileno())
-            sockets.release(self._listener)
-        self._engine.doors.discard(self)
+        if self._socket.fileno() != -1:
+            self._engine.poller.forget(self._socket.fileno())
+            sockets.release(self._socket)
+        self._engine.listeners.discard(self)
 
     def _watch(self) -> None:
+        """Accept when the socket is readable; after a pause if epoll has no memory."""
         try:
-            self._engine.poller.watch(self._listener.fileno(), select.EPOLLIN, self._accept)
-        except OSError as error:  # who is in the queue would wait for ever: again later
-            self._wait(error)
+            self._engine.poller.watch(self._socket.fileno(), select.EPOLLIN, self._accept)
+        except OSError as error:
+            self._pause(error)
 
     def _accept(self, _events: int) -> None:
+        """The socket is readable: accept up to ACCEPT_BATCH connections."""
         for _ in range(ACCEPT_BATCH):
-            if not self._take():
+            if not self._accept_one():
                 return
 
-    def _take(self) -> bool:
-        """Accept one arrival; False when there is none, or none can be taken for now."""
+    def _accept_one(self) -> bool:
+        """Accept one connection; returns False when none waits, or accepting has paused."""
         try:
-            accepted, name = self._listener.accept()
+            accepted, name = self._socket.accept()
         except BlockingIOError:
             return False
         except OSError as error:
             if error.errno in _GONE:
                 return True
-            self._wait(error)
+            self._pause(error)
             return False
         try:
-            self._receive(accepted, name)
-        except Exception:  # noqa: BLE001  a defect: this arrival goes, the listener stays
+            self._hand_over(accepted, name)
+        except Exception:  # noqa: BLE001  a defect: this connection is reset, the listener stays
             _log.exception("an arrival could not be received")
             sockets.reset(accepted)
         return True
 
-    def _receive(self, accepted: socket.socket, name: object) -> None:
+    def _hand_over(self, accepted: socket.socket, name: object) -> None:
+        """Give an accepted connection to the engine; `name` is its peer's, as accept(2) gave it."""
         door = self.door
-        if door is None:  # it goes: who is in its queue is nobody's
+        if door is None:  # the listener was taken away: nobody decides about its queue
             sockets.reset(accepted)
             return
         accepted.setblocking(False)
@@ -145,18 +150,19 @@ class Listening:
             peer=None,
         )
         self._undecided.add(arrival.id)
-        self._engine.welcome(self, door, accepted, arrival, lambda: self._decided(arrival.id))
+        self._engine.take_over(self, door, accepted, arrival, lambda: self._on_decided(arrival.id))
 
-    def _decided(self, number: int) -> None:
+    def _on_decided(self, number: int) -> None:
+        """The arrival of this id has been admitted or refused."""
         self._undecided.discard(number)
         if self._all_decided is not None and not self._undecided:
             self._all_decided.set()
 
-    def _wait(self, error: OSError) -> None:
-        """Accept nothing for a while."""
+    def _pause(self, error: OSError) -> None:
+        """Accept again after a pause, which grows while accepting keeps failing."""
         if error.errno in SHORTAGES:
-            self._engine.gate.refused["descriptors"] += 1
-        self._engine.poller.forget(self._listener.fileno())
+            self._engine.limiter.refused["descriptors"] += 1
+        self._engine.poller.forget(self._socket.fileno())
         loop = asyncio.get_running_loop()
         pause = self._shortage.pause(error.errno or 0, loop.time())
         self._resume = loop.call_later(pause, self._watch)

@@ -11,8 +11,8 @@ from typing import Final
 from uproxy.contract import RefusedError
 from uproxy.libssl import TlsError
 from uproxy.transport import failures
-from uproxy.transport.python.side import Leg
-from uproxy.transport.python.tls import TlsLeg
+from uproxy.transport.python.side import Side
+from uproxy.transport.python.tls import TlsSide
 
 _FIRST_LOOK: Final = 0.001
 _LAST_LOOK: Final = 1.0
@@ -22,23 +22,23 @@ _LAST_LOOK: Final = 1.0
 class Loss:
     """The first failure of a side while bytes passed."""
 
-    __slots__ = ("_error", "_undelivered", "at", "leg")
+    __slots__ = ("_error", "_undelivered", "at", "side")
 
-    def __init__(self, leg: Leg, error: OSError | TlsError, at: float) -> None:
-        self.leg = leg
+    def __init__(self, side: Side, error: OSError | TlsError, at: float) -> None:
+        self.side = side
         self.at = at
         """Seconds of the loop's clock."""
         self._error = error
         self._undelivered = 0
 
-    def name(self, leg: Leg, error: OSError | TlsError) -> None:
+    def name(self, side: Side, error: OSError | TlsError) -> None:
         """An alert says more than the failure to send that came before it was read."""
-        if leg is self.leg and isinstance(self._error, OSError) and _alert(error) is not None:
+        if side is self.side and isinstance(self._error, OSError) and _alert(error) is not None:
             self._error = error
 
-    def has_moved(self, *legs: Leg) -> bool:
+    def has_moved(self, *sides: Side) -> bool:
         """Whether the kernel has delivered something, or got more, since it was last asked."""
-        before, self._undelivered = self._undelivered, sum(leg.undelivered for leg in legs)
+        before, self._undelivered = self._undelivered, sum(side.undelivered for side in sides)
         return self._undelivered != before
 
     def next_look(self, now: float) -> float:
@@ -51,10 +51,10 @@ class Loss:
         A TLS 1.3 server's refusal of our certificate comes after the handshake has ended for
         us (RFC 8446 §2): before its first application byte an alert is that refusal.
         """
-        leg, error = self.leg, self._error
-        if isinstance(leg, TlsLeg) and leg.client and count == 0 and _alert(error) is not None:
-            return RefusedError(failures.handshake(leg.who, error, 0))
-        return RefusedError(failures.broken(leg.who, error))
+        side, error = self.side, self._error
+        if isinstance(side, TlsSide) and side.client and count == 0 and _alert(error) is not None:
+            return RefusedError(failures.handshake(side.who, error, 0))
+        return RefusedError(failures.broken(side.who, error))
 
 
 def _alert(error: OSError | TlsError) -> int | None:

@@ -1,6 +1,6 @@
 """One side of a connection in the clear: its socket, and what it couldn't take yet.
 
-A leg never waits by itself: `receive`, `send` and `flush` do what can be done now.  It owns
+A side never waits by itself: `receive`, `send` and `flush` do what can be done now.  It owns
 no buffer while nothing is in the way: bytes are received into one buffer shared by all, and
 only what the socket doesn't take at once is kept (`backlog`).
 """
@@ -22,11 +22,11 @@ from uproxy.libssl import RECEIVE_SIZE, Buffer, TlsError
 from uproxy.transport.poller import BROKEN, READ, WRITE, Poller, wake
 
 _shared: Final = bytearray(RECEIVE_SIZE)
-"""Valid until the next receive of any leg."""
+"""Valid until the next receive of any side."""
 _view: Final = memoryview(_shared)
 
 
-class Leg:
+class Side:
     """A plaintext side.  `who` names it in reasons: `the peer`, `the application`."""
 
     __slots__ = (
@@ -150,7 +150,7 @@ class Leg:
         self._on_events = None
         self._poller.forget(self._socket.fileno())
 
-    async def hear(self, size: int = RECEIVE_SIZE) -> bytes:
+    async def receive_some(self, size: int = RECEIVE_SIZE) -> bytes:
         """The next raw bytes as they come from the socket; empty at its end."""
         while True:
             await self._wait(READ)
@@ -158,7 +158,7 @@ class Leg:
             if received is not None:
                 return bytes(received)
 
-    async def say_all(self) -> None:
+    async def send_all(self) -> None:
         """Wait until the backlog is sent."""
         while self._backlog:
             await self._wait(WRITE)
@@ -184,13 +184,13 @@ class Leg:
         self.discard()  # the kernel would answer unread bytes with a reset
         self._socket.close()
 
-    async def part(self, seconds: float) -> None:
+    async def linger(self, seconds: float) -> None:
         """Close when the other side had its time to read our last words."""
         with suppress(OSError):  # it has gone, or the time is over: both are an end
             async with asyncio.timeout(seconds):
-                await self.say_all()
+                await self.send_all()
                 self._socket.shutdown(socket.SHUT_WR)
-                while await self.hear():
+                while await self.receive_some():
                     continue
         self.close()
 

@@ -1,4 +1,4 @@
-"""One side of a connection under mutual TLS: a leg whose bytes pass through a session.
+"""One side of a connection under mutual TLS: a side whose bytes pass through a session.
 
 FIN and close_notify are one thing above here: the end of the other side's sending.  A FIN
 without a close_notify is a truncation, which is a reset.
@@ -15,11 +15,11 @@ from uproxy.contract import PeerSvid, TlsFacts
 from uproxy.libssl import Buffer, Context, Session, TlsError, in_words
 from uproxy.transport.failures import closed
 from uproxy.transport.poller import Poller
-from uproxy.transport.python.client_hello import MAX_HELLO, Hello
-from uproxy.transport.python.side import Leg
+from uproxy.transport.python.client_hello import MAX_HELLO, ClientHello
+from uproxy.transport.python.side import Side
 
 
-class TlsLeg(Leg):
+class TlsSide(Side):
     """A side whose peer is verified, once `shake` has returned; nothing else before."""
 
     __slots__ = ("_early", "_session", "_started", "client", "facts")
@@ -38,17 +38,17 @@ class TlsLeg(Leg):
         """Verified in this connection's handshake."""
         return self._session.peer if self._session else None
 
-    async def hear_hello(self) -> bytes:
+    async def receive_client_hello(self) -> bytes:
         """A whole ClientHello (or what can't become one), before anything is spent on it.
 
         Raises:
             TlsError: it ended first, or is refused at a record that can't be one of a ClientHello.
             OSError: reset.
         """
-        hello, complete = Hello(), False
+        hello, complete = ClientHello(), False
         while not complete:
             try:
-                more = await self.hear(MAX_HELLO - len(hello.received))
+                more = await self.receive_some(MAX_HELLO - len(hello.received))
             except ConnectionResetError:
                 if hello.received:
                     raise
@@ -63,10 +63,10 @@ class TlsLeg(Leg):
             raise in_words(hello.fault.code)
         return bytes(hello.received)
 
-    async def shake(
+    async def handshake(
         self, context: Context, received: bytes = b"", server_name: str | None = None
     ) -> None:
-        """The whole handshake; `received` is what `hear_hello` heard, `server_name` is to be sent
+        """The whole handshake; `received`: from `receive_client_hello`, `server_name`: sent
         as SNI.
 
         Raises:
@@ -79,12 +79,12 @@ class TlsLeg(Leg):
         session = self._session = Session(context, server_name)
         done = self._step(session, received)
         while not done:
-            await self.say_all()
-            received = await self.hear()
+            await self.send_all()
+            received = await self.receive_some()
             if not received:
                 raise closed(self.who, "short_handshake")
             done = self._step(session, received)
-        await self.say_all()
+        await self.send_all()
         self._early, session.early = session.early, b""
         self.facts = TlsFacts(*session.negotiated, time.monotonic() - started)
 
