@@ -6,7 +6,7 @@ import pytest
 
 from tests.helpers.connections import APP, FakeConnection, arrival, ending
 from uproxy.accesslog import AccessRecord, access_record, logged_outcomes
-from uproxy.contract import PeerSvid, Route
+from uproxy.contract import PLAIN, PeerSvid, Route
 from uproxy.lifecycle import State
 from uproxy.model import Direction, Outcome, TcpAddress, Timeouts, Transport, UnixAddress
 
@@ -28,7 +28,7 @@ def test_the_fields_have_ztunnels_names_in_the_contracts_order() -> None:
 
 
 def test_inbound_the_peer_is_the_source_and_the_application_the_destination() -> None:
-    route = Route("api", (), None, Timeouts(), rule="web-reads")
+    route = Route("api", (), PLAIN, Timeouts(), rule="web-reads")
     fields = dict(inbound(FakeConnection(arrival(THEIRS), route=route)).fields)
     assert fields == {
         "src.addr": "10.0.0.1:40000",
@@ -73,7 +73,7 @@ def test_a_connection_that_was_never_dialled_arrived_somewhere_all_the_same() ->
 
 
 def test_the_endings_rule_stands_before_the_routes() -> None:
-    route = Route("api", (), None, Timeouts(), rule="web-reads")
+    route = Route("api", (), PLAIN, Timeouts(), rule="web-reads")
     connection = FakeConnection(arrival(THEIRS), route=route)
     end = ending(Outcome.POLICY_CHANGED, State.RELAYING, rule="no-web")
     record = access_record(Direction.INBOUND, Transport.MTLS, OURS, connection, end)

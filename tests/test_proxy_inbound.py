@@ -8,7 +8,7 @@ import pytest
 from tests.helpers.connections import APP, PEER, FakeConnection, arrival, ending
 from tests.helpers.world import ANYBODY, World, credentials, peer, settings, with_crl
 from uproxy.config.settings import InboundSettings, RuleFrom, RuleSettings, RuleTo
-from uproxy.contract import Arrival, Connection, Door, OnClosed, Refusal, Route, TlsPlan
+from uproxy.contract import PLAIN, Arrival, Connection, Door, OnClosed, Refusal, Route, TlsPlan
 from uproxy.lab.pki import Authority
 from uproxy.lifecycle import ENDINGS, State
 from uproxy.model import (
@@ -119,10 +119,10 @@ def test_an_allowed_caller_is_shown_the_way_to_the_application() -> None:
     _, door = make(ANYBODY)
     route = admitted(door)
     assert [candidate.addresses for candidate in route.candidates] == [(APP,)]
-    assert (route.destination, route.rule, route.tls, route.preface) == (
+    assert (route.destination, route.rule, route.upstream, route.preface) == (
         "api",
         "anybody",
-        None,
+        PLAIN,
         b"",
     )
     assert route.timeouts == TIMEOUTS
@@ -436,3 +436,25 @@ async def test_who_is_admitted_again_is_one_connection() -> None:
     current(here).opened(made)
     assert here.metric("uproxy_connections", direction="inbound") == 1
     assert not made.refusals
+
+
+# What a connection was meant for, and who speaks for its caller.
+
+
+def test_a_door_lets_in_only_what_was_meant_for_its_application() -> None:
+    _, door = make(ANYBODY)
+    caller = known(door)
+    assert admitted(door, replace(caller, target=APP)).rule == "anybody"
+    refusal = refused(door, replace(caller, target=TcpAddress("10.0.0.2", 22)))
+    assert refusal.outcome is Outcome.NO_DESTINATION
+    assert refusal.reason == (
+        "door api leads to 127.0.0.1:8080 alone, and this was meant for 10.0.0.2:22"
+    )
+
+
+def test_whom_an_l7_proxy_speaks_for_is_let_in_by_no_rule_for_direct_callers() -> None:
+    _, door = make(ANYBODY)
+    proxy = "spiffe://example.org/ns/mesh/sa/l7"
+    refusal = refused(door, replace(known(door), via=proxy))
+    assert refusal.outcome is Outcome.DENIED
+    assert refusal.reason == f"no rule allows {WEB.spiffe_id} via {proxy} to port 8080 at door api"

@@ -7,12 +7,23 @@ import pytest
 from tests.helpers.connections import FakeConnection, arrival, ending
 from tests.helpers.world import World, credentials, peer, settings, with_crl
 from uproxy.config.settings import DestinationSettings, OutboundSettings
-from uproxy.contract import Arrival, Door, OnClosed, Refusal, RefusedError, Route, TlsPlan
+from uproxy.contract import (
+    PLAIN,
+    Arrival,
+    Door,
+    OnClosed,
+    Refusal,
+    RefusedError,
+    Route,
+    TlsPlan,
+)
 from uproxy.lab.pki import Authority
 from uproxy.lifecycle import ENDINGS, State
 from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts, Transport
+from uproxy.proxy import outbound
 from uproxy.proxy.outbound import OutboundDoor
 from uproxy.proxy.services import PER_PEER
+from uproxy.snapshot import Destination, Snapshot
 
 CA = Authority("example.org")
 OURS = CA.issue("/ns/web/sa/frontend")
@@ -65,7 +76,7 @@ def live(door: OutboundDoor, number: int = 1) -> tuple[FakeConnection, OnClosed]
     """Open, to the candidate preferred."""
     route = admitted(door, number)
     dialled = route.candidates[0].addresses[0]
-    found = peer(DB, CA, Role.SERVER) if route.tls else None
+    found = peer(DB, CA, Role.SERVER) if route.upstream.plan else None
     made = FakeConnection(app(number), route=route, peer=found, dialled=dialled)
     door.attempted(route, route.candidates[0], None)
     return made, door.opened(made)
@@ -83,15 +94,15 @@ def test_a_connection_goes_to_the_destination_under_our_identity() -> None:
     route = admitted(door)
     assert route.destination == "db"
     assert [candidate.addresses for candidate in route.candidates] == [(A,), (B,)]
-    assert route.tls is not None
-    assert (route.tls.role, route.tls.own.chain) == (Role.CLIENT, OURS.der)
-    assert route.tls.alpn == ("h2",)
-    assert admitted(door, 2).tls is route.tls
+    assert route.upstream.plan is not None
+    assert (route.upstream.plan.role, route.upstream.plan.own.chain) == (Role.CLIENT, OURS.der)
+    assert route.upstream.plan.alpn == ("h2",)
+    assert admitted(door, 2).upstream.plan is route.upstream.plan
 
 
 def test_only_the_identities_expected_may_answer() -> None:
     _, door = make()
-    plan = admitted(door).tls
+    plan = admitted(door).upstream.plan
     assert plan is not None
     assert plan.verify(DB.der).spiffe_id == DB.spiffe_id
     with pytest.raises(RefusedError, match=f"wanted {DB.spiffe_id}, found"):
@@ -100,7 +111,7 @@ def test_only_the_identities_expected_may_answer() -> None:
 
 def test_a_destination_that_expects_nobody_accepts_nobody() -> None:
     _, door = make(identities=())
-    plan = admitted(door).tls
+    plan = admitted(door).upstream.plan
     assert plan is not None
     with pytest.raises(RefusedError):
         plan.verify(DB.der)
@@ -110,20 +121,20 @@ def test_without_an_identity_nothing_leaves_in_clear_instead() -> None:
     here, door = make(identity=False)
     assert refused(door).outcome is Outcome.NO_IDENTITY
     here.believe(credentials(OURS, CA, generation=2))
-    assert admitted(current(here)).tls is not None
+    assert admitted(current(here)).upstream.plan is not None
 
 
 def test_a_plaintext_destination_needs_no_identity() -> None:
     _, door = make(transport=Transport.PLAINTEXT, identities=(), identity=False)
-    assert admitted(door).tls is None
+    assert admitted(door).upstream.plan is None
 
 
 def test_a_rotation_is_shown_to_the_next_connection() -> None:
     here, door = make()
-    before = admitted(door).tls
+    before = admitted(door).upstream.plan
     newer = CA.issue("/ns/web/sa/frontend")
     here.believe(credentials(newer, CA))
-    after = admitted(current(here), 2).tls
+    after = admitted(current(here), 2).upstream.plan
     assert before is not None
     assert after is not None
     assert before is not after
@@ -195,9 +206,9 @@ async def test_a_connection_is_known_by_the_svid_it_showed() -> None:
 
 def test_a_plan_stays_while_nothing_changes_that_it_is_made_of() -> None:
     here, door = make()
-    plan = admitted(door).tls
+    plan = admitted(door).upstream.plan
     here.configure(replace(here.settings, timeouts=Timeouts(idle=8)))
-    assert admitted(current(here), 2).tls is plan
+    assert admitted(current(here), 2).upstream.plan is plan
 
 
 def test_a_door_leads_where_its_own_snapshot_says_and_in_no_other_way() -> None:
@@ -208,14 +219,14 @@ def test_a_door_leads_where_its_own_snapshot_says_and_in_no_other_way() -> None:
     here.configure(replace(here.settings, destinations={"db": clear}))
     route = admitted(door)
     assert ([each.addresses for each in route.candidates], route.revision) == ([(A,)], before)
-    assert isinstance(route.tls, TlsPlan)
+    assert isinstance(route.upstream.plan, TlsPlan)
     route = admitted(current(here), 2)
-    assert ([each.addresses for each in route.candidates], route.tls) == ([(B,)], None)
+    assert ([each.addresses for each in route.candidates], route.upstream.plan) == ([(B,)], None)
 
 
 def test_an_arrival_that_shook_hands_is_nothing_to_an_outbound_door() -> None:
     _, door = make()
-    plan = admitted(door).tls
+    plan = admitted(door).upstream.plan
     refusal = door.admit(replace(app(), tls=plan))
     assert isinstance(refusal, Refusal)
     assert refusal.outcome is Outcome.POLICY_CHANGED
@@ -242,7 +253,7 @@ async def test_a_refused_connection_occupies_nothing() -> None:
 def repeated(door: OutboundDoor, route: Route, number: int) -> tuple[FakeConnection, OnClosed]:
     """Sent on its way by the engine alone, and open."""
     door.admitted_from_cache(app(number), route)
-    found = peer(DB, CA, Role.SERVER) if route.tls else None
+    found = peer(DB, CA, Role.SERVER) if route.upstream.plan else None
     made = FakeConnection(app(number), route=route, peer=found, dialled=A)
     return made, door.opened(made)
 
@@ -290,11 +301,85 @@ async def test_a_repeat_that_is_told_after_the_trust_changed_is_judged_when_it_i
 
 async def test_a_handshake_under_an_earlier_svid_is_known_by_it_and_judged_once_more() -> None:
     here, door = make(A)
-    before = admitted(door).tls
+    before = admitted(door).upstream
     here.believe(with_crl(credentials(CA.issue("/ns/web/sa/frontend"), CA), CA, OURS))
-    route = replace(admitted(current(here), 2), tls=before)
+    route = replace(admitted(current(here), 2), upstream=before)
     made = FakeConnection(app(2), route=route, peer=peer(DB, CA, Role.SERVER), dialled=A)
     current(here).opened(made)
     [refusal] = made.refusals
     assert refusal.outcome is Outcome.IDENTITY_DISTRUSTED
     assert refusal.reason.startswith("our own ")
+
+
+# Destinations chosen by what a connection was meant for.
+
+MEANT = TcpAddress("10.9.0.7", 5433)
+
+
+async def test_a_door_that_leads_to_one_destination_refuses_what_was_meant_for_an_address() -> None:
+    here, door = make()
+    refusal = door.admit(replace(app(), target=MEANT))
+    assert isinstance(refusal, Refusal)
+    assert refusal.outcome is Outcome.NO_DESTINATION
+    assert refusal.outcome in ENDINGS[State.ADMITTING]
+    assert refusal.reason == (
+        "door 127.0.0.1:5432 leads to db alone, and this was meant for 10.9.0.7:5433"
+    )
+    end = ending(refusal.outcome, State.ADMITTING, reason=refusal.reason)
+    door.closed(FakeConnection(replace(app(), target=MEANT), dialled=None), end)
+    assert here.metric("uproxy_connections") == 0
+    assert here.metric("istio_tcp_connections_failed_total", destination_port="5433") == 1
+
+
+async def test_one_door_can_lead_to_many_destinations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If `destination_of` tells them apart: each has its own endpoints, identity and labels."""
+    here, _ = make(A)
+    db = here.settings.destinations["db"]
+    clear = replace(
+        db, name="clear", addresses=(B,), transport=Transport.PLAINTEXT, identities=(), alpn=()
+    )
+    here.configure(replace(here.settings, destinations={"db": db, "clear": clear}))
+
+    def chosen(
+        _door: OutboundSettings, snapshot: Snapshot, target: TcpAddress | None
+    ) -> Destination | Refusal:
+        return snapshot.destinations["clear" if target == MEANT else "db"]
+
+    monkeypatch.setattr(outbound, "destination_of", chosen)
+    door = current(here)
+    ways = {None: ("db", A), MEANT: ("clear", B)}
+    for number, (target, (name, address)) in enumerate(ways.items(), start=1):
+        arrived = replace(app(number), target=target)
+        route = door.admit(arrived)
+        assert isinstance(route, Route)
+        assert (route.destination, route.candidates[0].addresses) == (name, (address,))
+        assert (route.upstream == PLAIN) is (name == "clear")
+        found = None if name == "clear" else peer(DB, CA, Role.SERVER)
+        made = FakeConnection(arrived, route=route, peer=found, dialled=address)
+        door.opened(made)
+        assert here.endpoints(Direction.OUTBOUND, name).connections == {address: 1}
+    newest, oldest = here.connections
+    assert (newest.info.destination, newest.info.own) == ("clear", None)
+    assert (oldest.info.destination, oldest.info.own is not None) == ("db", True)
+    assert here.metric("istio_tcp_connections_opened_total", destination_port="5433") == 0
+
+
+async def test_a_failure_is_told_of_the_destination_that_it_happened_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here, _ = make(A)
+    db = here.settings.destinations["db"]
+    here.configure(
+        replace(here.settings, destinations={"db": db, "other": replace(db, name="other")})
+    )
+    monkeypatch.setattr(
+        outbound,
+        "destination_of",
+        lambda _door, snapshot, target: snapshot.destinations["other" if target else "db"],
+    )
+    door = current(here)
+    route = door.admit(replace(app(), target=MEANT))
+    assert isinstance(route, Route)
+    door.attempted(route, route.candidates[0], Refusal(Outcome.CONNECT_FAILED, "no"))
+    assert here.endpoints(Direction.OUTBOUND, "other").failing(A, here.at)
+    assert not here.endpoints(Direction.OUTBOUND, "db").failing(A, here.at)

@@ -9,7 +9,7 @@ import pytest
 
 from tests.helpers.world import ANYBODY, credentials, settings, with_crl
 from uproxy.config.settings import DestinationSettings, InboundSettings, RuleFrom, RuleSettings
-from uproxy.contract import Refusal, TlsPlan
+from uproxy.contract import PLAIN, Refusal, Tls, TlsPlan
 from uproxy.lab.pki import Authority
 from uproxy.model import (
     Direction,
@@ -45,7 +45,7 @@ def test_a_snapshot_is_whole() -> None:
     assert made.own.spiffe_id == OURS.spiffe_id
     application, destination = made.applications["api"], made.destinations["db"]
     assert isinstance(application.tls, TlsPlan)
-    assert isinstance(destination.tls, TlsPlan)
+    assert isinstance(destination.upstream, Tls)
     assert (list(application.addresses.listed), list(destination.addresses.listed)) == ([A], [B])
     assert (application.target.port, application.target.address) == (5432, A.ip)
     assert destination.port == 5432
@@ -87,7 +87,7 @@ def test_what_is_equal_is_taken_over() -> None:
     after = before.with_settings(replace(before.settings, timeouts=Timeouts(idle=7)))
     assert after.policy is before.policy
     assert after.verifier is before.verifier
-    assert after.destinations["db"].tls is before.destinations["db"].tls
+    assert after.destinations["db"].upstream == before.destinations["db"].upstream
     rotated = after.with_credentials(credentials(CA.issue("/ns/db/sa/orders"), CA))
     assert rotated.policy is before.policy
     assert rotated.verifier is before.verifier
@@ -122,13 +122,15 @@ def test_who_may_answer_is_whom_its_own_settings_name() -> None:
     assert names == [[OURS.spiffe_id], list(other.identities)]
     again = before.with_settings(replace(before.settings, timeouts=Timeouts(idle=7)))
     assert again.destinations["db"].expected is before.destinations["db"].expected
-    plans = [made.destinations["db"].tls for made in (before, after)]
-    assert plans[0] is not plans[1]
+    ways = [made.destinations["db"].upstream for made in (before, after)]
+    assert ways[0] != ways[1]
 
 
 def test_callers_are_answered_and_destinations_called() -> None:
     made = first()
-    plans = (made.applications["api"].tls, made.destinations["db"].tls)
+    upstream = made.destinations["db"].upstream
+    assert isinstance(upstream, Tls)
+    plans = (made.applications["api"].tls, upstream.plan)
     assert [isinstance(each, TlsPlan) and each.role for each in plans] == [Role.SERVER, Role.CLIENT]
     assert made.destinations["db"].timeouts is made.settings.timeouts
 
@@ -140,7 +142,7 @@ def test_in_clear_nothing_is_shown_and_nobody_expected() -> None:
     config = replace(before.settings, inbound=(door,), destinations={"db": clear})
     made = before.with_settings(config)
     assert made.applications["api"].tls is None
-    assert made.destinations["db"].tls is None
+    assert made.destinations["db"].upstream == PLAIN
     assert made.destinations["db"].expected == ()
 
 
@@ -189,11 +191,11 @@ def test_the_last_good_answers_stay_for_as_long_as_their_names() -> None:
 
 def test_without_an_svid_there_is_a_reason_and_no_plan_and_plaintext_needs_none() -> None:
     made = first(identity=False)
-    refusal = made.destinations["db"].tls
+    refusal = made.destinations["db"].upstream
     assert refusal == Refusal(Outcome.NO_IDENTITY, "no identity yet")
     clear = replace(DB, transport=Transport.PLAINTEXT, identities=())
     made = made.with_settings(replace(made.settings, destinations={"db": clear}))
-    assert made.destinations["db"].tls is None
+    assert made.destinations["db"].upstream == PLAIN
 
 
 def test_our_trust_domain_is_known_once_it_was_and_rules_about_it_are_made_ready_then() -> None:

@@ -17,7 +17,7 @@ from tests.helpers.tls_streams import TlsStream
 from tests.helpers.world import ANYBODY, World, credentials, settings
 from uproxy import libssl, sockets
 from uproxy.config.settings import DestinationSettings, InboundSettings, OutboundSettings, Settings
-from uproxy.contract import CacheScope, Engine, Route
+from uproxy.contract import PLAIN, CacheScope, Engine, Route
 from uproxy.lab.pki import Authority
 from uproxy.lab.waiting import eventually
 from uproxy.model import Direction, Role, TcpAddress, Transport
@@ -94,7 +94,7 @@ async def test_a_route_that_is_open_has_neither_plan_nor_addresses(engine: Engin
             there = TlsStream(await upstream.accept(), PEER, server=True)
             await there.handshake()
             connection = await door.connection()
-            rest = Route("there", (), None, answer.timeouts, "the rule")
+            rest = Route("there", (), PLAIN, answer.timeouts, "the rule")
             await eventually(lambda: connection.route == rest, "the rest of the route")
             downstream.close()
             there.stream.close()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.helpers.engines import RecordingDoor, plan, route, verifier
-from uproxy.contract import Candidate, Refusal, RefusedError
+from uproxy.contract import Candidate, Refusal, RefusedError, Tls
 from uproxy.lab.pki import Authority
 from uproxy.lifecycle import ENDINGS, State
 from uproxy.model import Direction, Outcome, Role, TcpAddress
@@ -59,6 +59,6 @@ def test_a_handshake_is_kept_if_the_new_plan_believes_the_peer_and_shows_the_sam
     renewed = plan(Role.CLIENT, OURS.issue("/a"), verifier(Role.SERVER, OURS))
     kept = same_way(route(A, tls=TLS), route(A, tls=renewed), A, PEER)
     assert kept is not None
-    assert kept.tls is TLS
+    assert kept.upstream == Tls(TLS)
     stranger = plan(Role.CLIENT, OURS.issue("/a"), verifier(Role.SERVER, Authority("example.org")))
     assert same_way(route(A, tls=TLS), route(A, tls=stranger), A, PEER) is None

@@ -19,7 +19,7 @@ from tests.helpers.hostile_client import ALERT, APPLICATION_DATA, TLS_1_2, TLS_1
 from tests.helpers.streams import Stream, Upstream, listening
 from tests.helpers.tls_streams import TlsStream
 from uproxy import sockets
-from uproxy.contract import Candidate, Engine, PeerSvid, Refusal, RefusedError, Route
+from uproxy.contract import Candidate, Engine, PeerSvid, Refusal, RefusedError, Route, Tls
 from uproxy.lab.pki import Authority, Issued
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
@@ -124,7 +124,7 @@ async def test_each_candidate_is_told_its_own_name(engine: Engine) -> None:
         candidates = tuple(
             Candidate("there", (upstream.address,), name) for name, upstream in named
         )
-        door = RecordingDoor(Direction.OUTBOUND, Route("there", candidates, tls, Timeouts()))
+        door = RecordingDoor(Direction.OUTBOUND, Route("there", candidates, Tls(tls), Timeouts()))
         async with open_door(engine, door) as address:
             downstream = await Stream.connect(address)
             refused = TlsStream(await first.accept(), STRANGERS.issue("/a"), server=True)
@@ -145,7 +145,9 @@ async def test_every_connection_to_an_endpoint_is_told_its_name(
     async with listening() as upstream:
         addresses = (upstream.address, TcpAddress("127.0.0.2", 1)) if races else (upstream.address,)
         scope = None if races else PER_PEER
-        there = Route("t", (Candidate("t", addresses, name),), tls, Timeouts(), cache_scope=scope)
+        there = Route(
+            "t", (Candidate("t", addresses, name),), Tls(tls), Timeouts(), cache_scope=scope
+        )
         door = RecordingDoor(Direction.OUTBOUND, there)
         async with open_door(engine, door) as address:
             for count in (1, 2):
@@ -781,7 +783,7 @@ async def test_endpoints_are_tried_in_order_until_one_answers(engine: Engine) ->
             Candidate("first", (gone.address,)),
             Candidate("second", (upstream.address,)),
         )
-        there = Route("db", candidates, tls, Timeouts())
+        there = Route("db", candidates, Tls(tls), Timeouts())
         door = RecordingDoor(Direction.OUTBOUND, there)
         async with open_door(engine, door) as address:
             await Stream.connect(address)

@@ -83,7 +83,7 @@ def access_record(
         ("dst.hbone_addr", None),
         ("direction", direction),
         ("transport", transport),
-        ("via", "direct"),
+        ("via", arrival.via or "direct"),
         ("bytes_sent", ending.bytes_sent),
         ("bytes_recv", ending.bytes_received),
         ("duration", f"{round(ending.duration * 1000)}ms"),

@@ -11,7 +11,7 @@ a listener is given another door (`Listener.replace`) when anything changes.  On
 about a connection.  An arrival whose door was replaced before its first byte passed is put to
 the new door, whole: `admit` is called again, and what the old door had answered is void.
 
-    accepted → [handshaking: Door.tls] → Door.admit → connecting → [handshaking: Route.tls]
+    accepted → [handshaking: Door.tls] → Door.admit → connecting → [handshaking: Route.upstream]
              → Door.opened → relaying → closing → closed: Door.closed, or what `opened` returned
 
 The side that dialled in is *downstream*, the side that the engine dials is *upstream*.  An inbound
@@ -27,13 +27,22 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import count
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from uproxy.errors import UproxyError
 from uproxy.lifecycle import State
-from uproxy.model import Address, Direction, Limits, Outcome, Role, Timeouts, TlsSettings
+from uproxy.model import (
+    Address,
+    Direction,
+    Limits,
+    Outcome,
+    Role,
+    TcpAddress,
+    Timeouts,
+    TlsSettings,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -107,6 +116,11 @@ class Arrival:
     """What its handshake was made with, as `Door.tls` of this door, or of one that this door has
     replaced, gave it; None where there was none, and when the connection is open: an engine
     then keeps no plan, because a plan has a key."""
+    target: TcpAddress | None = None
+    """The address that it was meant for: the one that a CONNECT named, or to which a captured
+    connection was made; None: the listener's own."""
+    via: str | None = None
+    """The SPIFFE ID of the L7 proxy that speaks for `peer`; None: `peer` connected itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +135,37 @@ class Candidate:
     """What a TLS handshake with it sends as SNI, in ASCII; None sends none."""
 
 
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """Upstream is dialled and spoken to in clear."""
+
+    plan: ClassVar[None] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Upstream is dialled, and a handshake made with it."""
+
+    plan: TlsPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """Upstream is a stream of a TLS connection that carries many (HBONE).  A CONNECT opens it,
+    whose authority is the candidate's address: the end of the tunnel dials it."""
+
+    plan: TlsPlan
+    """Of the handshake with the end of the tunnel."""
+    end: TcpAddress | int
+    """Where the tunnel ends: an address, or a port of the candidate's host."""
+
+
+PLAIN: Final = Plain()
+
+Upstream = Plain | Tls | Tunnel
+"""How a candidate is reached."""
+
+
 class CacheScope(enum.Enum):
     """What a later connection must have in common with the first to be given its route."""
 
@@ -128,6 +173,10 @@ class CacheScope(enum.Enum):
     """The leaf that it shows; on doors without TLS all are alike."""
     SOURCE = enum.auto()
     """The host that it comes from."""
+    TARGET = enum.auto()
+    """`Arrival.target`."""
+    VIA = enum.auto()
+    """`Arrival.via`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +187,17 @@ class Route:
     """The name of the destination, or of the inbound door."""
     candidates: tuple[Candidate, ...]
     """Tried in order while no byte has gone."""
-    tls: TlsPlan | None
+    upstream: Upstream
     timeouts: Timeouts
     rule: str | None = None
     """The allow rule that let the caller in."""
     preface: bytes = b""
     """Sent upstream before anything else (PROXY protocol)."""
     cache_scope: frozenset[CacheScope] | None = None
-    """To whom an engine may give this route without asking, while the listener has the door that
-    gave it; None: to nobody."""
+    """An engine may give this route, without asking, to arrivals that are equal to the first in
+    all of these, while the listener has the door that gave it; None: to nobody else.  The door
+    names everything it looked at that can differ between the listener's arrivals.  An engine that
+    can't compare one of these keeps no route."""
     revision: int = 0
     """Of the snapshot that decided."""
     door_data: object = field(default=None, repr=False, compare=False)
@@ -155,9 +206,10 @@ class Route:
     """What an engine keeps of it when the connection is open: neither plan nor addresses."""
 
     def __post_init__(self) -> None:
-        if self.candidates or self.tls or self.preface or self.door_data or self.cache_scope:
+        kept = (self.candidates, self.upstream.plan, self.preface, self.door_data, self.cache_scope)
+        if any(kept):
             rest = Route(
-                self.destination, (), None, self.timeouts, self.rule, revision=self.revision
+                self.destination, (), PLAIN, self.timeouts, self.rule, revision=self.revision
             )
         else:
             rest = self

@@ -17,6 +17,7 @@ import pytest
 from tests.helpers.streams import Stream, close_all
 from uproxy import sockets
 from uproxy.contract import (
+    PLAIN,
     Arrival,
     Candidate,
     Connection,
@@ -27,6 +28,7 @@ from uproxy.contract import (
     PeerSvid,
     Refusal,
     Route,
+    Tls,
     TlsPlan,
     VerifyPeer,
 )
@@ -154,7 +156,8 @@ def route(
 ) -> Route:
     """Return a route with one candidate for each address, in order."""
     candidates = tuple(Candidate(str(address), (address,)) for address in addresses)
-    return Route("there", candidates, tls, timeouts, rule="the rule", preface=preface)
+    upstream = PLAIN if tls is None else Tls(tls)
+    return Route("there", candidates, upstream, timeouts, rule="the rule", preface=preface)
 
 
 @asynccontextmanager

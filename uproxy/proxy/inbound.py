@@ -15,6 +15,7 @@ from typing import cast
 
 from uproxy.connections import ConnectionInfo, caller_of, distrust_of
 from uproxy.contract import (
+    PLAIN,
     Arrival,
     CacheScope,
     Candidate,
@@ -26,8 +27,8 @@ from uproxy.contract import (
     TlsPlan,
 )
 from uproxy.log import alike
-from uproxy.model import Direction, Outcome, Timeouts
-from uproxy.policy import Decision
+from uproxy.model import Direction, Outcome, TcpAddress, Timeouts
+from uproxy.policy import Decision, Target
 from uproxy.proxy.proxyprotocol import preface
 from uproxy.proxy.services import (
     PER_PEER,
@@ -40,6 +41,16 @@ from uproxy.proxy.services import (
 from uproxy.snapshot import Application, Snapshot
 
 _log = logging.getLogger(__name__)
+
+
+def target_of(application: Application, meant: TcpAddress | None) -> Target | Refusal:
+    """Return what rules see of the target of a connection that was meant for `meant`
+    (`Arrival.target`): it is what is dialled, so the two can't differ."""
+    door = application.settings
+    if meant is None or meant == door.to:
+        return application.target
+    reason = f"door {door.name} leads to {door.to} alone, and this was meant for {meant}"
+    return Refusal(Outcome.NO_DESTINATION, reason)
 
 
 class InboundDoor:
@@ -86,7 +97,10 @@ class InboundDoor:
         unfit = self._unfit(arrival)
         if unfit is not None:
             return unfit
-        decision = self._snapshot.policy.decide(caller_of(arrival), self._application.target)
+        target = target_of(self._application, arrival.target)
+        if isinstance(target, Refusal):
+            return target
+        decision = self._snapshot.policy.decide(caller_of(arrival), target)
         self._tell(decision)
         if not decision.allowed:
             return Refusal(Outcome.DENIED, decision.reason, decision.rule)
@@ -99,7 +113,7 @@ class InboundDoor:
         return Route(
             destination=self.name,
             candidates=candidates,
-            tls=None,
+            upstream=PLAIN,
             timeouts=self.timeouts,
             rule=decision.rule,
             preface=b"" if self._application.settings.proxy_protocol is None else preface(arrival),

@@ -3,8 +3,8 @@
     accepted → destination chosen: `admit` → connecting → handshaking, the peer verified
              against the identities expected → relaying: `opened` → closed
 
-One object per door and snapshot: it picks one of the snapshot's destinations, decides by that
-snapshot alone and never changes.  It decides and reports; bytes are the engine's.
+One object per door and snapshot, and one for each destination that it leads to.  They decide by
+that snapshot alone and never change; bytes are the engine's.
 """
 
 from __future__ import annotations
@@ -20,13 +20,86 @@ from uproxy.contract import (
     Connection,
     Ending,
     OnClosed,
+    OwnSvid,
     Refusal,
     Route,
-    TlsPlan,
 )
-from uproxy.model import Direction, Outcome, Timeouts
+from uproxy.model import Direction, Outcome, TcpAddress, Timeouts, Transport
 from uproxy.proxy.services import PER_PEER, Reports, Services, cache_scope, overtaken
 from uproxy.snapshot import Destination, Snapshot
+
+
+def destination_of(
+    door: OutboundSettings, snapshot: Snapshot, target: TcpAddress | None
+) -> Destination | Refusal:
+    """Return the destination of a connection that arrived at `door` and was meant for `target`
+    (`Arrival.target`)."""
+    if target is None:
+        return snapshot.destinations[door.to]
+    reason = f"door {door.listen} leads to {door.to} alone, and this was meant for {target}"
+    return Refusal(Outcome.NO_DESTINATION, reason)
+
+
+class DestinationRoutes:
+    """Makes the routes from one door to one destination, and reports what becomes of them."""
+
+    def __init__(
+        self, door: str, destination: Destination, snapshot: Snapshot, services: Services
+    ) -> None:
+        """`door` is the door's name; `destination` is one of the snapshot's."""
+        self._destination = destination
+        self._services = services
+        self._revision = snapshot.revision
+        self._endpoints = services.endpoints[Direction.OUTBOUND, destination.settings.name]
+        self._reports = Reports(Direction.OUTBOUND, services, self._endpoints)
+        plan = None if isinstance(destination.upstream, Refusal) else destination.upstream.plan
+        self.info = ConnectionInfo(
+            direction=Direction.OUTBOUND,
+            door=door,
+            transport=destination.settings.transport,
+            own=None if plan is None else plan.own,
+            target=None,
+            port=destination.port,
+            destination=destination.settings.name,
+        )
+        """What is known of its connections, if they show what this snapshot has them show."""
+
+    def admit(self, arrival: Arrival) -> Route | Refusal:
+        """Return the way to the destination, or why there is none now."""
+        to = self._destination
+        if isinstance(to.upstream, Refusal):
+            return to.upstream
+        candidates = self._endpoints.candidates(to.addresses, self._services.monotonic())
+        if not candidates:
+            reason = f"no address of {to.settings.name} has been resolved yet"
+            return Refusal(Outcome.CONNECT_FAILED, reason)
+        self.admitted(arrival)
+        return Route(
+            destination=to.settings.name,
+            candidates=candidates,
+            upstream=to.upstream,
+            timeouts=to.timeouts,
+            cache_scope=cache_scope(to.addresses, PER_PEER),
+            revision=self._revision,
+            door_data=self,
+        )
+
+    def admitted(self, arrival: Arrival) -> None:
+        """Register `arrival` as one that has such a route."""
+        self._services.connections.admitted(self.info, arrival, self._revision)
+
+    def attempted(self, candidate: Candidate, failure: Refusal | None) -> None:
+        """Pass over an endpoint that failed, for a while."""
+        self._reports.attempted(candidate, failure)
+
+    def opened(self, connection: Connection) -> OnClosed:
+        """Report a connection whose peer is verified; return what reports its end."""
+        shown = _shown(connection.route)
+        if shown is not self.info.own:
+            # its handshake is an earlier snapshot's: known by what it saw, and judged again
+            info = replace(self.info, own=shown)
+            self._services.connections.admitted(info, connection.arrival, 0)
+        return self._reports.opened(connection)
 
 
 class OutboundDoor:
@@ -34,14 +107,11 @@ class OutboundDoor:
 
     def __init__(self, door: OutboundSettings, snapshot: Snapshot, services: Services) -> None:
         """`door` is one of the snapshot's settings."""
+        self._settings = door
         self._name = str(door.listen)
         self._snapshot = snapshot
         self._services = services
-        self._destination = snapshot.destinations[door.to]
-        endpoints = services.endpoints[Direction.OUTBOUND, door.to]
-        self._endpoints = endpoints
-        self._reports = Reports(Direction.OUTBOUND, services, endpoints)
-        self._info = self._info_of(self._destination)
+        self._routes: dict[str, DestinationRoutes] = {}  # by destination, made when first needed
 
     @property
     def name(self) -> str:
@@ -62,67 +132,57 @@ class OutboundDoor:
         """The application speaks in clear; whoever can reach the door may use it."""
 
     def admit(self, arrival: Arrival) -> Route | Refusal:
-        """Choose where to go, and whom to expect there."""
+        """Choose the destination; return the way there, and whom to expect."""
         if arrival.tls is not None:
             return overtaken(f"the door at {self._name} became one for the application")
-        to = self._destination
-        if isinstance(to.tls, Refusal):
-            return to.tls
-        candidates = self._endpoints.candidates(to.addresses, self._services.monotonic())
-        if not candidates:
-            reason = f"no address of {to.settings.name} has been resolved yet"
-            return Refusal(Outcome.CONNECT_FAILED, reason)
-        self._admitted(self._info, arrival)
-        return Route(
-            destination=to.settings.name,
-            candidates=candidates,
-            tls=to.tls,
-            timeouts=to.timeouts,
-            cache_scope=cache_scope(to.addresses, PER_PEER),
-            revision=self._snapshot.revision,
-            door_data=self._info,
-        )
+        routes = self._routes_of(arrival)
+        return routes if isinstance(routes, Refusal) else routes.admit(arrival)
 
     def admitted_from_cache(self, arrival: Arrival, route: Route) -> None:
-        """One more for a destination with a single address."""
-        self._admitted(cast("ConnectionInfo", route.door_data), arrival)
+        """Register one more connection to a destination that has a single address."""
+        _made_by(route).admitted(arrival)
 
-    def attempted(
-        self,
-        route: Route,  # noqa: ARG002  the contract's
-        candidate: Candidate,
-        failure: Refusal | None,
-    ) -> None:
-        """An endpoint that fails is passed over for a while."""
-        self._reports.attempted(candidate, failure)
+    def attempted(self, route: Route, candidate: Candidate, failure: Refusal | None) -> None:
+        """Pass over an endpoint that failed, for a while."""
+        _made_by(route).attempted(candidate, failure)
 
     def opened(self, connection: Connection) -> OnClosed:
-        """The peer is verified and both sides are ready."""
-        route = connection.route
-        shown = None if route is None or route.tls is None else route.tls.own
-        if shown is not self._info.own:
-            # its handshake is an earlier snapshot's: known by what it saw, and judged again
-            info = replace(self._info, own=shown)
-            self._services.connections.admitted(info, connection.arrival, 0)
-        return self._reports.opened(connection)
+        """Report a connection whose peer is verified; return what reports its end."""
+        return _made_by(cast("Route", connection.route)).opened(connection)
 
     def closed(self, connection: Connection, ending: Ending) -> None:
-        """It has ended without having been open, whether a peer was reached or not."""
-        route = connection.route
-        shown = None if route is None or route.tls is None else route.tls.own
-        info = self._info if self._info.own is shown else replace(self._info, own=shown)
+        """Report a connection that has ended without having been open."""
+        routes, shown = self._routes_of(connection.arrival), _shown(connection.route)
+        info = self._unrouted(connection.arrival) if isinstance(routes, Refusal) else routes.info
+        info = info if info.own is shown else replace(info, own=shown)
         self._services.connections.never_opened(connection, ending, info)
 
-    def _admitted(self, info: ConnectionInfo, arrival: Arrival) -> None:
-        self._services.connections.admitted(info, arrival, self._snapshot.revision)
+    def _routes_of(self, arrival: Arrival) -> DestinationRoutes | Refusal:
+        to = destination_of(self._settings, self._snapshot, arrival.target)
+        if isinstance(to, Refusal):
+            return to
+        name = to.settings.name
+        if name not in self._routes:
+            self._routes[name] = DestinationRoutes(self._name, to, self._snapshot, self._services)
+        return self._routes[name]
 
-    def _info_of(self, to: Destination) -> ConnectionInfo:
+    def _unrouted(self, arrival: Arrival) -> ConnectionInfo:
+        """What is known of a connection for which no destination was found."""
         return ConnectionInfo(
             direction=Direction.OUTBOUND,
             door=self._name,
-            transport=to.settings.transport,
-            own=to.tls.own if isinstance(to.tls, TlsPlan) else None,
+            transport=Transport.PLAINTEXT,
+            own=None,
             target=None,
-            port=to.port,
-            destination=to.settings.name,
+            port=None if arrival.target is None else arrival.target.port,
         )
+
+
+def _made_by(route: Route) -> DestinationRoutes:
+    return cast("DestinationRoutes", route.door_data)
+
+
+def _shown(route: Route | None) -> OwnSvid | None:
+    """What we showed, or would have shown, upstream; None in plaintext and without a route."""
+    plan = None if route is None else route.upstream.plan
+    return None if plan is None else plan.own

@@ -16,7 +16,7 @@ from itertools import count
 from types import MappingProxyType
 
 from uproxy.config.settings import DestinationSettings, InboundSettings, Settings
-from uproxy.contract import OwnSvid, Refusal, TlsPlan
+from uproxy.contract import PLAIN, OwnSvid, Refusal, Tls, TlsPlan, Upstream
 from uproxy.destinations import Addresses, Key, Records
 from uproxy.errors import UntrustedError
 from uproxy.identity.credentials import Credentials
@@ -62,8 +62,8 @@ class Destination:
     addresses: Addresses
     expected: tuple[IdentityPattern, ...]
     """Who may answer; empty in plaintext."""
-    tls: TlsPlan | Refusal | None
-    """None in plaintext; a Refusal says why no handshake can be made."""
+    upstream: Upstream | Refusal
+    """How its addresses are reached; a Refusal says why no handshake can be made."""
     timeouts: Timeouts
     """The configuration's, with the destination's own where it has one."""
     port: int | None
@@ -259,11 +259,18 @@ def _destinations(
             settings=each,
             addresses=Addresses.of(each.addresses, records, each.server_name),
             expected=() if kind is None or kind.expected is None else kind.expected,
-            tls=None if kind is None else plans[kind],
+            upstream=_upstream(kind, plans),
             timeouts=_timeouts(settings.timeouts, each),
             port=_port(each),
         )
     return MappingProxyType(made)
+
+
+def _upstream(kind: HandshakeKind | None, plans: Plans) -> Upstream | Refusal:
+    if kind is None:
+        return PLAIN
+    plan = plans[kind]
+    return plan if isinstance(plan, Refusal) else Tls(plan)
 
 
 def _target(door: InboundSettings) -> Target:

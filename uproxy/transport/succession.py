@@ -1,10 +1,20 @@
-"""Which door decides about an arrival: the one that its listener has at that moment."""
+"""Which door decides about an arrival, and what of its answer an engine can follow."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from uproxy.contract import Candidate, Door, PeerSvid, Refusal, RefusedError, Route, TlsPlan
+from uproxy.contract import (
+    Candidate,
+    Door,
+    PeerSvid,
+    Refusal,
+    RefusedError,
+    Route,
+    Tls,
+    Tunnel,
+    Upstream,
+)
 from uproxy.errors import UntrustedError
 from uproxy.model import Address, Outcome
 
@@ -22,6 +32,22 @@ def successor(before: Door, now: Door | None) -> Door:
     raise RefusedError(Refusal(Outcome.POLICY_CHANGED, reason))
 
 
+def followed(answer: Route | Refusal) -> Route:
+    """The route that a door answered with.
+
+    Raises:
+        RefusedError: the door refused, or neither engine can reach what the route leads to.
+    """
+    if isinstance(answer, Refusal):
+        raise RefusedError(answer)
+    if isinstance(answer.upstream, Tunnel):
+        reason = (
+            f"{answer.destination} is to be reached through a tunnel (HBONE), which no engine can"
+        )
+        raise RefusedError(Refusal(Outcome.CONNECT_FAILED, f"{reason} do yet"))
+    return answer
+
+
 def same_way(
     before: Route, after: Route, dialled: Address | None, peer: PeerSvid | None = None
 ) -> Route | None:
@@ -31,20 +57,21 @@ def same_way(
     one, other = _candidate(before, dialled), _candidate(after, dialled)
     if one is None or other is None or dialled is None:
         return None
-    if before.tls is not after.tls and not _is_good_enough(before.tls, after.tls, peer):
+    if not _is_good_enough(before.upstream, after.upstream, peer):
         return None
     if one.server_name != other.server_name:
         return None
     candidates = (replace(other, addresses=(dialled,)),)
-    return replace(after, candidates=candidates, tls=before.tls)
+    return replace(after, candidates=candidates, upstream=before.upstream)
 
 
-def _is_good_enough(
-    made_with: TlsPlan | None, wanted: TlsPlan | None, peer: PeerSvid | None
-) -> bool:
-    """Whether a new plan would have made the same handshake, but for our own renewed SVID."""
-    if made_with is None or wanted is None or peer is None:
+def _is_good_enough(before: Upstream, after: Upstream, peer: PeerSvid | None) -> bool:
+    """Whether upstream would have been reached in the same way, but for our own renewed SVID."""
+    if before == after:
+        return True
+    if not isinstance(before, Tls) or not isinstance(after, Tls) or peer is None:
         return False
+    made_with, wanted = before.plan, after.plan
     if (made_with.own.spiffe_id, made_with.settings, made_with.alpn) != (
         wanted.own.spiffe_id, wanted.settings, wanted.alpn,
     ):  # fmt: skip

@@ -19,8 +19,6 @@ from uproxy.contract import (
     Door,
     OnClosed,
     PeerSvid,
-    Refusal,
-    RefusedError,
     Route,
     TlsFacts,
     TlsPlan,
@@ -28,7 +26,7 @@ from uproxy.contract import (
 from uproxy.lifecycle import State
 from uproxy.model import Address, TcpAddress
 from uproxy.transport.native._engine import STATES, ConnectionHandle
-from uproxy.transport.succession import successor
+from uproxy.transport.succession import followed, successor
 
 if TYPE_CHECKING:
     from uproxy.transport.native.listener import DoorState, NativeListener
@@ -132,11 +130,8 @@ class Deciding(ConnectionHandle):
             self.arrival = replace(self.arrival, peer=self._downstream_peer())
             self._set_peer(cast("PeerSvid", self.arrival.peer))
         self.enter_state(STATES[State.ADMITTING])
-        answer = self._take_current_door().admit(self.arrival)
-        if isinstance(answer, Refusal):
-            raise RefusedError(answer)
-        self.route = answer
-        return answer
+        self.route = followed(self._take_current_door().admit(self.arrival))
+        return self.route
 
     def _release_snapshot(self) -> None:
         """It is open: keep nothing of the snapshot that let it in."""

@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     from uproxy.transport.native.loop import LoopState
 
 _QUESTIONS: Final = ARRIVED | HANDSHAKEN | UPSTREAM_READY | UPSTREAM_FAILED
+KEYED_BY: Final = frozenset({CacheScope.PEER, CacheScope.SOURCE})
+"""What the threads compare before they give a cached route: always the leaf, and the host where
+the scope names it."""
 _NONE: Final[Iterator[Candidate]] = iter(())
 
 _log = logging.getLogger(__name__)
@@ -141,7 +144,11 @@ class NativeConnection(Deciding):
         self._dial_candidates(route)
 
     def _cache_route(self, route: Route, scope: frozenset[CacheScope]) -> None:
-        """Unless its address or TLS context can't be made: dialling then says why."""
+        """Have the threads give `route` to later arrivals that `scope` says it is for.  Nothing is
+        kept if they can't compare what `scope` names, or if the address or TLS context can't be
+        made: dialling then says why."""
+        if not scope <= KEYED_BY:
+            return
         try:
             first = route.candidates[0]
             target, upstream = sockaddr.pack(first.addresses[0]), upstream_setup(route, first)
@@ -278,7 +285,7 @@ class NativeConnection(Deciding):
     def _on_opened(self) -> None:
         route, candidate = cast("Route", self.route), cast("Candidate", self._candidate)
         door = cast("Door", self._door)
-        if route.tls is not None and not self._inbound:
+        if route.upstream.plan is not None and not self._inbound:
             self._set_peer(cast("PeerSvid", self.verdict(UPSTREAM)))
         self._set_dialled()
         self.endpoint = candidate.endpoint

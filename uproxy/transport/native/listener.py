@@ -151,4 +151,5 @@ def upstream_setup(route: Route, candidate: Candidate) -> TlsSetup | None:
     Raises:
         RefusedError: no context can be made of the route's plan.
     """
-    return None if route.tls is None else tls_setup(route.tls, candidate.server_name)
+    plan = route.upstream.plan
+    return None if plan is None else tls_setup(plan, candidate.server_name)

@@ -199,20 +199,21 @@ class Connection(Deciding):
         connected, self.dialled = await reach(
             self._poller, candidate.addresses, route.timeouts.connect
         )
-        if route.tls is None:
+        plan = route.upstream.plan
+        if plan is None:
             return Side(self._poller, connected, self._names[1])
-        return await self._handshake_upstream(connected, route, candidate.server_name)
+        return await self._handshake_upstream(
+            connected, plan, route.timeouts.handshake, candidate.server_name
+        )
 
     async def _handshake_upstream(
-        self, connected: socket.socket, route: Route, server_name: str | None
+        self, connected: socket.socket, plan: TlsPlan, limit: float, server_name: str | None
     ) -> Side:
         self._move(State.HANDSHAKING_UPSTREAM)
         side = TlsSide(self._poller, connected, self._names[1])
-        limit = route.timeouts.handshake
         try:
             async with _deadline(limit):
-                context = libssl.context_of(cast("TlsPlan", route.tls))
-                await side.handshake(context, server_name=server_name)
+                await side.handshake(libssl.context_of(plan), server_name=server_name)
         except RefusedError:
             side.close()
             raise

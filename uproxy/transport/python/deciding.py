@@ -18,8 +18,6 @@ from uproxy.contract import (
     Door,
     OnClosed,
     PeerSvid,
-    Refusal,
-    RefusedError,
     Route,
     TlsFacts,
 )
@@ -29,7 +27,7 @@ from uproxy.sockaddr import network_of
 from uproxy.transport.python.relay import Relay
 from uproxy.transport.python.side import Side
 from uproxy.transport.python.tls import TlsSide
-from uproxy.transport.succession import successor
+from uproxy.transport.succession import followed, successor
 
 
 class HasDoor(Protocol):
@@ -95,12 +93,9 @@ class Deciding:
 
     def _ask_for_route(self) -> Route:
         self._move(State.ADMITTING)
-        answer = self._decide().admit(self.arrival)
-        if isinstance(answer, Refusal):
-            raise RefusedError(answer)
-        self.route = answer
+        self.route = followed(self._decide().admit(self.arrival))
         self._report_decided()
-        return answer
+        return self.route
 
     def _forget_snapshot(self, route: Route) -> None:
         """It is open: keep nothing of the snapshot that let it in."""
