@@ -149,6 +149,13 @@ async def test_an_svid_ends_with_the_first_of_its_certificates() -> None:
     await source.stop()
 
 
+def test_an_svid_that_is_printed_has_no_key_and_no_hint_unless_it_was_given_one() -> None:
+    assert SVID.spiffe_id in repr(SVID)
+    assert "PrivateKey" not in repr(SVID)
+    assert SVID.hint == ""
+    assert SVID.not_before == SVID.chain[0].not_valid_before_utc
+
+
 async def test_expiry_is_noticed_without_news() -> None:
     clock = Clock(SVID.not_after - timedelta(milliseconds=20))
     source = Source(clock)

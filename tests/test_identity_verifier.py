@@ -19,6 +19,7 @@ from tests.helpers.odd_certificates import (
     generalized_time,
     with_a_broken_extension,
     with_generalized_time,
+    with_its_last_extension_twice,
 )
 from uproxy import libssl
 from uproxy.contract import PeerSvid
@@ -520,7 +521,7 @@ def test_a_crl_of_another_trust_domain_means_nothing() -> None:
 def test_no_certificate_is_no_peer() -> None:
     with pytest.raises(UntrustedError) as caught:
         Verifier(credentials(OURS.bundle)).verify((), Role.CLIENT, NOW)
-    assert caught.value.alert is Alert.BAD_CERTIFICATE
+    assert (caught.value.rule, caught.value.alert) == ("X5-14", Alert.BAD_CERTIFICATE)
 
 
 def test_certificates_that_sign_each_other_are_refused_like_any_stranger() -> None:
@@ -781,6 +782,17 @@ def test_an_intermediate_that_can_not_be_decoded_is_refused_whoever_signed_it() 
     assert refusal(presented) == ("X5-14", Alert.BAD_CERTIFICATE)
     # beside what leads to a root it is nobody's
     assert judge(Issued((*issued.chain, bad), issued.key)).chain == issued.der
+
+
+def test_an_intermediate_that_only_openssl_can_decode_is_refused_all_the_same() -> None:
+    """It has an extension twice that nobody knows."""
+    unknown = x509.UnrecognizedExtension(UNKNOWN_OID, b"\x05\x00")
+    good = OURS.intermediate(extensions=((unknown, False),))
+    issued = good.issue()
+    assert judge(issued)
+    bad = with_its_last_extension_twice(good.certificate, OURS.key)
+    presented = Issued((issued.chain[0], bad), issued.key)
+    assert refusal(presented) == ("X5-14", Alert.BAD_CERTIFICATE)
 
 
 def test_signers_and_crls_are_good_for_their_first_and_their_last_second() -> None:

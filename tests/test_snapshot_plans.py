@@ -5,13 +5,14 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
+from cryptography import x509
 
 from tests.helpers.world import credentials, with_crl
 from uproxy.contract import Refusal, RefusedError, TlsPlan
 from uproxy.errors import UntrustedError
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.verifier import Verifier
-from uproxy.lab.pki import Authority
+from uproxy.lab.pki import CLIENT_AUTH, SERVER_AUTH, Authority
 from uproxy.model import Outcome, Role, TlsSettings
 from uproxy.snapshot.plans import HandshakeKind, Plans
 from uproxy.spiffe.ids import IdentityPattern
@@ -144,3 +145,26 @@ def test_who_judges_otherwise_has_another_number() -> None:
     numbers = [plan(first, each).trust_id for each in (one, other, ANY)]
     numbers += [plan(each, one).trust_id for each in (revoking, elsewhere)]
     assert len(set(numbers)) == len(numbers)
+
+
+@pytest.mark.parametrize(
+    ("role", "usage"), [(Role.SERVER, CLIENT_AUTH), (Role.CLIENT, SERVER_AUTH)]
+)
+def test_a_peer_plays_the_other_role(role: Role, usage: x509.ObjectIdentifier) -> None:
+    """Who is shaken hands with by a server is a client."""
+    of = kind(role, any_peer=True)
+    verify = plan(plans(of), of).verify
+    assert verify(CA.issue(eku=(usage,)).der)
+    [other] = {CLIENT_AUTH, SERVER_AUTH} - {usage}
+    with pytest.raises(UntrustedError, match="extended key usage doesn't allow"):
+        verify(CA.issue(eku=(other,)).der)
+
+
+def test_what_others_see_of_an_svid_is_one_object_as_long_as_we_have_it() -> None:
+    first = plans(ANY)
+    believed = Credentials(first.svid, "", {CA.trust_domain: CA.bundle}, 1)
+    same = plans(ANY, believed=with_crl(believed, CA, DB), before=first)
+    assert same.own is first.own
+    rotated = plans(ANY, believed=credentials(CA.issue("/ns/web/sa/frontend"), CA), before=first)
+    assert rotated.own is not first.own
+    assert first.reason == ""

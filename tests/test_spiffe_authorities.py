@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def test_any_extended_key_usage_is_enough_for_a_signer() -> None:
 
 
 def test_a_signature_is_by_sha_256_or_better_or_by_an_edwards_curve(tmp_path: Path) -> None:
-    for good in (CA.issue(), CA.issue(hash=hashes.SHA512), Authority(key="ed25519").issue()):
+    strong = (CA.issue(hash=hashes.SHA384), CA.issue(hash=hashes.SHA512))
+    for good in (CA.issue(), *strong, Authority(key="ed25519").issue()):
         check_signature(good.certificate)
     with pytest.raises(UntrustedError, match="signed with sha224"):
         check_signature(CA.issue(hash=hashes.SHA224).certificate)
@@ -89,3 +91,50 @@ def test_only_what_is_evaluated_may_be_critical() -> None:
     check_critical(CA.issue(eku_critical=True, san_critical=True).certificate)
     with pytest.raises(UntrustedError, match=UNKNOWN_OID.dotted_string):
         check_critical(CA.issue(unknown_critical=True).certificate)
+
+
+def test_a_signature_by_an_unknown_algorithm_is_refused() -> None:
+    ecdsa, unknown = b"\x2a\x86\x48\xce\x3d\x04\x03\x02", b"\x2a\x86\x48\xce\x3d\x04\x03\x7f"
+    der = CA.issue().der[0]
+    assert der.count(ecdsa) == 2
+    odd = x509.load_der_x509_certificate(der.replace(ecdsa, unknown))
+    with pytest.raises(UntrustedError, match="is signed with an unknown algorithm: SHA-256 or"):
+        check_signature(odd)
+
+
+def test_policies_and_places_of_crls_may_be_critical() -> None:
+    """They are read by nobody here, and whoever doesn't read them errs on the safe side."""
+    policy = x509.PolicyInformation(UNKNOWN_OID, None)
+    url = x509.UniformResourceIdentifier("http://ca.test/crl")
+    for value in (
+        x509.CertificatePolicies([policy]),
+        x509.CRLDistributionPoints([x509.DistributionPoint([url], None, None, None)]),
+    ):
+        check_critical(CA.issue(extensions=((value, True),)).certificate)
+
+
+NAMES = (
+    x509.DNSName("example.org"),
+    x509.IPAddress(ip_network("10.0.0.0/8")),
+    x509.RFC822Name("example.org"),
+    x509.UniformResourceIdentifier("example.org"),
+    x509.DirectoryName(CA.root.subject),
+)
+
+
+@pytest.mark.parametrize("constraint", NAMES, ids=lambda name: type(name).__name__)
+@pytest.mark.parametrize("field", ["permitted", "excluded"])
+def test_constraints_on_names_that_are_evaluated_may_be_there(
+    field: str, constraint: x509.GeneralName
+) -> None:
+    quirks: dict[str, Any] = {field: (constraint,)}
+    certificate = CA.intermediate(**quirks).certificate
+    check_signer(certificate, Role.CLIENT, is_anchor=False)
+
+
+@pytest.mark.parametrize("field", ["permitted", "excluded"])
+def test_any_other_constraint_is_refused_and_the_signer_named(field: str) -> None:
+    quirks: dict[str, Any] = {field: (*NAMES, x509.RegisteredID(UNKNOWN_OID))}
+    signer = CA.intermediate(**quirks).certificate
+    with pytest.raises(UntrustedError, match=r"the certificate of 'CN=.*' has a name"):
+        check_signer(signer, Role.CLIENT, is_anchor=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -14,9 +14,11 @@ from uproxy.spiffe.bundles import (
     DEFAULT_REFRESH_HINT_S,
     Bundle,
     BundleDocument,
+    distrusted,
     parse_bundle,
     parse_certificates,
     parse_crls,
+    parse_der_roots,
     parse_jwks,
 )
 from uproxy.spiffe.encoding import MAX_BYTES
@@ -199,3 +201,53 @@ def test_crls_are_read_from_pem_and_der() -> None:
 def test_what_is_no_crl_is_an_error(data: bytes) -> None:
     with pytest.raises(BundleError):
         parse_crls(data)
+
+
+@pytest.mark.parametrize(("kind", "kty"), [("rsa2048", "RSA"), ("p256", "EC"), ("ed25519", "OKP")])
+def test_roots_of_each_kind_of_key_are_read_from_a_jwks(kind: str, kty: str) -> None:
+    root = Authority("example.org", key=kind).root
+    assert read(jwk(root, kty=kty)).bundle.roots == (root,)
+    assert read(jwk(root, kty=f"{kty}X")).bundle == EMPTY
+
+
+def test_a_bundle_of_exactly_a_megabyte_is_read() -> None:
+    full = ONE.jwks + b" " * (MAX_BYTES - len(ONE.jwks))
+    assert parse_bundle("example.org", full) == ONE.bundle
+    with pytest.raises(BundleError, match="at most"):
+        parse_bundle("example.org", full + b" ")
+
+
+def test_a_certificate_with_other_than_base64_in_it_makes_the_bundle_bad() -> None:
+    entry = jwk(ONE.root)
+    [text] = cast("list[str]", entry["x5c"])
+    for bad in (f"{text[:8]}*{text[8:]}", text[:-1], f"{text[:8]}ä{text[8:]}"):
+        with pytest.raises(BundleError, match="is not base64"):
+            read(entry | {"x5c": [bad]})
+
+
+def test_a_hint_of_one_second_is_one_and_the_default_is_five_minutes() -> None:
+    assert read(spiffe_refresh_hint=1).refresh_hint == 1
+    assert read(spiffe_refresh_hint=0).refresh_hint == DEFAULT_REFRESH_HINT_S == 300
+
+
+def test_a_workloads_certificate_is_no_root_in_whichever_form_it_comes() -> None:
+    leaf = ONE.issue().certificate
+    pem, der = leaf.public_bytes(Encoding.PEM), leaf.public_bytes(Encoding.DER)
+    for data in (pem, der, document(jwk(leaf))):
+        with pytest.raises(BundleError, match="is no CA"):
+            parse_bundle("example.org", data)
+    with pytest.raises(BundleError, match="is no CA"):
+        parse_der_roots("example.org", der)
+
+
+def test_the_workload_apis_roots_are_der_and_at_least_one() -> None:
+    assert parse_der_roots("example.org", ONE.der + TWO.der) == BOTH
+    with pytest.raises(BundleError, match="it is empty"):
+        parse_der_roots("example.org", b"")
+
+
+def test_what_stands_for_a_bad_bundle_trusts_nobody_and_says_why() -> None:
+    made = distrusted("example.org", "it is damaged")
+    assert (made.trust_domain, made.roots, made.crls) == ("example.org", (), ())
+    assert made.problem == "nobody of example.org is believed: it is damaged"
+    assert EMPTY.problem == ""

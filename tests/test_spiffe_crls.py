@@ -250,6 +250,12 @@ def test_the_newest_crl_speaks_for_its_issuer() -> None:
         assert found.next_update(is_leaf=True) == found.next_update(is_leaf=False) == NOW
 
 
+def test_of_two_crls_of_one_moment_the_first_speaks() -> None:
+    one, two = CA.issue().certificate, CA.issue().certificate
+    first, second = CA.crl([one], last_update=NOW), CA.crl([two], last_update=NOW)
+    assert revocations_by(CA.root, (first, second)).serials == {one.serial_number}
+
+
 def test_an_issuer_without_a_crl_has_revoked_nothing() -> None:
     assert revocations_by(CA.root, ()) == Revocations()
     assert revocations_by(CA.root, (Authority("other.test").crl(),)) == Revocations()

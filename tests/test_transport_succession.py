@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from tests.helpers.engines import RecordingDoor, plan, route, verifier
-from uproxy.contract import Candidate, Refusal, RefusedError, Tls
+from uproxy.contract import Candidate, PeerSvid, Refusal, RefusedError, Tls
 from uproxy.lab.pki import Authority
 from uproxy.lifecycle import ENDINGS, State
 from uproxy.model import Direction, Outcome, Role, TcpAddress
@@ -33,6 +33,49 @@ def test_an_arrival_has_no_door_where_none_is_left_or_one_of_the_other_direction
     assert refusal.outcome is Outcome.POLICY_CHANGED
     assert refusal.reason.startswith("while it was arriving, inbound door db ")
     assert all(refusal.outcome in ENDINGS[state] for state in State if state is not State.CLOSED)
+
+
+def test_the_reason_says_whether_the_door_went_or_another_came() -> None:
+    for now, words in (
+        (None, "door db was taken away: dial again"),
+        (
+            RecordingDoor(Direction.OUTBOUND, NO, name="cache"),
+            "door db gave its address to outbound cache: dial again",
+        ),
+    ):
+        with pytest.raises(RefusedError) as caught:
+            successor(RecordingDoor(Direction.INBOUND, NO, name="db"), now)
+        assert caught.value.refusal.reason.endswith(words)
+
+
+def test_a_route_that_never_led_there_keeps_nothing() -> None:
+    assert same_way(route(B), route(A), A) is None
+    assert same_way(route(), route(A), A) is None
+
+
+def test_of_a_race_the_address_that_won_is_kept_alone() -> None:
+    race = replace(route(A), candidates=(Candidate("db", (A, B)),))
+    kept = same_way(race, race, B)
+    assert kept is not None
+    assert [each.addresses for each in kept.candidates] == [(B,)]
+
+
+def test_a_handshake_is_kept_for_nobody_unknown_and_for_nothing_in_clear() -> None:
+    renewed = plan(Role.CLIENT, OURS.issue("/a"), verifier(Role.SERVER, OURS))
+    assert same_way(route(A, tls=TLS), route(A, tls=renewed), A, None) is None
+    assert same_way(route(A, tls=TLS), route(A), A, PEER) is None
+    assert same_way(route(A), route(A, tls=TLS), A, PEER) is None
+
+
+def test_a_peer_that_the_new_plan_does_not_expect_is_shaken_hands_with_anew() -> None:
+    def unexpected(chain: tuple[bytes, ...]) -> PeerSvid:
+        raise RefusedError(Refusal(Outcome.PEER_UNEXPECTED, "somebody else"))
+
+    other = plan(Role.CLIENT, OURS.issue("/a"), unexpected)
+    assert same_way(route(A, tls=TLS), route(A, tls=other), A, PEER) is None
+    # who judges alike isn't asked again
+    alike = replace(other, trust_id=TLS.trust_id)
+    assert same_way(route(A, tls=TLS), route(A, tls=alike), A, PEER) is not None
 
 
 def test_what_was_reached_is_kept_where_the_new_route_leads_there_too() -> None:

@@ -82,6 +82,16 @@ def with_a_broken_extension(
     return _signed_anew(certificate, parts, signer)
 
 
+def with_its_last_extension_twice(
+    certificate: x509.Certificate, signer: CertificateIssuerPrivateKeyTypes
+) -> x509.Certificate:
+    """The same certificate, signed anew by a P-256 key."""
+    parts = _signed_parts(certificate)
+    extensions = _der_elements(_der_content(_der_content(parts[-1])))
+    parts[-1] = _der(0xA3, _der(0x30, b"".join([*extensions, extensions[-1]])))
+    return _signed_anew(certificate, parts, signer)
+
+
 def _signed_parts(certificate: x509.Certificate) -> list[bytes]:
     return _der_elements(_der_content(certificate.tbs_certificate_bytes))
 

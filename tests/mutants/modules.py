@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 HUNTED: Mapping[str, tuple[str, ...]] = {
-    "uproxy.connections.recheck": ("test_connections", "property/test_connections"),
+    "uproxy.connections.recheck": ("test_connections_recheck", "property/test_connections"),
     "uproxy.destinations": ("test_destinations", "property/test_destinations"),
     "uproxy.identity.credentials": ("test_identity_source", "test_identity_files"),
     "uproxy.identity.diagnosis": ("test_identity_diagnosis", "test_identity_verifier"),
@@ -21,9 +21,7 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
     "uproxy.spiffe.authorities": ("test_spiffe_authorities", "test_identity_verifier"),
     "uproxy.spiffe.bundles": ("test_spiffe_bundles",),
     "uproxy.spiffe.crls": ("test_spiffe_crls", "test_identity_verifier"),
-    "uproxy.spiffe.encoding": ("test_spiffe_encoding", "test_spiffe_bundles"),
     "uproxy.spiffe.ids": ("test_spiffe_ids", "property/test_spiffe_ids"),
-    "uproxy.spiffe.presented": ("property/test_presented",),
     "uproxy.spiffe.svid": ("test_spiffe_svid", "test_identity_verifier"),
     "uproxy.spiffe.workload_update": ("test_spiffe_workload_update",),
     "uproxy.transport.succession": ("test_transport_succession",),

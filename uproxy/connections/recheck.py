@@ -156,14 +156,13 @@ def _distrust_of_us(snapshot: Snapshot, info: ConnectionInfo, now: datetime) -> 
     if now <= own.not_after and (current is None or current.spiffe_id != own.spiffe_id):
         why = snapshot.credentials.reason or f"we are {current and current.spiffe_id} now"
         return Distrust(f"our SVID {own.spiffe_id} was withdrawn: {why}", None)
-    role = Role.SERVER if info.direction is Direction.INBOUND else Role.CLIENT
-    key, verifier = (own.chain, role), snapshot.verifier
-    error = _remembered(snapshot, key, lambda: verifier.recheck_own(own.chain))
+    verifier = snapshot.verifier
+    error = _remembered(snapshot, (own.chain, None), lambda: verifier.recheck_own(own.chain))
     return None if error is None else Distrust(f"our own {error.reason}", error.rule)
 
 
 def _remembered(
-    snapshot: Snapshot, key: tuple[tuple[bytes, ...], Role], judge: Callable[[], None]
+    snapshot: Snapshot, key: tuple[tuple[bytes, ...], Role | None], judge: Callable[[], None]
 ) -> UntrustedError | None:
     judged = snapshot.judged
     if key not in judged:

@@ -92,8 +92,9 @@ class Snapshot:
     plans: Plans = field(repr=False)
     revision: int
     """A number that no other snapshot has; never 0."""
-    judged: dict[tuple[tuple[bytes, ...], Role], UntrustedError | None] = field(repr=False)
-    """A memory of what `verifier` said of whole chains: new with a new verifier."""
+    judged: dict[tuple[tuple[bytes, ...], Role | None], UntrustedError | None] = field(repr=False)
+    """A memory of what `verifier` said of whole chains, in a peer's role, or of our own (None): new
+    with a new verifier."""
 
     @classmethod
     def first(
