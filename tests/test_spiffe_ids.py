@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from uproxy.errors import SpiffeIdError
@@ -129,6 +131,31 @@ def test_a_long_text_is_told_short() -> None:
     with pytest.raises(SpiffeIdError) as caught:
         SpiffeId.parse("http://" + "a" * 5000)
     assert len(str(caught.value)) < 300
+
+
+@pytest.mark.parametrize("parse", [SpiffeId.parse, IdentityPattern.parse])
+def test_text_is_quoted_as_it_was_written_and_up_to_120_characters(
+    parse: Callable[[str], object],
+) -> None:
+    start = "spiffe://Example.ORG/"
+    for size, shown in ((120, start + "é" * 99), (121, start + "é" * 99 + "…")):
+        with pytest.raises(SpiffeIdError) as caught:
+            parse(start + "é" * (size - len(start)))
+        assert str(caught.value).startswith(f"{shown!r} isn't ")
+
+
+def test_a_pattern_is_as_long_as_an_id_at_most() -> None:
+    longest = "spiffe://td/" + "a" * (MAX_ID_BYTES - len("spiffe://td/"))
+    assert str(IdentityPattern.parse(longest)) == longest
+    with pytest.raises(SpiffeIdError, match="ID-15"):
+        IdentityPattern.parse(f"{longest}a")
+
+
+def test_every_segment_of_a_path_counts() -> None:
+    for path in ("good/b ad", "b ad/good", "good/b ad/good"):
+        for parse in (SpiffeId.parse, IdentityPattern.parse):
+            with pytest.raises(SpiffeIdError, match="ID-14"):
+                parse(f"spiffe://td/{path}")
 
 
 def test_a_trust_domain_is_a_bare_name() -> None:

@@ -121,8 +121,6 @@ class IdentityPattern:
         rule = rule or ("pattern-segment" if "*" in plain else _broken_path_rule(plain))
         if not segments:
             rule = rule or "pattern-path"
-        if len(text) > MAX_ID_BYTES:
-            rule = "ID-15"
         if rule is not None:
             raise _refusal("an identity pattern", text, rule)
         return cls(TrustDomain(host), _without_repeats(segments))
@@ -201,9 +199,7 @@ def _broken_host_rule(host: str) -> str | None:
 
 
 def _broken_path_rule(path: str) -> str | None:
-    """Return the id of the rule that a path breaks; None: it is valid."""
-    if path == "":
-        return None
+    """Return the id of the rule that a path breaks; None: it is valid, or empty."""
     if "%" in path:
         return "ID-11"
     if path.endswith("/"):
