@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
+from tests.helpers.odd_certificates import serial_that_is_not_positive
 from uproxy.errors import BundleError
 from uproxy.lab.pki import Authority
 from uproxy.spiffe import encoding
@@ -95,3 +99,19 @@ def test_a_name_of_a_kind_nobody_uses_is_an_error(tag: int) -> None:
     assert issued[start] == 0x81
     with pytest.raises(BundleError, match="can't be read"):
         encoding.certificate(issued[:start] + bytes([tag]) + issued[start + 1 :])
+
+
+READING = """\
+import sys
+from uproxy.spiffe import encoding
+print(encoding.certificate(bytes.fromhex(sys.argv[1])).serial_number)
+"""
+
+
+def test_nobody_writes_to_our_log_with_a_certificate_that_the_library_warns_of() -> None:
+    """Python prints warnings as two lines that are no JSON, and whoever calls could cause them."""
+    odd = serial_that_is_not_positive(CA.issue().certificate, CA.key)
+    done = subprocess.run(
+        [sys.executable, "-c", READING, odd.hex()], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("-128\n", "")

@@ -96,17 +96,30 @@ def _signed_parts(certificate: x509.Certificate) -> list[bytes]:
     return _der_elements(_der_content(certificate.tbs_certificate_bytes))
 
 
+def serial_that_is_not_positive(
+    certificate: x509.Certificate, signer: CertificateIssuerPrivateKeyTypes
+) -> bytes:
+    """The same certificate (DER) with the serial number -128, which RFC 5280 §4.1.2.2 says to
+    expect."""
+    version, _, *rest = _signed_parts(certificate)
+    return _der_signed_anew(certificate, [version, _der(0x02, b"\x80"), *rest], signer)
+
+
 def _signed_anew(
     certificate: x509.Certificate, parts: list[bytes], signer: CertificateIssuerPrivateKeyTypes
 ) -> x509.Certificate:
+    return x509.load_der_x509_certificate(_der_signed_anew(certificate, parts, signer))
+
+
+def _der_signed_anew(
+    certificate: x509.Certificate, parts: list[bytes], signer: CertificateIssuerPrivateKeyTypes
+) -> bytes:
     if not isinstance(signer, ec.EllipticCurvePrivateKey):
         raise TypeError("a P-256 key")
     _, algorithm, _ = _der_elements(_der_content(certificate.public_bytes(Encoding.DER)))
     signed = _der(0x30, b"".join(parts))
     signature = signer.sign(signed, ec.ECDSA(hashes.SHA256()))
-    return x509.load_der_x509_certificate(
-        _der(0x30, signed + algorithm + _der(0x03, b"\0" + signature))
-    )
+    return _der(0x30, signed + algorithm + _der(0x03, b"\0" + signature))
 
 
 def _der(tag: int, content: bytes) -> bytes:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import warnings
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.utils import CryptographyDeprecationWarning
 
 from uproxy.errors import BundleError
 
@@ -26,6 +28,10 @@ UNREADABLE = (
     x509.DuplicateExtension, x509.InvalidVersion, x509.UnsupportedGeneralNameType,
 )  # fmt: skip
 """What cryptography raises for damaged certificates and CRLs, when loading or later."""
+
+# what is odd about a certificate, a negative serial number for one: whoever calls would write it to
+# standard error, as text among the lines of JSON
+warnings.filterwarnings("ignore", "Parsed ", CryptographyDeprecationWarning)
 
 # the body has no hyphen, so that many BEGIN lines without END don't make it quadratic
 _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----([^-]*)-----END \1-----")
