@@ -29,7 +29,7 @@ from uproxy.transport.poller import Poller
 from uproxy.transport.python import PythonEngine
 from uproxy.transport.python.connection import Connection as PythonConnection
 from uproxy.transport.python.limits import Limiter
-from uproxy.transport.python.relay import OWN_BACKLOG, Flow
+from uproxy.transport.python.relay import MAX_UNSENT_ANSWERS, Flow
 
 engine = engines.engine
 
@@ -472,10 +472,10 @@ async def test_a_connection_cut_before_its_first_step_has_its_ending() -> None:
 
 def test_who_asks_for_answers_and_does_not_read_them_is_not_read() -> None:
     """As a peer that sends KeyUpdates only could make us buffer answers without end."""
-    greedy = SimpleNamespace(backlog=OWN_BACKLOG + 1)
-    flow = Flow(greedy, SimpleNamespace(backlog=0, midway=False))  # type: ignore[arg-type]  # these matter
+    greedy = SimpleNamespace(unsent=MAX_UNSENT_ANSWERS + 1)
+    flow = Flow(greedy, SimpleNamespace(unsent=0, must_read_first=False))
     assert not flow.open
-    greedy.backlog = OWN_BACKLOG
+    greedy.unsent = MAX_UNSENT_ANSWERS
     assert flow.open
 
 

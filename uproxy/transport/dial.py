@@ -25,12 +25,13 @@ class DialError(Exception):
 
 
 async def reach(
-    poller: Poller, addresses: tuple[Address, ...], limit: float
+    poller: Poller, addresses: tuple[Address, ...], limit: float = 0
 ) -> tuple[socket.socket, Address]:
-    """As `dial`, but for at most `limit` seconds; 0: without limit.
+    """As `dial`, for at most `limit` seconds (0: without limit), and with the refusal of a
+    connection for which no address could be reached.
 
     Raises:
-        RefusedError: no address could be reached; carries the outcome for the connection.
+        RefusedError: all addresses failed, or the time is over.
     """
     try:
         async with asyncio.timeout(limit or None):

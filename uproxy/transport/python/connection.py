@@ -1,8 +1,9 @@
-"""A connection's whole connection, in order: `_live` is the page to read.
+"""The page of a connection's life: what follows from what, in the order in which it happens.
 
-Each step may refuse by raising RefusedError; `run` turns that, and everything else that can
-happen, into one Ending and one call of `Door.closed`, or of what `Door.opened` returned.  Steps
-follow `lifecycle.MOVES`.
+`on_accepted` to `on_cut` are the verbs, the same as in the compiled engine's `connection.pxd`.  A
+verb enters a state, awaits what that state is for, and returns the verb that follows, or raises
+the refusal with which `on_failed` is called.  Nothing else in the engine sets a state or a
+deadline: `enter_state` does, and checks it against `lifecycle.MOVES`.
 """
 
 from __future__ import annotations
@@ -11,45 +12,36 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Final, cast
 
 from uproxy import libssl, sockets
-from uproxy.contract import (
-    Arrival,
-    Candidate,
-    Door,
-    Ending,
-    Refusal,
-    RefusedError,
-    Route,
-    TlsPlan,
-)
-from uproxy.errors import IdentityError, UntrustedError
-from uproxy.libssl import TlsError
-from uproxy.lifecycle import State
-from uproxy.model import Outcome
+from uproxy.contract import Arrival, Door, Ending, Refusal, RefusedError, Route, TlsPlan
+from uproxy.lifecycle import State, check_move
 from uproxy.transport import failures
 from uproxy.transport.dial import reach
 from uproxy.transport.poller import Poller
+from uproxy.transport.python.channel import Channel
+from uproxy.transport.python.close import close_sides, ending_of, is_alert_sent
 from uproxy.transport.python.deciding import Deciding, HasDoor
 from uproxy.transport.python.limits import Limiter
 from uproxy.transport.python.relay import Relay
-from uproxy.transport.python.side import Side
-from uproxy.transport.python.tls import TlsSide
-from uproxy.transport.succession import same_way
+from uproxy.transport.python.side import ChannelSide
+from uproxy.transport.python.tls import TlsChannel, refusing
 
 LINGER: Final = 1.0
-"""Seconds a refused peer has to read its alert: closed at once, bytes that it still sends
-would be answered by a reset that overtakes the alert."""
+"""Seconds for which a refused peer may read its alert: if the socket were closed at once, bytes
+that the peer still sends would be answered by a reset, which overtakes the alert."""
 
-_WITH_ALERT: Final = frozenset(
-    {Outcome.HANDSHAKE_FAILED, Outcome.PEER_UNTRUSTED, Outcome.PEER_UNEXPECTED, Outcome.PROBED}
-)
+_DIALLING: Final = (State.CONNECTING, State.HANDSHAKING_UPSTREAM)
 
 _log = logging.getLogger(__name__)
+
+Step = Callable[[], Awaitable["Step | None"]]
+"""A verb with its arguments; it returns the verb that follows, None after the last."""
 
 
 class Connection(Deciding):
@@ -65,262 +57,287 @@ class Connection(Deciding):
         arrival: Arrival,
     ) -> None:
         super().__init__(listener, door, arrival)
+        self.state = State.ACCEPTED
         self._poller = poller
         self._limiter = limiter
         self._accepted_at = time.monotonic()
         self._names = failures.NAMES[door.direction]
         self._socket = accepted
-        self._cut: Refusal | None = None
-        self._begun = False
+        self._cut: Refusal | None = None  # why it ends, whatever is still tried
+        self._interrupted_by: Refusal | None = None  # why its task was cancelled
+        self._seconds = 0.0  # of the deadline; 0: none
+        self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None
+        self._has_begun = False
 
-    def close(self, refusal: Refusal) -> None:
-        """Cut it now; the first reason stands."""
-        if self._cut is None and self.state is not State.CLOSED:
-            self._cut = refusal
-            if self._task is not None and self._begun:
-                self._task.cancel()
+    # The verbs.
 
-    def start(self, on_decided: Callable[[], None]) -> asyncio.Task[None]:
-        """Begin to live; `on_decided` is told once, when it has been admitted or refused."""
-        self._on_decided = on_decided
-        self._task = asyncio.get_running_loop().create_task(self._run())
-        return self._task
-
-    # The connection.
-
-    async def _live(self) -> None:
-        """From accepted to closed; returns when both sides have said their orderly end.
-
-        Raises:
-            RefusedError: the step that was reached ended it.
-        """
-        # nothing of a route or a plan is kept here: this runs as long as the connection is open
-        await self._meet()
-        await self._reach(self._ask_for_route())
-        relay, preface = self._open()
-        await relay.run(preface)
-
-    async def _meet(self) -> None:
-        plan = self._ask_for_tls()
-        if plan is not None:
-            await self._handshake_downstream(plan)
-
-    def _ask_for_tls(self) -> TlsPlan | None:
+    async def on_accepted(self) -> Step:
+        """Count it against the limits; await the ClientHello, or on a door without TLS ask for
+        the route."""
         self._limiter.add(self)
         plan = self._decide().tls()
         if isinstance(plan, Refusal):
             raise RefusedError(plan)
-        kind = Side if plan is None else TlsSide
-        self._downstream = kind(self._poller, self._socket, self._names[0])
-        return plan
-
-    async def _handshake_downstream(self, plan: TlsPlan) -> None:
-        self._move(State.HANDSHAKING_DOWNSTREAM)
+        if plan is None:
+            self._downstream = self._side_in_the_clear(self._socket, self._names[0])
+            return self.on_target_known
         self.arrival = replace(self.arrival, tls=plan)
-        side = cast("TlsSide", self._downstream)
+        channel = TlsChannel(self._poller, self._socket, self._names[0])
+        self._downstream = ChannelSide(channel)
         limit = cast("Door", self._door).timeouts.handshake
-        try:
-            async with _deadline(limit):
-                self._limiter.mark_silent(self)
-                hello = await side.receive_client_hello()
-                self._limiter.mark_active(self)
-                self._limiter.take_slot(self)
-                await side.handshake(libssl.context_of(plan), hello)
-        except (UntrustedError, IdentityError, TlsError, OSError) as error:
-            raise RefusedError(failures.handshake(side.who, error, limit)) from error
-        finally:
-            self._limiter.mark_active(self)
-            self._limiter.free_slot(self)
-        self.arrival = replace(self.arrival, peer=side.peer)
+        self.enter_state(State.HANDSHAKING_DOWNSTREAM, limit)
+        self._limiter.mark_silent(self)
+        with refusing(self._names[0]):
+            return partial(self.on_client_hello, await channel.receive_client_hello())
 
-    async def _reach(self, route: Route) -> None:
-        """Reach the upstream side as `route` says, or as the route does that a new door gives
-        meanwhile."""
-        cast("Side", self._downstream).watch_loss(self._on_downstream_lost)
-        while True:
-            failure = await self._go(route)
-            if self._door_replaced:
-                before, route = route, self._ask_for_route()
-                side = self._upstream
-                peer = side.peer if isinstance(side, TlsSide) else None
-                kept = None if failure else same_way(before, route, self.dialled, peer)
-                if kept is None:
-                    self._close_upstream()
-                    continue
-                self._move(State.CONNECTING)
-                self.route, self._candidate = kept, kept.candidates[0]
-            elif failure is not None:
-                raise RefusedError(failure)
-            return
+    async def on_client_hello(self, hello: bytes) -> Step:
+        """It is complete: take a handshake's slot, and do the handshake."""
+        self._limiter.mark_active(self)
+        self._limiter.take_slot(self)
+        channel = cast("TlsChannel", cast("ChannelSide", self._downstream).channel)
+        with refusing(self._names[0]):
+            context = libssl.context_of(cast("TlsPlan", self.arrival.tls))
+            await channel.handshake(context, hello)
+        self.arrival = replace(self.arrival, peer=channel.peer)
+        return self.on_handshaken
 
-    async def _go(self, route: Route) -> Refusal | None:
-        """Try the candidates until one is reached, or another door decides; why none was."""
-        self._move(State.CONNECTING)
-        downstream, last = cast("Side", self._downstream), failures.no_address(route)
-        for candidate in route.candidates:
-            self._candidate = candidate
-            failure = await self._try(route, candidate)
-            if failure is None:
-                return None
-            last = failure
-            if downstream.gone is not None:
-                raise RefusedError(failures.broken(downstream.who, downstream.gone))
-            if self._door_replaced:
-                break
-        return last
+    async def on_handshaken(self) -> Step:
+        """The downstream peer is verified: give the slot back, and ask for the route."""
+        self._limiter.free_slot(self)
+        return self.on_target_known
 
-    def _close_upstream(self) -> None:
-        """What was reached isn't where the connection goes."""
-        upstream, self._upstream = self._upstream, None
-        if upstream is not None:
-            upstream.close()
+    async def on_target_known(self) -> Step:
+        """Ask the listener's door where it goes; a second time if the door was replaced."""
+        self.enter_state(State.ADMITTING, 0)
+        is_first = self.route is None
+        self._ask_for_route()
+        if is_first:
+            cast("ChannelSide", self._downstream).channel.watch_loss(self._on_downstream_lost)
+        return self.on_routed
 
-    def _on_downstream_lost(self, error: OSError) -> None:
-        """It was reset.  What it had said is for an upstream that is reached."""
-        downstream = cast("Side", self._downstream)
-        if self.state is State.HANDSHAKING_UPSTREAM and downstream.has_unread():
-            downstream.lose(error)
-        else:
-            self.close(failures.broken(downstream.who, error))
+    async def on_routed(self) -> Step:
+        """Connect to the next candidate, unless upstream is connected to one already."""
+        route = cast("Route", self.route)
+        self.enter_state(State.CONNECTING, route.timeouts.connect)
+        if self._keep_upstream():
+            return self.on_upstream_ready
+        self._close_upstream()
+        if not self._untried:
+            raise RefusedError(failures.no_address(route))
+        self._candidate, self._untried = self._untried[0], self._untried[1:]
+        connected, self.dialled = await reach(self._poller, self._candidate.addresses)
+        return partial(self.on_connected, connected)
 
-    async def _try(self, route: Route, candidate: Candidate) -> Refusal | None:
-        """Why it couldn't be reached."""
-        if self.state is not State.CONNECTING:
-            self._move(State.CONNECTING)
-        try:
-            self._upstream = await self._connect(route, candidate)
-        except RefusedError as no:
-            cast("Door", self._door).attempted(route, candidate, no.refusal)
-            return no.refusal
-        return None
-
-    async def _connect(self, route: Route, candidate: Candidate) -> Side:
-        connected, self.dialled = await reach(
-            self._poller, candidate.addresses, route.timeouts.connect
-        )
+    async def on_connected(self, connected: socket.socket) -> Step:
+        """The upstream's TCP, or unix, connection is there: do the handshake, if there is TLS."""
+        route, self._reached_by = cast("Route", self.route), self.route
         plan = route.upstream.plan
         if plan is None:
-            return Side(self._poller, connected, self._names[1])
-        return await self._handshake_upstream(
-            connected, plan, route.timeouts.handshake, candidate.server_name
-        )
+            self._upstream = self._side_in_the_clear(connected, self._names[1])
+            return self.on_upstream_ready
+        channel = TlsChannel(self._poller, connected, self._names[1])
+        self._upstream = ChannelSide(channel)
+        self.enter_state(State.HANDSHAKING_UPSTREAM, route.timeouts.handshake)
+        name = self._candidate.server_name if self._candidate else None
+        with refusing(self._names[1]):
+            await channel.handshake(libssl.context_of(plan), server_name=name)
+        return self.on_upstream_ready
 
-    async def _handshake_upstream(
-        self, connected: socket.socket, plan: TlsPlan, limit: float, server_name: str | None
-    ) -> Side:
-        self._move(State.HANDSHAKING_UPSTREAM)
-        side = TlsSide(self._poller, connected, self._names[1])
+    async def on_upstream_ready(self) -> Step:
+        """Relay until one direction has ended; ask again if the door was replaced meanwhile."""
+        if self._door_replaced:
+            return self.on_target_known
+        # no local variable may keep the route: its plan has a key, and this awaits for long
+        self.enter_state(State.RELAYING, cast("Route", self.route).timeouts.idle)
+        await self._open()
+        return self.on_relay_ended
+
+    async def on_relay_ended(self) -> None:
+        """One direction has ended, or one side has failed: relay the rest, then close in order."""
+        self.enter_state(State.CLOSING, cast("Route", self.route).timeouts.half_close)
+        await cast("Relay", self._relay).until_closed()
+        ending = self._close_sides(None)
+        self.enter_state(State.CLOSED, 0)
+        self._report_ending(ending)
+
+    async def on_failed(self, why: Refusal) -> Step | None:
+        """Try the next candidate, or the route of a new door; otherwise let a refused peer read
+        its alert, and close."""
+        self._limiter.mark_active(self)
+        self._limiter.free_slot(self)
+        if self._cut is None and self.state in _DIALLING:
+            self._close_upstream()
+            self._report_attempt(why)
+            downstream = cast("ChannelSide", self._downstream).channel
+            if downstream.gone is not None:
+                why = failures.broken(downstream.who, downstream.gone)
+            elif self._door_replaced:
+                return self.on_target_known
+            elif self._untried:
+                return self.on_routed
+        self._report_decided()
+        if self._is_alert_sent(why):
+            self._limiter.mark_silent(self)  # it makes room when connections are full
+            self._set_deadline(LINGER)
+            with suppress(asyncio.CancelledError):  # at the deadline, or when cut
+                await cast("ChannelSide", self._downstream).channel.linger()
+        ending = self._close_sides(why)
+        self.enter_state(State.CLOSED, 0)
+        self._report_ending(ending)
+        return None
+
+    def on_deadline(self) -> None:
+        """The state has lasted for its seconds: `on_failed` with the reason."""
+        down, up = self._names
+        if self.state is State.CONNECTING and self._candidate is not None:
+            why = failures.no_answer(self._candidate.addresses, self._seconds)
+        elif self._relay is not None:
+            half_closed = self.state is State.CLOSING
+            timeouts = cast("Route", self.route).timeouts
+            why = self._relay.loss() or failures.idle(timeouts, half_closed=half_closed)
+        else:
+            who = up if self.state is State.HANDSHAKING_UPSTREAM else down
+            why = failures.handshake(who, TimeoutError(), self._seconds)
+        self._interrupt(why)
+
+    def on_cut(self, why: Refusal) -> None:
+        """The process wants it to end: `on_failed` with the first such reason, now."""
+        if self._cut is None and self.state is not State.CLOSED:
+            self._cut = why
+            if self._has_begun:
+                self._interrupt(why)
+
+    # State and deadline.
+
+    def enter_state(self, state: State, seconds: float) -> None:
+        """The only way to another state, or to another deadline of the same one.
+
+        Args:
+            seconds: until `on_deadline`, since now, or while it relays since bytes moved last; 0:
+                no deadline.
+
+        Raises:
+            ValueError: `lifecycle.MOVES` doesn't allow it: a defect.
+        """
+        if state is not self.state:
+            check_move(self.state, state)
+        self.state = state
+        self._set_deadline(seconds)
+
+    def _set_deadline(self, seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._seconds, self._timer = seconds, None
+        if seconds:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(loop.time() + seconds, self._on_timer)
+
+    def _on_timer(self) -> None:
+        """`on_deadline`, unless bytes have moved: then later."""
+        if self._relay is None:
+            self.on_deadline()
+            return
+        loop, due = asyncio.get_running_loop(), self._relay.last_moved() + self._seconds
+        if loop.time() < due:
+            self._timer = loop.call_at(due, self._on_timer)
+        elif not self._relay.is_over:
+            self.on_deadline()
+
+    # The task that runs the verbs.
+
+    def start(self, on_decided: Callable[[], None]) -> asyncio.Task[None]:
+        """Begin; `on_decided` is called once, when it has been admitted or refused."""
+        self._on_decided = on_decided
+        self._task = asyncio.get_running_loop().create_task(self._run())
+        return self._task
+
+    def close(self, refusal: Refusal) -> None:
+        """As `contract.Connection`."""
+        self.on_cut(refusal)
+
+    async def _run(self) -> None:
+        """Run the verbs, from `on_accepted` to the last."""
+        self._has_begun = True  # a task cancelled before its first step would never take it
+        step: Step | None = self.on_accepted
+        if self._cut is not None:
+            step = partial(self.on_failed, self._cut)
+        while step is not None:
+            step = await self._take(step)
+
+    async def _take(self, step: Step) -> Step | None:
+        """Run one verb; whatever it raises, `on_failed` follows with the reason."""
         try:
-            async with _deadline(limit):
-                await side.handshake(libssl.context_of(plan), server_name=server_name)
-        except RefusedError:
-            side.close()
-            raise
-        except (UntrustedError, IdentityError, TlsError, OSError) as error:
-            side.close()
-            raise RefusedError(failures.handshake(side.who, error, limit)) from error
-        except BaseException:
-            side.reset()
-            raise
-        return side
+            return await step()
+        except RefusedError as no:
+            why = no.refusal
+        except asyncio.CancelledError:
+            why = self._why_interrupted()
+        except Exception:
+            if self._cut is failures.DEFECT:
+                raise  # ending it failed as well
+            _log.exception("a defect ended connection %d (%s)", self.arrival.id, self.state)
+            why = self._cut = self._cut or failures.DEFECT
+        return partial(self.on_failed, self._cut or why)
 
-    def _open(self) -> tuple[Relay, bytes]:
-        """Both sides are ready: what moves the bytes, and what goes first."""
-        downstream, upstream = cast("Side", self._downstream), cast("Side", self._upstream)
-        route, door = cast("Route", self.route), cast("Door", self._door)
-        candidate = cast("Candidate", self._candidate)
-        relay = self._relay = Relay(downstream, upstream, route.timeouts, self._half_closed)
-        self._move(State.RELAYING)
-        self.endpoint = candidate.endpoint
-        door.attempted(route, candidate, None)
-        self._on_closed = door.opened(self)
+    def _interrupt(self, why: Refusal) -> None:
+        """Cancel what is awaited."""
+        self._interrupted_by = why
+        if self._task is not None:
+            self._task.cancel()
+
+    def _why_interrupted(self) -> Refusal:
+        """Return the reason given to `_interrupt`; without one the whole process stops."""
+        why, self._interrupted_by = self._interrupted_by, None
+        if why is None:
+            why = self._cut = self._cut or failures.STOPPED
+        return why
+
+    # What the verbs do.
+
+    def _side_in_the_clear(self, connected: socket.socket, who: str) -> ChannelSide:
+        return ChannelSide(Channel(self._poller, connected, who))
+
+    def _on_downstream_lost(self, error: OSError) -> None:
+        """It was reset before it was open.  What it has sent is passed on if upstream is already
+        connected; otherwise nothing more is dialled for it."""
+        channel = cast("ChannelSide", self._downstream).channel
+        if self.state is State.HANDSHAKING_UPSTREAM and channel.has_unread():
+            channel.lose(error)
+        else:
+            self.on_cut(failures.broken(channel.who, error))
+
+    def _open(self) -> Awaitable[None]:
+        """Both sides are ready: tell the door, and relay."""
+        candidate, route = self._candidate, cast("Route", self.route)
+        self.endpoint = candidate.endpoint if candidate else None
+        self._relay = Relay(
+            cast("ChannelSide", self._downstream), cast("ChannelSide", self._upstream)
+        )
+        self._report_attempt(None)
+        self._on_closed = cast("Door", self._door).opened(self)
         if self._cut is not None:
             # a cancellation waits for the next await, and bytes would have passed by then
             raise RefusedError(self._cut)
-        self._forget_snapshot(route)
-        return relay, route.preface
+        self._forget_snapshot()
+        return self._relay.until_half_closed(route.preface)
 
-    def _half_closed(self) -> None:
-        if self.state is State.RELAYING:
-            self._move(State.CLOSING)
+    def _is_alert_sent(self, why: Refusal) -> bool:
+        """Whether an alert is on its way to the downstream peer."""
+        is_shaking = self._cut is None and self.state is State.HANDSHAKING_DOWNSTREAM
+        return is_shaking and is_alert_sent(why)
 
-    # The end.
+    def _close_sides(self, why: Refusal | None) -> Ending:
+        """Close both sides, in order or with a reset; return how it ended."""
+        self._limiter.remove(self)
+        if self._downstream is None:
+            sockets.reset(self._socket)
+        close_sides((self._downstream, self._upstream), why)
+        return ending_of(self, why, time.monotonic() - self._accepted_at)
 
-    async def _run(self) -> None:
-        refusal = await self._outcome()
-        self._report_decided()
-        if self._speaks_last(refusal):
-            self._limiter.mark_silent(self)  # it makes room when connections are full
-            with suppress(asyncio.CancelledError):  # cut: then without waiting
-                await cast("Side", self._downstream).linger(LINGER)
-        self._let_go(refusal)
-        ending = self._ending(refusal)
-        self._move(State.CLOSED)
+    def _report_ending(self, ending: Ending) -> None:
+        """Tell the door, or what its `opened` returned."""
         try:
             (self._on_closed or cast("Door", self._door).closed)(self, ending)
         except Exception:  # noqa: BLE001  the door's defect; the connection has ended anyway
             _log.exception("Door.closed failed for connection %d", self.arrival.id)
-
-    async def _outcome(self) -> Refusal | None:
-        """Live, and turn whatever ends it into a refusal; None for the orderly end."""
-        self._begun = True  # a task cancelled before its first step would never take it
-        if self._cut is not None:
-            return self._cut
-        try:
-            await self._live()
-        except RefusedError as no:
-            return self._cut or no.refusal
-        except asyncio.CancelledError:
-            return self._cut or failures.STOPPED
-        except Exception:  # noqa: BLE001  a defect: this connection ends, the process doesn't
-            _log.exception("a defect ended connection %d (%s)", self.arrival.id, self.state)
-            return self._cut or failures.DEFECT
-        return None
-
-    def _speaks_last(self, refusal: Refusal | None) -> bool:
-        """Whether an alert is on its way to the downstream side."""
-        return (
-            refusal is not None
-            and self._cut is None
-            and self.state is State.HANDSHAKING_DOWNSTREAM
-            and refusal.outcome in _WITH_ALERT
-        )
-
-    def _let_go(self, refusal: Refusal | None) -> None:
-        self._limiter.remove(self)
-        if self._downstream is None:
-            sockets.reset(self._socket)
-        for side in (self._downstream, self._upstream):
-            if side is not None and _is_orderly(side, refusal):
-                side.close()
-            elif side is not None:
-                side.reset()
-
-    def _ending(self, refusal: Refusal | None) -> Ending:
-        return Ending(
-            outcome=refusal.outcome if refusal else Outcome.CLOSED,
-            state=self.state,
-            duration=time.monotonic() - self._accepted_at,
-            bytes_received=self.bytes_received,
-            bytes_sent=self.bytes_sent,
-            reason=refusal.reason if refusal else None,
-            rule=self._rule(refusal),
-        )
-
-    def _rule(self, refusal: Refusal | None) -> str | None:
-        """The rule that refused, or the one that let it in."""
-        if refusal is not None and refusal.rule is not None:
-            return refusal.rule
-        return self.route.rule if self.route else None
-
-
-def _is_orderly(side: Side, refusal: Refusal | None) -> bool:
-    """Whether to close without a reset, which would take what the kernel hasn't delivered yet:
-    a slow reader that was told the end isn't at fault for the other side's silence."""
-    return refusal is None or (refusal.outcome is Outcome.TIMED_OUT and side.finished)
-
-
-def _deadline(seconds: float) -> asyncio.Timeout:
-    """0 is none."""
-    return asyncio.timeout(seconds or None)

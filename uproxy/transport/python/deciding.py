@@ -1,9 +1,9 @@
 """What is known of a connection, and which door decides about it.
 
-One door decides, the one that the listener has when it does (`_decide`).  Before each step that
-follows from its answer it is looked whether it is still the listener's (`_door_replaced`); if not,
-the connection is put to the new one, whole.  When it is open nothing of the door or its snapshot
-is kept (`_forget_snapshot`).
+One door decides: the one that the listener has at that moment (`_decide`).  Before a step that
+follows from its answer, `_door_replaced` tells whether the listener has another door by now; if
+so, that one is asked again from the beginning.  An open connection keeps nothing of the door or
+its snapshot (`_forget_snapshot`).
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from uproxy.contract import (
     Door,
     OnClosed,
     PeerSvid,
+    Refusal,
     Route,
     TlsFacts,
 )
-from uproxy.lifecycle import State, check_move
+from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, TcpAddress
 from uproxy.sockaddr import network_of
 from uproxy.transport.python.relay import Relay
-from uproxy.transport.python.side import Side
-from uproxy.transport.python.tls import TlsSide
-from uproxy.transport.succession import followed, successor
+from uproxy.transport.python.side import ChannelSide
+from uproxy.transport.python.tls import TlsChannel
+from uproxy.transport.succession import followed, same_way, successor
 
 
 class HasDoor(Protocol):
@@ -39,33 +40,36 @@ class HasDoor(Protocol):
 
 
 class Deciding:
-    """One connection, from its arrival to its end; `Connection` makes it move."""
+    """What is known of one connection; `Connection` moves it from state to state."""
+
+    state: State
 
     def __init__(self, listener: HasDoor, door: Door, arrival: Arrival) -> None:
         self.arrival = arrival
         self.route: Route | None = None
         self.dialled: Address | None = None
         self.endpoint: str | None = None
-        self.state = State.ACCEPTED
         self._listener: HasDoor | None = listener  # None once it is open
-        self._candidate: Candidate | None = None  # the one being tried
         self._door: Door | None = door  # the one that decided, or will; None once it is open
+        self._candidate: Candidate | None = None  # the one being tried
+        self._untried: tuple[Candidate, ...] = ()
+        self._reached_by: Route | None = None  # the route under which upstream was dialled
         self._inbound = door.direction is Direction.INBOUND
         self._on_closed: OnClosed | None = None  # once it is open
         self._on_decided: Callable[[], None] | None = None
-        self._downstream: Side | None = None
-        self._upstream: Side | None = None
+        self._downstream: ChannelSide | None = None
+        self._upstream: ChannelSide | None = None
         self._relay: Relay | None = None
 
     @property
     def peer(self) -> PeerSvid | None:
-        side = self._tls_side
-        return side.peer if side else None
+        channel = self._tls_channel
+        return channel.peer if channel else None
 
     @property
     def tls(self) -> TlsFacts | None:
-        side = self._tls_side
-        return side.facts if side else None
+        channel = self._tls_channel
+        return channel.facts if channel else None
 
     @property
     def bytes_received(self) -> int:
@@ -81,7 +85,11 @@ class Deciding:
         return network_of(source) if isinstance(source, TcpAddress) else None
 
     def _decide(self) -> Door:
-        """The listener's door of this moment, which decides from here on."""
+        """Return the door that the listener has now, which decides from here on.
+
+        Raises:
+            RefusedError: there is none any more.
+        """
         listener = cast("HasDoor", self._listener)
         self._door = successor(cast("Door", self._door), listener.door)
         return self._door
@@ -91,34 +99,65 @@ class Deciding:
         """Whether the listener has another door than the one that decided."""
         return self._listener is not None and self._listener.door is not self._door
 
-    def _ask_for_route(self) -> Route:
-        self._move(State.ADMITTING)
-        self.route = followed(self._decide().admit(self.arrival))
-        self._report_decided()
-        return self.route
+    def _ask_for_route(self) -> None:
+        """Have the listener's door admit it.
 
-    def _forget_snapshot(self, route: Route) -> None:
-        """It is open: keep nothing of the snapshot that let it in."""
-        self.route = route.when_open
+        Raises:
+            RefusedError: the door's refusal, or no engine can reach what the route leads to.
+        """
+        self.route = followed(self._decide().admit(self.arrival))
+        self._untried, self._candidate = self.route.candidates, None
+        self._report_decided()
+
+    def _keep_upstream(self) -> bool:
+        """Whether the upstream that is connected is where the route leads too: then the route is
+        the one to it alone."""
+        before, route = self._reached_by, cast("Route", self.route)
+        if before is None or self._upstream is None:
+            return False
+        channel = self._upstream.channel
+        peer = channel.peer if isinstance(channel, TlsChannel) else None
+        kept = same_way(before, route, self.dialled, peer)
+        if kept is None:
+            return False
+        self.route, self._candidate, self._untried = kept, kept.candidates[0], ()
+        return True
+
+    def _close_upstream(self) -> None:
+        """Close the upstream, if there is one: it isn't used."""
+        upstream, self._upstream, self._reached_by = self._upstream, None, None
+        if upstream is not None:
+            upstream.channel.close()
+
+    def _report_attempt(self, failure: Refusal | None) -> None:
+        """Tell the door that the candidate failed, or was reached (None)."""
+        if self._candidate is not None:
+            door, route = cast("Door", self._door), cast("Route", self.route)
+            door.attempted(route, self._candidate, failure)
+
+    def _forget_snapshot(self) -> None:
+        """Keep nothing of the snapshot that admitted it: neither plan nor addresses."""
+        self.route = cast("Route", self.route).when_open
         self.arrival = replace(self.arrival, tls=None)
-        self._door = self._candidate = self._listener = None
+        self._door = self._candidate = self._listener = self._reached_by = None
+        self._untried = ()
 
     def _report_decided(self) -> None:
+        """Tell the listener, once, that it was admitted or refused."""
         on_decided, self._on_decided = self._on_decided, None
         if on_decided is not None:
             on_decided()
 
-    def _move(self, then: State) -> None:
-        check_move(self.state, then)
-        self.state = then
-
     @property
-    def _tls_side(self) -> TlsSide | None:
+    def _tls_channel(self) -> TlsChannel | None:
+        """The channel to the peer, if it is under TLS."""
         side = self._downstream if self._inbound else self._upstream
-        return side if isinstance(side, TlsSide) else None
+        channel = side.channel if side is not None else None
+        return channel if isinstance(channel, TlsChannel) else None
 
     def _count(self, *, received: bool) -> int:
+        """Return the application bytes so far, from the peer or to it."""
         if self._relay is None:
             return 0
-        flow = self._relay.to_upstream if self._inbound is received else self._relay.to_downstream
-        return flow.count
+        is_up = self._inbound is received
+        return (self._relay.to_upstream if is_up else self._relay.to_downstream).count

@@ -1,61 +1,64 @@
-"""Why a relay ends before both directions have ended in order, and what is still delivered then.
+"""How a relay ends in which one side has failed.
 
-What the side that failed had sent is passed on, and what was passed on is delivered, before the
-other side is reset: a reset drops what the kernel holds.
+What the failed side had sent is passed on, and is delivered, before the other side is reset: a
+reset drops what the kernel holds.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from uproxy.contract import RefusedError
+from uproxy.contract import Refusal
 from uproxy.libssl import TlsError
 from uproxy.transport import failures
-from uproxy.transport.python.side import Side
-from uproxy.transport.python.tls import TlsSide
+from uproxy.transport.python.side import Failure, Side
 
 _FIRST_LOOK: Final = 0.001
 _LAST_LOOK: Final = 1.0
-"""Seconds between two looks at what the kernel hasn't delivered, of which it reports nothing."""
+"""Seconds between two looks at what is undelivered, which nothing reports: at first, at last."""
+
+
+def is_delivered(side: Side) -> bool:
+    """Whether the other end has received all that was written."""
+    return side.unsent == 0 and side.undelivered == 0
 
 
 class Loss:
-    """The first failure of a side while bytes passed."""
+    """The first failure of a side of a relay."""
 
     __slots__ = ("_error", "_undelivered", "at", "side")
 
-    def __init__(self, side: Side, error: OSError | TlsError, at: float) -> None:
+    def __init__(self, side: Side, error: Failure, at: float) -> None:
         self.side = side
         self.at = at
-        """Seconds of the loop's clock."""
+        """When it failed, in seconds of the loop's clock."""
         self._error = error
         self._undelivered = 0
 
-    def name(self, side: Side, error: OSError | TlsError) -> None:
-        """An alert says more than the failure to send that came before it was read."""
+    def add_error(self, side: Side, error: Failure) -> None:
+        """Another error of a side: an alert of the failed one is reported instead of the failure
+        to send, which came first but says less."""
         if side is self.side and isinstance(self._error, OSError) and _alert(error) is not None:
             self._error = error
 
     def has_moved(self, *sides: Side) -> bool:
-        """Whether the kernel has delivered something, or got more, since it was last asked."""
+        """Whether the number of undelivered bytes has changed since the last call."""
         before, self._undelivered = self._undelivered, sum(side.undelivered for side in sides)
         return self._undelivered != before
 
     def next_look(self, now: float) -> float:
-        """When to ask again: the longer it takes, the less often."""
+        """Return when to look again, in seconds of the loop's clock: the longer it takes, the
+        less often."""
         return now + min(max((now - self.at) / 4, _FIRST_LOOK), _LAST_LOOK)
 
-    def refusal(self, count: int) -> RefusedError:
-        """How the relay ends; `count` is what the side that failed had sent.
-
-        A TLS 1.3 server's refusal of our certificate comes after the handshake has ended for
-        us (RFC 8446 §2): before its first application byte an alert is that refusal.
-        """
+    def refusal(self, count: int) -> Refusal:
+        """Return how the relay ends; `count`: bytes read from the side that failed."""
         side, error = self.side, self._error
-        if isinstance(side, TlsSide) and side.client and count == 0 and _alert(error) is not None:
-            return RefusedError(failures.handshake(side.who, error, 0))
-        return RefusedError(failures.broken(side.who, error))
+        if side.may_be_refused and count == 0 and _alert(error) is not None:
+            return failures.handshake(side.who, error, 0)
+        return failures.broken(side.who, error)
 
 
-def _alert(error: OSError | TlsError) -> int | None:
+def _alert(error: Failure) -> int | None:
+    """Return the number of the alert that the peer sent, if it was one."""
     return error.alert if isinstance(error, TlsError) else None

@@ -1,7 +1,7 @@
-"""One side of a connection under mutual TLS: a side whose bytes pass through a session.
+"""A channel under mutual TLS: its bytes pass through a session.
 
-FIN and close_notify are one thing above here: the end of the other side's sending.  A FIN
-without a close_notify is a truncation, which is a reset.
+FIN and close_notify are one thing above here: the end of the other end's sending.  A FIN without
+a close_notify is a truncation, which counts as a reset.
 """
 
 from __future__ import annotations
@@ -9,52 +9,59 @@ from __future__ import annotations
 import errno
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
-from uproxy.contract import PeerSvid, TlsFacts
+from uproxy.contract import PeerSvid, RefusedError, TlsFacts
+from uproxy.errors import IdentityError, UntrustedError
 from uproxy.libssl import Buffer, Context, Session, TlsError, in_words
-from uproxy.transport.failures import closed
+from uproxy.transport import failures
 from uproxy.transport.poller import Poller
+from uproxy.transport.python.channel import Channel
 from uproxy.transport.python.client_hello import MAX_HELLO, ClientHello
-from uproxy.transport.python.side import Side
 
 
-class TlsSide(Side):
-    """A side whose peer is verified, once `shake` has returned; nothing else before."""
+class TlsChannel(Channel):
+    """A channel whose peer is verified once `handshake` has returned; before, it sends and
+    receives no application byte."""
 
-    __slots__ = ("_early", "_session", "_started", "client", "facts")
+    __slots__ = ("_early", "_is_client", "_session", "_started", "facts")
 
     def __init__(self, poller: Poller, connected: socket.socket, who: str) -> None:
         super().__init__(poller, connected, who)
         self._session: Session | None = None
-        self._early = b""
+        self._early = b""  # application bytes that came together with the handshake's end
         self._started: float | None = None
+        self._is_client = False
         self.facts: TlsFacts | None = None
-        self.client = False
-        """We are the client of the handshake."""
+        """What the handshake negotiated, once it has ended."""
+
+    @property
+    def is_tls_client(self) -> bool:
+        return self._is_client
 
     @property
     def peer(self) -> PeerSvid | None:
-        """Verified in this connection's handshake."""
+        """The peer that this connection's handshake has verified; None before its end."""
         return self._session.peer if self._session else None
 
     async def receive_client_hello(self) -> bytes:
-        """A whole ClientHello (or what can't become one), before anything is spent on it.
+        """Wait for a complete ClientHello, and return it; no session is made for it yet.
 
         Raises:
-            TlsError: it ended first, or is refused at a record that can't be one of a ClientHello.
-            OSError: reset.
+            TlsError: the connection ended first, or a record can't be part of a ClientHello.
+            OSError: it was reset.
         """
         hello, complete = ClientHello(), False
         while not complete:
             try:
-                more = await self.receive_some(MAX_HELLO - len(hello.received))
+                more = await self.receive_raw(MAX_HELLO - len(hello.received))
             except ConnectionResetError:
                 if hello.received:
                     raise
                 more = b""
             if not more:
-                raise closed(self.who, "short_hello" if hello.received else "no_hello")
+                raise failures.closed(self.who, "short_hello" if hello.received else "no_hello")
             self._started = self._started or time.monotonic()
             complete = hello.feed(more)
         if hello.fault is not None:
@@ -66,29 +73,35 @@ class TlsSide(Side):
     async def handshake(
         self, context: Context, received: bytes = b"", server_name: str | None = None
     ) -> None:
-        """The whole handshake; `received`: from `receive_client_hello`, `server_name`: sent
-        as SNI.
+        """Do the whole handshake.
+
+        Args:
+            context: says which end of it we are.
+            received: the ClientHello, if we are the server.
+            server_name: sent as SNI, if we are the client.
 
         Raises:
             UntrustedError, RefusedError: as the plan's `verify` raised it; the alert is sent.
             TlsError: anything else about TLS, the end of TCP included.
-            OSError: reset.
+            OSError: the connection was reset.
         """
         started = self._started or time.monotonic()
-        self.client = not context.server
+        self._is_client = not context.server
         session = self._session = Session(context, server_name)
         done = self._step(session, received)
         while not done:
-            await self.send_all()
-            received = await self.receive_some()
+            await self.flush_all()
+            received = await self.receive_raw()
             if not received:
-                raise closed(self.who, "short_handshake")
+                raise failures.closed(self.who, "short_handshake")
             done = self._step(session, received)
-        await self.send_all()
+        await self.flush_all()
         self._early, session.early = session.early, b""
         self.facts = TlsFacts(*session.negotiated, time.monotonic() - started)
 
     def _step(self, session: Session, received: bytes) -> bool:
+        """Give received bytes to the handshake and send its answer; returns whether it has
+        ended."""
         try:
             done = session.handshake(received)
         except BaseException:
@@ -98,29 +111,28 @@ class TlsSide(Side):
         return done
 
     @property
-    def ready(self) -> bool:
-        """Bytes, an end or a failure that came together with something else."""
-        session = self._open
+    def pending(self) -> bool:
+        session = self._verified
         return bool(self._early) or session.ended or self.failure is not None
 
     @property
     def failure(self) -> OSError | TlsError | None:
-        """Why no more application bytes can be sent to it: its socket or its TLS has failed."""
-        return self.gone or self._open.failure
+        return self.gone or self._verified.failure
 
     @property
-    def midway(self) -> bool:
-        """Whether part of a message of TLS itself has come."""
+    def must_receive_first(self) -> bool:
+        """Whether a part of a KeyUpdate, or of another message of TLS itself, has come: OpenSSL
+        encrypts nothing before the rest of it has."""
         return self._session is not None and self._session.midway
 
     def receive(self) -> Buffer | None:
-        """As in the clear.
+        """As without TLS.
 
         Raises:
-            OSError: reset.
-            TlsError: the peer's alert, a record that can't be, or a truncation.
+            OSError: the connection was reset.
+            TlsError: the peer's alert, an invalid record, or a truncation.
         """
-        session = self._open
+        session = self._verified
         if self._early:
             early, self._early = self._early, b""
             return early
@@ -131,13 +143,14 @@ class TlsSide(Side):
             if received is None:
                 return None
             if not received:
-                raise closed(self.who, "truncated")
+                raise failures.closed(self.who, "truncated")
             data = self._decrypt(session, received)
             if data or (self.gone is None and not session.ended):
                 return data or None  # None: part of a record, or not the application's
         return b""
 
     def _decrypt(self, session: Session, received: Buffer) -> Buffer:
+        """Return the application bytes in received ones, and send what TLS itself answers."""
         try:
             data = session.decrypt(received)
         except TlsError:
@@ -150,38 +163,56 @@ class TlsSide(Side):
         return data
 
     def send(self, data: Buffer) -> None:
-        """As in the clear."""
-        self._open.encrypt(data)
+        self._verified.encrypt(data)
         self._push_output()
 
     def finish(self) -> None:
-        """close_notify, then FIN, behind the backlog."""
-        self._open.finish()
+        """Send a close_notify, then a FIN, behind the bytes that are still unsent."""
+        self._verified.finish()
         self._push_output()
         try:
             super().finish()
         except OSError as error:
-            # who said his end and closed at once, as Go does, answers a close_notify with a
-            # reset: nothing is lost by it, and whether he did say it is still to be read
+            # a peer that sent its close_notify and closed at once, as Go does, answers ours with
+            # a reset: nothing is lost by it, and whether it sent one is still to be read
             if error.errno != errno.ENOTCONN:
                 raise
 
     def has_unread(self) -> bool:
-        """Whether bytes from it wait, here or in the kernel."""
         return bool(self._early) or super().has_unread()
 
     @property
-    def _open(self) -> Session:
+    def _verified(self) -> Session:
+        """The session.
+
+        Raises:
+            TlsError: the peer isn't verified yet.
+        """
         if self._session is None or self._session.peer is None:
             raise TlsError("not a byte before the peer is verified")
         return self._session
 
     def _push_output(self) -> None:
+        """Send the records that the session has made."""
         output = self._session.take_output() if self._session else b""
         if output:
             self._push(output)
 
     def _push_alert(self) -> None:
-        """Tell the other side why, if it still listens; what failed matters more."""
+        """Send the alert that the session has made, if the socket takes it: the error that caused
+        it is the one to report."""
         with suppress(OSError):
             self._push_output()
+
+
+@contextmanager
+def refusing(who: str) -> Iterator[None]:
+    """Turn what may end a handshake with a side into a refusal.
+
+    Raises:
+        RefusedError: with why it failed.
+    """
+    try:
+        yield
+    except (UntrustedError, IdentityError, TlsError, OSError) as error:
+        raise RefusedError(failures.handshake(who, error, 0)) from error
