@@ -1,0 +1,136 @@
+"""What the two halves call of each other: protocols that engines and doors satisfy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from uproxy.contract.handshakes import PeerSvid, TlsFacts, TlsPlan
+from uproxy.contract.values import Arrival, Candidate, Ending, Refusal, Route
+from uproxy.lifecycle import State
+from uproxy.model import Address, Direction, Limits, Timeouts
+
+if TYPE_CHECKING:
+    import socket
+
+
+class Connection(Protocol):
+    """One connection, as doors and the registry see it, from `Door.admit` to `Door.closed`."""
+
+    @property
+    def arrival(self) -> Arrival:
+        """Who dialled in, and for what."""
+
+    @property
+    def route(self) -> Route | None:
+        """None until it is admitted."""
+
+    @property
+    def peer(self) -> PeerSvid | None:
+        """The verified peer, on whichever side TLS is; None in plaintext."""
+
+    @property
+    def tls(self) -> TlsFacts | None:
+        """None in plaintext."""
+
+    @property
+    def dialled(self) -> Address | None:
+        """The upstream address, once connected."""
+
+    @property
+    def endpoint(self) -> str | None:
+        """The candidate's endpoint, once connected."""
+
+    @property
+    def state(self) -> State: ...
+
+    @property
+    def bytes_received(self) -> int:
+        """Application bytes from the peer until now."""
+
+    @property
+    def bytes_sent(self) -> int:
+        """Application bytes to the peer until now."""
+
+    def close(self, refusal: Refusal) -> None:
+        """End it now: both sides are reset, and its Ending has `refusal`'s outcome and reason."""
+
+
+OnClosed = Callable[[Connection, Ending], None]
+"""Takes the end of a connection that was open."""
+
+
+class Door(Protocol):
+    """A listening address with its meaning, under one snapshot; it never changes."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def direction(self) -> Direction: ...
+
+    @property
+    def timeouts(self) -> Timeouts:
+        """For the steps before a Route is known."""
+
+    def tls(self) -> TlsPlan | Refusal | None:
+        """The plan of the downstream handshake, taken when a connection is accepted; None on
+        doors without TLS.  The same answer each time, for as long as the door is the listener's."""
+
+    def admit(self, arrival: Arrival) -> Route | Refusal:
+        """Decide on an arrival whose peer, if any, is verified.  Asked once more, by the new
+        door, about an arrival that an earlier door of the listener had admitted."""
+
+    def admitted_from_cache(self, arrival: Arrival, route: Route) -> None:
+        """The engine gave a cached `route` to this arrival.  Reported up to 0.1 s late, but before
+        anything else about the arrival; `opened` may be reported after bytes have moved.  The
+        listener had this door when the first of them did."""
+
+    def attempted(self, route: Route, candidate: Candidate, failure: Refusal | None) -> None:
+        """A candidate of `route` failed, for the reason `failure`, or was reached (None)."""
+
+    def opened(self, connection: Connection) -> OnClosed:
+        """Both sides are ready; bytes move from now on.  Returns the function that is called once
+        with the end.  The engine keeps that function and nothing else of the door."""
+
+    def closed(self, connection: Connection, ending: Ending) -> None:
+        """A connection has ended that never opened, admitted or not.  Called exactly once for
+        each."""
+
+
+class Listener(Protocol):
+    """A socket at which an engine accepts for a door."""
+
+    def replace(self, door: Door | None) -> None:
+        """From now on `door` decides, also about arrivals that aren't open yet, and no route of an
+        earlier door is given any more; the socket and open connections stay.  Works during
+        `close`, too.  None: arrivals that aren't open yet are refused; to be followed by
+        `close`."""
+
+    async def close(self) -> None:
+        """Stop accepting, and return when each arrival has been admitted or refused.
+
+        Whoever waits in the kernel's queue is accepted first, because closing the listening
+        socket would reset them; it is closed before anything is awaited.  The wait is bounded
+        by the handshake's deadline, and may be cancelled without harm.  Open connections stay.
+        """
+
+
+class Engine(Protocol):
+    """Moves the connections.  There is one per process."""
+
+    def open(self, listener: socket.socket, door: Door) -> Listener:
+        """Accept from a listening socket, which the engine now owns."""
+
+    def set_limits(self, limits: Limits) -> None:
+        """Applies to arrivals from now on."""
+
+    def refused(self) -> dict[str, int]:
+        """Arrivals refused by each limit since the start (`connections`, `handshakes_in_flight`,
+        `per_source_connections`, `descriptors`)."""
+
+    def responsive(self) -> bool:
+        """Whether every thread of the engine answers (liveness)."""
+
+    async def stop(self) -> None:
+        """End every connection and close every socket, without waiting for arrivals."""

@@ -1,0 +1,165 @@
+"""What engine and door say to each other about one connection: immutable values."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from typing import ClassVar, Final
+
+from uproxy.contract.handshakes import PeerSvid, TlsPlan
+from uproxy.errors import UproxyError
+from uproxy.lifecycle import State
+from uproxy.model import Address, Outcome, TcpAddress, Timeouts
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An accepted connection: who dialled in, as far as it is proved, and for what."""
+
+    id: int
+    """Unique in this process."""
+    source: Address
+    """The TCP peer, or the unix listener itself."""
+    local: Address
+    """The address it arrived at."""
+    peer: PeerSvid | None
+    """The caller; None on doors without TLS."""
+    tls: TlsPlan | None = None
+    """The plan of its handshake, which may be that of an earlier door of the listener.  None: there
+    was no handshake, or the connection is open and its plan, which has a key, was dropped."""
+    target: TcpAddress | None = None
+    """The address that it was meant for: the one that a CONNECT named, or to which a captured
+    connection was made; None: the listener's own."""
+    via: str | None = None
+    """The SPIFFE ID of the L7 proxy that speaks for `peer`; None: `peer` connected itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One endpoint to try.  `addresses` race (Happy Eyeballs, RFC 8305); the first is preferred."""
+
+    endpoint: str
+    """Its name in the destination's configuration."""
+    addresses: tuple[Address, ...]
+    """Literal addresses, at least one."""
+    server_name: str | None = None
+    """The SNI of a TLS handshake with it, in ASCII; None: none is sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """Upstream is dialled and spoken to in clear."""
+
+    plan: ClassVar[None] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Upstream is dialled, and a handshake made with it."""
+
+    plan: TlsPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """Upstream is a stream of a TLS connection that carries many (HBONE).  A CONNECT opens it,
+    whose authority is the candidate's address: the end of the tunnel dials it."""
+
+    plan: TlsPlan
+    """Of the handshake with the end of the tunnel."""
+    end: TcpAddress | int
+    """Where the tunnel ends: an address, or a port of the candidate's host."""
+
+
+PLAIN: Final = Plain()
+
+Upstream = Plain | Tls | Tunnel
+"""How a candidate is reached."""
+
+
+class CacheScope(enum.Enum):
+    """What a later arrival must have in common with an earlier one to be given its route."""
+
+    PEER = enum.auto()
+    """The leaf that it shows; on doors without TLS all are equal."""
+    SOURCE = enum.auto()
+    """The host that it comes from."""
+    TARGET = enum.auto()
+    """`Arrival.target`."""
+    VIA = enum.auto()
+    """`Arrival.via`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A door's yes: where to go and how."""
+
+    destination: str
+    """The name of the destination, or of the inbound door."""
+    candidates: tuple[Candidate, ...]
+    """Tried in order as long as no byte has been relayed."""
+    upstream: Upstream
+    timeouts: Timeouts
+    rule: str | None = None
+    """The allow rule that let the caller in."""
+    preface: bytes = b""
+    """Sent upstream before anything else (PROXY protocol)."""
+    cache_scope: frozenset[CacheScope] | None = None
+    """An engine may give this route, without asking, to arrivals that are equal to the first in
+    all of these, while the listener has the door that gave it; None: to nobody else.  The door
+    names everything it looked at that can differ between the listener's arrivals.  An engine that
+    can't compare one of these keeps no route."""
+    revision: int = 0
+    """Of the snapshot that decided."""
+    door_data: object = field(default=None, repr=False, compare=False)
+    """The door's own; the engine gives it back with the route."""
+    when_open: Route = field(init=False, repr=False, compare=False)
+    """What an engine keeps of it when the connection is open: neither plan nor addresses."""
+
+    def __post_init__(self) -> None:
+        kept = (self.candidates, self.upstream.plan, self.preface, self.door_data, self.cache_scope)
+        if any(kept):
+            rest = Route(
+                self.destination, (), PLAIN, self.timeouts, self.rule, revision=self.revision
+            )
+        else:
+            rest = self
+        object.__setattr__(self, "when_open", rest)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A door's no, or the reason why an engine ended a connection."""
+
+    outcome: Outcome
+    reason: str
+    """One line for the log."""
+    rule: str | None = None
+    """The rule of the policy, or of SPIFFE, that decided."""
+
+
+class RefusedError(UproxyError):
+    """Carries a Refusal out of a function that returns something else."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.reason)
+        self.refusal = refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a connection ended."""
+
+    outcome: Outcome
+    state: State
+    """The state it ended in."""
+    duration: float
+    """Seconds since it was accepted."""
+    bytes_received: int = 0
+    """Application bytes from the peer to the application."""
+    bytes_sent: int = 0
+    """Application bytes from the application to the peer."""
+    reason: str | None = None
+    """None for an ordinary end."""
+    rule: str | None = None
+    """The rule that refused the connection, or the allow rule that admitted it."""
