@@ -14,19 +14,20 @@ BUILD_PACKAGES := gcc libc6-dev python3-dev
 TEST_PACKAGES := $(APPLICATIONS) chromium chromium-driver curl libnginx-mod-stream libssl-dev nmap \
 	openssl redis-tools systemd testssl.sh
 
-.PHONY: help demo test test-all check bench fuzz asan tsan clean test-packages demo-packages
+.PHONY: help demo test test-all check bench fuzz asan tsan mutants clean test-packages demo-packages
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make demo      see it work with PostgreSQL and nginx; ARGS=--once ends by itself'
 	@echo 'make test      the tests, without the slow ones; ARGS goes to pytest'
-	@echo 'make test-all  all tests, sanitizers, fuzzing, other Python versions, the wheel'
+	@echo 'make test-all  all tests, sanitizers, fuzzing, mutants, other Python versions, the wheel'
 	@echo 'make check     lint, format, types, floors, spelling'
 	@echo 'make bench     the benchmarks; ARGS="NAME …" chooses'
 	@echo 'make fuzz      the fuzz targets, a minute each; ARGS="SECONDS NAME …" chooses'
 	@echo 'make asan      the compiled engine under AddressSanitizer; ARGS goes to pytest'
 	@echo 'make tsan      the compiled engine under ThreadSanitizer; ARGS goes to pytest'
+	@echo 'make mutants   see whether the tests notice small faults; ARGS="MODULE …" chooses'
 	@echo 'make clean     remove what was built here'
 
 demo: $(VENV)/.ready demo-packages
@@ -63,6 +64,9 @@ asan: $(VENV)/.ready test-packages
 
 tsan: $(VENV)/.ready test-packages
 	@.ci/tsan $(ARGS)
+
+mutants: $(VENV)/.ready test-packages
+	@$(BIN)/python -m tests.mutants $(ARGS)
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info .hypothesis .*_cache

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
@@ -80,6 +81,16 @@ def test_no_snapshot_keeps_the_one_before(change: Callable[[Snapshot], Snapshot]
     gc.collect()
     assert gone() is None
     assert after.revision
+
+
+def test_the_first_snapshot_of_a_process_has_a_revision_that_nothing_older_can_have() -> None:
+    """0 is what a connection has that must be judged once more."""
+    spec = importlib.util.find_spec("uproxy.snapshot.snapshot")
+    assert spec is not None
+    assert spec.loader is not None
+    fresh = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(fresh)
+    assert fresh._next_revision() == 1
 
 
 def test_what_is_equal_is_taken_over() -> None:

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tests.mutants.modules import HUNTED, test_files
+from tests.mutants.modules import HUNTED, files_of
 from tests.mutants.mutations import mutants_of
 
 ROOT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def keys(module: str) -> list[str]:
 def hunt(module: str) -> list[str]:
     """What is wrong with the tests of a module, a line for each fault."""
     started = time.monotonic()
-    command = [sys.executable, "-m", "tests.mutants.hunt", module, *test_files(module)]
+    command = [sys.executable, "-m", "tests.mutants.hunt", module, *files_of(module)]
     # property tests try the same examples each time, and keep none; see tests/conftest.py
     environment = {**os.environ, "UPROXY_EXAMPLES": "mutants"}
     log = LOGS / f"{module}.log"

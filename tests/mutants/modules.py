@@ -29,6 +29,6 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
 """By module, the test files below `tests/`."""
 
 
-def test_files(module: str) -> list[str]:
+def files_of(module: str) -> list[str]:
     """The paths of the test files of a module."""
     return [f"tests/{name}.py" for name in HUNTED[module]]
