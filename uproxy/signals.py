@@ -7,9 +7,13 @@ most is to end the process with every connection in it.
 from __future__ import annotations
 
 import signal
+from collections.abc import Collection
 from typing import Final
 
-HANDLED: Final = frozenset({signal.SIGHUP, signal.SIGTERM, signal.SIGINT})
+QUITTING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+"""What ends uProxy, in order."""
+
+HANDLED: Final = QUITTING | {signal.SIGHUP}
 """What the event loop handles once it runs: reload and quit."""
 
 IGNORED: Final = frozenset(
@@ -24,10 +28,15 @@ def hold_back() -> None:
     process 1 of a container, a signal that isn't kept would be lost before there is a handler."""
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
+    hold_back_those_handled()
+
+
+def hold_back_those_handled() -> None:
+    """Let the kernel keep what the event loop will handle."""
     signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
 
 
-def let_through() -> None:
+def let_through(numbers: Collection[signal.Signals] = HANDLED) -> None:
     """Deliver what was held back, and what comes from now on.  Threads that were started in
     between don't get any."""
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)

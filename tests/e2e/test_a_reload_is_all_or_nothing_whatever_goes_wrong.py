@@ -245,6 +245,19 @@ def test_a_reload_that_waits_for_its_pipe_holds_up_nothing_and_is_done_when_it_c
         assert uproxy.running
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_start_that_waits_for_its_pipe_gives_way_to_the_end(
+    config: Config, tmp_path: Path, number: signal.Signals
+) -> None:
+    uproxy = Piped(config, tmp_path / "u").uproxy
+    with uproxy:
+        wait_until(lambda: _reads(uproxy), "the start to wait for its pipe")
+        uproxy.send(signal.SIGHUP)
+        uproxy.send(number)
+        assert uproxy.wait() == 0
+    assert uproxy.output == ""
+
+
 @pytest.mark.parametrize("how", ["SIGTERM", "drain", "quit"])
 def test_a_reload_that_waits_gives_way_to_the_end(config: Config, tmp_path: Path, how: str) -> None:
     with Piped(config, tmp_path / "u").running() as uproxy:

@@ -24,8 +24,9 @@ from uproxy.app.doors import socket_plans
 from uproxy.app.draining import drain
 from uproxy.app.facts import Facts
 from uproxy.app.identity import now, refuse_unusable_files
-from uproxy.app.offloop import compute
+from uproxy.app.offloop import compute, off_loop
 from uproxy.app.parts import Parts
+from uproxy.app.quitting import unless_told_to_quit
 from uproxy.app.reloading import Reloader
 from uproxy.app.starting import accept
 from uproxy.app.state import RunState
@@ -61,10 +62,10 @@ async def serve(file: ConfigurationFile) -> int:
     Raises:
         UproxyError: it could not start; nothing is left open.
     """
-    # taken before reading, so that a change while we start is noticed
-    seen = file.fingerprint()
-    settings = file.read()
-    refuse_unusable_files(settings.identity)
+    read = await unless_told_to_quit(_read(file))
+    if read is None:
+        return 0
+    settings, seen = read
     hardening.lock_in()
     log = Log(settings.log, settings.name)
     log.start()
@@ -72,6 +73,15 @@ async def serve(file: ConfigurationFile) -> int:
         return await Process(file, seen, settings, log).run()
     finally:
         log.finish()
+
+
+async def _read(file: ConfigurationFile) -> tuple[Settings, tuple[int, ...]]:
+    """Return the configuration, and the fingerprint that its file had just before it was read:
+    a change while we start is noticed by it."""
+    seen: list[tuple[int, ...]] = []
+    settings = await file.load(seen.append)
+    await off_loop(partial(refuse_unusable_files, settings.identity), "identity's files")
+    return settings, seen[-1]
 
 
 class Process:
