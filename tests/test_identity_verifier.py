@@ -363,13 +363,52 @@ def test_of_roots_with_one_name_the_one_that_signed_counts_whatever_else_is_ther
     bundle = Bundle("example.org", tuple(each.root for each in roots))
     for root in roots:
         assert judge(root.issue(**bare), bundles=(bundle,)).anchor == root.der
-        below = root.intermediate(**bare)
-        namesakes = [other.intermediate(**bare).certificate for other in roots]
-        issued = below.issue(**bare)
-        presented = replace(issued, chain=(issued.chain[0], *namesakes, *issued.chain[1:]))
-        assert judge(presented, bundles=(bundle,)).chain == issued.der
+        issued = root.intermediate(**bare).issue(**bare)
+        assert judge(issued, bundles=(bundle,)).chain == issued.der
     with_stranger = Authority("example.org", now=NOW, **bare)
     assert refusal(with_stranger.issue(**bare), bundles=(bundle,)) == ("X5-14", Alert.UNKNOWN_CA)
+
+
+def test_key_identifiers_tell_signers_with_one_name_apart() -> None:
+    roots = [Authority("example.org", now=NOW) for _ in range(5)]
+    bundle = Bundle("example.org", tuple(each.root for each in roots))
+    for root in roots:
+        namesakes = [other.intermediate().certificate for other in roots]
+        issued = root.intermediate().issue()
+        presented = replace(issued, chain=(issued.chain[0], *namesakes, *issued.chain[1:]))
+        assert judge(presented, bundles=(bundle,)).chain == issued.der
+
+
+def test_a_root_that_an_older_one_of_its_name_signed_is_followed_to_it() -> None:
+    """As a CA bridges the time until everybody has its new root."""
+    old, new = Authority("example.org", now=NOW), Authority("example.org", now=NOW)
+    issued, bridge = new.issue(), new._build(new._how, new.key, old)
+    presented = replace(issued, chain=(issued.certificate, bridge))
+    assert judge(presented, bundles=(old.bundle,)).anchor == old.der
+    assert judge(presented, bundles=(new.bundle,)).anchor == new.der
+
+
+def test_a_signer_that_is_remembered_is_vouched_for_only_by_who_is_there() -> None:
+    upper = OURS.intermediate()
+    renewed = upper._build(upper._how, upper.key, OURS)
+    lower = upper.intermediate()
+    issued = lower.issue()
+    other = replace(issued, chain=(*issued.chain[:2], renewed))
+    verifier = Verifier(credentials(OURS.bundle))
+    for peer in (issued, other, issued):
+        assert verifier.verify(peer.der, Role.CLIENT, NOW).chain == peer.der
+    with pytest.raises(UntrustedError, match="no root"):
+        verifier.verify(issued.der[:2], Role.CLIENT, NOW)
+
+
+def test_a_signer_of_another_trust_domain_is_not_remembered_for_ours() -> None:
+    verifier = Verifier(credentials(OURS.bundle, PARTNER.bundle))
+    below = PARTNER.intermediate()
+    assert verifier.verify(below.issue().der, Role.CLIENT, NOW)
+    claim = below.issue(uris=(OURS.issue().spiffe_id,))
+    with pytest.raises(UntrustedError) as caught:
+        verifier.verify(claim.der, Role.CLIENT, NOW)
+    assert caught.value.rule in {"X5-14", "X5-16"}
 
 
 def test_a_root_renewed_with_its_old_key_vouches_when_the_old_certificate_has_ended() -> None:
@@ -759,19 +798,16 @@ def test_a_root_that_openssl_can_not_read_ends_the_trust_in_its_domain(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """None is known; readers differ in what they let pass, so there may be one."""
-    made = libssl.AnchorStore
+    made = libssl.Anchor
 
-    def store(roots: tuple[bytes, ...]) -> object:
-        if roots == PARTNER_DERS:
+    def anchor(root: bytes) -> object:
+        if root == PARTNER.der:
             raise PathError("OpenSSL can't read a certificate")
-        return made(roots)
+        return made(root)
 
-    monkeypatch.setattr(verifier, "AnchorStore", store)
+    monkeypatch.setattr(verifier, "Anchor", anchor)
     assert refusal(PARTNER.issue()) == ("TB-5", Alert.UNKNOWN_CA)
     assert judge(OURS.issue())
-
-
-PARTNER_DERS = (PARTNER.der,)
 
 
 def test_an_intermediate_that_can_not_be_decoded_is_refused_whoever_signed_it() -> None:

@@ -7,7 +7,7 @@ from typing import cast
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
-from uproxy.identity.vouching import MISSES, Search, climb
+from uproxy.identity.vouching import MAX_MISSES, MISSES, Search, climb
 from uproxy.lab.pki import Authority
 
 CA = Authority("example.org")
@@ -15,29 +15,37 @@ UPPER = CA.intermediate()
 LOWER = UPPER.intermediate()
 STRANGER = Authority("example.org", subject="CA of example.org")
 
+NAMESAKES = [Authority("example.org") for _ in range(MAX_MISSES + 2)]
+
+
+def vouched(
+    search: Search, strangers: list[x509.Certificate], *roots: Authority
+) -> list[x509.Certificate]:
+    found = search.vouched_for(strangers, certificates(*roots))
+    assert all(each.certificate.issuer == each.signer.subject for each in found)
+    return [each.certificate for each in found]
+
 
 def certificates(*authorities: Authority) -> list[x509.Certificate]:
     return [each.certificate for each in authorities]
 
 
 def test_whom_an_anchor_signed_is_vouched_for_in_any_order() -> None:
-    assert Search().vouched_for(certificates(LOWER, UPPER), [CA.root]) == certificates(UPPER, LOWER)
+    assert vouched(Search(), certificates(LOWER, UPPER), CA) == certificates(UPPER, LOWER)
 
 
 def test_nobody_is_vouched_for_without_those_in_between() -> None:
-    assert Search().vouched_for(certificates(LOWER), [CA.root]) == []
+    assert vouched(Search(), certificates(LOWER), CA) == []
 
 
 def test_a_strangers_certificates_are_left_out_whatever_they_are_called() -> None:
-    mixed = certificates(STRANGER.intermediate(), STRANGER, UPPER)
-    assert Search().vouched_for(mixed, [CA.root]) == certificates(UPPER)
-    assert Search().vouched_for(mixed, []) == []
+    mixed = certificates(UPPER, STRANGER.intermediate(), STRANGER.intermediate())
+    assert vouched(Search(), mixed, CA) == certificates(UPPER)
+    assert vouched(Search(), mixed) == []
 
 
 def test_a_certificate_sent_twice_counts_once() -> None:
-    assert Search().vouched_for(certificates(UPPER, UPPER, CA), [CA.root]) == certificates(
-        UPPER, CA
-    )
+    assert vouched(Search(), certificates(UPPER, UPPER, CA), CA) == certificates(UPPER, CA)
 
 
 def test_an_issuer_is_found_by_name_and_signature() -> None:
@@ -52,17 +60,21 @@ class Forged:
     def __init__(self) -> None:
         self.checked = 0
 
+    issuer = CA.root.subject
+    extensions = x509.Extensions([])
+
     def verify_directly_issued_by(self, _issuer: x509.Certificate) -> None:
         self.checked += 1
         raise InvalidSignature
 
 
 def test_a_stranger_has_few_signatures_checked() -> None:
-    forged, search = [Forged() for _ in range(9)], Search()
-    roots = certificates(CA, STRANGER, UPPER)
-    assert search.vouched_for(cast("list[x509.Certificate]", forged), roots) == []
-    assert sum(each.checked for each in forged) == MISSES
-    assert search.issuer_among(roots, UPPER.certificate) is None  # the search is over
+    for roots, most in (([CA], MISSES), ([CA, STRANGER], MISSES + 1), (NAMESAKES, MAX_MISSES)):
+        search = Search(certificates(*roots))
+        forged = [Forged() for _ in range(9)]
+        assert vouched(search, cast("list[x509.Certificate]", forged), *roots) == []
+        assert sum(each.checked for each in forged) == most
+        assert search.issuer_among(certificates(CA), UPPER.certificate) is None  # it is over
 
 
 def test_a_way_behind_many_forged_issuers_is_given_up() -> None:
@@ -71,3 +83,21 @@ def test_a_way_behind_many_forged_issuers_is_given_up() -> None:
     leaf = LOWER.issue().certificate
     assert climb([leaf, *forged, *certificates(LOWER, UPPER)], [CA.root])[-1] != CA.root
     assert climb([leaf, *certificates(LOWER, UPPER)], [CA.root])[-1] == CA.root
+
+
+def test_where_there_is_one_way_no_signature_is_checked() -> None:
+    """Path validation does it."""
+    forged = CA.issue(forged=True).certificate
+    assert climb([forged], [CA.root]) == [forged, CA.root]
+    known = Search().vouched_for(certificates(UPPER), [CA.root])
+    below = UPPER.issue(forged=True).certificate
+    assert climb([below, UPPER.certificate], [CA.root], known) == [
+        below,
+        UPPER.certificate,
+        CA.root,
+    ]
+
+
+def test_a_key_identifier_of_a_root_is_decisive() -> None:
+    leaf, forged = CA.issue().certificate, certificates(*[STRANGER] * 9)
+    assert climb([leaf, *forged], [CA.root]) == [leaf, CA.root]

@@ -1,4 +1,4 @@
-"""Paths from a leaf to an anchor: found, validated, and told by their positions."""
+"""A path from a leaf to a root is valid, or its fault is told."""
 
 from __future__ import annotations
 
@@ -8,70 +8,66 @@ import pytest
 
 from uproxy.lab.pki import Authority
 from uproxy.libssl.binding import lib
-from uproxy.libssl.paths import AnchorStore, PathError
+from uproxy.libssl.paths import Anchor, PathError
 
 CA = Authority("example.org")
 OTHER = Authority("other.test")
 BELOW = CA.intermediate()
 
 
-def test_a_path_is_told_by_the_positions_of_its_certificates() -> None:
-    store = AnchorStore([OTHER.der, CA.der])
+def test_a_path_to_the_root_is_valid() -> None:
+    Anchor(CA.der).validate(CA.issue().der)
+    Anchor(CA.der).validate(BELOW.intermediate().issue().der)
+
+
+def test_an_intermediate_can_be_the_root() -> None:
     leaf, intermediate = BELOW.issue().der
-    assert store.find_path(CA.issue().der) == ((0,), 1)
-    assert store.find_path(OTHER.issue().der) == ((0,), 0)
-    assert store.find_path((leaf, OTHER.der, CA.der, intermediate)) == ((0, 3), 1)
-
-
-def test_an_intermediate_can_be_the_anchor() -> None:
-    intermediate = BELOW.issue().der[1]
-    assert AnchorStore([intermediate]).find_path(BELOW.issue().der) == ((0,), 0)
+    Anchor(intermediate).validate((leaf,))
 
 
 @pytest.mark.parametrize(
-    ("chain", "reason"),
+    ("chain", "unsigned", "reason"),
     [
-        (OTHER.issue().der, "unable to get local issuer certificate"),
-        (CA.issue(forged=True).der, "certificate signature failure"),
-        (CA.intermediate(ca=False).issue().der, "invalid CA certificate"),
-        (CA.intermediate(path_length=0).intermediate().issue().der, "path length"),
-        (CA.issue(unknown_critical=True).der, "unhandled critical extension"),
-        ((b"garbage",), "can't read"),
+        (OTHER.issue().der, 0, "unable to get local issuer certificate"),
+        (OTHER.intermediate().issue().der, 1, "unable to get local issuer certificate"),
+        ((OTHER.der,), 0, "self-signed certificate"),
+        (CA.issue(forged=True).der, 0, "certificate signature failure"),
+        (CA.intermediate(forged=True).issue().der, 1, "certificate signature failure"),
+        (CA.intermediate(ca=False).issue().der, None, "invalid CA certificate"),
+        (CA.intermediate(path_length=0).intermediate().issue().der, None, "path length"),
+        (CA.issue(unknown_critical=True).der, None, "unhandled critical extension"),
+        ((b"garbage",), None, "can't read"),
     ],
 )
-def test_no_path_is_told_in_openssls_words(chain: tuple[bytes, ...], reason: str) -> None:
-    with pytest.raises(PathError, match=reason):
-        AnchorStore([CA.der]).find_path(chain)
+def test_no_path_is_told_in_openssls_words(
+    chain: tuple[bytes, ...], unsigned: int | None, reason: str
+) -> None:
+    with pytest.raises(PathError, match=reason) as caught:
+        Anchor(CA.der).validate(chain)
+    assert caught.value.unsigned == unsigned
     assert lib.ERR_peek_error() == 0
 
 
 def test_a_root_that_can_not_be_read_is_told() -> None:
     with pytest.raises(PathError, match="can't read"):
-        AnchorStore([CA.der, b"garbage"])
+        Anchor(b"garbage")
 
 
-def test_no_roots_lead_nowhere() -> None:
-    with pytest.raises(PathError):
-        AnchorStore([]).find_path(CA.issue().der)
-
-
-def test_threads_share_a_store() -> None:
-    store, found = AnchorStore([CA.der, OTHER.der]), []
-    peers = [CA.issue().der, OTHER.issue().der, BELOW.issue().der]
-    wanted = [store.find_path(peer) for peer in peers]
+def test_threads_share_a_root() -> None:
+    anchor, told = Anchor(CA.der), []
+    good, bad = (CA.issue().der, BELOW.issue().der), CA.issue(forged=True).der
 
     def look() -> None:
-        found.append(
-            all(
-                store.find_path(p) == w
-                for _ in range(50)
-                for p, w in zip(peers, wanted, strict=True)
-            )
-        )
+        for _ in range(50):
+            for path in good:
+                anchor.validate(path)
+            with pytest.raises(PathError):
+                anchor.validate(bad)
+        told.append(True)
 
     threads = [threading.Thread(target=look) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [True] * 4
+    assert told == [True] * 4

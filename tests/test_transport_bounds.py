@@ -16,7 +16,7 @@ from tests.helpers.tls_streams import TlsStream
 from uproxy.contract import Engine
 from uproxy.lab.pki import UNKNOWN_OID, Authority, Issued, Quirks
 from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, TlsSettings
-from uproxy.spiffe.presented import MAX_CHAIN, MAX_CHAIN_BYTES, MAX_PARTS, MAX_TEXT
+from uproxy.spiffe.presented import MAX_CHAIN, MAX_CHAIN_BYTES, MAX_EXTENSIONS, MAX_PARTS, MAX_TEXT
 
 engine = engines.engine
 
@@ -51,10 +51,17 @@ def followed_by(*others: x509.Certificate, leaf: x509.Certificate = PEER.certifi
 
 LARGE = padded(MAX_TEXT - 1024)
 MANY_NAMES = OURS.issue("/a", dns=tuple(f"{n}.test" for n in range(MAX_PARTS)))
+EXTENDED = OURS.issue(
+    extensions=tuple(
+        (x509.UnrecognizedExtension(x509.ObjectIdentifier(f"1.3.6.1.4.1.99999.{n}"), b""), False)
+        for n in range(MAX_EXTENSIONS + 1 - 6)
+    )
+)
 TOO_MUCH = {
     f"the peer sent {MAX_CHAIN + 1} certificates": followed_by(*[OURS.certificate] * MAX_CHAIN),
     f"at most {MAX_CHAIN_BYTES} are read": followed_by(*[LARGE] * (MAX_CHAIN - 1)),
     f"more than {MAX_PARTS} parts": MANY_NAMES,
+    f"of {MAX_EXTENSIONS + 1} extensions": EXTENDED,
     f"at most {MAX_TEXT} are read": followed_by(leaf=padded(MAX_TEXT)),
     "more than 100 KiB": followed_by(*[padded(20_000)] * 6),
 }

@@ -11,6 +11,7 @@ from uproxy.errors import UntrustedError
 from uproxy.lab.pki import Authority
 from uproxy.spiffe.presented import (
     MAX_CHAIN,
+    MAX_EXTENSIONS,
     MAX_KEY,
     MAX_NAME_PARTS,
     MAX_PARTS,
@@ -75,11 +76,11 @@ def value(tag: int, content: bytes) -> bytes:
     return bytes((tag, 0x83)) + size.to_bytes(3, "big") + content
 
 
-def certificate(key: bytes = b"", names: bytes = b"") -> bytes:
+def certificate(key: bytes = b"", names: bytes = b"", more: bytes = b"") -> bytes:
     """The outline of one."""
     signed = b"".join(
         (value(2, b"\1"), value(0x30, b""), value(0x30, b""), value(0x30, b""),
-         value(0x30, names), value(0x30, key))
+         value(0x30, names), value(0x30, key), more)
     )  # fmt: skip
     return value(0x30, value(0x30, signed) + value(0x30, b"") + value(3, b"\0"))
 
@@ -95,6 +96,7 @@ _VALUES = st.recursive(
 _CERTIFICATES = st.one_of(
     st.binary(max_size=40),
     st.builds(certificate, key=_VALUES, names=_VALUES),
+    st.builds(certificate, more=st.one_of(_VALUES, _VALUES.map(lambda inner: value(0xA3, inner)))),
     st.sampled_from(SVID.der),
 )
 DEEP = b""
@@ -103,6 +105,7 @@ for _ in range(40):
 IN_OCTETS = b""
 for _ in range(40):
     IN_OCTETS = value(4, IN_OCTETS)
+MANY = value(0xA3, value(0x30, value(0x30, b"") * (MAX_EXTENSIONS + 1)))
 
 
 @given(st.lists(_CERTIFICATES, max_size=12), st.booleans())
@@ -111,6 +114,8 @@ for _ in range(40):
 @example([certificate(names=DEEP)], False)
 @example([certificate(names=value(5, b"") * MAX_NAME_PARTS)], True)
 @example([certificate(names=IN_OCTETS)], False)
+@example([certificate(more=MANY)], True)
+@example([certificate(more=value(0xA3, b""))], True)
 @example([certificate(names=value(4, value(0x30, b"\x30\x05")))], False)
 def test_both_engines_read_certificates_alike(ders: list[bytes], is_tls13: bool) -> None:
     body = message(*ders, is_tls13=is_tls13)
@@ -143,6 +148,10 @@ def test_a_key_and_a_depth_are_bounded() -> None:
     named = message(certificate(names=value(5, b"") * MAX_NAME_PARTS), is_tls13=True)
     assert plain(named, is_tls13=True) == (
         "the peer sent a certificate with a name of more than 20 attributes", "UP-1",
+    )  # fmt: skip
+    extended = message(certificate(more=MANY), is_tls13=True)
+    assert plain(extended, is_tls13=True) == (
+        "the peer sent a certificate of 21 extensions; at most 20 are read", "UP-1",
     )  # fmt: skip
     deep = plain(message(certificate(names=DEEP), is_tls13=True), is_tls13=True)
     assert deep == ("the peer sent what is no certificate", "X5-14")

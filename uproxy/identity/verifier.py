@@ -22,8 +22,8 @@ from uproxy.contract import PeerSvid
 from uproxy.errors import BundleError, UntrustedError
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.diagnosis import broken_path, outdated_signer, why_no_root
-from uproxy.identity.vouching import climb
-from uproxy.libssl import AnchorStore, PathError
+from uproxy.identity.vouching import Vouched, climb
+from uproxy.libssl import Anchor, PathError
 from uproxy.model import Alert, Role
 from uproxy.spiffe import encoding
 from uproxy.spiffe.authorities import check_critical, check_signature, check_signer
@@ -40,12 +40,38 @@ _MAX_REMEMBERED = 1024
 class _TrustDomain:
     """The roots of one trust domain, ready for path validation."""
 
-    __slots__ = ("bundle", "ders", "store")
+    __slots__ = ("_anchors", "_signers", "bundle", "ders")
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
-        self.ders = tuple(encoding.der(root) for root in bundle.roots)
-        self.store = AnchorStore(self.ders)
+        self.ders = {root: encoding.der(root) for root in bundle.roots}
+        self._anchors = {root: Anchor(der) for root, der in self.ders.items()}
+        # by serial number; of validated paths only, so a stranger can't fill it
+        self._signers: dict[int, Vouched] = {}
+
+    def recall(self, presented: Sequence[x509.Certificate]) -> list[Vouched]:
+        """Those of valid paths before, which are decoded already, as far as their signers are
+        there."""
+        known: list[Vouched] = []
+        above = [*self.bundle.roots]
+        for each in reversed(presented):  # most peers send the leaf first
+            before = self._signers.get(each.serial_number) if self._signers else None
+            if before is not None and before.certificate == each and before.signer in above:
+                known.append(before)
+                above.append(before.certificate)
+        return known
+
+    def validate(self, path: list[x509.Certificate], ders: Sequence[bytes]) -> None:
+        """Have OpenSSL validate a path, of which `ders` are all but the root.
+
+        Raises:
+            PathError: it isn't valid.
+        """
+        self._anchors[path[-1]].validate(ders)
+        if len(self._signers) >= _MAX_REMEMBERED:
+            self._signers.clear()
+        for signer, above in itertools.pairwise(path[1:]):
+            self._signers[signer.serial_number] = Vouched(signer, above)
 
 
 class Verifier:
@@ -71,14 +97,14 @@ class Verifier:
         check_critical(leaf)
         _check_time(leaf, now)
         domain = self._domain(spiffe_id)
-        path = self._path(domain, presented, now)
+        path = self._path(domain, presented, chain, now)
         self._check_path(path, role)
         self._check_revocation(domain.bundle, path, now)
         return PeerSvid(
             spiffe_id=str(spiffe_id),
             chain=tuple(chain[presented.index(certificate)] for certificate in path[:-1]),
             not_after=min(certificate.not_valid_after_utc for certificate in path),
-            anchor=domain.ders[domain.bundle.roots.index(path[-1])],
+            anchor=domain.ders[path[-1]],
         )
 
     def recheck(self, peer: PeerSvid, role: Role, now: datetime) -> None:
@@ -93,12 +119,12 @@ class Verifier:
         domain = self._domain(SpiffeId.parse(peer.spiffe_id))
         presented = _read(peer.chain)
         anchor = _read((peer.anchor,)) if peer.anchor else []
-        known = peer.anchor in domain.ders
+        known = peer.anchor in domain.ders.values()
         if anchor and (known or now > anchor[0].not_valid_after_utc):
             path = presented + anchor
         else:
             # another root may vouch for it: the same key in a new certificate
-            path = self._path(domain, presented, None)
+            path = self._path(domain, presented, peer.chain, None)
             self._check_path(path, role)
         self._check_revocation(domain.bundle, path, None)
 
@@ -112,7 +138,7 @@ class Verifier:
         presented = _read(chain)
         try:
             domain = self._domain(claimed_identity(presented[0]))
-            path = self._path(domain, presented, None)
+            path = self._path(domain, presented, chain, None)
             self._check_revocation(domain.bundle, path, None)
         except UntrustedError as error:
             if error.alert is Alert.CERTIFICATE_REVOKED:
@@ -136,34 +162,33 @@ class Verifier:
         return self._domains[name]
 
     def _path(
-        self, domain: _TrustDomain, presented: list[x509.Certificate], now: datetime | None
+        self,
+        domain: _TrustDomain,
+        presented: list[x509.Certificate],
+        chain: tuple[bytes, ...],
+        now: datetime | None,
     ) -> list[x509.Certificate]:
         """Leaf to trust anchor, validated (X5-14) within one trust domain (X5-16); times only
-        where there is a `now`."""
-        roots = domain.bundle.roots
+        where there is a `now`.  `chain` is the DER of what was presented."""
+        roots: Sequence[x509.Certificate] = domain.bundle.roots
+        if len(roots) > 1:
+            roots = sorted(roots, key=lambda root: _outdated([root], now) is not None)
         # first whether a root leads to it at all: a stranger costs a few signatures by its key
-        found = climb(presented, sorted(roots, key=lambda root: _outdated([root], now) is not None))
-        if found[-1] not in roots:
-            raise why_no_root(found, self._bundles, domain.bundle.trust_domain)
-        _decode(found)
-        try:
-            positions, anchor = domain.store.find_path([encoding.der(each) for each in presented])
-            path = [*(presented[position] for position in positions), roots[anchor]]
-            _decode(path)
-        except PathError:
-            path = []
-        if path and _outdated(path[1:], now) is None:
-            return path
-        # OpenSSL goes by names, and one way only: signatures tell the way where names are shared
-        outdated = _outdated(found[1:], now)
+        path = climb(presented, roots, domain.recall(presented[1:]))
+        if path[-1] not in roots:
+            raise why_no_root(path, self._bundles, domain.bundle.trust_domain)
+        _decode(path[1:-1])
+        outdated = _outdated(path[1:], now)
         if outdated is not None:
             raise outdated_signer(outdated)
-        *below, root = (encoding.der(each) for each in found)
         try:
-            AnchorStore([root]).find_path(below)
+            domain.validate(path, [chain[presented.index(each)] for each in path[:-1]])
         except PathError as error:
+            if error.unsigned is not None:
+                below = path[: error.unsigned + 1]
+                raise why_no_root(below, self._bundles, domain.bundle.trust_domain) from error
             raise broken_path(error) from error
-        return found
+        return path
 
     def _check_path(self, path: Sequence[x509.Certificate], role: Role) -> None:
         for certificate in path[:-1]:

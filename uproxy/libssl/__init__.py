@@ -13,18 +13,18 @@ root), `selfcheck`.
 Rules: a peer is accepted by `TlsPlan.verify` inside this very handshake or not at all, since
 the certificate store is empty, sessions are never resumed and a peer can't renegotiate; a
 pointer into a caller's bytes never outlives the call; the error queue is emptied before each
-call into OpenSSL; every function but `judge` and `AnchorStore`'s is called on one thread.
+call into OpenSSL; every function but `judge` and `Anchor`'s is called on one thread.
 """
 
 from uproxy.libssl.binding import Buffer, TlsError, addresses, in_words, small_key
 from uproxy.libssl.context import Compiled, Context, context_of, judge
-from uproxy.libssl.paths import AnchorStore, PathError
+from uproxy.libssl.paths import Anchor, PathError
 from uproxy.libssl.selfcheck import check, check_callbacks
 from uproxy.libssl.session import RECEIVE_SIZE, Session
 
 __all__ = [
     "RECEIVE_SIZE",
-    "AnchorStore",
+    "Anchor",
     "Buffer",
     "Compiled",
     "Context",

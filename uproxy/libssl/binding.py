@@ -36,17 +36,22 @@ NAMES: Final = tuple(
     SSL_get_ex_data_X509_STORE_CTX_idx SSL_get_peer_certificate SSL_get_shutdown SSL_get_version
     SSL_new SSL_read SSL_session_reused SSL_set_SSL_CTX SSL_set_accept_state SSL_set_bio
     SSL_set_connect_state SSL_set_tlsext_host_name SSL_set_verify SSL_shutdown SSL_write
-    TLS_client_method TLS_server_method X509_STORE_CTX_free X509_STORE_CTX_get1_chain
-    X509_STORE_CTX_get_error X509_STORE_CTX_get_ex_data X509_STORE_CTX_init X509_STORE_CTX_new
-    X509_STORE_CTX_set_error X509_STORE_add_cert X509_STORE_free X509_STORE_new
-    X509_STORE_set_flags X509_free X509_verify_cert X509_verify_cert_error_string d2i_PUBKEY_bio
+    TLS_client_method TLS_server_method X509_STORE_CTX_free
+    X509_STORE_CTX_get_error X509_STORE_CTX_get_error_depth X509_STORE_CTX_get_ex_data
+    X509_STORE_CTX_init X509_STORE_CTX_new X509_STORE_CTX_set_error X509_STORE_add_cert
+    X509_STORE_free X509_STORE_new X509_STORE_set_flags X509_free X509_verify_cert
+    X509_verify_cert_error_string d2i_PUBKEY_bio
     d2i_PrivateKey_bio d2i_X509_bio i2d_X509_bio sk_X509_free sk_X509_new_null sk_X509_num
     sk_X509_push sk_X509_value
 
     SSL_ERROR_SYSCALL SSL_ERROR_WANT_READ SSL_ERROR_ZERO_RETURN SSL_MODE_RELEASE_BUFFERS
     SSL_OP_CIPHER_SERVER_PREFERENCE SSL_OP_NO_COMPRESSION SSL_OP_NO_RENEGOTIATION
     SSL_OP_NO_TICKET SSL_RECEIVED_SHUTDOWN SSL_SESS_CACHE_OFF SSL_TLSEXT_ERR_ALERT_FATAL
-    SSL_TLSEXT_ERR_OK SSL_VERIFY_FAIL_IF_NO_PEER_CERT SSL_VERIFY_PEER X509_V_FLAG_PARTIAL_CHAIN
+    SSL_TLSEXT_ERR_OK SSL_VERIFY_FAIL_IF_NO_PEER_CERT SSL_VERIFY_PEER
+    X509_V_ERR_CERT_SIGNATURE_FAILURE X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT
+    X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT
+    X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE
+    X509_V_FLAG_PARTIAL_CHAIN
     """.split()  # noqa: SIM905  seventy names are easier to read unquoted
 )
 """Every function and constant of OpenSSL that crosses here."""
@@ -159,8 +164,10 @@ def expect_ok(result: int, what: str = "the TLS settings") -> None:
 
 def x509_from(der: bytes) -> Any:
     """An X509 *, freed with the object."""
-    bio = bio_over(der)
-    return ffi.gc(not_null(lib.d2i_X509_bio(bio, ffi.NULL)), lib.X509_free)
+    bio = not_null(lib.BIO_new_mem_buf(der, len(der)))
+    certificate = lib.d2i_X509_bio(bio, ffi.NULL)
+    lib.BIO_free(bio)
+    return ffi.gc(not_null(certificate), lib.X509_free)
 
 
 def der_of(certificate: Any) -> bytes:

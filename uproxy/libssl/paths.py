@@ -1,8 +1,8 @@
 """Path validation (RFC 5280 section 6): from a leaf to an anchor, by OpenSSL.
 
-One store holds the roots of one trust domain, and nothing else.  OpenSSL looks for issuers by
-name and key identifier, one way only, and then checks signatures from the anchor downward, so
-no key is computed with that isn't signed for.  It checks basicConstraints, path lengths, name
+OpenSSL looks for issuers by name and key identifier, one way only, and then checks signatures
+from the anchor downward, each one once, so no key is computed with that isn't signed for, and one
+signature at most is wrong.  It checks basicConstraints, path lengths, name
 constraints and unknown critical extensions.  It doesn't check times, revocations, extended key
 usages or the strength of keys and signatures: those are the verifier's.
 """
@@ -13,66 +13,80 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from uproxy.errors import EngineError
-from uproxy.libssl.binding import address_of, expect_ok, ffi, lib, not_null, text_of, x509_from
+from uproxy.libssl.binding import expect_ok, ffi, lib, not_null, text_of, x509_from
 
 _NO_CHECK_TIME: Final = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME (not among the binding's constants): the time is a parameter of the
 store, which several threads use at once."""
 
+_UNSIGNED: Final = (
+    lib.X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT, lib.X509_V_ERR_UNABLE_TO_GET_ISSUER_CERT_LOCALLY,
+    lib.X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE, lib.X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT,
+    lib.X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN, lib.X509_V_ERR_CERT_SIGNATURE_FAILURE,
+)  # fmt: skip
+"""Names, key identifiers or a signature lead to no root."""
+
 
 class PathError(Exception):
     """There is no valid path; the text is OpenSSL's reason."""
 
+    def __init__(self, reason: str, unsigned: int | None = None) -> None:
+        super().__init__(reason)
+        self.unsigned = unsigned
+        """Whom none of the others has signed, or the root: its place in the path, the leaf's is 0.
+        None: the path is broken otherwise."""
 
-class AnchorStore:
-    """The roots of one trust domain, in the order given."""
 
-    __slots__ = ("_numbers", "_store")
+class Anchor:
+    """One root.  Several threads may use it at once."""
 
-    def __init__(self, roots: Sequence[bytes]) -> None:
-        """`roots` are DER, each one once.
+    __slots__ = ("_store",)
+
+    def __init__(self, root: bytes) -> None:
+        """`root` is DER.
 
         Raises:
-            PathError: OpenSSL can't read one of them.
+            PathError: OpenSSL can't read it.
         """
         lib.ERR_clear_error()
         self._store = ffi.gc(not_null(lib.X509_STORE_new()), lib.X509_STORE_free)
         flags = lib.X509_V_FLAG_PARTIAL_CHAIN | _NO_CHECK_TIME
         expect_ok(lib.X509_STORE_set_flags(self._store, flags), "the flags of a store")
-        self._numbers: dict[int, int] = {}  # of a root, by its address
-        for number, der in enumerate(roots):
-            certificate = _read(der)
-            # the store counts a reference of its own, so the address stays this root's
-            expect_ok(lib.X509_STORE_add_cert(self._store, certificate), "a root")
-            self._numbers[address_of(certificate)] = number
+        # the store counts a reference of its own
+        expect_ok(lib.X509_STORE_add_cert(self._store, _read(root)), "a root")
 
-    def find_path(self, chain: Sequence[bytes]) -> tuple[tuple[int, ...], int]:
-        """Validate the first certificate of `chain` (DER, leaf first) with the help of the others.
-
-        Returns:
-            The positions in `chain` of the path's certificates, and that of the anchor among
-            the roots.
+    def validate(self, path: Sequence[bytes]) -> None:
+        """Validate the first certificate of `path` (DER, leaf first), in which the next one signs
+        each, and the root the last.
 
         Raises:
-            PathError: no valid path leads to a root.
+            PathError: the path isn't valid.
         """
         lib.ERR_clear_error()
-        certificates = [_read(der) for der in chain]
-        others = ffi.gc(not_null(lib.sk_X509_new_null()), lib.sk_X509_free)
-        for certificate in certificates[1:]:
-            lib.sk_X509_push(others, certificate)
+        leaf, *above = certificates = [_read(der) for der in path]
+        others = _stack(above) if above else ffi.NULL
         context = ffi.gc(not_null(lib.X509_STORE_CTX_new()), lib.X509_STORE_CTX_free)
-        expect_ok(lib.X509_STORE_CTX_init(context, self._store, certificates[0], others), "a path")
+        expect_ok(lib.X509_STORE_CTX_init(context, self._store, leaf, others), "a path")
         try:
             if lib.X509_verify_cert(context) != 1:
-                error = lib.X509_STORE_CTX_get_error(context)
-                raise PathError(text_of(lib.X509_verify_cert_error_string(error)))
+                raise _why(context)
         finally:
             # this may run inside a handshake of the same thread, which looks at the queue
             lib.ERR_clear_error()
-        *path, anchor = _addresses(context)
-        positions = {address_of(each): number for number, each in enumerate(certificates)}
-        return tuple(positions[each] for each in path), self._numbers[anchor]
+            del certificates  # OpenSSL reads them until here
+
+
+def _stack(certificates: Sequence[Any]) -> Any:
+    stack = ffi.gc(not_null(lib.sk_X509_new_null()), lib.sk_X509_free)
+    for certificate in certificates:
+        lib.sk_X509_push(stack, certificate)
+    return stack
+
+
+def _why(context: Any) -> PathError:
+    error = lib.X509_STORE_CTX_get_error(context)
+    place = lib.X509_STORE_CTX_get_error_depth(context) if error in _UNSIGNED else None
+    return PathError(text_of(lib.X509_verify_cert_error_string(error)), place)
 
 
 def _read(der: bytes) -> Any:
@@ -81,13 +95,3 @@ def _read(der: bytes) -> Any:
     except EngineError as error:
         # readers differ in what they let pass
         raise PathError("OpenSSL can't read a certificate") from error
-
-
-def _addresses(context: Any) -> list[int]:
-    """Of the path's certificates: those handed in, which the caller holds."""
-    stack = not_null(lib.X509_STORE_CTX_get1_chain(context))
-    certificates = [lib.sk_X509_value(stack, i) for i in range(lib.sk_X509_num(stack))]
-    for certificate in certificates:
-        lib.X509_free(certificate)
-    lib.sk_X509_free(stack)
-    return [address_of(certificate) for certificate in certificates]

@@ -24,6 +24,8 @@ MAX_PARTS: Final = 200
 """ASN.1 values in one certificate; an SVID has a hundred, and one more for each further name."""
 MAX_NAME_PARTS: Final = 80
 """Of these, in its subject or its issuer: twenty attributes; reading one costs the most of all."""
+MAX_EXTENSIONS: Final = 20
+"""In one certificate; SVIDs have six, and certificates of public CAs ten."""
 MAX_TEXT: Final = 8 * 1024
 """Bytes of one certificate beside its key and its signature: names and extensions."""
 MAX_KEY: Final = 4 * 1024
@@ -56,6 +58,7 @@ class Excess(IntEnum):
     REQUEST = 7
     NOT_DER = 8
     NAME = 9
+    EXTENSIONS = 10
 
 
 _WORDS: Final = {
@@ -63,6 +66,7 @@ _WORDS: Final = {
     Excess.BYTES: f"certificates of {{}} bytes; at most {MAX_CHAIN_BYTES} are read",
     Excess.PARTS: f"a certificate of more than {MAX_PARTS} parts: fewer names and extensions",
     Excess.NAME: f"a certificate with a name of more than {MAX_NAME_PARTS // 4} attributes",
+    Excess.EXTENSIONS: f"a certificate of {{}} extensions; at most {MAX_EXTENSIONS} are read",
     Excess.TEXT: f"a certificate with {{}} bytes of names and extensions; at most {MAX_TEXT} are"
     " read",
     Excess.KEY: f"a certificate with a public key of {{}} bytes; at most {MAX_KEY} are read",
@@ -146,7 +150,7 @@ def _number(data: bytes, at: int, size: int) -> int:
 
 def _check_certificate(der: bytes) -> None:
     try:
-        key, text, name = _sizes(der)
+        key, text, name, extensions = _sizes(der)
         parts = _count_parts(der)
     except _NotDerError:
         raise refusal(Excess.NOT_DER, 0) from None
@@ -154,6 +158,8 @@ def _check_certificate(der: bytes) -> None:
         raise refusal(Excess.PARTS, parts)
     if name > MAX_NAME_PARTS:
         raise refusal(Excess.NAME, name)
+    if extensions > MAX_EXTENSIONS:
+        raise refusal(Excess.EXTENSIONS, extensions)
     if key > MAX_KEY:
         raise refusal(Excess.KEY, key)
     if text > MAX_TEXT:
@@ -170,6 +176,7 @@ class _NotDerError(Exception):
 _SEQUENCE: Final = 0x30
 _OCTETS: Final = 0x04
 _VERSION: Final = 0xA0
+_EXTENSIONS: Final = 0xA3
 _CONSTRUCTED: Final = 0x20
 _ISSUER: Final = 2
 _SUBJECT: Final = 4
@@ -191,9 +198,9 @@ def _header(der: bytes, at: int, end: int) -> tuple[int, int, int]:
     return der[at], start, start + size
 
 
-def _sizes(der: bytes) -> tuple[int, int, int]:
+def _sizes(der: bytes) -> tuple[int, int, int, int]:
     """Bytes of the public key, and of all else that the issuer has signed; values in the longer of
-    its two names."""
+    its two names; extensions."""
     tag, at, end = _header(der, 0, len(der))
     signed, at, signed_end = _header(der, at, end)
     if tag != _SEQUENCE or signed != _SEQUENCE or end != len(der):
@@ -209,7 +216,21 @@ def _sizes(der: bytes) -> tuple[int, int, int]:
             names = max(names, _count_parts(der[at:after]))
         at = after
     _, start, key_end = _header(der, at, signed_end)
-    return key_end - start, total - (key_end - start), names
+    key = key_end - start
+    return key, total - key, names, _count_extensions(der, key_end, signed_end)
+
+
+def _count_extensions(der: bytes, at: int, end: int) -> int:
+    """Between a certificate's key and the end of what is signed."""
+    count = 0
+    while at < end:
+        tag, start, at = _header(der, at, end)
+        if tag == _EXTENSIONS:
+            _, start, last = _header(der, start, at)
+            while start < last:
+                _, _, start = _header(der, start, last)
+                count += 1
+    return count
 
 
 def _count_parts(der: bytes) -> int:

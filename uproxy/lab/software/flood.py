@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from cryptography.x509.oid import NameOID
 
 from uproxy.lab.pki import Authority, Issued, make_key
-from uproxy.spiffe.presented import MAX_CHAIN
+from uproxy.spiffe.presented import MAX_CHAIN, MAX_EXTENSIONS
 
 _ROOT = Path(__file__).parents[3]
 _SOURCE = _ROOT / "tests" / "peers" / "flood" / "flood.c"
@@ -105,28 +105,31 @@ def bad_leaves(home: Authority, count: int) -> Iterator[tuple[Refused, Issued]]:
 
 
 def largest_chain(home: Authority) -> Issued:
-    """As much as may be presented at all, and costs the most to refuse: ten certificates, each with
-    nearly as many parts as one may have, and each said to be signed by `home`, whose name they
-    have."""
+    """As much as may be presented at all, and costs the most to refuse: ten certificates, each said
+    to be signed by `home`, whose name they have; the leaf with as many extensions, and nearly as
+    many names, as one may have."""
     key, root = make_key("p256"), home.root.subject
-    uri = x509.SubjectAlternativeName(
-        [x509.UniformResourceIdentifier(f"spiffe://{home.trust_domain}/ns/flood/sa/large")]
+    names = x509.SubjectAlternativeName(
+        [
+            x509.UniformResourceIdentifier(f"spiffe://{home.trust_domain}/ns/flood/sa/large"),
+            *(x509.DNSName(f"{number}.test") for number in range(_NAMES)),
+        ]
     )
-    leaf = _unlike(home, key, root, uri, parts=_LARGE)
-    others = [_unlike(home, key, root, _CA, parts=_LARGE) for _ in range(MAX_CHAIN - 1)]
+    leaf = _unlike(home, key, root, names, more=MAX_EXTENSIONS - 1)
+    others = [_unlike(home, key, root, _CA, more=MAX_EXTENSIONS - 1) for _ in range(MAX_CHAIN - 1)]
     return Issued((leaf, *others), key)
 
 
 def chains_beyond(home: Authority) -> Iterator[Issued]:
     """What is too much: many certificates, one of 59 KB with a very long name."""
     leaf, key = home.issue("/ns/flood/sa/many"), make_key("p256")
-    other = _unlike(home, key, home.root.subject, _CA, parts=0)
+    other = _unlike(home, key, home.root.subject, _CA, more=0)
     yield Issued((leaf.certificate, *[other] * 70), leaf.key)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "x")] * 4900)
-    yield Issued((_unlike(home, key, name, _CA, parts=0),), key)
+    yield Issued((_unlike(home, key, name, _CA, more=0),), key)
 
 
-_LARGE = 50
+_NAMES = 95
 _CA = x509.BasicConstraints(True, None)
 
 
@@ -136,9 +139,9 @@ def _unlike(
     issuer: x509.Name,
     extension: x509.ExtensionType,
     *,
-    parts: int,
+    more: int,
 ) -> x509.Certificate:
-    """A certificate with an issuer's name and somebody else's signature; `parts` is the number of
+    """A certificate with an issuer's name and somebody else's signature; `more` is the number of
     extensions that nobody knows."""
     builder = (
         x509.CertificateBuilder()
@@ -150,7 +153,7 @@ def _unlike(
         .not_valid_after(home.now + timedelta(hours=1))
         .add_extension(extension, critical=False)
     )
-    for number in range(parts):
+    for number in range(more):
         oid = x509.ObjectIdentifier(f"1.3.6.1.4.1.99999.{number}")
         builder = builder.add_extension(x509.UnrecognizedExtension(oid, b""), critical=False)
     assert isinstance(key, ec.EllipticCurvePrivateKey)

@@ -5,14 +5,15 @@ anything is spent on it.  The same as `spiffe/presented.py`, which has the reaso
 from libc.stdint cimport uint8_t
 
 from uproxy.transport.native.types cimport (
-    MAX_CHAIN, MAX_CHAIN_BYTES, MAX_DEPTH, MAX_KEY, MAX_NAME_PARTS, MAX_PARTS, MAX_TEXT, X_BYTES, X_CERTIFICATES,
-    X_KEY, X_NAME, X_NONE, X_NOT_DER, X_PARTS, X_TEXT, Presented,
+    MAX_CHAIN, MAX_CHAIN_BYTES, MAX_DEPTH, MAX_EXTENSIONS, MAX_KEY, MAX_NAME_PARTS, MAX_PARTS, MAX_TEXT, X_BYTES, X_CERTIFICATES,
+    X_EXTENSIONS, X_KEY, X_NAME, X_NONE, X_NOT_DER, X_PARTS, X_TEXT, Presented,
 )
 
 cdef enum:
     SEQUENCE = 0x30
     OCTETS = 0x04
     VERSION = 0xA0
+    EXTENSIONS = 0xA3
     CONSTRUCTED = 0x20
 
 cdef struct Value:  # of ASN.1, in DER
@@ -78,9 +79,9 @@ cdef inline bint read_value(Value *value, const uint8_t *at, const uint8_t *end)
 
 
 cdef inline bint read_sizes(const uint8_t *der, size_t size, size_t *key, size_t *text,
-                            int *names) noexcept nogil:
+                            int *names, int *extensions) noexcept nogil:
     """Bytes of the public key, and of all else that the issuer has signed; values in the longer of
-    its two names."""
+    its two names; extensions."""
     cdef Value value, signed
     cdef const uint8_t *at
     cdef int index
@@ -103,7 +104,30 @@ cdef inline bint read_sizes(const uint8_t *der, size_t size, size_t *key, size_t
         at = value.end
     key[0] = value.end - value.start
     text[0] = signed.end - signed.start - key[0]
-    return True
+    extensions[0] = count_extensions(at, signed.end)
+    return extensions[0] >= 0
+
+
+cdef inline int count_extensions(const uint8_t *at, const uint8_t *end) noexcept nogil:
+    """Between a certificate's key and the end of what is signed; -1: it isn't DER."""
+    cdef Value value, all_of_them
+    cdef const uint8_t *inner
+    cdef int count = 0
+    while at < end:
+        if not read_value(&value, at, end):
+            return -1
+        at = value.end
+        if value.tag != EXTENSIONS:
+            continue
+        if not read_value(&all_of_them, value.start, value.end):
+            return -1
+        inner = all_of_them.start
+        while inner < all_of_them.end:
+            if not read_value(&value, inner, all_of_them.end):
+                return -1
+            inner = value.end
+            count += 1
+    return count
 
 
 cdef inline int count_parts(const uint8_t *der, size_t size) noexcept nogil:
@@ -143,8 +167,8 @@ cdef inline int count_parts(const uint8_t *der, size_t size) noexcept nogil:
 cdef inline int excess_of(Presented *them, int index, size_t *found) noexcept nogil:
     """What one certificate has too much of."""
     cdef size_t key = 0, text = 0
-    cdef int parts, names = 0
-    if not read_sizes(them.ders[index], them.sizes[index], &key, &text, &names):
+    cdef int parts, names = 0, extensions = 0
+    if not read_sizes(them.ders[index], them.sizes[index], &key, &text, &names, &extensions):
         return X_NOT_DER
     parts = count_parts(them.ders[index], them.sizes[index])
     found[0] = parts
@@ -155,6 +179,9 @@ cdef inline int excess_of(Presented *them, int index, size_t *found) noexcept no
     found[0] = names
     if names > MAX_NAME_PARTS:
         return X_NAME
+    found[0] = extensions
+    if extensions > MAX_EXTENSIONS:
+        return X_EXTENSIONS
     found[0] = key
     if key > MAX_KEY:
         return X_KEY

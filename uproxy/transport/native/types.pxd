@@ -78,13 +78,15 @@ cdef enum:  # what a peer may present; spiffe/presented.py has the reasons
     MAX_CHAIN_BYTES = 64 * 1024
     MAX_PARTS = 200
     MAX_NAME_PARTS = 80
+    MAX_EXTENSIONS = 20
     MAX_TEXT = 8 * 1024
     MAX_KEY = 4 * 1024
     MAX_REQUEST = 16 * 1024
     MAX_DEPTH = 24
 
 cdef enum Excess:  # the numbers of spiffe.presented.Excess, as `_engine` checks
-    X_NONE, X_CERTIFICATES, X_BYTES, X_PARTS, X_TEXT, X_KEY, X_MESSAGE, X_REQUEST, X_NOT_DER, X_NAME
+    X_NONE, X_CERTIFICATES, X_BYTES, X_PARTS, X_TEXT, X_KEY, X_MESSAGE, X_REQUEST, X_NOT_DER, X_NAME,
+    X_EXTENSIONS
     EXCESS_COUNT
 
 cdef struct Presented:  # certificates inside a Certificate message, leaf first
