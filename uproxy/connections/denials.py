@@ -1,7 +1,7 @@
-"""The last connections that were refused or cut for who somebody is.
+"""The last connections that were refused or cut because of an identity.
 
-Refusals that say the same of the same caller are one row with a count: a probe that repeats
-itself must not push the others out.
+Equal refusals of the same caller are one row with a count, so that a caller which keeps trying
+doesn't push the others out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _Key = tuple[object, ...]
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """A connection that was refused or cut for who somebody is."""
+    """A connection that was refused or cut because of an identity."""
 
     at: datetime
     direction: Direction
@@ -30,19 +30,19 @@ class Denial:
     destination: str | None
     ending: Ending
     count: int = 1
-    """Of those alike; this is the last one."""
+    """How many equal ones there were; this is the last."""
 
 
 class Denials:
-    """At most KEPT_DENIALS that differ."""
+    """The last KEPT_DENIALS different denials."""
 
     def __init__(self) -> None:
-        self._kept: dict[_Key, Denial] = {}  # by what is alike, oldest first
+        self._kept: dict[_Key, Denial] = {}  # by `_key`, oldest first
 
     def add(
         self, info: ConnectionInfo, connection: Connection, ending: Ending, at: datetime
     ) -> None:
-        """One more; the one that happened longest ago makes room."""
+        """Add a denial; the oldest is dropped if there are too many."""
         peer = connection.peer or connection.arrival.peer
         denial = Denial(
             at=at,
@@ -60,12 +60,12 @@ class Denials:
         self._kept[key] = denial if before is None else replace(denial, count=before.count + 1)
 
     def newest(self) -> tuple[Denial, ...]:
-        """Newest first."""
+        """Return the denials, newest first."""
         return tuple(reversed(self._kept.values()))
 
 
 def _key(denial: Denial, connection: Connection) -> _Key:
-    """Equal for denials that are alike."""
+    """Return what is equal for denials that are counted together."""
     source, ending = connection.arrival.source, denial.ending
     host = source.host if isinstance(source, TcpAddress) else str(source)
     return (denial.direction, denial.door, host, denial.identity, denial.destination,

@@ -1,10 +1,10 @@
-"""May an open connection stay open under what is in force now?
+"""Whether an open connection may stay open under the snapshot in force.
 
-`verdict` decides, purely; `recheck` gathers what it decides on, of a connection and of the
-snapshot in force.  It closes nothing.  Rules: a peer's whole chain is judged again by
-`Verifier.recheck`; time alone is never distrust, and expiry is a matter of its own; distrust is
-told before policy, policy before expiry.  Outbound, the destination's `identities` are the policy;
-either way, what is in clear may not stay where there is mutual TLS now.
+`verdict` decides; `recheck` collects what it decides on.  It closes nothing.  Rules: a peer's whole
+chain is verified again by `Verifier.recheck`; time alone is never distrust, and expiry has a
+setting of its own; of several reasons distrust is reported first, then policy, then expiry.
+Outbound, the destination's `identities` are the policy; either way, what is in clear may not stay
+where there is mutual TLS now.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from uproxy.snapshot.plans import unexpected
 from uproxy.spiffe.ids import SpiffeId
 
 MAX_JUDGED_CHAINS = 4096
-"""Chains whose verdict under the current trust is remembered; one is some 2 KiB."""
+"""How many chains' verdicts are kept in `Snapshot.judged`; one takes about 2 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionInfo:
-    """What is known of a connection that a door admits, beyond the engine's handle.  It is kept
-    as long as the connection, so it holds nothing of the snapshot: no key, no settings."""
+    """What a door knows of a connection, beyond the engine's handle.  It is kept as long as the
+    connection, so it refers to nothing of the snapshot: no key, no settings."""
 
     direction: Direction
     door: str
     transport: Transport
     own: OwnSvid | None
-    """What we showed; None in plaintext."""
+    """The SVID that we showed; None in plaintext."""
     target: Target | None
-    """What the caller asked for; None outbound, where no rule applies."""
+    """What rules see of the target; None outbound, where no rule applies."""
     port: int | None
     """The application's, or the destination's where it has only one."""
     destination: str | None = None
@@ -46,7 +46,7 @@ class ConnectionInfo:
 
 @dataclass(frozen=True, slots=True)
 class Distrust:
-    """Why a certificate of the handshake isn't believed any more."""
+    """Why a certificate of the handshake isn't trusted any more."""
 
     reason: str
     rule: str | None
@@ -64,7 +64,7 @@ class Findings:
 
 
 def verdict(findings: Findings, actions: RecheckActions, now: datetime) -> Refusal | None:
-    """Why the connection must go, or None: it may stay."""
+    """Return why the connection must be closed; None: it may stay."""
     distrust, decision, not_after = findings.distrust, findings.decision, findings.not_after
     if distrust is not None and actions.on_distrust == "close":
         return Refusal(Outcome.IDENTITY_DISTRUSTED, distrust.reason, distrust.rule)
@@ -79,7 +79,7 @@ def verdict(findings: Findings, actions: RecheckActions, now: datetime) -> Refus
 def recheck(
     snapshot: Snapshot, info: ConnectionInfo, connection: Connection, now: datetime
 ) -> Refusal | None:
-    """Why an open connection must go under `snapshot`, or None."""
+    """Return why an open connection must be closed under `snapshot`; None: it may stay."""
     findings = Findings(
         decision=_decision(snapshot, info, connection),
         distrust=distrust_of(snapshot, info, connection.peer, now),
@@ -89,7 +89,7 @@ def recheck(
 
 
 def caller_of(arrival: Arrival) -> Caller:
-    """The policy's view of who dialled in."""
+    """Return what the policy sees of who dialled in."""
     identity = None if arrival.peer is None else _identity(arrival.peer.spiffe_id)
     source = arrival.source.ip if isinstance(arrival.source, TcpAddress) else None
     if arrival.via is None:
@@ -99,7 +99,8 @@ def caller_of(arrival: Arrival) -> Caller:
 
 
 def not_after(info: ConnectionInfo, connection: Connection) -> datetime | None:
-    """When the first certificate of the connection's handshake expires."""
+    """Return when the first certificate of the connection's handshake expires; None in
+    plaintext."""
     ends = [] if info.own is None else [info.own.not_after]
     ends += [] if connection.peer is None else [connection.peer.not_after]
     return min(ends, default=None)
@@ -108,7 +109,8 @@ def not_after(info: ConnectionInfo, connection: Connection) -> datetime | None:
 def distrust_of(
     snapshot: Snapshot, info: ConnectionInfo, peer: PeerSvid | None, now: datetime
 ) -> Distrust | None:
-    """Why a handshake that was made under another snapshot isn't good under this one."""
+    """Return why certificates of a handshake that was made under another snapshot aren't trusted
+    under this one; None: they are."""
     return _distrust_of_peer(snapshot, info, peer, now) or _distrust_of_us(snapshot, info, now)
 
 

@@ -1,14 +1,14 @@
-"""The registry of connections: who is open, what they moved, how they ended.
+"""The registry of connections: which are open, what they moved, how they ended.
 
-Doors report to it (`admitted`, `opened`, `closed`), operators ask it, shutdown waits for it.
-When the snapshot in force or the time changes it judges every open connection again and
-closes those that may not stay; what may stay is decided in `recheck`.  Everything runs on
-the event loop's thread; a pass over many connections lets the loop breathe in between.
+Doors report to it (`admitted`, `opened`, `closed`), the admin server reads it, shutdown waits
+for it.  When another snapshot is put in force, or a certificate expires, it checks every open
+connection again and closes those that may not stay; `recheck` decides which.  Everything runs on
+the event loop's thread; a pass over many connections yields to the loop in between.
 
-No connection slips through while the snapshot is replaced.  In the same step of the loop every
-listener is given a door of the new one: an engine lets nobody in, not even by the first byte,
-unless the listener still has the door that decided.  Whoever got in before is open here and
-judged by the pass that follows, or is reported later and then judged at `opened`, because the
+No connection escapes the check while the snapshot is replaced.  In the same step of the loop every
+listener is given a door of the new one, and an engine relays a connection's first byte only if
+the listener still has the door that decided.  A connection that got in before is open here and
+checked by the pass that follows; or it is reported later and checked in `opened`, because the
 decision names another revision.
 """
 
@@ -25,8 +25,8 @@ from datetime import UTC, datetime
 from functools import partial
 
 from uproxy.accesslog import DENIALS, AccessLog, access_record
+from uproxy.connections.active_counts import ActiveCounts
 from uproxy.connections.denials import Denial, Denials
-from uproxy.connections.presence import Presence
 from uproxy.connections.recheck import ConnectionInfo, not_after, recheck
 from uproxy.contract import Arrival, Connection, Ending, Refusal
 from uproxy.lifecycle import State
@@ -35,9 +35,9 @@ from uproxy.model import Direction, Outcome, TcpAddress, Transport
 from uproxy.snapshot import Snapshot
 
 SLICE = 200
-"""Connections judged between two breaths of the event loop; some milliseconds."""
-LONGEST_NAP_S = 60.0
-"""The wall clock may jump, so expiry is looked for at least this often."""
+"""Connections checked before the event loop gets a turn; some milliseconds."""
+LONGEST_WAIT_S = 60.0
+"""The longest wait for the next expiry: the wall clock may jump."""
 
 _utc_now = partial(datetime.now, UTC)
 _log = logging.getLogger(__name__)
@@ -52,16 +52,16 @@ class OpenConnection:
     since: datetime
     """When it opened, UTC."""
     flow: Flow
-    told_received: int = 0
-    told_sent: int = 0
-    """Bytes that the metrics know already."""
+    counted_received: int = 0
+    counted_sent: int = 0
+    """Bytes that the metrics have counted."""
     cut: bool = False
-    """It was told to close and hasn't ended yet."""
+    """`close` was called and it hasn't ended yet."""
 
-    def tell_bytes(self, received: int, sent: int) -> None:
-        """Move the metrics to these totals."""
-        self.flow.moved(received - self.told_received, sent - self.told_sent)
-        self.told_received, self.told_sent = received, sent
+    def count_bytes(self, received: int, sent: int) -> None:
+        """Have the metrics count what was moved since the last call; these are the totals."""
+        self.flow.moved(received - self.counted_received, sent - self.counted_sent)
+        self.counted_received, self.counted_sent = received, sent
 
 
 class Connections:
@@ -80,29 +80,29 @@ class Connections:
         self._metrics = metrics
         self._access = access
         self._clock = clock
-        # with the revision of the snapshot that decided; by arrival, until opened or closed
+        # by arrival, until opened or closed; with the revision of the snapshot that decided
         self._admitted: dict[int, tuple[ConnectionInfo, int]] = {}
         self._open: dict[int, OpenConnection] = {}  # by arrival, oldest first
-        self._presence = Presence()  # of both
+        self._active = ActiveCounts()  # of `_admitted` and `_open`
         self._outcomes: Counter[Outcome] = Counter()
         self._denials = Denials()
-        self._next_expiry: datetime | None = None  # only while expiry closes
-        self._changed = False  # set when something else is in force, until everybody is judged
-        self._wake = asyncio.Event()  # set by that, and by an earlier expiry
+        self._next_expiry: datetime | None = None  # None where expiry closes nothing
+        self._changed = False  # another snapshot is in force, and the pass hasn't begun
+        self._wake = asyncio.Event()  # set with `_changed`, and when an expiry comes earlier
         self._task: asyncio.Task[None] | None = None  # from start to stop
-        metrics.before_render(self._tell_bytes)
-        metrics.watch_connections(lambda: self._presence.counts)
+        metrics.before_render(self._count_bytes)
+        metrics.watch_connections(lambda: self._active.counts)
 
     # What is in force.
 
     @property
     def snapshot(self) -> Snapshot:
-        """What open connections are judged by."""
+        """The snapshot in force, by which open connections are checked."""
         return self._snapshot
 
     def replace(self, snapshot: Snapshot) -> None:
-        """Put another snapshot in force, and judge every open connection again.  Every listener
-        is to be given its doors in the same step of the loop."""
+        """Put another snapshot in force, and check every open connection again.  The caller gives
+        every listener its new door in the same step of the loop."""
         self._snapshot = snapshot
         self._changed = True
         self._wake.set()
@@ -110,17 +110,17 @@ class Connections:
     # What doors report.
 
     def admitted(self, info: ConnectionInfo, arrival: Arrival, revision: int) -> None:
-        """A door said yes to `arrival`, which isn't connected yet; said again, the new door's
-        word counts.  `revision` is of the snapshot under which everything that `recheck` looks at
-        was found good, or 0: that isn't known."""
+        """Register `arrival`, which a door has admitted and which isn't connected yet; of several
+        calls the last one counts.  `revision` is that of the snapshot under which everything that
+        `recheck` looks at was found good; 0: unknown, so it is checked when it opens."""
         before = self._admitted.get(arrival.id)
         if before is None:
-            self._presence.one_more(info.direction)
+            self._active.add(info.direction)
         self._admitted[arrival.id] = (info, revision)
 
     def opened(self, connection: Connection) -> None:
-        """An admitted connection is open.  If another snapshot is in force than the one that
-        decided on it, it is judged once more."""
+        """Register that an admitted connection is open, and check it again if another snapshot is
+        in force than the one that decided on it."""
         info, revision = self._admitted.pop(connection.arrival.id)
         flow = self._metrics.flow(_labels(info, connection))
         entry = OpenConnection(connection, info, self._clock(), flow)
@@ -128,30 +128,30 @@ class Connections:
         flow.opened()
         self._count_handshake(info.direction, connection)
         if revision != self._snapshot.revision:
-            self._judge(entry)
-        self._expect_expiry(entry)
+            self._check(entry)
+        self._note_expiry(entry)
 
     def closed(self, connection: Connection, ending: Ending) -> None:
-        """A connection that was open has ended."""
+        """Register the end of a connection that was open."""
         entry = self._open.pop(connection.arrival.id)
-        self._presence.one_less(entry.info.direction)
-        entry.tell_bytes(ending.bytes_received, ending.bytes_sent)
+        self._active.remove(entry.info.direction)
+        entry.count_bytes(ending.bytes_received, ending.bytes_sent)
         entry.flow.closed(ending.outcome)
-        self._remember(entry.info, connection, ending)
+        self._record_end(entry.info, connection, ending)
 
     def never_opened(self, connection: Connection, ending: Ending, info: ConnectionInfo) -> None:
-        """An accepted connection has ended that wasn't open, admitted or not; `info` is what the
-        door knows of it."""
+        """Register the end of an accepted connection that never opened, admitted or not; `info` is
+        what its door knows of it."""
         admitted = self._admitted.pop(connection.arrival.id, None)
         if admitted is not None:
-            self._presence.one_less(admitted[0].direction)
+            self._active.remove(admitted[0].direction)
         if ending.outcome is Outcome.PROBED:
-            self._metrics.probed(info.direction)  # and no failure of anybody
+            self._metrics.probed(info.direction)  # not counted as a failure
         else:
             self._count_failure(info, connection, ending)
-        self._remember(info, connection, ending)
+        self._record_end(info, connection, ending)
 
-    # What operators ask.
+    # What the admin server reads.
 
     def __iter__(self) -> Iterator[OpenConnection]:
         """Open connections, newest first."""
@@ -166,67 +166,68 @@ class Connections:
 
     @property
     def outcomes(self) -> Mapping[Outcome, int]:
-        """Connections that have ended since the start."""
+        """How many connections have ended since the start, by outcome."""
         return self._outcomes
 
     @property
     def denials(self) -> tuple[Denial, ...]:
-        """The last ones, newest first."""
+        """The last connections that were refused for an identity, newest first."""
         return self._denials.newest()
 
     # What shutdown needs.
 
     async def wait_until_idle(self, direction: Direction, *, for_seconds: float) -> None:
-        """Wait until no connection of `direction` has been admitted or open for so long."""
-        await self._presence.wait_until_idle(direction, for_seconds=for_seconds)
+        """Return when no connection of `direction` has been admitted or open for so many
+        seconds."""
+        await self._active.wait_until_idle(direction, for_seconds=for_seconds)
 
     def close_all(self, refusal: Refusal) -> int:
-        """Cut every open connection; how many there were."""
+        """Cut every open connection; return how many there were."""
         entries = tuple(self._open.values())
         for entry in entries:
             self._cut(entry, refusal)
         return len(entries)
 
-    # Judging again.
+    # Checking again.
 
     async def start(self) -> None:
-        """Begin to judge open connections whenever something changes."""
-        self._task = asyncio.create_task(self._keep_judging(), name="connections")
+        """Begin to check open connections whenever a snapshot or an expiry demands it."""
+        self._task = asyncio.create_task(self._keep_checking(), name="connections")
 
     async def stop(self) -> None:
-        """Stop judging."""
+        """Stop checking."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
-    async def _keep_judging(self) -> None:
+    async def _keep_checking(self) -> None:
         while True:
             # not wait_for: before Python 3.12 it may swallow the cancellation of `stop`
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._nap()):
+                async with asyncio.timeout(self._wait_seconds()):
                     await self._wake.wait()
             self._wake.clear()
-            if self._changed or self._expiry_is_over():
+            if self._changed or self._something_expired():
                 self._changed = False
-                await self._judge_all()
+                await self._check_all()
 
-    def _expiry_is_over(self) -> bool:
+    def _something_expired(self) -> bool:
         return self._next_expiry is not None and self._clock() > self._next_expiry
 
-    async def _judge_all(self) -> None:
+    async def _check_all(self) -> None:
         before, self._next_expiry = len(self._open), None
         cut = 0
         for number, entry in enumerate(tuple(self._open.values()), start=1):
             if not entry.cut and entry.connection.arrival.id in self._open:
-                cut += self._judge(entry)
-                self._expect_expiry(entry)
+                cut += self._check(entry)
+                self._note_expiry(entry)
             if number % SLICE == 0:
                 await asyncio.sleep(0)
         if cut:
             _log.warning("%d of %d open connections may not stay open", cut, before)
 
-    def _judge(self, entry: OpenConnection) -> bool:
+    def _check(self, entry: OpenConnection) -> bool:
         refusal = recheck(self._snapshot, entry.info, entry.connection, self._clock())
         if refusal is not None:
             self._cut(entry, refusal)
@@ -237,14 +238,14 @@ class Connections:
             entry.cut = True
             entry.connection.close(refusal)
 
-    def _nap(self) -> float:
+    def _wait_seconds(self) -> float:
         if self._next_expiry is None:
-            return LONGEST_NAP_S
+            return LONGEST_WAIT_S
         left = (self._next_expiry - self._clock()).total_seconds()
         # notAfter itself is still valid (RFC 5280 section 4.1.2.5): look just behind it
-        return min(max(left, 0.0) + 0.001, LONGEST_NAP_S)
+        return min(max(left, 0.0) + 0.001, LONGEST_WAIT_S)
 
-    def _expect_expiry(self, entry: OpenConnection) -> None:
+    def _note_expiry(self, entry: OpenConnection) -> None:
         if entry.cut or self._snapshot.actions.on_expiry != "close":
             return
         expires = not_after(entry.info, entry.connection)
@@ -256,9 +257,9 @@ class Connections:
 
     # Counting.
 
-    def _tell_bytes(self) -> None:
+    def _count_bytes(self) -> None:
         for entry in self._open.values():
-            entry.tell_bytes(entry.connection.bytes_received, entry.connection.bytes_sent)
+            entry.count_bytes(entry.connection.bytes_received, entry.connection.bytes_sent)
 
     def _count_handshake(self, direction: Direction, connection: Connection) -> None:
         if connection.tls is not None:
@@ -274,7 +275,7 @@ class Connections:
         else:
             self._count_handshake(info.direction, connection)
 
-    def _remember(self, info: ConnectionInfo, connection: Connection, ending: Ending) -> None:
+    def _record_end(self, info: ConnectionInfo, connection: Connection, ending: Ending) -> None:
         self._outcomes[ending.outcome] += 1
         if self._access.wants(ending.outcome):
             ours = None if info.own is None else info.own.spiffe_id

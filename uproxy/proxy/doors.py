@@ -1,4 +1,4 @@
-"""The doors of one snapshot, by the address that each listens at."""
+"""Makes the doors of a snapshot."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uproxy.snapshot import Snapshot
 
 
 def make_doors(snapshot: Snapshot, services: Services) -> Mapping[ListenAddress, Door]:
-    """A door for every listener that the snapshot's configuration names."""
+    """Return a door for each listen address of the snapshot's configuration."""
     doors: dict[ListenAddress, Door] = {}
     for inbound in snapshot.settings.inbound:
         application = snapshot.applications[inbound.name]

@@ -3,8 +3,8 @@
     accepted → handshaking: `tls` → authorized: `admit` → connecting to the application
              → relaying: `opened` → closed
 
-One object per door and snapshot: it decides by that snapshot alone and never changes.  It
-decides and reports; bytes are the engine's.
+There is one object per door and snapshot.  It decides by that snapshot alone, reports, and never
+changes; the engine moves the bytes.
 """
 
 from __future__ import annotations
@@ -85,23 +85,24 @@ class InboundDoor:
 
     @property
     def timeouts(self) -> Timeouts:
-        """The configuration's."""
+        """As configured."""
         return self._snapshot.settings.timeouts
 
     def tls(self) -> TlsPlan | Refusal | None:
-        """The snapshot's SVID, and the verifier of its bundles."""
+        """Return the plan with the snapshot's SVID and verifier; a Refusal if there is no SVID;
+        None in plaintext."""
         return self._application.tls
 
     def admit(self, arrival: Arrival) -> Route | Refusal:
-        """Authorize the caller, then show the way to the application."""
-        unfit = self._unfit(arrival)
-        if unfit is not None:
-            return unfit
+        """Authorize the caller; return the route to the application, or the refusal."""
+        refusal = self._refusal_of_handshake(arrival)
+        if refusal is not None:
+            return refusal
         target = target_of(self._application, arrival.target)
         if isinstance(target, Refusal):
             return target
         decision = self._snapshot.policy.decide(caller_of(arrival), target)
-        self._tell(decision)
+        self._report(decision)
         if not decision.allowed:
             return Refusal(Outcome.DENIED, decision.reason, decision.rule)
         addresses = self._application.addresses
@@ -123,8 +124,8 @@ class InboundDoor:
         )
 
     def admitted_from_cache(self, arrival: Arrival, route: Route) -> None:
-        """One more caller of the same kind: told and registered as if it had been decided on."""
-        self._tell(cast("Decision", route.door_data))
+        """Log, count and register `arrival` as if it had been decided on."""
+        self._report(cast("Decision", route.door_data))
         self._admitted(arrival)
 
     def attempted(
@@ -133,20 +134,20 @@ class InboundDoor:
         candidate: Candidate,
         failure: Refusal | None,
     ) -> None:
-        """An address of the application that fails is passed over for a while."""
+        """Count a failed attempt; its address is passed over for a while."""
         self._reports.attempted(candidate, failure)
 
     def opened(self, connection: Connection) -> OnClosed:
-        """Both sides are ready."""
+        """Register the open connection; return what is called with its end."""
         return self._reports.opened(connection)
 
     def closed(self, connection: Connection, ending: Ending) -> None:
-        """It has ended without having been open, whether it was let in or not."""
+        """Register the end of a connection that never opened, admitted or not."""
         info = self._info_of(connection.arrival.tls)
         self._services.connections.never_opened(connection, ending, info)
 
-    def _unfit(self, arrival: Arrival) -> Refusal | None:
-        """Why a handshake that was made at an earlier door isn't good enough for this one."""
+    def _refusal_of_handshake(self, arrival: Arrival) -> Refusal | None:
+        """Return why a handshake made at an earlier door isn't good enough here; None: it is."""
         mine, made_with = self._application.tls, arrival.tls
         if mine is made_with:
             return None
@@ -165,7 +166,7 @@ class InboundDoor:
 
     def _cache_scope(self) -> frozenset[CacheScope] | None:
         if self._application.settings.proxy_protocol is not None:
-            return None  # the preface names this arrival
+            return None  # the preface has this arrival's address
         by_source = self._snapshot.policy.by_source
         scope = PER_PEER_AND_SOURCE if by_source else PER_PEER
         return cache_scope(self._application.addresses, scope)
@@ -174,7 +175,7 @@ class InboundDoor:
         info = self._info_of(arrival.tls)
         self._services.connections.admitted(info, arrival, self._snapshot.revision)
 
-    def _tell(self, decision: Decision) -> None:
+    def _report(self, decision: Decision) -> None:
         metrics = self._services.metrics
         metrics.decided(decision.rule, decision.allowed)
         for match in decision.shadow:
@@ -183,6 +184,7 @@ class InboundDoor:
                       extra=alike("shadow rule", match.rule))  # fmt: skip
 
     def _info_of(self, plan: TlsPlan | None) -> ConnectionInfo:
-        """What a connection is whose handshake was made with `plan`, an earlier door's too."""
+        """Return what is known of a connection whose handshake was made with `plan`, which may be
+        an earlier door's."""
         own = None if plan is None else plan.own
         return self._info if self._info.own is own else replace(self._info, own=own)

@@ -3,8 +3,8 @@
     accepted → destination chosen: `admit` → connecting → handshaking, the peer verified
              against the identities expected → relaying: `opened` → closed
 
-One object per door and snapshot, and one for each destination that it leads to.  They decide by
-that snapshot alone and never change; bytes are the engine's.
+There is one object per door and snapshot, and one for each destination that the door leads to.
+They decide by that snapshot alone, report, and never change; the engine moves the bytes.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ class DestinationRoutes:
             port=destination.port,
             destination=destination.settings.name,
         )
-        """What is known of its connections, if they show what this snapshot has them show."""
+        """What is known of a connection that was made with this snapshot's plan."""
 
     def admit(self, arrival: Arrival) -> Route | Refusal:
-        """Return the way to the destination, or why there is none now."""
+        """Return a route to the destination, or why there is none now."""
         to = self._destination
         if isinstance(to.upstream, Refusal):
             return to.upstream
@@ -89,14 +89,14 @@ class DestinationRoutes:
         self._services.connections.admitted(self.info, arrival, self._revision)
 
     def attempted(self, candidate: Candidate, failure: Refusal | None) -> None:
-        """Pass over an endpoint that failed, for a while."""
+        """Count a failed attempt; its endpoint is passed over for a while."""
         self._reports.attempted(candidate, failure)
 
     def opened(self, connection: Connection) -> OnClosed:
         """Report a connection whose peer is verified; return what reports its end."""
         shown = _shown(connection.route)
         if shown is not self.info.own:
-            # its handshake is an earlier snapshot's: known by what it saw, and judged again
+            # its handshake was made with an earlier snapshot's SVID: named, and checked again
             info = replace(self.info, own=shown)
             self._services.connections.admitted(info, connection.arrival, 0)
         return self._reports.opened(connection)
@@ -125,14 +125,15 @@ class OutboundDoor:
 
     @property
     def timeouts(self) -> Timeouts:
-        """The configuration's; the destination's own are the route's."""
+        """As configured; a route has those of its destination."""
         return self._snapshot.settings.timeouts
 
     def tls(self) -> None:
-        """The application speaks in clear; whoever can reach the door may use it."""
+        """Return None: the application speaks in clear, and whoever can reach the door may use
+        it."""
 
     def admit(self, arrival: Arrival) -> Route | Refusal:
-        """Choose the destination; return the way there, and whom to expect."""
+        """Choose the destination; return a route to it, or the refusal."""
         if arrival.tls is not None:
             return overtaken(f"the door at {self._name} became one for the application")
         routes = self._routes_of(arrival)
@@ -143,7 +144,7 @@ class OutboundDoor:
         _made_by(route).admitted(arrival)
 
     def attempted(self, route: Route, candidate: Candidate, failure: Refusal | None) -> None:
-        """Pass over an endpoint that failed, for a while."""
+        """Count a failed attempt; its endpoint is passed over for a while."""
         _made_by(route).attempted(candidate, failure)
 
     def opened(self, connection: Connection) -> OnClosed:
@@ -167,7 +168,7 @@ class OutboundDoor:
         return self._routes[name]
 
     def _unrouted(self, arrival: Arrival) -> ConnectionInfo:
-        """What is known of a connection for which no destination was found."""
+        """Return what is known of a connection for which no destination was found."""
         return ConnectionInfo(
             direction=Direction.OUTBOUND,
             door=self._name,
@@ -183,6 +184,6 @@ def _made_by(route: Route) -> DestinationRoutes:
 
 
 def _shown(route: Route | None) -> OwnSvid | None:
-    """What we showed, or would have shown, upstream; None in plaintext and without a route."""
+    """Return the SVID of the route's plan; None in plaintext and without a route."""
     plan = None if route is None else route.upstream.plan
     return None if plan is None else plan.own

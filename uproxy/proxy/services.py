@@ -1,4 +1,4 @@
-"""What every door works with, and what every door reports alike."""
+"""What all doors use, and what all doors report in the same way."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from uproxy.model import Direction, Outcome
 HANDSHAKE_FAILURES = frozenset(
     {Outcome.HANDSHAKE_FAILED, Outcome.PEER_UNTRUSTED, Outcome.PEER_UNEXPECTED}
 )
-"""The outcomes of an attempt that can only come from its handshake."""
+"""The outcomes of a failed attempt that mean that its handshake failed."""
 
 PER_PEER = frozenset({CacheScope.PEER})
 PER_PEER_AND_SOURCE = frozenset({CacheScope.PEER, CacheScope.SOURCE})
 
 
 def utc_now() -> datetime:
-    """The wall clock."""
+    """Return the time of the wall clock."""
     return datetime.now(UTC)
 
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What every door works with: all of it outlives the door's snapshot."""
+    """What all doors use; all of it outlives their snapshot."""
 
     connections: Connections
     endpoints: AllEndpoints
@@ -40,37 +40,39 @@ class Services:
 
 
 def cache_scope(addresses: Addresses, scope: frozenset[CacheScope]) -> frozenset[CacheScope] | None:
-    """The scope of a route to `addresses` that depends on the caller as `scope` says: if there
-    are several to choose from, each connection needs a choice of its own."""
+    """Return `Route.cache_scope` of a route to `addresses`: `scope` if there is one address, None
+    if there are several, because each connection then needs a choice of its own."""
     return None if addresses.choice else scope
 
 
 def overtaken(what: str) -> Refusal:
-    """The refusal of an arrival that doesn't fit the door which the listener has by now."""
+    """Return the refusal of an arrival that doesn't fit the listener's new door; `what` says what
+    has changed."""
     return Refusal(Outcome.POLICY_CHANGED, f"while it was arriving, {what}: dial again")
 
 
 @dataclass(frozen=True, slots=True)
 class Reports:
-    """Tells the registry, and the `endpoints` that a door dials, what became of a connection.
-    An open connection keeps this, so it holds nothing of the snapshot."""
+    """Reports what becomes of a connection to the registry, the metrics and the `endpoints` that
+    are dialled.  An open connection keeps this, so it refers to nothing of the snapshot."""
 
     direction: Direction
     services: Services
     endpoints: Endpoints
 
     def attempted(self, candidate: Candidate, failure: Refusal | None) -> None:
-        """An endpoint that failed is passed over for a while."""
+        """Count a failed attempt; its endpoint is passed over for a while.  None: it succeeded."""
         if failure is None:
             return
         now = self.services.monotonic()
         self.endpoints.failed(candidate.addresses[0], now, failure.reason)
-        # the next candidate may succeed, so a connection's end can't tell of this one
+        # counted here: the next candidate may succeed, and the connection's end then names no
+        # failure
         if failure.outcome in HANDSHAKE_FAILURES:
             self.services.metrics.handshake_failed(self.direction, failure.outcome, failure.rule)
 
     def opened(self, connection: Connection) -> OnClosed:
-        """It is connected; what is to be told of its end."""
+        """Report that a connection is open; return what is called with its end."""
         route, dialled = connection.route, connection.dialled
         if route is not None and dialled is not None:
             self.endpoints.opened(route.candidates, dialled, self.services.monotonic())
@@ -78,7 +80,7 @@ class Reports:
         return self.closed
 
     def closed(self, connection: Connection, ending: Ending) -> None:
-        """It was open and has ended."""
+        """Report the end of a connection that was open."""
         self.services.connections.closed(connection, ending)
         if connection.dialled is not None:
             self.endpoints.closed(connection.dialled)

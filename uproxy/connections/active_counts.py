@@ -1,7 +1,4 @@
-"""How many connections of each direction there are, and waiting until there are none.
-
-A connection is there from its admission to its end, open or not.
-"""
+"""Counts the connections of each direction, from their admission to their end."""
 
 from __future__ import annotations
 
@@ -12,41 +9,41 @@ from collections.abc import Mapping
 from uproxy.model import Direction
 
 
-class Presence:
-    """The counts, and whoever waits for them."""
+class ActiveCounts:
+    """How many admitted connections there are, by direction; `wait_until_idle` waits for none."""
 
     def __init__(self) -> None:
         self._count = dict.fromkeys(Direction, 0)
         self._idle_since: dict[Direction, float | None] = dict.fromkeys(Direction, None)
-        self._moved: asyncio.Event | None = None  # while somebody waits
+        self._changed: asyncio.Event | None = None  # exists while somebody waits
 
     @property
     def counts(self) -> Mapping[Direction, int]:
-        """By direction, now."""
+        """The present counts, by direction."""
         return dict(self._count)
 
-    def one_more(self, direction: Direction) -> None:
-        """A connection was admitted."""
+    def add(self, direction: Direction) -> None:
+        """Count a connection that was admitted."""
         self._count[direction] += 1
         if self._count[direction] == 1:
-            self._say_moved()
+            self._wake_waiters()
 
-    def one_less(self, direction: Direction) -> None:
-        """A connection that was admitted has ended."""
+    def remove(self, direction: Direction) -> None:
+        """Count the end of a connection that was admitted."""
         self._count[direction] -= 1
         if self._count[direction] == 0:
             self._idle_since[direction] = asyncio.get_running_loop().time()
-            self._say_moved()
+            self._wake_waiters()
 
     async def wait_until_idle(self, direction: Direction, *, for_seconds: float) -> None:
-        """Wait until there has been no connection of `direction` for so long."""
+        """Return when there has been no connection of `direction` for so many seconds."""
         loop = asyncio.get_running_loop()
         while True:
-            moved = self._moved = self._moved or asyncio.Event()
+            changed = self._changed = self._changed or asyncio.Event()
             if self._count[direction]:
-                await moved.wait()
+                await changed.wait()
                 continue
-            # idle from the start counts from now: nobody knows how long it has been
+            # without an earlier connection, the idle time begins now
             since = self._idle_since[direction]
             since = self._idle_since[direction] = loop.time() if since is None else since
             left = since + for_seconds - loop.time()
@@ -54,10 +51,9 @@ class Presence:
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
-                    await moved.wait()
+                    await changed.wait()
 
-    def _say_moved(self) -> None:
-        """The direction has become idle or busy."""
-        if self._moved is not None:
-            self._moved.set()
-            self._moved = None
+    def _wake_waiters(self) -> None:
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
