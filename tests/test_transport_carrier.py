@@ -124,28 +124,50 @@ async def test_many_bytes_arrive_as_they_were_sent_both_ways_at_once(carried: Ca
     ]
 
 
+class Pushing:
+    """Sends 16 MiB, and counts what was taken."""
+
+    def __init__(self, send: Callable[[bytes], Awaitable[None]]) -> None:
+        self.sent = 0
+        self.task = asyncio.create_task(self._push(send))
+
+    async def _push(self, send: Callable[[bytes], Awaitable[None]]) -> None:
+        while self.sent < 16 * MIB:
+            await send(bytes(16 * 1024))
+            self.sent += 16 * 1024
+
+    async def has_stalled(self) -> int:
+        """Wait until nothing more is taken; return what was."""
+        last, same = -1, 0
+        while same < 20:
+            await asyncio.sleep(0.01)
+            same = same + 1 if self.sent == last else 0
+            last = self.sent
+        return last
+
+
 async def test_a_stream_whose_reader_stalls_stops_its_writer_and_not_the_other_stream(
     carried: Carried,
 ) -> None:
-    stalled = asyncio.create_task(carried.applications[0].send(bytes(16 * MIB)))
+    stalled = Pushing(carried.applications[0].send)
+    assert await stalled.has_stalled() < 12 * MIB  # what the kernel's buffers take
     answering = asyncio.create_task(carried.applications[1].send(bytes(4 * MIB)))
     assert len(await carried.streams[1].receive_exactly(4 * MIB)) == 4 * MIB
     await answering
-    assert not stalled.done()
     assert len(await carried.streams[0].receive_exactly(16 * MIB)) == 16 * MIB
-    await stalled
+    await stalled.task
 
 
 async def test_an_application_whose_reader_stalls_stops_its_stream_and_not_the_other_one(
     carried: Carried,
 ) -> None:
-    stalled = asyncio.create_task(carried.streams[0].send(bytes(16 * MIB)))
+    stalled = Pushing(carried.streams[0].send)
+    assert await stalled.has_stalled() < 12 * MIB
     answering = asyncio.create_task(carried.streams[1].send(bytes(4 * MIB)))
     assert len(await carried.applications[1].receive_exactly(4 * MIB)) == 4 * MIB
     await answering
-    assert not stalled.done()
     assert len(await carried.applications[0].receive_exactly(16 * MIB)) == 16 * MIB
-    await stalled
+    await stalled.task
 
 
 async def test_a_reset_of_the_application_becomes_a_reset_of_its_stream_alone(

@@ -230,6 +230,19 @@ async def test_a_shortage_while_dialling_fails_the_connection_not_the_engine(
     )
 
 
+async def test_a_refused_peer_that_stays_is_closed_soon_after_its_alert(engine: Engine) -> None:
+    """Not only when the handshake's deadline comes, which is a minute here."""
+    ours = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
+    there = route(TcpAddress("127.0.0.1", 1))
+    door = RecordingDoor(Direction.INBOUND, there, ours, Timeouts(handshake=60))
+    async with open_door(engine, door) as address:
+        peer = await Stream.connect(address)
+        await peer.send(b"GET / HTTP/1.1\r\n\r\n")
+        ending = await door.ending()
+    assert ending.outcome is Outcome.HANDSHAKE_FAILED
+    assert ending.duration < 5
+
+
 # The pure parts.
 
 

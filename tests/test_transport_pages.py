@@ -153,11 +153,13 @@ async def test_the_python_engine_calls_each_verb_in_those_states_only(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     called: dict[str, set[State]] = {verb: set() for verb in CALLED_IN}
+    connections: set[Connection] = set()
 
     def recording(verb: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def call(connection: Connection, *arguments: Any) -> Any:
             called[verb].add(connection.state)
+            connections.add(connection)
             return function(connection, *arguments)
 
         return call
@@ -174,6 +176,7 @@ async def test_the_python_engine_calls_each_verb_in_those_states_only(
     )
     await engine.stop()
     close_all()
+    assert {connection.state for connection in connections} == {State.CLOSED}
     assert {verb for verb, states in called.items() if not states} == set()
     for verb, states in called.items():
         assert states <= CALLED_IN[verb], verb

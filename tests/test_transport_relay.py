@@ -240,6 +240,21 @@ async def test_an_idle_connection_is_ended_with_resets(engine: Engine) -> None:
     assert ending.reason == "nothing moved for 0.2 s"
 
 
+async def test_a_connection_is_idle_from_its_last_byte_on(engine: Engine) -> None:
+    async with (
+        listening() as upstream,
+        open_door(engine, door := outbound(upstream, idle=0.3)) as address,
+    ):
+        downstream, there = await Stream.connect(address), await upstream.accept()
+        await door.connection()
+        await asyncio.sleep(0.1)
+        await there.send(b"x")
+        assert await downstream.is_reset()
+        ending = await door.ending()
+    assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.RELAYING)
+    assert ending.duration >= 0.4
+
+
 async def test_bytes_either_way_keep_a_connection_from_being_idle(engine: Engine) -> None:
     async with (
         listening() as upstream,

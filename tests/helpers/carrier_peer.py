@@ -54,8 +54,6 @@ class CarriedStream:
         self._ended = False
         self._was_reset = False
         self._credit = WINDOW
-        self.stalls = False
-        """It takes nothing, and gives no credit back."""
 
     async def send(self, data: bytes) -> None:
         rest = data
