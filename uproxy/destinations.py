@@ -1,4 +1,4 @@
-"""Which endpoint of a destination to try next, and what became of those tried before.
+"""Which endpoint of a destination to try next, from how earlier attempts went.
 
 It resolves nothing and dials nothing: records are handed in, candidates handed out, time
 comes in as `now` (seconds of a monotonic clock).  Two things are kept apart: `Addresses` says
@@ -43,7 +43,7 @@ Key = tuple[Direction, str]
 
 @dataclass(slots=True)
 class _Endpoint:
-    """What is remembered of one literal address, as long as it is used or listed."""
+    """The counts of one literal address, kept while it is used or listed."""
 
     connections: int = 0
     failures: int = 0
@@ -58,7 +58,7 @@ Records = Mapping[TcpAddress, tuple[TcpAddress, ...]]
 
 
 def names_of(addresses: tuple[Address, ...]) -> tuple[TcpAddress, ...]:
-    """Those of `addresses` that a resolver must look up."""
+    """Return those of `addresses` that are names, which a resolver must look up."""
     return tuple(
         address for address in addresses if isinstance(address, TcpAddress) and address.ip is None
     )
@@ -79,7 +79,7 @@ class Addresses:
     def of(
         cls, configured: tuple[Address, ...], records: Records, server_name: str | None = None
     ) -> Addresses:
-        """List `configured`, with every record of the names among them."""
+        """List the literal addresses of `configured`, with every record of the names among them."""
         names = frozenset(names_of(configured))
         listed: dict[Address, Address] = {}
         for address in configured:
@@ -93,17 +93,18 @@ class Addresses:
 
     @property
     def names(self) -> tuple[TcpAddress, ...]:
-        """Those that a resolver must look up."""
+        """The names among them, which a resolver must look up."""
         return names_of(self.configured)
 
     @property
     def choice(self) -> bool:
-        """Whether there is anything to choose among: unless there is exactly one address,
+        """Whether there is a choice: unless there is exactly one address,
         `Endpoints.candidates` may answer differently each time."""
         return len(self.listed) != 1
 
     def sni(self, configured: Address) -> str | None:
-        """What a handshake sends as SNI to one of the addresses, as configured."""
+        """Return the SNI for a handshake with an address, given as configured; None: none is
+        sent."""
         return self.server_name or server_name_of(configured)
 
 
@@ -112,11 +113,11 @@ class Endpoints:
 
     def __init__(self) -> None:
         self._endpoints: dict[Address, _Endpoint] = {}  # by literal address
-        self._turn = 0  # moves with every choice, so that equals take turns
+        self._turn = 0  # grows with every choice, so that endpoints with equal counts take turns
 
     @property
     def connections(self) -> Mapping[Address, int]:
-        """Open connections by literal address, those no longer listed included."""
+        """How many connections are open, by literal address, also to those no longer listed."""
         return {
             address: endpoint.connections
             for address, endpoint in self._endpoints.items()
@@ -150,7 +151,7 @@ class Endpoints:
         )
 
     def status(self, addresses: Addresses, now: float) -> tuple[EndpointStatus, ...]:
-        """Every endpoint that `addresses` list, in the order of the configuration."""
+        """Return how every endpoint of `addresses` fares, in the order of the configuration."""
         return tuple(
             EndpointStatus(
                 address=address,
@@ -163,7 +164,7 @@ class Endpoints:
         )
 
     def failed(self, address: Address, now: float, reason: str) -> None:
-        """An attempt failed.  While passed over, further failures say nothing new."""
+        """Count a failed attempt; ignored while the address is passed over."""
         endpoint = self._endpoints.setdefault(address, _Endpoint())
         if now < endpoint.passed_over_until:
             return
@@ -173,8 +174,8 @@ class Endpoints:
         endpoint.passed_over_until = now + pause
 
     def opened(self, tried: tuple[Candidate, ...], dialled: Address, now: float) -> None:
-        """A connection to `dialled` is open.  What was preferred to it among `tried` failed or
-        lost the race, so that the next connection needn't wait for it again."""
+        """Count an open connection to `dialled`.  Whatever came before it in `tried` failed or lost
+        the race, and counts as failed, so that the next connection doesn't wait for it again."""
         endpoint = self._endpoints.get(dialled)
         if endpoint is None:
             endpoint = self._endpoints[dialled] = _Endpoint()
@@ -190,14 +191,14 @@ class Endpoints:
                 return
 
     def closed(self, dialled: Address) -> None:
-        """A connection that was `opened` has ended."""
+        """Count the end of a connection that was `opened`."""
         endpoint = self._endpoints[dialled]
         endpoint.connections -= 1
         if endpoint.connections == 0 and endpoint.failures == 0:
             del self._endpoints[dialled]
 
     def forget_all_but(self, listed: Mapping[Address, Address]) -> bool:
-        """Forget what is known of addresses neither listed nor used; whether anything is left."""
+        """Forget the addresses that are neither `listed` nor used; return whether any are left."""
         self._endpoints = {
             address: endpoint
             for address, endpoint in self._endpoints.items()
@@ -208,7 +209,7 @@ class Endpoints:
     def _ranked(self, addresses: Sequence[Address]) -> list[Address]:
         turn = self._turn % max(1, len(addresses))
         self._turn += 1
-        # sorting is stable: equals stay in the order of whose turn it is
+        # sorting is stable, so endpoints with equal counts stay in turn
         return sorted((*addresses[turn:], *addresses[:turn]), key=self._load)
 
     def _load(self, address: Address) -> int:
@@ -223,14 +224,14 @@ class AllEndpoints:
         self._by_key: dict[Key, Endpoints] = {}
 
     def __getitem__(self, key: Key) -> Endpoints:
-        """Those of one, made when first asked for."""
+        """Return the endpoints of one of them, made at the first call."""
         found = self._by_key.get(key)
         if found is None:
             found = self._by_key[key] = Endpoints()
         return found
 
     def follow(self, addresses: Mapping[Key, Addresses]) -> None:
-        """Forget what is neither listed by these addresses, nor used."""
+        """Forget the endpoints that are neither listed in `addresses` nor used."""
         for key, endpoints in tuple(self._by_key.items()):
             listed = addresses[key].listed if key in addresses else {}
             if not endpoints.forget_all_but(listed) and key not in addresses:
@@ -238,7 +239,7 @@ class AllEndpoints:
 
 
 def server_name_of(address: Address) -> str | None:
-    """What SNI says of an address as configured: its name without a dot at the end (RFC 6066
+    """Return the SNI for an address as configured: its name without a dot at the end (RFC 6066
     section 3); None for a literal address or a unix socket."""
     if isinstance(address, TcpAddress) and address.ip is None:
         return address.host.removesuffix(".")

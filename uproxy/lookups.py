@@ -98,7 +98,7 @@ class Lookups:
             self._leave(host, future)
 
     def _leave(self, host: str, future: asyncio.Future[tuple[str, ...] | OSError]) -> None:
-        """One caller less; without any a host that has no thread yet needs none."""
+        """A caller has gone; a host for which nobody waits is taken out of the queue."""
         if self._answers.get(host) is not future:
             return
         self._callers[host] -= 1
@@ -130,7 +130,8 @@ class Lookups:
         self._start_threads()
 
     def _next(self) -> str | None:
-        """Return the host to ask for next, taken out of its queue; None: not now."""
+        """Take the next host out of its queue and return it; None: no host may have a thread
+        now."""
         slow = sum(self._running.values())
         if self._queue:
             queue = self._queue
@@ -143,7 +144,7 @@ class Lookups:
         return host
 
     def _start(self, host: str) -> bool:
-        """Give a host its thread; return whether there was one to be had."""
+        """Start a thread for a host; return whether that was possible."""
         loop = asyncio.get_running_loop()
         thread = threading.Thread(
             target=self._look_up, args=(loop, host), name="lookup", daemon=True
@@ -162,7 +163,7 @@ class Lookups:
         return True
 
     def _look_up(self, loop: asyncio.AbstractEventLoop, host: str) -> None:
-        """What each thread does."""
+        """Ask the system for one host and report the answer; runs in its thread."""
         began = time.monotonic()
         answer: tuple[str, ...] | OSError
         try:

@@ -1,7 +1,7 @@
-"""Looks names up and hands their records on, again and again.
+"""Looks names up at intervals and passes their records on.
 
-It chooses nothing and keeps nothing: the snapshot in force has the last good records, so a
-resolver that fails leaves everything as it was.  Rules: every name is looked up at start,
+It keeps no records: the snapshot in force has the last good ones, so a failed look-up changes
+nothing.  Rules: every name is looked up at start,
 after a reload and every 30 s; names don't wait for each other; a name that begins to fail is
 said once, and once more when it works again.  Literal addresses never come here.
 """
@@ -31,18 +31,18 @@ _log = logging.getLogger(__name__)
 
 
 class Names(Protocol):
-    """Who wants names looked up."""
+    """Whoever has names to look up, and takes the answers."""
 
     @property
     def names(self) -> frozenset[TcpAddress]:
-        """All of them, now."""
+        """The names to look up at present."""
 
     def resolved(self, name: TcpAddress, records: tuple[TcpAddress, ...]) -> None:
         """Take an answer: every record of `name`, at least one."""
 
 
 class Resolver:
-    """Keeps the records of every name fresh."""
+    """Looks every name up every INTERVAL_S seconds."""
 
     def __init__(
         self,
@@ -54,8 +54,8 @@ class Resolver:
         self._names = names
         self._lookup = lookup or Lookups()
         self._interval_s = interval_s
-        self._failing: set[TcpAddress] = set()  # said to fail, not yet said to work again
-        self._looking: dict[TcpAddress, asyncio.Task[None]] = {}  # by name, while it is asked for
+        self._failing: set[TcpAddress] = set()  # logged as failing, and not yet as working again
+        self._looking: dict[TcpAddress, asyncio.Task[None]] = {}  # by name, while a look-up runs
         self._due = asyncio.Event()  # set when a reload may have brought new names
         self._task: asyncio.Task[None] | None = None  # from start to stop
 
@@ -65,7 +65,7 @@ class Resolver:
         return frozenset(self._failing)
 
     def start(self) -> None:
-        """Look every name up now, and then again and again."""
+        """Look every name up now, and then every INTERVAL_S seconds."""
         self._task = asyncio.create_task(self._run(), name="resolver")
 
     def refresh(self) -> None:
@@ -85,7 +85,7 @@ class Resolver:
         finally:
             for task in tasks.values():
                 task.cancel()
-        # what failed is asked again, and told then
+        # what failed is looked up again later, and logged then
         found = await asyncio.gather(*tasks.values(), return_exceptions=True)
         return {
             name: records
@@ -106,7 +106,7 @@ class Resolver:
             self._due.clear()
             names = self._names.names
             self._failing &= names
-            # one that hasn't been answered since the last time isn't asked for once more
+            # a look-up that is still running isn't started once more
             for name in names - self._looking.keys():
                 task = asyncio.create_task(self._resolve(name), name=f"looking {name} up")
                 self._looking[name] = task

@@ -1,4 +1,4 @@
-"""What decides about connections at one moment: an immutable whole, replaced and never changed."""
+"""Everything that decides about connections at one moment: immutable, replaced as a whole."""
 
 from uproxy.snapshot.snapshot import (
     Application,

@@ -1,7 +1,7 @@
 """The TLS plans of one snapshot: one for each kind of handshake that its doors make.
 
-A plan is immutable, and the next snapshot takes it over where nothing that it is made of has
-changed, so that an engine may keep what it builds from it.  Rules: without an SVID there is
+A plan is immutable, and the next snapshot has the same one unless something has changed that it is
+made of, so that an engine may keep what it builds from it.  Rules: without an SVID there is
 no handshake; a peer is judged inside its handshake by the verifier of the snapshot that the
 handshake began under; whoever judges alike has the same trust id, also after a reload.
 """
@@ -32,7 +32,7 @@ from uproxy.spiffe.ids import IdentityPattern, SpiffeId
 
 @dataclass(frozen=True, slots=True)
 class HandshakeKind:
-    """What the handshakes of a door or a destination have in common, besides credentials."""
+    """What the handshakes of a door or a destination are made with, besides credentials."""
 
     role: Role
     """Ours."""
@@ -43,7 +43,7 @@ class HandshakeKind:
 
 
 TrustKey = tuple[Role, tuple[IdentityPattern, ...] | None]
-"""All that decides how a chain is judged, besides the verifier."""
+"""Everything that decides whether a chain is accepted, besides the verifier."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Plans:
     reason: str
     """Why there is no SVID."""
     own: OwnSvid | None
-    """What others see of `svid`."""
+    """`svid` without its key."""
     verifier: Verifier
     clock: Callable[[], datetime]
     trust_ids: Mapping[TrustKey, int]
@@ -69,7 +69,7 @@ class Plans:
         clock: Callable[[], datetime],
         before: Plans | None,
     ) -> Plans:
-        """Plans for `kinds`, those of `before` where they would be equal."""
+        """Make plans for `kinds`; those of `before` are used again where they would be equal."""
         kinds = dict.fromkeys(kinds)
         svid = credentials.svid
         same_trust = before is not None and before.verifier is verifier
@@ -94,7 +94,7 @@ class Plans:
                 own,
                 svid.key,
                 kind.settings,
-                _judge(kind, verifier, clock),
+                _verify_function(kind, verifier, clock),
                 kind.alpn,
                 trust_ids[kind.role, kind.expected],
             )
@@ -105,27 +105,29 @@ class Plans:
         )
 
     def __getitem__(self, kind: HandshakeKind) -> TlsPlan | Refusal:
-        """The plan of a kind that this was made for, or why no handshake can be made."""
+        """Return the plan for a kind that this was made for, or why no handshake can be made."""
         if self.svid is None:
             return Refusal(Outcome.NO_IDENTITY, self.reason)
         return self.plans[kind]
 
 
 def own_svid(svid: Svid) -> OwnSvid:
-    """What others see of `svid`."""
+    """Return `svid` without its key."""
     chain = tuple(certificate.public_bytes(Encoding.DER) for certificate in svid.chain)
     return OwnSvid(svid.spiffe_id, chain, svid.not_after)
 
 
 def unexpected(expected: tuple[IdentityPattern, ...], spiffe_id: str) -> str | None:
-    """Why a verified peer isn't one of those wanted, naming both; None: it is."""
+    """Return why a verified peer isn't among the `expected`; None: it is."""
     if any(each.matches(SpiffeId.parse(spiffe_id)) for each in expected):
         return None
     wanted = ", ".join(map(str, expected))
     return f"wanted {wanted}, found {spiffe_id}: add it to identities if it is right"
 
 
-def _judge(kind: HandshakeKind, verifier: Verifier, clock: Callable[[], datetime]) -> VerifyPeer:
+def _verify_function(
+    kind: HandshakeKind, verifier: Verifier, clock: Callable[[], datetime]
+) -> VerifyPeer:
     theirs = Role.CLIENT if kind.role is Role.SERVER else Role.SERVER
     expected = kind.expected
 

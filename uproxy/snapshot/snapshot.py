@@ -1,9 +1,10 @@
-"""Everything that is decided by, at one moment: configuration, credentials, addresses.
+"""A snapshot: everything that decisions depend on at one moment: configuration, credentials,
+addresses.
 
-A reload, a rotation, a new answer of the resolver each make a new snapshot out of the one
-before; nothing in an old one changes, and none refers to another.  What is equal is taken over:
-a policy isn't compiled again for a new SVID, plans stay while what they are made of stays.
-Making one touches nothing else, so it may be done in any thread.
+A reload, a rotation, a new answer of the resolver each make a new snapshot out of the one before;
+nothing in an old one changes, and none refers to another.  Parts that would be equal are used
+again: a policy isn't compiled anew for a new SVID, nor a plan while nothing changes that it is made
+of.  Making a snapshot changes nothing else, so it may be done in any thread.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _utc_now: Clock = partial(datetime.now, UTC)
 
 @dataclass(frozen=True, slots=True)
 class RecheckActions:
-    """What becomes of open connections: `close` or `keep`."""
+    """What is done with open connections after a change: `close` or `keep`."""
 
     on_policy_change: str
     on_distrust: str
@@ -44,7 +45,7 @@ class RecheckActions:
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """Where an inbound door leads, and what its callers are shown."""
+    """Where an inbound door leads, and the plan of its handshakes."""
 
     settings: InboundSettings
     addresses: Addresses
@@ -72,17 +73,17 @@ class Destination:
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Snapshot:
-    """One moment's whole; compared by identity."""
+    """Everything that decisions depend on at one moment; compared by identity."""
 
     settings: Settings
     credentials: Credentials
     names: frozenset[TcpAddress]
-    """Everything that a resolver must look up for `settings`."""
+    """The names that `settings` have, which a resolver must look up."""
     records: Records
     """The resolver's last good answers for them."""
     clock: Clock = field(repr=False)
     own_trust_domain: str | None
-    """Ours, as far as it was ever known."""
+    """That of our last SVID; None if there never was one."""
     policy: Policy
     actions: RecheckActions
     verifier: Verifier
@@ -100,11 +101,11 @@ class Snapshot:
     def first(
         cls, settings: Settings, credentials: Credentials, clock: Clock = _utc_now
     ) -> Snapshot:
-        """The one at start."""
+        """Make the snapshot at start."""
         return _make(settings, credentials, {}, clock, None)
 
     def with_settings(self, settings: Settings, records: Records | None = None) -> Snapshot:
-        """The next one after a reload; `records` are answers for names that are new in it.
+        """Return the snapshot after a reload; `records` are answers for names that are new in it.
 
         Raises:
             SpiffeIdError: a pattern or trust domain that the configuration let through.
@@ -114,23 +115,23 @@ class Snapshot:
         )
 
     def with_credentials(self, credentials: Credentials) -> Snapshot:
-        """The next one after a change of SVID, bundles or CRLs."""
+        """Return the snapshot after a change of SVID, bundles or CRLs."""
         return _make(self.settings, credentials, self.records, self.clock, self)
 
     def with_records(self, records: Records) -> Snapshot:
-        """The next one after the resolver gave other answers; those of other names stay, and no
-        record at all is no answer."""
+        """Return the snapshot after new answers of the resolver.  Records of other names stay; an
+        answer without a record is ignored."""
         answers = {name: found for name, found in records.items() if found}
         return _make(self.settings, self.credentials, {**self.records, **answers}, self.clock, self)
 
     @property
     def own(self) -> OwnSvid | None:
-        """What others see of our SVID."""
+        """Our SVID without its key."""
         return self.plans.own
 
     @property
     def addresses(self) -> Mapping[Key, Addresses]:
-        """Of every destination and every inbound door's application."""
+        """The addresses of every destination and of every inbound door's application."""
         here: dict[Key, Addresses] = {
             (Direction.INBOUND, name): each.addresses for name, each in self.applications.items()
         }
@@ -140,7 +141,7 @@ class Snapshot:
 
 
 def names_in(settings: Settings) -> frozenset[TcpAddress]:
-    """Everything that a resolver must look up for a configuration."""
+    """Return the names that a configuration has, which a resolver must look up."""
     return frozenset(
         address
         for address in _all_addresses(settings)
@@ -214,7 +215,8 @@ def _inbound_kind(door: InboundSettings, settings: Settings) -> HandshakeKind | 
 def _outbound_kinds(
     settings: Settings, before: Snapshot | None
 ) -> Mapping[str, HandshakeKind | None]:
-    """By destination; patterns that were read already aren't read again."""
+    """Return the kind of handshake of each destination; parsed patterns of `before` are used
+    again."""
     known = {} if before is None else before.destinations
     kinds: dict[str, HandshakeKind | None] = {}
     for name, each in settings.destinations.items():
@@ -275,7 +277,7 @@ def _upstream(kind: HandshakeKind | None, plans: Plans) -> Upstream | Refusal:
 
 
 def _target(door: InboundSettings) -> Target:
-    """What rules see; an application named by a name has no address that could be judged."""
+    """Return what rules see; an application that is configured by name has no address."""
     to: Address = door.to
     if isinstance(to, TcpAddress):
         return Target(to.port, to.ip, door.name)
