@@ -14,7 +14,7 @@ from uproxy.config.settings import AdminSettings
 from uproxy.errors import UproxyError
 from uproxy.lab.ports import free_port
 from uproxy.model import SystemdAddress, TcpAddress, UnixAddress
-from uproxy.systemd import Listeners
+from uproxy.systemd import PassedSockets
 
 
 def answers(port: int, path: str) -> bytes:
@@ -26,7 +26,7 @@ def answers(port: int, path: str) -> bytes:
 
 async def test_each_listener_answers_for_its_surface(tmp_path: Path) -> None:
     ready, path = free_port(), tmp_path / "admin.sock"
-    administration = Administration(FakeFacts(), Listeners({}))
+    administration = Administration(FakeFacts(), PassedSockets({}))
     administration.open(AdminSettings(UnixAddress(str(path)), None, TcpAddress("127.0.0.1", ready)))
     await administration.start()
     assert path.is_socket()
@@ -39,7 +39,7 @@ async def test_each_listener_answers_for_its_surface(tmp_path: Path) -> None:
 async def test_an_address_in_use_names_the_listener_it_was_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = TcpAddress("127.0.0.1", other.getsockname()[1])
-        administration = Administration(FakeFacts(), Listeners({}))
+        administration = Administration(FakeFacts(), PassedSockets({}))
         with pytest.raises(UproxyError, match=r"admin \(metrics\): 127\.0\.0\.1:.* is in use"):
             administration.open(AdminSettings(None, taken, None))
         await administration.close()
@@ -47,7 +47,7 @@ async def test_an_address_in_use_names_the_listener_it_was_for() -> None:
 
 async def test_an_admin_socket_of_systemd_must_be_local() -> None:
     with socket.create_server(("0.0.0.0", 0)) as wide:
-        administration = Administration(FakeFacts(), Listeners({"admin": (wide.fileno(),)}))
+        administration = Administration(FakeFacts(), PassedSockets({"admin": (wide.fileno(),)}))
         with pytest.raises(UproxyError, match="reachable from other machines"):
             administration.open(AdminSettings(SystemdAddress("admin"), None, None))
         await administration.close()

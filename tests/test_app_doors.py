@@ -16,7 +16,7 @@ from uproxy.errors import UproxyError
 from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import eventually
 from uproxy.model import Address, Direction, Limits, ListenAddress, SystemdAddress, TcpAddress
-from uproxy.systemd import Listeners
+from uproxy.systemd import PassedSockets
 
 PLAN = SocketPlan(mode=None, owner=None, exposed=True)
 
@@ -70,8 +70,8 @@ class FakeDoor:
     direction: Direction
 
 
-def doors_of(engine: RecordingEngine, listeners: Listeners | None = None) -> Doors:
-    return Doors(engine, listeners or Listeners({}))
+def doors_of(engine: RecordingEngine, listeners: PassedSockets | None = None) -> Doors:
+    return Doors(engine, listeners or PassedSockets({}))
 
 
 async def put(doors: Doors, wanted: dict[ListenAddress, FakeDoor]) -> None:
@@ -121,7 +121,7 @@ async def test_a_reload_meets_the_same_guard_as_a_start() -> None:
     """An inbound socket of systemd's may be reachable; kept for an outbound door it may not,
     unless that says so."""
     with socket.create_server(("0.0.0.0", 0)) as wide:
-        doors = doors_of(RecordingEngine(), Listeners({"web": (wide.fileno(),)}))
+        doors = doors_of(RecordingEngine(), PassedSockets({"web": (wide.fileno(),)}))
         there = SystemdAddress("web")
         await put(doors, {there: FakeDoor(Direction.INBOUND)})
         other = TcpAddress("127.0.0.1", free_port())
@@ -184,7 +184,7 @@ async def test_what_is_still_arriving_holds_neither_a_reload_nor_the_other_doors
 
 def test_a_socket_of_systemd_beyond_loopback_must_be_exposed() -> None:
     with socket.create_server(("0.0.0.0", 0)) as wide:
-        listeners = Listeners({"api": (wide.fileno(),)})
+        listeners = PassedSockets({"api": (wide.fileno(),)})
         with pytest.raises(UproxyError, match="say expose: true"):
             inherit(SystemdAddress("api"), listeners, exposed=False)
         inherit(SystemdAddress("api"), listeners, exposed=True).close()

@@ -23,7 +23,7 @@ from uproxy.log import Log
 from uproxy.model import Direction
 from uproxy.proxy.admin.facts import plain
 from uproxy.proxy.doors import make_doors
-from uproxy.systemd import Listeners
+from uproxy.systemd import PassedSockets
 
 CONFIGURATION = """
 name: orders
@@ -49,7 +49,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 async def facts(settings: Settings) -> Facts:
     log = Log(settings.log, settings.name)
-    parts = Parts(settings, log, Listeners({}), {"uproxy": "1"})
+    parts = Parts(settings, log, PassedSockets({}), {"uproxy": "1"})
     state = RunState(started_at=now(), loaded_at=now(), starting=False)
     return Facts(state, parts, {"uproxy": "1"}, lambda: None, lambda: None)
 

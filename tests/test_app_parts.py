@@ -24,7 +24,7 @@ from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import eventually
 from uproxy.log import Log
 from uproxy.model import TcpAddress, Transport
-from uproxy.systemd import Listeners
+from uproxy.systemd import PassedSockets
 from uproxy.transport.python import PythonEngine
 
 
@@ -46,7 +46,7 @@ def settings(tmp_path: Path) -> Settings:
 @pytest.fixture
 async def parts(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Parts]:
     monkeypatch.setattr(module, "make_engine", lambda _name, _workers: PythonEngine())
-    made = Parts(settings, Log(settings.log, settings.name), Listeners({}), {})
+    made = Parts(settings, Log(settings.log, settings.name), PassedSockets({}), {})
     yield made
     await made.resolver.stop()
     await made.source.stop()

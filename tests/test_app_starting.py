@@ -32,7 +32,7 @@ from uproxy.lab.waiting import eventually
 from uproxy.log import Log
 from uproxy.model import ListenAddress, TcpAddress, Transport, UnixAddress
 from uproxy.snapshot import Snapshot
-from uproxy.systemd import Listeners
+from uproxy.systemd import PassedSockets
 
 NAMED = TcpAddress("db.internal", 1)
 
@@ -72,7 +72,7 @@ async def begin(tmp_path: Path) -> AsyncIterator[Begin]:
     def start(**facts: object) -> Start:
         agent = IdentitySettings(workload_api=UnixAddress(str(tmp_path / "no-agent.sock")))
         settings = replace(Settings(agent, engine="python"), **facts)  # type: ignore[arg-type]  # as given
-        parts = Parts(settings, Log(settings.log, settings.name), Listeners({}), {})
+        parts = Parts(settings, Log(settings.log, settings.name), PassedSockets({}), {})
         begun.append(Start(parts, settings))
         return begun[-1]
 

@@ -20,7 +20,7 @@ import pytest
 import uvloop
 from spiffe._proto import workload_pb2
 
-from uproxy.authority import Authority, Definition, DomainDefinition, EntryDefinition
+from uproxy.authority import Definition, DevelopmentAuthority, DomainDefinition, EntryDefinition
 from uproxy.config.scalars import workload_api
 from uproxy.errors import UproxyError
 from uproxy.identity.workload_api.framing import SERVICE
@@ -47,7 +47,7 @@ def definition(sockets: str, *entries: EntryDefinition, **domain: object) -> Def
 class Client:
     """grpcio as a Workload API client that may break the rules."""
 
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: DevelopmentAuthority) -> None:
         address = authority.endpoints["example.org"]
         self._channel = grpc.aio.insecure_channel(address)
 
@@ -86,7 +86,7 @@ async def test_this_process_gets_what_its_user_program_and_group_select(sockets:
         EntryDefinition(ORDERS, path="/bin/false"),
     ]
     async with (
-        Authority(definition(sockets, mine, *others)) as authority,
+        DevelopmentAuthority(definition(sockets, mine, *others)) as authority,
         Client(authority) as client,
     ):
         response = await client.stream().read()
@@ -101,7 +101,7 @@ async def test_this_process_gets_what_its_user_program_and_group_select(sockets:
 async def test_a_request_without_the_right_security_header_is_invalid(
     sockets: str, metadata: tuple[tuple[str, str], ...]
 ) -> None:
-    async with Authority(definition(sockets)) as authority, Client(authority) as client:
+    async with DevelopmentAuthority(definition(sockets)) as authority, Client(authority) as client:
         code, details = await refusal(client.stream(metadata))
 
     assert code is grpc.StatusCode.INVALID_ARGUMENT
@@ -110,7 +110,7 @@ async def test_a_request_without_the_right_security_header_is_invalid(
 
 @pytest.mark.parametrize("method", ["FetchJWTSVID", "FetchJWTBundles", "FetchWITSVID", "Nonsense"])
 async def test_other_methods_are_unimplemented(sockets: str, method: str) -> None:
-    async with Authority(definition(sockets)) as authority, Client(authority) as client:
+    async with DevelopmentAuthority(definition(sockets)) as authority, Client(authority) as client:
         code, _ = await refusal(client.stream(method=method))
 
     assert code is grpc.StatusCode.UNIMPLEMENTED
@@ -119,7 +119,10 @@ async def test_other_methods_are_unimplemented(sockets: str, method: str) -> Non
 @pytest.mark.parametrize("method", ["FetchX509SVID", "FetchX509Bundles"])
 async def test_without_an_entry_no_identity_is_issued(sockets: str, method: str) -> None:
     nobody = EntryDefinition(WEB, path="/bin/false")
-    async with Authority(definition(sockets, nobody)) as authority, Client(authority) as client:
+    async with (
+        DevelopmentAuthority(definition(sockets, nobody)) as authority,
+        Client(authority) as client,
+    ):
         refused = await refusal(client.stream(method=method))
 
     assert refused == (grpc.StatusCode.PERMISSION_DENIED, "no identity issued")
@@ -127,7 +130,10 @@ async def test_without_an_entry_no_identity_is_issued(sockets: str, method: str)
 
 async def test_a_live_stream_sees_every_change_and_its_end(sockets: str) -> None:
     both = (EntryDefinition(WEB, uid=os.getuid()), EntryDefinition(ORDERS, uid=os.getuid()))
-    async with Authority(definition(sockets, *both)) as authority, Client(authority) as client:
+    async with (
+        DevelopmentAuthority(definition(sockets, *both)) as authority,
+        Client(authority) as client,
+    ):
         call = client.stream()
         seen = [await _ids(call)]
         authority.apply(definition(sockets, *both, revoke=(WEB,)))
@@ -151,7 +157,10 @@ async def _ids(
 async def test_a_change_that_concerns_nobody_sends_nothing(sockets: str) -> None:
     other = EntryDefinition(ORDERS, path="/bin/false")
     mine = EntryDefinition(WEB, uid=os.getuid())
-    async with Authority(definition(sockets, mine)) as authority, Client(authority) as client:
+    async with (
+        DevelopmentAuthority(definition(sockets, mine)) as authority,
+        Client(authority) as client,
+    ):
         call = client.stream()
         first = await call.read()
         authority.apply(definition(sockets, mine, other))
@@ -164,7 +173,10 @@ async def test_a_change_that_concerns_nobody_sends_nothing(sockets: str) -> None
 
 
 async def test_svids_are_renewed_while_nobody_asks(sockets: str) -> None:
-    async with Authority(definition(sockets, ttl=2.0)) as authority, Client(authority) as client:
+    async with (
+        DevelopmentAuthority(definition(sockets, ttl=2.0)) as authority,
+        Client(authority) as client,
+    ):
         call = client.stream()
         chains = set()
         for _ in range(3):
@@ -176,7 +188,7 @@ async def test_svids_are_renewed_while_nobody_asks(sockets: str) -> None:
 
 
 async def test_a_ca_rotation_shows_both_roots_first(sockets: str) -> None:
-    async with Authority(definition(sockets)) as authority, Client(authority) as client:
+    async with DevelopmentAuthority(definition(sockets)) as authority, Client(authority) as client:
         call = client.stream()
         first = await call.read()
         authority.rotate_ca("example.org")
@@ -193,7 +205,7 @@ async def test_a_ca_rotation_shows_both_roots_first(sockets: str) -> None:
 
 
 async def test_everybody_may_open_the_socket_and_it_is_gone_afterwards(sockets: str) -> None:
-    async with Authority(definition(sockets)):
+    async with DevelopmentAuthority(definition(sockets)):
         assert _socket_mode(sockets) == 0o777
 
     assert os.listdir(sockets) == []
@@ -207,16 +219,16 @@ async def test_a_left_over_socket_is_replaced_and_a_served_one_is_not(sockets: s
     path = Path(sockets, "example.org.sock")
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    async with Authority(definition(sockets)) as authority, Client(authority) as client:
+    async with DevelopmentAuthority(definition(sockets)) as authority, Client(authority) as client:
         assert await client.stream().read()
 
         with pytest.raises(UproxyError, match="is served already: is another authority running"):
-            await Authority(definition(sockets)).__aenter__()
+            await DevelopmentAuthority(definition(sockets)).__aenter__()
         assert await client.stream().read()
 
 
 async def test_a_client_that_speaks_no_http2_is_hung_up_on(sockets: str) -> None:
-    async with Authority(definition(sockets)) as authority:
+    async with DevelopmentAuthority(definition(sockets)) as authority:
         path = authority.endpoints["example.org"].removeprefix("unix://")
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(b"GET / HTTP/1.1\r\n\r\n")
@@ -227,7 +239,7 @@ async def test_a_client_that_speaks_no_http2_is_hung_up_on(sockets: str) -> None
 
 
 async def test_many_come_and_go(sockets: str) -> None:
-    async with Authority(definition(sockets)) as authority:
+    async with DevelopmentAuthority(definition(sockets)) as authority:
         async with contextlib.AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(Client(authority)) for _ in range(20)]
             seen = await asyncio.gather(*(_ids(client.stream()) for client in clients))
@@ -238,7 +250,7 @@ async def test_many_come_and_go(sockets: str) -> None:
 
 def test_it_serves_and_is_served_under_uvloop_too(sockets: str) -> None:
     async def both() -> str:
-        async with Authority(definition(sockets)) as authority:
+        async with DevelopmentAuthority(definition(sockets)) as authority:
             source = WorkloadApiSource(
                 workload_api(authority.endpoints["example.org"]),
                 spiffe_id=None,

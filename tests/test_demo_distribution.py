@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from uproxy.demo.distribution import DistributionApplications, find_programs
-from uproxy.demo.processes import Command, output_of
+from uproxy.demo.processes import ProgramCommand, output_of
 from uproxy.demo.screen import Screen
 from uproxy.errors import UproxyError
 from uproxy.lab.ports import listens
@@ -58,7 +58,7 @@ async def test_nobody_is_the_superuser_over_tcp(
     port = str(apps.servers["postgres"])
     for user, database in (("postgres", "postgres"), ("web", "postgres"), ("postgres", "web")):
         argv = [find_programs()["psql"], "-X", "-h", "127.0.0.1", "-p", port, "-U", user]
-        command = Command("psql", [*argv, "-d", database, "-c", "select 1"])
+        command = ProgramCommand("psql", [*argv, "-d", database, "-c", "select 1"])
         with pytest.raises(UproxyError, match=r"no pg_hba\.conf entry"):
             await output_of(command, folder)
 

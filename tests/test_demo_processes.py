@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from uproxy.demo import processes
-from uproxy.demo.processes import Command, Program, output_of, until
+from uproxy.demo.processes import Program, ProgramCommand, output_of, until
 from uproxy.errors import UproxyError
 from uproxy.lab.waiting import eventually
 
@@ -20,8 +20,8 @@ DEAF = (
 )
 
 
-def python(program: str, **how: bool) -> Command:
-    return Command("a program", [sys.executable, "-c", program], **how)  # type: ignore[arg-type]  # passed through
+def python(program: str, **how: bool) -> ProgramCommand:
+    return ProgramCommand("a program", [sys.executable, "-c", program], **how)  # type: ignore[arg-type]  # passed through
 
 
 def exists(pid: int) -> bool:
@@ -47,7 +47,7 @@ async def test_a_command_that_fails_is_told_with_its_last_line(tmp_path: Path) -
 
 async def test_a_command_that_is_not_there_is_told(tmp_path: Path) -> None:
     with pytest.raises(UproxyError, match=r"nothing can't be started: .*No such file"):
-        await output_of(Command("nothing", [tmp_path / "nothing"]), tmp_path)
+        await output_of(ProgramCommand("nothing", [tmp_path / "nothing"]), tmp_path)
 
 
 async def test_a_program_answers_what_it_is_told(tmp_path: Path) -> None:
@@ -136,7 +136,7 @@ async def test_interrupting_its_end_kills_it(tmp_path: Path) -> None:
 @pytest.mark.privileged
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 async def test_root_can_start_it_as_somebody_else() -> None:
-    command = Command("id", ["id", "-un"], user="nobody")
+    command = ProgramCommand("id", ["id", "-un"], user="nobody")
     assert await output_of(command, Path("/")) == "nobody"
 
 

@@ -15,7 +15,7 @@ from tests.helpers.workload_api import End, FakeAgent, good_response, svid_messa
 from uproxy.errors import NoIdentityError
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.workload_api.source import WorkloadApiSource, fetch_once
-from uproxy.identity.workload_api.supervisor import Choice
+from uproxy.identity.workload_api.supervisor import SvidChoice
 from uproxy.lab.pki import Authority, Issued
 from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import eventually
@@ -27,7 +27,7 @@ ORDERS = HOME.issue("/orders")
 DENIED = End(grpc.StatusCode.PERMISSION_DENIED, "no identity issued")
 
 
-_ANY = Choice()
+_ANY = SvidChoice()
 
 
 class Clock:
@@ -46,7 +46,7 @@ class Watched(WorkloadApiSource):
     def __init__(
         self,
         endpoint: Path | TcpAddress,
-        choice: Choice = _ANY,
+        choice: SvidChoice = _ANY,
         *,
         grace: float = 30,
         clock: Clock | None = None,
@@ -227,7 +227,7 @@ async def test_several_identities_need_a_choice(path: Path) -> None:
 
     async with (
         FakeAgent(path) as agent,
-        watching(Watched(path, Choice(spiffe_id=ORDERS.spiffe_id))) as source,
+        watching(Watched(path, SvidChoice(spiffe_id=ORDERS.spiffe_id))) as source,
     ):
         agent.send(response(WEB, ORDERS))
         await source.until(ORDERS.spiffe_id)

@@ -12,9 +12,9 @@ from uproxy.identity.workload_api.supervisor import (
     MAX_BACKOFF_S,
     MIN_BACKOFF_S,
     SLOW_RETRY_S,
-    Choice,
     StreamState,
     Supervisor,
+    SvidChoice,
 )
 from uproxy.lab.pki import Authority, Issued
 
@@ -23,7 +23,7 @@ AWAY = Authority("partner.test")
 WEB = HOME.issue("/web")
 ORDERS = HOME.issue("/orders")
 
-_ANY = Choice()
+_ANY = SvidChoice()
 
 DENIED = Ended("no identity issued", 7)
 EOF = Ended("the connection was closed")
@@ -31,7 +31,7 @@ GONE = Ended("agent socket /run/agent.sock does not exist: is the SPIRE agent ru
 FINISHED = Ended("", 0, is_orderly=True)
 
 
-def supervisor(choice: Choice = _ANY, *, grace: float = 30, jitter: float = 1.0) -> Supervisor:
+def supervisor(choice: SvidChoice = _ANY, *, grace: float = 30, jitter: float = 1.0) -> Supervisor:
     return Supervisor(choice, revocation_grace=grace, jitter=lambda: jitter)
 
 
@@ -122,8 +122,8 @@ class TestChoice:
 
     def test_the_wanted_one_is_taken_wherever_it_stands(self) -> None:
         for order in itertools.permutations((WEB, ORDERS)):
-            by_id = supervisor(Choice(spiffe_id=ORDERS.spiffe_id))
-            by_hint = supervisor(Choice(hint="db"))
+            by_id = supervisor(SvidChoice(spiffe_id=ORDERS.spiffe_id))
+            by_hint = supervisor(SvidChoice(hint="db"))
 
             by_id.message(offer(*order))
             by_hint.message(offer(*order, orders="db"))
@@ -131,7 +131,7 @@ class TestChoice:
             assert held_id(by_id) == held_id(by_hint) == ORDERS.spiffe_id
 
     def test_of_equal_hints_the_first_counts(self) -> None:
-        watched = supervisor(Choice(hint="x"))
+        watched = supervisor(SvidChoice(hint="x"))
 
         watched.message(offer(ORDERS, WEB, web="x", orders="x"))
 
@@ -140,11 +140,14 @@ class TestChoice:
     @pytest.mark.parametrize(
         ("choice", "said"),
         [
-            (Choice(spiffe_id="spiffe://example.org/no"), "doesn't offer spiffe://example.org/no"),
-            (Choice(hint="no"), "doesn't offer an identity with the hint 'no'"),
+            (
+                SvidChoice(spiffe_id="spiffe://example.org/no"),
+                "doesn't offer spiffe://example.org/no",
+            ),
+            (SvidChoice(hint="no"), "doesn't offer an identity with the hint 'no'"),
         ],
     )
-    def test_a_wanted_one_that_is_not_offered_is_named(self, choice: Choice, said: str) -> None:
+    def test_a_wanted_one_that_is_not_offered_is_named(self, choice: SvidChoice, said: str) -> None:
         watched = supervisor(choice)
 
         watched.message(offer(WEB))
@@ -170,7 +173,7 @@ class TestChoice:
         assert held_id(watched) == ORDERS.spiffe_id
 
     def test_when_the_wanted_identity_is_no_longer_sent_it_is_revoked(self) -> None:
-        watched = supervisor(Choice(spiffe_id=WEB.spiffe_id))
+        watched = supervisor(SvidChoice(spiffe_id=WEB.spiffe_id))
         watched.message(offer(WEB, ORDERS))
 
         watched.message(offer(ORDERS))

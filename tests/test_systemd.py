@@ -19,7 +19,7 @@ import pytest
 
 from uproxy.errors import UproxyError
 from uproxy.lab.waiting import eventually
-from uproxy.systemd import Listeners, Notifier, adopt_orphans, parse, reap, take, watch
+from uproxy.systemd import Notifier, PassedSockets, adopt_orphans, parse, reap, take, watch
 
 UNITS = Path(__file__).parent.parent / "deploy" / "systemd"
 
@@ -85,7 +85,7 @@ def test_what_is_taken_is_gone_from_the_environment() -> None:
 
 def test_a_socket_can_be_taken_again_after_its_door_was_closed() -> None:
     with socket.create_server(("127.0.0.1", 0)) as opened:
-        listeners = Listeners({"api": (opened.fileno(),), "spare": (99,)})
+        listeners = PassedSockets({"api": (opened.fileno(),), "spare": (99,)})
         for _ in range(2):
             with listeners.take("api") as taken:
                 assert taken.getsockname() == opened.getsockname()
@@ -95,19 +95,19 @@ def test_a_socket_can_be_taken_again_after_its_door_was_closed() -> None:
 
 def test_a_socket_that_systemd_did_not_pass_is_named() -> None:
     with pytest.raises(UproxyError, match=r"systemd:web was not passed .*there is api, spare"):
-        Listeners({"api": (3,), "spare": (99,)}).take("web")
+        PassedSockets({"api": (3,), "spare": (99,)}).take("web")
 
 
 def test_two_sockets_of_one_name_are_refused() -> None:
     with pytest.raises(UproxyError, match="systemd:api means 2 sockets"):
-        Listeners({"api": (3, 4)}).take("api")
+        PassedSockets({"api": (3, 4)}).take("api")
 
 
 def test_a_descriptor_that_is_no_listener_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "file").open("wb") as file:
         descriptor = os.dup(file.fileno())
         with pytest.raises(UproxyError, match="is no socket"):
-            Listeners({"api": (descriptor,)}).take("api")
+            PassedSockets({"api": (descriptor,)}).take("api")
         os.close(descriptor)
 
 

@@ -72,7 +72,7 @@ def take(environment: MutableMapping[str, str]) -> SystemdEnvironment:
         environment.pop(name, None)
     for descriptors in parsed.descriptors.values():
         for descriptor in descriptors:
-            with contextlib.suppress(OSError):  # Listeners.take reports one that isn't open
+            with contextlib.suppress(OSError):  # PassedSockets.take reports one that isn't open
                 os.set_inheritable(descriptor, False)
     return parsed
 
@@ -99,7 +99,7 @@ def _number(environment: Mapping[str, str], name: str) -> int:
     return int(text)
 
 
-class Listeners:
+class PassedSockets:
     """The listening sockets that systemd opened for us."""
 
     def __init__(self, descriptors: Mapping[str, tuple[int, ...]]) -> None:

@@ -16,7 +16,7 @@ from uproxy.config.scalars import workload_api
 from uproxy.errors import UntrustedError
 from uproxy.identity.verifier import Verifier
 from uproxy.identity.workload_api.source import WorkloadApiSource
-from uproxy.identity.workload_api.supervisor import Choice
+from uproxy.identity.workload_api.supervisor import SvidChoice
 from uproxy.lab.authorities import DevAuthority, entry
 from uproxy.lab.waiting import eventually
 from uproxy.model import Role
@@ -44,7 +44,7 @@ def domains(**example: Any) -> dict[str, Any]:
 
 @contextlib.asynccontextmanager
 async def workload(
-    authority: DevAuthority, choice: Choice, trust_domain: str = "example.org"
+    authority: DevAuthority, choice: SvidChoice, trust_domain: str = "example.org"
 ) -> AsyncIterator[WorkloadApiSource]:
     """A running source."""
     source = WorkloadApiSource(
@@ -86,9 +86,9 @@ def chain_of(source: WorkloadApiSource) -> tuple[bytes, ...]:
 async def test_two_workloads_of_one_user_have_the_identities_they_choose(tmp_path: Path) -> None:
     with DevAuthority(tmp_path, domains()) as authority:
         async with (
-            workload(authority, Choice(hint="web")) as web,
-            workload(authority, Choice(spiffe_id=ORDERS)) as orders,
-            workload(authority, Choice(), "partner.test") as billing,
+            workload(authority, SvidChoice(hint="web")) as web,
+            workload(authority, SvidChoice(spiffe_id=ORDERS)) as orders,
+            workload(authority, SvidChoice(), "partner.test") as billing,
         ):
             await eventually(lambda: svid_of(web) == WEB, "the frontend")
             await eventually(lambda: svid_of(orders) == ORDERS, "orders")
@@ -102,8 +102,8 @@ async def test_two_workloads_of_one_user_have_the_identities_they_choose(tmp_pat
 async def test_a_ca_rotation_never_makes_anybody_untrusted(tmp_path: Path) -> None:
     with DevAuthority(tmp_path, domains(ttl="4s")) as authority:
         async with (
-            workload(authority, Choice(spiffe_id=WEB)) as web,
-            workload(authority, Choice(spiffe_id=ORDERS)) as orders,
+            workload(authority, SvidChoice(spiffe_id=WEB)) as web,
+            workload(authority, SvidChoice(spiffe_id=ORDERS)) as orders,
         ):
             await eventually(lambda: svid_of(web) and svid_of(orders), "both")
             (old,) = web.current.bundles["example.org"].roots
@@ -120,9 +120,9 @@ async def test_a_ca_rotation_never_makes_anybody_untrusted(tmp_path: Path) -> No
 async def test_a_revoked_workload_stops_and_the_others_refuse_what_it_held(tmp_path: Path) -> None:
     with DevAuthority(tmp_path, domains()) as authority:
         async with (
-            workload(authority, Choice(spiffe_id=WEB)) as web,
-            workload(authority, Choice(spiffe_id=ORDERS)) as orders,
-            workload(authority, Choice(), "partner.test") as billing,
+            workload(authority, SvidChoice(spiffe_id=WEB)) as web,
+            workload(authority, SvidChoice(spiffe_id=ORDERS)) as orders,
+            workload(authority, SvidChoice(), "partner.test") as billing,
         ):
             everybody = (web, orders, billing)
             await eventually(lambda: all(map(svid_of, everybody)), "an identity for everybody")
@@ -143,7 +143,7 @@ async def test_a_revoked_workload_stops_and_the_others_refuse_what_it_held(tmp_p
 
 async def test_removing_every_entry_revokes_at_once(tmp_path: Path) -> None:
     with DevAuthority(tmp_path, domains()) as authority:
-        async with workload(authority, Choice(spiffe_id=WEB)) as web:
+        async with workload(authority, SvidChoice(spiffe_id=WEB)) as web:
             await eventually(lambda: svid_of(web) == WEB, "the identity")
 
             authority.define(domains(entries=[]))
@@ -157,7 +157,7 @@ async def test_an_outage_of_the_authority_is_survived(
     tmp_path: Path, number: signal.Signals
 ) -> None:
     with DevAuthority(tmp_path, domains()) as authority:
-        async with workload(authority, Choice(spiffe_id=WEB)) as web:
+        async with workload(authority, SvidChoice(spiffe_id=WEB)) as web:
             await eventually(lambda: svid_of(web) == WEB, "the identity")
             before = web.current
             authority.stop(number)
@@ -172,7 +172,7 @@ async def test_an_outage_of_the_authority_is_survived(
 
 async def test_a_bad_file_changes_nothing_and_is_told(tmp_path: Path) -> None:
     with DevAuthority(tmp_path, domains()) as authority:
-        async with workload(authority, Choice(spiffe_id=WEB)) as web:
+        async with workload(authority, SvidChoice(spiffe_id=WEB)) as web:
             await eventually(lambda: svid_of(web) == WEB, "the identity")
             before = web.current
 

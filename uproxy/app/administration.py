@@ -14,7 +14,7 @@ from uproxy.proxy.admin.bounds import DEFAULT_BOUNDS
 from uproxy.proxy.admin.facts import AdminFacts
 from uproxy.proxy.admin.messages import Surface
 from uproxy.proxy.admin.server import AdminListener
-from uproxy.systemd import Listeners
+from uproxy.systemd import PassedSockets
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 class Administration:
     """Up to three admin listeners, one for each surface."""
 
-    def __init__(self, facts: AdminFacts, listeners: Listeners) -> None:
+    def __init__(self, facts: AdminFacts, listeners: PassedSockets) -> None:
         self._facts = facts
         self._inherited = listeners
         self._listeners: list[AdminListener] = []

@@ -1,4 +1,4 @@
-"""How many connections fit into this process, beside everything else that needs descriptors."""
+"""How many connections fit into the descriptors that this process may have."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from uproxy.snapshot import names_in
 
 
 def budget_of(settings: Settings) -> Budget:
-    """Raise the limit of descriptors as far as possible, and return what a configuration may have.
+    """Raise the limit of descriptors as far as possible; return how many connections fit then.
 
     Raises:
         UproxyError: not even one connection fits.

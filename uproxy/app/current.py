@@ -1,5 +1,5 @@
-"""Putting a snapshot in force: one step of the event loop, in which every listener is given its
-door of the new snapshot and open connections are set to be judged by it.
+"""Puts a snapshot in force: in one step of the event loop every listener is given its door of the
+new snapshot, and the registry begins to check open connections by it.
 
 Whatever changes (configuration, credentials, addresses) comes through here, so that nothing is
 ever decided by parts of two snapshots.
@@ -27,22 +27,22 @@ every name at start."""
 
 
 class Current:
-    """The snapshot in force, and whatever makes the next one."""
+    """Knows the snapshot in force, and makes the next one of whatever changes."""
 
     def __init__(self, services: Services, doors: Doors) -> None:
         self._services = services
         self._doors = doors
-        self._answers: dict[TcpAddress, tuple[TcpAddress, ...]] = {}  # not in force yet
+        self._answers: dict[TcpAddress, tuple[TcpAddress, ...]] = {}  # waiting to be put in force
         self._gathering: asyncio.TimerHandle | None = None  # while there are any
 
     @property
     def snapshot(self) -> Snapshot:
-        """What new connections meet and open ones are judged by."""
+        """The snapshot in force."""
         return self._connections.snapshot
 
     @property
     def names(self) -> frozenset[TcpAddress]:
-        """Everything that a resolver must look up."""
+        """The names that a resolver must look up."""
         return self.snapshot.names
 
     def put(
@@ -63,8 +63,8 @@ class Current:
         self.put(self.snapshot.with_credentials(after))
 
     def resolved(self, name: TcpAddress, records: tuple[TcpAddress, ...]) -> None:
-        """Take the resolver's answer for `name`: in force within GATHER_S, if it is another than
-        before.  No record at all is no answer."""
+        """Take the resolver's answer for `name`.  If it differs from the last one it is put in
+        force within GATHER_S seconds; an answer without a record is ignored."""
         if not records or name not in self.names:
             return
         self._answers[name] = records
@@ -73,7 +73,7 @@ class Current:
             self._gathering = loop.call_later(GATHER_S, self.take_answers)
 
     def take_answers(self) -> None:
-        """Put the resolver's answers in force that wait for others."""
+        """Put in force the resolver's answers that wait for others."""
         if self._gathering is not None:
             self._gathering.cancel()
             self._gathering = None

@@ -1,4 +1,4 @@
-"""The open doors, and how a new configuration replaces them: all or nothing.
+"""The listeners of this process, and how a new configuration replaces their doors: all or nothing.
 
 New sockets are opened before anything else changes, so that a reload that can't have its
 sockets leaves everything as it was.  Equal listen addresses keep their socket.
@@ -16,12 +16,12 @@ from uproxy.config import Settings
 from uproxy.contract import Door, Engine, Listener
 from uproxy.errors import UproxyError
 from uproxy.model import Address, Direction, ListenAddress, SystemdAddress, TcpAddress, UnixAddress
-from uproxy.systemd import Listeners
+from uproxy.systemd import PassedSockets
 
 
 @dataclass(frozen=True, slots=True)
 class SocketPlan:
-    """How a listening socket is to be opened."""
+    """How a listening socket is opened."""
 
     mode: int | None
     owner: str | None
@@ -30,7 +30,7 @@ class SocketPlan:
 
 
 def socket_plans(settings: Settings) -> dict[ListenAddress, SocketPlan]:
-    """Every listening socket of a configuration's doors."""
+    """Return how the socket of each door of a configuration is opened."""
     inbound = {door.listen: SocketPlan(door.mode, None, exposed=True) for door in settings.inbound}
     outbound = {
         door.listen: SocketPlan(door.mode, door.owner, door.expose) for door in settings.outbound
@@ -39,15 +39,19 @@ def socket_plans(settings: Settings) -> dict[ListenAddress, SocketPlan]:
 
 
 class Doors:
-    """Every listening door of this process."""
+    """All listeners of this process, each with its door."""
 
-    def __init__(self, engine: Engine, listeners: Listeners) -> None:
+    def __init__(self, engine: Engine, listeners: PassedSockets) -> None:
         self._engine = engine
         self._listeners = listeners
         self._open: dict[ListenAddress, tuple[Listener, Door]] = {}
-        self._draining: dict[ListenAddress, Listener] = {}  # accept nobody, decide on who came
+        self._draining: dict[
+            ListenAddress, Listener
+        ] = {}  # closing: no longer accept, still decide
         self._closing: set[asyncio.Task[None]] = set()
-        self._bound: dict[ListenAddress, Address] = {}  # where sockets of systemd's listen
+        self._bound: dict[
+            ListenAddress, Address
+        ] = {}  # where the sockets that systemd passed listen
 
     @property
     def listening(self) -> frozenset[ListenAddress]:
@@ -84,9 +88,9 @@ class Doors:
     def replace(
         self, doors: Mapping[ListenAddress, Door], fresh: Mapping[ListenAddress, socket.socket]
     ) -> None:
-        """Put `doors` in force, with the sockets that `open_new` gave; this can't fail.  Listeners
-        that have no door any more are closed, as soon as the loop has had a turn: nobody waits
-        for what is still arriving there, and it is refused.
+        """Put `doors` in force, with the sockets that `open_new` gave; this can't fail.
+        PassedSockets that have no door any more are closed, as soon as the loop has had a turn:
+        nobody waits for what is still arriving there, and it is refused.
         """
         self.renew(doors)
         for address, listener in fresh.items():
@@ -132,8 +136,8 @@ class Doors:
         return listener
 
 
-def inherit(address: SystemdAddress, listeners: Listeners, *, exposed: bool) -> socket.socket:
-    """The listening socket that systemd passed under this name.
+def inherit(address: SystemdAddress, listeners: PassedSockets, *, exposed: bool) -> socket.socket:
+    """Return the listening socket that systemd passed under this name.
 
     Raises:
         UproxyError: it passed none, or one that is reachable from beyond this machine although

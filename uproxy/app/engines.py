@@ -1,4 +1,4 @@
-"""Which engine moves the connections: as configured, never another one in its place."""
+"""Makes the engine that the configuration names, never another one in its place."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from uproxy.contract import Engine
 from uproxy.errors import EngineError
 
 MOST_WORKERS: Final = 4
-"""Unless more are asked for: a workload's proxy isn't there to fill a large machine."""
+"""The most threads that the compiled engine has unless `workers` asks for more."""
 
 
 def make_engine(name: str, workers: int | None) -> Engine:
-    """The engine of that name, on the running event loop; None: as many threads as fit here.
+    """Make the engine of that name, on the running event loop.  `workers` is its number of threads;
+    None: one per processor, MOST_WORKERS at most.
 
     Raises:
         EngineError: it isn't part of this installation, can't have so many threads, or can't be

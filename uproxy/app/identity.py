@@ -1,4 +1,4 @@
-"""Which source of identity the configuration asks for."""
+"""Makes the source of identity that the configuration names, and checks its files."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from uproxy.model import Mistake
 
 
 def now() -> datetime:
-    """The wall clock, UTC."""
+    """Return the time of the wall clock, UTC."""
     return datetime.now(UTC)
 
 
 def make_source(settings: IdentitySettings) -> IdentitySource:
-    """The configured source, not started yet."""
+    """Return the configured source, not started yet."""
     if settings.files is not None:
         return FilesSource(settings.files, clock=now)
     # h2 is only needed here
@@ -36,8 +36,8 @@ def make_source(settings: IdentitySettings) -> IdentitySource:
 
 
 def check_files(settings: IdentitySettings) -> tuple[str, ...]:
-    """Make sure that `identity.files`, if used, gives an identity now and trust in everybody whom
-    it names; what is worth saying of the files all the same.
+    """Make sure that `identity.files`, if used, gives an identity now, and a usable bundle for each
+    trust domain it names; return warnings about the files.
 
     Raises:
         ConfigError: the files can't be read, don't fit together or are expired.
@@ -55,7 +55,7 @@ def check_files(settings: IdentitySettings) -> tuple[str, ...]:
 
 
 def _problems(files: FilesIdentity) -> tuple[str, ...]:
-    """What is wrong with bundles and CRLs, beside what is wrong with our own certificate."""
+    """Return what is wrong with bundles and CRLs, besides errors of our own certificate."""
     try:
         return read_trust(files).problems
     except IdentityError:

@@ -16,17 +16,17 @@ from uproxy.metrics import Metrics
 from uproxy.proxy.services import Services
 from uproxy.resolver import Resolver
 from uproxy.snapshot import Snapshot
-from uproxy.systemd import Listeners
+from uproxy.systemd import PassedSockets
 
 
 class Parts:
-    """Everything that lives as long as the process does."""
+    """Everything that lives as long as the process."""
 
     def __init__(
         self,
         settings: Settings,
         log: Log,
-        listeners: Listeners,
+        listeners: PassedSockets,
         versions: Mapping[str, str],
     ) -> None:
         self.log = log
@@ -48,5 +48,5 @@ class Parts:
 
     @property
     def snapshot(self) -> Snapshot:
-        """The one in force."""
+        """The snapshot in force."""
         return self.current.snapshot

@@ -70,7 +70,7 @@ async def serve(file: ConfigurationFile) -> int:
     log = Log(settings.log, settings.name)
     log.start()
     try:
-        return await Process(file, seen, settings, log).run()
+        return await RunningProxy(file, seen, settings, log).run()
     finally:
         log.finish()
 
@@ -84,7 +84,7 @@ async def _read(file: ConfigurationFile) -> tuple[Settings, tuple[int, ...]]:
     return settings, seen[-1]
 
 
-class Process:
+class RunningProxy:
     """One uProxy, from its start to its end."""
 
     def __init__(
@@ -107,12 +107,14 @@ class Process:
         self._ending = False  # since the first order to drain or to quit
         self._reload_wanted = asyncio.Event()
         self._reloading: asyncio.Task[None] | None = None  # from the start to the end of `_obey`
-        self._warned: frozenset[Mistake] = frozenset()  # what the log says of what is in force
+        self._warned: frozenset[Mistake] = (
+            frozenset()
+        )  # the warnings logged about the configuration in force
         self._state = RunState(started_at=now(), loaded_at=now())
         offer = systemd.take(os.environ)
         self._watchdog_s = offer.watchdog_s
         self._notifier = systemd.Notifier(offer.notify_socket)
-        self._listeners = systemd.Listeners(offer.descriptors)
+        self._listeners = systemd.PassedSockets(offer.descriptors)
         self._parts = Parts(settings, log, self._listeners, versions)
         facts = Facts(
             self._state, self._parts, versions, self._order(Order.DRAIN), self._order(Order.QUIT)
@@ -154,12 +156,12 @@ class Process:
             _log.warning("systemd passed a socket %r that no door listens to", name)
 
     def _warn(self, settings: Settings) -> None:
-        """Log what is worth saying of a configuration and wasn't of the one before."""
-        worth_saying = warnings(settings)
-        for warning in worth_saying:
+        """Log the warnings about a configuration that the one before didn't have."""
+        found = warnings(settings)
+        for warning in found:
             if warning not in self._warned:
                 _log.warning("%s", warning)
-        self._warned = frozenset(worth_saying)
+        self._warned = frozenset(found)
 
     def _listen_to_signals(self) -> None:
         loop = asyncio.get_running_loop()
@@ -219,7 +221,7 @@ class Process:
         return not self._facts.liveness()
 
     def _status(self) -> str:
-        """For `systemctl status`."""
+        """Return the line for `systemctl status`."""
         return "; ".join(self._facts.readiness().reasons) or "ready"
 
     async def _watch_file(self) -> None:
@@ -233,8 +235,8 @@ class Process:
                 self._asked_to_reload()
 
     async def _keep_reloading(self) -> None:
-        """Reload whenever that was asked for, one at a time: what is asked while one runs is one
-        more, for the file as it is afterwards.  Draining cancels it."""
+        """Reload whenever that was asked for, one at a time; what is asked during a reload is one
+        more reload after it.  Draining cancels this."""
         while True:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
@@ -285,7 +287,7 @@ class Process:
     # Stopping.
 
     def _drain(self) -> asyncio.Task[int]:
-        """Begin to drain; a second order finds the first one's task."""
+        """Begin to drain; return the task, of an earlier call if there was one."""
         if self._draining is None:
             self._state.draining = True
             if self._reloading is not None:

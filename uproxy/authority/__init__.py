@@ -18,12 +18,12 @@ from uproxy.authority.definition import (
     EntryDefinition,
 )
 from uproxy.authority.definition_file import parse_definition
-from uproxy.authority.service import Authority
+from uproxy.authority.service import DevelopmentAuthority
 
 __all__ = [
-    "Authority",
     "CallingProcess",
     "Definition",
+    "DevelopmentAuthority",
     "DomainDefinition",
     "EntryDefinition",
     "parse_definition",

@@ -37,7 +37,7 @@ Method = Callable[[str, CallingProcess], bytes | None]
 """Returns the encoded message for a caller in a trust domain; None: it has no identity."""
 
 
-class Endpoint:
+class WorkloadApiServer:
     """The Workload API of one trust domain."""
 
     def __init__(self, world: DomainSet, trust_domain: str, path: Path) -> None:
@@ -99,7 +99,7 @@ class Endpoint:
 class _Client(asyncio.Protocol):
     """One client's connection: the I/O around `rpc.ServerConnection`."""
 
-    def __init__(self, endpoint: Endpoint) -> None:
+    def __init__(self, endpoint: WorkloadApiServer) -> None:
         self._endpoint = endpoint
         self._rpc = ServerConnection()
         self._streams: dict[int, tuple[Method, bytes]] = {}  # by call id: method, last message

@@ -1,6 +1,6 @@
 """The authority as a whole: its sockets, and the timer that makes it renew and rotate.
 
-    async with Authority(definition) as authority:
+    async with DevelopmentAuthority(definition) as authority:
         authority.endpoints["example.org"]   # unix:///…
 
 Rules: a change is sent to the open streams before the method that made it returns; only
@@ -22,7 +22,7 @@ from typing import Self
 
 from uproxy.authority.definition import Definition
 from uproxy.authority.handout import DomainSet
-from uproxy.authority.server import Endpoint
+from uproxy.authority.server import WorkloadApiServer
 from uproxy.errors import UproxyError
 from uproxy.model import UnixAddress
 
@@ -32,13 +32,13 @@ suspended."""
 _MAX_SOCKET_PATH_BYTES = 107  # sockaddr_un, without the closing NUL
 
 
-class Authority:
+class DevelopmentAuthority:
     """A development identity authority that runs in the current event loop."""
 
     def __init__(self, definition: Definition) -> None:
         self._definition = definition
         self._domains = DomainSet(definition, _now())
-        self._endpoints: list[Endpoint] = []
+        self._endpoints: list[WorkloadApiServer] = []
         self._timer: asyncio.TimerHandle | None = None  # set while it runs
         self._cleanup = contextlib.ExitStack()
 
@@ -59,7 +59,7 @@ class Authority:
             folder = self._make_folder()
             for name, domain in self._definition.trust_domains.items():
                 path = Path(domain.socket or folder / f"{name}.sock")
-                endpoint = Endpoint(self._domains, name, _checked(path))
+                endpoint = WorkloadApiServer(self._domains, name, _checked(path))
                 await endpoint.start()
                 self._endpoints.append(endpoint)
         except BaseException:

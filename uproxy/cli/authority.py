@@ -15,7 +15,7 @@ import signal
 import sys
 from pathlib import Path
 
-from uproxy.authority import Authority, Definition, parse_definition
+from uproxy.authority import Definition, DevelopmentAuthority, parse_definition
 from uproxy.errors import ConfigError, UproxyError, UsageError
 
 _LOOK_EVERY_S = 0.5
@@ -51,7 +51,7 @@ async def _serve(path: Path, stamp: _Stamp, definition: Definition) -> int:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with Authority(definition) as authority:
+    async with DevelopmentAuthority(definition) as authority:
         # before the endpoints are printed: whoever reads them may send a signal
         loop.add_signal_handler(signal.SIGUSR1, _rotate, authority)
         loop.add_signal_handler(signal.SIGHUP, _reload, authority, path)
@@ -68,13 +68,13 @@ async def _serve(path: Path, stamp: _Stamp, definition: Definition) -> int:
     return 0
 
 
-def _rotate(authority: Authority) -> None:
+def _rotate(authority: DevelopmentAuthority) -> None:
     """Start a rotation of all CAs."""
     authority.rotate_ca()
     print("uproxy authority: new CAs are published and sign in a moment", file=sys.stderr)
 
 
-def _reload(authority: Authority, path: Path) -> None:
+def _reload(authority: DevelopmentAuthority, path: Path) -> None:
     """Apply the file's contents; if they are wrong, print why and change nothing."""
     try:
         authority.apply(_read(path))

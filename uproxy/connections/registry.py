@@ -30,7 +30,7 @@ from uproxy.connections.denials import Denial, Denials
 from uproxy.connections.recheck import ConnectionInfo, not_after, recheck
 from uproxy.contract import Arrival, Connection, Ending, Refusal
 from uproxy.lifecycle import State
-from uproxy.metrics import Flow, FlowLabels, Metrics
+from uproxy.metrics import FlowCounters, FlowLabels, Metrics
 from uproxy.model import Direction, Outcome, TcpAddress, Transport
 from uproxy.snapshot import Snapshot
 
@@ -51,7 +51,7 @@ class OpenConnection:
     info: ConnectionInfo
     since: datetime
     """When it opened, UTC."""
-    flow: Flow
+    flow: FlowCounters
     counted_received: int = 0
     counted_sent: int = 0
     """Bytes that the metrics have counted."""

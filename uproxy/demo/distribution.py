@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Self
 
 from uproxy.demo.apps import AppSession, DoorPorts, Exchange
-from uproxy.demo.processes import Command, Program, output_of
+from uproxy.demo.processes import Program, ProgramCommand, output_of
 from uproxy.demo.screen import Screen
 from uproxy.errors import UproxyError
 from uproxy.lab.ports import free_port, listens
@@ -174,15 +174,15 @@ class DistributionApplications:
 
     def _server(
         self, name: str, *words: str | Path, stop: signal.Signals = signal.SIGTERM
-    ) -> Command:
+    ) -> ProgramCommand:
         argv = [self._programs[name], *words]
-        return Command(name, argv, user=self._user, stop_signal=stop)
+        return ProgramCommand(name, argv, user=self._user, stop_signal=stop)
 
-    def _psql(self, port: int, *words: str) -> Command:
+    def _psql(self, port: int, *words: str) -> ProgramCommand:
         env = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         argv = [self._programs["psql"], "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1",
                 "-h", "127.0.0.1", "-p", str(port), "-U", _CLIENT, *words]  # fmt: skip
-        return Command("psql", argv, env=env, has_input=not words)
+        return ProgramCommand("psql", argv, env=env, has_input=not words)
 
     async def _query(self, port: int, sql: str) -> str:
         return await output_of(self._psql(port, "-c", sql), self._folder)
@@ -190,13 +190,13 @@ class DistributionApplications:
     async def _fetch(self, url: str) -> str:
         argv = [self._programs["curl"], "-q", "-sS", "--fail", "--noproxy", "*",
                 "--max-time", "20", url]  # fmt: skip
-        return await output_of(Command("curl", argv), self._folder)
+        return await output_of(ProgramCommand("curl", argv), self._folder)
 
 
 class PsqlSession:
     """A psql process with one connection."""
 
-    def __init__(self, command: Command, folder: Path) -> None:
+    def __init__(self, command: ProgramCommand, folder: Path) -> None:
         self._psql = Program(command, folder)
 
     async def open(self) -> None:

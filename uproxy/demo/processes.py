@@ -32,7 +32,7 @@ _LONGEST_LINE_BYTES = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class ProgramCommand:
     """What to run, and how to stop it."""
 
     name: str
@@ -50,7 +50,7 @@ class Command:
 class Program:
     """A running command; leaving its `async with` stops it."""
 
-    def __init__(self, command: Command, folder: Path) -> None:
+    def __init__(self, command: ProgramCommand, folder: Path) -> None:
         """`folder` is its working directory."""
         self.command = command
         self.lines: list[str] = []
@@ -167,7 +167,7 @@ async def until_async(
     return seen
 
 
-async def output_of(command: Command, folder: Path) -> str:
+async def output_of(command: ProgramCommand, folder: Path) -> str:
     """Run a command to its end; return what it prints.
 
     Raises:

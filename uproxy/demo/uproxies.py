@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 import uproxy
-from uproxy.demo.processes import Command, Program, until_async
+from uproxy.demo.processes import Program, ProgramCommand, until_async
 from uproxy.lab.ports import free_port
 
 _ANSWER_S = 5.0
@@ -46,7 +46,7 @@ class UproxyProcess(Program):
             "--config",
             self.config_file,
         ]
-        super().__init__(Command(f"{self.name}'s uProxy", argv, env=_environment()), folder)
+        super().__init__(ProgramCommand(f"{self.name}'s uProxy", argv, env=_environment()), folder)
 
     @property
     def status_page(self) -> str:

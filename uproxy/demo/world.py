@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from uproxy.app.identity import make_source
-from uproxy.authority import Authority, Definition, DomainDefinition, EntryDefinition
+from uproxy.authority import Definition, DevelopmentAuthority, DomainDefinition, EntryDefinition
 from uproxy.config.settings import IdentitySettings
 from uproxy.demo.processes import TIMEOUT_S
 from uproxy.demo.uproxies import UproxyProcess
@@ -56,7 +56,7 @@ class DemoWorld:
 
     folder: Path
     """Where all files are.  If we are root, other users may enter it but not list it."""
-    authority: Authority
+    authority: DevelopmentAuthority
     frontend: UproxyProcess
     orders: UproxyProcess
 
@@ -85,7 +85,7 @@ class DemoWorld:
         Raises:
             UproxyError: a socket can't be made.
         """
-        self.authority = await self.enter(Authority(_definition(str(self.folder))))
+        self.authority = await self.enter(DevelopmentAuthority(_definition(str(self.folder))))
         return self.authority.endpoints
 
     async def start_uproxies(self, servers: Mapping[str, int]) -> None:

@@ -24,7 +24,7 @@ Values = tuple[str, ...]
 """The values of all flow labels but the last, the response flag."""
 
 
-class Flow:
+class FlowCounters:
     """The counters of all connections between the same two ends."""
 
     __slots__ = ("count", "ended", "received", "sent")
@@ -53,12 +53,12 @@ class Flows:
     """The counters of all flows, and of the connections that were never opened."""
 
     def __init__(self) -> None:
-        self._by_labels: dict[FlowLabels, Flow] = {}  # shortcut to the values of _flows
-        self._flows: dict[Values, Flow] = {}
+        self._by_labels: dict[FlowLabels, FlowCounters] = {}  # shortcut to the values of _flows
+        self._flows: dict[Values, FlowCounters] = {}
         self._failed: Counter[Values] = Counter()  # by all flow labels, response flag included
         self._principals = Principals()
 
-    def get(self, labels: FlowLabels) -> Flow:
+    def get(self, labels: FlowLabels) -> FlowCounters:
         """Return the counters for these labels, made at the first call."""
         known = self._by_labels.get(labels)
         return self._find(labels) if known is None else known
@@ -92,11 +92,11 @@ class Flows:
         flag."""
         return self._failed.items()
 
-    def _each(self, number: Callable[[Flow], int]) -> Iterator[tuple[Values, float]]:
+    def _each(self, number: Callable[[FlowCounters], int]) -> Iterator[tuple[Values, float]]:
         return (((*values, _ORDINARY), number(flow)) for values, flow in self._flows.items())
 
-    def _find(self, labels: FlowLabels) -> Flow:
-        flow = self._flows.setdefault(self._values(labels), Flow())
+    def _find(self, labels: FlowLabels) -> FlowCounters:
+        flow = self._flows.setdefault(self._values(labels), FlowCounters())
         if len(self._by_labels) >= MAX_KNOWN:
             self._by_labels.clear()
         self._by_labels[labels] = flow

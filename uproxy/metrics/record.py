@@ -1,9 +1,9 @@
 """Every metric of uProxy, by name.
 
 One `Metrics` per process.  Some numbers are counted here when something happens (`handshake`,
-`decided`, a connection's `Flow`); others are read from their owner at each scrape (`watch_…`).
-Rules: names are a contract with dashboards (those with `istio_tcp_` are ztunnel's); label
-values chosen by peers are bounded in number and length; a scrape changes no number.
+`decided`, a connection's `FlowCounters`); others are read from their owner at each scrape
+(`watch_…`). Rules: names are a contract with dashboards (those with `istio_tcp_` are ztunnel's);
+label values chosen by peers are bounded in number and length; a scrape changes no number.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from uproxy.contract import TlsFacts
 from uproxy.lean.prometheus import CollectorRegistry, ProcessCollector
 from uproxy.metrics import pulled
 from uproxy.metrics.durations import Durations
-from uproxy.metrics.flows import Flow, Flows
+from uproxy.metrics.flows import FlowCounters, Flows
 from uproxy.metrics.labels import FLOW_LABELS, FlowLabels, shortened
 from uproxy.metrics.pulled import Pulled
 from uproxy.metrics.text import render
@@ -59,7 +59,7 @@ class Metrics:
         self._register_flows()
         self._register_events()
 
-    def flow(self, labels: FlowLabels) -> Flow:
+    def flow(self, labels: FlowLabels) -> FlowCounters:
         """Return the counters of connections with these labels, made at the first call."""
         return self._flows.get(labels)
 

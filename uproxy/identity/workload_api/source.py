@@ -18,7 +18,7 @@ from uproxy.identity.credentials import Credentials, IdentitySource
 from uproxy.identity.source import Clock, SourceBase
 from uproxy.identity.workload_api.grpc import Event, Message
 from uproxy.identity.workload_api.stream import watch
-from uproxy.identity.workload_api.supervisor import Choice, Supervisor
+from uproxy.identity.workload_api.supervisor import Supervisor, SvidChoice
 from uproxy.model import Address
 
 _LOG = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class WorkloadApiSource(SourceBase):
         super().__init__("workload_api", f"no answer yet from {address}", clock=clock)
         self._address = address
         self._supervisor = Supervisor(
-            Choice(spiffe_id, hint), revocation_grace=revocation_grace, jitter=_jitter
+            SvidChoice(spiffe_id, hint), revocation_grace=revocation_grace, jitter=_jitter
         )
         self._task: asyncio.Task[None] | None = None  # set by start
         self._grace: asyncio.TimerHandle | None = None  # set while a denial may be a hiccup

@@ -47,7 +47,7 @@ class StreamState(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
+class SvidChoice:
     """Which identity the configuration wants; neither: the only one offered."""
 
     spiffe_id: str | None = None
@@ -77,7 +77,7 @@ class Supervisor:
     """The state of one Workload API client."""
 
     def __init__(
-        self, choice: Choice, *, revocation_grace: float, jitter: Callable[[], float]
+        self, choice: SvidChoice, *, revocation_grace: float, jitter: Callable[[], float]
     ) -> None:
         self.held = Held(None, "no answer from the agent yet", {})
         self.state = StreamState.CONNECTING
@@ -164,7 +164,7 @@ class Supervisor:
 
 
 def _choose(
-    offered: tuple[OfferedSvid, ...], choice: Choice, current: Svid | None
+    offered: tuple[OfferedSvid, ...], choice: SvidChoice, current: Svid | None
 ) -> tuple[Svid | None, str]:
     """The identity to use, or why none can be."""
     fitting = [svid for svid in offered if _fits(svid, choice)]
@@ -191,7 +191,7 @@ def _best(same_id: list[OfferedSvid], current: Svid | None) -> OfferedSvid:
     return max(kept or same_id, key=lambda svid: svid.chain[0].not_valid_after_utc)
 
 
-def _fits(svid: OfferedSvid, choice: Choice) -> bool:
+def _fits(svid: OfferedSvid, choice: SvidChoice) -> bool:
     return choice.spiffe_id in (None, str(svid.spiffe_id)) and choice.hint in (None, svid.hint)
 
 

@@ -30,7 +30,7 @@ _ALWAYS = (
 )
 
 
-class Listener(Protocol):
+class ClientOwner(Protocol):
     """What a client needs of the listener that accepted it."""
 
     bounds: Bounds
@@ -56,7 +56,7 @@ class Client(asyncio.Protocol):
     _transport: asyncio.Transport  # set by connection_made, as is the next
     _addresses: ClientAddresses
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: ClientOwner) -> None:
         self._listener = listener
         # h11 compares only what is incomplete with this; see `_feed`
         self._http = h11.Connection(h11.SERVER, listener.bounds.head_bytes - 1)
