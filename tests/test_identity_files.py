@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+import uproxy.identity.files
 from uproxy.config.settings import FilesIdentity
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.files import FilesSource
@@ -314,12 +316,52 @@ async def test_an_error_and_a_warning_are_logged_once(
     assert "not the one of the certificate" in error
 
 
+async def test_files_that_give_no_answer_keep_nobody_waiting_and_are_read_when_they_do(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a mount whose server is away, where stat blocks until it is back."""
+    folder.issue(CA.issue())
+    files = source(folder)
+    await files.start()
+    answer, looks = threading.Event(), []
+    look = uproxy.identity.files._fingerprint
+
+    def hang(paths: tuple[str, ...]) -> object:
+        looks.append(paths)
+        answer.wait(60)
+        return look(paths)
+
+    monkeypatch.setattr(uproxy.identity.files, "_fingerprint", hang)
+    renewed = folder.issue(CA.issue())
+    await eventually(lambda: looks, "a thread to look at the files")
+    for _ in range(2):
+        await files.reload_if_they_answer(0.01)
+    assert len(looks) == 1
+    assert "give no answer in 0.01 s: is their file system there?" in caplog.messages[-1]
+    assert files.status["rotations"] == 0
+    answer.set()
+    await eventually(lambda: files.status["rotations"] == 1, "the renewed SVID")
+    assert files.current.svid is not None
+    assert files.current.svid.chain == renewed.chain
+    await files.stop()
+
+
+async def test_files_that_answer_are_read_by_a_reload(folder: Folder) -> None:
+    folder.issue(CA.issue())
+    files = source(folder)
+    await files.start()
+    folder.issue(CA.issue())
+    await files.reload_if_they_answer()
+    assert files.status["rotations"] == 1
+    await files.stop()
+
+
 async def test_after_stop_nothing_is_read_any_more(folder: Folder) -> None:
     folder.issue(CA.issue())
     files = source(folder)
     await files.start()
     await files.stop()
-    assert files._timer is None
+    assert files._watching is None
     assert files._expiry is None
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from threading import Lock
 from typing import Final
 
-from uproxy.app.offloop import compute, off_loop
 from uproxy.app.reading import WAIT_S, read_text
 from uproxy.config import Settings, load
 from uproxy.errors import UsageError
+from uproxy.offloop import compute, off_loop
 
 HANGING_S: Final = WAIT_S + 5.0
 """Seconds that reading may take; without a limit, a mount that doesn't answer would block for

@@ -24,7 +24,6 @@ from uproxy.app.doors import socket_plans
 from uproxy.app.draining import drain
 from uproxy.app.facts import Facts
 from uproxy.app.identity import now, refuse_unusable_files
-from uproxy.app.offloop import compute, off_loop
 from uproxy.app.parts import Parts
 from uproxy.app.quitting import unless_told_to_quit
 from uproxy.app.reloading import Reloader
@@ -37,6 +36,7 @@ from uproxy.errors import UproxyError
 from uproxy.identity.files import FilesSource
 from uproxy.log import Log
 from uproxy.model import Limits, Mistake
+from uproxy.offloop import compute, off_loop
 from uproxy.snapshot import Snapshot, names_in
 
 WATCH_AGAIN_S: Final = 30.0
@@ -249,7 +249,7 @@ class RunningProxy:
     async def _reload(self) -> None:
         self._notifier.reloading()
         if isinstance(self._parts.source, FilesSource):
-            self._parts.source.reload()
+            await self._parts.source.reload_if_they_answer()
         await self._reloader.reload()
         self._notifier.ready(self._status())
 

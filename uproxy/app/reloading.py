@@ -18,11 +18,11 @@ from functools import partial
 
 from uproxy.app.configuration import ConfigurationFile
 from uproxy.app.identity import now
-from uproxy.app.offloop import compute, off_loop
 from uproxy.app.state import RunState
 from uproxy.config import Changes, Settings, changes
 from uproxy.errors import ConfigError, UproxyError
 from uproxy.metrics import Metrics
+from uproxy.offloop import compute, off_loop
 
 MOST_KEYS = 20
 """Changed keys that the log names."""

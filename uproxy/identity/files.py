@@ -3,8 +3,9 @@
 Not a renewer itself.  Rules: the files are read as one set and replaced as one; a set that
 doesn't fit together is tried again shortly and meanwhile the last good one stays in force
 until it expires; a bundle or CRL that can't be used ends the trust in whom it is about, once it
-has had a second to be written to its end; nothing that is not in the files is remembered.  Files
-are small and local, so they are read on the event loop.
+has had a second to be written to its end; nothing that is not in the files is remembered.  The
+files are looked at in a thread, because a mount that hangs may keep it waiting for ever; they are
+small, so once they answer they are read on the event loop.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ import asyncio
 import logging
 import os
 from collections.abc import Mapping
+from functools import partial
 
 from uproxy.config.settings import FilesIdentity
-from uproxy.errors import IdentityError
+from uproxy.errors import IdentityError, UproxyError
 from uproxy.identity.file_set import FileSet, read_files, read_trust
-from uproxy.identity.source import Clock, SourceBase
+from uproxy.identity.source import Clock, SourceBase, surface_defect
+from uproxy.offloop import off_loop
 
 _LOG = logging.getLogger(__name__)
 
@@ -25,6 +28,7 @@ _POLL_S = 1.0
 _HURRY_S = 0.1  # between looks while files don't fit: a renewer writes them one by one
 _HURRIED_LOOKS = 10
 _DOUBT_S = 1.0  # what can't be used may be half written for so long
+_HANGING_S = 5.0  # how long files may take to answer before a reload goes on without them
 _READS = 3  # of a set that changes while it is read
 
 _Fingerprint = tuple[tuple[int, ...] | None, ...]
@@ -43,19 +47,39 @@ class FilesSource(SourceBase):
         self._discarded = 0
         self._hurried = 0
         self._doubted_since: float | None = None  # when files were first found not to be good
-        self._timer: asyncio.TimerHandle | None = None  # set between start and stop
+        self._watching: asyncio.Task[None] | None = None  # set between start and stop
+        self._looking: asyncio.Task[_Fingerprint] | None = None  # until the files answer
 
     async def start(self) -> None:
         """Read the files and begin to watch them; an error becomes the reason in `current`."""
         self.reload()
-        self._look_later()
+        self._watching = asyncio.create_task(self._watch(), name="identity's files")
+        self._watching.add_done_callback(surface_defect)
 
     async def stop(self) -> None:
         """Stop watching; what is in force stays in `current`."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        tasks = [task for task in (self._watching, self._looking) if task is not None]
+        self._watching = self._looking = None
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await super().stop()
+
+    async def reload_if_they_answer(self, hanging_s: float = _HANGING_S) -> None:
+        """As `reload`, unless the files' mounts don't answer within `hanging_s` seconds: then what
+        is in force stays, and the log says so."""
+        try:
+            async with asyncio.timeout(hanging_s):
+                await self._look()
+        except TimeoutError:
+            _LOG.warning(
+                "%s: the identity's files give no answer in %g s: is their file system there?",
+                self._settings.svid, hanging_s,
+            )  # fmt: skip
+        except UproxyError as error:
+            _LOG.warning("%s", error)
+        else:
+            self.reload()
 
     def reload(self, settings: FilesIdentity | None = None) -> None:
         """Read the files now, whether or not they seem changed (SIGHUP); from now on those of
@@ -133,16 +157,30 @@ class FilesSource(SourceBase):
             self._doubted_since = now
         return now - self._doubted_since < _DOUBT_S
 
-    def _look(self) -> None:
-        # an error may end without a change of the files: by the clock being set right
-        if self._error is not None or _fingerprint(self._paths) != self._seen:
-            self.reload()
-        self._look_later()
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_HURRY_S if self._hurried else _POLL_S)
+            self._hurried = max(self._hurried - 1, 0)
+            try:
+                found = await self._look()
+            except UproxyError as error:  # no thread to look with
+                _LOG.warning("%s", error)
+                continue
+            # an error may end without a change of the files: by the clock being set right
+            if self._error is not None or found != self._seen:
+                self.reload()
 
-    def _look_later(self) -> None:
-        delay_s = _HURRY_S if self._hurried else _POLL_S
-        self._hurried = max(self._hurried - 1, 0)
-        self._timer = asyncio.get_running_loop().call_later(delay_s, self._look)
+    async def _look(self) -> _Fingerprint:
+        """Return what the files are now, which may take for ever.  One thread looks, whoever waits
+        for it.
+
+        Raises:
+            UproxyError: no thread can be started.
+        """
+        if self._looking is None or self._looking.done():
+            work = off_loop(partial(_fingerprint, self._paths), "identity's files")
+            self._looking = asyncio.create_task(work, name="look at the identity's files")
+        return await asyncio.shield(self._looking)
 
     def _facts(self) -> Mapping[str, object]:
         in_force = self._in_force

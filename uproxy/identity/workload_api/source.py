@@ -15,7 +15,7 @@ from collections.abc import Mapping
 
 from uproxy.errors import NoIdentityError
 from uproxy.identity.credentials import Credentials, IdentitySource
-from uproxy.identity.source import Clock, SourceBase
+from uproxy.identity.source import Clock, SourceBase, surface_defect
 from uproxy.identity.workload_api.grpc import Event, Message
 from uproxy.identity.workload_api.stream import watch
 from uproxy.identity.workload_api.supervisor import Supervisor, SvidChoice
@@ -51,7 +51,7 @@ class WorkloadApiSource(SourceBase):
     async def start(self) -> None:
         """Begin to watch; returns at once, an identity may come later."""
         self._task = asyncio.create_task(self._watch(), name="workload-api")
-        self._task.add_done_callback(_surface_defect)
+        self._task.add_done_callback(surface_defect)
 
     async def stop(self) -> None:
         """Stop watching; what is held stays readable."""
@@ -127,12 +127,6 @@ class WorkloadApiSource(SourceBase):
 def _jitter() -> float:
     # not random's, which would be imported for nothing else
     return int.from_bytes(os.urandom(4), "big") / (1 << 32)
-
-
-def _surface_defect(task: asyncio.Task[None]) -> None:
-    """A watch that dies must not die silently: raising here reaches the loop's handler."""
-    if not task.cancelled():
-        task.result()
 
 
 async def fetch_once(source: IdentitySource, timeout_s: float) -> Credentials:

@@ -9,9 +9,9 @@ import threading
 
 import pytest
 
-from uproxy.app.offloop import off_loop, short_turns
 from uproxy.errors import UproxyError
 from uproxy.lab.waiting import eventually
+from uproxy.offloop import off_loop, short_turns
 
 
 async def test_the_loop_goes_on_while_a_thread_waits() -> None:
