@@ -73,6 +73,20 @@ async def test_an_answer_that_is_no_news_changes_nothing() -> None:
     await asyncio.sleep(0)
 
 
+async def test_records_in_another_order_make_no_new_snapshot() -> None:
+    """Round-robin DNS turns them with every answer, and each snapshot costs time on the loop."""
+    _, current, _ = make()
+    current.resolved(NAME, (A, B))
+    current.take_answers()
+    before = current.snapshot
+    current.resolved(NAME, (B, A))
+    current.take_answers()
+    assert current.snapshot is before
+    current.resolved(NAME, (B,))
+    current.take_answers()
+    assert current.snapshot.records[NAME] == (B,)
+
+
 async def test_a_door_goes_where_its_snapshot_resolved_the_name_to() -> None:
     here, current, doors = make()
     for records in ((A,), (B,)):

@@ -80,7 +80,8 @@ class Current:
         answers: Records = {
             name: records
             for name, records in self._answers.items()
-            if self.snapshot.records.get(name) != records
+            # their order alone is no change: round-robin DNS turns it with every answer
+            if frozenset(self.snapshot.records.get(name, ())) != frozenset(records)
         }
         self._answers = {}
         if answers:
