@@ -281,10 +281,10 @@ async def test_whom_we_believe_is_told_in_order_and_who_has_no_root_is_left_out(
     source.find(SVID, {})
     source.find(SVID, {"empty.test": Bundle("empty.test", ())})
     assert [record.getMessage() for record in caplog.records] == [
-        "believes a.test, b.test",
-        "believes nobody",
+        "trusts a.test, b.test",
+        "trusts nobody",
         f"identity {SVID.spiffe_id} until {SVID.not_after.isoformat()}",
-        "believes nobody",
+        "trusts nobody",
     ]
     await source.stop()
 
@@ -296,7 +296,7 @@ async def test_what_changes_is_logged_in_words(caplog: pytest.LogCaptureFixture)
     source.find(None, reason="the agent says: no identity issued")
     assert [record.getMessage() for record in caplog.records] == [
         f"identity {SVID.spiffe_id} until {SVID.not_after.isoformat()}",
-        "believes example.org",
+        "trusts example.org",
         "no identity any more: the agent says: no identity issued",
     ]
     await source.stop()

@@ -53,6 +53,6 @@ def test_a_peer_that_python_refuses_in_the_rehearsal_refuses_the_python_engine(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     selfcheck.check_callbacks()
-    monkeypatch.setattr(Session, "judged", lambda _self: 28)
+    monkeypatch.setattr(Session, "verify_result", lambda _self: 28)
     with pytest.raises(EngineError, match="throw-away handshake"):
         selfcheck.check_callbacks()

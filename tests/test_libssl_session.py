@@ -54,8 +54,8 @@ def test_nobody_without_an_acceptance_of_this_handshake_passes(
 ) -> None:
     """Even if OpenSSL were content without asking."""
     client, server = pair()
-    monkeypatch.setattr(Session, "judged", lambda _self: 0)
-    monkeypatch.setattr(Session, "hear", lambda _self, _version, _message: None)
+    monkeypatch.setattr(Session, "verify_result", lambda _self: 0)
+    monkeypatch.setattr(Session, "on_message", lambda _self, _version, _message: None)
     with pytest.raises(TlsError, match="without a verified peer"):
         shake(client, server)
     assert (client.peer, server.peer) == (None, None)

@@ -155,6 +155,21 @@ async def test_a_route_without_candidates_fails_to_connect(engine: Engine) -> No
     assert ending.reason == "there has no address to try"
 
 
+async def test_a_door_that_was_replaced_meanwhile_decides_when_a_dial_fails(
+    engine: Engine,
+) -> None:
+    dead = FullQueue()
+    async with listening() as upstream, open_door(engine, old := to(dead.address, connect=1)) as at:
+        await Stream.connect(at)
+        await eventually(lambda: old.arrivals, "an arrival")
+        assert old.listener is not None
+        old.listener.replace(new := to(upstream.address))
+        assert (await new.connection()).dialled == upstream.address
+    dead.close()
+    assert [arrival.id for arrival in new.arrivals] == [arrival.id for arrival in old.arrivals]
+    assert not old.endings
+
+
 async def test_closing_while_dialling_ends_the_dial(engine: Engine) -> None:
     dead = FullQueue()
     async with open_door(engine, door := to(dead.address, dead.address)) as address:

@@ -1,4 +1,4 @@
-"""What this workload is and whom it believes, at one moment: an immutable snapshot.
+"""This workload's SVID and the bundles that it trusts, at one moment: an immutable snapshot.
 
 A source (Workload API or files) replaces the whole snapshot; handshakes take the one that
 is current when they start.
@@ -41,7 +41,7 @@ class Svid:
 @dataclass(frozen=True, slots=True)
 class Credentials:
     """A snapshot.  Without an SVID no handshake is made; without a bundle for a trust domain
-    nobody of that domain is believed."""
+    no peer of that domain is trusted."""
 
     svid: Svid | None
     reason: str
@@ -49,7 +49,7 @@ class Credentials:
     bundles: Mapping[str, Bundle]
     """Trust domain name to its bundle (roots and CRLs), never pooled."""
     generation: int
-    """Moves only when bundles or CRLs change: what was verified before must be judged again."""
+    """Grows when bundles or CRLs change, and only then: peers are then verified again."""
 
 
 class IdentitySource(Protocol):

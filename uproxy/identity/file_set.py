@@ -1,6 +1,6 @@
 """The files of `identity.files`, read as one set.
 
-It reads and judges; it watches nothing and keeps nothing.  Rules: every message begins with
+It reads and checks; it watches nothing and keeps nothing.  Rules: every message begins with
 the path; the text of a key's error stays out of it; a certificate and key that can't be used, or
 don't fit together, are an error; a bundle or CRL that can't be used ends the trust in whom it
 is about, hinders nothing else, and is a problem; what would make peers refuse us is a warning,
@@ -46,7 +46,7 @@ class Trust:
 
     bundles: Mapping[str, Bundle]
     problems: tuple[str, ...]
-    """Whom nobody can believe because of a bundle or CRL, and why, in words."""
+    """The bundles and CRLs that can't be used, so that no peer of theirs is trusted; in words."""
     warnings: tuple[str, ...]
     """What will probably not work, or is unsafe, in words."""
 
@@ -75,7 +75,7 @@ class _Content:
 
 
 def read_files(settings: FilesIdentity, now: datetime) -> FileSet:
-    """Read every file and judge them together.
+    """Read every file and check them together.
 
     Raises:
         UnusableError: the certificate or key is whole, but of a kind that can't be used.
@@ -184,7 +184,7 @@ def _with_crls(
             crls = parse_crls(_read(path))
         except IdentityError as error:
             where = f"{path}: not usable CRLs: " if isinstance(error, BundleError) else ""
-            # nobody can tell whose certificates it was about
+            # it can't be known whose certificates it was about
             bundles = {name: distrusted(name, f"{where}{error}") for name in bundles}
             continue
         for crl in crls:

@@ -112,8 +112,8 @@ class SourceBase:
         elif svid is not None and svid is not before.svid:
             _log.info("identity %s until %s", svid.spiffe_id, svid.not_after.isoformat())
         if self._current.generation != before.generation:
-            believed = sorted(name for name, each in self._current.bundles.items() if each.roots)
-            _log.info("believes %s", ", ".join(believed) or "nobody")
+            trusted = sorted(name for name, each in self._current.bundles.items() if each.roots)
+            _log.info("trusts %s", ", ".join(trusted) or "nobody")
 
     def _watch_expiry(self) -> None:
         self._disarm()

@@ -41,8 +41,8 @@ NAMES: Final = tuple(
     X509_STORE_CTX_init X509_STORE_CTX_new X509_STORE_CTX_set_error X509_STORE_add_cert
     X509_STORE_free X509_STORE_new X509_STORE_set_flags X509_free X509_verify_cert
     X509_verify_cert_error_string d2i_PUBKEY_bio
-    d2i_PrivateKey_bio d2i_X509_bio i2d_X509_bio sk_X509_free sk_X509_new_null sk_X509_num
-    sk_X509_push sk_X509_value
+    d2i_PrivateKey_bio d2i_X509_bio i2d_X509_bio sk_X509_free sk_X509_new_null
+    sk_X509_push
 
     SSL_ERROR_SYSCALL SSL_ERROR_WANT_READ SSL_ERROR_ZERO_RETURN SSL_MODE_RELEASE_BUFFERS
     SSL_OP_CIPHER_SERVER_PREFERENCE SSL_OP_NO_COMPRESSION SSL_OP_NO_RENEGOTIATION

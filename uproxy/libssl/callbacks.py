@@ -1,4 +1,4 @@
-"""What OpenSSL calls back, made of Python: for sessions, and so for the Python engine alone.
+"""C functions that OpenSSL calls, made of Python ones: for sessions, so for the Python engine only.
 
 cffi writes code for each at run time.  Hardened services forbid that
 (`MemoryDenyWriteExecute=yes`), so nothing here is made before a session needs it: the compiled
@@ -25,24 +25,24 @@ WATCHER: Final = "void(int, int, int, const void *, size_t, SSL *, void *)"
 _HANDSHAKE: Final = 22
 
 
-class Judge(Protocol):
+class HandshakingSession(Protocol):
     """A session inside SSL_do_handshake."""
 
-    def judged(self) -> int:
-        """The X509 verification error for the peer: 0 to accept."""
+    def verify_result(self) -> int:
+        """Return the X509 verification error (X509_V_ERR_…) for the peer; 0 accepts it."""
 
-    def hear(self, version: int, message: Any) -> None:
-        """Look at a handshake message before OpenSSL reads it; `message` is a buffer of cffi's,
-        which may be written to."""
+    def on_message(self, version: int, message: Any) -> None:
+        """A handshake message has come, which OpenSSL reads next; `version`: of TLS; `message`: its
+        bytes, a buffer of cffi's that may be written to."""
 
 
-in_handshake: dict[int, Judge] = {}
-"""The sessions inside SSL_do_handshake, by address: nobody else may be asked about."""
+in_handshake: dict[int, HandshakingSession] = {}
+"""The sessions inside SSL_do_handshake, by the address of their SSL."""
 
 
 @cache
 def verify_callback() -> Any:
-    """Has a peer judged, for SSL_set_verify.
+    """Return the C function for SSL_set_verify: it gives OpenSSL the session's `verify_result`.
 
     Raises:
         EngineError: memory that is writable and executable is forbidden.
@@ -52,7 +52,7 @@ def verify_callback() -> Any:
         # Runs two or three times per handshake (one per complaint of the empty store, and one
         # afterwards): the answer was found when the Certificate message came.
         ssl = lib.X509_STORE_CTX_get_ex_data(store, lib.SSL_get_ex_data_X509_STORE_CTX_idx())
-        error = in_handshake[address_of(ssl)].judged()
+        error = in_handshake[address_of(ssl)].verify_result()
         lib.X509_STORE_CTX_set_error(store, error)
         return int(error == 0)
 
@@ -61,7 +61,7 @@ def verify_callback() -> Any:
 
 @cache
 def message_callback() -> Any:
-    """Shows the peer's handshake messages, for SSL_CTX_set_msg_callback.
+    """Return the C function for SSL_CTX_set_msg_callback: it calls the session's `on_message`.
 
     Raises:
         EngineError: memory that is writable and executable is forbidden.
@@ -71,13 +71,14 @@ def message_callback() -> Any:
         sent: int, version: int, kind: int, data: Any, size: int, ssl: Any, _arg: Any
     ) -> None:
         if not sent and kind == _HANDSHAKE and (session := in_handshake.get(address_of(ssl))):
-            session.hear(version, ffi.buffer(ffi.cast("char *", data), size))
+            session.on_message(version, ffi.buffer(ffi.cast("char *", data), size))
 
     return _callable(WATCHER, on_message, error=None)
 
 
 def protocol_chooser(names: list[bytes]) -> Any:
-    """Chooses our first name that the client offers, or no_application_protocol (RFC 7301), for
+    """Return the C function that chooses our first protocol that the client offers, or answers with
+    no_application_protocol (RFC 7301), for
     SSL_CTX_set_alpn_select_cb.
 
     Raises:
@@ -102,7 +103,7 @@ def protocol_chooser(names: list[bytes]) -> Any:
 
 
 def _callable(signature: str, function: Callable[..., int | None], error: int | None = 0) -> Any:
-    """`function` as C calls it; `error` is what C gets when it raises."""
+    """Return a Python function as a C one; `error`: what it returns to C when it raises."""
     try:
         return ffi.callback(signature, function, error=error)
     except MemoryError:

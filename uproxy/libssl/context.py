@@ -1,7 +1,7 @@
-"""Contexts: what all handshakes made under one plan share, and how they judge a peer.
+"""Contexts: what all handshakes made under one plan share, and how they verify a peer.
 
-OpenSSL asks two questions during a handshake: what we think of the peer's certificate, and (a
-client) which certificate to show.  Both engines answer the first with the plan's `verify`.
+OpenSSL asks two questions during a handshake: whether the peer's certificate is accepted, and (a
+client) which certificate to send.  Both engines answer the first with the plan's `verify`.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ _X509_ERROR: Final = {
 
 _LEAF_ONLY: Final = -2
 """A verify depth with which OpenSSL adds no presented certificate to the leaf when it builds a path
-for the verify callback, and so checks no signature with a stranger's keys: 0 allows one more, and
--1 means that none is set."""
+for the verify callback, and so checks no signature with a key that the peer chose: 0 allows one
+more, and -1 means that none is set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Keyless:
             lib.SSL_CTX_set_options(context, _MIDDLEBOX_COMPAT)
         lib.SSL_CTX_set_session_cache_mode(context, lib.SSL_SESS_CACHE_OFF)
         lib.SSL_CTX_set_mode(context, lib.SSL_MODE_RELEASE_BUFFERS | _NO_AUTO_CHAIN)
-        # each handshake brings its callback; without one the empty store believes nobody
+        # each handshake brings its callback; without one the empty store accepts no peer
         lib.SSL_CTX_set_verify(context, verify_mode(), ffi.NULL)
         lib.SSL_CTX_set_verify_depth(context, _LEAF_ONLY)
 
@@ -167,7 +167,7 @@ class Context:
 
     @property
     def identity(self) -> Any:
-        """The SSL_CTX that a session has (SSL_set_SSL_CTX) while it shakes hands."""
+        """The SSL_CTX that a session has (SSL_set_SSL_CTX) during its handshake, with our key."""
         return self._identity.pointer
 
     @property
@@ -221,7 +221,8 @@ def context_of(plan: TlsPlan, compiled: Compiled | None = None) -> Context:
 
 
 def _keyless_of(plan: TlsPlan, compiled: Compiled | None) -> Keyless:
-    """Plans that negotiate alike share one, so that a rotation makes no new one."""
+    """Return the keyless context for a plan's role, settings and application protocols, made once
+    for all plans that agree in these: a rotation makes no new one."""
     terms = (plan.role, plan.settings, plan.alpn, compiled)
     found = _keyless.get(terms)
     if found is None:
@@ -230,7 +231,7 @@ def _keyless_of(plan: TlsPlan, compiled: Compiled | None) -> Keyless:
 
 
 def verify_mode() -> int:
-    """A peer shows a certificate that is believed, or there is no handshake."""
+    """Return the mode for SSL_set_verify: without an accepted certificate the handshake fails."""
     return int(lib.SSL_VERIFY_PEER | lib.SSL_VERIFY_FAIL_IF_NO_PEER_CERT)
 
 
@@ -248,7 +249,7 @@ def x509_error(verdict: PeerSvid | Exception) -> int:
 def judge(
     context: Context, chain: tuple[bytes, ...]
 ) -> tuple[int, bool, PeerSvid | Exception, float]:
-    """A compiled engine's question, from inside a handshake.
+    """Verify a peer's chain; the compiled engine calls it inside a handshake.
 
     Args:
         chain: what the peer presented (DER, leaf first), within the bounds of `spiffe.presented`.

@@ -33,7 +33,7 @@ TESTED_OPENSSL: Final = "4.0"
 
 
 def check() -> Versions:
-    """Make sure that the border is the tested one.
+    """Make sure that the OpenSSL loaded is the one that was tested.
 
     Raises:
         EngineError: another version, a function is missing, or a throw-away handshake fails.
@@ -49,7 +49,7 @@ def check() -> Versions:
             f"cryptography {found.cryptography} with {found.openssl} is in use; {tested}: "
             f"install cryptography=={TESTED_CRYPTOGRAPHY}"
         )
-    _rehearse(_WithoutCallbacks)
+    _try_handshake(_WithoutCallbacks)
     return found
 
 
@@ -60,7 +60,7 @@ def check_callbacks() -> None:
         EngineError: memory that is writable and executable is forbidden, or a throw-away
             handshake fails.
     """
-    _rehearse(Session)
+    _try_handshake(Session)
 
 
 def _tested() -> str:
@@ -68,12 +68,12 @@ def _tested() -> str:
 
 
 class _WithoutCallbacks(Session):
-    """A session whose peer OpenSSL judges by itself, by what is in the context's store."""
+    """A session whose peer OpenSSL verifies by itself, with the context's store of roots."""
 
     __slots__ = ()
 
     def _show_messages(self, context: Context) -> None:
-        """Nobody looks at them."""
+        """Have no callback for the peer's messages."""
 
     def _watch_handshake(self) -> None:
         self.asked = True  # if not, the server gets no certificate and the handshake fails
@@ -85,10 +85,10 @@ class _WithoutCallbacks(Session):
         self.peer = self._verify((der_of(ffi.gc(shown, lib.X509_free)),))
 
 
-def _rehearse(kind: type[Session]) -> None:
-    """Shake hands with ourselves, in memory."""
+def _try_handshake(kind: type[Session]) -> None:
+    """Do a handshake between two sessions in memory, and send bytes."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "rehearsal")])
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "self-check")])
     today = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
@@ -98,10 +98,10 @@ def _rehearse(kind: type[Session]) -> None:
         .public_bytes(Encoding.DER)
     )
 
-    own = OwnSvid("rehearsal", (certificate,), today)
+    own = OwnSvid("self-check", (certificate,), today)
 
     def verify(chain: tuple[bytes, ...]) -> PeerSvid:
-        return PeerSvid("rehearsal", chain, today)
+        return PeerSvid("self-check", chain, today)
 
     contexts = [
         Context(TlsPlan(role, own, key, TlsSettings(), verify))
@@ -117,10 +117,10 @@ def _rehearse(kind: type[Session]) -> None:
         server.handshake(client.take_output())
         finished = client.handshake(server.take_output())
         finished = server.handshake(client.take_output()) and finished
-        client.encrypt(b"rehearsal")
-        heard = bytes(server.decrypt(client.take_output()))
+        client.encrypt(b"self-check")
+        received = bytes(server.decrypt(client.take_output()))
     except (TlsError, UntrustedError) as error:
         raise EngineError(f"a throw-away handshake failed ({error}); {_tested()}") from None
-    judged = server.peer is not None and server.peer.chain == (certificate,)
-    if not (finished and judged and heard == b"rehearsal"):
+    verified = server.peer is not None and server.peer.chain == (certificate,)
+    if not (finished and verified and received == b"self-check"):
         raise EngineError(f"a throw-away handshake went wrong; {_tested()}")

@@ -70,7 +70,7 @@ class Session:
         self._unasked = False  # refused, because it asked for no certificate
         self._alert = b""  # in the clear, instead of records
         self.asked = context.server
-        """The other side wants to see our certificate: a server's is never optional."""
+        """Whether the peer asked for our certificate; a server always sends its own."""
         self.peer: PeerSvid | None = None
         """Set when the handshake has finished, never before."""
         self.early = b""
@@ -96,15 +96,15 @@ class Session:
                 expect_ok(int(not lib.ERR_peek_error()), f"the server's name {server_name}")
 
     def _show_messages(self, context: Context) -> None:
-        """Have OpenSSL show `hear` the peer's messages before it reads them."""
+        """Have OpenSSL call `on_message` with each of the peer's messages before it reads it."""
         lib.SSL_CTX_set_msg_callback(context.pointer, message_callback())
 
     def _watch_handshake(self) -> None:
-        """Have OpenSSL ask `judged` about the peer."""
+        """Have OpenSSL ask `verify_result` whether to accept the peer."""
         lib.SSL_set_verify(self._ssl, verify_mode(), verify_callback())
 
     def handshake(self, received: Buffer = b"") -> bool:
-        """Go on with the handshake; True when it has finished and the peer is verified.
+        """Go on with the handshake; return whether it has finished and the peer is verified.
 
         Raises:
             UntrustedError, RefusedError: as the plan's `verify` raised it.
@@ -130,10 +130,14 @@ class Session:
             return False
         finally:
             del in_handshake[address]
-            self._let_go()
+            self._drop_input()
 
     def _refuse_unasked(self, result: int) -> None:
-        """The server asked for no certificate, which it is told."""
+        """The server asked for no certificate: send it an alert.
+
+        Raises:
+            TlsError: always.
+        """
         if lib.SSL_get_error(self._ssl, result) == lib.SSL_ERROR_WANT_READ:
             # nothing of our turn in TLS 1.2 is sent yet: an alert in the clear takes its place
             self.take_output()
@@ -141,7 +145,11 @@ class Session:
         raise TlsError(UNASKED)
 
     def _accept(self) -> None:
-        """Nobody passes whom this very handshake's callback didn't accept."""
+        """The handshake has ended: set `peer`, if this handshake's own callback accepted it.
+
+        Raises:
+            TlsError: it didn't, or the server asked for no certificate.
+        """
         if (
             self._verdict is None
             or isinstance(self._verdict, Exception)
@@ -152,20 +160,20 @@ class Session:
             raise TlsError(UNASKED)
         self.peer = self._verdict
 
-    def judged(self) -> int:
-        """The X509 verification error for the peer: 0 to accept."""
-        # without a Certificate message nobody is believed
+    def verify_result(self) -> int:
+        """Return the X509 verification error (X509_V_ERR_…) for the peer; 0 accepts it."""
+        # without a Certificate message no peer is verified
         verdict = self._verdict or TlsError("the peer showed no certificate")
         if self.asked or isinstance(verdict, Exception) or not self._is_tls13:
             return x509_error(verdict)
         self._unasked = True  # TLS 1.3 has the CertificateRequest before the Certificate
         return _X509_ERROR_UNASKED
 
-    def hear(self, version: int, message: Any) -> None:
-        """A handshake message that OpenSSL has hashed, and hasn't read yet."""
+    def on_message(self, version: int, message: Any) -> None:
+        """A handshake message of the peer has come: OpenSSL has hashed it, and reads it next."""
         kind = message[0][0]
         if kind == presented.CERTIFICATE:
-            self._judge(message, is_tls13=version >= _TLS13)
+            self._verify_chain(message, is_tls13=version >= _TLS13)
         elif kind == presented.CERTIFICATE_REQUEST and len(message) > presented.MAX_REQUEST:
             self._verdict = presented.refusal(presented.Excess.REQUEST, len(message))
             _spoil(message)
@@ -176,8 +184,9 @@ class Session:
         elif kind in presented.HELLOS:
             self._greeted = True
 
-    def _judge(self, message: Any, *, is_tls13: bool) -> None:
-        """Judge who sends these certificates, and leave OpenSSL the leaf."""
+    def _verify_chain(self, message: Any, *, is_tls13: bool) -> None:
+        """Verify the chain of a Certificate message, and cut the message down to the leaf: OpenSSL
+        spends nothing on the other certificates."""
         if self._verdict is not None:
             self._verdict = TlsError("the peer showed certificates twice")
             return
@@ -189,21 +198,22 @@ class Session:
         except UntrustedError as error:
             self._verdict = excess = error
         else:
-            self._ask(chain)
+            self._set_verdict(chain)
         alone = presented.leaf_only(body) if is_tls13 else None
         if alone is not None:
             message[presented.HEADER :] = alone
         elif excess is not None:
             _spoil(message)
 
-    def _ask(self, chain: tuple[bytes, ...]) -> None:
+    def _set_verdict(self, chain: tuple[bytes, ...]) -> None:
+        """Ask the plan about a chain; keep what it returns, or the exception that it raises."""
         try:
             self._verdict = self._verify(chain)
         except Exception as error:  # noqa: BLE001  OpenSSL is below us: handshake() raises it
             self._verdict = error
 
     def _forget_key(self) -> None:
-        """An open connection keeps neither our key nor who judged the peer."""
+        """Drop the context: an open connection keeps neither our key nor the verifier."""
         if self._context is not None:
             not_null(lib.SSL_set_SSL_CTX(self._ssl, self._context.pointer))
             self._context = None
@@ -214,21 +224,21 @@ class Session:
         return self._context.verify(chain)
 
     def decrypt(self, received: Buffer) -> memoryview:
-        """Application bytes; valid until the next call of any session's `decrypt`.
+        """Return application bytes, valid until the next call of any session's `decrypt`.
 
         Args:
             received: at most RECEIVE_SIZE bytes; all of it is consumed, unless the peer has
                 ended: what comes after a close_notify is ignored (RFC 8446 §6.1).
 
         Raises:
-            TlsError: the peer's alert, or a record that can't be; behind application bytes it
-                is kept in `failure`.
+            TlsError: the peer's alert, or an invalid record; behind application bytes it is kept
+                in `failure`.
         """
         self._feed(received)
         try:
             return self._read_all()
         finally:
-            self._let_go()
+            self._drop_input()
 
     def _read_all(self) -> memoryview:
         size, length = 0, len(_plaintext)
@@ -251,8 +261,8 @@ class Session:
         return memoryview(ffi.buffer(_plaintext, size))
 
     def _has_ended(self, result: int) -> bool:
-        """Whether the peer has said close_notify.  Behind another warning, as Java says it
-        (user_canceled, RFC 8446 §6.1), OpenSSL calls that a failure without an error."""
+        """Whether the peer has sent close_notify.  If another warning came before it, as Java sends
+        (user_canceled, RFC 8446 §6.1), OpenSSL reports a failure without an error."""
         why = lib.SSL_get_error(self._ssl, result)
         if why == lib.SSL_ERROR_ZERO_RETURN:
             return True
@@ -263,7 +273,7 @@ class Session:
         )
 
     def encrypt(self, data: Buffer) -> None:
-        """Make records of `data`; `take_output` has them.
+        """Make records of `data`, which `take_output` returns.
 
         Raises:
             TlsError: this direction has ended.
@@ -274,14 +284,14 @@ class Session:
             raise oldest_error()
 
     def finish(self) -> None:
-        """Say close_notify: we send no more, and go on receiving."""
+        """Make a close_notify: we send no more, and go on receiving."""
         lib.ERR_clear_error()
         result = lib.SSL_shutdown(self._ssl)
         if result < 0:
             raise oldest_error()
 
     def take_output(self) -> bytes:
-        """What must be sent now: records, handshake messages, alerts."""
+        """Return what must be sent now, and forget it: records, handshake messages, alerts."""
         if self._alert:
             alert, self._alert = self._alert, b""
             return alert
@@ -301,20 +311,20 @@ class Session:
 
     @property
     def negotiated(self) -> tuple[str, str, str]:
-        """Version, cipher and group, as OpenSSL names them."""
+        """The version, cipher and group of the handshake, as OpenSSL names them."""
         cipher = lib.SSL_CIPHER_get_name(lib.SSL_get_current_cipher(self._ssl))
         group = lib.SSL_get0_group_name(self._ssl)
         return text_of(lib.SSL_get_version(self._ssl)), text_of(cipher), text_of(group)
 
     def _feed(self, received: Buffer) -> None:
-        """Let OpenSSL read `received`, in place, until `_let_go`."""
+        """Let OpenSSL read `received`, in place, until `_drop_input`."""
         lib.ERR_clear_error()
         self._fed = ffi.from_buffer(received)
         incoming = not_null(lib.BIO_new_mem_buf(self._fed, len(received)))
         lib.BIO_set_mem_eof_return(incoming, -1)  # its end is "not yet", not the end of the stream
         lib.SSL_set_bio(self._ssl, incoming, self._outgoing)
 
-    def _let_go(self) -> None:
+    def _drop_input(self) -> None:
         lib.SSL_set_bio(self._ssl, ffi.NULL, self._outgoing)
         self._fed = None
 
@@ -324,7 +334,7 @@ class Session:
 
 
 def _spoil(message: Any) -> None:
-    """Make OpenSSL stop before it reads a message that costs too much, which its callback has no
-    other way to say: lengths that can't be are a decode_error (RFC 8446 §6.2)."""
+    """Make OpenSSL refuse a message that would cost too much to read.  A message callback can't
+    return an error, but it can write impossible lengths: a decode_error (RFC 8446 §6.2)."""
     size = len(message) - presented.HEADER
     message[presented.HEADER :] = b"\xff" * size

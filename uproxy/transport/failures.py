@@ -31,7 +31,7 @@ STOPPED: Final = Refusal(Outcome.DRAINED, "uProxy stopped")
 DEFECT: Final = Refusal(Outcome.RESET, "a defect in uProxy: its log says more")
 
 LIMITS: Final = frozenset({"slots", "full", "source_full", "evicted"})
-"""The failures that `limit` explains."""
+"""The values of `Failure.what` that `limit` explains."""
 
 _CLOSED: Final = {
     "no_hello": "closed without a ClientHello",
@@ -48,17 +48,18 @@ class Failure:
     what: str
     """One of `_engine.FAILURES`."""
     who: str
-    """The side, as reasons name it."""
+    """The name of the side that failed, as reasons say it: `the peer`, `the application`."""
     state: State
     error: int
-    """errno, for `os`; what there was too much of, for `excess`."""
+    """An errno, for `os`; a `presented.Excess`, for `excess`."""
     code: int
-    """OpenSSL's, for `tls` and `after_handshake`; how much there was, for `excess`."""
+    """OpenSSL's error code, for `tls` and `after_handshake`; the size in bytes, or the number, that
+    was too large, for `excess`."""
     verdict: object
     """The exception that refused the peer, for `verify`."""
 
     def cause(self) -> BaseException:
-        """The exception that the Python engine would have met.
+        """Return the exception with which the Python engine reports the same failure.
 
         Raises:
             ValueError: `what` is no failure of a handshake or a relay.
@@ -86,17 +87,18 @@ class Failure:
 
 
 class ProbedError(TlsError):
-    """Somebody connected to a door with TLS and went without a byte."""
+    """A client connected to a door with TLS and closed without sending a byte, as probes do."""
 
 
 def closed(who: str, what: str) -> TlsError:
-    """A side ended TCP where TLS goes on: `what` is one of `_engine.FAILURES`."""
+    """Return the error of a side that closed TCP before TLS had ended; `what`: one of
+    `_engine.FAILURES`."""
     kind = ProbedError if what == "no_hello" else TlsError
     return kind(f"{who} {_CLOSED[what]}")
 
 
 def describe(who: str, error: BaseException) -> str:
-    """What happened to a side's socket or TLS, in one line.
+    """Return what happened to a side's socket or TLS, in one line.
 
     Raises:
         BaseException: `error`, where it is a defect.
@@ -115,7 +117,8 @@ def describe(who: str, error: BaseException) -> str:
 
 
 def limit(what: str, limits: Limits, source: Address | str = "") -> Refusal:
-    """Why there was no room: `what` is one of LIMITS; `source`: whose connection it was."""
+    """Return the refusal by a limit; `what`: one of LIMITS; `source`: the address, or network, that
+    connected."""
     if what == "evicted":
         why = "silent for the longest when connections were full"
     elif what == "slots":
@@ -131,7 +134,7 @@ def limit(what: str, limits: Limits, source: Address | str = "") -> Refusal:
 
 
 def handshake(who: str, error: BaseException, seconds: float) -> Refusal:
-    """Why a handshake with a side failed; `seconds` was its deadline.
+    """Return the refusal for a handshake that failed; `seconds`: its deadline.
 
     Raises:
         BaseException: `error`, where it is a defect.
@@ -150,24 +153,24 @@ def handshake(who: str, error: BaseException, seconds: float) -> Refusal:
 
 
 def no_address(route: Route) -> Refusal:
-    """The destination has no candidate."""
+    """Return the refusal for a route without candidates."""
     return Refusal(Outcome.CONNECT_FAILED, f"{route.destination} has no address to try")
 
 
 def unreachable(error: int, address: Address) -> Refusal:
-    """connect(2) failed with an errno."""
+    """Return the refusal for connect(2) having failed with an errno."""
     return Refusal(Outcome.CONNECT_FAILED, sockets.explain(error, address))
 
 
 def no_answer(addresses: tuple[Address, ...], seconds: float) -> Refusal:
-    """Nobody answered in time."""
+    """Return the refusal for addresses none of which answered within `seconds`."""
     where = ", ".join(map(str, addresses))
     why = f"no answer from {where} in {seconds:g} s: is it there, does a firewall drop?"
     return Refusal(Outcome.TIMED_OUT, why)
 
 
 def candidate(failure: Failure, route: Route, addresses: tuple[Address, ...]) -> Refusal:
-    """Why a candidate couldn't be reached, or be shaken hands with."""
+    """Return the refusal for a candidate whose connect or handshake failed."""
     if failure.state is State.HANDSHAKING_UPSTREAM:
         return handshake(failure.who, failure.cause(), route.timeouts.handshake)
     if failure.what == "timeout":
@@ -176,7 +179,7 @@ def candidate(failure: Failure, route: Route, addresses: tuple[Address, ...]) ->
 
 
 def idle(timeouts: Timeouts, *, half_closed: bool) -> Refusal:
-    """Nothing moved for too long."""
+    """Return the refusal for a connection on which no byte moved for too long."""
     if half_closed:
         seconds = timeouts.half_close
         why = f"one side had finished, the other sent nothing for {seconds:g} s"
@@ -186,12 +189,12 @@ def idle(timeouts: Timeouts, *, half_closed: bool) -> Refusal:
 
 
 def broken(who: str, error: BaseException) -> Refusal:
-    """Why a connection that was open broke."""
+    """Return the refusal for a side that failed while bytes were relayed."""
     return Refusal(Outcome.RESET, describe(who, error))
 
 
 def relay(failure: Failure, timeouts: Timeouts) -> Refusal:
-    """Why a relay ended."""
+    """Return the refusal for a failure of the compiled engine's relay."""
     if failure.what in ("idle", "half_closed"):
         return idle(timeouts, half_closed=failure.what == "half_closed")
     # under TLS 1.3 a client learns that its certificate was refused when its handshake has ended

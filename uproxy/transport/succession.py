@@ -20,7 +20,8 @@ from uproxy.model import Address, Outcome
 
 
 def successor(before: Door, now: Door | None) -> Door:
-    """The door that decides about an arrival that came to `before`; `now` is the listener's.
+    """Return the door that decides about an arrival: the one that its listener has `now`; `before`
+    is the one that it had when the connection was accepted.
 
     Raises:
         RefusedError: nobody listens there any more, or the listener serves the other direction.
@@ -33,7 +34,7 @@ def successor(before: Door, now: Door | None) -> Door:
 
 
 def followed(answer: Route | Refusal) -> Route:
-    """The route that a door answered with.
+    """Return the route that a door answered with.
 
     Raises:
         RefusedError: the door refused, or neither engine can reach what the route leads to.
@@ -51,9 +52,12 @@ def followed(answer: Route | Refusal) -> Route:
 def same_way(
     before: Route, after: Route, dialled: Address | None, peer: PeerSvid | None = None
 ) -> Route | None:
-    """`after` as a route to `dialled` alone, if what was reached under `before` is where `after`
-    leads too, and the handshake with `peer` is good enough for it; None: it is to be dialled
-    again.  It has the plan that the handshake was made with."""
+    """Return the route `after`, cut down to the address `dialled`, if the connection that was
+    dialled for the route `before` serves it too; None: dial again.
+
+    It serves it if `after` leads to that address, with the same server name, and would accept the
+    handshake made with `peer`.  The route returned has the plan of that handshake.
+    """
     one, other = _candidate(before, dialled), _candidate(after, dialled)
     if one is None or other is None or dialled is None:
         return None
@@ -66,7 +70,8 @@ def same_way(
 
 
 def _is_good_enough(before: Upstream, after: Upstream, peer: PeerSvid | None) -> bool:
-    """Whether upstream would have been reached in the same way, but for our own renewed SVID."""
+    """Whether `after` would have made the same handshake, but for an SVID of ours that was renewed,
+    and accepts `peer`."""
     if before == after:
         return True
     if not isinstance(before, Tls) or not isinstance(after, Tls) or peer is None:
@@ -86,4 +91,5 @@ def _is_good_enough(before: Upstream, after: Upstream, peer: PeerSvid | None) ->
 
 
 def _candidate(route: Route, dialled: Address | None) -> Candidate | None:
+    """Return the route's candidate that has the address."""
     return next((each for each in route.candidates if dialled in each.addresses), None)

@@ -83,7 +83,7 @@ class Supervisor:
         self.state = StreamState.CONNECTING
         self.last_error: str | None = None
         self.problems: tuple[str, ...] = ()
-        """Whom the last good message makes us believe no more, and why."""
+        """The trust domains of the last good message that aren't trusted, and why."""
         self.counters = Counters()
         self.revoke_at: float | None = None
         """When `tick` must be called: the agent denies us and the grace ends."""
