@@ -1,14 +1,14 @@
 """The page of a connection's life: the same in each engine, and what the table of moves allows.
 
 Read as text, because the compiled engine's page is Cython.  A verb is `on_…`; the states that it
-enters are the arguments of its calls of `enter_state`.
+enters are the arguments of the calls of `enter_state`, by itself or by what it calls in the page.
 """
 
 from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,97 +43,110 @@ CALLED_IN: dict[str, set[State]] = {
 
 @dataclass(frozen=True)
 class Language:
-    """How a page of one engine writes what is looked for."""
+    """How an engine's page writes what is looked for."""
 
     page: Path
-    verb: re.Pattern[str]
     function: re.Pattern[str]
+    """The begin of a function, with its name."""
     enters: re.Pattern[str]
-    others: tuple[str, ...]
-    """The engine's other pages, as patterns of paths below its directory."""
+    """The name of a state that is entered."""
+    setter: re.Pattern[str]
+    """What sets a state or a deadline, in any page."""
 
-    def text(self) -> str:
-        return self.page.read_text()
+    def functions(self) -> dict[str, str]:
+        """Return each function's body by its name, in the page's order."""
+        text = self.page.read_text()
+        found = list(self.function.finditer(text))
+        ends = [match.start() for match in found[1:]] + [len(text)]
+        return {match[1]: text[match.start() : end] for match, end in zip(found, ends, strict=True)}
 
-    def verbs(self) -> list[tuple[str, str]]:
-        """Return each verb's name and body, in the page's order."""
-        text = self.text()
-        starts = [match.start() for match in self.function.finditer(text)] + [len(text)]
-        found = []
-        for match in self.verb.finditer(text):
-            end = min(start for start in starts if start > match.start())
-            found.append((match[1], text[match.start() : end]))
+    def verbs(self) -> list[str]:
+        return [name for name in self.functions() if name.startswith("on_")]
+
+    def done_by(self, verb: str) -> set[str]:
+        """Return the functions that a verb calls, directly or not, but for other verbs; itself
+        too."""
+        functions, found, rest = self.functions(), {verb}, [verb]
+        while rest:
+            body = functions[rest.pop()].partition("\n")[2]
+            called = {name for name in functions if re.search(rf"\b{name}\(", body)}
+            new = {name for name in called - found if not name.startswith("on_")}
+            found |= new
+            rest += new
         return found
 
-    def entered(self) -> dict[str, set[State]]:
-        """Return the states that each verb enters."""
-        return {
-            name: {State[state] for state in self.enters.findall(body)}
-            for name, body in self.verbs()
-        }
+    def entered(self, names: Iterable[str]) -> set[State]:
+        """Return the states that functions enter."""
+        functions = self.functions()
+        return {State[state] for name in names for state in self.enters.findall(functions[name])}
+
+    def moves(self, verb: str) -> set[tuple[State, State]]:
+        """Return the moves that a verb may make: to each state that it enters, from each in which
+        it is called, or which it has entered before."""
+        entered = self.entered(self.done_by(verb))
+        return {(before, after) for before in CALLED_IN[verb] | entered for after in entered}
+
+    def other_pages(self) -> list[Path]:
+        found = sorted(self.page.parent.glob(f"*{self.page.suffix}"))
+        assert self.page in found
+        return [path for path in found if path != self.page]
 
 
 ENGINES = {
     "python": Language(
         page=TRANSPORT / "python" / "connection.py",
-        verb=re.compile(r"^    (?:async )?def (on_\w+)\(", re.MULTILINE),
-        function=re.compile(r"^    (?:async )?def \w+\(", re.MULTILINE),
+        function=re.compile(r"^    (?:async )?def (\w+)\(", re.MULTILINE),
         enters=re.compile(r"\.enter_state\(State\.(\w+),"),
-        others=("*.py",),
+        setter=re.compile(r"\.state\s*=[^=]|enter_state|deadline\(|\btimeout\(|\bwait_for\("),
+    ),
+    "native": Language(
+        page=TRANSPORT / "native" / "connection.pxd",
+        function=re.compile(r"^cdef [\w ]*?(\w+)\(", re.MULTILINE),
+        enters=re.compile(r"(?:\benter_state\(\w+, |\bstate(?:, \w+)* = )S_(\w+)"),
+        setter=re.compile(r"\.state\s*=[^=]|\benter_state|\bset_state\(|\bset_deadline\("),
     ),
 }
 
 
-@pytest.fixture(params=sorted(ENGINES))
+@pytest.fixture(params=[name for name, each in ENGINES.items() if each.page.exists()])
 def language(request: pytest.FixtureRequest) -> Language:
     return ENGINES[request.param]
 
 
-def others(language: Language) -> list[Path]:
-    """Return the engine's pages but the one of the connection's life."""
-    found = [path for each in language.others for path in language.page.parent.glob(each)]
-    assert language.page in found
-    return [path for path in found if path != language.page]
-
-
 def test_the_page_has_the_verbs_in_their_order(language: Language) -> None:
-    assert [name for name, _body in language.verbs()] == list(CALLED_IN)
+    assert language.verbs() == list(CALLED_IN)
 
 
 def test_states_are_entered_by_verbs_only(language: Language) -> None:
-    calls = len(language.enters.findall(language.text()))
-    in_verbs = sum(len(language.enters.findall(body)) for _name, body in language.verbs())
-    assert (calls, calls > 0) == (in_verbs, True)
+    """By themselves, or by functions that they call."""
+    enter = {name for name, body in language.functions().items() if language.enters.search(body)}
+    assert enter
+    assert enter <= {name for verb in language.verbs() for name in language.done_by(verb)}
 
 
-def test_each_state_that_a_verb_enters_may_follow_one_in_which_it_is_called(
-    language: Language,
-) -> None:
-    for verb, states in language.entered().items():
-        for state in states:
-            before = {each for each in CALLED_IN[verb] if state in MOVES[each]}
-            assert before or state in CALLED_IN[verb], f"{verb} can't enter {state}"
+def test_each_state_that_a_verb_enters_follows_one_in_which_it_may_be(language: Language) -> None:
+    for verb in language.verbs():
+        allowed = {after for before, after in language.moves(verb) if after in MOVES[before]}
+        assert language.entered(language.done_by(verb)) <= allowed | CALLED_IN[verb], verb
 
 
 def test_each_move_of_the_table_is_made_by_some_verb(language: Language) -> None:
-    made = {
-        (before, after)
-        for verb, states in language.entered().items()
-        for before in CALLED_IN[verb]
-        for after in states
-    }
+    made = {move for verb in language.verbs() for move in language.moves(verb)}
     moves = {(before, after) for before, states in MOVES.items() for after in states}
     assert moves - made == set()
 
 
-def test_no_other_page_of_the_python_engine_sets_a_state_or_a_deadline() -> None:
-    sets = re.compile(r"\.state\s*=[^=]|enter_state|deadline\(|\btimeout(_at)?\(|\bwait_for\(")
-    pages = others(ENGINES["python"])
+def test_no_other_page_sets_a_state_or_a_deadline(language: Language) -> None:
+    pages = language.other_pages()
     assert len(pages) > 8
-    assert {path.name: sets.findall(path.read_text()) for path in pages} == {
-        path.name: [] for path in pages
-    }
-    # the timers that there are: accepting again, and looking what the kernel has delivered
+    set_by = {path.name: language.setter.findall(path.read_text()) for path in pages}
+    definitions = {"deadlines.pxd", "state.pxd"}  # of what the page calls
+    assert {name for name, found in set_by.items() if found} <= definitions
+
+
+def test_other_timers_of_the_python_engine_are_no_deadlines() -> None:
+    """They are to accept again, and to look again at what the kernel has delivered."""
+    pages = ENGINES["python"].other_pages()
     timers = {path.name for path in pages if re.search(r"\bcall_(at|later)\(", path.read_text())}
     assert timers == {"listener.py", "relay.py"}
 

@@ -145,18 +145,18 @@ class Connection(Deciding):
         return self.on_upstream_ready
 
     async def on_upstream_ready(self) -> Step:
-        """Relay until one direction has ended; ask again if the door was replaced meanwhile."""
+        """Relay until both directions have ended; ask again if the door was replaced meanwhile."""
         if self._door_replaced:
             return self.on_target_known
         # no local variable may keep the route: its plan has a key, and this awaits for long
         self.enter_state(State.RELAYING, cast("Route", self.route).timeouts.idle)
         await self._open()
+        self.enter_state(State.CLOSING, cast("Route", self.route).timeouts.half_close)
+        await cast("Relay", self._relay).until_closed()
         return self.on_relay_ended
 
     async def on_relay_ended(self) -> None:
-        """One direction has ended, or one side has failed: relay the rest, then close in order."""
-        self.enter_state(State.CLOSING, cast("Route", self.route).timeouts.half_close)
-        await cast("Relay", self._relay).until_closed()
+        """Both directions have ended: close both sides in order."""
         ending = self._close_sides(None)
         self.enter_state(State.CLOSED, 0)
         self._report_ending(ending)
@@ -308,7 +308,8 @@ class Connection(Deciding):
             self.on_cut(failures.broken(channel.who, error))
 
     def _open(self) -> Awaitable[None]:
-        """Both sides are ready: tell the door, and relay."""
+        """Both sides are ready: tell the door, and relay until one direction has ended, or one side
+        has failed."""
         candidate, route = self._candidate, cast("Route", self.route)
         self.endpoint = candidate.endpoint if candidate else None
         self._relay = Relay(
