@@ -41,6 +41,7 @@ test-all: check test-packages $(PEERS) .cache/sslyze/.ready
 	@.ci/asan
 	@.ci/tsan
 	@.ci/fuzz
+	@$(STEP) "mutants" $(BIN)/python -m tests.mutants
 	@.ci/unit-tests 3.12
 	@.ci/unit-tests 3.13
 	@$(STEP) "the wheel, installed elsewhere" .ci/wheel

@@ -9,6 +9,12 @@ import pytest
 
 from tests.helpers.connections import FakeConnection, arrival
 from tests.helpers.world import ANYBODY, credentials, peer, settings, with_crl
+from uproxy.config.settings import (
+    DestinationSettings,
+    InboundSettings,
+    RuleFrom,
+    RuleSettings,
+)
 from uproxy.connections import recheck as judging
 from uproxy.connections.recheck import ConnectionInfo, caller_of, not_after, recheck
 from uproxy.contract import OwnSvid, PeerSvid, Refusal
@@ -149,3 +155,70 @@ def test_what_was_judged_is_remembered_and_no_more_than_so_much(
         assert why(snapshot, info_of(), found) is None
         assert len(snapshot.judged) <= 2
     assert asked == [one, two, three, two]
+
+
+A = TcpAddress("10.0.0.7", 5432)
+API = InboundSettings("api", TcpAddress("0.0.0.0", 1), Transport.MTLS, A)
+
+
+def configured(transport: Transport = Transport.MTLS, *identities: str) -> Snapshot:
+    """Without rules; and with one destination."""
+    to = DestinationSettings("db", (A,), transport, identities)
+    config = settings(inbound=(API,), destinations={"db": to})
+    return Snapshot.first(config, credentials(OURS, CA), lambda: CA.now)
+
+
+def outbound(destination: str = "db") -> ConnectionInfo:
+    return replace(info_of(Direction.OUTBOUND), destination=destination)
+
+
+def test_a_caller_whom_no_rule_allows_any_more_must_go_and_a_callee_never() -> None:
+    refusal = why(configured(), info_of(), peer(WEB, CA))
+    assert refusal is not None
+    assert refusal.outcome is Outcome.POLICY_CHANGED
+    assert refusal.reason.startswith(f"no rule allows {WEB.spiffe_id} to port 8080")
+    assert why(under(credentials(OURS, CA)), info_of(), peer(WEB, CA)) is None
+    found = peer(WEB, CA, Role.SERVER)
+    assert why(configured(Transport.MTLS, WEB.spiffe_id), outbound(), found) is None
+
+
+def test_a_connection_in_clear_may_stay_while_its_door_speaks_in_clear() -> None:
+    clear = replace(info_of(), transport=Transport.PLAINTEXT)
+    anybody = RuleSettings("clear", "allow", RuleFrom(unauthenticated=True))
+    for transport, stays in ((Transport.PLAINTEXT, True), (Transport.MTLS, False)):
+        config = settings(anybody, inbound=(replace(API, transport=transport),))
+        snapshot = Snapshot.first(config, credentials(OURS, CA), lambda: CA.now)
+        refusal = why(snapshot, clear, None)
+        assert (refusal is None) is stays
+        assert refusal is None or refusal.outcome is Outcome.POLICY_CHANGED
+    without = Snapshot.first(settings(anybody), credentials(OURS, CA), lambda: CA.now)
+    assert why(without, clear, None) is None
+    # a caller with TLS is judged by the rules
+    refusal = why(configured(), info_of(), peer(WEB, CA))
+    assert refusal is not None
+    assert "no rule allows" in refusal.reason
+
+
+def test_who_answered_must_be_among_those_whom_the_destination_names() -> None:
+    found = peer(WEB, CA, Role.SERVER)
+    refusal = why(configured(Transport.MTLS, OURS.spiffe_id), outbound(), found)
+    assert refusal is not None
+    assert refusal.outcome is Outcome.POLICY_CHANGED
+    assert f"found {WEB.spiffe_id}" in refusal.reason
+    for snapshot, info in (
+        (configured(Transport.MTLS, OURS.spiffe_id), outbound("gone")),
+        (configured(Transport.PLAINTEXT), outbound()),
+    ):
+        assert why(snapshot, info, found) is None
+    refusal = why(configured(Transport.MTLS, OURS.spiffe_id), outbound(), None)
+    assert refusal is not None
+    assert refusal.reason.endswith("this connection is in clear")
+    assert why(configured(Transport.PLAINTEXT), outbound(), None) is None
+
+
+def test_whom_an_l7_proxy_speaks_for_is_the_caller_by_way_of_it() -> None:
+    made = replace(arrival(peer(WEB, CA)), via=OURS.spiffe_id)
+    caller = caller_of(made)
+    assert str(caller.identity) == WEB.spiffe_id
+    assert str(caller.via_identity) == OURS.spiffe_id
+    assert caller_of(arrival(peer(WEB, CA))).via_identity is None

@@ -217,12 +217,14 @@ def test_what_is_about_leaves_and_what_about_cas_grow_stale_each_in_its_time() -
     of_leaves, of_cas = (
         [(distribution_point(**{only: True}), True)] for only in ("user_certs", "ca_certs")
     )
-    crls = (
-        CA.crl(next_update=soon, extensions=of_leaves),
-        CA.crl(next_update=late, extensions=of_cas),
-    )
-    found = revocations_by(CA.root, crls)
-    assert (found.next_update(is_leaf=True), found.next_update(is_leaf=False)) == (soon, late)
+    for leaves, cas in ((late, soon), (soon, late)):
+        crls = (
+            CA.crl(next_update=leaves, extensions=of_leaves),
+            CA.crl(next_update=cas, extensions=of_cas),
+        )
+        found = revocations_by(CA.root, crls)
+        assert found.next_update(is_leaf=True) == leaves
+        assert found.next_update(is_leaf=False) == cas
     earliest = NOW + timedelta(minutes=1)
     found = revocations_by(CA.root, (*crls, CA.crl(next_update=earliest)))
     assert {found.next_update(is_leaf=each) for each in (True, False)} == {earliest}

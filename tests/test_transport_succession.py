@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from tests.helpers.engines import RecordingDoor, plan, route, verifier
-from uproxy.contract import Candidate, PeerSvid, Refusal, RefusedError, Tls
+from uproxy.contract import Candidate, PeerSvid, Refusal, RefusedError, Tls, Tunnel
 from uproxy.lab.pki import Authority
 from uproxy.lifecycle import ENDINGS, State
 from uproxy.model import Direction, Outcome, Role, TcpAddress
-from uproxy.transport.succession import same_way, successor
+from uproxy.transport.succession import followed, same_way, successor
 
 A, B, C = (TcpAddress(f"10.0.0.{n}", 1) for n in (1, 2, 3))
 NO = Refusal(Outcome.DENIED, "no")
@@ -105,3 +105,14 @@ def test_a_handshake_is_kept_if_the_new_plan_believes_the_peer_and_shows_the_sam
     assert kept.upstream == Tls(TLS)
     stranger = plan(Role.CLIENT, OURS.issue("/a"), verifier(Role.SERVER, Authority("example.org")))
     assert same_way(route(A, tls=TLS), route(A, tls=stranger), A, PEER) is None
+
+
+def test_what_a_door_answers_is_followed_unless_it_refuses_or_leads_through_a_tunnel() -> None:
+    assert followed(route(A)) == route(A)
+    with pytest.raises(RefusedError) as caught:
+        followed(NO)
+    assert caught.value.refusal is NO
+    tunnel = replace(route(A), upstream=Tunnel(TLS, A))
+    with pytest.raises(RefusedError, match="through a tunnel") as caught:
+        followed(tunnel)
+    assert caught.value.refusal.outcome is Outcome.CONNECT_FAILED
