@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 from collections import Counter
@@ -258,12 +259,15 @@ def test_more_connections_than_descriptors_are_refused_and_harm_nobody(
     tmp_path: Path, apps: dict[str, int]
 ) -> None:
     pair = Pair(tmp_path, {"a": apps["a"]})
-    pair.frontend.argv = ["prlimit", "--nofile=100:100", *pair.frontend.argv]
+    pair.frontend.argv = ["prlimit", "--nofile=200:200", *pair.frontend.argv]
     with pair:
-        assert "clamped to 18 by the descriptor limit of 100" in pair.frontend.request("/readyz")[1]
+        page = pair.frontend.request("/readyz")[1]
+        clamped = re.search(r"clamped to (\d+) by the descriptor limit of 200", page)
+        assert clamped is not None, page
+        most = int(clamped[1])
         with contextlib.ExitStack() as stack:
-            clients = [stack.enter_context(dial(pair.port("a"))) for _ in range(18)]
-            assert [named(client) for client in clients] == ["a"] * 18
+            clients = [stack.enter_context(dial(pair.port("a"))) for _ in range(most)]
+            assert [named(client) for client in clients] == ["a"] * most
             assert all(is_refused_at(pair.port("a")) for _ in range(30))
             assert pair.frontend.status("/readyz") == 200
         wait_until(lambda: metric(pair.frontend, "uproxy_connections") == 0, "all to end")
