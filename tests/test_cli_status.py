@@ -39,7 +39,8 @@ def admin() -> Iterator[RunningAdmin]:
 @pytest.mark.parametrize(
     ("text", "address"),
     [("127.0.0.1:15000", TcpAddress("127.0.0.1", 15000)), ("[::1]:80", TcpAddress("::1", 80)),
-     ("localhost:1", TcpAddress("localhost", 1)), ("unix:///run/x", UnixAddress("/run/x"))],
+     ("localhost:1", TcpAddress("localhost", 1)), ("unix:///run/x", UnixAddress("/run/x")),
+     ("unix:/run/x", UnixAddress("/run/x"))],
 )  # fmt: skip
 def test_an_address_is_of_either_kind(text: str, address: TcpAddress | UnixAddress) -> None:
     assert parse_address(text) == address

@@ -102,9 +102,10 @@ def test_what_is_no_host_name_is_no_server_name(text: str) -> None:
 
 
 def test_unix_addresses_have_an_absolute_path_that_fits_a_socket() -> None:
-    assert scalars.target("unix:///run/app.sock") == UnixAddress("/run/app.sock")
+    for text in ("unix:///run/app.sock", "unix:/run/app.sock"):
+        assert scalars.target(text) == scalars.listener(text) == UnixAddress("/run/app.sock")
     assert scalars.unix("unix:///" + "x" * 106).path == "/" + "x" * 106
-    for text in ("unix://run/app.sock", "unix:///", "unix:/run/app.sock", "unix://"):
+    for text in ("unix://run/app.sock", "unix:///", "unix://", "unix:/", "unix:", "unix:run"):
         with pytest.raises(ValueError, match="absolute path"):
             scalars.target(text)
     with pytest.raises(ValueError, match="at most 107 bytes"):

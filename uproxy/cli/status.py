@@ -89,8 +89,9 @@ def parse_address(text: str) -> Address:
     Raises:
         UsageError: it is none of these.
     """
-    if text.startswith("unix:///"):
-        return UnixAddress(text.removeprefix("unix://"))
+    path = text.removeprefix("unix:").removeprefix("//")
+    if text.startswith("unix:") and path.startswith("/"):
+        return UnixAddress(path)
     host, _, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not bare or (":" in bare and bare == host) or not (port.isascii() and port.isdigit()):

@@ -66,7 +66,7 @@ PORT = ScalarKind(
 )  # fmt: skip
 NETWORK = ScalarKind("a network", scalars.network, _pattern(r"[0-9a-fA-F:.]+(/[0-9]{1,3})?"))
 _TCP = r".+:[0-9]{1,5}"
-_UNIX = "unix:///.+"
+_UNIX = "unix:(//)?/.+"
 _UNIX_URI = "[uU][nN][iI][xX]:(//)?/[^?#]+"
 TARGET = ScalarKind("an address", scalars.target, _pattern(f"{_UNIX}|{_TCP}"))
 LISTENER = ScalarKind("a listen address", scalars.listener, _pattern(f"{_UNIX}|systemd:.+|{_TCP}"))

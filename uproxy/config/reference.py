@@ -15,7 +15,8 @@ _HEAD = """# Every setting
 
 Written by the table that reads the file (`uproxy/config/fields.py`); `uproxy schema` prints the
 same as JSON Schema.  Durations: `500ms 5s 10m 1h`, `0` is off.  Addresses: `127.0.0.1:8080`,
-`[::1]:8080`, `db.internal:5432`, `unix:///run/app.sock`; `systemd:NAME` to listen.
+`[::1]:8080`, `db.internal:5432`, `unix:///run/app.sock` or `unix:/run/app.sock`; `systemd:NAME` to
+listen.
 Keys marked ↻ need a restart; everything else follows a reload.
 
 | key | value | default | meaning |

@@ -63,9 +63,10 @@ def boolean(text: str) -> bool:
 
 
 def unix(text: str) -> UnixAddress:
-    """Parse `unix:///run/app.sock`."""
-    path = text.removeprefix("unix://")
-    if path == text or not path.startswith("/") or path == "/":
+    """Parse `unix:///run/app.sock`, or `unix:/run/app.sock`, which means the same in a URI."""
+    rest = text.removeprefix("unix:")
+    path = rest.removeprefix("//")
+    if rest == text or not path.startswith("/") or path == "/":
         raise ValueError("must be unix:// and an absolute path, such as unix:///run/app.sock")
     if len(path.encode()) > _UNIX_PATH_BYTES:
         raise ValueError(f"is too long: a socket's path has at most {_UNIX_PATH_BYTES} bytes")
