@@ -70,31 +70,33 @@ def tcp_pair() -> tuple[socket.socket, socket.socket]:
 
 
 async def test_bytes_pass_both_ways_on_both_streams(carried: Carried) -> None:
-    for at, (near, there) in enumerate(zip(carried.applications, carried.streams, strict=True)):
-        await near.send(b"question %d" % at)
+    for at, (downstream, there) in enumerate(
+        zip(carried.applications, carried.streams, strict=True)
+    ):
+        await downstream.send(b"question %d" % at)
         assert await there.receive_exactly(10) == b"question %d" % at
         await there.send(b"an answer %d" % at)
-        assert await near.receive_exactly(11) == b"an answer %d" % at
+        assert await downstream.receive_exactly(11) == b"an answer %d" % at
 
 
 async def test_the_application_may_half_close_first(carried: Carried) -> None:
-    near, there = carried.applications[0], carried.streams[0]
-    await near.send(b"request")
-    near.finish()
+    downstream, there = carried.applications[0], carried.streams[0]
+    await downstream.send(b"request")
+    downstream.finish()
     assert await there.receive_all() == b"request"
     await there.send(b"late answer")
     await there.finish()
-    assert await near.receive_all() == b"late answer"
+    assert await downstream.receive_all() == b"late answer"
     assert await carried.relays.ending(0) is None
 
 
 async def test_the_stream_may_half_close_first(carried: Carried) -> None:
-    near, there = carried.applications[0], carried.streams[0]
+    downstream, there = carried.applications[0], carried.streams[0]
     await there.send(b"banner")
     await there.finish()
-    assert await near.receive_all() == b"banner"
-    await near.send(b"still talking")
-    near.finish()
+    assert await downstream.receive_all() == b"banner"
+    await downstream.send(b"still talking")
+    downstream.finish()
     assert await there.receive_all() == b"still talking"
     assert await carried.relays.ending(0) is None
 
@@ -173,10 +175,10 @@ async def test_an_application_whose_reader_stalls_stops_its_stream_and_not_the_o
 async def test_a_reset_of_the_application_becomes_a_reset_of_its_stream_alone(
     carried: Carried,
 ) -> None:
-    near, there = carried.applications[0], carried.streams[0]
-    await near.send(b"x")
+    downstream, there = carried.applications[0], carried.streams[0]
+    await downstream.send(b"x")
     assert await there.receive_exactly(1) == b"x"
-    near.reset()
+    downstream.reset()
     assert await there.is_reset()
     assert await carried.relays.ending(0) == "reset by the application"
     await carried.applications[1].send(b"on")
@@ -186,9 +188,9 @@ async def test_a_reset_of_the_application_becomes_a_reset_of_its_stream_alone(
 async def test_a_reset_of_a_stream_becomes_a_reset_of_its_application_alone(
     carried: Carried,
 ) -> None:
-    near, there = carried.applications[0], carried.streams[0]
+    downstream, there = carried.applications[0], carried.streams[0]
     await there.reset()
-    assert await near.is_reset()
+    assert await downstream.is_reset()
     assert await carried.relays.ending(0) == "reset by the peer"
     await carried.streams[1].send(b"on")
     assert await carried.applications[1].receive_exactly(2) == b"on"
@@ -198,7 +200,7 @@ async def test_a_reset_of_a_stream_becomes_a_reset_of_its_application_alone(
 async def test_the_application_gets_all_that_a_stream_had_sent_before_it_was_reset(
     carried: Carried, size: int
 ) -> None:
-    near, there = carried.applications[0], carried.streams[0]
+    downstream, there = carried.applications[0], carried.streams[0]
     payload = os.urandom(size)
 
     async def send_and_reset() -> None:
@@ -206,16 +208,16 @@ async def test_the_application_gets_all_that_a_stream_had_sent_before_it_was_res
         await there.reset()
 
     sending = asyncio.create_task(send_and_reset())
-    assert await near.receive_exactly(size) == payload
-    assert await near.is_reset()
+    assert await downstream.receive_exactly(size) == payload
+    assert await downstream.is_reset()
     await sending
 
 
 async def test_the_loss_of_the_carrier_is_the_loss_of_both_streams(carried: Carried) -> None:
-    for near, there in zip(carried.applications, carried.streams, strict=True):
-        await near.send(b"x")
+    for downstream, there in zip(carried.applications, carried.streams, strict=True):
+        await downstream.send(b"x")
         assert await there.receive_exactly(1) == b"x"
     await carried.peer.close()
     carried.peer.stream.reset()
-    assert [await near.is_reset() for near in carried.applications] == [True, True]
+    assert [await downstream.is_reset() for downstream in carried.applications] == [True, True]
     assert [await carried.relays.ending(at) for at in (0, 1)] == ["reset by the peer"] * 2

@@ -239,8 +239,10 @@ async def test_a_refused_peer_that_stays_is_closed_soon_after_its_alert(engine: 
         peer = await Stream.connect(address)
         await peer.send(b"GET / HTTP/1.1\r\n\r\n")
         ending = await door.ending()
+        was_reset = peer.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) != 0
     assert ending.outcome is Outcome.HANDSHAKE_FAILED
     assert ending.duration < 5
+    assert not was_reset
 
 
 # The pure parts.

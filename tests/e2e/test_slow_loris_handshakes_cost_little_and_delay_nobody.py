@@ -91,8 +91,8 @@ def pair(
 async def test_who_is_refused_costs_next_to_nothing_while_it_may_read_why(
     pair: tuple[Inbound, Outbound], request: pytest.FixtureRequest
 ) -> None:
-    """First of all, while no memory that others had can be taken again.  The twin keeps their
-    sessions until they are gone."""
+    """First of all, while no memory that others had can be taken again.  The Python engine keeps
+    their sessions until they are gone."""
     besieged, friend = pair
     most = MOST_MEMORY * (2 if request.node.callspec.params["pair"] == "python" else 0.25)
     await traffic.exchange(friend.port, 100_000)

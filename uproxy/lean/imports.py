@@ -62,7 +62,8 @@ def _real(name: str) -> ModuleType:
 
 
 def _with_functions(module: str, *names: str) -> _Postponed:
-    """Postponed until one of the functions is called, which somebody takes by `from … import`."""
+    """Return a stand-in for a module whose functions others import by name: the real module is
+    imported when one of them is called."""
 
     def calling(name: str) -> Callable[..., object]:
         return lambda *args, **options: getattr(_real(module), name)(*args, **options)
@@ -71,7 +72,8 @@ def _with_functions(module: str, *names: str) -> _Postponed:
 
 
 class _Backend:
-    """cryptography's, which every ECDSA signature imports for a question it never asks."""
+    """Stands in for cryptography's backend object, which every ECDSA signature imports and never
+    uses."""
 
     MODULE = "cryptography.hazmat.backends.openssl.backend"
 
@@ -80,7 +82,7 @@ class _Backend:
 
 
 def stand_ins() -> Iterator[tuple[str, ModuleType | None]]:
-    """What takes the places of which modules; None: that can't be imported."""
+    """Yield each replaced module's name, and its stand-in; None: importing it fails."""
     yield "_hashlib", None  # hashlib then takes Python's own SHA-2
     for each in _modules():
         yield each.__name__, each
@@ -150,6 +152,6 @@ def lean_imports() -> Iterator[None]:
             yield
     finally:
         for name, stand_in in placed.items():
-            # somebody may have brought the real one in
+            # the real one may have been imported meanwhile
             if sys.modules.get(name) is stand_in:
                 del sys.modules[name]

@@ -198,13 +198,12 @@ class Channel:
         self._socket.close()
 
     async def linger(self) -> None:
-        """Send what is unsent and a FIN, then close when the other end has closed."""
+        """Send what is unsent and a FIN, and wait until the other end has closed."""
         with suppress(OSError):  # it was reset, which is an end too
             await self.flush_all()
             self._socket.shutdown(socket.SHUT_WR)
             while await self.receive_raw():
                 continue
-        self.close()
 
     def reset(self) -> None:
         """Close so that the other end sees a reset."""

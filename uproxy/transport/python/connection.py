@@ -180,8 +180,11 @@ class Connection(Deciding):
         if self._is_alert_sent(why):
             self._limiter.mark_silent(self)  # it makes room when connections are full
             self._set_deadline(LINGER)
+            channel = cast("ChannelSide", self._downstream).channel
             with suppress(asyncio.CancelledError):  # at the deadline, or when cut
-                await cast("ChannelSide", self._downstream).channel.linger()
+                await channel.linger()
+            if self._cut is None:
+                channel.close()
         ending = self._close_sides(why)
         self.enter_state(State.CLOSED, 0)
         self._report_ending(ending)
