@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 from uproxy.errors import UntrustedError
 from uproxy.identity.diagnosis import broken_path, outdated_signer, why_no_root
-from uproxy.identity.vouching import climb
+from uproxy.identity.vouching import find_way_up
 from uproxy.lab.pki import Authority, Issued
 from uproxy.model import Alert
 
@@ -18,7 +18,7 @@ BUNDLES = {"example.org": CA.bundle, "partner.test": PARTNER.bundle}
 
 
 def diagnose(peer: Issued) -> UntrustedError:
-    return why_no_root(climb([*peer.chain], CA.bundle.roots), BUNDLES, "example.org")
+    return why_no_root(find_way_up([*peer.chain], CA.bundle.roots), BUNDLES, "example.org")
 
 
 def test_a_stranger_s_chain_names_the_issuer_it_ends_at() -> None:

@@ -388,7 +388,7 @@ def test_a_root_that_an_older_one_of_its_name_signed_is_followed_to_it() -> None
     assert judge(presented, bundles=(new.bundle,)).anchor == new.der
 
 
-def test_a_signer_that_is_remembered_is_vouched_for_only_by_who_is_there() -> None:
+def test_a_signer_that_is_remembered_is_reachable_only_through_those_that_are_there() -> None:
     upper = OURS.intermediate()
     renewed = upper._build(upper._how, upper.key, OURS)
     lower = upper.intermediate()

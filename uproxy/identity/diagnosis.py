@@ -1,7 +1,7 @@
-"""Why a path was refused, in words and as an alert: after the fact, and never a yes.
+"""Explains why a path was refused, in words and as an alert; it accepts nothing.
 
 Path validation says only that no path exists.  This looks at where the path ends that names and
-signatures lead along (`vouching.climb`), so that a log line can tell a foreign signer from a
+signatures lead along (`vouching.find_way_up`), so that a log line can tell a foreign signer from a
 broken path.  Nothing it finds is used to accept.
 """
 
@@ -22,7 +22,7 @@ _SHOWN = 160  # characters of a name, or of OpenSSL's reason, that a message rep
 def why_no_root(
     path: list[x509.Certificate], bundles: Mapping[str, Bundle], domain: str
 ) -> UntrustedError:
-    """The refusal of a leaf whose `path` (leaf first) leads to no root of `domain`."""
+    """Return the refusal of a leaf whose `path` (leaf first) leads to no root of `domain`."""
     search = Search()  # many bundles' roots may share a name
     signers = [
         name
@@ -37,13 +37,15 @@ def why_no_root(
 
 
 def broken_path(error: Exception) -> UntrustedError:
-    """The refusal of a path to a root that isn't valid; `error` is what path validation said."""
+    """Return the refusal of a path to a root that isn't valid; `error` is what path validation
+    said."""
     reason = f"the path is broken: {str(error)[:_SHOWN]}"
     return UntrustedError("X5-14", reason, Alert.BAD_CERTIFICATE)
 
 
 def outdated_signer(certificate: x509.Certificate) -> UntrustedError:
-    """The refusal of a path in which this signing certificate has expired, or isn't valid yet."""
+    """Return the refusal of a path in which this signing certificate has expired, or isn't valid
+    yet."""
     reason = (
         f"the CA certificate {_name(certificate.subject)} is valid only from "
         f"{certificate.not_valid_before_utc.isoformat()} "

@@ -42,7 +42,7 @@ from uproxy.spiffe.svid import check_own_key, claimed_identity
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What bundles and CRLs say."""
+    """What was read from the bundle and CRL files."""
 
     bundles: Mapping[str, Bundle]
     problems: tuple[str, ...]
@@ -53,7 +53,7 @@ class Trust:
 
 @dataclass(frozen=True, slots=True)
 class FileSet:
-    """Everything the files say, consistent with itself."""
+    """What was read from all files, and fits together."""
 
     svid: Svid
     bundles: Mapping[str, Bundle]
@@ -64,7 +64,7 @@ class FileSet:
 
     @property
     def credentials(self) -> Credentials:
-        """As a first snapshot."""
+        """The files as a first snapshot of credentials."""
         return Credentials(self.svid, "", self.bundles, 1)
 
 
@@ -140,7 +140,8 @@ def _read_svid(settings: FilesIdentity, key_data: bytes, now: datetime) -> Svid:
 
 
 def _without_root(chain: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...]:
-    """The trust anchor isn't sent to peers: they have their own copy or don't trust it."""
+    """Return the chain without its trust anchor, which isn't sent to peers: they have their own
+    copy or don't trust it."""
     last = chain[-1]
     return chain[:-1] if len(chain) > 1 and last.subject == last.issuer else chain
 
@@ -172,7 +173,8 @@ def _read_bundle(domain: str, path: str) -> Bundle:
 def _with_crls(
     bundles: dict[str, Bundle], paths: Iterable[str]
 ) -> tuple[dict[str, Bundle], list[str], list[str]]:
-    """Each CRL with the bundle whose root issued it, warnings about those of no root, and problems.
+    """Return the bundles, each with the CRLs that its roots issued, warnings about CRLs that no
+    root issued, and problems.
 
     Those of no root go with every bundle: an intermediate may have issued them, and a CRL applies
     only where its issuer is in a chain validated against that very bundle.
@@ -204,8 +206,8 @@ def _with_crls(
 def _domains_of(
     crl: x509.CertificateRevocationList, bundles: dict[str, Bundle], path: str
 ) -> tuple[str, ...]:
-    """The domains one of whose roots issued `crl`; a domain whose root has only its name is
-    distrusted."""
+    """Return the domains of which a root issued `crl`; a domain whose root has only the issuer's
+    name is distrusted."""
     namesakes = {
         domain: [root for root in bundle.roots if root.subject == crl.issuer]
         for domain, bundle in bundles.items()
@@ -224,7 +226,7 @@ def _domains_of(
 
 
 def _self_warnings(svid: Svid, bundles: Mapping[str, Bundle], now: datetime) -> Iterable[str]:
-    """What a peer with our own bundles would say to us, if ours can be used."""
+    """Return warnings for which a peer with our own bundles would refuse us."""
     own = bundles.get(SpiffeId.parse(svid.spiffe_id).trust_domain.name)
     if own is not None and own.problem:
         return

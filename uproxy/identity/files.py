@@ -1,6 +1,6 @@
-"""Identity from files: whatever renews them (cert-manager, spiffe-helper, a person) is watched.
+"""Identity from files that something else renews (cert-manager, spiffe-helper, a person).
 
-Not a renewer itself.  Rules: the files are read as one set and replaced as one; a set that
+Rules: the files are read as one set and replaced as one; a set that
 doesn't fit together is tried again shortly and meanwhile the last good one stays in force
 until it expires; a bundle or CRL that can't be used ends the trust in whom it is about, once it
 has had a second to be written to its end; nothing that is not in the files is remembered.  The
@@ -27,9 +27,9 @@ _LOG = logging.getLogger(__name__)
 _POLL_S = 1.0
 _HURRY_S = 0.1  # between looks while files don't fit: a renewer writes them one by one
 _HURRIED_LOOKS = 10
-_DOUBT_S = 1.0  # what can't be used may be half written for so long
+_DOUBT_S = 1.0  # how long files that can't be used may be half written
 _HANGING_S = 5.0  # how long files may take to answer before a reload goes on without them
-_READS = 3  # of a set that changes while it is read
+_READS = 3  # how often a set is read again that changed while it was read
 
 _Fingerprint = tuple[tuple[int, ...] | None, ...]
 
@@ -48,7 +48,9 @@ class FilesSource(SourceBase):
         self._hurried = 0
         self._doubted_since: float | None = None  # when files were first found not to be good
         self._watching: asyncio.Task[None] | None = None  # set between start and stop
-        self._looking: asyncio.Task[_Fingerprint] | None = None  # until the files answer
+        self._looking: asyncio.Task[_Fingerprint] | None = (
+            None  # a look at the files that hasn't ended
+        )
 
     async def start(self) -> None:
         """Read the files and begin to watch them; an error becomes the reason in `current`."""
@@ -99,8 +101,8 @@ class FilesSource(SourceBase):
         self._take(files)
 
     def _take_trust_alone(self) -> None:
-        """What keeps our SVID from being renewed, if it lasts, keeps nobody from withdrawing
-        trust."""
+        """Put new bundles and CRLs in force without a new SVID, whose files can't be used: trust
+        can be withdrawn all the same."""
         if self._in_force is None or self._may_be_half_written():
             return
         try:
@@ -112,9 +114,9 @@ class FilesSource(SourceBase):
 
     def _take(self, files: FileSet) -> None:
         before = self._in_force
-        told = (*before.problems, *before.warnings) if before else ()
+        logged = (*before.problems, *before.warnings) if before else ()
         for warning in (*files.problems, *files.warnings):
-            if warning not in told:
+            if warning not in logged:
                 _LOG.warning("%s", warning)
         self._in_force = files
         self._replace(files.svid, "", files.bundles)

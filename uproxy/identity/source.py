@@ -1,4 +1,4 @@
-"""What every source of identity does alike: hold the snapshot, count, tell, and watch expiry.
+"""What all sources of identity do: keep the snapshot, count, notify, and watch expiry.
 
 It knows neither files nor agents; a source calls `_replace` with all it knows, and only
 that.  Rules: a snapshot is replaced whole; equal content is no change; the generation moves
@@ -30,10 +30,11 @@ _NO_BUNDLES: Mapping[str, Bundle] = MappingProxyType({})
 
 
 class SourceBase:
-    """The half of `credentials.IdentitySource` that doesn't depend on where things come from."""
+    """The part of `credentials.IdentitySource` that is the same for all sources."""
 
     def __init__(self, name: str, waiting: str, *, clock: Clock) -> None:
-        """`name` tells the source in `status`; `waiting` is the reason until `_replace`."""
+        """`name` is the source's name in `status`; `waiting` is `Credentials.reason` until the
+        first `_replace`."""
         self._name = name
         self._clock = clock
         self._current = Credentials(None, waiting, _NO_BUNDLES, 0)
@@ -73,11 +74,11 @@ class SourceBase:
         self._disarm()
 
     def _facts(self) -> Mapping[str, object]:
-        """What a source adds to `status`."""
+        """Return what a source adds to `status`."""
         return {}
 
     def _replace(self, svid: Svid | None, reason: str, bundles: Mapping[str, Bundle]) -> bool:
-        """Put a new snapshot in force; whether anything changed.
+        """Put a new snapshot in force; return whether anything changed.
 
         `reason` says why there is no SVID; it is ignored when there is one.  An expired SVID
         counts as none, with a reason of its own.  Must be called on the event loop.
@@ -100,12 +101,12 @@ class SourceBase:
             bundles=MappingProxyType(dict(bundles)) if trust_changed else before.bundles,
             generation=before.generation + trust_changed,
         )
-        self._say_change(before)
+        self._log_change(before)
         for changed in tuple(self._subscribers):
             changed(before, self._current)
         return True
 
-    def _say_change(self, before: Credentials) -> None:
+    def _log_change(self, before: Credentials) -> None:
         svid = self._current.svid
         if svid is None and before.svid is not None:
             _log.warning("no identity any more: %s", self._current.reason)
@@ -136,14 +137,14 @@ class SourceBase:
 
 
 def same_svid(one: Svid | None, other: Svid | None) -> bool:
-    """Whether two SVIDs have equal content; equal leaves have equal keys."""
+    """Return whether two SVIDs have equal content; equal leaves have equal keys."""
     if one is None or other is None:
         return one is other
     return (one.spiffe_id, one.chain, one.hint) == (other.spiffe_id, other.chain, other.hint)
 
 
 def expired_reason(svid: Svid) -> str:
-    """Why an expired SVID is not used, in words."""
+    """Return why an expired SVID is not used, in words."""
     return f"our SVID {svid.spiffe_id} expired at {svid.not_after.isoformat()}"
 
 

@@ -1,12 +1,12 @@
-"""Is this chain a SPIFFE peer's?  The only place where a peer becomes an identity.
+"""Verifies that a chain is a SPIFFE peer's: the only place where certificates become an identity.
 
-It judges certificates, not permissions: who may talk to whom is the policy's.  Rules: a
+It checks certificates, not permissions: who may talk to whom is the policy's.  Rules: a
 peer is checked against the bundle of its own trust domain, never another's (X5-16); the
 path is OpenSSL's to validate, with a store of that domain's roots alone, the SVID's form
 `uproxy.spiffe.svid`'s; every refusal names its rule and the TLS alert that tells the peer.  No
 clock, no I/O, no memory of peers.
 
-A handshake is judged by `verify`.  A connection that is open is judged again by `recheck`, for
+`verify` is called in a handshake.  `recheck` is called for a connection that is open, for
 which time alone is never distrust: it asks whether trust was withdrawn since.
 """
 
@@ -22,7 +22,7 @@ from uproxy.contract import PeerSvid
 from uproxy.errors import BundleError, UntrustedError
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.diagnosis import broken_path, outdated_signer, why_no_root
-from uproxy.identity.vouching import Vouched, climb
+from uproxy.identity.vouching import Reachable, find_way_up
 from uproxy.libssl import Anchor, PathError
 from uproxy.model import Alert, Role
 from uproxy.spiffe import encoding
@@ -47,12 +47,12 @@ class _TrustDomain:
         self.ders = {root: encoding.der(root) for root in bundle.roots}
         self._anchors = {root: Anchor(der) for root, der in self.ders.items()}
         # by serial number; of validated paths only, so a stranger can't fill it
-        self._signers: dict[int, Vouched] = {}
+        self._signers: dict[int, Reachable] = {}
 
-    def recall(self, presented: Sequence[x509.Certificate]) -> list[Vouched]:
+    def recall(self, presented: Sequence[x509.Certificate]) -> list[Reachable]:
         """Those of valid paths before, which are decoded already, as far as their signers are
         there."""
-        known: list[Vouched] = []
+        known: list[Reachable] = []
         above = [*self.bundle.roots]
         for each in reversed(presented):  # most peers send the leaf first
             before = self._signers.get(each.serial_number) if self._signers else None
@@ -71,21 +71,21 @@ class _TrustDomain:
         if len(self._signers) >= _MAX_REMEMBERED:
             self._signers.clear()
         for signer, above in itertools.pairwise(path[1:]):
-            self._signers[signer.serial_number] = Vouched(signer, above)
+            self._signers[signer.serial_number] = Reachable(signer, above)
 
 
 class Verifier:
-    """Judges chains against one snapshot of credentials."""
+    """Verifies chains against one snapshot of credentials."""
 
     def __init__(self, credentials: Credentials) -> None:
         self._bundles = credentials.bundles
-        self._domains: dict[str, _TrustDomain] = {}  # made when a peer of theirs comes
+        self._domains: dict[str, _TrustDomain] = {}  # made at the first peer of each
         # signers of validated paths only, so a stranger can't fill these
         self._revocations: dict[tuple[str, x509.Certificate], Revocations] = {}
         self._good_signers: set[tuple[x509.Certificate, Role, bool]] = set()
 
     def verify(self, chain: tuple[bytes, ...], role: Role, now: datetime) -> PeerSvid:
-        """Judge a chain (DER, leaf first) presented by a peer that played `role`.
+        """Verify a chain (DER, leaf first) presented by a peer that played `role`.
 
         Raises:
             UntrustedError: with the rule, the reason and the alert.
@@ -108,7 +108,7 @@ class Verifier:
         )
 
     def recheck(self, peer: PeerSvid, role: Role, now: datetime) -> None:
-        """Judge again a peer that was verified in its handshake, under this snapshot.
+        """Verify again, under this snapshot, a peer that was verified in its handshake.
 
         Certificates that have expired since, a stale CRL, and a root that was taken out of the
         bundle after its end are no distrust.
@@ -123,13 +123,13 @@ class Verifier:
         if anchor and (known or now > anchor[0].not_valid_after_utc):
             path = presented + anchor
         else:
-            # another root may vouch for it: the same key in a new certificate
+            # another root may have signed it: the same key in a new certificate
             path = self._path(domain, presented, peer.chain, None)
             self._check_path(path, role)
         self._check_revocation(domain.bundle, path, None)
 
     def recheck_own(self, chain: tuple[bytes, ...]) -> None:
-        """Judge again our own certificates (DER, leaf first).  Our own trust domain's bundle
+        """Verify again our own certificates (DER, leaf first).  Our own trust domain's bundle
         needn't have our root, so only a revocation counts.
 
         Raises:
@@ -173,8 +173,9 @@ class Verifier:
         roots: Sequence[x509.Certificate] = domain.bundle.roots
         if len(roots) > 1:
             roots = sorted(roots, key=lambda root: _outdated([root], now) is not None)
-        # first whether a root leads to it at all: a stranger costs a few signatures by its key
-        path = climb(presented, roots, domain.recall(presented[1:]))
+        # first whether it is reachable from a root at all: a stranger costs a few signatures with
+        # its key
+        path = find_way_up(presented, roots, domain.recall(presented[1:]))
         if path[-1] not in roots:
             raise why_no_root(path, self._bundles, domain.bundle.trust_domain)
         _decode(path[1:-1])
@@ -256,7 +257,7 @@ def _check_time(leaf: x509.Certificate, now: datetime) -> None:
 
 
 def _outdated(signers: Sequence[x509.Certificate], now: datetime | None) -> x509.Certificate | None:
-    """The first that isn't valid at `now`."""
+    """Return the first certificate that isn't valid at `now`; None: all are."""
     if now is None:
         return None
     for signer in signers:

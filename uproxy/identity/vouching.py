@@ -1,10 +1,11 @@
-"""Which way from a leaf to a trust anchor is worth validating: found from the anchors downward.
+"""Finds the path from a leaf to a trust anchor that is worth validating, from the anchors downward.
 
 A stranger chooses the certificates and keys it presents.  A path builder that starts at the
 leaf would check signatures with those keys, up to a hundred of them, and keys can be made
-that cost milliseconds each.  So no key is used that wasn't signed for, and few signatures may be
-wrong.  Where names and key identifiers leave one way, it is taken without checking a signature:
-path validation does that, once.  Being vouched for isn't being valid.
+that cost milliseconds each.  So a key is used only if signatures lead to it from an anchor, and few
+signatures may be wrong.  Where names and key identifiers leave one possible signer, it is taken
+without checking a signature: path validation does that, once.  A certificate that is reachable
+from a root isn't yet valid.
 """
 
 from __future__ import annotations
@@ -20,15 +21,16 @@ from uproxy.spiffe.encoding import UNREADABLE
 from uproxy.spiffe.svid import extension
 
 MISSES: Final = 1
-"""Signatures that may turn out wrong in one search where every root has a name of its own.  A way
+"""How many signatures may be wrong in one search where every root has a name of its own.  A path
 that exists is missed only where signers share a name and have no key identifiers, or where
 somebody else's certificate with the issuer's name is presented before the issuer's."""
 MAX_MISSES: Final = 3
-"""Each further root of the most frequent name allows one more, up to so many."""
+"""The same where roots share a name: each further root of the most frequent name allows one more,
+up to this."""
 
 
-class Vouched(NamedTuple):
-    """Who leads to a root."""
+class Reachable(NamedTuple):
+    """A certificate that is reachable from a root, and the one that signed it."""
 
     certificate: x509.Certificate
     signer: x509.Certificate
@@ -44,7 +46,7 @@ class Search:
 
     @property
     def is_over(self) -> bool:
-        """Too many were wrong."""
+        """Whether too many signatures were wrong."""
         return self._missed >= MISSES and self._missed >= self._most()
 
     def _most(self) -> int:
@@ -54,8 +56,8 @@ class Search:
     def issuer_among(
         self, candidates: Iterable[x509.Certificate], certificate: x509.Certificate
     ) -> x509.Certificate | None:
-        """The first of `candidates` whose name and key `certificate` is signed with; None too when
-        the search is over."""
+        """Return the first of `candidates` that signed `certificate`, by name and key; None: none
+        did, or the search is over."""
         for candidate in candidates:
             if self.is_over:
                 return None
@@ -69,19 +71,19 @@ class Search:
                 return candidate
         return None
 
-    def vouched_for(
+    def reachable_from_roots(
         self, strangers: Sequence[x509.Certificate], anchors: Iterable[x509.Certificate]
-    ) -> list[Vouched]:
-        """Those of `strangers` that an anchor signed, or somebody whom it vouches for."""
-        vouched: list[Vouched] = []
+    ) -> list[Reachable]:
+        """Return those of `strangers` that an anchor signed, or another one that is reachable."""
+        reachable: list[Reachable] = []
         rest, signers = [*_once(strangers)], [*anchors]
         while rest and signers:
             signed = [(each, self._signer(each, signers)) for each in rest]
-            found = [Vouched(each, signer) for each, signer in signed if signer is not None]
-            vouched += found
+            found = [Reachable(each, signer) for each, signer in signed if signer is not None]
+            reachable += found
             signers = [each.certificate for each in found]
             rest = [each for each in rest if each not in signers]
-        return vouched
+        return reachable
 
     def _signer(
         self, certificate: x509.Certificate, among: Sequence[x509.Certificate]
@@ -93,53 +95,55 @@ class Search:
         return self.issuer_among(among, certificate)
 
 
-def climb(
+def find_way_up(
     presented: Sequence[x509.Certificate],
     roots: Sequence[x509.Certificate],
-    known: Sequence[Vouched] = (),
+    known: Sequence[Reachable] = (),
 ) -> list[x509.Certificate]:
-    """From the leaf as far up as names, key identifiers and signatures lead; a root is the last
-    one.  `known` are those of the presented for whom a root vouches, as was seen before.
+    """Return the path from the leaf as far up as names, key identifiers and signatures lead; if it
+    leads to a root, that is the last one.  `known` are presented certificates that are known to be
+    reachable from a root.
 
-    A stranger's certificates are followed by their names only, and to no root: checking signatures
-    with its keys is what it may want.  Where there is no choice, the leaf's signature may be wrong.
+    Certificates that aren't reachable are followed by their names only, and to no root: checking
+    signatures with a stranger's keys is what it may want.  Where there is only one possible signer
+    the leaf's signature isn't checked, and may be wrong.
     """
     search, leaf = Search(roots), presented[0]
     rest = [each for each in presented[1:] if each not in roots]
     anchors, others = fitting(leaf, roots), named_issuers(leaf, rest)
-    vouched = [*known]
+    reachable = [*known]
     if names_key_of(leaf, anchors):
         others = []
-    elif any(each not in _whom(vouched) for each in others):
+    elif any(each not in _certificates_of(reachable) for each in others):
         # in the order in which RFC 8446 section 4.4.2 wants them
-        unknown = [each for each in rest if each not in _whom(vouched)]
-        vouched += search.vouched_for(unknown, [*roots, *_whom(vouched)])
-    candidates = [each for each in others if each in _whom(vouched)]
+        unknown = [each for each in rest if each not in _certificates_of(reachable)]
+        reachable += search.reachable_from_roots(unknown, [*roots, *_certificates_of(reachable)])
+    candidates = [each for each in others if each in _certificates_of(reachable)]
     if search.is_over and not candidates:
         return [leaf]
     issuer = _choose(search, fitting(leaf, [*anchors, *candidates]), leaf)
     if issuer is not None:
-        return [leaf, *_up(issuer, vouched)]
-    return [leaf, *_follow(others[0], rest)] if others else [leaf]
+        return [leaf, *_up(issuer, reachable)]
+    return [leaf, *_follow_names(others[0], rest)] if others else [leaf]
 
 
-def _whom(vouched: Iterable[Vouched]) -> list[x509.Certificate]:
-    return [each.certificate for each in vouched]
+def _certificates_of(reachable: Iterable[Reachable]) -> list[x509.Certificate]:
+    return [each.certificate for each in reachable]
 
 
-def _up(issuer: x509.Certificate, vouched: Sequence[Vouched]) -> Iterator[x509.Certificate]:
-    """To the root."""
+def _up(issuer: x509.Certificate, reachable: Sequence[Reachable]) -> Iterator[x509.Certificate]:
+    """Yield `issuer` and its signers up to the root."""
     above: x509.Certificate | None = issuer
     while above is not None:
         yield above
-        above = next((each.signer for each in vouched if each.certificate == above), None)
+        above = next((each.signer for each in reachable if each.certificate == above), None)
 
 
 def fitting(
     certificate: x509.Certificate, candidates: Sequence[x509.Certificate]
 ) -> Sequence[x509.Certificate]:
-    """Those that have the name of `certificate`'s issuer; of several, those that have its key
-    identifier too, where any has."""
+    """Return the candidates that have the name of `certificate`'s issuer; of several, those that
+    have its key identifier too, where any has."""
     named = named_issuers(certificate, candidates)
     if len(named) < 2:
         return named
@@ -147,8 +151,8 @@ def fitting(
 
 
 def names_key_of(certificate: x509.Certificate, signers: Sequence[x509.Certificate]) -> bool:
-    """Whether `certificate` says that it is signed with the key of these, of which there are
-    any."""
+    """Return whether there are `signers`, and `certificate`'s key identifier is that of all of
+    them."""
     if not signers:
         return False
     try:
@@ -163,7 +167,7 @@ def names_key_of(certificate: x509.Certificate, signers: Sequence[x509.Certifica
 def named_issuers(
     certificate: x509.Certificate, candidates: Sequence[x509.Certificate]
 ) -> Sequence[x509.Certificate]:
-    """Those that have the name of `certificate`'s issuer, each once."""
+    """Return the candidates that have the name of `certificate`'s issuer, each once."""
     if not candidates:
         return []
     try:
@@ -183,10 +187,10 @@ def _once(certificates: Sequence[x509.Certificate]) -> Sequence[x509.Certificate
     return once
 
 
-def _follow(
+def _follow_names(
     first: x509.Certificate, rest: Sequence[x509.Certificate]
 ) -> Iterator[x509.Certificate]:
-    """From a stranger's certificate on, by names."""
+    """Yield a stranger's certificate and what follows above it, by names alone."""
     certificate, left = first, [*rest]
     while True:
         yield certificate
@@ -200,8 +204,8 @@ def _follow(
 def _choose(
     search: Search, candidates: Sequence[x509.Certificate], certificate: x509.Certificate
 ) -> x509.Certificate | None:
-    """Whose signature it is; the only one that it can be, or the first of those that have one key,
-    isn't asked."""
+    """Return the candidate that signed `certificate`; None: none did.  If all candidates have one
+    key, the first is returned without checking the signature."""
     if not candidates:
         return None
     if len(candidates) > 1:
@@ -212,7 +216,7 @@ def _choose(
 
 
 def _subject(certificate: x509.Certificate) -> x509.Name | None:
-    """None: it can't be read."""
+    """Return the subject; None: it can't be read."""
     try:
         return certificate.subject
     except ValueError:
