@@ -111,13 +111,9 @@ def without_change(said: Any) -> Iterable[Any]:
 
 def forged(ca: Authority, web: Issued) -> Mapping[str, Shown]:
     """Handshakes that TLS itself refuses."""
-    der = web.der[0]
 
     def shows(alert: int, words: str, twist: Twist) -> Shown:
         return Shown(alert, words, web, twist=twist)
-
-    def odd(alert: int, words: str, *ders: bytes) -> Shown:
-        return shows(alert, words, instead(CERTIFICATE, certificates(ders)))
 
     return {
         "an empty list": Shown(REQUIRED, "the peer showed no certificate", None),
@@ -146,11 +142,6 @@ def forged(ca: Authority, web: Issued) -> Mapping[str, Shown]:
         "another ClientHello": shows(
             UNEXPECTED, STRANGE, with_first(CERTIFICATE, message(1, hello()[4:]))
         ),
-        "noise for a certificate": odd(DECODE, "too long", b"\xff" * 400),
-        "a certificate cut short": odd(DECODE, "too long", der[:-20]),
-        "bytes behind a certificate": odd(DECODE, "cert length mismatch", der + b"more"),
-        "noise behind the leaf": odd(DECODE, "too long", der, b"\xff" * 400),
-        "an empty certificate": odd(DECODE, "too small", b""),
         "a list that lies": shows(
             DECODE,
             "length mismatch",
@@ -161,17 +152,6 @@ def forged(ca: Authority, web: Issued) -> Mapping[str, Shown]:
         ),
         "a compressed certificate": shows(
             UNEXPECTED, STRANGE, instead(CERTIFICATE, message(25, b"\0\1\xff\xff\xff\0\0\4abcd"))
-        ),
-        "16 MiB of certificates": shows(
-            ILLEGAL,
-            "excessive message size",
-            instead(CERTIFICATE, raw(HANDSHAKE, b"\x0b\xff\xff\xff")),
-        ),
-        "more than 100 KiB of them": Shown(
-            ILLEGAL, "excessive message size", padded(ca, web, 101), may_miss=True
-        ),
-        "1 MiB of them": Shown(
-            ILLEGAL, "excessive message size", padded(ca, web, 1024), may_miss=True
         ),
         "an empty record of handshake": shows(
             UNEXPECTED, "", with_first(CERTIFICATE, raw(HANDSHAKE, b""))
@@ -187,6 +167,35 @@ def forged(ca: Authority, web: Issued) -> Mapping[str, Shown]:
         ),
         "EndOfEarlyData": shows(UNEXPECTED, STRANGE, with_first(CERTIFICATE, message(5, b""))),
         "a session ticket": shows(UNEXPECTED, STRANGE, with_first(FINISHED, message(4, bytes(20)))),
+    }
+
+
+def unreadable(ca: Authority, web: Issued) -> Mapping[str, Shown]:
+    """Certificates that are none (corrupt: bad_certificate, or decode_error where not even the leaf
+    can be decoded), and too many of them: RFC 8446 §6.2, docs/reference/spiffe-rules.md."""
+    der = web.der[0]
+
+    def odd(alert: int, *ders: bytes) -> Shown:
+        twist = instead(CERTIFICATE, certificates(ders))
+        return Shown(alert, "what is no certificate", web, twist=twist, rule="X5-14")
+
+    def many(alert: int, words: str, kib: int, *, may_miss: bool = False) -> Shown:
+        chain = padded(ca, web, kib)
+        return Shown(alert, words, chain, rule="UP-1", may_miss=may_miss)
+
+    large = "message of more than 100 KiB"
+    endless = instead(CERTIFICATE, raw(HANDSHAKE, b"\x0b\xff\xff\xff"))
+    return {
+        "noise for a certificate": odd(DECODE, b"\xff" * 400),
+        "a certificate cut short": odd(DECODE, der[:-20]),
+        "bytes behind a certificate": odd(DECODE, der + b"more"),
+        "noise behind the leaf": odd(BAD, der, b"\xff" * 400),
+        "an empty certificate": odd(DECODE, b""),
+        "50 KiB of certificates": many(BAD, "at most 10 are read", 50),
+        "95 KiB of them": many(DECODE, "at most 10 are read", 95),
+        "more than 100 KiB of them": many(ILLEGAL, large, 101, may_miss=True),
+        "1 MiB of them": many(ILLEGAL, large, 1024, may_miss=True),
+        "16 MiB of them": Shown(ILLEGAL, large, web, twist=endless, rule="UP-1"),
     }
 
 
@@ -258,7 +267,7 @@ def web(file_world: FileWorld) -> Issued:
 @pytest.fixture(scope="module")
 def handshakes(file_world: FileWorld, web: Issued) -> Mapping[str, Shown]:
     ca, stranger = file_world.ca, file_world.stranger_ca
-    return {**forged(ca, web), **untrusted(ca, stranger)}
+    return {**forged(ca, web), **unreadable(ca, web), **untrusted(ca, stranger)}
 
 
 @pytest.fixture(scope="module")
@@ -267,7 +276,11 @@ def old_handshakes(file_world: FileWorld, web: Issued) -> Mapping[str, Shown]:
 
 
 _CA = Authority("example.org")
-NAMES = [*forged(_CA, _CA.issue()), *untrusted(_CA, Authority("stranger.test"))]
+NAMES = [
+    *forged(_CA, _CA.issue()),
+    *unreadable(_CA, _CA.issue()),
+    *untrusted(_CA, Authority("stranger.test")),
+]
 OLD_NAMES = list(forged_in_tls_1_2(_CA, _CA.issue(), Authority("stranger.test")))
 
 
@@ -311,12 +324,12 @@ def test_a_caller_whom_no_rule_allows_sees_a_reset(door: Inbound, file_world: Fi
     assert only(lines)["src.identity"] == unwanted.spiffe_id
 
 
-@pytest.mark.parametrize("kib", [50, 95])
-def test_what_a_chain_needs_not_does_no_harm_up_to_100_kib(
-    door: Inbound, file_world: FileWorld, web: Issued, kib: int
+def test_what_a_chain_needs_not_does_no_harm_up_to_ten_certificates(
+    door: Inbound, file_world: FileWorld, web: Issued
 ) -> None:
     """The path is found among what is sent, and what isn't part of it isn't looked at."""
-    serves(door, padded(file_world.ca, web, kib))
+    others = [file_world.ca.certificate, file_world.stranger_ca.certificate]
+    serves(door, Issued((web.certificate, *others * 4, others[0]), web.key))
 
 
 @pytest.mark.slow
