@@ -25,6 +25,7 @@ from uproxy.lab.pki import Authority
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Direction, Limits, Outcome, Role, TcpAddress, Timeouts, UnixAddress
+from uproxy.spiffe.presented import MAX_CLIENT_HELLO
 from uproxy.transport.python import client_hello as hello_module
 from uproxy.transport.python.client_hello import MAX_HELLO, ClientHello, Fault
 from uproxy.transport.python.limits import Limiter
@@ -299,7 +300,7 @@ def dripped(data: bytes) -> int:
     "said",
     [
         pytest.param(b"GET / HTTP/1.1", id="HTTP"),
-        pytest.param(b"\x16\x03\x01\x40\x00\x01\xff\xff\xff" + bytes(MAX_HELLO), id="endless"),
+        pytest.param(in_records(b"\x01", b"\0", *[b"\0"] * (MAX_HELLO // 6)), id="endless"),
     ],
 )
 def test_what_cannot_become_a_hello_is_openssls_to_judge(said: bytes) -> None:
@@ -314,6 +315,11 @@ def test_what_cannot_become_a_hello_is_openssls_to_judge(said: bytes) -> None:
         pytest.param(b"\x15\x03\x03\x00\x02", Fault.UNEXPECTED_MESSAGE, id="an alert"),
         pytest.param(b"\x16\x03\x01\x00\x05\x02", Fault.UNEXPECTED_MESSAGE, id="another message"),
         pytest.param(b"\x16\x03\x01\x00\x00", Fault.UNEXPECTED_MESSAGE, id="an empty record"),
+        pytest.param(
+            in_records(b"\x01" + (MAX_CLIENT_HELLO - 3).to_bytes(3, "big")),
+            Fault.ILLEGAL_PARAMETER,
+            id="a long hello",
+        ),
         pytest.param(b"\x16\x03\x01\x40\x01", Fault.RECORD_OVERFLOW, id="too much"),
         pytest.param(
             in_records(b"\x01", b"") + b"\x00", Fault.UNEXPECTED_MESSAGE, id="an empty second"

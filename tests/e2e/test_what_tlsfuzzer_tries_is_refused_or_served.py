@@ -48,6 +48,7 @@ CERTIFICATE, VERIFY, FINISHED = 11, 15, 20
 
 X25519, SECP256R1, SECP384R1 = 0x1D, 0x17, 0x18
 KEY_SHARE, PSK, EARLY_DATA, PSK_MODES, COOKIE, AFTERWARDS = 51, 41, 42, 45, 44, 49
+AUTHORITIES = 47
 """Extensions (RFC 8446 §4.2)."""
 
 OTHER_ALERTS = {
@@ -295,6 +296,11 @@ def psk(identity: bytes, binder: bytes) -> tuple[int, bytes]:
     return PSK, sized(sized(identity) + bytes(4)) + sized(binders)
 
 
+def authorities(size: int) -> tuple[int, bytes]:
+    """Empty names, which cost the most for their bytes."""
+    return AUTHORITIES, sized(sized(b"\x30\0") * (size // 4))
+
+
 ANY_PSK = psk(os.urandom(32), bytes(32))
 DHE = (PSK_MODES, b"\1\1")
 
@@ -328,7 +334,11 @@ HELLOS: dict[str, tuple[bytes, int]] = {
     "a PSK that isn't last": (hello(more=[DHE, ANY_PSK, (0x4A4A, b"")]), ILLEGAL),
     "a PSK without a mode": (hello(more=[ANY_PSK]), MISSING),
     "an empty PSK extension": (hello(more=[DHE, (PSK, b"")]), DECODE),
-    # others
+    # others; more than 8 KiB is never parsed
+    "26 KiB of authorities": (hello(more=[authorities(26_000)]), ILLEGAL),
+    "4,000 extensions nobody knows": (
+        hello(more=[(0x4000 + each, b"") for each in range(4_000)]), ILLEGAL
+    ),
     "post_handshake_auth that isn't empty": (hello(more=[(AFTERWARDS, b"\0")]), DECODE),
     "early_data that isn't empty": (hello(more=[DHE, (EARLY_DATA, b"\0"), ANY_PSK]), DECODE),
 }  # fmt: skip
@@ -338,7 +348,7 @@ HELLOS: dict[str, tuple[bytes, int]] = {
 def test_a_hello_that_is_wrong_gets_the_alert(door: Inbound, name: str) -> None:
     said, alert = HELLOS[name]
     with account(door, "handshake_failed"), RawClient(door.port) as stranger:
-        received = stranger.send_bytes(record(said)).receive_until_end()
+        received = stranger.send_bytes(records(said, 1 << 14)).receive_until_end()
     assert received.alert == OTHER_ALERTS.get(name, alert)
     assert record_types(received.data) == [ALERT]
 
@@ -349,7 +359,7 @@ GOOD = {
         ciphers=[0x0A0A, 0x1301], groups=[0x1A1A, X25519], versions=[(0x2A, 0x2A), (3, 4)],
         signatures=[(0x3A, 0x3A), (4, 3)], more=[(0x4A4A, b"\0"), (0x5A5A, b"")],
     ),
-    "4,000 extensions nobody knows": hello(more=[(0x4000 + each, b"") for each in range(4_000)]),
+    "1,900 extensions nobody knows": hello(more=[(0x4000 + each, b"") for each in range(1_900)]),
     "a PSK nobody knows": hello(more=[DHE, ANY_PSK]),
     "early data with a PSK nobody knows": hello(more=[DHE, (EARLY_DATA, b""), ANY_PSK]),
     "post_handshake_auth": hello(more=[(AFTERWARDS, b"")]),
@@ -391,6 +401,9 @@ RETRIES: dict[str, tuple[Callable[[bytes], bytes], int]] = {
     "no versions": (
         lambda first: second(first, groups=[X25519, SECP384R1], versions=[]), ILLEGAL
     ),
+    "26 KiB of authorities": (
+        lambda first: second(first, groups=[X25519, SECP384R1], more=[authorities(26_000)]), DECODE
+    ),
     "another message": (lambda _: b"\x14\0\0\x20" + bytes(32), UNEXPECTED),
 }  # fmt: skip
 
@@ -401,7 +414,7 @@ def test_a_second_hello_that_is_wrong_gets_the_alert(door: Inbound, name: str) -
     first = hello(groups=[X25519, SECP384R1], shares=[])
     with account(door, "handshake_failed"), RawClient(door.port) as stranger:
         assert stranger.send_bytes(record(first)).receive_record()[1][:1] == b"\2"
-        received = stranger.send_bytes(record(again(first), version=0x0303)).receive_until_end()
+        received = stranger.send_bytes(records(again(first), 1 << 14)).receive_until_end()
     assert received.alert == OTHER_ALERTS.get(name, alert)
 
 

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.helpers.hostile_hello import compiled, pieces, python
+from uproxy.spiffe.presented import MAX_CLIENT_HELLO
 from uproxy.transport.python.client_hello import MAX_HELLO
 
 cuts = st.lists(st.integers(0, 300), max_size=6)
@@ -63,5 +64,11 @@ def test_a_hello_is_complete_with_its_last_byte(
 
 def test_more_than_a_hello_may_have_is_enough() -> None:
     for size, ends in ((MAX_HELLO - 1, -1), (MAX_HELLO, 1)):
-        stream = in_records(b"\1\xff\xff\xff" + bytes(1 << 17), [1 << 14] * 9)[:size]
+        stream = in_records(hello(bytes(MAX_CLIENT_HELLO - 4), 0), [1] * MAX_CLIENT_HELLO)[:size]
+        assert compiled()([stream]) == python([stream]) == ends
+
+
+def test_a_hello_that_is_too_long_is_enough_at_its_header() -> None:
+    for size, ends in ((MAX_CLIENT_HELLO, -1), (MAX_CLIENT_HELLO + 1, 1)):
+        stream = in_records(hello(bytes(size - 4), 0), [1 << 13])[:9]
         assert compiled()([stream]) == python([stream]) == ends

@@ -181,6 +181,8 @@ class Session:
             self.asked = True
         elif kind == presented.SERVER_HELLO_DONE:
             self._unasked = not self.asked
+        elif kind == presented.CLIENT_HELLO and len(message) > presented.MAX_CLIENT_HELLO:
+            _spoil(message)  # the second one, after a HelloRetryRequest
         elif kind in presented.HELLOS:
             self._greeted = True
 

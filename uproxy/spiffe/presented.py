@@ -30,9 +30,12 @@ MAX_TEXT: Final = 8 * 1024
 """Bytes of one certificate beside its key and its signature: names and extensions."""
 MAX_KEY: Final = 4 * 1024
 """Bytes of one certificate's public key; ML-DSA-87's has 2.6 KiB."""
+MAX_CLIENT_HELLO: Final = 8 * 1024
+"""Bytes of a client's hello; with three hybrid key shares it has 5 KiB."""
 MAX_REQUEST: Final = 16 * 1024
 """Bytes of a server's CertificateRequest, which may name authorities."""
 
+CLIENT_HELLO: Final = 1
 CERTIFICATE: Final = 11
 CERTIFICATE_REQUEST: Final = 13
 SERVER_HELLO_DONE: Final = 14

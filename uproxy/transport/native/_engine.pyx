@@ -33,7 +33,7 @@ from uproxy.transport.native.types cimport (
     E_OPENED, E_HANDSHAKEN, FAILURE_COUNT, F_AFTER_HANDSHAKE, F_CUT, F_EVICTED, F_EXCESS, F_FULL,
     F_HALF_CLOSED, F_IDLE, F_MEMORY, F_NONE, F_NO_HELLO, F_OS, F_SHORT_HANDSHAKE,
     F_SHORT_HELLO, F_SLOTS, F_SOURCE_FULL, F_TIMEOUT, F_TLS, F_TRUNCATED, F_UNASKED,
-    F_UNPROVEN, F_VERIFY, K_BELL, K_LISTENER, MAX_CHAIN, MAX_CHAIN_BYTES, MAX_DEPTH,
+    F_UNPROVEN, F_VERIFY, HASH_KEYS, K_BELL, K_LISTENER, MAX_CHAIN, MAX_CHAIN_BYTES, MAX_CLIENT_HELLO, MAX_DEPTH,
     MAX_EXTENSIONS, MAX_KEY, MAX_NAME_PARTS, MAX_PARTS,
     MAX_REQUEST, MAX_TEXT, MAX_OPTIONS, STATE_COUNT, P_ACCEPTED, P_ADMITTING, P_CLOSED,
     P_CLOSING, P_CONNECTING, P_HANDSHAKING_UPSTREAM, P_HANDSHAKING_DOWNSTREAM, P_RELAYING, V_ACCEPTED,
@@ -117,7 +117,7 @@ def differing():
         "MAX_CHAIN": MAX_CHAIN, "MAX_CHAIN_BYTES": MAX_CHAIN_BYTES, "MAX_PARTS": MAX_PARTS,
         "MAX_TEXT": MAX_TEXT, "MAX_KEY": MAX_KEY, "MAX_REQUEST": MAX_REQUEST,
         "MAX_NAME_PARTS": MAX_NAME_PARTS, "MAX_DEPTH": MAX_DEPTH,
-        "MAX_EXTENSIONS": MAX_EXTENSIONS,
+        "MAX_EXTENSIONS": MAX_EXTENSIONS, "MAX_CLIENT_HELLO": MAX_CLIENT_HELLO,
     }
     found = {
         "state": {*State} ^ STATES.keys(),
@@ -282,6 +282,8 @@ cdef class Core:
         shared.judge = ask_verifier
         for at in range(5):
             shared.limits.keys[at] = int.from_bytes(os.urandom(8), "big")
+        for at in range(HASH_KEYS):
+            shared.verify_cache.keys[at] = int.from_bytes(os.urandom(8), "big")
         pthread_mutex_init(&shared.reports.lock, NULL)
         pthread_mutex_init(&shared.limits.lock, NULL)
         pthread_mutex_init(&shared.verify_cache.lock, NULL)

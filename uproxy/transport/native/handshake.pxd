@@ -17,7 +17,7 @@ from uproxy.transport.native.openssl cimport (
 )
 from uproxy.transport.native.types cimport (
     ALERT_HANDSHAKE_FAILURE, F_EXCESS, F_MEMORY, F_OS, F_SHORT_HANDSHAKE, F_UNASKED,
-    F_UNPROVEN, F_VERIFY, MAX_REQUEST, RECEIVE_SIZE, V_ACCEPTED, V_DEFECT, V_NONE, V_REFUSED, X_MESSAGE, X_NONE, X_REQUEST,
+    F_UNPROVEN, F_VERIFY, MAX_CLIENT_HELLO, MAX_REQUEST, RECEIVE_SIZE, V_ACCEPTED, V_DEFECT, V_NONE, V_REFUSED, X_MESSAGE, X_NONE, X_REQUEST,
     Connection, Presented, Shared, Side,
 )
 from uproxy.transport.native.presented cimport leave_leaf_only, read_presented
@@ -102,6 +102,8 @@ cdef inline void on_message(int sent, int version, int kind, const void *content
         side.own_certificate_asked = True
     elif message[0] == SERVER_HELLO_DONE:
         side.tls12_server_done = True
+    elif message[0] == CLIENT_HELLO and size > MAX_CLIENT_HELLO:
+        spoil(message + 4, size - 4)  # the second one, after a HelloRetryRequest
     elif message[0] == CLIENT_HELLO or message[0] == SERVER_HELLO:
         side.hello_read = True
 

@@ -39,6 +39,7 @@ cdef enum:  # descriptions of alerts (RFC 8446 §6)
     ALERT_UNEXPECTED_MESSAGE = 10
     ALERT_RECORD_OVERFLOW = 22
     ALERT_HANDSHAKE_FAILURE = 40
+    ALERT_ILLEGAL_PARAMETER = 47
 
 cdef enum Kind:  # what an epoll event is about; the first word of each
     K_SIDE, K_LISTENER, K_BELL
@@ -81,6 +82,7 @@ cdef enum:  # what a peer may present; spiffe/presented.py has the reasons
     MAX_EXTENSIONS = 20
     MAX_TEXT = 8 * 1024
     MAX_KEY = 4 * 1024
+    MAX_CLIENT_HELLO = 8 * 1024
     MAX_REQUEST = 16 * 1024
     MAX_DEPTH = 24
 
@@ -123,10 +125,13 @@ cdef struct VerifiedPeer:  # a leaf that was judged good lately
 cdef enum:
     VERIFIED_BUCKETS = 1024
     MAX_VERIFIED_PEERS = 1024
+    HASHED = 64  # bytes of a leaf
+    HASH_KEYS = 9  # one more than words in those
 
 cdef struct VerifyCache:
     pthread_mutex_t lock
     VerifiedPeer *buckets[VERIFIED_BUCKETS]
+    uint64_t keys[HASH_KEYS]  # random, for the hash
     VerifiedPeer *newest
     VerifiedPeer *oldest
     int count

@@ -16,17 +16,27 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_REALTIME
 
-from uproxy.transport.native.types cimport VERIFIED_BUCKETS, MAX_VERIFIED_PEERS, VerifiedPeer, VerifyCache
+from uproxy.transport.native.types cimport HASHED, VERIFIED_BUCKETS, MAX_VERIFIED_PEERS, VerifiedPeer, VerifyCache
 from uproxy.transport.native.system cimport (
     VERDICT_LIFE_S, clock_of, pthread_mutex_lock, pthread_mutex_unlock,
 )
 
 
-cdef inline uint64_t leaf_hash(const uint8_t *leaf, size_t size, uint64_t trust) noexcept nogil:
-    cdef uint64_t value = 14695981039346656037ULL ^ trust
-    cdef size_t at
-    for at in range(size):
-        value = (value ^ leaf[at]) * 1099511628211ULL
+cdef inline uint64_t leaf_hash(VerifyCache *verify_cache, const uint8_t *leaf, size_t size,
+                               uint64_t trust) noexcept nogil:
+    """Of a leaf's last bytes, which are its signature's, so a long leaf costs no more than a short
+    one; the random keys let nobody choose leaves that share a bucket."""
+    cdef uint64_t value = verify_cache.keys[0] ^ trust ^ (<uint64_t>size << 32)
+    cdef uint64_t word
+    cdef size_t at = size - HASHED if size > HASHED else 0
+    cdef int index = 1
+    while at < size:
+        word = 0
+        memcpy(&word, leaf + at, min(size - at, sizeof(word)))
+        value = (value ^ word) * (verify_cache.keys[index] | 1)
+        value ^= value >> 32
+        at += sizeof(word)
+        index += 1
     return value
 
 
@@ -66,7 +76,7 @@ cdef inline VerifiedPeer **verified_slot(VerifyCache *verify_cache, uint64_t val
 cdef inline VerifiedPeer *find_verified(VerifyCache *verify_cache, const uint8_t *leaf, size_t size,
                               uint64_t trust) noexcept nogil:
     """A verdict that holds now, held for the caller; NULL where there is none."""
-    cdef uint64_t value = leaf_hash(leaf, size, trust)
+    cdef uint64_t value = leaf_hash(verify_cache, leaf, size, trust)
     cdef double now = clock_of(CLOCK_REALTIME)
     cdef VerifiedPeer *verified_peer
     pthread_mutex_lock(&verify_cache.lock)
@@ -113,7 +123,7 @@ cdef inline VerifiedPeer *drop_oldest_verified(VerifyCache *verify_cache) noexce
         verify_cache, verified_slot(verify_cache, oldest.hash, oldest.leaf, oldest.size, oldest.trust))
 
 
-cdef inline VerifiedPeer *new_verified(const uint8_t *leaf, size_t size, uint64_t trust) noexcept nogil:
+cdef inline VerifiedPeer *new_verified(VerifyCache *verify_cache, const uint8_t *leaf, size_t size, uint64_t trust) noexcept nogil:
     cdef VerifiedPeer *verified_peer = <VerifiedPeer *>calloc(1, sizeof(VerifiedPeer))
     if verified_peer == NULL:
         return NULL
@@ -123,14 +133,14 @@ cdef inline VerifiedPeer *new_verified(const uint8_t *leaf, size_t size, uint64_
         return NULL
     memcpy(verified_peer.leaf, leaf, size)
     verified_peer.size, verified_peer.trust, verified_peer.held = size, trust, 2
-    verified_peer.hash = leaf_hash(leaf, size, trust)
+    verified_peer.hash = leaf_hash(verify_cache, leaf, size, trust)
     return verified_peer
 
 
 cdef inline VerifiedPeer *add_verified(VerifyCache *verify_cache, const uint8_t *leaf, size_t size, uint64_t trust,
                              object peer, double expires):
     """Keep a verdict; held for the caller too.  With the GIL; NULL without memory."""
-    cdef VerifiedPeer *verified_peer = new_verified(leaf, size, trust)
+    cdef VerifiedPeer *verified_peer = new_verified(verify_cache, leaf, size, trust)
     cdef VerifiedPeer *dropped
     if verified_peer == NULL:
         return NULL

@@ -2,8 +2,8 @@
 
 A client that sends its ClientHello slowly costs its descriptor and the bytes received, no slot of
 `limits.handshakes_in_flight`; each byte is examined once, however many pieces and records it comes
-in.  A record that can't be part of a ClientHello is refused at its header; bytes that aren't TLS
-count as complete, so that OpenSSL reports what is wrong with them.
+in.  A record that can't be part of a ClientHello is refused at its header, and so is a ClientHello
+that is too long; bytes that aren't TLS count as complete, so that OpenSSL reports what is wrong.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from __future__ import annotations
 import enum
 from typing import Final
 
+from uproxy.spiffe.presented import CLIENT_HELLO, HEADER, MAX_CLIENT_HELLO
+
 MAX_HELLO: Final = 28 * 1024
-"""Bytes; a longer one counts as complete, and OpenSSL refuses it."""
+"""Bytes received; so much counts as complete, also where it is a short one in tiny records."""
 
 _MAX_RECORD: Final = 16 * 1024
 """Bytes of content (RFC 8446 section 5.1)."""
 
 _HANDSHAKE_RECORD: Final = 22
-_CLIENT_HELLO: Final = 1
 _TLS_MAJOR: Final = 3
 _RECORD_HEADER: Final = 5
-_MESSAGE_HEADER: Final = 4
 _SSL_LIBRARY: Final = 20 << 23
 
 
@@ -30,6 +30,7 @@ class Fault(enum.Enum):
 
     UNEXPECTED_MESSAGE = (10, _SSL_LIBRARY | 244)
     RECORD_OVERFLOW = (22, _SSL_LIBRARY | 146)
+    ILLEGAL_PARAMETER = (47, _SSL_LIBRARY | 152)
 
     @property
     def alert(self) -> bytes:
@@ -65,7 +66,7 @@ class ClientHello:
             length = int.from_bytes(header[3:], "big")
             start = self._at + _RECORD_HEADER
             there = min(length, len(self.received) - start)
-            missing = _MESSAGE_HEADER - len(self._begin)
+            missing = HEADER - len(self._begin)
             begin = self._begin + bytes(self.received[start : start + min(there, missing)])
             self.fault = _fault(header[0], length, begin)
             if self.fault is not None or _is_whole(begin, self._size + there):
@@ -85,11 +86,16 @@ def _fault(kind: int, length: int, begin: bytes) -> Fault | None:
         return Fault.UNEXPECTED_MESSAGE
     if length > _MAX_RECORD:
         return Fault.RECORD_OVERFLOW
-    return Fault.UNEXPECTED_MESSAGE if begin and begin[0] != _CLIENT_HELLO else None
+    if begin and begin[0] != CLIENT_HELLO:
+        return Fault.UNEXPECTED_MESSAGE
+    return Fault.ILLEGAL_PARAMETER if _size(begin) > MAX_CLIENT_HELLO else None
 
 
 def _is_whole(begin: bytes, size: int) -> bool:
     """Whether `size` bytes are a whole message; `begin`: its first bytes, 4 at most."""
-    if len(begin) < _MESSAGE_HEADER:
-        return False
-    return size >= _MESSAGE_HEADER + int.from_bytes(begin[1:], "big")
+    return len(begin) == HEADER and size >= _size(begin)
+
+
+def _size(begin: bytes) -> int:
+    """Return the size of the message that begins so; 0 where its header isn't all there."""
+    return HEADER + int.from_bytes(begin[1:], "big") if len(begin) == HEADER else 0
