@@ -1,4 +1,4 @@
-"""What is asked of a signing certificate, and of a signature, beside path validation.
+"""Checks of signing certificates and signatures that path validation doesn't make.
 
 Rules `X5-…` of docs/reference/spiffe-rules.md.  A root is a name and a key that somebody has
 decided to trust, so less is asked of it than of an intermediate that a stranger brings.  Pure:
@@ -59,7 +59,7 @@ def check_root(root: x509.Certificate) -> None:
 
 
 def check_signer(signer: x509.Certificate, role: Role, *, is_anchor: bool) -> None:
-    """Refuse what path validation lets pass in a signing certificate.
+    """Check what path validation doesn't check in a signing certificate.
 
     Raises:
         UntrustedError: X5-14 or X5-10, for a peer that played `role`.

@@ -1,10 +1,10 @@
 """Bundles: the roots and CRLs of one trust domain, out of PEM, DER or a SPIFFE JWKS.
 
-A bundle always knows its trust domain and is never merged with another's (TB-9, FE-2).
-It holds no opinion about time.  Rules (`X5-…`, `TB-…` of docs/reference/spiffe-rules.md):
-an entry the standard says to ignore is ignored whole; anything else unreadable, and a root that
-is no CA, makes the bundle bad; an empty `keys` is a bundle that trusts nobody, not an error.
-Whoever reads a bad bundle goes on with `distrusted`: nobody of that domain is believed.
+A bundle always knows its trust domain and is never merged with another's (TB-9, FE-2). Whether
+something has expired isn't checked here.  Rules (`X5-…`, `TB-…` of docs/reference/spiffe-rules.md):
+an entry the standard says to ignore is ignored whole; anything else unreadable, and a root that is
+no CA, makes the bundle bad; an empty `keys` is a bundle that trusts nobody, not an error. The
+caller replaces a bad bundle by `distrusted`, so that no peer of that domain is trusted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from uproxy.spiffe.authorities import check_root
 from uproxy.spiffe.ids import TrustDomain
 
 DEFAULT_REFRESH_HINT_S = 300
-"""Trust Domain and Bundle §4.1.2: when a bundle doesn't say how often to look."""
+"""Seconds between two fetches of a bundle that names none (Trust Domain and Bundle §4.1.2)."""
 
 _KEY_TYPES = ("RSA", "EC", "OKP")
 _X509_USE = "x509-svid"
@@ -35,16 +35,16 @@ _T = TypeVar("_T", x509.Certificate, x509.CertificateRevocationList)
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """Whom one trust domain's SVIDs are checked against.  Equal content is equal, whatever the
-    order and however often repeated."""
+    """The roots and CRLs against which one trust domain's SVIDs are checked.  Equal content is
+    equal, whatever the order and however often repeated."""
 
     trust_domain: str
     """Its name, lower case."""
     roots: tuple[x509.Certificate, ...]
-    """Empty: nobody of the domain is trusted (TB-5)."""
+    """Empty: no peer of the domain is trusted (TB-5)."""
     crls: tuple[x509.CertificateRevocationList, ...] = ()
     problem: str = ""
-    """Why nobody of the domain is trusted although somebody may have been meant."""
+    """Why the bundle can't be used; empty where it can."""
 
     def __post_init__(self) -> None:
         TrustDomain(self.trust_domain)
@@ -64,12 +64,12 @@ class BundleDocument:
 
 
 def distrusted(trust_domain: str, problem: str) -> Bundle:
-    """What stands for a bundle that can't be used: nobody of the domain is believed."""
+    """Return the bundle that replaces one that can't be used: no peer of the domain is trusted."""
     return Bundle(trust_domain, (), problem=f"nobody of {trust_domain} is believed: {problem}")
 
 
 def parse_bundle(trust_domain: str, data: bytes) -> Bundle:
-    """Read a bundle in whichever form it comes: JWKS (begins with `{`), PEM or DER.
+    """Read a bundle as JWKS (begins with `{`), PEM or DER.
 
     Raises:
         BundleError: naming what is wrong.
@@ -125,7 +125,7 @@ def parse_crls(data: bytes) -> tuple[x509.CertificateRevocationList, ...]:
     whether it can be applied.
 
     Raises:
-        BundleError: unreadable, so that nobody can tell whose certificates it is about.
+        BundleError: unreadable, so that it can't be known whose certificates it is about.
     """
     return encoding.revocation_lists(data)
 

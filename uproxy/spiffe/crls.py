@@ -1,4 +1,4 @@
-"""Certificate revocation lists: which kinds can be applied, to whom, and what they say.
+"""Certificate revocation lists: which can be applied, to which certificates, and what they revoke.
 
 A CRL can only take trust away, so what is signed by the issuer's key is applied whether or
 not the issuer may sign CRLs.  A CRL of an issuer that can't be understood in full means that
@@ -27,23 +27,23 @@ _UNDERSTOOD = (
 
 @dataclass(frozen=True, slots=True)
 class Revocations:
-    """What an issuer's CRLs say: of each distribution point the newest."""
+    """What an issuer's CRLs revoke: of each distribution point the newest one counts."""
 
     serials: frozenset[int] = frozenset()
     next_updates: tuple[tuple[datetime, bool | None], ...] = ()
-    """UTC; past one of them nothing is known about this issuer's certificates: of leaves where
+    """UTC; behind one of them nothing is known about this issuer's certificates: of leaves where
     the second is True, of CAs where it is False, of all where it is None."""
     problem: str = ""
     """Why a CRL of the issuer can't be applied."""
 
     def next_update(self, *, is_leaf: bool) -> datetime | None:
-        """When what is known about leaves, or about CAs, grows stale first."""
+        """Return the earliest nextUpdate of the CRLs about leaves, or about CAs."""
         ends = [end for end, leaves in self.next_updates if leaves in (None, is_leaf)]
         return min(ends, default=None)
 
 
 def why_unusable(crl: x509.CertificateRevocationList) -> str:
-    """Why a CRL can't be applied; empty where it can."""
+    """Return why a CRL can't be applied; empty where it can."""
     try:
         check_usable(crl)
     except BundleError as error:
@@ -52,7 +52,7 @@ def why_unusable(crl: x509.CertificateRevocationList) -> str:
 
 
 def check_usable(crl: x509.CertificateRevocationList) -> None:
-    """Refuse a CRL that says more, or less, than uProxy would apply.
+    """Refuse a CRL of a kind that uProxy doesn't apply in full.
 
     Raises:
         BundleError: delta, indirect or for some reasons only; no nextUpdate; an unknown critical
@@ -74,7 +74,7 @@ def check_usable(crl: x509.CertificateRevocationList) -> None:
 
 
 def issued_by(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
-    """Whether `issuer` (name and key) signed `crl`."""
+    """Return whether `issuer` (name and key) signed `crl`."""
     if crl.issuer != issuer.subject:
         return False
     try:
@@ -86,7 +86,7 @@ def issued_by(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> 
 def revocations_by(
     issuer: x509.Certificate, crls: Iterable[x509.CertificateRevocationList]
 ) -> Revocations:
-    """What `issuer`'s CRLs among `crls` say; nothing where it signed none of them."""
+    """Return what those of `crls` revoke that `issuer` signed."""
     newest: dict[x509.IssuingDistributionPoint | None, x509.CertificateRevocationList] = {}
     for crl in crls:
         if not issued_by(crl, issuer):
@@ -116,7 +116,7 @@ def _distribution_point(
 
 
 def _only_leaves(point: x509.IssuingDistributionPoint | None) -> bool | None:
-    """True: the CRL is about leaves only; False: about CAs only; None: about all."""
+    """Return True if the CRL is about leaves only, False if about CAs only, None if about all."""
     if point is None or not (point.only_contains_user_certs or point.only_contains_ca_certs):
         return None
     return point.only_contains_user_certs

@@ -4,7 +4,7 @@ Whoever has no identity may send anything, and reading it costs us: so much is l
 before anything is spent on it, that the rest costs no more than an ordinary handshake.  Bounds
 are far above what SVIDs need, post-quantum keys and signatures included
 (docs/reference/spiffe-rules.md, UP-1).  The compiled engine does the same in C
-(`engine/presented.pxd`); the words for both are here.  Pure.
+(`transport/native/presented.pxd`); the words for both are here.  Pure.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _UNKNOWN_EXTENSION: Final = b"\xfa\xfa"
 
 
 class Excess(IntEnum):
-    """What there was too much of."""
+    """What a peer presented too much of."""
 
     CERTIFICATES = 1
     BYTES = 2
@@ -79,7 +79,7 @@ _WORDS: Final = {
 
 
 def refusal(excess: int, found: int) -> UntrustedError:
-    """Why a peer that presented too much is refused; `found` is how much there was."""
+    """Return the refusal of a peer that presented too much; `found` is how much there was."""
     kind = Excess(excess)
     if kind is Excess.NOT_DER:
         words = "the peer sent what is no certificate"
@@ -93,7 +93,7 @@ class NotAMessageError(Exception):
 
 
 def read_chain(body: bytes, *, is_tls13: bool) -> tuple[bytes, ...]:
-    """The certificates (DER) of a Certificate message's body, in the order they were sent.
+    """Return the certificates (DER) of a Certificate message's body, in the order they were sent.
 
     Raises:
         UntrustedError: UP-1, or X5-14 where one of them isn't DER.
@@ -112,9 +112,10 @@ def read_chain(body: bytes, *, is_tls13: bool) -> tuple[bytes, ...]:
 
 
 def leaf_only(body: bytes) -> bytes | None:
-    """A TLS 1.3 Certificate message's body, as long as `body`, with its first certificate alone:
-    what follows it is an extension of its entry that nobody knows (RFC 8446 §4.4.2).  OpenSSL then
-    neither reads nor keeps the others.  None where they, or the first itself, are too large."""
+    """Return a TLS 1.3 Certificate message's body, as long as `body`, with its first certificate
+    alone: what follows it is an extension of its entry that nobody knows (RFC 8446 §4.4.2).
+    OpenSSL then neither reads nor keeps the others.  None where they, or the first itself, are too
+    large."""
     try:
         chain = tuple(_entries(body, is_tls13=True))
         _check_certificate(chain[0])
@@ -187,7 +188,7 @@ _SUBJECT: Final = 4
 
 
 def _header(der: bytes, at: int, end: int) -> tuple[int, int, int]:
-    """A value's tag, where its content begins, and where it ends."""
+    """Return a value's tag, the offset of its content, and the offset of its end."""
     if at + 2 > end or der[at] & 0x1F == 0x1F:
         raise _NotDerError
     size, start = der[at + 1], at + 2
@@ -237,7 +238,8 @@ def _count_extensions(der: bytes, at: int, end: int) -> int:
 
 
 def _count_parts(der: bytes) -> int:
-    """Values, those inside extensions included; no more than MAX_PARTS + 1 are counted."""
+    """Return how many values there are, those inside extensions included; counting ends at
+    MAX_PARTS + 1."""
     at, parts = 0, 0
     ends, opaque = [len(der)], [False]
     while True:

@@ -88,7 +88,7 @@ def check_own_key(leaf: x509.Certificate) -> None:
 
 
 def key_problem(key: CertificatePublicKeyTypes) -> str:
-    """Why a key may neither prove an identity nor sign certificates; empty where it may."""
+    """Return why a key may neither prove an identity nor sign certificates; empty where it may."""
     match key:
         case rsa.RSAPublicKey():
             exponent = key.public_numbers().e.bit_length()

@@ -1,4 +1,4 @@
-"""What a Workload API message means: identities, bundles and CRLs that may be used together.
+"""Checks a Workload API message: identities, bundles and CRLs that may be used together.
 
 The judge between the bytes (`workload_messages`) and the source that publishes them.  It
 chooses no identity and knows no time: an expired SVID is well-formed.  Rules (`WA-…`, `X5-…`
@@ -39,7 +39,7 @@ _SEQUENCE, _INTEGER = 0x30, 0x02
 
 @dataclass(frozen=True, slots=True)
 class OfferedSvid:
-    """One identity the agent lets us have."""
+    """One identity that the agent offers."""
 
     spiffe_id: SpiffeId
     chain: tuple[x509.Certificate, ...]
@@ -50,18 +50,18 @@ class OfferedSvid:
 
 @dataclass(frozen=True, slots=True)
 class WorkloadUpdate:
-    """Everything one X509SVIDResponse says; it replaces everything the last one said."""
+    """The content of one X509SVIDResponse, which replaces that of the last one."""
 
     svids: tuple[OfferedSvid, ...]
     """At least one, in the agent's order (WA-16)."""
     bundles: Mapping[str, Bundle]
     """Trust domain name to bundle: our own domains' and the federated ones'."""
     problems: tuple[str, ...] = ()
-    """Whom the message makes us believe no more, and why, in words."""
+    """Which trust domains' peers aren't trusted because of the message, and why, in words."""
 
 
 def parse_svid_response(data: bytes) -> WorkloadUpdate:
-    """Read and judge an X509SVIDResponse.
+    """Read and check an X509SVIDResponse.
 
     Raises:
         MessageError: naming the rule it breaks; nothing of it may be used.
@@ -141,7 +141,7 @@ def _is_pkcs8(der: bytes) -> bool:
 
 
 def _by_domain(entries: Iterable[tuple[str, bytes]]) -> tuple[dict[str, list[bytes]], list[str]]:
-    """What the message has for each trust domain, and what is wrong with the names."""
+    """Return what the message has for each trust domain, and what is wrong with the names."""
     given: dict[str, list[bytes]] = {}
     problems = []
     for key, der in entries:
@@ -153,7 +153,8 @@ def _by_domain(entries: Iterable[tuple[str, bytes]]) -> tuple[dict[str, list[byt
 
 
 def _trust_domain(key: str) -> str:
-    """The name in `td`, `spiffe://td` or `spiffe://td/path`: agents write all three (WA-15)."""
+    """Return the name in `td`, `spiffe://td` or `spiffe://td/path`: agents write all three
+    (WA-15)."""
     if key[: len(_SCHEME)].lower() == _SCHEME:
         return SpiffeId.parse(key).trust_domain.name
     return TrustDomain.parse(key).name
@@ -186,7 +187,7 @@ def _certificates(der: bytes, what: str) -> tuple[x509.Certificate, ...]:
 
 
 def _crls(ders: tuple[bytes, ...]) -> tuple[tuple[x509.CertificateRevocationList, ...], str]:
-    """The message's CRLs, and why one can't even be told whose it is: it may be anybody's."""
+    """Return the message's CRLs, and why one has no readable issuer: it may be any issuer's."""
     try:
         return tuple(crl for der in ders for crl in _der_crls(der)), ""
     except BundleError as error:
