@@ -1,8 +1,8 @@
-"""An engine that keeps the routes that stand, against one that asks about everybody.
+"""An engine with a route cache, compared with one that asks about every arrival.
 
-The same arrivals and changes happen to both.  The keeper reports what it decided alone late,
-whenever a batch is due; nothing may tell the two apart afterwards: who got in, who was cut and
-why, what the metrics say.
+The same arrivals and changes happen to both.  The one with a cache reports an arrival that it gave
+a cached route late, with the next batch; afterwards the two must not differ: who was admitted, who
+was cut and why, what the metrics count.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ DOOR = InboundSettings("api", TcpAddress("0.0.0.0", 1), Transport.MTLS, APP)
 
 
 class Suspicious(Connections):
-    """Judges everybody once more when they open."""
+    """Checks every connection again when it opens."""
 
     def admitted(self, info: ConnectionInfo, arrival: Arrival, _revision: int) -> None:
         super().admitted(info, arrival, 0)
@@ -53,17 +53,18 @@ class Suspicious(Connections):
 
 @dataclass
 class Keeper:
-    """An engine that asks only about those for whom no route stands; or about everybody, and then
-    trusts nobody."""
+    """An engine that asks about an arrival only if no cached route fits, or (without `keeps`) about
+    every arrival."""
 
     keeps: bool
     here: World = field(init=False)
     door: Door = field(init=False)
-    standing: dict[Hashable, Route] = field(default_factory=dict)
+    cached_routes: dict[Hashable, Route] = field(default_factory=dict)
     verdicts: dict[tuple[int, int], PeerSvid] = field(default_factory=dict)
     """By caller and `TlsPlan.trust_id`."""
     arriving: list[tuple[Arrival, Route, Door, bool]] = field(default_factory=list)
-    """Let in and not reported yet, with the door that decided; whether it was asked."""
+    """Admitted and not reported yet: arrival, route, the door that decided, whether it was
+    asked."""
     made: list[tuple[FakeConnection, OnClosed]] = field(default_factory=list)
     refused: list[tuple[int, Refusal]] = field(default_factory=list)
 
@@ -78,10 +79,10 @@ class Keeper:
     def renew(self) -> None:
         """The listener has its door of another snapshot."""
         self.door = self.here.door()
-        self.standing.clear()
+        self.cached_routes.clear()
 
     def shake_hands(self, number: int, who: int, host: str) -> Arrival | None:
-        """None: nobody can, or this one isn't believed."""
+        """Return the arrival; None: there is no plan, or the peer isn't trusted."""
         plan = self.door.tls()
         if not isinstance(plan, TlsPlan):
             return None
@@ -98,9 +99,9 @@ class Keeper:
         assert who.peer is not None
         assert isinstance(who.source, TcpAddress)
         leaf, host = who.peer.chain[0], who.source.host
-        stands = self.standing.get((leaf, None)) or self.standing.get((leaf, host))
-        if stands is not None and who.tls is self.door.tls():
-            self.arriving.append((who, stands, self.door, False))
+        cached = self.cached_routes.get((leaf, None)) or self.cached_routes.get((leaf, host))
+        if cached is not None and who.tls is self.door.tls():
+            self.arriving.append((who, cached, self.door, False))
             return
         answer = self.door.admit(who)
         if isinstance(answer, Refusal):
@@ -109,10 +110,10 @@ class Keeper:
         self.arriving.append((who, answer, self.door, True))
         scope = answer.cache_scope
         if self.keeps and scope is not None and who.tls is self.door.tls():
-            self.standing[leaf, host if CacheScope.SOURCE in scope else None] = answer
+            self.cached_routes[leaf, host if CacheScope.SOURCE in scope else None] = answer
 
     def report(self) -> None:
-        """Whatever happened since the last time."""
+        """Report what has happened since the last report."""
         for who, route, door, asked in self.arriving:
             if not asked:
                 door.admitted_from_cache(who, route)
@@ -126,8 +127,8 @@ class Keeper:
             cut = each.refusals[0].outcome if each.refusals else Outcome.CLOSED
             closed(each, ending(cut))
 
-    def told(self) -> object:
-        """All that can be seen from outside, in an order of its own."""
+    def seen(self) -> object:
+        """Return everything that can be seen from outside, sorted."""
         _, text = self.here.metrics.render()
         numbers = [line for line in text.splitlines() if not line.startswith(b"process_")]
         cut = {each.arrival.id: each.refusals for each, _ in self.made}
@@ -175,7 +176,7 @@ steps = st.lists(st.one_of(callers, callers, st.just("meet"), changes), max_size
 
 @settings(max_examples=150, deadline=None)
 @given(steps)
-def test_keeping_the_routes_that_stand_changes_nothing_that_can_be_seen(
+def test_a_route_cache_changes_nothing_that_can_be_seen(
     steps: list[tuple[int, str] | str | Step],
 ) -> None:
     async def live(keeper: Keeper) -> object:
@@ -192,6 +193,6 @@ def test_keeping_the_routes_that_stand_changes_nothing_that_can_be_seen(
                     keeper.meet(each)
                 shaken.clear()
         keeper.end()
-        return keeper.told()
+        return keeper.seen()
 
     assert asyncio.run(live(Keeper(keeps=True))) == asyncio.run(live(Keeper(keeps=False)))
