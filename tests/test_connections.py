@@ -291,7 +291,7 @@ async def test_whoever_was_judged_good_before_is_judged_anew_when_trust_changes(
         made = connect(here, info=info_of(direction))
         for idle in (1.0, 2.0):
             here.configure(replace(here.settings, timeouts=Timeouts(idle=idle)))
-            await eventually(lambda: here.snapshot.judged, "it to be judged")
+            await eventually(lambda: here.snapshot.verdicts, "it to be judged")
         assert not made.refusals
         here.believe(with_crl(here.credentials, CA, revoked))
         await eventually(lambda: made.refusals, "it to be cut")
@@ -303,7 +303,7 @@ async def test_whoever_was_judged_bad_before_is_judged_anew_when_trust_changes()
         here.believe(with_crl(here.credentials, CA, WEB))
         made = connect(here)
         here.configure(replace(here.settings, timeouts=Timeouts(idle=1.0)))
-        await eventually(lambda: here.snapshot.judged, "it to be judged")
+        await eventually(lambda: here.snapshot.verdicts, "it to be judged")
         here.believe(with_crl(here.credentials, CA))
         here.configure(replace(here.settings, identity=IdentitySettings(on_distrust="close")))
         await settle()

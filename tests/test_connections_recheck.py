@@ -146,14 +146,14 @@ def test_what_was_judged_is_remembered_and_no_more_than_so_much(
         judge(self, found, role, now)
 
     monkeypatch.setattr(Verifier, "recheck", counted)
-    monkeypatch.setattr(judging, "MAX_JUDGED_CHAINS", 2)
+    monkeypatch.setattr(judging, "MAX_VERDICTS", 2)
     one, two, three = (peer(CA.issue(f"/{name}"), CA) for name in "abc")
     for found in (one, two, one, two):
         assert why(snapshot, info_of(), found) is None
     assert asked == [one, two]
     for found in (three, two):
         assert why(snapshot, info_of(), found) is None
-        assert len(snapshot.judged) <= 2
+        assert len(snapshot.verdicts) <= 2
     assert asked == [one, two, three, two]
 
 

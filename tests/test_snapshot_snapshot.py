@@ -109,11 +109,11 @@ def test_what_is_said_of_certificates_lasts_as_long_as_trust_does() -> None:
     before = first()
     reloaded = before.with_settings(replace(before.settings, timeouts=Timeouts(idle=7)))
     rotated = reloaded.with_credentials(credentials(CA.issue("/ns/db/sa/orders"), CA))
-    assert rotated.judged is reloaded.judged is before.judged
+    assert rotated.verdicts is reloaded.verdicts is before.verdicts
     revoking = rotated.with_credentials(with_crl(rotated.credentials, CA))
     assert revoking.verifier is not rotated.verifier
-    assert revoking.judged is not rotated.judged
-    assert revoking.judged == {}
+    assert revoking.verdicts is not rotated.verdicts
+    assert revoking.verdicts == {}
 
 
 def test_other_rules_decide_otherwise() -> None:

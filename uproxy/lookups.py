@@ -170,7 +170,7 @@ class Lookups:
             answer = self._ask(host)
         except OSError as error:
             answer = error
-        except Exception as error:  # noqa: BLE001  told like every other failure, and tried again
+        except Exception as error:  # noqa: BLE001  reported like every other failure, and tried again
             answer = OSError(errno.EINVAL, f"{type(error).__name__}: {error}")
         took = time.monotonic() - began
         with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile

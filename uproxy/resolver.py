@@ -1,9 +1,9 @@
 """Looks names up at intervals and passes their records on.
 
 It keeps no records: the snapshot in force has the last good ones, so a failed look-up changes
-nothing.  Rules: every name is looked up at start,
-after a reload and every 30 s; names don't wait for each other; a name that begins to fail is
-said once, and once more when it works again.  Literal addresses never come here.
+nothing.  Rules: every name is looked up at start, after a reload and every 30 s; names don't wait
+for each other; a name that begins to fail is said once, and once more when it works again.
+Literal addresses never come here.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def _problems(files: FilesIdentity) -> tuple[str, ...]:
     try:
         return read_trust(files).problems
     except IdentityError:
-        # it is the mistake that is told already
+        # it is the mistake that is reported already
         return ()
 
 

@@ -44,7 +44,7 @@ class Reloader:
     apply: Callable[[Settings], Awaitable[None]]
     """Puts settings in force, or raises UproxyError and leaves everything as it was."""
     seen: tuple[int, ...]
-    """The file's fingerprint just before it was last read, or its change last told."""
+    """The file's fingerprint just before it was last read, or its change last reported."""
 
     async def reload(self) -> bool:
         """Read the file and put it in force; whether that was possible.  Cancelling it before

@@ -22,8 +22,8 @@ from uproxy.snapshot import RecheckActions, Snapshot
 from uproxy.snapshot.plans import unexpected
 from uproxy.spiffe.ids import SpiffeId
 
-MAX_JUDGED_CHAINS = 4096
-"""How many chains' verdicts are kept in `Snapshot.judged`; one takes about 2 KiB."""
+MAX_VERDICTS = 4096
+"""How many chains' verdicts are kept in `Snapshot.verdicts`; one takes about 2 KiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,18 +164,18 @@ def _distrust_of_us(snapshot: Snapshot, info: ConnectionInfo, now: datetime) -> 
 
 
 def _remembered(
-    snapshot: Snapshot, key: tuple[tuple[bytes, ...], Role | None], judge: Callable[[], None]
+    snapshot: Snapshot, key: tuple[tuple[bytes, ...], Role | None], verify: Callable[[], None]
 ) -> UntrustedError | None:
-    judged = snapshot.judged
-    if key not in judged:
-        if len(judged) >= MAX_JUDGED_CHAINS:
-            judged.clear()
+    verdicts = snapshot.verdicts
+    if key not in verdicts:
+        if len(verdicts) >= MAX_VERDICTS:
+            verdicts.clear()
         try:
-            judge()
-            judged[key] = None
+            verify()
+            verdicts[key] = None
         except UntrustedError as error:
-            judged[key] = error.with_traceback(None)
-    return judged[key]
+            verdicts[key] = error.with_traceback(None)
+    return verdicts[key]
 
 
 @lru_cache(maxsize=1024)

@@ -1,11 +1,11 @@
 """Identity from files that something else renews (cert-manager, spiffe-helper, a person).
 
-Rules: the files are read as one set and replaced as one; a set that
-doesn't fit together is tried again shortly and meanwhile the last good one stays in force
-until it expires; a bundle or CRL that can't be used ends the trust in whom it is about, once it
-has had a second to be written to its end; nothing that is not in the files is remembered.  The
-files are looked at in a thread, because a mount that hangs may keep it waiting for ever; they are
-small, so once they answer they are read on the event loop.
+Rules: the files are read as one set and replaced as one; a set that doesn't fit together is tried
+again shortly and meanwhile the last good one stays in force until it expires; a bundle or CRL that
+can't be used ends the trust in whom it is about, once it has had a second to be written to its
+end; nothing that is not in the files is remembered.  The files are looked at in a thread, because
+a mount that hangs may keep it waiting for ever; they are small, so once they answer they are read
+on the event loop.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Verifies that a chain is a SPIFFE peer's: the only place where certificates become an identity.
 
-It checks certificates, not permissions: who may talk to whom is the policy's.  Rules: a
-peer is checked against the bundle of its own trust domain, never another's (X5-16); the
-path is OpenSSL's to validate, with a store of that domain's roots alone, the SVID's form
-`uproxy.spiffe.svid`'s; every refusal names its rule and the TLS alert that tells the peer.  No
-clock, no I/O, no memory of peers.
+It checks certificates, not permissions: who may talk to whom is the policy's.  Rules: a peer is
+checked against the bundle of its own trust domain, never another's (X5-16); the path is OpenSSL's
+to validate, with a store of that domain's roots alone, the SVID's form `uproxy.spiffe.svid`'s;
+every refusal names its rule and the TLS alert that tells the peer.  No clock, no I/O, no memory of
+peers.
 
-`verify` is called in a handshake.  `recheck` is called for a connection that is open, for
-which time alone is never distrust: it asks whether trust was withdrawn since.
+`verify` is called in a handshake.  `recheck` is called for a connection that is open, for which
+time alone is never distrust: it asks whether trust was withdrawn since.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Finds the path from a leaf to a trust anchor that is worth validating, from the anchors downward.
 
-A stranger chooses the certificates and keys it presents.  A path builder that starts at the
-leaf would check signatures with those keys, up to a hundred of them, and keys can be made
-that cost milliseconds each.  So a key is used only if signatures lead to it from an anchor, and few
+A stranger chooses the certificates and keys it presents.  A path builder that starts at the leaf
+would check signatures with those keys, up to a hundred of them, and keys can be made that cost
+milliseconds each.  So a key is used only if signatures lead to it from an anchor, and few
 signatures may be wrong.  Where names and key identifiers leave one possible signer, it is taken
 without checking a signature: path validation does that, once.  A certificate that is reachable
 from a root isn't yet valid.

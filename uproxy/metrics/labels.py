@@ -25,7 +25,7 @@ FLOW_LABELS = (
 
 
 class FlowLabels(NamedTuple):
-    """Who talks to whom.  A tuple, because each connection looks its counters up by it."""
+    """The two ends of a flow.  A tuple, because each connection looks its counters up by it."""
 
     direction: Direction
     ours: str | None

@@ -1,9 +1,9 @@
 """The TLS plans of one snapshot: one for each kind of handshake that its doors make.
 
 A plan is immutable, and the next snapshot has the same one unless something has changed that it is
-made of, so that an engine may keep what it builds from it.  Rules: without an SVID there is
-no handshake; a peer is judged inside its handshake by the verifier of the snapshot that the
-handshake began under; whoever judges alike has the same trust id, also after a reload.
+made of, so that an engine may keep what it builds from it.  Rules: without an SVID there is no
+handshake; a peer is verified in its handshake by the verifier of the snapshot under which the
+handshake began; plans that accept the same chains have the same trust id, also after a reload.
 """
 
 from __future__ import annotations

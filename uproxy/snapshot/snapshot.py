@@ -3,8 +3,8 @@ addresses.
 
 A reload, a rotation, a new answer of the resolver each make a new snapshot out of the one before;
 nothing in an old one changes, and none refers to another.  Parts that would be equal are used
-again: a policy isn't compiled anew for a new SVID, nor a plan while nothing changes that it is made
-of.  Making a snapshot changes nothing else, so it may be done in any thread.
+again: a policy isn't compiled anew for a new SVID, nor a plan while nothing changes that it is
+made of.  Making a snapshot changes nothing else, so it may be done in any thread.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Snapshot:
     plans: Plans = field(repr=False)
     revision: int
     """A number that no other snapshot has; never 0."""
-    judged: dict[tuple[tuple[bytes, ...], Role | None], UntrustedError | None] = field(repr=False)
+    verdicts: dict[tuple[tuple[bytes, ...], Role | None], UntrustedError | None] = field(repr=False)
     """A memory of what `verifier` said of whole chains, in a peer's role, or of our own (None): new
     with a new verifier."""
 
@@ -192,7 +192,7 @@ def _make(
         destinations=_destinations(settings, records, outbound, plans),
         plans=plans,
         revision=_next_revision(),
-        judged=before.judged if before is not None and same_trust else {},
+        verdicts=before.verdicts if before is not None and same_trust else {},
     )
 
 

@@ -1,10 +1,11 @@
 """Bundles: the roots and CRLs of one trust domain, out of PEM, DER or a SPIFFE JWKS.
 
-A bundle always knows its trust domain and is never merged with another's (TB-9, FE-2). Whether
-something has expired isn't checked here.  Rules (`X5-…`, `TB-…` of docs/reference/spiffe-rules.md):
-an entry the standard says to ignore is ignored whole; anything else unreadable, and a root that is
-no CA, makes the bundle bad; an empty `keys` is a bundle that trusts nobody, not an error. The
-caller replaces a bad bundle by `distrusted`, so that no peer of that domain is trusted.
+A bundle always knows its trust domain and is never merged with another's (TB-9, FE-2).  Whether
+something has expired isn't checked here.  Rules (`X5-…`, `TB-…` of
+docs/reference/spiffe-rules.md): an entry the standard says to ignore is ignored whole; anything
+else unreadable, and a root that is no CA, makes the bundle bad; an empty `keys` is a bundle that
+trusts nobody, not an error.  The caller replaces a bad bundle by `distrusted`, so that no peer of
+that domain is trusted.
 """
 
 from __future__ import annotations

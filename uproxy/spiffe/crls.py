@@ -1,10 +1,9 @@
 """Certificate revocation lists: which can be applied, to which certificates, and what they revoke.
 
-A CRL can only take trust away, so what is signed by the issuer's key is applied whether or
-not the issuer may sign CRLs.  A CRL of an issuer that can't be understood in full means that
-nothing is known about its certificates, and none of them is believed.  It knows no time:
-whether a CRL is stale is the verifier's to say.  Source: RFC 5280 §5 and §6.3; SPIFFE says
-nothing on CRLs.
+A CRL can only take trust away, so what is signed by the issuer's key is applied whether or not the
+issuer may sign CRLs.  If a CRL of an issuer can't be understood in full, none of its certificates
+is trusted.  Whether a CRL is stale is checked by the verifier.  Source: RFC 5280 §5 and §6.3;
+SPIFFE says nothing on CRLs.
 """
 
 from __future__ import annotations

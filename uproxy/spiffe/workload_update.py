@@ -1,8 +1,8 @@
 """Checks a Workload API message: identities, bundles and CRLs that may be used together.
 
-The judge between the bytes (`workload_messages`) and the source that publishes them.  It
-chooses no identity and knows no time: an expired SVID is well-formed.  Rules (`WA-…`, `X5-…`
-of docs/reference/spiffe-rules.md): a message whose SVIDs break a rule is discarded, with the rule
+It stands between the bytes (`workload_messages`) and the source that publishes them.  It chooses
+no identity, and accepts an expired SVID.  Rules (`WA-…`, `X5-…` of
+docs/reference/spiffe-rules.md): a message whose SVIDs break a rule is discarded, with the rule
 named; bundles stay apart by trust domain.  A bundle that is empty or can't be read ends the trust
 in its domain, and hinders nothing else: the last one may be what somebody wants to stop.
 """

@@ -85,7 +85,8 @@ class WorkloadApiSource(SourceBase):
             await asyncio.sleep(delay_s)
 
     def _take(self, event: Event) -> float:
-        """Let the supervisor judge; the seconds to wait if this was the end."""
+        """Give an event of the stream to the supervisor; return the seconds to wait before the next
+        stream if this one has ended."""
         supervisor, delay_s = self._supervisor, 0.0
         if isinstance(event, Message):
             supervisor.message(event)
