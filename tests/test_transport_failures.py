@@ -112,17 +112,17 @@ def test_a_limit_is_named_with_its_number(what: str, words: str) -> None:
 
 
 def test_a_relay_ends_by_silence_a_reset_or_a_late_refusal_of_our_certificate() -> None:
-    patience = Timeouts(idle=1.5, half_close=0.5)
+    timeouts = Timeouts(idle=1.5, half_close=0.5)
     idle, half_closed = failure("idle"), failure("half_closed")
-    assert failures.relay(idle, patience).reason == "nothing moved for 1.5 s"
+    assert failures.relay(idle, timeouts).reason == "nothing moved for 1.5 s"
     words = "one side had finished, the other sent nothing for 0.5 s"
-    assert failures.relay(half_closed, patience) == Refusal(Outcome.TIMED_OUT, words)
+    assert failures.relay(half_closed, timeouts) == Refusal(Outcome.TIMED_OUT, words)
     reset = Refusal(Outcome.RESET, "reset by the peer")
-    assert failures.relay(failure("os", errno.EPIPE), patience) == reset
+    assert failures.relay(failure("os", errno.EPIPE), timeouts) == reset
     # SSL_R_TLSV1_ALERT_UNKNOWN_CA of ERR_LIB_SSL
     refused = failure("after_handshake", code=20 << 23 | 1048)
     expected = Refusal(Outcome.HANDSHAKE_FAILED, "peer sent alert unknown ca")
-    assert failures.relay(refused, patience) == expected
+    assert failures.relay(refused, timeouts) == expected
 
 
 def test_other_errors_are_the_systems_words() -> None:

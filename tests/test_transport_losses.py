@@ -376,10 +376,10 @@ async def test_a_reader_that_never_reads_is_given_up_after_half_close(
     engine: Engine, side: str
 ) -> None:
     """Whether the bytes wait in our kernel, or with us too."""
-    patience = {"idle": 60.0, "half_close": 0.3}
+    timeouts = {"idle": 60.0, "half_close": 0.3}
     async with (
         slow_listening() as upstream,
-        open_door(engine, door := inbound(upstream, **patience)) as address,
+        open_door(engine, door := inbound(upstream, **timeouts)) as address,
     ):
         peer = TlsStream(await Stream.connect(address), PEER)
         await peer.handshake()

@@ -270,7 +270,7 @@ async def test_bytes_either_way_keep_a_connection_from_being_idle(engine: Engine
         there.close()
 
 
-async def test_a_half_closed_connection_has_a_shorter_patience(engine: Engine) -> None:
+async def test_a_half_closed_connection_has_a_shorter_deadline(engine: Engine) -> None:
     door_ = {"idle": 60.0, "half_close": 0.2}
     async with (
         listening() as upstream,
@@ -283,7 +283,7 @@ async def test_a_half_closed_connection_has_a_shorter_patience(engine: Engine) -
     assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.CLOSING)
 
 
-async def test_a_slow_reader_still_gets_what_was_sent_before_patience_ended(engine: Engine) -> None:
+async def test_a_slow_reader_still_gets_what_was_sent_before_the_deadline(engine: Engine) -> None:
     """A reset would take what the kernel hasn't delivered."""
     async with (
         listening() as upstream,
