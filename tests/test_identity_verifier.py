@@ -411,6 +411,18 @@ def test_a_signer_of_another_trust_domain_is_not_remembered_for_ours() -> None:
     assert caught.value.rule in {"X5-14", "X5-16"}
 
 
+@pytest.mark.parametrize("depth", [1, 2, 3, 5])
+def test_intermediates_may_have_the_name_of_their_root(depth: int) -> None:
+    """Nested SPIRE servers with one `ca_subject`; key identifiers tell them apart."""
+    signer = root = Authority("example.org", now=NOW, subject="SPIFFE")
+    for _ in range(depth):
+        signer = signer.intermediate(subject="SPIFFE")
+    peer = signer.issue("/a")
+    assert judge(peer, bundles=(root.bundle,)).chain == peer.der
+    shuffled = Issued((peer.chain[0], *reversed(peer.chain[1:])), peer.key)
+    assert judge(shuffled, bundles=(root.bundle,)).chain == peer.der
+
+
 def test_a_root_renewed_with_its_old_key_vouches_when_the_old_certificate_has_ended() -> None:
     old = Authority("example.org", now=NOW, not_after=NOW - SECOND)
     new = Authority("example.org", now=NOW)

@@ -61,6 +61,7 @@ class Forged:
         self.checked = 0
 
     issuer = CA.root.subject
+    subject = STRANGER.root.subject
     extensions = x509.Extensions([])
 
     def verify_directly_issued_by(self, _issuer: x509.Certificate) -> None:

@@ -78,7 +78,7 @@ class Search:
         reachable: list[Reachable] = []
         rest, signers = [*_once(strangers)], [*anchors]
         while rest and signers:
-            signed = [(each, self._signer(each, signers)) for each in rest]
+            signed = [(each, self._signer(each, signers, rest)) for each in rest]
             found = [Reachable(each, signer) for each, signer in signed if signer is not None]
             reachable += found
             signers = [each.certificate for each in found]
@@ -86,12 +86,19 @@ class Search:
         return reachable
 
     def _signer(
-        self, certificate: x509.Certificate, among: Sequence[x509.Certificate]
+        self,
+        certificate: x509.Certificate,
+        among: Sequence[x509.Certificate],
+        others: Sequence[x509.Certificate],
     ) -> x509.Certificate | None:
+        """Return the one `among` these that signed it; None: none did.  Where one of `others` has
+        the same name, key identifiers decide before signatures do."""
         if self.is_over:
             return None
         if len(among) > 1:
             among = fitting(certificate, among)
+        if named_issuers(certificate, among) and named_issuers(certificate, others):
+            among = [each for each in among if not names_another_key(certificate, each)]
         return self.issuer_among(among, certificate)
 
 
@@ -153,15 +160,29 @@ def fitting(
 def names_key_of(certificate: x509.Certificate, signers: Sequence[x509.Certificate]) -> bool:
     """Return whether there are `signers`, and `certificate`'s key identifier is that of all of
     them."""
-    if not signers:
-        return False
+    identifiers = [_key_identifiers(certificate, each) for each in signers]
+    return bool(identifiers) and all(named == own and own for named, own in identifiers)
+
+
+def names_another_key(certificate: x509.Certificate, signer: x509.Certificate) -> bool:
+    """Return whether the key identifier that `certificate` gives for its signer is another than
+    that of `signer`; False where one of them has none."""
+    named, own = _key_identifiers(certificate, signer)
+    return bool(named and own) and named != own
+
+
+def _key_identifiers(
+    certificate: x509.Certificate, signer: x509.Certificate
+) -> tuple[bytes | None, bytes | None]:
+    """Return the key identifier that `certificate` gives for its signer, and that of `signer`; None
+    for each that isn't there."""
     try:
         authority = extension(certificate, x509.AuthorityKeyIdentifier)
-        keys = [extension(each, x509.SubjectKeyIdentifier) for each in signers]
+        own = extension(signer, x509.SubjectKeyIdentifier)
     except UNREADABLE:
-        return False
-    named = authority and authority.key_identifier
-    return named is not None and all(key is not None and key.digest == named for key in keys)
+        return None, None
+    named = authority.key_identifier if authority else None
+    return named, own.digest if own else None
 
 
 def named_issuers(
