@@ -179,7 +179,7 @@ class Connection(Deciding):
         self._report_decided()
         if self._is_alert_sent(why):
             self._limiter.mark_silent(self)  # it makes room when connections are full
-            self._set_deadline(LINGER)
+            self.enter_state(self.state, LINGER)
             channel = cast("ChannelSide", self._downstream).channel
             with suppress(asyncio.CancelledError):  # at the deadline, or when cut
                 await channel.linger()
