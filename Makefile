@@ -22,7 +22,7 @@ help:
 	@echo 'make demo      see it work with PostgreSQL and nginx; ARGS=--once ends by itself'
 	@echo 'make test      the tests, without the slow ones; ARGS goes to pytest'
 	@echo 'make test-all  all tests, sanitizers, fuzzing, other Python versions, the wheel'
-	@echo 'make check     lint, format, types, floors, spelling'
+	@echo 'make check     lint, format, types, floors, spelling, the compiled pages'
 	@echo 'make bench     the benchmarks; ARGS="NAME …" chooses'
 	@echo 'make fuzz      the fuzz targets, a minute each; ARGS="SECONDS NAME …" chooses'
 	@echo 'make asan      the compiled engine under AddressSanitizer; ARGS goes to pytest'
@@ -51,6 +51,7 @@ check: $(VENV)/.ready
 	@$(STEP) "types" $(BIN)/mypy
 	@$(STEP) "floors" $(BIN)/lint-imports
 	@$(STEP) "spelling" $(BIN)/codespell
+	@$(STEP) "pages" $(BIN)/pytest -q tests/test_transport_native_pages.py
 
 bench: $(VENV)/.ready .cache/peers/ghostunnel
 	@.ci/packages haproxy libssl-dev

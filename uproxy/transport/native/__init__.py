@@ -1,8 +1,9 @@
-"""The compiled engine's side on the event loop: it asks the doors, and tells the threads.
+"""The compiled engine: threads that move bytes (`_engine` and its pages), and their loop side.
 
-`engine` hands out what the threads report; `opendoor` is a listener, and what its arrivals meet;
-`life` is one connection as the loop sees it, four times in its life at most; `reasons` puts the
-threads' failures in words.
+On the loop, `engine` is what the process uses; `listener` is a listening socket, and what its
+arrivals meet; `handle` is one connection, which asks the doors and answers the threads; `deciding`
+is what it knows; `loop` hands out what the threads report.  `connection.pxd` is a connection's
+life on its thread.
 """
 
 from uproxy.transport.native.engine import NativeEngine

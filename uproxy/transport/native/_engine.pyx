@@ -1,16 +1,17 @@
 # cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False
+# Over 400 lines, because one extension module has one table of OpenSSL's functions and one variable
+# per thread: its three classes, which only translate between Python and the pages, can't be
+# modules of their own.
 """Threads that accept, shake hands, dial and move bytes without the GIL, each with its own epoll.
 
-It decides nothing.  A door's terms (`ListenerHandle.offer`) say what arrivals meet, routes that stand
-(`ConnectionHandle.let_stand`) where known callers go; whatever else is to be decided is asked: `Core.take`
-says what was asked and what has come of it, in batches, when `Core.fileno` is readable.  All
-methods are called on one thread, the event loop's.  No Python object is touched by a worker,
-but in `ask_verifier`, once for a leaf that isn't in the table.
+They decide nothing.  `ListenerHandle.set_door_state` says what arrivals meet,
+`ConnectionHandle.cache_route` where known callers go; whatever else is to be decided is asked.
+`Core.take` returns in batches what was asked and what has happened, when `Core.fileno` is
+readable.  All methods are called on one thread, the event loop's.  A worker touches no Python
+object, but in `ask_verifier`, once for each leaf that isn't in the verify cache.
 
-The pages, from the bottom up: `system`, `openssl` (calls), `alpn`, `parts` (every structure), `inbox`,
-`deadlines`, `gate` (limits), `verified` (leaves), `standing` (terms and routes), `side` (a socket
-and its TLS), `hello`, `presented` (certificates), `ending`, `relay`, `shake`, `offload`, `upstream`, `downstream`, `worker` (a thread's
-turn).
+The pages, each of which needs only those before it, are listed in tests/test_native_pages.py;
+`types` has every structure, `connection` a connection's life.
 """
 
 from cpython.object cimport PyObject
@@ -22,44 +23,58 @@ from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC
 from posix.unistd cimport close
 
-from uproxy.transport.native.alpn cimport choose_protocol
-from uproxy.transport.native.queues cimport new_command, mark_decided, remove_report, send_command, ring_loop, clear_bell
-from uproxy.transport.native.accept cimport A_GONE, A_ONE, pause, accept_for_worker
-from uproxy.transport.native.offload cimport helpers_busy_since, stop_helpers
-from uproxy.transport.native.openssl cimport OPENSSL_FUNCTION_COUNT, openssl_functions, ossl_small_key
-from uproxy.transport.native.types cimport (
-    LARGE_BATCH, C_CUT, C_CUT_ALL, C_DIAL, C_RELEASE_LISTENER, C_RELAY, C_RELEASE, C_HANDSHAKE, C_STOP,
-    C_WATCH_LOSS, EXCESS_COUNT, E_ADMITTED, E_ARRIVED, E_CLOSED, E_UPSTREAM_FAILED, E_UPSTREAM_READY,
-    E_OPENED, E_HANDSHAKEN, FAILURE_COUNT, F_AFTER_HANDSHAKE, F_CUT, F_EVICTED, F_EXCESS, F_FULL,
-    F_HALF_CLOSED, F_IDLE, F_MEMORY, F_NONE, F_NO_HELLO, F_OS, F_SHORT_HANDSHAKE,
-    F_SHORT_HELLO, F_SLOTS, F_SOURCE_FULL, F_TIMEOUT, F_TLS, F_TRUNCATED, F_UNASKED,
-    F_UNPROVEN, F_VERIFY, HASH_KEYS, K_BELL, K_LISTENER, MAX_CHAIN, MAX_CHAIN_BYTES, MAX_CLIENT_HELLO, MAX_DEPTH,
-    MAX_EXTENSIONS, MAX_KEY, MAX_NAME_PARTS, MAX_PARTS,
-    MAX_REQUEST, MAX_TEXT, MAX_OPTIONS, STATE_COUNT, P_ACCEPTED, P_ADMITTING, P_CLOSED,
-    P_CLOSING, P_CONNECTING, P_HANDSHAKING_UPSTREAM, P_HANDSHAKING_DOWNSTREAM, P_RELAYING, V_ACCEPTED,
-    V_DEFECT, V_NONE, V_REFUSED, X_BYTES, X_CERTIFICATES, X_EXTENSIONS, X_KEY, X_MESSAGE, X_NAME, X_NOT_DER, X_PARTS,
-    X_REQUEST, X_TEXT,
-    Command, Connection, VerifiedPeer, Fault, LimitState, TlsSetup, ReportQueue, Listener, Endpoint, Presented, Shared,
-    Side, CachedRoute, VerifyCache, DoorState, Worker,
-)
-from uproxy.transport.native.presented cimport read_presented
-from uproxy.transport.native.handshake cimport on_message
-from uproxy.transport.native.route_cache cimport (
-    add_cached_route, find_cached_route, free_cached_route, listener_release, is_route_valid, release_door_state,
-)
 from uproxy.transport.native.system cimport (
-    EFD_CLOEXEC, EFD_NONBLOCK, EPOLLEXCLUSIVE, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD,
-    EPOLL_CTL_DEL, clock_of, epoll_create1, epoll_ctl, epoll_event, eventfd, long_get, pointer_set,
-    pthread_cond_init, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
-    sockaddr_storage, word_add, word_get, word_set,
+    EFD_CLOEXEC, EFD_NONBLOCK, EPOLLEXCLUSIVE, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL,
+    allowed_moves, clock_of, epoll_ctl, epoll_event, eventfd, long_get, pointer_set,
+    pthread_cond_init, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, word_add,
+    word_get, word_set,
 )
-from uproxy.transport.native.verify_cache cimport release_verified, add_verified, drop_oldest_verified
-from uproxy.transport.native.worker cimport work
+from uproxy.transport.native.openssl cimport (
+    OPENSSL_FUNCTION_COUNT, openssl_functions, ossl_small_key,
+)
+from uproxy.transport.native.presented cimport (
+    EXCESS_COUNT, MAX_CHAIN, MAX_CHAIN_BYTES, MAX_CLIENT_HELLO, MAX_DEPTH, MAX_EXTENSIONS, MAX_KEY,
+    MAX_NAME_PARTS, MAX_PARTS, MAX_REQUEST, MAX_TEXT, X_BYTES, X_CERTIFICATES, X_EXTENSIONS, X_KEY,
+    X_MESSAGE, X_NAME, X_NOT_DER, X_PARTS, X_REQUEST, X_TEXT, Presented, read_presented,
+)
+from uproxy.transport.native.codes cimport (
+    C_CUT, C_CUT_ALL, C_DIAL, C_HANDSHAKE, C_RELAY, C_RELEASE, C_RELEASE_LISTENER, C_STOP,
+    C_WATCH_LOSS, E_ADMITTED, E_ARRIVED, E_CLOSED, E_HANDSHAKEN, E_OPENED, E_UPSTREAM_FAILED,
+    E_UPSTREAM_READY, FAILURE_COUNT, F_AFTER_HANDSHAKE, F_CUT, F_EVICTED, F_EXCESS, F_FULL,
+    F_HALF_CLOSED, F_IDLE, F_MEMORY, F_NONE, F_NO_HELLO, F_OS, F_SHORT_HANDSHAKE, F_SHORT_HELLO,
+    F_SLOTS, F_SOURCE_FULL, F_TIMEOUT, F_TLS, F_TRUNCATED, F_UNASKED, F_UNPROVEN, F_VERIFY,
+    HASH_KEYS, K_LISTENER, LARGE_BATCH, MAX_OPTIONS, STATE_COUNT, S_ACCEPTED, S_ADMITTING,
+    S_CLOSED, S_CLOSING, S_CONNECTING, S_HANDSHAKING_DOWNSTREAM, S_HANDSHAKING_UPSTREAM,
+    S_RELAYING, V_ACCEPTED, V_DEFECT, V_REFUSED,
+)
+from uproxy.transport.native.alpn cimport choose_protocol
+from uproxy.transport.native.types cimport (
+    CachedRoute, Channel, Command, Connection, DoorState, Endpoint, Fault, LimitState, Listener,
+    ReportQueue, Shared, VerifiedPeer, VerifyCache, Worker,
+)
+from uproxy.transport.native.queues cimport (
+    clear_bell, mark_decided, new_command, remove_report, ring_loop, send_command,
+)
+from uproxy.transport.native.verify_cache cimport (
+    add_verified, drop_oldest_verified, release_verified,
+)
+from uproxy.transport.native.route_cache cimport (
+    add_cached_route, find_cached_route, free_cached_route, is_route_valid, release_door_state,
+    release_listener,
+)
+from uproxy.transport.native.references cimport (
+    fill_setup, fill_target, forget_context, forget_handshake, forget_refusal,
+)
+from uproxy.transport.native.handshake cimport on_message
+from uproxy.transport.native.offload cimport helpers_busy_since, stop_helpers
+from uproxy.transport.native.accept cimport A_GONE, A_OTHERS, accept_for_worker, pause
+from uproxy.transport.native.state cimport enter_state_by_loop, state_of
+from uproxy.transport.native.worker cimport free_worker, new_worker, work
 
 import os
 import threading
 
-from uproxy.lifecycle import State
+from uproxy.lifecycle import MOVES, State
 from uproxy.spiffe import presented
 
 ARRIVED = E_ARRIVED
@@ -71,14 +86,14 @@ OPENED = E_OPENED
 CLOSED = E_CLOSED
 
 STATES = {
-    State.ACCEPTED: P_ACCEPTED,
-    State.HANDSHAKING_DOWNSTREAM: P_HANDSHAKING_DOWNSTREAM,
-    State.ADMITTING: P_ADMITTING,
-    State.CONNECTING: P_CONNECTING,
-    State.HANDSHAKING_UPSTREAM: P_HANDSHAKING_UPSTREAM,
-    State.RELAYING: P_RELAYING,
-    State.CLOSING: P_CLOSING,
-    State.CLOSED: P_CLOSED,
+    State.ACCEPTED: S_ACCEPTED,
+    State.HANDSHAKING_DOWNSTREAM: S_HANDSHAKING_DOWNSTREAM,
+    State.ADMITTING: S_ADMITTING,
+    State.CONNECTING: S_CONNECTING,
+    State.HANDSHAKING_UPSTREAM: S_HANDSHAKING_UPSTREAM,
+    State.RELAYING: S_RELAYING,
+    State.CLOSING: S_CLOSING,
+    State.CLOSED: S_CLOSED,
 }
 
 FAILURES = {
@@ -107,7 +122,7 @@ FAILURES = {
 
 
 def differing():
-    """What the C numbers and the Python names above them don't have in common, by what it is."""
+    """Return the C numbers and the Python names that have no counterpart, by what they are."""
     excesses = {
         "CERTIFICATES": X_CERTIFICATES, "BYTES": X_BYTES, "PARTS": X_PARTS, "TEXT": X_TEXT,
         "KEY": X_KEY, "MESSAGE": X_MESSAGE, "REQUEST": X_REQUEST, "NOT_DER": X_NOT_DER,
@@ -121,7 +136,7 @@ def differing():
     }
     found = {
         "state": {*State} ^ STATES.keys(),
-        "phase": {*range(STATE_COUNT)} ^ {*STATES.values()},
+        "state's number": {*range(STATE_COUNT)} ^ {*STATES.values()},
         "failure": {*range(FAILURE_COUNT)} ^ FAILURES.keys(),
         "excess": {(each.name, each.value) for each in presented.Excess} ^ {*excesses.items()},
         "excess's number": {*range(1, EXCESS_COUNT)} ^ {*excesses.values()},
@@ -133,7 +148,8 @@ def differing():
 if differing():
     raise ImportError(f"the engine's C and Python differ in {differing()}")
 
-OPENSSL_FUNCTIONS = tuple(openssl_functions[at].name.decode() for at in range(OPENSSL_FUNCTION_COUNT))
+OPENSSL_FUNCTIONS = tuple(
+    openssl_functions[at].name.decode() for at in range(OPENSSL_FUNCTION_COUNT))
 
 CHOOSE_PROTOCOL = <uintptr_t>&choose_protocol
 ON_MESSAGE = <uintptr_t>&on_message
@@ -142,117 +158,54 @@ READ_PRESENTED = <uintptr_t>&read_presented
 _judge = None  # set by Core
 
 
+cdef void allow_moves():
+    """Copy lifecycle.MOVES to where `enter_state` looks, in builds that check moves."""
+    for before, states in MOVES.items():
+        for after in states:
+            allowed_moves[<int>STATES[before]] |= 1 << <int>STATES[after]
+
+allow_moves()
+
+
 cdef int take_addresses(dict addresses, uintptr_t small_key) except -1:
-    """Fill OpenSSL's table; `addresses` has each of OPENSSL_FUNCTIONS."""
+    """Fill the table of OpenSSL's functions; `addresses` has each of OPENSSL_FUNCTIONS."""
     global ossl_small_key
     ossl_small_key = <void *>small_key
     for at in range(OPENSSL_FUNCTION_COUNT):
-        openssl_functions[at].place[0] = <void *><uintptr_t>addresses[openssl_functions[at].name.decode()]
+        name = openssl_functions[at].name.decode()
+        openssl_functions[at].place[0] = <void *><uintptr_t>addresses[name]
     return 0
 
 
-cdef void ask_verifier(Side *side, Presented *them) noexcept with gil:
+cdef void ask_verifier(Channel *channel, Presented *them) noexcept with gil:
+    """Have Python verify a peer's certificates, and set the channel's verdict: accepted, and
+    cached; refused, by the exception that says why; or a defect."""
     cdef VerifiedPeer *verified_peer
     cdef int at
     try:
         chain = tuple([(<char *>them.ders[at])[:them.sizes[at]] for at in range(them.count)])
-        error, refused, verdict, expires = _judge(<object>side.tls_setup.context, chain)
+        error, refused, verdict, expires = _judge(<object>channel.tls_setup.context, chain)
         if error == 0:
             verified_peer = add_verified(
-                &side.connection.worker.shared.verify_cache, them.ders[0], them.sizes[0], side.tls_setup.trust,
+                &channel.worker.shared.verify_cache, them.ders[0], them.sizes[0],
+                channel.tls_setup.trust,
                 verdict, expires)
             if verified_peer == NULL:
                 raise MemoryError
-            side.verified_peer, side.verdict, side.x509_error = verified_peer, V_ACCEPTED, 0
+            channel.verified_peer = verified_peer
+            channel.verdict, channel.x509_error = V_ACCEPTED, 0
             return
     except BaseException as defect:
         error, refused, verdict = 1, False, defect
-    forget_refusal(side)
+    forget_refusal(channel)
     Py_INCREF(verdict)
-    side.refused_with = <PyObject *>verdict
-    side.x509_error = error
-    side.verdict = V_REFUSED if refused else V_DEFECT
-
-
-cdef void forget_refusal(Side *side):
-    if side.refused_with != NULL:
-        Py_DECREF(<object>side.refused_with)
-        side.refused_with = NULL
-
-
-cdef void forget_handshake(Side *side, VerifyCache *verify_cache):
-    """Let go of what Python owns; the worker is done with it."""
-    forget_refusal(side)
-    if side.verified_peer != NULL:
-        release_verified(verify_cache, side.verified_peer)
-        side.verified_peer = NULL
-    forget_context(side)
-    side.verdict = V_NONE
-    side.x509_error = 1
-
-
-cdef void forget_context(Side *side):
-    if side.owns_context:
-        Py_DECREF(<object>side.tls_setup.context)
-        side.owns_context = False
-    side.tls_setup.context = NULL
-    side.tls_setup.ssl_ctx = side.tls_setup.identity = NULL
-    side.tls_setup.server_name = NULL
-
-
-cdef void fill_setup(TlsSetup *setup, fields):
-    """From `_engine.Handshake` or None; holds the context."""
-    if fields is None:
-        return
-    context, pointer, identity, trust, client, server_name = fields
-    Py_INCREF(context)
-    setup.context = <PyObject *>context
-    setup.ssl_ctx = <void *><uintptr_t>pointer
-    setup.identity = <void *><uintptr_t>identity
-    setup.trust, setup.client = trust, client
-    setup.server_name = <const char *><uintptr_t>server_name
-
-
-cdef int fill_target(sockaddr_storage *target, unsigned int *size, bytes address) except -1:
-    if len(address) > <Py_ssize_t>sizeof(sockaddr_storage):
-        raise ValueError("the address is too long")
-    memcpy(target, <char *>address, len(address))
-    size[0] = len(address)
-    return 0
-
-
-cdef Worker *new_worker(Shared *shared) except NULL:
-    cdef Worker *worker = <Worker *>calloc(1, sizeof(Worker))
-    cdef epoll_event event
-    if worker == NULL:
-        raise MemoryError
-    worker.kind, worker.shared, worker.heap_room = K_BELL, shared, 64
-    worker.heap = <Connection **>malloc(worker.heap_room * sizeof(void *))
-    worker.epoll = epoll_create1(EPOLL_CLOEXEC)
-    worker.bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
-    pthread_mutex_init(&worker.lock, NULL)
-    event.events = EPOLLIN
-    event.data.ptr = worker
-    if (worker.heap == NULL or worker.epoll < 0 or worker.bell < 0
-            or epoll_ctl(worker.epoll, EPOLL_CTL_ADD, worker.bell, &event) != 0):
-        error = errno
-        free_worker(worker)
-        raise OSError(error, "no descriptor or memory for a thread")
-    return worker
-
-
-cdef void free_worker(Worker *worker):
-    if worker.epoll >= 0:
-        close(worker.epoll)
-    if worker.bell >= 0:
-        close(worker.bell)
-    pthread_mutex_destroy(&worker.lock)
-    free(worker.heap)
-    free(worker)
+    channel.refused_with = <PyObject *>verdict
+    channel.x509_error = error
+    channel.verdict = V_REFUSED if refused else V_DEFECT
 
 
 cdef class Core:
-    """The threads, what they share, and their way to the loop."""
+    """The threads, what they share, and the queue of their reports."""
 
     cdef Shared *shared
     cdef list threads
@@ -264,10 +217,12 @@ cdef class Core:
             raise MemoryError
         self.shared.reports.bell = -1
 
-    def __init__(self, int threads, dict addresses, uintptr_t small_key, options, judge, make_handle):
-        """`small_key` is the address of an EVP_PKEY that lives for ever; `options` are (level,
-        name, value) for TCP sockets that are dialled; `judge` answers for a peer's certificate
-        (`libssl.judge`), `born` makes the ConnectionHandle of an arrival from its offer."""
+    def __init__(self, int threads, dict addresses, uintptr_t small_key, options, judge,
+                 make_handle):
+        """`small_key` is the address of an EVS_PKEY that lives for ever; `options` are (level,
+        name, value) for TCP sockets that are dialled; `judge` (`libssl.judge`) verifies a
+        peer's certificates; `make_handle` makes a ConnectionHandle, given the listener's state
+        (`set_door_state`), when a connection is first reported."""
         global _judge
         cdef Shared *shared = self.shared
         cdef int at
@@ -279,7 +234,7 @@ cdef class Core:
             shared.options[at].level, shared.options[at].name = level, name
             shared.options[at].value = value
         shared.option_count = len(options)
-        shared.judge = ask_verifier
+        shared.ask_verifier = ask_verifier
         for at in range(5):
             shared.limits.keys[at] = int.from_bytes(os.urandom(8), "big")
         for at in range(HASH_KEYS):
@@ -312,9 +267,11 @@ cdef class Core:
             work(worker)
 
     def fileno(self):
+        """Return a descriptor that is readable when `take` has something."""
         return self.shared.reports.bell
 
     def set_limits(self, int connections, int per_source, int handshakes):
+        """Set how many there may be at once; 0 `per_source` is no limit."""
         cdef LimitState *limits = &self.shared.limits
         pthread_mutex_lock(&limits.lock)
         word_set(&limits.most, connections)
@@ -323,7 +280,7 @@ cdef class Core:
         word_set(&limits.most_slots, handshakes)
 
     def refused(self):
-        """Arrivals refused since the start for want of: room, room for their source, a slot."""
+        """Return how many arrivals each limit has refused: connections, per source, handshakes."""
         cdef LimitState *limits = &self.shared.limits
         pthread_mutex_lock(&limits.lock)
         counts = limits.full, limits.source_full, limits.no_slot
@@ -331,12 +288,12 @@ cdef class Core:
         return counts
 
     def alive(self):
-        """Connections whose wires haven't been released."""
+        """Return how many connections haven't been released."""
         return word_get(&self.shared.alive)
 
     def busy_since(self):
-        """When the longest turn that goes on began (monotonic seconds); None where none does,
-        0.0 where a thread has ended."""
+        """Return when the oldest turn that still runs began (monotonic seconds); None if none runs,
+        0.0 if a thread has ended."""
         cdef int at
         began = helpers_busy_since(&self.shared.helpers)
         since = [began / 1000] if began else []
@@ -349,8 +306,8 @@ cdef class Core:
         return min(since, default=None)
 
     def take(self, int most):
-        """What has been asked or has happened since the last time, `(wire, events)`: of so many
-        connections at most, and `fileno` is readable again if that were all."""
+        """Return what was asked or has happened since the last call, `(handle, events)`, of `most`
+        connections.  If there are more, `fileno` stays readable."""
         cdef ReportQueue *reports = &self.shared.reports
         cdef Connection *connection
         cdef int events = 0
@@ -383,11 +340,11 @@ cdef class Core:
         return <ConnectionHandle>connection.handle
 
     def cut_all(self):
-        """Reset every connection that a thread has by now."""
+        """Reset each connection that a thread has by now."""
         self._post_to_all(C_CUT_ALL, NULL)
 
     def stop(self):
-        """End the threads; every wire must have been released."""
+        """End the threads; each handle must have been released."""
         cdef int at
         self._post_to_all(C_STOP, NULL)
         with nogil:
@@ -399,7 +356,8 @@ cdef class Core:
         self.threads.clear()
         self.shared.count = 0
         while self.shared.verify_cache.count:
-            release_verified(&self.shared.verify_cache, drop_oldest_verified(&self.shared.verify_cache))
+            release_verified(
+                &self.shared.verify_cache, drop_oldest_verified(&self.shared.verify_cache))
         close(self.shared.reports.bell)
         self.shared.reports.bell = -1
 
@@ -422,7 +380,7 @@ cdef class Core:
 
 
 cdef class ListenerHandle:
-    """A listening socket that every thread accepts from."""
+    """A listening socket from which all threads accept."""
 
     cdef Core core
     cdef Listener *listener
@@ -438,9 +396,9 @@ cdef class ListenerHandle:
         self.listener.paused = True
 
     def set_door_state(self, state, downstream, bint ask, double limit):
-        """What arrivals meet from now on, and `ConnectionHandle.offer` gives back: `downstream` is (context, the
-        address of its SSL_CTX, trust, client) or None in the clear; or each arrival asks.  No
-        route that stood does any more."""
+        """Say what arrivals meet from now on.  `make_handle` gets `state`; `downstream` is a
+        TlsSetup, or None for no TLS; if `ask`, each arrival asks instead; `limit` is of the
+        handshake, in seconds.  No cached route is used any more."""
         cdef DoorState *door_state = <DoorState *>calloc(1, sizeof(DoorState))
         cdef DoorState *before
         if door_state == NULL:
@@ -458,7 +416,7 @@ cdef class ListenerHandle:
             release_door_state(before)
 
     def resume(self):
-        """Accept, at first or after a shortage."""
+        """Accept, at first or after a pause."""
         cdef epoll_event event
         cdef int at, error = 0
         event.events = EPOLLIN | EPOLLEXCLUSIVE
@@ -475,7 +433,7 @@ cdef class ListenerHandle:
             pause(self.core.shared, self.listener, error)
 
     def shortage(self):
-        """The errno for which accepting paused since the last time; 0: it didn't."""
+        """Return the errno for which accepting has paused since the last call; 0: it hasn't."""
         cdef int error
         pthread_mutex_lock(&self.listener.lock)
         error, self.listener.shortage = self.listener.shortage, 0
@@ -483,19 +441,21 @@ cdef class ListenerHandle:
         return error
 
     def undecided(self):
-        """Arrivals neither admitted nor refused."""
+        """Return how many arrivals are neither admitted nor refused."""
         return word_get(&self.listener.undecided)
 
     def close(self, int most):
-        """Accept at most so many who wait in the kernel's queue, and nobody later: the socket
-        may be closed."""
+        """Accept `most` connections that wait in the kernel's queue, and none later: the socket may
+        then be closed."""
         cdef Listener *listener = self.listener
         cdef DoorState *door_state
-        cdef int at, error = 0
+        cdef Connection *connection = NULL
+        cdef int at, result, error = 0
         if listener.closed:
             return
         for at in range(most):
-            if accept_for_worker(listener, self.core.shared, NULL, &error) not in (A_ONE, A_GONE):
+            result = accept_for_worker(listener, self.core.shared, NULL, &connection, &error)
+            if result != A_OTHERS and result != A_GONE:
                 break
         pthread_mutex_lock(&listener.lock)
         word_set(<int *>&listener.closed, True)
@@ -511,11 +471,11 @@ cdef class ListenerHandle:
 
     def __dealloc__(self):
         if self.listener != NULL:
-            listener_release(self.listener)
+            release_listener(self.listener)
 
 
 cdef class ConnectionHandle:
-    """One connection, as the loop holds it from the first time it hears of it."""
+    """One connection, for the loop, from its first report to `release`."""
 
     cdef Connection *connection
     cdef Core core
@@ -524,50 +484,58 @@ cdef class ConnectionHandle:
 
     @property
     def state_number(self):
-        """The step, as an index into lifecycle.State."""
-        return self.last_state if self.connection == NULL else word_get(&self.connection.state)
+        """The state, as STATES has it; of one that has ended the state before."""
+        cdef int state
+        if self.connection == NULL:
+            return self.last_state
+        state = state_of(self.connection)
+        return self.connection.ended_in if state == S_CLOSED else state
 
     def enter_state(self, int state):
-        """The loop's own steps."""
-        word_set(&self.connection.state, state)
+        """Move it to a state while it waits for the loop."""
+        enter_state_by_loop(self.connection, state)
 
     def count(self, int side):
-        """Application bytes that came from the downstream (0) or the upstream (1) side."""
+        """Return the application bytes received from downstream (0) or upstream (1)."""
         if self.connection == NULL:
             return self.last_counts[side]
         return long_get(&self.connection.counts[side])
 
     def source(self):
-        """(16 bytes of host, port), or None on a unix socket."""
+        """Return the caller's address: (16 bytes of host, port), or None on a unix socket."""
         return _endpoint(&self.connection.source)
 
     def local(self):
+        """Return the address at which it arrived, as `source` does."""
         return _endpoint(&self.connection.local)
 
     def lasted(self):
-        """Seconds from its acceptance to its end."""
-        return self.connection.finished - self.connection.accepted
+        """Return the seconds from its acceptance to its end."""
+        return self.connection.finished_at - self.connection.accepted_at
 
     def cached_route(self):
-        """The route that stands and was given; None where the loop has to give one."""
-        return None if self.connection.cached_route == NULL else <object>self.connection.cached_route.route
+        """Return the cached route that it uses; None if the loop is to give one."""
+        if self.connection.cached_route == NULL:
+            return None
+        return <object>self.connection.cached_route.route
 
     def mark_decided(self):
-        """It has been admitted."""
+        """Say that it was admitted."""
         mark_decided(self.connection)
 
     def handshake_downstream(self, downstream, double limit):
-        """Answers HANDSHAKEN, ADMITTED or CLOSED."""
+        """Shake hands with downstream within `limit` seconds.  HANDSHAKEN, ADMITTED or CLOSED
+        follows."""
         self._use(0, downstream)
         self._post(new_command(C_HANDSHAKE, self.connection), limit, 0)
 
     def watch_loss(self):
-        """Notice a reset of the downstream side from now on."""
+        """Look for a reset of the downstream side from now on."""
         self._post(new_command(C_WATCH_LOSS, self.connection), 0, 0)
 
     def dial(self, bytes target, upstream, double limit, double handshake_limit):
-        """Reach `target` (a sockaddr), in the clear or as `upstream` says.  Answers UPSTREAM_READY,
-        UPSTREAM_FAILED or CLOSED."""
+        """Dial `target` (a packed sockaddr), and shake hands as `upstream` says; None: no TLS.
+        Limits in seconds.  UPSTREAM_READY, UPSTREAM_FAILED or CLOSED follows."""
         cdef Command *command = new_command(C_DIAL, self.connection)
         if command == NULL:
             raise MemoryError
@@ -576,7 +544,7 @@ cdef class ConnectionHandle:
         self._post(command, limit, handshake_limit)
 
     def dial_connected(self, int fd, upstream, double handshake_limit):
-        """As `dial`, with a socket that is connected."""
+        """As `dial`, with a socket that is connected; the thread owns it from now on."""
         cdef Command *command = new_command(C_DIAL, self.connection)
         if command == NULL:
             raise MemoryError
@@ -585,7 +553,7 @@ cdef class ConnectionHandle:
         self._post(command, 0, handshake_limit)
 
     def relay(self, bytes preface, double idle, double half_close):
-        """Move bytes, `preface` first.  Answers CLOSED."""
+        """Move bytes, `preface` first to upstream.  CLOSED follows."""
         cdef Command *command = new_command(C_RELAY, self.connection)
         if command != NULL and preface:
             command.data = <char *>malloc(len(preface))
@@ -598,13 +566,14 @@ cdef class ConnectionHandle:
         self._post(command, idle, half_close)
 
     def cache_route(self, route, bint by_source, bytes target, upstream, time_limits):
-        """Give `route` to whoever else shows the same leaf (and comes from the same host),
-        without asking.  False: too many stand already."""
+        """Use `route` for later callers that show the same leaf (and come from the same host),
+        without asking.  False if there are too many cached routes."""
         cdef CachedRoute *cached_route
         cdef uint64_t serial = 0
-        if self.connection.sides[0].verified_peer != NULL:
-            serial = self.connection.sides[0].verified_peer.serial
-        if not is_route_valid(self.connection) or find_cached_route(self.connection, serial) != NULL:
+        if self.connection.sides[0].channel.verified_peer != NULL:
+            serial = self.connection.sides[0].channel.verified_peer.serial
+        if (not is_route_valid(self.connection)
+                or find_cached_route(self.connection, serial) != NULL):
             return True
         cached_route = <CachedRoute *>calloc(1, sizeof(CachedRoute))
         if cached_route == NULL:
@@ -615,68 +584,69 @@ cdef class ConnectionHandle:
         memcpy(cached_route.host, self.connection.source.host, 16)
         fill_setup(&cached_route.upstream, upstream)
         fill_target(&cached_route.target, &cached_route.target_size, target)
-        cached_route.connect, cached_route.handshake, cached_route.idle, cached_route.half_close = time_limits
+        cached_route.connect, cached_route.handshake = time_limits[:2]
+        cached_route.idle, cached_route.half_close = time_limits[2:]
         if add_cached_route(self.connection.door_state, cached_route):
             return True
         free_cached_route(cached_route)
         return False
 
     def release_door_state(self):
-        """It is open: let go of the terms that it came under, and of the contexts that its
-        handshakes were made with."""
+        """It is open: release the DoorState that it arrived under, and the TLS contexts of its
+        handshakes."""
         cdef Connection *connection = self.connection
         cdef DoorState *door_state = connection.door_state
         connection.cached_route, connection.door_state = NULL, NULL
-        forget_context(&connection.sides[0])
-        forget_context(&connection.sides[1])
+        forget_context(&connection.sides[0].channel)
+        forget_context(&connection.sides[1].channel)
         if door_state != NULL:
             release_door_state(door_state)
 
     def cut(self):
-        """Reset both sides.  Answers CLOSED."""
+        """Reset both sides.  CLOSED follows."""
         self._post(new_command(C_CUT, self.connection), 0, 0)
 
     def failure(self):
-        """`(what, side, errno, OpenSSL's code)`, after CLOSED."""
+        """Return why it ended, after CLOSED: (failure, side, errno, OpenSSL's error)."""
         return _fault(&self.connection.fault)
 
     def candidate_failure(self):
-        """The same of a candidate, after UPSTREAM_FAILED."""
+        """Return the same of a candidate, after UPSTREAM_FAILED."""
         return _fault(&self.connection.candidate_fault)
 
     def verdict(self, int side):
-        """The verified peer after a handshake, or the exception that refused it."""
-        cdef Side *which = &self.connection.sides[side]
+        """Return the verified peer of a side, or the exception that refused it; or None."""
+        cdef Channel *which = &self.connection.sides[side].channel
         if which.verdict == V_ACCEPTED and which.verified_peer != NULL:
             return <object>which.verified_peer.peer
         return None if which.refused_with == NULL else <object>which.refused_with
 
     def facts(self):
-        """Version, cipher, group and duration of the last handshake that ended well; None
+        """Return version, cipher, group and seconds of the last handshake that succeeded; None
         without one."""
         if self.connection.version == NULL:
             return None
-        return (_text(self.connection.version), _text(self.connection.cipher), _text(self.connection.group),
-                self.connection.handshake_seconds)
+        return (_text(self.connection.version), _text(self.connection.cipher),
+                _text(self.connection.group), self.connection.handshake_seconds)
 
     def release(self):
-        """Let go of it; after CLOSED, and nothing later."""
+        """Give the memory back, after CLOSED.  Only the state and the counts can be read then."""
         cdef Connection *connection = self.connection
         cdef VerifyCache *verify_cache = &self.core.shared.verify_cache
-        self.last_state = connection.state
+        self.last_state = connection.ended_in
         self.last_counts[0], self.last_counts[1] = connection.counts[0], connection.counts[1]
-        forget_handshake(&connection.sides[0], verify_cache)
-        forget_handshake(&connection.sides[1], verify_cache)
+        forget_handshake(&connection.sides[0].channel, verify_cache)
+        forget_handshake(&connection.sides[1].channel, verify_cache)
         if connection.door_state != NULL:
             release_door_state(connection.door_state)
-        listener_release(connection.listener)
+        release_listener(connection.listener)
         self._post(new_command(C_RELEASE, connection), 0, 0)
         self.connection = NULL
         word_add(&self.core.shared.alive, -1)
         Py_DECREF(self)
 
     cdef _use(self, int side, handshake):
-        cdef Side *which = &self.connection.sides[side]
+        cdef Channel *which = &self.connection.sides[side].channel
         forget_handshake(which, &self.core.shared.verify_cache)
         fill_setup(&which.tls_setup, handshake)
         which.owns_context = handshake is not None

@@ -3,6 +3,7 @@
 from libc.stdint cimport uint8_t
 from libc.string cimport memcmp
 
+
 cdef enum:
     SSL_TLSEXT_ERR_OK = 0
     SSL_TLSEXT_ERR_ALERT_FATAL = 2
@@ -10,7 +11,8 @@ cdef enum:
 
 cdef inline const uint8_t *offered_name(const uint8_t *name, const uint8_t *offered,
                                         unsigned int size) noexcept nogil:
-    """The entry of the client's list that is `name`, both with their length in front, or NULL."""
+    """Return the entry of the client's list that equals `name`, both with their length in front; or
+    NULL."""
     cdef unsigned int at = 0
     while at < size and offered[at] < size - at:
         if offered[at] == name[0] and memcmp(offered + at + 1, name + 1, name[0]) == 0:
@@ -22,9 +24,9 @@ cdef inline const uint8_t *offered_name(const uint8_t *name, const uint8_t *offe
 cdef inline int choose_protocol(void *_ssl, const uint8_t **chosen, uint8_t *chosen_size,
                                 const uint8_t *offered, unsigned int size,
                                 void *ours) noexcept nogil:
-    """SSL_CTX_set_alpn_select_cb's: our first name that the client offers, or the alert
-    no_application_protocol.  `ours` are names with their length in front; a length of 0 ends
-    them."""
+    """The callback of SSL_CTX_set_alpn_select_cb: choose our first name that the client offers, or
+    answer with the alert no_application_protocol.  `ours` has names with their length in front,
+    and ends with a length of 0."""
     cdef const uint8_t *name = <const uint8_t *>ours
     cdef const uint8_t *found
     while name[0]:

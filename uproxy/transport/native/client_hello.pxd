@@ -1,12 +1,18 @@
-"""Whether a ClientHello is whole: the only thing read of it before anything is spent on it."""
+"""Receiving a ClientHello: it is complete before a handshake, or a slot for one, is spent on it."""
 
+from libc.errno cimport ECONNRESET, errno
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
+from posix.time cimport CLOCK_MONOTONIC
 
-from uproxy.transport.native.types cimport (
-    ALERT_ILLEGAL_PARAMETER, ALERT_RECORD_OVERFLOW, ALERT_UNEXPECTED_MESSAGE, MAX_CLIENT_HELLO, MAX_HELLO,
-    Side,
+from uproxy.transport.native.system cimport clock_of
+from uproxy.transport.native.presented cimport MAX_CLIENT_HELLO
+from uproxy.transport.native.codes cimport (
+    ALERT_ILLEGAL_PARAMETER, ALERT_RECORD_OVERFLOW, ALERT_UNEXPECTED_MESSAGE, F_NO_HELLO, F_OS,
+    F_SHORT_HELLO, F_TLS, MAX_HELLO,
 )
+from uproxy.transport.native.types cimport Channel, Side
+from uproxy.transport.native.channel cimport fail, keep_early, receive_raw, send_clear_alert
 
 cdef enum:
     MAX_RECORD = 16 * 1024  # bytes of content (RFC 8446 §5.1)
@@ -14,49 +20,84 @@ cdef enum:
     CLIENT_HELLO = 1
     TLS_MAJOR = 3
 
-cdef enum:  # reasons of OpenSSL's library 20, for the words of the error
+cdef enum:  # OpenSSL's errors (library 20) that have the words for a refusal
     DATA_LENGTH_TOO_LONG = (20 << 23) | 146
     EXCESSIVE_MESSAGE_SIZE = (20 << 23) | 152
     UNEXPECTED_MESSAGE = (20 << 23) | 244
 
 
-cdef inline bint hello_complete(Side *side, const uint8_t *said, size_t size) noexcept nogil:
-    """Whether a whole ClientHello is there, or nothing that can become one (RFC 8446 §5.1, §4).
-    Where a record can't be one of a ClientHello, or it is too long, `side.alert` says so; what isn't TLS at all is
-    complete, and OpenSSL says what is wrong with it.  `said` is all that came so upstream; each whole
-    record is looked at once."""
+cdef inline bint hello_complete(Channel *channel, const uint8_t *data, size_t size) noexcept nogil:
+    """Return whether a whole ClientHello is there, or what can't become one (RFC 8446 §5.1, §4).
+    Where a record can't be one of a ClientHello, or it is too long, `channel.alert` is set; what
+    isn't TLS at all counts as complete, and OpenSSL says what is wrong.  `data` is all that came
+    so far; each whole record is looked at once."""
     cdef size_t length, there, at, known, whole
     cdef uint8_t message[4]
-    while size - side.record_at >= 5:
-        at = side.record_at
-        length = (said[at + 3] << 8) | said[at + 4]
-        if said[at + 1] != TLS_MAJOR:
+    while size - channel.record_at >= 5:
+        at = channel.record_at
+        length = (data[at + 3] << 8) | data[at + 4]
+        if data[at + 1] != TLS_MAJOR:
             return True
-        if said[at] != HANDSHAKE_RECORD or length == 0:
-            return refuse_hello(side, ALERT_UNEXPECTED_MESSAGE, UNEXPECTED_MESSAGE)
+        if data[at] != HANDSHAKE_RECORD or length == 0:
+            return refuse_hello(channel, ALERT_UNEXPECTED_MESSAGE, UNEXPECTED_MESSAGE)
         if length > MAX_RECORD:
-            return refuse_hello(side, ALERT_RECORD_OVERFLOW, DATA_LENGTH_TOO_LONG)
+            return refuse_hello(channel, ALERT_RECORD_OVERFLOW, DATA_LENGTH_TOO_LONG)
         there = min(length, size - at - 5)
-        known = min(<size_t>4, side.message_known + there)
-        memcpy(message, side.message, 4)
-        memcpy(message + side.message_known, said + at + 5, known - side.message_known)
+        known = min(<size_t>4, channel.message_known + there)
+        memcpy(message, channel.message, 4)
+        memcpy(message + channel.message_known, data + at + 5, known - channel.message_known)
         if known > 0 and message[0] != CLIENT_HELLO:
-            return refuse_hello(side, ALERT_UNEXPECTED_MESSAGE, UNEXPECTED_MESSAGE)
+            return refuse_hello(channel, ALERT_UNEXPECTED_MESSAGE, UNEXPECTED_MESSAGE)
         if known == 4:
             whole = 4 + <size_t>((message[1] << 16) | (message[2] << 8) | message[3])
             if whole > MAX_CLIENT_HELLO:
-                return refuse_hello(side, ALERT_ILLEGAL_PARAMETER, EXCESSIVE_MESSAGE_SIZE)
-            if side.message_size + there >= whole:
+                return refuse_hello(channel, ALERT_ILLEGAL_PARAMETER, EXCESSIVE_MESSAGE_SIZE)
+            if channel.message_size + there >= whole:
                 return True
         if there < length:
             break
-        memcpy(side.message, message, 4)
-        side.message_known = known
-        side.message_size += length
-        side.record_at += 5 + length
+        memcpy(channel.message, message, 4)
+        channel.message_known = known
+        channel.message_size += length
+        channel.record_at += 5 + length
     return size >= MAX_HELLO
 
 
-cdef inline bint refuse_hello(Side *side, int alert, unsigned long code) noexcept nogil:
-    side.alert, side.code = alert, code
+cdef inline bint refuse_hello(Channel *channel, int alert, unsigned long code) noexcept nogil:
+    """Set the alert, and OpenSSL's error, that refuse the ClientHello.  Returns True."""
+    channel.alert, channel.code = alert, code
     return True
+
+
+cdef inline int receive_hello(Side *side, char **hello, size_t *size) noexcept nogil:
+    """Receive more of the ClientHello.  Returns 1 if it is complete, and where it is: in the
+    thread's buffer, or in `channel.early`; 0 if more must come; -1 if it failed (recorded)."""
+    cdef Channel *channel = &side.channel
+    cdef ssize_t got = receive_raw(channel, MAX_HELLO - channel.early_size)
+    if got == -2:
+        return 0
+    if got < 0 and errno == ECONNRESET and not channel.early_size:
+        return fail(channel, F_NO_HELLO, 0, 0)  # a probe of a load balancer or a kubelet
+    if got < 0:
+        return fail(channel, F_OS, errno, 0)
+    if got == 0:
+        return fail(channel, F_SHORT_HELLO if channel.early_size else F_NO_HELLO, 0, 0)
+    if side.connection.handshake_started == 0:
+        side.connection.handshake_started = clock_of(CLOCK_MONOTONIC)
+    hello[0], size[0] = channel.running_on.received, got
+    if channel.early_size or not hello_complete(channel, <uint8_t *>hello[0], got):
+        if keep_early(channel, hello[0], got) < 0:
+            return -1
+        hello[0], size[0] = channel.early, channel.early_size
+        if not hello_complete(channel, <uint8_t *>hello[0], size[0]):
+            return 0
+    return check_hello(channel)
+
+
+cdef inline int check_hello(Channel *channel) noexcept nogil:
+    """Refuse a ClientHello that is none.  Returns 1 or -1."""
+    if not channel.alert:
+        return 1
+    fail(channel, F_TLS, 0, channel.code)
+    send_clear_alert(channel, channel.alert)
+    return -1

@@ -1,24 +1,22 @@
-"""How a connection stops: with a question to the loop, or for good."""
+"""The end of a connection: its sockets closed, its places given back; and the last second of a
+caller that was refused."""
 
-from uproxy.transport.native.deadlines cimport clear_deadline
-from uproxy.transport.native.limits cimport free_slot, leave_limits
-from uproxy.transport.native.queues cimport mark_decided, report
-from uproxy.transport.native.types cimport (
-    E_CLOSED, F_HALF_CLOSED, F_IDLE, M_ASKING, M_DEAD, Connection, Side, Worker,
+from libc.stdint cimport uint32_t
+
+from uproxy.transport.native.system cimport EPOLLOUT, READ_EVENTS, SHUT_WR, shutdown, word_add
+from uproxy.transport.native.codes cimport (
+    F_EXCESS, F_HALF_CLOSED, F_IDLE, F_NO_HELLO, F_OS, F_SHORT_HANDSHAKE, F_SHORT_HELLO, F_TLS,
+    F_UNASKED, F_UNPROVEN, F_VERIFY, RECEIVE_SIZE, V_REFUSED,
 )
-from uproxy.transport.native.side cimport close_side
-from uproxy.transport.native.system cimport word_add
-
-
-cdef inline void ask_loop(Connection *connection, int event) noexcept nogil:
-    """The loop decides on what comes next."""
-    clear_deadline(connection)
-    connection.mode = M_ASKING
-    report(connection, event, True)
+from uproxy.transport.native.types cimport Connection, Side, Worker
+from uproxy.transport.native.limits cimport free_slot, leave_limits
+from uproxy.transport.native.channel cimport receive_raw, watch
+from uproxy.transport.native.tls cimport close_channel, flush, free_tls
+from uproxy.transport.native.side cimport is_finished
 
 
 cdef inline void link_connection(Connection *connection) noexcept nogil:
-    """It is this worker's."""
+    """Put the connection in its worker's list."""
     cdef Worker *worker = connection.worker
     connection.before, connection.after = NULL, worker.connections
     if worker.connections != NULL:
@@ -35,25 +33,48 @@ cdef inline void unlink_connection(Connection *connection) noexcept nogil:
         connection.after.before = connection.before
 
 
-cdef inline bint has_been_sent_our_end(Side *side) noexcept nogil:
-    return side.ending and side.unsent == 0
-
-
-cdef inline void end_connection(Connection *connection, bint orderly) noexcept nogil:
-    """Its end: nothing touches it any more but C_RELEASE."""
-    cdef Side *downstream = &connection.sides[0]
-    cdef Side *upstream = &connection.sides[1]
-    # a reset would take what the kernel hasn't delivered yet: a slow reader that was told the
-    # end isn't at fault for the other side's silence
-    cdef bint patient = connection.fault.what == F_IDLE or connection.fault.what == F_HALF_CLOSED
+cdef inline void close_connection(Connection *connection, bint orderly) noexcept nogil:
+    """Close both sockets, with resets unless `orderly`, and give back what limits count."""
+    # a reset would drop what the kernel hasn't delivered yet: a slow reader to which our end was
+    # sent isn't at fault for the other side's silence
+    cdef bint timed_out = (
+        connection.fault.what == F_IDLE or connection.fault.what == F_HALF_CLOSED)
+    cdef int index
     free_slot(connection)
-    clear_deadline(connection)
     leave_limits(connection)
-    close_side(downstream, orderly or (patient and has_been_sent_our_end(downstream)))
-    close_side(upstream, orderly or (patient and has_been_sent_our_end(upstream)))
+    for index in range(2):
+        close_channel(
+            &connection.sides[index].channel,
+            orderly or (timed_out and is_finished(&connection.sides[index])))
     unlink_connection(connection)
     word_add(&connection.worker.load, -1)
-    connection.finished = connection.worker.now
-    connection.mode = M_DEAD
-    mark_decided(connection)
-    report(connection, E_CLOSED, False)
+    connection.finished_at = connection.worker.now
+
+
+cdef inline bint is_told(Side *side) noexcept nogil:
+    """Whether a caller whose handshake has failed gets an alert or an orderly end."""
+    cdef int why = side.connection.fault.what
+    return (why == F_OS or why == F_TLS or why == F_NO_HELLO or why == F_SHORT_HELLO
+            or why == F_SHORT_HANDSHAKE or why == F_UNPROVEN or why == F_UNASKED
+            or why == F_EXCESS or (why == F_VERIFY and side.channel.verdict == V_REFUSED))
+
+
+cdef inline bint linger_turn(Side *side, uint32_t events) noexcept nogil:
+    """Send the rest of the alert to a refused caller, then our end, then read until its end: closed
+    at once, bytes that it still sends would be answered by a reset that overtakes the alert.
+    Returns True when it is over."""
+    if side.channel.unsent and events and flush(&side.channel) < 0:
+        return True
+    if side.channel.unsent:
+        return watch(&side.channel, EPOLLOUT) < 0
+    if not side.channel.ending:
+        side.channel.ending = True
+        free_tls(&side.channel)  # the alert is sent: lingering needn't cost a session's memory
+        return shutdown(side.channel.fd, SHUT_WR) != 0 or watch(&side.channel, READ_EVENTS) < 0
+    return events and has_ended(side)
+
+
+cdef inline bint has_ended(Side *side) noexcept nogil:
+    """Read one receive's worth and forget it.  Returns whether the end, or a failure, was read."""
+    cdef ssize_t size = receive_raw(&side.channel, RECEIVE_SIZE)
+    return size == 0 or size == -1

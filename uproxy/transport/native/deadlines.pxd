@@ -1,4 +1,5 @@
-"""A worker's deadlines: a binary heap in which a connection knows its place."""
+"""The deadlines of a worker's connections: a binary heap, in which each connection has its
+position. Times are monotonic seconds; 0 is never."""
 
 from libc.stdlib cimport realloc
 
@@ -11,7 +12,7 @@ cdef inline void heap_put(Worker *worker, Py_ssize_t at, Connection *connection)
 
 
 cdef inline void heap_place(Worker *worker, Py_ssize_t at, Connection *connection) noexcept nogil:
-    """Let `conn`, which is to go at `at`, rise or sink to where it belongs."""
+    """Put a connection at position `at`, then move it up or down to where its deadline belongs."""
     cdef Py_ssize_t other
     while at > 0 and connection.due < worker.heap[(at - 1) // 2].due:
         heap_put(worker, at, worker.heap[(at - 1) // 2])
@@ -30,6 +31,7 @@ cdef inline void heap_place(Worker *worker, Py_ssize_t at, Connection *connectio
 
 
 cdef inline void clear_deadline(Connection *connection) noexcept nogil:
+    """Take a connection out of the heap, if it is in."""
     cdef Worker *worker = connection.worker
     cdef Py_ssize_t at = connection.heap
     connection.due = 0
@@ -42,7 +44,7 @@ cdef inline void clear_deadline(Connection *connection) noexcept nogil:
 
 
 cdef inline int set_deadline(Connection *connection, double due) noexcept nogil:
-    """0 is none.  -1 without memory."""
+    """Set the time at which a connection is due; 0 removes it.  Returns 0, or -1 without memory."""
     cdef Worker *worker = connection.worker
     cdef Connection **bigger
     if due == 0:
@@ -63,7 +65,12 @@ cdef inline int set_deadline(Connection *connection, double due) noexcept nogil:
 
 
 cdef inline double earlier_of(double one, double other) noexcept nogil:
-    """Of two times, of which 0 is never."""
+    """Return the earlier of two times."""
     if one == 0 or (other != 0 and other < one):
         return other
     return one
+
+
+cdef inline double seconds_until(Connection *connection, double due) noexcept nogil:
+    """Return the seconds until a time, at least a microsecond; 0 for 0, which is never."""
+    return max(due - connection.worker.now, 1e-6) if due else 0

@@ -1,9 +1,9 @@
 """What the loop knows of a connection, and which door decides about it.
 
-One door decides, the one that the listener has when it does (`_decide`).  Before each step that
-follows from its answer the loop looks whether it is still the listener's (`_overtaken`); if not,
-the connection is put to the new one, whole.  When it is open nothing of the door or its snapshot
-is kept (`_slim`).
+The door decides that the listener has at that moment (`_take_current_door`).  Before each step that
+follows from its answer the loop looks whether the listener has another one by now
+(`_is_door_replaced`); then the new door decides, from the start.  When the connection is open
+nothing of the door or its snapshot is kept (`_release_snapshot`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 DOWNSTREAM: Final = 0
 UPSTREAM: Final = 1
-"""The sides, as the threads number them."""
+"""The sides, by the index that the threads use."""
 
 _STATE_OF: Final = {number: state for state, number in STATES.items()}
 _HANDSHAKING: Final = STATES[State.HANDSHAKING_DOWNSTREAM]
@@ -41,7 +41,7 @@ _ids: Final = count(1)
 
 
 class Deciding(ConnectionHandle):
-    """One connection, from its arrival to its end; `Life` makes it move."""
+    """One connection, from its first report to its end: its facts, and the door that decides."""
 
     __slots__ = (
         "_candidate",
@@ -61,7 +61,7 @@ class Deciding(ConnectionHandle):
     )  # fmt: skip
 
     arrival: Arrival
-    """Set with the first thing that happens."""
+    """Set with the first report."""
 
     def __init__(self, door_state: DoorState) -> None:
         self.route: Route | None = None
@@ -69,14 +69,14 @@ class Deciding(ConnectionHandle):
         self.tls: TlsFacts | None = None
         self.dialled: Address | None = None
         self.endpoint: str | None = None
-        # None once it is open, as all that belongs to a snapshot
+        # what belongs to a snapshot is None once it is open
         self._listener: NativeListener | None = door_state.listener
         self._door: Door | None = door_state.door  # the one that decided, or will
         self._plan: TlsPlan | None = door_state.plan
         self._candidate: Candidate | None = None  # the one being tried
         self._on_closed: OnClosed | None = None  # once it is open
         self._inbound = door_state.inbound
-        self._is_known = False  # until anything has happened
+        self._is_known = False  # whether it was reported
         self._is_over = False
 
     @property
@@ -115,18 +115,18 @@ class Deciding(ConnectionHandle):
         self.peer, self.tls = peer, None if facts is None else TlsFacts(*facts)
 
     def _take_current_door(self) -> Door:
-        """The listener's door of this moment, which decides from here on."""
+        """Return the door that the listener has now; it decides from here on."""
         before, listener = cast("Door", self._door), cast("NativeListener", self._listener)
         self._door = successor(before, listener.door)
         return self._door
 
     @property
     def _is_door_replaced(self) -> bool:
-        """Whether the listener has another door than the one that decided."""
+        """Whether the listener has another door than the one that has decided."""
         return self._listener is not None and self._listener.door is not self._door
 
     def _admit(self) -> Route:
-        if self.arrival.peer is None and self.arrival.tls is not None:  # it had asked before that
+        if self.arrival.peer is None and self.arrival.tls is not None:  # E_ARRIVED came first
             self.arrival = replace(self.arrival, peer=self._downstream_peer())
             self._set_peer(cast("PeerSvid", self.arrival.peer))
         self.enter_state(STATES[State.ADMITTING])
@@ -134,7 +134,7 @@ class Deciding(ConnectionHandle):
         return self.route
 
     def _release_snapshot(self) -> None:
-        """It is open: keep nothing of the snapshot that let it in."""
+        """It is open: keep nothing of the snapshot that has admitted it."""
         route = self.route
         self.route = None if route is None else route.when_open
         if self.arrival.tls is not None:

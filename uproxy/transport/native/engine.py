@@ -1,4 +1,4 @@
-"""The compiled engine's front: what the process asks of it (`contract.Engine`)."""
+"""The compiled engine, as the process uses it (`contract.Engine`)."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from uproxy.transport.native.listener import NativeListener
 from uproxy.transport.native.loop import LoopState
 
 SWITCH_INTERVAL_S: Final = 0.0005
-"""Seconds after which the loop lets a thread have the GIL that has a leaf to judge."""
+"""How long the loop keeps the GIL from a thread that has a certificate to verify."""
 
 STUCK_S: Final = 5.0
-"""Seconds that one turn of a thread may take before it counts as stuck."""
+"""How long one turn of a thread may take before it counts as stuck."""
 
 _CUT_AGAIN_S: Final = 0.05
-"""Seconds until whoever was on the way from thread to thread is cut as well."""
+"""Until connections are cut again: one may have been on its way between two threads."""
 
 
 class NativeEngine:
-    """Moves connections in threads; asks and tells from one event loop.  Made inside it."""
+    """Moves connections in threads, and asks the doors on one event loop, in which it is made."""
 
     def __init__(self, threads: int = 2) -> None:
         self.state = LoopState(threads, lambda door_state: NativeConnection(self.state, door_state))
@@ -41,14 +41,14 @@ class NativeEngine:
         return NativeListener(self.state, listener, door)
 
     def set_limits(self, limits: Limits) -> None:
-        """Applies to arrivals from now on."""
+        """Set the limits on arrivals from now on."""
         self.state.limits = limits
         self.state.core.set_limits(
             limits.connections, limits.per_source_connections, limits.handshakes_in_flight
         )
 
     def refused(self) -> dict[str, int]:
-        """Arrivals refused by each limit since the start; `descriptors` counts shortages."""
+        """Return how many arrivals each limit has refused; `descriptors` counts shortages."""
         connections, per_source, handshakes = self.state.core.refused()
         return {
             "connections": connections,
@@ -58,12 +58,12 @@ class NativeEngine:
         }
 
     def responsive(self) -> bool:
-        """Whether no thread has ended, or is in one turn for too long."""
+        """Whether all threads run, and none is in one turn for too long."""
         since = self.state.core.busy_since()
         return since is None or time.monotonic() - since < STUCK_S
 
     async def stop(self) -> None:
-        """Cut every connection and let go of every socket; waits for no arrival."""
+        """Cut each connection and close each socket; waits for no arrival."""
         if self._stopped:
             return
         self._stopped = True

@@ -1,11 +1,11 @@
-"""A connection as the event loop sees it: what the doors are asked, what the threads are told.
+"""A connection on the event loop: it asks the door, and answers its thread.
 
-    accepted → SHAKEN: Door.admit → dial … FAR_READY: Door.opened → relay … CLOSED: Door.closed
+    accepted → HANDSHAKEN: Door.admit → dial … UPSTREAM_READY: Door.opened → relay …
+             → CLOSED: Door.closed
 
-A thread that has a cached route asks nothing: ADMITTED, OPENED and CLOSED are then reported
-in batches, when they have happened.  Between two of these it costs the loop nothing.  Whatever
-refuses it (`RefusedError`, a defect) cuts it, and CLOSED then has its ending; steps follow
-`lifecycle.MOVES`.
+A thread with a cached route asks nothing: it reports ADMITTED, OPENED and CLOSED in batches, when
+they have happened, and costs the loop nothing in between.  A refusal (`RefusedError`, a defect)
+cuts the connection, and is the reason of its end when CLOSED is reported.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ _log = logging.getLogger(__name__)
 
 
 class NativeConnection(Deciding):
-    """One accepted connection; the engine's handle on it (`contract.Connection`)."""
+    """One accepted connection (`contract.Connection`)."""
 
     __slots__ = ("_candidates", "_dialling", "_ending", "_last_failure", "_loop_state")
 
@@ -81,10 +81,10 @@ class NativeConnection(Deciding):
         if self._ending is None and not self._is_over:
             self._refuse(refusal)
 
-    # The life.
+    # What a thread asks and reports.
 
     def on_reported(self, events: int) -> None:
-        """What a thread asks and reports."""
+        """Handle a report of the thread: bits of ARRIVED … CLOSED."""
         if not self._is_known:
             self._on_first_report()
         try:
@@ -106,7 +106,7 @@ class NativeConnection(Deciding):
         if events & OPENED:
             self._on_opened()
         if events & _QUESTIONS and not events & CLOSED and self._ending is None:
-            self._answer(events)  # otherwise CLOSED is here, or on its way
+            self._answer(events)  # otherwise it has ended, or is being cut
 
     def _answer(self, events: int) -> None:
         if events & ARRIVED:
@@ -133,7 +133,7 @@ class NativeConnection(Deciding):
         self._dial_route(self._admit())
 
     def _dial_route(self, route: Route) -> None:
-        """Where the door said."""
+        """Dial where the door has said, and cache the route if it may be."""
         self.mark_decided()
         if self._ending is not None:
             return
@@ -160,13 +160,13 @@ class NativeConnection(Deciding):
             cast("NativeListener", self._listener).update_door_state()
 
     def _on_admitted_from_cache(self) -> None:
-        """A thread gave it a cached route."""
+        """The thread has used a cached route."""
         route = self.route = cast("Route", self.cached_route())
         self._candidate = route.candidates[0]  # its only one
         cast("Door", self._door).admitted_from_cache(self.arrival, route)
 
     def _dial_candidates(self, route: Route) -> None:
-        """Set out for the next candidate."""
+        """Dial the next candidate."""
         for candidate in self._candidates:
             self._candidate = candidate
             self.enter_state(STATES[State.CONNECTING])
@@ -177,7 +177,7 @@ class NativeConnection(Deciding):
         raise RefusedError(self._last_failure or failures.no_address(route))
 
     def _start_dial(self, route: Route, candidate: Candidate) -> Refusal | None:
-        """Begin to dial; why that failed at once."""
+        """Begin to dial.  Returns why that has failed at once, or None."""
         if len(candidate.addresses) > 1:
             self._race(route, candidate)
             return None
@@ -215,9 +215,9 @@ class NativeConnection(Deciding):
         self._guarded(step)
 
     def _hand_over(self, route: Route, connected: socket.socket, address: Address) -> None:
-        """The thread goes on with what is connected."""
+        """Give a socket that is connected to the thread."""
         self.dialled = address
-        with connected:  # closed where its thread can't go on with it
+        with connected:  # closed unless its thread gets it
             if self._is_door_replaced:
                 self._ask_for_route()
                 return
@@ -230,13 +230,13 @@ class NativeConnection(Deciding):
                 connected.detach()
 
     def _on_upstream_failed(self) -> None:
-        """The candidate didn't answer as it should."""
+        """The candidate couldn't be dialled, or its handshake has failed."""
         route, candidate = cast("Route", self.route), cast("Candidate", self._candidate)
         failure = self._describe(*self.candidate_failure())
         if failure.state is State.HANDSHAKING_UPSTREAM:
             self._set_dialled()
         if failure.error == errno.EAGAIN and failure.state is State.CONNECTING:
-            self._race(route, candidate)  # a unix socket's queue is full: patience
+            self._race(route, candidate)  # a unix socket's queue is full: try for longer
         else:
             self._try_next(route, failures.candidate(failure, route, candidate.addresses))
 
@@ -257,8 +257,8 @@ class NativeConnection(Deciding):
         cast("Door", self._door).attempted(route, cast("Candidate", self._candidate), failure)
 
     def _on_upstream_ready(self) -> None:
-        """Both sides are ready: bytes may pass if the door that decided is still the listener's,
-        or if the new one admits it to the same place."""
+        """Both sides are ready: relay if the listener still has the door that has decided, or if
+        the new one admits the connection to the same place."""
         if self._is_door_replaced and not self._is_admitted_again():
             return
         self.enter_state(STATES[State.RELAYING])
@@ -268,7 +268,7 @@ class NativeConnection(Deciding):
             self.relay(route.preface, route.timeouts.idle, route.timeouts.half_close)
 
     def _is_admitted_again(self) -> bool:
-        """Put it to the listener's new door; False if that leads elsewhere: it is dialled."""
+        """Ask the listener's new door.  False if it leads elsewhere, which is dialled then."""
         before = cast("Route", self.route)
         self._set_dialled()
         after = self._admit()
@@ -293,7 +293,7 @@ class NativeConnection(Deciding):
         self._on_closed = door.opened(self)
 
     def _set_dialled(self) -> None:
-        """Where to is known by now, unless addresses raced."""
+        """Note the address that was dialled, unless addresses raced, which have noted it."""
         addresses = cast("Candidate", self._candidate).addresses
         if len(addresses) == 1:
             self.dialled = addresses[0]
@@ -301,7 +301,7 @@ class NativeConnection(Deciding):
     # The end.
 
     def _guarded(self, step: Callable[[], None]) -> None:
-        """Take a step of its own accord; what goes wrong in it is the end."""
+        """Do something that no report has caused; an error in it ends the connection."""
         try:
             step()
         except RefusedError as no:
@@ -318,13 +318,13 @@ class NativeConnection(Deciding):
         self.cut()
 
     def _reason(self) -> Refusal | None:
-        """What ended it; None for the orderly end."""
+        """Return why it has ended; None for the orderly end."""
         fault = self.failure()
         what = fault[0]
         if what == "none":
             return None
         if self._ending is not None:
-            return self._ending  # though a thread may have found another before it heard of it
+            return self._ending  # wins over a failure found at the same time
         if what == "cut":
             return failures.STOPPED
         failure = self._describe(*fault)

@@ -1,34 +1,42 @@
-"""A handshake, on either side: one step at a time, and the peer judged inside it."""
+"""A TLS handshake on either side of a connection: one step at a time, the peer verified inside it.
+
+`start_tls` returns 0 or -1; `handshake_step` and `continue_handshake` return 1 when the handshake
+has finished and the peer is verified, 0 when more must come, -1 when it failed.  Failures are
+recorded in `connection.fault`, and their alerts are sent.
+"""
 
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t
 from libc.string cimport memset, strcmp
 from posix.time cimport CLOCK_MONOTONIC
 
+from uproxy.transport.native.system cimport (
+    clock_of, handshaking_get, handshaking_set, long_set, pthread_mutex_lock, pthread_mutex_unlock,
+)
 from uproxy.transport.native.openssl cimport (
     ERR_LIB_SSL, SSL3_RT_HANDSHAKE, SSL_ERROR_WANT_READ, SSL_R_EXCESSIVE_MESSAGE_SIZE,
     SSL_VERIFY_PEER_AND_INSIST, X509_V_ERR_APPLICATION_VERIFICATION, X509_V_ERR_CERT_REJECTED,
-    X509_V_ERR_UNSPECIFIED, X509_V_OK,
-    BIO_free, BIO_new, BIO_s_mem, ERR_clear_error, ERR_peek_error, SSL_CIPHER_get_name,
-    SSL_do_handshake, SSL_get0_group_name, SSL_get_current_cipher, SSL_get_error,
-    SSL_get_version, SSL_new, SSL_session_reused, SSL_set_SSL_CTX, SSL_set_accept_state,
-    SSL_set_bio, SSL_set_connect_state, SSL_set_tlsext_host_name, SSL_set_verify,
-    X509_STORE_CTX_set_error,
+    X509_V_ERR_UNSPECIFIED, X509_V_OK, BIO_free, BIO_new, BIO_s_mem, ERR_clear_error,
+    ERR_get_error, ERR_peek_error, SSL_CIPHER_get_name, SSL_do_handshake, SSL_get0_group_name,
+    SSL_get_current_cipher, SSL_get_error, SSL_get_version, SSL_new, SSL_session_reused,
+    SSL_set_SSL_CTX, SSL_set_accept_state, SSL_set_bio, SSL_set_connect_state,
+    SSL_set_tlsext_host_name, SSL_set_verify, X509_STORE_CTX_set_error,
 )
-from uproxy.transport.native.types cimport (
-    ALERT_HANDSHAKE_FAILURE, F_EXCESS, F_MEMORY, F_OS, F_SHORT_HANDSHAKE, F_UNASKED,
-    F_UNPROVEN, F_VERIFY, MAX_CLIENT_HELLO, MAX_REQUEST, RECEIVE_SIZE, V_ACCEPTED, V_DEFECT, V_NONE, V_REFUSED, X_MESSAGE, X_NONE, X_REQUEST,
-    Connection, Presented, Shared, Side,
+from uproxy.transport.native.presented cimport (
+    MAX_CLIENT_HELLO, MAX_REQUEST, X_MESSAGE, X_NONE, X_REQUEST, Presented, leave_leaf_only,
+    read_presented,
 )
-from uproxy.transport.native.presented cimport leave_leaf_only, read_presented
-from uproxy.transport.native.side cimport (
-    drop_output, fail, fail_tls, end_feed, begin_feed, flush, keep_early, send_alert, send_output,
-    decrypt, receive_raw, send_clear_alert,
+from uproxy.transport.native.codes cimport (
+    ALERT_HANDSHAKE_FAILURE, F_EXCESS, F_MEMORY, F_OS, F_SHORT_HANDSHAKE, F_TLS, F_UNASKED,
+    F_UNPROVEN, F_VERIFY, RECEIVE_SIZE, V_ACCEPTED, V_DEFECT, V_NONE, V_REFUSED,
 )
-from uproxy.transport.native.system cimport (
-    clock_of, long_set, pthread_mutex_lock, pthread_mutex_unlock, handshaking_get, handshaking_set,
-)
+from uproxy.transport.native.types cimport Channel, Connection, Shared, Side
+from uproxy.transport.native.limits cimport mark_silent
 from uproxy.transport.native.verify_cache cimport find_verified
+from uproxy.transport.native.channel cimport fail, keep_early, receive_raw, send_clear_alert
+from uproxy.transport.native.tls cimport (
+    begin_feed, decrypt, drop_output, end_feed, flush, send_output,
+)
 
 cdef enum:  # messages of a handshake (RFC 8446 §4)
     CLIENT_HELLO = 1
@@ -39,29 +47,30 @@ cdef enum:  # messages of a handshake (RFC 8446 §4)
     TLS13 = 0x0304
 
 
-cdef inline int start_tls(Side *side) noexcept nogil:
+cdef inline int start_tls(Channel *channel) noexcept nogil:
+    """Make the session of a channel whose `tls_setup` is set."""
     ERR_clear_error()
-    side.ssl = SSL_new(side.tls_setup.ssl_ctx)
-    side.output = BIO_new(BIO_s_mem())
-    if side.ssl == NULL or side.output == NULL:
-        if side.ssl == NULL and side.output != NULL:
-            BIO_free(side.output)
-        side.output = NULL
-        return fail(side, F_MEMORY, 0, 0)
-    SSL_set_bio(side.ssl, NULL, side.output)
-    if SSL_set_SSL_CTX(side.ssl, side.tls_setup.identity) == NULL:
-        return fail(side, F_MEMORY, 0, 0)
-    SSL_set_verify(side.ssl, SSL_VERIFY_PEER_AND_INSIST, on_verify)
-    side.own_certificate_asked = not side.tls_setup.client
-    side.hello_read = side.tls12_server_done = side.unasked = False
-    if not side.tls_setup.client:
-        SSL_set_accept_state(side.ssl)
+    channel.ssl = SSL_new(channel.tls_setup.ssl_ctx)
+    channel.output = BIO_new(BIO_s_mem())
+    if channel.ssl == NULL or channel.output == NULL:
+        if channel.ssl == NULL and channel.output != NULL:
+            BIO_free(channel.output)
+        channel.output = NULL
+        return fail(channel, F_MEMORY, 0, 0)
+    SSL_set_bio(channel.ssl, NULL, channel.output)
+    if SSL_set_SSL_CTX(channel.ssl, channel.tls_setup.identity) == NULL:
+        return fail(channel, F_MEMORY, 0, 0)
+    SSL_set_verify(channel.ssl, SSL_VERIFY_PEER_AND_INSIST, on_verify)
+    channel.own_certificate_asked = not channel.tls_setup.client  # a server's is never optional
+    channel.hello_read = channel.tls12_server_done = channel.unasked = False
+    if not channel.tls_setup.client:
+        SSL_set_accept_state(channel.ssl)
         return 0
-    SSL_set_connect_state(side.ssl)
-    if side.tls_setup.server_name != NULL:
-        SSL_set_tlsext_host_name(side.ssl, side.tls_setup.server_name)
+    SSL_set_connect_state(channel.ssl)
+    if channel.tls_setup.server_name != NULL:
+        SSL_set_tlsext_host_name(channel.ssl, channel.tls_setup.server_name)
         if ERR_peek_error():  # the wheel's binding keeps the result to itself
-            return fail(side, F_MEMORY, 0, 0)  # names that are too long don't come here
+            return fail(channel, F_MEMORY, 0, 0)  # names that are too long don't come here
     return 0
 
 
@@ -69,89 +78,93 @@ cdef inline int start_tls(Side *side) noexcept nogil:
 
 
 cdef inline int on_verify(int _preverified, void *store) noexcept nogil:
-    """OpenSSL's question, two or three times per handshake.  The answer was found when the
-    Certificate message came; without one nobody is believed."""
-    cdef Side *side = <Side *>handshaking_get()
-    if side == NULL:
+    """The callback of SSL_set_verify, called two or three times per handshake: 1 accepts.  The
+    verdict was found when the Certificate message came; without one the peer is refused."""
+    cdef Channel *channel = <Channel *>handshaking_get()
+    if channel == NULL:
         return 0
-    if side.verdict == V_ACCEPTED and not side.own_certificate_asked and speaks_tls13(side):
-        side.unasked = True  # TLS 1.3 has the CertificateRequest before the Certificate
-        side.x509_error = X509_V_ERR_APPLICATION_VERIFICATION
-    X509_STORE_CTX_set_error(store, side.x509_error)
-    return side.verdict == V_ACCEPTED and not side.unasked
+    if (channel.verdict == V_ACCEPTED and not channel.own_certificate_asked
+            and is_tls13(channel)):
+        channel.unasked = True  # TLS 1.3 has the CertificateRequest before the Certificate
+        channel.x509_error = X509_V_ERR_APPLICATION_VERIFICATION
+    X509_STORE_CTX_set_error(store, channel.x509_error)
+    return channel.verdict == V_ACCEPTED and not channel.unasked
 
 
-cdef inline bint speaks_tls13(Side *side) noexcept nogil:
-    return strcmp(SSL_get_version(side.ssl), "TLSv1.3") == 0
+cdef inline bint is_tls13(Channel *channel) noexcept nogil:
+    return strcmp(SSL_get_version(channel.ssl), "TLSv1.3") == 0
 
 
 cdef inline void on_message(int sent, int version, int kind, const void *content, size_t size,
                             void *_ssl, void *_arg) noexcept nogil:
-    """SSL_CTX_set_msg_callback's.  OpenSSL has hashed a message for the proof of possession when
-    it is called, and hasn't read it yet."""
-    cdef Side *side = <Side *>handshaking_get()
-    cdef uint8_t *message = <uint8_t *>content  # to be written to: see `spoil`, `leave_leaf_only`
-    if sent or kind != SSL3_RT_HANDSHAKE or size < 4 or side == NULL:
+    """The callback of SSL_CTX_set_msg_callback.  OpenSSL has hashed the message for the proof of
+    possession when it calls this, and hasn't read it yet."""
+    cdef Channel *channel = <Channel *>handshaking_get()
+    cdef uint8_t *message = <uint8_t *>content  # written to by `spoil` and `leave_leaf_only`
+    if sent or kind != SSL3_RT_HANDSHAKE or size < 4 or channel == NULL:
         return
     if message[0] == CERTIFICATE:
-        on_certificates(side, message + 4, size - 4, version >= TLS13)
+        on_certificates(channel, message + 4, size - 4, version >= TLS13)
     elif message[0] == CERTIFICATE_REQUEST and size > MAX_REQUEST:
-        refuse_excess(side, X_REQUEST, size)
+        refuse_excess(channel, X_REQUEST, size)
         spoil(message + 4, size - 4)
     elif message[0] == CERTIFICATE_REQUEST:
-        side.own_certificate_asked = True
+        channel.own_certificate_asked = True
     elif message[0] == SERVER_HELLO_DONE:
-        side.tls12_server_done = True
+        channel.tls12_server_done = True
     elif message[0] == CLIENT_HELLO and size > MAX_CLIENT_HELLO:
         spoil(message + 4, size - 4)  # the second one, after a HelloRetryRequest
     elif message[0] == CLIENT_HELLO or message[0] == SERVER_HELLO:
-        side.hello_read = True
+        channel.hello_read = True
 
 
-cdef inline void on_certificates(Side *side, uint8_t *body, size_t size,
+cdef inline void on_certificates(Channel *channel, uint8_t *body, size_t size,
                                  bint is_tls13) noexcept nogil:
-    """Judge who sends these, and leave OpenSSL the leaf."""
+    """Verify the peer's certificates, and leave OpenSSL the leaf only."""
     cdef Presented them
     cdef size_t found = 0
-    cdef int what
-    if side.verdict != V_NONE:
-        side.verdict, side.x509_error = V_DEFECT, X509_V_ERR_UNSPECIFIED
+    cdef int excess
+    if channel.verdict != V_NONE:
+        channel.verdict, channel.x509_error = V_DEFECT, X509_V_ERR_UNSPECIFIED
         return
-    what = read_presented(&them, body, size, is_tls13, &found)
-    if what < 0:
+    excess = read_presented(&them, body, size, is_tls13, &found)
+    if excess < 0:
         return  # OpenSSL says what is wrong with it
-    if what != X_NONE:
-        refuse_excess(side, what, found)
+    if excess != X_NONE:
+        refuse_excess(channel, excess, found)
     else:
-        find_verdict(side, &them)
-    if not (is_tls13 and leave_leaf_only(&them, body, size)) and what != X_NONE:
+        find_verdict(channel, &them)
+    if not (is_tls13 and leave_leaf_only(&them, body, size)) and excess != X_NONE:
         spoil(body, size)
 
 
-cdef inline void find_verdict(Side *side, Presented *them) noexcept nogil:
-    cdef Shared *shared = side.connection.worker.shared
-    side.verified_peer = find_verified(&shared.verify_cache, them.ders[0], them.sizes[0], side.tls_setup.trust)
-    if side.verified_peer != NULL:
-        side.verdict, side.x509_error = V_ACCEPTED, X509_V_OK
+cdef inline void find_verdict(Channel *channel, Presented *them) noexcept nogil:
+    """Set the channel's verdict: from the verify cache, or by asking the verifier, with the GIL."""
+    cdef Shared *shared = channel.worker.shared
+    channel.verified_peer = find_verified(
+        &shared.verify_cache, them.ders[0], them.sizes[0], channel.tls_setup.trust)
+    if channel.verified_peer != NULL:
+        channel.verdict, channel.x509_error = V_ACCEPTED, X509_V_OK
         return
-    if side.index == 0:
+    if channel.side.index == 0:
         long_set(&shared.uncached_came, <int64_t>(clock_of(CLOCK_MONOTONIC) * 1000))
-    if not side.connection.is_offloaded:
-        shared.judge(side, them)
+    if not channel.side.connection.is_offloaded:
+        shared.ask_verifier(channel, them)
         return
     pthread_mutex_lock(&shared.helpers.verifying)
-    shared.judge(side, them)
+    shared.ask_verifier(channel, them)
     pthread_mutex_unlock(&shared.helpers.verifying)
 
 
-cdef inline void refuse_excess(Side *side, int what, size_t found) noexcept nogil:
-    side.verdict, side.x509_error = V_REFUSED, X509_V_ERR_CERT_REJECTED
-    fail(side, F_EXCESS, what, found)
+cdef inline void refuse_excess(Channel *channel, int excess, size_t found) noexcept nogil:
+    """Refuse a peer that presents too much: an Excess, and how much there was."""
+    channel.verdict, channel.x509_error = V_REFUSED, X509_V_ERR_CERT_REJECTED
+    fail(channel, F_EXCESS, excess, found)
 
 
 cdef inline void spoil(uint8_t *body, size_t size) noexcept nogil:
-    """Make OpenSSL stop before it reads a message that costs too much, which its callback has no
-    other way to say: lengths that can't be are a decode_error (RFC 8446 §6.2)."""
+    """Overwrite a message that would cost too much, so that OpenSSL stops before it reads it, which
+    this callback can't ask for: impossible lengths are a decode_error (RFC 8446 §6.2)."""
     memset(body, 0xFF, size)
 
 
@@ -159,86 +172,97 @@ cdef inline void spoil(uint8_t *body, size_t size) noexcept nogil:
 
 
 cdef inline int handshake_step(Side *side, char *data, size_t size) noexcept nogil:
-    """One step: 1 finished and the peer verified (its last words are still to be pushed: a
-    client's go with its first bytes), 0 more is needed, -1 failed."""
+    """Do one step with the bytes that came.  When it returns 1, the last records are still to be
+    sent (`send_output`): a client's go with its first data."""
+    cdef Channel *channel = &side.channel
     cdef int result, why
-    if begin_feed(side, data, size) < 0:
+    if begin_feed(channel, data, size) < 0:
         return -1
-    handshaking_set(side)
-    result = SSL_do_handshake(side.ssl)
+    handshaking_set(channel)
+    result = SSL_do_handshake(channel.ssl)
     handshaking_set(NULL)
     if result == 1:
-        return on_finished(side)
-    why = SSL_get_error(side.ssl, result)
-    end_feed(side)
-    if side.verdict == V_REFUSED or side.verdict == V_DEFECT:
-        fail(side, F_VERIFY, 0, 0)
-        return send_alert(side)
-    if side.unasked:
-        return refuse_not_asked(side)
+        return finish_handshake(side)
+    why = SSL_get_error(channel.ssl, result)
+    end_feed(channel)
+    if channel.verdict == V_REFUSED or channel.verdict == V_DEFECT:
+        return refuse(side, F_VERIFY, 0)
+    if channel.unasked:
+        return refuse(side, F_UNASKED, 0)
     if why != SSL_ERROR_WANT_READ:
-        if side.hello_read and side.verdict == V_NONE and is_too_large(ERR_peek_error()):
-            fail(side, F_EXCESS, X_MESSAGE, 0)
-        return fail_tls(side)
-    if side.tls12_server_done and not side.own_certificate_asked:
+        if channel.hello_read and channel.verdict == V_NONE and is_too_large(ERR_peek_error()):
+            fail(channel, F_EXCESS, X_MESSAGE, 0)
+        return refuse(side, F_TLS, ERR_get_error())
+    if channel.tls12_server_done and not channel.own_certificate_asked:
         # nothing of our turn in TLS 1.2 is sent yet: an alert in the clear takes its place
-        drop_output(side)
-        send_clear_alert(side, ALERT_HANDSHAKE_FAILURE)
-        return refuse_not_asked(side)
-    return send_output(side)
+        drop_output(channel)
+        send_clear_alert(channel, ALERT_HANDSHAKE_FAILURE)
+        return refuse(side, F_UNASKED, 0)
+    return send_output(channel)
 
 
-cdef inline int refuse_not_asked(Side *side) noexcept nogil:
-    fail(side, F_UNASKED, 0, 0)
-    return send_alert(side)
+cdef inline int refuse(Side *side, int why, unsigned long code) noexcept nogil:
+    """Record why the handshake fails (a Failure, OpenSSL's error), and send the alert.  Returns -1.
+    A refused caller may be evicted from before it can know."""
+    fail(&side.channel, why, 0, code)
+    if side.index == 0:
+        mark_silent(side.connection)
+    send_output(&side.channel)
+    return -1
 
 
 cdef inline bint is_too_large(unsigned long code) noexcept nogil:
-    """OpenSSL has seen from its header that a message is larger than it takes: of those that come
-    after a hello only the Certificate message is ever so large."""
+    """Whether OpenSSL has refused a message for the size in its header: of those that come after a
+    hello only the Certificate message is ever so large."""
     return (code >> 23) & 0xFF == ERR_LIB_SSL and code & 0x7FFFFF == SSL_R_EXCESSIVE_MESSAGE_SIZE
 
 
-cdef inline int on_finished(Side *side) noexcept nogil:
+cdef inline int finish_handshake(Side *side) noexcept nogil:
+    """OpenSSL has finished: check that the peer was verified, and keep the data that has come with
+    its last records.  Returns 1 or -1."""
+    cdef Channel *channel = &side.channel
     cdef ssize_t early
-    # nobody passes whom this very handshake's callback didn't accept
-    if side.verdict != V_ACCEPTED or SSL_session_reused(side.ssl):
-        end_feed(side)
-        return fail(side, F_UNPROVEN, 0, 0)
-    if not side.own_certificate_asked:
-        end_feed(side)
-        return fail(side, F_UNASKED, 0, 0)
-    early = decrypt(side)
+    # nobody passes whom the callback of this very handshake didn't accept
+    if channel.verdict != V_ACCEPTED or SSL_session_reused(channel.ssl):
+        end_feed(channel)
+        return fail(channel, F_UNPROVEN, 0, 0)
+    if not channel.own_certificate_asked:
+        end_feed(channel)
+        return fail(channel, F_UNASKED, 0, 0)
+    early = decrypt(channel)
+    end_feed(channel)
     if early < 0:
-        return -1
-    end_feed(side)
-    if early > 0 and keep_early(side, side.connection.running_on.plain, early) < 0:
+        return refuse(side, channel.failed, channel.code)
+    if early > 0 and keep_early(channel, channel.running_on.plaintext, early) < 0:
         return -1
     record_facts(side)
     # an open connection keeps no key in memory
-    if SSL_set_SSL_CTX(side.ssl, side.tls_setup.ssl_ctx) == NULL:
-        return fail(side, F_MEMORY, 0, 0)
+    if SSL_set_SSL_CTX(channel.ssl, channel.tls_setup.ssl_ctx) == NULL:
+        return fail(channel, F_MEMORY, 0, 0)
     return 1
 
 
 cdef inline void record_facts(Side *side) noexcept nogil:
+    """Record version, cipher, group and duration of the handshake, for the loop."""
     cdef Connection *connection = side.connection
-    connection.version = SSL_get_version(side.ssl)
-    connection.cipher = SSL_CIPHER_get_name(SSL_get_current_cipher(side.ssl))
-    connection.group = SSL_get0_group_name(side.ssl)
-    connection.handshake_seconds = clock_of(CLOCK_MONOTONIC) - connection.started
+    cdef void *ssl = side.channel.ssl
+    connection.version = SSL_get_version(ssl)
+    connection.cipher = SSL_CIPHER_get_name(SSL_get_current_cipher(ssl))
+    connection.group = SSL_get0_group_name(ssl)
+    connection.handshake_seconds = clock_of(CLOCK_MONOTONIC) - connection.handshake_started
 
 
 cdef inline int continue_handshake(Side *side) noexcept nogil:
-    """The socket is ready: the next step."""
+    """Do the next step: the socket can be read, or written if something is unsent."""
+    cdef Channel *channel = &side.channel
     cdef ssize_t size
-    if side.unsent:
-        return flush(side)
-    size = receive_raw(side, RECEIVE_SIZE)
+    if channel.unsent:
+        return flush(channel)
+    size = receive_raw(channel, RECEIVE_SIZE)
     if size == -2:
         return 0
     if size < 0:
-        return fail(side, F_OS, errno, 0)
+        return fail(channel, F_OS, errno, 0)
     if size == 0:
-        return fail(side, F_SHORT_HANDSHAKE, 0, 0)
-    return handshake_step(side, side.connection.running_on.received, size)
+        return fail(channel, F_SHORT_HANDSHAKE, 0, 0)
+    return handshake_step(side, channel.running_on.received, size)

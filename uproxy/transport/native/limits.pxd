@@ -1,26 +1,28 @@
-"""The limits: who may come in, and who goes when it is full.
+"""The limits on connections and on handshakes in flight, and whom to evict when connections are
+full.
 
-A connection is *silent* until its ClientHello is complete, and again while it is only left to
-read its refusal: silent ones are what a slow-loris has, so the oldest of them makes room.
+A connection is *silent* until its ClientHello is complete, and again while a refused caller
+lingers.  Silent connections are what a slow-loris attack has, so the one that has been silent for
+the longest is evicted when a new one comes.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
-from uproxy.transport.native.queues cimport new_command, send_command
-from uproxy.transport.native.types cimport (
-    C_EVICT, F_FULL, F_MEMORY, F_NONE, F_SOURCE_FULL, SOURCE_BUCKETS,
-    Command, Connection, LimitState, Source,
-)
 from uproxy.transport.native.system cimport (
     pthread_mutex_lock, pthread_mutex_unlock, word_add, word_get,
 )
+from uproxy.transport.native.codes cimport (
+    C_EVICT, F_FULL, F_MEMORY, F_NONE, F_SOURCE_FULL, SOURCE_BUCKETS,
+)
+from uproxy.transport.native.types cimport Command, Connection, LimitState, Source
+from uproxy.transport.native.queues cimport new_command, send_command
 
 
 cdef inline void network_of(const uint8_t *host, uint8_t *network) noexcept nogil:
-    """By what a source is counted: an IPv4 address (mapped), or the /64 of an IPv6 one, because
-    everybody who has one such address has 2^64."""
+    """Write to `network` what connections are counted by: an IPv4 address (mapped into IPv6), or
+    the /64 of an IPv6 one, because whoever has one such address has 2^64."""
     cdef int index
     memcpy(network, host, 16)
     for index in range(10):
@@ -32,8 +34,8 @@ cdef inline void network_of(const uint8_t *host, uint8_t *network) noexcept nogi
 
 
 cdef inline uint32_t source_hash(LimitState *limits, const uint8_t *network) noexcept nogil:
-    """Multiply-shift with random keys: without them nobody finds two networks that share a bucket
-    but by chance."""
+    """Return the hash of a network: multiply-shift with random keys, without which nobody finds two
+    networks that share a bucket, but by chance."""
     cdef uint64_t value = limits.keys[4]
     cdef uint32_t word
     cdef int index
@@ -44,7 +46,7 @@ cdef inline uint32_t source_hash(LimitState *limits, const uint8_t *network) noe
 
 
 cdef inline Source **find_source(LimitState *limits, const uint8_t *host) noexcept nogil:
-    """Where it is, or where it would be."""
+    """Return what points to the source's count, or to NULL where there is none yet."""
     cdef uint8_t network[16]
     cdef Source **at
     network_of(host, network)
@@ -55,6 +57,7 @@ cdef inline Source **find_source(LimitState *limits, const uint8_t *host) noexce
 
 
 cdef inline void unlink_silent(LimitState *limits, Connection *connection) noexcept nogil:
+    """Take a connection out of the list of silent ones, under the lock."""
     if not connection.silent:
         return
     connection.silent = False
@@ -70,6 +73,7 @@ cdef inline void unlink_silent(LimitState *limits, Connection *connection) noexc
 
 
 cdef inline void count_out(LimitState *limits, Connection *connection) noexcept nogil:
+    """Stop counting a connection, under the lock."""
     cdef Source **at
     cdef Source *gone
     unlink_silent(limits, connection)
@@ -88,7 +92,7 @@ cdef inline void count_out(LimitState *limits, Connection *connection) noexcept 
 
 
 cdef inline bint evict(LimitState *limits) noexcept nogil:
-    """Send the longest silent one away, if there is one."""
+    """Cut the connection that has been silent for the longest.  False if there is none."""
     cdef Connection *connection = limits.silent_first
     cdef Command *command
     if connection == NULL:
@@ -103,6 +107,7 @@ cdef inline bint evict(LimitState *limits) noexcept nogil:
 
 
 cdef inline int count_in(LimitState *limits, Connection *connection) noexcept nogil:
+    """Count a connection, under the lock.  Returns a Failure or F_NONE."""
     cdef Source **at = NULL
     if connection.source.known:
         at = find_source(limits, connection.source.host)
@@ -113,7 +118,7 @@ cdef inline int count_in(LimitState *limits, Connection *connection) noexcept no
         limits.full += 1
         return F_FULL
     if at != NULL:
-        at = find_source(limits, connection.source.host)  # who was sent away may have been the last
+        at = find_source(limits, connection.source.host)  # the evicted one may have been the last
         if at[0] == NULL:
             at[0] = <Source *>calloc(1, sizeof(Source))
             if at[0] == NULL:
@@ -126,7 +131,7 @@ cdef inline int count_in(LimitState *limits, Connection *connection) noexcept no
 
 
 cdef inline int enter_limits(Connection *connection) noexcept nogil:
-    """Count an arrival in; why there is no room for it, or F_NONE."""
+    """Count a new connection.  Returns F_NONE, or the Failure that says which limit refuses it."""
     cdef LimitState *limits = &connection.worker.shared.limits
     cdef int why
     pthread_mutex_lock(&limits.lock)
@@ -136,7 +141,7 @@ cdef inline int enter_limits(Connection *connection) noexcept nogil:
 
 
 cdef inline void leave_limits(Connection *connection) noexcept nogil:
-    """Count it out, if it is in."""
+    """Stop counting a connection, if it is counted."""
     cdef LimitState *limits = &connection.worker.shared.limits
     pthread_mutex_lock(&limits.lock)
     count_out(limits, connection)
@@ -144,7 +149,7 @@ cdef inline void leave_limits(Connection *connection) noexcept nogil:
 
 
 cdef inline void mark_silent(Connection *connection) noexcept nogil:
-    """Nothing but its ClientHello, or its end, is awaited."""
+    """Note that nothing but its ClientHello, or its end, is awaited: it may be evicted."""
     cdef LimitState *limits = &connection.worker.shared.limits
     pthread_mutex_lock(&limits.lock)
     if connection.inside and not connection.silent:
@@ -159,6 +164,7 @@ cdef inline void mark_silent(Connection *connection) noexcept nogil:
 
 
 cdef inline void mark_heard(Connection *connection) noexcept nogil:
+    """Note that its ClientHello is complete: it isn't evicted."""
     cdef LimitState *limits = &connection.worker.shared.limits
     pthread_mutex_lock(&limits.lock)
     unlink_silent(limits, connection)
@@ -166,7 +172,7 @@ cdef inline void mark_heard(Connection *connection) noexcept nogil:
 
 
 cdef inline bint take_slot(Connection *connection) noexcept nogil:
-    """One of the handshakes in flight, with a complete ClientHello."""
+    """Count a handshake in flight, whose ClientHello is complete.  False if there are too many."""
     cdef LimitState *limits = &connection.worker.shared.limits
     if word_add(&limits.slots, 1) > word_get(&limits.most_slots):
         word_add(&limits.slots, -1)

@@ -1,4 +1,4 @@
-"""A door that the threads accept at: what it offers arrivals, its shortages, its end."""
+"""A listening socket of the compiled engine: what arrivals meet, when accepting pauses, its end."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _COMPILED: Final = libssl.Compiled(CHOOSE_PROTOCOL, ON_MESSAGE)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DoorState:
-    """What arrivals meet at a listener, until it has another door."""
+    """What arrivals meet at a listener under one door: the door, and its TLS plan."""
 
     listener: NativeListener
     door: Door
     plan: TlsPlan | None
-    """None in the clear, or where each arrival asks."""
+    """None without TLS, or where each arrival asks the door."""
     inbound: bool
 
 
@@ -44,27 +44,27 @@ class NativeListener:
         self._state = state
         self._listener = listener
         self.door: Door | None = door
-        """The one that decides; None: nobody listens here any more."""
+        """The door that decides about arrivals; None: arrivals are refused."""
         self._handle = ListenerHandle(state.core, listener.fileno())
         self._backoff = Shortage()
         self._resuming: asyncio.TimerHandle | None = None
-        self._all_decided: asyncio.Event | None = None  # while somebody waits in `close`
+        self._all_decided: asyncio.Event | None = None  # while `close` waits
         state.doors.add(self)
         self.update_door_state()
         self._handle.resume()
 
     def replace(self, door: Door | None) -> None:
-        """From now on `door` decides; the socket and open connections stay."""
+        """Let `door` decide from now on; the socket and open connections stay."""
         before, self.door = self.door, door
         if door is not None:
             self.update_door_state()
         elif before is not None:
-            self._set_door_state(before, None, None, ask=True)  # and be refused, each
-        self._state.take_all_soon()  # whoever got in before is known when they are judged again
+            self._set_door_state(before, None, None, ask=True)  # each arrival asks, and is refused
+        self._state.take_all_soon()  # connections are known when they are rechecked
 
     def update_door_state(self) -> None:
-        """Ask the door what arrivals meet from now on; no route that was cached is given any
-        more."""
+        """Ask the door for its TLS plan, and tell the threads.  Without one, or without a context
+        for it, each arrival asks, and gets the reason.  No cached route is used any more."""
         downstream, ask, door = None, False, self.door
         plan: TlsPlan | Refusal | None = None
         if door is None:
@@ -74,7 +74,7 @@ class NativeListener:
             if isinstance(plan, TlsPlan):
                 downstream = tls_setup(plan)
         except RefusedError:
-            ask = True  # and be told why, each
+            ask = True
         except Exception:  # noqa: BLE001  the door's defect; the listener stays
             _log.exception("a defect of door %s: its arrivals are refused", door.name)
             ask = True
@@ -98,16 +98,16 @@ class NativeListener:
             self._state.closing.add(self)
             self._all_decided = self._all_decided or asyncio.Event()
             await self._all_decided.wait()
-        # whoever was admitted without asking is known by now
+        # connections with a cached route are known by now
         self._state.take_all()
 
     def release(self) -> None:
-        """Let go of the listening socket, and of whoever waits in its queue."""
+        """Close the listening socket, and with it the connections in its queue."""
         if self._listener.fileno() != -1:
             self._release_socket(0)
 
     def on_reports(self) -> None:
-        """Something has happened: a shortage, or the last arrival's decision."""
+        """See, after reports, whether accepting has paused or the last arrival is decided."""
         if self._all_decided is not None and not self._handle.undecided():
             self._all_decided.set()
             self._state.closing.discard(self)
@@ -123,7 +123,7 @@ class NativeListener:
         sockets.release(self._listener)
 
     def _pause(self, error: int) -> None:
-        """Accept nothing for a while."""
+        """Accept nothing for a while; `error` is the errno that says why."""
         if error in SHORTAGES:
             self._state.shortages += 1
         loop = asyncio.get_running_loop()
@@ -132,7 +132,7 @@ class NativeListener:
 
 
 def tls_setup(plan: TlsPlan, server_name: str | None = None) -> TlsSetup:
-    """What a thread needs of a plan, and the name to send as SNI.
+    """Make of a plan what a thread needs for a handshake; `server_name` is sent as SNI.
 
     Raises:
         RefusedError: no context can be made of it.
@@ -146,7 +146,7 @@ def tls_setup(plan: TlsPlan, server_name: str | None = None) -> TlsSetup:
 
 
 def upstream_setup(route: Route, candidate: Candidate) -> TlsSetup | None:
-    """What a thread needs to shake hands with a candidate; None in the clear.
+    """Make what a thread needs for a handshake with a candidate; None without TLS.
 
     Raises:
         RefusedError: no context can be made of the route's plan.

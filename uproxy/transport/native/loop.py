@@ -1,7 +1,7 @@
-"""What the engine's front, its doors and its connections share on the event loop.
+"""What the engine, its listeners and its connections share on the event loop.
 
-The threads report here: `take` hands what they ask and report to the connections, and lets the
-doors look whether one is short of descriptors or has decided about its last arrival.
+`LoopState.take` fetches the threads' reports, hands each to its connection, and lets the listeners
+look whether accepting has paused, or the last arrival is decided.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from uproxy.transport.native._engine import OPENSSL_FUNCTIONS, ConnectionHandle,
 from uproxy.transport.poller import Poller
 
 _BATCH: Final = 256
-"""Connections heard of in one turn of the loop: a flood of arrivals leaves turns for others."""
+"""Reports handled in one turn of the loop, so that a flood of arrivals leaves turns for others."""
 
 _log = logging.getLogger(__name__)
 
@@ -37,7 +37,8 @@ class LoopState:
 
     Args:
         threads: how many move connections.
-        make_connection: of what a door offered (`Offer`), when a connection is first reported.
+        make_connection: makes a connection, given its listener's `DoorState`, when it is first
+            reported.
     """
 
     def __init__(self, threads: int, make_connection: Callable[..., ConnectionHandle]) -> None:
@@ -50,36 +51,35 @@ class LoopState:
             make_connection,
         )
         self.poller = Poller()
-        """For the addresses that race."""
+        """Watches the sockets of addresses that race."""
         self.limits = Limits()
         self.doors: set[_Door] = set()
         self.closing: set[_Door] = set()
-        """Doors whose last arrivals somebody waits for."""
+        """Listeners whose `close` waits for the last arrivals."""
         self.dialling: set[asyncio.Task[None]] = set()
-        """Races of addresses that go on, those given up included."""
+        """The races of addresses that still run, abandoned ones too."""
         self.shortages = 0
         """How often accepting paused for want of descriptors."""
         self._taken = asyncio.Event()
         self._taking: asyncio.Handle | None = None
 
     def take(self, most: int = _BATCH) -> None:
-        """Learn what the threads have asked and reported by now, of so many connections at most;
-        the rest when the loop has had a turn."""
+        """Handle the threads' reports of `most` connections; the rest in the loop's next turn."""
         for handle, events in self.core.take(most):
             try:
                 cast("_Connection", handle).on_reported(events)
-            except Exception:  # noqa: BLE001  a defect with one: the others are still to be heard
+            except Exception:  # noqa: BLE001  a defect with one: the others are still to be handled
                 _log.exception("a defect: a connection's report is lost")
         for door in (*self.doors, *self.closing):
             door.on_reports()
         self._taken.set()
 
     def take_all(self) -> None:
-        """As `take`, of every connection."""
+        """Handle all reports now."""
         self.take(self.core.alive())
 
     def take_all_soon(self) -> None:
-        """As `take_all`, once in the next turn of the loop however often it is asked for."""
+        """Handle all reports in the next turn of the loop, once however often this is called."""
         if self._taking is None:
             self._taking = asyncio.get_running_loop().call_soon(self._take_all_now)
 
@@ -88,7 +88,7 @@ class LoopState:
         self.take_all()
 
     async def wait_for_reports(self, seconds: float) -> None:
-        """Until something has been taken, or so long."""
+        """Wait until reports were handled, or so many seconds."""
         self._taken.clear()
         timer = asyncio.get_running_loop().call_later(seconds, self._taken.set)
         await self._taken.wait()

@@ -8,26 +8,50 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define READ_EVENTS (EPOLLIN | EPOLLRDHUP) /* for bytes, or the end of them */
-#define REPORT_DELAY_S 0.01 /* seconds that reports which ask nothing wait for others to come along */
-#define LARGE_BATCH_DELAY_S 0.1 /* seconds between two rounds of these: what is told together costs half */
-#define LINGER_S 1.0 /* seconds a refused peer has to read its alert */
-#define VERDICT_LIFE_S 60.0 /* seconds a verdict on a leaf holds at most */
-#define OFFLOAD_FOR_MS 1000 /* milliseconds after a leaf had to be judged, in which others may */
-#define HELPER_IDLE_S 10 /* seconds without a step, after which a helper ends */
-#define TRIM_AFTER_S 1.0 /* seconds after which a connection is one that stays */
-#define SHRINK_AFTER_S 0.25 /* seconds between two looks for output buffers that are too big */
+#define READ_EVENTS (EPOLLIN | EPOLLRDHUP)
+#define REPORT_DELAY_S 0.01 /* batching delay of reports that ask nothing */
+#define LARGE_BATCH_DELAY_S 0.1 /* the same after a batch of LARGE_BATCH */
+#define LINGER_S 1.0 /* for a refused caller to read its alert */
+#define VERDICT_LIFE_S 60.0 /* for which the verifier's answer is reused at most */
+#define OFFLOAD_FOR_MS 1000 /* after an uncached caller, in which handshakes are offloaded */
+#define HELPER_IDLE_S 10 /* without a step, after which a helper ends */
+#define TRIM_AFTER_S 1.0 /* of relaying, after which handshake memory is freed */
+#define SHRINK_AFTER_S 0.25 /* between two looks for large output buffers */
 
-static __thread void *uproxy_handshaking; /* the side inside SSL_do_handshake on this thread */
+static __thread void *uproxy_handshaking; /* the channel inside SSL_do_handshake on this thread */
 
 static inline void *handshaking_get(void) { return uproxy_handshaking; }
-static inline void handshaking_set(void *side) { uproxy_handshaking = side; }
+static inline void handshaking_set(void *channel) { uproxy_handshaking = channel; }
 
 #define word_add(at, by) __atomic_add_fetch((at), (by), __ATOMIC_ACQ_REL)
 #define word_get(at) __atomic_load_n((at), __ATOMIC_ACQUIRE)
 #define word_set(at, to) __atomic_store_n((at), (to), __ATOMIC_RELEASE)
 #define word_swap(at, to) __atomic_exchange_n((at), (to), __ATOMIC_ACQ_REL)
 #define count_add(at, by) __atomic_store_n((at), *(at) + (by), __ATOMIC_RELAXED) /* one writer */
+
+static inline int word_swap_if(int *at, int now, int to) /* 1 if it was `now` */
+{
+    return __atomic_compare_exchange_n(at, &now, to, 0, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+}
+
+/* lifecycle.MOVES, filled at import: bit `to` of word `from` */
+static unsigned int allowed_moves[32];
+
+#ifdef UPROXY_CHECK_MOVES
+#include <stdio.h>
+#include <stdlib.h>
+static inline void check_move(int from, int to)
+{
+    if (allowed_moves[from] & 1u << to)
+        return;
+    fprintf(stderr, "a connection can't go from state %d to %d\n", from, to);
+    abort();
+}
+enum { CHECKS_MOVES = 1 };
+#else
+#define check_move(from, to) ((void)(from), (void)(to))
+enum { CHECKS_MOVES = 0 };
+#endif
 
 typedef int (*verify_t)(int, void *);
 

@@ -1,36 +1,36 @@
-"""Handshakes beside uncached peers, whose leaves have to be judged with the GIL: no worker waits
-for that, and no cached peer's handshake waits behind it.
+"""Handshakes of callers, done by helper threads while uncached callers come.
 
-While uncached peers come, a step of a caller's handshake that may show a leaf is done by another
-thread, and comes back as a command.  There is always one that waits for the next step, up to
-MAX_HELPERS of them: a helper that judges is replaced by another.  They are made when they are
-needed and end when they are not.  The first uncached peer still holds its worker up.
+To verify a certificate that isn't in the verify cache needs the GIL, and would stall the relays of
+a worker that waits for it.  So for OFFLOAD_FOR_MS after one has come, each step of a caller's
+handshake is done by a helper, and comes back to the worker as a command (C_STEP_DONE).  One
+helper always waits for the next step, up to MAX_HELPERS of them; a helper ends when it had
+nothing to do for HELPER_IDLE_S.  The first uncached caller still stalls its worker.
 """
 
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
-from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME
+from posix.time cimport CLOCK_MONOTONIC, CLOCK_REALTIME, timespec
 
-from uproxy.transport.native.queues cimport new_command, send_command
-from uproxy.transport.native.types cimport (
-    C_STEP, C_STEP_DONE, F_NONE, MAX_HELPERS, Command, Connection, Helpers, Shared, Side, Worker,
-)
-from uproxy.transport.native.handshake cimport continue_handshake
-from uproxy.transport.native.side cimport unwatch
 from uproxy.transport.native.system cimport (
-    HELPER_IDLE_S, OFFLOAD_FOR_MS, clock_of, deadline_of, long_get, long_set, pthread_cond_broadcast,
-    pthread_cond_signal, pthread_cond_timedwait, pthread_cond_wait, pthread_create,
-    pthread_detach, pthread_mutex_lock, pthread_mutex_unlock, pthread_t, timespec,
+    HELPER_IDLE_S, OFFLOAD_FOR_MS, clock_of, deadline_of, long_get, long_set,
+    pthread_cond_broadcast, pthread_cond_signal, pthread_cond_timedwait, pthread_cond_wait,
+    pthread_create, pthread_detach, pthread_mutex_lock, pthread_mutex_unlock, pthread_t,
 )
+from uproxy.transport.native.codes cimport C_STEP, C_STEP_DONE, F_NONE, MAX_HELPERS
+from uproxy.transport.native.types cimport Command, Connection, Helpers, Shared, Side, Worker
+from uproxy.transport.native.queues cimport new_command, send_command
+from uproxy.transport.native.channel cimport unwatch
+from uproxy.transport.native.handshake cimport continue_handshake
 
 
 cdef inline bint uncached_peers_come(Connection *connection) noexcept nogil:
+    """Whether an uncached caller has come within OFFLOAD_FOR_MS."""
     cdef int64_t came = long_get(&connection.worker.shared.uncached_came)
     return came != 0 and <int64_t>(connection.worker.now * 1000) - came < OFFLOAD_FOR_MS
 
 
 cdef inline bint offload(Side *side) noexcept nogil:
-    """Have the next step done by a helper.  False: there is none, nor memory for one."""
+    """Give a side's next step to a helper.  False if there is none, nor memory for one."""
     cdef Connection *connection = side.connection
     cdef Helpers *helpers = &connection.worker.shared.helpers
     cdef Command *command = new_command(C_STEP, connection)
@@ -42,7 +42,7 @@ cdef inline bint offload(Side *side) noexcept nogil:
         start_helper(connection.worker.shared)
     taken = helpers.count > 0 and not helpers.stopping
     if taken:
-        unwatch(side)
+        unwatch(&side.channel)
         connection.deferred_failure = F_NONE
         connection.is_offloaded = True
         add_step(helpers, command)
@@ -53,6 +53,7 @@ cdef inline bint offload(Side *side) noexcept nogil:
 
 
 cdef inline void add_step(Helpers *helpers, Command *command) noexcept nogil:
+    """Append a step, under the lock, and wake a helper."""
     if helpers.first == NULL:
         helpers.first = command
     else:
@@ -63,7 +64,7 @@ cdef inline void add_step(Helpers *helpers, Command *command) noexcept nogil:
 
 
 cdef inline void start_helper(Shared *shared) noexcept nogil:
-    """Under the lock.  Where it can't be done, those that are there do everything."""
+    """Start one more helper, under the lock.  Where it can't be done, the others do all steps."""
     cdef Helpers *helpers = &shared.helpers
     cdef Worker *helper
     cdef pthread_t thread
@@ -86,7 +87,7 @@ cdef inline void start_helper(Shared *shared) noexcept nogil:
 
 
 cdef inline void *run_helper(void *which) noexcept nogil:
-    """A helper's life."""
+    """The main function of a helper thread: do steps until there are none."""
     cdef Worker *helper = <Worker *>which
     cdef Helpers *helpers = &helper.shared.helpers
     cdef Command *command
@@ -95,7 +96,7 @@ cdef inline void *run_helper(void *which) noexcept nogil:
         if command == NULL:
             break
         long_set(&helper.busy_since, <int64_t>(clock_of(CLOCK_MONOTONIC) * 1000))
-        command.connection.running_on = helper
+        command.connection.sides[0].channel.running_on = helper
         command.result = continue_handshake(&command.connection.sides[0])
         command.kind = C_STEP_DONE
         long_set(&helper.busy_since, 0)
@@ -105,7 +106,7 @@ cdef inline void *run_helper(void *which) noexcept nogil:
 
 
 cdef inline Command *take_step(Helpers *helpers) noexcept nogil:
-    """NULL: nothing came for HELPER_IDLE_S, or the engine stops."""
+    """Wait for a step.  NULL: none came for HELPER_IDLE_S, or the engine stops."""
     cdef timespec until = deadline_of(CLOCK_REALTIME, HELPER_IDLE_S)
     cdef Command *command
     cdef int late = 0
@@ -123,6 +124,7 @@ cdef inline Command *take_step(Helpers *helpers) noexcept nogil:
 
 
 cdef inline void end_helper(Helpers *helpers, Worker *helper) noexcept nogil:
+    """Forget a helper that ends, and free its memory."""
     cdef int at
     pthread_mutex_lock(&helpers.lock)
     for at in range(MAX_HELPERS):
@@ -135,7 +137,7 @@ cdef inline void end_helper(Helpers *helpers, Worker *helper) noexcept nogil:
 
 
 cdef inline void stop_helpers(Helpers *helpers) noexcept nogil:
-    """Wait until the last one has ended; without the GIL, which one may need to."""
+    """Stop all helpers and wait until the last has ended, without the GIL, which one may need."""
     pthread_mutex_lock(&helpers.lock)
     helpers.stopping = True
     pthread_cond_broadcast(&helpers.changed)
@@ -145,7 +147,7 @@ cdef inline void stop_helpers(Helpers *helpers) noexcept nogil:
 
 
 cdef inline int64_t helpers_busy_since(Helpers *helpers) noexcept nogil:
-    """When the longest step that goes on began (monotonic milliseconds); 0: there is none."""
+    """Return when the oldest running step began (monotonic milliseconds); 0: none runs."""
     cdef int64_t earliest = 0, since
     cdef int at
     pthread_mutex_lock(&helpers.lock)

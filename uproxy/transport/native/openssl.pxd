@@ -1,8 +1,8 @@
-"""OpenSSL's functions, at the addresses that the border hands over.
-
-Called as `ossl.NAME` in C: a table that is filled once, before any thread runs.  What is declared
-here is in `machine.h`'s OSSL_FUNCTIONS, or it doesn't compile.
+"""OpenSSL's functions, called through a table of addresses that `_engine` fills once, before any
+thread runs.  A function that is declared here and isn't in machine.h's OSSL_FUNCTIONS doesn't
+compile.
 """
+
 
 cdef extern from "machine.h" nogil:
     ctypedef int (*verify_t)(int, void *) noexcept nogil
@@ -43,10 +43,10 @@ cdef extern from "machine.h" nogil:
 
     void *ossl_small_key
     int OPENSSL_FUNCTION_COUNT
-    struct Endpoint "ossl_place":
+    struct OpensslFunction "openssl_function":
         const char *name
         void **place
-    Endpoint *openssl_functions
+    OpensslFunction *openssl_functions
 
 cdef enum:
     SSL_ERROR_WANT_READ = 2

@@ -1,13 +1,30 @@
-"""What a peer presents as its certificates: read from its Certificate message, and bounded before
-anything is spent on it.  The same as `spiffe/presented.py`, which has the reasons and the words.
-"""
+"""The certificates in a Certificate message: found, and their sizes checked, before anything else
+is spent on them. `spiffe/presented.py` does the same for the Python engine, and has the reasons."""
 
 from libc.stdint cimport uint8_t
 
-from uproxy.transport.native.types cimport (
-    MAX_CHAIN, MAX_CHAIN_BYTES, MAX_DEPTH, MAX_EXTENSIONS, MAX_KEY, MAX_NAME_PARTS, MAX_PARTS, MAX_TEXT, X_BYTES, X_CERTIFICATES,
-    X_EXTENSIONS, X_KEY, X_NAME, X_NONE, X_NOT_DER, X_PARTS, X_TEXT, Presented,
-)
+
+cdef enum:  # what a peer may present; spiffe/presented.py has the reasons
+    MAX_CHAIN = 10
+    MAX_CHAIN_BYTES = 64 * 1024
+    MAX_PARTS = 200
+    MAX_NAME_PARTS = 80
+    MAX_EXTENSIONS = 20
+    MAX_TEXT = 8 * 1024
+    MAX_KEY = 4 * 1024
+    MAX_CLIENT_HELLO = 8 * 1024
+    MAX_REQUEST = 16 * 1024
+    MAX_DEPTH = 24
+
+cdef enum Excess:  # the numbers of spiffe.presented.Excess, as `_engine` checks
+    X_NONE, X_CERTIFICATES, X_BYTES, X_PARTS, X_TEXT, X_KEY, X_MESSAGE, X_REQUEST, X_NOT_DER, X_NAME
+    X_EXTENSIONS
+    EXCESS_COUNT
+
+cdef struct Presented:  # certificates inside a Certificate message, leaf first
+    int count  # of which the first MAX_CHAIN are here
+    const uint8_t *ders[MAX_CHAIN]
+    size_t sizes[MAX_CHAIN]
 
 cdef enum:
     SEQUENCE = 0x30
@@ -23,6 +40,7 @@ cdef struct Value:  # of ASN.1, in DER
 
 
 cdef inline size_t number_at(const uint8_t *at, int size) noexcept nogil:
+    """Return the big-endian number of so many bytes."""
     cdef size_t value = 0
     cdef int index
     for index in range(size):
@@ -32,7 +50,7 @@ cdef inline size_t number_at(const uint8_t *at, int size) noexcept nogil:
 
 cdef inline bint read_entries(Presented *them, const uint8_t *body, size_t size,
                               bint is_tls13) noexcept nogil:
-    """Find the certificates in a Certificate message's body; False where it isn't built as RFC
+    """Find the certificates in the body of a Certificate message. False if it isn't built as RFC
     8446 §4.4.2 or RFC 5246 §7.4.2 say."""
     cdef size_t at = 1 if is_tls13 else 0
     cdef size_t length
@@ -59,7 +77,7 @@ cdef inline bint read_entries(Presented *them, const uint8_t *body, size_t size,
 
 
 cdef inline bint read_value(Value *value, const uint8_t *at, const uint8_t *end) noexcept nogil:
-    """Read the header of the value that begins at `at`; False where none ends before `end`."""
+    """Read the DER header of the value that begins at `at`.  False if none ends before `end`."""
     cdef size_t size
     cdef int count
     if end - at < 2 or (at[0] & 0x1F) == 0x1F:
@@ -80,8 +98,8 @@ cdef inline bint read_value(Value *value, const uint8_t *at, const uint8_t *end)
 
 cdef inline bint read_sizes(const uint8_t *der, size_t size, size_t *key, size_t *text,
                             int *names, int *extensions) noexcept nogil:
-    """Bytes of the public key, and of all else that the issuer has signed; values in the longer of
-    its two names; extensions."""
+    """Measure a certificate: the bytes of its public key, the bytes of all else that the issuer has
+    signed, the values in the longer of its two names, its extensions.  False if it isn't DER."""
     cdef Value value, signed
     cdef const uint8_t *at
     cdef int index
@@ -109,7 +127,8 @@ cdef inline bint read_sizes(const uint8_t *der, size_t size, size_t *key, size_t
 
 
 cdef inline int count_extensions(const uint8_t *at, const uint8_t *end) noexcept nogil:
-    """Between a certificate's key and the end of what is signed; -1: it isn't DER."""
+    """Count the extensions between a certificate's key and the end of what is signed.  -1 if it
+    isn't DER."""
     cdef Value value, all_of_them
     cdef const uint8_t *inner
     cdef int count = 0
@@ -131,7 +150,8 @@ cdef inline int count_extensions(const uint8_t *at, const uint8_t *end) noexcept
 
 
 cdef inline int count_parts(const uint8_t *der, size_t size) noexcept nogil:
-    """Values, those inside extensions included, up to MAX_PARTS + 1; -1: it isn't DER."""
+    """Count the values of a DER value, those inside extensions included, up to MAX_PARTS + 1. -1 if
+    it isn't DER."""
     cdef const uint8_t *ends[MAX_DEPTH]
     cdef bint opaque[MAX_DEPTH]  # octets, which may be anything
     cdef const uint8_t *at = der
@@ -165,7 +185,7 @@ cdef inline int count_parts(const uint8_t *der, size_t size) noexcept nogil:
 
 
 cdef inline int excess_of(Presented *them, int index, size_t *found) noexcept nogil:
-    """What one certificate has too much of."""
+    """Return what one certificate has too much of (an Excess), and in `found` how much."""
     cdef size_t key = 0, text = 0
     cdef int parts, names = 0, extensions = 0
     if not read_sizes(them.ders[index], them.sizes[index], &key, &text, &names, &extensions):
@@ -191,8 +211,8 @@ cdef inline int excess_of(Presented *them, int index, size_t *found) noexcept no
 
 cdef inline int read_presented(Presented *them, const uint8_t *body, size_t size, bint is_tls13,
                                size_t *found) noexcept nogil:
-    """Find the certificates in a Certificate message's body.  What there is too much of, and how
-    much (X_NONE: nothing); -1 where it can't be read."""
+    """Find the certificates in the body of a Certificate message. Returns an Excess, and in `found`
+    how much there is (X_NONE: not too much); -1 if it can't be read."""
     cdef int index, what
     if not read_entries(them, body, size, is_tls13):
         return -1
@@ -210,9 +230,9 @@ cdef inline int read_presented(Presented *them, const uint8_t *body, size_t size
 
 
 cdef inline bint leave_leaf_only(Presented *them, uint8_t *body, size_t size) noexcept nogil:
-    """Turn what follows the leaf into an extension of its entry that nobody knows (RFC 8446
-    §4.4.2), so that OpenSSL neither reads nor keeps the other certificates.  False where they, or
-    the leaf itself, are too large."""
+    """Turn what follows the leaf into an unknown extension of its entry (RFC 8446 §4.4.2), so that
+    OpenSSL neither reads nor keeps the other certificates.  False if they, or the leaf, are too
+    large for that."""
     cdef uint8_t *at = body + (them.ders[0] - body) + them.sizes[0]
     cdef size_t rest = size - (at - body)
     cdef size_t found = 0

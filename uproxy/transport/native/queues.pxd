@@ -1,30 +1,35 @@
-"""The way to the loop (reports, in batches) and to a worker (commands, in order)."""
+"""The two queues between threads: reports to the event loop, in batches, and commands to a worker,
+in order.  An eventfd (a bell) wakes who reads one."""
 
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport calloc
 from posix.unistd cimport read, write
 
-from uproxy.transport.native.types cimport MAX_DELAYED_REPORTS, E_CLOSED, Command, Connection, ReportQueue, Listener, Worker
 from uproxy.transport.native.system cimport (
-    LARGE_BATCH_DELAY_S, REPORT_DELAY_S, pthread_mutex_lock, pthread_mutex_unlock, word_add, word_get, word_swap,
+    LARGE_BATCH_DELAY_S, REPORT_DELAY_S, pthread_mutex_lock, pthread_mutex_unlock, word_add,
+    word_get, word_swap,
 )
+from uproxy.transport.native.codes cimport E_CLOSED, MAX_DELAYED_REPORTS
+from uproxy.transport.native.types cimport Command, Connection, Listener, ReportQueue, Worker
 
 
 cdef inline void ring(int bell) noexcept nogil:
+    """Make an eventfd readable."""
     cdef uint64_t one = 1
     while write(bell, &one, sizeof(one)) < 0 and errno == EINTR:
         pass
 
 
 cdef inline void clear_bell(int bell) noexcept nogil:
+    """Make an eventfd unreadable until it is rung."""
     cdef uint64_t count
     while read(bell, &count, sizeof(count)) < 0 and errno == EINTR:
         pass
 
 
 cdef inline void ring_loop(ReportQueue *reports) noexcept nogil:
-    """Once until the loop has looked."""
+    """Wake the loop, once until it has taken the reports."""
     cdef bint first
     pthread_mutex_lock(&reports.lock)
     first = not reports.rung
@@ -35,7 +40,7 @@ cdef inline void ring_loop(ReportQueue *reports) noexcept nogil:
 
 
 cdef inline void ring_loop_if_reports_wait(ReportQueue *reports) noexcept nogil:
-    """Unless everything has been told by now."""
+    """Wake the loop, unless it has taken all reports by now."""
     cdef bint waiting
     pthread_mutex_lock(&reports.lock)
     waiting = reports.waiting > 0
@@ -45,7 +50,7 @@ cdef inline void ring_loop_if_reports_wait(ReportQueue *reports) noexcept nogil:
 
 
 cdef inline void add_report(ReportQueue *reports, Connection *connection) noexcept nogil:
-    """Under the lock; its events are still to be set."""
+    """Append a connection, under the lock; the caller sets its events."""
     connection.event_before, connection.event_after = reports.last, NULL
     if reports.last != NULL:
         reports.last.event_after = connection
@@ -56,7 +61,7 @@ cdef inline void add_report(ReportQueue *reports, Connection *connection) noexce
 
 
 cdef inline int remove_report(ReportQueue *reports, Connection *connection) noexcept nogil:
-    """Under the lock; its events, which are none from then on."""
+    """Take a connection out, under the lock.  Returns its events, and clears them."""
     cdef int events = connection.events
     if connection.event_before != NULL:
         connection.event_before.event_after = connection.event_after
@@ -72,14 +77,15 @@ cdef inline int remove_report(ReportQueue *reports, Connection *connection) noex
 
 
 cdef inline void report(Connection *connection, int event, bint asks) noexcept nogil:
-    """Report to the loop, which takes reports in batches: at once if it asks something."""
+    """Report an Event to the loop: at once if it asks something or many wait, otherwise with those
+    of the next REPORT_DELAY_S, or LARGE_BATCH_DELAY_S after a large batch."""
     cdef Worker *worker = connection.worker
     cdef bint crowded
     cdef double due
     cdef ReportQueue *reports = &worker.shared.reports
     pthread_mutex_lock(&reports.lock)
     if connection.events and event == E_CLOSED:
-        event |= remove_report(reports, connection)  # ends are told in their order
+        event |= remove_report(reports, connection)  # ends are reported in their order
     if connection.events == 0:
         add_report(reports, connection)
     connection.events |= event
@@ -88,12 +94,13 @@ cdef inline void report(Connection *connection, int event, bint asks) noexcept n
     pthread_mutex_unlock(&reports.lock)
     if asks or crowded:
         ring_loop(reports)
-    elif worker.ring_due == 0:
-        worker.ring_due = max(worker.now + REPORT_DELAY_S, due)
+    elif worker.report_due == 0:
+        worker.report_due = max(worker.now + REPORT_DELAY_S, due)
 
 
 cdef inline void mark_decided(Connection *connection) noexcept nogil:
-    """It has been admitted or refused; who closes the door waits for the last one."""
+    """Note that the connection was admitted or refused. Wakes the loop for the last one of a
+    listener that is closed: `close` waits for it."""
     cdef Listener *listener = connection.listener
     if word_swap(&connection.decided, 1):
         return
@@ -102,24 +109,24 @@ cdef inline void mark_decided(Connection *connection) noexcept nogil:
 
 
 cdef inline Command *new_command(int kind, Connection *connection) noexcept nogil:
-    """NULL without memory."""
+    """Make a command.  NULL without memory."""
     cdef Command *made = <Command *>calloc(1, sizeof(Command))
     if made != NULL:
         made.kind, made.connection, made.fd = kind, connection, -1
     return made
 
 
-cdef inline void send_command(Worker *worker, Command *posted) noexcept nogil:
-    """It is the worker's now, and done after those before it."""
+cdef inline void send_command(Worker *worker, Command *command) noexcept nogil:
+    """Append a command, which the worker runs and frees."""
     cdef bint first
-    posted.next = NULL
+    command.next = NULL
     pthread_mutex_lock(&worker.lock)
     first = worker.first == NULL
     if first:
-        worker.first = posted
+        worker.first = command
     else:
-        worker.last.next = posted
-    worker.last = posted
+        worker.last.next = command
+    worker.last = command
     pthread_mutex_unlock(&worker.lock)
     if first:
         ring(worker.bell)

@@ -1,8 +1,8 @@
-"""What doors said and what of it stands: terms for arrivals, routes for known callers.
+"""The route cache of a listener's `DoorState`: routes for callers that were admitted before.
 
-DoorState are made, and let go, with the GIL, and replaced whole when doors are asked again; a
-connection keeps those it arrived under.  A route that stands is looked up under the terms'
-lock, and lives as long as they do.
+A DoorState is made and freed with the GIL, and replaced, with its cached routes, when the door
+changes or its answers do.  A connection keeps the one it arrived under; a cached route lives as
+long as its DoorState.
 """
 
 from cpython.ref cimport Py_DECREF, Py_XDECREF
@@ -10,21 +10,21 @@ from libc.stdint cimport uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp
 
-from uproxy.transport.native.types cimport (
-    MAX_CACHED_ROUTES, ROUTE_BUCKETS, Connection, Listener, CachedRoute, DoorState,
-)
 from uproxy.transport.native.system cimport (
     pointer_get, pthread_mutex_destroy, pthread_mutex_lock, pthread_mutex_unlock, word_add,
 )
+from uproxy.transport.native.codes cimport MAX_CACHED_ROUTES, ROUTE_BUCKETS
+from uproxy.transport.native.types cimport CachedRoute, Connection, DoorState, Listener
 
 
-cdef inline bint matches(CachedRoute *cached_route, uint64_t serial, Connection *connection) noexcept nogil:
+cdef inline bint matches(CachedRoute *cached_route, uint64_t serial,
+                         Connection *connection) noexcept nogil:
     return cached_route.serial == serial and (
         not cached_route.by_source or memcmp(cached_route.host, connection.source.host, 16) == 0)
 
 
 cdef inline CachedRoute *find_cached_route(Connection *connection, uint64_t serial) noexcept nogil:
-    """The route that stands for whoever showed the leaf with this number; NULL: ask."""
+    """Return the cached route for a caller that showed the leaf `serial`; NULL: ask the loop."""
     cdef DoorState *door_state = connection.door_state
     cdef CachedRoute *cached_route
     pthread_mutex_lock(&door_state.lock)
@@ -36,7 +36,7 @@ cdef inline CachedRoute *find_cached_route(Connection *connection, uint64_t seri
 
 
 cdef inline bint add_cached_route(DoorState *door_state, CachedRoute *cached_route) noexcept nogil:
-    """False: there are too many already, and `standing` is still the caller's."""
+    """Add a route.  False if there are too many: the route is still the caller's."""
     cdef CachedRoute **at = &door_state.buckets[cached_route.serial % ROUTE_BUCKETS]
     pthread_mutex_lock(&door_state.lock)
     if door_state.count >= MAX_CACHED_ROUTES:
@@ -50,19 +50,19 @@ cdef inline bint add_cached_route(DoorState *door_state, CachedRoute *cached_rou
 
 
 cdef inline bint is_route_valid(Connection *connection) noexcept nogil:
-    """Whether doors haven't been asked again since it arrived."""
+    """Whether the listener has the DoorState still that the connection arrived under."""
     return pointer_get(<void **>&connection.listener.door_state) == <void *>connection.door_state
 
 
 cdef inline void free_cached_route(CachedRoute *cached_route):
-    """With the GIL."""
+    """Free a route, with the GIL."""
     Py_DECREF(<object>cached_route.route)
     Py_XDECREF(cached_route.upstream.context)
     free(cached_route)
 
 
 cdef inline void release_door_state(DoorState *door_state):
-    """With the GIL."""
+    """Give a reference back, with the GIL."""
     cdef CachedRoute *cached_route
     cdef int bucket
     if word_add(&door_state.held, -1):
@@ -78,8 +78,8 @@ cdef inline void release_door_state(DoorState *door_state):
     free(door_state)
 
 
-cdef inline void listener_release(Listener *listener) noexcept nogil:
-    """Its terms are gone by then: closing takes them."""
+cdef inline void release_listener(Listener *listener) noexcept nogil:
+    """Give a reference back; closing has released the DoorState before the last one."""
     if word_add(&listener.held, -1) == 0:
         pthread_mutex_destroy(&listener.lock)
         free(listener)

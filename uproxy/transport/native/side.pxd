@@ -1,434 +1,334 @@
-"""One side of a connection: its socket, and its TLS if it has one.  Nothing here waits.
+"""A side: one end of a relay, as the relay sees it.
 
-Functions that can fail return -1 and leave the reason in the connection (`fail`).
+A side owns its channel, or borrows one that a carrier shares among many: then each call goes to
+the carrier's function of the same name, which returns the same.  No page above this one asks
+which of the two it is.
+
+    read_side    number of application bytes; READ_ENDED, READ_FAILED, READ_NOT_NOW, READ_NOT_DATA
+    write_side   0; -1: the side has failed, call `abandon_side`
+    finish_side  the same
+    want         0; -1: the connection can't go on
+
+A failure's reason is recorded in `connection.fault` by whoever returns it.
 """
 
-from libc.errno cimport EAGAIN, ECONNRESET, EINTR, ENOTCONN, EPIPE, ETIMEDOUT, errno
-from libc.stdint cimport uint8_t
-from libc.stdlib cimport free, malloc, realloc
+from libc.errno cimport errno
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport free
 from libc.string cimport memcpy
-from posix.unistd cimport close
 
-from uproxy.transport.native.limits cimport mark_silent
-from uproxy.transport.native.openssl cimport (
-    SSL_ERROR_SYSCALL, SSL_ERROR_WANT_READ, SSL_ERROR_ZERO_RETURN, SSL_RECEIVED_SHUTDOWN,
-    BIO_get_mem_data, BIO_new, BIO_new_mem_buf, BIO_read, BIO_s_mem,
-    BIO_set_mem_eof_return, ERR_clear_error, ERR_get_error, ERR_peek_error, SSL_do_handshake,
-    SSL_free, SSL_get_error, SSL_get_shutdown,
-    SSL_get_peer_certificate, SSL_read, SSL_set_bio, SSL_shutdown, SSL_write, X509_free,
-    X509_set_pubkey, ossl_small_key,
-)
-from uproxy.transport.native.types cimport (
-    F_MEMORY, F_NONE, F_OS, F_TLS, MAX_IDLE_OUTPUT, M_RELAYING, PLAINTEXT_SIZE, RECEIVE_SIZE, RECORD_SIZE, Connection, Side,
-    Worker,
-)
 from uproxy.transport.native.system cimport (
-    EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, MSG_MORE, MSG_NOSIGNAL, SHUT_WR, SHRINK_AFTER_S,
-    SO_ERROR, SO_LINGER, SOL_SOCKET, epoll_ctl, epoll_event, getsockopt, linger, recv, send,
-    setsockopt, shutdown,
+    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, READ_EVENTS,
+)
+from uproxy.transport.native.codes cimport (
+    F_NONE, F_OS, F_TRUNCATED, LARGE_RECEIVE_SIZE, RECEIVE_SIZE, RECORD_SIZE, SMALL_RECEIVE_SIZE,
+)
+from uproxy.transport.native.types cimport Channel, Received, Side
+from uproxy.transport.native.channel cimport (
+    drop_backlog, fail, in_kernel, pending_error, receive_raw, record_fault, take_early, watch,
+)
+from uproxy.transport.native.tls cimport (
+    begin_feed, close_channel, decrypt, end_feed, fail_read, finish_channel, flush, send_output,
+    trim, write_channel,
 )
 
+cdef enum ReadResult:
+    READ_ENDED = 0  # the side's end was read
+    READ_FAILED = -1  # nothing more can be read; all that came was returned before
+    READ_NOT_NOW = -2  # nothing is there
+    READ_NOT_DATA = -3  # part of a record, or a message of TLS itself
 
-cdef inline int fail(Side *side, int failure, int error, unsigned long code) noexcept nogil:
-    """Remember why; the first reason stands.  -1, to be returned."""
-    cdef Connection *connection = side.connection
-    if connection.fault.what == F_NONE:
-        connection.fault.what = failure
-        connection.fault.side = side.index
-        connection.fault.error = error
-        connection.fault.code = code
-    return -1
+cdef enum End:  # whether the side's end follows the bytes that were read
+    END_UNKNOWN
+    END_LIKELY  # the socket's end is behind them, unless it is reset
+    END_CERTAIN  # it has been read
+
+cdef enum Ready:  # what a side is ready for; bits
+    CAN_READ = 1
+    CAN_WRITE = 2
+    ENDS = 4  # its end is behind what can be read
+    HUNG_UP = 8
+    BROKEN = 16
+
+
+cdef inline int fail_side(Side *side, int what, int error) noexcept nogil:
+    """Record the first failure of a connection: a Failure and an errno.  Returns -1."""
+    return record_fault(&side.connection.fault, what, side.index, error, 0)
+
+
+cdef inline int readiness(uint32_t events) noexcept nogil:
+    """Return the Ready bits of epoll's events."""
+    return ((CAN_READ if events & EPOLLIN else 0) | (CAN_WRITE if events & EPOLLOUT else 0)
+            | (ENDS if events & EPOLLRDHUP else 0) | (HUNG_UP if events & EPOLLHUP else 0)
+            | (BROKEN if events & EPOLLERR else 0))
+
+
+# How far it has come.
+
+
+cdef inline size_t unsent(Side *side) noexcept nogil:
+    """Return the bytes accepted by `write_side` that aren't sent."""
+    return side.channel.unsent if side.carrier == NULL else side.stream.unsent
+
+
+cdef inline bint is_blocked(Side *side) noexcept nogil:
+    """Whether nothing may be written before more has been read."""
+    return side.channel.midway if side.carrier == NULL else side.stream.is_blocked
+
+
+cdef inline bint is_deaf(Side *side) noexcept nogil:
+    """Whether nothing can be written any more."""
+    if side.carrier != NULL:
+        return side.stream.is_deaf
+    return side.channel.gone or side.channel.failed != F_NONE
+
+
+cdef inline bint is_ready(Side *side) noexcept nogil:
+    """Whether what can be read is here, or in the kernel for good: no event will tell of it."""
+    if side.carrier != NULL:
+        return side.stream.is_ready
+    return (side.channel.early_size or side.channel.ended or side.channel.failed != F_NONE
+            or side.channel.gone)
+
+
+cdef inline size_t undelivered(Side *side) noexcept nogil:
+    """Return the bytes that a reset of the side would drop in the kernel."""
+    return in_kernel(&side.channel) if side.carrier == NULL else 0
+
+
+cdef inline int receive_size(Side *side) noexcept nogil:
+    """Return how many bytes the next `read_side` asks for."""
+    return max(side.channel.receive_size, <int>RECEIVE_SIZE)
+
+
+# Reading.
+
+
+cdef inline ssize_t read_side(Side *side, Received *received, int ready) noexcept nogil:
+    """Read application bytes, one receive's worth; `ready` has what epoll says of the side."""
+    if side.carrier != NULL:
+        return side.carrier.read(side, received)
+    return read_channel(&side.channel, received, ready)
+
+
+cdef inline ssize_t read_channel(Channel *channel, Received *received,
+                                 int ready) noexcept nogil:
+    """Read from a channel of its own.  Returns as `read_side`."""
+    cdef ssize_t size
+    received.more = False
+    received.end = END_UNKNOWN
+    if channel.early_size:
+        received.data = channel.running_on.plaintext
+        size = read_early(channel)
+    elif channel.ended:
+        return READ_ENDED
+    elif channel.failed != F_NONE:
+        return fail_read(channel)
+    else:
+        size = receive(channel, received)
+        if size <= 0:
+            return size
+    if channel.ssl != NULL:
+        received.end = END_CERTAIN if channel.ended else END_UNKNOWN
+    elif ready & ENDS and not ready & BROKEN and not received.more:
+        received.end = END_LIKELY
+    return size
+
+
+cdef inline ssize_t read_early(Channel *channel) noexcept nogil:
+    """Move what came with the end of the handshake into the thread's plaintext buffer."""
+    cdef size_t size
+    cdef char *early = take_early(channel, &size)
+    memcpy(channel.running_on.plaintext, early, size)
+    free(early)
+    return size
+
+
+cdef inline ssize_t receive(Channel *channel, Received *received) noexcept nogil:
+    """Read from the socket, and decrypt where there is TLS.  Returns as `read_side`."""
+    cdef ssize_t most = channel.receive_size
+    cdef ssize_t size = receive_raw(channel, most)
+    if size == -1:
+        fail(channel, F_OS, errno, 0)
+        abandon_channel(channel)
+        return READ_FAILED
+    received.data = channel.running_on.received
+    received.more = size == most
+    channel.receive_size = LARGE_RECEIVE_SIZE if size >= RECEIVE_SIZE else RECEIVE_SIZE
+    if size <= 0 and channel.gone:
+        return READ_FAILED  # its error was taken from the kernel, which calls this the end now
+    if channel.ssl == NULL or size == READ_NOT_NOW:
+        return size
+    if size == 0:
+        return fail(channel, F_TRUNCATED, 0, 0)
+    return receive_records(channel, received, size, most)
+
+
+cdef inline ssize_t receive_records(Channel *channel, Received *received, ssize_t got,
+                                    ssize_t most) noexcept nogil:
+    """Decrypt the `got` bytes in the thread's receive buffer.  Returns as `read_side`."""
+    cdef ssize_t size
+    if begin_feed(channel, channel.running_on.received, got) < 0:
+        return READ_FAILED
+    size = decrypt(channel)
+    if size < 0:
+        return fail_read(channel)
+    end_feed(channel)
+    if 2 * size < got and (got > RECORD_SIZE or most == SMALL_RECEIVE_SIZE):
+        channel.receive_size = SMALL_RECEIVE_SIZE  # mostly neither data nor part of a record
+    if channel.failed != F_NONE:
+        fail(channel, channel.failed, 0, channel.code)
+    if not channel.gone and send_output(channel) < 0:  # the answer to a KeyUpdate
+        abandon_channel(channel)
+    received.data = channel.running_on.plaintext
+    if size == 0 and not channel.ended:
+        return READ_NOT_DATA
+    return size
+
+
+cdef inline int discard(Side *side) noexcept nogil:
+    """Read one receive's worth of what can't be passed on, and forget it.  Returns the number of
+    bytes, or READ_ENDED, READ_FAILED (recorded nowhere), READ_NOT_NOW."""
+    cdef Channel *channel = &side.channel
+    cdef Received received
+    cdef size_t early_size
+    cdef ssize_t size = 0
+    if side.carrier != NULL:
+        return <int>side.carrier.read(side, &received)
+    free(take_early(channel, &early_size))
+    if not channel.ended and channel.failed == F_NONE:
+        size = receive_raw(channel, RECEIVE_SIZE)
+    if size == READ_NOT_NOW and channel.gone:
+        return READ_ENDED
+    return <int>size
+
+
+cdef inline void limit_receive(Side *side) noexcept nogil:
+    """Receive less at once: the other side doesn't take as much."""
+    side.channel.receive_size = min(side.channel.receive_size, <int>RECEIVE_SIZE)
+
+
+# Writing.
+
+
+cdef inline int write_side(Side *side, const char *data, size_t size, int end) noexcept nogil:
+    """Write application bytes; what can't be sent now is `unsent`.  `end` (an End) says whether our
+    end follows them at once: then they wait for it, and share its segment.  Without TLS only if
+    that is certain, because what is held back then can't be sent before the end."""
+    if side.carrier != NULL:
+        return side.carrier.write(side, data, size, end)
+    side.channel.corked = end == (END_CERTAIN if side.channel.ssl == NULL else END_LIKELY)
+    return write_channel(&side.channel, data, size)
+
+
+cdef inline int uncork(Side *side) noexcept nogil:
+    """Send what `write_side` held back and no end has followed.  Returns 0 or -1."""
+    cdef Channel *channel = &side.channel
+    if not channel.corked or channel.ending or channel.ssl == NULL:
+        return 0
+    channel.corked = False
+    return send_output(channel)
+
+
+cdef inline int flush_side(Side *side) noexcept nogil:
+    """Send more of what is unsent.  Returns 0 or -1."""
+    return flush(&side.channel) if side.carrier == NULL else 0
+
+
+cdef inline int flush_handshake(Side *side) noexcept nogil:
+    """Send the last records of the handshake, if no data has taken them along.  Returns 0 or -1."""
+    if side.channel.ssl == NULL or side.channel.gone:
+        return 0
+    return send_output(&side.channel)
+
+
+cdef inline int finish_side(Side *side) noexcept nogil:
+    """Send our end behind what is unsent."""
+    return finish_channel(&side.channel) if side.carrier == NULL else side.carrier.finish(side)
 
 
 # Events.
 
 
-cdef inline int watch(Side *side, int mask) noexcept nogil:
-    """Report these events; errors and hang-ups always, a hang-up once."""
-    cdef epoll_event event
-    cdef int what
-    if mask == 0 and side.hung_up:
-        unwatch(side)
-        return 0
-    if mask == side.mask or side.fd < 0:
-        return 0
-    event.events = mask
-    event.data.ptr = side
-    what = EPOLL_CTL_MOD if side.mask >= 0 else EPOLL_CTL_ADD
-    if epoll_ctl(side.connection.worker.epoll, what, side.fd, &event) != 0:
-        return fail(side, F_OS, errno, 0)
-    side.mask = mask
-    return 0
-
-
-cdef inline void unwatch(Side *side) noexcept nogil:
-    """Report nothing, not even errors, until watched again."""
-    if side.mask >= 0:
-        epoll_ctl(side.connection.worker.epoll, EPOLL_CTL_DEL, side.fd, NULL)
-        side.mask = -1
-
-
-# Bytes in.
-
-
-cdef inline ssize_t receive_raw(Side *side, size_t size) noexcept nogil:
-    """Into the thread's buffer: bytes, 0 at the end, -2 not now, -1 failed (errno)."""
-    cdef ssize_t got
-    while True:
-        got = recv(side.fd, side.connection.running_on.received, size, 0)
-        if got >= 0:
-            side.finished = got == 0
-            return got
-        if errno == EAGAIN:
-            return -2
-        if errno != EINTR:
-            return -1
-
-
-cdef inline int keep_early(Side *side, const char *data, size_t size) noexcept nogil:
-    cdef char *bigger = <char *>realloc(side.early, side.early_size + size)
-    if bigger == NULL:
-        return fail(side, F_MEMORY, 0, 0)
-    memcpy(bigger + side.early_size, data, size)
-    side.early = bigger
-    side.early_size += size
-    return 0
-
-
-# Bytes out: what the socket doesn't take stays behind, in the clear in a buffer of its own,
-# under TLS in the session's output.
-
-
-cdef inline ssize_t send_now(Side *side, const char *data, size_t size,
-                             bint corked) noexcept nogil:
-    """What the socket takes; -1 failed (errno).  Corked, it waits for our end."""
-    cdef int flags = MSG_NOSIGNAL | MSG_MORE if corked else MSG_NOSIGNAL
-    cdef ssize_t sent
-    while True:
-        sent = send(side.fd, data, size, flags)
-        if sent >= 0:
-            return sent
-        if errno == EAGAIN:
-            return 0
-        if errno != EINTR:
-            return -1
-
-
-cdef inline int keep_unsent(Side *side, const char *data, size_t size) noexcept nogil:
-    """Behind the backlog."""
-    cdef char *bigger
-    if side.backlog_at:
-        bigger = <char *>malloc(side.unsent + size)
-        if bigger != NULL:
-            memcpy(bigger, side.backlog + side.backlog_at, side.unsent)
-            free(side.backlog)
-            side.backlog_at = 0
-    else:
-        bigger = <char *>realloc(side.backlog, side.unsent + size)
-    if bigger == NULL:
-        return fail(side, F_MEMORY, 0, 0)
-    memcpy(bigger + side.unsent, data, size)
-    side.backlog = bigger
-    side.unsent += size
-    return 0
-
-
-cdef inline void drop_backlog(Side *side) noexcept nogil:
-    free(side.backlog)
-    side.backlog = NULL
-    side.backlog_at = side.unsent = 0
-
-
-cdef inline int send_or_keep(Side *side, const char *data, size_t size) noexcept nogil:
-    """In the clear: send now what the socket takes, keep the rest."""
-    cdef ssize_t sent = 0
-    if side.unsent == 0:
-        sent = send_now(side, data, size, side.corked)
-        if sent < 0:
-            return fail(side, F_OS, errno, 0)
-    if <size_t>sent < size:
-        return keep_unsent(side, data + sent, size - sent)
-    return 0
-
-
-cdef inline int send_output(Side *side) noexcept nogil:
-    """Under TLS: send of the records made what the socket takes."""
-    return send_records(side, False)
-
-
-cdef inline int send_records(Side *side, bint corked) noexcept nogil:
-    cdef char *data = NULL
-    cdef long size = BIO_get_mem_data(side.output, &data)
-    cdef ssize_t sent
-    if size <= 0:
-        side.unsent = 0
-        return 0
-    if size > MAX_IDLE_OUTPUT:
-        note_large_output(side)
-    sent = send_now(side, data, size, corked)
-    if sent < 0:
-        fail(side, F_OS, errno, 0)
-        drop_records(side, size)
-        side.unsent = 0
-        return -1
-    drop_records(side, sent)
-    side.unsent = size - sent
-    return 0
-
-
-cdef inline void drop_records(Side *side, ssize_t size) noexcept nogil:
-    """Take so much out of the output."""
-    cdef char scratch[RECORD_SIZE]
-    cdef int more
-    while size > 0:
-        more = BIO_read(side.output, scratch, <int>min(size, <ssize_t>RECORD_SIZE))
-        if more <= 0:
-            return
-        size -= more
-
-
-cdef inline int flush(Side *side) noexcept nogil:
-    """Send more of the backlog."""
-    cdef ssize_t sent
-    if side.ssl != NULL:
-        if send_output(side) < 0:
-            return -1
-        return shut_down_if_sent(side)
-    sent = send_now(side, side.backlog + side.backlog_at, side.unsent, False)
-    if sent < 0:
-        return fail(side, F_OS, errno, 0)
-    side.backlog_at += sent
-    side.unsent -= sent
-    if side.unsent == 0:
-        drop_backlog(side)
-    return shut_down_if_sent(side)
-
-
-cdef inline int shut_down_if_sent(Side *side) noexcept nogil:
-    cdef int error
-    if not side.ending or side.unsent:
-        return 0
-    if shutdown(side.fd, SHUT_WR) != 0:
-        # who said his end and closed at once, as Go does, answers a close_notify with a
-        # reset: nothing is lost by it, and whether he did say it is still to be read
-        if side.ssl == NULL or errno != ENOTCONN:
-            return fail(side, F_OS, errno, 0)
-    error = reset_error(side.fd) if side.corked else 0
-    return fail(side, F_OS, error, 0) if error else 0
-
-
-cdef inline int reset_error(int fd) noexcept nogil:
-    """The errno with which what was sent has been refused by now; 0: it hasn't."""
-    cdef int error = 0
-    cdef unsigned int size = sizeof(error)
-    if getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0:
-        return errno
-    # others may come from an ICMP message that TCP survives
-    return error if error == ECONNRESET or error == EPIPE or error == ETIMEDOUT else 0
-
-
-# An output buffer never shrinks (a memory BIO): one that has grown is replaced when its side
-# has been quiet, so that a busy one needn't grow anew and an idle one doesn't keep its peak.
-
-
-cdef inline void note_large_output(Side *side) noexcept nogil:
-    cdef Worker *worker = side.connection.worker
-    if side.connection.is_offloaded:
-        return  # not this thread's list; it is shed when it has settled
-    side.output_used = True
-    if side.large_outputs:
-        return
-    side.large_outputs = True
-    side.next_large_output = worker.large_outputs
-    if worker.large_outputs == NULL:
-        worker.shrink_at = worker.now + SHRINK_AFTER_S
-    worker.large_outputs = side
-
-
-cdef inline void forget_large_output(Side *side) noexcept nogil:
-    cdef Side **at = &side.connection.worker.large_outputs
-    if not side.large_outputs:
-        return
-    while at[0] != side:
-        at = &at[0].next_large_output
-    at[0] = side.next_large_output
-    side.large_outputs = False
-
-
-cdef inline void shrink_outputs(Worker *worker) noexcept nogil:
-    """Shrink the outputs of those who were quiet since the last time."""
-    cdef Side **at = &worker.large_outputs
-    cdef Side *side
-    while at[0] != NULL:
-        side = at[0]
-        if side.output_used or side.unsent:
-            side.output_used = False
-            at = &side.next_large_output
-            continue
-        at[0] = side.next_large_output
-        side.large_outputs = False
-        shrink_output(side)
-    worker.shrink_at = worker.now + SHRINK_AFTER_S
-
-
-cdef inline void shrink_output(Side *side) noexcept nogil:
-    cdef void *smaller = BIO_new(BIO_s_mem())
-    if smaller != NULL:
-        side.output = smaller
-        SSL_set_bio(side.ssl, NULL, smaller)
-
-
-cdef inline void trim(Side *side) noexcept nogil:
-    """Let go of what only the handshake needed: the peer's public key is a tenth of a
-    connection's memory.  Costs as much time as a tenth of a handshake, so not for short ones."""
-    cdef void *certificate
-    if side.ssl == NULL:
-        return
-    certificate = SSL_get_peer_certificate(side.ssl)
-    if certificate != NULL:
-        X509_set_pubkey(certificate, ossl_small_key)
-        X509_free(certificate)
-    if not side.large_outputs and not side.unsent:
-        shrink_output(side)
-
-
-# TLS records.
-
-
-cdef inline int begin_feed(Side *side, char *data, size_t size) noexcept nogil:
-    """Let OpenSSL read `data`, in place, until `fed`: all of it is consumed in between."""
-    cdef void *incoming
-    ERR_clear_error()
-    incoming = BIO_new_mem_buf(data, <int>size)
-    if incoming == NULL:
-        return fail(side, F_MEMORY, 0, 0)
-    BIO_set_mem_eof_return(incoming, -1)  # its end is "not yet", not the stream's end
-    SSL_set_bio(side.ssl, incoming, side.output)
-    return 0
-
-
-cdef inline void end_feed(Side *side) noexcept nogil:
-    SSL_set_bio(side.ssl, NULL, side.output)
-
-
-cdef inline void drop_output(Side *side) noexcept nogil:
-    """Forget the records made that aren't sent."""
-    cdef char *data = NULL
-    drop_records(side, BIO_get_mem_data(side.output, &data))
-    side.unsent = 0
-
-
-cdef inline void send_clear_alert(Side *side, uint8_t description) noexcept nogil:
-    """Send a fatal alert in the clear, where nothing is sealed yet, if the socket takes it."""
-    cdef uint8_t alert[7]
-    alert[0], alert[1], alert[2], alert[3], alert[4] = 21, 3, 3, 0, 2  # RFC 8446 §5.1
-    alert[5], alert[6] = 2, description
-    send_now(side, <char *>alert, sizeof(alert), False)
-
-
-cdef inline int send_alert(Side *side) noexcept nogil:
-    """Send an alert.  A caller refused in its handshake makes room when connections are full,
-    from before it can know."""
-    if side.index == 0 and side.connection.mode != M_RELAYING:
-        mark_silent(side.connection)
-    send_output(side)
-    return -1
-
-
-cdef inline int fail_tls(Side *side) noexcept nogil:
-    """OpenSSL's oldest error, and its alert on the way."""
-    fail(side, F_TLS, 0, ERR_get_error())
-    return send_alert(side)
-
-
-cdef inline bint ended_after_a_warning(Side *side, int why) noexcept nogil:
-    """A close_notify behind another warning, as Java says it (user_canceled, RFC 8446 §6.1):
-    OpenSSL calls that a failure without an error."""
-    return (why == SSL_ERROR_SYSCALL and ERR_peek_error() == 0
-            and (SSL_get_shutdown(side.ssl) & SSL_RECEIVED_SHUTDOWN) != 0)
-
-
-cdef inline ssize_t decrypt(Side *side) noexcept nogil:
-    """Decrypt all there is into the thread's plaintext buffer: bytes, or -1 if there are none and
-    TLS has failed.  A failure behind good bytes is kept in `side.failed`."""
-    cdef ssize_t size = 0
-    cdef int got, why
-    while not side.ended and size < PLAINTEXT_SIZE:
-        got = SSL_read(side.ssl, side.connection.running_on.plain + size, <int>(PLAINTEXT_SIZE - size))
-        if got > 0:
-            size += got
-            continue
-        why = SSL_get_error(side.ssl, got)
-        if why == SSL_ERROR_ZERO_RETURN or ended_after_a_warning(side, why):
-            side.ended = True
-        elif why == SSL_ERROR_WANT_READ:
-            # 1 unless a message of TLS itself is incomplete; SSL_write would read the rest of
-            # it first, and fail for good where there is nothing to read from
-            side.midway = SSL_do_handshake(side.ssl) != 1
-            break
-        else:
-            side.failed, side.code = F_TLS, ERR_get_error()
-            side.midway = False
-            return size if size else fail_read(side)
-    return size
-
-
-cdef inline int fail_read(Side *side) noexcept nogil:
-    """What comes next from this side can't be read: -1.  The alert is sent."""
-    end_feed(side)
-    fail(side, side.failed, 0, side.code)
-    return send_alert(side)
-
-
-cdef inline int write_side(Side *side, const char *data, size_t size) noexcept nogil:
-    """Application bytes, as records where there is TLS."""
-    if side.ssl == NULL:
-        return send_or_keep(side, data, size)
-    ERR_clear_error()
-    if SSL_write(side.ssl, data, <int>size) != <int>size:
-        return fail_tls(side)
-    return 0 if side.corked else send_output(side)
-
-
-cdef inline int finish(Side *side) noexcept nogil:
-    """We send no more: close_notify if there is TLS, then FIN behind the backlog."""
-    if side.ssl != NULL:
-        ERR_clear_error()
-        if SSL_shutdown(side.ssl) < 0:
-            return fail_tls(side)
-        if send_records(side, True) < 0:
-            return -1
-    side.ending = True
-    return shut_down_if_sent(side)
+cdef inline int want(Side *side, bint reading, bint writing) noexcept nogil:
+    """Have events reported when it can be read, or written."""
+    if side.carrier != NULL:
+        return side.carrier.want(side, reading, writing)
+    return watch(
+        &side.channel, (READ_EVENTS if reading else 0) | (EPOLLOUT if writing else 0))
+
+
+cdef inline bint take_failure(Side *side, int ready) noexcept nogil:
+    """A side that nothing is wanted from now has hung up or failed; True if it failed, and the
+    reason is recorded."""
+    side.channel.hung_up = True
+    if not ready & BROKEN:
+        return False
+    if side.carrier == NULL:
+        fail(&side.channel, F_OS, pending_error(&side.channel), 0)
+    return True
 
 
 # The end.
 
 
-cdef inline void free_tls(Side *side) noexcept nogil:
-    forget_large_output(side)
-    if side.ssl != NULL:
-        SSL_free(side.ssl)  # its output BIO too
-        side.ssl = side.output = NULL
+cdef inline void abandon_channel(Channel *channel) noexcept nogil:
+    """Its socket takes no more: forget what is unsent."""
+    channel.gone = channel.hung_up = True
+    channel.midway = channel.corked = False
+    drop_backlog(channel)
 
 
-cdef inline void close_side(Side *side, bint orderly) noexcept nogil:
-    """Close; a reset unless orderly.  The side can be used for another socket then."""
-    cdef linger now
-    free_tls(side)
-    drop_backlog(side)
-    free(side.early)
-    side.early = NULL
-    side.early_size = 0
-    if side.fd >= 0:
-        unwatch(side)  # closing alone would do, but not while a forked child has a copy
-        if orderly and not side.finished:
-            receive_raw(side, RECEIVE_SIZE)  # the kernel would answer unread bytes with a reset
-        elif not orderly:
-            now.l_onoff, now.l_linger = 1, 0
-            setsockopt(side.fd, SOL_SOCKET, SO_LINGER, &now, sizeof(now))
-        close(side.fd)
-    side.fd = -1
-    side.hung_up = side.ending = side.corked = side.ended = side.finished = False
-    side.gone = side.midway = False
-    side.failed = F_NONE
+cdef inline void abandon_side(Side *side) noexcept nogil:
+    """Write nothing any more, and forget what is unsent; what came before is still read."""
+    if side.carrier != NULL:
+        side.carrier.abandon(side)
+    else:
+        abandon_channel(&side.channel)
+
+
+cdef inline void reset_side(Side *side) noexcept nogil:
+    """End it with a reset: nothing is read or written any more."""
+    if side.carrier != NULL:
+        side.carrier.reset(side)
+        return
+    close_channel(&side.channel, False)
+    side.channel.gone = side.channel.hung_up = True
+
+
+cdef inline void stop_reading(Side *side) noexcept nogil:
+    """Nothing more can be read: the rest of a TLS message won't come, and blocks no writing."""
+    if side.carrier == NULL:
+        side.channel.midway = False
+
+
+cdef inline bint is_finished(Side *side) noexcept nogil:
+    """Whether our end was sent."""
+    return side.channel.ending and side.channel.unsent == 0
+
+
+cdef inline void record_failure(Side *side) noexcept nogil:
+    """Record why the side has failed, if it has and nothing is recorded yet."""
+    if side.channel.failed != F_NONE:
+        fail(&side.channel, side.channel.failed, 0, side.channel.code)
+    elif side.channel.gone:
+        fail(&side.channel, F_OS, side.channel.error, 0)
+
+
+cdef inline unsigned long alert_of(Side *side) noexcept nogil:
+    """Return OpenSSL's error if the side has failed by an alert that the peer sent; or 0."""
+    cdef unsigned long code = side.channel.code
+    if side.channel.failed == F_NONE:
+        return 0
+    # ERR_LIB_SSL, and a reason above SSL_AD_REASON_OFFSET
+    return code if ((code >> 23) & 0xFF) == 20 and 1000 <= (code & 0x7FFFFF) < 1256 else 0
+
+
+cdef inline bint is_tls_client(Side *side) noexcept nogil:
+    """Whether we are the TLS client on this side."""
+    return side.channel.tls_setup.client
+
+
+cdef inline void trim_side(Side *side) noexcept nogil:
+    """Free what only the handshake needed."""
+    trim(&side.channel)

@@ -1,7 +1,8 @@
-"""The system's calls, and what C offers that Cython has no word for."""
+"""System calls, and the parts of C that Cython can't say (machine.h)."""
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from posix.time cimport clock_gettime, timespec
+
 
 cdef extern from "<sys/epoll.h>" nogil:
     ctypedef union epoll_data_t:
@@ -83,7 +84,8 @@ cdef extern from "<errno.h>" nogil:
 
 cdef extern from "machine.h" nogil:
     uint32_t READ_EVENTS
-    double REPORT_DELAY_S, LARGE_BATCH_DELAY_S, LINGER_S, VERDICT_LIFE_S, TRIM_AFTER_S, SHRINK_AFTER_S
+    double REPORT_DELAY_S, LARGE_BATCH_DELAY_S, LINGER_S, VERDICT_LIFE_S, TRIM_AFTER_S
+    double SHRINK_AFTER_S
     int OFFLOAD_FOR_MS, HELPER_IDLE_S
     void *handshaking_get()
     void handshaking_set(void *)
@@ -91,6 +93,10 @@ cdef extern from "machine.h" nogil:
     int word_get(int *)
     void word_set(int *, int)
     int word_swap(int *, int)
+    bint word_swap_if(int *, int, int)
+    unsigned int *allowed_moves
+    void check_move(int, int)
+    bint CHECKS_MOVES
     int64_t long_get "word_get"(int64_t *)
     void long_set "word_set"(int64_t *, int64_t)
     void *pointer_get "word_get"(void **)
@@ -99,13 +105,14 @@ cdef extern from "machine.h" nogil:
 
 
 cdef inline double clock_of(int which) noexcept nogil:
+    """Return the seconds that a clock shows."""
     cdef timespec now
     clock_gettime(which, &now)
     return now.tv_sec + now.tv_nsec * 1e-9
 
 
 cdef inline timespec deadline_of(int which, int seconds) noexcept nogil:
-    """The time on a clock in so many seconds."""
+    """Return the time that a clock shows in so many seconds."""
     cdef timespec until
     clock_gettime(which, &until)
     until.tv_sec += seconds

@@ -1,132 +1,58 @@
-"""What the engine is made of: every structure, and who may touch it.
+"""Every structure of the engine, and which thread may touch it.
 
-A connection (`Connection`) belongs to one `Worker`, its thread, from its acceptance to its end; only
-that thread touches its sides, or a helper (`Connection.is_offloaded`) for a step of its
-handshake.  The event loop reads its counts and its phase, reads the rest
-when the worker has asked something or reported the end, and writes only through commands.
-The loop gives it back (`C_RELEASE`) after the report of its end: no report, no question and
-no command holds a pointer that can die.
+A `Connection` belongs to one `Worker` (a thread) from its acceptance to its end.  Only that thread
+touches its sides; while `Connection.is_offloaded` only a helper does.  The event loop reads the
+counts and the state at any time, the rest when the worker has asked something or has reported
+the end; it changes the connection through commands only.  The memory is freed when the loop has
+said so (C_RELEASE), after the report of the end: no report and no command points to freed memory.
 
-Shared, each under its own lock, none held while another thread's is waited for longer than a
-few instructions: `ReportQueue` (reports to the loop), a worker's commands, `LimitState` (who is inside),
-`VerifyCache` (leaves judged lately), `DoorState.lock` (routes that stand), `Listener.lock`.  Order where
-two are held: listener, gate, a worker's commands.
+Shared between threads, each under a lock of its own: `ReportQueue`, a worker's commands,
+`LimitState`, `VerifyCache`, `DoorState` (cached routes), `Listener`.  No lock is held longer than
+a few instructions.  Where a thread holds two, it took them in the order listener, limits,
+commands.
 """
 
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
 
 from uproxy.transport.native.system cimport pthread_cond_t, pthread_mutex_t, sockaddr_storage
+from uproxy.transport.native.presented cimport Presented
+from uproxy.transport.native.codes cimport (
+    HASH_KEYS, LARGE_RECEIVE_SIZE, MAX_HELPERS, MAX_OPTIONS, PLAINTEXT_SIZE, ROUTE_BUCKETS,
+    SOURCE_BUCKETS, VERIFIED_BUCKETS,
+)
 
-cdef enum:
-    RECEIVE_SIZE = 64 * 1024
-    LARGE_RECEIVE_SIZE = 256 * 1024  # from who fills the others, to who takes all of it
-    SMALL_RECEIVE_SIZE = 8 * 1024  # from who sends KeyUpdates, each of which costs as much as a record
-    RECORD_SIZE = 16 * 1024 + 512
-    PLAINTEXT_SIZE = LARGE_RECEIVE_SIZE + 2 * RECORD_SIZE
-    MAX_HELLO = 28 * 1024  # what somebody may make us keep who never finishes
-    MAX_OWN_UNSENT = 2 * LARGE_RECEIVE_SIZE  # what a side that goes on to send may leave unread
-    MAX_IDLE_OUTPUT = 4 * 1024  # what an idle session's output buffer may hold
-    MAX_EVENTS = 128
-    MAX_HANDSHAKE_STEPS = 2  # of handshakes, in one turn
-    MAX_ACCEPTS = 16  # in one turn, so that a flood of arrivals leaves turns for the others
-    MAX_OPTIONS = 8
-    LARGE_BATCH = 8  # connections told of in one round, after which the next one takes its time
-    MAX_DELAYED_REPORTS = 256  # connections that something is to be told of, and nobody waits for more
-    MAX_UNREPORTED = 4096  # connections that have ended, and the loop is to hear of, at most
-
-cdef enum:  # descriptions of alerts (RFC 8446 §6)
-    ALERT_UNEXPECTED_MESSAGE = 10
-    ALERT_RECORD_OVERFLOW = 22
-    ALERT_HANDSHAKE_FAILURE = 40
-    ALERT_ILLEGAL_PARAMETER = 47
-
-cdef enum Kind:  # what an epoll event is about; the first word of each
-    K_SIDE, K_LISTENER, K_BELL
-
-cdef enum Phase:  # `_engine.PHASES` says which lifecycle.State each is
-    P_ACCEPTED, P_HANDSHAKING_DOWNSTREAM, P_ADMITTING, P_CONNECTING, P_HANDSHAKING_UPSTREAM
-    P_RELAYING, P_CLOSING, P_CLOSED
-    STATE_COUNT
-
-cdef enum Mode:  # what the worker waits for
-    M_NEW, M_ASKING, M_HELLO, M_SHAKING, M_CONNECTING, M_RELAYING, M_PARTING, M_DEAD
-
-cdef enum Event:  # bits: several may wait.  Those that ask are told at once
-    E_ARRIVED = 1  # asks for what `Door.tls` says
-    E_HANDSHAKEN = 2  # asks for a route
-    E_ADMITTED = 4  # a route that stands was given
-    E_UPSTREAM_READY = 8  # asks whether bytes may pass
-    E_UPSTREAM_FAILED = 16  # asks for another candidate
-    E_OPENED = 32  # a route that stands: bytes pass
-    E_CLOSED = 64
-
-cdef enum CommandKind:
-    C_ADOPT, C_HANDSHAKE, C_WATCH_LOSS, C_DIAL, C_RELAY, C_CUT, C_CUT_ALL, C_EVICT, C_RELEASE
-    C_RELEASE_LISTENER, C_STOP, C_STEP, C_STEP_DONE
-
-cdef enum Failure:  # `_engine.FAILURES` has the names that the loop knows them by
-    F_NONE, F_CUT, F_OS, F_TLS, F_VERIFY, F_TIMEOUT, F_IDLE, F_HALF_CLOSED, F_SLOTS
-    F_NO_HELLO, F_SHORT_HELLO, F_SHORT_HANDSHAKE, F_TRUNCATED, F_UNPROVEN, F_MEMORY
-    F_AFTER_HANDSHAKE, F_UNASKED, F_FULL, F_SOURCE_FULL, F_EVICTED, F_EXCESS
-    FAILURE_COUNT
-
-cdef enum Verdict:
-    V_NONE, V_ACCEPTED, V_REFUSED, V_DEFECT
-
-cdef enum:  # what a peer may present; spiffe/presented.py has the reasons
-    MAX_CHAIN = 10
-    MAX_CHAIN_BYTES = 64 * 1024
-    MAX_PARTS = 200
-    MAX_NAME_PARTS = 80
-    MAX_EXTENSIONS = 20
-    MAX_TEXT = 8 * 1024
-    MAX_KEY = 4 * 1024
-    MAX_CLIENT_HELLO = 8 * 1024
-    MAX_REQUEST = 16 * 1024
-    MAX_DEPTH = 24
-
-cdef enum Excess:  # the numbers of spiffe.presented.Excess, as `_engine` checks
-    X_NONE, X_CERTIFICATES, X_BYTES, X_PARTS, X_TEXT, X_KEY, X_MESSAGE, X_REQUEST, X_NOT_DER, X_NAME,
-    X_EXTENSIONS
-    EXCESS_COUNT
-
-cdef struct Presented:  # certificates inside a Certificate message, leaf first
-    int count  # of which the first MAX_CHAIN are here
-    const uint8_t *ders[MAX_CHAIN]
-    size_t sizes[MAX_CHAIN]
-
-cdef struct Endpoint:  # an IP address, IPv4 as mapped, and a port in network order
+cdef struct Endpoint:  # an IP address (IPv4 mapped into IPv6) and a port in network order
     uint8_t host[16]
     uint16_t port
     bint known  # False on unix sockets
 
-cdef struct TlsSetup:  # what both sides' handshakes are made with
-    PyObject *context  # libssl.Context; whoever has this keeps it
-    void *ssl_ctx  # without our key, for before and after; NULL in the clear
-    void *identity  # the SSL_CTX with our key
-    uint64_t trust
-    bint client
-    const char *server_name  # SNI, ours to send; NULL: none.  Lives as long as `context`
+cdef struct Fault:  # why something failed
+    int what  # a Failure
+    int side  # 0 downstream, 1 upstream
+    int error  # errno; for F_EXCESS an Excess
+    unsigned long code  # OpenSSL's error; for F_EXCESS how much there was
 
-cdef struct VerifiedPeer:  # a leaf that was judged good lately
+cdef struct TlsSetup:  # what a side's handshakes are made with
+    PyObject *context  # libssl.Context, held by whoever has this
+    void *ssl_ctx  # SSL_CTX without our key, for before and after the handshake; NULL: no TLS
+    void *identity  # SSL_CTX with our key, for the handshake
+    uint64_t trust  # TlsPlan.trust_id
+    bint client  # whether we are the TLS client
+    const char *server_name  # SNI to send, or NULL.  Lives as long as `context`
+
+cdef struct VerifiedPeer:  # a leaf certificate that the verifier has accepted, and its answer
     uint64_t hash
     uint64_t trust
-    uint64_t serial  # the same for the same leaf and trust, while the table knows it
+    uint64_t serial  # the same for the same leaf and trust, while the cache knows it
     size_t size
     uint8_t *leaf
-    double expires  # wall clock
-    PyObject *peer
-    int held  # by the table and by connections
-    VerifiedPeer *chain  # the bucket's next
+    double expires  # wall clock, seconds
+    PyObject *peer  # contract.PeerSvid
+    int held  # references: the cache's and the connections'
+    VerifiedPeer *chain  # next in the bucket
     VerifiedPeer *newer
     VerifiedPeer *older
-
-cdef enum:
-    VERIFIED_BUCKETS = 1024
-    MAX_VERIFIED_PEERS = 1024
-    HASHED = 64  # bytes of a leaf
-    HASH_KEYS = 9  # one more than words in those
 
 cdef struct VerifyCache:
     pthread_mutex_t lock
@@ -135,158 +61,176 @@ cdef struct VerifyCache:
     VerifiedPeer *newest
     VerifiedPeer *oldest
     int count
-    uint64_t serial
+    uint64_t serial  # the last one given
 
-cdef struct CachedRoute:  # a route that stands, for whoever shows `serial` (and comes from `host`)
-    uint64_t serial  # 0 where there is no TLS
+cdef struct CachedRoute:  # for callers that show the leaf `serial` (and come from `host`)
+    uint64_t serial  # of a VerifiedPeer; 0 without TLS
     bint by_source
     uint8_t host[16]
-    PyObject *route
+    PyObject *route  # contract.Route
     TlsSetup upstream
     sockaddr_storage target
     unsigned int target_size
-    double connect
+    double connect  # time limits, seconds; 0: none
     double handshake
     double idle
     double half_close
-    CachedRoute *chain
+    CachedRoute *chain  # next in the bucket
 
-cdef enum:
-    ROUTE_BUCKETS = 256
-    MAX_CACHED_ROUTES = 1024
-
-cdef struct DoorState:  # what a door says until it is asked again; freed with the GIL
-    int held
-    PyObject *python
+cdef struct DoorState:  # what arrivals at a listener meet under one snapshot; freed with the GIL
+    int held  # references: the listener's and the connections'
+    PyObject *python  # native.listener.DoorState
     TlsSetup downstream
-    bint ask  # it has no plan for now: each arrival asks
+    bint ask  # the door has no TLS plan now: each arrival asks
     double limit  # of the downstream handshake, seconds
-    pthread_mutex_t lock
+    pthread_mutex_t lock  # of the cached routes
     CachedRoute *buckets[ROUTE_BUCKETS]
     int count
 
 cdef struct Listener:
     int kind  # K_LISTENER
     int fd
-    int held  # by the loop, workers and connections
+    int held  # references: the loop's, the workers' and the connections'
     pthread_mutex_t lock
     DoorState *door_state  # replaced under the lock; NULL when closed
     bint closed
     bint paused
-    int shortage  # errno, until the loop has taken it
+    int shortage  # errno for which accepting paused, until the loop has taken it
     int undecided  # arrivals neither admitted nor refused
 
-cdef struct Side:
-    int kind  # K_SIDE
-    int index
-    Connection *connection
+cdef struct Channel:  # a socket and the TLS session on it
+    int kind  # K_CHANNEL
+    Worker *worker  # whose epoll watches it
+    Worker *running_on  # whose buffers are used: `worker`, or a helper
+    Side *side  # that owns it; NULL: a carrier does
+    Fault *fault  # where the first failure is recorded
     int fd  # -1: none
-    int mask  # what epoll reports; -1: not watched
-    bint own_certificate_asked  # the other side wants to see our certificate: a server's is never optional
-    bint tls12_server_done  # a TLS 1.2 server has said all it says before our turn
-    bint unasked  # refused, because it asked for no certificate
-    bint hung_up
-    bint ending  # we have said our end, or will behind the backlog
-    bint corked  # the last bytes before our end wait for it, and go in one segment with it
-    bint ended  # the peer's close_notify has come
-    bint finished  # its socket's end too
-    bint gone  # its socket has failed: what came before that is read, nothing is sent any more
+    int mask  # epoll interest; -1: not registered
+    bint hung_up  # epoll has reported a hang-up
+    bint ending  # our end was sent, or follows what is unsent
+    bint corked  # the last bytes wait for our end, to share its segment
+    bint ended  # the peer's close_notify has been read
+    bint finished  # the end of the socket has been read
+    bint gone  # the socket has failed: what came before is read, nothing is sent
     int error  # errno, if it is gone
-    int failed  # F_TLS: what came next can't be read, and nothing can be encrypted any more
-    unsigned long code  # OpenSSL's, if it has failed or its hello is refused
-    bint midway  # part of a message of TLS itself has come: nothing is encrypted before the rest
+    int failed  # F_TLS: nothing more can be decrypted or encrypted
+    unsigned long code  # OpenSSL's error, if TLS failed or the ClientHello was refused
+    bint midway  # part of a TLS handshake message has come: SSL_write would wait for the rest
     int receive_size  # bytes to receive at once
-    bint owns_context  # `shakes.context` was taken for this connection alone
-    TlsSetup tls_setup
     void *ssl
-    void *output  # the session's memory BIO, which it owns
-    bint large_outputs  # the output has grown, and is to shrink when the side is quiet
-    bint output_used  # since the last look for fat ones
-    Side *next_large_output
-    char *backlog  # in the clear; under TLS it stays in `output`
-    size_t backlog_at
-    size_t unsent  # of either
-    char *early  # plaintext that came with the handshake's end, or a hello that isn't whole
+    void *output  # memory BIO of the session, which owns it: records to be sent
+    bint has_large_output  # it is in Worker.large_outputs
+    bint output_used  # since shrink_outputs looked last
+    Channel *next_large_output
+    char *backlog  # bytes that the socket didn't take, without TLS
+    size_t backlog_at  # where they begin
+    size_t unsent  # bytes in `backlog`, or in `output`
+    char *early  # plaintext that came with the end of the handshake, or an incomplete ClientHello
     size_t early_size
-    size_t record_at  # of a hello: where the record begins that isn't all there
-    size_t message_size  # its message's bytes in the records before
-    uint8_t message[4]  # its message's header
-    size_t message_known
-    int alert  # that refuses a hello; 0: none
-    PyObject *refused_with  # with the GIL: the verdict's words where there is no entry
-    VerifiedPeer *verified_peer
-    bint hello_read  # its hello has been read
-    int verdict
-    int x509_error
+    # of the ClientHello
+    size_t record_at  # where the record begins that isn't complete
+    size_t message_size  # bytes of the message in the records before
+    uint8_t message[4]  # header of the message
+    size_t message_known  # bytes of this header
+    int alert  # that refuses the ClientHello; 0: none
+    # of the handshake
+    TlsSetup tls_setup
+    bint owns_context  # `tls_setup.context` is held for this connection alone
+    bint own_certificate_asked  # the peer asked for our certificate
+    bint tls12_server_done  # a TLS 1.2 ServerHelloDone has come
+    bint unasked  # the handshake is refused because the peer didn't ask for our certificate
+    bint hello_read  # OpenSSL has read the peer's hello
+    int verdict  # on the peer's certificates
+    int x509_error  # for OpenSSL, which makes an alert of it
+    PyObject *refused_with  # the verifier's exception, if it refused; owned, freed with the GIL
+    VerifiedPeer *verified_peer  # if it accepted; a reference
 
-cdef struct Fault:  # why something failed
-    int what  # a Failure
-    int side
-    int error  # errno
-    unsigned long code  # OpenSSL's
+cdef struct Received:  # by read_side
+    char *data  # application bytes, valid until the next read_side on this thread
+    bint more  # there may be more to read now
+    int end  # an End: whether the peer's end follows these bytes
+
+cdef struct Stream:  # how far a side has come that borrows a carrier's channel; its carrier sets it
+    size_t unsent  # bytes accepted by `write` that aren't sent
+    bint is_ready  # `read` needs no event
+    bint is_blocked  # nothing may be written now
+    bint is_deaf  # nothing can be written any more
+
+cdef struct Carrier:  # what a side calls that borrows a channel; side.pxd has the return codes
+    ssize_t (*read)(Side *, Received *) noexcept nogil
+    int (*write)(Side *, const char *, size_t, int) noexcept nogil
+    int (*finish)(Side *) noexcept nogil
+    int (*want)(Side *, bint, bint) noexcept nogil
+    void (*abandon)(Side *) noexcept nogil
+    void (*reset)(Side *) noexcept nogil
+
+cdef struct Side:  # one end of a relay
+    int index  # 0 downstream (who dialled us), 1 upstream (whom we dialled)
+    Connection *connection
+    Carrier *carrier  # NULL: the side owns `channel`
+    Channel channel
+    Stream stream
 
 cdef struct Connection:
     Worker *worker
-    Worker *running_on  # whose buffers are used: the worker's, or a helper's (`offload`)
-    bint is_offloaded  # to a helper: the worker doesn't touch its sides
-    int deferred_failure  # why it is to end, which came up while it was offloaded; F_NONE
+    bint is_offloaded  # a helper does a step of its downstream handshake
+    int deferred_failure  # a Failure that came up meanwhile, or F_NONE
     Listener *listener
     DoorState *door_state
-    CachedRoute *cached_route  # of `terms`; NULL where the loop gave the route
-    Side sides[2]  # downstream, upstream
-    int mode
-    int state
-    int decided  # admitted or refused
-    bint has_slot
-    bint flow_ended[2]
-    int64_t counts[2]  # application bytes from downstream, from upstream
+    CachedRoute *cached_route  # of `door_state`; NULL where the loop gave the route
+    Side sides[2]
+    int state  # a StateNumber
+    int ended_in  # the state before S_CLOSED
+    int waits_for  # a Wait
+    int decided  # it was admitted or refused
+    bint has_slot  # it counts as a handshake in flight
+    bint flow_ended[2]  # the end of this side was passed on
+    int64_t counts[2]  # application bytes received from each side
     Endpoint source
     Endpoint local
-    double accepted  # monotonic seconds, as all but `expires`
-    double finished
-    double started  # of the handshake
-    double due  # 0: no deadline
-    double last_moved  # something moved
-    double lost_at  # when the first side failed while bytes passed; 0: none has
-    int undelivered  # bytes that the kernel hadn't delivered when it was last asked
-    double trim_at  # when it counts as one that stays; 0: it does
-    double time_limits[2]  # idle, half-closed; of the handshake while connecting: [0]
-    Py_ssize_t heap  # where it is in the worker's heap; -1: nowhere
-    Fault fault  # of its end, or of the candidate that is tried
-    Fault candidate_fault  # of the last candidate: the loop reads it while the downstream side may fail
-    double handshake_seconds  # seconds
-    const char *version  # OpenSSL's constants
+    double accepted_at  # monotonic seconds, as all times but `expires`
+    double finished_at
+    double handshake_started
+    double due  # the deadline; 0: none
+    double last_moved  # when bytes moved last
+    double lost_at  # when the first side failed while relaying; 0: none has
+    int undelivered  # bytes in the kernel's send queues when they were asked last
+    double trim_at  # when to free handshake memory; 0: done
+    double handshake_limit  # of the upstream handshake, seconds; 0: none
+    double relay_limits[2]  # idle, half-closed; seconds; 0: none
+    Py_ssize_t heap  # position in the worker's heap; -1: none
+    Fault fault  # of the end, or of the candidate that is tried
+    Fault candidate_fault  # of the last candidate, for the loop to read
+    double handshake_seconds
+    const char *version  # constants of OpenSSL
     const char *cipher
     const char *group
-    Connection *before  # of the worker's
+    Connection *before  # in Worker.connections
     Connection *after
-    # under the gate's lock
-    bint inside
-    bint silent
+    # under LimitState.lock
+    bint inside  # it counts as a connection
+    bint silent  # it may be evicted
     Connection *silent_before
     Connection *silent_after
-    # under the inbox's lock
+    # under ReportQueue.lock
     int events
     Connection *event_before
     Connection *event_after
     PyObject *handle
 
-cdef struct Source:  # who has how many connections: an IPv4 address, or an IPv6 network
+cdef struct Source:  # how many connections an IPv4 address, or an IPv6 /64, has
     uint8_t host[16]
     int count
-    Source *chain
-
-cdef enum:
-    SOURCE_BUCKETS = 512
+    Source *chain  # next in the bucket
 
 cdef struct LimitState:
     pthread_mutex_t lock
     int most
     int most_per_source  # 0: no limit
     int inside
-    int64_t full  # refused, or sent away
+    int64_t full  # connections refused, or evicted, for want of room
     int64_t source_full
-    Connection *silent_first  # the longest
+    Connection *silent_first  # silent for the longest
     Connection *silent_last
     Source *sources[SOURCE_BUCKETS]
     uint64_t keys[5]  # random, so that nobody can choose addresses that share a bucket
@@ -296,37 +240,34 @@ cdef struct LimitState:
     int64_t no_slot
 
 cdef struct Command:
-    int kind
+    int kind  # a CommandKind
     Connection *connection
     Listener *listener
     int fd
     sockaddr_storage target
     unsigned int target_size  # 0: `fd` is connected
-    double limit
+    double limit  # seconds; 0: none
     double other_limit
     char *data
     size_t size
-    int result  # C_RETURN: what the step came to
+    int result  # C_STEP_DONE: what the step returned
     Command *next
 
-cdef struct ReportQueue:  # of the loop
+cdef struct ReportQueue:  # from the workers to the loop
     pthread_mutex_t lock
     Connection *first
     Connection *last
-    int waiting  # connections that something is to be told of
-    double last_large_batch  # when the loop last took as many reports as make company
+    int waiting  # connections in it
+    double last_large_batch  # when the loop last took LARGE_BATCH reports or more
     bint rung
-    int bell
+    int bell  # eventfd that wakes the loop
 
 cdef struct Option:
     int level
     int name
     int value
 
-ctypedef void (*ask_verifier_t)(Side *, Presented *) noexcept nogil
-
-cdef enum:
-    MAX_HELPERS = 32
+ctypedef void (*ask_verifier_t)(Channel *, Presented *) noexcept nogil
 
 cdef struct Helpers:  # threads that do steps of handshakes while uncached peers come
     pthread_mutex_t lock
@@ -347,30 +288,30 @@ cdef struct Shared:  # by all workers
     Worker **workers
     int count
     Helpers helpers
-    int64_t uncached_came  # when a caller's leaf had to be judged; monotonic milliseconds
+    int64_t uncached_came  # when the last uncached caller was verified; monotonic milliseconds
     Option options[MAX_OPTIONS]  # of TCP sockets that are dialled
     int option_count
-    int alive  # connections that the loop hasn't given back
-    ask_verifier_t judge
+    int alive  # connections that the loop hasn't released
+    ask_verifier_t ask_verifier
 
 cdef struct Worker:
     int kind  # K_BELL
     Shared *shared
     int epoll
-    int bell
-    pthread_mutex_t lock
+    int bell  # eventfd that wakes the thread
+    pthread_mutex_t lock  # of the commands
     Command *first
     Command *last
     bint stopping
     int load  # connections
-    double now
-    double ring_due  # when the loop is to hear of quiet reports; 0: none wait
+    double now  # when this turn began
+    double report_due  # when to wake the loop for delayed reports; 0: none wait
     double shrink_at
-    int64_t busy_since  # milliseconds; 0: waiting
+    int64_t busy_since  # monotonic milliseconds; 0: it waits for events
     Connection *connections
-    Side *large_outputs
-    Connection **heap
+    Channel *large_outputs
+    Connection **heap  # of deadlines
     Py_ssize_t heap_size
     Py_ssize_t heap_room
     char received[LARGE_RECEIVE_SIZE]
-    char plain[PLAINTEXT_SIZE]
+    char plaintext[PLAINTEXT_SIZE]

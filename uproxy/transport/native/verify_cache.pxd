@@ -1,12 +1,12 @@
-"""The table of verified leaves: who was judged good lately, and by which judge.
+"""The verify cache: leaf certificates that the verifier has accepted, and its answers.
 
-The key is the whole leaf and `TlsPlan.trust`: new bundles or CRLs make a new number, so another
-generation of trust never sees an older one's verdicts, and a number has one role.  Refusals
-aren't kept.  A verdict holds until the chain expires and VERDICT_LIFE_S at most, which bounds what
-else time may change (a CRL that becomes stale).  Least recently used go first.
+The key is the whole leaf and `TlsPlan.trust_id`: new bundles or CRLs make a new id, and an id has
+one role, so that no answer outlives what it was made with.  Refusals aren't kept.  An answer is
+reused until the chain expires, and VERDICT_LIFE_S at most, which bounds what else time may change
+(a CRL that becomes stale).  When the cache is full the least recently used entry goes.
 
-Entries are made, and let go, with the GIL; found without it, under the lock.  Nobody waits
-for the GIL with the lock held.
+Entries are made and freed with the GIL, and found without it, under the lock.  No thread waits for
+the GIL with the lock held.
 """
 
 from cpython.object cimport PyObject
@@ -16,56 +16,59 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy
 from posix.time cimport CLOCK_REALTIME
 
-from uproxy.transport.native.types cimport HASHED, VERIFIED_BUCKETS, MAX_VERIFIED_PEERS, VerifiedPeer, VerifyCache
 from uproxy.transport.native.system cimport (
     VERDICT_LIFE_S, clock_of, pthread_mutex_lock, pthread_mutex_unlock,
 )
+from uproxy.transport.native.codes cimport HASHED, MAX_VERIFIED_PEERS, VERIFIED_BUCKETS
+from uproxy.transport.native.types cimport VerifiedPeer, VerifyCache
 
 
-cdef inline uint64_t leaf_hash(VerifyCache *verify_cache, const uint8_t *leaf, size_t size,
+cdef inline uint64_t leaf_hash(VerifyCache *cache, const uint8_t *leaf, size_t size,
                                uint64_t trust) noexcept nogil:
-    """Of a leaf's last bytes, which are its signature's, so a long leaf costs no more than a short
-    one; the random keys let nobody choose leaves that share a bucket."""
-    cdef uint64_t value = verify_cache.keys[0] ^ trust ^ (<uint64_t>size << 32)
+    """Hash a leaf's last bytes, which are its signature's, so that a long leaf costs no more than a
+    short one.  Keys are random, so that nobody can choose leaves that share a bucket."""
+    cdef uint64_t value = cache.keys[0] ^ trust ^ (<uint64_t>size << 32)
     cdef uint64_t word
     cdef size_t at = size - HASHED if size > HASHED else 0
     cdef int index = 1
     while at < size:
         word = 0
         memcpy(&word, leaf + at, min(size - at, sizeof(word)))
-        value = (value ^ word) * (verify_cache.keys[index] | 1)
+        value = (value ^ word) * (cache.keys[index] | 1)
         value ^= value >> 32
         at += sizeof(word)
         index += 1
     return value
 
 
-cdef inline void unlink_by_use(VerifyCache *verify_cache, VerifiedPeer *verified_peer) noexcept nogil:
-    """Take it out of the order of use."""
-    if verified_peer.newer != NULL:
-        verified_peer.newer.older = verified_peer.older
+cdef inline void unlink_by_use(VerifyCache *cache, VerifiedPeer *entry) noexcept nogil:
+    """Take an entry out of the order of use, under the lock."""
+    if entry.newer != NULL:
+        entry.newer.older = entry.older
     else:
-        verify_cache.newest = verified_peer.older
-    if verified_peer.older != NULL:
-        verified_peer.older.newer = verified_peer.newer
+        cache.newest = entry.older
+    if entry.older != NULL:
+        entry.older.newer = entry.newer
     else:
-        verify_cache.oldest = verified_peer.newer
+        cache.oldest = entry.newer
 
 
-cdef inline void link_newest(VerifyCache *verify_cache, VerifiedPeer *verified_peer) noexcept nogil:
-    verified_peer.newer = NULL
-    verified_peer.older = verify_cache.newest
-    if verify_cache.newest != NULL:
-        verify_cache.newest.newer = verified_peer
+cdef inline void link_newest(VerifyCache *cache, VerifiedPeer *entry) noexcept nogil:
+    """Put an entry first in the order of use, under the lock."""
+    entry.newer = NULL
+    entry.older = cache.newest
+    if cache.newest != NULL:
+        cache.newest.newer = entry
     else:
-        verify_cache.oldest = verified_peer
-    verify_cache.newest = verified_peer
+        cache.oldest = entry
+    cache.newest = entry
 
 
-cdef inline VerifiedPeer **verified_slot(VerifyCache *verify_cache, uint64_t value, const uint8_t *leaf, size_t size,
-                                uint64_t trust) noexcept nogil:
-    """What points to the entry of this leaf and judge; to NULL where there is none."""
-    cdef VerifiedPeer **at = &verify_cache.buckets[value % VERIFIED_BUCKETS]
+cdef inline VerifiedPeer **verified_slot(VerifyCache *cache, uint64_t value,
+                                         const uint8_t *leaf, size_t size,
+                                         uint64_t trust) noexcept nogil:
+    """Return what points to the entry of this leaf and trust id, or to NULL where there is none."""
+    cdef VerifiedPeer **at = &cache.buckets[value % VERIFIED_BUCKETS]
     while at[0] != NULL and not (
             at[0].hash == value and at[0].trust == trust and at[0].size == size
             and memcmp(at[0].leaf, leaf, size) == 0):
@@ -73,94 +76,98 @@ cdef inline VerifiedPeer **verified_slot(VerifyCache *verify_cache, uint64_t val
     return at
 
 
-cdef inline VerifiedPeer *find_verified(VerifyCache *verify_cache, const uint8_t *leaf, size_t size,
+cdef inline VerifiedPeer *find_verified(VerifyCache *cache, const uint8_t *leaf, size_t size,
                               uint64_t trust) noexcept nogil:
-    """A verdict that holds now, held for the caller; NULL where there is none."""
-    cdef uint64_t value = leaf_hash(verify_cache, leaf, size, trust)
+    """Return the entry of a leaf, with a reference for the caller; NULL: the verifier must be
+    asked."""
+    cdef uint64_t value = leaf_hash(cache, leaf, size, trust)
     cdef double now = clock_of(CLOCK_REALTIME)
-    cdef VerifiedPeer *verified_peer
-    pthread_mutex_lock(&verify_cache.lock)
-    verified_peer = verified_slot(verify_cache, value, leaf, size, trust)[0]
-    if verified_peer != NULL and now < verified_peer.expires:
-        verified_peer.held += 1
-        unlink_by_use(verify_cache, verified_peer)
-        link_newest(verify_cache, verified_peer)
+    cdef VerifiedPeer *entry
+    pthread_mutex_lock(&cache.lock)
+    entry = verified_slot(cache, value, leaf, size, trust)[0]
+    if entry != NULL and now < entry.expires:
+        entry.held += 1
+        unlink_by_use(cache, entry)
+        link_newest(cache, entry)
     else:
-        verified_peer = NULL
-    pthread_mutex_unlock(&verify_cache.lock)
-    return verified_peer
+        entry = NULL
+    pthread_mutex_unlock(&cache.lock)
+    return entry
 
 
-cdef inline void release_verified(VerifyCache *verify_cache, VerifiedPeer *verified_peer):
-    """With the GIL."""
+cdef inline void release_verified(VerifyCache *cache, VerifiedPeer *entry):
+    """Give a reference back, with the GIL."""
     cdef int left
-    pthread_mutex_lock(&verify_cache.lock)
-    verified_peer.held -= 1
-    left = verified_peer.held
-    pthread_mutex_unlock(&verify_cache.lock)
+    pthread_mutex_lock(&cache.lock)
+    entry.held -= 1
+    left = entry.held
+    pthread_mutex_unlock(&cache.lock)
     if left == 0:
-        Py_DECREF(<object>verified_peer.peer)
-        free(verified_peer.leaf)
-        free(verified_peer)
+        Py_DECREF(<object>entry.peer)
+        free(entry.leaf)
+        free(entry)
 
 
-cdef inline VerifiedPeer *drop_verified(VerifyCache *verify_cache, VerifiedPeer **at) noexcept nogil:
-    """Take one out, under the lock; the table's hold passes to the caller."""
-    cdef VerifiedPeer *verified_peer = at[0]
-    if verified_peer == NULL:
+cdef inline VerifiedPeer *drop_verified(VerifyCache *cache, VerifiedPeer **at) noexcept nogil:
+    """Take an entry out of the cache, under the lock; its reference is the caller's."""
+    cdef VerifiedPeer *entry = at[0]
+    if entry == NULL:
         return NULL
-    unlink_by_use(verify_cache, verified_peer)
-    at[0] = verified_peer.chain
-    verify_cache.count -= 1
-    return verified_peer
+    unlink_by_use(cache, entry)
+    at[0] = entry.chain
+    cache.count -= 1
+    return entry
 
 
-cdef inline VerifiedPeer *drop_oldest_verified(VerifyCache *verify_cache) noexcept nogil:
-    cdef VerifiedPeer *oldest = verify_cache.oldest
+cdef inline VerifiedPeer *drop_oldest_verified(VerifyCache *cache) noexcept nogil:
+    cdef VerifiedPeer *oldest = cache.oldest
     if oldest == NULL:
         return NULL
     return drop_verified(
-        verify_cache, verified_slot(verify_cache, oldest.hash, oldest.leaf, oldest.size, oldest.trust))
+        cache, verified_slot(cache, oldest.hash, oldest.leaf, oldest.size, oldest.trust))
 
 
-cdef inline VerifiedPeer *new_verified(VerifyCache *verify_cache, const uint8_t *leaf, size_t size, uint64_t trust) noexcept nogil:
-    cdef VerifiedPeer *verified_peer = <VerifiedPeer *>calloc(1, sizeof(VerifiedPeer))
-    if verified_peer == NULL:
+cdef inline VerifiedPeer *new_verified(VerifyCache *cache, const uint8_t *leaf, size_t size,
+                                       uint64_t trust) noexcept nogil:
+    """Make an entry with a copy of the leaf.  NULL without memory."""
+    cdef VerifiedPeer *entry = <VerifiedPeer *>calloc(1, sizeof(VerifiedPeer))
+    if entry == NULL:
         return NULL
-    verified_peer.leaf = <uint8_t *>malloc(size)
-    if verified_peer.leaf == NULL:
-        free(verified_peer)
+    entry.leaf = <uint8_t *>malloc(size)
+    if entry.leaf == NULL:
+        free(entry)
         return NULL
-    memcpy(verified_peer.leaf, leaf, size)
-    verified_peer.size, verified_peer.trust, verified_peer.held = size, trust, 2
-    verified_peer.hash = leaf_hash(verify_cache, leaf, size, trust)
-    return verified_peer
+    memcpy(entry.leaf, leaf, size)
+    entry.size, entry.trust, entry.held = size, trust, 2
+    entry.hash = leaf_hash(cache, leaf, size, trust)
+    return entry
 
 
-cdef inline VerifiedPeer *add_verified(VerifyCache *verify_cache, const uint8_t *leaf, size_t size, uint64_t trust,
-                             object peer, double expires):
-    """Keep a verdict; held for the caller too.  With the GIL; NULL without memory."""
-    cdef VerifiedPeer *verified_peer = new_verified(verify_cache, leaf, size, trust)
+cdef inline VerifiedPeer *add_verified(VerifyCache *cache, const uint8_t *leaf, size_t size,
+                                       uint64_t trust, object peer, double expires):
+    """Add the verifier's answer for a leaf, with the GIL. Returns the entry, with a reference for
+    the caller; NULL without memory."""
+    cdef VerifiedPeer *entry = new_verified(cache, leaf, size, trust)
     cdef VerifiedPeer *dropped
-    if verified_peer == NULL:
+    if entry == NULL:
         return NULL
-    verified_peer.expires = min(expires, clock_of(CLOCK_REALTIME) + VERDICT_LIFE_S)
+    entry.expires = min(expires, clock_of(CLOCK_REALTIME) + VERDICT_LIFE_S)
     Py_INCREF(peer)
-    verified_peer.peer = <PyObject *>peer
-    pthread_mutex_lock(&verify_cache.lock)
-    dropped = drop_verified(verify_cache, verified_slot(verify_cache, verified_peer.hash, leaf, size, trust))
+    entry.peer = <PyObject *>peer
+    pthread_mutex_lock(&cache.lock)
+    dropped = drop_verified(cache, verified_slot(cache, entry.hash, leaf, size, trust))
     if dropped != NULL:
-        verified_peer.serial = dropped.serial
+        entry.serial = dropped.serial
     else:
-        verify_cache.serial += 1
-        verified_peer.serial = verify_cache.serial
-        if verify_cache.count >= MAX_VERIFIED_PEERS:
-            dropped = drop_oldest_verified(verify_cache)
-    verified_peer.chain = verify_cache.buckets[verified_peer.hash % VERIFIED_BUCKETS]
-    verify_cache.buckets[verified_peer.hash % VERIFIED_BUCKETS] = verified_peer
-    link_newest(verify_cache, verified_peer)
-    verify_cache.count += 1
-    pthread_mutex_unlock(&verify_cache.lock)
+        cache.serial += 1
+        entry.serial = cache.serial
+        if cache.count >= MAX_VERIFIED_PEERS:
+            dropped = drop_oldest_verified(cache)
+    entry.chain = cache.buckets[entry.hash % VERIFIED_BUCKETS]
+    cache.buckets[entry.hash % VERIFIED_BUCKETS] = entry
+    link_newest(cache, entry)
+    cache.count += 1
+    pthread_mutex_unlock(&cache.lock)
     if dropped != NULL:
-        release_verified(verify_cache, dropped)
-    return verified_peer
+        release_verified(cache, dropped)
+    return entry

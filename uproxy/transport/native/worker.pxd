@@ -1,31 +1,42 @@
-"""A worker's turn: sockets first, then what the loop and the others commanded, then deadlines."""
+"""A worker's turn: sockets first, then commands of the loop and of other threads, then
+deadlines."""
 
+from libc.errno cimport EBUSY, errno
 from libc.stdint cimport int64_t, uint32_t
-from libc.stdlib cimport free
+from libc.stdlib cimport calloc, free, malloc
 from posix.time cimport CLOCK_MONOTONIC
 from posix.unistd cimport close
 
-from uproxy.transport.native.deadlines cimport earlier_of, clear_deadline
-from uproxy.transport.native.close cimport end_connection
-from uproxy.transport.native.dial cimport (
-    connect_turn, dial, upstream_failed, upstream_turn, downstream_lost, watch_loss,
+from uproxy.transport.native.system cimport (
+    EFD_CLOEXEC, EFD_NONBLOCK, EPOLLIN, EPOLL_CLOEXEC, EPOLL_CTL_ADD, clock_of, epoll_create1,
+    epoll_ctl, epoll_event, epoll_wait, eventfd, long_set, pthread_mutex_destroy,
+    pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
-from uproxy.transport.native.queues cimport ring_loop, ring_loop_if_reports_wait, clear_bell
-from uproxy.transport.native.accept cimport (
-    accept_turn, on_accepted, begin_hello, downstream_failed, downstream_stepped, downstream_turn, receive_hello,
-    linger_turn,
+from uproxy.transport.native.codes cimport (
+    C_ADOPT, C_CUT, C_CUT_ALL, C_DIAL, C_EVICT, C_HANDSHAKE, C_RELAY, C_RELEASE,
+    C_RELEASE_LISTENER, C_STEP_DONE, C_STOP, C_WATCH_LOSS, F_CUT, F_EVICTED, K_BELL, K_CHANNEL,
+    K_LISTENER, MAX_ACCEPTS, MAX_EVENTS, MAX_HANDSHAKE_STEPS, S_CLOSED, S_CLOSING, S_CONNECTING,
+    S_HANDSHAKING_DOWNSTREAM, S_HANDSHAKING_UPSTREAM, S_RELAYING, W_EVENT, W_HELLO, W_LINGER,
+    W_LOOP,
 )
 from uproxy.transport.native.types cimport (
-    C_ADOPT, C_CUT, C_CUT_ALL, C_DIAL, C_EVICT, C_RELEASE_LISTENER, C_RELAY, C_RELEASE, C_STEP_DONE,
-    C_HANDSHAKE, C_STOP, C_WATCH_LOSS, MAX_EVENTS, MAX_HANDSHAKE_STEPS, F_CUT, F_EVICTED, F_NONE, F_TIMEOUT, K_LISTENER, K_SIDE,
-    M_ASKING, M_CONNECTING, M_DEAD, M_HELLO, M_PARTING, M_RELAYING, M_SHAKING, P_CONNECTING,
-    P_HANDSHAKING_DOWNSTREAM, Command, Connection, Listener, Side, Worker,
+    Channel, Command, Connection, Listener, Shared, Side, Worker,
 )
-from uproxy.transport.native.relay cimport relay_begin, relay_expired, relay_turn
-from uproxy.transport.native.side cimport fail, shrink_outputs
-from uproxy.transport.native.route_cache cimport listener_release
-from uproxy.transport.native.system cimport (
-    clock_of, epoll_event, epoll_wait, long_set, pthread_mutex_lock, pthread_mutex_unlock,
+from uproxy.transport.native.queues cimport clear_bell, ring_loop_if_reports_wait
+from uproxy.transport.native.deadlines cimport earlier_of
+from uproxy.transport.native.route_cache cimport release_listener
+from uproxy.transport.native.tls cimport shrink_outputs
+from uproxy.transport.native.side cimport readiness
+from uproxy.transport.native.relay cimport relay_turn
+from uproxy.transport.native.dial cimport finish_dial
+from uproxy.transport.native.accept cimport (
+    A_MINE, A_NONE, A_SHORT, accept_for_worker, is_behind, pause,
+)
+from uproxy.transport.native.state cimport state_of
+from uproxy.transport.native.connection cimport (
+    after_relay, await_hello, begin_relay, continue_linger, notice_downstream, on_accepted,
+    on_client_hello, on_connected, on_cut, on_deadline, on_failed, on_routed, step_handshake,
+    take_back, watch_downstream,
 )
 
 
@@ -33,17 +44,18 @@ from uproxy.transport.native.system cimport (
 
 
 cdef inline void run_command(Worker *worker, Command *command) noexcept nogil:
+    """Do what a command says, and free it."""
     if command.kind == C_STOP:
         worker.stopping = True
     elif command.kind == C_RELEASE_LISTENER:
-        listener_release(command.listener)
+        release_listener(command.listener)
     elif command.kind == C_CUT_ALL:
         cut_all(worker)
     elif command.kind == C_ADOPT:
         on_accepted(command.connection)
     elif command.kind == C_RELEASE:
         free(command.connection)
-    elif command.connection.mode != M_DEAD:
+    elif state_of(command.connection) != S_CLOSED:
         run_connection_command(command.connection, command)
     elif command.kind == C_DIAL and command.fd >= 0:
         close(command.fd)
@@ -52,61 +64,39 @@ cdef inline void run_command(Worker *worker, Command *command) noexcept nogil:
 
 
 cdef inline void run_connection_command(Connection *connection, Command *command) noexcept nogil:
-    """What a connection that lives is told."""
+    """Do what a command says of a connection that hasn't ended."""
     if command.kind == C_CUT:
-        cut(connection, F_CUT)
+        on_cut(connection, F_CUT)
     elif command.kind == C_EVICT:
-        cut(connection, F_EVICTED)
+        on_cut(connection, F_EVICTED)
     elif command.kind == C_HANDSHAKE:
-        begin_hello(connection, command.limit)
+        await_hello(connection, command.limit)
     elif command.kind == C_STEP_DONE:
         take_back(connection, command.result)
     elif command.kind == C_WATCH_LOSS:
-        watch_loss(connection)
+        watch_downstream(connection)
     elif command.kind == C_DIAL:
-        connection.cached_route = NULL  # the loop leads now
-        dial(connection, command.fd, &command.target, command.target_size, command.limit, command.other_limit)
+        connection.cached_route = NULL  # the loop decides now
+        on_routed(connection, command.fd, &command.target, command.target_size, command.limit,
+                  command.other_limit)
     elif command.kind == C_RELAY:
-        connection.time_limits[0], connection.time_limits[1] = command.limit, command.other_limit
-        relay_begin(connection, command.data, command.size)
-
-
-cdef inline void cut(Connection *connection, int why) noexcept nogil:
-    """Reset both sides; who is left to read why it was refused keeps that reason."""
-    if connection.is_offloaded:
-        connection.deferred_failure = why
-        return
-    if connection.mode != M_PARTING:
-        connection.fault.what = F_NONE
-        fail(&connection.sides[0], why, 0, 0)
-    end_connection(connection, False)
-    if why == F_CUT:
-        ring_loop(&connection.worker.shared.reports)  # which has told us to
+        connection.relay_limits[0] = command.limit
+        connection.relay_limits[1] = command.other_limit
+        begin_relay(connection, command.data, command.size)
 
 
 cdef inline void cut_all(Worker *worker) noexcept nogil:
+    """Cut each connection of this thread."""
     cdef Connection *connection = worker.connections
     cdef Connection *following
     while connection != NULL:
         following = connection.after
-        cut(connection, F_CUT)
+        on_cut(connection, F_CUT)
         connection = following
 
 
-cdef inline void take_back(Connection *connection, int result) noexcept nogil:
-    """It was offloaded for a step of its downstream handshake.  What came up meanwhile ends it, but is no
-    reason for a step that failed by itself."""
-    cdef int why = connection.deferred_failure
-    connection.running_on, connection.is_offloaded = connection.worker, False
-    if why == F_NONE or result < 0:
-        downstream_stepped(&connection.sides[0], result)
-    elif why == F_TIMEOUT:
-        run_out(connection)
-    if connection.mode != M_DEAD and (why == F_CUT or why == F_EVICTED):
-        cut(connection, why)
-
-
 cdef inline void run_commands(Worker *worker) noexcept nogil:
+    """Take all commands that wait, and run them in order."""
     cdef Command *command
     cdef Command *following
     clear_bell(worker.bell)
@@ -120,34 +110,13 @@ cdef inline void run_commands(Worker *worker) noexcept nogil:
         command = following
 
 
-# Deadlines.
-
-
-cdef inline void expire(Connection *connection) noexcept nogil:
-    if connection.mode == M_RELAYING:
-        relay_expired(connection)
-    elif connection.mode == M_PARTING:
-        end_connection(connection, True)
-    elif connection.state == P_HANDSHAKING_DOWNSTREAM:
-        run_out(connection)
-    else:
-        fail(&connection.sides[1], F_TIMEOUT, 0, 0)
-        upstream_failed(connection)
-
-
-cdef inline void run_out(Connection *connection) noexcept nogil:
-    """Of time, in the downstream handshake."""
-    if connection.is_offloaded:
-        connection.deferred_failure = F_TIMEOUT if connection.deferred_failure == F_NONE else connection.deferred_failure
-        clear_deadline(connection)
-        return
-    fail(&connection.sides[0], F_TIMEOUT, 0, 0)
-    downstream_failed(connection)
+# Time.
 
 
 cdef inline int wait_ms(Worker *worker) noexcept nogil:
-    """Milliseconds for epoll; rounded up, so that a deadline is over when it wakes."""
-    cdef double due = earlier_of(worker.heap[0].due if worker.heap_size else 0, worker.ring_due)
+    """Return the milliseconds for epoll_wait, rounded up, so that what is due is over when it
+    returns; -1: for ever."""
+    cdef double due = earlier_of(worker.heap[0].due if worker.heap_size else 0, worker.report_due)
     cdef double left
     due = earlier_of(due, worker.shrink_at if worker.large_outputs != NULL else 0)
     if due == 0:
@@ -158,61 +127,88 @@ cdef inline int wait_ms(Worker *worker) noexcept nogil:
     return <int>min(left * 1000, 3600000.0) + 1
 
 
-cdef inline void run_deadlines(Worker *worker) noexcept nogil:
+cdef inline void run_timers(Worker *worker) noexcept nogil:
+    """Do what is due: deadlines of connections, large outputs, delayed reports."""
     while worker.heap_size and worker.heap[0].due <= worker.now:
-        expire(worker.heap[0])
+        on_deadline(worker.heap[0])
     if worker.large_outputs != NULL and worker.now >= worker.shrink_at:
         shrink_outputs(worker)
-    if worker.ring_due != 0 and worker.now >= worker.ring_due:
-        worker.ring_due = 0
+    if worker.report_due != 0 and worker.now >= worker.report_due:
+        worker.report_due = 0
         ring_loop_if_reports_wait(&worker.shared.reports)
 
 
 # The turn.
 
 
+cdef inline void accept_turn(Worker *worker, Listener *listener) noexcept nogil:
+    """Accept MAX_ACCEPTS connections at most; pause where there is no descriptor, no memory, or
+    too much for the loop to do."""
+    cdef Connection *connection = NULL
+    cdef int taken, result = A_MINE, error = 0
+    if is_behind(worker.shared):
+        pause(worker.shared, listener, EBUSY)
+        return
+    for taken in range(MAX_ACCEPTS):
+        result = accept_for_worker(listener, worker.shared, worker, &connection, &error)
+        if result == A_MINE:
+            on_accepted(connection)
+        elif result == A_NONE or result == A_SHORT:
+            break
+    if result == A_SHORT:
+        pause(worker.shared, listener, error)
+
+
 cdef inline void dispatch(Side *side, uint32_t events) noexcept nogil:
-    cdef int mode = side.connection.mode
-    if mode == M_DEAD:
-        return  # an earlier event of this batch ended it
-    if mode == M_RELAYING:
-        relay_turn(side, events)
-    elif side.index == 0 and (mode == M_ASKING or side.connection.state >= P_CONNECTING):
-        downstream_lost(side, events)
-    elif mode == M_HELLO:
-        receive_hello(side)
-    elif mode == M_SHAKING:
-        if side.index:
-            upstream_turn(side)
+    """Take epoll's events of a side to what its connection waits for."""
+    cdef Connection *connection = side.connection
+    cdef int state = state_of(connection)
+    if connection.waits_for == W_EVENT and (state == S_RELAYING or state == S_CLOSING):
+        after_relay(connection, relay_turn(side, readiness(events)), False)
+    elif state == S_CLOSED:
+        return  # an event before this one has ended it
+    elif side.index == 0 and (connection.waits_for == W_LOOP or state >= S_CONNECTING):
+        notice_downstream(side, events)
+    elif connection.waits_for == W_HELLO:
+        on_client_hello(side)
+    elif connection.waits_for == W_LINGER:
+        continue_linger(side, events)
+    elif connection.waits_for == W_LOOP:
+        return  # upstream isn't watched meanwhile: this event came before
+    elif state == S_CONNECTING:
+        if finish_dial(side) < 0:
+            on_failed(side)
         else:
-            downstream_turn(side)
-    elif mode == M_CONNECTING:
-        connect_turn(side)
-    elif mode == M_PARTING:
-        linger_turn(side, events)
+            on_connected(side)
+    else:
+        step_handshake(side)
 
 
 cdef inline bint is_handshaking(void *watched) noexcept nogil:
-    cdef int mode
-    if (<int *>watched)[0] != K_SIDE:
+    """Whether an event is about a handshake."""
+    cdef Connection *connection
+    if (<int *>watched)[0] != K_CHANNEL:
         return False
-    mode = (<Side *>watched).connection.mode
-    return mode == M_HELLO or mode == M_SHAKING
+    connection = (<Channel *>watched).side.connection
+    return connection.waits_for == W_HELLO or (connection.waits_for == W_EVENT and (
+        connection.state == S_HANDSHAKING_DOWNSTREAM
+        or connection.state == S_HANDSHAKING_UPSTREAM))
 
 
 cdef inline void run_handshakes(epoll_event *events, int count) noexcept nogil:
-    """Steps of handshakes are what takes long: a few a turn, and the others are reported again,
-    so that those who shake hands wait for each other and nobody else for them."""
+    """Do MAX_HANDSHAKE_STEPS of handshakes at most, which take long.  Epoll reports the others
+    again: handshakes wait for each other, and nobody else waits for them."""
     cdef int at, steps = 0
     for at in range(count):
         if is_handshaking(events[at].data.ptr):
-            dispatch(<Side *>events[at].data.ptr, events[at].events)
+            dispatch((<Channel *>events[at].data.ptr).side, events[at].events)
             steps += 1
             if steps == MAX_HANDSHAKE_STEPS:
                 return
 
 
 cdef inline void work(Worker *worker) noexcept nogil:
+    """Run a thread until C_STOP."""
     cdef epoll_event events[MAX_EVENTS]
     cdef int count, at
     cdef int *kind
@@ -227,8 +223,8 @@ cdef inline void work(Worker *worker) noexcept nogil:
             kind = <int *>events[at].data.ptr
             if is_handshaking(kind):
                 continue
-            if kind[0] == K_SIDE:
-                dispatch(<Side *>events[at].data.ptr, events[at].events)
+            if kind[0] == K_CHANNEL:
+                dispatch((<Channel *>events[at].data.ptr).side, events[at].events)
             elif kind[0] == K_LISTENER:
                 accept_turn(worker, <Listener *>events[at].data.ptr)
             else:
@@ -236,4 +232,39 @@ cdef inline void work(Worker *worker) noexcept nogil:
         run_handshakes(events, count)
         if commanded:  # last: a connection is freed here, and may have had an event
             run_commands(worker)
-        run_deadlines(worker)
+        run_timers(worker)
+
+
+# Made and freed by the event loop, with the GIL.
+
+
+cdef inline Worker *new_worker(Shared *shared) except NULL:
+    """Make a thread's structures.  OSError, MemoryError."""
+    cdef Worker *worker = <Worker *>calloc(1, sizeof(Worker))
+    cdef epoll_event event
+    if worker == NULL:
+        raise MemoryError
+    worker.kind, worker.shared, worker.heap_room = K_BELL, shared, 64
+    worker.heap = <Connection **>malloc(worker.heap_room * sizeof(void *))
+    worker.epoll = epoll_create1(EPOLL_CLOEXEC)
+    worker.bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
+    pthread_mutex_init(&worker.lock, NULL)
+    event.events = EPOLLIN
+    event.data.ptr = worker
+    if (worker.heap == NULL or worker.epoll < 0 or worker.bell < 0
+            or epoll_ctl(worker.epoll, EPOLL_CTL_ADD, worker.bell, &event) != 0):
+        error = errno
+        free_worker(worker)
+        raise OSError(error, "no descriptor or memory for a thread")
+    return worker
+
+
+cdef inline void free_worker(Worker *worker):
+    """Free what `new_worker` made, as far as it came."""
+    if worker.epoll >= 0:
+        close(worker.epoll)
+    if worker.bell >= 0:
+        close(worker.bell)
+    pthread_mutex_destroy(&worker.lock)
+    free(worker.heap)
+    free(worker)

@@ -1,0 +1,113 @@
+"""The compiled engine's pages obey rules: an order, a length, words, and who may know what."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from uproxy.lifecycle import State
+
+NATIVE = Path(__file__).parents[1] / "uproxy" / "transport" / "native"
+
+ORDER = re.findall(
+    r"\w+",
+    "system openssl presented codes alpn types queues deadlines limits verify_cache route_cache "
+    "references channel tls side client_hello close loss relay handshake offload dial accept "
+    "state connection worker _engine",
+)
+"""The pages: each needs only those before it."""
+
+LONGEST_PAGE = 350
+LONGEST_WITH_A_REASON = 700
+LONGEST_WITHOUT_A_DOCSTRING = 6
+"""Lines."""
+
+OF_A_CHANNEL = re.compile(
+    r"\bfd\b|ssl|SSL|EPOLL|\bevents\b|\bmask\b|\berrno\b|\bBIO_|\bchannel\b|\bcarrier\b", re.ASCII
+)
+"""What a relay has no use for: its sides have it."""
+
+SETTERS = {"enter_state", "enter_state_by_loop", "ask_loop"}
+SETS_STATE = re.compile(r"\.(?:state|waits_for|ended_in)(?:, [\w.]+)* = |set_deadline\(")
+
+
+def path_of(page: str) -> Path:
+    return NATIVE / f"{page}.pyx" if page == "_engine" else NATIVE / f"{page}.pxd"
+
+
+def code_of(page: str) -> str:
+    """Without docstrings and comments."""
+    text = re.sub(r'"""(?:.|\n)*?"""', "", path_of(page).read_text())
+    return re.sub(r"#[^\n]*", "", text)
+
+
+def needed(page: str) -> set[str]:
+    return set(re.findall(r"uproxy\.transport\.native\.(\w+) cimport", path_of(page).read_text()))
+
+
+def functions(page: str) -> Iterator[tuple[str, list[str]]]:
+    """The name and the body's lines of each function."""
+    text = path_of(page).read_text()
+    for start in re.finditer(
+        r"^cdef (?!enum|struct|class|extern)[^\n(]*?(\w+)\([^:]*:\n", text, re.M
+    ):
+        body = re.match(r"(?:(?:    [^\n]*)?\n)*", text[start.end() :])
+        assert body is not None
+        yield start.group(1), body.group().rstrip().splitlines()
+
+
+def test_the_list_of_pages_has_each_page_once() -> None:
+    files = {path.stem for path in NATIVE.iterdir() if path.suffix in (".pxd", ".pyx")}
+    assert sorted(ORDER) == sorted(files)
+
+
+@pytest.mark.parametrize("page", ORDER)
+def test_a_page_needs_only_pages_before_it(page: str) -> None:
+    assert needed(page) <= set(ORDER[: ORDER.index(page)])
+
+
+@pytest.mark.parametrize("page", ORDER)
+def test_a_page_is_short_or_says_first_why_not(page: str) -> None:
+    text = path_of(page).read_text()
+    lines = len(text.splitlines())
+    has_reason = "# Over 400 lines, because" in text.split('"""')[0]
+    assert lines <= (LONGEST_WITH_A_REASON if has_reason else LONGEST_PAGE)
+    assert max(map(len, text.splitlines())) <= 100
+
+
+@pytest.mark.parametrize("page", ORDER)
+def test_a_page_says_what_it_is_and_so_does_each_function_that_is_not_obvious(page: str) -> None:
+    assert re.match(r'(?:#[^\n]*\n)*"""\S', path_of(page).read_text())
+    silent = [
+        name
+        for name, body in functions(page)
+        if len(body) > LONGEST_WITHOUT_A_DOCSTRING and not body[0].lstrip().startswith('"""')
+    ]
+    assert silent == []
+
+
+def test_functions_are_found() -> None:
+    """Or the test above would see nothing."""
+    assert sum(len(list(functions(page))) for page in ORDER) > 200
+    assert "pump" in dict(functions("relay"))
+
+
+@pytest.mark.parametrize("page", ["relay", "loss"])
+def test_a_relay_knows_sides_and_no_sockets(page: str) -> None:
+    assert OF_A_CHANNEL.findall(code_of(page)) == []
+
+
+@pytest.mark.parametrize("page", [page for page in ORDER if page not in ("state", "connection")])
+def test_only_the_page_of_a_life_sets_states_and_deadlines(page: str) -> None:
+    """A ConnectionHandle moves it for the loop, by the setter that is for that."""
+    assert SETS_STATE.findall(re.sub(r"cdef inline int set_deadline\(", "", code_of(page))) == []
+    allowed = {"enter_state", "enter_state_by_loop"} if page == "_engine" else set()
+    assert SETTERS & set(re.findall(r"\w+", code_of(page))) <= allowed
+
+
+def test_each_state_is_entered() -> None:
+    entered = set(re.findall(r"\bS_(\w+)", code_of("connection")))
+    assert entered >= {state.name for state in State if state is not State.ACCEPTED}

@@ -1,0 +1,91 @@
+"""The numbers that the pages share: sizes, limits, states, events, commands, failures, verdicts.
+
+`_engine.pyx` has the names by which Python knows them, and checks at import that none is missing.
+"""
+
+
+cdef enum:  # bytes
+    RECEIVE_SIZE = 64 * 1024  # of one recv
+    LARGE_RECEIVE_SIZE = 256 * 1024  # of one recv, while the last one filled RECEIVE_SIZE
+    SMALL_RECEIVE_SIZE = 8 * 1024  # of one recv from a peer that sends KeyUpdates, not data
+    RECORD_SIZE = 16 * 1024 + 512  # of a TLS record, header and tag included
+    PLAINTEXT_SIZE = LARGE_RECEIVE_SIZE + 2 * RECORD_SIZE  # of a thread's buffer
+    MAX_HELLO = 28 * 1024  # kept of a ClientHello that isn't complete
+    MAX_OWN_UNSENT = 2 * LARGE_RECEIVE_SIZE  # above it a side isn't read before it reads
+    MAX_IDLE_OUTPUT = 4 * 1024  # above it the output buffer of an idle TLS session is replaced
+
+cdef enum:  # counts
+    MAX_EVENTS = 128  # taken from epoll at once
+    MAX_HANDSHAKE_STEPS = 2  # in one turn of a worker
+    MAX_ACCEPTS = 16  # in one turn of a worker, so that a flood leaves turns for the others
+    MAX_OPTIONS = 8  # socket options of dialled sockets
+    MAX_HELPERS = 32  # threads for handshakes with uncached peers
+    LARGE_BATCH = 8  # reports: after a batch of this size the next one waits 100 ms
+    MAX_DELAYED_REPORTS = 256  # with so many waiting the loop is woken at once
+    MAX_UNREPORTED = 4096  # ended connections that the loop hasn't released: accepting pauses
+    VERIFIED_BUCKETS = 1024
+    MAX_VERIFIED_PEERS = 1024
+    HASHED = 64  # bytes of a leaf
+    HASH_KEYS = 9  # one more than words in those
+    ROUTE_BUCKETS = 256
+    MAX_CACHED_ROUTES = 1024
+    SOURCE_BUCKETS = 512
+
+cdef enum:  # descriptions of alerts (RFC 8446 §6)
+    ALERT_UNEXPECTED_MESSAGE = 10
+    ALERT_RECORD_OVERFLOW = 22
+    ALERT_HANDSHAKE_FAILURE = 40
+    ALERT_ILLEGAL_PARAMETER = 47
+
+cdef enum Kind:  # what an epoll event is about; the first word of each structure
+    K_CHANNEL, K_LISTENER, K_BELL
+
+# The state of a connection is one of lifecycle.State (`_engine.STATES` has the pairs).  Within it
+# the connection waits for one thing:
+#
+#   waits for   in the states                        until
+#   W_EVENT     any                                  its socket is ready, or its deadline has passed
+#   W_HELLO     HANDSHAKING_DOWNSTREAM               the ClientHello is complete
+#   W_LOOP      ACCEPTED, ADMITTING, CONNECTING,     the event loop answers (no deadline)
+#               HANDSHAKING_UPSTREAM
+#   W_LINGER    HANDSHAKING_DOWNSTREAM               a refused caller has read its alert
+#
+# Only `connection.pxd` sets either of the two.
+
+cdef enum StateNumber:
+    S_ACCEPTED, S_HANDSHAKING_DOWNSTREAM, S_ADMITTING, S_CONNECTING, S_HANDSHAKING_UPSTREAM
+    S_RELAYING, S_CLOSING, S_CLOSED
+    STATE_COUNT
+
+cdef enum Wait:
+    W_EVENT, W_HELLO, W_LOOP, W_LINGER
+
+cdef enum Event:  # of a report to the loop; bits, of which several may be set
+    E_ARRIVED = 1  # asks for the answer of `Door.tls`
+    E_HANDSHAKEN = 2  # asks for a route
+    E_ADMITTED = 4  # says: a cached route was used
+    E_UPSTREAM_READY = 8  # asks whether bytes may pass
+    E_UPSTREAM_FAILED = 16  # asks for the next candidate
+    E_OPENED = 32  # says: bytes pass on a cached route
+    E_CLOSED = 64  # says: the connection has ended
+
+cdef enum CommandKind:
+    C_ADOPT  # a worker gets a connection that another thread has accepted
+    C_HANDSHAKE  # the answer to E_ARRIVED
+    C_WATCH_LOSS  # look for a reset of the downstream side
+    C_DIAL  # the answer to E_HANDSHAKEN and E_UPSTREAM_FAILED
+    C_RELAY  # the answer to E_UPSTREAM_READY
+    C_CUT, C_CUT_ALL  # reset one, or all connections of the worker
+    C_EVICT  # reset one that makes room for another
+    C_RELEASE, C_RELEASE_LISTENER  # free the memory
+    C_STOP  # end the thread
+    C_STEP, C_STEP_DONE  # a step of a handshake, to a helper and back
+
+cdef enum Failure:  # `_engine.FAILURES` has the names that the loop knows them by
+    F_NONE, F_CUT, F_OS, F_TLS, F_VERIFY, F_TIMEOUT, F_IDLE, F_HALF_CLOSED, F_SLOTS
+    F_NO_HELLO, F_SHORT_HELLO, F_SHORT_HANDSHAKE, F_TRUNCATED, F_UNPROVEN, F_MEMORY
+    F_AFTER_HANDSHAKE, F_UNASKED, F_FULL, F_SOURCE_FULL, F_EVICTED, F_EXCESS
+    FAILURE_COUNT
+
+cdef enum Verdict:  # on a peer's certificates
+    V_NONE, V_ACCEPTED, V_REFUSED, V_DEFECT

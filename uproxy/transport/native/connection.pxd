@@ -1,0 +1,350 @@
+"""A connection's whole life on its thread, in the order in which it happens.
+
+Each verb (`on_…`) is something that has happened, and says what is done next.  Only this page
+sets the state, what is waited for, and the deadline; the pages before it do one step each, and
+return what came of it.  `python/connection.py` has the same verbs.  After any verb the connection
+may have ended (S_CLOSED).
+"""
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free
+from posix.time cimport CLOCK_MONOTONIC
+
+from uproxy.transport.native.system cimport (
+    EPOLLOUT, LINGER_S, READ_EVENTS, clock_of, sockaddr_storage,
+)
+from uproxy.transport.native.codes cimport (
+    E_ADMITTED, E_ARRIVED, E_CLOSED, E_HANDSHAKEN, E_OPENED, E_UPSTREAM_FAILED, E_UPSTREAM_READY,
+    F_CUT, F_EVICTED, F_NONE, F_OS, F_SLOTS, F_TIMEOUT, S_ADMITTING, S_CLOSED, S_CLOSING,
+    S_CONNECTING, S_HANDSHAKING_DOWNSTREAM, S_HANDSHAKING_UPSTREAM, S_RELAYING, W_EVENT, W_HELLO,
+    W_LINGER,
+)
+from uproxy.transport.native.types cimport CachedRoute, Connection, DoorState, Side
+from uproxy.transport.native.queues cimport mark_decided, report, ring_loop
+from uproxy.transport.native.deadlines cimport seconds_until
+from uproxy.transport.native.limits cimport (
+    enter_limits, free_slot, mark_heard, mark_silent, take_slot,
+)
+from uproxy.transport.native.route_cache cimport find_cached_route, is_route_valid
+from uproxy.transport.native.channel cimport take_early, unwatch, watch
+from uproxy.transport.native.tls cimport close_channel, send_output
+from uproxy.transport.native.side cimport fail_side, flush_handshake
+from uproxy.transport.native.client_hello cimport receive_hello
+from uproxy.transport.native.close cimport close_connection, is_told, linger_turn, link_connection
+from uproxy.transport.native.relay cimport (
+    RELAY_ENDED, RELAY_FAILED, RELAY_GOES_ON, is_closing, relay_due, relay_timeout, start_relay,
+)
+from uproxy.transport.native.handshake cimport continue_handshake, handshake_step, start_tls
+from uproxy.transport.native.offload cimport offload, uncached_peers_come
+from uproxy.transport.native.dial cimport is_connected, notice_loss, start_dial, watch_loss
+from uproxy.transport.native.state cimport ask_loop, enter_state, state_of
+
+# The downstream side: who dialled us.
+
+
+cdef inline void on_accepted(Connection *connection) noexcept nogil:
+    """A socket was accepted for this thread."""
+    cdef DoorState *door_state = connection.door_state
+    cdef int why
+    # no deadline is to come before it is over
+    connection.worker.now = max(connection.worker.now, connection.accepted_at)
+    link_connection(connection)
+    why = enter_limits(connection)
+    if why != F_NONE:
+        fail_side(&connection.sides[0], why, 0)
+        end_connection(connection, False)
+    elif door_state.ask:
+        ask_loop(connection, E_ARRIVED)
+    elif door_state.downstream.ssl_ctx != NULL:
+        connection.sides[0].channel.tls_setup = door_state.downstream
+        await_hello(connection, door_state.limit)
+    else:
+        on_target_known(connection, 0)
+
+
+cdef inline void await_hello(Connection *connection, double seconds) noexcept nogil:
+    """Wait for the ClientHello: the handshake may take so many seconds from now."""
+    cdef Side *side = &connection.sides[0]
+    cdef int result = enter_state(connection, S_HANDSHAKING_DOWNSTREAM, seconds)
+    connection.waits_for = W_HELLO
+    mark_silent(connection)
+    if result < 0 or watch(&side.channel, READ_EVENTS) < 0:
+        on_failed(side)
+
+
+cdef inline void on_client_hello(Side *side) noexcept nogil:
+    """More of the ClientHello can be received."""
+    cdef Connection *connection = side.connection
+    cdef char *hello = NULL
+    cdef char *kept
+    cdef size_t size = 0, kept_size
+    cdef int result = receive_hello(side, &hello, &size)
+    if result == 0 and watch(&side.channel, READ_EVENTS) == 0:
+        return
+    if result <= 0:
+        on_failed(side)
+        return
+    mark_heard(connection)
+    if not take_slot(connection):
+        fail_side(side, F_SLOTS, 0)
+        on_failed(side)
+    elif start_tls(&side.channel) < 0:
+        on_failed(side)
+    else:
+        connection.waits_for = W_EVENT
+        kept = take_early(&side.channel, &kept_size)  # where the hello is, if it came in pieces
+        on_handshaken(side, handshake_step(side, hello, size))
+        free(kept)
+
+
+cdef inline void on_handshaken(Side *side, int result) noexcept nogil:
+    """A step of a side's handshake has returned `result`: 1 is its end."""
+    cdef Connection *connection = side.connection
+    cdef int mask = EPOLLOUT if side.channel.unsent else READ_EVENTS
+    if result == 0 and watch(&side.channel, mask) == 0:
+        return
+    if result <= 0:
+        on_failed(side)
+    elif side.index == 1:
+        on_upstream_ready(connection)
+    elif send_output(&side.channel) < 0:
+        on_failed(side)
+    else:
+        free_slot(connection)
+        on_target_known(connection, side.channel.verified_peer.serial)
+
+
+cdef inline void on_target_known(Connection *connection, uint64_t serial) noexcept nogil:
+    """The caller is verified (`serial`; 0 without TLS): use a cached route, or ask the loop."""
+    cdef CachedRoute *cached_route = NULL
+    if is_route_valid(connection):  # otherwise another snapshot decides, which the loop asks
+        cached_route = find_cached_route(connection, serial)
+    enter_state(connection, S_ADMITTING, 0)
+    if cached_route == NULL:
+        unwatch(&connection.sides[0].channel)
+        ask_loop(connection, E_HANDSHAKEN)
+        return
+    connection.cached_route = cached_route
+    report(connection, E_ADMITTED, False)
+    mark_decided(connection)  # afterwards: whoever closes the listener then takes the report
+    if cached_route.upstream.ssl_ctx != NULL:
+        connection.sides[1].channel.tls_setup = cached_route.upstream
+    on_routed(connection, -1, &cached_route.target, cached_route.target_size,
+              cached_route.connect, cached_route.handshake)
+
+
+# The upstream side: whom we dial.
+
+
+cdef inline void on_routed(Connection *connection, int fd, sockaddr_storage *target,
+                           unsigned int size, double seconds,
+                           double handshake_limit) noexcept nogil:
+    """A candidate is to be dialled, within so many seconds; `fd` is its socket if the loop has
+    connected it, or -1."""
+    cdef Side *side = &connection.sides[1]
+    cdef int result = 1
+    connection.fault.what = F_NONE  # of the candidate before
+    if side.channel.fd >= 0:
+        close_channel(&side.channel, True)  # connected to where the route before this one led
+    enter_state(connection, S_CONNECTING, 0)
+    connection.handshake_limit = handshake_limit
+    side.channel.fd = fd
+    if fd < 0:
+        result = start_dial(side, target, size)
+    if result < 0:
+        on_failed(side)
+    elif result == 1 and side.channel.tls_setup.ssl_ctx == NULL:
+        on_upstream_ready(connection)
+    elif not watch_downstream(connection):
+        return
+    elif result == 1:
+        on_connected(side)
+    elif enter_state(connection, S_CONNECTING, seconds) < 0:
+        on_failed(side)
+
+
+cdef inline void on_connected(Side *side) noexcept nogil:
+    """The upstream socket is connected."""
+    cdef Connection *connection = side.connection
+    if side.channel.tls_setup.ssl_ctx == NULL:
+        on_upstream_ready(connection)
+        return
+    connection.handshake_started = clock_of(CLOCK_MONOTONIC)
+    if (enter_state(connection, S_HANDSHAKING_UPSTREAM, connection.handshake_limit) < 0
+            or start_tls(&side.channel) < 0):
+        on_failed(side)
+    else:
+        on_handshaken(side, handshake_step(side, connection.worker.received, 0))
+
+
+cdef inline void on_upstream_ready(Connection *connection) noexcept nogil:
+    """Both sides are ready: relay if the cached route is still valid, or else ask the loop, which
+    knows what has changed meanwhile."""
+    cdef Side *side = &connection.sides[1]
+    cdef CachedRoute *cached_route = connection.cached_route
+    enter_state(connection, connection.state, 0)
+    if cached_route != NULL and is_route_valid(connection):
+        connection.relay_limits[0] = cached_route.idle
+        connection.relay_limits[1] = cached_route.half_close
+        report(connection, E_OPENED, False)
+        begin_relay(connection, NULL, 0)
+    elif flush_handshake(side) < 0:
+        on_failed(side)
+    else:
+        unwatch(&side.channel)
+        if watch_downstream(connection):
+            ask_loop(connection, E_UPSTREAM_READY)
+
+
+# The relay.
+
+
+cdef inline void begin_relay(Connection *connection, const char *preface,
+                             size_t size) noexcept nogil:
+    """Move bytes, `preface` first."""
+    enter_state(connection, S_RELAYING, 0)
+    after_relay(connection, start_relay(connection, preface, size), True)
+
+
+cdef inline void after_relay(Connection *connection, int result, bint is_timed) noexcept nogil:
+    """A step of the relay has returned `result` (a RelayResult).  The deadline is set when it has
+    passed (`is_timed`) and when one side has ended or failed; what moves later moves it when it
+    passes, because to set it for each receive would cost more than that."""
+    cdef int state = connection.state
+    if state == S_RELAYING and is_closing(connection):
+        state, is_timed = S_CLOSING, True
+    if is_timed or connection.lost_at != 0:
+        if enter_state(connection, state, seconds_until(connection, relay_due(connection))) < 0:
+            result = RELAY_FAILED
+    if result != RELAY_GOES_ON:
+        on_relay_ended(connection, result)
+
+
+cdef inline void on_relay_ended(Connection *connection, int result) noexcept nogil:
+    """Both directions have ended (RELAY_ENDED), or it failed."""
+    end_connection(connection, result == RELAY_ENDED)
+
+
+# The end.
+
+
+cdef inline void on_failed(Side *side) noexcept nogil:
+    """A step of a side before the relay has failed, for the reason in `connection.fault`: try the
+    next candidate, let a refused caller read its alert, or reset."""
+    cdef Connection *connection = side.connection
+    if side.index == 1:
+        close_channel(&side.channel, True)
+        if connection.sides[0].channel.gone:
+            end_by_downstream(connection)
+            return
+        connection.candidate_fault = connection.fault
+        ask_loop(connection, E_UPSTREAM_FAILED)
+        return
+    free_slot(connection)
+    if is_told(side):
+        linger(side)
+    else:
+        end_connection(connection, False)
+
+
+cdef inline void linger(Side *side) noexcept nogil:
+    """Give a refused caller LINGER_S to read its alert; it may be evicted meanwhile."""
+    cdef Connection *connection = side.connection
+    mark_silent(connection)
+    mark_decided(connection)
+    if enter_state(connection, connection.state, LINGER_S) < 0:
+        end_connection(connection, True)
+        return
+    connection.waits_for = W_LINGER
+    continue_linger(side, 0)
+
+
+cdef inline void continue_linger(Side *side, uint32_t events) noexcept nogil:
+    """Epoll has reported `events` of a caller that lingers (0: it begins to)."""
+    if linger_turn(side, events):
+        end_connection(side.connection, True)
+
+
+cdef inline void on_deadline(Connection *connection) noexcept nogil:
+    """The time that `enter_state` was given has passed."""
+    cdef Side *side
+    if connection.state >= S_RELAYING:
+        after_relay(connection, relay_timeout(connection), True)
+    elif connection.waits_for == W_LINGER:
+        end_connection(connection, True)
+    elif connection.is_offloaded:
+        if connection.deferred_failure == F_NONE:
+            connection.deferred_failure = F_TIMEOUT
+        enter_state(connection, connection.state, 0)
+    else:
+        side = &connection.sides[0 if connection.state == S_HANDSHAKING_DOWNSTREAM else 1]
+        fail_side(side, F_TIMEOUT, 0)
+        on_failed(side)
+
+
+cdef inline void on_cut(Connection *connection, int why) noexcept nogil:
+    """The loop (F_CUT) or a limit (F_EVICTED) wants it ended now: reset both sides. The reason of a
+    refused caller stays."""
+    if connection.is_offloaded:
+        connection.deferred_failure = why
+        return
+    if connection.waits_for != W_LINGER:
+        connection.fault.what = F_NONE
+        fail_side(&connection.sides[0], why, 0)
+    end_connection(connection, False)
+    if why == F_CUT:
+        ring_loop(&connection.worker.shared.reports)  # it waits for the report
+
+
+cdef inline void end_connection(Connection *connection, bint orderly) noexcept nogil:
+    """Close both sides, with resets unless `orderly`, and report it: nothing but C_RELEASE touches
+    the connection after that."""
+    enter_state(connection, S_CLOSED, 0)
+    close_connection(connection, orderly)
+    mark_decided(connection)
+    report(connection, E_CLOSED, False)
+
+
+# Beside: a helper's step, and the downstream side while upstream is being reached.
+
+
+cdef inline void step_handshake(Side *side) noexcept nogil:
+    """The socket of a side that shakes hands is ready: do the next step, or let a helper do it."""
+    if (side.index == 1 or side.channel.unsent
+            or not uncached_peers_come(side.connection) or not offload(side)):
+        on_handshaken(side, continue_handshake(side))
+
+
+cdef inline void take_back(Connection *connection, int result) noexcept nogil:
+    """A helper has done a step of the downstream handshake.  What came up meanwhile ends the
+    connection, but isn't the reason if the step has failed by itself."""
+    cdef Side *side = &connection.sides[0]
+    cdef int why = connection.deferred_failure
+    side.channel.running_on, connection.is_offloaded = connection.worker, False
+    if why == F_NONE or result < 0:
+        on_handshaken(side, result)
+    elif why == F_TIMEOUT:
+        on_deadline(connection)
+    if state_of(connection) != S_CLOSED and (why == F_CUT or why == F_EVICTED):
+        on_cut(connection, why)
+
+
+cdef inline bint watch_downstream(Connection *connection) noexcept nogil:
+    """Have a reset of the downstream side reported.  False if that can't be done: it has ended."""
+    if watch_loss(&connection.sides[0]) < 0:
+        end_connection(connection, False)
+        return False
+    return True
+
+
+cdef inline void notice_downstream(Side *side, uint32_t events) noexcept nogil:
+    """Epoll has reported `events` of the downstream side while upstream is being reached."""
+    if notice_loss(side, events, is_connected(side.connection)) < 0:
+        end_by_downstream(side.connection)
+
+
+cdef inline void end_by_downstream(Connection *connection) noexcept nogil:
+    """End it because of the downstream socket's error, whatever came of the candidate."""
+    connection.fault.what = F_NONE
+    fail_side(&connection.sides[0], F_OS, connection.sides[0].channel.error)
+    end_connection(connection, False)

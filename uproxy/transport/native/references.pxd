@@ -1,0 +1,62 @@
+"""The Python objects that channels and TLS setups hold references to; all with the GIL."""
+
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport uintptr_t
+from libc.string cimport memcpy
+
+from uproxy.transport.native.system cimport sockaddr_storage
+from uproxy.transport.native.codes cimport V_NONE
+from uproxy.transport.native.types cimport Channel, TlsSetup, VerifyCache
+from uproxy.transport.native.verify_cache cimport release_verified
+
+
+cdef inline void fill_setup(TlsSetup *setup, fields):
+    """Fill a setup from a `_engine.TlsSetup`, and hold its context; None leaves it empty."""
+    if fields is None:
+        return
+    context, pointer, identity, trust, client, server_name = fields
+    Py_INCREF(context)
+    setup.context = <PyObject *>context
+    setup.ssl_ctx = <void *><uintptr_t>pointer
+    setup.identity = <void *><uintptr_t>identity
+    setup.trust, setup.client = trust, client
+    setup.server_name = <const char *><uintptr_t>server_name
+
+
+cdef inline int fill_target(sockaddr_storage *target, unsigned int *size,
+                            bytes address) except -1:
+    """Copy a packed sockaddr.  ValueError if it is too long."""
+    if len(address) > <Py_ssize_t>sizeof(sockaddr_storage):
+        raise ValueError("the address is too long")
+    memcpy(target, <char *>address, len(address))
+    size[0] = len(address)
+    return 0
+
+
+cdef inline void forget_refusal(Channel *channel):
+    """Release the exception that refused the peer."""
+    if channel.refused_with != NULL:
+        Py_DECREF(<object>channel.refused_with)
+        channel.refused_with = NULL
+
+
+cdef inline void forget_handshake(Channel *channel, VerifyCache *verify_cache):
+    """Release all that a side's handshake held; its worker is done with it."""
+    forget_refusal(channel)
+    if channel.verified_peer != NULL:
+        release_verified(verify_cache, channel.verified_peer)
+        channel.verified_peer = NULL
+    forget_context(channel)
+    channel.verdict = V_NONE
+    channel.x509_error = 1
+
+
+cdef inline void forget_context(Channel *channel):
+    """Release the TLS context, if it was held for this connection alone, and forget the setup."""
+    if channel.owns_context:
+        Py_DECREF(<object>channel.tls_setup.context)
+        channel.owns_context = False
+    channel.tls_setup.context = NULL
+    channel.tls_setup.ssl_ctx = channel.tls_setup.identity = NULL
+    channel.tls_setup.server_name = NULL
