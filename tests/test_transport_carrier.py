@@ -15,6 +15,7 @@ from typing import Protocol
 
 import pytest
 
+from tests.helpers.carrier_native import NativeRelays
 from tests.helpers.carrier_peer import STREAMS, WINDOW, CarriedStream, CarrierPeer
 from tests.helpers.carrier_python import PythonRelays
 from tests.helpers.streams import Stream, close_all
@@ -32,6 +33,7 @@ class Relays(Protocol):
 
 
 RELAYS: dict[str, Callable[[Sequence[socket.socket], socket.socket], Relays]] = {
+    "native": NativeRelays,
     "python": PythonRelays,
 }
 

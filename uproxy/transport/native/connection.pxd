@@ -206,23 +206,23 @@ cdef inline void begin_relay(Connection *connection, const char *preface,
     after_relay(connection, start_relay(connection, preface, size), True)
 
 
-cdef inline void after_relay(Connection *connection, int result, bint is_timed) noexcept nogil:
-    """A step of the relay has returned `result` (a RelayResult).  The deadline is set when it has
-    passed (`is_timed`) and when one side has ended or failed; what moves later moves it when it
-    passes, because to set it for each receive would cost more than that."""
-    cdef int state = connection.state
-    if state == S_RELAYING and is_closing(connection):
-        state, is_timed = S_CLOSING, True
-    if is_timed or connection.lost_at != 0:
-        if enter_state(connection, state, seconds_until(connection, relay_due(connection))) < 0:
-            result = RELAY_FAILED
-    if result != RELAY_GOES_ON:
-        on_relay_ended(connection, result)
-
-
 cdef inline void on_relay_ended(Connection *connection, int result) noexcept nogil:
     """Both directions have ended (RELAY_ENDED), or it failed."""
     end_connection(connection, result == RELAY_ENDED)
+
+
+cdef inline void after_relay(Connection *connection, int result, bint is_timed) noexcept nogil:
+    """A step of the relay has returned `result` (a RelayResult).  The deadline is set when it has
+    passed (`is_timed`) and when a side has ended or failed: for each receive it would cost more."""
+    cdef bint closing = is_closing(connection)
+    cdef double seconds
+    if is_timed or connection.lost_at != 0 or (closing and connection.state == S_RELAYING):
+        seconds = seconds_until(connection, relay_due(connection))
+        if (enter_state(connection, S_CLOSING, seconds) if closing
+                else enter_state(connection, S_RELAYING, seconds)) < 0:
+            result = RELAY_FAILED
+    if result != RELAY_GOES_ON:
+        on_relay_ended(connection, result)
 
 
 # The end.

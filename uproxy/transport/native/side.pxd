@@ -93,7 +93,7 @@ cdef inline bint is_ready(Side *side) noexcept nogil:
 
 cdef inline size_t undelivered(Side *side) noexcept nogil:
     """Return the bytes that a reset of the side would drop in the kernel."""
-    return in_kernel(&side.channel) if side.carrier == NULL else 0
+    return in_kernel(&side.channel) if side.carrier == NULL else side.stream.undelivered
 
 
 cdef inline int receive_size(Side *side) noexcept nogil:
@@ -232,7 +232,9 @@ cdef inline int uncork(Side *side) noexcept nogil:
 
 cdef inline int flush_side(Side *side) noexcept nogil:
     """Send more of what is unsent.  Returns 0 or -1."""
-    return flush(&side.channel) if side.carrier == NULL else 0
+    if side.carrier != NULL:
+        return -1 if side.stream.is_deaf else 0  # its carrier sends by itself
+    return flush(&side.channel)
 
 
 cdef inline int flush_handshake(Side *side) noexcept nogil:

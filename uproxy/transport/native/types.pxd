@@ -152,6 +152,7 @@ cdef struct Received:  # by read_side
 
 cdef struct Stream:  # how far a side has come that borrows a carrier's channel; its carrier sets it
     size_t unsent  # bytes accepted by `write` that aren't sent
+    size_t undelivered  # bytes sent that a reset would drop
     bint is_ready  # `read` needs no event
     bint is_blocked  # nothing may be written now
     bint is_deaf  # nothing can be written any more
