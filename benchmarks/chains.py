@@ -3,11 +3,12 @@
 Flow: clients make a new connection for each request through A and B, as in `handshakes`, two at a
 time, all with leaves that B has seen.  Meanwhile a C program makes 60 handshakes a second with B
 directly, with a valid certificate, or with chains that B refuses: the largest that are read at
-all (ten certificates, each with nearly as many parts as are allowed, all with the root's name),
-and those that are too large to be read (70 certificates, and one of 59 KB).  What counts is the
-clients' median beside each, compared with that beside as many valid handshakes.  Then each crowd
-comes alone, 200 a second, and what counts is the CPU time of B for each of its handshakes, compared
-with that for a valid one, which B lets in and dials the application for.
+all (ten certificates, all with the root's name and as many extensions as one may have, the leaf
+with nearly as many names too), and those that are too large to be read (70 certificates, and one
+of 59 KB).  What counts is the clients' median beside each, compared with that beside as many valid
+handshakes.  Then each crowd comes alone, 200 a second, and what counts is the CPU time of B for
+each of its handshakes, compared with that for a valid one, which B lets in and dials the
+application for.
 
 Not measured: clients on another machine, TLS 1.2, where OpenSSL reads ten certificates.
 """
