@@ -9,6 +9,7 @@ import inspect
 import json
 import os
 import re
+import tomllib
 from collections.abc import Iterator
 from typing import Any
 
@@ -264,3 +265,18 @@ def test_what_the_docs_say_of_ignored_variables_is_so(monkeypatch: pytest.Monkey
     monkeypatch.setenv("SSLKEYLOGFILE", "/tmp/keys")
     assert main(["version"]) == 0
     assert "SSLKEYLOGFILE" not in os.environ
+
+
+def test_the_design_has_every_floor_from_the_top_down() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    [floors] = (
+        each["layers"]
+        for each in project["tool"]["importlinter"]["contracts"]
+        if each["type"] == "layers"
+    )
+    rooms = [room for layer in floors for room in re.split(r" [|:] ", layer)]
+    design = (DOCS / "design.md").read_text()
+    described = re.findall(r"`(\w+)[`/]", design.split("## Floors\n")[1].split("\n## ")[0])
+    assert set(rooms) <= set(described)
+    places = [described.index(room) for layer in floors for room in re.split(r" [|:] ", layer)[:1]]
+    assert places == sorted(places)

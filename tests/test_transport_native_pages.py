@@ -59,6 +59,14 @@ def functions(page: str) -> Iterator[tuple[str, list[str]]]:
         yield start.group(1), body.group().rstrip().splitlines()
 
 
+def test_the_design_lists_the_pages_in_their_order() -> None:
+    design = (NATIVE.parents[2] / "docs" / "design.md").read_text()
+    listed = re.findall(
+        r"^\| `(\w+)` \|", design.split("### The pages\n")[1].split("\n## ")[0], re.M
+    )
+    assert listed == ORDER
+
+
 def test_the_list_of_pages_has_each_page_once() -> None:
     files = {path.stem for path in NATIVE.iterdir() if path.suffix in (".pxd", ".pyx")}
     assert sorted(ORDER) == sorted(files)
