@@ -27,6 +27,7 @@ from uproxy.errors import UntrustedError
 from uproxy.identity import verifier
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.verifier import Verifier
+from uproxy.identity.vouching import Search
 from uproxy.lab.pki import CLIENT_AUTH, SERVER_AUTH, UNKNOWN_OID, Authority, Issued, Quirks
 from uproxy.libssl import PathError
 from uproxy.model import Alert, Role
@@ -399,6 +400,76 @@ def test_a_signer_that_is_remembered_is_reachable_only_through_those_that_are_th
         assert verifier.verify(peer.der, Role.CLIENT, NOW).chain == peer.der
     with pytest.raises(UntrustedError, match="no root"):
         verifier.verify(issued.der[:2], Role.CLIENT, NOW)
+
+
+def test_a_signer_with_the_serial_number_of_a_remembered_one_is_somebody_else() -> None:
+    known = OURS.intermediate()
+    below = known.intermediate()
+    issued = below.issue()
+    verifier = Verifier(credentials(OURS.bundle))
+    assert verifier.verify(issued.der, Role.CLIENT, NOW)
+    usual = known.certificate
+    other = x509.CertificateBuilder(
+        OURS.root.subject, usual.subject, PARTNER.key.public_key(), usual.serial_number,
+        usual.not_valid_before_utc, usual.not_valid_after_utc, [*usual.extensions],
+    ).sign(cast("Any", OURS.key), hashes.SHA256())  # fmt: skip
+    presented = replace(issued, chain=(*issued.chain[:2], other))
+    with pytest.raises(UntrustedError) as caught:
+        verifier.verify(presented.der, Role.CLIENT, NOW)
+    assert (caught.value.rule, caught.value.alert) == ("X5-14", Alert.UNKNOWN_CA)
+    assert verifier.verify(issued.der, Role.CLIENT, NOW).chain == issued.der
+
+
+@pytest.fixture
+def sought(monkeypatch: pytest.MonkeyPatch) -> list[x509.Certificate]:
+    """The signers that were sought from the roots downward: a signature each was checked for
+    them."""
+    found: list[x509.Certificate] = []
+    search_all = Search.reachable_from_roots
+
+    def reachable_from_roots(search: Search, strangers: Any, anchors: Any) -> Any:
+        found.extend(strangers)
+        return search_all(search, strangers, anchors)
+
+    monkeypatch.setattr(Search, "reachable_from_roots", reachable_from_roots)
+    return found
+
+
+def test_signers_of_a_valid_path_are_sought_once(sought: list[x509.Certificate]) -> None:
+    upper = OURS.intermediate()
+    lower = upper.intermediate()
+    verifier = Verifier(credentials(OURS.bundle))
+    for authority in (upper, upper, lower, lower, upper):
+        peer = authority.issue()
+        assert verifier.verify(peer.der, Role.CLIENT, NOW).chain == peer.der
+    assert sought == [upper.certificate, lower.certificate]
+
+
+def test_signers_of_a_path_that_is_not_valid_are_sought_each_time(
+    sought: list[x509.Certificate],
+) -> None:
+    below = OURS.intermediate(ca=False)
+    verifier = Verifier(credentials(OURS.bundle))
+    for _ in range(2):
+        with pytest.raises(UntrustedError):
+            verifier.verify(below.issue().der, Role.CLIENT, NOW)
+    assert sought == [below.certificate] * 2
+
+
+def test_no_more_signers_are_remembered_than_there_is_room_for(
+    sought: list[x509.Certificate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verifier, "_MAX_REMEMBERED", 3)
+    first, second, third, fourth = (OURS.intermediate() for _ in range(4))
+    judging = Verifier(credentials(OURS.bundle))
+    # leaves take no room
+    for each in (first, second, first, second, third):
+        judging.verify(each.issue().der, Role.CLIENT, NOW)
+    assert sought == [each.certificate for each in (first, second, third)]
+    # the fourth doesn't fit beside the three, so that they are forgotten
+    for each in (fourth, first, fourth):
+        judging.verify(each.issue().der, Role.CLIENT, NOW)
+    assert sought[3:] == [fourth.certificate, first.certificate]
 
 
 def test_a_signer_of_another_trust_domain_is_not_remembered_for_ours() -> None:

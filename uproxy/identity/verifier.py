@@ -55,7 +55,7 @@ class _TrustDomain:
         known: list[Reachable] = []
         above = [*self.bundle.roots]
         for each in reversed(presented):  # most peers send the leaf first
-            before = self._signers.get(each.serial_number) if self._signers else None
+            before = self._signers.get(each.serial_number)
             if before is not None and before.certificate == each and before.signer in above:
                 known.append(before)
                 above.append(before.certificate)
@@ -170,9 +170,7 @@ class Verifier:
     ) -> list[x509.Certificate]:
         """Leaf to trust anchor, validated (X5-14) within one trust domain (X5-16); times only
         where there is a `now`.  `chain` is the DER of what was presented."""
-        roots: Sequence[x509.Certificate] = domain.bundle.roots
-        if len(roots) > 1:
-            roots = sorted(roots, key=lambda root: _outdated([root], now) is not None)
+        roots = sorted(domain.bundle.roots, key=lambda root: _outdated([root], now) is not None)
         # first whether it is reachable from a root at all: a stranger costs a few signatures with
         # its key
         path = find_way_up(presented, roots, domain.recall(presented[1:]))
