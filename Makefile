@@ -21,7 +21,7 @@ TEST_PACKAGES := $(APPLICATIONS) chromium chromium-driver curl libnginx-mod-stre
 help:
 	@echo 'make demo      see it work with PostgreSQL and nginx; ARGS=--once ends by itself'
 	@echo 'make test      the tests, without the slow ones; ARGS goes to pytest'
-	@echo 'make test-all  all tests, sanitizers, fuzzing, other Python versions, the wheel'
+	@echo 'make test-all  all tests, sanitizers, fuzzing, mutants, other Python versions, the wheel'
 	@echo 'make check     lint, format, types, floors, spelling, the compiled pages'
 	@echo 'make bench     the benchmarks; ARGS="NAME …" chooses'
 	@echo 'make fuzz      the fuzz targets, a minute each; ARGS="SECONDS NAME …" chooses'
@@ -41,6 +41,7 @@ test-all: check test-packages $(PEERS) .cache/sslyze/.ready
 	@.ci/asan
 	@.ci/tsan
 	@.ci/fuzz
+	@$(STEP) "mutants" $(BIN)/python -m tests.mutants
 	@.ci/unit-tests 3.12
 	@.ci/unit-tests 3.13
 	@$(STEP) "the wheel, installed elsewhere" .ci/wheel
