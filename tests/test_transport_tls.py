@@ -115,6 +115,34 @@ async def test_a_trusted_caller_is_admitted_under_its_identity(engine: Engine) -
         assert 0 < connection.tls.duration < 5
 
 
+@pytest.mark.parametrize("leads", ["to the same place", "elsewhere"])
+async def test_a_handshake_is_kept_if_the_door_that_came_meanwhile_leads_to_the_same_place(
+    engine: Engine, leads: str
+) -> None:
+    async with (
+        listening() as upstream,
+        listening() as other,
+        outbound(engine, upstream.address) as (old, address),
+    ):
+        downstream = await Stream.connect(address)
+        peer = TlsStream(await upstream.accept(), PEER, server=True)
+        assert old.listener is not None
+        assert isinstance(old.answer, Route)
+        there = upstream if leads == "to the same place" else other
+        moved = replace(old.answer, candidates=route(there.address).candidates)
+        old.listener.replace(new := RecordingDoor(Direction.OUTBOUND, moved))
+        await peer.handshake()
+        if there is other:
+            peer = await answer(other)
+        await downstream.send(b"x")
+        assert await peer.receive_exactly(1) == b"x"
+        assert (await new.connection()).dialled == there.address
+        assert len(new.arrivals) == 1
+        for each in (upstream, other):
+            with pytest.raises(BlockingIOError):
+                each.socket.accept()
+
+
 async def test_each_candidate_is_told_its_own_name(engine: Engine) -> None:
     """The first one's handshake fails, the second's doesn't; whoever comes later meets a third
     without a name."""
