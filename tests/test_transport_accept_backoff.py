@@ -33,7 +33,7 @@ from uproxy.lab.ports import free_port
 from uproxy.lab.processes import Uproxy
 from uproxy.lab.waiting import eventually, wait_until
 from uproxy.model import Direction, Outcome, TcpAddress
-from uproxy.transport.accept_backoff import LOG_AGAIN, LOOP_BEHIND, Shortage
+from uproxy.transport.accept_backoff import LOG_AGAIN, LOOP_BEHIND, AcceptBackoff
 
 engine = engines.engine
 
@@ -237,7 +237,7 @@ def test_a_shortage_does_not_hold_up_the_end(name: str, tmp_path: Path, app: int
 
 
 def test_a_shortage_that_lasts_is_told_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
-    shortage, now, pauses = Shortage(), 100.0, []
+    shortage, now, pauses = AcceptBackoff(), 100.0, []
     while now < 100.0 + 1.5 * LOG_AGAIN:
         pauses.append(shortage.pause(errno.EMFILE, now))
         now += pauses[-1]

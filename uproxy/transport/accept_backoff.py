@@ -29,7 +29,7 @@ _WAY_OUT: Final = {
 _log = logging.getLogger(__name__)
 
 
-class Shortage:
+class AcceptBackoff:
     """The pauses of one listener.  Times are in seconds of the event loop's clock."""
 
     def __init__(self) -> None:

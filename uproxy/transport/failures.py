@@ -46,7 +46,7 @@ class Failure:
     """Why a step failed, as a thread of the compiled engine reports it."""
 
     what: str
-    """One of `_engine.FAILURES`."""
+    """One of the values of `_engine.FAILURES`."""
     who: str
     """The name of the side that failed, as reasons say it: `the peer`, `the application`."""
     state: State
@@ -91,7 +91,7 @@ class ProbedError(TlsError):
 
 
 def closed(who: str, what: str) -> TlsError:
-    """Return the error of a side that closed TCP before TLS had ended; `what`: one of
+    """Return the error of a side that closed TCP before TLS had ended; `what`: a value of
     `_engine.FAILURES`."""
     kind = ProbedError if what == "no_hello" else TlsError
     return kind(f"{who} {_CLOSED[what]}")

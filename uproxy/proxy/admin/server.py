@@ -23,7 +23,7 @@ from uproxy.proxy.admin.bounds import ACCEPTS, DEFAULT_BOUNDS, Bounds
 from uproxy.proxy.admin.client import Client, Source
 from uproxy.proxy.admin.facts import AdminFacts
 from uproxy.proxy.admin.messages import Request, Response, Surface, text
-from uproxy.transport.accept_backoff import Shortage
+from uproxy.transport.accept_backoff import AcceptBackoff
 
 _log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class AdminListener:
         self.address = sockets.address_of(name, self.unix)
         self._listener = listener
         self._resuming: asyncio.TimerHandle | None = None  # set while there is a shortage
-        self._shortage = Shortage()
+        self._backoff = AcceptBackoff()
         self._closing = False
         self._serving: set[asyncio.Task[None]] = set()
         self._clients: dict[Client, None] = {}  # open connections, longest silent first
@@ -98,7 +98,7 @@ class AdminListener:
                 continue  # an error of that connection, not of the listener: accept(2)
             except OSError as error:
                 self._pause()
-                seconds = self._shortage.pause(error.errno or 0, loop.time())
+                seconds = self._backoff.pause(error.errno or 0, loop.time())
                 self._resuming = loop.call_later(seconds, self._resume)
                 return
             if _has_gone(accepted):

@@ -12,7 +12,7 @@ from uproxy import libssl, sockets
 from uproxy.contract import Candidate, Door, Refusal, RefusedError, Route, TlsPlan
 from uproxy.errors import IdentityError
 from uproxy.model import Direction, Outcome, UnixAddress
-from uproxy.transport.accept_backoff import SHORTAGES, Shortage
+from uproxy.transport.accept_backoff import SHORTAGES, AcceptBackoff
 from uproxy.transport.native._engine import CHOOSE_PROTOCOL, ON_MESSAGE, ListenerHandle
 from uproxy.transport.native.loop import LoopState
 
@@ -46,7 +46,7 @@ class NativeListener:
         self.door: Door | None = door
         """The door that decides about arrivals; None: arrivals are refused."""
         self._handle = ListenerHandle(state.core, listener.fileno())
-        self._backoff = Shortage()
+        self._backoff = AcceptBackoff()
         self._resuming: asyncio.TimerHandle | None = None
         self._all_decided: asyncio.Event | None = None  # while `close` waits
         state.doors.add(self)

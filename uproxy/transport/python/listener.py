@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from uproxy import sockets
 from uproxy.contract import Arrival, Door
 from uproxy.model import UnixAddress
-from uproxy.transport.accept_backoff import SHORTAGES, Shortage
+from uproxy.transport.accept_backoff import SHORTAGES, AcceptBackoff
 
 if TYPE_CHECKING:
     from uproxy.transport.poller import Poller
@@ -72,7 +72,7 @@ class Listener:
         """The door that decides now; None: the listener was taken away."""
         name = listening.getsockname()
         self._unix = UnixAddress(name if isinstance(name, str) else "")
-        self._shortage = Shortage()
+        self._backoff = AcceptBackoff()
         self._resume: asyncio.TimerHandle | None = None
         self._undecided: set[int] = set()  # arrivals neither admitted nor refused yet
         self._all_decided: asyncio.Event | None = None  # while `close` waits for them
@@ -164,5 +164,5 @@ class Listener:
             self._engine.limiter.refused["descriptors"] += 1
         self._engine.poller.forget(self._socket.fileno())
         loop = asyncio.get_running_loop()
-        pause = self._shortage.pause(error.errno or 0, loop.time())
+        pause = self._backoff.pause(error.errno or 0, loop.time())
         self._resume = loop.call_later(pause, self._watch)
