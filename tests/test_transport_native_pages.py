@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -114,6 +117,30 @@ def test_only_the_page_of_a_life_sets_states_and_deadlines(page: str) -> None:
     assert SETS_STATE.findall(re.sub(r"cdef inline int set_deadline\(", "", code_of(page))) == []
     allowed = {"enter_state", "enter_state_by_loop"} if page == "_engine" else set()
     assert SETTERS & set(re.findall(r"\w+", code_of(page))) <= allowed
+
+
+@pytest.mark.parametrize("checked", [True, False])
+def test_a_build_for_the_sanitizers_aborts_on_a_move_that_is_not_allowed(
+    checked: bool, tmp_path: Path
+) -> None:
+    source, program = tmp_path / "moves.c", tmp_path / "moves"
+    source.write_text(
+        '#include "machine.h"\n'
+        "int main(int count, char **words) {\n"
+        "    (void)words;\n"
+        "    allowed_moves[0] = 1u << 1;\n"
+        "    check_move(0, count);\n"
+        "    return 0;\n"
+        "}\n"
+    )
+    flags = ["-DUPROXY_CHECK_MOVES"] if checked else []
+    compiler = os.environ.get("CC", "cc")
+    subprocess.run([compiler, *flags, f"-I{NATIVE}", "-w", "-o", program, source], check=True)
+    assert subprocess.run([program], check=False).returncode == 0
+    refused = subprocess.run([program, "x"], capture_output=True, text=True, check=False)
+    assert refused.returncode == (-signal.SIGABRT if checked else 0)
+    assert ("can't go from state 0 to 2" in refused.stderr) is checked
+    assert "-DUPROXY_CHECK_MOVES" in (NATIVE.parents[2] / ".ci" / "instrumented").read_text()
 
 
 def test_each_state_is_entered() -> None:

@@ -21,7 +21,7 @@ from uproxy.transport.native.queues cimport new_command, ring_loop, send_command
 
 cdef enum Accepted:
     A_MINE  # a connection for the calling worker
-    A_OTHERS  # a connection for another worker, which has been told
+    A_OTHERS  # a connection for another worker, which got a command
     A_GONE  # a connection that ended before it could be taken
     A_NONE  # nobody waits, or nothing is accepted now
     A_SHORT  # no descriptor or memory

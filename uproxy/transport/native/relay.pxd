@@ -174,7 +174,7 @@ cdef inline void on_nothing_read(Side *source, ssize_t why) noexcept nogil:
     if why != READ_FAILED:
         return
     lose_source(source)
-    # a side that has only stopped sending can still be told what the other one had sent
+    # what the other side had sent can still be written to one that has only stopped sending
     if not is_deaf(source) and is_open(source.connection, 1 - source.index):
         pump(source.connection, 1 - source.index, 0)
 

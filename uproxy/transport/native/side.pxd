@@ -84,7 +84,7 @@ cdef inline bint is_deaf(Side *side) noexcept nogil:
 
 
 cdef inline bint is_ready(Side *side) noexcept nogil:
-    """Whether what can be read is here, or in the kernel for good: no event will tell of it."""
+    """Whether what can be read is here, or in the kernel for good: no event will come for it."""
     if side.carrier != NULL:
         return side.stream.is_ready
     return (side.channel.early_size or side.channel.ended or side.channel.failed != F_NONE

@@ -96,7 +96,6 @@ cdef extern from "machine.h" nogil:
     bint word_swap_if(int *, int, int)
     unsigned int *allowed_moves
     void check_move(int, int)
-    bint CHECKS_MOVES
     int64_t long_get "word_get"(int64_t *)
     void long_set "word_set"(int64_t *, int64_t)
     void *pointer_get "word_get"(void **)
