@@ -86,6 +86,7 @@ def test_it_is_a_door_for_engines_and_speaks_in_clear_with_the_application() -> 
     _, made = make()
     door: Door = made
     assert (door.name, door.direction) == ("127.0.0.1:5432", Direction.OUTBOUND)
+    assert door.timeouts == Timeouts(idle=7)
     assert door.tls() is None
 
 
@@ -235,10 +236,12 @@ def test_an_arrival_that_shook_hands_is_nothing_to_an_outbound_door() -> None:
 async def test_a_failed_connection_is_logged_with_the_identity_it_showed() -> None:
     here, door = make()
     route = admitted(door)
-    here.believe(credentials(None, CA))
+    here.believe(credentials(CA.issue("/ns/web/sa/renamed"), CA))
     end = ending(Outcome.HANDSHAKE_FAILED, State.HANDSHAKING_UPSTREAM)
-    door.closed(FakeConnection(app(2), route=route, dialled=A), end)
-    assert dict(here.records[0].fields)["src.identity"] == OURS.spiffe_id
+    for number, reporting in enumerate((door, current(here)), start=2):
+        reporting.closed(FakeConnection(app(number), route=route, dialled=A), end)
+    shown = [dict(record.fields)["src.identity"] for record in here.records]
+    assert shown == [OURS.spiffe_id] * 2
 
 
 async def test_a_refused_connection_occupies_nothing() -> None:
@@ -284,11 +287,13 @@ async def test_a_repeated_route_is_registered_as_if_it_had_been_asked_for() -> N
     assert not made.refusals
     assert here.metric("uproxy_connections", direction="outbound") == 2
     assert here.endpoints(Direction.OUTBOUND, "db").connections == {A: 2}
-    newest, oldest = here.connections
-    assert newest.info == oldest.info
+    live(door, 3)
+    # one for all of a destination's: it counts in what a connection costs
+    newest, between, oldest = (entry.info for entry in here.connections)
+    assert newest is between is oldest
     closed(made, ending())
     assert dict(here.records[0].fields)["src.identity"] == OURS.spiffe_id
-    assert here.endpoints(Direction.OUTBOUND, "db").connections == {A: 1}
+    assert here.endpoints(Direction.OUTBOUND, "db").connections == {A: 2}
 
 
 async def test_a_repeat_that_is_told_after_the_trust_changed_is_judged_when_it_is_open() -> None:
@@ -329,6 +334,8 @@ async def test_a_door_that_leads_to_one_destination_refuses_what_was_meant_for_a
     door.closed(FakeConnection(replace(app(), target=MEANT), dialled=None), end)
     assert here.metric("uproxy_connections") == 0
     assert here.metric("istio_tcp_connections_failed_total", destination_port="5433") == 1
+    fields = dict(here.records[0].fields)
+    assert (fields["direction"], fields["transport"]) == ("outbound", "plaintext")
 
 
 async def test_one_door_can_lead_to_many_destinations(monkeypatch: pytest.MonkeyPatch) -> None:

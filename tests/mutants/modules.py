@@ -12,6 +12,8 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
     "uproxy.identity.verifier": ("test_identity_verifier",),
     "uproxy.lifecycle": ("test_lifecycle", "property/test_lifecycle"),
     "uproxy.policy": ("test_policy", "property/test_policy"),
+    "uproxy.proxy.inbound": ("test_proxy_inbound",),
+    "uproxy.proxy.outbound": ("test_proxy_outbound",),
     "uproxy.snapshot.plans": ("test_snapshot_plans", "test_snapshot_snapshot"),
     "uproxy.snapshot.snapshot": ("test_snapshot_snapshot", "test_snapshot_plans"),
     "uproxy.spiffe.authorities": ("test_spiffe_authorities", "test_identity_verifier"),

@@ -155,8 +155,7 @@ class OutboundDoor:
         """Report a connection that has ended without having been open."""
         routes, shown = self._routes_of(connection.arrival), _shown(connection.route)
         info = self._unrouted(connection.arrival) if isinstance(routes, Refusal) else routes.info
-        info = info if info.own is shown else replace(info, own=shown)
-        self._services.connections.never_opened(connection, ending, info)
+        self._services.connections.never_opened(connection, ending, replace(info, own=shown))
 
     def _routes_of(self, arrival: Arrival) -> DestinationRoutes | Refusal:
         to = destination_of(self._settings, self._snapshot, arrival.target)
