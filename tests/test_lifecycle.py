@@ -101,10 +101,11 @@ def test_a_handshake_can_fail_while_it_is_made_and_tls_1_3_tells_it_later_too() 
 
 
 def test_who_is_refused_was_decided_on_and_whom_nobody_answers_was_dialled() -> None:
-    """Without an identity nobody is even shaken hands with."""
+    """Without an identity of ours, whoever sends the first byte of a handshake is refused."""
     assert states_that_end_with(Outcome.DENIED) == {State.ADMITTING}
     assert states_that_end_with(Outcome.NO_DESTINATION) == {State.ADMITTING}
-    assert states_that_end_with(Outcome.NO_IDENTITY) == {State.ACCEPTED, State.ADMITTING}
+    without_identity = {State.HANDSHAKING_DOWNSTREAM, State.ADMITTING}
+    assert states_that_end_with(Outcome.NO_IDENTITY) == without_identity
     assert states_that_end_with(Outcome.CONNECT_FAILED) == {State.ADMITTING, State.CONNECTING}
     assert states_that_end_with(Outcome.PROBED) == {State.HANDSHAKING_DOWNSTREAM}
 

@@ -23,7 +23,16 @@ from uproxy.contract import Candidate, Engine, PeerSvid, Refusal, RefusedError, 
 from uproxy.lab.pki import Authority, Issued
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
-from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts, TlsSettings
+from uproxy.model import (
+    Address,
+    Direction,
+    Limits,
+    Outcome,
+    Role,
+    TcpAddress,
+    Timeouts,
+    TlsSettings,
+)
 from uproxy.proxy.services import PER_PEER
 from uproxy.tlswords import UNASKED
 
@@ -434,6 +443,195 @@ async def test_silence_until_the_deadline_is_no_probe(engine: Engine) -> None:
         assert (await here.door.ending()).outcome is Outcome.TIMED_OUT
 
 
+# While there is no identity.
+
+
+NO_SVID = Refusal(Outcome.NO_IDENTITY, "no identity yet")
+
+
+@asynccontextmanager
+async def without_identity(engine: Engine, **timeouts: float) -> AsyncIterator[Inbound]:
+    """An inbound mTLS door that has no SVID yet, with its application behind it."""
+    limits = Timeouts(**timeouts)
+    async with listening() as application:
+        there = route(application.address, timeouts=limits)
+        door = RecordingDoor(Direction.INBOUND, there, NO_SVID, limits)
+        async with open_door(engine, door) as address:
+            yield Inbound(door, application, address)
+
+
+def identity_comes(door: RecordingDoor) -> None:
+    door.downstream_tls = plan(Role.SERVER, US, verifier(Role.CLIENT, OURS))
+    door.ask_again()
+
+
+async def is_waited_for(here: Inbound) -> None:
+    """Return when whoever connected before has been accepted: this one was, behind it."""
+    stream = await Stream.connect(here.address)
+    await stream.send(b"\x16")
+    assert await stream.is_reset()
+    assert (await here.door.ending()).outcome is Outcome.NO_IDENTITY
+    here.door.endings.clear()
+
+
+@pytest.mark.parametrize("goes", ["close", "reset", "finish"])
+async def test_without_identity_too_who_goes_without_a_byte_is_a_probe(
+    engine: Engine, goes: str
+) -> None:
+    async with without_identity(engine) as here:
+        stream = await Stream.connect(here.address)
+        await is_waited_for(here)
+        getattr(stream, goes)()
+        ending = await here.door.ending()
+    assert (ending.outcome, ending.state) == (Outcome.PROBED, State.HANDSHAKING_DOWNSTREAM)
+    assert ending.reason == "the peer closed without a ClientHello"
+
+
+async def test_a_probe_that_has_gone_before_it_is_accepted_is_one_too(engine: Engine) -> None:
+    async with without_identity(engine) as here:
+        for _ in range(5):
+            (await Stream.connect(here.address)).close()
+        await here.door.ending(5)
+    assert {ending.outcome for _, ending in here.door.endings} == {Outcome.PROBED}
+
+
+@pytest.mark.parametrize("goes", ["close", "reset", "finish", "stay"])
+@pytest.mark.parametrize("said", [b"\x16", b"\x16\x03\x01", b"GET / HTTP/1.1\r\n\r\n"])
+async def test_without_identity_the_first_byte_is_refused(
+    engine: Engine, goes: str, said: bytes
+) -> None:
+    async with without_identity(engine) as here:
+        stream = await Stream.connect(here.address)
+        await stream.send(said)
+        if goes == "stay":
+            assert await stream.is_reset()
+        else:
+            getattr(stream, goes)()
+        ending = await here.door.ending()
+        assert here.door.arrivals == []
+    assert (ending.outcome, ending.state) == (Outcome.NO_IDENTITY, State.HANDSHAKING_DOWNSTREAM)
+    assert ending.reason == NO_SVID.reason
+
+
+async def test_the_refusal_is_the_one_of_the_moment_when_the_byte_comes(engine: Engine) -> None:
+    async with without_identity(engine) as here:
+        stream = await Stream.connect(here.address)
+        await is_waited_for(here)
+        here.door.downstream_tls = Refusal(Outcome.NO_IDENTITY, "the agent has no entry for us")
+        here.door.ask_again()
+        await stream.send(b"\x16")
+        ending = await here.door.ending()
+    assert ending.reason == "the agent has no entry for us"
+
+
+async def test_without_identity_silence_has_the_deadline_of_a_handshake(engine: Engine) -> None:
+    async with without_identity(engine, handshake=0.2) as here:
+        silent = await Stream.connect(here.address)
+        assert await silent.is_reset()
+        ending = await here.door.ending()
+    assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.HANDSHAKING_DOWNSTREAM)
+    assert ending.reason == "the peer didn't finish the handshake in 0.2 s"
+    assert 0.2 <= ending.duration < 1
+
+
+async def test_an_identity_that_comes_serves_who_is_waiting_with_its_hello(engine: Engine) -> None:
+    async with without_identity(engine) as here:
+        stream = await Stream.connect(here.address)
+        await is_waited_for(here)
+        identity_comes(here.door)
+        peer = TlsStream(stream, PEER, root=OURS.root)
+        await peer.handshake()
+        await peer.send(b"hello")
+        assert await (await here.application.accept()).receive_exactly(5) == b"hello"
+        connection = await here.door.connection()
+        assert connection.peer is not None
+        assert connection.peer.spiffe_id == "spiffe://example.org/ns/web/sa/frontend"
+
+
+async def test_an_identity_that_comes_leaves_the_deadline_as_it_was(engine: Engine) -> None:
+    """Half a ClientHello after the identity has come doesn't begin another one."""
+    async with without_identity(engine, handshake=1.0) as here:
+        stream = await Stream.connect(here.address)
+        await is_waited_for(here)
+        await asyncio.sleep(0.6)  # most of its time
+        identity_comes(here.door)
+        await stream.send(b"\x16\x03\x01")
+        ending = await here.door.ending()
+    assert ending.outcome is Outcome.TIMED_OUT
+    assert 1.0 <= ending.duration < 1.4
+
+
+async def test_a_probe_is_one_though_an_identity_has_come_meanwhile(engine: Engine) -> None:
+    async with without_identity(engine) as here:
+        stream = await Stream.connect(here.address)
+        await is_waited_for(here)
+        identity_comes(here.door)
+        stream.close()
+        assert (await here.door.ending()).outcome is Outcome.PROBED
+
+
+async def test_who_waits_at_a_door_that_becomes_plaintext_is_relayed_all_it_sends(
+    engine: Engine,
+) -> None:
+    engine.set_limits(Limits(connections=2))
+    async with without_identity(engine) as here:
+        stream = await Stream.connect(here.address)
+        await is_waited_for(here)
+        here.door.downstream_tls = None
+        here.door.ask_again()
+        await stream.send(b"hello")
+        there = await here.application.accept()
+        assert await there.receive_exactly(5) == b"hello"
+        await Stream.connect(here.address)
+        await here.door.connection(2)
+        assert await (await Stream.connect(here.address)).is_reset()  # nobody is evicted for it
+        await there.send(b"hello yourself")
+        assert await stream.receive_exactly(14) == b"hello yourself"
+
+
+async def test_who_waits_at_a_door_that_is_taken_away_is_told_so(engine: Engine) -> None:
+    async with without_identity(engine) as here:
+        stream = await Stream.connect(here.address)
+        await is_waited_for(here)
+        assert here.door.listener is not None
+        here.door.listener.replace(None)
+        await stream.send(b"\x16")
+        assert (await here.door.ending()).outcome is Outcome.POLICY_CHANGED
+
+
+async def test_when_full_who_waits_without_identity_makes_room(engine: Engine) -> None:
+    engine.set_limits(Limits(connections=2))
+    async with without_identity(engine) as here:
+        silent = await Stream.connect(here.address)
+        await is_waited_for(here)
+        identity_comes(here.door)
+        await here.relay(root=OURS.root)
+        await here.relay(root=OURS.root)
+        assert await silent.is_reset()
+        ending = await here.door.ending()
+    assert (ending.outcome, ending.state) == (Outcome.LIMIT, State.HANDSHAKING_DOWNSTREAM)
+    assert ending.reason == "silent for the longest when connections were full"
+
+
+async def test_an_svid_that_openssl_refuses_is_told_to_callers_and_not_to_probes(
+    engine: Engine,
+) -> None:
+    """As without any: nobody can shake hands."""
+    wrong = Issued(US.chain, PEER.key)
+    async with without_identity(engine) as here:
+        here.door.downstream_tls = plan(Role.SERVER, wrong, verifier(Role.CLIENT, OURS))
+        here.door.ask_again()
+        (await Stream.connect(here.address)).close()
+        assert (await here.door.ending()).outcome is Outcome.PROBED
+        caller = TlsStream(await Stream.connect(here.address), PEER)
+        with pytest.raises((EOFError, ConnectionResetError)):
+            await caller.handshake()
+        caller.stream.close()
+        ending = await here.door.ending(2)
+    assert ending.outcome is Outcome.HANDSHAKE_FAILED
+    assert ending.reason == "OpenSSL refused our key: key values mismatch"
+
+
 async def test_a_handshake_has_a_deadline_on_either_side(engine: Engine) -> None:
     async with inbound(engine, handshake=0.2) as here:
         silent = await Stream.connect(here.address)
@@ -449,15 +647,6 @@ async def test_a_handshake_has_a_deadline_on_either_side(engine: Engine) -> None
         ending = await door.ending()
         assert (ending.outcome, ending.state) == (Outcome.TIMED_OUT, State.HANDSHAKING_UPSTREAM)
         assert ending.reason == "the peer didn't finish the handshake in 0.2 s"
-
-
-async def test_without_an_identity_nobody_is_let_in(engine: Engine) -> None:
-    refusal = Refusal(Outcome.NO_IDENTITY, "no identity yet")
-    door = RecordingDoor(Direction.INBOUND, Refusal(Outcome.DENIED, "no"), refusal)
-    async with open_door(engine, door) as address:
-        assert await (await Stream.connect(address)).is_reset()
-        ending = await door.ending()
-    assert (ending.outcome, ending.state) == (Outcome.NO_IDENTITY, State.ACCEPTED)
 
 
 async def test_a_denied_peer_is_reset_behind_its_handshake(engine: Engine) -> None:

@@ -69,8 +69,10 @@ _HANDSHAKE = frozenset(
 
 ENDINGS: Mapping[State, frozenset[Outcome]] = MappingProxyType(
     {
-        State.ACCEPTED: _ANYWHERE | {Outcome.NO_IDENTITY},
-        State.HANDSHAKING_DOWNSTREAM: _ANYWHERE | _HANDSHAKE | {Outcome.PROBED},
+        State.ACCEPTED: _ANYWHERE,
+        State.HANDSHAKING_DOWNSTREAM: _ANYWHERE
+        | _HANDSHAKE
+        | {Outcome.PROBED, Outcome.NO_IDENTITY},
         State.ADMITTING: _ANYWHERE
         | {Outcome.DENIED, Outcome.NO_DESTINATION, Outcome.NO_IDENTITY, Outcome.CONNECT_FAILED},
         State.CONNECTING: _ANYWHERE | {Outcome.CONNECT_FAILED, Outcome.TIMED_OUT},

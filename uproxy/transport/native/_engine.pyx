@@ -395,10 +395,11 @@ cdef class ListenerHandle:
         self.listener.held = 1 + core.shared.count
         self.listener.paused = True
 
-    def set_door_state(self, state, downstream, bint ask, double limit):
-        """Say what arrivals meet from now on.  `make_handle` gets `state`; `downstream` is a
-        TlsSetup, or None for no TLS; if `ask`, each arrival asks instead; `limit` is of the
-        handshake, in seconds.  No cached route is used any more."""
+    def set_door_state(self, state, downstream, bint ask, bint tls, double limit):
+        """Say what arrivals meet from now on.  `make_handle` gets `state`; if `ask`, each arrival
+        asks at once; if `tls`, it shakes hands as `downstream`, a TlsSetup, says, or without one
+        asks when its first byte has come; `limit` is of the handshake, in seconds.  No cached route
+        is used any more."""
         cdef DoorState *door_state = <DoorState *>calloc(1, sizeof(DoorState))
         cdef DoorState *before
         if door_state == NULL:
@@ -406,7 +407,7 @@ cdef class ListenerHandle:
         pthread_mutex_init(&door_state.lock, NULL)
         Py_INCREF(state)
         door_state.python, door_state.held = <PyObject *>state, 1
-        door_state.ask, door_state.limit = ask, limit
+        door_state.ask, door_state.tls, door_state.limit = ask, tls, limit
         fill_setup(&door_state.downstream, downstream)
         pthread_mutex_lock(&self.listener.lock)
         before = self.listener.door_state

@@ -66,9 +66,19 @@ cdef inline void unwatch(Channel *channel) noexcept nogil:
 cdef inline ssize_t receive_raw(Channel *channel, size_t size) noexcept nogil:
     """Receive into the thread's buffer.  Returns the number of bytes, 0 at the end, -2 if nothing
     is there now, -1 if the socket failed (errno; not recorded)."""
+    return receive_with(channel, size, 0)
+
+
+cdef inline ssize_t peek_byte(Channel *channel) noexcept nogil:
+    """Receive one byte, which stays in the socket, and return what `receive_raw` does."""
+    return receive_with(channel, 1, MSG_PEEK)
+
+
+cdef inline ssize_t receive_with(Channel *channel, size_t size, int flags) noexcept nogil:
+    """Receive with flags of recv(2), and return what `receive_raw` does."""
     cdef ssize_t got
     while True:
-        got = recv(channel.fd, channel.running_on.received, size, 0)
+        got = recv(channel.fd, channel.running_on.received, size, flags)
         if got >= 0:
             channel.finished = got == 0
             return got

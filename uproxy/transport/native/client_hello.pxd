@@ -12,7 +12,12 @@ from uproxy.transport.native.codes cimport (
     F_SHORT_HELLO, F_TLS, MAX_HELLO,
 )
 from uproxy.transport.native.types cimport Channel, Side
-from uproxy.transport.native.channel cimport fail, keep_early, receive_raw, send_clear_alert
+from uproxy.transport.native.channel cimport (
+    fail, keep_early, peek_byte, receive_raw, send_clear_alert,
+)
+
+cdef enum:
+    HELLO_BEGINS = 2  # a result of `receive_hello`
 
 cdef enum:
     MAX_RECORD = 16 * 1024  # bytes of content (RFC 8446 §5.1)
@@ -71,9 +76,12 @@ cdef inline bint refuse_hello(Channel *channel, int alert, unsigned long code) n
 
 cdef inline int receive_hello(Side *side, char **hello, size_t *size) noexcept nogil:
     """Receive more of the ClientHello.  Returns 1 if it is complete, and where it is: in the
-    thread's buffer, or in `channel.early`; 0 if more must come; -1 if it failed (recorded)."""
+    thread's buffer, or in `channel.early`; 0 if more must come; -1 if it failed (recorded);
+    HELLO_BEGINS if it isn't known yet how to shake hands: a byte has come, and is still unread."""
     cdef Channel *channel = &side.channel
-    cdef ssize_t got = receive_raw(channel, MAX_HELLO - channel.early_size)
+    cdef bint is_known = channel.tls_setup.ssl_ctx != NULL
+    cdef size_t most = MAX_HELLO - channel.early_size
+    cdef ssize_t got = receive_raw(channel, most) if is_known else peek_byte(channel)
     if got == -2:
         return 0
     if got < 0 and errno == ECONNRESET and not channel.early_size:
@@ -82,6 +90,8 @@ cdef inline int receive_hello(Side *side, char **hello, size_t *size) noexcept n
         return fail(channel, F_OS, errno, 0)
     if got == 0:
         return fail(channel, F_SHORT_HELLO if channel.early_size else F_NO_HELLO, 0, 0)
+    if not is_known:
+        return HELLO_BEGINS
     if side.connection.handshake_started == 0:
         side.connection.handshake_started = clock_of(CLOCK_MONOTONIC)
     hello[0], size[0] = channel.running_on.received, got

@@ -45,9 +45,8 @@ cdef enum Kind:  # what an epoll event is about; the first word of each structur
 #
 #   waits for   in the states                        until
 #   W_EVENT     any                                  its socket is ready, or its deadline has passed
-#   W_HELLO     HANDSHAKING_DOWNSTREAM               the ClientHello is complete
-#   W_LOOP      ACCEPTED, ADMITTING, CONNECTING,     the event loop answers (no deadline)
-#               HANDSHAKING_UPSTREAM
+#   W_HELLO     HANDSHAKING_DOWNSTREAM               the ClientHello is complete, or has begun
+#   W_LOOP      those before RELAYING                the event loop answers (no deadline)
 #   W_LINGER    HANDSHAKING_DOWNSTREAM               a refused caller has read its alert
 #
 # Only `connection.pxd` sets either of the two.
@@ -61,7 +60,7 @@ cdef enum Wait:
     W_EVENT, W_HELLO, W_LOOP, W_LINGER
 
 cdef enum Event:  # of a report to the loop; bits, of which several may be set
-    E_ARRIVED = 1  # asks for the answer of `Door.tls`
+    E_ARRIVED = 1  # asks for the answer of `Door.tls`: at once, or at the first byte
     E_HANDSHAKEN = 2  # asks for a route
     E_ADMITTED = 4  # says: a cached route was used
     E_UPSTREAM_READY = 8  # asks whether bytes may pass

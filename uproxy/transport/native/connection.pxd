@@ -2,8 +2,7 @@
 
 Each verb (`on_…`) is something that has happened, and says what is done next.  Only this page
 sets the state, what is waited for, and the deadline; the pages before it do one step each, and
-return what came of it.  `python/connection.py` has the same verbs.  After any verb the connection
-may have ended (S_CLOSED).
+return what came of it.  Any verb may end the connection.  `python/connection.py` has the same.
 """
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -29,7 +28,7 @@ from uproxy.transport.native.route_cache cimport find_cached_route, is_route_val
 from uproxy.transport.native.channel cimport take_early, unwatch, watch
 from uproxy.transport.native.tls cimport close_channel, send_output
 from uproxy.transport.native.side cimport fail_side, flush_handshake
-from uproxy.transport.native.client_hello cimport receive_hello
+from uproxy.transport.native.client_hello cimport HELLO_BEGINS, receive_hello
 from uproxy.transport.native.close cimport close_connection, is_told, linger_turn, link_connection
 from uproxy.transport.native.relay cimport (
     RELAY_ENDED, RELAY_FAILED, RELAY_GOES_ON, is_closing, relay_due, relay_timeout, start_relay,
@@ -45,17 +44,16 @@ from uproxy.transport.native.state cimport ask_loop, enter_state, state_of
 cdef inline void on_accepted(Connection *connection) noexcept nogil:
     """A socket was accepted for this thread."""
     cdef DoorState *door_state = connection.door_state
-    cdef int why
+    cdef int why = enter_limits(connection)
     # no deadline is to come before it is over
     connection.worker.now = max(connection.worker.now, connection.accepted_at)
     link_connection(connection)
-    why = enter_limits(connection)
     if why != F_NONE:
         fail_side(&connection.sides[0], why, 0)
         end_connection(connection, False)
     elif door_state.ask:
         ask_loop(connection, E_ARRIVED)
-    elif door_state.downstream.ssl_ctx != NULL:
+    elif door_state.tls:
         connection.sides[0].channel.tls_setup = door_state.downstream
         await_hello(connection, door_state.limit)
     else:
@@ -63,9 +61,10 @@ cdef inline void on_accepted(Connection *connection) noexcept nogil:
 
 
 cdef inline void await_hello(Connection *connection, double seconds) noexcept nogil:
-    """Wait for the ClientHello: the handshake may take so many seconds from now."""
+    """Wait for the ClientHello: the handshake may end so many seconds after the accept."""
     cdef Side *side = &connection.sides[0]
-    cdef int result = enter_state(connection, S_HANDSHAKING_DOWNSTREAM, seconds)
+    cdef double left = seconds_until(connection, connection.accepted_at + seconds) if seconds else 0
+    cdef int result = enter_state(connection, S_HANDSHAKING_DOWNSTREAM, left)
     connection.waits_for = W_HELLO
     mark_silent(connection)
     if result < 0 or watch(&side.channel, READ_EVENTS) < 0:
@@ -75,17 +74,18 @@ cdef inline void await_hello(Connection *connection, double seconds) noexcept no
 cdef inline void on_client_hello(Side *side) noexcept nogil:
     """More of the ClientHello can be received."""
     cdef Connection *connection = side.connection
-    cdef char *hello = NULL
-    cdef char *kept
+    cdef char *hello = NULL, *kept
     cdef size_t size = 0, kept_size
     cdef int result = receive_hello(side, &hello, &size)
     if result == 0 and watch(&side.channel, READ_EVENTS) == 0:
         return
+    mark_heard(connection)
     if result <= 0:
         on_failed(side)
-        return
-    mark_heard(connection)
-    if not take_slot(connection):
+    elif result == HELLO_BEGINS:
+        unwatch(&side.channel)
+        ask_loop(connection, E_ARRIVED)
+    elif not take_slot(connection):
         fail_side(side, F_SLOTS, 0)
         on_failed(side)
     elif start_tls(&side.channel) < 0:

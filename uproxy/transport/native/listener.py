@@ -31,7 +31,7 @@ class DoorState:
     listener: NativeListener
     door: Door
     plan: TlsPlan | None
-    """None without TLS, or where each arrival asks the door."""
+    """None without TLS, or where arrivals ask the door."""
     inbound: bool
 
 
@@ -63,8 +63,9 @@ class NativeListener:
         self._state.take_all_soon()  # connections are known when they are rechecked
 
     def update_door_state(self) -> None:
-        """Ask the door for its TLS plan, and tell the threads.  Without one, or without a context
-        for it, each arrival asks, and gets the reason.  No cached route is used any more."""
+        """Ask the door for its TLS plan, and tell the threads.  If it refuses, or no context can be
+        made, each arrival asks when its first byte has come, and gets the reason: a probe sends
+        none.  No cached route is used any more."""
         downstream, ask, door = None, False, self.door
         plan: TlsPlan | Refusal | None = None
         if door is None:
@@ -73,22 +74,26 @@ class NativeListener:
             plan = door.tls()
             if isinstance(plan, TlsPlan):
                 downstream = tls_setup(plan)
-        except RefusedError:
-            ask = True
+        except RefusedError as no:
+            plan = no.refusal
         except Exception:  # noqa: BLE001  the door's defect; the listener stays
             _log.exception("a defect of door %s: its arrivals are refused", door.name)
             ask = True
-        ask = ask or isinstance(plan, Refusal)
-        self._set_door_state(
-            door, plan if isinstance(plan, TlsPlan) and not ask else None, downstream, ask=ask
-        )
+        self._set_door_state(door, plan, downstream, ask=ask)
 
     def _set_door_state(
-        self, door: Door, plan: TlsPlan | None, downstream: TlsSetup | None, *, ask: bool
+        self,
+        door: Door,
+        answer: TlsPlan | Refusal | None,
+        downstream: TlsSetup | None,
+        *,
+        ask: bool,
     ) -> None:
         if self._listener.fileno() != -1:
+            plan = answer if isinstance(answer, TlsPlan) and downstream is not None else None
             door_state = DoorState(self, door, plan, door.direction is Direction.INBOUND)
-            self._handle.set_door_state(door_state, downstream, ask, door.timeouts.handshake)
+            tls, limit = answer is not None, door.timeouts.handshake
+            self._handle.set_door_state(door_state, downstream, ask, tls, limit)
 
     async def close(self) -> None:
         """Stop accepting, and return when each arrival has been admitted or refused."""

@@ -80,8 +80,9 @@ cdef struct CachedRoute:  # for callers that show the leaf `serial` (and come fr
 cdef struct DoorState:  # what arrivals at a listener meet under one snapshot; freed with the GIL
     int held  # references: the listener's and the connections'
     PyObject *python  # native.listener.DoorState
-    TlsSetup downstream
-    bint ask  # the door has no TLS plan now: each arrival asks
+    TlsSetup downstream  # empty without TLS, and where the door has no plan for it now
+    bint tls  # arrivals shake hands; if `downstream` is empty they ask when the first byte has come
+    bint ask  # arrivals ask before anything else
     double limit  # of the downstream handshake, seconds
     pthread_mutex_t lock  # of the cached routes
     CachedRoute *buckets[ROUTE_BUCKETS]

@@ -171,6 +171,17 @@ class Channel:
             if received is not None:
                 return bytes(received)
 
+    async def wait_for_byte(self) -> bool:
+        """Wait until the socket has a byte, and leave it there; False: it has ended.
+
+        Raises:
+            OSError: the connection was reset.
+        """
+        while True:
+            await self._wait(READ)
+            with suppress(BlockingIOError):
+                return bool(self._socket.recv(1, socket.MSG_PEEK))
+
     async def flush_all(self) -> None:
         """Wait until the socket has taken all unsent bytes."""
         while self._output:

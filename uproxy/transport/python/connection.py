@@ -74,22 +74,25 @@ class Connection(Deciding):
 
     async def on_accepted(self) -> Step:
         """Count it against the limits; await the ClientHello, or on a door without TLS ask for
-        the route."""
+        the route.  A door that refuses is asked again at the first byte: a probe sends none."""
         self._limiter.add(self)
         plan = self._decide().tls()
-        if isinstance(plan, Refusal):
-            raise RefusedError(plan)
-        if plan is None:
-            self._downstream = self._side_in_the_clear(self._socket, self._names[0])
-            return self.on_target_known
-        self.arrival = replace(self.arrival, tls=plan)
-        channel = TlsChannel(self._poller, self._socket, self._names[0])
-        self._downstream = ChannelSide(channel)
-        limit = cast("Door", self._door).timeouts.handshake
-        self.enter_state(State.HANDSHAKING_DOWNSTREAM, limit)
-        self._limiter.mark_silent(self)
-        with refusing(self._names[0]):
-            return partial(self.on_client_hello, await channel.receive_client_hello())
+        if plan is not None:
+            channel = TlsChannel(self._poller, self._socket, self._names[0])
+            self._downstream = ChannelSide(channel)
+            limit = cast("Door", self._door).timeouts.handshake
+            self.enter_state(State.HANDSHAKING_DOWNSTREAM, limit)
+            self._limiter.mark_silent(self)
+            with refusing(self._names[0]):
+                if isinstance(plan, Refusal):
+                    await channel.wait_for_first_byte()
+                    plan = self._ask_for_plan()
+                if plan is not None:
+                    self.arrival = replace(self.arrival, tls=plan)
+                    return partial(self.on_client_hello, await channel.receive_client_hello())
+        self._limiter.mark_active(self)
+        self._downstream = self._side_in_the_clear(self._socket, self._names[0])
+        return self.on_target_known
 
     async def on_client_hello(self, hello: bytes) -> Step:
         """It is complete: take a handshake's slot, and do the handshake."""

@@ -19,8 +19,10 @@ from uproxy.contract import (
     OnClosed,
     PeerSvid,
     Refusal,
+    RefusedError,
     Route,
     TlsFacts,
+    TlsPlan,
 )
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, TcpAddress
@@ -98,6 +100,17 @@ class Deciding:
     def _door_replaced(self) -> bool:
         """Whether the listener has another door than the one that decided."""
         return self._listener is not None and self._listener.door is not self._door
+
+    def _ask_for_plan(self) -> TlsPlan | None:
+        """Have the listener's door say how to shake hands with whoever dialled; None: not at all.
+
+        Raises:
+            RefusedError: the door's refusal.
+        """
+        plan = self._decide().tls()
+        if isinstance(plan, Refusal):
+            raise RefusedError(plan)
+        return plan
 
     def _ask_for_route(self) -> None:
         """Have the listener's door admit it.

@@ -45,6 +45,20 @@ class TlsChannel(Channel):
         """The peer that this connection's handshake has verified; None before its end."""
         return self._session.peer if self._session else None
 
+    async def wait_for_first_byte(self) -> None:
+        """Wait until the ClientHello begins; the byte stays in the socket.
+
+        Raises:
+            TlsError: the connection ended without one.
+            OSError: its socket failed.
+        """
+        try:
+            has_begun = await self.wait_for_byte()
+        except ConnectionResetError:
+            has_begun = False
+        if not has_begun:
+            raise failures.closed(self.who, "no_hello")
+
     async def receive_client_hello(self) -> bytes:
         """Wait for a complete ClientHello, and return it; no session is made for it yet.
 
