@@ -363,8 +363,9 @@ class Turnstile:
         """The thread stands still, for so many turns in between at most."""
         async with listening() as upstream:
             ours = plan(Role.CLIENT, US, self.verify)
-            door = RecordingDoor(Direction.OUTBOUND, route(upstream.address, tls=ours))
-            async with open_door(engine, door) as address:
+            limits = Timeouts(handshake=60)  # on a slow machine a turn takes seconds
+            there = route(upstream.address, tls=ours, timeouts=limits)
+            async with open_door(engine, RecordingDoor(Direction.OUTBOUND, there)) as address:
                 self._strangers = [await self._called(address, upstream) for _ in range(1 + turns)]
                 try:
                     await self._strangers.pop().flush()
