@@ -122,7 +122,8 @@ FAILURES = {
 
 
 def differing():
-    """Return the C numbers and the Python names that have no counterpart, by what they are."""
+    """Return the C numbers without a Python name, and the names without a number, by what they are
+    (`state`, `failure`, …).  It is empty if both languages agree."""
     excesses = {
         "CERTIFICATES": X_CERTIFICATES, "BYTES": X_BYTES, "PARTS": X_PARTS, "TEXT": X_TEXT,
         "KEY": X_KEY, "MESSAGE": X_MESSAGE, "REQUEST": X_REQUEST, "NOT_DER": X_NOT_DER,
@@ -219,7 +220,7 @@ cdef class Core:
 
     def __init__(self, int threads, dict addresses, uintptr_t small_key, options, judge,
                  make_handle):
-        """`small_key` is the address of an EVS_PKEY that lives for ever; `options` are (level,
+        """`small_key` is the address of an EVP_PKEY that lives for ever; `options` are (level,
         name, value) for TCP sockets that are dialled; `judge` (`libssl.judge`) verifies a
         peer's certificates; `make_handle` makes a ConnectionHandle, given the listener's state
         (`set_door_state`), when a connection is first reported."""

@@ -22,9 +22,9 @@ from uproxy.transport.native.queues cimport new_command, ring_loop, send_command
 cdef enum Accepted:
     A_MINE  # a connection for the calling worker
     A_OTHERS  # a connection for another worker, which got a command
-    A_GONE  # a connection that ended before it could be taken
+    A_GONE  # none: a connection ended before it was taken, or there was no memory for it
     A_NONE  # nobody waits, or nothing is accepted now
-    A_SHORT  # no descriptor or memory
+    A_SHORT  # the kernel had no descriptor or memory, or we had no memory
 
 
 cdef inline bint is_gone(int error) noexcept nogil:
@@ -86,8 +86,9 @@ cdef inline void set_worker(Connection *connection, Worker *worker) noexcept nog
 
 
 cdef inline int accept_connection(Listener *listener, Connection **made, int *error) noexcept nogil:
-    """Take one connection from the kernel's queue; `error` is the errno of A_SHORT.  The caller has
-    the listener's lock, so that the descriptor isn't another's by now."""
+    """Take one connection from the kernel's queue.  Returns an Accepted; `made` is the connection,
+    `error` the errno of A_SHORT.  The caller has the listener's lock: without it the listener might
+    be closed, and its descriptor be another socket's."""
     cdef sockaddr_storage name
     cdef unsigned int size = sizeof(name)
     cdef int fd
@@ -112,8 +113,8 @@ cdef inline int accept_connection(Listener *listener, Connection **made, int *er
 
 
 cdef inline Worker *least_loaded(Shared *shared, Worker *mine) noexcept nogil:
-    """Return the worker with the fewest connections, or `mine` if it has hardly more: to hand over
-    wakes another thread."""
+    """Return the worker with the fewest connections; `mine`, where there is one, if it has an
+    eighth more at most, because a connection that is handed over wakes another thread."""
     cdef Worker *least = shared.workers[0]
     cdef int at, few
     for at in range(shared.count):
@@ -130,7 +131,7 @@ cdef inline int accept_for_worker(Listener *listener, Shared *shared, Worker *mi
     """Accept one connection, and give it to the least loaded worker. Returns an Accepted; `made` is
     the connection of A_MINE, `error` the errno of A_SHORT."""
     cdef Connection *connection = NULL
-    cdef Command *command = new_command(C_ADOPT, NULL)  # before: afterwards is no time to fail
+    cdef Command *command = new_command(C_ADOPT, NULL)  # before it could be too late
     cdef int result
     if command == NULL:
         error[0] = ENOMEM
@@ -166,14 +167,15 @@ cdef inline void set_local(Connection *connection) noexcept nogil:
 
 
 cdef inline bint is_behind(Shared *shared) noexcept nogil:
-    """Whether the loop hasn't released too many ended connections: a flood of arrivals, each
-    refused at once, would otherwise fill the memory, and delay the loop's answers to others."""
+    """Whether too many ended connections wait for the loop to release them.  A flood of
+    connections, each refused at once, would otherwise fill the memory, and delay the loop's other
+    answers."""
     return word_get(&shared.alive) > <int64_t>word_get(&shared.limits.most) + MAX_UNREPORTED
 
 
 cdef inline void pause(Shared *shared, Listener *listener, int error) noexcept nogil:
-    """Accept nothing until `ListenerHandle.resume`; `error` is the errno that says why. Asked again
-    at once, the kernel would return the same."""
+    """Accept nothing on any thread until `ListenerHandle.resume`; `error` is the errno that says
+    why.  The kernel would return it again if it were asked at once."""
     cdef int at
     pthread_mutex_lock(&listener.lock)
     if not listener.closed and not listener.paused:

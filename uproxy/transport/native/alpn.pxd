@@ -11,8 +11,8 @@ cdef enum:
 
 cdef inline const uint8_t *offered_name(const uint8_t *name, const uint8_t *offered,
                                         unsigned int size) noexcept nogil:
-    """Return the entry of the client's list that equals `name`, both with their length in front; or
-    NULL."""
+    """Return the entry of the client's list (`offered`, of `size` bytes) that equals `name`, or
+    NULL; each name stands behind a byte with its length."""
     cdef unsigned int at = 0
     while at < size and offered[at] < size - at:
         if offered[at] == name[0] and memcmp(offered + at + 1, name + 1, name[0]) == 0:
@@ -25,8 +25,8 @@ cdef inline int choose_protocol(void *_ssl, const uint8_t **chosen, uint8_t *cho
                                 const uint8_t *offered, unsigned int size,
                                 void *ours) noexcept nogil:
     """The callback of SSL_CTX_set_alpn_select_cb: choose our first name that the client offers, or
-    answer with the alert no_application_protocol.  `ours` has names with their length in front,
-    and ends with a length of 0."""
+    answer with the alert no_application_protocol.  `ours` has our names, each behind a byte with
+    its length, and ends with a length of 0.  Returns SSL_TLSEXT_ERR_OK or …_ALERT_FATAL."""
     cdef const uint8_t *name = <const uint8_t *>ours
     cdef const uint8_t *found
     while name[0]:

@@ -205,7 +205,8 @@ cdef inline int pending_error(Channel *channel) noexcept nogil:
 
 
 cdef inline int reset_error(Channel *channel) noexcept nogil:
-    """Return the errno with which the peer has refused what was sent; 0: it hasn't."""
+    """Take the errno that the kernel keeps for the socket, and return it if the connection is lost:
+    ECONNRESET, EPIPE or ETIMEDOUT.  Otherwise 0."""
     cdef int error = 0
     cdef unsigned int size = sizeof(error)
     if getsockopt(channel.fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0:
@@ -215,8 +216,8 @@ cdef inline int reset_error(Channel *channel) noexcept nogil:
 
 
 cdef inline int in_kernel(Channel *channel) noexcept nogil:
-    """Return the bytes in the kernel's send queue, which a reset would drop.  0 on a unix socket,
-    whose bytes are in the reader's queue."""
+    """Return the bytes in the kernel's send queue, which the peer's kernel hasn't acknowledged: a
+    reset drops them.  0 on a unix socket, whose bytes are in the reader's queue."""
     cdef int domain = 0, queued = 0
     cdef unsigned int size = sizeof(domain)
     if channel.fd < 0 or channel.gone:

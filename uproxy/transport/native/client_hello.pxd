@@ -19,13 +19,13 @@ from uproxy.transport.native.channel cimport (
 cdef enum:
     HELLO_BEGINS = 2  # a result of `receive_hello`
 
-cdef enum:
-    MAX_RECORD = 16 * 1024  # bytes of content (RFC 8446 §5.1)
-    HANDSHAKE_RECORD = 22
-    CLIENT_HELLO = 1
-    TLS_MAJOR = 3
+cdef enum:  # of RFC 8446 §5.1 and §4
+    MAX_RECORD = 16 * 1024  # bytes of a record's content
+    HANDSHAKE_RECORD = 22  # type of a record
+    CLIENT_HELLO = 1  # type of a handshake message
+    TLS_MAJOR = 3  # first byte of a record's version
 
-cdef enum:  # OpenSSL's errors (library 20) that have the words for a refusal
+cdef enum:  # OpenSSL's error codes (library 20) with which refusals are recorded
     DATA_LENGTH_TOO_LONG = (20 << 23) | 146
     EXCESSIVE_MESSAGE_SIZE = (20 << 23) | 152
     UNEXPECTED_MESSAGE = (20 << 23) | 244
@@ -33,9 +33,9 @@ cdef enum:  # OpenSSL's errors (library 20) that have the words for a refusal
 
 cdef inline bint hello_complete(Channel *channel, const uint8_t *data, size_t size) noexcept nogil:
     """Return whether a whole ClientHello is there, or what can't become one (RFC 8446 §5.1, §4).
-    Where a record can't be one of a ClientHello, or it is too long, `channel.alert` is set; what
-    isn't TLS at all counts as complete, and OpenSSL says what is wrong.  `data` is all that came
-    so far; each whole record is looked at once."""
+    Where a record can't be one of a ClientHello, or the message is too long, `channel.alert` is
+    set.  Bytes that aren't TLS, and MAX_HELLO bytes of anything, count as complete: OpenSSL says
+    what is wrong.  `data` is all that came so far; each whole record is looked at once."""
     cdef size_t length, there, at, known, whole
     cdef uint8_t message[4]
     while size - channel.record_at >= 5:
@@ -105,7 +105,8 @@ cdef inline int receive_hello(Side *side, char **hello, size_t *size) noexcept n
 
 
 cdef inline int check_hello(Channel *channel) noexcept nogil:
-    """Refuse a ClientHello that is none.  Returns 1 or -1."""
+    """Send the alert that `hello_complete` has set, and record why.  Returns -1; 1 if there is
+    none."""
     if not channel.alert:
         return 1
     fail(channel, F_TLS, 0, channel.code)

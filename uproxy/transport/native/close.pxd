@@ -1,5 +1,5 @@
-"""The end of a connection: its sockets closed, its places given back; and the last second of a
-caller that was refused."""
+"""The end of a connection: its sockets are closed, and the limits count it no more; before that, a
+caller that was refused gets a second in which to read its alert."""
 
 from libc.stdint cimport uint32_t
 
@@ -25,6 +25,7 @@ cdef inline void link_connection(Connection *connection) noexcept nogil:
 
 
 cdef inline void unlink_connection(Connection *connection) noexcept nogil:
+    """Take the connection out of its worker's list."""
     if connection.before != NULL:
         connection.before.after = connection.after
     else:
@@ -60,9 +61,9 @@ cdef inline bint is_told(Side *side) noexcept nogil:
 
 
 cdef inline bint linger_turn(Side *side, uint32_t events) noexcept nogil:
-    """Send the rest of the alert to a refused caller, then our end, then read until its end: closed
-    at once, bytes that it still sends would be answered by a reset that overtakes the alert.
-    Returns True when it is over."""
+    """Send a refused caller the rest of the alert, then a FIN, then read until its FIN.  If we
+    closed at once, the kernel would answer bytes that still come with a reset, which overtakes the
+    alert.  `events` are epoll's; 0 the first time.  Returns True when it is over."""
     if side.channel.unsent and events and flush(&side.channel) < 0:
         return True
     if side.channel.unsent:

@@ -5,13 +5,13 @@
 
 
 cdef enum:  # bytes
-    RECEIVE_SIZE = 64 * 1024  # of one recv
+    RECEIVE_SIZE = 64 * 1024  # that one recv asks for
     LARGE_RECEIVE_SIZE = 256 * 1024  # of one recv, while the last one filled RECEIVE_SIZE
     SMALL_RECEIVE_SIZE = 8 * 1024  # of one recv from a peer that sends KeyUpdates, not data
     RECORD_SIZE = 16 * 1024 + 512  # of a TLS record, header and tag included
     PLAINTEXT_SIZE = LARGE_RECEIVE_SIZE + 2 * RECORD_SIZE  # of a thread's buffer
-    MAX_HELLO = 28 * 1024  # kept of a ClientHello that isn't complete
-    MAX_OWN_UNSENT = 2 * LARGE_RECEIVE_SIZE  # above it a side isn't read before it reads
+    MAX_HELLO = 28 * 1024  # received without a complete ClientHello: it goes to OpenSSL as it is
+    MAX_OWN_UNSENT = 2 * LARGE_RECEIVE_SIZE  # to a peer, which isn't read while more is unsent
     MAX_IDLE_OUTPUT = 4 * 1024  # above it the output buffer of an idle TLS session is replaced
 
 cdef enum:  # counts
@@ -25,8 +25,8 @@ cdef enum:  # counts
     MAX_UNREPORTED = 4096  # ended connections that the loop hasn't released: accepting pauses
     VERIFIED_BUCKETS = 1024
     MAX_VERIFIED_PEERS = 1024
-    HASHED = 64  # bytes of a leaf
-    HASH_KEYS = 9  # one more than words in those
+    HASHED = 64  # last bytes of a leaf that the verify cache hashes
+    HASH_KEYS = 9  # one for each 8 of those bytes, and one to begin with
     ROUTE_BUCKETS = 256
     MAX_CACHED_ROUTES = 1024
     SOURCE_BUCKETS = 512
@@ -62,7 +62,7 @@ cdef enum Wait:
 cdef enum Event:  # of a report to the loop; bits, of which several may be set
     E_ARRIVED = 1  # asks for the answer of `Door.tls`: at once, or at the first byte
     E_HANDSHAKEN = 2  # asks for a route
-    E_ADMITTED = 4  # says: a cached route was used
+    E_ADMITTED = 4  # says: a cached route is used
     E_UPSTREAM_READY = 8  # asks whether bytes may pass
     E_UPSTREAM_FAILED = 16  # asks for the next candidate
     E_OPENED = 32  # says: bytes pass on a cached route
@@ -80,11 +80,32 @@ cdef enum CommandKind:
     C_STOP  # end the thread
     C_STEP, C_STEP_DONE  # a step of a handshake, to a helper and back
 
-cdef enum Failure:  # `_engine.FAILURES` has the names that the loop knows them by
+# Why a connection or a candidate has failed.  `_engine.FAILURES` has the names by which the loop
+# knows them, failures.py the words.
+#
+#   F_OS               a system call has failed, with an errno
+#   F_TLS              OpenSSL has failed, with its error; F_AFTER_HANDSHAKE: the server's alert
+#                      that refuses our certificate when the handshake has ended for us
+#   F_VERIFY           the verifier has refused the peer, or has a defect
+#   F_UNPROVEN         a handshake has ended in which no peer was verified
+#   F_UNASKED          the server didn't ask for our certificate
+#   F_EXCESS           the peer has presented too much (an Excess)
+#   F_NO_HELLO         the caller has ended before it sent a byte; F_SHORT_HELLO: within its
+#                      ClientHello; F_SHORT_HANDSHAKE: later in the handshake
+#   F_TRUNCATED        a FIN has come without close_notify
+#   F_TIMEOUT          a connect or a handshake took too long; F_IDLE, F_HALF_CLOSED: the relay's
+#                      two limits
+#   F_FULL, F_SOURCE_FULL, F_SLOTS, F_EVICTED   limits: connections, those of one source, handshakes
+#                      in flight, and who had to make room
+#   F_CUT              the loop has ended it; F_MEMORY: there was no memory
+cdef enum Failure:
     F_NONE, F_CUT, F_OS, F_TLS, F_VERIFY, F_TIMEOUT, F_IDLE, F_HALF_CLOSED, F_SLOTS
     F_NO_HELLO, F_SHORT_HELLO, F_SHORT_HANDSHAKE, F_TRUNCATED, F_UNPROVEN, F_MEMORY
     F_AFTER_HANDSHAKE, F_UNASKED, F_FULL, F_SOURCE_FULL, F_EVICTED, F_EXCESS
     FAILURE_COUNT
 
 cdef enum Verdict:  # on a peer's certificates
-    V_NONE, V_ACCEPTED, V_REFUSED, V_DEFECT
+    V_NONE  # none have come
+    V_ACCEPTED
+    V_REFUSED  # the peer is at fault
+    V_DEFECT  # the verifier has failed, or certificates came twice

@@ -42,10 +42,10 @@ from uproxy.transport.native.state cimport ask_loop, enter_state, state_of
 
 
 cdef inline void on_accepted(Connection *connection) noexcept nogil:
-    """A socket was accepted for this thread."""
+    """A connection was accepted for this thread."""
     cdef DoorState *door_state = connection.door_state
     cdef int why = enter_limits(connection)
-    # no deadline is to come before it is over
+    # deadlines count from `now`, which may be of before the acceptance
     connection.worker.now = max(connection.worker.now, connection.accepted_at)
     link_connection(connection)
     if why != F_NONE:
@@ -117,7 +117,7 @@ cdef inline void on_handshaken(Side *side, int result) noexcept nogil:
 cdef inline void on_target_known(Connection *connection, uint64_t serial) noexcept nogil:
     """The caller is verified (`serial`; 0 without TLS): use a cached route, or ask the loop."""
     cdef CachedRoute *cached_route = NULL
-    if is_route_valid(connection):  # otherwise another snapshot decides, which the loop asks
+    if is_route_valid(connection):  # otherwise the listener has a new door, which the loop asks
         cached_route = find_cached_route(connection, serial)
     enter_state(connection, S_ADMITTING, 0)
     if cached_route == NULL:
@@ -126,7 +126,7 @@ cdef inline void on_target_known(Connection *connection, uint64_t serial) noexce
         return
     connection.cached_route = cached_route
     report(connection, E_ADMITTED, False)
-    mark_decided(connection)  # afterwards: whoever closes the listener then takes the report
+    mark_decided(connection)  # after the report: `NativeListener.close` then finds it
     if cached_route.upstream.ssl_ctx != NULL:
         connection.sides[1].channel.tls_setup = cached_route.upstream
     on_routed(connection, -1, &cached_route.target, cached_route.target_size,

@@ -7,6 +7,7 @@ from uproxy.transport.native.types cimport Connection, Worker
 
 
 cdef inline void heap_put(Worker *worker, Py_ssize_t at, Connection *connection) noexcept nogil:
+    """Write a connection to position `at`, and the position to the connection."""
     worker.heap[at] = connection
     connection.heap = at
 

@@ -37,7 +37,8 @@ cdef inline int start_dial(Side *side, sockaddr_storage *target,
 
 
 cdef inline int finish_dial(Side *side) noexcept nogil:
-    """The socket can be written.  Returns 1 if it is connected, -1 if it failed (recorded)."""
+    """Look what came of a connect whose socket can be written now.  Returns 1 if it is connected,
+    -1 if it failed (recorded)."""
     cdef int error = connect_error(side.channel.fd)
     return fail(&side.channel, F_OS, error, 0) if error else 1
 
@@ -79,9 +80,9 @@ cdef inline int watch_loss(Side *downstream) noexcept nogil:
 
 
 cdef inline int notice_loss(Side *downstream, uint32_t events, bint is_connected) noexcept nogil:
-    """Epoll has reported `events` of the downstream side, of which nothing is wanted now.  Returns
-    -1 if it was reset (`channel.error`) and the connection is to end.  What it had sent before
-    is still for an upstream that `is_connected`; none is dialled for it any more."""
+    """Look at the `events` that epoll has reported of the downstream side, which isn't read now.
+    Returns -1 if it was reset (the errno is in `channel.error`) and the connection is to end; 0
+    if not: an upstream that `is_connected` still gets what downstream had sent before."""
     cdef Channel *channel = &downstream.channel
     if events & EPOLLERR:
         channel.error = pending_error(channel)

@@ -48,7 +48,7 @@ cdef enum:  # messages of a handshake (RFC 8446 §4)
 
 
 cdef inline int start_tls(Channel *channel) noexcept nogil:
-    """Make the session of a channel whose `tls_setup` is set."""
+    """Make the TLS session of a channel whose `tls_setup` is set."""
     ERR_clear_error()
     channel.ssl = SSL_new(channel.tls_setup.ssl_ctx)
     channel.output = BIO_new(BIO_s_mem())
@@ -120,7 +120,8 @@ cdef inline void on_message(int sent, int version, int kind, const void *content
 
 cdef inline void on_certificates(Channel *channel, uint8_t *body, size_t size,
                                  bint is_tls13) noexcept nogil:
-    """Verify the peer's certificates, and leave OpenSSL the leaf only."""
+    """Verify the peer's certificates, and in TLS 1.3 leave OpenSSL the leaf only; `body` is that of
+    a Certificate message.  A second such message is a defect."""
     cdef Presented them
     cdef size_t found = 0
     cdef int excess
@@ -163,8 +164,9 @@ cdef inline void refuse_excess(Channel *channel, int excess, size_t found) noexc
 
 
 cdef inline void spoil(uint8_t *body, size_t size) noexcept nogil:
-    """Overwrite a message that would cost too much, so that OpenSSL stops before it reads it, which
-    this callback can't ask for: impossible lengths are a decode_error (RFC 8446 §6.2)."""
+    """Overwrite a message that would cost OpenSSL too much to read.  The message callback can't
+    return an error, but lengths that are impossible make OpenSSL stop with a decode_error
+    (RFC 8446 §6.2)."""
     memset(body, 0xFF, size)
 
 
@@ -203,7 +205,8 @@ cdef inline int handshake_step(Side *side, char *data, size_t size) noexcept nog
 
 cdef inline int refuse(Side *side, int why, unsigned long code) noexcept nogil:
     """Record why the handshake fails (a Failure, OpenSSL's error), and send the alert.  Returns -1.
-    A refused caller may be evicted from before it can know."""
+    A refused caller counts as silent before the alert is sent: when it has read the alert, it may
+    be evicted."""
     fail(&side.channel, why, 0, code)
     if side.index == 0:
         mark_silent(side.connection)
@@ -212,14 +215,14 @@ cdef inline int refuse(Side *side, int why, unsigned long code) noexcept nogil:
 
 
 cdef inline bint is_too_large(unsigned long code) noexcept nogil:
-    """Whether OpenSSL has refused a message for the size in its header: of those that come after a
-    hello only the Certificate message is ever so large."""
+    """Whether this error of OpenSSL says that a message's header announces too much.  After the
+    hellos no message but Certificate is ever so large."""
     return (code >> 23) & 0xFF == ERR_LIB_SSL and code & 0x7FFFFF == SSL_R_EXCESSIVE_MESSAGE_SIZE
 
 
 cdef inline int finish_handshake(Side *side) noexcept nogil:
-    """OpenSSL has finished: check that the peer was verified, and keep the data that has come with
-    its last records.  Returns 1 or -1."""
+    """Check, when OpenSSL has finished, that the peer was verified, and keep in `early` the data
+    that has come with the last records.  Returns 1 or -1."""
     cdef Channel *channel = &side.channel
     cdef ssize_t early
     # nobody passes whom the callback of this very handshake didn't accept
@@ -253,7 +256,7 @@ cdef inline void record_facts(Side *side) noexcept nogil:
 
 
 cdef inline int continue_handshake(Side *side) noexcept nogil:
-    """Do the next step: the socket can be read, or written if something is unsent."""
+    """Do the next step, when the socket can be read; or, while something is unsent, be written."""
     cdef Channel *channel = &side.channel
     cdef ssize_t size
     if channel.unsent:

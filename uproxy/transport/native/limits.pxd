@@ -34,8 +34,8 @@ cdef inline void network_of(const uint8_t *host, uint8_t *network) noexcept nogi
 
 
 cdef inline uint32_t source_hash(LimitState *limits, const uint8_t *network) noexcept nogil:
-    """Return the hash of a network: multiply-shift with random keys, without which nobody finds two
-    networks that share a bucket, but by chance."""
+    """Return the hash of a network: multiply-shift with random keys.  Whoever doesn't know them
+    finds networks that share a bucket by chance only."""
     cdef uint64_t value = limits.keys[4]
     cdef uint32_t word
     cdef int index
@@ -185,6 +185,7 @@ cdef inline bint take_slot(Connection *connection) noexcept nogil:
 
 
 cdef inline void free_slot(Connection *connection) noexcept nogil:
+    """Stop counting the handshake in flight, if it is counted."""
     if connection.has_slot:
         connection.has_slot = False
         word_add(&connection.worker.shared.limits.slots, -1)

@@ -1,8 +1,9 @@
 """What follows when one side of a relay has failed.
 
 What that side had sent is still passed on.  When the kernel has delivered it, the other side is
-reset.  `half_close` bounds each pause in that.  What the other side sends meanwhile goes where it
-can, or is dropped, so that it isn't kept from reading.
+reset.  If no byte is delivered for `timeouts.half_close` seconds, both sides are reset.  What the
+other side sends meanwhile is passed on where that is possible, otherwise dropped: a side that can't
+send might not read either.
 """
 
 from uproxy.transport.native.codes cimport F_AFTER_HANDSHAKE, F_NONE, F_OS, F_TLS
@@ -18,19 +19,20 @@ cdef enum:  # milliseconds between two looks at what the kernel hasn't delivered
 
 
 cdef inline void note_loss(Connection *connection) noexcept nogil:
-    """Remember when the first side failed, once a reason is recorded."""
+    """Note the time of the first failure, if one is recorded."""
     if connection.fault.what != F_NONE and connection.lost_at == 0:
         connection.lost_at = connection.last_moved = connection.worker.now
 
 
 cdef inline void lose_sink(Side *side) noexcept nogil:
-    """Writing to the side has failed: write nothing any more."""
+    """Write nothing any more to a side whose socket or TLS has failed, and record why."""
     abandon_side(side)
     record_failure(side)
 
 
 cdef inline void lose_source(Side *side) noexcept nogil:
-    """Reading from the side has failed, and all that came was passed on."""
+    """Read nothing any more from a side that has failed, and record why; all that came from it was
+    passed on."""
     side.connection.flow_ended[side.index] = True
     stop_reading(side)
     name_refusal(side)

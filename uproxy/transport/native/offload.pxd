@@ -30,7 +30,8 @@ cdef inline bint uncached_peers_come(Connection *connection) noexcept nogil:
 
 
 cdef inline bint offload(Side *side) noexcept nogil:
-    """Give a side's next step to a helper.  False if there is none, nor memory for one."""
+    """Give a side's next step to a helper.  False if no helper runs or can be started, or there is
+    no memory: the worker does the step."""
     cdef Connection *connection = side.connection
     cdef Helpers *helpers = &connection.worker.shared.helpers
     cdef Command *command = new_command(C_STEP, connection)
@@ -64,7 +65,7 @@ cdef inline void add_step(Helpers *helpers, Command *command) noexcept nogil:
 
 
 cdef inline void start_helper(Shared *shared) noexcept nogil:
-    """Start one more helper, under the lock.  Where it can't be done, the others do all steps."""
+    """Start one more helper, under the lock.  If that fails, those that run do all steps."""
     cdef Helpers *helpers = &shared.helpers
     cdef Worker *helper
     cdef pthread_t thread

@@ -5,16 +5,16 @@ from libc.stdint cimport uint8_t
 
 
 cdef enum:  # what a peer may present; spiffe/presented.py has the reasons
-    MAX_CHAIN = 10
-    MAX_CHAIN_BYTES = 64 * 1024
-    MAX_PARTS = 200
-    MAX_NAME_PARTS = 80
-    MAX_EXTENSIONS = 20
-    MAX_TEXT = 8 * 1024
-    MAX_KEY = 4 * 1024
-    MAX_CLIENT_HELLO = 8 * 1024
-    MAX_REQUEST = 16 * 1024
-    MAX_DEPTH = 24
+    MAX_CHAIN = 10  # certificates
+    MAX_CHAIN_BYTES = 64 * 1024  # of all of them
+    MAX_PARTS = 200  # ASN.1 values in one certificate
+    MAX_NAME_PARTS = 80  # of these in its subject, or in its issuer
+    MAX_EXTENSIONS = 20  # in one certificate
+    MAX_TEXT = 8 * 1024  # signed bytes of one certificate beside its key
+    MAX_KEY = 4 * 1024  # bytes of one certificate's public key
+    MAX_CLIENT_HELLO = 8 * 1024  # bytes
+    MAX_REQUEST = 16 * 1024  # bytes of a CertificateRequest
+    MAX_DEPTH = 24  # ASN.1 values inside each other
 
 cdef enum Excess:  # the numbers of spiffe.presented.Excess, as `_engine` checks
     X_NONE, X_CERTIFICATES, X_BYTES, X_PARTS, X_TEXT, X_KEY, X_MESSAGE, X_REQUEST, X_NOT_DER, X_NAME
@@ -26,16 +26,16 @@ cdef struct Presented:  # certificates inside a Certificate message, leaf first
     const uint8_t *ders[MAX_CHAIN]
     size_t sizes[MAX_CHAIN]
 
-cdef enum:
+cdef enum:  # tags of DER
     SEQUENCE = 0x30
     OCTETS = 0x04
-    VERSION = 0xA0
-    EXTENSIONS = 0xA3
-    CONSTRUCTED = 0x20
+    VERSION = 0xA0  # in a certificate
+    EXTENSIONS = 0xA3  # in a certificate
+    CONSTRUCTED = 0x20  # this bit: made of other values
 
 cdef struct Value:  # of ASN.1, in DER
     uint8_t tag
-    const uint8_t *start
+    const uint8_t *start  # of the content, behind the header
     const uint8_t *end
 
 
@@ -77,7 +77,8 @@ cdef inline bint read_entries(Presented *them, const uint8_t *body, size_t size,
 
 
 cdef inline bint read_value(Value *value, const uint8_t *at, const uint8_t *end) noexcept nogil:
-    """Read the DER header of the value that begins at `at`.  False if none ends before `end`."""
+    """Read the DER header of the value that begins at `at`.  False if no value does that goes to
+    `end` at most, with a tag of one byte and a length of three at most."""
     cdef size_t size
     cdef int count
     if end - at < 2 or (at[0] & 0x1F) == 0x1F:
@@ -230,9 +231,9 @@ cdef inline int read_presented(Presented *them, const uint8_t *body, size_t size
 
 
 cdef inline bint leave_leaf_only(Presented *them, uint8_t *body, size_t size) noexcept nogil:
-    """Turn what follows the leaf into an unknown extension of its entry (RFC 8446 §4.4.2), so that
-    OpenSSL neither reads nor keeps the other certificates.  False if they, or the leaf, are too
-    large for that."""
+    """Turn what follows the leaf in a TLS 1.3 message into an unknown extension of the leaf's entry
+    (RFC 8446 §4.4.2), so that OpenSSL neither reads nor keeps the other certificates.  False if
+    they, or the leaf, are too large for that."""
     cdef uint8_t *at = body + (them.ders[0] - body) + them.sizes[0]
     cdef size_t rest = size - (at - body)
     cdef size_t found = 0

@@ -29,7 +29,7 @@ cdef inline void clear_bell(int bell) noexcept nogil:
 
 
 cdef inline void ring_loop(ReportQueue *reports) noexcept nogil:
-    """Wake the loop, once until it has taken the reports."""
+    """Wake the loop, unless that was done since it took reports last."""
     cdef bint first
     pthread_mutex_lock(&reports.lock)
     first = not reports.rung
@@ -77,8 +77,9 @@ cdef inline int remove_report(ReportQueue *reports, Connection *connection) noex
 
 
 cdef inline void report(Connection *connection, int event, bint asks) noexcept nogil:
-    """Report an Event to the loop: at once if it asks something or many wait, otherwise with those
-    of the next REPORT_DELAY_S, or LARGE_BATCH_DELAY_S after a large batch."""
+    """Report an Event to the loop.  Wake it at once if the event `asks` something or
+    MAX_DELAYED_REPORTS wait, otherwise REPORT_DELAY_S from now and LARGE_BATCH_DELAY_S after the
+    last large batch."""
     cdef Worker *worker = connection.worker
     cdef bint crowded
     cdef double due

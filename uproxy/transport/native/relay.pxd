@@ -30,7 +30,7 @@ cdef enum RelayResult:
     RELAY_FAILED = -1  # the reason is in connection.fault
 
 cdef enum:
-    MAX_READ = LARGE_RECEIVE_SIZE  # bytes asked for per event, but for the last receive
+    MAX_READ = LARGE_RECEIVE_SIZE  # bytes, after which one event's receives stop
 
 
 cdef inline int start_relay(Connection *connection, const char *preface,
@@ -73,7 +73,7 @@ cdef inline int relay_turn(Side *side, int ready) noexcept nogil:
 
 
 cdef inline int relay_timeout(Connection *connection) noexcept nogil:
-    """The time of `relay_due` has come."""
+    """Do what is due at the time that `relay_due` has returned."""
     if connection.lost_at != 0:
         return update(connection)
     return RELAY_FAILED if check_time(connection) < 0 else RELAY_GOES_ON
@@ -98,7 +98,8 @@ cdef inline double relay_due(Connection *connection) noexcept nogil:
 
 
 cdef inline bint is_open(Connection *connection, int flow) noexcept nogil:
-    """Whether the flow's source should be read now."""
+    """Whether to read the flow's source now: it hasn't ended, its sink has taken all and may be
+    written, and it has itself taken most of what goes to it."""
     return not (
         connection.flow_ended[flow]
         or unsent(&connection.sides[1 - flow])
@@ -108,8 +109,8 @@ cdef inline bint is_open(Connection *connection, int flow) noexcept nogil:
 
 
 cdef inline int update(Connection *connection) noexcept nogil:
-    """Read what needs no event, say whether all is done, or else ask for the right events.  Returns
-    a RelayResult."""
+    """Read what needs no event; then, unless all is done, ask epoll for the events that are needed
+    next.  Returns a RelayResult."""
     cdef Side *downstream = &connection.sides[0]
     cdef Side *upstream = &connection.sides[1]
     cdef int flow
@@ -169,8 +170,8 @@ cdef inline bint pump(Connection *connection, int flow, int ready) noexcept nogi
 
 
 cdef inline void on_nothing_read(Side *source, ssize_t why) noexcept nogil:
-    """`read_side` has returned `why`, below 0: the source has failed, or must wait."""
-    # READ_NOT_DATA too: a peer that sends much that isn't data waits a turn
+    """Follow a `read_side` that has returned `why`, a ReadResult below 0."""
+    # after READ_NOT_DATA too: a peer that sends much that isn't data is read once a turn
     if why != READ_FAILED:
         return
     lose_source(source)
@@ -194,7 +195,7 @@ cdef inline bint drop(Side *source) noexcept nogil:
 
 
 cdef inline void end_flow(Connection *connection, int flow) noexcept nogil:
-    """The flow's source has ended: finish its sink."""
+    """Pass on the end of the flow's source: finish its sink."""
     cdef Side *sink = &connection.sides[1 - flow]
     connection.flow_ended[flow] = True
     if finish_side(sink) < 0:
@@ -202,7 +203,8 @@ cdef inline void end_flow(Connection *connection, int flow) noexcept nogil:
 
 
 cdef inline int check_time(Connection *connection) noexcept nogil:
-    """-1 if nothing has moved for longer than the limit. Frees handshake memory when it is time."""
+    """Free handshake memory if it is time.  Returns -1 if nothing has moved for as long as the
+    limit allows (recorded), otherwise 0."""
     cdef bint closing = is_closing(connection)
     cdef double limit = connection.relay_limits[closing]
     if limit and connection.worker.now >= connection.last_moved + limit:

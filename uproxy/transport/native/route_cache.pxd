@@ -19,6 +19,7 @@ from uproxy.transport.native.types cimport CachedRoute, Connection, DoorState, L
 
 cdef inline bint matches(CachedRoute *cached_route, uint64_t serial,
                          Connection *connection) noexcept nogil:
+    """Whether a route is for a caller that showed the leaf `serial`."""
     return cached_route.serial == serial and (
         not cached_route.by_source or memcmp(cached_route.host, connection.source.host, 16) == 0)
 
@@ -50,7 +51,7 @@ cdef inline bint add_cached_route(DoorState *door_state, CachedRoute *cached_rou
 
 
 cdef inline bint is_route_valid(Connection *connection) noexcept nogil:
-    """Whether the listener has the DoorState still that the connection arrived under."""
+    """Whether the listener still has the DoorState under which the connection arrived."""
     return pointer_get(<void **>&connection.listener.door_state) == <void *>connection.door_state
 
 

@@ -34,9 +34,9 @@ from uproxy.transport.native.tls cimport (
 
 cdef enum ReadResult:
     READ_ENDED = 0  # the side's end was read
-    READ_FAILED = -1  # nothing more can be read; all that came was returned before
+    READ_FAILED = -1  # nothing more can be read; all that came before was returned earlier
     READ_NOT_NOW = -2  # nothing is there
-    READ_NOT_DATA = -3  # part of a record, or a message of TLS itself
+    READ_NOT_DATA = -3  # what came was part of a record, or a message of TLS itself
 
 cdef enum End:  # whether the side's end follows the bytes that were read
     END_UNKNOWN
@@ -84,7 +84,7 @@ cdef inline bint is_deaf(Side *side) noexcept nogil:
 
 
 cdef inline bint is_ready(Side *side) noexcept nogil:
-    """Whether what can be read is here, or in the kernel for good: no event will come for it."""
+    """Whether to call `read_side` without an event: it has bytes, the end or a failure by now."""
     if side.carrier != NULL:
         return side.stream.is_ready
     return (side.channel.early_size or side.channel.ended or side.channel.failed != F_NONE
@@ -97,7 +97,8 @@ cdef inline size_t undelivered(Side *side) noexcept nogil:
 
 
 cdef inline int receive_size(Side *side) noexcept nogil:
-    """Return how many bytes the next `read_side` asks for."""
+    """Return for how many bytes the next `read_side` counts where they are bounded: those that it
+    asks for, RECEIVE_SIZE at least."""
     return max(side.channel.receive_size, <int>RECEIVE_SIZE)
 
 
@@ -136,7 +137,7 @@ cdef inline ssize_t read_channel(Channel *channel, Received *received,
 
 
 cdef inline ssize_t read_early(Channel *channel) noexcept nogil:
-    """Move what came with the end of the handshake into the thread's plaintext buffer."""
+    """Move `early` into the thread's plaintext buffer.  Returns the number of bytes."""
     cdef size_t size
     cdef char *early = take_early(channel, &size)
     memcpy(channel.running_on.plaintext, early, size)
@@ -188,7 +189,7 @@ cdef inline ssize_t receive_records(Channel *channel, Received *received, ssize_
 
 cdef inline int discard(Side *side) noexcept nogil:
     """Read one receive's worth of what can't be passed on, and forget it.  Returns the number of
-    bytes, or READ_ENDED, READ_FAILED (recorded nowhere), READ_NOT_NOW."""
+    bytes, or what `read_side` returns.  Without a carrier no failure is recorded."""
     cdef Channel *channel = &side.channel
     cdef Received received
     cdef size_t early_size
@@ -204,7 +205,7 @@ cdef inline int discard(Side *side) noexcept nogil:
 
 
 cdef inline void limit_receive(Side *side) noexcept nogil:
-    """Receive less at once: the other side doesn't take as much."""
+    """Have the next receive ask for RECEIVE_SIZE at most: the other side didn't take more."""
     side.channel.receive_size = min(side.channel.receive_size, <int>RECEIVE_SIZE)
 
 
@@ -213,8 +214,8 @@ cdef inline void limit_receive(Side *side) noexcept nogil:
 
 cdef inline int write_side(Side *side, const char *data, size_t size, int end) noexcept nogil:
     """Write application bytes; what can't be sent now is `unsent`.  `end` (an End) says whether our
-    end follows them at once: then they wait for it, and share its segment.  Without TLS only if
-    that is certain, because what is held back then can't be sent before the end."""
+    end follows at once: then the bytes wait for it, and share its segment.  END_LIKELY is enough
+    under TLS, where `uncork` can send them; without, the kernel holds them until the end."""
     if side.carrier != NULL:
         return side.carrier.write(side, data, size, end)
     side.channel.corked = end == (END_CERTAIN if side.channel.ssl == NULL else END_LIKELY)
@@ -253,7 +254,7 @@ cdef inline int finish_side(Side *side) noexcept nogil:
 
 
 cdef inline int want(Side *side, bint reading, bint writing) noexcept nogil:
-    """Have events reported when it can be read, or written."""
+    """Have epoll report the side when it can be read (`reading`), or written."""
     if side.carrier != NULL:
         return side.carrier.want(side, reading, writing)
     return watch(
@@ -261,8 +262,8 @@ cdef inline int want(Side *side, bint reading, bint writing) noexcept nogil:
 
 
 cdef inline bint take_failure(Side *side, int ready) noexcept nogil:
-    """A side that nothing is wanted from now has hung up or failed; True if it failed, and the
-    reason is recorded."""
+    """Note that a side has hung up that is neither read nor written now.  Returns whether it has
+    failed (BROKEN); the reason is then recorded."""
     side.channel.hung_up = True
     if not ready & BROKEN:
         return False
@@ -275,7 +276,7 @@ cdef inline bint take_failure(Side *side, int ready) noexcept nogil:
 
 
 cdef inline void abandon_channel(Channel *channel) noexcept nogil:
-    """Its socket takes no more: forget what is unsent."""
+    """Note that the socket takes no more bytes, and forget those that are unsent."""
     channel.gone = channel.hung_up = True
     channel.midway = channel.corked = False
     drop_backlog(channel)
@@ -290,7 +291,7 @@ cdef inline void abandon_side(Side *side) noexcept nogil:
 
 
 cdef inline void reset_side(Side *side) noexcept nogil:
-    """End it with a reset: nothing is read or written any more."""
+    """End the side with a reset: nothing is read or written any more."""
     if side.carrier != NULL:
         side.carrier.reset(side)
         return
@@ -299,7 +300,7 @@ cdef inline void reset_side(Side *side) noexcept nogil:
 
 
 cdef inline void stop_reading(Side *side) noexcept nogil:
-    """Nothing more can be read: the rest of a TLS message won't come, and blocks no writing."""
+    """Note that nothing more is read: a TLS message of which a part has come blocks no writing."""
     if side.carrier == NULL:
         side.channel.midway = False
 

@@ -1,7 +1,8 @@
 """The one way to change the state of a connection, and its deadline.
 
-`connection.pxd` alone calls these; builds with -DUPROXY_CHECK_MOVES (sanitizers) abort on a move
-that lifecycle.MOVES hasn't.
+`connection.pxd` alone changes them on the connection's thread, and the event loop by
+`enter_state_by_loop`.  Builds with -DUPROXY_CHECK_MOVES (sanitizers) abort on a move that
+lifecycle.MOVES hasn't.
 """
 
 from uproxy.transport.native.system cimport check_move, word_get, word_swap_if
@@ -24,12 +25,13 @@ cdef inline int enter_state(Connection *connection, int state, double seconds) n
 
 
 cdef inline int state_of(Connection *connection) noexcept nogil:
+    """Return the state, on any thread."""
     return word_get(&connection.state)
 
 
 cdef inline void set_state(Connection *connection, int state) noexcept nogil:
-    """Change the state, of which the loop may read, and while it is asked change, it at any
-    time."""
+    """Change the state in one atomic step: the loop reads it at any time, and changes it while the
+    connection waits for the loop."""
     cdef int before
     while True:
         before = state_of(connection)
@@ -41,8 +43,8 @@ cdef inline void set_state(Connection *connection, int state) noexcept nogil:
 
 
 cdef inline void enter_state_by_loop(Connection *connection, int state) noexcept nogil:
-    """The event loop, which the connection waits for (W_LOOP), moves it while it decides.  If its
-    thread has closed it meanwhile, it has ended in what the loop was doing."""
+    """Enter a state on the event loop, for which the connection waits (W_LOOP).  If its thread has
+    closed it meanwhile, only `ended_in` becomes that state."""
     cdef int before = state_of(connection)
     while before != S_CLOSED:
         if before != state:

@@ -131,8 +131,9 @@ cdef inline void replace_output(Channel *channel) noexcept nogil:
 
 
 cdef inline void trim(Channel *channel) noexcept nogil:
-    """Free what only the handshake needed: the peer's public key is a tenth of a connection's
-    memory.  Freeing it takes as long as a tenth of a handshake, so short connections keep it."""
+    """Free what only the handshake needed: the peer's public key, a tenth of a connection's memory,
+    and the output buffer that has grown.  It takes as long as a tenth of a handshake, so short
+    connections aren't trimmed."""
     cdef void *certificate
     if channel.ssl == NULL:
         return
@@ -168,6 +169,7 @@ cdef inline int begin_feed(Channel *channel, char *data, size_t size) noexcept n
 
 
 cdef inline void end_feed(Channel *channel) noexcept nogil:
+    """Take the bytes of `begin_feed` away from OpenSSL, whose buffer is used again."""
     SSL_set_bio(channel.ssl, NULL, channel.output)
 
 
@@ -179,7 +181,8 @@ cdef inline int fail_tls(Channel *channel) noexcept nogil:
 
 
 cdef inline int fail_read(Channel *channel) noexcept nogil:
-    """Record that nothing more can be decrypted, and send the alert.  Returns -1."""
+    """Record `channel.failed`, for which nothing more is decrypted, and send OpenSSL's alert.
+    Returns -1."""
     end_feed(channel)
     fail(channel, channel.failed, 0, channel.code)
     send_output(channel)
@@ -194,9 +197,10 @@ cdef inline bint ended_after_a_warning(Channel *channel, int why) noexcept nogil
 
 
 cdef inline ssize_t decrypt(Channel *channel) noexcept nogil:
-    """Decrypt what was fed into the thread's plaintext buffer.  Returns the number of bytes, or -1
-    if there are none and TLS has failed; a failure behind good bytes is left in
-    `channel.failed`.  Nothing is recorded, and no alert sent: `fail_read` does both."""
+    """Decrypt the bytes of `begin_feed` into the thread's plaintext buffer.  Returns the number of
+    application bytes, 0 if there were none (`channel.ended`: the peer's end has come), -1 if there
+    were none and TLS has failed; a failure behind good bytes is left in `channel.failed`.  Nothing
+    is recorded, and no alert sent: `fail_read` does both."""
     cdef ssize_t size = 0
     cdef int got, why
     while not channel.ended and size < PLAINTEXT_SIZE:
@@ -235,7 +239,7 @@ cdef inline int write_channel(Channel *channel, const char *data, size_t size) n
 
 
 cdef inline int flush(Channel *channel) noexcept nogil:
-    """Send more of what is unsent, and our end behind it if it was said."""
+    """Send more of what is unsent; a FIN behind it, if `finish_channel` was called."""
     if (send_backlog(channel) if channel.ssl == NULL else send_output(channel)) < 0:
         return -1
     return shut_down_if_sent(channel)
@@ -254,7 +258,7 @@ cdef inline int finish_channel(Channel *channel) noexcept nogil:
 
 
 cdef inline int shut_down_if_sent(Channel *channel) noexcept nogil:
-    """Shut the socket down for writing if our end was said and everything is sent."""
+    """Send a FIN if `finish_channel` was called and nothing is unsent."""
     cdef int error
     if not channel.ending or channel.unsent:
         return 0
@@ -263,6 +267,7 @@ cdef inline int shut_down_if_sent(Channel *channel) noexcept nogil:
         # reset: nothing is lost by it, and whether its end came is still to be read
         if channel.ssl == NULL or errno != ENOTCONN:
             return fail(channel, F_OS, errno, 0)
+    # the held-back bytes leave with the FIN: no later send would return the error that they meet
     error = reset_error(channel) if channel.corked else 0
     return fail(channel, F_OS, error, 0) if error else 0
 

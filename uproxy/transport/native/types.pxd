@@ -10,6 +10,10 @@ Shared between threads, each under a lock of its own: `ReportQueue`, a worker's 
 `LimitState`, `VerifyCache`, `DoorState` (cached routes), `Listener`.  No lock is held longer than
 a few instructions.  Where a thread holds two, it took them in the order listener, limits,
 commands.
+
+Times are monotonic seconds unless a field says otherwise, sizes are bytes, and 0 is no limit.  A
+side's *end* is that it sends no more: a close_notify under TLS, a FIN without.  `kind` is the first
+field of what epoll's `data.ptr` points to, and tells which structure that is.
 """
 
 from cpython.object cimport PyObject
@@ -37,39 +41,39 @@ cdef struct TlsSetup:  # what a side's handshakes are made with
     PyObject *context  # libssl.Context, held by whoever has this
     void *ssl_ctx  # SSL_CTX without our key, for before and after the handshake; NULL: no TLS
     void *identity  # SSL_CTX with our key, for the handshake
-    uint64_t trust  # TlsPlan.trust_id
+    uint64_t trust  # TlsPlan.trust_id: where it is equal, the same chains are accepted
     bint client  # whether we are the TLS client
     const char *server_name  # SNI to send, or NULL.  Lives as long as `context`
 
 cdef struct VerifiedPeer:  # a leaf certificate that the verifier has accepted, and its answer
-    uint64_t hash
-    uint64_t trust
+    uint64_t hash  # of `leaf` and `trust`
+    uint64_t trust  # TlsSetup.trust under which it was accepted
     uint64_t serial  # the same for the same leaf and trust, while the cache knows it
     size_t size
-    uint8_t *leaf
+    uint8_t *leaf  # DER, `size` bytes
     double expires  # wall clock, seconds
     PyObject *peer  # contract.PeerSvid
     int held  # references: the cache's and the connections'
     VerifiedPeer *chain  # next in the bucket
-    VerifiedPeer *newer
+    VerifiedPeer *newer  # in the order of use
     VerifiedPeer *older
 
 cdef struct VerifyCache:
     pthread_mutex_t lock
     VerifiedPeer *buckets[VERIFIED_BUCKETS]
     uint64_t keys[HASH_KEYS]  # random, for the hash
-    VerifiedPeer *newest
+    VerifiedPeer *newest  # the one used last
     VerifiedPeer *oldest
-    int count
+    int count  # entries
     uint64_t serial  # the last one given
 
-cdef struct CachedRoute:  # for callers that show the leaf `serial` (and come from `host`)
+cdef struct CachedRoute:  # where callers go that show one leaf
     uint64_t serial  # of a VerifiedPeer; 0 without TLS
-    bint by_source
+    bint by_source  # only for callers from `host`
     uint8_t host[16]
     PyObject *route  # contract.Route
-    TlsSetup upstream
-    sockaddr_storage target
+    TlsSetup upstream  # of the handshake with `target`
+    sockaddr_storage target  # the address to dial
     unsigned int target_size
     double connect  # time limits, seconds; 0: none
     double handshake
@@ -77,27 +81,27 @@ cdef struct CachedRoute:  # for callers that show the leaf `serial` (and come fr
     double half_close
     CachedRoute *chain  # next in the bucket
 
-cdef struct DoorState:  # what arrivals at a listener meet under one snapshot; freed with the GIL
-    int held  # references: the listener's and the connections'
+cdef struct DoorState:  # how a listener's new connections begin, under one snapshot
+    int held  # references: the listener's and the connections'; the last is released with the GIL
     PyObject *python  # native.listener.DoorState
-    TlsSetup downstream  # empty without TLS, and where the door has no plan for it now
-    bint tls  # arrivals shake hands; if `downstream` is empty they ask when the first byte has come
-    bint ask  # arrivals ask before anything else
+    TlsSetup downstream  # of the handshakes with callers; empty if the door has no plan for them
+    bint tls  # callers make a handshake; if `downstream` is empty, E_ARRIVED follows the first byte
+    bint ask  # E_ARRIVED comes first of all
     double limit  # of the downstream handshake, seconds
     pthread_mutex_t lock  # of the cached routes
     CachedRoute *buckets[ROUTE_BUCKETS]
-    int count
+    int count  # routes
 
 cdef struct Listener:
     int kind  # K_LISTENER
-    int fd
+    int fd  # of the listening socket
     int held  # references: the loop's, the workers' and the connections'
     pthread_mutex_t lock
     DoorState *door_state  # replaced under the lock; NULL when closed
     bint closed
-    bint paused
+    bint paused  # nothing is accepted until ListenerHandle.resume
     int shortage  # errno for which accepting paused, until the loop has taken it
-    int undecided  # arrivals neither admitted nor refused
+    int undecided  # connections neither admitted nor refused
 
 cdef struct Channel:  # a socket and the TLS session on it
     int kind  # K_CHANNEL
@@ -108,7 +112,7 @@ cdef struct Channel:  # a socket and the TLS session on it
     int fd  # -1: none
     int mask  # epoll interest; -1: not registered
     bint hung_up  # epoll has reported a hang-up
-    bint ending  # our end was sent, or follows what is unsent
+    bint ending  # our end was sent, or goes out behind the unsent bytes
     bint corked  # the last bytes wait for our end, to share its segment
     bint ended  # the peer's close_notify has been read
     bint finished  # the end of the socket has been read
@@ -116,46 +120,46 @@ cdef struct Channel:  # a socket and the TLS session on it
     int error  # errno, if it is gone
     int failed  # F_TLS: nothing more can be decrypted or encrypted
     unsigned long code  # OpenSSL's error, if TLS failed or the ClientHello was refused
-    bint midway  # part of a TLS handshake message has come: SSL_write would wait for the rest
-    int receive_size  # bytes to receive at once
+    bint midway  # a TLS handshake message has come in part: SSL_write would wait for its rest
+    int receive_size  # bytes that the next recv asks for
     void *ssl
     void *output  # memory BIO of the session, which owns it: records to be sent
     bint has_large_output  # it is in Worker.large_outputs
-    bint output_used  # since shrink_outputs looked last
+    bint output_used  # it was large since shrink_outputs looked last
     Channel *next_large_output
     char *backlog  # bytes that the socket didn't take, without TLS
     size_t backlog_at  # where they begin
     size_t unsent  # bytes in `backlog`, or in `output`
     char *early  # plaintext that came with the end of the handshake, or an incomplete ClientHello
     size_t early_size
-    # of the ClientHello
-    size_t record_at  # where the record begins that isn't complete
-    size_t message_size  # bytes of the message in the records before
-    uint8_t message[4]  # header of the message
-    size_t message_known  # bytes of this header
-    int alert  # that refuses the ClientHello; 0: none
+    # of the ClientHello (client_hello.pxd)
+    size_t record_at  # offset, in all bytes received, of the first incomplete record
+    size_t message_size  # bytes of the message in the complete records
+    uint8_t message[4]  # the message's header, as far as complete records have it
+    size_t message_known  # bytes of `message` that are set
+    int alert  # description of the alert that refuses the ClientHello; 0: none
     # of the handshake
     TlsSetup tls_setup
     bint owns_context  # `tls_setup.context` is held for this connection alone
-    bint own_certificate_asked  # the peer asked for our certificate
+    bint own_certificate_asked  # the peer asked for our certificate; always true on a server
     bint tls12_server_done  # a TLS 1.2 ServerHelloDone has come
     bint unasked  # the handshake is refused because the peer didn't ask for our certificate
     bint hello_read  # OpenSSL has read the peer's hello
-    int verdict  # on the peer's certificates
-    int x509_error  # for OpenSSL, which makes an alert of it
+    int verdict  # a Verdict
+    int x509_error  # X509_V_ERR_…, given to OpenSSL, which makes an alert of it
     PyObject *refused_with  # the verifier's exception, if it refused; owned, freed with the GIL
     VerifiedPeer *verified_peer  # if it accepted; a reference
 
-cdef struct Received:  # by read_side
+cdef struct Received:  # what read_side has read
     char *data  # application bytes, valid until the next read_side on this thread
     bint more  # there may be more to read now
-    int end  # an End: whether the peer's end follows these bytes
+    int end  # an End (side.pxd): whether the peer's end follows these bytes
 
-cdef struct Stream:  # how far a side has come that borrows a carrier's channel; its carrier sets it
+cdef struct Stream:  # the progress of a side that borrows a channel; its carrier sets the fields
     size_t unsent  # bytes accepted by `write` that aren't sent
     size_t undelivered  # bytes sent that a reset would drop
-    bint is_ready  # `read` needs no event
-    bint is_blocked  # nothing may be written now
+    bint is_ready  # `read` has something to return without an event
+    bint is_blocked  # nothing may be written until more has been read
     bint is_deaf  # nothing can be written any more
 
 cdef struct Carrier:  # what a side calls that borrows a channel; side.pxd has the return codes
@@ -176,7 +180,7 @@ cdef struct Side:  # one end of a relay
 cdef struct Connection:
     Worker *worker
     bint is_offloaded  # a helper does a step of its downstream handshake
-    int deferred_failure  # a Failure that came up meanwhile, or F_NONE
+    int deferred_failure  # why it must end when the helper is done: a Failure, or F_NONE
     Listener *listener
     DoorState *door_state
     CachedRoute *cached_route  # of `door_state`; NULL where the loop gave the route
@@ -184,26 +188,26 @@ cdef struct Connection:
     int state  # a StateNumber
     int ended_in  # the state before S_CLOSED
     int waits_for  # a Wait
-    int decided  # it was admitted or refused
+    int decided  # 1: it was admitted or refused
     bint has_slot  # it counts as a handshake in flight
-    bint flow_ended[2]  # the end of this side was passed on
+    bint flow_ended[2]  # nothing more is read from this side: its end has come, or it has failed
     int64_t counts[2]  # application bytes received from each side
     Endpoint source
     Endpoint local
-    double accepted_at  # monotonic seconds, as all times but `expires`
-    double finished_at
+    double accepted_at
+    double finished_at  # when its sockets were closed
     double handshake_started
     double due  # the deadline; 0: none
     double last_moved  # when bytes moved last
     double lost_at  # when the first side failed while relaying; 0: none has
-    int undelivered  # bytes in the kernel's send queues when they were asked last
+    int undelivered  # bytes in the kernel's two send queues when it was asked last
     double trim_at  # when to free handshake memory; 0: done
     double handshake_limit  # of the upstream handshake, seconds; 0: none
     double relay_limits[2]  # idle, half-closed; seconds; 0: none
     Py_ssize_t heap  # position in the worker's heap; -1: none
-    Fault fault  # of the end, or of the candidate that is tried
+    Fault fault  # why it ends; while upstream is dialled, why the present candidate failed
     Fault candidate_fault  # of the last candidate, for the loop to read
-    double handshake_seconds
+    double handshake_seconds  # duration of the last handshake that succeeded, and its:
     const char *version  # constants of OpenSSL
     const char *cipher
     const char *group
@@ -212,13 +216,13 @@ cdef struct Connection:
     # under LimitState.lock
     bint inside  # it counts as a connection
     bint silent  # it may be evicted
-    Connection *silent_before
+    Connection *silent_before  # in LimitState's list, which begins at silent_first
     Connection *silent_after
     # under ReportQueue.lock
-    int events
-    Connection *event_before
+    int events  # bits of Event that the loop hasn't taken
+    Connection *event_before  # in ReportQueue
     Connection *event_after
-    PyObject *handle
+    PyObject *handle  # native.handle.NativeConnection; NULL before the first report is taken
 
 cdef struct Source:  # how many connections an IPv4 address, or an IPv6 /64, has
     uint8_t host[16]
@@ -227,19 +231,19 @@ cdef struct Source:  # how many connections an IPv4 address, or an IPv6 /64, has
 
 cdef struct LimitState:
     pthread_mutex_t lock
-    int most
-    int most_per_source  # 0: no limit
-    int inside
+    int most  # connections
+    int most_per_source
+    int inside  # connections now
     int64_t full  # connections refused, or evicted, for want of room
-    int64_t source_full
+    int64_t source_full  # connections refused because their source has most_per_source
+    int64_t no_slot  # handshakes refused for want of a slot
     Connection *silent_first  # silent for the longest
     Connection *silent_last
     Source *sources[SOURCE_BUCKETS]
     uint64_t keys[5]  # random, so that nobody can choose addresses that share a bucket
-    # not under the lock
+    # atomic words, not under the lock
     int slots  # handshakes in flight
     int most_slots
-    int64_t no_slot
 
 cdef struct Command:
     int kind  # a CommandKind
@@ -248,9 +252,9 @@ cdef struct Command:
     int fd
     sockaddr_storage target
     unsigned int target_size  # 0: `fd` is connected
-    double limit  # seconds; 0: none
-    double other_limit
-    char *data
+    double limit  # seconds: C_HANDSHAKE handshake, C_DIAL connect, C_RELAY idle
+    double other_limit  # seconds: C_DIAL handshake, C_RELAY half_close
+    char *data  # C_RELAY: the preface, freed with the command
     size_t size
     int result  # C_STEP_DONE: what the step returned
     Command *next
@@ -261,10 +265,10 @@ cdef struct ReportQueue:  # from the workers to the loop
     Connection *last
     int waiting  # connections in it
     double last_large_batch  # when the loop last took LARGE_BATCH reports or more
-    bint rung
+    bint rung  # `bell` was rung since the loop took reports last
     int bell  # eventfd that wakes the loop
 
-cdef struct Option:
+cdef struct Option:  # arguments of setsockopt
     int level
     int name
     int value
@@ -278,7 +282,7 @@ cdef struct Helpers:  # threads that do steps of handshakes while uncached peers
     Command *last
     int waiting  # steps
     int idle  # helpers
-    int count
+    int count  # helpers, busy ones too
     Worker *all[MAX_HELPERS]
     bint stopping
     pthread_mutex_t verifying  # so that one at a time contends with the loop for the GIL
@@ -288,7 +292,7 @@ cdef struct Shared:  # by all workers
     LimitState limits
     VerifyCache verify_cache
     Worker **workers
-    int count
+    int count  # workers
     Helpers helpers
     int64_t uncached_came  # when the last uncached caller was verified; monotonic milliseconds
     Option options[MAX_OPTIONS]  # of TCP sockets that are dialled
@@ -308,12 +312,12 @@ cdef struct Worker:
     int load  # connections
     double now  # when this turn began
     double report_due  # when to wake the loop for delayed reports; 0: none wait
-    double shrink_at
-    int64_t busy_since  # monotonic milliseconds; 0: it waits for events
-    Connection *connections
-    Channel *large_outputs
+    double shrink_at  # when to look for large outputs again
+    int64_t busy_since  # when this turn began, monotonic milliseconds; 0: it waits for events
+    Connection *connections  # the first of its list
+    Channel *large_outputs  # the first of the list of channels with has_large_output
     Connection **heap  # of deadlines
-    Py_ssize_t heap_size
-    Py_ssize_t heap_room
+    Py_ssize_t heap_size  # connections in it
+    Py_ssize_t heap_room  # connections for which memory is there
     char received[LARGE_RECEIVE_SIZE]
     char plaintext[PLAINTEXT_SIZE]

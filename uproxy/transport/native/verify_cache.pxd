@@ -25,8 +25,9 @@ from uproxy.transport.native.types cimport VerifiedPeer, VerifyCache
 
 cdef inline uint64_t leaf_hash(VerifyCache *cache, const uint8_t *leaf, size_t size,
                                uint64_t trust) noexcept nogil:
-    """Hash a leaf's last bytes, which are its signature's, so that a long leaf costs no more than a
-    short one.  Keys are random, so that nobody can choose leaves that share a bucket."""
+    """Return the hash of a leaf's last HASHED bytes, which are its signature's, so that a long leaf
+    costs no more than a short one.  Keys are random, so that nobody can choose leaves that share a
+    bucket."""
     cdef uint64_t value = cache.keys[0] ^ trust ^ (<uint64_t>size << 32)
     cdef uint64_t word
     cdef size_t at = size - HASHED if size > HASHED else 0
@@ -67,7 +68,8 @@ cdef inline void link_newest(VerifyCache *cache, VerifiedPeer *entry) noexcept n
 cdef inline VerifiedPeer **verified_slot(VerifyCache *cache, uint64_t value,
                                          const uint8_t *leaf, size_t size,
                                          uint64_t trust) noexcept nogil:
-    """Return what points to the entry of this leaf and trust id, or to NULL where there is none."""
+    """Return what points to the entry of this leaf and trust id, or to NULL where there is none;
+    `value` is their hash."""
     cdef VerifiedPeer **at = &cache.buckets[value % VERIFIED_BUCKETS]
     while at[0] != NULL and not (
             at[0].hash == value and at[0].trust == trust and at[0].size == size
@@ -109,7 +111,8 @@ cdef inline void release_verified(VerifyCache *cache, VerifiedPeer *entry):
 
 
 cdef inline VerifiedPeer *drop_verified(VerifyCache *cache, VerifiedPeer **at) noexcept nogil:
-    """Take an entry out of the cache, under the lock; its reference is the caller's."""
+    """Take the entry that `at` points to out of the cache, under the lock.  Returns it, with the
+    cache's reference for the caller; NULL if there is none."""
     cdef VerifiedPeer *entry = at[0]
     if entry == NULL:
         return NULL
@@ -120,6 +123,7 @@ cdef inline VerifiedPeer *drop_verified(VerifyCache *cache, VerifiedPeer **at) n
 
 
 cdef inline VerifiedPeer *drop_oldest_verified(VerifyCache *cache) noexcept nogil:
+    """Take out the least recently used entry, as `drop_verified` does."""
     cdef VerifiedPeer *oldest = cache.oldest
     if oldest == NULL:
         return NULL
@@ -129,7 +133,8 @@ cdef inline VerifiedPeer *drop_oldest_verified(VerifyCache *cache) noexcept nogi
 
 cdef inline VerifiedPeer *new_verified(VerifyCache *cache, const uint8_t *leaf, size_t size,
                                        uint64_t trust) noexcept nogil:
-    """Make an entry with a copy of the leaf.  NULL without memory."""
+    """Make an entry with a copy of the leaf, held twice: by the cache and by the caller.  NULL
+    without memory."""
     cdef VerifiedPeer *entry = <VerifiedPeer *>calloc(1, sizeof(VerifiedPeer))
     if entry == NULL:
         return NULL

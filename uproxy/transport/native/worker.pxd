@@ -1,5 +1,5 @@
-"""A worker's turn: sockets first, then commands of the loop and of other threads, then
-deadlines."""
+"""A worker's turn: the events of sockets, then those of handshakes, then the commands of the loop
+and of other threads, then deadlines."""
 
 from libc.errno cimport EBUSY, errno
 from libc.stdint cimport int64_t, uint32_t
@@ -114,8 +114,8 @@ cdef inline void run_commands(Worker *worker) noexcept nogil:
 
 
 cdef inline int wait_ms(Worker *worker) noexcept nogil:
-    """Return the milliseconds for epoll_wait, rounded up, so that what is due is over when it
-    returns; -1: for ever."""
+    """Return the milliseconds for epoll_wait until the next thing is due, rounded up, so that it is
+    due when epoll_wait returns; -1: nothing will be."""
     cdef double due = earlier_of(worker.heap[0].due if worker.heap_size else 0, worker.report_due)
     cdef double left
     due = earlier_of(due, worker.shrink_at if worker.large_outputs != NULL else 0)
@@ -160,7 +160,7 @@ cdef inline void accept_turn(Worker *worker, Listener *listener) noexcept nogil:
 
 
 cdef inline void dispatch(Side *side, uint32_t events) noexcept nogil:
-    """Take epoll's events of a side to what its connection waits for."""
+    """Call what a side's connection waits for with epoll's `events` of the side."""
     cdef Connection *connection = side.connection
     cdef int state = state_of(connection)
     if connection.waits_for == W_EVENT and (state == S_RELAYING or state == S_CLOSING):
@@ -196,8 +196,8 @@ cdef inline bint is_handshaking(void *watched) noexcept nogil:
 
 
 cdef inline void run_handshakes(epoll_event *events, int count) noexcept nogil:
-    """Do MAX_HANDSHAKE_STEPS of handshakes at most, which take long.  Epoll reports the others
-    again: handshakes wait for each other, and nobody else waits for them."""
+    """Do MAX_HANDSHAKE_STEPS steps of handshakes at most, because each takes long.  Epoll reports
+    the others again next turn: handshakes wait for handshakes, and relays don't wait for them."""
     cdef int at, steps = 0
     for at in range(count):
         if is_handshaking(events[at].data.ptr):
@@ -239,7 +239,7 @@ cdef inline void work(Worker *worker) noexcept nogil:
 
 
 cdef inline Worker *new_worker(Shared *shared) except NULL:
-    """Make a thread's structures.  OSError, MemoryError."""
+    """Make a thread's structures.  Raises OSError or MemoryError."""
     cdef Worker *worker = <Worker *>calloc(1, sizeof(Worker))
     cdef epoll_event event
     if worker == NULL:
