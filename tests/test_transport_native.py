@@ -303,7 +303,7 @@ async def test_a_flood_that_is_refused_faster_than_the_loop_hears_of_it_waits_ou
     flood = UNHEARD + 100
 
     def paused() -> bool:
-        for opened in engine.state.doors:
+        for opened in engine.state.listeners:
             opened.on_reports()
         return "accepting pauses, callers wait: a flood of arrivals" in caplog.text
 

@@ -15,13 +15,13 @@ from uproxy.transport.native.listener import NativeListener
 from uproxy.transport.native.loop import LoopState
 
 SWITCH_INTERVAL_S: Final = 0.0005
-"""How long the loop keeps the GIL from a thread that has a certificate to verify."""
+"""Seconds for which the loop keeps the GIL from a thread that has a certificate to verify."""
 
 STUCK_S: Final = 5.0
-"""How long one turn of a thread may take before it counts as stuck."""
+"""Seconds that one turn of a thread may take before it counts as stuck."""
 
 _CUT_AGAIN_S: Final = 0.05
-"""Until connections are cut again: one may have been on its way between two threads."""
+"""Seconds until connections are cut again: one may have been on its way between two threads."""
 
 
 class NativeEngine:
@@ -63,12 +63,12 @@ class NativeEngine:
         return since is None or time.monotonic() - since < STUCK_S
 
     async def stop(self) -> None:
-        """Cut each connection and close each socket; waits for no arrival."""
+        """Cut each connection and close each socket, without waiting for arrivals."""
         if self._stopped:
             return
         self._stopped = True
-        for door in tuple(self.state.doors):
-            door.release()
+        for listener in tuple(self.state.listeners):
+            listener.release()
         while self.state.core.alive():
             self.state.core.cut_all()
             await self.state.wait_for_reports(_CUT_AGAIN_S)

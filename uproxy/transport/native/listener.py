@@ -1,4 +1,5 @@
-"""A listening socket of the compiled engine: what arrivals meet, when accepting pauses, its end."""
+"""A listening socket of the compiled engine: how its arrivals begin, when accepting pauses, its
+end."""
 
 from __future__ import annotations
 
@@ -26,7 +27,7 @@ _COMPILED: Final = libssl.Compiled(CHOOSE_PROTOCOL, ON_MESSAGE)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DoorState:
-    """What arrivals meet at a listener under one door: the door, and its TLS plan."""
+    """How a listener's arrivals begin under one door: the door, and its TLS plan."""
 
     listener: NativeListener
     door: Door
@@ -36,7 +37,7 @@ class DoorState:
 
 
 class NativeListener:
-    """A listening socket, and the door that arrivals meet (`contract.Listener`)."""
+    """A listening socket, and the door that decides about arrivals (`contract.Listener`)."""
 
     def __init__(self, state: LoopState, listener: socket.socket, door: Door) -> None:
         name = listener.getsockname()
@@ -49,7 +50,7 @@ class NativeListener:
         self._backoff = AcceptBackoff()
         self._resuming: asyncio.TimerHandle | None = None
         self._all_decided: asyncio.Event | None = None  # while `close` waits
-        state.doors.add(self)
+        state.listeners.add(self)
         self.update_door_state()
         self._handle.resume()
 
@@ -112,7 +113,7 @@ class NativeListener:
             self._release_socket(0)
 
     def on_reports(self) -> None:
-        """See, after reports, whether accepting has paused or the last arrival is decided."""
+        """Look, after reports, whether accepting has paused or the last arrival is decided."""
         if self._all_decided is not None and not self._handle.undecided():
             self._all_decided.set()
             self._state.closing.discard(self)
@@ -121,7 +122,8 @@ class NativeListener:
             self._pause(error)
 
     def _release_socket(self, most: int) -> None:
-        self._state.doors.discard(self)
+        """Accept what waits in the kernel's queue, `most` at most, and close the socket."""
+        self._state.listeners.discard(self)
         if self._resuming is not None:
             self._resuming.cancel()
         self._handle.close(most)

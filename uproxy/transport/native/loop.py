@@ -26,7 +26,7 @@ class _Connection(Protocol):
     def on_reported(self, events: int) -> None: ...
 
 
-class _Door(Protocol):
+class _Listener(Protocol):
     def on_reports(self) -> None: ...
 
     def release(self) -> None: ...
@@ -53,8 +53,9 @@ class LoopState:
         self.poller = Poller()
         """Watches the sockets of addresses that race."""
         self.limits = Limits()
-        self.doors: set[_Door] = set()
-        self.closing: set[_Door] = set()
+        self.listeners: set[_Listener] = set()
+        """Those that accept."""
+        self.closing: set[_Listener] = set()
         """Listeners whose `close` waits for the last arrivals."""
         self.dialling: set[asyncio.Task[None]] = set()
         """The races of addresses that still run, abandoned ones too."""
@@ -70,8 +71,8 @@ class LoopState:
                 cast("_Connection", handle).on_reported(events)
             except Exception:  # noqa: BLE001  a defect with one: the others are still to be handled
                 _log.exception("a defect: a connection's report is lost")
-        for door in (*self.doors, *self.closing):
-            door.on_reports()
+        for listener in (*self.listeners, *self.closing):
+            listener.on_reports()
         self._taken.set()
 
     def take_all(self) -> None:
