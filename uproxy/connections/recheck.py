@@ -115,6 +115,7 @@ def distrust_of(
 
 
 def _decision(snapshot: Snapshot, info: ConnectionInfo, connection: Connection) -> Decision | None:
+    """Return what the policy, or outbound the destination, says of the connection now."""
     if info.target is None:
         return _expectation(snapshot, info, connection.peer)
     door = snapshot.applications.get(info.door)
@@ -128,8 +129,8 @@ def _decision(snapshot: Snapshot, info: ConnectionInfo, connection: Connection) 
 def _expectation(
     snapshot: Snapshot, info: ConnectionInfo, peer: PeerSvid | None
 ) -> Decision | None:
-    """Whether the destination still expects who answered.  Of one that is gone, or has become
-    plaintext, nothing is expected."""
+    """Return the refusal if the destination no longer expects the peer that answered; None: it
+    does, or the destination is gone or has become plaintext."""
     destination = snapshot.destinations.get(info.destination or "")
     if destination is None or destination.settings.transport is Transport.PLAINTEXT:
         return None

@@ -54,7 +54,7 @@ class OpenConnection:
     flow: FlowCounters
     counted_received: int = 0
     counted_sent: int = 0
-    """Bytes that the metrics have counted."""
+    """Application bytes that the metrics have counted so far, from the peer and to it."""
     cut: bool = False
     """`close` was called and it hasn't ended yet."""
 
@@ -216,6 +216,7 @@ class Connections:
         return self._next_expiry is not None and self._clock() > self._next_expiry
 
     async def _check_all(self) -> None:
+        """Check each open connection again; let the loop have a turn after each SLICE."""
         before, self._next_expiry = len(self._open), None
         cut = 0
         for number, entry in enumerate(tuple(self._open.values()), start=1):
@@ -228,6 +229,7 @@ class Connections:
             _log.warning("%d of %d open connections may not stay open", cut, before)
 
     def _check(self, entry: OpenConnection) -> bool:
+        """Cut a connection that may not stay open; return whether it was cut."""
         refusal = recheck(self._snapshot, entry.info, entry.connection, self._clock())
         if refusal is not None:
             self._cut(entry, refusal)
@@ -239,6 +241,7 @@ class Connections:
             entry.connection.close(refusal)
 
     def _wait_seconds(self) -> float:
+        """Return the seconds until the next expiry, LONGEST_WAIT_S at most."""
         if self._next_expiry is None:
             return LONGEST_WAIT_S
         left = (self._next_expiry - self._clock()).total_seconds()
@@ -246,6 +249,7 @@ class Connections:
         return min(max(left, 0.0) + 0.001, LONGEST_WAIT_S)
 
     def _note_expiry(self, entry: OpenConnection) -> None:
+        """Have the connection checked when its first certificate has expired."""
         if entry.cut or self._snapshot.actions.on_expiry != "close":
             return
         expires = not_after(entry.info, entry.connection)

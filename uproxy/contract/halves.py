@@ -71,11 +71,12 @@ class Door(Protocol):
 
     @property
     def timeouts(self) -> Timeouts:
-        """For the steps before a Route is known."""
+        """The time limits of the steps before a route is known."""
 
     def tls(self) -> TlsPlan | Refusal | None:
-        """The plan of the downstream handshake, taken when a connection is accepted; None on
-        doors without TLS.  The same answer each time, for as long as the door is the listener's."""
+        """Return the plan of the downstream handshake, taken when a connection is accepted; None on
+        doors without TLS; a Refusal: none can be made.  The same answer each time, for as long as
+        the door is the listener's."""
 
     def admit(self, arrival: Arrival) -> Route | Refusal:
         """Decide on an arrival whose peer, if any, is verified.  Asked once more, by the new
@@ -123,11 +124,11 @@ class Engine(Protocol):
         """Accept from a listening socket, which the engine now owns."""
 
     def set_limits(self, limits: Limits) -> None:
-        """Applies to arrivals from now on."""
+        """Set the limits for arrivals from now on."""
 
     def refused(self) -> dict[str, int]:
-        """Arrivals refused by each limit since the start (`connections`, `handshakes_in_flight`,
-        `per_source_connections`, `descriptors`)."""
+        """Return how many arrivals each limit has refused since the start (`connections`,
+        `handshakes_in_flight`, `per_source_connections`, `descriptors`)."""
 
     def responsive(self) -> bool:
         """Whether every thread of the engine answers (liveness)."""

@@ -50,8 +50,8 @@ class _TrustDomain:
         self._signers: dict[int, Reachable] = {}
 
     def recall(self, presented: Sequence[x509.Certificate]) -> list[Reachable]:
-        """Those of valid paths before, which are decoded already, as far as their signers are
-        there."""
+        """Return those of the `presented` certificates that were in a valid path before, under a
+        signer that is a root or among them; they needn't be decoded again."""
         known: list[Reachable] = []
         above = [*self.bundle.roots]
         for each in reversed(presented):  # most peers send the leaf first
@@ -168,8 +168,9 @@ class Verifier:
         chain: tuple[bytes, ...],
         now: datetime | None,
     ) -> list[x509.Certificate]:
-        """Leaf to trust anchor, validated (X5-14) within one trust domain (X5-16); times only
-        where there is a `now`.  `chain` is the DER of what was presented."""
+        """Return the path from leaf to trust anchor, validated (X5-14) within one trust domain
+        (X5-16); times are checked only where there is a `now`.  `chain` is the DER of what was
+        presented."""
         roots = sorted(domain.bundle.roots, key=lambda root: _outdated([root], now) is not None)
         # first whether it is reachable from a root at all: a stranger costs a few signatures with
         # its key
@@ -190,6 +191,7 @@ class Verifier:
         return path
 
     def _check_path(self, path: Sequence[x509.Certificate], role: Role) -> None:
+        """Refuse a path with a signature or a signer that SPIFFE, or we, don't accept."""
         for certificate in path[:-1]:
             check_signature(certificate)
         for signer in path[1:]:
@@ -203,7 +205,8 @@ class Verifier:
     def _check_revocation(
         self, bundle: Bundle, path: Sequence[x509.Certificate], now: datetime | None
     ) -> None:
-        """Refuse a path of which something is revoked; a stale CRL only where there is a `now`."""
+        """Refuse a path of which a certificate is revoked; and, only where there is a `now`, one
+        for which a CRL is stale."""
         if not bundle.crls:
             return
         for certificate, issuer in itertools.pairwise(path):
@@ -220,6 +223,7 @@ class Verifier:
 
 
 def _read(chain: tuple[bytes, ...]) -> list[x509.Certificate]:
+    """Read a chain (DER, leaf first), of which only the leaf is decoded."""
     if not chain:
         raise UntrustedError("X5-14", "the peer sent no certificate", Alert.BAD_CERTIFICATE)
     size = sum(map(len, chain))

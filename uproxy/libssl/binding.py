@@ -86,13 +86,13 @@ class Versions:
 
 
 def versions() -> Versions:
-    """What is loaded, tested or not."""
+    """Return what is loaded, tested or not."""
     text = ffi.string(lib.OpenSSL_version(0)).decode()
     return Versions(cryptography.__version__, text)
 
 
 def addresses(functions: Iterable[str]) -> dict[str, int]:
-    """Where the functions are, for the compiled engine, which calls them without the GIL.
+    """Return the functions' addresses, for the compiled engine, which calls them without the GIL.
 
     Raises:
         EngineError: this isn't the tested library.
@@ -106,8 +106,8 @@ def addresses(functions: Iterable[str]) -> dict[str, int]:
 
 @cache
 def small_key() -> int:
-    """The address of a public key that takes little room, for certificates whose own has done
-    its work."""
+    """Return the address of a small EVP_PKEY that is never freed.  It replaces the public key of a
+    peer's certificate, which isn't used after the handshake."""
     der = bytes.fromhex(_X25519_PREFIX) + bytes(31) + b"\x01"
     bio = ffi.gc(not_null(lib.BIO_new_mem_buf(der, len(der))), lib.BIO_free)
     return address_of(not_null(lib.d2i_PUBKEY_bio(bio, ffi.NULL)))
@@ -117,12 +117,12 @@ def small_key() -> int:
 
 
 def oldest_error() -> TlsError:
-    """The oldest entry of the error queue, in words."""
+    """Take the oldest error of OpenSSL's queue, and return it in words."""
     return in_words(lib.ERR_get_error())
 
 
 def in_words(code: int) -> TlsError:
-    """What an error code of OpenSSL (ERR_get_error) means."""
+    """Return what an error code of OpenSSL (ERR_get_error) means."""
     reason = lib.ERR_GET_REASON(code)
     words = text_of(lib.ERR_reason_error_string(code)) or "broken off"
     if (code >> 23) & 0xFF == _ERR_LIB_SSL and _ALERT_BASE <= reason < _ALERT_BASE + 256:
@@ -132,14 +132,14 @@ def in_words(code: int) -> TlsError:
 
 
 def is_too_large(code: int) -> bool:
-    """OpenSSL has seen from its header that a message is larger than it takes: of those that come
-    after a hello only the Certificate message is ever so large."""
+    """Whether this error of OpenSSL says that a message's header announces too much.  After the
+    hellos no message but Certificate is ever so large."""
     is_ssl = (code >> 23) & 0xFF == _ERR_LIB_SSL
     return is_ssl and lib.ERR_GET_REASON(code) == _EXCESSIVE_MESSAGE_SIZE
 
 
 def not_null(pointer: Any) -> Any:
-    """The pointer that OpenSSL has returned.
+    """Return the pointer that OpenSSL has returned.
 
     Raises:
         EngineError: it is NULL.
@@ -163,7 +163,11 @@ def expect_ok(result: int, what: str = "the TLS settings") -> None:
 
 
 def x509_from(der: bytes) -> Any:
-    """An X509 *, freed with the object."""
+    """Return an X509 *, which is freed with the object.
+
+    Raises:
+        EngineError: OpenSSL can't read it.
+    """
     bio = not_null(lib.BIO_new_mem_buf(der, len(der)))
     certificate = lib.d2i_X509_bio(bio, ffi.NULL)
     lib.BIO_free(bio)
@@ -171,6 +175,7 @@ def x509_from(der: bytes) -> Any:
 
 
 def der_of(certificate: Any) -> bytes:
+    """Return the DER of an X509 *."""
     bio = ffi.gc(memory_bio(), lib.BIO_free)
     expect_ok(lib.i2d_X509_bio(bio, certificate), "a certificate")
     pointer = ffi.new("char **")
@@ -179,7 +184,7 @@ def der_of(certificate: Any) -> bytes:
 
 
 def bio_over(data: bytes) -> Any:
-    """A BIO to read from; it holds `data` as long as it lives."""
+    """Return a BIO to read from; it holds `data` as long as it lives."""
     held = ffi.from_buffer(data)
 
     def free(bio: Any, _held: Any = held) -> None:
@@ -189,7 +194,7 @@ def bio_over(data: bytes) -> Any:
 
 
 def memory_bio() -> Any:
-    """A BIO to write to; whoever asks for it frees it."""
+    """Return a BIO to write to; the caller frees it."""
     return not_null(lib.BIO_new(lib.BIO_s_mem()))
 
 
@@ -198,4 +203,5 @@ def address_of(pointer: Any) -> int:
 
 
 def text_of(pointer: Any) -> str:
+    """Return the text at a char *; empty for NULL."""
     return "" if pointer == ffi.NULL else ffi.string(pointer).decode()

@@ -62,8 +62,10 @@ class Compiled:
     """The addresses of a compiled engine's functions, called in place of Python's."""
 
     choose_protocol: int
-    """It is given our names with their lengths in front, and a 0 behind them."""
+    """The callback of SSL_CTX_set_alpn_select_cb.  Its argument is our names, each behind a byte
+    with its length, and a 0 behind the last."""
     on_message: int
+    """The callback of SSL_CTX_set_msg_callback."""
 
 
 class Keyless:
@@ -172,17 +174,18 @@ class Context:
 
     @property
     def addresses(self) -> tuple[int, int]:
-        """Of both."""
+        """The addresses of `pointer` and of `identity`."""
         return address_of(self.pointer), address_of(self.identity)
 
     def server_name(self, name: str) -> int:
-        """The address of `name` as a char *, which lives as long as the context."""
+        """Return the address of `name` as a char *, which lives as long as the context."""
         held = self._server_names.get(name)
         if held is None:
             held = self._server_names[name] = ffi.new("char[]", name.encode())
         return address_of(held)
 
     def _identify(self, plan: TlsPlan) -> None:
+        """Give `identity` our certificates and key."""
         context = self.identity
         expect_ok(
             lib.SSL_CTX_use_certificate(context, x509_from(plan.own.chain[0])), "our certificate"
@@ -209,7 +212,7 @@ _keyless: WeakValueDictionary[
 
 
 def context_of(plan: TlsPlan, compiled: Compiled | None = None) -> Context:
-    """The plan's context, made when it is first needed, for the engine in use.
+    """Return the plan's context, made when it is first needed, for the engine in use.
 
     Raises:
         IdentityError: the chain, key, groups or ciphers can't be used together.
@@ -239,6 +242,7 @@ def verify_mode() -> int:
 
 
 def x509_error(verdict: PeerSvid | Exception) -> int:
+    """Return the X509 verification error that makes OpenSSL accept the peer, or send the alert."""
     if not isinstance(verdict, Exception):
         return _OK
     if isinstance(verdict, UntrustedError):

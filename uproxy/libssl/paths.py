@@ -24,7 +24,7 @@ _UNSIGNED: Final = (
     lib.X509_V_ERR_UNABLE_TO_VERIFY_LEAF_SIGNATURE, lib.X509_V_ERR_DEPTH_ZERO_SELF_SIGNED_CERT,
     lib.X509_V_ERR_SELF_SIGNED_CERT_IN_CHAIN, lib.X509_V_ERR_CERT_SIGNATURE_FAILURE,
 )  # fmt: skip
-"""Names, key identifiers or a signature lead to no root."""
+"""The errors that mean: names, key identifiers or a signature lead to no root."""
 
 
 class PathError(Exception):
@@ -33,8 +33,8 @@ class PathError(Exception):
     def __init__(self, reason: str, unsigned: int | None = None) -> None:
         super().__init__(reason)
         self.unsigned = unsigned
-        """Whom none of the others has signed, or the root: its place in the path, the leaf's is 0.
-        None: the path is broken otherwise."""
+        """The place in the path (the leaf's is 0) of a certificate that neither the next one nor
+        the root has signed.  None: the path is invalid for another reason."""
 
 
 class Anchor:
@@ -77,6 +77,7 @@ class Anchor:
 
 
 def _stack(certificates: Sequence[Any]) -> Any:
+    """Return a STACK_OF(X509), which doesn't hold the certificates."""
     stack = ffi.gc(not_null(lib.sk_X509_new_null()), lib.sk_X509_free)
     for certificate in certificates:
         lib.sk_X509_push(stack, certificate)
@@ -84,6 +85,7 @@ def _stack(certificates: Sequence[Any]) -> Any:
 
 
 def _why(context: Any) -> PathError:
+    """Return the error that X509_verify_cert left in its X509_STORE_CTX."""
     error = lib.X509_STORE_CTX_get_error(context)
     place = lib.X509_STORE_CTX_get_error_depth(context) if error in _UNSIGNED else None
     return PathError(text_of(lib.X509_verify_cert_error_string(error)), place)

@@ -128,6 +128,8 @@ def unexpected(expected: tuple[IdentityPattern, ...], spiffe_id: str) -> str | N
 def _verify_function(
     kind: HandshakeKind, verifier: Verifier, clock: Callable[[], datetime]
 ) -> VerifyPeer:
+    """Return the function that verifies peers in handshakes of this kind, and that they are
+    expected."""
     theirs = Role.CLIENT if kind.role is Role.SERVER else Role.SERVER
     expected = kind.expected
 

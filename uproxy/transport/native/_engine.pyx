@@ -263,6 +263,7 @@ cdef class Core:
             thread.start()
 
     def _run(self, int at):
+        """The main function of the thread of worker `at`."""
         cdef Worker *worker = self.shared.workers[at]
         with nogil:
             work(worker)
@@ -272,7 +273,8 @@ cdef class Core:
         return self.shared.reports.bell
 
     def set_limits(self, int connections, int per_source, int handshakes):
-        """Set how many there may be at once; 0 `per_source` is no limit."""
+        """Set how many connections there may be at once, how many from one source (0: no limit),
+        and how many handshakes in flight."""
         cdef LimitState *limits = &self.shared.limits
         pthread_mutex_lock(&limits.lock)
         word_set(&limits.most, connections)
@@ -307,8 +309,9 @@ cdef class Core:
         return min(since, default=None)
 
     def take(self, int most):
-        """Return what was asked or has happened since the last call, `(handle, events)`, of `most`
-        connections.  If there are more, `fileno` stays readable."""
+        """Return what was asked or has happened since the last call: `(handle, events)` for each
+        connection, `most` at most.  `events` are bits of ARRIVED … CLOSED.  If there are more,
+        `fileno` stays readable."""
         cdef ReportQueue *reports = &self.shared.reports
         cdef Connection *connection
         cdef int events = 0
@@ -332,6 +335,7 @@ cdef class Core:
         return taken
 
     cdef ConnectionHandle _handle_of(self, Connection *connection):
+        """Return the connection's handle, which is made for its first report."""
         cdef ConnectionHandle handle
         if connection.handle == NULL:
             handle = self.make_handle(<object>connection.door_state.python)
@@ -341,7 +345,7 @@ cdef class Core:
         return <ConnectionHandle>connection.handle
 
     def cut_all(self):
-        """Reset each connection that a thread has by now."""
+        """Reset each connection; one that is on its way between two threads escapes."""
         self._post_to_all(C_CUT_ALL, NULL)
 
     def stop(self):
@@ -363,6 +367,7 @@ cdef class Core:
         self.shared.reports.bell = -1
 
     cdef _post_to_all(self, int kind, Listener *listener):
+        """Send each worker a command about a listener, or about none (NULL)."""
         cdef int at
         for at in range(self.shared.count):
             self._post(self.shared.workers[at], kind, listener)
@@ -397,10 +402,11 @@ cdef class ListenerHandle:
         self.listener.paused = True
 
     def set_door_state(self, state, downstream, bint ask, bint tls, double limit):
-        """Say what arrivals meet from now on.  `make_handle` gets `state`; if `ask`, each arrival
-        asks at once; if `tls`, it shakes hands as `downstream`, a TlsSetup, says, or without one
-        asks when its first byte has come; `limit` is of the handshake, in seconds.  No cached route
-        is used any more."""
+        """Set how connections begin that are accepted from now on.  `make_handle` gets `state`.  If
+        `ask`, each is reported with ARRIVED at once.  If `tls`, it makes a handshake as
+        `downstream`, a TlsSetup, says; without one it is reported with ARRIVED when its first byte
+        has come.  `limit` is the handshake's, in seconds; 0: none.  No cached route is used any
+        more."""
         cdef DoorState *door_state = <DoorState *>calloc(1, sizeof(DoorState))
         cdef DoorState *before
         if door_state == NULL:
@@ -447,8 +453,8 @@ cdef class ListenerHandle:
         return word_get(&self.listener.undecided)
 
     def close(self, int most):
-        """Accept `most` connections that wait in the kernel's queue, and none later: the socket may
-        then be closed."""
+        """Accept the connections that wait in the kernel's queue, `most` at most, and none later:
+        the socket may then be closed."""
         cdef Listener *listener = self.listener
         cdef DoorState *door_state
         cdef Connection *connection = NULL
@@ -486,7 +492,7 @@ cdef class ConnectionHandle:
 
     @property
     def state_number(self):
-        """The state, as STATES has it; of one that has ended the state before."""
+        """The state's number in STATES; after the end that of the state before."""
         cdef int state
         if self.connection == NULL:
             return self.last_state
@@ -494,7 +500,7 @@ cdef class ConnectionHandle:
         return self.connection.ended_in if state == S_CLOSED else state
 
     def enter_state(self, int state):
-        """Move it to a state while it waits for the loop."""
+        """Enter a state, while the connection waits for the loop."""
         enter_state_by_loop(self.connection, state)
 
     def count(self, int side):
@@ -522,7 +528,7 @@ cdef class ConnectionHandle:
         return <object>self.connection.cached_route.route
 
     def mark_decided(self):
-        """Say that it was admitted."""
+        """Note that the connection was admitted: `undecided` no longer counts it."""
         mark_decided(self.connection)
 
     def handshake_downstream(self, downstream, double limit):
@@ -532,7 +538,7 @@ cdef class ConnectionHandle:
         self._post(new_command(C_HANDSHAKE, self.connection), limit, 0)
 
     def watch_loss(self):
-        """Look for a reset of the downstream side from now on."""
+        """Have the connection ended if the downstream side is reset from now on."""
         self._post(new_command(C_WATCH_LOSS, self.connection), 0, 0)
 
     def dial(self, bytes target, upstream, double limit, double handshake_limit):
@@ -546,7 +552,7 @@ cdef class ConnectionHandle:
         self._post(command, limit, handshake_limit)
 
     def dial_connected(self, int fd, upstream, double handshake_limit):
-        """As `dial`, with a socket that is connected; the thread owns it from now on."""
+        """Go on as after `dial`, with a connected socket, which the thread owns from now on."""
         cdef Command *command = new_command(C_DIAL, self.connection)
         if command == NULL:
             raise MemoryError
@@ -555,7 +561,8 @@ cdef class ConnectionHandle:
         self._post(command, 0, handshake_limit)
 
     def relay(self, bytes preface, double idle, double half_close):
-        """Move bytes, `preface` first to upstream.  CLOSED follows."""
+        """Move bytes, `preface` first to upstream; the limits are seconds, 0: none.  CLOSED
+        follows."""
         cdef Command *command = new_command(C_RELAY, self.connection)
         if command != NULL and preface:
             command.data = <char *>malloc(len(preface))
@@ -568,8 +575,9 @@ cdef class ConnectionHandle:
         self._post(command, idle, half_close)
 
     def cache_route(self, route, bint by_source, bytes target, upstream, time_limits):
-        """Use `route` for later callers that show the same leaf (and come from the same host),
-        without asking.  False if there are too many cached routes."""
+        """Have later callers that show the same leaf (and, if `by_source`, come from the same host)
+        get `route` without asking; `time_limits` are connect, handshake, idle and half_close, in
+        seconds.  False if there are too many cached routes."""
         cdef CachedRoute *cached_route
         cdef uint64_t serial = 0
         if self.connection.sides[0].channel.verified_peer != NULL:
@@ -594,7 +602,7 @@ cdef class ConnectionHandle:
         return False
 
     def release_door_state(self):
-        """It is open: release the DoorState that it arrived under, and the TLS contexts of its
+        """Release the DoorState under which an open connection arrived, and the TLS contexts of its
         handshakes."""
         cdef Connection *connection = self.connection
         cdef DoorState *door_state = connection.door_state
@@ -609,7 +617,8 @@ cdef class ConnectionHandle:
         self._post(new_command(C_CUT, self.connection), 0, 0)
 
     def failure(self):
-        """Return why it ended, after CLOSED: (failure, side, errno, OpenSSL's error)."""
+        """Return why it ended, after CLOSED: (one of FAILURES, side, errno or Excess, OpenSSL's
+        error or how much there was)."""
         return _fault(&self.connection.fault)
 
     def candidate_failure(self):
@@ -648,6 +657,7 @@ cdef class ConnectionHandle:
         Py_DECREF(self)
 
     cdef _use(self, int side, handshake):
+        """Have the side's next handshake made with this TlsSetup; None: no TLS."""
         cdef Channel *which = &self.connection.sides[side].channel
         forget_handshake(which, &self.core.shared.verify_cache)
         fill_setup(&which.tls_setup, handshake)

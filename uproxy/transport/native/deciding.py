@@ -92,6 +92,7 @@ class Deciding(ConnectionHandle):
         return self.count(UPSTREAM if self._inbound else DOWNSTREAM)
 
     def _on_first_report(self) -> None:
+        """Set `arrival` from what the thread knows."""
         self._is_known = True
         source, local, state_number = self.source(), self.local(), self.state_number
         peer = self._downstream_peer() if state_number > _HANDSHAKING else None
@@ -107,10 +108,12 @@ class Deciding(ConnectionHandle):
             self._set_peer(peer)
 
     def _downstream_peer(self) -> PeerSvid | None:
+        """Return the verified caller; None without TLS."""
         verdict = self.verdict(DOWNSTREAM)
         return verdict if isinstance(verdict, PeerSvid) else None
 
     def _set_peer(self, peer: PeerSvid) -> None:
+        """Set the verified peer, and what its handshake negotiated."""
         facts = self.facts()
         self.peer, self.tls = peer, None if facts is None else TlsFacts(*facts)
 
@@ -126,6 +129,11 @@ class Deciding(ConnectionHandle):
         return self._listener is not None and self._listener.door is not self._door
 
     def _admit(self) -> Route:
+        """Ask the listener's door for the route.
+
+        Raises:
+            RefusedError: the door's refusal, or no engine can reach what the route leads to.
+        """
         if self.arrival.peer is None and self.arrival.tls is not None:  # E_ARRIVED came first
             self.arrival = replace(self.arrival, peer=self._downstream_peer())
             self._set_peer(cast("PeerSvid", self.arrival.peer))
@@ -134,7 +142,7 @@ class Deciding(ConnectionHandle):
         return self.route
 
     def _release_snapshot(self) -> None:
-        """It is open: keep nothing of the snapshot that has admitted it."""
+        """Drop all that belongs to the snapshot that has admitted the connection."""
         route = self.route
         self.route = None if route is None else route.when_open
         if self.arrival.tls is not None:

@@ -101,6 +101,7 @@ class NativeConnection(Deciding):
             self._release_snapshot()
 
     def _handle_events(self, events: int) -> None:
+        """Tell the door what has happened, then answer what is asked."""
         if events & ADMITTED:
             self._on_admitted_from_cache()
         if events & OPENED:
@@ -160,13 +161,13 @@ class NativeConnection(Deciding):
             cast("NativeListener", self._listener).update_door_state()
 
     def _on_admitted_from_cache(self) -> None:
-        """The thread has used a cached route."""
+        """Tell the door that the thread has used a cached route."""
         route = self.route = cast("Route", self.cached_route())
         self._candidate = route.candidates[0]  # its only one
         cast("Door", self._door).admitted_from_cache(self.arrival, route)
 
     def _dial_candidates(self, route: Route) -> None:
-        """Dial the next candidate."""
+        """Dial the next candidate; raises RefusedError when none is left."""
         for candidate in self._candidates:
             self._candidate = candidate
             self.enter_state(STATES[State.CONNECTING])
@@ -192,6 +193,7 @@ class NativeConnection(Deciding):
         return None
 
     def _race(self, route: Route, candidate: Candidate) -> None:
+        """Connect to the candidate on the loop, where its addresses race."""
         self.watch_loss()
         task = asyncio.get_running_loop().create_task(self._dial(route, candidate))
         self._dialling = task
@@ -199,6 +201,7 @@ class NativeConnection(Deciding):
         task.add_done_callback(self._loop_state.dialling.discard)
 
     async def _dial(self, route: Route, candidate: Candidate) -> None:
+        """Connect, and give the socket to the thread; after a failure dial the next candidate."""
         try:
             connected, address = await reach(
                 self._loop_state.poller, candidate.addresses, route.timeouts.connect
@@ -230,7 +233,8 @@ class NativeConnection(Deciding):
                 connected.detach()
 
     def _on_upstream_failed(self) -> None:
-        """The candidate couldn't be dialled, or its handshake has failed."""
+        """Dial the next candidate after one that couldn't be dialled, or whose handshake has
+        failed."""
         route, candidate = cast("Route", self.route), cast("Candidate", self._candidate)
         failure = self._describe(*self.candidate_failure())
         if failure.state is State.HANDSHAKING_UPSTREAM:
@@ -241,11 +245,13 @@ class NativeConnection(Deciding):
             self._try_next(route, failures.candidate(failure, route, candidate.addresses))
 
     def _describe(self, what: str, side: int, error: int, code: int) -> Failure:
+        """Make a Failure of what `failure` or `candidate_failure` returned."""
         verdict = self.verdict(side) if what == "verify" else None
         who = failures.NAMES[Direction.INBOUND if self._inbound else Direction.OUTBOUND][side]
         return Failure(what, who, self.state, error, code, verdict)
 
     def _try_next(self, route: Route, failure: Refusal) -> None:
+        """Dial the next candidate, or ask the listener's new door."""
         self._record_failure(route, failure)
         if self._is_door_replaced:
             self._ask_for_route()
@@ -253,12 +259,13 @@ class NativeConnection(Deciding):
             self._dial_candidates(route)
 
     def _record_failure(self, route: Route, failure: Refusal) -> None:
+        """Tell the door why the candidate has failed."""
         self._last_failure = failure
         cast("Door", self._door).attempted(route, cast("Candidate", self._candidate), failure)
 
     def _on_upstream_ready(self) -> None:
-        """Both sides are ready: relay if the listener still has the door that has decided, or if
-        the new one admits the connection to the same place."""
+        """Relay, if the listener still has the door that has decided, or if the new one admits the
+        connection to the same place."""
         if self._is_door_replaced and not self._is_admitted_again():
             return
         self.enter_state(STATES[State.RELAYING])
@@ -283,6 +290,7 @@ class NativeConnection(Deciding):
         return True
 
     def _on_opened(self) -> None:
+        """Tell the door that both sides are ready."""
         route, candidate = cast("Route", self.route), cast("Candidate", self._candidate)
         door = cast("Door", self._door)
         if route.upstream.plan is not None and not self._inbound:
@@ -301,7 +309,7 @@ class NativeConnection(Deciding):
     # The end.
 
     def _guarded(self, step: Callable[[], None]) -> None:
-        """Do something that no report has caused; an error in it ends the connection."""
+        """Do a step that no report has caused; an error in it ends the connection."""
         try:
             step()
         except RefusedError as no:
@@ -314,6 +322,7 @@ class NativeConnection(Deciding):
         _log.exception("a defect ended connection %d (%s)", self.arrival.id, self.state)
 
     def _refuse(self, refusal: Refusal) -> None:
+        """Cut the connection, for this reason if it has none yet."""
         self._ending = self._ending or refusal
         self.cut()
 
@@ -336,6 +345,7 @@ class NativeConnection(Deciding):
         return failures.relay(failure, cast("Route", self.route).timeouts)
 
     def _guarded_reason(self) -> Refusal | None:
+        """Return `_reason`, or that a defect has prevented it."""
         try:
             return self._reason()
         except Exception:  # noqa: BLE001  a verifier's defect
@@ -343,6 +353,7 @@ class NativeConnection(Deciding):
             return failures.DEFECT
 
     def _end(self) -> None:
+        """Tell the door how the connection has ended, and give its memory back."""
         if self._dialling is not None:
             self._dialling.cancel()
         if self.state is State.HANDSHAKING_UPSTREAM:
@@ -365,7 +376,7 @@ class NativeConnection(Deciding):
             _log.exception("Door.closed failed for connection %d", self.arrival.id)
 
     def _rule(self, refusal: Refusal | None) -> str | None:
-        """The rule that refused, or the one that let it in."""
+        """Return the rule that refused, or the one that let it in."""
         if refusal is not None and refusal.rule is not None:
             return refusal.rule
         return self.route.rule if self.route else None

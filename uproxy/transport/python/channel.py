@@ -23,7 +23,7 @@ from uproxy.libssl import RECEIVE_SIZE, Buffer, TlsError
 from uproxy.transport.poller import BROKEN, READ, WRITE, Poller, wake
 
 _shared: Final = bytearray(RECEIVE_SIZE)
-"""Valid until the next receive of any channel."""
+"""Where bytes are received: valid until the next receive of any channel."""
 _view: Final = memoryview(_shared)
 
 

@@ -14,7 +14,8 @@ from typing import Final
 from uproxy.spiffe.presented import CLIENT_HELLO, HEADER, MAX_CLIENT_HELLO
 
 MAX_HELLO: Final = 28 * 1024
-"""Bytes received; so much counts as complete, also where it is a short one in tiny records."""
+"""Bytes received, headers of records included, that count as complete whatever they are; a short
+ClientHello in tiny records may come to as many."""
 
 _MAX_RECORD: Final = 16 * 1024
 """Bytes of content (RFC 8446 section 5.1)."""

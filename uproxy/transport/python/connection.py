@@ -194,7 +194,7 @@ class Connection(Deciding):
         return None
 
     def on_deadline(self) -> None:
-        """The state has lasted for its seconds: `on_failed` with the reason."""
+        """Have `on_failed` called, because the state has lasted for its seconds."""
         down, up = self._names
         if self.state is State.CONNECTING and self._candidate is not None:
             why = failures.no_answer(self._candidate.addresses, self._seconds)
@@ -208,7 +208,7 @@ class Connection(Deciding):
         self._interrupt(why)
 
     def on_cut(self, why: Refusal) -> None:
-        """The process wants it to end: `on_failed` with the first such reason, now."""
+        """Have `on_failed` called now, with the first reason for which the process ends it."""
         if self._cut is None and self.state is not State.CLOSED:
             self._cut = why
             if self._has_begun:
@@ -217,7 +217,7 @@ class Connection(Deciding):
     # State and deadline.
 
     def enter_state(self, state: State, seconds: float) -> None:
-        """The only way to another state, or to another deadline of the same one.
+        """Enter a state, or stay in it with another deadline; nothing else sets either.
 
         Args:
             seconds: until `on_deadline`, since now, or while it relays since bytes moved last; 0:
@@ -240,7 +240,7 @@ class Connection(Deciding):
             self._timer = loop.call_at(loop.time() + seconds, self._on_timer)
 
     def _on_timer(self) -> None:
-        """`on_deadline`, unless bytes have moved: then later."""
+        """Call `on_deadline`; if bytes have moved meanwhile, only set the timer again."""
         if self._relay is None:
             self.on_deadline()
             return
@@ -259,7 +259,7 @@ class Connection(Deciding):
         return self._task
 
     def close(self, refusal: Refusal) -> None:
-        """As `contract.Connection`."""
+        """End it now, as `contract.Connection` says."""
         self.on_cut(refusal)
 
     async def _run(self) -> None:
@@ -272,7 +272,8 @@ class Connection(Deciding):
             step = await self._take(step)
 
     async def _take(self, step: Step) -> Step | None:
-        """Run one verb; whatever it raises, `on_failed` follows with the reason."""
+        """Run one verb, and return the one that follows: `on_failed` with the reason, whatever it
+        raises."""
         try:
             return await step()
         except RefusedError as no:
@@ -305,8 +306,8 @@ class Connection(Deciding):
         return ChannelSide(Channel(self._poller, connected, who))
 
     def _on_downstream_lost(self, error: OSError) -> None:
-        """It was reset before it was open.  What it has sent is passed on if upstream is already
-        connected; otherwise nothing more is dialled for it."""
+        """End a connection that downstream has reset before it was open; if upstream is connected
+        already, pass on first what downstream had sent."""
         channel = cast("ChannelSide", self._downstream).channel
         if self.state is State.HANDSHAKING_UPSTREAM and channel.has_unread():
             channel.lose(error)
@@ -314,8 +315,8 @@ class Connection(Deciding):
             self.on_cut(failures.broken(channel.who, error))
 
     def _open(self) -> Awaitable[None]:
-        """Both sides are ready: tell the door, and relay until one direction has ended, or one side
-        has failed."""
+        """Tell the door that both sides are ready, and relay until one direction has ended or one
+        side has failed."""
         candidate, route = self._candidate, cast("Route", self.route)
         self.endpoint = candidate.endpoint if candidate else None
         self._relay = Relay(

@@ -123,8 +123,8 @@ class Deciding:
         self._report_decided()
 
     def _keep_upstream(self) -> bool:
-        """Whether the upstream that is connected is where the route leads too: then the route is
-        the one to it alone."""
+        """Cut the route down to the upstream that is connected, if it leads there.  False if it
+        doesn't, or none is connected."""
         before, route = self._reached_by, cast("Route", self.route)
         if before is None or self._upstream is None:
             return False
@@ -137,7 +137,7 @@ class Deciding:
         return True
 
     def _close_upstream(self) -> None:
-        """Close the upstream, if there is one: it isn't used."""
+        """Close an upstream that isn't used, if there is one."""
         upstream, self._upstream, self._reached_by = self._upstream, None, None
         if upstream is not None:
             upstream.channel.close()

@@ -32,11 +32,11 @@ class PythonEngine:
         return Listener(self, listener, door)
 
     def set_limits(self, limits: Limits) -> None:
-        """Applies to arrivals from now on."""
+        """Set the limits for arrivals from now on."""
         self.limiter.limits = limits
 
     def refused(self) -> dict[str, int]:
-        """Arrivals refused by each limit since the start; `descriptors` counts shortages."""
+        """Return how many arrivals each limit has refused; `descriptors` counts shortages."""
         return dict(self.limiter.refused)
 
     def responsive(self) -> bool:

@@ -122,7 +122,8 @@ class Relay:
                     future.exception()  # one of the two may never be awaited
 
     def _turn(self, flow: Flow, readable: bool, sent: bool) -> None:
-        """The source of a flow can be read, has sent unsent bytes, or has failed."""
+        """Move bytes, because a flow's source is `readable`, has `sent` unsent bytes, or has
+        failed."""
         if sent:
             self._last_moved = self._loop.time()
         self._note_failure(flow.source)
@@ -177,20 +178,20 @@ class Relay:
             flow.ended = data is not None and not data
 
     def _end(self, flow: Flow) -> None:
-        """The source has sent its end: pass it on."""
+        """Pass on the end that the source has sent."""
         flow.ended = True
         self._do(flow.sink, flow.sink.finish)
         self._half_close()
 
     def _do(self, side: Side, work: Callable[[], None]) -> None:
-        """Write; a failure leaves what has come from the side to be read."""
+        """Write to a side.  If that fails, the relay ends when the side has been read."""
         try:
             work()
         except FAILURES as error:
             self._lose(side, error)
 
     def _half_close(self) -> None:
-        """One direction has ended, or a side has failed."""
+        """Let `until_half_closed` return: one direction has ended, or a side has failed."""
         if not self._half_closed.done():
             self._half_closed.set_result(None)
 
@@ -202,7 +203,7 @@ class Relay:
             self._lose(side, side.failure)
 
     def _lose_source(self, flow: Flow, error: Failure) -> None:
-        """Nothing more can be read of the source, and all that came was passed on."""
+        """Read nothing any more from a source that has failed; all that came was passed on."""
         flow.ended = True
         self._lose(flow.source, error)
         back = self._flow_from(flow.sink)
@@ -224,7 +225,7 @@ class Relay:
         the failed one has received all that the other had.
 
         Raises:
-            RefusedError: that is the case.
+            RefusedError: it has, and the relay ends.
         """
         flow = self._flow_from(loss.side)
         failed, survivor = flow.source, flow.sink
@@ -238,13 +239,13 @@ class Relay:
             self._look_again(loss)
 
     def _note_delivery(self) -> None:
-        """While a side has failed, bytes that the kernel delivers count as moved."""
+        """Note that bytes have moved, if the kernel has delivered some since the last look."""
         loss, flow = self._loss, self.to_upstream
         if loss is not None and loss.has_moved(flow.source, flow.sink):
             self._last_moved = self._loop.time()
 
     def _look_again(self, loss: Loss) -> None:
-        """The kernel doesn't report delivery: look again after a while."""
+        """Look again after a while: the kernel doesn't report delivery."""
         if self._next_look is not None:
             self._next_look.cancel()
         due = loss.next_look(self._loop.time())

@@ -158,13 +158,13 @@ class ChannelSide:
             self._on_ready(self._reading and bool(events & READ | broken), sent)
 
     def _hang_up(self, events: int) -> None:
-        """An error or a hang-up came while nothing was wanted."""
+        """Note a hang-up, or take the socket's error, that came while nothing was wanted."""
         self.channel.hung_up = True
         if events & BROKEN:
             self.channel.lose(self.channel.error())
 
     def _send(self, work: Callable[[], None]) -> None:
-        """Do it; a socket that fails is lost, but what came from it is still read."""
+        """Send something.  If the socket fails, what came from it is still read."""
         try:
             work()
         except OSError as error:
