@@ -116,6 +116,7 @@ class Keyless:
         lib.SSL_CTX_set_verify_depth(context, _LEAF_ONLY)
 
     def _negotiate(self, settings: TlsSettings) -> None:
+        """Set the lowest version, the ciphers and the groups."""
         context = self.pointer
         groups = ":".join(settings.groups)
         # TLS 1.3's suites carry their IANA names, TLS 1.2's OpenSSL's own
@@ -130,6 +131,7 @@ class Keyless:
     def _offer_alpn(
         self, alpn: tuple[str, ...], compiled: Compiled | None, *, server: bool
     ) -> None:
+        """Offer these protocols to servers, or choose the first of them that the client offers."""
         names = [name.encode() for name in alpn]
         wire = b"".join(bytes((len(name),)) + name for name in names)
         if not server:

@@ -15,7 +15,7 @@ cdef enum:  # bytes
     MAX_IDLE_OUTPUT = 4 * 1024  # above it the output buffer of an idle TLS session is replaced
 
 cdef enum:  # counts
-    MAX_EVENTS = 128  # taken from epoll at once
+    MAX_EVENTS = 128  # that one epoll_wait returns at most
     MAX_HANDSHAKE_STEPS = 2  # in one turn of a worker
     MAX_ACCEPTS = 16  # in one turn of a worker, so that a flood leaves turns for the others
     MAX_OPTIONS = 8  # socket options of dialled sockets
@@ -23,13 +23,13 @@ cdef enum:  # counts
     LARGE_BATCH = 8  # reports: after a batch of this size the next one waits 100 ms
     MAX_DELAYED_REPORTS = 256  # with so many waiting the loop is woken at once
     MAX_UNREPORTED = 4096  # ended connections that the loop hasn't released: accepting pauses
-    VERIFIED_BUCKETS = 1024
-    MAX_VERIFIED_PEERS = 1024
+    VERIFIED_BUCKETS = 1024  # of the hash table of the verify cache
+    MAX_VERIFIED_PEERS = 1024  # entries of the verify cache
     HASHED = 64  # last bytes of a leaf that the verify cache hashes
     HASH_KEYS = 9  # one for each 8 of those bytes, and one to begin with
-    ROUTE_BUCKETS = 256
-    MAX_CACHED_ROUTES = 1024
-    SOURCE_BUCKETS = 512
+    ROUTE_BUCKETS = 256  # of the hash table of each route cache
+    MAX_CACHED_ROUTES = 1024  # routes of each
+    SOURCE_BUCKETS = 512  # of the hash table of sources
 
 cdef enum:  # descriptions of alerts (RFC 8446 §6)
     ALERT_UNEXPECTED_MESSAGE = 10
@@ -49,12 +49,13 @@ cdef enum Kind:  # what an epoll event is about; the first word of each structur
 #   W_LOOP      those before RELAYING                the event loop answers (no deadline)
 #   W_LINGER    HANDSHAKING_DOWNSTREAM               a refused caller has read its alert
 #
-# Only `connection.pxd` sets either of the two.
+# On a worker only `connection.pxd` sets either of the two; the loop sets the state while it is
+# asked.
 
 cdef enum StateNumber:
     S_ACCEPTED, S_HANDSHAKING_DOWNSTREAM, S_ADMITTING, S_CONNECTING, S_HANDSHAKING_UPSTREAM
     S_RELAYING, S_CLOSING, S_CLOSED
-    STATE_COUNT
+    STATE_COUNT  # not a state: how many there are
 
 cdef enum Wait:
     W_EVENT, W_HELLO, W_LOOP, W_LINGER
