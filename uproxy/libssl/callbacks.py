@@ -32,8 +32,8 @@ class HandshakingSession(Protocol):
         """Return the X509 verification error (X509_V_ERR_…) for the peer; 0 accepts it."""
 
     def on_message(self, version: int, message: Any) -> None:
-        """A handshake message has come, which OpenSSL reads next; `version`: of TLS; `message`: its
-        bytes, a buffer of cffi's that may be written to."""
+        """Look at a handshake message, which OpenSSL reads next; `version`: of TLS, as on the wire;
+        `message`: its bytes, a buffer of cffi's that may be written to."""
 
 
 in_handshake: dict[int, HandshakingSession] = {}
@@ -77,9 +77,8 @@ def message_callback() -> Any:
 
 
 def protocol_chooser(names: list[bytes]) -> Any:
-    """Return the C function that chooses our first protocol that the client offers, or answers with
-    no_application_protocol (RFC 7301), for
-    SSL_CTX_set_alpn_select_cb.
+    """Return the C function for SSL_CTX_set_alpn_select_cb: it chooses our first protocol that the
+    client offers, or answers with the alert no_application_protocol (RFC 7301).
 
     Raises:
         EngineError: memory that is writable and executable is forbidden.

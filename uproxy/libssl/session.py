@@ -133,7 +133,7 @@ class Session:
             self._drop_input()
 
     def _refuse_unasked(self, result: int) -> None:
-        """The server asked for no certificate: send it an alert.
+        """Send an alert to a server that asked for no certificate.
 
         Raises:
             TlsError: always.
@@ -145,7 +145,7 @@ class Session:
         raise TlsError(UNASKED)
 
     def _accept(self) -> None:
-        """The handshake has ended: set `peer`, if this handshake's own callback accepted it.
+        """Set `peer` at the end of the handshake, if this handshake's own callback accepted it.
 
         Raises:
             TlsError: it didn't, or the server asked for no certificate.
@@ -170,7 +170,7 @@ class Session:
         return _X509_ERROR_UNASKED
 
     def on_message(self, version: int, message: Any) -> None:
-        """A handshake message of the peer has come: OpenSSL has hashed it, and reads it next."""
+        """Look at a handshake message of the peer, which OpenSSL has hashed and reads next."""
         kind = message[0][0]
         if kind == presented.CERTIFICATE:
             self._verify_chain(message, is_tls13=version >= _TLS13)
@@ -187,8 +187,8 @@ class Session:
             self._greeted = True
 
     def _verify_chain(self, message: Any, *, is_tls13: bool) -> None:
-        """Verify the chain of a Certificate message, and cut the message down to the leaf: OpenSSL
-        spends nothing on the other certificates."""
+        """Verify the chain of a Certificate message.  In TLS 1.3 cut the message down to the leaf:
+        OpenSSL spends nothing on the other certificates."""
         if self._verdict is not None:
             self._verdict = TlsError("the peer showed certificates twice")
             return
@@ -243,6 +243,7 @@ class Session:
             self._drop_input()
 
     def _read_all(self) -> memoryview:
+        """Return all application bytes in what was fed to OpenSSL; raises as `decrypt`."""
         size, length = 0, len(_plaintext)
         while not self.ended:
             result = lib.SSL_read(self._ssl, _plaintext + size, length - size)
@@ -286,7 +287,11 @@ class Session:
             raise oldest_error()
 
     def finish(self) -> None:
-        """Make a close_notify: we send no more, and go on receiving."""
+        """Make a close_notify: we send no more, and go on receiving.
+
+        Raises:
+            TlsError: TLS has failed.
+        """
         lib.ERR_clear_error()
         result = lib.SSL_shutdown(self._ssl)
         if result < 0:

@@ -101,7 +101,7 @@ class Channel:
         return received
 
     def lose(self, error: OSError) -> None:
-        """The socket has failed: drop what wasn't sent."""
+        """Note that the socket has failed; the first error stays.  Drop what wasn't sent."""
         self.gone = self.gone or error
         self.hung_up = True
         self._output = b""
@@ -189,7 +189,7 @@ class Channel:
             self.flush()
 
     def error(self) -> OSError:
-        """Return the error that the kernel reports for the socket."""
+        """Take the error that the kernel keeps for the socket; ECONNRESET if it keeps none."""
         return OSError(sockets.connect_error(self._socket) or errno.ECONNRESET, "")
 
     def has_unread(self) -> bool:

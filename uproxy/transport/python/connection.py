@@ -272,8 +272,7 @@ class Connection(Deciding):
             step = await self._take(step)
 
     async def _take(self, step: Step) -> Step | None:
-        """Run one verb, and return the one that follows: `on_failed` with the reason, whatever it
-        raises."""
+        """Run a verb; return the one that follows, which is `on_failed` if it raises anything."""
         try:
             return await step()
         except RefusedError as no:

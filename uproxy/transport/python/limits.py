@@ -68,12 +68,12 @@ class Limiter:
                 del self._sources[source]
 
     def mark_silent(self, connection: LimitedConnection) -> None:
-        """From now on it may be closed to make room: only its ClientHello, or its end, is
+        """Allow a connection to be closed to make room: only its ClientHello, or its end, is
         awaited."""
         self._silent[connection] = None
 
     def mark_active(self, connection: LimitedConnection) -> None:
-        """From now on it isn't closed to make room."""
+        """Don't allow a connection to be closed to make room."""
         self._silent.pop(connection, None)
 
     def take_slot(self, connection: LimitedConnection) -> None:

@@ -81,7 +81,7 @@ class Listener:
         self._watch()
 
     def replace(self, door: Door | None) -> None:
-        """From now on `door` decides; the socket and open connections stay."""
+        """Let `door` decide from now on; the socket and open connections stay."""
         self.door = door
 
     async def close(self) -> None:
@@ -113,7 +113,7 @@ class Listener:
             self._pause(error)
 
     def _accept(self, _events: int) -> None:
-        """The socket is readable: accept up to ACCEPT_BATCH connections."""
+        """Accept up to ACCEPT_BATCH connections from the socket, which is readable."""
         for _ in range(ACCEPT_BATCH):
             if not self._accept_one():
                 return
@@ -153,13 +153,13 @@ class Listener:
         self._engine.take_over(self, door, accepted, arrival, lambda: self._on_decided(arrival.id))
 
     def _on_decided(self, number: int) -> None:
-        """The arrival of this id has been admitted or refused."""
+        """Note that the arrival of this id has been admitted or refused."""
         self._undecided.discard(number)
         if self._all_decided is not None and not self._undecided:
             self._all_decided.set()
 
     def _pause(self, error: OSError) -> None:
-        """Accept again after a pause, which grows while accepting keeps failing."""
+        """Stop accepting for a while, which grows as long as accepting fails with such an error."""
         if error.errno in SHORTAGES:
             self._engine.limiter.refused["descriptors"] += 1
         self._engine.poller.forget(self._socket.fileno())

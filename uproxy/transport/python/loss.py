@@ -36,8 +36,8 @@ class Loss:
         self._undelivered = 0
 
     def add_error(self, side: Side, error: Failure) -> None:
-        """Another error of a side: an alert of the failed one is reported instead of the failure
-        to send, which came first but says less."""
+        """Take another error of a side: an alert of the failed one is reported instead of the
+        failure to send, which came first but says less."""
         if side is self.side and isinstance(self._error, OSError) and _alert(error) is not None:
             self._error = error
 
