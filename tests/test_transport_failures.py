@@ -100,6 +100,11 @@ def test_a_verifiers_defect_is_no_refusal() -> None:
     ("what", "words"),
     [
         ("evicted", "silent for the longest when connections were full"),
+        (
+            "stalled",
+            "its handshake had stalled for the longest when 2 were in flight "
+            "(limits.handshakes_in_flight)",
+        ),
         ("slots", "2 handshakes are in flight (limits.handshakes_in_flight)"),
         ("full", "7 connections are open (limits.connections)"),
         ("source_full", "10.0.0.1 has 3 connections already (limits.per_source_connections)"),

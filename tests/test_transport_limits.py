@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import resource
 import socket
 import sys
+import termios
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -20,7 +23,7 @@ from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
 from tests.helpers.streams import Stream, listening
 from tests.helpers.tls_streams import TlsStream
-from uproxy.contract import Engine, Refusal
+from uproxy.contract import Engine, Refusal, RefusedError
 from uproxy.lab.pki import Authority
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
@@ -28,7 +31,7 @@ from uproxy.model import Direction, Limits, Outcome, Role, TcpAddress, Timeouts,
 from uproxy.spiffe.presented import MAX_CLIENT_HELLO
 from uproxy.transport.python import client_hello as hello_module
 from uproxy.transport.python.client_hello import MAX_HELLO, ClientHello, Fault
-from uproxy.transport.python.limits import Limiter
+from uproxy.transport.python.limits import MAX_TIMES_HEARD, Limiter
 
 engine = engines.engine
 
@@ -120,16 +123,92 @@ async def test_a_handshake_takes_its_slot_with_its_complete_hello(engine: Engine
         in_flight = await Stream.connect(address)
         await in_flight.send(hello)
         assert await in_flight.receive()  # the server's flight: it has the slot now
-        refused = await Stream.connect(address)
-        await refused.send(hello)
-        assert await refused.is_reset()
+        late = await Stream.connect(address)
+        await late.send(hello)
+        assert await in_flight.is_reset()
         ending = await door.ending()
-        assert ending.outcome is Outcome.LIMIT
+        assert (ending.outcome, ending.state) == (Outcome.LIMIT, State.HANDSHAKING_DOWNSTREAM)
+        assert ending.reason == (
+            "its handshake had stalled for the longest when 1 were in flight "
+            "(limits.handshakes_in_flight)"
+        )
         assert engine.refused()["handshakes_in_flight"] == 1
-        in_flight.reset()
+        assert await late.receive()
+        late.reset()
         await door.ending(2)
         await trickling[0].send(hello[-1:])
         assert await trickling[0].receive()
+        assert engine.refused()["handshakes_in_flight"] == 1
+
+
+async def test_strangers_whose_handshakes_stall_shut_nobody_out(engine: Engine) -> None:
+    engine.set_limits(Limits(handshakes_in_flight=4))
+    door = tls_door(handshake=30.0)
+    hello = client_hello()
+    async with open_door(engine, door) as address:
+        strangers = [await Stream.connect(address) for _ in range(8)]
+        for stranger in strangers:
+            await stranger.send(hello)
+        for count in range(1, 6):
+            peer = TlsStream(await Stream.connect(address), PEER)
+            await peer.handshake()
+            await eventually(lambda: len(door.arrivals) == count, "the known caller")  # noqa: B023
+
+
+async def answered(address: Any) -> tuple[TlsStream, bytes]:
+    """A caller that has the server's flight, and its own answer, which isn't sent."""
+    peer = TlsStream(await Stream.connect(address), PEER)
+    with pytest.raises(SSL.WantReadError):
+        peer.tls.do_handshake()
+    await peer.flush()
+    while True:
+        peer.tls.bio_write(await peer.stream.receive())
+        with suppress(SSL.WantReadError):
+            peer.tls.do_handshake()
+            return peer, peer.pending()
+
+
+async def test_of_two_handshakes_the_one_that_was_heard_last_goes_on(engine: Engine) -> None:
+    """Though it is the older one."""
+    engine.set_limits(Limits(handshakes_in_flight=2))
+    door = tls_door(handshake=30.0)
+    async with open_door(engine, door) as address:
+        slow, answer = await answered(address)
+        stalled, _ = await answered(address)
+        await slow.stream.send(answer[:10])
+        late, _ = await answered(address)
+        assert await stalled.stream.is_reset()
+        await slow.stream.send(answer[10:])
+        await eventually(lambda: door.arrivals, "the slow caller")
+        assert engine.refused()["handshakes_in_flight"] == 1
+        late.stream.reset()
+
+
+def is_read(stream: Stream) -> bool:
+    """Whether a server on this machine has received and read all that was sent to it."""
+    if any(fcntl.ioctl(stream.socket, termios.TIOCOUTQ, bytes(4))):
+        return False
+    theirs, ours = stream.socket.getpeername()[1], stream.socket.getsockname()[1]
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local, remote, _, queues, *_ = line.split()
+        if local.endswith(f":{theirs:04X}") and remote.endswith(f":{ours:04X}"):
+            return int(queues.partition(":")[2], 16) == 0
+    raise AssertionError("the server has closed")
+
+
+async def test_who_sends_byte_by_byte_makes_room_before_one_that_stalls(engine: Engine) -> None:
+    """Otherwise a stranger would keep a slot with a byte now and then."""
+    engine.set_limits(Limits(handshakes_in_flight=2))
+    async with open_door(engine, tls_door(handshake=30.0)) as address:
+        trickling, answer = await answered(address)
+        stalled, _ = await answered(address)
+        for at in range(MAX_TIMES_HEARD + 1):
+            await trickling.stream.send(answer[at : at + 1])
+            await eventually(lambda: is_read(trickling.stream), "it to be read")
+        late, _ = await answered(address)
+        assert await trickling.stream.is_reset()
+        late.stream.reset()
+        stalled.stream.reset()
 
 
 async def test_a_source_may_have_so_many_connections(engine: Engine) -> None:
@@ -338,6 +417,7 @@ class Somebody:
     def __init__(self, host: str | None = None) -> None:
         self.source = host
         self.cut: Refusal | None = None
+        self.is_stalled = True
 
     def close(self, refusal: Refusal) -> None:
         self.cut = refusal
@@ -350,6 +430,23 @@ def test_leaving_twice_is_leaving_once() -> None:
         limiter.add(guest)
         limiter.remove(guest)
         limiter.remove(guest)
+
+
+def test_a_handshake_whose_peer_waits_for_us_makes_no_room() -> None:
+    limiter, answered, stalled = Limiter(), Somebody(), Somebody()
+    limiter.limits = Limits(handshakes_in_flight=2)
+    answered.is_stalled = False
+    for guest in (answered, stalled):
+        limiter.take_slot(guest)
+        limiter.mark_stalled(guest)
+    limiter.take_slot(Somebody())  # a step of it is being done
+    assert (answered.cut is None, stalled.cut is None) == (True, False)
+    with pytest.raises(RefusedError):
+        limiter.take_slot(Somebody())
+    answered.is_stalled = True
+    limiter.take_slot(Somebody())
+    assert answered.cut is not None
+    assert limiter.refused["handshakes_in_flight"] == 3
 
 
 def test_a_silent_one_that_has_left_is_not_sent_away() -> None:

@@ -20,7 +20,7 @@ from uproxy.errors import UntrustedError
 from uproxy.lab.pki import Authority, Issued
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
-from uproxy.model import Address, Alert, Direction, Outcome, Role, Timeouts
+from uproxy.model import Address, Alert, Direction, Limits, Outcome, Role, Timeouts
 from uproxy.transport.native import NativeEngine
 
 engine = engines.one_thread
@@ -129,6 +129,24 @@ async def test_strangers_wait_for_each_other(engine: NativeEngine) -> None:
         there.judge.may.set()
         await there.door.connection(1 + len(strangers))
         assert there.judge.asked == 1 + len(strangers)
+
+
+async def test_who_is_being_judged_makes_room_for_nobody(engine: NativeEngine) -> None:
+    """Though nothing more comes of it, as of those whose handshakes have stalled."""
+    engine.set_limits(Limits(handshakes_in_flight=1))
+    async with place(engine) as there:
+        await there.befriend()
+        stranger = await there.judged_slowly()
+        late = TlsStream(await Stream.connect(there.address), US)
+        with pytest.raises(ConnectionResetError):
+            await late.handshake()
+        assert (await there.door.ending()).reason == (
+            "1 handshakes are in flight (limits.handshakes_in_flight)"
+        )
+        there.judge.may.set()
+        await there.door.connection(2)
+        await stranger.send(b"at last")
+        assert await (await there.upstream.accept()).receive() == b"at last"
 
 
 async def test_a_stranger_is_refused_with_the_alert_of_the_verdict(engine: NativeEngine) -> None:

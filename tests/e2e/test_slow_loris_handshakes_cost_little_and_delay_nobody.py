@@ -27,12 +27,16 @@ MOST_MEMORY = 32 * 1024
 """Bytes for each."""
 
 
-def half_a_hello() -> bytes:
+def whole_hello() -> bytes:
     client = SSL.Connection(SSL.Context(SSL.TLS_CLIENT_METHOD))
     client.set_connect_state()
     with pytest.raises(SSL.WantReadError):
         client.do_handshake()
-    hello = client.bio_read(1 << 16)
+    return client.bio_read(1 << 16)
+
+
+def half_a_hello() -> bytes:
+    hello = whole_hello()
     return hello[: len(hello) // 2]
 
 
@@ -44,11 +48,11 @@ def long_hello(size: int) -> bytes:
 
 
 @contextmanager
-def crowd(port: int, says: bytes) -> Iterator[list[socket.socket]]:
+def crowd(port: int, says: bytes, size: int = CROWD) -> Iterator[list[socket.socket]]:
     """Connections that say this, and nothing more."""
     callers: list[socket.socket] = []
     try:
-        for _ in range(CROWD):
+        for _ in range(size):
             callers.append(socket.create_connection(("127.0.0.1", port), timeout=10))
             callers[-1].sendall(says)
         yield callers
@@ -153,3 +157,20 @@ async def test_a_hello_costs_no_more_memory_for_being_endless(
             await traffic.exchange(friend.port, 100_000)
             grown = private_dirty(besieged.pid) - memory
             assert grown / CROWD <= most, size
+
+
+async def test_who_stalls_after_a_whole_hello_takes_nobodys_slot(
+    pair: tuple[Inbound, Outbound],
+) -> None:
+    """More of them than there may be handshakes in flight (512)."""
+    besieged, friend = pair
+
+    def evicted() -> int:
+        counted = metric(besieged, "uproxy_limit_refusals_total", limit="handshakes_in_flight")
+        return int(counted)
+
+    before = evicted()
+    with crowd(besieged.port, whole_hello(), 600):
+        wait_until(lambda: evicted() >= before + 600 - 512, "all slots to be in use")
+        for seed in range(30):
+            await traffic.exchange(friend.port, 10_000, seed=seed)

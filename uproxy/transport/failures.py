@@ -30,7 +30,7 @@ NAMES: Final = {
 STOPPED: Final = Refusal(Outcome.DRAINED, "uProxy stopped")
 DEFECT: Final = Refusal(Outcome.RESET, "a defect in uProxy: its log says more")
 
-LIMITS: Final = frozenset({"slots", "full", "source_full", "evicted"})
+LIMITS: Final = frozenset({"slots", "full", "source_full", "evicted", "stalled"})
 """The values of `Failure.what` that `limit` explains."""
 
 _CLOSED: Final = {
@@ -121,6 +121,12 @@ def limit(what: str, limits: Limits, source: Address | str = "") -> Refusal:
     connected."""
     if what == "evicted":
         why = "silent for the longest when connections were full"
+    elif what == "stalled":
+        most = limits.handshakes_in_flight
+        why = (
+            f"its handshake had stalled for the longest when {most} were in flight "
+            "(limits.handshakes_in_flight)"
+        )
     elif what == "slots":
         most = limits.handshakes_in_flight
         why = f"{most} handshakes are in flight (limits.handshakes_in_flight)"

@@ -42,10 +42,10 @@ from uproxy.transport.native.codes cimport (
     C_WATCH_LOSS, E_ADMITTED, E_ARRIVED, E_CLOSED, E_HANDSHAKEN, E_OPENED, E_UPSTREAM_FAILED,
     E_UPSTREAM_READY, FAILURE_COUNT, F_AFTER_HANDSHAKE, F_CUT, F_EVICTED, F_EXCESS, F_FULL,
     F_HALF_CLOSED, F_IDLE, F_MEMORY, F_NONE, F_NO_HELLO, F_OS, F_SHORT_HANDSHAKE, F_SHORT_HELLO,
-    F_SLOTS, F_SOURCE_FULL, F_TIMEOUT, F_TLS, F_TRUNCATED, F_UNASKED, F_UNPROVEN, F_VERIFY,
-    HASH_KEYS, K_LISTENER, LARGE_BATCH, MAX_OPTIONS, STATE_COUNT, S_ACCEPTED, S_ADMITTING,
-    S_CLOSED, S_CLOSING, S_CONNECTING, S_HANDSHAKING_DOWNSTREAM, S_HANDSHAKING_UPSTREAM,
-    S_RELAYING, V_ACCEPTED, V_DEFECT, V_REFUSED,
+    F_SLOTS, F_SOURCE_FULL, F_STALLED, F_TIMEOUT, F_TLS, F_TRUNCATED, F_UNASKED, F_UNPROVEN,
+    F_VERIFY, HASH_KEYS, K_LISTENER, LARGE_BATCH, MAX_OPTIONS, STATE_COUNT, S_ACCEPTED,
+    S_ADMITTING, S_CLOSED, S_CLOSING, S_CONNECTING, S_HANDSHAKING_DOWNSTREAM,
+    S_HANDSHAKING_UPSTREAM, S_RELAYING, V_ACCEPTED, V_DEFECT, V_REFUSED,
 )
 from uproxy.transport.native.alpn cimport choose_protocol
 from uproxy.transport.native.types cimport (
@@ -117,6 +117,7 @@ FAILURES = {
     F_FULL: "full",
     F_SOURCE_FULL: "source_full",
     F_EVICTED: "evicted",
+    F_STALLED: "stalled",
     F_EXCESS: "excess",
 }
 
@@ -279,8 +280,8 @@ cdef class Core:
         pthread_mutex_lock(&limits.lock)
         word_set(&limits.most, connections)
         limits.most_per_source = per_source
+        limits.most_slots = handshakes
         pthread_mutex_unlock(&limits.lock)
-        word_set(&limits.most_slots, handshakes)
 
     def refused(self):
         """Return how many arrivals each limit has refused: connections, per source, handshakes."""

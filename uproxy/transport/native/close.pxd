@@ -9,7 +9,7 @@ from uproxy.transport.native.codes cimport (
     F_UNASKED, F_UNPROVEN, F_VERIFY, RECEIVE_SIZE, V_REFUSED,
 )
 from uproxy.transport.native.types cimport Connection, Side, Worker
-from uproxy.transport.native.limits cimport free_slot, leave_limits
+from uproxy.transport.native.limits cimport leave_limits
 from uproxy.transport.native.channel cimport receive_raw, watch
 from uproxy.transport.native.tls cimport close_channel, flush, free_tls
 from uproxy.transport.native.side cimport is_finished
@@ -41,7 +41,6 @@ cdef inline void close_connection(Connection *connection, bint orderly) noexcept
     cdef bint timed_out = (
         connection.fault.what == F_IDLE or connection.fault.what == F_HALF_CLOSED)
     cdef int index
-    free_slot(connection)
     leave_limits(connection)
     for index in range(2):
         close_channel(

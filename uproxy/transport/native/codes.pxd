@@ -30,6 +30,8 @@ cdef enum:  # counts
     ROUTE_BUCKETS = 256  # of the hash table of each route cache
     MAX_CACHED_ROUTES = 1024  # routes of each
     SOURCE_BUCKETS = 512  # of the hash table of sources
+    MAX_STALLED_SEEN = 8  # handshakes that are looked at, to find one that makes room
+    MAX_TIMES_HEARD = 32  # in a handshake; whose peer sends more pieces is the next to make room
 
 cdef enum:  # descriptions of alerts (RFC 8446 §6)
     ALERT_UNEXPECTED_MESSAGE = 10
@@ -77,6 +79,7 @@ cdef enum CommandKind:
     C_RELAY  # the answer to E_UPSTREAM_READY
     C_CUT, C_CUT_ALL  # reset one, or all connections of the worker
     C_EVICT  # reset one that makes room for another
+    C_EVICT_STALLED  # the same, while its handshake isn't done
     C_RELEASE, C_RELEASE_LISTENER  # free the memory
     C_STOP  # end the thread
     C_STEP, C_STEP_DONE  # a step of a handshake, to a helper and back
@@ -96,13 +99,13 @@ cdef enum CommandKind:
 #   F_TRUNCATED        a FIN has come without close_notify
 #   F_TIMEOUT          a connect or a handshake took too long; F_IDLE, F_HALF_CLOSED: the relay's
 #                      two limits
-#   F_FULL, F_SOURCE_FULL, F_SLOTS, F_EVICTED   limits: connections, those of one source, handshakes
-#                      in flight, and who had to make room
+#   F_FULL, F_SOURCE_FULL, F_SLOTS   limits: connections, those of one source, handshakes in flight
+#   F_EVICTED          had to make room as a connection; F_STALLED: as a handshake in flight
 #   F_CUT              the loop has ended it; F_MEMORY: there was no memory
 cdef enum Failure:
     F_NONE, F_CUT, F_OS, F_TLS, F_VERIFY, F_TIMEOUT, F_IDLE, F_HALF_CLOSED, F_SLOTS
     F_NO_HELLO, F_SHORT_HELLO, F_SHORT_HANDSHAKE, F_TRUNCATED, F_UNPROVEN, F_MEMORY
-    F_AFTER_HANDSHAKE, F_UNASKED, F_FULL, F_SOURCE_FULL, F_EVICTED, F_EXCESS
+    F_AFTER_HANDSHAKE, F_UNASKED, F_FULL, F_SOURCE_FULL, F_EVICTED, F_STALLED, F_EXCESS
     FAILURE_COUNT
 
 cdef enum Verdict:  # on a peer's certificates

@@ -22,7 +22,7 @@ from uproxy.transport.native.types cimport CachedRoute, Connection, DoorState, S
 from uproxy.transport.native.queues cimport mark_decided, report, ring_loop
 from uproxy.transport.native.deadlines cimport seconds_until
 from uproxy.transport.native.limits cimport (
-    enter_limits, free_slot, mark_heard, mark_silent, take_slot,
+    enter_limits, free_slot, mark_heard, mark_silent, mark_stalled, take_slot,
 )
 from uproxy.transport.native.route_cache cimport find_cached_route, is_route_valid
 from uproxy.transport.native.channel cimport take_early, unwatch, watch
@@ -102,8 +102,8 @@ cdef inline void on_handshaken(Side *side, int result) noexcept nogil:
     cdef Connection *connection = side.connection
     cdef int mask = EPOLLOUT if side.channel.unsent else READ_EVENTS
     if result == 0 and watch(&side.channel, mask) == 0:
-        return
-    if result <= 0:
+        mark_stalled(connection)
+    elif result <= 0:
         on_failed(side)
     elif side.index == 1:
         on_upstream_ready(connection)
@@ -283,8 +283,8 @@ cdef inline void on_deadline(Connection *connection) noexcept nogil:
 
 
 cdef inline void on_cut(Connection *connection, int why) noexcept nogil:
-    """The loop (F_CUT) or a limit (F_EVICTED) wants it ended now: reset both sides. The reason of a
-    refused caller stays."""
+    """The loop (F_CUT) or a limit (F_EVICTED, F_STALLED) wants it ended now: reset both sides. The
+    reason of a refused caller stays."""
     if connection.is_offloaded:
         connection.deferred_failure = why
         return
@@ -310,7 +310,7 @@ cdef inline void end_connection(Connection *connection, bint orderly) noexcept n
 
 cdef inline void step_handshake(Side *side) noexcept nogil:
     """The socket of a side that shakes hands is ready: do the next step, or let a helper do it."""
-    if (side.index == 1 or side.channel.unsent
+    if (side.index == 1 or not mark_heard(side.connection) or side.channel.unsent
             or not uncached_peers_come(side.connection) or not offload(side)):
         on_handshaken(side, continue_handshake(side))
 

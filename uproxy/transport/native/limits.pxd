@@ -1,9 +1,12 @@
-"""The limits on connections and on handshakes in flight, and whom to evict when connections are
-full.
+"""The limits on connections and on handshakes in flight, and whom to evict when all are in use.
 
 A connection is *silent* until its ClientHello is complete, and again while a refused caller
 lingers.  Silent connections are what a slow-loris attack has, so the one that has been silent for
 the longest is evicted when a new one comes.
+
+A handshake is *stalled* from our answer until the peer sends more, unless that waits to be read.
+Strangers can stall after a ClientHello as well, so the one stalled for the longest is evicted when
+there is no slot for a new one.  While a step of it is being done, by whatever thread, it isn't.
 """
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
@@ -11,12 +14,13 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from uproxy.transport.native.system cimport (
-    pthread_mutex_lock, pthread_mutex_unlock, word_add, word_get,
+    MSG_PEEK, pthread_mutex_lock, pthread_mutex_unlock, recv,
 )
 from uproxy.transport.native.codes cimport (
-    C_EVICT, F_FULL, F_MEMORY, F_NONE, F_SOURCE_FULL, SOURCE_BUCKETS,
+    C_EVICT, C_EVICT_STALLED, F_FULL, F_MEMORY, F_NONE, F_SOURCE_FULL, MAX_STALLED_SEEN,
+    MAX_TIMES_HEARD, SOURCE_BUCKETS,
 )
-from uproxy.transport.native.types cimport Command, Connection, LimitState, Source
+from uproxy.transport.native.types cimport AwaitedList, Command, Connection, LimitState, Source
 from uproxy.transport.native.queues cimport new_command, send_command
 
 
@@ -56,27 +60,53 @@ cdef inline Source **find_source(LimitState *limits, const uint8_t *host) noexce
     return at
 
 
-cdef inline void unlink_silent(LimitState *limits, Connection *connection) noexcept nogil:
-    """Take a connection out of the list of silent ones, under the lock."""
-    if not connection.silent:
+cdef inline void link_awaited(AwaitedList *awaited, Connection *connection,
+                              bint is_next) noexcept nogil:
+    """Put a connection that is in no list at the end of one, or make it the next to be evicted;
+    under the lock."""
+    connection.awaited_in = awaited
+    connection.awaited_before = NULL if is_next else awaited.last
+    connection.awaited_after = awaited.first if is_next else NULL
+    if connection.awaited_before != NULL:
+        connection.awaited_before.awaited_after = connection
+    else:
+        awaited.first = connection
+    if connection.awaited_after != NULL:
+        connection.awaited_after.awaited_before = connection
+    else:
+        awaited.last = connection
+
+
+cdef inline void unlink_awaited(Connection *connection) noexcept nogil:
+    """Take a connection out of the list that it is in, if any, under the lock."""
+    cdef AwaitedList *awaited = connection.awaited_in
+    if awaited == NULL:
         return
-    connection.silent = False
-    if connection.silent_before != NULL:
-        connection.silent_before.silent_after = connection.silent_after
+    connection.awaited_in = NULL
+    if connection.awaited_before != NULL:
+        connection.awaited_before.awaited_after = connection.awaited_after
     else:
-        limits.silent_first = connection.silent_after
-    if connection.silent_after != NULL:
-        connection.silent_after.silent_before = connection.silent_before
+        awaited.first = connection.awaited_after
+    if connection.awaited_after != NULL:
+        connection.awaited_after.awaited_before = connection.awaited_before
     else:
-        limits.silent_last = connection.silent_before
-    connection.silent_before = connection.silent_after = NULL
+        awaited.last = connection.awaited_before
+
+
+cdef inline void drop_slot(LimitState *limits, Connection *connection) noexcept nogil:
+    """Stop counting a handshake, if it is counted, under the lock."""
+    if connection.has_slot:
+        unlink_awaited(connection)
+        connection.has_slot = False
+        limits.slots -= 1
 
 
 cdef inline void count_out(LimitState *limits, Connection *connection) noexcept nogil:
     """Stop counting a connection, under the lock."""
     cdef Source **at
     cdef Source *gone
-    unlink_silent(limits, connection)
+    drop_slot(limits, connection)
+    unlink_awaited(connection)
     if not connection.inside:
         return
     connection.inside = False
@@ -93,7 +123,7 @@ cdef inline void count_out(LimitState *limits, Connection *connection) noexcept 
 
 cdef inline bint evict(LimitState *limits) noexcept nogil:
     """Cut the connection that has been silent for the longest.  False if there is none."""
-    cdef Connection *connection = limits.silent_first
+    cdef Connection *connection = limits.silent.first
     cdef Command *command
     if connection == NULL:
         return False
@@ -152,40 +182,85 @@ cdef inline void mark_silent(Connection *connection) noexcept nogil:
     """Note that nothing but its ClientHello, or its end, is awaited: it may be evicted."""
     cdef LimitState *limits = &connection.worker.shared.limits
     pthread_mutex_lock(&limits.lock)
-    if connection.inside and not connection.silent:
-        connection.silent = True
-        connection.silent_before, connection.silent_after = limits.silent_last, NULL
-        if limits.silent_last != NULL:
-            limits.silent_last.silent_after = connection
-        else:
-            limits.silent_first = connection
-        limits.silent_last = connection
+    if connection.inside and connection.awaited_in == NULL:
+        link_awaited(&limits.silent, connection, False)
     pthread_mutex_unlock(&limits.lock)
 
 
-cdef inline void mark_heard(Connection *connection) noexcept nogil:
-    """Note that its ClientHello is complete: it isn't evicted."""
+cdef inline void mark_stalled(Connection *connection) noexcept nogil:
+    """Note that its handshake, if it counts as one in flight, goes on when the peer has sent more:
+    it may be evicted.  Who sends byte by byte isn't spared for it longer than MAX_TIMES_HEARD."""
     cdef LimitState *limits = &connection.worker.shared.limits
     pthread_mutex_lock(&limits.lock)
-    unlink_silent(limits, connection)
+    if connection.has_slot and connection.awaited_in == NULL:
+        connection.times_heard += 1
+        link_awaited(&limits.stalled, connection, connection.times_heard > MAX_TIMES_HEARD)
     pthread_mutex_unlock(&limits.lock)
+
+
+cdef inline bint mark_heard(Connection *connection) noexcept nogil:
+    """Note that its ClientHello is complete, or that a step of its handshake begins: it isn't
+    evicted.  Returns whether it counts as a handshake in flight: if the step's doesn't, another
+    has just got its slot, and C_EVICT_STALLED is on its way."""
+    cdef LimitState *limits = &connection.worker.shared.limits
+    cdef bint has_slot
+    pthread_mutex_lock(&limits.lock)
+    unlink_awaited(connection)
+    has_slot = connection.has_slot
+    pthread_mutex_unlock(&limits.lock)
+    return has_slot
+
+
+cdef inline bint is_stalled(Connection *connection) noexcept nogil:
+    """Whether the peer of a handshake in `LimitState.stalled` has neither sent what waits to be
+    read, nor anything before it has taken what we have sent; under the lock, which its thread needs
+    before it touches the channel."""
+    cdef char byte
+    return (connection.sides[0].channel.unsent > 0
+            or recv(connection.sides[0].channel.fd, &byte, 1, MSG_PEEK) <= 0)
+
+
+cdef inline bint evict_stalled(LimitState *limits) noexcept nogil:
+    """Cut the handshake that has stalled for the longest, under the lock.  False if there is none
+    among the MAX_STALLED_SEEN longest: then we are slow, and not they."""
+    cdef Connection *connection
+    cdef Command *command
+    cdef int seen
+    for seen in range(MAX_STALLED_SEEN):
+        connection = limits.stalled.first
+        if connection == NULL:
+            return False
+        if is_stalled(connection):
+            command = new_command(C_EVICT_STALLED, connection)
+            if command == NULL:
+                return False
+            drop_slot(limits, connection)
+            limits.no_slot += 1
+            send_command(connection.worker, command)
+            return True
+        unlink_awaited(connection)
+        link_awaited(&limits.stalled, connection, False)
+    return False
 
 
 cdef inline bint take_slot(Connection *connection) noexcept nogil:
     """Count a handshake in flight, whose ClientHello is complete.  False if there are too many."""
     cdef LimitState *limits = &connection.worker.shared.limits
-    if word_add(&limits.slots, 1) > word_get(&limits.most_slots):
-        word_add(&limits.slots, -1)
-        pthread_mutex_lock(&limits.lock)
+    cdef bint is_free
+    pthread_mutex_lock(&limits.lock)
+    is_free = limits.slots < limits.most_slots or evict_stalled(limits)
+    if is_free:
+        limits.slots += 1
+        connection.has_slot = True
+    else:
         limits.no_slot += 1
-        pthread_mutex_unlock(&limits.lock)
-        return False
-    connection.has_slot = True
-    return True
+    pthread_mutex_unlock(&limits.lock)
+    return is_free
 
 
 cdef inline void free_slot(Connection *connection) noexcept nogil:
-    """Stop counting the handshake in flight, if it is counted."""
-    if connection.has_slot:
-        connection.has_slot = False
-        word_add(&connection.worker.shared.limits.slots, -1)
+    """Stop counting a handshake, if it is counted."""
+    cdef LimitState *limits = &connection.worker.shared.limits
+    pthread_mutex_lock(&limits.lock)
+    drop_slot(limits, connection)
+    pthread_mutex_unlock(&limits.lock)

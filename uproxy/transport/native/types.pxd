@@ -8,8 +8,8 @@ said so (C_RELEASE), after the report of the end: no report and no command point
 
 Shared between threads, each under a lock of its own: `ReportQueue`, a worker's commands,
 `LimitState`, `VerifyCache`, `DoorState` (cached routes), `Listener`.  No lock is held longer than
-a few instructions.  Where a thread holds two, it took them in the order listener, limits,
-commands.
+a few instructions, `LimitState`'s than a few recv.  Where a thread holds two, it took them in the
+order listener, limits, commands.
 
 Times are monotonic seconds unless a field says otherwise, sizes are bytes, and 0 is no limit.  A
 side's *end* is that it sends no more: a close_notify under TLS, a FIN without.  `kind` is the first
@@ -189,7 +189,6 @@ cdef struct Connection:
     int ended_in  # the state before S_CLOSED
     int waits_for  # a Wait
     int decided  # 1: it was admitted or refused
-    bint has_slot  # it counts as a handshake in flight
     bint flow_ended[2]  # nothing more is read from this side: its end has come, or it has failed
     int64_t counts[2]  # application bytes received from each side
     Endpoint source
@@ -215,9 +214,11 @@ cdef struct Connection:
     Connection *after
     # under LimitState.lock
     bint inside  # it counts as a connection
-    bint silent  # it may be evicted
-    Connection *silent_before  # in LimitState's list, which begins at silent_first
-    Connection *silent_after
+    bint has_slot  # it counts as a handshake in flight
+    int times_heard  # how often its peer was awaited in the handshake
+    AwaitedList *awaited_in  # LimitState.silent or .stalled; NULL: it may not be evicted
+    Connection *awaited_before  # in that list
+    Connection *awaited_after
     # under ReportQueue.lock
     int events  # bits of Event that the loop hasn't taken
     Connection *event_before  # in ReportQueue
@@ -229,6 +230,10 @@ cdef struct Source:  # how many connections an IPv4 address, or an IPv6 /64, has
     int count
     Source *chain  # next in the bucket
 
+cdef struct AwaitedList:  # connections of which nothing has come for so long
+    Connection *first  # for the longest
+    Connection *last
+
 cdef struct LimitState:
     pthread_mutex_t lock
     int most  # connections
@@ -236,14 +241,13 @@ cdef struct LimitState:
     int inside  # connections now
     int64_t full  # connections refused, or evicted, for want of room
     int64_t source_full  # connections refused because their source has most_per_source
-    int64_t no_slot  # handshakes refused for want of a slot
-    Connection *silent_first  # silent for the longest
-    Connection *silent_last
+    int64_t no_slot  # handshakes refused, or evicted, for want of a slot
+    AwaitedList silent
+    AwaitedList stalled  # handshakes in flight of which no step is being done
+    int slots  # handshakes in flight now
+    int most_slots
     Source *sources[SOURCE_BUCKETS]
     uint64_t keys[5]  # random, so that nobody can choose addresses that share a bucket
-    # atomic words, not under the lock
-    int slots  # handshakes in flight
-    int most_slots
 
 cdef struct Command:
     int kind  # a CommandKind

@@ -13,11 +13,11 @@ from uproxy.transport.native.system cimport (
     pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from uproxy.transport.native.codes cimport (
-    C_ADOPT, C_CUT, C_CUT_ALL, C_DIAL, C_EVICT, C_HANDSHAKE, C_RELAY, C_RELEASE,
-    C_RELEASE_LISTENER, C_STEP_DONE, C_STOP, C_WATCH_LOSS, F_CUT, F_EVICTED, K_BELL, K_CHANNEL,
-    K_LISTENER, MAX_ACCEPTS, MAX_EVENTS, MAX_HANDSHAKE_STEPS, S_CLOSED, S_CLOSING, S_CONNECTING,
-    S_HANDSHAKING_DOWNSTREAM, S_HANDSHAKING_UPSTREAM, S_RELAYING, W_EVENT, W_HELLO, W_LINGER,
-    W_LOOP,
+    C_ADOPT, C_CUT, C_CUT_ALL, C_DIAL, C_EVICT, C_EVICT_STALLED, C_HANDSHAKE, C_RELAY, C_RELEASE,
+    C_RELEASE_LISTENER, C_STEP_DONE, C_STOP, C_WATCH_LOSS, F_CUT, F_EVICTED, F_STALLED, K_BELL,
+    K_CHANNEL, K_LISTENER, MAX_ACCEPTS, MAX_EVENTS, MAX_HANDSHAKE_STEPS, S_CLOSED, S_CLOSING,
+    S_CONNECTING, S_HANDSHAKING_DOWNSTREAM, S_HANDSHAKING_UPSTREAM, S_RELAYING, W_EVENT, W_HELLO,
+    W_LINGER, W_LOOP,
 )
 from uproxy.transport.native.types cimport (
     Channel, Command, Connection, Listener, Shared, Side, Worker,
@@ -69,6 +69,9 @@ cdef inline void run_connection_command(Connection *connection, Command *command
         on_cut(connection, F_CUT)
     elif command.kind == C_EVICT:
         on_cut(connection, F_EVICTED)
+    elif command.kind == C_EVICT_STALLED:
+        if connection.waits_for == W_EVENT and state_of(connection) == S_HANDSHAKING_DOWNSTREAM:
+            on_cut(connection, F_STALLED)  # otherwise the handshake has ended since, by itself
     elif command.kind == C_HANDSHAKE:
         await_hello(connection, command.limit)
     elif command.kind == C_STEP_DONE:

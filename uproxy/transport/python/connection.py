@@ -101,7 +101,7 @@ class Connection(Deciding):
         channel = cast("TlsChannel", cast("ChannelSide", self._downstream).channel)
         with refusing(self._names[0]):
             context = libssl.context_of(cast("TlsPlan", self.arrival.tls))
-            await channel.handshake(context, hello)
+            await channel.handshake(context, hello, None, partial(self._limiter.mark_stalled, self))
         self.arrival = replace(self.arrival, peer=channel.peer)
         return self.on_handshaken
 

@@ -74,6 +74,12 @@ class Deciding:
         return channel.facts if channel else None
 
     @property
+    def is_stalled(self) -> bool:
+        """As `limits.LimitedConnection`."""
+        downstream = cast("ChannelSide", self._downstream).channel
+        return bool(downstream.unsent) or not downstream.has_unread()
+
+    @property
     def bytes_received(self) -> int:
         return self._count(received=True)
 

@@ -3,16 +3,26 @@
 This page counts; it closes no socket itself.  A connection is *silent* until its ClientHello is
 complete, and again while it is kept open only for its peer to read an alert: a slow-loris attack
 consists of silent connections, so the oldest of them is closed first to make room.
+
+A handshake is *stalled* from our answer until the peer sends more, unless that waits to be read.
+Strangers can stall after a ClientHello as well, so the one stalled for the longest is closed to
+make room when there is no slot for a new one.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Protocol
+from collections import Counter, OrderedDict
+from itertools import islice
+from typing import Final, Protocol
 
 from uproxy.contract import Refusal, RefusedError
 from uproxy.model import Limits
 from uproxy.transport import failures
+
+MAX_STALLED_SEEN: Final = 8
+"""Handshakes that are looked at, the longest stalled first, to find one that makes room."""
+MAX_TIMES_HEARD: Final = 32
+"""In a handshake; whose peer sends more pieces is the next to make room."""
 
 
 class LimitedConnection(Protocol):
@@ -22,6 +32,11 @@ class LimitedConnection(Protocol):
     def source(self) -> str | None:
         """The network it is counted by (`sockaddr.network_of`); None on unix sockets, which have
         no address."""
+
+    @property
+    def is_stalled(self) -> bool:
+        """Whether the peer of its handshake has neither sent what waits to be read, nor anything
+        before it has taken what we have sent."""
 
     def close(self, refusal: Refusal) -> None: ...
 
@@ -37,7 +52,8 @@ class Limiter:
         self._open: set[LimitedConnection] = set()
         self._sources: Counter[str] = Counter()
         self._silent: dict[LimitedConnection, None] = {}
-        self._handshakes: set[LimitedConnection] = set()
+        self._handshakes: Counter[LimitedConnection] = Counter()  # how often each was awaited
+        self._stalled: OrderedDict[LimitedConnection, None] = OrderedDict()
 
     def add(self, connection: LimitedConnection) -> None:
         """Count a connection that was accepted.
@@ -57,7 +73,7 @@ class Limiter:
     def remove(self, connection: LimitedConnection) -> None:
         """Stop counting a connection; does nothing if it isn't counted."""
         self.mark_active(connection)
-        self._handshakes.discard(connection)
+        self.free_slot(connection)
         if connection not in self._open:
             return
         self._open.remove(connection)
@@ -82,13 +98,25 @@ class Limiter:
         Raises:
             RefusedError: too many are in flight.
         """
-        if len(self._handshakes) >= self.limits.handshakes_in_flight:
+        full = len(self._handshakes) >= self.limits.handshakes_in_flight
+        if full and not self._evict_stalled():
             self._refuse("handshakes_in_flight", "slots")
-        self._handshakes.add(connection)
+        self._handshakes[connection] = 0
+
+    def mark_stalled(self, connection: LimitedConnection) -> None:
+        """Its handshake, if it is counted, goes on when the peer has sent more: from now on it may
+        be closed to make room.  Who sends byte by byte isn't spared for it longer than
+        MAX_TIMES_HEARD."""
+        if connection in self._handshakes:
+            self._handshakes[connection] += 1
+            self._stalled[connection] = None
+            is_next = self._handshakes[connection] > MAX_TIMES_HEARD
+            self._stalled.move_to_end(connection, last=not is_next)
 
     def free_slot(self, connection: LimitedConnection) -> None:
         """Stop counting its handshake; does nothing if it isn't counted."""
-        self._handshakes.discard(connection)
+        self._handshakes.pop(connection, None)
+        self._stalled.pop(connection, None)
 
     def _evict(self) -> bool:
         """Close the oldest silent connection; returns whether there was one."""
@@ -99,6 +127,18 @@ class Limiter:
         self.refused["connections"] += 1
         oldest.close(failures.limit("evicted", self.limits))
         return True
+
+    def _evict_stalled(self) -> bool:
+        """Close the handshake that has stalled for the longest; returns whether there was one
+        among the MAX_STALLED_SEEN longest: otherwise we are slow, and not they."""
+        for connection in tuple(islice(self._stalled, MAX_STALLED_SEEN)):
+            if connection.is_stalled:
+                self.free_slot(connection)
+                self.refused["handshakes_in_flight"] += 1
+                connection.close(failures.limit("stalled", self.limits))
+                return True
+            self._stalled.move_to_end(connection)
+        return False
 
     def _refuse(self, limit: str, what: str, source: str = "") -> None:
         """Count a refusal by the limit of this name, and raise it."""

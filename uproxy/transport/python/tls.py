@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from uproxy.contract import PeerSvid, RefusedError, TlsFacts
@@ -85,7 +85,11 @@ class TlsChannel(Channel):
         return bytes(hello.received)
 
     async def handshake(
-        self, context: Context, received: bytes = b"", server_name: str | None = None
+        self,
+        context: Context,
+        received: bytes = b"",
+        server_name: str | None = None,
+        on_stalled: Callable[[], None] = lambda: None,
     ) -> None:
         """Do the whole handshake.
 
@@ -93,6 +97,7 @@ class TlsChannel(Channel):
             context: says which end of it we are.
             received: the ClientHello, if we are the server.
             server_name: sent as SNI, if we are the client.
+            on_stalled: called each time that nothing can be done before the peer has sent more.
 
         Raises:
             UntrustedError, RefusedError: as the plan's `verify` raised it; the alert is sent.
@@ -104,6 +109,7 @@ class TlsChannel(Channel):
         session = self._session = Session(context, server_name)
         done = self._step(session, received)
         while not done:
+            on_stalled()
             await self.flush_all()
             received = await self.receive_raw()
             if not received:
