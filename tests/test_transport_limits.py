@@ -149,6 +149,7 @@ async def test_strangers_whose_handshakes_stall_shut_nobody_out(engine: Engine) 
         strangers = [await Stream.connect(address) for _ in range(8)]
         for stranger in strangers:
             await stranger.send(hello)
+        await eventually(lambda: engine.refused()["handshakes_in_flight"] == 4, "four evicted")
         for count in range(1, 6):
             peer = TlsStream(await Stream.connect(address), PEER)
             await peer.handshake()
