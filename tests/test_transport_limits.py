@@ -34,6 +34,7 @@ from uproxy.transport.python.client_hello import MAX_HELLO, ClientHello, Fault
 from uproxy.transport.python.limits import MAX_TIMES_HEARD, Limiter
 
 engine = engines.engine
+engine_in_order = engines.engine_in_order
 
 OURS = Authority("example.org")
 US = OURS.issue("/ns/shop/sa/orders")
@@ -112,11 +113,11 @@ async def test_when_full_somebody_refused_makes_room_though_it_reads_its_alert(
     }
 
 
-async def test_a_handshake_takes_its_slot_with_its_complete_hello(engine: Engine) -> None:
-    engine.set_limits(Limits(handshakes_in_flight=1))
+async def test_a_handshake_takes_its_slot_with_its_complete_hello(engine_in_order: Engine) -> None:
+    engine_in_order.set_limits(Limits(handshakes_in_flight=1))
     door = tls_door(handshake=30.0)
     hello = client_hello()
-    async with open_door(engine, door) as address:
+    async with open_door(engine_in_order, door) as address:
         trickling = [await Stream.connect(address) for _ in range(5)]
         for stream in trickling:
             await stream.send(hello[:-1])
@@ -132,13 +133,13 @@ async def test_a_handshake_takes_its_slot_with_its_complete_hello(engine: Engine
             "its handshake had stalled for the longest when 1 were in flight "
             "(limits.handshakes_in_flight)"
         )
-        assert engine.refused()["handshakes_in_flight"] == 1
+        assert engine_in_order.refused()["handshakes_in_flight"] == 1
         assert await late.receive()
         late.reset()
         await door.ending(2)
         await trickling[0].send(hello[-1:])
         assert await trickling[0].receive()
-        assert engine.refused()["handshakes_in_flight"] == 1
+        assert engine_in_order.refused()["handshakes_in_flight"] == 1
 
 
 async def test_strangers_whose_handshakes_stall_shut_nobody_out(engine: Engine) -> None:
@@ -169,11 +170,13 @@ async def answered(address: Any) -> tuple[TlsStream, bytes]:
             return peer, peer.pending()
 
 
-async def test_of_two_handshakes_the_one_that_was_heard_last_goes_on(engine: Engine) -> None:
+async def test_of_two_handshakes_the_one_that_was_heard_last_goes_on(
+    engine_in_order: Engine,
+) -> None:
     """Though it is the older one."""
-    engine.set_limits(Limits(handshakes_in_flight=2))
+    engine_in_order.set_limits(Limits(handshakes_in_flight=2))
     door = tls_door(handshake=30.0)
-    async with open_door(engine, door) as address:
+    async with open_door(engine_in_order, door) as address:
         slow, answer = await answered(address)
         stalled, _ = await answered(address)
         await slow.stream.send(answer[:10])
@@ -181,7 +184,7 @@ async def test_of_two_handshakes_the_one_that_was_heard_last_goes_on(engine: Eng
         assert await stalled.stream.is_reset()
         await slow.stream.send(answer[10:])
         await eventually(lambda: door.arrivals, "the slow caller")
-        assert engine.refused()["handshakes_in_flight"] == 1
+        assert engine_in_order.refused()["handshakes_in_flight"] == 1
         late.stream.reset()
 
 
@@ -197,10 +200,12 @@ def is_read(stream: Stream) -> bool:
     raise AssertionError("the server has closed")
 
 
-async def test_who_sends_byte_by_byte_makes_room_before_one_that_stalls(engine: Engine) -> None:
+async def test_who_sends_byte_by_byte_makes_room_before_one_that_stalls(
+    engine_in_order: Engine,
+) -> None:
     """Otherwise a stranger would keep a slot with a byte now and then."""
-    engine.set_limits(Limits(handshakes_in_flight=2))
-    async with open_door(engine, tls_door(handshake=30.0)) as address:
+    engine_in_order.set_limits(Limits(handshakes_in_flight=2))
+    async with open_door(engine_in_order, tls_door(handshake=30.0)) as address:
         trickling, answer = await answered(address)
         stalled, _ = await answered(address)
         for at in range(MAX_TIMES_HEARD + 1):

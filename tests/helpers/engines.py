@@ -66,6 +66,16 @@ async def one_thread() -> AsyncIterator[NativeEngine]:
     close_all()
 
 
+@pytest.fixture(params=sorted(_ENGINES))
+async def engine_in_order(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
+    """Yield a new engine that does one thing after another: who has an answer isn't being worked
+    on any more when the next one comes."""
+    made = NativeEngine(threads=1) if request.param == "native" else _ENGINES[request.param]()
+    yield made
+    await made.stop()
+    close_all()
+
+
 def verifier(role: Role, *trusted: Authority) -> VerifyPeer:
     """Return what verifies a peer in `role` as uProxy does, with the bundles of `trusted`."""
     bundles = {authority.trust_domain: authority.bundle for authority in trusted}
