@@ -319,6 +319,7 @@ def test_without_an_agent_it_starts_and_says_why_it_is_not_ready(
 
 
 def come_in_vain(port: int) -> None:
-    # a reset may come before the connection is known to be made
+    # with a byte, as a caller: whoever says nothing is a probe
     with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        client.sendall(b"\x16")
         client.recv(1)

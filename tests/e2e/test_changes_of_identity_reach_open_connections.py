@@ -270,6 +270,7 @@ def test_uproxy_starts_without_an_agent_and_waits_for_it(
             pytest.raises(ConnectionResetError),
             socket.create_connection(("127.0.0.1", uproxy.port), 20) as caller,
         ):
+            caller.sendall(b"\x16")  # whoever says nothing is a probe
             caller.recv(1)
 
         with agent.authority:
