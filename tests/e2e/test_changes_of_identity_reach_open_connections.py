@@ -266,14 +266,19 @@ def test_uproxy_starts_without_an_agent_and_waits_for_it(
         assert "agent.sock" in reason
         with (
             ended(uproxy, "no_identity"),
-            # as early as in connect()
             pytest.raises(ConnectionResetError),
-            socket.create_connection(("127.0.0.1", uproxy.port), 20) as caller,
         ):
-            caller.sendall(b"\x16")  # whoever says nothing is a probe
-            caller.recv(1)
+            say_one_byte(uproxy.port)
 
         with agent.authority:
             uproxy.wait_until_ready(5)
             with ended(uproxy, "closed"), open_connection(uproxy.port, agent.files(WEB)) as client:
                 client.end()
+
+
+def say_one_byte(port: int) -> None:
+    """Connect, send a byte (whoever sends none is a probe), and receive; a reset may come as early
+    as in the connect."""
+    with socket.create_connection(("127.0.0.1", port), 20) as caller:
+        caller.sendall(b"\x16")
+        caller.recv(1)
