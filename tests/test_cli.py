@@ -78,6 +78,10 @@ def test_check_says_what_is_good_and_warns_that_nobody_gets_in(
     shown = capsys.readouterr()
     assert shown.out.endswith("good: 1 inbound, 0 outbound, 0 destinations, 0 rules\n")
     assert "uproxy: warning: authorization" in shown.err
+    with good.open("a") as file:
+        file.write("authorization: [{action: allow, from: any}]\n")
+    assert main(["check", "--config", str(good)]) == 0
+    assert capsys.readouterr().out.endswith("0 destinations, 1 rule\n")
 
 
 def test_check_waits_for_an_identity_when_asked(

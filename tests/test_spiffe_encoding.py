@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.helpers.odd_certificates import serial_that_is_not_positive
+from tests.helpers.odd_certificates import serial_that_is_not_positive, with_serial
 from uproxy.errors import BundleError
 from uproxy.lab.pki import Authority
 from uproxy.spiffe import encoding
@@ -115,3 +115,14 @@ def test_nobody_writes_to_our_log_with_a_certificate_that_the_library_warns_of()
         [sys.executable, "-c", READING, odd.hex()], capture_output=True, text=True, check=False
     )
     assert (done.stdout, done.stderr) == ("-128\n", "")
+
+
+@pytest.mark.parametrize("serial", ["0a1b", "00ff", "7f", "05", "0080"])
+def test_a_serial_number_is_written_as_openssl_writes_it(serial: str) -> None:
+    der = with_serial(CA.issue().certificate, bytes.fromhex(serial), CA.key)
+    told = subprocess.run(
+        ["openssl", "x509", "-noout", "-serial", "-inform", "DER"],
+        input=der, capture_output=True, check=True,
+    ).stdout.decode()  # fmt: skip
+    written = encoding.serial_text(encoding.certificate(der))
+    assert f"serial={written.upper()}\n" == told

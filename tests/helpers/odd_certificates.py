@@ -101,8 +101,15 @@ def serial_that_is_not_positive(
 ) -> bytes:
     """The same certificate (DER) with the serial number -128, which RFC 5280 §4.1.2.2 says to
     expect."""
+    return with_serial(certificate, b"\x80", signer)
+
+
+def with_serial(
+    certificate: x509.Certificate, serial: bytes, signer: CertificateIssuerPrivateKeyTypes
+) -> bytes:
+    """The same certificate (DER) with these bytes of an INTEGER as its serial number."""
     version, _, *rest = _signed_parts(certificate)
-    return _der_signed_anew(certificate, [version, _der(0x02, b"\x80"), *rest], signer)
+    return _der_signed_anew(certificate, [version, _der(0x02, serial), *rest], signer)
 
 
 def _signed_anew(

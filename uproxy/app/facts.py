@@ -58,7 +58,8 @@ class Facts:
 
     def certificates(self) -> rows.Certificates:
         """Return our SVID and the bundles, without keys."""
-        return describe(self.parts.source.current, self.parts.source.status)
+        source, own = self.parts.source, self.parts.snapshot.own_trust_domain
+        return describe(source.current, source.status, own)
 
     def connections(self, limit: int) -> rows.ConnectionList:
         """Return the newest open connections, at most `limit` of them."""

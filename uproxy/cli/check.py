@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import sys
+from collections.abc import Sized
 from pathlib import Path
 
 from uproxy import libssl, sockets
@@ -91,10 +92,14 @@ async def _fetch(settings: Settings, wait: float) -> str:
 
 def _summary(settings: Settings) -> str:
     """Return how many doors, destinations and rules there are."""
-    counts = (
-        (len(settings.inbound), "inbound"),
-        (len(settings.outbound), "outbound"),
-        (len(settings.destinations), "destinations"),
-        (len(settings.authorization), "rules"),
+    counted = (
+        _counted(settings.destinations, "destination"),
+        _counted(settings.authorization, "rule"),
     )
-    return "good: " + ", ".join(f"{count} {word}" for count, word in counts)
+    doors = f"{len(settings.inbound)} inbound, {len(settings.outbound)} outbound"
+    return ", ".join((f"good: {doors}", *counted))
+
+
+def _counted(things: Sized, word: str) -> str:
+    """Return how many there are, in words: `1 rule`, `2 rules`."""
+    return f"{len(things)} {word}{'' if len(things) == 1 else 's'}"

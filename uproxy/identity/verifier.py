@@ -275,10 +275,9 @@ def _check_one(
     *,
     is_leaf: bool,
 ) -> None:
-    serial = f"{certificate.serial_number:x}"
     issuer = repr(certificate.issuer.rfc4514_string())
     if certificate.serial_number in revocations.serials:
-        reason = f"the certificate with serial {serial} is revoked"
+        reason = f"the certificate with serial {encoding.serial_text(certificate)} is revoked"
         raise UntrustedError("UP-2", reason, Alert.CERTIFICATE_REVOKED)
     if revocations.problem:
         reason = f"a CRL of {issuer} can't be applied: {revocations.problem}"

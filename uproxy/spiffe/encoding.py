@@ -129,6 +129,14 @@ def split_der(data: bytes) -> tuple[bytes, ...]:
     return tuple(elements)
 
 
+def serial_text(certificate: x509.Certificate) -> str:
+    """Return the serial number in hexadecimal, two digits for each byte, as `openssl x509 -serial`
+    and SPIRE write it, but in lower case."""
+    number = certificate.serial_number
+    digits = f"{abs(number):x}"
+    return f"{'-' if number < 0 else ''}{'0' * (len(digits) % 2)}{digits}"
+
+
 def first_line(error: Exception) -> str:
     """Return the first line of a library's error message."""
     return str(error).partition("\n")[0]

@@ -9,14 +9,19 @@ from cryptography import x509
 from uproxy.identity.credentials import Credentials, Svid
 from uproxy.proxy.admin.facts import CertificateRow, Certificates, CrlRow, SvidRow, TrustDomainRow
 from uproxy.spiffe.bundles import Bundle
-from uproxy.spiffe.ids import SpiffeId
+from uproxy.spiffe.encoding import serial_text
 
 
-def describe(credentials: Credentials, status: Mapping[str, object]) -> Certificates:
-    """Describe these credentials; `status` is `IdentitySource.status`.  Our own trust domain
-    comes first, the others by name."""
+def describe(
+    credentials: Credentials, status: Mapping[str, object], own: str | None
+) -> Certificates:
+    """Describe these credentials.  The trust domain `own` comes first, the others by name.
+
+    Args:
+        status: `IdentitySource.status`.
+        own: the trust domain of our last SVID, expired or not; None if there never was one.
+    """
     svid = credentials.svid
-    own = SpiffeId.parse(svid.spiffe_id).trust_domain.name if svid else None
     names = sorted(credentials.bundles, key=lambda name: (name != own, name))
     return Certificates(
         svid=_own(svid) if svid else None,
@@ -39,7 +44,7 @@ def _own(svid: Svid) -> SvidRow:
 def _trust_domain(bundle: Bundle, own: str | None) -> TrustDomainRow:
     return TrustDomainRow(
         name=bundle.trust_domain,
-        own=bundle.trust_domain == own,
+        own=None if own is None else bundle.trust_domain == own,
         roots=tuple(_certificate(root) for root in bundle.roots),
         crls=tuple(_crl(crl) for crl in bundle.crls),
     )
@@ -48,7 +53,7 @@ def _trust_domain(bundle: Bundle, own: str | None) -> TrustDomainRow:
 def _certificate(certificate: x509.Certificate) -> CertificateRow:
     return CertificateRow(
         subject=certificate.subject.rfc4514_string(),
-        serial=f"{certificate.serial_number:x}",
+        serial=serial_text(certificate),
         not_before=certificate.not_valid_before_utc,
         not_after=certificate.not_valid_after_utc,
     )

@@ -94,8 +94,9 @@ class TrustDomainRow(Row):
     """A trust domain and the bundle with which its certificates are verified."""
 
     name: str
-    own: bool
-    """Whether it is the trust domain of our own SVID."""
+    own: bool | None
+    """Whether it is the trust domain of our SVID, or of the last one if there is none now; None:
+    there never was one."""
     roots: tuple[CertificateRow, ...]
     crls: tuple[CrlRow, ...]
 
