@@ -174,6 +174,23 @@ def test_the_version_names_the_openssl_that_is_in_use() -> None:
     assert "inside cryptography" in shown
 
 
+def test_the_demo_says_which_extra_it_needs() -> None:
+    program = (
+        "import sys; sys.modules['OpenSSL'] = None; from uproxy import cli; sys.exit(cli.main())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "demo", "--once"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("uproxy: error: ")
+    assert "pip install 'uproxy[demo]'" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_openssl_configuration_in_the_environment_is_ignored(tmp_path: Path) -> None:
     hostile = tmp_path / "openssl.cnf"
     hostile.write_text("openssl_conf = broken\n[broken\n")

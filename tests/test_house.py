@@ -8,9 +8,10 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator
 from graphlib import TopologicalSorter
-from importlib.metadata import requires
+from importlib.metadata import packages_distributions, requires
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -180,19 +181,43 @@ def test_constraints_are_names_and_versions_only() -> None:
         assert re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][0-9A-Za-z.]*", line), line
 
 
+def required(*lists: list[str]) -> dict[str, Requirement]:
+    """The requirements in those lists, by name."""
+    found = (Requirement(each) for several in lists for each in several)
+    return {canonicalize_name(each.name): each for each in found}
+
+
 def test_the_library_that_openssl_is_reached_in_is_pinned_exactly() -> None:
-    exact = {
-        requirement.name: str(requirement.specifier)
-        for requirement in map(Requirement, project()["project"]["dependencies"])
-    }
+    document = project()["project"]
+    exact = required(document["dependencies"], document["optional-dependencies"]["demo"])
     for name in ("cryptography", "pyopenssl"):
-        assert exact[name] == f"=={pins()[name]}"
+        assert str(exact[name].specifier) == f"=={pins()[name]}"
+
+
+def distributions(paths: Iterable[Path]) -> set[str]:
+    """The packages of others that those files import, by the names that pip knows them under."""
+    tops = {name.partition(".")[0] for path in paths for name in imports(path)}
+    found = packages_distributions()
+    return {canonicalize_name(each) for top in tops - {"uproxy"} for each in found.get(top, ())}
+
+
+def test_what_pip_installs_is_what_the_program_imports() -> None:
+    """What demonstration and lab import besides is in extras, and for the tests in `dev`."""
+    document = project()
+    needed = [path for path in MODULES if set(name_of(path).split(".")[1:2]) & {"demo", "lab"}]
+    core = distributions(set(MODULES) - set(needed))
+    assert core == required(document["project"]["dependencies"]).keys()
+    extras = document["project"]["optional-dependencies"]
+    beside = distributions(path for path in needed if "software" not in path.parts) - core
+    assert beside == required(*extras.values()).keys()
+    assert beside <= required(document["dependency-groups"]["dev"]).keys()
 
 
 def test_every_dependency_is_pinned_and_allowed() -> None:
     document = project()
     wanted = [
         *document["project"]["dependencies"],
+        *chain(*document["project"]["optional-dependencies"].values()),
         *document["dependency-groups"]["dev"],
         *document["build-system"]["requires"],
     ]

@@ -7,8 +7,8 @@ import asyncio
 import os
 import sys
 
-from uproxy.demo.runner import run_demo
 from uproxy.demo.screen import Screen
+from uproxy.errors import UproxyError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demonstration; return the exit code."""
+    """Run the demonstration; return the exit code.
+
+    Raises:
+        UproxyError: pyOpenSSL isn't installed.
+    """
+    try:  # here, so that `--help` does without it
+        from uproxy.demo.runner import run_demo
+    except ModuleNotFoundError as error:
+        if error.name != "OpenSSL":
+            raise
+        raise UproxyError(
+            "the demo's unauthorized callers speak TLS with pyopenssl, which isn't installed: "
+            "pip install 'uproxy[demo]'"
+        ) from error
     screen = Screen(sys.stdout, os.environ)
     try:
         return asyncio.run(run_demo(screen, real=args.apps == "real", once=args.once))

@@ -27,6 +27,5 @@ def run(args: argparse.Namespace) -> int:  # noqa: ARG001  every command has thi
     print(f"uproxy {__version__}")
     print(f"python {platform.python_version()} ({platform.python_implementation()})")
     print(f"{libssl.check().openssl} inside cryptography {version('cryptography')}")
-    print(f"pyopenssl {version('pyopenssl')}")
     print(f"kernel {platform.release()} ({platform.machine()}): {' '.join(found) or 'no features'}")
     return 0
