@@ -50,7 +50,7 @@ def settings(tmp_path: Path) -> Settings:
 async def facts(settings: Settings) -> Facts:
     log = Log(settings.log, settings.name)
     parts = Parts(settings, log, PassedSockets({}), {"uproxy": "1"})
-    state = RunState(started_at=now(), loaded_at=now(), starting=False)
+    state = RunState(now(), now(), "/etc/uproxy/orders.yaml", starting=False)
     return Facts(state, parts, {"uproxy": "1"}, lambda: None, lambda: None)
 
 
@@ -134,9 +134,10 @@ async def test_an_engine_that_does_not_answer_is_not_alive(
 
 async def test_a_running_uproxy_says_which_it_is(facts: Facts) -> None:
     process = facts.process()
-    assert (process.name, process.log_level, process.versions) == (
+    assert (process.name, process.log_level, process.config, process.versions) == (
         "orders",
         "info",
+        "/etc/uproxy/orders.yaml",
         {"uproxy": "1"},
     )
     assert b"uproxy_build_info" in facts.render_metrics("")[1]

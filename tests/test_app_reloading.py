@@ -33,7 +33,7 @@ class World:
         self.file = ConfigurationFile(path, (), {})
         self.settings = self.file.read()
         self.refuse: str | Exception | None = None
-        self.state = RunState(START, START)
+        self.state = RunState(START, START, str(path))
         self.metrics = Metrics()
         self.reloader = Reloader(
             self.file,

@@ -51,7 +51,7 @@ class Start:
     given_up: bool = False
 
     def __post_init__(self) -> None:
-        self.state = RunState(now(), now())
+        self.state = RunState(now(), now(), "uproxy.yaml")
         self.fresh = self.parts.doors.open_new(socket_plans(self.settings))
         self.task = asyncio.create_task(
             accept(self.parts, self.state, self.fresh, lambda: self.given_up)

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import select
 import signal
 import socket
@@ -21,11 +22,13 @@ import pytest
 
 from tests.helpers.admin import RunningAdmin, connection_row, orders_facts
 from uproxy.cli import main
-from uproxy.cli.status import parse_address
+from uproxy.cli.status import NOT_READY
+from uproxy.cli.status_answer import configured_address, parse_address
 from uproxy.errors import UsageError
 from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import wait_until
 from uproxy.model import TcpAddress, UnixAddress
+from uproxy.proxy.admin.facts import Readiness
 
 ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"
 
@@ -71,6 +74,80 @@ def test_it_shows_a_proxy_behind_a_unix_socket(
     admin.listen(address)
     assert main(["status", "--admin", str(address), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["process"]["name"] == "orders"
+
+
+def test_it_tells_where_it_asked(admin: RunningAdmin, capsys: pytest.CaptureFixture[str]) -> None:
+    address = admin.listen().address
+    main(["status", "--admin", str(address)])
+    assert f"asked at {address}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [(), ("--json",)])
+def test_only_a_ready_one_exits_0(
+    admin: RunningAdmin, capsys: pytest.CaptureFixture[str], words: tuple[str, ...]
+) -> None:
+    command = ["status", "--admin", str(admin.listen().address), *words]
+    assert main(command) == 0
+    admin.facts.ready = Readiness((), ("config_stale: x",))
+    assert main(command) == 0
+    admin.facts.ready = Readiness(("no identity yet: agent refused",))
+    assert main(command) == NOT_READY
+    assert "agent refused" in capsys.readouterr().out
+    admin.facts.ready, admin.facts.silent = Readiness(), ("an engine thread doesn't answer",)
+    assert main(command) == NOT_READY
+
+
+def test_it_finds_the_uproxy_that_runs_a_file(
+    admin: RunningAdmin, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = admin.listen().address
+    file, link = tmp_path / "orders.yaml", tmp_path / "link.yaml"
+    # neither complete nor without mistakes: it was changed since
+    file.write_text(f"admin: {{listen: '{address}'}}\nidentity: ${{NOBODY}}\nnaem: orders\n")
+    link.symlink_to(file)
+    admin.facts.config = str(file)
+    for path in (file, link):
+        assert main(["status", "--config", str(path)]) == 0
+        assert f"asked at {address}" in capsys.readouterr().out
+
+
+def test_a_uproxy_that_runs_another_file_is_not_taken_for_it(
+    admin: RunningAdmin, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, address = tmp_path / "orders.yaml", admin.listen().address
+    file.write_text(f"admin: {{listen: '{address}'}}\n")
+    assert main(["status", "--config", str(file)]) == 1
+    assert capsys.readouterr().err == (
+        f"uproxy: error: the uProxy at {address} runs /etc/uproxy/orders.yaml, not {file}: "
+        "--admin ADDR asks whichever is there\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("admin: {listen: null}", "admin.listen is off"),
+        ("admin: {listen: 'systemd:admin'}", "stands in its socket unit: give it by --admin"),
+        ("admin: {listen: nowhere}", "admin.listen"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_a_file_that_does_not_say_where_is_a_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
+) -> None:
+    file = tmp_path / "orders.yaml"
+    file.write_text(text)
+    assert main(["status", "--config", str(file)]) == 2
+    told = capsys.readouterr().err
+    assert words in told
+    assert told.count("\n") == 1
+
+
+def test_every_address_of_the_machine_is_asked_on_loopback(tmp_path: Path) -> None:
+    file = tmp_path / "orders.yaml"
+    for listen, asked in (("0.0.0.0:9", "127.0.0.1:9"), ("[::]:9", "[::1]:9")):
+        file.write_text(f"admin: {{listen: '{listen}'}}")
+        assert str(configured_address(file, {})) == asked
 
 
 def test_what_peers_say_does_not_reach_the_terminal(
@@ -169,10 +246,11 @@ class Screen:
     def press(self, keys: bytes) -> None:
         os.write(self._ours, keys)
 
-    def shows(self, words: str) -> None:
-        """Wait until `words` are written, then forget all that was."""
-        wait_until(lambda: words in self._read(), f"{words!r} on the terminal")
+    def shows(self, pattern: str) -> str:
+        """Wait until `pattern` is written, then forget all that was; return its first group."""
+        found = wait_until(lambda: re.search(pattern, self._read()), f"{pattern!r} on the terminal")
         self.seen = ""
+        return "" if found is None or not found.re.groups else found[1]
 
     def _read(self) -> str:
         while select.select([self._ours], [], [], 0)[0]:
@@ -219,7 +297,36 @@ def test_a_resize_is_drawn_at_once_whatever_the_environment_says(
     screen.shows("q quits")
     screen.resize(60, 10)
     screen.process.send_signal(signal.SIGWINCH)
-    screen.shows("more lines: enlarge the window")
+    screen.shows(" more lines")
+    screen.press(b"q")
+    screen.ends_well()
+
+
+def test_what_does_not_fit_is_reached_by_scrolling(admin: RunningAdmin, screen: Screen) -> None:
+    admin.facts.rows = tuple(connection_row(n, identity=f"spiffe://a.b/n{n}") for n in range(80))
+    screen.shows("spiffe://a.b/n0")
+    screen.resize(100, 12)
+    screen.process.send_signal(signal.SIGWINCH)
+    first = screen.shows(r"↓ (\d+) more lines\x1b")
+    screen.press(b"j")
+    assert int(screen.shows(r"↓ (\d+) more lines   ↑ 1 above\x1b")) == int(first) - 1
+    screen.press(b"\x1b[6~\x1b[A")  # Page Down, then Up
+    assert int(screen.shows(r"↓ (\d+) more lines   ↑ 10 above\x1b")) == int(first) - 10
+    screen.press(b"G")
+    assert screen.shows(r"q quits   ↑ (\d+) above\x1b") == first
+    screen.press(b"\x1b[H")
+    screen.shows(rf"q quits   ↓ {first} more lines\x1b")
+    screen.press(b"q")
+    screen.ends_well()
+
+
+def test_where_everything_fits_nothing_is_said_to_be_elsewhere(
+    admin: RunningAdmin, screen: Screen
+) -> None:
+    admin.facts.rows = ()
+    screen.resize(200, 100)
+    screen.process.send_signal(signal.SIGWINCH)
+    screen.shows(r"CONNECTIONS  0 open[^↓↑]*q quits(\x1b\[0m)?\x1b\[K\x1b\[J")
     screen.press(b"q")
     screen.ends_well()
 
@@ -240,9 +347,7 @@ def test_a_proxy_that_goes_away_is_awaited(admin: RunningAdmin) -> None:
         admin.call(listener.close())
         screen.shows("nothing answers at")
         admin.listen(TcpAddress("127.0.0.1", port))
-        screen.shows(
-            "\x1b[Horders: ready" if os.environ.get("NO_COLOR") else "\x1b[H\x1b[1;32morders"
-        )
+        screen.shows(r"\x1b\[H(\x1b\[1;32m)?orders")
         screen.press(b"q")
         screen.ends_well()
     finally:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 import pytest
 
 from tests.helpers.config_documents import FILES, loaded, mistakes, only_mistake
-from uproxy.config import Settings
+from uproxy.config import Settings, load_admin_listen
 from uproxy.config.later import KEYS
 from uproxy.config.settings import (
     AdminSettings,
@@ -319,3 +319,36 @@ def test_a_thousand_destinations_doors_and_rules_are_not_too_many() -> None:
         FILES + "\n".join(f"{key}: {json.dumps(value)}" for key, value in document.items())
     )
     assert len(settings.destinations) == len(settings.authorization) == len(settings.outbound)
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("name: x\n", TcpAddress("127.0.0.1", 15000)),
+        ("admin: {metrics: null}\n", TcpAddress("127.0.0.1", 15000)),
+        ("admin: {listen: 127.0.0.1:16000, reddy: 1}\nnaem: x\ninbound: 7\n",
+         TcpAddress("127.0.0.1", 16000)),
+        ("admin: {listen: 'unix:///run/${NAME}/admin.sock'}\nname: ${UNKNOWN}\n",
+         UnixAddress("/run/orders/admin.sock")),
+        ("admin: {listen: null}\n", None),
+        ("admin: null\n", None),
+    ],
+)  # fmt: skip
+def test_the_admin_address_is_found_whatever_else_is_wrong(
+    text: str, address: TcpAddress | UnixAddress | None
+) -> None:
+    assert load_admin_listen(text, environ={"NAME": "orders"}) == address
+
+
+def test_the_environment_decides_about_the_admin_address_too() -> None:
+    environ = {"UPROXY__ADMIN__LISTEN": "127.0.0.1:16001"}
+    found = load_admin_listen("admin: {listen: 127.0.0.1:16000}", environ=environ)
+    assert found == TcpAddress("127.0.0.1", 16001)
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [", "admin: 7", "admin: {listen: nowhere}", "admin: {listen: '${UNKNOWN}'}"]
+)
+def test_an_admin_address_that_is_wrong_is_a_mistake(text: str) -> None:
+    with pytest.raises(ConfigError):
+        load_admin_listen(text, environ={})

@@ -31,6 +31,7 @@ from tests.helpers.docs import (
 from uproxy import errors
 from uproxy.accesslog import access_record
 from uproxy.cli import COMMANDS
+from uproxy.cli.status import NOT_READY
 from uproxy.config import load
 from uproxy.log.lines import Event, json_line
 from uproxy.metrics.labels import FLOW_LABELS
@@ -136,7 +137,11 @@ def test_every_exit_code_is_in_the_reference() -> None:
         for _, error in inspect.getmembers(errors, inspect.isclass)
         if issubclass(error, errors.UproxyError)
     }
-    assert {row[0] for row in table(REFERENCE / "cli.md", "code")} == codes | {"0", "130"}
+    assert {row[0] for row in table(REFERENCE / "cli.md", "code")} == codes | {
+        "0",
+        str(NOT_READY),
+        "130",
+    }
 
 
 def test_every_make_target_in_the_docs_exists() -> None:

@@ -109,6 +109,7 @@ class FakeFacts:
     dump: Mapping[str, object] = field(default_factory=lambda: {"config": {"name": "orders"}})
     started: datetime = field(default_factory=lambda: datetime.now(UTC) - timedelta(hours=3))
     level: str = "info"
+    config: str = "/etc/uproxy/orders.yaml"
     commands: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -149,7 +150,7 @@ class FakeFacts:
 
     def process(self) -> ProcessFacts:
         versions = {"uproxy": "0.1.0", "python": "3.11.2", "openssl": "OpenSSL 4.0.3"}
-        return ProcessFacts("orders", 4711, self.started, self.level, versions)
+        return ProcessFacts("orders", 4711, self.started, self.level, self.config, versions)
 
     def render_metrics(self, accept: str) -> tuple[str, bytes]:
         encode, content_type = choose_encoder(accept)

@@ -122,6 +122,7 @@ class Facts:
             pid=os.getpid(),
             started=self.state.started_at,
             log_level=self.parts.log.level_word,
+            config=self.state.file,
             versions=self.versions,
         )
 

@@ -110,7 +110,7 @@ class RunningProxy:
         self._warned: frozenset[Mistake] = (
             frozenset()
         )  # the warnings logged about the configuration in force
-        self._state = RunState(started_at=now(), loaded_at=now())
+        self._state = RunState(now(), now(), os.path.abspath(file.path))
         offer = systemd.take(os.environ)
         self._watchdog_s = offer.watchdog_s
         self._notifier = systemd.Notifier(offer.notify_socket)

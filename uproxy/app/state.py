@@ -13,6 +13,8 @@ class RunState:
     started_at: datetime
     loaded_at: datetime
     """When the configuration in force was read."""
+    file: str
+    """The absolute path of the configuration file."""
     starting: bool = True
     waiting: tuple[str, ...] = ()
     """While starting: what doors wait for before they accept."""

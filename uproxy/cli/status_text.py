@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from uproxy.model import Address
+
 GAP = 2
 """Spaces between columns."""
 NARROWEST = 8
@@ -29,6 +31,7 @@ class LineKind(enum.Enum):
     HEADING = enum.auto()
     PLAIN = enum.auto()
     GOOD = enum.auto()
+    NOTE = enum.auto()
     BAD = enum.auto()
 
 
@@ -61,8 +64,23 @@ def printable(value: Any) -> Any:
     return value
 
 
-def render(status: Status, width: int | None = None, earlier: Earlier | None = None) -> list[Line]:
+def is_ready(status: Status) -> bool:
+    """Return whether the uProxy is ready, and all of its parts respond."""
+    return not status["liveness"] and not status["readiness"]["reasons"]
+
+
+def render(
+    status: Status,
+    width: int | None = None,
+    earlier: Earlier | None = None,
+    *,
+    asked: Address | None = None,
+) -> list[Line]:
     """Return all lines, cut to `width` characters; None: not cut.
+
+    Args:
+        earlier: the answer before, for rates.
+        asked: the address that gave the answer, which is shown.
 
     Raises:
         KeyError, TypeError, ValueError, AttributeError, OverflowError: `status` isn't what
@@ -70,7 +88,7 @@ def render(status: Status, width: int | None = None, earlier: Earlier | None = N
     """
     now = _time(status["now"])
     lines = [
-        *_top(status, now),
+        *_top(status, now, asked),
         *_identity(status, now),
         *_section("DOORS", _doors(status), width),
         *_section("DESTINATIONS", _destinations(status), width),
@@ -82,14 +100,15 @@ def render(status: Status, width: int | None = None, earlier: Earlier | None = N
     return [Line(_cut(line.text, width), line.kind) for line in lines]
 
 
-def _top(status: Status, now: datetime) -> list[Line]:
+def _top(status: Status, now: datetime, asked: Address | None) -> list[Line]:
     """Return the title, with the reasons for not being ready and the notes."""
     process, readiness = status["process"], status["readiness"]
     trouble = [*status["liveness"], *readiness["reasons"]]
     up = span((now - _time(process["started"])).total_seconds())
     version = process["versions"].get("uproxy", "")
     state = "not ready" if trouble else "ready"
-    title = f"{process['name']}: {state}   up {up}, pid {process['pid']}, uproxy {version}"
+    at = f", asked at {asked}" if asked else ""
+    title = f"{process['name']}: {state}   up {up}, pid {process['pid']}, uproxy {version}{at}"
     return [
         Line(title, LineKind.BAD if trouble else LineKind.GOOD),
         *(Line(f"  {reason}", LineKind.BAD) for reason in trouble),

@@ -256,6 +256,7 @@ ADMIN = Record(
         Field("ready", _OFF, "Readiness and liveness.", "[::]:15021"),
     ),
 )
+ADMIN_OR_OFF = Nullable(ADMIN, AdminSettings(None, None, None))
 LOG = Record(
     LogSettings,
     (
@@ -313,7 +314,7 @@ SETTINGS = Record(
         ),
         Field(
             "admin",
-            Nullable(ADMIN, AdminSettings(None, None, None)),
+            ADMIN_OR_OFF,
             "The listeners for operators; null is off.",
         ),
         Field(

@@ -13,14 +13,14 @@ from types import MappingProxyType
 
 from uproxy.config.checks import check
 from uproxy.config.document import parse
-from uproxy.config.fields import SETTINGS
+from uproxy.config.fields import ADMIN_OR_OFF, SETTINGS
 from uproxy.config.nodes import Entry, MapNode, Place, Scalar, Style
 from uproxy.config.overrides import apply_overrides
 from uproxy.config.records import Draft, build
-from uproxy.config.settings import FilesIdentity, Settings
+from uproxy.config.settings import AdminSettings, FilesIdentity, Settings
 from uproxy.config.variables import substitute
 from uproxy.errors import ConfigError
-from uproxy.model import Mistake
+from uproxy.model import ListenAddress, Mistake
 
 ENDPOINT_VARIABLE = "SPIFFE_ENDPOINT_SOCKET"
 """Names the Workload API's socket (SPIFFE Workload Endpoint §4)."""
@@ -55,6 +55,30 @@ def load(
     if not isinstance(settings, Settings):
         raise ConfigError(_in_order(mistakes))
     return _with_absolute_paths(settings, folder)
+
+
+def load_admin_listen(text: str, *, environ: Mapping[str, str]) -> ListenAddress | None:
+    """Return `admin.listen` of a configuration, whatever is wrong elsewhere in it: a running uProxy
+    must be found by a file that it has refused since.  None: it is off.
+
+    Args: as for `load`.
+
+    Raises:
+        ConfigError: the file isn't YAML, or `admin.listen` itself is wrong.
+    """
+    tree, _ = parse(text)
+    mistakes: list[Mistake] = []
+    tree = substitute(apply_overrides(tree, environ, (), mistakes), environ, mistakes)
+    node = tree.get("admin")
+    admin = AdminSettings() if node is None else ADMIN_OR_OFF.read(node, "admin", mistakes)
+    wrong = tuple(each for each in mistakes if each.path in ("admin", "admin.listen"))
+    if wrong:
+        raise ConfigError(wrong)
+    if isinstance(admin, Draft):
+        admin = AdminSettings(listen=admin.values.get("listen", AdminSettings().listen))
+    if not isinstance(admin, AdminSettings):
+        raise AssertionError("a value that is neither read nor a mistake")
+    return admin.listen
 
 
 def _in_order(mistakes: Sequence[Mistake]) -> tuple[Mistake, ...]:

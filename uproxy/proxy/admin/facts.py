@@ -220,6 +220,8 @@ class ProcessFacts(Row):
     pid: int
     started: datetime
     log_level: str
+    config: str
+    """The absolute path of the configuration file."""
     versions: Mapping[str, str]
     """`uproxy`, `python`, `openssl`, …"""
 
