@@ -94,7 +94,7 @@ def test_failures_of_strangers_are_alike_when_they_come_from_the_same_host() -> 
 
 @pytest.mark.parametrize("outcome", Outcome)
 def test_access_denied_keeps_refusals_for_who_somebody_is(outcome: Outcome) -> None:
-    refused = ["DENY", "IDENTITY_ERROR", "CERT_REVOKED", "TLS_FAILURE"]
+    refused = ["DENY", "IDENTITY_ERROR", "CERT_REVOKED", "TLS_FAILURE", "PEER_REFUSED"]
     assert outcome in logged_outcomes("all")
     assert outcome not in logged_outcomes("none")
     assert (outcome in logged_outcomes("denied")) == (outcome.flag in refused)

@@ -15,12 +15,13 @@ from uproxy.app.identity import check_files, make_source, now
 from uproxy.app.parts import Parts
 from uproxy.app.state import RunState
 from uproxy.config import Settings
+from uproxy.contract import Candidate
 from uproxy.errors import ConfigError
 from uproxy.identity.files import FilesSource
 from uproxy.lab.pki import Authority
 from uproxy.lab.ports import free_port
 from uproxy.log import Log
-from uproxy.model import Direction
+from uproxy.model import Direction, TcpAddress
 from uproxy.proxy.admin.facts import plain
 from uproxy.proxy.doors import make_doors
 from uproxy.systemd import PassedSockets
@@ -108,6 +109,18 @@ async def test_doors_are_listed_whether_open_or_not(facts: Facts, settings: Sett
     ]
     await parts.doors.close(Direction.INBOUND)
     assert [row.open for row in facts.doors()] == [False, False]
+
+
+async def test_a_door_is_marked_while_where_it_leads_is_down(facts: Facts) -> None:
+    assert {row.trouble for row in facts.doors()} == {None}
+    application = facts.parts.endpoints[Direction.INBOUND, "api"]
+    database = facts.parts.endpoints[Direction.OUTBOUND, "db"]
+    application.failed(TcpAddress("127.0.0.1", 2), 0.0, "connection refused")
+    database.failed(TcpAddress("127.0.0.1", 4), 0.0, "no answer")
+    assert [row.trouble for row in facts.doors()] == ["connection refused", "no answer"]
+    reached = Candidate("127.0.0.1:2", (TcpAddress("127.0.0.1", 2),))
+    application.opened((reached,), reached.addresses[0], 1.0)
+    assert [row.trouble for row in facts.doors()] == [None, "no answer"]
 
 
 async def test_destinations_tell_how_their_endpoints_fare(facts: Facts) -> None:

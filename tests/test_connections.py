@@ -195,6 +195,48 @@ async def test_denials_that_are_alike_are_one_with_a_count_and_push_nobody_out()
     assert (first.ending.reason, first.count) == ("signed by nobody", 1)
 
 
+@pytest.mark.parametrize(
+    ("outcome", "state", "listed"),
+    [
+        (Outcome.CONNECT_FAILED, State.CONNECTING, True),
+        (Outcome.TIMED_OUT, State.CONNECTING, True),
+        (Outcome.TIMED_OUT, State.HANDSHAKING_DOWNSTREAM, False),
+        (Outcome.LIMIT, State.ACCEPTED, False),
+    ],
+)
+async def test_an_application_that_is_down_is_listed(
+    outcome: Outcome, state: State, listed: bool
+) -> None:
+    here = world()
+    here.connections.never_opened(FakeConnection(arrival()), ending(outcome, state), INBOUND)
+    assert [denial.ending.outcome for denial in here.connections.denials] == [outcome] * listed
+
+
+async def test_who_was_probably_refused_there_is_listed_with_whom_it_called() -> None:
+    here = world()
+    info = info_of(Direction.OUTBOUND)
+    close(here, connect(here, info=info), Outcome.RESET)
+    close(here, connect(here, number=2, info=info), Outcome.PEER_REFUSED)
+    [denial] = here.connections.denials
+    assert (denial.direction, denial.identity) == (Direction.OUTBOUND, WEB.spiffe_id)
+    flags = {"response_flags": "PEER_REFUSED", "reporter": "source"}
+    assert here.metric("istio_tcp_connections_closed_total", **flags) == 1
+
+
+async def test_a_host_that_is_refused_differently_each_time_pushes_only_itself_out() -> None:
+    here = world()
+    other = ending(
+        Outcome.HANDSHAKE_FAILED, State.HANDSHAKING_DOWNSTREAM, reason="signed by nobody"
+    )
+    here.connections.never_opened(FakeConnection(arrival()), other, INBOUND)
+    for number in range(KEPT_DENIALS + 3):
+        source = TcpAddress("10.0.0.9", number)
+        again = FakeConnection(replace(arrival(number=number), source=source))
+        here.connections.never_opened(again, replace(other, reason=str(number)), INBOUND)
+    reasons = [denial.ending.reason for denial in here.connections.denials]
+    assert (len(reasons), reasons[-1]) == (KEPT_DENIALS, "signed by nobody")
+
+
 async def test_a_probe_is_counted_apart_and_is_nobodys_failure() -> None:
     here = world()
     probe = FakeConnection(arrival())

@@ -98,6 +98,7 @@ def test_a_handshake_can_fail_while_it_is_made_and_tls_1_3_tells_it_later_too() 
         assert states_that_end_with(outcome) == {*both}
     after = {State.RELAYING, State.CLOSING}
     assert states_that_end_with(Outcome.HANDSHAKE_FAILED) == {*both, *after}
+    assert states_that_end_with(Outcome.PEER_REFUSED) == after
 
 
 def test_who_is_refused_was_decided_on_and_whom_nobody_answers_was_dialled() -> None:

@@ -43,7 +43,7 @@ def test_every_failure_of_a_thread_is_explained(what: str) -> None:
     elif what in failures.LIMITS:
         assert failures.limit(what, LIMITS).outcome is Outcome.LIMIT
     elif what in ("idle", "half_closed"):
-        assert failures.relay(failure(what), Timeouts()).outcome is Outcome.TIMED_OUT
+        assert failures.relay(failure(what), Timeouts(), None).outcome is Outcome.TIMED_OUT
     else:
         number = Excess.BYTES if what == "excess" else errno.ECONNRESET
         refusal = handshake(failure(what, number).cause())
@@ -119,15 +119,31 @@ def test_a_limit_is_named_with_its_number(what: str, words: str) -> None:
 def test_a_relay_ends_by_silence_a_reset_or_a_late_refusal_of_our_certificate() -> None:
     timeouts = Timeouts(idle=1.5, half_close=0.5)
     idle, half_closed = failure("idle"), failure("half_closed")
-    assert failures.relay(idle, timeouts).reason == "nothing moved for 1.5 s"
+    assert failures.relay(idle, timeouts, None).reason == "nothing moved for 1.5 s"
     words = "one side had finished, the other sent nothing for 0.5 s"
-    assert failures.relay(half_closed, timeouts) == Refusal(Outcome.TIMED_OUT, words)
+    assert failures.relay(half_closed, timeouts, None) == Refusal(Outcome.TIMED_OUT, words)
     reset = Refusal(Outcome.RESET, "reset by the peer")
-    assert failures.relay(failure("os", errno.EPIPE), timeouts) == reset
+    assert failures.relay(failure("os", errno.EPIPE), timeouts, None) == reset
     # SSL_R_TLSV1_ALERT_UNKNOWN_CA of ERR_LIB_SSL
     refused = failure("after_handshake", code=20 << 23 | 1048)
     expected = Refusal(Outcome.HANDSHAKE_FAILED, "peer sent alert unknown ca")
-    assert failures.relay(refused, timeouts) == expected
+    assert failures.relay(refused, timeouts, 0.1) == expected
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "age", "outcome"),
+    [
+        ("os", errno.ECONNRESET, 0.1, Outcome.PEER_REFUSED),
+        ("truncated", 0, failures.REFUSED_WITHIN_S, Outcome.PEER_REFUSED),
+        ("os", errno.ECONNRESET, failures.REFUSED_WITHIN_S + 0.1, Outcome.RESET),
+        ("os", errno.ETIMEDOUT, 0.1, Outcome.RESET),
+        ("tls", 0, 0.1, Outcome.RESET),
+    ],
+)
+def test_only_a_cut_soon_after_the_handshake_is_probably_a_refusal(
+    what: str, error: int, age: float, outcome: Outcome
+) -> None:
+    assert failures.relay(failure(what, error), Timeouts(), age).outcome is outcome
 
 
 def test_other_errors_are_the_systems_words() -> None:

@@ -35,6 +35,7 @@ from uproxy.model import (
 )
 from uproxy.proxy.services import PER_PEER
 from uproxy.tlswords import UNASKED
+from uproxy.transport import failures
 
 engine = engines.engine
 
@@ -388,6 +389,67 @@ async def test_that_refusal_is_found_behind_the_reset_that_sending_runs_into(
             await pushing
     assert ending.outcome is Outcome.HANDSHAKE_FAILED
     assert ending.reason == "peer sent alert unknown ca"
+
+
+@pytest.mark.parametrize("said", [b"", b"a question"])
+@pytest.mark.parametrize("how", ["reset", "truncate"])
+async def test_a_server_that_cuts_before_its_first_byte_has_probably_refused_us(
+    engine: Engine, how: str, said: bytes
+) -> None:
+    async with listening() as upstream, outbound(engine, upstream.address) as (door, address):
+        downstream = await Stream.connect(address)
+        await downstream.send(said)
+        there = await answer(upstream)
+        await door.connection()
+        there.stream.reset() if how == "reset" else there.truncate()
+        assert await downstream.is_reset()
+        ending = await door.ending()
+    assert ending.outcome is Outcome.PEER_REFUSED
+    assert str(ending.reason).endswith(
+        " before its first byte, probably refused there: its log says why"
+    )
+
+
+async def test_a_server_that_has_answered_before_it_cuts_refuses_nobody(engine: Engine) -> None:
+    async with listening() as upstream, outbound(engine, upstream.address) as (door, address):
+        downstream = await Stream.connect(address)
+        there = await answer(upstream)
+        await there.send(b"!")
+        assert await downstream.receive_exactly(1) == b"!"
+        there.stream.reset()
+        ending = await door.ending()
+    assert (ending.outcome, ending.reason) == (Outcome.RESET, "reset by the peer")
+
+
+async def test_a_server_that_cuts_late_refuses_nobody(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(failures, "REFUSED_WITHIN_S", 0.0)
+    async with listening() as upstream, outbound(engine, upstream.address) as (door, address):
+        await Stream.connect(address)
+        there = await answer(upstream)
+        await door.connection()
+        there.stream.reset()
+        ending = await door.ending()
+    assert (ending.outcome, ending.reason) == (Outcome.RESET, "reset by the peer")
+
+
+async def test_an_application_that_resets_is_refused_by_nobody(engine: Engine) -> None:
+    async with listening() as upstream, outbound(engine, upstream.address) as (door, address):
+        downstream = await Stream.connect(address)
+        await answer(upstream)
+        await door.connection()
+        downstream.reset()
+        ending = await door.ending()
+    assert (ending.outcome, ending.reason) == (Outcome.RESET, "reset by the application")
+
+
+async def test_a_caller_that_cuts_before_its_first_byte_refuses_nobody(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer, _there = await here.relay()
+        peer.stream.reset()
+        ending = await here.door.ending()
+    assert (ending.outcome, ending.reason) == (Outcome.RESET, "reset by the peer")
 
 
 async def test_somebody_who_does_not_speak_tls_is_told_apart(engine: Engine) -> None:

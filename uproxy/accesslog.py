@@ -21,13 +21,14 @@ DENIALS = frozenset(
         Outcome.HANDSHAKE_FAILED,
         Outcome.PEER_UNTRUSTED,
         Outcome.PEER_UNEXPECTED,
+        Outcome.PEER_REFUSED,
         Outcome.IDENTITY_EXPIRED,
         Outcome.IDENTITY_DISTRUSTED,
         Outcome.NO_IDENTITY,
     }
 )
 """The outcomes logged by `access: denied`: the peer was refused because of its identity, its
-certificate, or because it proved no identity."""
+certificate, or because it proved no identity; or it has probably refused us."""
 
 
 @dataclass(frozen=True, slots=True)

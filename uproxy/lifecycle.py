@@ -78,8 +78,10 @@ ENDINGS: Mapping[State, frozenset[Outcome]] = MappingProxyType(
         State.CONNECTING: _ANYWHERE | {Outcome.CONNECT_FAILED, Outcome.TIMED_OUT},
         State.HANDSHAKING_UPSTREAM: _ANYWHERE | _HANDSHAKE,
         # a TLS 1.3 server's refusal of our certificate arrives when our handshake has ended
-        State.RELAYING: _ANYWHERE | {Outcome.TIMED_OUT, Outcome.HANDSHAKE_FAILED},
-        State.CLOSING: _ANYWHERE | {Outcome.CLOSED, Outcome.TIMED_OUT, Outcome.HANDSHAKE_FAILED},
+        State.RELAYING: _ANYWHERE
+        | {Outcome.TIMED_OUT, Outcome.HANDSHAKE_FAILED, Outcome.PEER_REFUSED},
+        State.CLOSING: _ANYWHERE
+        | {Outcome.CLOSED, Outcome.TIMED_OUT, Outcome.HANDSHAKE_FAILED, Outcome.PEER_REFUSED},
     }
 )
 """For each state, the outcomes with which a connection may end in it."""

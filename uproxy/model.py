@@ -46,6 +46,7 @@ class Outcome(enum.StrEnum):
     HANDSHAKE_FAILED = "handshake_failed"
     PEER_UNTRUSTED = "peer_untrusted"
     PEER_UNEXPECTED = "peer_unexpected"
+    PEER_REFUSED = "peer_refused"
     DENIED = "denied"
     POLICY_CHANGED = "policy_changed"
     IDENTITY_EXPIRED = "identity_expired"
@@ -66,6 +67,7 @@ _FLAGS = {
     Outcome.HANDSHAKE_FAILED: "TLS_FAILURE",
     Outcome.PEER_UNTRUSTED: "TLS_FAILURE",
     Outcome.PEER_UNEXPECTED: "IDENTITY_ERROR",
+    Outcome.PEER_REFUSED: "PEER_REFUSED",
     Outcome.DENIED: "DENY",
     Outcome.POLICY_CHANGED: "DENY",
     Outcome.IDENTITY_EXPIRED: "IDENTITY_ERROR",

@@ -92,29 +92,44 @@ def talk_on(client: socket.socket) -> None:
 def test_a_killed_application_resets_whoever_talks_to_it(pair: Pair, nginx: Nginx) -> None:
     port = pair.port("files")
     before = opened(pair.orders)
-    with ended(pair.frontend, "reset"), ended(pair.orders, "reset"), begin_upload(port) as client:
+    with (
+        ended(pair.frontend, "peer_refused"),
+        ended(pair.orders, "reset"),
+        begin_upload(port) as client,
+    ):
         wait_until(lambda: opened(pair.orders) > before, "it to be open")
         kill(nginx)
         with pytest.raises((ConnectionResetError, BrokenPipeError)):
             talk_on(client)
     with (
-        ended(pair.frontend, "reset"),
+        ended(pair.frontend, "peer_refused"),
         ended(pair.orders, "connect_failed", rule="web") as lines,
         pytest.raises(ConnectionResetError),
     ):
         come_in_vain(port)
     assert "connection refused" in lines[0]["error"]
+    status = json.loads(pair.orders.request("/status.json")[1])
+    [down] = [door["trouble"] for door in status["doors"] if door["trouble"]]
+    assert "connection refused" in down
+    assert [row["outcome"] for row in status["denials"]] == ["connect_failed"]
     nginx.start()
     assert download(f"http://127.0.0.1:{port}/small")[0] == 10_000
 
 
-@pytest.mark.parametrize(("begin", "go_on"), [(begin_download, hear_out), (begin_upload, talk_on)])
+@pytest.mark.parametrize(
+    ("begin", "go_on", "outcome"),
+    [(begin_download, hear_out, "reset"), (begin_upload, talk_on, "peer_refused")],
+)
 def test_a_killed_uproxy_of_the_application_resets_the_client(
-    pair: Pair, begin: Callable[[int], socket.socket], go_on: Callable[[socket.socket], None]
+    pair: Pair,
+    begin: Callable[[int], socket.socket],
+    go_on: Callable[[socket.socket], None],
+    outcome: str,
 ) -> None:
+    """To which it looks like a refusal if it hadn't answered yet."""
     port = pair.port("files")
     before = opened(pair.frontend)
-    with ended(pair.frontend, "reset") as lines, begin(port) as client:
+    with ended(pair.frontend, outcome) as lines, begin(port) as client:
         wait_until(lambda: opened(pair.frontend) > before, "it to be open")
         kill(pair.orders)
         with pytest.raises((ConnectionResetError, BrokenPipeError)):

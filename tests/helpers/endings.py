@@ -46,13 +46,13 @@ def ended(
     """On leaving the block, wait for `count` lines of the access log, put them into the list
     and check them.
 
-    `opened`: whether the connections had been opened; by default those that ended as `closed`
-    or `reset` had.  `rule` is checked for all other outcomes.
+    `opened`: whether the connections had been opened; by default those that ended as `closed`,
+    `reset` or `peer_refused` had.  `rule` is checked unless they ended as `closed` or `reset`.
 
     Raises:
         AssertionError: there are other lines, or the counters don't agree with them.
     """
-    was_open = outcome in ("closed", "reset") if opened is None else opened
+    was_open = outcome in ("closed", "reset", "peer_refused") if opened is None else opened
     flag = Outcome(outcome).flag
     state = "closed" if was_open else "failed"
     counter = f"istio_tcp_connections_{state}_total"

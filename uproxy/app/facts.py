@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from uproxy.app.identity import now
 from uproxy.app.parts import Parts
 from uproxy.app.state import RunState
 from uproxy.config import Settings
 from uproxy.connections import OpenConnection
-from uproxy.destinations import AllEndpoints
+from uproxy.destinations import Addresses, AllEndpoints, Key
 from uproxy.model import (
     Direction,
     ListenAddress,
@@ -76,7 +77,8 @@ class Facts:
         for entry in self.parts.connections:
             key = entry.info.direction, entry.info.door
             counts[key] = counts.get(key, 0) + 1
-        return tuple(_doors(self._settings, self.parts.doors.listening, counts))
+        trouble = partial(self._trouble, self.parts.snapshot.addresses)
+        return tuple(_doors(self._settings, self.parts.doors.listening, counts, trouble))
 
     def destinations(self) -> tuple[rows.DestinationRow, ...]:
         """Return the configured destinations with their endpoints."""
@@ -86,7 +88,7 @@ class Facts:
         )
 
     def denials(self) -> tuple[rows.DenialRow, ...]:
-        """Return the last connections that were refused or cut because of an identity."""
+        """Return the last connections that were refused, cut, or couldn't be made."""
         return tuple(
             rows.DenialRow(
                 at=denial.at,
@@ -153,6 +155,16 @@ class Facts:
             notes.insert(0, f"identity_stale: {error}")
         return tuple(notes)
 
+    def _trouble(
+        self, all_: Mapping[Key, Addresses], direction: Direction, name: str
+    ) -> str | None:
+        """Return why the last attempt failed at each address of a destination, or of an inbound
+        door's application; None: one was reached, or none was tried."""
+        endpoints = self.parts.endpoints[direction, name]
+        fates = endpoints.status(all_[direction, name], time.monotonic())
+        reasons = [fate.reason for fate in fates]
+        return None if None in reasons or not reasons else reasons[-1]
+
     @property
     def _renewal_error(self) -> str | None:
         """Why the identity source can't renew our SVID; None: it can."""
@@ -198,16 +210,26 @@ def _doors(
     settings: Settings,
     listening: Container[ListenAddress],
     counts: Mapping[tuple[Direction, str], int],
+    trouble: Callable[[Direction, str], str | None],
 ) -> list[rows.DoorRow]:
-    """Return the rows of inbound and outbound doors; `counts` are their open connections."""
+    """Return the rows of inbound and outbound doors; `counts` are their open connections, and
+    `trouble` tells why nothing can be reached there."""
     inbound = [
-        (Direction.INBOUND, door.name, door.listen, door.transport, str(door.to))
+        (
+            Direction.INBOUND,
+            door.name,
+            door.listen,
+            door.transport,
+            str(door.to),
+            trouble(Direction.INBOUND, door.name),
+        )
         for door in settings.inbound
     ]
     outbound = [
         (
             Direction.OUTBOUND, str(door.listen), door.listen,
             settings.destinations[door.to].transport, door.to,
+            trouble(Direction.OUTBOUND, door.to),
         )
         for door in settings.outbound
     ]  # fmt: skip
@@ -220,8 +242,9 @@ def _doors(
             to=to,
             open=listen in listening,
             connections=counts.get((direction, name), 0),
+            trouble=why,
         )
-        for direction, name, listen, transport, to in (*inbound, *outbound)
+        for direction, name, listen, transport, to, why in (*inbound, *outbound)
     ]
 
 

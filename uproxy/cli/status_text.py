@@ -139,9 +139,17 @@ def _identity(status: Status, now: datetime) -> list[Line]:
 def _doors(status: Status) -> list[Sequence[str]]:
     return [
         (door["direction"], door["name"], f"{door['listen']} -> {door['to']}", door["transport"],
-         f"{door['connections']} open" if door["open"] else "closed to new connections")
+         _fate(door))
         for door in status["doors"]
     ]  # fmt: skip
+
+
+def _fate(door: Mapping[str, Any]) -> str:
+    """What of the door an operator should know, the worst alone."""
+    if not door["open"]:
+        return "closed to new connections"
+    trouble = door.get("trouble")
+    return f"{door['connections']} open" if trouble is None else f"down: {trouble}"
 
 
 def _destinations(status: Status) -> list[Sequence[str]]:

@@ -1,26 +1,38 @@
-"""The last connections that were refused or cut because of an identity.
+"""The last connections that were refused, on either side, or couldn't be made.
 
 Equal refusals of the same caller are one row with a count, so that a caller which keeps trying
-doesn't push the others out.
+doesn't push the others out; and when there are too many rows, the oldest goes of the host that
+has most, so that a caller which is refused differently each time doesn't either.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from uproxy.accesslog import DENIALS
 from uproxy.connections.recheck import ConnectionInfo
 from uproxy.contract import Connection, Ending
-from uproxy.model import Direction, TcpAddress
+from uproxy.lifecycle import State
+from uproxy.model import Direction, Outcome, TcpAddress
 
 KEPT_DENIALS = 50
 
 _Key = tuple[object, ...]
 
 
+def is_listed(ending: Ending) -> bool:
+    """Whether a connection that ended like this is kept for operators: somebody was refused, or
+    nobody answered where it was to go."""
+    if ending.outcome is Outcome.TIMED_OUT:
+        return ending.state is State.CONNECTING
+    return ending.outcome in DENIALS or ending.outcome is Outcome.CONNECT_FAILED
+
+
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """A connection that was refused or cut because of an identity."""
+    """A connection that was refused, here or there, was cut, or couldn't be made."""
 
     at: datetime
     direction: Direction
@@ -56,12 +68,22 @@ class Denials:
         key = _key(denial, connection)
         before = self._kept.pop(key, None)
         if before is None and len(self._kept) >= KEPT_DENIALS:
-            del self._kept[next(iter(self._kept))]
+            del self._kept[self._oldest_of_most()]
         self._kept[key] = denial if before is None else replace(denial, count=before.count + 1)
+
+    def _oldest_of_most(self) -> _Key:
+        """Return the oldest denial's key, of the host that has most of them."""
+        counts = Counter(key[:_HOST] for key in self._kept)
+        most = max(counts.values())
+        return next(key for key in self._kept if counts[key[:_HOST]] == most)
 
     def newest(self) -> tuple[Denial, ...]:
         """Return the denials, newest first."""
         return tuple(reversed(self._kept.values()))
+
+
+_HOST = 3
+"""How many parts of a `_Key` tell the direction, the door and the host."""
 
 
 def _key(denial: Denial, connection: Connection) -> _Key:

@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 
-from uproxy.accesslog import DENIALS, AccessLog, access_record
+from uproxy.accesslog import AccessLog, access_record
 from uproxy.connections.active_counts import ActiveCounts
-from uproxy.connections.denials import Denial, Denials
+from uproxy.connections.denials import Denial, Denials, is_listed
 from uproxy.connections.recheck import ConnectionInfo, not_after, recheck
 from uproxy.contract import Arrival, Connection, Ending, Refusal
 from uproxy.lifecycle import State
@@ -171,7 +171,7 @@ class Connections:
 
     @property
     def denials(self) -> tuple[Denial, ...]:
-        """The last connections that were refused for an identity, newest first."""
+        """The last connections that were refused, or couldn't be made, newest first."""
         return self._denials.newest()
 
     # What shutdown needs.
@@ -285,7 +285,7 @@ class Connections:
             ours = None if info.own is None else info.own.spiffe_id
             record = access_record(info.direction, info.transport, ours, connection, ending)
             self._access.access(record)
-        if ending.outcome in DENIALS:
+        if is_listed(ending):
             self._denials.add(info, connection, ending, self._clock())
 
 

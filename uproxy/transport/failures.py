@@ -30,8 +30,14 @@ NAMES: Final = {
 STOPPED: Final = Refusal(Outcome.DRAINED, "uProxy stopped")
 DEFECT: Final = Refusal(Outcome.RESET, "a defect in uProxy: its log says more")
 
+REFUSED_WITHIN_S: Final = 10.0
+"""A server that cuts a connection within so many seconds of its acceptance, and has sent nothing,
+has probably refused it; one that takes longer has been waiting for something else to fail."""
+
 LIMITS: Final = frozenset({"slots", "full", "source_full", "evicted", "stalled"})
 """The values of `Failure.what` that `limit` explains."""
+
+_RESETS: Final = (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN)
 
 _CLOSED: Final = {
     "no_hello": "closed without a ClientHello",
@@ -90,11 +96,17 @@ class ProbedError(TlsError):
     """A client connected to a door with TLS and closed without sending a byte, as probes do."""
 
 
+class TruncatedError(TlsError):
+    """A peer closed TCP without the close_notify that ends TLS."""
+
+
+_KINDS: Final = {"no_hello": ProbedError, "truncated": TruncatedError}
+
+
 def closed(who: str, what: str) -> TlsError:
     """Return the error of a side that closed TCP before TLS had ended; `what`: a value of
     `_engine.FAILURES`."""
-    kind = ProbedError if what == "no_hello" else TlsError
-    return kind(f"{who} {_CLOSED[what]}")
+    return _KINDS.get(what, TlsError)(f"{who} {_CLOSED[what]}")
 
 
 def describe(who: str, error: BaseException) -> str:
@@ -109,7 +121,7 @@ def describe(who: str, error: BaseException) -> str:
         return "no memory left"
     if not isinstance(error, OSError):
         raise error
-    if error.errno in (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN):
+    if error.errno in _RESETS:
         return f"reset by {who}"
     if error.errno == errno.ETIMEDOUT:
         return f"{who} vanished: keepalive got no answer"
@@ -199,11 +211,31 @@ def broken(who: str, error: BaseException) -> Refusal:
     return Refusal(Outcome.RESET, describe(who, error))
 
 
-def relay(failure: Failure, timeouts: Timeouts) -> Refusal:
-    """Return the refusal for a failure of the compiled engine's relay."""
+def unanswered(who: str, error: BaseException, age: float) -> Refusal:
+    """Return the refusal for a TLS server that failed while bytes were relayed, and hadn't sent
+    any; `age`: seconds since the connection was accepted."""
+    refusal = broken(who, error)
+    is_cut = isinstance(error, TruncatedError) or (
+        isinstance(error, OSError) and error.errno in _RESETS
+    )
+    if not is_cut or age > REFUSED_WITHIN_S:
+        return refusal
+    # what a proxy refuses after the handshake, it resets: our own do
+    why = f"{refusal.reason} before its first byte, probably refused there: its log says why"
+    return Refusal(Outcome.PEER_REFUSED, why)
+
+
+def relay(failure: Failure, timeouts: Timeouts, unanswered_for: float | None) -> Refusal:
+    """Return the refusal for a failure of the compiled engine's relay.
+
+    `unanswered_for`: if the side that failed is a TLS server that has sent nothing, the seconds
+    since the connection was accepted; otherwise None.
+    """
     if failure.what in ("idle", "half_closed"):
         return idle(timeouts, half_closed=failure.what == "half_closed")
     # under TLS 1.3 a client learns that its certificate was refused when its handshake has ended
     if failure.what == "after_handshake":
         return handshake(failure.who, failure.cause(), 0)
+    if unanswered_for is not None:
+        return unanswered(failure.who, failure.cause(), unanswered_for)
     return broken(failure.who, failure.cause())

@@ -167,6 +167,9 @@ class DoorRow(Row):
     """Whether it accepts connections; false while draining."""
     connections: int
     """How many of its connections are open."""
+    trouble: str | None = None
+    """Why the last attempt to reach where it leads failed, at each address there is; None: one
+    was reached, or there was no attempt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +199,8 @@ class DestinationRow(Row):
 
 @dataclass(frozen=True, slots=True)
 class DenialRow(Row):
-    """A connection that was refused or cut because of an identity."""
+    """A connection that was refused, here or by the peer, was cut because of an identity, or
+    couldn't be made."""
 
     at: datetime
     direction: str

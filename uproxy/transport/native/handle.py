@@ -342,7 +342,14 @@ class NativeConnection(Deciding):
         if failure.state is State.HANDSHAKING_DOWNSTREAM:
             limit = cast("Door", self._door).timeouts.handshake
             return failures.handshake(failure.who, failure.cause(), limit)
-        return failures.relay(failure, cast("Route", self.route).timeouts)
+        timeouts = cast("Route", self.route).timeouts
+        return failures.relay(failure, timeouts, self._unanswered_for(fault[1]))
+
+    def _unanswered_for(self, side: int) -> float | None:
+        """Return the seconds for which a side that is a TLS server has sent nothing; None: it isn't
+        one, or has sent something."""
+        is_server = side == UPSTREAM and not self._inbound and self.tls is not None
+        return self.lasted() if is_server and self.count(UPSTREAM) == 0 else None
 
     def _guarded_reason(self) -> Refusal | None:
         """Return `_reason`, or that a defect has prevented it."""

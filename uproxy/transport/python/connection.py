@@ -318,9 +318,8 @@ class Connection(Deciding):
         side has failed."""
         candidate, route = self._candidate, cast("Route", self.route)
         self.endpoint = candidate.endpoint if candidate else None
-        self._relay = Relay(
-            cast("ChannelSide", self._downstream), cast("ChannelSide", self._upstream)
-        )
+        down, up = cast("ChannelSide", self._downstream), cast("ChannelSide", self._upstream)
+        self._relay = Relay(down, up, time.monotonic() - self._accepted_at)
         self._report_attempt(None)
         self._on_closed = cast("Door", self._door).opened(self)
         if self._cut is not None:

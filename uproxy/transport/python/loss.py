@@ -51,12 +51,15 @@ class Loss:
         less often."""
         return now + min(max((now - self.at) / 4, _FIRST_LOOK), _LAST_LOOK)
 
-    def refusal(self, count: int) -> Refusal:
-        """Return how the relay ends; `count`: bytes read from the side that failed."""
+    def refusal(self, count: int, age: float) -> Refusal:
+        """Return how the relay ends; `count`: bytes read from the side that failed; `age`: seconds
+        since the connection was accepted."""
         side, error = self.side, self._error
-        if side.may_be_refused and count == 0 and _alert(error) is not None:
+        if not side.may_be_refused or count:
+            return failures.broken(side.who, error)
+        if _alert(error) is not None:
             return failures.handshake(side.who, error, 0)
-        return failures.broken(side.who, error)
+        return failures.unanswered(side.who, error, age)
 
 
 def _alert(error: Failure) -> int | None:

@@ -48,13 +48,15 @@ class Flow:
 class Relay:
     """Two flows.  Await `until_half_closed`, then `until_closed`."""
 
-    def __init__(self, downstream: Side, upstream: Side) -> None:
+    def __init__(self, downstream: Side, upstream: Side, age: float = 0.0) -> None:
+        """`age`: seconds since the connection was accepted."""
         self.to_upstream = Flow(downstream, upstream)
         self.to_downstream = Flow(upstream, downstream)
         self._loop = asyncio.get_running_loop()
         self._half_closed: asyncio.Future[None] = self._loop.create_future()
         self._closed: asyncio.Future[None] = self._loop.create_future()
         self._last_moved = self._loop.time()
+        self._accepted_at = self._last_moved - age
         self._next_look: asyncio.TimerHandle | None = None
         self._loss: Loss | None = None
 
@@ -252,7 +254,8 @@ class Relay:
         self._next_look = self._loop.call_at(due, self._guarded, self._update_interest)
 
     def _refusal(self, loss: Loss) -> Refusal:
-        return loss.refusal(self._flow_from(loss.side).count)
+        age = self._loop.time() - self._accepted_at
+        return loss.refusal(self._flow_from(loss.side).count, age)
 
     def _flow_from(self, side: Side) -> Flow:
         return self.to_upstream if side is self.to_upstream.source else self.to_downstream

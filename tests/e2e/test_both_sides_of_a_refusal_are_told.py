@@ -1,0 +1,83 @@
+"""Two real uProxies: what the caller's says when the called side has refused it, and where."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers import traffic
+from tests.helpers.background import background
+from tests.helpers.endings import ended, only
+from uproxy.lab.mesh import ORDERS, UNWANTED, WEB, FileWorld, Inbound, Outbound
+from uproxy.lab.ports import free_port
+from uproxy.lab.processes import Uproxy
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> FileWorld:
+    return FileWorld(tmp_path)
+
+
+@pytest.fixture
+def app() -> Iterator[int]:
+    with background(traffic.echo) as port:
+        yield port
+
+
+def status_of(uproxy: Uproxy) -> dict[str, Any]:
+    status: dict[str, Any] = json.loads(uproxy.request("/status.json")[1])
+    return status
+
+
+def ready(*uproxies: Uproxy) -> None:
+    for uproxy in uproxies:
+        uproxy.wait_until_ready()
+
+
+def call_in_vain(uproxy: Outbound) -> None:
+    with socket.create_connection(("127.0.0.1", uproxy.port), timeout=10) as client:
+        client.sendall(b"anybody?")
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+
+
+def test_who_is_denied_there_is_told_where_to_look(
+    tmp_path: Path, world: FileWorld, app: int
+) -> None:
+    with (
+        Inbound(tmp_path, world.ours(ORDERS), app, allow=(WEB,)) as called,
+        Outbound(tmp_path, world.ours(UNWANTED), called.port) as caller,
+    ):
+        ready(called, caller)
+        with ended(caller, "peer_refused") as ours, ended(called, "denied", rule=None) as theirs:
+            call_in_vain(caller)
+        line = only(ours)
+        assert line["level"] == "warning"
+        assert str(line["error"]).endswith("probably refused there: its log says why")
+        assert f"no rule allows {UNWANTED}" in only(theirs)["error"]
+        [row] = status_of(caller)["denials"]
+        assert (row["outcome"], row["identity"], row["destination"]) == (
+            "peer_refused", ORDERS, "peer",
+        )  # fmt: skip
+
+
+def test_an_application_that_is_down_is_listed_there_and_marks_its_door(
+    tmp_path: Path, world: FileWorld
+) -> None:
+    with (
+        Inbound(tmp_path, world.ours(ORDERS), free_port()) as called,
+        Outbound(tmp_path, world.ours(WEB), called.port) as caller,
+    ):
+        ready(called, caller)
+        with ended(caller, "peer_refused"), ended(called, "connect_failed", rule="callers"):
+            call_in_vain(caller)
+        status = status_of(called)
+        [door], [row] = status["doors"], status["denials"]
+        assert "connection refused" in door["trouble"]
+        assert (row["outcome"], row["identity"]) == ("connect_failed", WEB)
+        assert [each["trouble"] for each in status_of(caller)["doors"]] == [None]
