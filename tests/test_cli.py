@@ -65,10 +65,52 @@ def test_check_prints_every_mistake_and_exits_2(tmp_path: Path) -> None:
     done = uproxy("check", "--config", str(path))
     lines = done.stderr.splitlines()
     assert done.returncode == 2
-    assert all(line.startswith("uproxy: error: ") for line in lines)
+    assert [line.partition(": ")[0] for line in lines] == [
+        f"{path}:1:11", *[f"{path}:2:11"] * 3, f"{path}:2:12", f"{path}:3:1",
+    ]  # fmt: skip
+    assert all(": error: " in line for line in lines)
     assert "did you mean 'listen'" in done.stderr
     assert "did you mean 'name'" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_warning_has_the_place_of_its_setting(good: Path) -> None:
+    good.write_text(good.read_text() + "timeouts:\n  drain: 0\n")
+    done = uproxy("check", str(good))
+    assert f"{good}:4:10: warning: timeouts.drain" in done.stderr
+    assert f"{good}: warning: authorization: " in done.stderr
+
+
+def test_check_takes_files_and_standard_input(good: Path) -> None:
+    bad = good.parent / "bad.yaml"
+    bad.write_text("name:x\ninbound: []\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "uproxy", "check", str(bad), "-", str(good)],
+        input="inbound: [*]\n", capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    told = [line for line in done.stderr.splitlines() if ": error: " in line]
+    assert told == [
+        f"{bad}:1:6: error: is not YAML: a blank is missing after the colon in 'name:x'",
+        '<stdin>:1:11: error: is not YAML: text that begins with * needs quotes, as in "*"',
+    ]
+    assert done.stdout.startswith(f"{good}: good: 1 inbound")
+
+
+def test_of_several_files_the_first_that_is_not_good_gives_the_exit_code(
+    good: Path, tmp_path: Path
+) -> None:
+    nobody = tmp_path / "nobody.yaml"
+    nobody.write_text(f"identity: {{workload_api: unix://{tmp_path}/none.sock}}\n")
+    wait = ("--wait", "200ms")
+    assert uproxy("check", str(good), str(nobody), "nowhere.yaml", *wait).returncode == 4
+    assert uproxy("check", "nowhere.yaml", str(nobody), str(good), *wait).returncode == 2
+
+
+def test_check_without_a_file_is_wrong_usage() -> None:
+    done = uproxy("check")
+    assert done.returncode == 2
+    assert done.stderr == "uproxy: error: which file? uproxy check FILE, or - for standard input\n"
 
 
 def test_check_says_what_is_good_and_warns_that_nobody_gets_in(
@@ -77,7 +119,7 @@ def test_check_says_what_is_good_and_warns_that_nobody_gets_in(
     assert main(["check", "--config", str(good)]) == 0
     shown = capsys.readouterr()
     assert shown.out.endswith("good: 1 inbound, 0 outbound, 0 destinations, 0 rules\n")
-    assert "uproxy: warning: authorization" in shown.err
+    assert "warning: authorization: there is no allow rule in force" in shown.err
     with good.open("a") as file:
         file.write("authorization: [{action: allow, from: any}]\n")
     assert main(["check", "--config", str(good)]) == 0
@@ -128,7 +170,7 @@ def test_check_warns_of_a_bundle_that_does_not_know_us(good: Path) -> None:
     (good.parent / "bundle.pem").write_bytes(Authority("example.org").pem)
     done = uproxy("check", "--config", str(good))
     assert done.returncode == 0
-    assert "uproxy: warning: identity.files: " in done.stderr
+    assert ":1:19: warning: identity.files: " in done.stderr
 
 
 def test_check_refuses_an_expired_svid(good: Path) -> None:

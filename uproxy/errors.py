@@ -20,6 +20,7 @@ Messages are one line, lower-case, and name the likely cause and the way out.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -46,6 +47,12 @@ class ConfigError(UproxyError):
     def __init__(self, mistakes: tuple[Mistake, ...]) -> None:
         super().__init__("; ".join(str(mistake) for mistake in mistakes))
         self.mistakes = mistakes
+
+    def in_file(self, name: str) -> ConfigError:
+        """Return the same error, with the file's name in each mistake that has a line."""
+        return ConfigError(
+            tuple(each if each.line is None else replace(each, file=name) for each in self.mistakes)
+        )
 
 
 class NotPermittedError(UproxyError):

@@ -146,13 +146,35 @@ class Mistake:
     """1-based."""
     nearest: str | None = None
     """The valid key most similar to the unknown one; None if none is similar."""
+    file: str | None = None
+    """The name of the file, for people; None: not known, or it wasn't written in a file."""
 
     def __str__(self) -> str:
-        where = self.path or "the configuration"
-        place = "" if self.line is None else f" (line {self.line}, column {self.column})"
-        value = "" if self.value is None else f" = {self.value!r}"
+        if self.file is not None:
+            return f"{self._place}: {self._what}"
+        where = "" if self.line is None else f" (line {self.line}, column {self.column})"
+        return self._said(where)
+
+    def labelled(self, severity: str) -> str:
+        """Return the line for a terminal, as compilers write it and editors read it:
+        `orders.yaml:4:25: error: …`, or `uproxy: error: …` for what isn't in a file."""
+        return f"{'uproxy' if self.file is None else self._place}: {severity}: {self._what}"
+
+    @property
+    def _place(self) -> str:
+        parts = (self.file, self.line, self.column)
+        return ":".join(str(part) for part in parts if part is not None)
+
+    @property
+    def _what(self) -> str:
+        return self._said("")
+
+    def _said(self, where: str) -> str:
         hint = "" if self.nearest is None else f"; did you mean {self.nearest!r}?"
-        return f"{where}{value}{place}: {self.reason}{hint}"
+        if self.file is not None and not self.path and self.value is None:
+            return f"{self.reason}{hint}"  # about the file, which is named already
+        value = "" if self.value is None else f" = {self.value!r}"
+        return f"{self.path or 'the configuration'}{value}{where}: {self.reason}{hint}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,16 @@ from typing import Final
 
 from uproxy.app.reading import WAIT_S, read_text
 from uproxy.config import Settings, load
-from uproxy.errors import UsageError
+from uproxy.errors import ConfigError, UsageError
+from uproxy.model import Mistake
 from uproxy.offloop import compute, off_loop
 
 HANGING_S: Final = WAIT_S + 5.0
 """Seconds that reading may take; without a limit, a mount that doesn't answer would block for
 ever."""
+
+STANDARD_INPUT: Final = "/dev/stdin"
+"""The path for a configuration that comes from standard input."""
 
 _RESERVED_FOLDERS: Final = ("/dev/", "/proc/")
 
@@ -47,7 +51,30 @@ class ConfigurationFile:
             UsageError: there is no such file, or it can't be read.
             NotPermittedError: it may not be read.
         """
-        return self._parse(read_text(self.path))
+        return self.parse(read_text(self.path))
+
+    def parse(self, text: str) -> Settings:
+        """Return the settings that the file's text means, with the overrides.
+
+        Raises:
+            ConfigError: every mistake in it, with the file's name.
+        """
+        try:
+            return load(text, environ=self.environ, overrides=self.overrides, folder=self._folder)
+        except ConfigError as error:
+            raise error.in_file(self.name) from None
+
+    def locate(self, text: str, mistakes: Sequence[Mistake]) -> tuple[Mistake, ...]:
+        """Return mistakes about settings of a good text, with name and line of the file."""
+        # imported here to save memory: a running uProxy has no use for it
+        from uproxy.config.places import locate
+
+        return locate(text, self.name, self.environ, self.overrides, mistakes)
+
+    @property
+    def name(self) -> str:
+        """What the file is called in messages."""
+        return "<stdin>" if str(self.path) == STANDARD_INPUT else str(self.path)
 
     async def load(
         self, about_to_read: Callable[[tuple[int, ...]], None], hanging_s: float = HANGING_S
@@ -65,9 +92,9 @@ class ConfigurationFile:
                 text = await off_loop(partial(self._text, about_to_read), "configuration")
         except TimeoutError:
             raise UsageError(
-                f"--config {self.path} gave no answer in {hanging_s:g} s: is its file system there?"
+                f"{self.name} gave no answer in {hanging_s:g} s: is its file system there?"
             ) from None
-        return await compute(partial(self._parse, text), "configuration")
+        return await compute(partial(self.parse, text), "configuration")
 
     def fingerprint(self) -> tuple[int, ...]:
         """Return a value that changes whenever the file does, also by a symbolic link that is
@@ -85,16 +112,13 @@ class ConfigurationFile:
     def _text(self, about_to_read: Callable[[tuple[int, ...]], None]) -> str:
         """Read the file; raise UsageError if an earlier read hasn't ended."""
         if not self._reading.acquire(blocking=False):
-            raise UsageError(f"--config {self.path} is still being read since the last time")
+            raise UsageError(f"{self.name} is still being read since the last time")
         try:
             # before reading, so that a change in this moment is noticed
             about_to_read(self.fingerprint())
             return read_text(self.path)
         finally:
             self._reading.release()
-
-    def _parse(self, text: str) -> Settings:
-        return load(text, environ=self.environ, overrides=self.overrides, folder=self._folder)
 
     @property
     def _folder(self) -> str:

@@ -51,7 +51,7 @@ def _read_all(path: Path, descriptor: int, deadline: float, wait_s: float) -> by
     while True:
         if not stat.S_ISREG(kind) and not _has_bytes_or_end(descriptor, deadline):
             held = "its writer still holds it" if read else "nobody has written to it"
-            raise UsageError(f"--config {path} didn't end within {wait_s:g} s: {held}")
+            raise UsageError(f"{path} didn't end within {wait_s:g} s: {held}")
         try:
             piece = os.read(descriptor, _PIECE)
         except BlockingIOError:
@@ -60,10 +60,10 @@ def _read_all(path: Path, descriptor: int, deadline: float, wait_s: float) -> by
             break
         read += piece
         if len(read) > MOST_BYTES:
-            raise UsageError(f"--config {path} is longer than {MOST_BYTES} bytes: no configuration")
+            raise UsageError(f"{path} is longer than {MOST_BYTES} bytes: no configuration")
     if not read and _is_unnamed_pipe(descriptor):
         raise UsageError(
-            f"--config {path} gave nothing: a pipe can be read only once, so write the "
+            f"{path} gave nothing: a pipe can be read only once, so write the "
             "configuration to a file to reload it"
         )
     return bytes(read)
@@ -88,8 +88,8 @@ def _cannot_read(path: Path, error: OSError) -> UproxyError:
     if isinstance(error, PermissionError):
         return NotPermittedError(f"{path} can't be read: give this user read permission")
     if error.errno == errno.ENXIO:
-        return UsageError(f"--config {path} can't be read: it is a socket; give a file or a pipe")
+        return UsageError(f"{path} can't be read: it is a socket; give a file or a pipe")
     if error.errno in (errno.EMFILE, errno.ENFILE):
-        return UproxyError(f"--config {path} can't be read: no descriptor left; raise LimitNOFILE")
+        return UproxyError(f"{path} can't be read: no descriptor left; raise LimitNOFILE")
     reason = os.strerror(error.errno or 0).lower()
-    return UsageError(f"--config {path} can't be read: {reason}")
+    return UsageError(f"{path} can't be read: {reason}")

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except MemoryError:  # in an import too
-        return _report(UproxyError("no memory left: raise ulimit -v, or what else limits it"))
+        return report(UproxyError("no memory left: raise ulimit -v, or what else limits it"))
 
 
 def _fill_standard_descriptors() -> None:
@@ -78,14 +78,14 @@ def _run(words: list[str]) -> int:
     except UproxyError as error:
         if args.log_level == "debug":
             raise
-        return _report(error)
+        return report(error)
     except OSError as error:
         if args.log_level == "debug":
             raise
         _discard_output()
         if isinstance(error, BrokenPipeError):
             return 1  # the reader of the pipe has ended, as `| head` does
-        return _report(UproxyError(f"{error.strerror}: is standard output gone or full?"))
+        return report(UproxyError(f"{error.strerror}: is standard output gone or full?"))
     return code
 
 
@@ -97,12 +97,14 @@ def _discard_output() -> None:
     os.close(nowhere)
 
 
-def _report(error: UproxyError) -> int:
+def report(error: UproxyError) -> int:
     """Print an error, or each mistake of a configuration; return the exit code."""
-    lines = [str(mistake) for mistake in error.mistakes] if isinstance(error, ConfigError) else []
+    lines = [f"uproxy: error: {error}"]
+    if isinstance(error, ConfigError):
+        lines = [mistake.labelled("error") for mistake in error.mistakes]
     with contextlib.suppress(OSError):  # standard error is closed: only the exit code can report it
-        for line in lines or [str(error)]:
-            print(f"uproxy: error: {line}", file=sys.stderr)
+        for line in lines:
+            print(line, file=sys.stderr)
     return error.exit_code
 
 
@@ -155,9 +157,9 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
-def add_configuration_arguments(parser: argparse.ArgumentParser) -> None:
+def add_configuration_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add `--config` and `--set`, which all commands that read a configuration have."""
-    parser.add_argument("--config", metavar="FILE", required=True, help="YAML or JSON")
+    parser.add_argument("--config", metavar="FILE", required=required, help="YAML or JSON")
     parser.add_argument(
         "--set",
         metavar="PATH=VALUE",

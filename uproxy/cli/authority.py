@@ -92,7 +92,10 @@ def _read(path: Path) -> Definition:
         text = path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise UsageError(f"{path} can't be read: {error.strerror}") from error
-    return parse_definition(text)
+    try:
+        return parse_definition(text)
+    except ConfigError as error:
+        raise error.in_file(str(path)) from None
 
 
 def _stamp(path: Path) -> _Stamp:

@@ -7,23 +7,26 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 from pathlib import Path
 
 from uproxy import libssl, sockets
 from uproxy.app.budget import budget_of
-from uproxy.app.configuration import ConfigurationFile
+from uproxy.app.configuration import STANDARD_INPUT, ConfigurationFile
 from uproxy.app.identity import check_files, make_source
-from uproxy.cli import add_configuration_arguments
+from uproxy.app.reading import read_text
+from uproxy.cli import add_configuration_arguments, report
 from uproxy.config import Settings, warnings
 from uproxy.config.scalars import duration
 from uproxy.errors import ConfigError, UproxyError, UsageError
+from uproxy.identity.credentials import Credentials
 from uproxy.model import Mistake, UnixAddress
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `check`."""
-    add_configuration_arguments(parser)
+    parser.add_argument("files", metavar="FILE", nargs="*", help="YAML or JSON; -: standard input")
+    add_configuration_arguments(parser, required=False)
     parser.add_argument(
         "--wait",
         metavar="DURATION",
@@ -33,24 +36,56 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print every mistake and exit with 2, or print that it is good.  Warnings don't change the
-    exit code."""
+    """Print every mistake of every file, or that it is good; return the exit code of the first
+    that isn't.  Warnings don't change it."""
     wait = None if args.wait is None else _duration(args.wait)
-    path = Path(args.config)
-    settings = ConfigurationFile(path, tuple(args.overrides), os.environ).read()
-    for warning in warnings(settings):
-        print(f"uproxy: warning: {warning}", file=sys.stderr)
-    for note in check_files(settings.identity):
-        print(f"uproxy: warning: identity.files: {note}", file=sys.stderr)
+    names = [*args.files] if args.config is None else [args.config, *args.files]
+    if not names:
+        raise UsageError("which file? uproxy check FILE, or - for standard input")
     libssl.check()
-    _check_owners(settings)
+    if len(names) == 1:
+        _check(names[0], args.overrides, wait)
+        return 0
+    codes = [_code(name, args.overrides, wait) for name in names]
+    return next((code for code in codes if code), 0)
+
+
+def _code(name: str, overrides: Sequence[str], wait: float | None) -> int:
+    """Check one of several files; return its exit code."""
+    try:
+        _check(name, overrides, wait)
+    except UproxyError as error:
+        return report(error)
+    return 0
+
+
+def _check(name: str, overrides: Sequence[str], wait: float | None) -> None:
+    """Check one file; print its warnings, and that it is good.
+
+    Raises:
+        UproxyError: it isn't, or there is no identity.
+    """
+    path = Path(STANDARD_INPUT if name == "-" else name)
+    file = ConfigurationFile(path, tuple(overrides), os.environ)
+    text = read_text(path)
+    settings = file.parse(text)
+
+    def warn(*notes: Mistake) -> None:
+        for note in file.locate(text, notes):
+            print(note.labelled("warning"), file=sys.stderr)
+
+    warn(*warnings(settings))
+    try:
+        warn(*(Mistake("identity.files", note) for note in check_files(settings.identity)))
+        _check_owners(settings)
+    except ConfigError as error:
+        raise ConfigError(file.locate(text, error.mistakes)) from error
     _check_limits(settings)
     if wait is not None:
         # the error, if there is one, says what the source would log
         logging.getLogger("uproxy").addHandler(logging.NullHandler())
-        print(asyncio.run(_fetch(settings, wait)))
-    print(f"{path}: {_summary(settings)}")
-    return 0
+        print(_identity(asyncio.run(_fetch(settings, wait))))
+    print(f"{file.name}: {_summary(settings)}")
 
 
 def _duration(text: str) -> float:
@@ -72,17 +107,21 @@ def _check_owners(settings: Settings) -> None:
 
 
 def _check_limits(settings: Settings) -> None:
-    """Warn if `limits.connections` doesn't fit into the descriptor limit."""
+    """Warn if `limits.connections` doesn't fit into this machine's descriptor limit."""
     budget = budget_of(settings)
     if budget.note:
         print(f"uproxy: warning: {budget.note}", file=sys.stderr)
 
 
-async def _fetch(settings: Settings, wait: float) -> str:
-    """Fetch an identity within `wait` seconds; return a line about it."""
+async def _fetch(settings: Settings, wait: float) -> Credentials:
+    """Return an identity that comes within `wait` seconds."""
     from uproxy.identity.workload_api.source import fetch_once
 
-    credentials = await fetch_once(make_source(settings.identity), wait)
+    return await fetch_once(make_source(settings.identity), wait)
+
+
+def _identity(credentials: Credentials) -> str:
+    """Return a line about our identity."""
     svid = credentials.svid
     if svid is None:
         raise UproxyError(credentials.reason)

@@ -43,8 +43,10 @@ MAX_CHARACTERS = 1 << 22
 MAX_NODES = 100_000
 """A thousand destinations and a thousand rules of 40 values each, and their doors."""
 MAX_DEPTH = 32
+_SETTING = "`key: value` with a blank after the colon"
 _LEADING_TABS = re.compile(r"^[ \t]*\t[ \t]*", re.MULTILINE)
-_BARE_IPV6 = re.compile(r":[ ]+\[[0-9a-fA-F:.]*\]:")
+_UTF_16_MARKS = ("\udcff\udcfe", "\udcfe\udcff")
+"""The byte order marks of UTF-16, as surrogateescape reads them; UTF-32's begin alike."""
 _TAGGED = (yaml.ScalarEvent, yaml.CollectionStartEvent)
 
 
@@ -61,7 +63,7 @@ def parse(text: str) -> tuple[MapNode, tuple[Mistake, ...]]:
     if node is None:
         raise ConfigError((mistake("", start, "the file is empty; it needs at least a door"),))
     if not isinstance(node, MapNode):
-        raise ConfigError((mistake("", node, "must be a mapping of settings, `key: value`"),))
+        raise ConfigError((mistake("", node, f"must be a mapping of settings, {_SETTING}"),))
     return node, mistakes
 
 
@@ -94,25 +96,23 @@ def _syntax(place: Place, reason: str) -> ConfigError:
 
 def _unreadable(text: str, error: yaml.ReaderError) -> ConfigError:
     """Return the error for a character that YAML doesn't allow, with its line and column."""
+    if text.startswith(_UTF_16_MARKS) or "\0" in text[:2]:
+        return _syntax(Place(1, 1), "the file is UTF-16 or UTF-32; save it as UTF-8")
     before = text[: error.position]
     place = Place(before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1)
     code = ord(text[error.position])
     if 0xDC80 <= code <= 0xDCFF:  # what surrogateescape makes of a stray byte
-        return _syntax(place, f"byte 0x{code - 0xDC00:02x} is not UTF-8")
+        return _syntax(place, f"byte 0x{code - 0xDC00:02x} is not UTF-8; save the file as UTF-8")
     return _syntax(place, f"character U+{code:04X} is not allowed; is this a text file?")
 
 
 def _marked(text: str, error: yaml.MarkedYAMLError) -> ConfigError:
-    """Return the error for a syntax error of PyYAML, with a hint for frequent causes."""
-    place = _place(error.problem_mark or error.context_mark)
-    problem = (error.problem or error.context or "can't be read").replace("\n", " ")
-    lines = text.splitlines()
-    line = lines[place.line - 1] if place.line and place.line <= len(lines) else ""
-    if r"'\t'" in problem:
-        problem = "a tab can't indent YAML; use spaces"
-    elif _BARE_IPV6.search(line):
-        problem = 'an address that begins with [ needs quotes, as in "[::1]:8080"'
-    return _syntax(place, f"is not YAML: {problem}")
+    """Return the error for a syntax error of PyYAML, in plain words."""
+    # imported here to save memory: a running uProxy has no mistakes
+    from uproxy.config.yaml_words import explain
+
+    place, reason = explain(text, error)
+    return _syntax(place, f"is not YAML: {reason}")
 
 
 def _place(mark: _Mark | None) -> Place:
@@ -153,11 +153,15 @@ class _Composer:
         if self._nodes > MAX_NODES:
             raise _syntax(place, f"has more than {MAX_NODES} values")
         if isinstance(event, yaml.AliasEvent):
-            reason = f"aliases (*{clip(event.anchor or '')}) are not supported; write the value out"
+            reason = (
+                f"aliases (*{clip(event.anchor or '')}) are not supported: write the value out, or "
+                "put text that begins with * in quotes"
+            )
             raise _syntax(place, reason)
         tag = event.tag if isinstance(event, _TAGGED) else None
         if tag is not None:
-            self.mistakes.append(mistake(path, place, f"tags ({clip(tag)}) are not supported"))
+            reason = f"tags ({clip(tag)}) are not supported; text that begins with ! needs quotes"
+            self.mistakes.append(mistake(path, place, reason))
         if isinstance(event, yaml.ScalarEvent):
             return _scalar(event)
         return self._collection(event, events, path)
@@ -187,7 +191,8 @@ class _Composer:
             key = self._node(event, events, path)
             if not isinstance(key, Scalar):
                 value = self._node(_next(events), events, path)
-                self.mistakes.append(mistake(path, key.place, "a key must be text"))
+                reason = "a key must be text; is this a template that wasn't rendered?"
+                self.mistakes.append(mistake(path, key.place, reason))
                 continue
             where = join(path, key.text)
             value = self._node(_next(events), events, where)

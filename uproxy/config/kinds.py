@@ -52,6 +52,11 @@ def nearest(word: str, words: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, list(words), 1)), None)
 
 
+def with_hint(reason: str, hint: str | None) -> str:
+    """Return a reason, followed by the way out if there is one."""
+    return reason if hint is None else f"{reason}; {hint}"
+
+
 def not_yet(way_out: str) -> str:
     """Return the reason for refusing something that only a later version will support."""
     return f"is not in this version yet; {way_out}"
@@ -96,7 +101,10 @@ class ScalarKind:
         try:
             return self.parse(node.text)
         except (ValueError, UproxyError) as error:
-            mistakes.append(mistake(path, node, str(error)))
+            from uproxy.config import hints  # to save memory, as in `nearest`
+
+            reason = with_hint(str(error), hints.about_quotes(node.text))
+            mistakes.append(mistake(path, node, reason))
             return WRONG
 
     def _parses(self, text: str) -> bool:
@@ -167,7 +175,11 @@ class ListOf:
     def read(self, node: Node, path: str, mistakes: list[Mistake]) -> object:
         """See Kind."""
         if not isinstance(node, ListNode):
-            mistakes.append(mistake(path, node, is_not(node, self.words)))
+            from uproxy.config import hints  # to save memory, as in `nearest`
+
+            # lists of records are those whose items may be equal
+            hint = hints.about_list(node, of_records=not self.unique)
+            mistakes.append(mistake(path, node, with_hint(is_not(node, self.words), hint)))
             return WRONG
         if len(node.items) < self.minimum:
             mistakes.append(mistake(path, node, "is an empty list; remove the key or fill it"))

@@ -36,6 +36,16 @@ def _canonical(parse: Callable[[str], object]) -> Callable[[str], str]:
     return lambda text: str(parse(text))
 
 
+def _trust_domain(text: str) -> str:
+    """Parse a trust domain; of a URI, or of a name with a path, say which part is wanted."""
+    _, scheme, rest = text.partition("://")
+    name = (rest if scheme else text).partition("/")[0].lower()
+    if name == text.lower():
+        return str(TrustDomain.parse(text))
+    wanted = TrustDomain.parse(name) if name else "its name, such as example.org"
+    raise ValueError(f"must be a trust domain alone: write {wanted}")
+
+
 def count(minimum: int) -> ScalarKind:
     """Return the kind of whole numbers that are at least `minimum`."""
 
@@ -83,7 +93,7 @@ LABEL = ScalarKind("text", scalars.label, {**_TEXT, "maxLength": 128})
 FILE = ScalarKind("a file path", scalars.file_path, _TEXT)
 ALPN = ScalarKind("a protocol name", scalars.alpn, {**_TEXT, "maxLength": 255})
 SEGMENT = ScalarKind("a path segment", scalars.segment, _pattern("[A-Za-z0-9._-]+"))
-TRUST_DOMAIN = ScalarKind("a trust domain", _canonical(TrustDomain.parse), _TEXT)
+TRUST_DOMAIN = ScalarKind("a trust domain", _trust_domain, _TEXT)
 SPIFFE_ID = ScalarKind(
     "a SPIFFE ID", _canonical(SpiffeId.parse), _pattern("[sS][pP][iI][fF][fF][eE]://.+")
 )

@@ -34,7 +34,8 @@ _Step = str | int
 # possessive: otherwise a long word could be split into steps in 2^n ways
 _STEP = r'\.?[A-Za-z0-9_-]++|\[[0-9]{1,6}\]|\["[^"]+"\]'
 _SET = re.compile(rf"((?:{_STEP})++)=(.*)", re.DOTALL)
-_STEPS = re.compile(_STEP)
+STEPS = re.compile(_STEP)
+"""Each step of a path as `join` writes it."""
 _YAML = re.compile(r"\[.*\]|\{.*\}|\".*\"|'.*'", re.DOTALL)
 
 
@@ -72,12 +73,13 @@ def _from_option(tree: MapNode, option: str, mistakes: list[Mistake]) -> MapNode
         reason = "must be path=value, as in timeouts.idle=1h or inbound[0].to=127.0.0.1:80"
         mistakes.append(Mistake("--set", reason, clip(option)))
         return tree
-    steps = [_step(part.group()) for part in _STEPS.finditer(match[1])]
+    steps = [step(part.group()) for part in STEPS.finditer(match[1])]
     place = Place(source=f"--set {clip(option)}")
     return _set_value(tree, steps, _value(match[2], place, mistakes), mistakes)
 
 
-def _step(part: str) -> _Step:
+def step(part: str) -> str | int:
+    """Return the key or index of one of a path's STEPS."""
     if part.startswith('["'):
         return part[2:-2]
     return int(part[1:-1]) if part.startswith("[") else part.removeprefix(".")

@@ -6,13 +6,13 @@ turns drafts without mistakes into settings.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from uproxy.config.kinds import WRONG, Json, Kind, is_not, nearest, not_yet
-from uproxy.config.nodes import ListNode, MapNode, Node, join, mistake
+from uproxy.config.kinds import WRONG, Json, Kind, is_not, nearest, not_yet, with_hint
+from uproxy.config.nodes import Entry, ListNode, MapNode, Node, join, mistake
 from uproxy.model import Mistake
 
 
@@ -43,10 +43,13 @@ class Record:
 
     def read(self, node: Node, path: str, mistakes: list[Mistake]) -> object:
         """See Kind; returns a Draft."""
-        if not isinstance(node, MapNode):
-            mistakes.append(mistake(path, node, is_not(node, self.words)))
-            return WRONG
         known = {each.name: each for each in self.fields}
+        if not isinstance(node, MapNode):
+            from uproxy.config import hints  # to save memory: a running uProxy has no mistakes
+
+            reason = with_hint(is_not(node, self.words), hints.about_record(node, known))
+            mistakes.append(mistake(path, node, reason))
+            return WRONG
         values: dict[str, object] = {}
         for entry in node.entries:
             where = join(path, entry.key)
@@ -57,8 +60,7 @@ class Record:
             elif entry.key in self.later:
                 mistakes.append(mistake(where, entry.place, not_yet(self.later[entry.key])))
             else:
-                hint = nearest(entry.key, known)
-                mistakes.append(mistake(where, entry.place, "no such key", hint))
+                mistakes.append(_unknown(entry, where, known))
         draft = Draft(self, path, node, MappingProxyType(values))
         if not any(key in self.later for key in node.keys):
             # a record with keys of a later version may not need the keys required today
@@ -83,6 +85,15 @@ class Record:
         }
         required = [each.name for each in self.fields if each.required]
         return {**found, "required": required} if required else found
+
+
+def _unknown(entry: Entry, path: str, known: Collection[str]) -> Mistake:
+    """Return the mistake about a key that is none of those known."""
+    from uproxy.config import hints  # to save memory: a running uProxy has no mistakes
+
+    hint = hints.about_key(entry.key, known)
+    similar = nearest(entry.key, known) if hint is None else None
+    return mistake(path, entry.place, with_hint("no such key", hint), similar)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,66 @@
+"""What was probably meant by valid YAML that is no valid setting."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.helpers.config_documents import FILES, mistakes, only_mistake
+
+
+def rule(callers: str) -> str:
+    """Return a configuration with an allow rule for these callers."""
+    return FILES + f"authorization: [{{action: allow, from: {{{callers}}}}}]\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "hint"),
+    [
+        ("timeouts:\n  idle:1h\n", "timeouts", "a blank is missing after the colon of `idle:`"),
+        ("log: {level:debug}\n", 'log["level:debug"]', "after the colon of `level:`"),
+        ("log:level: debug\n", '["log:level"]', "after the colon of `log:`"),
+        ("inbound:\n  -listen: x\n", "inbound", "a blank is missing after the dash"),
+        ("inbound: {listen: x}\n", "inbound", "begin it with `- `"),
+        ("log: [{level: debug}]\n", "log", "remove its dash or brackets"),
+        ("timeouts:\n  \xa0idle: 1h\n", 'timeouts["\\xa0idle"]', "invisible character, U+00A0"),
+        ("tls: {groups: X25519}\n", "tls.groups", "write [X25519]"),
+        ("tls: {groups: -X25519}\n", "tls.groups", "a blank is missing after the dash"),
+    ],
+)
+def test_what_is_written_slightly_wrong_is_told_with_the_way_out(
+    text: str, path: str, hint: str
+) -> None:
+    mistake = only_mistake(FILES + text)
+    assert mistake.path == path
+    assert hint in mistake.reason
+
+
+@pytest.mark.parametrize("text", ["inbound: [x]\n", "tls: {groups: ''}\n", "log: x\n"])
+def test_nothing_is_guessed_where_nothing_is_likely(text: str) -> None:
+    for mistake in mistakes(FILES + text):
+        assert ";" not in mistake.reason
+        assert "blank" not in mistake.reason
+
+
+def test_a_word_processors_quotes_are_told_apart() -> None:
+    mistake = only_mistake(rule("identities: [“spiffe://example.org/web”]"))
+    assert mistake.reason.endswith("“ is no quote: type \" or '")
+
+
+@pytest.mark.parametrize(
+    ("written", "wanted"),
+    [
+        ("spiffe://example.org", "example.org"),
+        ("SPIFFE://Example.org/ns/web", "example.org"),
+        ("https://example.org/", "example.org"),
+        ("example.org/ns/web", "example.org"),
+        ("'spiffe://'", "its name, such as example.org"),
+    ],
+)
+def test_a_trust_domain_is_a_name_alone(written: str, wanted: str) -> None:
+    mistake = only_mistake(rule(f"trust_domains: [{written}]"))
+    assert mistake.reason == f"must be a trust domain alone: write {wanted}"
+
+
+def test_so_is_the_key_of_a_bundle() -> None:
+    text = "identity: {files: {svid: a, key: b, bundles: {'spiffe://example.org': c}}}\n"
+    assert only_mistake(text).reason == "the key must be a trust domain alone: write example.org"
