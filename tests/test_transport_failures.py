@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import errno
+from dataclasses import replace
 
 import pytest
 
-from uproxy.contract import Refusal, RefusedError
+from uproxy.contract import PLAIN, Refusal, RefusedError, Route
 from uproxy.errors import IdentityError, UntrustedError
 from uproxy.libssl import TlsError
 from uproxy.lifecycle import State
@@ -17,6 +18,7 @@ from uproxy.transport.failures import Failure
 from uproxy.transport.native._engine import FAILURES
 
 LIMITS = Limits(connections=7, per_source_connections=3, handshakes_in_flight=2)
+ROUTE = Route("db", (), PLAIN, Timeouts())
 EXPLAINED = (
     Outcome.HANDSHAKE_FAILED,
     Outcome.PEER_UNTRUSTED,
@@ -43,7 +45,7 @@ def test_every_failure_of_a_thread_is_explained(what: str) -> None:
     elif what in failures.LIMITS:
         assert failures.limit(what, LIMITS).outcome is Outcome.LIMIT
     elif what in ("idle", "half_closed"):
-        assert failures.relay(failure(what), Timeouts(), None).outcome is Outcome.TIMED_OUT
+        assert failures.relay(failure(what), ROUTE, None).outcome is Outcome.TIMED_OUT
     else:
         number = Excess.BYTES if what == "excess" else errno.ECONNRESET
         refusal = handshake(failure(what, number).cause())
@@ -118,16 +120,18 @@ def test_a_limit_is_named_with_its_number(what: str, words: str) -> None:
 
 def test_a_relay_ends_by_silence_a_reset_or_a_late_refusal_of_our_certificate() -> None:
     timeouts = Timeouts(idle=1.5, half_close=0.5)
+    along = replace(ROUTE, timeouts=timeouts)
     idle, half_closed = failure("idle"), failure("half_closed")
-    assert failures.relay(idle, timeouts, None).reason == "nothing moved for 1.5 s"
+    assert failures.relay(idle, along, None).reason == "nothing moved for 1.5 s"
     words = "one side had finished, the other sent nothing for 0.5 s"
-    assert failures.relay(half_closed, timeouts, None) == Refusal(Outcome.TIMED_OUT, words)
+    assert failures.relay(half_closed, along, None) == Refusal(Outcome.TIMED_OUT, words)
     reset = Refusal(Outcome.RESET, "reset by the peer")
-    assert failures.relay(failure("os", errno.EPIPE), timeouts, None) == reset
+    assert failures.relay(failure("os", errno.EPIPE), along, None) == reset
     # SSL_R_TLSV1_ALERT_UNKNOWN_CA of ERR_LIB_SSL
     refused = failure("after_handshake", code=20 << 23 | 1048)
-    expected = Refusal(Outcome.HANDSHAKE_FAILED, "peer sent alert unknown ca")
-    assert failures.relay(refused, timeouts, 0.1) == expected
+    told = failures.relay(refused, along, 0.1)
+    assert told.outcome is Outcome.HANDSHAKE_FAILED
+    assert told.reason.startswith("the peer refused our certificate (unknown ca): ")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +147,7 @@ def test_a_relay_ends_by_silence_a_reset_or_a_late_refusal_of_our_certificate() 
 def test_only_a_cut_soon_after_the_handshake_is_probably_a_refusal(
     what: str, error: int, age: float, outcome: Outcome
 ) -> None:
-    assert failures.relay(failure(what, error), Timeouts(), age).outcome is outcome
+    assert failures.relay(failure(what, error), ROUTE, age).outcome is outcome
 
 
 def test_other_errors_are_the_systems_words() -> None:

@@ -99,7 +99,7 @@ def test_one_that_expects_somebody_else_breaks_off(
     with GhostunnelClient(folder, meeting.ghost, target=door.port, verify=[UNWANTED]) as client:
         with ended(door, "handshake_failed") as lines:
             assert ask(client.port) == b""
-        assert "alert" in only(lines)["error"]
+        assert str(only(lines)["error"]).startswith("the peer refused our certificate (")
 
 
 def test_one_whom_no_rule_allows_is_refused(folder: Path, meeting: Meeting, echo_app: int) -> None:
@@ -152,4 +152,4 @@ def test_one_that_refuses_us_is_a_failed_handshake(
         uproxy.wait_until_ready()
         with ended(uproxy, "handshake_failed", opened=True) as lines:
             assert ask(uproxy.port) == b""
-        assert "alert" in only(lines)["error"]
+        assert str(only(lines)["error"]).startswith("the peer refused our certificate (")

@@ -208,7 +208,7 @@ def test_an_envoy_that_expects_somebody_else_breaks_off(
         with ended(door, "handshake_failed") as lines:
             assert ask(client.port) == b""
         assert grown(client, before, "ssl.fail_verify_san") >= 1
-        assert "alert" in only(lines)["error"]
+        assert str(only(lines)["error"]).startswith("the peer refused our certificate (")
 
 
 def test_every_connection_to_an_envoy_is_a_full_handshake(
@@ -241,7 +241,7 @@ def test_an_envoy_that_refuses_us_is_a_failed_handshake(
         before = server.statistics()
         with ended(uproxy, "handshake_failed", opened=True) as lines:
             assert ask(uproxy.port) == b""
-        assert "alert" in only(lines)["error"]
+        assert str(only(lines)["error"]).startswith("the peer refused our certificate (")
         wait_until(lambda: grown(server, before, "ssl.fail_verify_san") == 1, "Envoy's refusal")
 
 

@@ -13,7 +13,7 @@ import pytest
 from tests.helpers import traffic
 from tests.helpers.background import background
 from tests.helpers.endings import ended, only
-from uproxy.lab.mesh import ORDERS, UNWANTED, WEB, FileWorld, Inbound, Outbound
+from uproxy.lab.mesh import ORDERS, STRANGER, UNWANTED, WEB, FileWorld, Inbound, Outbound
 from uproxy.lab.ports import free_port
 from uproxy.lab.processes import Uproxy
 
@@ -81,3 +81,23 @@ def test_an_application_that_is_down_is_listed_there_and_marks_its_door(
         assert "connection refused" in door["trouble"]
         assert (row["outcome"], row["identity"]) == ("connect_failed", WEB)
         assert [each["trouble"] for each in status_of(caller)["doors"]] == [None]
+
+
+def test_whose_certificate_is_refused_there_is_told_what_may_be_missing(
+    tmp_path: Path, world: FileWorld, app: int
+) -> None:
+    with (
+        Inbound(tmp_path, world.ours(ORDERS), app) as called,
+        Outbound(tmp_path, world.ours(STRANGER), called.port) as caller,
+    ):
+        ready(called, caller)
+        with (
+            ended(caller, "handshake_failed", opened=True) as ours,
+            ended(called, "peer_untrusted", rule="X5-17"),
+        ):
+            call_in_vain(caller)
+        words = (
+            "the peer refused our certificate (unknown ca): it may lack a bundle for stranger.test"
+        )
+        assert only(ours)["error"] == words
+        assert [row["reason"] for row in status_of(caller)["denials"]] == [words]

@@ -35,7 +35,7 @@ class CarriedSide:
 
     who = "the peer"
     must_read_first = False
-    may_be_refused = False
+    shown = None
 
     def __init__(self, carrier: Carrier, number: int) -> None:
         self.failure: OSError | None = None

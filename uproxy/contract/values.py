@@ -113,15 +113,20 @@ class Route:
     """Of the snapshot that decided."""
     door_data: object = field(default=None, repr=False, compare=False)
     """The door's own; the engine gives it back with the route."""
+    shown: str | None = field(init=False, repr=False, compare=False)
+    """The SPIFFE ID that we show upstream; None in the clear."""
     when_open: Route = field(init=False, repr=False, compare=False)
     """What an engine keeps of it when the connection is open: neither plan nor addresses."""
 
     def __post_init__(self) -> None:
-        kept = (self.candidates, self.upstream.plan, self.preface, self.door_data, self.cache_scope)
+        plan = self.upstream.plan
+        object.__setattr__(self, "shown", None if plan is None else plan.own.spiffe_id)
+        kept = (self.candidates, plan, self.preface, self.door_data, self.cache_scope)
         if any(kept):
             rest = Route(
                 self.destination, (), PLAIN, self.timeouts, self.rule, revision=self.revision
             )
+            object.__setattr__(rest, "shown", self.shown)
         else:
             rest = self
         object.__setattr__(self, "when_open", rest)

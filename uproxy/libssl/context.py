@@ -149,7 +149,7 @@ class Context:
     """What the handshakes of one plan are made with: a keyless SSL_CTX, and one like it with our
     certificate and key."""
 
-    __slots__ = ("_identity", "_keyless", "_server_names", "server", "verify")
+    __slots__ = ("_identity", "_keyless", "_server_names", "ours", "server", "verify")
 
     def __init__(
         self, plan: TlsPlan, compiled: Compiled | None = None, keyless: Keyless | None = None
@@ -161,6 +161,7 @@ class Context:
         # not the plan itself: it is the weak key that this context is kept under
         self.server = plan.role is Role.SERVER
         self.verify = plan.verify
+        self.ours = plan.own.spiffe_id
         self._server_names: dict[str, Any] = {}  # char *; as many as the destination has names
         self._identify(plan)
 

@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass
 from typing import Final
 
-from uproxy import libssl, sockets
+from uproxy import libssl, sockets, tlswords
 from uproxy.contract import Refusal, RefusedError, Route
 from uproxy.errors import IdentityError, UntrustedError
 from uproxy.libssl import TlsError
@@ -151,8 +151,9 @@ def limit(what: str, limits: Limits, source: Address | str = "") -> Refusal:
     return Refusal(Outcome.LIMIT, why)
 
 
-def handshake(who: str, error: BaseException, seconds: float) -> Refusal:
-    """Return the refusal for a handshake that failed; `seconds`: its deadline.
+def handshake(who: str, error: BaseException, seconds: float, shown: str | None = None) -> Refusal:
+    """Return the refusal for a handshake that failed; `seconds`: its deadline; `shown`: the SPIFFE
+    ID that we show in it.
 
     Raises:
         BaseException: `error`, where it is a defect.
@@ -166,6 +167,8 @@ def handshake(who: str, error: BaseException, seconds: float) -> Refusal:
     if isinstance(error, TimeoutError) and error.errno is None:  # the kernel's has a number
         why = f"{who} didn't finish the handshake in {seconds:g} s"
         return Refusal(Outcome.TIMED_OUT, why)
+    if isinstance(error, TlsError) and error.alert is not None:
+        return Refusal(Outcome.HANDSHAKE_FAILED, tlswords.refusal(who, error.alert, shown))
     outcome = Outcome.PROBED if isinstance(error, ProbedError) else Outcome.HANDSHAKE_FAILED
     return Refusal(outcome, describe(who, error))
 
@@ -190,7 +193,7 @@ def no_answer(addresses: tuple[Address, ...], seconds: float) -> Refusal:
 def candidate(failure: Failure, route: Route, addresses: tuple[Address, ...]) -> Refusal:
     """Return the refusal for a candidate whose connect or handshake failed."""
     if failure.state is State.HANDSHAKING_UPSTREAM:
-        return handshake(failure.who, failure.cause(), route.timeouts.handshake)
+        return handshake(failure.who, failure.cause(), route.timeouts.handshake, route.shown)
     if failure.what == "timeout":
         return no_answer(addresses, route.timeouts.connect)
     return unreachable(failure.error, addresses[0])
@@ -225,17 +228,17 @@ def unanswered(who: str, error: BaseException, age: float) -> Refusal:
     return Refusal(Outcome.PEER_REFUSED, why)
 
 
-def relay(failure: Failure, timeouts: Timeouts, unanswered_for: float | None) -> Refusal:
-    """Return the refusal for a failure of the compiled engine's relay.
+def relay(failure: Failure, route: Route, unanswered_for: float | None) -> Refusal:
+    """Return the refusal for a failure of the compiled engine's relay along a route.
 
     `unanswered_for`: if the side that failed is a TLS server that has sent nothing, the seconds
     since the connection was accepted; otherwise None.
     """
     if failure.what in ("idle", "half_closed"):
-        return idle(timeouts, half_closed=failure.what == "half_closed")
+        return idle(route.timeouts, half_closed=failure.what == "half_closed")
     # under TLS 1.3 a client learns that its certificate was refused when its handshake has ended
     if failure.what == "after_handshake":
-        return handshake(failure.who, failure.cause(), 0)
+        return handshake(failure.who, failure.cause(), 0, route.shown)
     if unanswered_for is not None:
         return unanswered(failure.who, failure.cause(), unanswered_for)
     return broken(failure.who, failure.cause())

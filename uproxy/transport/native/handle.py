@@ -341,9 +341,11 @@ class NativeConnection(Deciding):
             return failures.limit(what, self._loop_state.limits, self.arrival.source)
         if failure.state is State.HANDSHAKING_DOWNSTREAM:
             limit = cast("Door", self._door).timeouts.handshake
-            return failures.handshake(failure.who, failure.cause(), limit)
-        timeouts = cast("Route", self.route).timeouts
-        return failures.relay(failure, timeouts, self._unanswered_for(fault[1]))
+            plan = self.arrival.tls
+            shown = None if plan is None else plan.own.spiffe_id
+            return failures.handshake(failure.who, failure.cause(), limit, shown)
+        route = cast("Route", self.route)
+        return failures.relay(failure, route, self._unanswered_for(fault[1]))
 
     def _unanswered_for(self, side: int) -> float | None:
         """Return the seconds for which a side that is a TLS server has sent nothing; None: it isn't

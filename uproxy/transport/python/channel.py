@@ -79,9 +79,9 @@ class Channel:
         return False
 
     @property
-    def is_tls_client(self) -> bool:
-        """Whether we are the client of a TLS handshake on it."""
-        return False
+    def shown(self) -> str | None:
+        """The SPIFFE ID that we showed to a TLS server; None: the other end is none."""
+        return None
 
     @property
     def finished(self) -> bool:

@@ -83,7 +83,7 @@ class Connection(Deciding):
             limit = cast("Door", self._door).timeouts.handshake
             self.enter_state(State.HANDSHAKING_DOWNSTREAM, limit)
             self._limiter.mark_silent(self)
-            with refusing(self._names[0]):
+            with refusing(channel):
                 if isinstance(plan, Refusal):
                     await channel.wait_for_first_byte()
                     plan = self._ask_for_plan()
@@ -99,7 +99,7 @@ class Connection(Deciding):
         self._limiter.mark_active(self)
         self._limiter.take_slot(self)
         channel = cast("TlsChannel", cast("ChannelSide", self._downstream).channel)
-        with refusing(self._names[0]):
+        with refusing(channel):
             context = libssl.context_of(cast("TlsPlan", self.arrival.tls))
             await channel.handshake(context, hello, None, partial(self._limiter.mark_stalled, self))
         self.arrival = replace(self.arrival, peer=channel.peer)
@@ -143,7 +143,7 @@ class Connection(Deciding):
         self._upstream = ChannelSide(channel)
         self.enter_state(State.HANDSHAKING_UPSTREAM, route.timeouts.handshake)
         name = self._candidate.server_name if self._candidate else None
-        with refusing(self._names[1]):
+        with refusing(channel):
             await channel.handshake(libssl.context_of(plan), server_name=name)
         return self.on_upstream_ready
 

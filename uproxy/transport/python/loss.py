@@ -55,10 +55,10 @@ class Loss:
         """Return how the relay ends; `count`: bytes read from the side that failed; `age`: seconds
         since the connection was accepted."""
         side, error = self.side, self._error
-        if not side.may_be_refused or count:
+        if side.shown is None or count:
             return failures.broken(side.who, error)
         if _alert(error) is not None:
-            return failures.handshake(side.who, error, 0)
+            return failures.handshake(side.who, error, 0, side.shown)
         return failures.unanswered(side.who, error, age)
 
 

@@ -53,9 +53,10 @@ class Side(Protocol):
         """Whether nothing can be written before more has been read."""
 
     @property
-    def may_be_refused(self) -> bool:
-        """Whether an alert before the first byte read is the peer's refusal of our certificate:
-        under TLS 1.3 a server judges it when the handshake has ended for the client."""
+    def shown(self) -> str | None:
+        """The SPIFFE ID that we showed to a TLS server; None: the other end is none.  A server
+        judges it when the handshake has ended for us (TLS 1.3), so an alert before the first byte
+        read is its refusal."""
 
     def read(self) -> Buffer | None:
         """Return application bytes, valid until the next read of any side; empty at the end; None:
@@ -119,8 +120,8 @@ class ChannelSide:
         return self.channel.must_receive_first
 
     @property
-    def may_be_refused(self) -> bool:
-        return self.channel.is_tls_client
+    def shown(self) -> str | None:
+        return self.channel.shown
 
     def read(self) -> Buffer | None:
         try:

@@ -25,20 +25,19 @@ class TlsChannel(Channel):
     """A channel whose peer is verified once `handshake` has returned; before, it sends and
     receives no application byte."""
 
-    __slots__ = ("_early", "_is_client", "_session", "_started", "facts")
+    __slots__ = ("_early", "_session", "_started", "facts", "ours", "shown")
 
     def __init__(self, poller: Poller, connected: socket.socket, who: str) -> None:
         super().__init__(poller, connected, who)
         self._session: Session | None = None
         self._early = b""  # application bytes that came together with the handshake's end
         self._started: float | None = None
-        self._is_client = False
+        self.ours: str | None = None
+        """The SPIFFE ID that we show, once the handshake has begun."""
+        self.shown: str | None = None
+        """The same, if the other end is the server."""
         self.facts: TlsFacts | None = None
         """What the handshake negotiated, once it has ended."""
-
-    @property
-    def is_tls_client(self) -> bool:
-        return self._is_client
 
     @property
     def peer(self) -> PeerSvid | None:
@@ -105,7 +104,8 @@ class TlsChannel(Channel):
             OSError: the connection was reset.
         """
         started = self._started or time.monotonic()
-        self._is_client = not context.server
+        self.ours = context.ours
+        self.shown = None if context.server else context.ours
         session = self._session = Session(context, server_name)
         done = self._step(session, received)
         while not done:
@@ -226,8 +226,8 @@ class TlsChannel(Channel):
 
 
 @contextmanager
-def refusing(who: str) -> Iterator[None]:
-    """Turn what may end a handshake with a side into a refusal.
+def refusing(channel: TlsChannel) -> Iterator[None]:
+    """Turn what may end a handshake on a channel into a refusal.
 
     Raises:
         RefusedError: with why it failed.
@@ -235,4 +235,4 @@ def refusing(who: str) -> Iterator[None]:
     try:
         yield
     except (UntrustedError, IdentityError, TlsError, OSError) as error:
-        raise RefusedError(failures.handshake(who, error, 0)) from error
+        raise RefusedError(failures.handshake(channel.who, error, 0, channel.ours)) from error
