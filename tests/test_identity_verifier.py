@@ -370,6 +370,37 @@ def test_of_roots_with_one_name_the_one_that_signed_counts_whatever_else_is_ther
     assert refusal(with_stranger.issue(**bare), bundles=(bundle,)) == ("X5-14", Alert.UNKNOWN_CA)
 
 
+def _authority_identifier(
+    *,
+    key: bytes = x509.SubjectKeyIdentifier.from_public_key(OURS.key.public_key()).digest,
+    issuer: x509.Name = OURS.root.issuer,
+    serial: int = OURS.root.serial_number,
+) -> dict[str, Any]:
+    """An authority key identifier that names the root of OURS, or what else is said."""
+    identifier = x509.AuthorityKeyIdentifier(key, [x509.DirectoryName(issuer)], serial)
+    return {"aki": False, "extensions": ((identifier, False),)}
+
+
+def test_an_issuer_that_openssl_does_not_take_for_one_is_none() -> None:
+    """Though its signature is right."""
+    assert judge(OURS.issue(**_authority_identifier()))
+    for how in (
+        _authority_identifier(key=bytes(20)),
+        _authority_identifier(serial=1),
+        _authority_identifier(issuer=PARTNER.root.issuer),
+    ):
+        for peer in (OURS.issue(**how), OURS.intermediate(**how).issue()):
+            assert refusal(peer) == ("X5-14", Alert.UNKNOWN_CA)
+    bare: dict[str, Any] = {"aki": False, "ski": False, "subject": "CA"}
+    root = Authority("example.org", now=NOW, **bare)
+    below = root.intermediate(**bare)
+    assert refusal(below.issue(**bare), bundles=(root.bundle,)) == ("X5-14", Alert.UNKNOWN_CA)
+    # the name alone, or key identifiers, tell them apart
+    assert judge(root.intermediate(**bare | {"subject": "b"}).issue(), bundles=(root.bundle,))
+    named = Authority("example.org", now=NOW, subject="CA")
+    assert judge(named.intermediate(subject="CA").issue(), bundles=(named.bundle,))
+
+
 def test_key_identifiers_tell_signers_with_one_name_apart() -> None:
     roots = [Authority("example.org", now=NOW) for _ in range(5)]
     bundle = Bundle("example.org", tuple(each.root for each in roots))

@@ -8,7 +8,10 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+from cryptography.hazmat.primitives.asymmetric.types import (
+    CertificateIssuerPrivateKeyTypes,
+    CertificatePublicKeyTypes,
+)
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from uproxy.lab.pki import Authority, Issued, private_bytes
@@ -79,6 +82,32 @@ def with_a_broken_extension(
     if good not in parts[-1]:
         raise ValueError("no CA without a path length")
     parts[-1] = parts[-1].replace(good, bad)
+    return _signed_anew(certificate, parts, signer)
+
+
+def with_another_key(
+    certificate: x509.Certificate,
+    key: CertificatePublicKeyTypes,
+    signer: CertificateIssuerPrivateKeyTypes,
+) -> x509.Certificate:
+    """The same certificate for another key, with the key identifiers that it had."""
+    builder = x509.CertificateBuilder(
+        certificate.issuer, certificate.subject, key, certificate.serial_number,
+        certificate.not_valid_before_utc, certificate.not_valid_after_utc,
+        [*certificate.extensions],
+    )  # fmt: skip
+    return builder.sign(signer, hashes.SHA256())
+
+
+def with_a_key_of_an_unknown_kind(
+    certificate: x509.Certificate, signer: CertificateIssuerPrivateKeyTypes
+) -> x509.Certificate:
+    """The same certificate of a P-256 key, whose kind has a number that nobody knows, signed anew
+    by a P-256 key."""
+    parts = _signed_parts(certificate)
+    kind = bytes.fromhex("06072a8648ce3d0201")
+    # version, serial, algorithm, issuer, validity, subject, key
+    parts[6] = parts[6].replace(kind, kind[:-1] + b"\x7f")
     return _signed_anew(certificate, parts, signer)
 
 

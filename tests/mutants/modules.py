@@ -10,6 +10,11 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
     "uproxy.identity.credentials": ("test_identity_source", "test_identity_files"),
     "uproxy.identity.diagnosis": ("test_identity_diagnosis", "test_identity_verifier"),
     "uproxy.identity.verifier": ("test_identity_verifier",),
+    "uproxy.identity.vouching": (
+        "test_identity_vouching",
+        "test_identity_verifier",
+        "test_identity_diagnosis",
+    ),
     "uproxy.lifecycle": ("test_lifecycle", "property/test_lifecycle"),
     "uproxy.policy": ("test_policy", "property/test_policy"),
     "uproxy.proxy.inbound": ("test_proxy_inbound",),

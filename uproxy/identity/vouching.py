@@ -16,17 +16,16 @@ from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
 from uproxy.spiffe.encoding import UNREADABLE
 from uproxy.spiffe.svid import extension
 
-MISSES: Final = 1
-"""How many signatures may be wrong in one search where every root has a name of its own.  A path
-that exists is missed only where signers share a name and have no key identifiers, or where
-somebody else's certificate with the issuer's name is presented before the issuer's."""
 MAX_MISSES: Final = 3
-"""The same where roots share a name: each further root of the most frequent name allows one more,
-up to this."""
+"""How many signatures may be wrong in one search: as many as roots share the most frequent name,
+and no more than this.  A path that exists is missed only where more signers share a name and have
+no key identifiers, or where somebody else's certificate with the issuer's name is presented before
+the issuer's."""
 
 
 class Reachable(NamedTuple):
@@ -43,63 +42,51 @@ class Search:
         """`roots` are those that may have signed something."""
         self._roots = roots
         self._missed = 0
-
-    @property
-    def is_over(self) -> bool:
-        """Whether too many signatures were wrong."""
-        return self._missed >= MISSES and self._missed >= self._most()
-
-    def _most(self) -> int:
-        namesakes = max(Counter(root.subject for root in self._roots).values(), default=1)
-        return min(MISSES + namesakes - 1, MAX_MISSES)
+        self._is_over = False
 
     def issuer_among(
         self, candidates: Iterable[x509.Certificate], certificate: x509.Certificate
     ) -> x509.Certificate | None:
         """Return the first of `candidates` that signed `certificate`, by name and key; None: none
-        did, or the search is over."""
+        did, or too many signatures were wrong in this search."""
         for candidate in candidates:
-            if self.is_over:
+            if self._is_over:
                 return None
             try:
                 certificate.verify_directly_issued_by(candidate)
             except InvalidSignature:
-                self._missed += 1
+                self._miss()
             except (ValueError, TypeError, UnsupportedAlgorithm):
-                continue  # names or kinds of keys that don't fit cost nothing
+                pass  # names or kinds of keys that don't fit cost nothing
             else:
                 return candidate
         return None
 
+    def _miss(self) -> None:
+        namesakes = Counter(root.subject for root in self._roots)
+        self._missed += 1
+        self._is_over = self._missed >= min(max(namesakes.values(), default=1), MAX_MISSES)
+
     def reachable_from_roots(
-        self, strangers: Sequence[x509.Certificate], anchors: Iterable[x509.Certificate]
+        self, strangers: Iterable[x509.Certificate], anchors: Iterable[x509.Certificate]
     ) -> list[Reachable]:
         """Return those of `strangers` that an anchor signed, or another one that is reachable."""
         reachable: list[Reachable] = []
-        rest, signers = [*_once(strangers)], [*anchors]
-        while rest and signers:
-            signed = [(each, self._signer(each, signers, rest)) for each in rest]
+        rest, signers = _once(strangers), [*anchors]
+        while signers:
+            signed = [(each, self._signer(each, signers)) for each in rest]
             found = [Reachable(each, signer) for each, signer in signed if signer is not None]
             reachable += found
-            signers = [each.certificate for each in found]
+            signers = _certificates_of(found)
             rest = [each for each in rest if each not in signers]
         return reachable
 
     def _signer(
-        self,
-        certificate: x509.Certificate,
-        among: Sequence[x509.Certificate],
-        others: Sequence[x509.Certificate],
+        self, certificate: x509.Certificate, among: Iterable[x509.Certificate]
     ) -> x509.Certificate | None:
-        """Return the one `among` these that signed it; None: none did.  Where one of `others` has
-        the same name, key identifiers decide before signatures do."""
-        if self.is_over:
-            return None
-        if len(among) > 1:
-            among = fitting(certificate, among)
-        if named_issuers(certificate, among) and named_issuers(certificate, others):
-            among = [each for each in among if not names_another_key(certificate, each)]
-        return self.issuer_among(among, certificate)
+        if self._is_over:
+            return None  # reading names costs too
+        return self.issuer_among(fitting(certificate, among), certificate)
 
 
 def find_way_up(
@@ -119,15 +106,13 @@ def find_way_up(
     rest = [each for each in presented[1:] if each not in roots]
     anchors, others = fitting(leaf, roots), named_issuers(leaf, rest)
     reachable = [*known]
-    if names_key_of(leaf, anchors):
+    if anchors and names_key_of(leaf, anchors[0]):
         others = []
     elif any(each not in _certificates_of(reachable) for each in others):
         # in the order in which RFC 8446 section 4.4.2 wants them
         unknown = [each for each in rest if each not in _certificates_of(reachable)]
         reachable += search.reachable_from_roots(unknown, [*roots, *_certificates_of(reachable)])
     candidates = [each for each in others if each in _certificates_of(reachable)]
-    if search.is_over and not candidates:
-        return [leaf]
     issuer = _choose(search, fitting(leaf, [*anchors, *candidates]), leaf)
     if issuer is not None:
         return [leaf, *_up(issuer, reachable)]
@@ -147,65 +132,45 @@ def _up(issuer: x509.Certificate, reachable: Sequence[Reachable]) -> Iterator[x5
 
 
 def fitting(
-    certificate: x509.Certificate, candidates: Sequence[x509.Certificate]
-) -> Sequence[x509.Certificate]:
-    """Return the candidates that have the name of `certificate`'s issuer; of several, those that
-    have its key identifier too, where any has."""
-    named = named_issuers(certificate, candidates)
-    if len(named) < 2:
-        return named
-    return [each for each in named if names_key_of(certificate, [each])] or named
+    certificate: x509.Certificate, candidates: Iterable[x509.Certificate]
+) -> list[x509.Certificate]:
+    """Return the candidates that have the name of `certificate`'s issuer: those that have its key
+    identifier too; where none has, those of which it isn't known.
+
+    OpenSSL doesn't accept a signer with another key identifier.
+    """
+    named = [
+        (each, names_key_of(certificate, each)) for each in named_issuers(certificate, candidates)
+    ]
+    return [each for each, fits in named if fits] or [each for each, fits in named if fits is None]
 
 
-def names_key_of(certificate: x509.Certificate, signers: Sequence[x509.Certificate]) -> bool:
-    """Return whether there are `signers`, and `certificate`'s key identifier is that of all of
-    them."""
-    identifiers = [_key_identifiers(certificate, each) for each in signers]
-    return bool(identifiers) and all(named == own and own for named, own in identifiers)
-
-
-def names_another_key(certificate: x509.Certificate, signer: x509.Certificate) -> bool:
-    """Return whether the key identifier that `certificate` gives for its signer is another than
-    that of `signer`; False where one of them has none."""
-    named, own = _key_identifiers(certificate, signer)
-    return bool(named and own) and named != own
-
-
-def _key_identifiers(
-    certificate: x509.Certificate, signer: x509.Certificate
-) -> tuple[bytes | None, bytes | None]:
-    """Return the key identifier that `certificate` gives for its signer, and that of `signer`; None
-    for each that isn't there."""
+def names_key_of(certificate: x509.Certificate, signer: x509.Certificate) -> bool | None:
+    """Return whether the key identifier that `certificate` gives for its signer is that of
+    `signer`; None: one of them has none."""
     try:
         authority = extension(certificate, x509.AuthorityKeyIdentifier)
         own = extension(signer, x509.SubjectKeyIdentifier)
     except UNREADABLE:
-        return None, None
-    named = authority.key_identifier if authority else None
-    return named, own.digest if own else None
+        return None
+    if authority is None or authority.key_identifier is None or own is None:
+        return None
+    return authority.key_identifier == own.digest
 
 
 def named_issuers(
-    certificate: x509.Certificate, candidates: Sequence[x509.Certificate]
-) -> Sequence[x509.Certificate]:
+    certificate: x509.Certificate, candidates: Iterable[x509.Certificate]
+) -> list[x509.Certificate]:
     """Return the candidates that have the name of `certificate`'s issuer, each once."""
-    if not candidates:
-        return []
     try:
         name = certificate.issuer
-    except ValueError:
+    except UNREADABLE:
         return []
-    return _once([each for each in candidates if _subject(each) == name])
+    return _once(each for each in candidates if _subject(each) == name)
 
 
-def _once(certificates: Sequence[x509.Certificate]) -> Sequence[x509.Certificate]:
-    if len(certificates) < 2:
-        return certificates
-    once: list[x509.Certificate] = []
-    for each in certificates:
-        if each not in once:
-            once.append(each)
-    return once
+def _once(certificates: Iterable[x509.Certificate]) -> list[x509.Certificate]:
+    return [*dict.fromkeys(certificates)]
 
 
 def _follow_names(
@@ -229,16 +194,23 @@ def _choose(
     key, the first is returned without checking the signature."""
     if not candidates:
         return None
-    if len(candidates) > 1:
-        key = candidates[0].public_key()
-        if any(each.public_key() != key for each in candidates[1:]):
-            return search.issuer_among(candidates, certificate)
-    return candidates[0]
+    first, *more = candidates
+    if any(_key(each) != _key(first) for each in more):
+        return search.issuer_among(candidates, certificate)
+    return first
+
+
+def _key(certificate: x509.Certificate) -> CertificatePublicKeyTypes | None:
+    """Return the public key; None: it can't be read."""
+    try:
+        return certificate.public_key()
+    except UNREADABLE:
+        return None
 
 
 def _subject(certificate: x509.Certificate) -> x509.Name | None:
     """Return the subject; None: it can't be read."""
     try:
         return certificate.subject
-    except ValueError:
+    except UNREADABLE:
         return None
