@@ -8,7 +8,7 @@ from tests.helpers.connections import APP, FakeConnection, arrival, ending
 from uproxy.accesslog import AccessRecord, access_record, logged_outcomes
 from uproxy.contract import PLAIN, PeerSvid, Route
 from uproxy.lifecycle import State
-from uproxy.model import Direction, Outcome, TcpAddress, Timeouts, Transport, UnixAddress
+from uproxy.model import Claim, Direction, Outcome, TcpAddress, Timeouts, Transport, UnixAddress
 
 OURS = "spiffe://example.org/ns/db/sa/orders"
 THEIRS = PeerSvid("spiffe://example.org/ns/web/sa/a", (b"der",), datetime(2030, 1, 1, tzinfo=UTC))
@@ -23,7 +23,7 @@ def test_the_fields_have_ztunnels_names_in_the_contracts_order() -> None:
     record = inbound(FakeConnection(arrival(THEIRS)))
     assert " ".join(name for name, _ in record.fields) == (
         "src.addr src.identity dst.addr dst.identity dst.hbone_addr direction transport via "
-        "bytes_sent bytes_recv duration outcome rule error"
+        "bytes_sent bytes_recv duration outcome rule error unproven.identity unproven.serial"
     )
 
 
@@ -45,7 +45,19 @@ def test_inbound_the_peer_is_the_source_and_the_application_the_destination() ->
         "outcome": "closed",
         "rule": "web-reads",
         "error": None,
+        "unproven.identity": None,
+        "unproven.serial": None,
     }
+
+
+def test_what_a_refused_certificate_claims_is_marked_as_not_proven() -> None:
+    claim = Claim("spiffe://stranger.test/a", "0a01")
+    end = ending(Outcome.PEER_UNTRUSTED, State.HANDSHAKING_DOWNSTREAM, claim=claim)
+    record = access_record(Direction.INBOUND, Transport.MTLS, OURS, FakeConnection(), end)
+    fields = dict(record.fields)
+    assert fields["src.identity"] is None
+    assert (fields["unproven.identity"], fields["unproven.serial"]) == (claim.spiffe_id, "0a01")
+    assert record.kind == ("peer_untrusted", "handshaking_downstream", "10.0.0.1")
 
 
 def test_outbound_the_application_is_the_source_and_the_peer_the_destination() -> None:

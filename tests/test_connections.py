@@ -27,7 +27,7 @@ from uproxy.contract import Refusal, TlsFacts
 from uproxy.lab.pki import Authority, Issued
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
-from uproxy.model import Direction, Outcome, Role, TcpAddress, Timeouts, Transport
+from uproxy.model import Claim, Direction, Outcome, Role, TcpAddress, Timeouts, Transport
 from uproxy.policy import Target
 from uproxy.snapshot.plans import own_svid
 
@@ -221,6 +221,20 @@ async def test_who_was_probably_refused_there_is_listed_with_whom_it_called() ->
     assert (denial.direction, denial.identity) == (Direction.OUTBOUND, WEB.spiffe_id)
     flags = {"response_flags": "PEER_REFUSED", "reporter": "source"}
     assert here.metric("istio_tcp_connections_closed_total", **flags) == 1
+
+
+async def test_what_a_stranger_claims_is_told_and_new_serial_numbers_make_no_new_rows() -> None:
+    here = world()
+    end = ending(Outcome.PEER_UNTRUSTED, State.HANDSHAKING_DOWNSTREAM, reason="no bundle")
+    for name in ("a", "b"):
+        for number in range(3):
+            claim = Claim(f"spiffe://stranger.test/{name}", str(number))
+            again = FakeConnection(arrival(number=number))
+            here.connections.never_opened(again, replace(end, claim=claim), INBOUND)
+    assert [(denial.ending.claim, denial.count) for denial in here.connections.denials] == [
+        (Claim("spiffe://stranger.test/b", "2"), 3),
+        (Claim("spiffe://stranger.test/a", "2"), 3),
+    ]
 
 
 async def test_a_host_that_is_refused_differently_each_time_pushes_only_itself_out() -> None:

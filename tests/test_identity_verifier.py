@@ -30,7 +30,7 @@ from uproxy.identity.verifier import Verifier
 from uproxy.identity.vouching import Search
 from uproxy.lab.pki import CLIENT_AUTH, SERVER_AUTH, UNKNOWN_OID, Authority, Issued, Quirks
 from uproxy.libssl import PathError
-from uproxy.model import Alert, Role
+from uproxy.model import Alert, Claim, Role
 from uproxy.spiffe import authorities, crls, encoding
 from uproxy.spiffe.bundles import Bundle, distrusted
 from uproxy.spiffe.presented import MAX_CHAIN, MAX_CHAIN_BYTES
@@ -598,6 +598,35 @@ def test_a_federated_domain_signs_its_own_ids_x5_16() -> None:
 def test_a_domain_without_a_bundle_is_untrusted_x5_17() -> None:
     stranger = Authority("stranger.test", now=NOW)
     assert refusal(stranger.issue()) == ("X5-17", Alert.UNKNOWN_CA)
+
+
+def claim_in(peer: Issued, **how: Any) -> Claim | None:
+    with pytest.raises(UntrustedError) as caught:
+        judge(peer, **how)
+    return caught.value.claim
+
+
+@pytest.mark.parametrize(
+    ("quirks", "spiffe_id"),
+    [
+        ({"not_before": NOW + SECOND}, "spiffe://example.org/ns/default/sa/workload"),
+        ({"forged": True}, "spiffe://example.org/ns/default/sa/workload"),
+        ({"ca": True}, "spiffe://example.org/ns/default/sa/workload"),
+        ({"uris": URIS}, None),
+        ({"uris": (), "dns": ("a.example.org",)}, None),
+    ],
+)
+def test_a_refusal_names_what_the_leaf_claims(
+    quirks: dict[str, Any], spiffe_id: str | None
+) -> None:
+    peer = OURS.issue(**quirks)
+    assert claim_in(peer) == Claim(spiffe_id, encoding.serial_text(peer.certificate))
+
+
+def test_what_cannot_be_read_claims_nothing() -> None:
+    with pytest.raises(UntrustedError) as caught:
+        Verifier(credentials(OURS.bundle)).verify((b"junk",), Role.CLIENT, NOW)
+    assert caught.value.claim is None
 
 
 def test_a_domain_whose_bundle_is_empty_is_untrusted_tb_5() -> None:

@@ -9,19 +9,26 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
-from tests.helpers.odd_certificates import rsassa_pss
+from tests.helpers.odd_certificates import rsassa_pss, with_serial
 from uproxy.errors import UntrustedError, UnusableError
 from uproxy.lab.pki import CLIENT_AUTH, SERVER_AUTH, Authority, make_key
-from uproxy.model import Role
+from uproxy.model import Claim, Role
 from uproxy.spiffe.svid import (
     check_own_key,
     check_role,
+    claim_of,
     claimed_identity,
     extension,
     key_problem,
 )
 
 CA = Authority("example.org")
+
+
+def test_a_claimed_serial_number_may_be_long_and_is_kept_short() -> None:
+    der = with_serial(CA.issue("/a").certificate, b"\1" + bytes(2000), CA.key)
+    claim = claim_of(x509.load_der_x509_certificate(der))
+    assert claim == Claim("spiffe://example.org/a", "01" + 62 * "0")
 
 
 def test_a_well_formed_leaf_claims_one_identity_whoever_signed_it() -> None:

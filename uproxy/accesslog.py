@@ -74,6 +74,7 @@ def access_record(
     peer = connection.peer or arrival.peer
     theirs = None if peer is None else peer.spiffe_id
     inbound = direction is Direction.INBOUND
+    claim = ending.claim
     address = connection.dialled or (arrival.local if inbound else None)
     destination = None if address is None else str(address)
     fields: tuple[tuple[str, Value], ...] = (
@@ -91,6 +92,8 @@ def access_record(
         ("outcome", ending.outcome),
         ("rule", _rule(connection, ending)),
         ("error", ending.reason),
+        ("unproven.identity", None if claim is None else claim.spiffe_id),
+        ("unproven.serial", None if claim is None else claim.serial),
     )
     if ending.outcome.flag == "-":
         return AccessRecord(fields, ending.outcome, None)

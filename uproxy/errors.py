@@ -24,7 +24,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from uproxy.model import Alert, Mistake
+    from uproxy.model import Alert, Claim, Mistake
 
 
 class UproxyError(Exception):
@@ -98,8 +98,10 @@ class UntrustedError(UproxyError):
     """A peer's certificate chain breaks a rule, so nothing may be relayed.
 
     `rule` is a rule id of docs/reference/spiffe-rules.md (`X5-2`); `alert` is the TLS alert
-    that is sent to the peer.
+    that is sent to the peer; `claim` is what the leaf says of itself, None if it can't be read.
     """
+
+    claim: Claim | None = None
 
     def __init__(self, rule: str, reason: str, alert: Alert) -> None:
         super().__init__(f"{reason} ({rule})")

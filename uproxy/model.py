@@ -88,6 +88,16 @@ class Alert(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """What a certificate that was refused says of itself.  None of it is proven."""
+
+    spiffe_id: str | None
+    """None: it names none, or not as a leaf may."""
+    serial: str
+    """In hexadecimal, of bounded length."""
+
+
+@dataclass(frozen=True, slots=True)
 class TcpAddress:
     """`host:port`; `host` is an IP literal without brackets, or a name to be resolved."""
 

@@ -13,7 +13,16 @@ import pytest
 from tests.helpers import traffic
 from tests.helpers.background import background
 from tests.helpers.endings import ended, only
-from uproxy.lab.mesh import ORDERS, STRANGER, UNWANTED, WEB, FileWorld, Inbound, Outbound
+from uproxy.lab.mesh import (
+    ORDERS,
+    STRANGER,
+    UNWANTED,
+    WEB,
+    FileWorld,
+    Inbound,
+    Outbound,
+    own_serial,
+)
 from uproxy.lab.ports import free_port
 from uproxy.lab.processes import Uproxy
 
@@ -93,9 +102,14 @@ def test_whose_certificate_is_refused_there_is_told_what_may_be_missing(
         ready(called, caller)
         with (
             ended(caller, "handshake_failed", opened=True) as ours,
-            ended(called, "peer_untrusted", rule="X5-17"),
+            ended(called, "peer_untrusted", rule="X5-17") as theirs,
         ):
             call_in_vain(caller)
+        line, [row] = only(theirs), status_of(called)["denials"]
+        claimed = (STRANGER, own_serial(caller))
+        assert (line["unproven.identity"], line["unproven.serial"]) == claimed
+        assert (row["unproven_identity"], row["unproven_serial"]) == claimed
+        assert (line["src.identity"], row["identity"]) == (None, None)
         words = (
             "the peer refused our certificate (unknown ca): it may lack a bundle for stranger.test"
         )

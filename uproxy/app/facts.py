@@ -14,7 +14,7 @@ from uproxy.app.identity import now
 from uproxy.app.parts import Parts
 from uproxy.app.state import RunState
 from uproxy.config import Settings
-from uproxy.connections import OpenConnection
+from uproxy.connections import Denial, OpenConnection
 from uproxy.destinations import Addresses, AllEndpoints, Key
 from uproxy.model import (
     Direction,
@@ -89,21 +89,7 @@ class Facts:
 
     def denials(self) -> tuple[rows.DenialRow, ...]:
         """Return the last connections that were refused, cut, or couldn't be made."""
-        return tuple(
-            rows.DenialRow(
-                at=denial.at,
-                direction=denial.direction.value,
-                door=denial.door,
-                source=denial.source,
-                identity=denial.identity,
-                outcome=denial.ending.outcome.value,
-                reason=denial.ending.reason or "",
-                rule=denial.ending.rule,
-                destination=denial.destination,
-                count=denial.count,
-            )
-            for denial in self.parts.connections.denials
-        )
+        return tuple(_denial(denial) for denial in self.parts.connections.denials)
 
     def outcomes(self) -> Mapping[str, int]:
         """Return how many connections have ended, by outcome."""
@@ -203,6 +189,24 @@ def _connection(entry: OpenConnection, at: datetime) -> rows.ConnectionRow:
         age=(at - entry.since).total_seconds(),
         bytes_received=connection.bytes_received,
         bytes_sent=connection.bytes_sent,
+    )
+
+
+def _denial(denial: Denial) -> rows.DenialRow:
+    claim = denial.ending.claim
+    return rows.DenialRow(
+        at=denial.at,
+        direction=denial.direction.value,
+        door=denial.door,
+        source=denial.source,
+        identity=denial.identity,
+        outcome=denial.ending.outcome.value,
+        reason=denial.ending.reason or "",
+        rule=denial.ending.rule,
+        destination=denial.destination,
+        count=denial.count,
+        unproven_identity=None if claim is None else claim.spiffe_id,
+        unproven_serial=None if claim is None else claim.serial,
     )
 
 

@@ -194,10 +194,18 @@ def _denials(status: Status, now: datetime) -> list[Sequence[str]]:
     """Return a row for each denial."""
     return [
         (f"{span((now - _time(row['at'])).total_seconds())} ago", _denied(row),
-         row["identity"] or "no identity", f"{row['source']} -> {row['door']}",
+         row["identity"] or _claimed(row), f"{row['source']} -> {row['door']}",
          f"{row['reason']} ({row['rule']})" if row["rule"] else row["reason"])
         for row in status["denials"]
     ]  # fmt: skip
+
+
+def _claimed(row: Mapping[str, Any]) -> str:
+    """Who somebody without a proven identity said to be."""
+    serial = row.get("unproven_serial")
+    if serial is None:
+        return "no identity"
+    return f"{row['unproven_identity'] or 'no SPIFFE ID'}, not proven (serial {serial})"
 
 
 def _denied(row: Mapping[str, Any]) -> str:

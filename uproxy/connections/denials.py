@@ -90,5 +90,6 @@ def _key(denial: Denial, connection: Connection) -> _Key:
     """Return what is equal for denials that are counted together."""
     source, ending = connection.arrival.source, denial.ending
     host = source.host if isinstance(source, TcpAddress) else str(source)
+    claimed = None if ending.claim is None else ending.claim.spiffe_id
     return (denial.direction, denial.door, host, denial.identity, denial.destination,
-            ending.outcome, ending.rule, ending.reason)  # fmt: skip
+            ending.outcome, ending.rule, ending.reason, claimed)  # fmt: skip

@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 from uproxy.contract.handshakes import PeerSvid, TlsPlan
 from uproxy.errors import UproxyError
 from uproxy.lifecycle import State
-from uproxy.model import Address, Outcome, TcpAddress, Timeouts
+from uproxy.model import Address, Claim, Outcome, TcpAddress, Timeouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +141,8 @@ class Refusal:
     """One line for the log."""
     rule: str | None = None
     """The rule of the policy, or of SPIFFE, that decided."""
+    claim: Claim | None = None
+    """What the peer's certificate says of itself, where that is why."""
 
 
 class RefusedError(UproxyError):
@@ -168,3 +170,5 @@ class Ending:
     """None for an ordinary end."""
     rule: str | None = None
     """The rule that refused the connection, or the allow rule that admitted it."""
+    claim: Claim | None = None
+    """What the peer's certificate says of itself, if it was refused."""

@@ -31,7 +31,7 @@ from uproxy.spiffe.bundles import Bundle
 from uproxy.spiffe.crls import Revocations, revocations_by
 from uproxy.spiffe.ids import SpiffeId
 from uproxy.spiffe.presented import MAX_CHAIN, MAX_CHAIN_BYTES
-from uproxy.spiffe.svid import check_role, claimed_identity
+from uproxy.spiffe.svid import check_role, claim_of, claimed_identity
 
 _MAX_REMEMBERED = 1024
 """Signing certificates of valid paths about which something is remembered."""
@@ -88,9 +88,22 @@ class Verifier:
         """Verify a chain (DER, leaf first) presented by a peer that played `role`.
 
         Raises:
-            UntrustedError: with the rule, the reason and the alert.
+            UntrustedError: with the rule, the reason, the alert, and what the leaf claims.
         """
         presented = _read(chain)
+        try:
+            return self._verify(presented, chain, role, now)
+        except UntrustedError as error:
+            error.claim = claim_of(presented[0])
+            raise
+
+    def _verify(
+        self,
+        presented: list[x509.Certificate],
+        chain: tuple[bytes, ...],
+        role: Role,
+        now: datetime,
+    ) -> PeerSvid:
         leaf = presented[0]
         spiffe_id = claimed_identity(leaf)
         check_role(leaf, role)
@@ -149,11 +162,11 @@ class Verifier:
         if name not in self._domains:
             bundle = self._bundles.get(name)
             if bundle is None:
-                reason = f"{spiffe_id}: no bundle for the trust domain {name}"
+                reason = f"no bundle for the trust domain {name}"
                 raise UntrustedError("X5-17", reason, Alert.UNKNOWN_CA)
             if not bundle.roots:
                 why = bundle.problem or f"the bundle of {name} has no X.509 root"
-                raise UntrustedError("TB-5", f"{spiffe_id}: {why}", Alert.UNKNOWN_CA)
+                raise UntrustedError("TB-5", why, Alert.UNKNOWN_CA)
             try:
                 self._domains[name] = _TrustDomain(bundle)
             except PathError as error:

@@ -15,7 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKey
 from cryptography.x509.oid import ExtendedKeyUsageOID, PublicKeyAlgorithmOID
 
 from uproxy.errors import SpiffeIdError, UntrustedError, UnusableError
-from uproxy.model import Alert, Role
+from uproxy.model import Alert, Claim, Role
+from uproxy.spiffe.encoding import serial_text
 from uproxy.spiffe.ids import SpiffeId
 
 MIN_RSA_BITS = 2048
@@ -26,6 +27,9 @@ MAX_RSA_BITS = 8192
 
 MAX_RSA_EXPONENT_BITS = 64
 """An exponent as long as the modulus makes verifying a signature a hundred times as expensive."""
+
+MAX_SERIAL_DIGITS = 64
+"""Of a claimed serial number; RFC 5280 section 4.1.2.2 allows 40, and a stranger may send more."""
 
 USAGE = {Role.SERVER: ExtendedKeyUsageOID.SERVER_AUTH, Role.CLIENT: ExtendedKeyUsageOID.CLIENT_AUTH}
 """The extended key usage that a peer needs in its role."""
@@ -48,6 +52,15 @@ def claimed_identity(leaf: x509.Certificate) -> SpiffeId:
     if not spiffe_id.path:
         raise _bad("X5-4", f"{spiffe_id} names a trust domain, not a workload")
     return spiffe_id
+
+
+def claim_of(leaf: x509.Certificate) -> Claim:
+    """Return what a leaf that was refused says of itself."""
+    try:
+        named = str(_spiffe_id(leaf))
+    except UntrustedError:
+        named = None
+    return Claim(named, serial_text(leaf)[:MAX_SERIAL_DIGITS])
 
 
 def check_role(leaf: x509.Certificate, role: Role) -> None:

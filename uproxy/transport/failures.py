@@ -159,7 +159,7 @@ def handshake(who: str, error: BaseException, seconds: float, shown: str | None 
         BaseException: `error`, where it is a defect.
     """
     if isinstance(error, UntrustedError):
-        return Refusal(Outcome.PEER_UNTRUSTED, error.reason, error.rule)
+        return Refusal(Outcome.PEER_UNTRUSTED, error.reason, error.rule, error.claim)
     if isinstance(error, RefusedError):
         return error.refusal
     if isinstance(error, IdentityError):

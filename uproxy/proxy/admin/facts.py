@@ -213,7 +213,12 @@ class DenialRow(Row):
     """The policy's rule or the SPIFFE rule that decided; None: no rule allowed it."""
     destination: str | None = None
     count: int = 1
-    """How often the same was refused from the same host; `at` and `source` are the last one's."""
+    """How often the same was refused from the same host; `at`, `source` and `unproven_serial` are
+    the last one's."""
+    unproven_identity: str | None = None
+    """The SPIFFE ID in a certificate that was refused; not proven."""
+    unproven_serial: str | None = None
+    """Its serial number in hexadecimal, as `openssl x509 -serial` writes it; not proven."""
 
 
 @dataclass(frozen=True, slots=True)

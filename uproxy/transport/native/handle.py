@@ -376,6 +376,7 @@ class NativeConnection(Deciding):
             self.bytes_sent,
             refusal.reason if refusal else None,
             self._rule(refusal),
+            refusal.claim if refusal else None,
         )
         self.release()
         self._is_over = True

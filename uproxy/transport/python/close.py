@@ -50,4 +50,5 @@ def ending_of(connection: Connection, why: Refusal | None, duration: float) -> E
         bytes_sent=connection.bytes_sent,
         reason=why.reason if why else None,
         rule=rule,
+        claim=why.claim if why else None,
     )
