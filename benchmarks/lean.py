@@ -27,7 +27,7 @@ from uproxy.lean.imports import stand_ins
 _IDLE_S = 2.0
 _KIB = 1024
 _ALL, _NONE = "all tricks", "no trick"
-_OTHERS = ("dataclasses", "prometheus_client", "yaml")
+_OTHERS = ("dataclasses", "typing", "prometheus_client", "yaml")
 _TRICKS = (*(name for name, _ in stand_ins()), *_OTHERS)
 
 _WITHOUT = """\
@@ -44,6 +44,8 @@ packages.package_not_run = lambda name: (
     package_not_run(name) if used(name) else contextlib.nullcontext())
 if not used("dataclasses"):
     imports.lean_dataclasses = contextlib.nullcontext
+if not used("typing"):
+    imports.forward_references_not_compiled = contextlib.nullcontext
 
 from uproxy.cli import main
 sys.exit(main())

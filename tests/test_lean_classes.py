@@ -76,7 +76,6 @@ def behavior(cls: Any) -> list[object]:
         tried(setattr, one, "x", 3),
         tried(delattr, same, "names"),
         one.x,
-        cls.__doc__,
         cls.__name__,
     ]
 
@@ -135,3 +134,9 @@ def test_afterwards_the_standard_is_back() -> None:
     with lean_dataclasses():
         assert dataclasses.dataclass is not STANDARD
     assert dataclasses.dataclass is STANDARD
+
+
+def test_a_class_without_a_docstring_gets_its_name_without_asking_for_its_parameters(
+    lean: Decorator,
+) -> None:
+    assert point(lean, {}).__doc__ == "Point"

@@ -181,3 +181,32 @@ def test_ecdsa_signs_and_verifies() -> None:
         "    print('cryptography.hazmat.primitives.ciphers' in sys.modules)\n"
     )
     assert run(program).split() == ["False", "True"]
+
+
+def test_the_real_inspect_comes_when_more_of_it_is_wanted() -> None:
+    program = (
+        "from uproxy.lean.imports import lean_imports\n"
+        "with lean_imports():\n"
+        "    import inspect\n"
+        "    def inner(a): ...\n"
+        "    def outer(*args): ...\n"
+        "    print(inspect.unwrap(inner) is inner)\n"
+        "    outer.__wrapped__ = inner\n"
+        "    print(inspect.unwrap(outer) is inner, inspect.signature(inner))\n"
+    )
+    assert run(program).splitlines() == ["True", "True (a)"]
+
+
+def test_a_type_given_as_a_string_is_not_compiled_and_stays_usable() -> None:
+    program = (
+        "import typing\n"
+        "from uproxy.lean.imports import lean_imports\n"
+        "with lean_imports():\n"
+        "    class Row(typing.NamedTuple):\n"
+        "        size: 'int'\n"
+        "    print(Row(3).size, Row.__annotations__['size'].__forward_code__)\n"
+        "class Later(typing.NamedTuple):\n"
+        "    size: 'int'\n"
+        "print(typing.get_type_hints(Later))\n"
+    )
+    assert run(program).splitlines() == ["3 None", "{'size': <class 'int'>}"]

@@ -2,8 +2,9 @@
 
 The standard `dataclass` writes and compiles up to six methods for every class, and those that
 refuse changes keep the class alive that was there before the one with slots took its place.  Here
-only `__init__` is made so.  Rules: a class behaves as if the standard had made it; comparisons are
-shared by frozen classes only, and what a class defines by itself stays.
+only `__init__` is made so.  Rules: a class behaves as if the standard had made it, but
+for the docstring of one that has none, which is its name; comparisons are shared by frozen classes
+only, and what a class defines by itself stays.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ def _make(real: Callable[..., type], cls: type, options: dict[str, bool]) -> typ
         shared.append("repr")
     if options.get("frozen") and _compares_plainly(cls, options):
         shared.append("eq")
+    if cls.__doc__ is None:
+        cls.__doc__ = cls.__name__  # else the standard asks `inspect` to write the parameters here
     made: Any = real(cls, **{**options, **dict.fromkeys(shared, False)})
     if "repr" in shared:
         made.__repr__ = _repr

@@ -15,9 +15,11 @@ import contextlib
 import importlib
 import sys
 import threading
+import typing
 from collections.abc import Callable, Iterator
 from types import ModuleType
 
+from uproxy.lean import inspection
 from uproxy.lean.classes import lean_dataclasses
 
 
@@ -94,7 +96,8 @@ def _modules() -> Iterator[ModuleType]:
     yield _Postponed("subprocess", PIPE=-1, STDOUT=-2, DEVNULL=-3, SubprocessError=Exception)
     yield _Postponed("selectors")
     yield _Postponed("asyncio.sslproto")
-    # `inspect`, which asyncio and dataclasses import, can read source text
+    # asyncio and dataclasses import it; it and others can read source text
+    yield _Postponed("inspect", unwrap=_unwrap, **inspection.KNOWN)
     yield _Postponed("ast", NodeVisitor=object)
     yield _Postponed("dis", COMPILER_FLAG_NAMES=COMPILER_FLAGS)
     # `traceback` and its `linecache` can read it too
@@ -109,6 +112,11 @@ def _modules() -> Iterator[ModuleType]:
     yield _Postponed(_Backend.MODULE, backend=_Backend())
 
 
+def _unwrap(function: object) -> object:
+    """As `inspect.unwrap`; asyncio asks it of a callback that it puts into words."""
+    return _real("inspect").unwrap(function) if hasattr(function, "__wrapped__") else function
+
+
 COMPILER_FLAGS = {
     1: "OPTIMIZED",
     2: "NEWLOCALS",
@@ -117,7 +125,7 @@ COMPILER_FLAGS = {
     16: "NESTED",
     32: "GENERATOR",
     64: "NOFREE",
-    128: "COROUTINE",
+    inspection.COROUTINE: "COROUTINE",
     256: "ITERABLE_COROUTINE",
     512: "ASYNC_GENERATOR",
 }
@@ -143,12 +151,24 @@ def _singular_or_plural(singular: str, plural: str, number: int) -> str:
 
 
 @contextlib.contextmanager
+def forward_references_not_compiled() -> Iterator[None]:
+    """Types that are given as strings in this block are kept as strings: the first `compile` of a
+    process makes a class for each kind of syntax, and nobody evaluates these."""
+    # the module's own name comes before the built-in
+    vars(typing)["compile"] = lambda *_args: None
+    try:
+        yield
+    finally:
+        del vars(typing)["compile"]
+
+
+@contextlib.contextmanager
 def lean_imports() -> Iterator[None]:
     """Import inside this block what would import more than a uProxy needs."""
     placed = {name: each for name, each in stand_ins() if name not in sys.modules}
     sys.modules.update(placed)  # type: ignore[arg-type]  # None is import's own word
     try:
-        with lean_dataclasses():
+        with lean_dataclasses(), forward_references_not_compiled():
             yield
     finally:
         for name, stand_in in placed.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Final
 
 from uproxy.contract import PeerSvid
@@ -42,8 +43,12 @@ _X509_ERROR_UNASKED: Final = 50
 _HANDSHAKE_FAILURE: Final = bytes((21, 3, 3, 0, 2, 2, 40))
 """The alert in the clear (RFC 8446 sections 5.1 and 6)."""
 
-_plaintext: Final[Any] = ffi.new("char[]", RECEIVE_SIZE + 2 * _RECORD)
-"""Shared by every session, so that an idle one owns no buffer: valid until the next call."""
+
+@functools.cache
+def _plaintext() -> Any:
+    """The buffer of every session, so that an idle one owns none: valid until the next call.  Made
+    for the first bytes, which a process with the compiled engine never gets here."""
+    return ffi.new("char[]", RECEIVE_SIZE + 2 * _RECORD)
 
 
 class Session:
@@ -244,9 +249,10 @@ class Session:
 
     def _read_all(self) -> memoryview:
         """Return all application bytes in what was fed to OpenSSL; raises as `decrypt`."""
-        size, length = 0, len(_plaintext)
+        size, plaintext = 0, _plaintext()
+        length = len(plaintext)
         while not self.ended:
-            result = lib.SSL_read(self._ssl, _plaintext + size, length - size)
+            result = lib.SSL_read(self._ssl, plaintext + size, length - size)
             if result > 0:
                 size += result
             elif self._has_ended(result):
@@ -261,7 +267,7 @@ class Session:
                 if size == 0:
                     raise self.failure
                 break
-        return memoryview(ffi.buffer(_plaintext, size))
+        return memoryview(ffi.buffer(plaintext, size))
 
     def _has_ended(self, result: int) -> bool:
         """Whether the peer has sent close_notify.  If another warning came before it, as Java sends

@@ -8,7 +8,6 @@ doesn't read its answer isn't read from, and is cut after `idle_s`.
 from __future__ import annotations
 
 import asyncio
-from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Protocol, cast
 
@@ -17,7 +16,7 @@ import h11
 from uproxy import sockets
 from uproxy.model import Address, TcpAddress, UnixAddress
 from uproxy.proxy.admin.bounds import Bounds
-from uproxy.proxy.admin.messages import ClientAddresses, Request, Response, text
+from uproxy.proxy.admin.messages import PHRASES, ClientAddresses, Request, Response, text
 
 Source = IPv4Network | IPv6Network
 """A network whose clients are counted together."""
@@ -180,7 +179,7 @@ class Client(asyncio.Protocol):
             *response.headers,
             *extra,
         ]
-        reason = HTTPStatus(response.status).phrase
+        reason = PHRASES.get(response.status, "")
         head = h11.Response(status_code=response.status, headers=headers, reason=reason)
         chunks = [self._http.send(head)]
         if method != "HEAD":

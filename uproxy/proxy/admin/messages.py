@@ -14,6 +14,22 @@ from uproxy.model import Address, TcpAddress
 TEXT = "text/plain; charset=utf-8"
 JSON = "application/json"
 
+PHRASES = {
+    200: "OK",
+    400: "Bad Request",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    408: "Request Timeout",
+    413: "Content Too Large",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    503: "Service Unavailable",
+}
+"""What each status that is answered is called (RFC 9110, RFC 6585): `http.HTTPStatus` would take
+75 KiB for it."""
+
 
 class Surface(enum.StrEnum):
     """What a listener is for; the values are the keys of the configuration's `admin`."""
