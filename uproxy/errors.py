@@ -20,7 +20,6 @@ Messages are one line, lower-case, and name the likely cause and the way out.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -50,9 +49,7 @@ class ConfigError(UproxyError):
 
     def in_file(self, name: str) -> ConfigError:
         """Return the same error, with the file's name in each mistake that has a line."""
-        return ConfigError(
-            tuple(each if each.line is None else replace(each, file=name) for each in self.mistakes)
-        )
+        return ConfigError(tuple(mistake.in_file(name) for mistake in self.mistakes))
 
 
 class NotPermittedError(UproxyError):

@@ -7,7 +7,7 @@ reads a clock or imports another module of uProxy.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 
@@ -164,6 +164,10 @@ class Mistake:
             return f"{self._place}: {self._what}"
         where = "" if self.line is None else f" (line {self.line}, column {self.column})"
         return self._said(where)
+
+    def in_file(self, name: str) -> Mistake:
+        """Return the same mistake with the file's name, if it has a line."""
+        return self if self.line is None else replace(self, file=name)
 
     def labelled(self, severity: str) -> str:
         """Return the line for a terminal, as compilers write it and editors read it:

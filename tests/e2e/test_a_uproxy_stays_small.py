@@ -42,7 +42,7 @@ UNWANTED = re.compile(
     | OpenSSL | cffi | pycparser                  # for the tests, or for building
     | grpc | google | spiffe | multiprocessing | wsgiref | socketserver | http\.(client|server)
     | email | xml | html | tempfile | subprocess | _posixsubprocess | selectors | random
-    | ast | _ast | dis | opcode | tokenize | textwrap
+    | inspect | ast | _ast | dis | opcode | tokenize | textwrap
     | gettext | locale | shutil | bz2 | lzma
     | asyncio\.sslproto | prometheus_client
     | cryptography\.hazmat\.(backends\.openssl\.backend | bindings\.openssl\.binding)
