@@ -20,11 +20,7 @@ from uproxy.libssl.binding import (
     oldest_error,
     text_of,
 )
-from uproxy.libssl.callbacks import (
-    in_handshake,
-    message_callback,
-    verify_callback,
-)
+from uproxy.libssl.callbacks import in_handshake, message_callback, verify_callback
 from uproxy.libssl.context import Context, verify_mode, x509_error
 from uproxy.spiffe import presented
 from uproxy.tlswords import UNASKED, UNPROVEN
@@ -46,8 +42,7 @@ _HANDSHAKE_FAILURE: Final = bytes((21, 3, 3, 0, 2, 2, 40))
 
 @functools.cache
 def _plaintext() -> Any:
-    """The buffer of every session, so that an idle one owns none: valid until the next call.  Made
-    for the first bytes, which a process with the compiled engine never gets here."""
+    """Shared by every session, so that an idle one owns no buffer: valid until the next call."""
     return ffi.new("char[]", RECEIVE_SIZE + 2 * _RECORD)
 
 
