@@ -12,7 +12,7 @@ PEERS := $(patsubst tests/peers/%/go.mod,.cache/peers/%,$(wildcard tests/peers/*
 APPLICATIONS := nginx postgresql redis-server
 BUILD_PACKAGES := gcc libc6-dev python3-dev
 TEST_PACKAGES := $(APPLICATIONS) chromium chromium-driver curl libnginx-mod-stream libssl-dev nmap \
-	openssl redis-tools systemd testssl.sh
+	openssl prometheus redis-tools systemd testssl.sh
 
 .PHONY: help demo test test-all check bench fuzz asan tsan mutants clean test-packages demo-packages
 .SECONDEXPANSION:

@@ -74,6 +74,23 @@ def test_a_connection_is_counted_under_ztunnels_names() -> None:
     assert value(metrics, "istio_tcp_sent_bytes_total", **labels) == 20
 
 
+def test_both_reporters_count_what_the_client_sent_as_received() -> None:
+    """As Istio does, so that a sum over the reporters adds like to like."""
+    metrics = Metrics()
+    metrics.flow(OUT).moved(received=10, sent=20)
+    ends = {"source_principal": WEB, "destination_principal": DB}
+    assert value(metrics, "istio_tcp_received_bytes_total", reporter="source", **ends) == 20
+    assert value(metrics, "istio_tcp_sent_bytes_total", reporter="source", **ends) == 10
+
+
+def test_whether_it_is_ready_is_asked_at_each_scrape() -> None:
+    metrics, reasons = Metrics(), ["draining"]
+    metrics.watch_readiness(lambda: not reasons)
+    assert value(metrics, "uproxy_ready") == 0
+    reasons.clear()
+    assert value(metrics, "uproxy_ready") == 1
+
+
 def test_outbound_we_are_the_source() -> None:
     wanted = {"reporter": "source", "source_principal": WEB, "destination_principal": DB}
     failed = value(busy(), "istio_tcp_connections_failed_total", response_flags="CONNECT", **wanted)

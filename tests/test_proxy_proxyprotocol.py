@@ -7,6 +7,7 @@ from ipaddress import ip_address
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers.docs import ROOT, blocks
 from uproxy.contract import Arrival, PeerSvid
 from uproxy.model import Address, TcpAddress, UnixAddress
 from uproxy.proxy.proxyprotocol import preface
@@ -30,6 +31,14 @@ def test_an_ipv4_caller_with_an_identity_byte_for_byte() -> None:
         + struct.pack("!HH", 40000, 8443)
         + tlv
     )
+
+
+def test_the_example_in_the_reference_is_what_is_sent() -> None:
+    page = ROOT / "docs" / "reference" / "proxy-protocol.md"
+    [example] = [block.text for block in blocks(page) if block.info == "text"]
+    web = "spiffe://example.org/web"
+    made = preface(arrival(TcpAddress("10.0.0.1", 40000), TcpAddress("10.0.0.2", 8443), web))
+    assert made == bytes.fromhex(example)
 
 
 def test_without_an_identity_there_is_no_tlv() -> None:

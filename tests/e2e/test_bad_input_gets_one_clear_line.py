@@ -313,6 +313,7 @@ def test_without_an_agent_it_starts_and_says_why_it_is_not_ready(
         started = lambda: running.request("/readyz")[1].startswith("no identity yet: ")  # noqa: E731
         wait_until(started, "the start", 30.0)
         assert running.status("/livez") == 200
+        assert "\nuproxy_ready 0.0\n" in running.request("/metrics")[1]
         with ended(running, "no_identity"), pytest.raises(ConnectionResetError):
             come_in_vain(files.port)
         running.send(signal.SIGTERM)

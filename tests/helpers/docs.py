@@ -138,6 +138,7 @@ def _eventful() -> Metrics:
     metrics.decided("rule", allowed=True)
     metrics.reloaded(applied=True)
     metrics.build_info({"uproxy": "0", "python": "3", "openssl": "4"})
+    metrics.watch_readiness(lambda: True)
     metrics.watch_connections(lambda: {way: 1})
     metrics.watch_limits(lambda: {"connections": 1})
     metrics.watch_log(lambda: 1)

@@ -121,6 +121,7 @@ class RunningProxy:
         )
         self._admin = Administration(facts, self._listeners)
         self._facts = facts
+        self._parts.metrics.watch_readiness(lambda: not facts.readiness().reasons)
         self._reloader = Reloader(
             file, self._state, self._parts.metrics, lambda: self._settings, self._apply, seen
         )

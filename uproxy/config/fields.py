@@ -94,7 +94,11 @@ INBOUND = Record(
         Field("transport", TRANSPORT, "What they speak.", required=True),
         Field("to", TARGET, "The application.", required=True),
         _ALPN,
-        Field("proxy_protocol", Choice(("v2",)), "Tell the application who called."),
+        Field(
+            "proxy_protocol",
+            Choice(("v2",)),
+            "Tell the application who called: address, and SPIFFE ID in TLV 0xD0.",
+        ),
         _MODE,
     ),
     later=later.KEYS["inbound"],

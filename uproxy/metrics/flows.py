@@ -27,12 +27,13 @@ Values = tuple[str, ...]
 class FlowCounters:
     """The counters of all connections between the same two ends."""
 
-    __slots__ = ("count", "ended", "received", "sent")
+    __slots__ = ("_peer_is_client", "count", "ended", "to_client", "to_server")
 
-    def __init__(self) -> None:
+    def __init__(self, direction: Direction) -> None:
+        self._peer_is_client = direction is Direction.INBOUND
         self.count = 0  # connections opened
-        self.received = 0  # bytes from the peer
-        self.sent = 0  # bytes to the peer
+        self.to_server = 0  # bytes that the client sent
+        self.to_client = 0  # bytes that the server sent
         self.ended: Counter[Outcome] = Counter()
 
     def opened(self) -> None:
@@ -41,8 +42,8 @@ class FlowCounters:
 
     def moved(self, received: int, sent: int) -> None:
         """Add bytes received from the peer and sent to it."""
-        self.received += received
-        self.sent += sent
+        self.to_server += received if self._peer_is_client else sent
+        self.to_client += sent if self._peer_is_client else received
 
     def closed(self, outcome: Outcome) -> None:
         """Count the end of a connection that was opened."""
@@ -72,12 +73,13 @@ class Flows:
         return self._each(lambda flow: flow.count)
 
     def received(self) -> Samples:
-        """Yield bytes received from peers, by flow."""
-        return self._each(lambda flow: flow.received)
+        """Yield bytes from the client to the server, by flow: Istio counts them as received
+        whichever side reports."""
+        return self._each(lambda flow: flow.to_server)
 
     def sent(self) -> Samples:
-        """Yield bytes sent to peers, by flow."""
-        return self._each(lambda flow: flow.sent)
+        """Yield bytes from the server to the client, by flow."""
+        return self._each(lambda flow: flow.to_client)
 
     def closed(self) -> Samples:
         """Yield how many opened connections have ended, by flow and response flag."""
@@ -96,7 +98,7 @@ class Flows:
         return (((*values, _ORDINARY), number(flow)) for values, flow in self._flows.items())
 
     def _find(self, labels: FlowLabels) -> FlowCounters:
-        flow = self._flows.setdefault(self._values(labels), FlowCounters())
+        flow = self._flows.setdefault(self._values(labels), FlowCounters(labels.direction))
         if len(self._by_labels) >= MAX_KNOWN:
             self._by_labels.clear()
         self._by_labels[labels] = flow

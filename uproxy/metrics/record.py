@@ -2,8 +2,9 @@
 
 One `Metrics` per process.  Some numbers are counted here when something happens (`handshake`,
 `decided`, a connection's `FlowCounters`); others are read from their owner at each scrape
-(`watch_…`). Rules: names are a contract with dashboards (those with `istio_tcp_` are ztunnel's);
-label values chosen by peers are bounded in number and length; a scrape changes no number.
+(`watch_…`). Rules: names, and what they count, are a contract with queries, boards and alerts
+(those with `istio_tcp_` are ztunnel's); label values chosen by peers are bounded in number and
+length; a scrape changes no number.
 """
 
 from __future__ import annotations
@@ -100,6 +101,12 @@ class Metrics:
         """Call `flush` before each scrape, so that byte counts of open connections are current."""
         self._flushes.append(flush)
 
+    def watch_readiness(self, read: Callable[[], bool]) -> None:
+        """Publish whether new work may be sent here, as `/readyz` answers."""
+        self._pulled.gauge(
+            "uproxy_ready", "1 while /readyz answers 200, else 0", (), lambda: [((), read())],
+        )  # fmt: skip
+
     def watch_connections(self, read: Callable[[], Mapping[Direction, int]]) -> None:
         """Publish the number of open connections by direction."""
         self._pulled.gauge(
@@ -148,8 +155,8 @@ class Metrics:
             ("connections_opened", "Connections opened", flows.opened),
             ("connections_closed", "Open connections that ended", flows.closed),
             ("connections_failed", "Connections that never opened", flows.never_opened),
-            ("received_bytes", "Bytes from peers", flows.received),
-            ("sent_bytes", "Bytes to peers", flows.sent),
+            ("received_bytes", "Bytes from client to server", flows.received),
+            ("sent_bytes", "Bytes from server to client", flows.sent),
         ):
             counter(f"istio_tcp_{name}", text, labels, read)
 
