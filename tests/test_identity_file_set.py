@@ -13,7 +13,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.helpers.odd_certificates import rsassa_pss
+from tests.helpers.odd_certificates import rsassa_pss, with_printable_issuer
 from uproxy.config.settings import FilesIdentity
 from uproxy.errors import IdentityError, UnusableError
 from uproxy.identity.file_set import FileSet, read_files
@@ -207,6 +207,13 @@ def test_a_chain_out_of_order_is_told(files: MakeFiles) -> None:
     assert "certificate 1 is not signed by certificate 2" in files(swapped).error()
     missing = replace(issued, chain=(leaf, above[1]))
     assert "certificate 1 is not signed by certificate 2" in files(missing).error()
+
+
+def test_a_chain_whose_names_have_other_kinds_of_strings_is_in_order(files: MakeFiles) -> None:
+    issued = INTERMEDIATE.issue()
+    leaf = with_printable_issuer(issued.certificate, INTERMEDIATE.key)
+    found = files(replace(issued, chain=(leaf, *issued.chain[1:]))).read()
+    assert found.svid.chain[0] == leaf
 
 
 def test_a_key_of_another_certificate_is_told(files: MakeFiles) -> None:

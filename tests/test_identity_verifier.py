@@ -18,8 +18,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from tests.helpers.odd_certificates import (
     generalized_time,
     with_a_broken_extension,
+    with_false_written_out,
     with_generalized_time,
     with_its_last_extension_twice,
+    with_printable_issuer,
 )
 from uproxy import libssl
 from uproxy.contract import PeerSvid
@@ -399,6 +401,42 @@ def test_an_issuer_that_openssl_does_not_take_for_one_is_none() -> None:
     assert judge(root.intermediate(**bare | {"subject": "b"}).issue(), bundles=(root.bundle,))
     named = Authority("example.org", now=NOW, subject="CA")
     assert judge(named.intermediate(subject="CA").issue(), bundles=(named.bundle,))
+
+
+@pytest.mark.parametrize("bare", [{}, {"aki": False, "ski": False}], ids=["usual", "bare"])
+def test_names_that_differ_only_in_their_kind_of_string_are_one_name(bare: dict[str, Any]) -> None:
+    """As where a root was made anew by software that prefers another kind (RFC 5280 section
+    7.1)."""
+    roots = [Authority("example.org", now=NOW, **bare) for _ in range(2)]
+    bundle = Bundle("example.org", tuple(each.root for each in roots))
+    for root in roots:
+        below = root.intermediate(**bare)
+        issued, direct = below.issue(**bare), root.issue(**bare)
+        leaf = with_printable_issuer(issued.certificate, below.key)
+        signer = with_printable_issuer(below.certificate, root.key)
+        for chain in (
+            (with_printable_issuer(direct.certificate, root.key),),
+            (leaf, below.certificate), (issued.certificate, signer), (leaf, signer),
+        ):  # fmt: skip
+            assert judge(Issued(chain, issued.key), bundles=(bundle,)).anchor == root.der
+            stranger = Issued(chain, issued.key)
+            assert refusal(stranger) == ("X5-14", Alert.UNKNOWN_CA)
+
+
+def test_what_is_refused_though_openssl_would_take_it() -> None:
+    issued = OURS.issue()
+    written = with_false_written_out(issued.certificate, OURS.key)
+    with pytest.raises(UntrustedError, match=r"EncodedDefault.*BasicConstraints::ca") as caught:
+        judge(Issued((written,), issued.key))
+    assert caught.value.alert is Alert.BAD_CERTIFICATE
+    shouting = Authority("example.org", now=NOW, subject="CA OF EXAMPLE.ORG")
+    shouting.key = OURS.key
+    with pytest.raises(UntrustedError, match="ends at issuer 'CN=CA OF EXAMPLE") as caught:
+        judge(shouting.issue())
+    assert caught.value.alert is Alert.UNKNOWN_CA
+    anchor = libssl.Anchor(OURS.der)
+    for certificate in (written, shouting.issue().certificate):
+        anchor.validate([encoding.der(certificate)])
 
 
 def test_key_identifiers_tell_signers_with_one_name_apart() -> None:

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import itertools
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from tests.helpers.odd_certificates import first_version, rsassa_pss
+from tests.helpers.odd_certificates import (
+    first_version,
+    rsassa_pss,
+    with_printable_issuer,
+)
 from uproxy.errors import BundleError, UntrustedError
 from uproxy.lab.pki import SERVER_AUTH, UNKNOWN_OID, Authority
 from uproxy.model import Role
-from uproxy.spiffe.authorities import check_critical, check_root, check_signature, check_signer
+from uproxy.spiffe.authorities import (
+    check_critical,
+    check_issued,
+    check_root,
+    check_signature,
+    check_signer,
+)
 
 CA = Authority("example.org")
 
@@ -138,3 +151,39 @@ def test_any_other_constraint_is_refused_and_the_signer_named(field: str) -> Non
     signer = CA.intermediate(**quirks).certificate
     with pytest.raises(UntrustedError, match=r"the certificate of 'CN=.*' has a name"):
         check_signer(signer, Role.CLIENT, is_anchor=False)
+
+
+KINDS = ("p256", "rsa2048", "ed25519", "ed448")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_issuer_is_told_by_name_and_signature(kind: str) -> None:
+    """However its name is encoded."""
+    ca, namesake = Authority("example.org", key=kind), Authority("example.org", key=kind)
+    usual = ca.issue().certificate
+    reencoded = with_printable_issuer(usual, ca.key)
+    assert reencoded.issuer.public_bytes() != ca.root.subject.public_bytes()
+    for certificate in (usual, reencoded):
+        check_issued(certificate, ca.root)
+        with pytest.raises(InvalidSignature):
+            check_issued(certificate, namesake.root)
+        with pytest.raises(ValueError, match="subject does not match"):
+            check_issued(certificate, Authority("partner.test", key=kind).root)
+
+
+def test_a_key_of_another_kind_signed_nothing() -> None:
+    cas = [Authority("example.org", key=kind) for kind in KINDS[:3]]
+    for ca, other in itertools.permutations(cas, 2):
+        usual = ca.issue().certificate
+        for certificate in (usual, with_printable_issuer(usual, ca.key)):
+            with pytest.raises((ValueError, TypeError)):
+                check_issued(certificate, other.root)
+
+
+def test_a_signature_with_pss_padding_is_checked_with_it() -> None:
+    ca = Authority("example.org", key="rsa2048")
+    pss = padding.PSS(padding.MGF1(hashes.SHA256()), padding.PSS.DIGEST_LENGTH)
+    certificate = with_printable_issuer(ca.issue().certificate, ca.key, pss)
+    check_issued(certificate, ca.root)
+    with pytest.raises(InvalidSignature):
+        check_issued(certificate, Authority("example.org", key="rsa2048").root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from spiffe._proto import workload_pb2
 
-from tests.helpers.odd_certificates import rsassa_pss
+from tests.helpers.odd_certificates import rsassa_pss, with_printable_issuer
 from tests.helpers.workload_api import svid_message, svid_response
 from uproxy.errors import MessageError
 from uproxy.lab.pki import Authority, make_key, private_bytes
@@ -229,6 +230,15 @@ def test_an_intermediate_of_the_issuers_name_and_another_key_is_out_of_order() -
 
     with pytest.raises(MessageError, match="out of order"):
         parse_svid_response(svid_response(svid_message(right.issue("/a"), HOME, x509_svid=chain)))
+
+
+def test_a_chain_whose_names_have_other_kinds_of_strings_is_in_order() -> None:
+    below = HOME.intermediate()
+    issued = below.issue("/a")
+    leaf = with_printable_issuer(issued.certificate, below.key)
+    presented = replace(issued, chain=(leaf, *issued.chain[1:]))
+    update = parse_svid_response(svid_response(svid_message(presented, HOME)))
+    assert update.svids[0].chain[0] == leaf
 
 
 def test_an_intermediate_whose_key_can_not_sign_is_out_of_order() -> None:

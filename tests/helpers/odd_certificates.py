@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
+from typing import Any, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, padding
 from cryptography.hazmat.primitives.asymmetric.types import (
     CertificateIssuerPrivateKeyTypes,
     CertificatePublicKeyTypes,
 )
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import NameAttribute
+from cryptography.x509.name import _ASN1Type  # there is no other way to choose a kind of string
 
 from uproxy.lab.pki import Authority, Issued, private_bytes
 
@@ -99,6 +102,29 @@ def with_another_key(
     return builder.sign(signer, hashes.SHA256())
 
 
+def with_printable_issuer(
+    certificate: x509.Certificate,
+    signer: CertificateIssuerPrivateKeyTypes,
+    rsa_padding: padding.PSS | None = None,
+) -> x509.Certificate:
+    """The same certificate with its issuer's name in a PrintableString, where the issuer itself
+    has a UTF8String."""
+    name = x509.Name(
+        [
+            NameAttribute(each.oid, each.value, _ASN1Type.PrintableString)
+            for each in certificate.issuer
+        ]
+    )
+    builder = x509.CertificateBuilder(
+        name, certificate.subject, certificate.public_key(), certificate.serial_number,
+        certificate.not_valid_before_utc, certificate.not_valid_after_utc,
+        [*certificate.extensions],
+    )  # fmt: skip
+    # cryptography's types say less than it takes
+    algorithm = cast("Any", certificate.signature_hash_algorithm)
+    return builder.sign(signer, algorithm, rsa_padding=rsa_padding)
+
+
 def with_a_key_of_an_unknown_kind(
     certificate: x509.Certificate, signer: CertificateIssuerPrivateKeyTypes
 ) -> x509.Certificate:
@@ -108,6 +134,23 @@ def with_a_key_of_an_unknown_kind(
     kind = bytes.fromhex("06072a8648ce3d0201")
     # version, serial, algorithm, issuer, validity, subject, key
     parts[6] = parts[6].replace(kind, kind[:-1] + b"\x7f")
+    return _signed_anew(certificate, parts, signer)
+
+
+def with_false_written_out(
+    certificate: x509.Certificate, signer: CertificateIssuerPrivateKeyTypes
+) -> x509.Certificate:
+    """The same certificate with a cA FALSE in its basicConstraints, which were empty, signed anew
+    by a P-256 key."""
+    parts = _signed_parts(certificate)
+    extensions = _der_elements(_der_content(_der_content(parts[-1])))
+    constraints = bytes.fromhex("0603551d13")
+    empty, full = b"\x04\x02\x30\x00", b"\x04\x05\x30\x03\x01\x01\x00"
+    extensions = [
+        _der(0x30, _der_content(each).replace(empty, full)) if constraints in each else each
+        for each in extensions
+    ]
+    parts[-1] = _der(0xA3, _der(0x30, b"".join(extensions)))
     return _signed_anew(certificate, parts, signer)
 
 

@@ -33,6 +33,7 @@ from uproxy.identity.source import expired_reason
 from uproxy.identity.verifier import Verifier
 from uproxy.model import Role
 from uproxy.spiffe import encoding
+from uproxy.spiffe.authorities import check_issued
 from uproxy.spiffe.bundles import Bundle, distrusted, parse_bundle, parse_crls
 from uproxy.spiffe.crls import issued_by, why_unusable
 from uproxy.spiffe.encoding import MAX_BYTES
@@ -149,7 +150,7 @@ def _without_root(chain: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate
 def _check_order(path: str, chain: tuple[x509.Certificate, ...]) -> None:
     for number, (certificate, issuer) in enumerate(itertools.pairwise(chain), start=1):
         try:
-            certificate.verify_directly_issued_by(issuer)
+            check_issued(certificate, issuer)
         except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
             raise IdentityError(
                 f"{path}: certificate {number} is not signed by certificate {number + 1}: "

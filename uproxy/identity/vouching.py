@@ -18,6 +18,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 
+from uproxy.spiffe.authorities import check_issued
 from uproxy.spiffe.encoding import UNREADABLE
 from uproxy.spiffe.svid import extension
 
@@ -53,7 +54,7 @@ class Search:
             if self._is_over:
                 return None
             try:
-                certificate.verify_directly_issued_by(candidate)
+                check_issued(certificate, candidate)
             except InvalidSignature:
                 self._miss()
             except (ValueError, TypeError, UnsupportedAlgorithm):

@@ -10,6 +10,7 @@ from __future__ import annotations
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 from cryptography.x509.oid import SignatureAlgorithmOID as Signatures
 
@@ -74,6 +75,40 @@ def check_signer(signer: x509.Certificate, role: Role, *, is_anchor: bool) -> No
     allowed = {USAGE[role], ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE}
     if usages is not None and allowed.isdisjoint(usages):
         raise _bad(f"the extended key usage of {_name(signer)} doesn't allow a {role}")
+
+
+def check_issued(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
+    """Check that `issuer` signed `certificate`, by name and key.
+
+    The two names may have strings of different kinds (RFC 5280 §7.1), as where other software made
+    the issuer's certificate anew; `verify_directly_issued_by` takes them for different.
+
+    Raises:
+        InvalidSignature: the signature is wrong.
+        ValueError, TypeError, UnsupportedAlgorithm: names, or kinds of key and signature, differ.
+    """
+    try:
+        certificate.verify_directly_issued_by(issuer)
+    except ValueError:
+        if certificate.issuer != issuer.subject:
+            raise
+        _verify(certificate, issuer)
+
+
+def _verify(certificate: x509.Certificate, issuer: x509.Certificate) -> None:
+    signature, signed = certificate.signature, certificate.tbs_certificate_bytes
+    how = certificate.signature_algorithm_parameters
+    match issuer.public_key(), how, certificate.signature_hash_algorithm:
+        case rsa.RSAPublicKey() as key, (
+            padding.PKCS1v15() | padding.PSS()
+        ) as pad, hashes.HashAlgorithm() as hash_:
+            key.verify(signature, signed, pad, hash_)
+        case ec.EllipticCurvePublicKey() as key, ec.ECDSA() as ecdsa, _:
+            key.verify(signature, signed, ecdsa)
+        case (ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey()) as key, None, None:
+            key.verify(signature, signed)
+        case _:
+            raise TypeError("such a key makes no such signature")
 
 
 def check_critical(certificate: x509.Certificate) -> None:

@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from uproxy.errors import BundleError, MessageError, SpiffeIdError, UntrustedError, UnusableError
 from uproxy.spiffe import encoding
+from uproxy.spiffe.authorities import check_issued
 from uproxy.spiffe.bundles import Bundle, distrusted, parse_crls, parse_der_roots
 from uproxy.spiffe.crls import why_unusable
 from uproxy.spiffe.ids import SpiffeId, TrustDomain
@@ -109,7 +110,7 @@ def _check_leaf(leaf: x509.Certificate, spiffe_id: SpiffeId) -> None:
 def _check_order(chain: tuple[x509.Certificate, ...], spiffe_id: SpiffeId) -> None:
     for subject, issuer in itertools.pairwise(chain):
         try:
-            subject.verify_directly_issued_by(issuer)
+            check_issued(subject, issuer)
         except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm) as error:
             raise MessageError(f"the chain of {spiffe_id} is out of order (WA-11)") from error
 
