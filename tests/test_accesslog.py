@@ -4,11 +4,11 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.helpers.connections import APP, FakeConnection, arrival, ending
+from tests.helpers.connections import APP, FakeConnection, arrival, ending, known
 from uproxy.accesslog import AccessRecord, access_record, logged_outcomes
-from uproxy.contract import PLAIN, PeerSvid, Route
+from uproxy.contract import PLAIN, PeerSvid, Route, TlsFacts
 from uproxy.lifecycle import State
-from uproxy.model import Claim, Direction, Outcome, TcpAddress, Timeouts, Transport, UnixAddress
+from uproxy.model import Claim, Direction, Outcome, TcpAddress, Timeouts, UnixAddress
 
 OURS = "spiffe://example.org/ns/db/sa/orders"
 THEIRS = PeerSvid("spiffe://example.org/ns/web/sa/a", (b"der",), datetime(2030, 1, 1, tzinfo=UTC))
@@ -16,20 +16,22 @@ THEIRS = PeerSvid("spiffe://example.org/ns/web/sa/a", (b"der",), datetime(2030, 
 
 def inbound(connection: FakeConnection, outcome: Outcome = Outcome.CLOSED) -> AccessRecord:
     end = ending(outcome, bytes_received=10, bytes_sent=20)
-    return access_record(Direction.INBOUND, Transport.MTLS, OURS, connection, end)
+    return access_record(known(ours=OURS), connection, end)
 
 
 def test_the_fields_have_ztunnels_names_in_the_contracts_order() -> None:
     record = inbound(FakeConnection(arrival(THEIRS)))
     assert " ".join(name for name, _ in record.fields) == (
-        "src.addr src.identity dst.addr dst.identity dst.hbone_addr direction transport via "
-        "bytes_sent bytes_recv duration outcome rule error unproven.identity unproven.serial"
+        "src.addr src.identity dst.addr dst.identity dst.hbone_addr direction door destination "
+        "local.addr transport tls via bytes_sent bytes_recv duration outcome rule error "
+        "unproven.identity unproven.serial"
     )
 
 
 def test_inbound_the_peer_is_the_source_and_the_application_the_destination() -> None:
     route = Route("api", (), PLAIN, Timeouts(), rule="web-reads")
-    fields = dict(inbound(FakeConnection(arrival(THEIRS), route=route)).fields)
+    tls = TlsFacts("TLSv1.3", "AES", "X25519", 0.1)
+    fields = dict(inbound(FakeConnection(arrival(THEIRS), route=route, tls=tls)).fields)
     assert fields == {
         "src.addr": "10.0.0.1:40000",
         "src.identity": THEIRS.spiffe_id,
@@ -37,7 +39,11 @@ def test_inbound_the_peer_is_the_source_and_the_application_the_destination() ->
         "dst.identity": OURS,
         "dst.hbone_addr": None,
         "direction": "inbound",
+        "door": "api",
+        "destination": None,
+        "local.addr": "10.0.0.2:8443",
         "transport": "mtls",
+        "tls": "TLSv1.3 X25519 AES",
         "via": "direct",
         "bytes_sent": 20,
         "bytes_recv": 10,
@@ -53,7 +59,7 @@ def test_inbound_the_peer_is_the_source_and_the_application_the_destination() ->
 def test_what_a_refused_certificate_claims_is_marked_as_not_proven() -> None:
     claim = Claim("spiffe://stranger.test/a", "0a01")
     end = ending(Outcome.PEER_UNTRUSTED, State.HANDSHAKING_DOWNSTREAM, claim=claim)
-    record = access_record(Direction.INBOUND, Transport.MTLS, OURS, FakeConnection(), end)
+    record = access_record(known(ours=OURS), FakeConnection(), end)
     fields = dict(record.fields)
     assert fields["src.identity"] is None
     assert (fields["unproven.identity"], fields["unproven.serial"]) == (claim.spiffe_id, "0a01")
@@ -65,14 +71,17 @@ def test_outbound_the_application_is_the_source_and_the_peer_the_destination() -
         arrival(source=UnixAddress("/run/app.sock")),
         peer=THEIRS,
         dialled=TcpAddress("10.0.0.7", 5432),
+        dialled_from=TcpAddress("10.0.0.2", 40001),
     )
     end = ending(Outcome.RESET, reason="the peer reset the connection")
-    record = access_record(Direction.OUTBOUND, Transport.MTLS, OURS, connection, end)
+    record = access_record(known(Direction.OUTBOUND, OURS), connection, end)
     fields = dict(record.fields)
     assert fields["src.addr"] == "unix:///run/app.sock"
     assert fields["src.identity"] == OURS
     assert fields["dst.addr"] == "10.0.0.7:5432"
     assert fields["dst.identity"] == THEIRS.spiffe_id
+    assert (fields["door"], fields["destination"]) == ("api", "db")
+    assert fields["local.addr"] == "10.0.0.2:40001"
     assert fields["error"] == "the peer reset the connection"
 
 
@@ -80,7 +89,7 @@ def test_a_connection_that_was_never_dialled_arrived_somewhere_all_the_same() ->
     connection = FakeConnection(dialled=None)
     assert dict(inbound(connection).fields)["dst.addr"] == "10.0.0.2:8443"
     end = ending(Outcome.CONNECT_FAILED, State.CONNECTING)
-    record = access_record(Direction.OUTBOUND, Transport.MTLS, OURS, connection, end)
+    record = access_record(known(Direction.OUTBOUND, OURS), connection, end)
     assert dict(record.fields)["dst.addr"] is None
 
 
@@ -88,7 +97,7 @@ def test_the_endings_rule_stands_before_the_routes() -> None:
     route = Route("api", (), PLAIN, Timeouts(), rule="web-reads")
     connection = FakeConnection(arrival(THEIRS), route=route)
     end = ending(Outcome.POLICY_CHANGED, State.RELAYING, rule="no-web")
-    record = access_record(Direction.INBOUND, Transport.MTLS, OURS, connection, end)
+    record = access_record(known(ours=OURS), connection, end)
     assert dict(record.fields)["rule"] == "no-web"
     assert record.kind == ("policy_changed", "no-web", THEIRS.spiffe_id)
 

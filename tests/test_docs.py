@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.helpers.connections import FakeConnection, arrival, ending
+from tests.helpers.connections import FakeConnection, arrival, ending, known
 from tests.helpers.docs import (
     PAGES,
     ROOT,
@@ -35,7 +35,7 @@ from uproxy.cli.status import NOT_READY
 from uproxy.config import load
 from uproxy.log.lines import Event, json_line
 from uproxy.metrics.labels import FLOW_LABELS
-from uproxy.model import Direction, Outcome, Transport
+from uproxy.model import Outcome
 from uproxy.proxy.admin import facts, router
 from uproxy.proxy.admin.messages import Surface
 
@@ -224,9 +224,7 @@ def test_every_metric_in_a_query_of_the_docs_exists() -> None:
 
 def test_every_field_of_the_access_log_is_in_its_table_and_its_example() -> None:
     connection = FakeConnection(arrival(None))
-    record = access_record(
-        Direction.INBOUND, Transport.MTLS, None, connection, ending(Outcome.CLOSED)
-    )
+    record = access_record(known(), connection, ending(Outcome.CLOSED))
     event = Event(0.0, "info", "access", "connection complete", (*record.fields, ("name", "x")))
     keys = list(json.loads(json_line(event)))
     page = REFERENCE / "access-log.md"

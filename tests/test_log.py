@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.helpers.connections import FakeConnection, arrival, ending
+from tests.helpers.connections import FakeConnection, arrival, ending, known
 from uproxy.accesslog import AccessRecord, access_record
 from uproxy.config.settings import LogSettings
 from uproxy.errors import UproxyError
@@ -22,7 +22,7 @@ from uproxy.log import Log, alike, pipe
 from uproxy.log.lines import Event, json_line, text_line
 from uproxy.log.pipe import QUEUE_LINES
 from uproxy.log.ratelimit import MAX_KINDS, MAX_LOGGED, WINDOW_S, RateLimit
-from uproxy.model import Direction, Outcome, TcpAddress, Transport
+from uproxy.model import Outcome, TcpAddress
 
 _log = logging.getLogger("uproxy.test")
 
@@ -30,7 +30,7 @@ _log = logging.getLogger("uproxy.test")
 def record(outcome: Outcome = Outcome.CLOSED, host: str = "10.0.0.1") -> AccessRecord:
     connection = FakeConnection(arrival(source=TcpAddress(host, 1)))
     end = ending(outcome, State.RELAYING)
-    return access_record(Direction.INBOUND, Transport.MTLS, None, connection, end)
+    return access_record(known(), connection, end)
 
 
 class Reader:

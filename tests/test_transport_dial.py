@@ -146,6 +146,51 @@ async def test_a_full_queue_of_a_unix_socket_is_waited_for(engine: Engine, tmp_p
             await door.connection()
 
 
+@pytest.mark.parametrize("raced", [False, True])
+async def test_a_connection_knows_from_where_it_was_dialled_also_when_it_is_over(
+    engine: Engine, raced: bool
+) -> None:
+    """The application's log, or the peer's, has that address too."""
+    async with listening() as upstream:
+        second = (TcpAddress("127.0.0.9", 1),) if raced else ()
+        async with open_door(engine, door := to(upstream.address, *second)) as address:
+            downstream = await Stream.connect(address)
+            there = await upstream.accept()
+            seen = "{}:{}".format(*there.socket.getpeername())
+            connection = await door.connection()
+            await eventually(lambda: connection.dialled_from, "the address")
+            assert str(connection.dialled_from) == seen
+            downstream.reset()
+            await door.ending()
+            assert str(connection.dialled_from) == seen
+
+
+async def test_over_a_unix_socket_it_was_dialled_from_nowhere(
+    engine: Engine, tmp_path: Path
+) -> None:
+    async with (
+        listening(str(tmp_path / "s")) as upstream,
+        open_door(engine, door := to(upstream.address)) as address,
+    ):
+        downstream = await Stream.connect(address)
+        await upstream.accept()
+        connection = await door.connection()
+        downstream.reset()
+        await door.ending()
+    assert connection.dialled_from is None
+
+
+async def test_when_every_address_fails_the_last_one_tried_is_known(engine: Engine) -> None:
+    first, last = TcpAddress("127.0.0.1", free_port()), TcpAddress("127.0.0.1", free_port())
+    door = RecordingDoor(Direction.OUTBOUND, route(first, last))
+    async with open_door(engine, door) as address:
+        assert await (await Stream.connect(address)).is_reset()
+        ending = await door.ending()
+    [(connection, _)] = door.endings
+    assert ending.outcome is Outcome.CONNECT_FAILED
+    assert (connection.dialled, connection.dialled_from) == (last, None)
+
+
 async def test_a_route_without_candidates_fails_to_connect(engine: Engine) -> None:
     door = RecordingDoor(Direction.OUTBOUND, route())
     async with open_door(engine, door) as address:

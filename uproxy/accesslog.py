@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from uproxy.contract import Connection, Ending
+from uproxy.contract import Connection, Ending, OwnSvid
 from uproxy.model import Address, Direction, Outcome, TcpAddress, Transport
 
 Value = str | int | None
@@ -59,32 +59,48 @@ def logged_outcomes(access: str) -> frozenset[Outcome]:
     return {"all": frozenset(Outcome), "denied": DENIALS, "none": frozenset[Outcome]()}[access]
 
 
-def access_record(
-    direction: Direction,
-    transport: Transport,
-    ours: str | None,
-    connection: Connection,
-    ending: Ending,
-) -> AccessRecord:
-    """Build the log record of a connection that has ended.
+class Known(Protocol):
+    """What a door knows of its connections."""
 
-    `ours` is the SPIFFE ID this uProxy used in the connection; None in plaintext.
-    """
-    arrival = connection.arrival
+    @property
+    def direction(self) -> Direction: ...
+
+    @property
+    def door(self) -> str: ...
+
+    @property
+    def destination(self) -> str | None: ...
+
+    @property
+    def transport(self) -> Transport: ...
+
+    @property
+    def own(self) -> OwnSvid | None: ...
+
+
+def access_record(known: Known, connection: Connection, ending: Ending) -> AccessRecord:
+    """Build the log record of a connection that has ended."""
+    arrival, tls = connection.arrival, connection.tls
+    ours = None if known.own is None else known.own.spiffe_id
     peer = connection.peer or arrival.peer
     theirs = None if peer is None else peer.spiffe_id
-    inbound = direction is Direction.INBOUND
+    inbound = known.direction is Direction.INBOUND
     claim = ending.claim
     address = connection.dialled or (arrival.local if inbound else None)
     destination = None if address is None else str(address)
+    local = arrival.local if inbound else connection.dialled_from
     fields: tuple[tuple[str, Value], ...] = (
         ("src.addr", str(arrival.source)),
         ("src.identity", theirs if inbound else ours),
         ("dst.addr", destination),
         ("dst.identity", ours if inbound else theirs),
         ("dst.hbone_addr", None),
-        ("direction", direction),
-        ("transport", transport),
+        ("direction", known.direction),
+        ("door", known.door),
+        ("destination", known.destination),
+        ("local.addr", None if local is None else str(local)),
+        ("transport", known.transport),
+        ("tls", None if tls is None else str(tls)),
         ("via", arrival.via or "direct"),
         ("bytes_sent", ending.bytes_sent),
         ("bytes_recv", ending.bytes_received),

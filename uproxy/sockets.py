@@ -319,3 +319,9 @@ def address_of(name: object, unix: UnixAddress) -> Address:
         mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
         host = str(mapped or host)
     return TcpAddress(host, int(name[1]))
+
+
+def tcp_address_of(name: object) -> TcpAddress | None:
+    """Return the same; None for unix sockets."""
+    found = address_of(name, UnixAddress(""))
+    return found if isinstance(found, TcpAddress) else None

@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers import traffic
 from tests.helpers.background import background
-from tests.helpers.endings import ended, only
+from tests.helpers.endings import Line, ended, only
 from uproxy.lab.mesh import (
     ORDERS,
     STRANGER,
@@ -43,6 +43,12 @@ def status_of(uproxy: Uproxy) -> dict[str, Any]:
     return status
 
 
+def joined(callers: Line, called: Line) -> None:
+    """Both lines are about one connection, and say so."""
+    there = (callers["local.addr"], callers["dst.addr"])
+    assert (called["src.addr"], called["local.addr"]) == there
+
+
 def ready(*uproxies: Uproxy) -> None:
     for uproxy in uproxies:
         uproxy.wait_until_ready()
@@ -69,6 +75,11 @@ def test_who_is_denied_there_is_told_where_to_look(
         assert line["level"] == "warning"
         assert str(line["error"]).endswith("probably refused there: its log says why")
         assert f"no rule allows {UNWANTED}" in only(theirs)["error"]
+        joined(line, only(theirs))
+        assert (line["door"], line["destination"]) == (f"127.0.0.1:{caller.port}", "peer")
+        assert (only(theirs)["door"], only(theirs)["destination"]) == ("door", None)
+        assert line["tls"] == only(theirs)["tls"]
+        assert str(line["tls"]).startswith("TLSv1.3 ")
         [row] = status_of(caller)["denials"]
         assert (row["outcome"], row["identity"], row["destination"]) == (
             "peer_refused", ORDERS, "peer",
@@ -110,6 +121,7 @@ def test_whose_certificate_is_refused_there_is_told_what_may_be_missing(
         assert (line["unproven.identity"], line["unproven.serial"]) == claimed
         assert (row["unproven_identity"], row["unproven_serial"]) == claimed
         assert (line["src.identity"], row["identity"]) == (None, None)
+        joined(only(ours), line)
         words = (
             "the peer refused our certificate (unknown ca): it may lack a bundle for stranger.test"
         )

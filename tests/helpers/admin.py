@@ -65,6 +65,7 @@ def connection_row(number: int = 1, **changes: Any) -> ConnectionRow:
         endpoint="127.0.0.1:8080",
         tls="TLSv1.3 X25519MLKEM768 TLS_AES_128_GCM_SHA256",
         rule="web-reads-orders",
+        local="10.0.3.2:8443",
         age=12.5,
         bytes_received=1200,
         bytes_sent=54_000,

@@ -6,10 +6,12 @@ Unrealistic: nothing takes time, and the state only changes when a test sets it.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 
-from uproxy.contract import Arrival, Ending, PeerSvid, Refusal, Route, TlsFacts
+from uproxy.connections import ConnectionInfo
+from uproxy.contract import Arrival, Ending, OwnSvid, PeerSvid, Refusal, Route, TlsFacts
 from uproxy.lifecycle import State
-from uproxy.model import Address, Outcome, TcpAddress
+from uproxy.model import Address, Direction, Outcome, TcpAddress, Transport
 
 APP = TcpAddress("127.0.0.1", 8080)
 PEER = TcpAddress("10.0.0.1", 40000)
@@ -29,6 +31,7 @@ class FakeConnection:
     peer: PeerSvid | None = None
     tls: TlsFacts | None = None
     dialled: Address | None = APP
+    dialled_from: TcpAddress | None = None
     endpoint: str | None = None
     state: State = State.RELAYING
     bytes_received: int = 0
@@ -37,6 +40,17 @@ class FakeConnection:
 
     def close(self, refusal: Refusal) -> None:
         self.refusals.append(refusal)
+
+
+def known(
+    direction: Direction = Direction.INBOUND,
+    ours: str | None = None,
+    transport: Transport = Transport.MTLS,
+) -> ConnectionInfo:
+    """What a door knows of its connections; outbound they lead to a destination."""
+    own = None if ours is None else OwnSvid(ours, (), datetime(2030, 1, 1, tzinfo=UTC))
+    destination = "db" if direction is Direction.OUTBOUND else None
+    return ConnectionInfo(direction, "api", transport, own, None, None, destination)
 
 
 def ending(

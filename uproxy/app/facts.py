@@ -174,6 +174,8 @@ def _connection(entry: OpenConnection, at: datetime) -> rows.ConnectionRow:
     """Return the row of an open connection; `at` is the present time."""
     connection, info = entry.connection, entry.info
     route, tls, peer = connection.route, connection.tls, connection.peer
+    inbound = info.direction is Direction.INBOUND
+    local = connection.arrival.local if inbound else connection.dialled_from
     return rows.ConnectionRow(
         id=connection.arrival.id,
         direction=info.direction.value,
@@ -184,8 +186,9 @@ def _connection(entry: OpenConnection, at: datetime) -> rows.ConnectionRow:
         identity=None if peer is None else peer.spiffe_id,
         destination=None if route is None else route.destination,
         endpoint=None if connection.dialled is None else str(connection.dialled),
-        tls=None if tls is None else f"{tls.version} {tls.group} {tls.cipher}",
+        tls=None if tls is None else str(tls),
         rule=None if route is None else route.rule,
+        local=None if local is None else str(local),
         age=(at - entry.since).total_seconds(),
         bytes_received=connection.bytes_received,
         bytes_sent=connection.bytes_sent,

@@ -282,9 +282,7 @@ class Connections:
     def _record_end(self, info: ConnectionInfo, connection: Connection, ending: Ending) -> None:
         self._outcomes[ending.outcome] += 1
         if self._access.wants(ending.outcome):
-            ours = None if info.own is None else info.own.spiffe_id
-            record = access_record(info.direction, info.transport, ours, connection, ending)
-            self._access.access(record)
+            self._access.access(access_record(info, connection, ending))
         if is_listed(ending):
             self._denials.add(info, connection, ending, self._clock())
 

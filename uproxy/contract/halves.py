@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from uproxy.contract.handshakes import PeerSvid, TlsFacts, TlsPlan
 from uproxy.contract.values import Arrival, Candidate, Ending, Refusal, Route
 from uproxy.lifecycle import State
-from uproxy.model import Address, Direction, Limits, Timeouts
+from uproxy.model import Address, Direction, Limits, TcpAddress, Timeouts
 
 if TYPE_CHECKING:
     import socket
@@ -35,7 +35,12 @@ class Connection(Protocol):
 
     @property
     def dialled(self) -> Address | None:
-        """The upstream address, once connected."""
+        """The upstream address that is connected, or the one that was tried last; None before the
+        first attempt has ended."""
+
+    @property
+    def dialled_from(self) -> TcpAddress | None:
+        """Our own address on the TCP connection to upstream, once there is one."""
 
     @property
     def endpoint(self) -> str | None:

@@ -73,3 +73,6 @@ class TlsFacts:
     group: str
     duration: float
     """Seconds from the first byte of the ClientHello to the end of the handshake."""
+
+    def __str__(self) -> str:
+        return f"{self.version} {self.group} {self.cipher}"

@@ -136,6 +136,8 @@ class ConnectionRow(Row):
     """`TLSv1.3 X25519MLKEM768 TLS_AES_128_GCM_SHA256`."""
     rule: str | None
     """The allow rule that admitted the caller."""
+    local: str | None
+    """Our own address on the connection with the peer: the other end's log has it too."""
     age: float
     """Seconds since it was accepted."""
     bytes_received: int

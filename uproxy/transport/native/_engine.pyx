@@ -518,6 +518,11 @@ cdef class ConnectionHandle:
         """Return the address at which it arrived, as `source` does."""
         return _endpoint(&self.connection.local)
 
+    def dialled_from_endpoint(self):
+        """Return our own address on the upstream connection, as `source` does; None where it was
+        never connected, too."""
+        return _endpoint(&self.connection.dialled_from)
+
     def lasted(self):
         """Return the seconds from its acceptance to its end."""
         return self.connection.finished_at - self.connection.accepted_at

@@ -3,21 +3,20 @@
 from libc.errno cimport EAGAIN, EBUSY, ECONNABORTED, EINTR, ENOMEM, EPERM, errno
 from libc.stdint cimport int64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC
 from posix.unistd cimport close
 
 from uproxy.transport.native.system cimport (
-    AF_INET, AF_INET6, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT,
-    EOPNOTSUPP, EPOLL_CTL_DEL, EPROTO, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, clock_of, epoll_ctl,
-    getsockname, pthread_mutex_lock, pthread_mutex_unlock, sockaddr, sockaddr_in, sockaddr_in6,
-    sockaddr_storage, word_add, word_get,
+    EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP,
+    EPOLL_CTL_DEL, EPROTO, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, clock_of, epoll_ctl, getsockname,
+    pthread_mutex_lock, pthread_mutex_unlock, sockaddr, sockaddr_storage, word_add, word_get,
 )
 from uproxy.transport.native.codes cimport C_ADOPT, K_CHANNEL, MAX_UNREPORTED, RECEIVE_SIZE
 from uproxy.transport.native.types cimport (
-    Command, Connection, Endpoint, Listener, Shared, Side, Worker,
+    Command, Connection, Listener, Shared, Side, Worker,
 )
 from uproxy.transport.native.queues cimport new_command, ring_loop, send_command
+from uproxy.transport.native.dial cimport endpoint_of
 
 cdef enum Accepted:
     A_MINE  # a connection for the calling worker
@@ -33,23 +32,6 @@ cdef inline bint is_gone(int error) noexcept nogil:
             or error == EHOSTDOWN or error == ENONET or error == EHOSTUNREACH
             or error == EOPNOTSUPP or error == ENETUNREACH or error == ENETDOWN
             or error == EPERM or error == EINTR)
-
-
-cdef inline void endpoint_of(sockaddr_storage *name, Endpoint *place) noexcept nogil:
-    """Write an IP address and its port to `place`, which is left as it is for a unix socket."""
-    cdef sockaddr_in *v4
-    cdef sockaddr_in6 *v6
-    if name.ss_family == AF_INET:
-        v4 = <sockaddr_in *>name
-        place.host[10] = place.host[11] = 0xFF
-        memcpy(place.host + 12, &v4.sin_addr, 4)
-        place.port = v4.sin_port
-        place.known = True
-    elif name.ss_family == AF_INET6:
-        v6 = <sockaddr_in6 *>name
-        memcpy(place.host, &v6.sin6_addr, 16)
-        place.port = v6.sin6_port
-        place.known = True
 
 
 cdef inline Connection *new_connection(int fd) noexcept nogil:

@@ -142,15 +142,13 @@ cdef inline void on_routed(Connection *connection, int fd, sockaddr_storage *tar
     """A candidate is to be dialled, within so many seconds; `fd` is its socket if the loop has
     connected it, or -1."""
     cdef Side *side = &connection.sides[1]
-    cdef int result = 1
+    cdef int result
     connection.fault.what = F_NONE  # of the candidate before
     if side.channel.fd >= 0:
         close_channel(&side.channel, True)  # connected to where the route before this one led
     enter_state(connection, S_CONNECTING, 0)
     connection.handshake_limit = handshake_limit
-    side.channel.fd = fd
-    if fd < 0:
-        result = start_dial(side, target, size)
+    result = start_dial(side, fd, target, size)
     if result < 0:
         on_failed(side)
     elif result == 1 and side.channel.tls_setup.ssl_ctx == NULL:

@@ -37,6 +37,7 @@ UPSTREAM: Final = 1
 
 _STATE_OF: Final = {number: state for state, number in STATES.items()}
 _HANDSHAKING: Final = STATES[State.HANDSHAKING_DOWNSTREAM]
+_RELAYING: Final = STATES[State.RELAYING]
 _ids: Final = count(1)
 
 
@@ -45,6 +46,7 @@ class Deciding(ConnectionHandle):
 
     __slots__ = (
         "_candidate",
+        "_dialled_from",
         "_door",
         "_inbound",
         "_is_known",
@@ -68,6 +70,7 @@ class Deciding(ConnectionHandle):
         self.peer: PeerSvid | None = None
         self.tls: TlsFacts | None = None
         self.dialled: Address | None = None
+        self._dialled_from: TcpAddress | None = None  # once it is over
         self.endpoint: str | None = None
         # what belongs to a snapshot is None once it is open
         self._listener: NativeListener | None = door_state.listener
@@ -82,6 +85,18 @@ class Deciding(ConnectionHandle):
     @property
     def state(self) -> State:
         return State.CLOSED if self._is_over else _STATE_OF[self.state_number]
+
+    @property
+    def dialled_from(self) -> TcpAddress | None:
+        if self._is_over:
+            return self._dialled_from
+        # while it dials, its thread may be writing this
+        return self._read_dialled_from() if self.state_number >= _RELAYING else None
+
+    def _read_dialled_from(self) -> TcpAddress | None:
+        """Return our address on the upstream connection, of which the thread's memory has it."""
+        found = self.dialled_from_endpoint()
+        return None if found is None else sockaddr.address_of(*found)
 
     @property
     def bytes_received(self) -> int:

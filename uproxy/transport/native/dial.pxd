@@ -3,24 +3,30 @@ downstream side meanwhile."""
 
 from libc.errno cimport ECONNREFUSED, EINPROGRESS, ENOTCONN, errno
 from libc.stdint cimport uint32_t
-from libc.string cimport memcmp
+from libc.string cimport memcmp, memcpy, memset
 
 from uproxy.transport.native.system cimport (
-    AF_UNIX, EPOLLERR, EPOLLHUP, EPOLLOUT, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM, SOL_SOCKET,
-    SO_ERROR, connect, getpeername, getsockname, getsockopt, setsockopt, sockaddr,
-    sockaddr_storage, socket,
+    AF_INET, AF_INET6, AF_UNIX, EPOLLERR, EPOLLHUP, EPOLLOUT, SOCK_CLOEXEC, SOCK_NONBLOCK,
+    SOCK_STREAM, SOL_SOCKET, SO_ERROR, connect, getpeername, getsockname, getsockopt, setsockopt,
+    sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket,
 )
 from uproxy.transport.native.codes cimport F_OS, S_HANDSHAKING_UPSTREAM, W_LOOP
-from uproxy.transport.native.types cimport Channel, Connection, Shared, Side
+from uproxy.transport.native.types cimport Channel, Connection, Endpoint, Shared, Side
 from uproxy.transport.native.channel cimport fail, has_unread, pending_error, unwatch, watch
 
 
-cdef inline int start_dial(Side *side, sockaddr_storage *target,
+cdef inline int start_dial(Side *side, int fd, sockaddr_storage *target,
                            unsigned int size) noexcept nogil:
-    """Connect a new socket.  Returns 1 if it is connected, 0 if `finish_dial` is to be called when
-    it can be written, -1 if it failed (recorded)."""
+    """Connect a new socket, or take `fd`, which is connected (-1: none).  Returns 1 if it is
+    connected, 0 if `finish_dial` is to be called when it can be written, -1 if it failed
+    (recorded)."""
     cdef Channel *channel = &side.channel
     cdef int error
+    memset(&side.connection.dialled_from, 0, sizeof(Endpoint))  # of the candidate before
+    channel.fd = fd
+    if fd >= 0:
+        connect_error(side)  # notes our address
+        return 1
     channel.fd = socket(target.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)
     if channel.fd < 0:
         return fail(channel, F_OS, errno, 0)
@@ -30,7 +36,7 @@ cdef inline int start_dial(Side *side, sockaddr_storage *target,
         return 1
     error = errno
     if error == EINPROGRESS:
-        error = connect_error(channel.fd)  # on the same machine it is connected already
+        error = connect_error(side)  # on the same machine it is connected already
     if error == ENOTCONN:
         return watch(channel, EPOLLOUT)
     return fail(channel, F_OS, error, 0) if error else 1
@@ -39,7 +45,7 @@ cdef inline int start_dial(Side *side, sockaddr_storage *target,
 cdef inline int finish_dial(Side *side) noexcept nogil:
     """Look what came of a connect whose socket can be written now.  Returns 1 if it is connected,
     -1 if it failed (recorded)."""
-    cdef int error = connect_error(side.channel.fd)
+    cdef int error = connect_error(side)
     return fail(&side.channel, F_OS, error, 0) if error else 1
 
 
@@ -54,11 +60,12 @@ cdef inline int set_options(Channel *channel) noexcept nogil:
     return 0
 
 
-cdef inline int connect_error(int fd) noexcept nogil:
-    """Return the errno that a connect ended with; 0: connected, ENOTCONN: not ended.  A connection
-    to itself (TCP's simultaneous open) counts as refused: nobody listens at the port, and the
-    kernel has picked that very port to dial from."""
-    cdef int error = 0
+cdef inline int connect_error(Side *side) noexcept nogil:
+    """Return the errno that a connect ended with; 0: connected, ENOTCONN: not ended.  Connected,
+    our own address is noted in `dialled_from`.  A connection to itself (TCP's simultaneous open)
+    counts as refused: nobody listens at the port, and the kernel has picked that very port to dial
+    from."""
+    cdef int error = 0, fd = side.channel.fd
     cdef unsigned int size = sizeof(error)
     cdef sockaddr_storage here, there
     cdef unsigned int here_size = sizeof(here), there_size = sizeof(there)
@@ -69,9 +76,27 @@ cdef inline int connect_error(int fd) noexcept nogil:
     if (getsockname(fd, <sockaddr *>&here, &here_size) != 0
             or getpeername(fd, <sockaddr *>&there, &there_size) != 0):
         return errno
+    endpoint_of(&here, &side.connection.dialled_from)
     if here.ss_family == AF_UNIX or here_size != there_size:
         return 0
     return ECONNREFUSED if memcmp(&here, &there, here_size) == 0 else 0
+
+
+cdef inline void endpoint_of(sockaddr_storage *name, Endpoint *place) noexcept nogil:
+    """Write an IP address and its port to `place`, which is left as it is for a unix socket."""
+    cdef sockaddr_in *v4
+    cdef sockaddr_in6 *v6
+    if name.ss_family == AF_INET:
+        v4 = <sockaddr_in *>name
+        place.host[10] = place.host[11] = 0xFF
+        memcpy(place.host + 12, &v4.sin_addr, 4)
+        place.port = v4.sin_port
+        place.known = True
+    elif name.ss_family == AF_INET6:
+        v6 = <sockaddr_in6 *>name
+        memcpy(place.host, &v6.sin6_addr, 16)
+        place.port = v6.sin6_port
+        place.known = True
 
 
 cdef inline int watch_loss(Side *downstream) noexcept nogil:

@@ -260,8 +260,10 @@ class NativeConnection(Deciding):
 
     def _record_failure(self, route: Route, failure: Refusal) -> None:
         """Tell the door why the candidate has failed."""
-        self._last_failure = failure
-        cast("Door", self._door).attempted(route, cast("Candidate", self._candidate), failure)
+        self._last_failure, candidate = failure, cast("Candidate", self._candidate)
+        if self.dialled not in candidate.addresses:
+            self.dialled = candidate.addresses[0]
+        cast("Door", self._door).attempted(route, candidate, failure)
 
     def _on_upstream_ready(self) -> None:
         """Relay, if the listener still has the door that has decided, or if the new one admits the
@@ -378,6 +380,7 @@ class NativeConnection(Deciding):
             self._rule(refusal),
             refusal.claim if refusal else None,
         )
+        self._dialled_from = self._read_dialled_from()
         self.release()
         self._is_over = True
         try:

@@ -193,6 +193,7 @@ cdef struct Connection:
     int64_t counts[2]  # application bytes received from each side
     Endpoint source
     Endpoint local
+    Endpoint dialled_from  # our address on the upstream side, once connected
     double accepted_at
     double finished_at  # when its sockets were closed
     double handshake_started

@@ -135,6 +135,7 @@ class Connection(Deciding):
     async def on_connected(self, connected: socket.socket) -> Step:
         """The upstream's TCP, or unix, connection is there: do the handshake, if there is TLS."""
         route, self._reached_by = cast("Route", self.route), self.route
+        self.dialled_from = sockets.tcp_address_of(connected.getsockname())
         plan = route.upstream.plan
         if plan is None:
             self._upstream = self._side_in_the_clear(connected, self._names[1])

@@ -50,6 +50,7 @@ class Deciding:
         self.arrival = arrival
         self.route: Route | None = None
         self.dialled: Address | None = None
+        self.dialled_from: TcpAddress | None = None
         self.endpoint: str | None = None
         self._listener: HasDoor | None = listener  # None once it is open
         self._door: Door | None = door  # the one that decided, or will; None once it is open
@@ -151,6 +152,8 @@ class Deciding:
     def _report_attempt(self, failure: Refusal | None) -> None:
         """Tell the door that the candidate failed, or was reached (None)."""
         if self._candidate is not None:
+            if failure is not None and self.dialled not in self._candidate.addresses:
+                self.dialled = self._candidate.addresses[0]
             door, route = cast("Door", self._door), cast("Route", self.route)
             door.attempted(route, self._candidate, failure)
 
