@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from uproxy.identity.credentials import Credentials, Svid
-from uproxy.identity.source import SourceBase
+from uproxy.identity.source import SourceBase, surface_defect
 from uproxy.lab.pki import Authority
 from uproxy.lab.waiting import eventually
 from uproxy.spiffe.bundles import Bundle
@@ -225,7 +225,8 @@ async def naps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[float, asyncio.Tim
 async def test_expiry_is_looked_for_just_behind_it_and_once_a_minute(
     naps: list[tuple[float, asyncio.TimerHandle]],
 ) -> None:
-    for left_s, nap_s in ((3600, 60.0), (10, 10.001), (0, 0.001)):
+    # one that has expired is looked at again, as the clock may be set right
+    for left_s, nap_s in ((3600, 60.0), (10, 10.001), (0, 0.001), (-1, 1.0), (-3600, 1.0)):
         source = Source(Clock(SVID.not_after - timedelta(seconds=left_s)))
         source.find(SVID)
         assert naps[-1][0] == pytest.approx(nap_s)
@@ -316,3 +317,35 @@ async def test_the_status_holds_facts_and_no_key() -> None:
         "rotations": 0,
     }
     await source.stop()
+
+
+async def test_a_source_adds_facts_of_its_own_to_the_status() -> None:
+    class Agent(Source):
+        def _facts(self) -> Mapping[str, object]:
+            return {"address": "unix:///agent.sock", "state": "waiting"}
+
+    status = Agent(Clock()).status
+    assert (status["source"], status["address"]) == ("test", "unix:///agent.sock")
+    assert status["state"] == "waiting"
+
+
+async def test_a_watch_that_dies_is_heard_of_and_one_that_is_stopped_is_not() -> None:
+    heard: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: heard.append(context.get("exception"))
+    )
+    defect = ValueError("a defect")
+
+    async def die() -> None:
+        raise defect
+
+    async def watch() -> None:
+        await asyncio.Event().wait()
+
+    dying, stopped = asyncio.create_task(die()), asyncio.create_task(watch())
+    for task in (dying, stopped):
+        task.add_done_callback(surface_defect)
+    stopped.cancel()
+    await asyncio.wait([dying, stopped])
+    assert stopped.cancelled()
+    assert heard == [defect]

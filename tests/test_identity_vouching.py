@@ -9,10 +9,10 @@ import pytest
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import rsa, x25519
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.helpers.odd_certificates import (
     with_a_broken_extension,
+    with_a_broken_name,
     with_a_key_of_an_unknown_kind,
     with_another_key,
 )
@@ -220,17 +220,12 @@ def test_a_strangers_chain_is_followed_by_its_names() -> None:
         assert find_way_up(chain, [CA.root]) == [*chain]
 
 
-def with_broken_name(certificate: x509.Certificate, name: bytes) -> x509.Certificate:
-    """The same certificate, of which a name isn't UTF-8."""
-    der = certificate.public_bytes(Encoding.DER)
-    assert name in der
-    return x509.load_der_x509_certificate(der.replace(name, b"\xff" * len(name)))
-
-
 def test_a_stranger_whose_names_can_not_be_read_is_nobody() -> None:
     stranger = OTHER.intermediate().certificate
-    nameless = with_broken_name(stranger, b"intermediate 1 of partner.test")
-    orphan = with_broken_name(stranger, b"CA of partner.test")
+    nameless, orphan = (
+        x509.load_der_x509_certificate(with_a_broken_name(stranger, name))
+        for name in (b"intermediate 1 of partner.test", b"CA of partner.test")
+    )
     with pytest.raises(ValueError, match="subject"):
         _ = nameless.subject
     with pytest.raises(ValueError, match="issuer"):

@@ -88,6 +88,14 @@ def with_a_broken_extension(
     return _signed_anew(certificate, parts, signer)
 
 
+def with_a_broken_name(certificate: x509.Certificate, name: bytes) -> bytes:
+    """The same certificate (DER), of which a name isn't UTF-8; its signature is wrong."""
+    der = certificate.public_bytes(Encoding.DER)
+    if name not in der:
+        raise ValueError("no such name")
+    return der.replace(name, b"\xff" * len(name))
+
+
 def with_another_key(
     certificate: x509.Certificate,
     key: CertificatePublicKeyTypes,

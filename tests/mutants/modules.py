@@ -9,6 +9,7 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
     "uproxy.destinations": ("test_destinations", "property/test_destinations"),
     "uproxy.identity.credentials": ("test_identity_source", "test_identity_files"),
     "uproxy.identity.diagnosis": ("test_identity_diagnosis", "test_identity_verifier"),
+    "uproxy.identity.source": ("test_identity_source",),
     "uproxy.identity.verifier": ("test_identity_verifier",),
     "uproxy.identity.vouching": (
         "test_identity_vouching",
@@ -24,6 +25,7 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
     "uproxy.spiffe.authorities": ("test_spiffe_authorities", "test_identity_verifier"),
     "uproxy.spiffe.bundles": ("test_spiffe_bundles",),
     "uproxy.spiffe.crls": ("test_spiffe_crls", "test_identity_verifier"),
+    "uproxy.spiffe.encoding": ("test_spiffe_encoding", "test_spiffe_bundles", "test_spiffe_crls"),
     "uproxy.spiffe.ids": ("test_spiffe_ids", "property/test_spiffe_ids"),
     "uproxy.spiffe.svid": ("test_spiffe_svid", "test_identity_verifier"),
     "uproxy.spiffe.workload_update": ("test_spiffe_workload_update",),

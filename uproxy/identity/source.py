@@ -41,7 +41,7 @@ class SourceBase:
         self._subscribers: list[Callable[[Credentials, Credentials], None]] = []
         self._rotations = 0
         self._given: Svid | None = None  # the last one, expired or not
-        self._expiry: asyncio.TimerHandle | None = None  # set while there is one
+        self._expiry: asyncio.TimerHandle | None = None  # the last one
 
     @property
     def current(self) -> Credentials:
@@ -133,7 +133,6 @@ class SourceBase:
     def _disarm(self) -> None:
         if self._expiry is not None:
             self._expiry.cancel()
-            self._expiry = None
 
 
 def same_svid(one: Svid | None, other: Svid | None) -> bool:
