@@ -1,4 +1,4 @@
-"""The goals for uProxy's figures, and a table of which are met.
+"""The goals for uProxy's figures, and which of them are met.
 
 A goal is a factor of Envoy's figure in the same round, or an absolute figure; the median over
 the rounds decides.  `must` has to be reached, `aim` should be.
@@ -91,22 +91,42 @@ GOALS = (
 )  # fmt: skip
 
 
-def goals_table(results: Mapping[str, Sequence[Round]]) -> str:
-    """Return a table in Markdown with one row for each goal; `results` are the rounds by
-    benchmark."""
-    head = ["", "must", "", "aim", "", "measured"]
-    body = (_row(goal, goal.found(results.get(goal.benchmark, ()))) for goal in GOALS)
-    return rows([head, ["---", "--:", "---", "--:", "---", "--:"], *body])
+Results = Mapping[str, Sequence[Round]]
+"""The rounds by benchmark."""
+
+
+def goals_table(results: Results) -> str:
+    """Return in Markdown how many goals are met, which aren't, and a table with one row for each
+    goal."""
+    found = [(goal, goal.found(results.get(goal.benchmark, ()))) for goal in GOALS]
+    head = ["", "measured", "must", "", "aim", ""]
+    body = (_row(goal, values) for goal, values in found)
+    table = rows([head, ["---", "--:", "--:", "---", "--:", "---"], *body])
+    return f"{_summary(found)}\n\n{table}"
+
+
+def _summary(found: Sequence[tuple[Goal, Spread | None]]) -> str:
+    """Return a paragraph that says what was met, and what must be met and isn't."""
+    musts = [(goal, values.median) for goal, values in found if values is not None]
+    missed = [goal.title for goal, value in musts if not goal.is_met(value, goal.must)]
+    aims = [goal.is_met(value, goal.aim) for goal, value in musts if goal.aim is not None]
+    said = f"**{len(musts) - len(missed)} of {len(musts)} goals are met**"
+    if missed:
+        said += f"; missed: {'; '.join(missed)}"
+    return f"{said}. Aims beyond them that are reached: {sum(aims)} of {len(aims)}."
 
 
 def _row(goal: Goal, found: Spread | None) -> list[str]:
-    cells = [goal.title]
-    for bound in goal.must, goal.aim:
-        cells += (
-            [NOTHING, ""] if bound is None else [_bound(goal, bound), _verdict(goal, found, bound)]
-        )
     digits = 0 if goal.unit == " ms" else 2
-    return [*cells, NOTHING if found is None else _with_unit(goal, interval(found, digits))]
+    measured = NOTHING if found is None else _with_unit(goal, interval(found, digits))
+    cells = [goal.title, measured]
+    for bound, missed in ((goal.must, "**missed**"), (goal.aim, "not yet")):
+        cells += (
+            [NOTHING, ""]
+            if bound is None
+            else [_bound(goal, bound), _verdict(goal, found, bound, missed)]
+        )
+    return cells
 
 
 def _bound(goal: Goal, bound: float) -> str:
@@ -114,10 +134,10 @@ def _bound(goal: Goal, bound: float) -> str:
     return f"{sign} {_with_unit(goal, f'{bound:g}')}"
 
 
-def _verdict(goal: Goal, found: Spread | None, bound: float) -> str:
+def _verdict(goal: Goal, found: Spread | None, bound: float, missed: str) -> str:
     if found is None:
         return "not measured"
-    return "met" if goal.is_met(found.median, bound) else "**missed**"
+    return "met" if goal.is_met(found.median, bound) else missed
 
 
 def _with_unit(goal: Goal, figure: str) -> str:
