@@ -66,7 +66,9 @@ def test_what_must_be_met_and_is_not_is_named_first(monkeypatch: pytest.MonkeyPa
     near = Goal("near", "sample", "rate", must=1.0, aim=1.1, more_is_better=True)
     monkeypatch.setattr("benchmarks.harness.goals.GOALS", (dear, near))
     said, *_, last = goals_table({"sample": ROUNDS}).splitlines()
-    assert said == "**1 of 2 goals are met**; missed: dear. Aims beyond them that are reached: 1 of 2."
+    assert (
+        said == "**1 of 2 goals are met**; missed: dear. Aims beyond them that are reached: 1 of 2."
+    )
     assert last.endswith("| ≥ ×1 | met | ≥ ×1.1 | met |")  # noqa: RUF001
 
 

@@ -343,7 +343,7 @@ def test_a_mapped_address_is_the_ipv4_one_it_stands_for(name: object, expected: 
     ],
 )
 def test_a_failure_to_connect_names_the_likely_cause(error: int, words: str) -> None:
-    assert sockets.explain(error, TcpAddress("192.0.2.7", 80)) == words
+    assert sockets.explain(error, TcpAddress("192.0.2.7", 80), "the application") == words
 
 
 def test_the_reset_option_is_what_linux_expects() -> None:

@@ -26,12 +26,14 @@ def test_a_kernel_without_ipv6_names_the_address_and_the_way_out(host: str, inst
     [
         (errno.ENODEV, "its zone is no interface of this machine"),
         (errno.EAFNOSUPPORT, "this kernel has no IPv6"),
-        (errno.EAGAIN, "the queue of"),
+        (errno.EAGAIN, "the queue of [fe80::1%eth0]:80 is full: the proxy of db doesn't accept"),
+        (errno.ECONNREFUSED, "is the proxy of db running?"),
+        (errno.ENOENT, "is the proxy of db running?"),
         (errno.EPROTO, "protocol error"),
     ],
 )
 def test_a_failure_to_connect_names_its_cause(error: int, words: str) -> None:
-    assert words in socketwords.explain(error, TcpAddress("fe80::1%eth0", 80))
+    assert words in socketwords.explain(error, TcpAddress("fe80::1%eth0", 80), "the proxy of db")
 
 
 def test_an_address_that_is_not_ours_asks_whether_ipv6_is_on() -> None:

@@ -1073,7 +1073,7 @@ async def test_endpoints_are_tried_in_order_until_one_answers(engine: Engine) ->
     assert (first, second, none) == ("first", "second", None)
     assert why == Refusal(
         Outcome.CONNECT_FAILED,
-        f"connection refused by {gone.address}: is the application running?",
+        f"connection refused by {gone.address}: is the proxy of db running?",
     )
 
 

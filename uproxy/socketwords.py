@@ -71,12 +71,13 @@ def _lines(path: Path) -> list[str]:
         return []  # no IPv6, or no /proc
 
 
-def explain(error: int, address: Address) -> str:
-    """Return why connecting to an address failed, with the likely cause.  `error` is an errno."""
+def explain(error: int, address: Address, server: str) -> str:
+    """Return why connecting to an address failed, with the likely cause.  `error` is an errno;
+    `server` is what should listen there: `the application`."""
     if error == errno.ECONNREFUSED:
-        return f"connection refused by {address}: is the application running?"
+        return f"connection refused by {address}: is {server} running?"
     if error == errno.ENOENT:
-        return f"no socket at {address}: is the application running?"
+        return f"no socket at {address}: is {server} running?"
     if error in (errno.EACCES, errno.EPERM):
         return f"no permission to connect to {address}"
     if error in (errno.ENETUNREACH, errno.EHOSTUNREACH):
@@ -90,7 +91,7 @@ def explain(error: int, address: Address) -> str:
     if error == errno.EAFNOSUPPORT:
         return f"can't connect to {address}: this kernel has no IPv6"
     if error == errno.EAGAIN:
-        return f"the queue of {address} is full: the application doesn't accept"
+        return f"the queue of {address} is full: {server} doesn't accept"
     return f"can't connect to {address}: {os.strerror(error).lower()}"
 
 

@@ -169,7 +169,7 @@ def test_without_a_living_address_the_client_is_reset(pair: Pair) -> None:
     point(pair, free_port(), free_port())
     with ended(pair.frontend, "connect_failed") as lines:
         assert is_refused_at(pair.port("all"))
-    assert "is the application running?" in lines[0]["error"]
+    assert "is the proxy of all running?" in lines[0]["error"]
     # one that everybody passes over is still tried when there is no other
     assert metric(pair.frontend, "uproxy_connections", direction="outbound") == 0
 

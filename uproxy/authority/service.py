@@ -13,7 +13,6 @@ import asyncio
 import contextlib
 import os
 import shutil
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,6 +20,7 @@ from types import MappingProxyType
 from typing import Self
 
 from uproxy.authority.definition import Definition
+from uproxy.authority.folders import temporary_folder
 from uproxy.authority.handout import DomainSet
 from uproxy.authority.server import WorkloadApiServer
 from uproxy.errors import UproxyError
@@ -121,7 +121,7 @@ class DevelopmentAuthority:
         """Return the folder of the sockets, creating it if needed; it is then removed at exit."""
         runtime = os.environ.get("XDG_RUNTIME_DIR")
         if self._definition.sockets is None and not runtime:
-            folder = Path(tempfile.mkdtemp(prefix="uproxy-authority-"))
+            folder = temporary_folder("uproxy-authority-")
             self._cleanup.callback(shutil.rmtree, folder)
             folder.chmod(0o755)
             return folder

@@ -7,6 +7,7 @@ by raising an error of `uproxy.errors`; only `main` prints errors and chooses ex
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import os
 import sys
@@ -85,8 +86,18 @@ def _run(words: list[str]) -> int:
         _discard_output()
         if isinstance(error, BrokenPipeError):
             return 1  # the reader of the pipe has ended, as `| head` does
-        return report(UproxyError(f"{error.strerror}: is standard output gone or full?"))
+        return report(UproxyError(_in_words(error)))
     return code
+
+
+def _in_words(error: OSError) -> str:
+    """Return what the system refused to a command, with the likely cause."""
+    reason = error.strerror or str(error)
+    if error.filename is not None:
+        return f"{error.filename}: {reason}"
+    if error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF):  # what writing fails with
+        return f"{reason}: is standard output gone or full?"
+    return f"{reason}: is this machine short of something?"
 
 
 def _discard_output() -> None:

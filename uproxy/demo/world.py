@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import tempfile
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, Self, TypeVar
 
 from uproxy.app.identity import make_source
 from uproxy.authority import Definition, DevelopmentAuthority, DomainDefinition, EntryDefinition
+from uproxy.authority.folders import temporary_folder
 from uproxy.config.settings import IdentitySettings
 from uproxy.demo.processes import TIMEOUT_S
 from uproxy.demo.uproxies import UproxyProcess
@@ -61,7 +61,7 @@ class DemoWorld:
     orders: UproxyProcess
 
     async def __aenter__(self) -> Self:
-        self.folder = Path(tempfile.mkdtemp(prefix="uproxy-demo-"))
+        self.folder = temporary_folder("uproxy-demo-")
         self._stack.callback(shutil.rmtree, self.folder)
         if os.geteuid() == 0:
             # the applications then run as another user, with their own folders inside

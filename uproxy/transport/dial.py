@@ -8,7 +8,7 @@ import socket
 from typing import Final
 
 from uproxy import sockets
-from uproxy.contract import Refusal, RefusedError
+from uproxy.contract import Refusal, RefusedError, Route
 from uproxy.model import Address, Outcome
 from uproxy.transport import failures
 from uproxy.transport.poller import Poller
@@ -25,35 +25,40 @@ class DialError(Exception):
 
 
 async def reach(
-    poller: Poller, addresses: tuple[Address, ...], limit: float = 0
+    poller: Poller, addresses: tuple[Address, ...], route: Route, limit: float = 0
 ) -> tuple[socket.socket, Address]:
     """As `dial`, for at most `limit` seconds (0: without limit), and with the refusal of a
-    connection for which no address could be reached.
+    connection of `route` for which no address could be reached.
 
     Raises:
         RefusedError: all addresses failed, or the time is over.
     """
     try:
         async with asyncio.timeout(limit or None):
-            return await dial(poller, addresses)
+            return await dial(poller, addresses, failures.server_of(route))
     except DialError as error:
         raise RefusedError(Refusal(Outcome.CONNECT_FAILED, str(error))) from None
     except TimeoutError:
         raise RefusedError(failures.no_answer(addresses, limit)) from None
 
 
-async def dial(poller: Poller, addresses: tuple[Address, ...]) -> tuple[socket.socket, Address]:
-    """Return the first connection that is established, and its address.
+async def dial(
+    poller: Poller, addresses: tuple[Address, ...], server: str
+) -> tuple[socket.socket, Address]:
+    """Return the first connection that is established, and its address.  `server` is what should
+    listen there, in words.
 
     Raises:
         DialError: all addresses failed.
     """
     if len(addresses) == 1:
-        return await _connect(poller, addresses[0])
-    return await _race(poller, addresses)
+        return await _connect(poller, addresses[0], server)
+    return await _race(poller, addresses, server)
 
 
-async def _race(poller: Poller, addresses: tuple[Address, ...]) -> tuple[socket.socket, Address]:
+async def _race(
+    poller: Poller, addresses: tuple[Address, ...], server: str
+) -> tuple[socket.socket, Address]:
     """Try the addresses in order, each HEAD_START seconds after the one before, until one
     connects."""
     tasks: list[asyncio.Task[tuple[socket.socket, Address]]] = []
@@ -62,7 +67,7 @@ async def _race(poller: Poller, addresses: tuple[Address, ...]) -> tuple[socket.
         running: set[asyncio.Task[tuple[socket.socket, Address]]] = set()
         while running or len(tasks) < len(addresses):
             if len(tasks) < len(addresses):
-                tasks.append(asyncio.create_task(_connect(poller, addresses[len(tasks)])))
+                tasks.append(asyncio.create_task(_connect(poller, addresses[len(tasks)], server)))
                 running.add(tasks[-1])
             wait = HEAD_START if len(tasks) < len(addresses) else None
             done, running = await asyncio.wait(
@@ -95,13 +100,13 @@ async def _stop(
             result[0].close()
 
 
-async def _connect(poller: Poller, address: Address) -> tuple[socket.socket, Address]:
+async def _connect(poller: Poller, address: Address, server: str) -> tuple[socket.socket, Address]:
     """Connect to one address; retry for as long as a unix socket's accept queue is full."""
     while True:
         try:
             connection, error = sockets.start_connecting(address)
         except OSError as failure:
-            raise DialError(sockets.explain(failure.errno or 0, address)) from None
+            raise DialError(sockets.explain(failure.errno or 0, address, server)) from None
         try:
             if error == errno.EINPROGRESS:
                 await poller.writable(connection.fileno())
@@ -113,5 +118,5 @@ async def _connect(poller: Poller, address: Address) -> tuple[socket.socket, Add
             raise
         connection.close()
         if error != errno.EAGAIN:
-            raise DialError(sockets.explain(error, address))
+            raise DialError(sockets.explain(error, address, server))
         await asyncio.sleep(_RETRY_DELAY)

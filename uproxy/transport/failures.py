@@ -178,9 +178,15 @@ def no_address(route: Route) -> Refusal:
     return Refusal(Outcome.CONNECT_FAILED, f"{route.destination} has no address to try")
 
 
-def unreachable(error: int, address: Address) -> Refusal:
+def unreachable(error: int, address: Address, route: Route) -> Refusal:
     """Return the refusal for connect(2) having failed with an errno."""
-    return Refusal(Outcome.CONNECT_FAILED, sockets.explain(error, address))
+    return Refusal(Outcome.CONNECT_FAILED, sockets.explain(error, address, server_of(route)))
+
+
+def server_of(route: Route) -> str:
+    """Return what should listen where a route leads, in words: with TLS that is another proxy,
+    and whether its application runs can't be seen from here."""
+    return "the application" if route.upstream.plan is None else f"the proxy of {route.destination}"
 
 
 def no_answer(addresses: tuple[Address, ...], seconds: float) -> Refusal:
@@ -196,7 +202,7 @@ def candidate(failure: Failure, route: Route, addresses: tuple[Address, ...]) ->
         return handshake(failure.who, failure.cause(), route.timeouts.handshake, route.shown)
     if failure.what == "timeout":
         return no_answer(addresses, route.timeouts.connect)
-    return unreachable(failure.error, addresses[0])
+    return unreachable(failure.error, addresses[0], route)
 
 
 def idle(timeouts: Timeouts, *, half_closed: bool) -> Refusal:

@@ -187,7 +187,7 @@ class NativeConnection(Deciding):
             target = sockaddr.pack(address)
             self.dial(target, upstream_setup(route, candidate), limits.connect, limits.handshake)
         except OSError as error:
-            return failures.unreachable(error.errno or 0, address)
+            return failures.unreachable(error.errno or 0, address, route)
         except RefusedError as no:
             return no.refusal
         return None
@@ -204,7 +204,7 @@ class NativeConnection(Deciding):
         """Connect, and give the socket to the thread; after a failure dial the next candidate."""
         try:
             connected, address = await reach(
-                self._loop_state.poller, candidate.addresses, route.timeouts.connect
+                self._loop_state.poller, candidate.addresses, route, route.timeouts.connect
             )
         except RefusedError as no:
             step = partial(self._try_next, route, no.refusal)

@@ -129,7 +129,7 @@ class Connection(Deciding):
         if not self._untried:
             raise RefusedError(failures.no_address(route))
         self._candidate, self._untried = self._untried[0], self._untried[1:]
-        connected, self.dialled = await reach(self._poller, self._candidate.addresses)
+        connected, self.dialled = await reach(self._poller, self._candidate.addresses, route)
         return partial(self.on_connected, connected)
 
     async def on_connected(self, connected: socket.socket) -> Step:
