@@ -19,6 +19,11 @@ BROKEN = [
     ("name\nlog: {}\n", (1, 5), "a colon is missing after 'name'"),
     ("log:\n  level\n  format: text\n", (2, 8), "a colon is missing after 'level'"),
     ("name: x\ny z\n", (2, 1), "a colon and a blank are missing after 'y z'"),
+    # line breaks as YAML has them
+    ("name:x\rlog: {}\r", (1, 6), "a blank is missing after the colon in 'name:x'"),
+    ("log:\r\n  level:debug\r\n  format: text\r\n", (2, 9), "a blank is missing after the colon"),
+    ("name: x\x85log:\u2028  level:debug\u2029  format: text", (3, 9), "a blank is missing"),
+    ("name:\n  /\r\r:", (4, 1), "its indentation fits nothing above"),
     # text that begins with a character of YAML's
     ("a: {ports: [*]}\n", (1, 13), 'text that begins with * needs quotes, as in "*"'),
     ("a: *.example.org\n", (1, 4), 'needs quotes, as in "*.example.org"'),

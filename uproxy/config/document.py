@@ -24,6 +24,7 @@ from uproxy.config.nodes import (
     Style,
     clip,
     join,
+    lines_of,
     mistake,
 )
 from uproxy.errors import ConfigError
@@ -98,8 +99,8 @@ def _unreadable(text: str, error: yaml.ReaderError) -> ConfigError:
     """Return the error for a character that YAML doesn't allow, with its line and column."""
     if text.startswith(_UTF_16_MARKS) or "\0" in text[:2]:
         return _syntax(Place(1, 1), "the file is UTF-16 or UTF-32; save it as UTF-8")
-    before = text[: error.position]
-    place = Place(before.count("\n") + 1, error.position - (before.rfind("\n") + 1) + 1)
+    before = lines_of(text[: error.position])
+    place = Place(len(before), len(before[-1]) + 1)
     code = ord(text[error.position])
     if 0xDC80 <= code <= 0xDCFF:  # what surrogateescape makes of a stray byte
         return _syntax(place, f"byte 0x{code - 0xDC00:02x} is not UTF-8; save the file as UTF-8")

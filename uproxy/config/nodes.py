@@ -15,6 +15,8 @@ from uproxy.model import Mistake
 _SHOWN = 80
 """The most characters of a value that a mistake quotes."""
 
+_LINE_BREAK = re.compile("\r\n|[\r\n\x85\u2028\u2029]")
+
 
 class Style(enum.Enum):
     """How a scalar was written, which decides how its type is determined."""
@@ -132,6 +134,12 @@ def join(path: str, step: str | int) -> str:
     if not _SIMPLE_KEY.fullmatch(step):
         return f'{path}["{clip(step)}"]'
     return f"{path}.{step}" if path else step
+
+
+def lines_of(text: str) -> tuple[str, ...]:
+    """Return the lines of a file without their ends, numbered as YAML 1.1's line breaks (§4.2)
+    have it, and so the marks of PyYAML."""
+    return tuple(_LINE_BREAK.split(text))
 
 
 def clip(text: str) -> str:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from uproxy.config.nodes import Place, clip
+from uproxy.config.nodes import Place, clip, lines_of
 from uproxy.lean import yaml_events as yaml
 
 _BARE_IPV6 = re.compile(r":[ ]+\[[0-9a-fA-F:.]*\]:")
@@ -69,7 +69,7 @@ def explain(text: str, error: yaml.MarkedYAMLError) -> _Answer:
         problem=(error.problem or error.context or "can't be read").replace("\n", " "),
         start=place if start is None else Place(start.line + 1, start.column + 1),
         place=place,
-        lines=tuple(text.split("\n")),
+        lines=lines_of(text),
     )
     left = _left_in_the_file(facts)
     if left is not None:
