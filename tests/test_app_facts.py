@@ -20,10 +20,12 @@ from uproxy.errors import ConfigError
 from uproxy.identity.files import FilesSource
 from uproxy.lab.pki import Authority
 from uproxy.lab.ports import free_port
+from uproxy.lab.waiting import eventually
 from uproxy.log import Log
 from uproxy.model import Direction, TcpAddress
-from uproxy.proxy.admin.facts import plain
+from uproxy.proxy.admin.facts import UnresolvedRow, plain
 from uproxy.proxy.doors import make_doors
+from uproxy.resolver import Resolver
 from uproxy.systemd import PassedSockets
 
 CONFIGURATION = """
@@ -121,6 +123,35 @@ async def test_a_door_is_marked_while_where_it_leads_is_down(facts: Facts) -> No
     reached = Candidate("127.0.0.1:2", (TcpAddress("127.0.0.1", 2),))
     application.opened((reached,), reached.addresses[0], 1.0)
     assert [row.trouble for row in facts.doors()] == [None, "no answer"]
+
+
+async def test_names_that_cannot_be_resolved_are_told_with_why(
+    tmp_path: Path, settings: Settings
+) -> None:
+    text = CONFIGURATION.replace("PORT", str(free_port()))
+    text = text.replace("127.0.0.1:4", "db.invalid:4, 127.0.0.1:4").replace(
+        "to: 127.0.0.1:2", "to: app.invalid:2"
+    )
+    (tmp_path / "uproxy.yaml").write_text(text)
+    settings = ConfigurationFile(tmp_path / "uproxy.yaml", (), {}).read()
+    parts = Parts(settings, Log(settings.log, settings.name), PassedSockets({}), {})
+
+    async def lookup(_name: TcpAddress) -> tuple[TcpAddress, ...]:
+        raise OSError(-2, "nobody knows it")
+
+    parts.resolver = Resolver(parts.current, lookup=lookup)
+    assert parts.services.why_unresolved(TcpAddress("app.invalid", 2)) is None
+    state = RunState(now(), now(), "/etc/uproxy/orders.yaml")
+    facts = Facts(state, parts, {}, lambda: None, lambda: None)
+    assert [row.trouble for row in facts.doors()] == [None, None]
+    parts.resolver.start()
+    await eventually(lambda: len(parts.resolver.failing) == 2, "both to fail")
+    [row] = facts.destinations()
+    assert row.unresolved == (UnresolvedRow("db.invalid:4", "nobody knows it"),)
+    words = "app.invalid:2 can't be resolved: nobody knows it"
+    assert [door.trouble for door in facts.doors()] == [words, None]
+    assert parts.services.why_unresolved(TcpAddress("app.invalid", 2)) == "nobody knows it"
+    await parts.resolver.stop()
 
 
 async def test_destinations_tell_how_their_endpoints_fare(facts: Facts) -> None:

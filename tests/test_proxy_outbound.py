@@ -153,7 +153,9 @@ def test_a_destination_without_an_address_yet_is_said_so() -> None:
     here, door = make(NAME)
     refusal = refused(door)
     assert refusal.outcome is Outcome.CONNECT_FAILED
-    assert refusal.reason == "no address of db has been resolved yet"
+    assert refusal.reason == "db.internal:5432 has not been resolved yet"
+    here.failing[NAME] = "nobody knows it"
+    assert refused(door).reason == "db.internal:5432 can't be resolved: nobody knows it"
     here.resolve(NAME, B)
     assert admitted(current(here)).candidates[0].addresses == (B,)
 
@@ -187,7 +189,7 @@ async def test_the_log_and_the_metrics_know_who_answered() -> None:
         "reporter": "source", "source_principal": OURS.spiffe_id,
         "destination_principal": DB.spiffe_id, "destination_port": "5432",
     }  # fmt: skip
-    assert here.metric("istio_tcp_sent_bytes_total", **labels) == 9
+    assert here.metric("istio_tcp_received_bytes_total", **labels) == 9
     closed(made, ending(bytes_sent=9))
     fields = dict(here.records[0].fields)
     assert fields["src.addr"] == str(APPLICATION)

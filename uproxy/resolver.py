@@ -54,7 +54,8 @@ class Resolver:
         self._names = names
         self._lookup = lookup or Lookups()
         self._interval_s = interval_s
-        self._failing: set[TcpAddress] = set()  # logged as failing, and not yet as working again
+        # logged as failing, and not yet as working again; with why the last look-up failed
+        self._failing: dict[TcpAddress, str] = {}
         self._looking: dict[TcpAddress, asyncio.Task[None]] = {}  # by name, while a look-up runs
         self._due = asyncio.Event()  # set when a reload may have brought new names
         self._task: asyncio.Task[None] | None = None  # from start to stop
@@ -63,6 +64,10 @@ class Resolver:
     def failing(self) -> frozenset[TcpAddress]:
         """The names whose last look-up failed."""
         return frozenset(self._failing)
+
+    def why_failing(self, name: TcpAddress) -> str | None:
+        """Return why the last look-up of a name failed; None: it didn't."""
+        return self._failing.get(name)
 
     def start(self) -> None:
         """Look every name up now, and then every INTERVAL_S seconds."""
@@ -105,7 +110,7 @@ class Resolver:
         while True:
             self._due.clear()
             names = self._names.names
-            self._failing &= names
+            self._failing = {name: why for name, why in self._failing.items() if name in names}
             # a look-up that is still running isn't started once more
             for name in names - self._looking.keys():
                 task = asyncio.create_task(self._resolve(name), name=f"looking {name} up")
@@ -132,12 +137,13 @@ class Resolver:
             return
         self._names.resolved(name, records)
         if name in self._failing:
-            self._failing.remove(name)
+            del self._failing[name]
             _log.info("%s resolves again: %s", name, ", ".join(map(str, records)))
 
     def _say_failing(self, name: TcpAddress, why: str) -> None:
-        if name not in self._failing:
-            self._failing.add(name)
+        is_new = name not in self._failing
+        self._failing[name] = why
+        if is_new:
             _log.warning(
                 "%s can't be resolved: %s; its last good addresses stay in use, next try in %g s",
                 name, why, self._interval_s,

@@ -84,6 +84,8 @@ class World:
     all_endpoints: AllEndpoints = field(default_factory=AllEndpoints)
     listening: dict[ListenAddress, Listener] = field(default_factory=dict)
     """An engine's listeners, which follow every new snapshot."""
+    failing: dict[TcpAddress, str] = field(default_factory=dict)
+    """Why names can't be resolved."""
     connections: Connections = field(init=False)
 
     def __post_init__(self) -> None:
@@ -98,7 +100,12 @@ class World:
     @property
     def services(self) -> Services:
         return Services(
-            self.connections, self.all_endpoints, self.metrics, lambda: self.now, lambda: self.at
+            self.connections,
+            self.all_endpoints,
+            self.metrics,
+            lambda: self.now,
+            lambda: self.at,
+            self.failing.get,
         )
 
     @property

@@ -83,7 +83,7 @@ class Facts:
     def destinations(self) -> tuple[rows.DestinationRow, ...]:
         """Return the configured destinations with their endpoints."""
         return tuple(
-            _destination(destination, self.parts.endpoints)
+            _destination(destination, self.parts.endpoints, self._unresolved(destination.addresses))
             for destination in self.parts.snapshot.destinations.values()
         )
 
@@ -148,8 +148,22 @@ class Facts:
         door's application; None: one was reached, or none was tried."""
         endpoints = self.parts.endpoints[direction, name]
         fates = endpoints.status(all_[direction, name], time.monotonic())
+        if not fates:
+            unresolved = self._unresolved(all_[direction, name])
+            return (
+                "; ".join(f"{each.name} can't be resolved: {each.reason}" for each in unresolved)
+                or None
+            )
         reasons = [fate.reason for fate in fates]
-        return None if None in reasons or not reasons else reasons[-1]
+        return None if None in reasons else reasons[-1]
+
+    def _unresolved(self, addresses: Addresses) -> tuple[rows.UnresolvedRow, ...]:
+        why = {name: self.parts.resolver.why_failing(name) for name in addresses.names}
+        return tuple(
+            rows.UnresolvedRow(str(name), reason)
+            for name, reason in why.items()
+            if reason is not None
+        )
 
     @property
     def _renewal_error(self) -> str | None:
@@ -255,7 +269,9 @@ def _doors(
     ]
 
 
-def _destination(to: Destination, all_: AllEndpoints) -> rows.DestinationRow:
+def _destination(
+    to: Destination, all_: AllEndpoints, unresolved: tuple[rows.UnresolvedRow, ...]
+) -> rows.DestinationRow:
     endpoints = all_[Direction.OUTBOUND, to.settings.name]
     return rows.DestinationRow(
         name=to.settings.name,
@@ -271,6 +287,7 @@ def _destination(to: Destination, all_: AllEndpoints) -> rows.DestinationRow:
             )
             for each in endpoints.status(to.addresses, time.monotonic())
         ),
+        unresolved=unresolved,
     )
 
 

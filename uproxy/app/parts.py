@@ -36,7 +36,12 @@ class Parts:
         snapshot = Snapshot.first(settings, self.source.current)
         self.connections = Connections(snapshot, self.metrics, log)
         self.endpoints = AllEndpoints()
-        self.services = Services(self.connections, self.endpoints, self.metrics)
+        self.services = Services(
+            self.connections,
+            self.endpoints,
+            self.metrics,
+            why_unresolved=lambda name: self.resolver.why_failing(name),  # which is made below
+        )
         self.doors = Doors(self.engine, listeners)
         self.current = Current(self.services, self.doors)
         self.resolver = Resolver(self.current)

@@ -161,7 +161,11 @@ def _destinations(status: Status) -> list[Sequence[str]]:
             if endpoint["passed_over"]:
                 fate = f"passed over: {endpoint['reason'] or 'it failed'}"
             rows.append((destination["name"], endpoint["address"], destination["transport"], fate))
-        if not destination["endpoints"]:
+        unresolved = destination.get("unresolved", [])
+        for each in unresolved:
+            why = f"can't be resolved: {each['reason']}"
+            rows.append((destination["name"], each["name"], destination["transport"], why))
+        if not destination["endpoints"] and not unresolved:
             rows.append((destination["name"], "no address yet", destination["transport"], ""))
     return rows
 

@@ -37,6 +37,7 @@ from uproxy.proxy.services import (
     Services,
     cache_scope,
     overtaken,
+    unresolved,
 )
 from uproxy.snapshot import Application, Snapshot
 
@@ -108,8 +109,7 @@ class InboundDoor:
         addresses = self._application.addresses
         candidates = self._endpoints.candidates(addresses, self._services.monotonic())
         if not candidates:
-            to = self._application.settings.to
-            return Refusal(Outcome.CONNECT_FAILED, f"{to} has not been resolved yet")
+            return unresolved(addresses.names, self._services)
         self._admitted(arrival)
         return Route(
             destination=self.name,

@@ -25,7 +25,7 @@ from uproxy.contract import (
     Route,
 )
 from uproxy.model import Direction, Outcome, TcpAddress, Timeouts, Transport
-from uproxy.proxy.services import PER_PEER, Reports, Services, cache_scope, overtaken
+from uproxy.proxy.services import PER_PEER, Reports, Services, cache_scope, overtaken, unresolved
 from uproxy.snapshot import Destination, Snapshot
 
 
@@ -71,8 +71,7 @@ class DestinationRoutes:
             return to.upstream
         candidates = self._endpoints.candidates(to.addresses, self._services.monotonic())
         if not candidates:
-            reason = f"no address of {to.settings.name} has been resolved yet"
-            return Refusal(Outcome.CONNECT_FAILED, reason)
+            return unresolved(to.addresses.names, self._services)
         self.admitted(arrival)
         return Route(
             destination=to.settings.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
@@ -11,7 +11,7 @@ from uproxy.connections import Connections
 from uproxy.contract import CacheScope, Candidate, Connection, Ending, OnClosed, Refusal
 from uproxy.destinations import Addresses, AllEndpoints, Endpoints
 from uproxy.metrics import Metrics
-from uproxy.model import Direction, Outcome
+from uproxy.model import Direction, Outcome, TcpAddress
 
 HANDSHAKE_FAILURES = frozenset(
     {Outcome.HANDSHAKE_FAILED, Outcome.PEER_UNTRUSTED, Outcome.PEER_UNEXPECTED}
@@ -37,12 +37,25 @@ class Services:
     wall_clock: Callable[[], datetime] = utc_now
     monotonic: Callable[[], float] = monotonic
     """Seconds."""
+    why_unresolved: Callable[[TcpAddress], str | None] = lambda _name: None
+    """Returns why the last look-up of a name failed; None: it didn't, or hasn't ended yet."""
 
 
 def cache_scope(addresses: Addresses, scope: frozenset[CacheScope]) -> frozenset[CacheScope] | None:
     """Return `Route.cache_scope` of a route to `addresses`: `scope` if there is one address, None
     if there are several, because each connection then needs a choice of its own."""
     return None if addresses.choice else scope
+
+
+def unresolved(names: Iterable[TcpAddress], services: Services) -> Refusal:
+    """Return the refusal of an arrival for which there is no address, because none of the `names`
+    has been resolved."""
+    reasons = ((name, services.why_unresolved(name)) for name in names)
+    words = [
+        f"{name} has not been resolved yet" if why is None else f"{name} can't be resolved: {why}"
+        for name, why in reasons
+    ]
+    return Refusal(Outcome.CONNECT_FAILED, "; ".join(words))
 
 
 def overtaken(what: str) -> Refusal:

@@ -189,6 +189,14 @@ class EndpointRow(Row):
 
 
 @dataclass(frozen=True, slots=True)
+class UnresolvedRow(Row):
+    """A name whose last look-up failed; the addresses that it had before are still used."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class DestinationRow(Row):
     """Where outbound connections go, and the identities expected there."""
 
@@ -197,6 +205,8 @@ class DestinationRow(Row):
     identities: tuple[str, ...]
     endpoints: tuple[EndpointRow, ...]
     """Empty until a name has been resolved."""
+    unresolved: tuple[UnresolvedRow, ...] = ()
+    """The names among its addresses whose last look-up failed."""
 
 
 @dataclass(frozen=True, slots=True)
