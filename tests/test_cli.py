@@ -13,6 +13,7 @@ import pytest
 
 from uproxy import __version__
 from uproxy.cli import COMMANDS, main
+from uproxy.lab.authorities import DevAuthority, entry
 from uproxy.lab.pki import Authority
 
 PAST = datetime(2020, 1, 1, tzinfo=UTC)
@@ -131,6 +132,33 @@ def test_check_waits_for_an_identity_when_asked(
 ) -> None:
     assert main(["check", "--config", str(good), "--wait", "5s"]) == 0
     assert "identity spiffe://example.org/ns/db/sa/orders until" in capsys.readouterr().out
+
+
+def test_check_with_an_agent_warns_of_trust_domains_without_a_bundle(tmp_path: Path) -> None:
+    domains = {"example.org": {"entries": [entry("spiffe://example.org/orders")]}}
+    with DevAuthority(tmp_path, domains) as authority:
+        path = tmp_path / "uproxy.yaml"
+        path.write_text(
+            f"identity: {{workload_api: '{authority.endpoints['example.org']}'}}\n"
+            "inbound: [{listen: 127.0.0.1:1, transport: mtls, to: 127.0.0.1:2}]\n"
+            "authorization:\n"
+            "  - {action: allow, from: {trust_domains: [example.org, partner.test]}}\n"
+        )
+        assert "partner.test" not in uproxy("check", str(path)).stderr
+        done = uproxy("check", str(path), "--wait", "20s")
+    assert done.returncode == 0, done.stderr
+    assert f"{path}:4:57: warning: authorization[0].from.trust_domains[1]" in done.stderr
+    assert "there is no bundle for the trust domain partner.test" in done.stderr
+    assert "domain example.org" not in done.stderr
+
+
+def test_check_warns_of_a_variable_with_single_underscores(good: Path) -> None:
+    done = uproxy("check", str(good), UPROXY_TIMEOUTS_IDLE="2h", UPROXY_PORT="tcp://10.0.0.1:1")
+    assert done.returncode == 0
+    assert [line for line in done.stderr.splitlines() if "UPROXY" in line] == [
+        "uproxy: warning: UPROXY_TIMEOUTS_IDLE: sets nothing: two underscores stand between the "
+        "parts of a name, as in UPROXY__TIMEOUTS__IDLE"
+    ]
 
 
 def test_check_without_an_agent_exits_4(tmp_path: Path) -> None:

@@ -83,6 +83,18 @@ def test_missing_deadlines_and_kept_distrust_are_worth_saying() -> None:
     ]
 
 
+def test_rules_for_what_is_not_there_are_worth_saying() -> None:
+    rule = "authorization: [{action: allow, from: {trust_domains: [x.test]}, to: {ports: [1]}}]\n"
+    door = "{listen: 127.0.0.1:1, transport: mtls, to: 127.0.0.1:2}"
+    assert _paths(FILES + f"inbound: [{door}]\n" + rule) == [
+        "authorization[0].to.ports[0]",
+        "authorization[0].from.trust_domains[0]",
+    ]
+    # with an agent the bundles aren't known yet
+    agent = "identity: {workload_api: unix:///a}\n"
+    assert _paths(agent + f"inbound: [{door}]\n" + rule) == ["authorization[0].to.ports[0]"]
+
+
 def test_curves_that_tls_12_would_miss_are_worth_saying() -> None:
     text = FILES + f"inbound: [{MTLS}]\n" + ANY
     assert _said(text + "tls: {groups: [X25519]}\n") == []

@@ -17,6 +17,8 @@ from uproxy.app.identity import check_files, make_source
 from uproxy.app.reading import read_text
 from uproxy.cli import add_configuration_arguments, report
 from uproxy.config import Settings, warnings
+from uproxy.config.environment import misnamed
+from uproxy.config.rule_advice import trust_warnings
 from uproxy.config.scalars import duration
 from uproxy.errors import ConfigError, UproxyError, UsageError
 from uproxy.identity.credentials import Credentials
@@ -74,6 +76,8 @@ def _check(name: str, overrides: Sequence[str], wait: float | None) -> None:
         for note in file.locate(text, notes):
             print(note.labelled("warning"), file=sys.stderr)
 
+    for note in misnamed(os.environ, text):
+        print(note.labelled("warning"), file=sys.stderr)
     warn(*warnings(settings))
     try:
         warn(*(Mistake("identity.files", note) for note in check_files(settings.identity)))
@@ -84,7 +88,11 @@ def _check(name: str, overrides: Sequence[str], wait: float | None) -> None:
     if wait is not None:
         # the error, if there is one, says what the source would log
         logging.getLogger("uproxy").addHandler(logging.NullHandler())
-        print(_identity(asyncio.run(_fetch(settings, wait))))
+        credentials = asyncio.run(_fetch(settings, wait))
+        print(_identity(credentials))
+        if settings.identity.files is None:
+            trusted = [name for name, bundle in credentials.bundles.items() if bundle.roots]
+            warn(*trust_warnings(settings, trusted))
     print(f"{file.name}: {_summary(settings)}")
 
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from uproxy.config.listeners import beyond_loopback
 from uproxy.config.nodes import join
+from uproxy.config.rule_advice import target_warnings, trust_warnings
 from uproxy.config.settings import RuleFrom, Settings
 from uproxy.model import Mistake, TcpAddress, Transport
 
@@ -23,6 +24,8 @@ def warnings(settings: Settings) -> tuple[Mistake, ...]:
             _inbound,
             _outbound,
             _destinations,
+            target_warnings,
+            _trust,
             _tls,
             _timeouts,
             _admin,
@@ -101,6 +104,13 @@ def _destinations(settings: Settings) -> Iterator[Mistake]:
             if beyond_loopback(address):
                 reason = "goes over the network in clear, to whoever answers; use mtls"
                 yield Mistake(join(join(path, "addresses"), index), reason, str(address))
+
+
+def _trust(settings: Settings) -> Iterator[Mistake]:
+    """Warn of trust domains without a bundle, where the bundles are in files."""
+    files = settings.identity.files
+    if files is not None:
+        yield from trust_warnings(settings, files.bundles.keys())
 
 
 def _timeouts(settings: Settings) -> Iterator[Mistake]:

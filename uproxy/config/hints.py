@@ -19,9 +19,13 @@ _OTHER_QUOTES = ("\N{LEFT DOUBLE QUOTATION MARK}", "\N{RIGHT DOUBLE QUOTATION MA
                  "\N{LEFT-POINTING DOUBLE ANGLE QUOTATION MARK}")  # fmt: skip
 
 
-def about_key(key: str, known: Collection[str]) -> str | None:
+def about_key(key: str, known: Collection[str], variable: bool = False) -> str | None:
     """Return what is probably wrong with an unknown key beside the keys that are known; None: it
-    is just another word."""
+    is just another word.  `variable`: the key is a part of an environment variable's name."""
+    section = next((each for each in known if variable and key.startswith(f"{each}_")), None)
+    if section is not None:
+        rest = key.removeprefix(f"{section}_").upper()
+        return f"two underscores stand between the parts of a name: {section.upper()}__{rest}"
     before, colon, _ = key.partition(":")
     if colon and before in known:
         return f"{_BLANK_AFTER_COLON} of `{before}:`"

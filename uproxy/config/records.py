@@ -13,6 +13,7 @@ from typing import Any
 
 from uproxy.config.kinds import WRONG, Json, Kind, is_not, nearest, not_yet, with_hint
 from uproxy.config.nodes import Entry, ListNode, MapNode, Node, join, mistake
+from uproxy.config.overrides import PREFIX
 from uproxy.model import Mistake
 
 
@@ -91,7 +92,7 @@ def _unknown(entry: Entry, path: str, known: Collection[str]) -> Mistake:
     """Return the mistake about a key that is none of those known."""
     from uproxy.config import hints  # to save memory: a running uProxy has no mistakes
 
-    hint = hints.about_key(entry.key, known)
+    hint = hints.about_key(entry.key, known, entry.place.source.startswith(PREFIX))
     similar = nearest(entry.key, known) if hint is None else None
     return mistake(path, entry.place, with_hint("no such key", hint), similar)
 
