@@ -3,27 +3,35 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from uproxy.app import facts as app_facts
 from uproxy.app.configuration import ConfigurationFile
 from uproxy.app.doors import socket_plans
-from uproxy.app.facts import Facts, plain_settings
+from uproxy.app.facts import MISTAKES_SHOWN, Facts
 from uproxy.app.identity import check_files, make_source, now
 from uproxy.app.parts import Parts
-from uproxy.app.state import RunState
+from uproxy.app.state import Refused, RunState
+from uproxy.app.tables import plain_settings
 from uproxy.config import Settings
+from uproxy.connections import Connections
 from uproxy.contract import Candidate
+from uproxy.descriptors import Budget
 from uproxy.errors import ConfigError
 from uproxy.identity.files import FilesSource
 from uproxy.lab.pki import Authority
 from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import eventually
 from uproxy.log import Log
+from uproxy.metrics.history import STEP_S
 from uproxy.model import Direction, TcpAddress
-from uproxy.proxy.admin.facts import UnresolvedRow, plain
+from uproxy.proxy.admin.facts import UnresolvedRow
+from uproxy.proxy.admin.row import plain
 from uproxy.proxy.doors import make_doors
 from uproxy.resolver import Resolver
 from uproxy.systemd import PassedSockets
@@ -100,6 +108,60 @@ async def test_draining_is_a_reason_in_words(facts: Facts) -> None:
     assert "draining" in facts.readiness().reasons
 
 
+async def test_reasons_and_notes_have_a_beginning(
+    facts: Facts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = [datetime(2026, 1, 1, 12, minute, tzinfo=UTC) for minute in range(3)]
+    monkeypatch.setattr(app_facts, "now", lambda: times[0])
+    facts.look()
+    facts.state.draining = True
+    monkeypatch.setattr(app_facts, "now", lambda: times[1])
+    monkeypatch.setattr(facts.parts.engine, "responsive", lambda: False)
+    told = facts.readiness().since
+    assert told == {
+        "no identity yet": times[0],
+        "draining": times[1],
+        "an engine thread doesn't answer": times[1],
+    }
+
+
+async def test_a_look_makes_a_step_of_the_history(facts: Facts) -> None:
+    assert facts.rates().opened == ()
+    facts.look()
+    assert facts.rates().opened == (0.0,)
+    assert facts.rates().step == STEP_S
+
+
+async def test_a_stale_configuration_is_told_with_its_file_and_bounded(facts: Facts) -> None:
+    assert facts.stale() is None
+    since = now()
+    facts.state.stale = Refused(since, tuple(f"mistake {n}" for n in range(100)))
+    told = facts.stale()
+    assert told is not None
+    assert (told.file, told.since, told.mistakes_total) == ("/etc/uproxy/orders.yaml", since, 100)
+    assert len(told.mistakes) == MISTAKES_SHOWN
+    assert str(facts.config_dump()["stale"]).endswith("mistake 99")
+
+
+async def test_many_connections_are_a_note_before_there_are_too_many(
+    facts: Facts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await facts.parts.source.start()
+    facts.state.budget = Budget(400, 100, "clamped to 100: raise LimitNOFILE")
+    for active, near in ((79, False), (80, True)):
+        monkeypatch.setattr(Connections, "active", active)
+        notes = facts.readiness().notes
+        assert "limits_clamped: clamped to 100: raise LimitNOFILE" in notes
+        assert (
+            "limits_near: 80 of 100 connections: clamped to 100: raise LimitNOFILE" in notes
+        ) is near
+    facts.state.budget = Budget(4000, 100, None)
+    assert facts.readiness().notes == (
+        "limits_near: 80 of 100 connections: raise limits.connections",
+    )
+    await facts.parts.source.stop()
+
+
 async def test_doors_are_listed_whether_open_or_not(facts: Facts, settings: Settings) -> None:
     parts, inbound = facts.parts, settings.inbound[0].listen
     fresh = parts.doors.open_new({inbound: socket_plans(settings)[inbound]})
@@ -117,9 +179,13 @@ async def test_a_door_is_marked_while_where_it_leads_is_down(facts: Facts) -> No
     assert {row.trouble for row in facts.doors()} == {None}
     application = facts.parts.endpoints[Direction.INBOUND, "api"]
     database = facts.parts.endpoints[Direction.OUTBOUND, "db"]
-    application.failed(TcpAddress("127.0.0.1", 2), 0.0, "connection refused")
+    ten_minutes_ago = time.monotonic() - 600
+    application.failed(TcpAddress("127.0.0.1", 2), ten_minutes_ago, "connection refused")
     database.failed(TcpAddress("127.0.0.1", 4), 0.0, "no answer")
     assert [row.trouble for row in facts.doors()] == ["connection refused", "no answer"]
+    begun = facts.doors()[0].trouble_since
+    assert begun is not None
+    assert timedelta(minutes=10) <= now() - begun < timedelta(minutes=11)
     reached = Candidate("127.0.0.1:2", (TcpAddress("127.0.0.1", 2),))
     application.opened((reached,), reached.addresses[0], 1.0)
     assert [row.trouble for row in facts.doors()] == [None, "no answer"]

@@ -111,6 +111,24 @@ async def test_a_broken_file_changes_nothing_and_is_shown(world: World) -> None:
     assert world.sample("uproxy_config_stale 1.0")
 
 
+async def test_a_file_is_stale_since_the_first_bad_contents(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for minute, text in enumerate(("inbund: []\nnaem: x\n", "nonsense", "also: nonsense\n")):
+        monkeypatch.setattr(reloading, "now", lambda minute=minute: START.replace(minute=minute))
+        world.path.write_text(text)
+        assert not await world.reloader.reload()
+    assert world.state.stale is not None
+    assert world.state.stale.since == START
+    told = [mistake.split()[1] for mistake in world.state.stale.mistakes]
+    assert told == ["also:", "identity:"]
+    world.path.write_text(GOOD)
+    assert await world.reloader.reload()
+    world.path.write_text("nonsense")
+    assert not await world.reloader.reload()
+    assert world.state.stale.since == START.replace(minute=2)
+
+
 async def test_a_change_that_needs_a_restart_is_refused_whole(world: World) -> None:
     world.path.write_text(GOOD + "name: other\ntimeouts: {idle: 1m}\n")
     assert not await world.reloader.reload()
@@ -122,7 +140,7 @@ async def test_a_socket_that_cannot_be_had_leaves_what_ran_before(world: World) 
     world.refuse = "127.0.0.1:1 is in use"
     world.path.write_text(GOOD + "timeouts: {idle: 1m}\n")
     assert not await world.reloader.reload()
-    assert world.state.stale == "127.0.0.1:1 is in use"
+    assert str(world.state.stale) == "127.0.0.1:1 is in use"
 
 
 @pytest.mark.parametrize(

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from tests.helpers.admin import FakeFacts, certificates, connection_row, orders_facts
-from uproxy.cli.status_text import Earlier, Line, LineKind, printable, render, size, span
+from uproxy.cli.status_lines import Line, LineKind, printable, size, span
+from uproxy.cli.status_text import Earlier, render
+from uproxy.model import TcpAddress
 from uproxy.proxy.admin import answers
 from uproxy.proxy.admin.facts import Readiness
+from uproxy.proxy.admin.overview import Rates, Stale
 
 
 def status_of(facts: FakeFacts) -> dict[str, Any]:
@@ -25,27 +29,65 @@ def text_of(lines: list[Line]) -> str:
 
 
 def test_everything_an_operator_asks_for_is_there() -> None:
-    shown = text_of(render(status_of(orders_facts())))
+    shown = text_of(render(status_of(orders_facts()), asked=TcpAddress("127.0.0.1", 15000)))
     for words in (
-        "orders: ready   up 3 h 00 min, pid 4711", "spiffe://example.org/ns/shop/sa/orders",
+        "orders: ready: 3 callers refused, 1 address failing, certificate fine, for ",
+        "up 3 h 00 min, pid 4711", "/etc/uproxy/orders.yaml, asked at 127.0.0.1:15000",
+        "spiffe://example.org/ns/shop/sa/orders",
         "expires in 47 min", "example.org (our own), partner.test",
-        "0.0.0.0:8443 -> 127.0.0.1:8080", "passed over: connection refused by 10.0.0.8:5432",
-        "10.0.3.17:45107 -> 127.0.0.1:8080", "CONNECTIONS  5 open", "78.0 MiB received",
-        "no allow rule matches", "(X5-5)", "closed 5,012   denied 37",
+        "0.0.0.0:8443 -> 127.0.0.1:8080", "fails: connection refused by 10.0.0.8:5432",
+        "CONNECTIONS  5 open, 3 peers", "307.0 MiB received",
+        "spiffe://example.org/ns/db/sa/orders          orders-db  2 open",
+        "no allow rule matches", "(X5-5)", "closed 5,012   denied 37", "refused or not reached ",
     ):  # fmt: skip
         assert words in shown
 
 
-def test_what_is_wrong_comes_first_and_stands_out() -> None:
-    facts = FakeFacts(ready=Readiness(("no identity yet: agent refused",), ("config_stale: x",)))
+def test_what_is_wrong_comes_first_and_connections_come_last() -> None:
+    facts = orders_facts()
+    facts.ready = Readiness(("no identity yet: agent refused",), ("distrusted: x",))
     facts.silent = ("engine thread 1 is silent",)
-    first, *reasons = render(status_of(facts))[:4]
-    assert (first.kind, "not ready" in first.text) == (LineKind.BAD, True)
-    assert [line.text.strip() for line in reasons] == [
-        "engine thread 1 is silent",
-        "no identity yet: agent refused",
-        "config_stale: x",
+    first, _, *causes = render(status_of(facts))
+    assert first.kind is LineKind.BAD
+    assert first.text.startswith("orders: not ready: not answering, no identity, 3 callers refused")
+    assert [line.text.partition(", turn: ")[0] for line in causes[:3]] == [
+        "- engine thread 1 is silent",
+        "- no identity yet: agent refused",
+        "- an address of orders-db fails: "
+        "connection refused by 10.0.0.8:5432: is the application running?, for 3 min 00 s",
     ]
+    headings = [line.text for line in causes if line.kind is LineKind.HEADING]
+    assert [heading.split()[0] for heading in headings] == [
+        "REFUSED", "DOORS", "DESTINATIONS", "THE", "IDENTITY", "ENDED", "CONNECTIONS",
+    ]  # fmt: skip
+
+
+def test_every_cause_is_told_once() -> None:
+    facts = orders_facts()
+    reason = "connection refused by 127.0.0.1:8080: is the application running?"
+    down = replace(facts.door_rows[0], trouble=reason, trouble_since=facts.started)
+    facts.door_rows = (down, *facts.door_rows[1:])
+    facts.denial_rows = (
+        replace(facts.denial_rows[0], outcome="connect_failed", reason=reason, rule=None),
+    )
+    facts.ready = Readiness(("no identity yet: no agent at /run/x",))
+    facts.certs = certificates(svid=None, reason="no agent at /run/x")
+    facts.refused_file = Stale("/etc/uproxy/orders.yaml", facts.started, ("naem: no such key",), 1)
+    shown = text_of(render(status_of(facts)))
+    for cause in (reason, "no agent at /run/x", "naem: no such key", "refused by 10.0.0.8:5432"):
+        assert shown.count(cause) == 1
+    assert "down, for 3 h 00 min" in shown
+    assert "as above" in shown
+
+
+def test_a_stale_configuration_is_a_list_with_its_file_and_since_when() -> None:
+    facts = FakeFacts()
+    mistakes = tuple(f"timeouts.t{n}: no such key" for n in range(20))
+    facts.refused_file = Stale("/etc/uproxy/orders.yaml", facts.started, mistakes, 23)
+    lines = [line.text for line in render(status_of(facts))]
+    at = lines.index("- /etc/uproxy/orders.yaml is not in force, for 3 h 00 min, "
+                     "turn: whoever wrote it")  # fmt: skip
+    assert lines[at + 1 : at + 22] == [*(f"  - {each}" for each in mistakes), "  - and 3 more"]
 
 
 def test_without_an_identity_the_reason_is_shown() -> None:
@@ -57,8 +99,30 @@ def test_without_an_identity_the_reason_is_shown() -> None:
 
 def test_an_idle_proxy_has_none_of_each() -> None:
     shown = text_of(render(status_of(FakeFacts())))
-    assert shown.count("none") == 4
+    assert shown.startswith("orders: ready: nothing is wrong, certificate fine\n")
+    assert shown.count("\nnone") == 4
     assert "ENDED" not in shown
+
+
+def test_a_crowd_makes_no_more_lines_than_its_peers_and_they_are_bounded() -> None:
+    facts = orders_facts()
+    facts.rows = tuple(connection_row(n, identity=f"spiffe://a.b/n{n % 90}") for n in range(900))
+    facts.denial_rows = tuple(
+        replace(facts.denial_rows[0], identity=f"spiffe://a.b/n{n}") for n in range(50)
+    )
+    lines = [line.text for line in render(status_of(facts))]
+    assert len(lines) < 90
+    assert "CONNECTIONS  900 open, 90 peers" in lines
+    assert any("70 more peers: /connections" in line for line in lines)
+    assert any(line.startswith("35 more") for line in lines)
+
+
+@pytest.mark.parametrize("width", [120, 80, 60])
+def test_the_newest_part_of_a_chart_fits_into_the_width(width: int) -> None:
+    facts = FakeFacts(rate_rows=Rates(15.0, *[(*map(float, range(59)), 200.0)] * 4))
+    charts = [line.text for line in render(status_of(facts), width) if "at most" in line.text]
+    assert len(charts) == 4
+    assert all(line.endswith("▄█") for line in charts)
 
 
 @pytest.mark.parametrize("width", [200, 120, 80, 40, 20, 1])
@@ -73,9 +137,14 @@ def test_a_shortened_identity_keeps_its_trust_domain_and_its_name() -> None:
 
 
 def test_rates_come_from_two_answers() -> None:
-    facts = FakeFacts(rows=(connection_row(1, bytes_received=0, bytes_sent=0), connection_row(2)))
+    one, other = "spiffe://a.b/one", "spiffe://a.b/other"
+    facts = FakeFacts(rows=(connection_row(1, identity=one, bytes_received=0, bytes_sent=0),))
     before = status_of(facts)
-    facts.rows = (connection_row(1, bytes_received=4096, bytes_sent=4096), connection_row(3))
+    facts.rows = (
+        connection_row(1, identity=one, bytes_received=4096, bytes_sent=0),
+        connection_row(2, identity=one, bytes_received=0, bytes_sent=4096),
+        connection_row(3, identity=other),
+    )
     shown = text_of(render(status_of(facts), None, Earlier(before, 2.0)))
     assert shown.count("4.0 KiB/s") == 1
     assert len(re.findall(r"B/s$", shown, re.MULTILINE)) == 1

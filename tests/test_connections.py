@@ -27,6 +27,7 @@ from uproxy.contract import Refusal, TlsFacts
 from uproxy.lab.pki import Authority, Issued
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
+from uproxy.metrics import Totals
 from uproxy.model import Claim, Direction, Outcome, Role, TcpAddress, Timeouts, Transport
 from uproxy.policy import Target
 from uproxy.snapshot.plans import own_svid
@@ -137,6 +138,33 @@ async def test_bytes_are_counted_while_the_connection_lives_and_once_only() -> N
     assert here.metric("istio_tcp_sent_bytes_total") == 10
 
 
+async def test_totals_count_from_the_peer_to_us_in_both_directions() -> None:
+    here = world()
+    called, caller = (
+        connect(here, number=1),
+        connect(here, number=2, info=info_of(Direction.OUTBOUND)),
+    )
+    called.bytes_received, caller.bytes_received = 100, 10
+    called.bytes_sent, caller.bytes_sent = 7, 70
+    assert here.connections.totals() == Totals(opened=2, received=110, sent=77)
+
+
+async def test_totals_are_current_and_count_refusals_apart_from_ordinary_ends() -> None:
+    here = world()
+    assert here.connections.totals() == Totals()
+    first, second = connect(here, number=1), connect(here, number=2)
+    first.bytes_received, second.bytes_sent = 100, 7
+    assert here.connections.totals() == Totals(opened=2, received=100, sent=7)
+    assert here.connections.active == 2
+    close(here, first)
+    close(here, second, Outcome.POLICY_CHANGED)
+    for number, outcome in enumerate((Outcome.RESET, Outcome.PROBED, Outcome.DENIED)):
+        refused = FakeConnection(arrival(number=10 + number))
+        here.connections.never_opened(refused, ending(outcome), INBOUND)
+    assert here.connections.totals() == Totals(opened=2, failed=2, received=100, sent=7)
+    assert here.connections.active == 0
+
+
 async def test_a_connection_that_never_opened_is_a_failed_one() -> None:
     here = world()
     refused = FakeConnection(arrival(number=5))
@@ -192,7 +220,9 @@ async def test_denials_that_are_alike_are_one_with_a_count_and_push_nobody_out()
         here.connections.never_opened(again, end, INBOUND)
     last, first = here.connections.denials
     assert (last.source, last.count) == (f"10.0.0.9:{KEPT_DENIALS + 2}", KEPT_DENIALS + 2)
-    assert (first.ending.reason, first.count) == ("signed by nobody", 1)
+    assert (first.ending.reason, first.count, first.since) == ("signed by nobody", 1, None)
+    assert last.since is not None
+    assert last.since <= last.at
 
 
 @pytest.mark.parametrize(

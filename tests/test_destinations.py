@@ -214,13 +214,17 @@ def test_operators_see_every_endpoint_and_why_it_fails() -> None:
     opened(destination, C)
     destination.failed(A, 10.0, "refused")
     assert destination.status(10.5) == (
-        EndpointStatus(A, NAME, 0, True, "refused"),
-        EndpointStatus(C, C, 1, False, None),
-        EndpointStatus(B, B, 0, False, None),
+        EndpointStatus(A, NAME, 0, True, "refused", 0.5),
+        EndpointStatus(C, C, 1, False, None, None),
+        EndpointStatus(B, B, 0, False, None, None),
     )
     assert not destination.status(11.0)[0].passed_over
+    destination.failed(A, 20.0, "refused again")
+    assert destination.status(25.0)[0].failing_s == 15.0
     opened(destination, A)
-    assert destination.status(11.0)[0] == EndpointStatus(A, NAME, 1, False, None)
+    assert destination.status(26.0)[0] == EndpointStatus(A, NAME, 1, False, None, None)
+    destination.failed(A, 40.0, "refused once more")
+    assert destination.status(41.0)[0].failing_s == 1.0
 
 
 def test_endpoints_that_are_neither_used_nor_failing_take_no_memory() -> None:

@@ -36,8 +36,9 @@ from uproxy.config import load
 from uproxy.log.lines import Event, json_line
 from uproxy.metrics.labels import FLOW_LABELS
 from uproxy.model import Outcome
-from uproxy.proxy.admin import facts, router
+from uproxy.proxy.admin import causes, facts, overview, router
 from uproxy.proxy.admin.messages import Surface
+from uproxy.proxy.admin.row import Row
 
 DOCS = ROOT / "docs"
 REFERENCE = DOCS / "reference"
@@ -253,8 +254,9 @@ def test_every_key_of_the_admin_servers_json_is_named() -> None:
     page = (REFERENCE / "admin.md").read_text()
     rows = [
         row
-        for _, row in inspect.getmembers(facts, inspect.isclass)
-        if issubclass(row, facts.Row) and row is not facts.Row
+        for module in (causes, facts, overview)
+        for _, row in inspect.getmembers(module, inspect.isclass)
+        if issubclass(row, Row) and row is not Row
     ]
     keys = {f"{row.__name__}.{name}" for row in rows for name in row.__annotations__}
     assert {key for key in keys if f"`{key.partition('.')[2]}`" not in page} == set()

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta, timezone
 
 from tests.helpers.admin import certificates, connection_row
 from uproxy.model import Outcome, TcpAddress
-from uproxy.proxy.admin.facts import ConnectionList, plain
+from uproxy.proxy.admin.facts import ConnectionList
+from uproxy.proxy.admin.row import plain
 
 
 def test_a_row_becomes_an_object_with_its_fields_as_keys() -> None:

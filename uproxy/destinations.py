@@ -35,6 +35,8 @@ class EndpointStatus:
     passed_over: bool
     reason: str | None
     """Why the last attempt failed; None if it didn't."""
+    failing_s: float | None
+    """Seconds since the first of the attempts in a row that failed; None if the last one didn't."""
 
 
 Key = tuple[Direction, str]
@@ -48,6 +50,8 @@ class _Endpoint:
     connections: int = 0
     failures: int = 0
     """In a row."""
+    failing_since: float = 0.0
+    """When the first of them failed."""
     passed_over_until: float = 0.0
     reason: str | None = None
     """Why the last attempt failed."""
@@ -152,15 +156,17 @@ class Endpoints:
 
     def status(self, addresses: Addresses, now: float) -> tuple[EndpointStatus, ...]:
         """Return how every endpoint of `addresses` fares, in the order of the configuration."""
-        return tuple(
-            EndpointStatus(
-                address=address,
-                name=name,
-                connections=self._load(address),
-                passed_over=self.failing(address, now),
-                reason=self._endpoints[address].reason if address in self._endpoints else None,
-            )
-            for address, name in addresses.listed.items()
+        return tuple(self._status(address, name, now) for address, name in addresses.listed.items())
+
+    def _status(self, address: Address, name: Address, now: float) -> EndpointStatus:
+        endpoint = self._endpoints.get(address) or _Endpoint()
+        return EndpointStatus(
+            address=address,
+            name=name,
+            connections=endpoint.connections,
+            passed_over=now < endpoint.passed_over_until,
+            reason=endpoint.reason,
+            failing_s=now - endpoint.failing_since if endpoint.failures else None,
         )
 
     def failed(self, address: Address, now: float, reason: str) -> None:
@@ -168,6 +174,8 @@ class Endpoints:
         endpoint = self._endpoints.setdefault(address, _Endpoint())
         if now < endpoint.passed_over_until:
             return
+        if endpoint.failures == 0:
+            endpoint.failing_since = now
         pause = min(FIRST_BACKOFF_S * 2.0 ** min(endpoint.failures, 10), LONGEST_BACKOFF_S)
         endpoint.failures += 1
         endpoint.reason = reason

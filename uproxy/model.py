@@ -54,11 +54,20 @@ class Outcome(enum.StrEnum):
     NO_IDENTITY = "no_identity"
 
     @property
+    def is_failure(self) -> bool:
+        """Whether somebody was refused, cut or not reached; not for an end that an application or
+        the network made."""
+        return self not in _ORDINARY
+
+    @property
     def flag(self) -> str:
         """The response flag in metrics, Istio's where one exists; `-` for an ordinary end."""
         return _FLAGS.get(self, "-")
 
 
+_ORDINARY = frozenset(
+    {Outcome.CLOSED, Outcome.PROBED, Outcome.RESET, Outcome.DRAINED, Outcome.TIMED_OUT}
+)
 _FLAGS = {
     Outcome.TIMED_OUT: "DURATION",
     Outcome.LIMIT: "OVERFLOW",

@@ -1,8 +1,11 @@
-"""The status page in a real browser: live, readable on a phone, deaf to peers' markup."""
+"""The status page in a real browser: trouble first, live, readable on a phone, deaf to peers'
+markup."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -17,6 +20,7 @@ from tests.helpers.admin import (
 from tests.helpers.browser import Browser, browser
 from uproxy.lab.waiting import wait_until
 from uproxy.proxy.admin.facts import DenialRow, Readiness
+from uproxy.proxy.admin.overview import Rates, Stale
 from uproxy.proxy.admin.server import AdminListener
 
 HOSTILE = "spiffe://example.org/<script>document.title='owned'</script><img src=x onerror=alert(1)>"
@@ -47,6 +51,24 @@ def visit(tab: Browser, admin: RunningAdmin, width: int = WIDE) -> AdminListener
     return listener
 
 
+def open_all(tab: Browser) -> None:
+    """Open what is only shown where it is asked for."""
+    tab.run("for (const each of document.querySelectorAll('details')) each.open = true")
+
+
+def crowd(admin: RunningAdmin) -> None:
+    """250 connections of 36 peers, and 30 refusals."""
+    admin.facts.rows = tuple(
+        connection_row(n, identity=f"spiffe://example.org/ns/web/sa/frontend-{n % 36}", age=n)
+        for n in range(250)
+    )
+    denial = admin.facts.denial_rows[0]
+    admin.facts.denial_rows = tuple(
+        replace(denial, identity=f"{denial.identity}-{n}", at=denial.at - timedelta(seconds=42 + n))
+        for n in range(30)
+    )
+
+
 def shows(tab: Browser, words: str) -> None:
     wait_until(lambda: words in tab.text, f"the page to show {words!r}")
 
@@ -59,7 +81,9 @@ def test_nothing_scrolls_sideways(
     if hostile:
         endless = "spiffe://example.org/" + "x" * 2000
         admin.facts.rows = (connection_row(identity=endless, rule="r" * 300),)
+        admin.facts.refused_file = Stale("/" + "f" * 300, admin.facts.started, ("m" * 400,), 1)
     visit(tab, admin, width)
+    open_all(tab)
     shows(tab, "rule rrrr" if hostile else "rule web-reads-orders")
     assert tab.run("return document.documentElement.scrollWidth") <= width
     spilled = tab.run(
@@ -72,10 +96,14 @@ def test_nothing_scrolls_sideways(
 
 def test_everything_an_operator_asks_for_is_there(tab: Browser, admin: RunningAdmin) -> None:
     visit(tab, admin)
+    open_all(tab)
     for words in (
-        "orders", "ready", "spiffe://example.org/ns/shop/sa/orders", "expires in",
+        "orders", "ready", "3 callers refused, 1 address failing, certificate fine",
+        "turn: whoever runs orders-db; ", "refused or not reached",
+        "spiffe://example.org/ns/shop/sa/orders", "expires in",
         "workload api, ready", "partner.test", "CRL: 3 serials revoked", "0.0.0.0:8443",
-        "db.internal:5432", "passed over: connection refused by 10.0.0.8:5432",
+        "db.internal:5432", "fails: connection refused by 10.0.0.8:5432", "passed over",
+        "5 connections, 3 peers", "307 MiB",
         "spiffe://example.org/ns/web/sa/frontend", "10.0.3.17:45107", "rule web-reads-orders",
         "X25519MLKEM768", "no allow rule matches", "rule X5-5", "peer untrusted", "5,012",
         "OpenSSL 4.0.3",
@@ -84,17 +112,114 @@ def test_everything_an_operator_asks_for_is_there(tab: Browser, admin: RunningAd
     assert tab.complaints == []
 
 
+@pytest.mark.parametrize(("width", "tallest"), [(WIDE, 2700), (390, 5000)])
+def test_many_connections_and_refusals_make_no_long_page(
+    tab: Browser, admin: RunningAdmin, width: int, tallest: int
+) -> None:
+    crowd(admin)
+    visit(tab, admin, width)
+    shows(tab, "30 callers refused")
+    shows(tab, "250 connections, 36 peers")
+    assert tab.run("return document.documentElement.scrollHeight") <= tallest
+    hidden = 30 - (8 if width == WIDE else 4)
+    shows(tab, f"{hidden} more")
+    assert "scanner-29" not in tab.text
+    open_all(tab)
+    shows(tab, "scanner-29")
+    shows(tab, "and 16 more, in /connections")
+
+
+def test_trouble_comes_first_and_connections_come_last(tab: Browser, admin: RunningAdmin) -> None:
+    visit(tab, admin)
+    shows(tab, "3 callers refused")
+    tops = tab.run(
+        "return ['headline', 'words', 'denials', 'doors', 'rates', 'identity', 'outcomes', 'peers']"
+        ".map((id) => document.getElementById(id).getBoundingClientRect().top)"
+    )
+    assert tops == sorted(tops)
+    assert tops[2] < 900  # a screen's height
+
+
+def test_how_long_ago_it_was_stays_in_one_line(tab: Browser, admin: RunningAdmin) -> None:
+    crowd(admin)
+    visit(tab, admin, 900)
+    shows(tab, "51 s ago")
+    heights = tab.run(
+        "return [...document.querySelectorAll('#denials td:first-child time:first-of-type')]"
+        ".map((e) => e.getClientRects().length)"
+    )
+    assert heights
+    assert set(heights) == {1}
+
+
+def test_a_stale_configuration_is_a_list_with_its_file_and_since_when(
+    tab: Browser, admin: RunningAdmin
+) -> None:
+    mistakes = ("naem: no such key", "timeouts.idle: no duration")
+    admin.facts.refused_file = Stale("/etc/uproxy/orders.yaml", admin.facts.started, mistakes, 5)
+    visit(tab, admin)
+    shows(tab, "/etc/uproxy/orders.yaml is not in force")
+    listed = tab.run(
+        "return [...document.querySelectorAll('#words li li')].map((e) => e.innerText)"
+    )
+    assert listed == [*mistakes, "and 3 more"]
+    shows(tab, "for 3 h 00 min; turn: whoever wrote it")
+
+
+def test_pointing_at_a_duration_tells_the_time(tab: Browser, admin: RunningAdmin) -> None:
+    visit(tab, admin)
+    shows(tab, "3 callers refused")
+    (title,) = tab.run("return [...document.querySelectorAll('#uptime time')].map((e) => e.title)")
+    assert admin.facts.started.strftime("%Y-%m-%d %H:%M:%S UTC") in title
+
+
+def test_every_cause_is_told_once(tab: Browser, admin: RunningAdmin) -> None:
+    facts, reason = admin.facts, "connection refused by 127.0.0.1:8080"
+    down = replace(facts.door_rows[0], trouble=reason, trouble_since=facts.started)
+    facts.door_rows = (down, *facts.door_rows[1:])
+    facts.denial_rows = (
+        replace(facts.denial_rows[0], outcome="connect_failed", reason=reason, rule=None),
+    )
+    facts.ready = Readiness(("no identity yet: no agent at /run/x",))
+    facts.certs = certificates(
+        svid=None, reason="no agent at /run/x", source={"last_error": "no agent at /run/x"}
+    )
+    visit(tab, admin)
+    shows(tab, "identity, 1 application down")
+    for cause in (reason, "no agent at /run/x", "refused by 10.0.0.8:5432"):
+        assert tab.text.count(cause) == 1
+    shows(tab, "down for 3 h 00 min")
+
+
+def test_a_chart_tells_its_numbers_to_who_cannot_see_it(tab: Browser, admin: RunningAdmin) -> None:
+    admin.facts.rate_rows = Rates(15.0, (0.0, 1.0, 3.0), (0.0,) * 3, (2048.0,) * 3, (0.0,) * 3)
+    visit(tab, admin)
+    shows(tab, "3.0/s")
+    labels = tab.run("return [...document.querySelectorAll('svg')].map((e) => e.ariaLabel)")
+    assert labels[0] == "opened: 3.0/s now, at most 3.0/s in 1 minute"
+    assert labels[2] == "received: 2.0 KiB/s now, at most 2.0 KiB/s in 1 minute"
+
+
+def test_our_own_trust_domain_is_not_federated(tab: Browser, admin: RunningAdmin) -> None:
+    visit(tab, admin)
+    admin.facts.certs = certificates(svid=None, reason="it expired")
+    shows(tab, "it expired")
+    shows(tab, "our own")
+    assert tab.text.count("federated") == 1
+
+
 def test_facts_move_without_a_reload(tab: Browser, admin: RunningAdmin) -> None:
     visit(tab, admin)
+    open_all(tab)
     admin.facts.rows = (connection_row(9, bytes_sent=0, identity="spiffe://example.org/newcomer"),)
     shows(tab, "spiffe://example.org/newcomer")
     admin.facts.rows = (
         connection_row(9, bytes_sent=5 * 1024**2, identity="spiffe://example.org/newcomer"),
     )
     shows(tab, "5.0 MiB")
-    admin.facts.ready = Readiness(("no identity yet: agent socket refused",), ("config_stale: x",))
+    admin.facts.ready = Readiness(("no identity yet: agent socket refused",), ("distrusted: x y",))
     shows(tab, "no identity yet: agent socket refused")
-    shows(tab, "config_stale: x")
+    shows(tab, "x y")
     shows(tab, "not ready")
     assert tab.run("return window.visited") is True
 
@@ -131,9 +256,12 @@ def test_markup_in_what_peers_say_stays_text(tab: Browser, admin: RunningAdmin) 
     )
     facts.ready = Readiness((HOSTILE,), (HOSTILE,))
     facts.ended = {HOSTILE: 3}
+    facts.refused_file = Stale(HOSTILE, facts.started, (HOSTILE,), 1)
+    facts.door_rows = (replace(facts.door_rows[0], trouble=HOSTILE),)
     visit(tab, admin)
+    open_all(tab)
     shows(tab, HOSTILE)
-    assert tab.run("return document.title") == "orders · uProxy"
+    assert tab.run("return document.title").startswith("orders · all peers refused, ")
     assert tab.run("return document.querySelectorAll('script').length") == 1
     assert tab.run("return document.querySelectorAll('img').length") == 0
     assert tab.complaints == []
@@ -164,10 +292,11 @@ def test_an_empty_proxy_says_so(tab: Browser, admin: RunningAdmin) -> None:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_word_has_contrast(tab: Browser, admin: RunningAdmin, scheme: str) -> None:
-    admin.facts.ready = Readiness((), ("config_stale: x",))
+    admin.facts.ready = Readiness(("draining",), ("limits_clamped: few",))
     tab.prefer(scheme)
     visit(tab, admin)
-    shows(tab, "config_stale: x")
+    open_all(tab)
+    shows(tab, "few")
     faint: list[Any] = tab.run(_FAINT)
     assert faint == []
 

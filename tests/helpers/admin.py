@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -39,6 +40,7 @@ from uproxy.proxy.admin.facts import (
     TrustDomainRow,
 )
 from uproxy.proxy.admin.messages import Surface
+from uproxy.proxy.admin.overview import PeerList, PeerRow, Rates, Stale
 from uproxy.proxy.admin.server import AdminListener
 
 T = TypeVar("T")
@@ -110,6 +112,8 @@ class FakeFacts:
     dump: Mapping[str, object] = field(default_factory=lambda: {"config": {"name": "orders"}})
     started: datetime = field(default_factory=lambda: datetime.now(UTC) - timedelta(hours=3))
     level: str = "info"
+    rate_rows: Rates = field(default_factory=lambda: Rates(15.0))
+    refused_file: Stale | None = None
     config: str = "/etc/uproxy/orders.yaml"
     commands: list[str] = field(default_factory=list)
 
@@ -133,6 +137,27 @@ class FakeFacts:
 
     def connections(self, limit: int) -> ConnectionList:
         return ConnectionList(len(self.rows), self.rows[:limit])
+
+    def peers(self, limit: int) -> PeerList:
+        groups: dict[tuple[str, str | None, str | None], list[ConnectionRow]] = {}
+        for row in self.rows:
+            groups.setdefault((row.direction, row.identity, row.destination), []).append(row)
+        rows = [
+            PeerRow(
+                direction, identity, None if identity else "10.0.9.9", destination or "api",
+                len(each), max(row.age for row in each), sum(row.bytes_received for row in each),
+                sum(row.bytes_sent for row in each),
+            )
+            for (direction, identity, destination), each in groups.items()
+        ]  # fmt: skip
+        rows.sort(key=lambda row: -row.connections)
+        return PeerList(len(rows), tuple(rows[:limit]))
+
+    def rates(self) -> Rates:
+        return self.rate_rows
+
+    def stale(self) -> Stale | None:
+        return self.refused_file
 
     def doors(self) -> tuple[DoorRow, ...]:
         return self.door_rows
@@ -209,6 +234,7 @@ def orders_facts() -> FakeFacts:
                     EndpointRow(
                         "10.0.0.8:5432", "db.internal:5432", 0, True,
                         "connection refused by 10.0.0.8:5432: is the application running?",
+                        now - timedelta(minutes=3),
                     ),
                 ),
             ),
@@ -227,6 +253,13 @@ def orders_facts() -> FakeFacts:
                 now - timedelta(minutes=14), "inbound", "api", "192.0.2.61:44790", None,
                 "handshake_failed", "the client sent no certificate", None,
             ),
+        ),
+        rate_rows=Rates(
+            15.0,
+            opened=tuple(round(2.5 + 2 * math.sin(n / 6), 3) for n in range(60)),
+            failed=tuple(0.2 if n > 44 else 0.0 for n in range(60)),
+            received=tuple(40_000.0 + 35_000 * math.sin(n / 9) for n in range(60)),
+            sent=tuple(900_000.0 + 500_000 * math.cos(n / 7) for n in range(60)),
         ),
         ended={
             "closed": 5012, "reset": 14, "denied": 37, "peer_untrusted": 4,

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
-from collections.abc import Callable, Container, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 
 from uproxy.app.identity import now
+from uproxy.app.onsets import Onsets
 from uproxy.app.parts import Parts
+from uproxy.app.peers import by_peer
 from uproxy.app.state import RunState
-from uproxy.config import Settings
-from uproxy.connections import Denial, OpenConnection
-from uproxy.destinations import Addresses, AllEndpoints, Key
-from uproxy.model import (
-    Direction,
-    ListenAddress,
-    SystemdAddress,
-    TcpAddress,
-    Transport,
-    UnixAddress,
+from uproxy.app.tables import (
+    Down,
+    ago,
+    connection_row,
+    denial_row,
+    destination_row,
+    door_rows,
+    plain_settings,
 )
+from uproxy.config import Settings
+from uproxy.destinations import Addresses, Key
+from uproxy.metrics import history
+from uproxy.model import Direction, Transport
 from uproxy.proxy.admin import facts as rows
 from uproxy.proxy.admin.certificates import describe
-from uproxy.snapshot import Destination
+from uproxy.proxy.admin.overview import PeerList, Rates, Stale
+
+MISTAKES_SHOWN: Final = 20
+"""How many mistakes of a configuration that isn't in force are shown."""
+NEAR: Final = 0.8
+"""The part of the possible connections from which on operators are told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +48,13 @@ class Facts:
     """Start to drain without exiting."""
     quit: Callable[[], None]
     """Start to drain, then exit."""
+    onsets: Onsets = field(default_factory=Onsets)
+
+    def look(self) -> None:
+        """Take a step of the history, and remember since when reasons and notes have been so.
+        Called every `history.STEP_S` seconds."""
+        self.parts.history.take(self.parts.connections.totals(), time.monotonic())
+        self.readiness()
 
     def readiness(self) -> rows.Readiness:
         """Return the reasons not to send new work here, and notes."""
@@ -51,7 +66,9 @@ class Facts:
             bundle.roots for bundle in credentials.bundles.values()
         ):
             reasons.append("no bundle has a usable root: all peers are refused")
-        return rows.Readiness(tuple(reasons), (*self.state.notes, *self._identity_notes()))
+        notes = (*self.state.notes, *self._capacity_notes(), *self._identity_notes())
+        since = self.onsets.look((*self.liveness(), *reasons, *notes), now())
+        return rows.Readiness(tuple(reasons), notes, since)
 
     def liveness(self) -> tuple[str, ...]:
         """Return the parts that don't respond.  That this method runs shows that the loop does."""
@@ -68,8 +85,24 @@ class Facts:
         at = now()
         return rows.ConnectionList(
             total=len(registry),
-            connections=tuple(_connection(entry, at) for entry in registry.newest(limit)),
+            connections=tuple(connection_row(entry, at) for entry in registry.newest(limit)),
         )
+
+    def peers(self, limit: int) -> PeerList:
+        """Return the open connections by peer, at most `limit` peers."""
+        return by_peer(self.parts.connections, now(), limit)
+
+    def rates(self) -> Rates:
+        """Return how much happened per second, in the last quarter of an hour."""
+        return Rates(history.STEP_S, *self.parts.history.rates())
+
+    def stale(self) -> Stale | None:
+        """Return why the configuration file's contents aren't in force; None: they are."""
+        refused = self.state.stale
+        if refused is None:
+            return None
+        mistakes = refused.mistakes
+        return Stale(self.state.file, refused.since, mistakes[:MISTAKES_SHOWN], len(mistakes))
 
     def doors(self) -> tuple[rows.DoorRow, ...]:
         """Return the configured doors, open or not."""
@@ -78,18 +111,18 @@ class Facts:
             key = entry.info.direction, entry.info.door
             counts[key] = counts.get(key, 0) + 1
         trouble = partial(self._trouble, self.parts.snapshot.addresses)
-        return tuple(_doors(self._settings, self.parts.doors.listening, counts, trouble))
+        return tuple(door_rows(self._settings, self.parts.doors.listening, counts, trouble))
 
     def destinations(self) -> tuple[rows.DestinationRow, ...]:
         """Return the configured destinations with their endpoints."""
         return tuple(
-            _destination(destination, self.parts.endpoints, self._unresolved(destination.addresses))
-            for destination in self.parts.snapshot.destinations.values()
+            destination_row(each, self.parts.endpoints, self._unresolved(each.addresses))
+            for each in self.parts.snapshot.destinations.values()
         )
 
     def denials(self) -> tuple[rows.DenialRow, ...]:
         """Return the last connections that were refused, cut, or couldn't be made."""
-        return tuple(_denial(denial) for denial in self.parts.connections.denials)
+        return tuple(denial_row(denial) for denial in self.parts.connections.denials)
 
     def outcomes(self) -> Mapping[str, int]:
         """Return how many connections have ended, by outcome."""
@@ -100,7 +133,7 @@ class Facts:
         return {
             "settings": plain_settings(self._settings),
             "loaded_at": self.state.loaded_at,
-            "stale": self.state.stale,
+            "stale": None if self.state.stale is None else str(self.state.stale),
         }
 
     def process(self) -> rows.ProcessFacts:
@@ -129,6 +162,14 @@ class Facts:
         error = self._renewal_error
         return words if error is None or error in reason else f"{words}; {error}"
 
+    def _capacity_notes(self) -> tuple[str, ...]:
+        """Return a note if almost as many connections are open as there may be."""
+        budget, active = self.state.budget, self.parts.connections.active
+        if budget is None or active < NEAR * budget.connections:
+            return ()
+        way_out = budget.note or "raise limits.connections"
+        return (f"limits_near: {active:,} of {budget.connections:,} connections: {way_out}",)
+
     def _identity_notes(self) -> tuple[str, ...]:
         """Return notes on an SVID that can't be renewed (it is valid until it expires), and on
         the trust domains refused because of a bad bundle or CRL."""
@@ -143,19 +184,22 @@ class Facts:
 
     def _trouble(
         self, all_: Mapping[Key, Addresses], direction: Direction, name: str
-    ) -> str | None:
+    ) -> Down | None:
         """Return why the last attempt failed at each address of a destination, or of an inbound
-        door's application; None: one was reached, or none was tried."""
+        door's application, and since when; None: one was reached, or none was tried."""
         endpoints = self.parts.endpoints[direction, name]
         fates = endpoints.status(all_[direction, name], time.monotonic())
         if not fates:
-            unresolved = self._unresolved(all_[direction, name])
-            return (
-                "; ".join(f"{each.name} can't be resolved: {each.reason}" for each in unresolved)
-                or None
-            )
-        reasons = [fate.reason for fate in fates]
-        return None if None in reasons else reasons[-1]
+            return self._not_resolved(all_[direction, name])
+        # the last one that was reached says since when
+        since, reason = min(((each.failing_s, each.reason) for each in fates), key=_seconds)
+        return None if since is None or reason is None else Down(reason, ago(since))
+
+    def _not_resolved(self, addresses: Addresses) -> Down | None:
+        """Return which names can't be resolved, and why; None: there are none."""
+        unresolved = self._unresolved(addresses)
+        words = (f"{each.name} can't be resolved: {each.reason}" for each in unresolved)
+        return Down("; ".join(words), None) if unresolved else None
 
     def _unresolved(self, addresses: Addresses) -> tuple[rows.UnresolvedRow, ...]:
         why = {name: self.parts.resolver.why_failing(name) for name in addresses.names}
@@ -184,124 +228,6 @@ def _needs_identity(settings: Settings) -> bool:
     return Transport.MTLS in transports
 
 
-def _connection(entry: OpenConnection, at: datetime) -> rows.ConnectionRow:
-    """Return the row of an open connection; `at` is the present time."""
-    connection, info = entry.connection, entry.info
-    route, tls, peer = connection.route, connection.tls, connection.peer
-    inbound = info.direction is Direction.INBOUND
-    local = connection.arrival.local if inbound else connection.dialled_from
-    return rows.ConnectionRow(
-        id=connection.arrival.id,
-        direction=info.direction.value,
-        door=info.door,
-        state=connection.state.value,
-        transport=info.transport.value,
-        source=str(connection.arrival.source),
-        identity=None if peer is None else peer.spiffe_id,
-        destination=None if route is None else route.destination,
-        endpoint=None if connection.dialled is None else str(connection.dialled),
-        tls=None if tls is None else str(tls),
-        rule=None if route is None else route.rule,
-        local=None if local is None else str(local),
-        age=(at - entry.since).total_seconds(),
-        bytes_received=connection.bytes_received,
-        bytes_sent=connection.bytes_sent,
-    )
-
-
-def _denial(denial: Denial) -> rows.DenialRow:
-    claim = denial.ending.claim
-    return rows.DenialRow(
-        at=denial.at,
-        direction=denial.direction.value,
-        door=denial.door,
-        source=denial.source,
-        identity=denial.identity,
-        outcome=denial.ending.outcome.value,
-        reason=denial.ending.reason or "",
-        rule=denial.ending.rule,
-        destination=denial.destination,
-        count=denial.count,
-        unproven_identity=None if claim is None else claim.spiffe_id,
-        unproven_serial=None if claim is None else claim.serial,
-    )
-
-
-def _doors(
-    settings: Settings,
-    listening: Container[ListenAddress],
-    counts: Mapping[tuple[Direction, str], int],
-    trouble: Callable[[Direction, str], str | None],
-) -> list[rows.DoorRow]:
-    """Return the rows of inbound and outbound doors; `counts` are their open connections, and
-    `trouble` tells why nothing can be reached there."""
-    inbound = [
-        (
-            Direction.INBOUND,
-            door.name,
-            door.listen,
-            door.transport,
-            str(door.to),
-            trouble(Direction.INBOUND, door.name),
-        )
-        for door in settings.inbound
-    ]
-    outbound = [
-        (
-            Direction.OUTBOUND, str(door.listen), door.listen,
-            settings.destinations[door.to].transport, door.to,
-            trouble(Direction.OUTBOUND, door.to),
-        )
-        for door in settings.outbound
-    ]  # fmt: skip
-    return [
-        rows.DoorRow(
-            name=name,
-            direction=direction.value,
-            listen=str(listen),
-            transport=transport.value,
-            to=to,
-            open=listen in listening,
-            connections=counts.get((direction, name), 0),
-            trouble=why,
-        )
-        for direction, name, listen, transport, to, why in (*inbound, *outbound)
-    ]
-
-
-def _destination(
-    to: Destination, all_: AllEndpoints, unresolved: tuple[rows.UnresolvedRow, ...]
-) -> rows.DestinationRow:
-    endpoints = all_[Direction.OUTBOUND, to.settings.name]
-    return rows.DestinationRow(
-        name=to.settings.name,
-        transport=to.settings.transport.value,
-        identities=to.settings.identities,
-        endpoints=tuple(
-            rows.EndpointRow(
-                address=str(each.address),
-                name=str(each.name),
-                connections=each.connections,
-                passed_over=each.passed_over,
-                reason=each.reason,
-            )
-            for each in endpoints.status(to.addresses, time.monotonic())
-        ),
-        unresolved=unresolved,
-    )
-
-
-def plain_settings(value: object) -> object:
-    """Return settings as JSON values: addresses and networks as text, `from_` as `from`."""
-    if isinstance(value, TcpAddress | UnixAddress | SystemdAddress):
-        return str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {
-            field.name.rstrip("_"): plain_settings(getattr(value, field.name))
-            for field in dataclasses.fields(value)
-        }
-    if isinstance(value, Mapping):
-        return {key: plain_settings(each) for key, each in value.items()}
-    if isinstance(value, tuple):
-        return [plain_settings(each) for each in value]
-    return value if isinstance(value, str | int | float | None) else str(value)
+def _seconds(failing: tuple[float | None, str | None]) -> float:
+    """Return for how many seconds an address has been failing; 0: it isn't."""
+    return failing[0] or 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from uproxy.app.current import Current
@@ -12,7 +13,7 @@ from uproxy.config import Settings
 from uproxy.connections import Connections
 from uproxy.destinations import AllEndpoints
 from uproxy.log import Log
-from uproxy.metrics import Metrics
+from uproxy.metrics import History, Metrics
 from uproxy.proxy.services import Services
 from uproxy.resolver import Resolver
 from uproxy.snapshot import Snapshot
@@ -35,6 +36,7 @@ class Parts:
         self.engine = make_engine(settings.engine, settings.workers)
         snapshot = Snapshot.first(settings, self.source.current)
         self.connections = Connections(snapshot, self.metrics, log)
+        self.history = History(time.monotonic())
         self.endpoints = AllEndpoints()
         self.services = Services(
             self.connections,

@@ -35,6 +35,7 @@ from uproxy.destinations import Records
 from uproxy.errors import UproxyError
 from uproxy.identity.files import FilesSource
 from uproxy.log import Log
+from uproxy.metrics import history
 from uproxy.model import Limits, Mistake
 from uproxy.offloop import compute, off_loop
 from uproxy.snapshot import Snapshot, names_in
@@ -173,9 +174,10 @@ class RunningProxy:
         systemd.adopt_orphans()
 
     def _limit(self, limits: Limits, budget: Budget) -> None:
-        if budget.note is not None and budget.note != self._state.limits_note:
+        before = self._state.budget
+        if budget.note is not None and (before is None or budget.note != before.note):
             _log.warning("%s", budget.note)
-        self._state.limits_note = budget.note
+        self._state.budget = budget
         self._parts.engine.set_limits(
             Limits(budget.connections, limits.handshakes_in_flight, limits.per_source_connections)
         )
@@ -202,7 +204,10 @@ class RunningProxy:
         self._orders.put_nowait(Order.QUIT)
 
     async def _obey(self) -> None:
-        tasks = [asyncio.create_task(self._watch_file(), name="configuration")]
+        tasks = [
+            asyncio.create_task(self._watch_file(), name="configuration"),
+            asyncio.create_task(self._keep_history(), name="history"),
+        ]
         self._reloading = asyncio.create_task(self._keep_reloading(), name="reloads")
         if self._watchdog_s is not None:
             watch = systemd.watch(self._notifier, self._watchdog_s, self._alive)
@@ -217,6 +222,11 @@ class RunningProxy:
         finally:
             for task in (*tasks, self._reloading):
                 task.cancel()
+
+    async def _keep_history(self) -> None:
+        while True:
+            await asyncio.sleep(history.STEP_S)
+            self._facts.look()
 
     def _alive(self) -> bool:
         return not self._facts.liveness()

@@ -18,7 +18,7 @@ from functools import partial
 
 from uproxy.app.configuration import ConfigurationFile
 from uproxy.app.identity import now
-from uproxy.app.state import RunState
+from uproxy.app.state import Refused, RunState
 from uproxy.config import Changes, Settings, changes
 from uproxy.errors import ConfigError, UproxyError
 from uproxy.metrics import Metrics
@@ -94,9 +94,11 @@ class Reloader:
         return difference
 
     def _refused(self, error: UproxyError) -> None:
-        self.state.stale = str(error)
-        self.metrics.reloaded(applied=False)
         mistakes = error.mistakes if isinstance(error, ConfigError) else (error,)
+        before = self.state.stale
+        since = now() if before is None else before.since
+        self.state.stale = Refused(since, tuple(map(str, mistakes)))
+        self.metrics.reloaded(applied=False)
         for mistake in mistakes:
             _log.error("%s not reloaded, what ran before stays: %s", self.file.path, mistake)
 

@@ -5,6 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from uproxy.descriptors import Budget
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A configuration that was refused while another is in force."""
+
+    since: datetime
+    """When the first was refused since the last that was put in force."""
+    mistakes: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "; ".join(self.mistakes)
+
 
 @dataclass(slots=True)
 class RunState:
@@ -21,10 +35,10 @@ class RunState:
     draining: bool = False
     quitting: bool = False
     """Whether it was told to quit; a second time, it doesn't wait for connections."""
-    stale: str | None = None
+    stale: Refused | None = None
     """Why the configuration file's present contents were refused; None: they are in force."""
-    limits_note: str | None = None
-    """Why fewer connections fit than are configured; None: they fit."""
+    budget: Budget | None = None
+    """How many connections fit; None until that is known."""
 
     @property
     def not_ready(self) -> tuple[str, ...]:
@@ -37,6 +51,6 @@ class RunState:
     def notes(self) -> tuple[str, ...]:
         """What operators should know although it doesn't affect readiness."""
         stale = () if self.stale is None else (f"config_stale: {self.stale}",)
-        if self.limits_note is None:
+        if self.budget is None or self.budget.note is None:
             return stale
-        return (*stale, f"limits_clamped: {self.limits_note}")
+        return (*stale, f"limits_clamped: {self.budget.note}")

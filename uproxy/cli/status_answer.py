@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from uproxy.app.reading import read_text
-from uproxy.cli.status_text import Status, printable, render
+from uproxy.cli.status_lines import printable
+from uproxy.cli.status_text import Status, render
 from uproxy.config import load_admin_listen
 from uproxy.errors import ConfigError, NotPermittedError, UproxyError, UsageError
 from uproxy.model import Address, SystemdAddress, TcpAddress, UnixAddress

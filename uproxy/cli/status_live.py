@@ -21,7 +21,8 @@ from types import FrameType
 from typing import Any, Final
 
 from uproxy.cli.status_answer import Uproxy
-from uproxy.cli.status_text import Earlier, Line, LineKind, Status, render
+from uproxy.cli.status_lines import Line, LineKind
+from uproxy.cli.status_text import Earlier, Status, render
 from uproxy.errors import UproxyError
 
 UPDATE_EVERY_S: Final = 1.0

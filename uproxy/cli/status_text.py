@@ -1,46 +1,25 @@
 """Renders the answer of /status.json as lines of text, for `uproxy status`.
 
-Pure.  A `Line` has a kind, and the caller decides how the kind looks.  The answer has texts
-chosen by peers, so every character that could move a terminal's cursor or reorder text is
-replaced first (`printable`).
+Pure.  What is wrong comes first, every cause once; the open connections come last.  The answer has
+texts chosen by peers, so every character that could move a terminal's cursor or reorder text has to
+be replaced before (`printable`).
 """
 
 from __future__ import annotations
 
-import enum
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from uproxy.cli.status_lines import Line, LineKind, counted, cut, size, span, table, wrapped
 from uproxy.model import Address
 
-GAP = 2
-"""Spaces between columns."""
-NARROWEST = 8
-"""Characters to which a column can be narrowed."""
+DENIALS_SHOWN = 15
 
 Status = Mapping[str, Any]
 """The parsed answer of /status.json after `printable`."""
-
-
-class LineKind(enum.Enum):
-    """What a line is, for its style."""
-
-    TITLE = enum.auto()
-    HEADING = enum.auto()
-    PLAIN = enum.auto()
-    GOOD = enum.auto()
-    NOTE = enum.auto()
-    BAD = enum.auto()
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One line, without a newline."""
-
-    text: str
-    kind: LineKind = LineKind.PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +29,6 @@ class Earlier:
     status: Status
     seconds: float
     """Seconds between the earlier answer and the present one."""
-
-
-def printable(value: Any) -> Any:
-    """Return `value` with each unprintable character (control, text direction) replaced by
-    U+FFFD."""
-    if isinstance(value, str):
-        return "".join(char if char.isprintable() else "\ufffd" for char in value)
-    if isinstance(value, dict):
-        return {printable(key): printable(member) for key, member in value.items()}
-    if isinstance(value, list):
-        return [printable(member) for member in value]
-    return value
 
 
 def is_ready(status: Status) -> bool:
@@ -88,32 +55,71 @@ def render(
     """
     now = _time(status["now"])
     lines = [
-        *_top(status, now, asked),
+        *_headline(status, now, width),
+        _process(status, now, asked),
+        *_troubles(status, now, width),
+        *_denials(status, now, width),
+        *table("DOORS", _doors(status, now), width),
+        *table("DESTINATIONS", _destinations(status), width),
+        *_rates(status, width),
         *_identity(status, now),
-        *_section("DOORS", _doors(status), width),
-        *_section("DESTINATIONS", _destinations(status), width),
-        *_section(f"CONNECTIONS  {status['connections_total']} open",
-                  _connections(status, earlier), width),
-        *_section("REFUSED LATELY", _denials(status, now), width),
         *_outcomes(status),
-    ]  # fmt: skip
-    return [Line(_cut(line.text, width), line.kind) for line in lines]
+        *table(_connections_heading(status), _peers(status, earlier), width),
+    ]
+    return [Line(cut(line.text, width), line.kind) for line in lines]
 
 
-def _top(status: Status, now: datetime, asked: Address | None) -> list[Line]:
-    """Return the title, with the reasons for not being ready and the notes."""
-    process, readiness = status["process"], status["readiness"]
-    trouble = [*status["liveness"], *readiness["reasons"]]
+_KINDS = {"bad": LineKind.BAD, "warn": LineKind.NOTE, "note": LineKind.PLAIN, "good": LineKind.GOOD}
+
+
+def _headline(status: Status, now: datetime, width: int | None) -> list[Line]:
+    """Return what is wrong, since when and whose turn it is: one line, or as many as it takes."""
+    headline = status["headline"]
+    state = "ready" if is_ready(status) else "not ready"
+    since, turn = _lasting(headline["since"], now), "; ".join(headline["turn"])
+    whose = f", turn: {turn}" if turn else ""
+    text = f"{status['process']['name']}: {state}: {headline['words']}{since}{whose}"
+    return wrapped(text, width, "  ", _KINDS[headline["level"]])
+
+
+def _process(status: Status, now: datetime, asked: Address | None) -> Line:
+    """Return which process it is, and where it was asked."""
+    process = status["process"]
     up = span((now - _time(process["started"])).total_seconds())
     version = process["versions"].get("uproxy", "")
-    state = "not ready" if trouble else "ready"
     at = f", asked at {asked}" if asked else ""
-    title = f"{process['name']}: {state}   up {up}, pid {process['pid']}, uproxy {version}{at}"
-    return [
-        Line(title, LineKind.BAD if trouble else LineKind.GOOD),
-        *(Line(f"  {reason}", LineKind.BAD) for reason in trouble),
-        *(Line(f"  {note}", LineKind.BAD) for note in readiness["notes"]),
-    ]
+    return Line(f"up {up}, pid {process['pid']}, uproxy {version}, {process['config']}{at}")
+
+
+def _troubles(status: Status, now: datetime, width: int | None) -> list[Line]:
+    """Return every cause but refusals, each with since when and whose turn it is."""
+    lines: list[Line] = []
+    for trouble in status["troubles"]:
+        kind, words = _KINDS[trouble["level"]], trouble["words"]
+        if trouble["level"] != "note":
+            words += f"{_lasting(trouble['since'], now)}, turn: {trouble['turn']}"
+        lines += wrapped(f"- {words}", width, "  ", kind)
+        if trouble["kind"] == "configuration":
+            for mistake in _mistakes(status["stale"]):
+                lines += wrapped(f"  - {mistake}", width, "    ", kind)
+    more = status["troubles_total"] - len(status["troubles"])
+    return [*lines, *([Line(f"- {more} more: --json has them")] if more > 0 else [])]
+
+
+def _mistakes(stale: Mapping[str, Any]) -> list[str]:
+    """Return the mistakes of the file that isn't in force."""
+    more = stale["mistakes_total"] - len(stale["mistakes"])
+    return [*stale["mistakes"], *([f"and {more} more"] if more > 0 else [])]
+
+
+def _lasting(since: str | None, now: datetime) -> str:
+    """Return for how long, with a comma before it; empty if that is unknown."""
+    return "" if since is None else f", for {span((now - _time(since)).total_seconds())}"
+
+
+def _told(status: Status, reason: str | None) -> bool:
+    """Return whether one of the causes at the top says this already."""
+    return bool(reason) and any(str(reason) in each["words"] for each in status["troubles"])
 
 
 def _identity(status: Status, now: datetime) -> list[Line]:
@@ -122,12 +128,14 @@ def _identity(status: Status, now: datetime) -> list[Line]:
     svid, source = certificates["svid"], certificates["source"]
     lines = [Line(""), Line("IDENTITY", LineKind.HEADING)]
     if svid is None:
-        lines.append(Line(certificates["reason"] or "no identity yet", LineKind.BAD))
+        reason = certificates["reason"] or "none yet"
+        lines.append(Line("none" if _told(status, reason) else reason, LineKind.BAD))
     else:
         left = (_time(svid["expires"]) - now).total_seconds()
         when = f"expires in {span(left)}" if left > 0 else "expired"
+        rotations = source.get("rotations", 0)
         lines.append(Line(svid["spiffe_id"], LineKind.TITLE))
-        lines.append(Line(f"{when}, {source.get('rotations', 0)} rotations since the start"))
+        lines.append(Line(f"{when}, {counted(rotations, 'rotation')} since the start"))
     state = str(source.get("state", "unknown")).replace("_", " ")
     lines.append(Line(f"from {source.get('source', 'unknown')}: {state}"))
     names = [f"{domain['name']}{' (our own)' if domain['own'] else ''}"
@@ -136,20 +144,23 @@ def _identity(status: Status, now: datetime) -> list[Line]:
     return lines
 
 
-def _doors(status: Status) -> list[Sequence[str]]:
+def _doors(status: Status, now: datetime) -> list[Sequence[str]]:
     return [
         (door["direction"], door["name"], f"{door['listen']} -> {door['to']}", door["transport"],
-         _fate(door))
+         _fate(status, door, now))
         for door in status["doors"]
     ]  # fmt: skip
 
 
-def _fate(door: Mapping[str, Any]) -> str:
-    """What of the door an operator should know, the worst alone."""
+def _fate(status: Status, door: Mapping[str, Any], now: datetime) -> str:
+    """Return what of the door an operator should know, the worst alone."""
     if not door["open"]:
         return "closed to new connections"
-    trouble = door.get("trouble")
-    return f"{door['connections']} open" if trouble is None else f"down: {trouble}"
+    reason = door["trouble"]
+    if reason is None:
+        return f"{door['connections']:,} open"
+    why = "" if _told(status, reason) else f": {reason}"
+    return f"down{_lasting(door['trouble_since'], now)}{why}"
 
 
 def _destinations(status: Status) -> list[Sequence[str]]:
@@ -157,51 +168,115 @@ def _destinations(status: Status) -> list[Sequence[str]]:
     rows: list[Sequence[str]] = []
     for destination in status["destinations"]:
         for endpoint in destination["endpoints"]:
-            fate = f"{endpoint['connections']} open"
-            if endpoint["passed_over"]:
-                fate = f"passed over: {endpoint['reason'] or 'it failed'}"
+            fate, reason = f"{endpoint['connections']:,} open", endpoint["reason"]
+            if reason:
+                why = "" if _told(status, reason) else f": {reason}"
+                fate = f"{'passed over' if endpoint['passed_over'] else 'failed'}{why}"
             rows.append((destination["name"], endpoint["address"], destination["transport"], fate))
-        unresolved = destination.get("unresolved", [])
+        unresolved = destination["unresolved"]
         for each in unresolved:
-            why = f"can't be resolved: {each['reason']}"
+            why = "" if _told(status, each["reason"]) else f": {each['reason']}"
+            why = f"can't be resolved{why}"
             rows.append((destination["name"], each["name"], destination["transport"], why))
         if not destination["endpoints"] and not unresolved:
             rows.append((destination["name"], "no address yet", destination["transport"], ""))
     return rows
 
 
-def _connections(status: Status, earlier: Earlier | None) -> list[Sequence[str]]:
-    """Return a row for each connection, with its rate since the earlier answer."""
-    before = {row["id"]: row for row in earlier.status["connections"]} if earlier else {}
+def _rates(status: Status, width: int | None) -> list[Line]:
+    """Return a small chart for each rate of the last quarter of an hour."""
+    rates = status["rates"]
+    if not rates["opened"]:
+        return []
+    lines = [Line(""), Line("THE LAST QUARTER OF AN HOUR", LineKind.HEADING)]
+    for name, words, unit in _RATES:
+        steps = rates[name]
+        label = f"{words:<{_LABEL}}{unit(steps[-1]):>12}, at most {unit(max(steps)):<12}"
+        room = len(steps) if width is None else max(0, width - len(label))
+        lines.append(Line(f"{label}{_chart(steps[-room:] if room else [])}"))
+    return lines
+
+
+def _per_second(rate: float) -> str:
+    return f"{rate:,.0f}/s" if rate >= 10 or rate == 0 else f"{rate:.{2 if rate < 1 else 1}f}/s"
+
+
+_LABEL = 23
+_RATES = (
+    ("opened", "opened", _per_second),
+    ("failed", "refused or not reached", _per_second),
+    ("received", "received", lambda rate: f"{size(rate)}/s"),
+    ("sent", "sent", lambda rate: f"{size(rate)}/s"),
+)
+_BARS = "▁▂▃▄▅▆▇█"
+
+
+def _chart(steps: Sequence[float]) -> str:
+    """Return a bar for each step; the highest is the most of them."""
+    most = max(steps, default=0)
+    top = len(_BARS) - 1
+    return "".join(_BARS[math.ceil(top * step / most) if most else 0] for step in steps)
+
+
+def _connections_heading(status: Status) -> str:
+    total = status["connections_total"]
+    peers = f", {counted(status['peers_total'], 'peer')}" if total else ""
+    return f"CONNECTIONS  {total:,} open{peers}"
+
+
+def _peers(status: Status, earlier: Earlier | None) -> list[Sequence[str]]:
+    """Return a row for each peer, with the rate since the earlier answer."""
+    before = {_peer(row): row for row in earlier.status["peers"]} if earlier else {}
     rows: list[Sequence[str]] = []
-    for row in status["connections"]:
-        then = before.get(row["id"])
+    for row in status["peers"]:
         received, sent = row["bytes_received"], row["bytes_sent"]
-        rate = ""
+        then, rate = before.get(_peer(row)), ""
         if then and earlier and earlier.seconds > 0:
             moved = received + sent - then["bytes_received"] - then["bytes_sent"]
-            rate = f"{size(moved / earlier.seconds)}/s"
+            rate = f"{size(max(0, moved) / earlier.seconds)}/s"
         rows.append((
             "in" if row["direction"] == "inbound" else "out",
-            row["identity"] or "no identity",
-            f"{row['source']} -> {row['endpoint'] or '...'}",
-            row["state"].replace("_", " "),
-            span(row["age"]),
+            row["identity"] or f"no identity, {row['host']}",
+            row["destination"],
+            f"{row['connections']:,} open",
+            f"oldest {span(row['oldest'])}",
             f"{size(received)} received",
             f"{size(sent)} sent",
             rate,
         ))  # fmt: skip
+    more = status["peers_total"] - len(rows)
+    if more > 0:
+        rows.append(("", f"{counted(more, 'more peer')}: /connections", *[""] * 6))
     return rows
 
 
-def _denials(status: Status, now: datetime) -> list[Sequence[str]]:
-    """Return a row for each denial."""
-    return [
+def _peer(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what tells the rows of peers apart."""
+    return row["direction"], row["identity"], row["host"], row["destination"]
+
+
+def _denials(status: Status, now: datetime, width: int | None) -> list[Line]:
+    """Return two lines for each of the newest denials: who, and why."""
+    denials = status["denials"][:DENIALS_SHOWN]
+    rows: list[Sequence[str]] = [
         (f"{span((now - _time(row['at'])).total_seconds())} ago", _denied(row),
-         row["identity"] or _claimed(row), f"{row['source']} -> {row['door']}",
-         f"{row['reason']} ({row['rule']})" if row["rule"] else row["reason"])
-        for row in status["denials"]
+         row["identity"] or _claimed(row), f"{row['source']} -> {row['door']}")
+        for row in denials
     ]  # fmt: skip
+    lines = table("REFUSED OR NOT REACHED LATELY", rows, width)
+    if not denials:
+        return lines
+    shown = lines[: -len(denials)]
+    for line, row in zip(lines[-len(denials) :], denials, strict=True):
+        shown += [line, *wrapped(f"    {_why(status, row)}", width, "    ")]
+    more = len(status["denials"]) - len(denials)
+    return [*shown, *([Line(f"{more} more: --json has them")] if more else [])]
+
+
+def _why(status: Status, row: Mapping[str, Any]) -> str:
+    if _told(status, row["reason"]):
+        return "as above"
+    return f"{row['reason']} ({row['rule']})" if row["rule"] else str(row["reason"])
 
 
 def _claimed(row: Mapping[str, Any]) -> str:
@@ -224,63 +299,6 @@ def _outcomes(status: Status) -> list[Line]:
         return []
     words = "   ".join(f"{outcome.replace('_', ' ')} {count:,}" for outcome, count in counts)
     return [Line(""), Line("ENDED", LineKind.HEADING), Line(words)]
-
-
-def _section(heading: str, rows: list[Sequence[str]], width: int | None) -> list[Line]:
-    """Return a heading and the rows as a table."""
-    lines = [Line(""), Line(heading, LineKind.HEADING)]
-    if not rows:
-        return [*lines, Line("none")]
-    widths = _widths(rows, width)
-    for row in rows:
-        cells = (_cut(cell, room).ljust(room) for cell, room in zip(row, widths, strict=True))
-        lines.append(Line((" " * GAP).join(cells).rstrip()))
-    return lines
-
-
-def _widths(rows: list[Sequence[str]], width: int | None) -> list[int]:
-    """Return the widths of the columns; if they don't fit into `width`, narrow the widest ones."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    while width is not None and sum(widths) + GAP * (len(widths) - 1) > width:
-        widest = widths.index(max(widths))
-        if widths[widest] <= NARROWEST:
-            break  # too narrow for a table: the line is cut
-        widths[widest] -= 1
-    return widths
-
-
-def _cut(text: str, width: int | None) -> str:
-    """Return `text` cut to `width` characters, a SPIFFE ID in its middle."""
-    if width is None or len(text) <= width:
-        return text
-    if text.startswith("spiffe://") and width > NARROWEST:
-        # keep the trust domain and the end of the path
-        head = width // 2
-        return f"{text[:head]}…{text[head + 1 - width :]}"
-    return text[: width - 1] + "…" if width > 1 else text[:width]
-
-
-def span(seconds: float) -> str:
-    """Return seconds in the two largest units that fit."""
-    minutes, rest = divmod(max(0, int(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    days, hours = divmod(hours, 24)
-    if days:
-        return f"{days} d {hours} h"
-    if hours:
-        return f"{hours} h {minutes:02} min"
-    return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
-
-
-def size(count: float) -> str:
-    """Return bytes in the largest unit that fits."""
-    if count < 1024:
-        return f"{count:.0f} B"
-    for unit in ("KiB", "MiB", "GiB"):
-        count /= 1024
-        if count < 1024:
-            return f"{count:.1f} {unit}"
-    return f"{count / 1024:.1f} TiB"
 
 
 def _time(text: str) -> datetime:

@@ -43,6 +43,8 @@ class Denial:
     ending: Ending
     count: int = 1
     """How many equal ones there were; this is the last."""
+    since: datetime | None = None
+    """When the first of several was."""
 
 
 class Denials:
@@ -69,7 +71,10 @@ class Denials:
         before = self._kept.pop(key, None)
         if before is None and len(self._kept) >= KEPT_DENIALS:
             del self._kept[self._oldest_of_most()]
-        self._kept[key] = denial if before is None else replace(denial, count=before.count + 1)
+        if before is not None:
+            since = before.since or before.at
+            denial = replace(denial, count=before.count + 1, since=since)
+        self._kept[key] = denial
 
     def _oldest_of_most(self) -> _Key:
         """Return the oldest denial's key, of the host that has most of them."""

@@ -30,7 +30,7 @@ from uproxy.connections.denials import Denial, Denials, is_listed
 from uproxy.connections.recheck import ConnectionInfo, not_after, recheck
 from uproxy.contract import Arrival, Connection, Ending, Refusal
 from uproxy.lifecycle import State
-from uproxy.metrics import FlowCounters, FlowLabels, Metrics
+from uproxy.metrics import FlowCounters, FlowLabels, Metrics, Totals
 from uproxy.model import Direction, Outcome, TcpAddress, Transport
 from uproxy.snapshot import Snapshot
 
@@ -163,6 +163,19 @@ class Connections:
     def newest(self, limit: int) -> tuple[OpenConnection, ...]:
         """At most `limit` open connections, newest first."""
         return tuple(itertools.islice(self, limit))
+
+    @property
+    def active(self) -> int:
+        """How many connections have been admitted and haven't ended: those that count for
+        `limits.connections`."""
+        return sum(self._active.counts.values())
+
+    def totals(self) -> Totals:
+        """Return what has happened since the start."""
+        self._count_bytes()
+        opened, received, sent = self._metrics.flow_totals()
+        failed = sum(count for outcome, count in self._outcomes.items() if outcome.is_failure)
+        return Totals(opened, failed, received, sent)
 
     @property
     def outcomes(self) -> Mapping[Outcome, int]:

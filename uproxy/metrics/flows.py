@@ -36,6 +36,16 @@ class FlowCounters:
         self.to_client = 0  # bytes that the server sent
         self.ended: Counter[Outcome] = Counter()
 
+    @property
+    def received(self) -> int:
+        """Bytes from the peer."""
+        return self.to_server if self._peer_is_client else self.to_client
+
+    @property
+    def sent(self) -> int:
+        """Bytes to the peer."""
+        return self.to_client if self._peer_is_client else self.to_server
+
     def opened(self) -> None:
         """Count a connection that began to relay."""
         self.count += 1
@@ -67,6 +77,16 @@ class Flows:
     def failed(self, labels: FlowLabels, outcome: Outcome) -> None:
         """Count a connection that ended without having been opened."""
         self._failed[*self._values(labels), outcome.flag] += 1
+
+    def totals(self) -> tuple[int, int, int]:
+        """Return connections opened, bytes received from peers and bytes sent to them, of all flows
+        together."""
+        flows = self._flows.values()
+        return (
+            sum(flow.count for flow in flows),
+            sum(flow.received for flow in flows),
+            sum(flow.sent for flow in flows),
+        )
 
     def opened(self) -> Samples:
         """Yield how many connections were opened, by flow."""

@@ -64,6 +64,11 @@ class Metrics:
         """Return the counters of connections with these labels, made at the first call."""
         return self._flows.get(labels)
 
+    def flow_totals(self) -> tuple[int, int, int]:
+        """Return how many connections were opened, and the bytes received and sent by those that
+        have been counted."""
+        return self._flows.totals()
+
     def failed(self, labels: FlowLabels, outcome: Outcome) -> None:
         """Count a connection that ended without having been opened."""
         self._flows.failed(labels, outcome)

@@ -8,6 +8,10 @@
         answers.py   the JSON and text bodies
       messages.py    a request, a response, the client's addresses
     facts.py         the interface to the rest of uProxy, and the rows that it returns
+      overview.py    rows that sum up: mistakes, peers, rates
+      row.py         what a row is, and how it becomes JSON
+    trouble.py       what is wrong, since when, whose turn it is; pure
+      causes.py      what can be wrong, in words
     certificates.py  credentials as rows, without keys
     status.html      the page at `/`; it polls `/status.json`
 

@@ -14,18 +14,22 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
 
-from uproxy.proxy.admin.facts import AdminFacts, plain
+from uproxy.proxy.admin.facts import AdminFacts
 from uproxy.proxy.admin.messages import JSON, Response, text
+from uproxy.proxy.admin.row import plain
 
 CONNECTIONS_SHOWN = 1000
 """How many rows /connections has unless `limit=` says otherwise."""
 CONNECTIONS_ON_PAGE = 200
 """How many rows /status.json has; it is polled, so it must stay cheap with many connections."""
-
+PEERS_ON_PAGE = 20
+"""How many peers with open connections it has."""
+TROUBLES_ON_PAGE = 20
+"""How many causes of trouble it has."""
 
 PUBLIC_WORDS = frozenset(
     {"starting", "draining", "no identity yet", "no identity any more", "config_stale",
-     "identity_stale", "limits_clamped"}
+     "identity_stale", "limits_clamped", "limits_near"}
 )  # fmt: skip
 """The beginnings of reasons and notes that clients on other machines may read; the text after
 them contains values from the configuration, the environment and the agent."""
@@ -86,21 +90,42 @@ def l7() -> Response:
 
 def status(facts: AdminFacts, now: datetime) -> Response:
     """Return everything that the page and `uproxy status` show, as JSON."""
-    open_now = facts.connections(CONNECTIONS_ON_PAGE)
+    # imported here to save memory: most are never asked
+    from uproxy.proxy.admin.trouble import Moment, find, headline
+
+    moment = Moment(
+        now=now,
+        readiness=facts.readiness(),
+        liveness=facts.liveness(),
+        certificates=facts.certificates(),
+        doors=facts.doors(),
+        destinations=facts.destinations(),
+        denials=facts.denials(),
+        stale=facts.stale(),
+    )
+    open_now, peers = facts.connections(CONNECTIONS_ON_PAGE), facts.peers(PEERS_ON_PAGE)
+    troubles = find(moment)
     return _compact(
         {
             "now": now,
+            "headline": headline(moment, troubles),
+            "troubles": troubles[:TROUBLES_ON_PAGE],
+            "troubles_total": len(troubles),
+            "stale": moment.stale,
             "process": facts.process(),
-            "readiness": facts.readiness(),
-            "liveness": facts.liveness(),
-            "certificates": facts.certificates(),
-            "doors": facts.doors(),
-            "destinations": facts.destinations(),
+            "readiness": moment.readiness,
+            "liveness": moment.liveness,
+            "certificates": moment.certificates,
+            "doors": moment.doors,
+            "destinations": moment.destinations,
             "l7_proxies": [],
             "connections_total": open_now.total,
             "connections": open_now.connections,
-            "denials": facts.denials(),
+            "peers_total": peers.total,
+            "peers": peers.peers,
+            "denials": moment.denials,
             "outcomes": facts.outcomes(),
+            "rates": facts.rates(),
         }
     )
 

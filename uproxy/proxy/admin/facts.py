@@ -1,47 +1,20 @@
 """The interface between the admin server and the rest of uProxy, and the rows it returns.
 
-`app.facts` implements it.  Rules: rows are immutable and become JSON with `to_json`; field names
-are the keys that users see (new ones may be added, none renamed); addresses are text, times
-are UTC, durations are seconds; a private key is never in a row.
+`app.facts` implements it.  Rows that sum up many things are in `overview`.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Protocol
+
+from uproxy.proxy.admin.overview import PeerList, Rates, Stale
+from uproxy.proxy.admin.row import Row
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 """The levels that `POST /logging?level=` accepts."""
-
-
-class Row:
-    """The base of dataclasses that become JSON objects."""
-
-    __slots__ = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields as a dictionary of plain values: str, int, float, bool, None, list,
-        dict."""
-        fields = dataclasses.fields(self)  # type: ignore[arg-type]  # every subclass is a dataclass
-        return {field.name: plain(getattr(self, field.name)) for field in fields}
-
-
-def plain(value: object) -> Any:
-    """Return `value` in a form that json.dumps accepts; times as RFC 3339 without fractions."""
-    if isinstance(value, Row):
-        return value.to_json()
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    if isinstance(value, Mapping):
-        return {str(key): plain(member) for key, member in value.items()}
-    if isinstance(value, (tuple, list, set, frozenset)):
-        return [plain(member) for member in value]
-    if value is None or isinstance(value, (str, int, float)):
-        return value
-    return str(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +25,8 @@ class Readiness(Row):
     """Why it shouldn't, in words; empty: it is ready."""
     notes: tuple[str, ...] = ()
     """What operators should know although it doesn't affect readiness: `config_stale: …`."""
+    since: Mapping[str, datetime] = field(default_factory=dict)
+    """Since when each of them has been so, by what stands before its colon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +147,8 @@ class DoorRow(Row):
     trouble: str | None = None
     """Why the last attempt to reach where it leads failed, at each address there is; None: one
     was reached, or there was no attempt."""
+    trouble_since: datetime | None = None
+    """Since when every attempt at each of them has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +163,8 @@ class EndpointRow(Row):
     """Whether it failed lately, so that other addresses are tried first."""
     reason: str | None = None
     """Why the last attempt failed; None if it succeeded or there was none."""
+    since: datetime | None = None
+    """Since when every attempt has failed; None: the last one didn't."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +206,8 @@ class DenialRow(Row):
     count: int = 1
     """How often the same was refused from the same host; `at`, `source` and `unproven_serial` are
     the last one's."""
+    since: datetime | None = None
+    """When the first of them was; None: it was the only one."""
     unproven_identity: str | None = None
     """The SPIFFE ID in a certificate that was refused; not proven."""
     unproven_serial: str | None = None
@@ -264,6 +245,15 @@ class AdminFacts(Protocol):
 
     def connections(self, limit: int) -> ConnectionList:
         """Return the newest open connections, at most `limit` of them."""
+
+    def peers(self, limit: int) -> PeerList:
+        """Return the open connections by peer, at most `limit` peers, those with most first."""
+
+    def rates(self) -> Rates:
+        """Return how much happened in each of the last few seconds, for a quarter of an hour."""
+
+    def stale(self) -> Stale | None:
+        """Return why the configuration file's contents aren't in force; None: they are."""
 
     def doors(self) -> tuple[DoorRow, ...]:
         """Return the configured doors, open or not."""

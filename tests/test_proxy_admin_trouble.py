@@ -1,0 +1,202 @@
+"""What is wrong, since when, and whose turn it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from tests.helpers.admin import certificates
+from uproxy.proxy.admin.causes import Headline, Kind, Level, Trouble
+from uproxy.proxy.admin.facts import (
+    DenialRow,
+    DestinationRow,
+    DoorRow,
+    EndpointRow,
+    Readiness,
+    UnresolvedRow,
+)
+from uproxy.proxy.admin.overview import Stale
+from uproxy.proxy.admin.trouble import Moment, find, headline
+
+NOW = datetime.now(UTC)
+FINE = Moment(NOW, Readiness(), (), certificates(), (), (), (), None)
+API = DoorRow("api", "inbound", "0.0.0.0:8443", "mtls", "127.0.0.1:8080", True, 3)
+
+
+def ago(minutes: float) -> datetime:
+    return NOW - timedelta(minutes=minutes)
+
+
+def moment(**changes: Any) -> Moment:
+    return replace(FINE, **changes)
+
+
+def line(at: Moment) -> Headline:
+    return headline(at, find(at))
+
+
+def only(at: Moment) -> Trouble:
+    (trouble,) = find(at)
+    return trouble
+
+
+def refusal(caller: str | None, minutes: float = 1, **changes: Any) -> DenialRow:
+    row = DenialRow(
+        ago(minutes), "inbound", "api", "10.0.0.9:1234", caller, "denied", "no rule", None, "api"
+    )
+    return replace(row, **changes)
+
+
+def test_nothing_wrong_is_said_too() -> None:
+    assert find(FINE) == ()
+    assert line(FINE) == Headline(Level.GOOD, "nothing is wrong, certificate fine", None, ())
+
+
+def test_everything_is_in_one_line_with_the_first_beginning_and_everybodys_turn() -> None:
+    down = replace(API, trouble="connection refused", trouble_since=ago(12))
+    refused = tuple(refusal(f"spiffe://a.b/{n}", n, since=ago(n + 5)) for n in range(3))
+    told = line(moment(doors=(down,), denials=refused))
+    assert told.words == "3 callers refused, 1 application down, certificate fine"
+    assert (told.level, told.since) == (Level.BAD, ago(12))
+    assert told.turn == (
+        "whoever runs the application at 127.0.0.1:8080",
+        "the callers, or who writes the rules here",
+    )
+
+
+def test_a_caller_counts_once_however_often_and_for_whatever_it_is_refused() -> None:
+    rows = (
+        refusal("spiffe://a.b/x", since=ago(9)),
+        refusal("spiffe://a.b/x", outcome="peer_untrusted", since=ago(20)),
+        refusal(None, source="10.0.0.7:1"),
+        refusal(None, source="10.0.0.7:2"),
+        refusal(None, source="[2001:db8::1]:2"),
+    )
+    told = line(moment(denials=rows))
+    assert told.words == "3 callers refused, certificate fine"
+    assert (told.level, told.since) == (Level.WARN, ago(20))
+
+
+def test_who_was_refused_long_ago_is_no_trouble_any_more() -> None:
+    assert line(moment(denials=(refusal("x", 16), refusal("y", 14)))).words.startswith("1 caller r")
+
+
+def test_both_sides_of_outbound_refusals_are_told_apart() -> None:
+    out: dict[str, Any] = {"direction": "outbound", "door": "127.0.0.1:5432", "destination": "db"}
+    rows = (
+        refusal(None, outcome="peer_refused", **out),
+        refusal("spiffe://a.b/x", outcome="peer_unexpected", **out),
+    )
+    told = line(moment(denials=rows))
+    assert told.words == "refused by 1 destination, 1 destination not trusted, certificate fine"
+    assert told.turn == ("whoever runs db",)
+
+
+def test_a_denial_whose_cause_has_a_line_of_its_own_is_not_counted_again() -> None:
+    rows = tuple(
+        refusal("x", outcome=each) for each in ("connect_failed", "timed_out", "no_identity")
+    )
+    assert line(moment(denials=rows)).level is Level.GOOD
+
+
+def test_a_destination_is_down_when_all_of_its_addresses_are() -> None:
+    fine = EndpointRow("10.0.0.1:1", "db:1", 1, False)
+    one = EndpointRow("10.0.0.2:1", "db:1", 0, True, "refused by .2", ago(3))
+    other = EndpointRow("10.0.0.3:1", "db:1", 0, False, "refused by .3", ago(2))
+    some = moment(destinations=(DestinationRow("db", "mtls", (), (fine, one)),))
+    assert only(some).kind is Kind.ADDRESS
+    assert line(some).words == "1 address failing, certificate fine"
+    all_ = moment(destinations=(DestinationRow("db", "mtls", (), (one, other)),))
+    told = only(all_)
+    assert (told.kind, told.since, told.turn) == (Kind.DESTINATION, ago(2), "whoever runs db")
+    assert "refused by .3" in told.words
+    unresolved = moment(destinations=(DestinationRow("db", "mtls", (), ()),))
+    assert find(unresolved) == ()
+
+
+def test_a_name_that_cannot_be_resolved_is_bad_unless_it_was_before() -> None:
+    names = (UnresolvedRow("db.internal:5432", "no such name"),)
+    at = moment(destinations=(DestinationRow("db", "mtls", (), (), names),))
+    told = only(at)
+    assert (told.kind, told.level) == (Kind.NAME, Level.BAD)
+    assert told.words == "db.internal:5432 can't be resolved: no such name (destination db)"
+    assert line(at).words == "1 name not resolved, certificate fine"
+    known = EndpointRow("10.0.0.1:1", "db.internal:5432", 0, False)
+    still = moment(destinations=(DestinationRow("db", "mtls", (), (known,), names),))
+    assert only(still).level is Level.WARN
+
+
+def test_a_door_that_leads_to_a_destination_is_not_a_second_cause() -> None:
+    door = replace(API, direction="outbound", to="db", trouble="refused", trouble_since=ago(1))
+    assert find(moment(doors=(door,))) == ()
+
+
+def test_a_stale_configuration_is_told_once_with_its_file() -> None:
+    stale = Stale("/etc/uproxy/orders.yaml", ago(33), ("name: no such key",), 1)
+    at = moment(stale=stale, readiness=Readiness((), ("config_stale: name: no such key",)))
+    told = only(at)
+    assert (told.words, told.since) == ("/etc/uproxy/orders.yaml is not in force", ago(33))
+    assert line(at).words == "configuration stale, certificate fine"
+
+
+def test_without_an_identity_it_is_the_agents_turn() -> None:
+    reason = "no identity yet: no agent at /run/x.sock"
+    at = moment(
+        readiness=Readiness((reason,), (), {"no identity yet": ago(4)}),
+        certificates=certificates(
+            svid=None, source={"source": "workload_api", "address": "unix:///run/x.sock"}
+        ),
+    )
+    assert only(at) == Trouble(
+        Kind.IDENTITY, Level.BAD, reason, ago(4), "the SPIFFE agent at unix:///run/x.sock"
+    )
+    assert line(at).words == "no identity"
+
+
+def test_files_are_renewed_by_somebody_else_than_an_agent() -> None:
+    note = "identity_stale: svid.key doesn't fit"
+    at = moment(
+        readiness=Readiness((), (note,)), certificates=certificates(source={"source": "files"})
+    )
+    assert only(at).turn == "whoever renews the identity's files"
+    assert line(at).words == "identity not renewed"
+
+
+def test_a_certificate_that_should_have_been_renewed_is_trouble_before_it_expires() -> None:
+    svid = certificates().svid
+    assert svid is not None
+    for left, fine in ((20, True), (14, False)):
+        until = NOW + timedelta(minutes=left)
+        old = replace(svid, not_before=until - timedelta(hours=1), expires=until)
+        at = moment(certificates=certificates(svid=old))
+        assert ("certificate fine" in line(at).words) is fine
+        assert ("certificate about to expire" in line(at).words) is not fine
+
+
+def test_the_descriptor_clamp_is_a_note_until_it_is_near() -> None:
+    clamp = "limits_clamped: limits.connections = 20000 is clamped to 400"
+    far = moment(readiness=Readiness((), (clamp,)))
+    assert only(far).level is Level.NOTE
+    assert line(far).level is Level.GOOD
+    near = moment(readiness=Readiness((), (clamp, "limits_near: 390 of 400 connections: raise")))
+    assert line(near).words == "connections near their limit, certificate fine"
+
+
+def test_what_does_not_answer_comes_first() -> None:
+    at = moment(
+        liveness=("an engine thread doesn't answer",),
+        readiness=Readiness(("draining",), ("distrusted: a CRL can't be read",)),
+    )
+    assert [each.kind for each in find(at)] == [Kind.STUCK, Kind.DRAINING, Kind.DISTRUSTED]
+    assert line(at).words == "not answering, draining, 1 bundle or CRL unusable, certificate fine"
+
+
+def test_without_tls_nothing_is_said_of_a_certificate() -> None:
+    assert line(moment(certificates=certificates(svid=None))).words == "nothing is wrong"
+
+
+def test_every_kind_has_words_for_one_and_for_many() -> None:
+    for kind in Kind:
+        assert kind.words(1)
+        assert "{" not in kind.words(1200)

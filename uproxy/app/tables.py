@@ -1,0 +1,158 @@
+"""Makes rows for the admin server out of connections, denials, doors and destinations."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Container, Mapping
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from uproxy.app.identity import now
+from uproxy.config import Settings
+from uproxy.connections import Denial, OpenConnection
+from uproxy.destinations import AllEndpoints
+from uproxy.model import Direction, ListenAddress, SystemdAddress, TcpAddress, UnixAddress
+from uproxy.proxy.admin import facts as rows
+from uproxy.snapshot import Destination
+
+
+class Down(NamedTuple):
+    """Why nothing can be reached behind a door, and since when."""
+
+    reason: str
+    since: datetime | None
+    """None: unknown."""
+
+
+def ago(seconds: float) -> datetime:
+    """Return the time so many seconds ago."""
+    return now() - timedelta(seconds=seconds)
+
+
+def connection_row(entry: OpenConnection, at: datetime) -> rows.ConnectionRow:
+    """Return the row of an open connection; `at` is the present time."""
+    connection, info = entry.connection, entry.info
+    route, tls, peer = connection.route, connection.tls, connection.peer
+    inbound = info.direction is Direction.INBOUND
+    local = connection.arrival.local if inbound else connection.dialled_from
+    return rows.ConnectionRow(
+        id=connection.arrival.id,
+        direction=info.direction.value,
+        door=info.door,
+        state=connection.state.value,
+        transport=info.transport.value,
+        source=str(connection.arrival.source),
+        identity=None if peer is None else peer.spiffe_id,
+        destination=None if route is None else route.destination,
+        endpoint=None if connection.dialled is None else str(connection.dialled),
+        tls=None if tls is None else str(tls),
+        rule=None if route is None else route.rule,
+        local=None if local is None else str(local),
+        age=(at - entry.since).total_seconds(),
+        bytes_received=connection.bytes_received,
+        bytes_sent=connection.bytes_sent,
+    )
+
+
+def denial_row(denial: Denial) -> rows.DenialRow:
+    """Return the row of a denial."""
+    claim = denial.ending.claim
+    return rows.DenialRow(
+        at=denial.at,
+        direction=denial.direction.value,
+        door=denial.door,
+        source=denial.source,
+        identity=denial.identity,
+        outcome=denial.ending.outcome.value,
+        reason=denial.ending.reason or "",
+        rule=denial.ending.rule,
+        destination=denial.destination,
+        count=denial.count,
+        since=denial.since,
+        unproven_identity=None if claim is None else claim.spiffe_id,
+        unproven_serial=None if claim is None else claim.serial,
+    )
+
+
+def door_rows(
+    settings: Settings,
+    listening: Container[ListenAddress],
+    counts: Mapping[tuple[Direction, str], int],
+    trouble: Callable[[Direction, str], Down | None],
+) -> list[rows.DoorRow]:
+    """Return the rows of inbound and outbound doors; `counts` are their open connections, and
+    `trouble` tells why nothing can be reached there."""
+    inbound = [
+        (
+            Direction.INBOUND,
+            door.name,
+            door.listen,
+            door.transport,
+            str(door.to),
+            trouble(Direction.INBOUND, door.name),
+        )
+        for door in settings.inbound
+    ]
+    outbound = [
+        (
+            Direction.OUTBOUND, str(door.listen), door.listen,
+            settings.destinations[door.to].transport, door.to,
+            trouble(Direction.OUTBOUND, door.to),
+        )
+        for door in settings.outbound
+    ]  # fmt: skip
+    return [
+        rows.DoorRow(
+            name=name,
+            direction=direction.value,
+            listen=str(listen),
+            transport=transport.value,
+            to=to,
+            open=listen in listening,
+            connections=counts.get((direction, name), 0),
+            trouble=None if down is None else down.reason,
+            trouble_since=None if down is None else down.since,
+        )
+        for direction, name, listen, transport, to, down in (*inbound, *outbound)
+    ]
+
+
+def destination_row(
+    to: Destination, all_: AllEndpoints, unresolved: tuple[rows.UnresolvedRow, ...]
+) -> rows.DestinationRow:
+    """Return the row of a destination, with its endpoints in the order of the configuration."""
+    endpoints = all_[Direction.OUTBOUND, to.settings.name]
+    return rows.DestinationRow(
+        name=to.settings.name,
+        transport=to.settings.transport.value,
+        identities=to.settings.identities,
+        endpoints=tuple(
+            rows.EndpointRow(
+                address=str(each.address),
+                name=str(each.name),
+                connections=each.connections,
+                passed_over=each.passed_over,
+                reason=each.reason,
+                since=None if each.failing_s is None else ago(each.failing_s),
+            )
+            for each in endpoints.status(to.addresses, time.monotonic())
+        ),
+        unresolved=unresolved,
+    )
+
+
+def plain_settings(value: object) -> object:
+    """Return settings as JSON values: addresses and networks as text, `from_` as `from`."""
+    if isinstance(value, TcpAddress | UnixAddress | SystemdAddress):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            field.name.rstrip("_"): plain_settings(getattr(value, field.name))
+            for field in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        return {key: plain_settings(each) for key, each in value.items()}
+    if isinstance(value, tuple):
+        return [plain_settings(each) for each in value]
+    return value if isinstance(value, str | int | float | None) else str(value)

@@ -1,0 +1,238 @@
+"""Says what is wrong, since when, and whose turn it is: every cause once, and all in one line.
+
+Pure: it looks at the rows of one moment.  Refusals have a table of their own, with their reasons;
+here they are only counted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from uproxy.model import Outcome
+from uproxy.proxy.admin.causes import Headline, Kind, Level, Trouble
+from uproxy.proxy.admin.facts import (
+    Certificates,
+    DenialRow,
+    DestinationRow,
+    DoorRow,
+    Readiness,
+)
+from uproxy.proxy.admin.overview import Stale
+
+LATELY: Final = timedelta(minutes=15)
+"""How long a refusal counts as trouble."""
+
+LOW: Final = 4
+"""The certificate should have been renewed when a LOWth of its life is left."""
+
+_RUNNER: Final = "whoever runs this uProxy"
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Everything that can be wrong, at one moment."""
+
+    now: datetime
+    readiness: Readiness
+    liveness: tuple[str, ...]
+    certificates: Certificates
+    doors: tuple[DoorRow, ...]
+    destinations: tuple[DestinationRow, ...]
+    denials: tuple[DenialRow, ...]
+    stale: Stale | None
+
+
+def find(moment: Moment) -> tuple[Trouble, ...]:
+    """Return every cause of trouble but refusals, the worst first."""
+    found = (
+        *_of_process(moment),
+        *_of_applications(moment.doors),
+        *_of_destinations(moment.destinations),
+        *_of_notes(moment),
+        *_of_certificate(moment),
+    )
+    return tuple(sorted(found, key=lambda trouble: trouble.level.rank))
+
+
+def headline(moment: Moment, troubles: Iterable[Trouble]) -> Headline:
+    """Return all trouble in one line."""
+    wrong = [each for each in troubles if each.level is not Level.NOTE]
+    refused = _refused(moment)
+    counts = Counter(each.kind for each in wrong)
+    counts.update({kind: len(rows) for kind, rows in refused.items()})
+    words = [kind.words(counts[kind]) for kind in Kind if counts[kind]] or ["nothing is wrong"]
+    if moment.certificates.svid is not None and not counts.keys() & _ABOUT_CERTIFICATE:
+        words.append("certificate fine")
+    rows = [row for by_name in refused.values() for row in by_name.values()]
+    begun = [*(each.since for each in wrong), *(row.since or row.at for row in rows)]
+    turns = [*(each.turn for each in wrong), *map(_turn, rows)]
+    return Headline(
+        level=_worst([*(each.level for each in wrong), *([Level.WARN] if rows else [])]),
+        words=", ".join(words),
+        since=min((each for each in begun if each is not None), default=None),
+        turn=tuple(dict.fromkeys(turns)),
+    )
+
+
+_ABOUT_CERTIFICATE: Final = {Kind.IDENTITY, Kind.RENEWAL, Kind.CERTIFICATE}
+
+
+def _worst(levels: Iterable[Level]) -> Level:
+    return min(levels, key=lambda level: level.rank, default=Level.GOOD)
+
+
+# What can be wrong.
+
+
+def _of_process(moment: Moment) -> Iterator[Trouble]:
+    """Yield why this uProxy isn't alive or ready."""
+    since = moment.readiness.since
+    for words in moment.liveness:
+        yield Trouble(Kind.STUCK, Level.BAD, words, _since(words, since), f"{_RUNNER}: restart it")
+    for words in moment.readiness.reasons:
+        kind, level, turn = _reason(words, moment.certificates)
+        yield Trouble(kind, level, words, _since(words, since), turn)
+
+
+def _reason(words: str, certificates: Certificates) -> tuple[Kind, Level, str]:
+    """Return what a reason for not being ready is about, how bad it is, and whose turn it is."""
+    if words.startswith("starting"):
+        return Kind.STARTING, Level.WARN, "nobody: it is starting"
+    if words.startswith("draining"):
+        return Kind.DRAINING, Level.WARN, "nobody: it was told to drain"
+    if words.startswith("no identity"):
+        return Kind.IDENTITY, Level.BAD, _issuer(certificates)
+    return Kind.TRUST, Level.BAD, _issuer(certificates)
+
+
+def _of_applications(doors: Iterable[DoorRow]) -> Iterator[Trouble]:
+    """Yield each inbound door's application that can't be reached."""
+    for door in doors:
+        if door.direction == "inbound" and door.trouble is not None:
+            words = f"the application of door {door.name} is down: {door.trouble}"
+            turn = f"whoever runs the application at {door.to}"
+            yield Trouble(Kind.APPLICATION, Level.BAD, words, door.trouble_since, turn)
+
+
+def _of_destinations(destinations: Iterable[DestinationRow]) -> Iterator[Trouble]:
+    """Yield names that can't be resolved, each destination that can't be reached, and failing
+    addresses of the others."""
+    for to in destinations:
+        yield from _of_names(to)
+        turn = f"whoever runs {to.name}"
+        failing = [each for each in to.endpoints if each.since is not None]
+        if to.endpoints and len(failing) == len(to.endpoints):
+            begun = max(each.since for each in failing if each.since is not None)
+            words = f"destination {to.name} is down: {failing[-1].reason}"
+            yield Trouble(Kind.DESTINATION, Level.BAD, words, begun, turn)
+            continue
+        for each in failing:
+            words = f"an address of {to.name} fails: {each.reason}"
+            yield Trouble(Kind.ADDRESS, Level.WARN, words, each.since, turn)
+
+
+def _of_names(to: DestinationRow) -> Iterator[Trouble]:
+    # what was resolved before stays in use
+    level = Level.WARN if to.endpoints else Level.BAD
+    for each in to.unresolved:
+        words = f"{each.name} can't be resolved: {each.reason} (destination {to.name})"
+        yield Trouble(Kind.NAME, level, words, None, f"whoever gives {each.name} its address")
+
+
+def _of_notes(moment: Moment) -> Iterator[Trouble]:
+    """Yield what doesn't affect readiness."""
+    since = moment.readiness.since
+    stale = moment.stale
+    if stale is not None:
+        words = f"{stale.file} is not in force"
+        yield Trouble(Kind.CONFIGURATION, Level.WARN, words, stale.since, "whoever wrote it")
+    for note in moment.readiness.notes:
+        word, _, rest = note.partition(": ")
+        if word != "config_stale":
+            kind, level, turn = _note(word, moment.certificates)
+            yield Trouble(kind, level, rest or note, _since(note, since), turn)
+
+
+def _note(word: str, certificates: Certificates) -> tuple[Kind, Level, str]:
+    """Return what a note is about, how bad it is, and whose turn it is."""
+    match word:
+        case "identity_stale":
+            return Kind.RENEWAL, Level.WARN, _issuer(certificates)
+        case "distrusted":
+            return Kind.DISTRUSTED, Level.WARN, _issuer(certificates)
+        case "limits_near":
+            return Kind.LIMIT, Level.WARN, _RUNNER
+    return Kind.OTHER, Level.NOTE, _RUNNER
+
+
+def _of_certificate(moment: Moment) -> Iterator[Trouble]:
+    """Yield a certificate that should have been renewed long ago, unless a note says why."""
+    svid = moment.certificates.svid
+    if svid is None or any(note.startswith("identity_stale") for note in moment.readiness.notes):
+        return
+    due = svid.expires - (svid.expires - svid.not_before) / LOW
+    if moment.now >= due:
+        words = f"the certificate expires at {svid.expires:%H:%M:%S} UTC and hasn't been renewed"
+        yield Trouble(Kind.CERTIFICATE, Level.WARN, words, due, _issuer(moment.certificates))
+
+
+def _issuer(certificates: Certificates) -> str:
+    """Return who gives us certificates."""
+    source = certificates.source
+    if source.get("source") == "files":
+        return "whoever renews the identity's files"
+    return f"the SPIFFE agent at {source.get('address', 'the Workload API')}"
+
+
+def _since(words: str, since: Mapping[str, datetime]) -> datetime | None:
+    return since.get(words.partition(": ")[0])
+
+
+# Refusals.
+
+
+def _refused(moment: Moment) -> dict[Kind, dict[str, DenialRow]]:
+    """Return a denial of each caller and each destination of the last quarter of an hour, by what
+    was refused.  Of several it is the one that began first."""
+    found: dict[Kind, dict[str, DenialRow]] = {}
+    for row in moment.denials:
+        kind = _kind(row)
+        if kind is None or moment.now - row.at > LATELY:
+            continue
+        by_name, name = found.setdefault(kind, {}), _name(row)
+        before = by_name.get(name)
+        if before is None or (row.since or row.at) < (before.since or before.at):
+            by_name[name] = row
+    return found
+
+
+def _kind(row: DenialRow) -> Kind | None:
+    """Return what a denial counts as; None: as nothing, since its cause is found elsewhere."""
+    if row.outcome in _OF_OTHER_CAUSE:
+        return None
+    if row.outcome == Outcome.PEER_REFUSED:
+        return Kind.REFUSED_THERE
+    return Kind.CALLERS if row.direction == "inbound" else Kind.PEERS
+
+
+_OF_OTHER_CAUSE: Final = (Outcome.CONNECT_FAILED, Outcome.TIMED_OUT, Outcome.NO_IDENTITY)
+
+
+def _name(row: DenialRow) -> str:
+    """Return what distinguishes callers, or destinations."""
+    if row.direction == "outbound":
+        return row.destination or row.door
+    return row.identity or row.source.rpartition(":")[0]
+
+
+def _turn(row: DenialRow) -> str:
+    """Return who can end a refusal."""
+    if row.direction == "outbound":
+        return f"whoever runs {_name(row)}"
+    if row.outcome in (Outcome.DENIED, Outcome.POLICY_CHANGED):
+        return "the callers, or who writes the rules here"
+    return "the callers"
