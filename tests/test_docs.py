@@ -31,6 +31,7 @@ from tests.helpers.docs import (
 from uproxy import errors
 from uproxy.accesslog import access_record
 from uproxy.cli import COMMANDS
+from uproxy.cli.dry_run import REFUSED
 from uproxy.cli.status import NOT_READY
 from uproxy.config import load
 from uproxy.log.lines import Event, json_line
@@ -141,6 +142,7 @@ def test_every_exit_code_is_in_the_reference() -> None:
     assert {row[0] for row in table(REFERENCE / "cli.md", "code")} == codes | {
         "0",
         str(NOT_READY),
+        str(REFUSED),
         "130",
     }
 

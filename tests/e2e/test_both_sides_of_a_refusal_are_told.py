@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import socket
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from tests.helpers import traffic
 from tests.helpers.background import background
 from tests.helpers.endings import Line, ended, only
+from uproxy.cli import main
+from uproxy.cli.dry_run import REFUSED
 from uproxy.lab.mesh import (
     ORDERS,
     STRANGER,
@@ -25,6 +29,7 @@ from uproxy.lab.mesh import (
 )
 from uproxy.lab.ports import free_port
 from uproxy.lab.processes import Uproxy
+from uproxy.lab.waiting import wait_until
 
 
 @pytest.fixture
@@ -127,3 +132,29 @@ def test_whose_certificate_is_refused_there_is_told_what_may_be_missing(
         )
         assert only(ours)["error"] == words
         assert [row["reason"] for row in status_of(caller)["denials"]] == [words]
+
+
+def test_what_explain_suggests_lets_the_caller_in(
+    tmp_path: Path, world: FileWorld, app: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (
+        Inbound(tmp_path, world.ours(ORDERS), app, allow=(WEB,)) as called,
+        Outbound(tmp_path, world.ours(UNWANTED), called.port) as caller,
+    ):
+        ready(called, caller)
+        both = [f"127.0.0.1:{uproxy.admin_port}" for uproxy in (caller, called)]
+        assert main(["explain", *both]) == 0
+        assert "nothing was refused lately, 0 open" in capsys.readouterr().out
+        with ended(caller, "peer_refused"), ended(called, "denied"):
+            call_in_vain(caller)
+        assert main(["explain", *both]) == REFUSED
+        told = capsys.readouterr().out
+        assert f"{UNWANTED} -> {ORDERS}, called's side: denied: no rule allows {UNWANTED}" in told
+        assert main(["explain", both[1], "--as", UNWANTED]) == REFUSED
+        suggested = textwrap.dedent(told[told.index("    authorization:") :])
+        added = yaml.safe_load(suggested)["authorization"]
+        called.change(authorization=[*called.config["authorization"], *added])
+        wait_until(lambda: "unwanted-to-door" in called.request("/config_dump")[1], "the new rule")
+        with socket.create_connection(("127.0.0.1", caller.port), timeout=10) as client:
+            client.sendall(b"hello")
+            assert client.recv(5) == b"hello"

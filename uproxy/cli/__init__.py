@@ -26,6 +26,7 @@ COMMANDS = {
     "authority": "serve development identities on a real SPIFFE Workload API",
     "demo": "two workloads talk through two uProxies, on this machine, now",
     "status": "what a running uProxy is doing",
+    "explain": "what became of a caller's last attempts, and the YAML to add",
     "schema": "print the JSON Schema of the configuration",
     "version": "versions of uProxy, Python, OpenSSL and the kernel",
 }

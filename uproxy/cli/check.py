@@ -13,16 +13,19 @@ from pathlib import Path
 from uproxy import libssl, sockets
 from uproxy.app.budget import budget_of
 from uproxy.app.configuration import STANDARD_INPUT, ConfigurationFile
-from uproxy.app.identity import check_files, make_source
+from uproxy.app.identity import check_files, make_source, now
 from uproxy.app.reading import read_text
 from uproxy.cli import add_configuration_arguments, report
+from uproxy.cli.dry_run import REFUSED, Question, Trust, answer
 from uproxy.config import Settings, warnings
 from uproxy.config.environment import misnamed
 from uproxy.config.rule_advice import trust_warnings
 from uproxy.config.scalars import duration
 from uproxy.errors import ConfigError, UproxyError, UsageError
 from uproxy.identity.credentials import Credentials
+from uproxy.identity.file_set import read_files
 from uproxy.model import Mistake, UnixAddress
+from uproxy.spiffe.ids import SpiffeId
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,6 +38,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=None,
         help="also fetch an identity, waiting at most this long (10s); exit 4 if none comes",
     )
+    dry = parser.add_argument_group("what the rules would decide; exit 6 if they refuse")
+    dry.add_argument("--as", metavar="SPIFFE_ID", dest="caller", help="who calls")
+    dry.add_argument("--to", metavar="DOOR[:PORT]", help="the inbound door that is called")
+    dry.add_argument("--from", metavar="IP", dest="source", help="where the caller comes from")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,25 +51,40 @@ def run(args: argparse.Namespace) -> int:
     names = [*args.files] if args.config is None else [args.config, *args.files]
     if not names:
         raise UsageError("which file? uproxy check FILE, or - for standard input")
+    question = _question(args, len(names))
     libssl.check()
     if len(names) == 1:
-        _check(names[0], args.overrides, wait)
-        return 0
+        return _check(names[0], args.overrides, wait, question)
     codes = [_code(name, args.overrides, wait) for name in names]
     return next((code for code in codes if code), 0)
+
+
+def _question(args: argparse.Namespace, files: int) -> Question | None:
+    """Return what the rules are to be asked; None: nothing."""
+    if args.caller is None and args.to is None:
+        if args.source is not None:
+            raise UsageError("--from says where a caller comes from: say who, with --as and --to")
+        return None
+    if args.caller is None or args.to is None:
+        raise UsageError("--as and --to belong together: who calls, and at which door")
+    if files > 1:
+        raise UsageError("--as asks the rules of one file")
+    return Question(args.caller, args.to, args.source)
 
 
 def _code(name: str, overrides: Sequence[str], wait: float | None) -> int:
     """Check one of several files; return its exit code."""
     try:
-        _check(name, overrides, wait)
+        return _check(name, overrides, wait)
     except UproxyError as error:
         return report(error)
-    return 0
 
 
-def _check(name: str, overrides: Sequence[str], wait: float | None) -> None:
-    """Check one file; print its warnings, and that it is good.
+def _check(
+    name: str, overrides: Sequence[str], wait: float | None, question: Question | None = None
+) -> int:
+    """Check one file; print its warnings, and that it is good, or what its rules answer to
+    `question`; return the exit code.
 
     Raises:
         UproxyError: it isn't, or there is no identity.
@@ -85,6 +107,7 @@ def _check(name: str, overrides: Sequence[str], wait: float | None) -> None:
     except ConfigError as error:
         raise ConfigError(file.locate(text, error.mistakes)) from error
     _check_limits(settings)
+    credentials = None
     if wait is not None:
         # the error, if there is one, says what the source would log
         logging.getLogger("uproxy").addHandler(logging.NullHandler())
@@ -93,7 +116,27 @@ def _check(name: str, overrides: Sequence[str], wait: float | None) -> None:
         if settings.identity.files is None:
             trusted = [name for name, bundle in credentials.bundles.items() if bundle.roots]
             warn(*trust_warnings(settings, trusted))
-    print(f"{file.name}: {_summary(settings)}")
+    if question is None:
+        print(f"{file.name}: {_summary(settings)}")
+        return 0
+    found = answer(settings, _trust(settings, credentials), question)
+    print(*found.lines, sep="\n")
+    return 0 if found.allowed else REFUSED
+
+
+def _trust(settings: Settings, credentials: Credentials | None) -> Trust:
+    """Return what is known of certificates: by `--wait`, from files, or by what is configured."""
+    identity = settings.identity
+    if credentials is not None and credentials.svid is not None:
+        return Trust(_domain(credentials.svid.spiffe_id), credentials.bundles)
+    if identity.files is not None:
+        files = read_files(identity.files, now())
+        return Trust(_domain(files.svid.spiffe_id), files.bundles)
+    return Trust(None if identity.spiffe_id is None else _domain(identity.spiffe_id), None)
+
+
+def _domain(spiffe_id: str) -> str:
+    return SpiffeId.parse(spiffe_id).trust_domain.name
 
 
 def _duration(text: str) -> float:

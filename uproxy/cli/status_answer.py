@@ -30,8 +30,8 @@ LONGEST_ANSWER = 16 * 1024 * 1024
 _LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
 
-def parse_address(text: str) -> Address:
-    """Parse `host:port`, `[::1]:port` or `unix:///path`.
+def parse_address(text: str, argument: str = "--admin") -> Address:
+    """Parse `host:port`, `[::1]:port` or `unix:///path`; `argument` is where it was given.
 
     Raises:
         UsageError: it is none of these.
@@ -42,9 +42,9 @@ def parse_address(text: str) -> Address:
     host, _, port = text.rpartition(":")
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not bare or (":" in bare and bare == host) or not (port.isascii() and port.isdigit()):
-        raise UsageError(f"--admin {text!r} is no host:port or unix:///path")
+        raise UsageError(f"{argument} {text!r} is no host:port or unix:///path")
     if int(port) > 65535:
-        raise UsageError(f"--admin {text!r}: ports end at 65535")
+        raise UsageError(f"{argument} {text!r}: ports end at 65535")
     return TcpAddress(bare, int(port))
 
 

@@ -57,14 +57,14 @@ class Denials:
         self, info: ConnectionInfo, connection: Connection, ending: Ending, at: datetime
     ) -> None:
         """Add a denial; the oldest is dropped if there are too many."""
-        peer = connection.peer or connection.arrival.peer
+        peer, route = connection.peer or connection.arrival.peer, connection.route
         denial = Denial(
             at=at,
             direction=info.direction,
             door=info.door,
             source=str(connection.arrival.source),
             identity=None if peer is None else peer.spiffe_id,
-            destination=None if connection.route is None else connection.route.destination,
+            destination=route.destination if route is not None else info.destination,
             ending=ending,
         )
         key = _key(denial, connection)

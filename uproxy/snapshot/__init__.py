@@ -6,6 +6,7 @@ from uproxy.snapshot.snapshot import (
     RecheckActions,
     Snapshot,
     names_in,
+    rule_target,
 )
 
-__all__ = ["Application", "Destination", "RecheckActions", "Snapshot", "names_in"]
+__all__ = ["Application", "Destination", "RecheckActions", "Snapshot", "names_in", "rule_target"]

@@ -243,7 +243,7 @@ def _applications(
         made[door.name] = Application(
             door,
             Addresses.of((door.to,), records),
-            _target(door),
+            rule_target(door),
             None if kind is None else plans[kind],
         )
     return MappingProxyType(made)
@@ -276,7 +276,7 @@ def _upstream(kind: HandshakeKind | None, plans: Plans) -> Upstream | Refusal:
     return plan if isinstance(plan, Refusal) else Tls(plan)
 
 
-def _target(door: InboundSettings) -> Target:
+def rule_target(door: InboundSettings) -> Target:
     """Return what rules see; an application that is configured by name has no address."""
     to: Address = door.to
     if isinstance(to, TcpAddress):

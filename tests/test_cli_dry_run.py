@@ -1,0 +1,132 @@
+"""`uproxy check --as ID --to DOOR` decides as a running uProxy does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from uproxy.cli import main
+from uproxy.cli.dry_run import REFUSED
+from uproxy.lab.pki import Authority
+
+WEB = "spiffe://example.org/ns/web/sa/frontend"
+
+CONFIGURATION = """
+identity: {files: {svid: svid.pem, key: svid.key, bundles: {example.org: bundle.pem}}}
+inbound:
+  - {name: api, listen: "127.0.0.1:8443", transport: mtls, to: 127.0.0.1:8080}
+  - {name: open, listen: "127.0.0.1:8081", transport: plaintext, to: 127.0.0.1:8082}
+authorization:
+  - {name: web, action: allow, from: {namespaces: [web]}, to: {ports: [8080]}}
+  - {name: far, action: deny, from: {cidrs: [10.0.0.0/8]}}
+  - {name: soon, action: deny, from: {identities: ["spiffe://example.org/**"]}, mode: shadow}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    authority = Authority("example.org")
+    issued = authority.issue("/ns/shop/sa/orders")
+    (tmp_path / "svid.pem").write_bytes(issued.pem)
+    (tmp_path / "svid.key").write_bytes(issued.key_pem)
+    (tmp_path / "bundle.pem").write_bytes(authority.pem)
+    (tmp_path / "orders.yaml").write_text(CONFIGURATION)
+    return tmp_path / "orders.yaml"
+
+
+def check(file: Path, *words: str) -> int:
+    return main(["check", str(file), *words])
+
+
+def test_who_is_allowed_is_told_by_which_rule(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--as", WEB, "--to", "api:8080", "--from", "192.0.2.1")
+    assert check(file, *asked) == 0
+    out = capsys.readouterr().out
+    assert f"rule web allows {WEB} to port 8080 at door api" in out
+    assert "shadow rule soon would deny" in out
+
+
+@pytest.mark.parametrize("door", ["api", "127.0.0.1:8443", "api:8080", "127.0.0.1:8443:8080"])
+def test_a_door_is_named_by_its_name_or_its_address(file: Path, door: str) -> None:
+    assert check(file, "--as", WEB, "--to", door, "--from", "192.0.2.1") == 0
+
+
+def test_an_address_that_is_not_given_is_refused_as_a_running_uproxy_refuses_the_unknown(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(file, "--as", WEB, "--to", "api") == REFUSED
+    assert "say where the caller comes from with --from" in capsys.readouterr().out
+    assert check(file, "--as", WEB, "--to", "api", "--from", "10.1.2.3") == REFUSED
+    assert f"rule far denies {WEB}" in capsys.readouterr().out
+
+
+def test_what_is_suggested_lets_the_caller_in(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = ("--as", "spiffe://example.org/ns/ops/sa/backup", "--to", "api", "--from", "192.0.2.1")
+    assert check(file, *asked) == REFUSED
+    out = capsys.readouterr().out
+    assert out.startswith("no rule allows spiffe://example.org/ns/ops/sa/backup to port 8080")
+    suggested = yaml.safe_load(out[out.index("authorization:") :])
+    document = yaml.safe_load(CONFIGURATION)
+    document["authorization"] += suggested["authorization"]
+    file.write_text(yaml.safe_dump(document))
+    assert check(file, *asked) == 0
+
+
+def test_a_trust_domain_without_a_bundle_is_refused_before_any_rule(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(file, "--as", "spiffe://stranger.test/a", "--to", "api") == REFUSED
+    assert "no bundle for the trust domain stranger.test" in capsys.readouterr().out
+
+
+def test_a_plaintext_door_proves_nothing(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(file, "--as", WEB, "--to", "open", "--from", "192.0.2.1") == REFUSED
+    out = capsys.readouterr().out
+    assert "no rule allows a caller without an identity" in out
+    assert "door open is plaintext" in out
+    assert "authorization:" not in out
+
+
+def test_without_a_known_trust_domain_namespaces_allow_nobody_and_it_says_why(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = yaml.safe_load(CONFIGURATION)
+    document["identity"] = {"workload_api": "unix:///run/agent.sock"}
+    (tmp_path / "orders.yaml").write_text(yaml.safe_dump(document))
+    asked = ("--as", WEB, "--to", "api", "--from", "192.0.2.1")
+    assert check(tmp_path / "orders.yaml", *asked) == REFUSED
+    assert "our own trust domain isn't known" in capsys.readouterr().out
+    document["identity"]["spiffe_id"] = "spiffe://example.org/ns/shop/sa/orders"
+    (tmp_path / "orders.yaml").write_text(yaml.safe_dump(document))
+    assert check(tmp_path / "orders.yaml", *asked) == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (("--as", WEB), "--as and --to belong together"),
+        (("--to", "api"), "--as and --to belong together"),
+        (("--from", "10.0.0.1"), "--from says where a caller comes from"),
+        (("--as", "web", "--to", "api"), "--as 'web': "),
+        (("--as", "spiffe://example.org", "--to", "api"), "not a workload"),
+        (("--as", WEB, "--to", "api", "--from", "here"), "--from 'here' is no IP address"),
+        (("--as", WEB, "--to", "nowhere"), "--to 'nowhere' is no inbound door: api, open"),
+        (("--as", WEB, "--to", "api:9"), "door api leads to 127.0.0.1:8080 alone"),
+    ],
+)
+def test_a_question_that_makes_no_sense_is_wrong_usage(
+    file: Path, words: tuple[str, ...], complaint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(file, *words) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_the_rules_of_one_file_are_asked(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(file, str(file), "--as", WEB, "--to", "api") == 2
+    assert "--as asks the rules of one file" in capsys.readouterr().err

@@ -1,0 +1,115 @@
+"""What two lists of refusals say together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from uproxy.cli.explanations import between, of_caller
+
+WEB = "spiffe://example.org/ns/web/sa/frontend"
+ORDERS = "spiffe://example.org/ns/shop/sa/orders"
+
+
+def row(outcome: str, **more: Any) -> dict[str, Any]:
+    return {
+        "at": "2026-09-01T11:59:48Z", "direction": "inbound", "door": "api",
+        "source": "10.0.0.1:4711", "identity": None, "outcome": outcome, "reason": "because",
+        "rule": None, "destination": None, "count": 1, "unproven_identity": None,
+        "unproven_serial": None, **more,
+    }  # fmt: skip
+
+
+def status(identity: str | None, *denials: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {
+        "now": "2026-09-01T12:00:00Z",
+        "process": {"name": "x", "config": "/etc/uproxy/x.yaml"},
+        "certificates": {
+            "svid": None if identity is None else {"spiffe_id": identity},
+            "source": {"source": "files"},
+        },
+        "doors": [], "destinations": [], "connections": [], "denials": list(denials), **more,
+    }  # fmt: skip
+
+
+def caller(*denials: dict[str, Any], identity: str | None = WEB) -> dict[str, Any]:
+    ends = {"endpoints": [{"address": "10.0.0.2:8443", "name": "orders:8443"}]}
+    return status(identity, *denials, destinations=[{"name": "orders", **ends}])
+
+
+def called(*denials: dict[str, Any], **more: Any) -> dict[str, Any]:
+    door = {"direction": "inbound", "name": "api", "listen": "0.0.0.0:8443"}
+    return status(ORDERS, *denials, doors=[door], **more)
+
+
+ECHO = row("peer_refused", direction="outbound", identity=ORDERS, destination="orders")
+
+
+def test_a_denial_is_told_once_with_the_rule_to_add() -> None:
+    denied = row("denied", identity=WEB, reason=f"no rule allows {WEB}", count=3)
+    for pair in ((caller(ECHO), called(denied)), (called(denied), caller(ECHO))):
+        found = between(*pair)
+        assert found.refused
+        assert found.lines == (
+            f"12 s ago, 3 times: {WEB} -> {ORDERS}, called's side: denied: no rule allows {WEB}",
+            "  add to /etc/uproxy/x.yaml:",
+            "    authorization:",
+            f'      - {{name: frontend-to-api, action: allow, from: {{identities: ["{WEB}"]}}, '
+            'to: {inbound: ["api"]}}',
+        )
+
+
+def test_what_the_called_one_has_forgotten_is_told_as_the_caller_saw_it() -> None:
+    found = between(caller(ECHO), called())
+    assert found.lines == (f"12 s ago: {WEB} -> {ORDERS}, caller's side: peer refused: because",)
+
+
+def test_a_deny_rule_is_named_and_nothing_is_to_be_added() -> None:
+    denied = row("denied", identity=WEB, rule="no-web", reason="rule no-web denies")
+    assert between(caller(), called(denied)).lines == (
+        f"12 s ago: {WEB} -> {ORDERS}, called's side: denied: rule no-web denies (no-web)",
+    )
+
+
+def test_whom_the_caller_does_not_expect_can_be_added_there() -> None:
+    unexpected = row("peer_unexpected", direction="outbound", destination="orders")
+    unknown = row("handshake_failed", reason="the peer refused our certificate")
+    found = between(caller(unexpected), called(unknown))
+    assert f'identities: ["{ORDERS}"]' in found.lines[-1]
+    assert found.lines[0].endswith("caller's side: peer unexpected: because")
+
+
+def test_a_trust_domain_without_a_bundle_can_be_added_where_bundles_are_files() -> None:
+    stranger = "spiffe://stranger.test/a"
+    refused = row("peer_untrusted", rule="X5-17", unproven_identity=stranger)
+    found = of_caller(called(refused), stranger)
+    assert found.lines[-1].strip() == '"stranger.test": "stranger.test.pem"'
+    by_agent = called(refused)
+    by_agent["certificates"]["source"]["source"] = "workload_api"
+    assert len(of_caller(by_agent, stranger).lines) == 1
+
+
+def test_others_are_left_out() -> None:
+    other = row("denied", identity="spiffe://example.org/other")
+    outwards = row("denied", identity=WEB, direction="outbound")
+    live = [{"direction": "inbound", "identity": WEB}, {"direction": "inbound", "identity": None}]
+    found = between(caller(), called(other, outwards, connections=live))
+    assert not found.refused
+    assert found.lines == (f"{WEB} -> {ORDERS}: nothing was refused lately, 1 open",)
+    found = of_caller(called(other, connections=live), WEB)
+    assert not found.refused
+    assert "nothing was refused lately, 1 open" in found.lines[0]
+    assert f"uproxy check /etc/uproxy/x.yaml --as {WEB} --to DOOR" in found.lines[0]
+
+
+def test_a_caller_without_an_identity_is_told_by_its_own_side() -> None:
+    lacking = row("no_identity", direction="outbound", destination="orders", reason="no agent")
+    found = between(caller(lacking, identity=None), called())
+    assert found.lines == (
+        f"12 s ago: x (no identity) -> {ORDERS}, caller's side: no identity: no agent",
+    )
+
+
+def test_two_that_have_nothing_to_do_with_each_other_are_said_so() -> None:
+    found = between(called(), called())
+    assert found.refused
+    assert "is it the right pair" in found.lines[0]

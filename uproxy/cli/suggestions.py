@@ -1,0 +1,49 @@
+"""The YAML that would let a refused caller in, for `uproxy explain` and `uproxy check --as`.
+
+Pure.  Rule: it admits that caller to that door and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Container
+
+_LONGEST_NAME = 40
+
+
+def allow_rule(caller: str, door: str, names: Container[str] = ()) -> str:
+    """Return an `authorization` with a rule that lets a SPIFFE ID in at a door; `names` are taken
+    by other rules."""
+    who, there = json.dumps(caller), json.dumps(door)
+    name = _free_name(f"{_word(caller)}-to-{_word(door)}", names)
+    return (
+        "authorization:\n"
+        f"  - {{name: {name}, action: allow, from: {{identities: [{who}]}}, "
+        f"to: {{inbound: [{there}]}}}}"
+    )
+
+
+def bundle_file(trust_domain: str) -> str:
+    """Return an `identity` with a bundle for one more trust domain."""
+    name = json.dumps(trust_domain)
+    return f"identity:\n  files:\n    bundles:\n      {name}: {json.dumps(trust_domain + '.pem')}"
+
+
+def expected_identity(destination: str, found: str) -> str:
+    """Return a destination that expects one more SPIFFE ID."""
+    return f"destinations:\n  {json.dumps(destination)}:\n    identities: [{json.dumps(found)}]"
+
+
+def _word(text: str) -> str:
+    """Return the last part of a SPIFFE ID or an address as a part of a name."""
+    last = text.rstrip("/").rsplit("/", 1)[-1]
+    word = re.sub(r"[^a-z0-9]+", "-", last.lower()).strip("-")
+    return word[:_LONGEST_NAME] or "caller"
+
+
+def _free_name(name: str, names: Container[str]) -> str:
+    number, free = 2, name
+    while free in names:
+        free, number = f"{name}-{number}", number + 1
+    return free
