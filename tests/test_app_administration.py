@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
+import stat
 from pathlib import Path
 
 import pytest
@@ -34,6 +36,27 @@ async def test_each_listener_answers_for_its_surface(tmp_path: Path) -> None:
     assert b"404" in await asyncio.to_thread(answers, ready, "/connections")
     await administration.close()
     assert not path.exists()
+
+
+async def test_unix_sockets_have_the_mode_and_owner_that_are_configured(tmp_path: Path) -> None:
+    owner = f"{os.getuid()}:{os.getgid()}"
+    paths = [tmp_path / name for name in ("admin", "metrics", "ready")]
+    administration = Administration(FakeFacts(), PassedSockets({}))
+    first, second, third = (UnixAddress(str(path)) for path in paths)
+    administration.open(AdminSettings(first, second, third, 0o620, owner))
+    assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {0o620}
+    await administration.close()
+    with pytest.raises(UproxyError, match=r"admin \(listen\): owner 'no-such-user'"):
+        administration.open(AdminSettings(first, None, None, owner="no-such-user"))
+
+
+@pytest.mark.privileged
+async def test_unix_sockets_are_given_to_their_owner(tmp_path: Path) -> None:
+    path = tmp_path / "admin"
+    administration = Administration(FakeFacts(), PassedSockets({}))
+    administration.open(AdminSettings(UnixAddress(str(path)), None, None, owner="1234:4321"))
+    assert (path.stat().st_uid, path.stat().st_gid) == (1234, 4321)
+    await administration.close()
 
 
 async def test_an_address_in_use_names_the_listener_it_was_for() -> None:

@@ -183,15 +183,23 @@ def test_check_refuses_a_key_that_does_not_match(good: Path) -> None:
     assert "svid.key" in done.stderr
 
 
-def test_check_refuses_an_owner_that_nobody_is(good: Path) -> None:
-    good.write_text(
-        good.read_text()
-        + "outbound: [{listen: unix:///tmp/none.sock, to: db, owner: nobodyatall}]\n"
-        + "destinations: {db: {addresses: [127.0.0.1:3], transport: plaintext}}\n"
-    )
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("inbound[0].owner", "inbound: [{listen: unix:///tmp/none.sock, transport: mtls, "
+         "to: 127.0.0.1:3, owner: nobodyatall}]\n"),
+        ("outbound[0].owner", "outbound: [{listen: unix:///tmp/none.sock, to: db, "
+         "owner: nobodyatall}]\ndestinations: {db: {addresses: [127.0.0.1:3], "
+         "transport: plaintext}}\n"),
+        ("admin.owner", "admin: {metrics: unix:///tmp/none.sock, owner: nobodyatall}\n"),
+    ],
+)  # fmt: skip
+def test_check_refuses_an_owner_that_nobody_is(good: Path, path: str, text: str) -> None:
+    identity = good.read_text().partition("inbound:")[0]
+    good.write_text(identity + text)
     done = uproxy("check", "--config", str(good))
     assert done.returncode == 2
-    assert "outbound[0].owner" in done.stderr
+    assert path in done.stderr
 
 
 def test_check_warns_of_a_bundle_that_does_not_know_us(good: Path) -> None:

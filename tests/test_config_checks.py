@@ -49,10 +49,21 @@ def test_a_wrong_source_is_not_also_called_missing() -> None:
 
 @pytest.mark.parametrize("listen", ["127.0.0.1:1", '"systemd:a"'])
 def test_permissions_are_for_unix_sockets(listen: str) -> None:
-    inbound = FILES + f'inbound: [{{{DOOR}, listen: {listen}, mode: "0600"}}]'
-    assert only_mistake(inbound).path == "inbound[0].mode"
+    found = mistakes(FILES + f'inbound: [{{{DOOR}, listen: {listen}, mode: "0600", owner: a}}]')
+    assert [each.path for each in found] == ["inbound[0].mode", "inbound[0].owner"]
     found = mistakes(_out(f'listen: {listen}, to: db, mode: "0600", owner: a'))
     assert [each.path for each in found] == ["outbound[0].mode", "outbound[0].owner"]
+
+
+def test_permissions_of_admin_listeners_need_a_unix_socket_among_them() -> None:
+    rights = 'mode: "0660", owner: a'
+    for listen in ("listen", "metrics", "ready"):
+        admin = loaded(FILES + f"admin: {{{listen}: unix:///run/a.sock, {rights}}}").admin
+        assert (admin.mode, admin.owner) == (0o660, "a")
+    for none in ("listen: 127.0.0.1:1, ", "metrics: systemd:m, ", "ready: null, ", ""):
+        found = mistakes(FILES + f"admin: {{{none}{rights}}}")
+        assert [each.path for each in found] == ["admin.mode", "admin.owner"]
+    assert only_mistake(FILES + f"admin: {{listen: nowhere, {rights}}}").path == "admin.listen"
 
 
 def test_an_outbound_door_beyond_loopback_must_be_exposed_in_words() -> None:

@@ -90,6 +90,9 @@ def test_permissions_of_a_socket_that_stays_need_a_restart() -> None:
     assert [each.path for each in _changes(DOORS, "outbound[0].owner=a").restart] == [
         "outbound[0].listen"
     ]
+    at_path = DOORS.replace("0.0.0.0:1", "unix:///in")
+    owned = changes(loaded(at_path), loaded(at_path, overrides=("inbound[0].owner=a",)))
+    assert [each.path for each in owned.restart] == ["inbound[0].listen"]
     moved = _changes(DOORS, "outbound[0].mode=0660", "outbound[0].listen=unix:///other")
     assert moved == Changes(("outbound",), ())
 

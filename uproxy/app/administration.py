@@ -40,7 +40,7 @@ class Administration:
         }
         for surface, address in surfaces.items():
             if address is not None:
-                listener = self._listen(surface, address)
+                listener = self._listen(surface, address, settings)
                 self._listeners.append(AdminListener(self._facts, surface, listener))
 
     @staticmethod
@@ -59,14 +59,16 @@ class Administration:
         for listener in self._listeners:
             await listener.close()
 
-    def _listen(self, surface: Surface, address: ListenAddress) -> socket.socket:
+    def _listen(
+        self, surface: Surface, address: ListenAddress, settings: AdminSettings
+    ) -> socket.socket:
         """Return the listening socket; errors name the surface."""
         try:
             if isinstance(address, SystemdAddress):
                 return inherit(address, self._inherited, exposed=surface is not Surface.ADMIN)
             if surface is Surface.READY:
                 address = _for_probes(address)
-            return sockets.listen(address)
+            return sockets.listen(address, settings.mode, settings.owner)
         except UproxyError as error:
             raise type(error)(f"admin ({surface.value}): {error}") from None
 

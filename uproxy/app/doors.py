@@ -31,7 +31,9 @@ class SocketPlan:
 
 def socket_plans(settings: Settings) -> dict[ListenAddress, SocketPlan]:
     """Return how the socket of each door of a configuration is opened."""
-    inbound = {door.listen: SocketPlan(door.mode, None, exposed=True) for door in settings.inbound}
+    inbound = {
+        door.listen: SocketPlan(door.mode, door.owner, exposed=True) for door in settings.inbound
+    }
     outbound = {
         door.listen: SocketPlan(door.mode, door.owner, door.expose) for door in settings.outbound
     }

@@ -149,12 +149,18 @@ def _duration(text: str) -> float:
 
 def _check_owners(settings: Settings) -> None:
     """Refuse an `owner` that doesn't exist on this machine."""
-    for index, door in enumerate(settings.outbound):
-        if door.owner is not None and isinstance(door.listen, UnixAddress):
+    admin = settings.admin
+    owned = [
+        *((f"inbound[{n}]", door.listen, door.owner) for n, door in enumerate(settings.inbound)),
+        *((f"outbound[{n}]", door.listen, door.owner) for n, door in enumerate(settings.outbound)),
+        *(("admin", listen, admin.owner) for listen in (admin.listen, admin.metrics, admin.ready)),
+    ]
+    for path, listen, owner in owned:
+        if owner is not None and isinstance(listen, UnixAddress):
             try:
-                sockets.owner_ids(Path(door.listen.path), door.owner)
+                sockets.owner_ids(Path(listen.path), owner)
             except UproxyError as error:
-                raise ConfigError((Mistake(f"outbound[{index}].owner", str(error)),)) from error
+                raise ConfigError((Mistake(f"{path}.owner", str(error)),)) from error
 
 
 def _check_limits(settings: Settings) -> None:

@@ -14,13 +14,14 @@ from uproxy.config.listeners import beyond_loopback, check_listeners
 from uproxy.config.nodes import MapNode
 from uproxy.config.records import Draft
 from uproxy.config.rules import check_rules
-from uproxy.model import Mistake, SystemdAddress, TcpAddress, Timeouts, Transport
+from uproxy.model import Mistake, SystemdAddress, TcpAddress, Timeouts, Transport, UnixAddress
 
 
 def check(root: Draft) -> Iterator[Mistake]:
     """Yield every mistake that needs more than one setting to see."""
     yield from _check_identity(root)
     yield from _check_doors(root)
+    yield from _check_admin(root)
     yield from _check_destinations(root)
     yield from _check_tls(root)
     yield from _check_timeouts(root)
@@ -55,7 +56,7 @@ def _check_doors(root: Draft) -> Iterator[Mistake]:
     """Refuse keys that don't fit a door, repeated door names, and unknown destinations."""
     names: dict[str, str] = {}
     for door in root.drafts("inbound"):
-        yield from _check_unix_only(door, ("mode",))
+        yield from _check_unix_only(door, ("mode", "owner"))
         yield from _check_plaintext(door, ("alpn",))
         name = door.get("name") or str(door.get("listen"))
         if door.get("name") in names:
@@ -77,6 +78,21 @@ def _check_unix_only(door: Draft, keys: tuple[str, ...]) -> Iterator[Mistake]:
             if door.has(key):
                 how = "a unix socket that uProxy opens (listen: unix:///…)"
                 yield door.wrong(key, f"is for {how}, not for {listen}")
+
+
+def _check_admin(root: Draft) -> Iterator[Mistake]:
+    """Refuse a mode or owner where no admin listener is a unix socket that uProxy opens."""
+    admin = root.get("admin")
+    if not isinstance(admin, Draft):
+        return
+    names = ("listen", "metrics", "ready")
+    unsure = any(admin.has(name) and name not in admin.values for name in names)
+    if unsure or any(isinstance(admin.get(name), UnixAddress) for name in names):
+        return
+    for key in ("mode", "owner"):
+        if admin.has(key):
+            reason = "is for unix sockets, and none of listen, metrics and ready is one (unix:///…)"
+            yield admin.wrong(key, reason)
 
 
 def _check_plaintext(draft: Draft, keys: tuple[str, ...]) -> Iterator[Mistake]:

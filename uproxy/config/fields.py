@@ -53,6 +53,7 @@ from uproxy.model import Limits, Timeouts, TlsSettings
 
 _ALPN = Field("alpn", ListOf(ALPN), "ALPN protocols, where the application's peers require one.")
 _MODE = Field("mode", MODE, 'Permission bits of a unix socket, such as "0600".')
+_OWNER = Field("owner", OWNER, "Who owns a unix socket: user, user:group or numbers.")
 
 FILES = Record(
     FilesIdentity,
@@ -100,6 +101,7 @@ INBOUND = Record(
             "Tell the application who called: address, and SPIFFE ID in TLV 0xD0.",
         ),
         _MODE,
+        _OWNER,
     ),
     later=later.KEYS["inbound"],
     computed=lambda draft, _key: {"name": str(draft.values["listen"])},
@@ -111,7 +113,7 @@ OUTBOUND = Record(
         Field("to", LABEL, "A key of `destinations`.", required=True),
         Field("expose", BOOLEAN, "Lets other hosts connect, and so use our identity.", False),
         _MODE,
-        Field("owner", OWNER, "Who owns a unix socket: user, user:group or numbers."),
+        _OWNER,
     ),
     later=later.KEYS["outbound"],
 )
@@ -258,6 +260,8 @@ ADMIN = Record(
         Field("listen", _OFF, "Status page, dumps and commands.", "127.0.0.1:15000"),
         Field("metrics", _OFF, "Prometheus metrics.", "127.0.0.1:15020"),
         Field("ready", _OFF, "Readiness and liveness.", "[::]:15021"),
+        Field("mode", MODE, 'Permission bits of the unix sockets among them, such as "0660".'),
+        Field("owner", OWNER, "Who owns these unix sockets: user, user:group or numbers."),
     ),
 )
 ADMIN_OR_OFF = Nullable(ADMIN, AdminSettings(None, None, None))

@@ -31,6 +31,8 @@ RESTART_KEYS: Mapping[str, str] = MappingProxyType(
         "admin.listen": "admin listeners open at start",
         "admin.metrics": "admin listeners open at start",
         "admin.ready": "admin listeners open at start",
+        "admin.mode": "admin listeners open at start",
+        "admin.owner": "admin listeners open at start",
     }
 )
 """Keys whose change needs a restart, with the reason."""
@@ -106,4 +108,4 @@ def _permissions(before: Settings, after: Settings) -> Iterator[Mistake]:
 
 
 def _access(door: InboundSettings | OutboundSettings) -> tuple[int | None, str | None]:
-    return door.mode, door.owner if isinstance(door, OutboundSettings) else None
+    return door.mode, door.owner

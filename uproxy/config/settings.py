@@ -62,6 +62,8 @@ class InboundSettings:
     proxy_protocol: str | None = None
     mode: int | None = None
     """The permission bits of a unix socket; None: what the umask leaves."""
+    owner: str | None = None
+    """The owner of a unix socket: `user`, `user:group` or numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,10 @@ class AdminSettings:
     metrics: ListenAddress | None = TcpAddress("127.0.0.1", 15020)
     ready: ListenAddress | None = TcpAddress("::", 15021)
     """The kubelet probes from outside the pod, over IPv4 or IPv6."""
+    mode: int | None = None
+    """The permission bits of those that are unix sockets; None: what the umask leaves."""
+    owner: str | None = None
+    """Their owner: `user`, `user:group` or numbers."""
 
 
 @dataclass(frozen=True, slots=True)
