@@ -26,15 +26,17 @@ from tests.helpers.odd_certificates import (
 from uproxy import libssl
 from uproxy.contract import PeerSvid
 from uproxy.errors import UntrustedError
-from uproxy.identity import verifier
+from uproxy.identity import anchors, verifier
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.verifier import Verifier
 from uproxy.identity.vouching import Search
 from uproxy.lab.pki import CLIENT_AUTH, SERVER_AUTH, UNKNOWN_OID, Authority, Issued, Quirks
+from uproxy.lab.software.flood import largest_chain
 from uproxy.libssl import PathError
 from uproxy.model import Alert, Claim, Role
 from uproxy.spiffe import authorities, crls, encoding
 from uproxy.spiffe.bundles import Bundle, distrusted
+from uproxy.spiffe.outline import Outline
 from uproxy.spiffe.presented import MAX_CHAIN, MAX_CHAIN_BYTES
 
 NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
@@ -497,7 +499,7 @@ def sought(monkeypatch: pytest.MonkeyPatch) -> list[x509.Certificate]:
     search_all = Search.reachable_from_roots
 
     def reachable_from_roots(search: Search, strangers: Any, anchors: Any) -> Any:
-        found.extend(strangers)
+        found.extend(each.certificate for each in strangers)
         return search_all(search, strangers, anchors)
 
     monkeypatch.setattr(Search, "reachable_from_roots", reachable_from_roots)
@@ -514,7 +516,7 @@ def test_signers_of_a_valid_path_are_sought_once(sought: list[x509.Certificate])
     assert sought == [upper.certificate, lower.certificate]
 
 
-def test_signers_of_a_path_that_is_not_valid_are_sought_each_time(
+def test_signers_that_a_root_signed_are_sought_once_though_no_path_is_valid(
     sought: list[x509.Certificate],
 ) -> None:
     below = OURS.intermediate(ca=False)
@@ -522,13 +524,13 @@ def test_signers_of_a_path_that_is_not_valid_are_sought_each_time(
     for _ in range(2):
         with pytest.raises(UntrustedError):
             verifier.verify(below.issue().der, Role.CLIENT, NOW)
-    assert sought == [below.certificate] * 2
+    assert sought == [below.certificate]
 
 
 def test_no_more_signers_are_remembered_than_there_is_room_for(
     sought: list[x509.Certificate], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verifier, "_MAX_REMEMBERED", 3)
+    monkeypatch.setattr(anchors, "MAX_REMEMBERED", 3)
     first, second, third, fourth = (OURS.intermediate() for _ in range(4))
     judging = Verifier(credentials(OURS.bundle))
     # leaves take no room
@@ -775,7 +777,7 @@ def test_garbage_is_no_certificate() -> None:
     for chain in ((b"",), (b"\x30\x00",), (leaf[:-1],), (leaf + b"\x00",), (leaf, b"x")):
         with pytest.raises(UntrustedError) as caught:
             Verifier(credentials(OURS.bundle)).verify(chain, Role.CLIENT, NOW)
-        assert caught.value.alert is Alert.BAD_CERTIFICATE
+        assert (caught.value.rule, caught.value.alert) == ("X5-14", Alert.BAD_CERTIFICATE)
 
 
 @pytest.mark.parametrize("name", ["not_before", "not_after"])
@@ -786,7 +788,7 @@ def test_a_date_that_cannot_be_is_no_certificate(name: str) -> None:
     der = der.replace(b"20600101000000Z", b"00000101000000Z")
     with pytest.raises(UntrustedError, match="year 0 is out of range") as caught:
         Verifier(credentials(OURS.bundle)).verify((der,), Role.CLIENT, NOW)
-    assert caught.value.alert is Alert.BAD_CERTIFICATE
+    assert (caught.value.rule, caught.value.alert) == ("X5-14", Alert.BAD_CERTIFICATE)
 
 
 def test_an_rsa_key_made_to_be_slow_is_refused() -> None:
@@ -986,7 +988,7 @@ def test_a_root_that_openssl_can_not_read_ends_the_trust_in_its_domain(
             raise PathError("OpenSSL can't read a certificate")
         return made(root)
 
-    monkeypatch.setattr(verifier, "Anchor", anchor)
+    monkeypatch.setattr(anchors, "Anchor", anchor)
     assert refusal(PARTNER.issue()) == ("TB-5", Alert.UNKNOWN_CA)
     assert judge(OURS.issue())
 
@@ -1010,6 +1012,41 @@ def test_an_intermediate_that_only_openssl_can_decode_is_refused_all_the_same() 
     bad = with_its_last_extension_twice(good.certificate, OURS.key)
     presented = Issued((issued.chain[0], bad), issued.key)
     assert refusal(presented) == ("X5-14", Alert.BAD_CERTIFICATE)
+
+
+def test_a_leaf_that_only_openssl_can_decode_is_refused_all_the_same() -> None:
+    unknown = x509.UnrecognizedExtension(UNKNOWN_OID, b"\x05\x00")
+    good = OURS.issue(extensions=((unknown, False),))
+    assert judge(good)
+    bad = with_its_last_extension_twice(good.certificate, OURS.key)
+    assert refusal(Issued((bad,), good.key)) == ("X5-14", Alert.BAD_CERTIFICATE)
+
+
+def test_names_that_two_readers_read_differently_are_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """None are known."""
+    monkeypatch.setattr(Outline, "uris", [b"spiffe://example.org/somebody/else"])
+    assert refusal(OURS.issue()) == ("X5-15", Alert.BAD_CERTIFICATE)
+
+
+def test_a_stranger_that_nobody_signed_for_is_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    judging = Verifier(credentials(OURS.bundle, PARTNER.bundle))
+    monkeypatch.setattr(encoding, "decode", None)
+    unknown = Authority("stranger.test", now=NOW).issue()
+    for stranger in (largest_chain(OURS), OURS.issue(forged=True), unknown):
+        with pytest.raises(UntrustedError) as caught:
+            judging.verify(stranger.der, Role.CLIENT, NOW)
+        assert caught.value.alert is Alert.UNKNOWN_CA
+
+
+def test_whoever_is_judged_again_under_its_root_needs_no_path(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    peer = judge(INTERMEDIATE.issue())
+    monkeypatch.setattr(libssl.Anchor, "validate", None)
+    assert recheck(peer, OURS.bundle) is None
+    assert recheck(peer, OURS.bundle, now=OURS.root.not_valid_after_utc + SECOND) is None
 
 
 def test_signers_and_crls_are_good_for_their_first_and_their_last_second() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 HUNTED: Mapping[str, tuple[str, ...]] = {
     "uproxy.connections.recheck": ("test_connections_recheck", "property/test_connections"),
     "uproxy.destinations": ("test_destinations", "property/test_destinations"),
+    "uproxy.identity.anchors": ("test_identity_anchors", "test_identity_verifier"),
     "uproxy.identity.credentials": ("test_identity_source", "test_identity_files"),
     "uproxy.identity.diagnosis": ("test_identity_diagnosis", "test_identity_verifier"),
     "uproxy.identity.source": ("test_identity_source",),

@@ -7,32 +7,54 @@ broken path.  Nothing it finds is used to accept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 from cryptography import x509
 
 from uproxy.errors import UntrustedError
 from uproxy.identity.vouching import Search
 from uproxy.model import Alert
+from uproxy.spiffe import encoding
 from uproxy.spiffe.bundles import Bundle
+from uproxy.spiffe.outline import Outline
 
 _SHOWN = 160  # characters of a name, or of OpenSSL's reason, that a message repeats
 
 
-def why_no_root(
-    path: list[x509.Certificate], bundles: Mapping[str, Bundle], domain: str
-) -> UntrustedError:
+class Roots:
+    """The roots of all trust domains, by their names."""
+
+    def __init__(self, bundles: Mapping[str, Bundle]) -> None:
+        """`bundles` by trust domain."""
+        self._bundles = bundles
+
+    def signer_elsewhere(self, certificate: Outline, domain: str) -> str | None:
+        """Return the trust domain, other than `domain`, of which a root has signed
+        `certificate`."""
+        search = Search()  # many bundles' roots may share a name
+        for name, root in self._by_name.get(certificate.issuer, ()):
+            if name != domain and search.issuer_among([root], certificate) is not None:
+                return name
+        return None
+
+    @cached_property
+    def _by_name(self) -> dict[bytes, list[tuple[str, Outline]]]:
+        named: dict[bytes, list[tuple[str, Outline]]] = {}
+        for name, bundle in self._bundles.items():
+            for root in bundle.roots:
+                outline = Outline(encoding.der(root), root)
+                named.setdefault(outline.subject, []).append((name, outline))
+        return named
+
+
+def why_no_root(path: Sequence[Outline], roots: Roots, domain: str) -> UntrustedError:
     """Return the refusal of a leaf whose `path` (leaf first) leads to no root of `domain`."""
-    search = Search()  # many bundles' roots may share a name
-    signers = [
-        name
-        for name, bundle in bundles.items()
-        if name != domain and search.issuer_among(bundle.roots, path[-1]) is not None
-    ]
-    if signers:
-        reason = f"a certificate of {domain} is signed by the trust domain {signers[0]}"
+    signer = roots.signer_elsewhere(path[-1], domain)
+    if signer is not None:
+        reason = f"a certificate of {domain} is signed by the trust domain {signer}"
         return UntrustedError("X5-16", reason, Alert.UNKNOWN_CA)
-    reason = f"no root of {domain} signed the chain, which ends at issuer {_name(path[-1].issuer)}"
+    reason = f"no root of {domain} signed the chain, which ends at issuer {_issuer(path[-1])}"
     return UntrustedError("X5-14", reason, Alert.UNKNOWN_CA)
 
 
@@ -52,6 +74,13 @@ def outdated_signer(certificate: x509.Certificate) -> UntrustedError:
         f"to {certificate.not_valid_after_utc.isoformat()}"
     )
     return UntrustedError("X5-14", reason, Alert.CERTIFICATE_EXPIRED)
+
+
+def _issuer(certificate: Outline) -> str:
+    try:
+        return _name(certificate.certificate.issuer)
+    except encoding.UNREADABLE:
+        return "with a name that can't be read"
 
 
 def _name(name: x509.Name) -> str:

@@ -30,11 +30,16 @@ _UNSIGNED: Final = (
 class PathError(Exception):
     """There is no valid path; the text is OpenSSL's reason."""
 
-    def __init__(self, reason: str, unsigned: int | None = None) -> None:
+    def __init__(
+        self, reason: str, unsigned: int | None = None, *, is_leaf_signature: bool = False
+    ) -> None:
         super().__init__(reason)
         self.unsigned = unsigned
         """The place in the path (the leaf's is 0) of a certificate that neither the next one nor
         the root has signed.  None: the path is invalid for another reason."""
+        self.is_leaf_signature = is_leaf_signature
+        """Whether only the leaf's signature is wrong.  OpenSSL checks signatures last, the leaf's
+        after all others, and then only which names the path's signers allow."""
 
 
 class Anchor:
@@ -88,7 +93,9 @@ def _why(context: Any) -> PathError:
     """Return the error that X509_verify_cert left in its X509_STORE_CTX."""
     error = lib.X509_STORE_CTX_get_error(context)
     place = lib.X509_STORE_CTX_get_error_depth(context) if error in _UNSIGNED else None
-    return PathError(text_of(lib.X509_verify_cert_error_string(error)), place)
+    reason = text_of(lib.X509_verify_cert_error_string(error))
+    is_leaf = place == 0 and error == lib.X509_V_ERR_CERT_SIGNATURE_FAILURE
+    return PathError(reason, place, is_leaf_signature=is_leaf)
 
 
 def _read(der: bytes) -> Any:

@@ -7,6 +7,7 @@ bundle and no time.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TypeVar
 
 from cryptography import x509
@@ -18,6 +19,7 @@ from uproxy.errors import SpiffeIdError, UntrustedError, UnusableError
 from uproxy.model import Alert, Claim, Role
 from uproxy.spiffe.encoding import serial_text
 from uproxy.spiffe.ids import SpiffeId
+from uproxy.spiffe.outline import Outline
 
 MIN_RSA_BITS = 2048
 """OpenSSL demands this of CA keys; we demand it of leaves too (NIST SP 800-131A)."""
@@ -54,13 +56,21 @@ def claimed_identity(leaf: x509.Certificate) -> SpiffeId:
     return spiffe_id
 
 
-def claim_of(leaf: x509.Certificate) -> Claim:
+def only_id(leaf: Outline) -> SpiffeId | None:
+    """Return the SPIFFE ID that is a leaf's only URI name, of which nothing else is looked at;
+    None: there is none, or there are more."""
+    uris = leaf.uris
+    if len(uris) == 1:
+        with contextlib.suppress(SpiffeIdError, UnicodeDecodeError):
+            return SpiffeId.parse(uris[0].decode("ascii"))
+    return None
+
+
+def claim_of(leaf: Outline) -> Claim:
     """Return what a leaf that was refused says of itself."""
-    try:
-        named = str(_spiffe_id(leaf))
-    except UntrustedError:
-        named = None
-    return Claim(named, serial_text(leaf)[:MAX_SERIAL_DIGITS])
+    named = only_id(leaf)
+    serial = serial_text(leaf.certificate)[:MAX_SERIAL_DIGITS]
+    return Claim(None if named is None else str(named), serial)
 
 
 def check_role(leaf: x509.Certificate, role: Role) -> None:
@@ -127,7 +137,8 @@ def key_problem(key: CertificatePublicKeyTypes) -> str:
 def _spiffe_id(leaf: x509.Certificate) -> SpiffeId:
     """Return the leaf's SPIFFE ID: its only URI name."""
     names = extension(leaf, x509.SubjectAlternativeName) or ()
-    uris = [name.value for name in names if isinstance(name, x509.UniformResourceIdentifier)]
+    # not isinstance: the names' base class is abstract, which makes it slow, and there may be many
+    uris = [name.value for name in names if type(name) is x509.UniformResourceIdentifier]
     if not uris:
         raise _bad("X5-1", "the certificate has no URI name, so it is not an SVID")
     if len(uris) > 1:

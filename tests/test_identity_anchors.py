@@ -1,0 +1,296 @@
+"""What is known of signers spares strangers' costs and friends' time, and lets nobody in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from uproxy import libssl
+from uproxy.errors import UntrustedError
+from uproxy.identity import anchors
+from uproxy.identity.anchors import Anchors
+from uproxy.identity.diagnosis import Roots
+from uproxy.identity.vouching import Search
+from uproxy.lab.pki import Authority, Issued
+from uproxy.model import Alert
+from uproxy.spiffe import encoding
+from uproxy.spiffe.bundles import Bundle
+from uproxy.spiffe.outline import Outline
+
+NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+CA = Authority("example.org", now=NOW)
+
+
+def made(*roots: Authority) -> Anchors:
+    bundle = Bundle("example.org", tuple(each.root for each in roots or (CA,)))
+    return Anchors(bundle, Roots({"example.org": bundle}))
+
+
+def path_of(domain: Anchors, peer: Issued, now: datetime | None = NOW) -> tuple[bytes, ...]:
+    """Return the path without the leaf."""
+    leaf = Outline(peer.der[0])
+    return tuple(each.der for each in domain.path(leaf, peer.der, now)[1:])
+
+
+def alert_of(domain: Anchors, peer: Issued, now: datetime | None = NOW) -> Alert:
+    with pytest.raises(UntrustedError) as caught:
+        path_of(domain, peer, now)
+    assert caught.value.rule == "X5-14"
+    return caught.value.alert
+
+
+def deep(root: Authority, levels: int, **quirks: Any) -> Authority:
+    for _ in range(levels):
+        root = root.intermediate(**quirks)
+    return root
+
+
+@pytest.fixture
+def validated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many certificates OpenSSL was given, each time: it checks a signature of each."""
+    counts: list[int] = []
+    validate = libssl.Anchor.validate
+
+    def counted(anchor: libssl.Anchor, path: Sequence[bytes]) -> None:
+        counts.append(len(path))
+        validate(anchor, path)
+
+    monkeypatch.setattr(libssl.Anchor, "validate", counted)
+    return counts
+
+
+@pytest.fixture
+def sought(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The certificates that were sought from the roots downward, a signature each."""
+    found: list[bytes] = []
+    search_all = Search.reachable_from_roots
+
+    def reachable_from_roots(search: Search, strangers: Any, above: Any) -> Any:
+        found.extend(each.der for each in strangers)
+        return search_all(search, strangers, above)
+
+    monkeypatch.setattr(Search, "reachable_from_roots", reachable_from_roots)
+    return found
+
+
+def test_below_a_path_that_is_known_only_the_leaf_is_validated(validated: list[int]) -> None:
+    domain, lower = made(), deep(CA, 3)
+    for _ in range(3):
+        peer = lower.issue()
+        assert path_of(domain, peer) == (*peer.der[1:], CA.der)
+    assert validated == [4, 1, 1]
+
+
+def test_a_strangers_leaf_below_true_signers_costs_one_signature(
+    validated: list[int], sought: list[bytes]
+) -> None:
+    """It may present as many as there are, and that nobody has come with yet."""
+    domain, lowest = made(), deep(CA, 9)
+    for _ in range(3):
+        assert alert_of(domain, lowest.issue(forged=True)) is Alert.UNKNOWN_CA
+    assert validated == [10, 1, 1]
+    assert len(sought) == 9
+    assert path_of(domain, lowest.issue())[-1] == CA.der
+    assert validated[3:] == [1]
+
+
+def test_a_path_is_known_only_as_a_whole() -> None:
+    """What may be at one depth may not be at another."""
+    domain, upper = made(), CA.intermediate(path_length=0)
+    lower = upper.intermediate()
+    for _ in range(2):
+        assert path_of(domain, upper.issue())
+        assert alert_of(domain, lower.issue()) is Alert.BAD_CERTIFICATE
+        assert alert_of(domain, lower.issue(forged=True)) is Alert.BAD_CERTIFICATE
+
+
+def test_a_signer_that_is_known_below_one_is_not_known_below_another() -> None:
+    """Two certificates of one CA: only the second one constrains names."""
+    domain, upper = made(), CA.intermediate()
+    constraining = CA.intermediate(permitted=(x509.DNSName("a.test"),))
+    constraining.key = upper.key
+    other = constraining._build(constraining._how, upper.key, CA)
+    peer = upper.intermediate().issue(dns=("b.test",))
+    for _ in range(2):
+        assert path_of(domain, peer)
+        presented = Issued((*peer.chain[:2], other), peer.key)
+        assert alert_of(domain, presented) is Alert.BAD_CERTIFICATE
+
+
+def test_a_signer_that_may_not_sign_is_sought_once(sought: list[bytes]) -> None:
+    domain, below = made(), CA.intermediate(ca=False)
+    for _ in range(3):
+        assert alert_of(domain, below.issue()) is Alert.BAD_CERTIFICATE
+    assert len(sought) == 1
+
+
+def test_what_is_wrong_with_a_path_is_wrong_each_time() -> None:
+    domain = made()
+    wrong: list[tuple[dict[str, Any], Alert]] = [
+        ({"ca": False}, Alert.BAD_CERTIFICATE),
+        ({"unknown_critical": True}, Alert.BAD_CERTIFICATE),
+        ({"forged": True}, Alert.UNKNOWN_CA),
+    ]
+    for quirks, alert in wrong:
+        upper: Authority = CA.intermediate(**quirks)
+        for _ in range(2):
+            for forged in (True, False):
+                assert alert_of(domain, upper.issue(forged=forged)) is alert
+                assert alert_of(domain, upper.intermediate().issue(forged=forged)) is alert
+
+
+def _constraining() -> Iterator[Authority]:
+    only: dict[str, Any] = {"permitted": (x509.DNSName("a.test"),)}
+    yield CA.intermediate(**only)
+    yield CA.intermediate(**only).intermediate()
+    yield deep(CA.intermediate(**only), 2)
+
+
+@pytest.mark.parametrize("lower", [*_constraining()], ids=["first", "second", "third"])
+def test_every_signer_constrains_the_names_of_each_leaf(lower: Authority) -> None:
+    domain = made()
+    for _ in range(3):
+        assert path_of(domain, lower.issue(dns=("x.a.test",)))
+        assert alert_of(domain, lower.issue(dns=("b.test",))) is Alert.BAD_CERTIFICATE
+        assert alert_of(domain, lower.issue(dns=("b.test",), forged=True)) is Alert.UNKNOWN_CA
+
+
+def test_only_above_the_first_signer_constraints_have_the_whole_path_validated(
+    validated: list[int],
+) -> None:
+    domain, upper = made(), CA.intermediate(permitted=(x509.DNSName("a.test"),))
+    for each in (upper, upper, lower := upper.intermediate(), lower):
+        assert path_of(domain, each.issue())
+    assert validated == [2, 1, 3, 3]
+
+
+def test_a_refusal_names_the_issuer_that_is_missing() -> None:
+    domain, below = made(), CA.intermediate()
+    for peer, issuer in (
+        (below.issue(forged=True), "CN=intermediate 1 of example.org"),
+        (CA.issue(forged=True), "CN=CA of example.org"),
+    ):
+        for _ in range(2):
+            with pytest.raises(UntrustedError, match=f"ends at issuer '{issuer}'"):
+                path_of(domain, peer)
+
+
+def test_a_root_constrains_the_names_of_each_leaf() -> None:
+    root = Authority("example.org", now=NOW, excluded=(x509.DNSName("a.test"),))
+    domain, lower = made(root), root.intermediate()
+    for _ in range(3):
+        assert path_of(domain, lower.issue(dns=("b.test",)))
+        assert alert_of(domain, lower.issue(dns=("x.a.test",))) is Alert.BAD_CERTIFICATE
+
+
+def test_what_is_known_ends_with_its_time_all_the_same() -> None:
+    domain, brief = made(), CA.intermediate(not_after=NOW)
+    assert path_of(domain, brief.issue())
+    assert alert_of(domain, brief.issue(), NOW + SECOND) is Alert.CERTIFICATE_EXPIRED
+    assert path_of(domain, brief.issue(), None)
+    # the leaf's time is the verifier's
+    assert path_of(domain, CA.issue(not_before=NOW - 2 * SECOND, not_after=NOW - SECOND))
+
+
+def test_who_is_known_is_known_through_those_that_are_presented() -> None:
+    domain, lower = made(), deep(CA, 2)
+    peer = lower.issue()
+    assert path_of(domain, peer)
+    for others in ((), peer.chain[1:2], peer.chain[2:]):
+        presented = Issued((peer.chain[0], *others), peer.key)
+        assert alert_of(domain, presented) is Alert.UNKNOWN_CA
+
+
+def test_strangers_take_no_room_among_what_is_remembered(
+    sought: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(anchors, "MAX_REMEMBERED", 1)
+    domain, below = made(), CA.intermediate()
+    assert path_of(domain, below.issue())
+    for _ in range(3):
+        stranger = Authority("example.org", now=NOW).intermediate()
+        assert alert_of(domain, stranger.issue()) is Alert.UNKNOWN_CA
+    sought.clear()
+    assert path_of(domain, below.issue())
+    assert sought == []
+
+
+def test_of_what_is_remembered_nothing_goes_while_there_is_room(
+    sought: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(anchors, "MAX_REMEMBERED", 2)
+    domain = made()
+    first, second, third = (CA.intermediate() for _ in range(3))
+    for each in (first, second, first, second, third, first):
+        assert path_of(domain, each.issue())
+    # the third didn't fit beside the two, so that they were forgotten
+    expected = [first, second, third, first]
+    assert sought == [encoding.der(each.certificate) for each in expected]
+
+
+def test_who_is_known_is_not_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+
+    def outline(der: bytes, certificate: x509.Certificate | None = None) -> Outline:
+        read.append(der)
+        return Outline(der, certificate)
+
+    monkeypatch.setattr(anchors, "Outline", outline)
+    domain, lower = made(), deep(CA, 2)
+    for _ in range(3):
+        assert path_of(domain, lower.issue())
+    assert read == [CA.der, *lower.issue().der[1:]]
+
+
+def test_openssl_reads_each_path_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[bytes] = []
+
+    def anchor(der: bytes) -> libssl.Anchor:
+        read.append(der)
+        return libssl.Anchor(der)
+
+    monkeypatch.setattr(anchors, "Anchor", anchor)
+    domain, below = made(), CA.intermediate()
+    for _ in range(2):
+        assert alert_of(domain, below.issue(forged=True)) is Alert.UNKNOWN_CA
+        assert path_of(domain, below.issue())
+    assert read == [CA.der, encoding.der(below.certificate)]
+
+
+def test_few_paths_are_remembered(validated: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anchors, "MAX_PATHS", 2)
+    domain = made()
+    first, second, third = (CA.intermediate() for _ in range(3))
+    for each in (first, second, first, third, third, first):
+        assert path_of(domain, each.issue())
+    # the third didn't fit beside the two, so that they were forgotten
+    assert validated == [2, 2, 1, 2, 1, 2]
+
+
+def test_a_certificate_that_is_presented_twice_counts_once(sought: list[bytes]) -> None:
+    domain, lower = made(), deep(CA, 2)
+    leaf, *above = lower.issue().chain
+    peer = Issued((leaf, leaf, *above, CA.root, *above), lower.key)
+    assert path_of(domain, peer) == (*lower.issue().der[1:], CA.der)
+    assert sought == [encoding.der(each) for each in above]
+
+
+def test_nothing_of_a_stranger_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[x509.Certificate] = []
+    monkeypatch.setattr(encoding, "decode", decoded.append)
+    domain, stranger = made(), deep(Authority("example.org", now=NOW), 9)
+    assert alert_of(domain, stranger.issue()) is Alert.UNKNOWN_CA
+    assert alert_of(domain, CA.issue(forged=True)) is Alert.UNKNOWN_CA
+    assert decoded == []
+
+
+def test_a_certificate_that_is_none_is_refused_wherever_it_is() -> None:
+    leaf = CA.issue().der[0]
+    with pytest.raises(UntrustedError, match="can't be read") as caught:
+        made().path(Outline(leaf), (leaf, b"x"), NOW)
+    assert caught.value.alert is Alert.BAD_CERTIFICATE
