@@ -281,6 +281,22 @@ async def test_a_host_that_is_refused_differently_each_time_pushes_only_itself_o
     assert (len(reasons), reasons[-1]) == (KEPT_DENIALS, "signed by nobody")
 
 
+async def test_debug_tells_each_accept_dial_and_handshake_by_the_connections_number(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "uproxy")
+    here = world()
+    connect(here)
+    assert caplog.records == []
+    caplog.set_level("DEBUG", "uproxy")
+    connect(here, number=7)
+    assert [record.getMessage() for record in caplog.records] == [
+        "connection 7: accepted from 10.0.0.1:40000 at door api",
+        f"connection 7: handshake with {WEB.spiffe_id} in 3.0 ms: {FACTS}",
+        "connection 7: dialled 127.0.0.1:8080 from None",
+    ]
+
+
 async def test_a_probe_is_counted_apart_and_is_nobodys_failure() -> None:
     here = world()
     probe = FakeConnection(arrival())

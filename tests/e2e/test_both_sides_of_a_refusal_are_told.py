@@ -158,3 +158,27 @@ def test_what_explain_suggests_lets_the_caller_in(
         with socket.create_connection(("127.0.0.1", caller.port), timeout=10) as client:
             client.sendall(b"hello")
             assert client.recv(5) == b"hello"
+
+
+def test_debug_tells_each_accept_handshake_and_dial(
+    tmp_path: Path, world: FileWorld, app: int
+) -> None:
+    debug = {"level": "debug"}
+    with (
+        Inbound(tmp_path, world.ours(ORDERS), app) as called,
+        Outbound(tmp_path, world.ours(WEB), called.port, free_port(), log=debug) as caller,
+    ):
+        ready(called, caller)
+        with ended(caller, "closed", count=2) as lines:
+            for _ in range(2):
+                with socket.create_connection(("127.0.0.1", caller.port), timeout=10) as client:
+                    client.sendall(b"hello")
+                    assert client.recv(5) == b"hello"
+        said = [str(line.get("message")) for line in caller.lines]
+        for line in lines:
+            dialled = f"dialled {line['dst.addr']} from {line['local.addr']}"
+            [number] = [each.split(":")[0] for each in said if each.endswith(dialled)]
+            accepted = f"{number}: accepted from {line['src.addr']} at door {line['door']}"
+            assert accepted in said
+            assert [each for each in said if each.startswith(f"{number}: handshake with {ORDERS}")]
+        assert [each for each in said if "failed: connection refused by" in each]

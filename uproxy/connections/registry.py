@@ -117,6 +117,9 @@ class Connections:
         if before is None:
             self._active.add(info.direction)
         self._admitted[arrival.id] = (info, revision)
+        _log.debug(
+            "connection %d: accepted from %s at door %s", arrival.id, arrival.source, info.door
+        )
 
     def opened(self, connection: Connection) -> None:
         """Register that an admitted connection is open, and check it again if another snapshot is
@@ -127,6 +130,10 @@ class Connections:
         self._open[connection.arrival.id] = entry
         flow.opened()
         self._count_handshake(info.direction, connection)
+        _log.debug(
+            "connection %d: dialled %s from %s",
+            connection.arrival.id, connection.dialled, connection.dialled_from,
+        )  # fmt: skip
         if revision != self._snapshot.revision:
             self._check(entry)
         self._note_expiry(entry)
@@ -281,6 +288,12 @@ class Connections:
     def _count_handshake(self, direction: Direction, connection: Connection) -> None:
         if connection.tls is not None:
             self._metrics.handshake(direction, connection.tls)
+            peer = connection.peer or connection.arrival.peer
+            _log.debug(
+                "connection %d: handshake with %s in %.1f ms: %s",
+                connection.arrival.id, peer and peer.spiffe_id, connection.tls.duration * 1000,
+                connection.tls,
+            )  # fmt: skip
 
     def _count_failure(self, info: ConnectionInfo, connection: Connection, ending: Ending) -> None:
         self._metrics.failed(_labels(info, connection), ending.outcome)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from types import MappingProxyType
 
+from uproxy.identity.changes import trust_changes
 from uproxy.identity.credentials import Credentials, Svid
 from uproxy.spiffe.bundles import Bundle
 
@@ -115,6 +116,8 @@ class SourceBase:
         if self._current.generation != before.generation:
             trusted = sorted(name for name, each in self._current.bundles.items() if each.roots)
             _log.info("trusts %s", ", ".join(trusted) or "nobody")
+            for line in trust_changes(before.bundles, self._current.bundles):
+                _log.info("%s", line)
 
     def _watch_expiry(self) -> None:
         self._disarm()

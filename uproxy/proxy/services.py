@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +13,8 @@ from uproxy.contract import CacheScope, Candidate, Connection, Ending, OnClosed,
 from uproxy.destinations import Addresses, AllEndpoints, Endpoints
 from uproxy.metrics import Metrics
 from uproxy.model import Direction, Outcome, TcpAddress
+
+_log = logging.getLogger(__name__)
 
 HANDSHAKE_FAILURES = frozenset(
     {Outcome.HANDSHAKE_FAILED, Outcome.PEER_UNTRUSTED, Outcome.PEER_UNEXPECTED}
@@ -77,6 +80,8 @@ class Reports:
         """Count a failed attempt; its endpoint is passed over for a while.  None: it succeeded."""
         if failure is None:
             return
+        _log.debug("%s: dialling %s failed: %s", candidate.endpoint, candidate.addresses[0],
+                   failure.reason)  # fmt: skip
         now = self.services.monotonic()
         self.endpoints.failed(candidate.addresses[0], now, failure.reason)
         # counted here: the next candidate may succeed, and the connection's end then names no
