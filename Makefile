@@ -11,10 +11,10 @@ PEERS := $(patsubst tests/peers/%/go.mod,.cache/peers/%,$(wildcard tests/peers/*
 
 APPLICATIONS := nginx postgresql redis-server
 BUILD_PACKAGES := gcc libc6-dev python3-dev
-TEST_PACKAGES := $(APPLICATIONS) chromium chromium-driver curl libnginx-mod-stream libssl-dev nmap \
-	openssl prometheus redis-tools systemd testssl.sh
+TEST_PACKAGES := $(APPLICATIONS) chromium chromium-driver curl fish libnginx-mod-stream libssl-dev mandoc \
+	nmap openssl prometheus redis-tools systemd testssl.sh zsh
 
-.PHONY: help demo test test-all check bench wheels fuzz asan tsan mutants clean test-packages demo-packages
+.PHONY: help demo test test-all check bench wheels fuzz asan tsan mutants shell-files clean test-packages demo-packages
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
 
@@ -29,6 +29,7 @@ help:
 	@echo 'make asan      the compiled engine under AddressSanitizer; ARGS goes to pytest'
 	@echo 'make tsan      the compiled engine under ThreadSanitizer; ARGS goes to pytest'
 	@echo 'make mutants   see whether the tests notice small faults; ARGS="MODULE …" chooses'
+	@echo 'make shell-files  the completions and the man page that packages install'
 	@echo 'make clean     remove what was built here'
 
 demo: $(VENV)/.ready demo-packages
@@ -55,6 +56,8 @@ check: $(VENV)/.ready
 	@$(STEP) "floors" $(BIN)/lint-imports
 	@$(STEP) "spelling" $(BIN)/codespell
 	@$(STEP) "pages" $(BIN)/pytest -q tests/test_transport_native_pages.py
+	@$(STEP) "shell files" $(BIN)/pytest -q tests/test_cli_completion.py tests/test_cli_manual.py \
+	    -k is_what_is_printed
 
 bench: $(VENV)/.ready .cache/peers/ghostunnel
 	@.ci/packages haproxy libssl-dev
@@ -74,6 +77,12 @@ tsan: $(VENV)/.ready test-packages
 
 mutants: $(VENV)/.ready test-packages
 	@$(BIN)/python -m tests.mutants $(ARGS)
+
+shell-files: $(VENV)/.ready
+	@$(BIN)/uproxy completion bash >deploy/shell/bash/uproxy
+	@$(BIN)/uproxy completion zsh >deploy/shell/zsh/_uproxy
+	@$(BIN)/uproxy completion fish >deploy/shell/fish/uproxy.fish
+	@$(BIN)/uproxy manual >deploy/shell/uproxy.1
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info .hypothesis .*_cache

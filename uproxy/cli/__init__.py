@@ -11,9 +11,10 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
+from uproxy import __version__
 from uproxy.errors import ConfigError, UproxyError, UsageError
 from uproxy.lean.imports import lean_imports
 
@@ -29,6 +30,8 @@ COMMANDS = {
     "explain": "what became of a caller's last attempts, and the YAML to add",
     "schema": "print the JSON Schema of the configuration",
     "version": "versions of uProxy, Python, OpenSSL and the kernel",
+    "completion": "print the completion script of a shell",
+    "manual": "print the man page",
 }
 
 IGNORED_ENVIRONMENT = ("SSLKEYLOGFILE", "OPENSSL_CONF", "OPENSSL_MODULES")
@@ -71,7 +74,8 @@ def _command(words: Sequence[str]) -> str | None:
 
 def _run(words: list[str]) -> int:
     """Run one command; print its error, if any, and return the exit code."""
-    args = _parser(words).parse_args(words)
+    called = _command(words)
+    args = _parser(() if called is None else (called,)).parse_args(words)
     module = importlib.import_module(f"uproxy.cli.{args.command}")
     try:
         code: int = module.run(args)
@@ -147,15 +151,22 @@ class _Parser(argparse.ArgumentParser):
         self.exit(UsageError.exit_code, f"uproxy: error: {message}; see {self.prog} --help\n")
 
 
-def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
-    """Return the parser; only the command that is called gets its arguments."""
+def full_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line, for which every command is imported."""
+    return _parser(tuple(COMMANDS))
+
+
+def _parser(called: Collection[str]) -> argparse.ArgumentParser:
+    """Return the parser, in which only the commands that are `called` have their arguments."""
     parser = _Parser(
         prog="uproxy",
         description="A micro-proxy for one workload: SPIFFE identity, mutual TLS, "
         "authorization by identity.",
     )
+    parser.add_argument(
+        "--version", action="version", version=f"uproxy {__version__}", help="print the version"
+    )
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    called = _command(words)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(name, help=summary, description=summary)
         command.add_argument(
@@ -164,7 +175,7 @@ def _parser(words: Sequence[str]) -> argparse.ArgumentParser:
             default=None,
             help="overrides log.level; debug also shows tracebacks",
         )
-        if name == called:
+        if name in called:
             importlib.import_module(f"uproxy.cli.{name}").add_arguments(command)
     return parser
 
