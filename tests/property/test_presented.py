@@ -7,6 +7,7 @@ import ctypes
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.helpers.der import certificate, message, value
 from uproxy.errors import UntrustedError
 from uproxy.lab.pki import Authority
 from uproxy.spiffe.presented import (
@@ -60,29 +61,6 @@ def plain(body: bytes, *, is_tls13: bool) -> tuple[bytes, ...] | tuple[str, str 
         return None
     except UntrustedError as error:
         return error.reason, error.rule
-
-
-def message(*ders: bytes, is_tls13: bool) -> bytes:
-    entries = b"".join(
-        len(der).to_bytes(3, "big") + der + (b"\0\0" if is_tls13 else b"") for der in ders
-    )
-    return (b"\0" if is_tls13 else b"") + len(entries).to_bytes(3, "big") + entries
-
-
-def value(tag: int, content: bytes) -> bytes:
-    size = len(content)
-    if size < 128:
-        return bytes((tag, size)) + content
-    return bytes((tag, 0x83)) + size.to_bytes(3, "big") + content
-
-
-def certificate(key: bytes = b"", names: bytes = b"", more: bytes = b"") -> bytes:
-    """The outline of one."""
-    signed = b"".join(
-        (value(2, b"\1"), value(0x30, b""), value(0x30, b""), value(0x30, b""),
-         value(0x30, names), value(0x30, key), more)
-    )  # fmt: skip
-    return value(0x30, value(0x30, signed) + value(0x30, b"") + value(3, b"\0"))
 
 
 _VALUES = st.recursive(

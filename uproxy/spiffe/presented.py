@@ -115,11 +115,11 @@ def leaf_only(body: bytes) -> bytes | None:
     """Return a TLS 1.3 Certificate message's body, as long as `body`, with its first certificate
     alone: what follows it is an extension of its entry that nobody knows (RFC 8446 §4.4.2).
     OpenSSL then neither reads nor keeps the others.  None where they, or the first itself, are too
-    large."""
+    large.  `body` is one that `read_chain` read, or refused as too much."""
+    chain = tuple(_entries(body, is_tls13=True))
     try:
-        chain = tuple(_entries(body, is_tls13=True))
         _check_certificate(chain[0])
-    except (NotAMessageError, UntrustedError):
+    except UntrustedError:
         return None
     if len(chain) == 1:
         return body
@@ -147,8 +147,7 @@ def _entries(body: bytes, is_tls13: bool) -> Iterator[bytes]:
 
 
 def _number(data: bytes, at: int, size: int) -> int:
-    if at + size > len(data):
-        raise NotAMessageError
+    # where it is cut off, what follows it is missing too
     return int.from_bytes(data[at : at + size], "big")
 
 
@@ -194,7 +193,7 @@ def _header(der: bytes, at: int, end: int) -> tuple[int, int, int]:
     size, start = der[at + 1], at + 2
     if size >= 0x80:
         count = size - 0x80
-        if not 1 <= count <= 3 or start + count > end:
+        if not 1 <= count <= 3:
             raise _NotDerError
         size, start = int.from_bytes(der[start : start + count], "big"), start + count
     if size > end - start:
@@ -213,12 +212,12 @@ def _sizes(der: bytes) -> tuple[int, int, int, int]:
     tag, _, after = _header(der, at, signed_end)
     # behind them: serial, algorithm, issuer, validity, subject
     at = after if tag == _VERSION else at
-    names = 0
-    for index in range(5):
+    fields = []
+    for _ in range(5):
         _, _, after = _header(der, at, signed_end)
-        if index in (_ISSUER, _SUBJECT):
-            names = max(names, _count_parts(der[at:after]))
+        fields.append(der[at:after])
         at = after
+    names = max(_count_parts(fields[_ISSUER]), _count_parts(fields[_SUBJECT]))
     _, start, key_end = _header(der, at, signed_end)
     key = key_end - start
     return key, total - key, names, _count_extensions(der, key_end, signed_end)
