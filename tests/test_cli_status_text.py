@@ -86,7 +86,7 @@ def test_a_stale_configuration_is_a_list_with_its_file_and_since_when() -> None:
     facts.refused_file = Stale("/etc/uproxy/orders.yaml", facts.started, mistakes, 23)
     lines = [line.text for line in render(status_of(facts))]
     at = lines.index("- /etc/uproxy/orders.yaml is not in force, for 3 h 00 min, "
-                     "turn: whoever wrote it")  # fmt: skip
+                     "turn: whoever wrote orders.yaml")  # fmt: skip
     assert lines[at + 1 : at + 22] == [*(f"  - {each}" for each in mistakes), "  - and 3 more"]
 
 

@@ -17,7 +17,7 @@ from uproxy.proxy.admin.facts import (
     UnresolvedRow,
 )
 from uproxy.proxy.admin.overview import Stale
-from uproxy.proxy.admin.trouble import Moment, find, headline
+from uproxy.proxy.admin.trouble import TURNS_SHOWN, Moment, find, headline
 
 NOW = datetime.now(UTC)
 FINE = Moment(NOW, Readiness(), (), certificates(), (), (), (), None)
@@ -130,6 +130,14 @@ def test_a_name_that_cannot_be_resolved_is_bad_unless_it_was_before() -> None:
 def test_a_door_that_leads_to_a_destination_is_not_a_second_cause() -> None:
     door = replace(API, direction="outbound", to="db", trouble="refused", trouble_since=ago(1))
     assert find(moment(doors=(door,))) == ()
+
+
+def test_the_headline_names_a_few_of_many_and_counts_the_rest() -> None:
+    down = (EndpointRow("10.0.0.2:1", "db:1", 0, True, "refused", ago(3)),)
+    at = moment(destinations=tuple(DestinationRow(f"d{n}", "mtls", (), down) for n in range(9)))
+    told = line(at)
+    assert told.words == "9 destinations down, certificate fine"
+    assert told.turn == (*(f"whoever runs d{n}" for n in range(TURNS_SHOWN)), "4 more")
 
 
 def test_a_stale_configuration_is_told_once_with_its_file() -> None:

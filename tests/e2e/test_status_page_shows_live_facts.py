@@ -152,6 +152,20 @@ def test_how_long_ago_it_was_stays_in_one_line(tab: Browser, admin: RunningAdmin
     assert set(heights) == {1}
 
 
+def test_an_identity_that_was_not_proven_is_shown_as_such(
+    tab: Browser, admin: RunningAdmin
+) -> None:
+    denial = admin.facts.denial_rows[1]
+    claimed = "spiffe://example.org/ns/test/sa/somebody"
+    admin.facts.denial_rows = (
+        replace(denial, unproven_identity=claimed, unproven_serial="0a1b"),
+        replace(denial, source="10.9.9.9:1", unproven_serial="0a1c"),
+    )
+    visit(tab, admin)
+    shows(tab, f"{claimed}\nnot proven, serial 0a1b")
+    shows(tab, "no identity\nnot proven, serial 0a1c")
+
+
 def test_a_stale_configuration_is_a_list_with_its_file_and_since_when(
     tab: Browser, admin: RunningAdmin
 ) -> None:
@@ -163,7 +177,7 @@ def test_a_stale_configuration_is_a_list_with_its_file_and_since_when(
         "return [...document.querySelectorAll('#words li li')].map((e) => e.innerText)"
     )
     assert listed == [*mistakes, "and 3 more"]
-    shows(tab, "for 3 h 00 min; turn: whoever wrote it")
+    shows(tab, "for 3 h 00 min; turn: whoever wrote orders.yaml")
 
 
 def test_pointing_at_a_duration_tells_the_time(tab: Browser, admin: RunningAdmin) -> None:

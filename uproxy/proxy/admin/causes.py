@@ -100,4 +100,4 @@ class Headline(Row):
     since: datetime | None
     """Since when something has been wrong; None: nothing is, or it is unknown."""
     turn: tuple[str, ...]
-    """Who can end it, without repetitions."""
+    """The first of those who can end it, and how many more there are."""

@@ -26,6 +26,9 @@ from uproxy.proxy.admin.overview import Stale
 LATELY: Final = timedelta(minutes=15)
 """How long a refusal counts as trouble."""
 
+TURNS_SHOWN: Final = 5
+"""How many of those who can end trouble the headline names."""
+
 LOW: Final = 4
 """The certificate should have been renewed when a LOWth of its life is left."""
 
@@ -69,12 +72,13 @@ def headline(moment: Moment, troubles: Iterable[Trouble]) -> Headline:
         words.append("certificate fine")
     rows = [row for by_name in refused.values() for row in by_name.values()]
     begun = [*(each.since for each in wrong), *(row.since or row.at for row in rows)]
-    turns = [*(each.turn for each in wrong), *map(_turn, rows)]
+    turns = tuple(dict.fromkeys((*(each.turn for each in wrong), *map(_turn, rows))))
+    more = len(turns) - TURNS_SHOWN
     return Headline(
         level=_worst([*(each.level for each in wrong), *([Level.WARN] if rows else [])]),
         words=", ".join(words),
         since=min((each for each in begun if each is not None), default=None),
-        turn=tuple(dict.fromkeys(turns)),
+        turn=(*turns[:TURNS_SHOWN], f"{more} more") if more > 0 else turns,
     )
 
 
@@ -149,7 +153,8 @@ def _of_notes(moment: Moment) -> Iterator[Trouble]:
     stale = moment.stale
     if stale is not None:
         words = f"{stale.file} is not in force"
-        yield Trouble(Kind.CONFIGURATION, Level.WARN, words, stale.since, "whoever wrote it")
+        turn = f"whoever wrote {stale.file.rpartition('/')[2]}"
+        yield Trouble(Kind.CONFIGURATION, Level.WARN, words, stale.since, turn)
     for note in moment.readiness.notes:
         word, _, rest = note.partition(": ")
         if word != "config_stale":
