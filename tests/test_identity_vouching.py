@@ -302,6 +302,10 @@ def test_a_signer_with_a_key_that_can_not_have_signed_costs_nothing(kind: str) -
     search = Search([root])
     assert search.issuer_among([outline(odd)] * 9, upper) is None
     assert search.issuer_among([outline(odd), root], upper) is root
+    signed = Counted(UPPER.certificate)
+    assert search.issuer_among([outline(odd)] * 9, signed.outline) is None
+    # one that nobody knows was made to look like another elliptic curve's
+    assert signed.checked == (9 if kind == "that nobody knows" else 0)
     # it is presented, and reachable
     leaf = CA.issue(**BARE).certificate
     assert way_up([leaf, odd], [CA.root]) == [leaf, CA.root]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 
+from tests.helpers.odd_certificates import rsassa_pss
 from uproxy.errors import BundleError
 from uproxy.lab.pki import Authority
 from uproxy.spiffe import encoding
@@ -61,6 +63,18 @@ def test_a_signer_has_the_name_and_the_key_that_its_certificates_give() -> None:
         assert signed.issuer == signer.subject
         assert signed.signer_key == signer.own_key
     assert leaf.issuer != signers[1].subject
+
+
+def test_a_key_may_have_made_only_signatures_of_its_kind(tmp_path: Path) -> None:
+    kinds = ("p256", "rsa2048", "ed25519", "ed448")
+    roots = {kind: Outline(Authority("example.org", key=kind).der) for kind in kinds}
+    for kind, root in roots.items():
+        assert [other for other, each in roots.items() if each.may_have_signed(root)] == [kind]
+    assert Outline(Authority("example.org", key="p521").der).may_have_signed(roots["p256"])
+    pss = encoding.certificates(rsassa_pss(CA, tmp_path)[1])[0]
+    key = Outline(encoding.der(pss))
+    assert key.may_have_signed(roots["rsa2048"])
+    assert not key.may_have_signed(key)  # a P-256 key signed it
 
 
 def _named(kind: _ASN1Type, text: str) -> Outline:

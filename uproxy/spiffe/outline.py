@@ -39,7 +39,8 @@ class Outline:
     """A certificate.  Two are equal only if they are the same object."""
 
     __slots__ = (
-        "_end", "_extensions", "_key_at", "_key_end", "certificate", "der", "issuer", "subject",
+        "_algorithm_at", "_end", "_extensions", "_key_at", "_key_end", "certificate", "der",
+        "issuer", "subject",
     )  # fmt: skip
 
     def __init__(self, der: bytes, certificate: x509.Certificate | None = None) -> None:
@@ -55,7 +56,8 @@ class Outline:
         self._end = _after(der, signed)
         at = _content(der, signed)
         at = _after(der, at) if der[at] == _VERSION else at
-        issuer = _after(der, _after(der, at))  # behind serial number and algorithm
+        self._algorithm_at = _after(der, at)  # behind the serial number
+        issuer = _after(der, self._algorithm_at)
         validity = _after(der, issuer)
         subject = _after(der, validity)
         key = _after(der, subject)
@@ -69,6 +71,11 @@ class Outline:
     def key(self) -> bytes:
         """Its public key with the algorithm (SubjectPublicKeyInfo)."""
         return self.der[self._key_at : self._key_end]
+
+    def may_have_signed(self, other: Outline) -> bool:
+        """Return whether its key is of the kind that makes signatures like that of `other`."""
+        mine = _kind(self.der, _content(self.der, self._key_at))
+        return mine == _kind(other.der, other._algorithm_at)
 
     @property
     def signer_key(self) -> bytes | None:
@@ -134,6 +141,15 @@ def _after(der: bytes, at: int) -> int:
         return at + 2 + size
     start = at + 2 + (size & 0x7F)
     return start + int.from_bytes(der[at + 2 : start], "big")
+
+
+def _kind(der: bytes, at: int) -> bytes:
+    """Return how the object identifier of the AlgorithmIdentifier at `at` begins: alike for RSA's
+    keys and signatures (PKCS #1), for those of elliptic curves (X9.62), and for each Edwards curve,
+    whose key and signature have one identifier (RFC 8410)."""
+    name = _content(der, at)
+    start = _content(der, name)
+    return der[start : min(start + 5, _after(der, name))]
 
 
 def _octets(value: bytes, tag: int) -> bytes | None:
