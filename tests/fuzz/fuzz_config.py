@@ -8,6 +8,7 @@ import atheris
 
 with atheris.instrument_imports(include=["uproxy", "yaml"]):
     from uproxy.config import changes, load, warnings
+    from uproxy.config.places import locate
     from uproxy.errors import ConfigError
 
 _BASE = "identity: {workload_api: unix:///run/agent.sock}\n"
@@ -31,9 +32,10 @@ def _check_load(text: str, overrides: tuple[str, ...]) -> None:
     try:
         settings = load(text, environ=environ, overrides=overrides, folder="/etc/uproxy")
     except ConfigError as error:
-        _check_report([str(mistake) for mistake in error.mistakes])
+        _check_report([str(mistake) for mistake in error.in_file("fuzz.yaml").mistakes])
         return
-    warnings(settings)
+    found = locate(text, "fuzz.yaml", environ, overrides, warnings(settings))
+    assert all(each.labelled("warning").isprintable() for each in found)
     assert not changes(settings, settings).keys
 
 
