@@ -23,7 +23,8 @@ BROKEN = [
     ("name:x\rlog: {}\r", (1, 6), "a blank is missing after the colon in 'name:x'"),
     ("log:\r\n  level:debug\r\n  format: text\r\n", (2, 9), "a blank is missing after the colon"),
     ("name: x\x85log:\u2028  level:debug\u2029  format: text", (3, 9), "a blank is missing"),
-    ("name:\n  /\r\r:", (4, 1), "its indentation fits nothing above"),
+    ("name:\n  /\r\r:", (4, 1), "a key is missing before this colon"),
+    ("log:\n    level: debug\r\r  format: text", (4, 3), "its indentation fits nothing above"),
     # text that begins with a character of YAML's
     ("a: {ports: [*]}\n", (1, 13), 'text that begins with * needs quotes, as in "*"'),
     ("a: *.example.org\n", (1, 4), 'needs quotes, as in "*.example.org"'),
@@ -71,6 +72,11 @@ BROKEN = [
     ("name: x\n...\nlog: {}\n", (2, 1), "a line that is `...` ends the document"),
     # brackets
     ("inbound: [a, b\nlog: {}\n", (1, 10), "the [ that begins here isn't closed before line 2"),
+    ('{"a": [1, 2\n "c": 2}\n', (1, 7), "the [ that begins here isn't closed before line 2"),
+    ("{\nname: x\nlog: {}\n}\n", (2, 8), "a comma is missing at the end of line 2"),
+    ("log: {level: debug\n  format: text}\n", (1, 19), "a comma is missing at the end of line 1"),
+    ('{"a": {"b": 1} # c\n "d": 2}\n', (1, 19), "a comma is missing at the end of line 1"),
+    (": b\n", (1, 1), "a key is missing before this colon"),
     ("log: {level: debug", (1, 6), "the { that begins here isn't closed"),
     ("inbound: [a}\n", (1, 12), "the [ in line 1, column 10 is closed by }; it needs ]"),
     ("log: {}}\n", (1, 8), "this } closes nothing"),

@@ -22,6 +22,7 @@ _NO_BLANK_AFTER_DASH = re.compile(r"\s*-(?=[\w\"'{\[])")
 _WORD_ALONE = re.compile(r"\s*(?:-[ ]+)?[\w.-]+[ ]*$")
 _OTHER_COMMENT = re.compile(r"(?:^|\s)//")
 _ONLY_KEY = re.compile(r"\s*(?:-[ ]+)?(?:[\w.-]+|\"[^\"]*\"|'[^']*')[ ]*$")
+_KEY_FIRST = re.compile(r"\s*(?:-[ ]+)?(?:[\w.-]+|\"[^\"]*\"|'[^']*'):([ ]|$)")
 _WORD = re.compile(r"[^\s,\[\]{}]+")
 
 
@@ -50,6 +51,12 @@ class _Error:
         """Return the word that begins at a place."""
         found = _WORD.match(self.line(place)[(place.column or 1) - 1 :])
         return clip(found.group()) if found else ""
+
+    @property
+    def from_start(self) -> str:
+        """The text from where the thing began in which the error is."""
+        first, *others = self.lines[(self.start.line or 1) - 1 :]
+        return "\n".join((first[(self.start.column or 1) - 1 :], *others))
 
     @property
     def found(self) -> str:
@@ -250,6 +257,8 @@ def _block(error: _Error) -> _Answer:
             return error.place, f"text follows the closing quote; {how}"
         case "-":
             return error.place, "an item of a list stands where keys do"
+        case ":":
+            return error.place, "a key is missing before this colon"
     return _indentation(error)
 
 
@@ -265,25 +274,34 @@ def _indentation(error: _Error) -> _Answer:
 def _flow(error: _Error) -> _Answer:
     """Something that isn't expected in brackets."""
     opened, closes = ("[", "]") if "sequence" in error.context else ("{", "}")
-    found, later = error.found, (error.place.line or 0) > (error.start.line or 0)
-    if found.startswith(("<stream", "<document")):
+    for place in (error.place, Place((error.place.line or 2) - 1)):
+        comment = _OTHER_COMMENT.search(error.line(place))
+        if comment:
+            return Place(place.line, comment.end() - 1), "a comment begins with #, not with //"
+    if error.found.startswith(("<stream", "<document")):
         return error.start, f"the {opened} that begins here isn't closed"
-    if found in ("]", "}"):
+    if error.found in ("]", "}"):
         opening = f"the {opened} in line {error.start.line}, column {error.start.column}"
-        return error.place, f"{opening} is closed by {found}; it needs {closes}"
-    if later and re.match(r"(?:-[ ]+)?[\w.-]+:([ ]|$)", error.line(error.place).lstrip()):
+        return error.place, f"{opening} is closed by {error.found}; it needs {closes}"
+    if error.place.line != error.start.line and _KEY_FIRST.match(error.line(error.place)):
+        return _next_line(error, opened, closes)
+    return _in_brackets(error)
+
+
+def _next_line(error: _Error, opened: str, closes: str) -> _Answer:
+    """A line that begins with a key, after one in brackets without a comma at its end."""
+    rest = error.from_start
+    if rest.count(opened) > rest.count(closes):
         reason = f"the {opened} that begins here isn't closed before line {error.place.line}"
         return error.start, reason
-    return _in_brackets(error)
+    above = _line_above(error, error.place)
+    end = len(error.line(above).rstrip())
+    return Place(above.line, end + 1), f"a comma is missing at the end of line {above.line}"
 
 
 def _in_brackets(error: _Error) -> _Answer:
     if error.found == "-":
         return _dash_in_brackets(error)
-    for place in (error.place, Place((error.place.line or 2) - 1)):
-        comment = _OTHER_COMMENT.search(error.line(place))
-        if comment:
-            return Place(place.line, comment.end() - 1), "a comment begins with #, not with //"
     if error.found == ":":
         return error.place, "a comma is missing before this key, or text with a `: ` needs quotes"
     missing = "a comma" if "sequence" in error.context else "a comma or a colon"
