@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.config_documents import FILES, mistakes
 from tests.helpers.shells import Shell, shell
 from uproxy.cli import COMMANDS, main, shells
-from uproxy.cli.command_tree import Argument, Command, CommandTree, command_tree
+from uproxy.cli.command_tree import Argument, Command, CommandTree, command_tree, settings
 
 ROOT = Path(__file__).parents[1]
 INSTALLED = {
@@ -67,6 +68,8 @@ def test_bash_completes_commands_options_values_and_files(bash: Shell) -> None:
     bash.shows("uproxy check --wait ")
     bash.types("\x15uproxy run --log-level=de\t")
     bash.shows("--log-level=debug ")
+    bash.types("\x15uproxy run --set timeouts.id\t1h")
+    bash.shows("--set timeouts.idle=1h")
     for before in ("check ", "check --wait 5s ", "run --config ", "run --config="):
         bash.types(f"\x15uproxy {before}or\t")
         bash.shows(f"uproxy {before}or\\ ders.yaml")
@@ -81,6 +84,8 @@ def test_zsh_completes_commands_options_values_and_files(zsh: Shell) -> None:
     zsh.shows("uproxy check --wait ")
     zsh.types("\x15uproxy run --log-level de\t")
     zsh.shows("--log-level debug ")
+    zsh.types("\x15uproxy run --set timeouts.id\t1h")
+    zsh.shows("--set timeouts.idle=1h")
     for before in ("check ", "run --config "):
         zsh.types(f"\x15uproxy {before}or\t")
         zsh.shows(f"uproxy {before}or\\ ders.yaml")
@@ -91,6 +96,7 @@ def test_fish_completes_commands_options_values_and_files(folder: Path) -> None:
     assert fish(folder, "uproxy --v") == ["--version"]
     assert fish(folder, "uproxy check --wa") == ["--wait"]
     assert fish(folder, "uproxy run --log-level de") == ["debug"]
+    assert fish(folder, "uproxy run --set timeouts.id") == ["timeouts.idle="]
     assert fish(folder, "uproxy completion ") == ["bash", "fish", "zsh"]
     assert "or ders.yaml" in " ".join(fish(folder, "uproxy check or")).replace("\\ ", " ")
     assert "or ders.yaml" in " ".join(fish(folder, "uproxy run --config or")).replace("\\ ", " ")
@@ -124,6 +130,15 @@ def test_the_tree_has_every_command_with_its_arguments() -> None:
     assert [each.takes for each in check.positionals] == ["FILE"]
     assert [each.flags[-1] for each in check.options if each.is_file] == ["--config"]
     assert [each.flags[-1] for each in tree.common] == ["--help", "--log-level"]
+
+
+def test_the_settings_are_those_that_set_takes() -> None:
+    found = settings()
+    assert {"name", "engine", "timeouts.idle", "identity.files.svid", "admin.listen"} <= set(found)
+    assert not {"timeouts", "admin", "identity"} & set(found)
+    for path in found:
+        reasons = [each.reason for each in mistakes(FILES, overrides=[f"{path}=[[]]"])]
+        assert "no such key" not in reasons, path
 
 
 AWKWARD = CommandTree(

@@ -8,9 +8,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from uproxy.cli import full_parser
+from uproxy.config.fields import SETTINGS
+from uproxy.config.kinds import Kind, Nullable
+from uproxy.config.nodes import join
+from uproxy.config.records import Record
 
 _FILES = "FILE"
 """The metavar of arguments that are paths of files."""
+_SETTING = "PATH=VALUE"
+"""The metavar of arguments that set a setting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +37,11 @@ class Argument:
     def is_file(self) -> bool:
         """Whether its value is the path of a file."""
         return self.takes == _FILES
+
+    @property
+    def is_setting(self) -> bool:
+        """Whether its value is a setting's path, `=` and the setting's value."""
+        return self.takes == _SETTING
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +77,21 @@ class CommandTree:
         """The options that every command has."""
         first, *others = (command.options for command in self.commands)
         return tuple(each for each in first if all(each in options for options in others))
+
+
+def settings() -> tuple[str, ...]:
+    """Return the path of every setting that is no section and stands in no list and no mapping of
+    the user's."""
+    return tuple(_settings(SETTINGS, ""))
+
+
+def _settings(kind: Kind, path: str) -> Iterator[str]:
+    inner = kind.item if isinstance(kind, Nullable) else kind
+    if not isinstance(inner, Record):
+        yield path
+        return
+    for field in inner.fields:
+        yield from _settings(field.kind, join(path, field.name))
 
 
 def command_tree() -> CommandTree:

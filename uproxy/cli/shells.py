@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from uproxy.cli.command_tree import Argument, Command, CommandTree
+from uproxy.cli.command_tree import Argument, Command, CommandTree, settings
 
 _HEAD = "made by `uproxy completion {}`"
 
@@ -15,6 +15,7 @@ _HEAD = "made by `uproxy completion {}`"
 def bash(tree: CommandTree) -> str:
     """Return a script for bash 4.4 or newer."""
     commands = [_bash_command(each) for each in tree.commands]
+    paths = " ".join(f"{path}=" for path in settings())
     first = " ".join([*(each.name for each in tree.commands), *_flags(tree.options)])
     values = [line for command in tree.commands for line in _bash_values(command)]
     return "\n".join(
@@ -32,6 +33,7 @@ def bash(tree: CommandTree) -> str:
             "        break",
             "    done",
             "    case $command:$before in",
+            f"    *:--set) compopt -o nospace; words={_quoted(paths)} ;;",
             *values,
             "    *) case $command in",
             f"        '') words={_quoted(first)} ;;",
@@ -53,7 +55,7 @@ def bash(tree: CommandTree) -> str:
 def _bash_values(command: Command) -> Iterator[str]:
     """Yield a case for each option that takes a value: what the value can be."""
     for option in command.options:
-        if option.takes:
+        if option.takes and not option.is_setting:
             names = "|".join(f"{command.name}:{flag}" for flag in option.flags)
             what = f"words={_quoted(' '.join(option.choices))}" if option.choices else ":"
             yield f"    {names}) {'files=yes' if option.is_file else what} ;;"
@@ -74,6 +76,9 @@ def zsh(tree: CommandTree) -> str:
         (
             "#compdef uproxy",
             f"# zsh completion for uproxy, {_HEAD.format('zsh')}",
+            "_uproxy_settings() {",
+            f"    compadd -S '' -- {' '.join(f'{path}=' for path in settings())}",
+            "}",
             "_uproxy() {",
             "    local curcontext=$curcontext context state state_descr line",
             "    typeset -A opt_args",
@@ -108,9 +113,11 @@ def _zsh_command(command: Command) -> Iterator[str]:
 
 def _zsh_argument(argument: Argument) -> str:
     """Return an argument as `_arguments` takes it."""
-    value = "_files" if argument.is_file else ""
-    if argument.choices:
-        value = f"({' '.join(argument.choices)})"
+    value = f"({' '.join(argument.choices)})" if argument.choices else ""
+    if argument.is_file:
+        value = "_files"
+    elif argument.is_setting:
+        value = "_uproxy_settings"
     name = _zsh_text(argument.takes)
     if not argument.flags:
         return _quoted(f"{'*' if argument.repeats else ''}:{name}:{value or ' '}")
@@ -150,6 +157,8 @@ def _fish_option(when: str, option: Argument) -> str:
     value = ""
     if option.is_file:
         value = " -r -F"
+    elif option.is_setting:
+        value = f" -x -a {_fish_quoted(' '.join(f'{path}=' for path in settings()))}"
     elif option.choices:
         value = f" -x -a {_fish_quoted(' '.join(option.choices))}"
     elif option.takes:
