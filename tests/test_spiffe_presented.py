@@ -112,8 +112,9 @@ def test_values_may_lie_in_each_other_up_to_a_depth() -> None:
     "der",
     [
         certificate().replace(b"\x30", b"\x31", 1),
-        b"\x30\x19\x31" + certificate()[3:],
+        certificate()[:2] + b"\x31" + certificate()[3:],
         certificate() + b"\0",
+        certificate() + NULL,
         certificate(b"\x1f\x00"),
         certificate(b"\x3f\x00"),
         certificate(b"\xbf\x00"),

@@ -28,6 +28,7 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
     "uproxy.spiffe.crls": ("test_spiffe_crls", "test_identity_verifier"),
     "uproxy.spiffe.encoding": ("test_spiffe_encoding", "test_spiffe_bundles", "test_spiffe_crls"),
     "uproxy.spiffe.ids": ("test_spiffe_ids", "property/test_spiffe_ids"),
+    "uproxy.spiffe.presented": ("test_spiffe_presented", "property/test_presented"),
     "uproxy.spiffe.svid": ("test_spiffe_svid", "test_identity_verifier"),
     "uproxy.spiffe.workload_update": ("test_spiffe_workload_update",),
     "uproxy.transport.succession": ("test_transport_succession",),
