@@ -7,6 +7,7 @@ ghostunnel ends both directions with the first that ends, so nothing here half-c
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ from uproxy.lab.mesh import (
     Outbound,
     by_agent,
 )
+from uproxy.lab.ports import free_port
 from uproxy.lab.software.peers import GhostunnelClient, GhostunnelServer
 
 MIB = 1 << 20
@@ -140,6 +142,23 @@ def test_one_with_a_wrong_identity_is_not_what_was_expected(
         with ended(uproxy, "peer_unexpected") as lines:
             assert ask(uproxy.port) == b""
         assert meeting.ghost_id in only(lines)["error"]
+
+
+def test_one_whose_application_is_down_ends_in_order(folder: Path, meeting: Meeting) -> None:
+    """Where nothing was said to it, so it can't be told from one that has nothing to say."""
+    with (
+        GhostunnelServer(
+            folder, meeting.ghost, target=free_port(), allow=[meeting.our_id]
+        ) as server,
+        Outbound(folder, meeting.ours, server.port, expect=[meeting.ghost_id]) as uproxy,
+    ):
+        uproxy.wait_until_ready()
+        with (
+            ended(uproxy, "closed") as lines,
+            socket.create_connection(("127.0.0.1", uproxy.port), timeout=10) as client,
+        ):
+            assert client.recv(1) == b""
+        assert only(lines)["bytes_recv"] == 0
 
 
 def test_one_that_refuses_us_is_a_failed_handshake(

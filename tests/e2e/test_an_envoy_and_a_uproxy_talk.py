@@ -27,6 +27,7 @@ from uproxy.lab.mesh import (
     Inbound,
     Outbound,
 )
+from uproxy.lab.ports import free_port
 from uproxy.lab.software.envoy import EnvoyClient, EnvoyServer
 from uproxy.lab.waiting import wait_until
 
@@ -231,6 +232,17 @@ def test_bytes_arrive_through_an_envoy_that_is_dialed(to_server: Outbound) -> No
         asyncio.run(traffic.exchange(to_server.port, 8 * MIB + 1))
     line = only(lines)
     assert (line["bytes_recv"], line["bytes_sent"]) == (8 * MIB + 1, 8 * MIB + 1)
+
+
+def test_an_envoy_whose_application_is_down_breaks_off(folder: Path, world: Identities) -> None:
+    with (
+        EnvoyServer(folder, world.theirs(ORDERS), target=free_port(), allow=[WEB]) as server,
+        Outbound(folder, world.ours(WEB), server.port) as uproxy,
+    ):
+        uproxy.wait_until_ready()
+        with ended(uproxy, "handshake_failed") as lines:
+            assert ask(uproxy.port) == b""
+        assert only(lines)["error"] == "the peer closed in the middle of the handshake"
 
 
 def test_an_envoy_that_refuses_us_is_a_failed_handshake(
