@@ -82,6 +82,14 @@ def test_whom_an_anchor_signed_is_reachable_in_any_order() -> None:
     assert reachable(Search(), outlines(LOWER, UPPER), CA) == certificates(UPPER, LOWER)
 
 
+def test_authorities_that_sign_each_other_are_found_once() -> None:
+    first = CA.intermediate(subject="first")
+    second = first.intermediate(subject="second")
+    again = first._build(first._how, first.key, second)
+    every = [first.certificate, second.certificate, again]
+    assert reachable(Search(), [*map(outline, every)], CA) == every
+
+
 def test_nobody_is_reachable_without_those_in_between() -> None:
     assert reachable(Search(), outlines(LOWER), CA) == []
 
@@ -162,10 +170,11 @@ def test_of_roots_with_one_name_the_one_whose_key_fits_is_found(signer: Authorit
 
 def test_a_key_identifier_of_a_root_is_decisive() -> None:
     """Those that are presented beside it are left alone."""
-    for quirks in ({}, BARE):
-        leaf, forged = CA.issue(**quirks).certificate, forged_by_name(CA)
-        assert way_up([leaf, forged.outline], [CA.root]) == [leaf, CA.root]
-        assert forged.checked == 0
+    [root] = outlines(CA)
+    for quirks, checked in ({}, 0), (BARE, 1):
+        leaf, forged = Counted(CA.issue(**quirks).certificate), forged_by_name(CA)
+        assert find_way_up(leaf.outline, [forged.outline], [root], {}) == [leaf.outline, root]
+        assert (leaf.checked, forged.checked) == (checked, 0)
 
 
 def test_signers_with_another_key_identifier_do_not_count() -> None:
