@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from uproxy import __version__, errors
+from tests.helpers.docs import table
+from uproxy import __version__
 from uproxy.cli import COMMANDS, main
 from uproxy.cli.command_tree import Argument, Command, CommandTree, command_tree
 from uproxy.cli.manual import EXIT_CODES, manual
-from uproxy.cli.status import NOT_READY
 
 PAGE = Path(__file__).parents[1] / "deploy" / "shell" / "uproxy.1"
 
@@ -55,13 +54,9 @@ def test_the_first_line_says_what_it_is() -> None:
     assert "uproxy - a micro-proxy for one workload: SPIFFE identity" in shown(PAGE.read_text())
 
 
-def test_the_exit_codes_are_those_of_the_errors() -> None:
-    codes = {
-        error.exit_code
-        for _, error in inspect.getmembers(errors, inspect.isclass)
-        if issubclass(error, errors.UproxyError)
-    }
-    assert set(EXIT_CODES) == codes | {0, NOT_READY, 130}
+def test_the_exit_codes_are_those_of_the_reference() -> None:
+    rows = table(PAGE.parents[2] / "docs" / "reference" / "cli.md", "code")
+    assert {row[0] for row in rows} == {str(code) for code in EXIT_CODES}
 
 
 def test_no_text_of_the_help_is_read_as_a_request() -> None:

@@ -20,6 +20,7 @@ EXIT_CODES = {
     3: "Not permitted; the message names the privilege.",
     4: "No identity in the time given to `check --wait`.",
     5: "`status`: it answers and isn't ready.",
+    6: "`check --as`: the caller would be refused; `explain`: one was.",
     130: "Ended by Ctrl-C.",
 }
 
