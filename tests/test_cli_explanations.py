@@ -58,6 +58,19 @@ def test_a_denial_is_told_once_with_the_rule_to_add() -> None:
         )
 
 
+def test_an_alert_says_no_more_than_the_side_that_sent_it() -> None:
+    refused = row("peer_untrusted", unproven_identity=WEB, reason="no root signed the chain")
+    alert = row(
+        "handshake_failed", direction="outbound", destination="orders",
+        reason="the peer refused our certificate (unknown ca): it may lack a bundle",
+    )  # fmt: skip
+    found = between(caller(alert), called(refused))
+    assert found.lines == (
+        f"12 s ago: {WEB} -> {ORDERS}, called's side: peer untrusted: no root signed the chain",
+    )
+    assert "caller's side: handshake failed" in between(caller(alert), called()).lines[0]
+
+
 def test_what_the_called_one_has_forgotten_is_told_as_the_caller_saw_it() -> None:
     found = between(caller(ECHO), called())
     assert found.lines == (f"12 s ago: {WEB} -> {ORDERS}, caller's side: peer refused: because",)

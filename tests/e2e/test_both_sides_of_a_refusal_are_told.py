@@ -109,7 +109,7 @@ def test_an_application_that_is_down_is_listed_there_and_marks_its_door(
 
 
 def test_whose_certificate_is_refused_there_is_told_what_may_be_missing(
-    tmp_path: Path, world: FileWorld, app: int
+    tmp_path: Path, world: FileWorld, app: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with (
         Inbound(tmp_path, world.ours(ORDERS), app) as called,
@@ -127,6 +127,12 @@ def test_whose_certificate_is_refused_there_is_told_what_may_be_missing(
         assert (row["unproven_identity"], row["unproven_serial"]) == claimed
         assert (line["src.identity"], row["identity"]) == (None, None)
         joined(only(ours), line)
+        both = [f"127.0.0.1:{uproxy.admin_port}" for uproxy in (caller, called)]
+        assert main(["explain", *both]) == REFUSED
+        told = capsys.readouterr().out
+        assert told.count(" ago: ") == 1
+        assert "no bundle for the trust domain stranger.test (X5-17)" in told
+        assert told.endswith('"stranger.test": "stranger.test.pem"\n')
         words = (
             "the peer refused our certificate (unknown ca): it may lack a bundle for stranger.test"
         )

@@ -93,7 +93,9 @@ def _caller_rows(caller: Status, called: Status) -> Iterator[Row]:
 
 def _is_echo(row: Row) -> bool:
     """Whether a caller's row says no more than that the called side refused."""
-    return row["outcome"] == "peer_refused" or "its log says why" in row["reason"]
+    if row["outcome"] == "handshake_failed":
+        return str(row["reason"]).startswith("the peer refused")
+    return bool(row["outcome"] == "peer_refused")
 
 
 def _leads_to(caller: Status, called: Status) -> bool:
