@@ -57,7 +57,7 @@ class ForgetfulWorld(DemoWorld):
 
     def orders_config(self, servers: Mapping[str, int]) -> dict[str, Any]:
         config = super().orders_config(servers)
-        return {**config, "timeouts": {**config["timeouts"], "idle": "1ms"}}
+        return {**config, "timeouts": {**config["timeouts"], "idle": "100ms"}}
 
 
 async def tell(world: DemoWorld) -> str:
