@@ -18,6 +18,13 @@ def test_a_rate_is_what_happened_in_a_step_by_its_real_length() -> None:
     assert history.rates() == ((2.0, 2.0), (0.2, 0.0), (200.0, 0.0), (4.0, 2.0))
 
 
+def test_rates_are_told_to_a_thousandth() -> None:
+    history = History(0.0)
+    history.take(Totals(2, 0, 0, 0), 3.0)
+    history.take(Totals(2, 1, 0, 0), 3.5)
+    assert history.rates()[:2] == ((0.667, 0.0), (0.0, 2.0))
+
+
 def test_two_looks_at_the_same_time_are_one() -> None:
     history = History(0.0)
     history.take(Totals(15), 15.0)

@@ -59,6 +59,8 @@ def test_everything_is_in_one_line_with_the_first_beginning_and_everybodys_turn(
     told = line(moment(doors=(down,), denials=refused))
     assert told.words == "3 callers refused, 1 application down, certificate fine"
     assert (told.level, told.since) == (Level.BAD, ago(12))
+    fine = find(moment(doors=(API,)))
+    assert fine == ()
     assert told.turn == (
         "whoever runs the application at 127.0.0.1:8080",
         "the callers, or who writes the rules here",
@@ -79,7 +81,35 @@ def test_a_caller_counts_once_however_often_and_for_whatever_it_is_refused() -> 
 
 
 def test_who_was_refused_long_ago_is_no_trouble_any_more() -> None:
-    assert line(moment(denials=(refusal("x", 16), refusal("y", 14)))).words.startswith("1 caller r")
+    for minutes, counted in ((14.9, True), (15, True), (15.1, False)):
+        assert (
+            "1 caller refused" in line(moment(denials=(refusal("x", minutes),))).words
+        ) is counted
+
+
+def test_whose_turn_a_refusal_is_depends_on_what_was_wrong() -> None:
+    for outcome, turn in (
+        ("denied", "the callers, or who writes the rules here"),
+        ("policy_changed", "the callers, or who writes the rules here"),
+        ("peer_untrusted", "the callers"),
+        ("handshake_failed", "the callers"),
+    ):
+        assert line(moment(denials=(refusal("x", outcome=outcome),))).turn == (turn,)
+
+
+def test_of_several_refusals_of_a_caller_the_first_says_since_when_and_whose_turn_it_is() -> None:
+    first = refusal("x", 9, outcome="peer_untrusted")
+    later = refusal("x", 2, since=ago(5))
+    again = refusal("x", 1, since=ago(9), outcome="peer_untrusted")
+    for rows in ((first, later), (later, first), (again, later), (again, refusal("x", 5))):
+        told = line(moment(denials=rows))
+        assert (told.since, told.turn) == (ago(9), ("the callers",))
+
+
+def test_a_refusal_behind_a_door_without_a_destination_is_told_by_its_door() -> None:
+    out: dict[str, Any] = {"direction": "outbound", "door": "127.0.0.1:1", "destination": None}
+    told = line(moment(denials=(refusal(None, outcome="peer_untrusted", **out),)))
+    assert told.turn == ("whoever runs 127.0.0.1:1",)
 
 
 def test_both_sides_of_outbound_refusals_are_told_apart() -> None:
@@ -137,7 +167,10 @@ def test_the_headline_names_a_few_of_many_and_counts_the_rest() -> None:
     at = moment(destinations=tuple(DestinationRow(f"d{n}", "mtls", (), down) for n in range(9)))
     told = line(at)
     assert told.words == "9 destinations down, certificate fine"
-    assert told.turn == (*(f"whoever runs d{n}" for n in range(TURNS_SHOWN)), "4 more")
+    few = tuple(f"whoever runs d{n}" for n in range(TURNS_SHOWN))
+    assert told.turn == (*few, "4 more")
+    for count, turn in ((TURNS_SHOWN, few), (TURNS_SHOWN + 1, (*few, "1 more"))):
+        assert line(replace(at, destinations=at.destinations[:count])).turn == turn
 
 
 def test_a_stale_configuration_is_told_once_with_its_file() -> None:
@@ -146,6 +179,47 @@ def test_a_stale_configuration_is_told_once_with_its_file() -> None:
     told = only(at)
     assert (told.words, told.since) == ("/etc/uproxy/orders.yaml is not in force", ago(33))
     assert line(at).words == "configuration stale, certificate fine"
+
+
+def test_a_note_without_a_colon_is_shown_whole_and_one_with_it_without_its_word() -> None:
+    at = moment(readiness=Readiness((), ("something", "word: the rest")))
+    assert [(each.kind, each.words) for each in find(at)] == [
+        (Kind.OTHER, "something"),
+        (Kind.OTHER, "the rest"),
+    ]
+
+
+def test_without_a_usable_bundle_it_is_the_issuers_turn() -> None:
+    reason = "no bundle has a usable root: all peers are refused"
+    at = moment(readiness=Readiness((reason,)), certificates=certificates(source={}))
+    told = only(at)
+    assert (told.kind, told.level) == (Kind.TRUST, Level.BAD)
+    assert told.turn == "the SPIFFE agent at the Workload API"
+    assert line(at).words == "all peers refused, certificate fine"
+
+
+def test_starting_and_draining_are_nobodys_fault() -> None:
+    for reason, kind in (
+        ("starting: waiting for the first identity", Kind.STARTING),
+        ("draining", Kind.DRAINING),
+    ):
+        told = only(moment(readiness=Readiness((reason,))))
+        assert (told.kind, told.level) == (kind, Level.WARN)
+        assert told.turn.startswith("nobody: ")
+
+
+def test_nothing_is_fine_about_a_certificate_that_is_not_there_to_renew() -> None:
+    reason = "no identity yet: no agent"
+    assert line(moment(readiness=Readiness((reason,)))).words == "no identity"
+
+
+def test_what_cannot_be_renewed_is_not_a_second_cause_when_it_gets_old() -> None:
+    svid = certificates().svid
+    assert svid is not None
+    old = replace(svid, not_before=ago(59), expires=NOW + timedelta(minutes=1))
+    notes = Readiness((), ("identity_stale: the agent is gone",))
+    at = moment(certificates=certificates(svid=old), readiness=notes)
+    assert only(at).kind is Kind.RENEWAL
 
 
 def test_without_an_identity_it_is_the_agents_turn() -> None:
@@ -174,12 +248,15 @@ def test_files_are_renewed_by_somebody_else_than_an_agent() -> None:
 def test_a_certificate_that_should_have_been_renewed_is_trouble_before_it_expires() -> None:
     svid = certificates().svid
     assert svid is not None
-    for left, fine in ((20, True), (14, False)):
+    for left, fine in ((20, True), (15.1, True), (15, False), (14, False)):
         until = NOW + timedelta(minutes=left)
         old = replace(svid, not_before=until - timedelta(hours=1), expires=until)
         at = moment(certificates=certificates(svid=old))
         assert ("certificate fine" in line(at).words) is fine
         assert ("certificate about to expire" in line(at).words) is not fine
+        assert [each.since for each in find(at)] == (
+            [] if fine else [until - timedelta(minutes=15)]
+        )
 
 
 def test_the_descriptor_clamp_is_a_note_until_it_is_near() -> None:
@@ -189,6 +266,12 @@ def test_the_descriptor_clamp_is_a_note_until_it_is_near() -> None:
     assert line(far).level is Level.GOOD
     near = moment(readiness=Readiness((), (clamp, "limits_near: 390 of 400 connections: raise")))
     assert line(near).words == "connections near their limit, certificate fine"
+
+
+def test_the_worst_comes_first_whatever_it_is_about() -> None:
+    down = replace(API, trouble="refused", trouble_since=ago(1))
+    at = moment(readiness=Readiness(("draining",)), doors=(down,))
+    assert [each.kind for each in find(at)] == [Kind.APPLICATION, Kind.DRAINING]
 
 
 def test_what_does_not_answer_comes_first() -> None:

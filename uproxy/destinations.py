@@ -50,8 +50,8 @@ class _Endpoint:
     connections: int = 0
     failures: int = 0
     """In a row."""
-    failing_since: float = 0.0
-    """When the first of them failed."""
+    failing_since: float | None = None
+    """When the first of them failed; None: the last attempt didn't fail."""
     passed_over_until: float = 0.0
     reason: str | None = None
     """Why the last attempt failed."""
@@ -166,7 +166,7 @@ class Endpoints:
             connections=endpoint.connections,
             passed_over=now < endpoint.passed_over_until,
             reason=endpoint.reason,
-            failing_s=now - endpoint.failing_since if endpoint.failures else None,
+            failing_s=None if endpoint.failing_since is None else now - endpoint.failing_since,
         )
 
     def failed(self, address: Address, now: float, reason: str) -> None:
@@ -174,7 +174,7 @@ class Endpoints:
         endpoint = self._endpoints.setdefault(address, _Endpoint())
         if now < endpoint.passed_over_until:
             return
-        if endpoint.failures == 0:
+        if endpoint.failing_since is None:
             endpoint.failing_since = now
         pause = min(FIRST_BACKOFF_S * 2.0 ** min(endpoint.failures, 10), LONGEST_BACKOFF_S)
         endpoint.failures += 1
@@ -189,6 +189,7 @@ class Endpoints:
             endpoint = self._endpoints[dialled] = _Endpoint()
         endpoint.connections += 1
         endpoint.failures = 0
+        endpoint.failing_since = None
         endpoint.passed_over_until = 0.0
         endpoint.reason = None
         for candidate in tried:
