@@ -14,7 +14,7 @@ BUILD_PACKAGES := gcc libc6-dev python3-dev
 TEST_PACKAGES := $(APPLICATIONS) chromium chromium-driver curl fish libnginx-mod-stream libssl-dev mandoc \
 	nmap openssl prometheus redis-tools systemd testssl.sh zsh
 
-.PHONY: help demo test test-all check bench wheels fuzz asan tsan mutants shell-files clean test-packages demo-packages
+.PHONY: help demo test test-all check bench wheels standalone deb fuzz asan tsan mutants shell-files clean test-packages demo-packages
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
 
@@ -25,6 +25,8 @@ help:
 	@echo 'make check     lint, format, types, floors, spelling, the compiled pages'
 	@echo 'make bench     the benchmarks; ARGS="NAME …" chooses'
 	@echo 'make wheels    a wheel for each version of Python, in dist'
+	@echo 'make standalone  uProxy as one file, without Python: .cache/standalone/uproxy'
+	@echo 'make deb       the same as a Debian package, in dist'
 	@echo 'make fuzz      the fuzz targets, a minute each; ARGS="SECONDS NAME …" chooses'
 	@echo 'make asan      the compiled engine under AddressSanitizer; ARGS goes to pytest'
 	@echo 'make tsan      the compiled engine under ThreadSanitizer; ARGS goes to pytest'
@@ -65,6 +67,13 @@ bench: $(VENV)/.ready .cache/peers/ghostunnel
 
 wheels: $(VENV)/.ready .cache/glibc-2.31/.ready
 	@.ci/wheels dist
+
+standalone: $(VENV)/.ready
+	@.ci/packages dpkg-dev gcc
+	@deploy/standalone/build .cache/standalone
+
+deb: standalone
+	@deploy/debian/build .cache/standalone dist
 
 fuzz: $(VENV)/.ready
 	@.ci/fuzz $(ARGS)

@@ -1,0 +1,26 @@
+"""uProxy as one file and as a Debian package, built once for the tests that want them."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def standalone() -> Path:
+    """Return the folder with what `deploy/standalone/build` makes, of the sources as they are."""
+    folder = ROOT / ".cache" / "standalone"
+    _run("deploy/standalone/build", folder)
+    return folder
+
+
+def package(built: Path, folder: Path, version: str) -> Path:
+    """Return a Debian package of what is built, with that version."""
+    _run("env", f"UPROXY_VERSION={version}", "deploy/debian/build", built, folder)
+    return folder / f"uproxy_{version}-1_amd64.deb"
+
+
+def _run(*argv: str | Path) -> None:
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
