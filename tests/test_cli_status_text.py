@@ -80,6 +80,19 @@ def test_every_cause_is_told_once() -> None:
     assert "as above" in shown
 
 
+def test_whom_we_could_not_reach_is_no_caller_without_an_identity() -> None:
+    facts = FakeFacts()
+    out = replace(
+        orders_facts().denial_rows[2], direction="outbound", outcome="connect_failed",
+        door="127.0.0.1:5432",
+    )  # fmt: skip
+    facts.denial_rows = (replace(out, destination="orders-db"), replace(out, destination=None))
+    shown = text_of(render(status_of(facts)))
+    assert "to orders-db" in shown
+    assert "to 127.0.0.1:5432" in shown
+    assert "no identity" not in shown
+
+
 def test_a_stale_configuration_is_a_list_with_its_file_and_since_when() -> None:
     facts = FakeFacts()
     mistakes = tuple(f"timeouts.t{n}: no such key" for n in range(20))

@@ -63,7 +63,8 @@ def test_everything_is_in_one_line_with_the_first_beginning_and_everybodys_turn(
     assert fine == ()
     assert told.turn == (
         "whoever runs the application at 127.0.0.1:8080",
-        "the callers, or who writes the rules here",
+        "the callers",
+        "who writes the rules here",
     )
 
 
@@ -89,12 +90,12 @@ def test_who_was_refused_long_ago_is_no_trouble_any_more() -> None:
 
 def test_whose_turn_a_refusal_is_depends_on_what_was_wrong() -> None:
     for outcome, turn in (
-        ("denied", "the callers, or who writes the rules here"),
-        ("policy_changed", "the callers, or who writes the rules here"),
-        ("peer_untrusted", "the callers"),
-        ("handshake_failed", "the callers"),
+        ("denied", ("the callers", "who writes the rules here")),
+        ("policy_changed", ("the callers", "who writes the rules here")),
+        ("peer_untrusted", ("the callers",)),
+        ("handshake_failed", ("the callers",)),
     ):
-        assert line(moment(denials=(refusal("x", outcome=outcome),))).turn == (turn,)
+        assert line(moment(denials=(refusal("x", outcome=outcome),))).turn == turn
 
 
 def test_of_several_refusals_of_a_caller_the_first_says_since_when_and_whose_turn_it_is() -> None:

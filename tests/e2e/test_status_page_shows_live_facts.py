@@ -164,6 +164,8 @@ def test_an_identity_that_was_not_proven_is_shown_as_such(
     visit(tab, admin)
     shows(tab, f"{claimed}\nnot proven, serial 0a1b")
     shows(tab, "no identity\nnot proven, serial 0a1c")
+    admin.facts.denial_rows = (replace(denial, direction="outbound", destination="orders-db"),)
+    shows(tab, "to orders-db")
 
 
 def test_a_stale_configuration_is_a_list_with_its_file_and_since_when(

@@ -282,6 +282,8 @@ def _why(status: Status, row: Mapping[str, Any]) -> str:
 def _claimed(row: Mapping[str, Any]) -> str:
     """Who somebody without a proven identity said to be."""
     serial = row.get("unproven_serial")
+    if serial is None and row["direction"] == "outbound":
+        return f"to {row['destination'] or row['door']}"
     if serial is None:
         return "no identity"
     return f"{row['unproven_identity'] or 'no SPIFFE ID'}, not proven (serial {serial})"

@@ -72,7 +72,8 @@ def headline(moment: Moment, troubles: Iterable[Trouble]) -> Headline:
         words.append("certificate fine")
     rows = [row for by_name in refused.values() for row in by_name.values()]
     begun = [*(each.since for each in wrong), *(row.since or row.at for row in rows)]
-    turns = tuple(dict.fromkeys((*(each.turn for each in wrong), *map(_turn, rows))))
+    refusers = (turn for row in rows for turn in _turns(row))
+    turns = tuple(dict.fromkeys((*(each.turn for each in wrong), *refusers)))
     more = len(turns) - TURNS_SHOWN
     return Headline(
         level=_worst([*(each.level for each in wrong), *([Level.WARN] if rows else [])]),
@@ -234,10 +235,10 @@ def _name(row: DenialRow) -> str:
     return row.identity or row.source.rpartition(":")[0]
 
 
-def _turn(row: DenialRow) -> str:
-    """Return who can end a refusal."""
+def _turns(row: DenialRow) -> tuple[str, ...]:
+    """Return who can end a refusal, each of them alone."""
     if row.direction == "outbound":
-        return f"whoever runs {_name(row)}"
+        return (f"whoever runs {_name(row)}",)
     if row.outcome in (Outcome.DENIED, Outcome.POLICY_CHANGED):
-        return "the callers, or who writes the rules here"
-    return "the callers"
+        return "the callers", "who writes the rules here"
+    return ("the callers",)
