@@ -259,7 +259,8 @@ def test_an_svid_that_its_own_bundles_refuse_is_a_warning(files: MakeFiles) -> N
 
 
 def test_a_crl_goes_with_the_bundle_whose_root_issued_it(files: MakeFiles) -> None:
-    ours, theirs = CA.crl(), PARTNER.crl()
+    capitals = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "CA OF PARTNER.TEST")])
+    ours, theirs = CA.crl(), PARTNER.crl(issuer=capitals)
     found = replace(
         files(CA.issue()),
         bundles={"example.org": CA.pem, "partner.test": PARTNER.pem},

@@ -121,6 +121,20 @@ def test_a_crl_is_its_issuers_by_name_and_key() -> None:
     assert not issued_by(namesake.crl(), CA.root)
 
 
+def written(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, text)])
+
+
+@pytest.mark.parametrize("text", ["ca of EXAMPLE.org", "CA  of example.org", " CA of example.org "])
+def test_letters_and_blanks_make_no_other_issuer_of_a_crl(text: str) -> None:
+    assert issued_by(CA.crl(issuer=written(text)), CA.root)
+
+
+@pytest.mark.parametrize("text", ["CA of example-org", "CAof example.org", "CA of example.or"])
+def test_another_name_is_another_issuer_of_a_crl(text: str) -> None:
+    assert not issued_by(CA.crl(issuer=written(text)), CA.root)
+
+
 def test_a_crl_of_another_algorithm_is_not_the_issuers() -> None:
     edwards = Authority("example.org", now=NOW, key="ed25519")
     assert issued_by(edwards.crl(), edwards.root)

@@ -35,7 +35,7 @@ from uproxy.model import Role
 from uproxy.spiffe import encoding
 from uproxy.spiffe.authorities import check_issued
 from uproxy.spiffe.bundles import Bundle, distrusted, parse_bundle, parse_crls
-from uproxy.spiffe.crls import issued_by, why_unusable
+from uproxy.spiffe.crls import has_issuers_name, issued_by, why_unusable
 from uproxy.spiffe.encoding import MAX_BYTES
 from uproxy.spiffe.ids import SpiffeId, TrustDomain
 from uproxy.spiffe.svid import check_own_key, claimed_identity
@@ -210,7 +210,7 @@ def _domains_of(
     """Return the domains of which a root issued `crl`; a domain whose root has only the issuer's
     name is distrusted."""
     namesakes = {
-        domain: [root for root in bundle.roots if root.subject == crl.issuer]
+        domain: [root for root in bundle.roots if has_issuers_name(crl, root)]
         for domain, bundle in bundles.items()
     }
     domains = tuple(

@@ -178,11 +178,13 @@ class Authority:
         extensions: Collection[tuple[x509.ExtensionType, bool]] = (),
         entry_extensions: Collection[tuple[x509.ExtensionType, bool]] = (),
         forged: bool = False,
+        issuer: x509.Name | None = None,
     ) -> x509.CertificateRevocationList:
-        """Return a CRL of this authority; `extensions` are (value, critical)."""
+        """Return a CRL of this authority, under another name if `issuer` is given; `extensions`
+        are (value, critical)."""
         builder = (
             x509.CertificateRevocationListBuilder()
-            .issuer_name(self.certificate.subject)
+            .issuer_name(issuer or self.certificate.subject)
             .last_update(last_update or self.now - timedelta(minutes=1))
             .next_update(next_update or self.now + timedelta(hours=1))
         )

@@ -72,9 +72,24 @@ def check_usable(crl: x509.CertificateRevocationList) -> None:
         raise BundleError("a CRL has no nextUpdate, so nobody could tell that it is stale")
 
 
+def has_issuers_name(crl: x509.CertificateRevocationList, certificate: x509.Certificate) -> bool:
+    """Return whether `certificate` has the name of the CRL's issuer.  Small and capital letters
+    and the number of blanks don't count (RFC 5280 §7.1): a CRL that isn't taken for its issuer's
+    would revoke nothing."""
+    one, other = crl.issuer, certificate.subject
+    return one == other or _folded(one) == _folded(other)
+
+
+def _folded(name: x509.Name) -> list[frozenset[tuple[x509.ObjectIdentifier, str]]]:
+    return [
+        frozenset((each.oid, " ".join(str(each.value).casefold().split())) for each in part)
+        for part in name.rdns
+    ]
+
+
 def issued_by(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
     """Return whether `issuer` (name and key) signed `crl`."""
-    if crl.issuer != issuer.subject:
+    if not has_issuers_name(crl, issuer):
         return False
     try:
         return crl.is_signature_valid(issuer.public_key())  # type: ignore[arg-type]  # a key of a kind that can't sign raises TypeError
