@@ -54,6 +54,12 @@ def test_the_while_doubles_up_to_half_a_minute_and_one_success_forgets_it() -> N
     assert not destination.failing(A, now + 1.0)
 
 
+def test_an_address_in_use_that_never_failed_is_never_passed_over() -> None:
+    destination = Destination((A, B))
+    opened(destination, A)
+    assert not destination.failing(A, 0.0)
+
+
 def test_a_failure_is_remembered_when_the_last_connection_ends() -> None:
     destination = Destination((A, B))
     opened(destination, A)
