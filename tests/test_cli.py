@@ -225,6 +225,8 @@ def test_check_refuses_an_expired_svid(good: Path) -> None:
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = uproxy("check", "--log-level", "debug", "--config", str(tmp_path / "none"))
     assert "Traceback" in done.stderr
+    assert done.stderr.endswith(": no such file or directory\n")
+    assert done.returncode == 2
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])

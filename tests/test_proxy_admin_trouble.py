@@ -113,6 +113,13 @@ def test_a_refusal_behind_a_door_without_a_destination_is_told_by_its_door() -> 
     assert told.turn == ("whoever runs 127.0.0.1:1",)
 
 
+def test_a_handshake_that_failed_says_not_who_distrusts_whom() -> None:
+    out: dict[str, Any] = {"direction": "outbound", "door": "127.0.0.1:1", "destination": "db"}
+    told = line(moment(denials=(refusal(None, outcome="handshake_failed", **out),)))
+    assert told.words == "no handshake with 1 destination, certificate fine"
+    assert told.turn == ("whoever runs db",)
+
+
 def test_both_sides_of_outbound_refusals_are_told_apart() -> None:
     out: dict[str, Any] = {"direction": "outbound", "door": "127.0.0.1:5432", "destination": "db"}
     rows = (

@@ -59,8 +59,8 @@ def logged_outcomes(access: str) -> frozenset[Outcome]:
     return {"all": frozenset(Outcome), "denied": DENIALS, "none": frozenset[Outcome]()}[access]
 
 
-class Known(Protocol):
-    """What a door knows of its connections."""
+class ConnectionContext(Protocol):
+    """What is known of a connection by the door it came through."""
 
     @property
     def direction(self) -> Direction: ...
@@ -78,7 +78,7 @@ class Known(Protocol):
     def own(self) -> OwnSvid | None: ...
 
 
-def access_record(known: Known, connection: Connection, ending: Ending) -> AccessRecord:
+def access_record(known: ConnectionContext, connection: Connection, ending: Ending) -> AccessRecord:
     """Build the log record of a connection that has ended."""
     arrival, tls = connection.arrival, connection.tls
     ours = None if known.own is None else known.own.spiffe_id

@@ -30,11 +30,12 @@ def file() -> Path:
     return standalone() / "uproxy"
 
 
-def version(file: Path, cache: Path) -> subprocess.CompletedProcess[str]:
-    """Run `uproxy version` as nobody, with only a place to unpack into in the environment."""
+def run_as_nobody(file: Path, cache: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command, `uproxy version` unless `words` name another, as nobody, with only a place to
+    unpack into in the environment."""
     return subprocess.run(
-        [file, "version"], env={"CACHE_DIRECTORY": str(cache)}, user="nobody", group="nogroup",
-        extra_groups=[], capture_output=True, text=True, check=False,
+        [file, *(words or ("version",))], env={"CACHE_DIRECTORY": str(cache)}, user="nobody",
+        group="nogroup", extra_groups=[], capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
@@ -69,19 +70,34 @@ def cache() -> Iterator[Path]:
 
 
 def test_what_it_unpacks_is_used_again_and_mended(file: Path, cache: Path) -> None:
-    assert version(file, cache).returncode == 0
+    assert run_as_nobody(file, cache).returncode == 0
     (folder,) = cache.iterdir()
     module = folder / "uproxy" / "__init__.pyc"
     before = module.stat().st_ino
-    assert version(file, cache).returncode == 0
+    assert run_as_nobody(file, cache).returncode == 0
     assert module.stat().st_ino == before
     module.write_bytes(b"")  # as after a loss of power
-    assert version(file, cache).returncode == 0
+    assert run_as_nobody(file, cache).returncode == 0
     assert module.stat().st_size > 0
     assert [each.name for each in cache.iterdir()] == [folder.name]
 
 
 def test_it_uses_no_folder_that_others_can_write_to(file: Path, cache: Path) -> None:
     cache.chmod(0o777)
-    assert version(file, cache).returncode == 0  # from elsewhere
+    assert run_as_nobody(file, cache).returncode == 0  # from elsewhere
     assert list(cache.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", [("manual",), ("completion", "bash"), ("schema",), ("--help",)])
+def test_it_has_every_command_but_the_demo(file: Path, cache: Path, words: tuple[str, ...]) -> None:
+    done = run_as_nobody(file, cache, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "uproxy" in done.stdout
+
+
+def test_without_a_demo_it_says_where_there_is_one(file: Path, cache: Path) -> None:
+    done = run_as_nobody(file, cache, "demo", "--once")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "uproxy: error: this build of uProxy has no demo: pip install 'uproxy[demo]' brings it\n"
+    )

@@ -41,6 +41,7 @@ ip link set lo up
 once "no Python here" sh -c '! command -v python3'
 once "install" dpkg -i /test/uproxy_0.1.0-1_amd64.deb
 once "version" /usr/bin/uproxy version
+once "man page" sh -c '/usr/bin/uproxy manual | grep -q uproxy'
 cp /test/svid.pem /test/svid.key /test/bundle.pem /test/orders.yaml /etc/uproxy
 chown root:uproxy /etc/uproxy/svid.key && chmod 640 /etc/uproxy/svid.key
 once "start" systemctl start $unit

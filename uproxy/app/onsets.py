@@ -13,7 +13,7 @@ class Onsets:
         self._since: dict[str, datetime] = {}
 
     def look(self, reasons: Iterable[str], at: datetime) -> Mapping[str, datetime]:
-        """Return since when each of `reasons`, which are so now, has been so, by what stands
+        """Return since when each of `reasons`, which hold at `at`, has held, by what stands
         before its colon: the rest may change.  All others are forgotten."""
         words = (reason.partition(": ")[0] for reason in reasons)
         self._since = {word: self._since.get(word, at) for word in words}

@@ -82,17 +82,24 @@ def _run(words: list[str]) -> int:
         if sys.stdout is not None:  # None if the caller closed it
             sys.stdout.flush()
     except UproxyError as error:
-        if args.log_level == "debug":
-            raise
+        _show_traceback(args.log_level)
         return report(error)
     except OSError as error:
-        if args.log_level == "debug":
-            raise
+        _show_traceback(args.log_level)
         _discard_output()
         if isinstance(error, BrokenPipeError):
             return 1  # the reader of the pipe has ended, as `| head` does
         return report(UproxyError(_in_words(error)))
     return code
+
+
+def _show_traceback(log_level: str | None) -> None:
+    """Print the traceback of the exception that is being handled, if the level is `debug`."""
+    if log_level == "debug":
+        import traceback
+
+        with contextlib.suppress(OSError):  # standard error is closed
+            traceback.print_exc()
 
 
 def _in_words(error: OSError) -> str:

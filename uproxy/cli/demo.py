@@ -7,7 +7,6 @@ import asyncio
 import os
 import sys
 
-from uproxy.demo.screen import Screen
 from uproxy.errors import UproxyError
 
 
@@ -26,11 +25,16 @@ def run(args: argparse.Namespace) -> int:
     """Run the demonstration; return the exit code.
 
     Raises:
-        UproxyError: pyOpenSSL isn't installed.
+        UproxyError: pyOpenSSL isn't installed, or this is the one file, which has no demo.
     """
     try:  # here, so that `--help` does without it
         from uproxy.demo.runner import run_demo
+        from uproxy.demo.screen import Screen
     except ModuleNotFoundError as error:
+        if error.name == "uproxy.demo":
+            raise UproxyError(
+                "this build of uProxy has no demo: pip install 'uproxy[demo]' brings it"
+            ) from error
         if error.name != "OpenSSL":
             raise
         raise UproxyError(

@@ -103,7 +103,7 @@ def _troubles(status: Status, now: datetime, width: int | None) -> list[Line]:
             for mistake in _mistakes(status["stale"]):
                 lines += wrapped(f"  - {mistake}", width, "    ", kind)
     more = status["troubles_total"] - len(status["troubles"])
-    return [*lines, *([Line(f"- {more} more: --json has them")] if more > 0 else [])]
+    return [*lines, *([Line(f"- {more} more")] if more > 0 else [])]
 
 
 def _mistakes(stale: Mapping[str, Any]) -> list[str]:

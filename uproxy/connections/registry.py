@@ -291,8 +291,8 @@ class Connections:
             peer = connection.peer or connection.arrival.peer
             _log.debug(
                 "connection %d: handshake with %s in %.1f ms: %s",
-                connection.arrival.id, peer and peer.spiffe_id, connection.tls.duration * 1000,
-                connection.tls,
+                connection.arrival.id, peer.spiffe_id if peer else "nobody known",
+                connection.tls.duration * 1000, connection.tls,
             )  # fmt: skip
 
     def _count_failure(self, info: ConnectionInfo, connection: Connection, ending: Ending) -> None:

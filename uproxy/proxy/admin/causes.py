@@ -38,6 +38,7 @@ class Kind(enum.StrEnum):
     CALLERS = "callers"
     REFUSED_THERE = "refused_there"
     PEERS = "peers"
+    HANDSHAKES = "handshakes"
     APPLICATION = "application"
     DESTINATION = "destination"
     ADDRESS = "address"
@@ -63,6 +64,7 @@ _WORDS = {
     Kind.CALLERS: ("1 caller refused", "{:,} callers refused"),
     Kind.REFUSED_THERE: ("refused by 1 destination", "refused by {:,} destinations"),
     Kind.PEERS: ("1 destination not trusted", "{:,} destinations not trusted"),
+    Kind.HANDSHAKES: ("no handshake with 1 destination", "no handshake with {:,} destinations"),
     Kind.APPLICATION: ("1 application down", "{:,} applications down"),
     Kind.DESTINATION: ("1 destination down", "{:,} destinations down"),
     Kind.ADDRESS: ("1 address failing", "{:,} addresses failing"),

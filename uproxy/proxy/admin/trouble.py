@@ -30,7 +30,7 @@ TURNS_SHOWN: Final = 5
 """How many of those who can end trouble the headline names."""
 
 LOW: Final = 4
-"""The certificate should have been renewed when a LOWth of its life is left."""
+"""The certificate should have been renewed when one part in LOW of its life is left."""
 
 _RUNNER: Final = "whoever runs this uProxy"
 
@@ -222,7 +222,9 @@ def _kind(row: DenialRow) -> Kind | None:
         return None
     if row.outcome == Outcome.PEER_REFUSED:
         return Kind.REFUSED_THERE
-    return Kind.CALLERS if row.direction == "inbound" else Kind.PEERS
+    if row.direction == "inbound":
+        return Kind.CALLERS
+    return Kind.HANDSHAKES if row.outcome == Outcome.HANDSHAKE_FAILED else Kind.PEERS
 
 
 _OF_OTHER_CAUSE: Final = (Outcome.CONNECT_FAILED, Outcome.TIMED_OUT, Outcome.NO_IDENTITY)
