@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 
 from uproxy import libssl
 from uproxy.errors import UntrustedError
@@ -56,9 +57,9 @@ def validated(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     validate = libssl.Anchor.validate
 
-    def counted(anchor: libssl.Anchor, path: Sequence[bytes]) -> None:
+    def counted(anchor: libssl.Anchor, path: Sequence[bytes]) -> list[int]:
         counts.append(len(path))
-        validate(anchor, path)
+        return validate(anchor, path)
 
     monkeypatch.setattr(libssl.Anchor, "validate", counted)
     return counts
@@ -122,26 +123,86 @@ def test_a_signer_that_is_known_below_one_is_not_known_below_another() -> None:
         assert alert_of(domain, presented) is Alert.BAD_CERTIFICATE
 
 
-def test_a_signer_that_may_not_sign_is_sought_once(sought: list[bytes]) -> None:
+def test_a_signer_that_is_no_ca_is_not_remembered(sought: list[bytes]) -> None:
+    """Whoever has the key of an SVID can make any number of them."""
     domain, below = made(), CA.intermediate(ca=False)
     for _ in range(3):
         assert alert_of(domain, below.issue()) is Alert.BAD_CERTIFICATE
-    assert len(sought) == 1
+    assert len(sought) == 3
+
+
+def test_nothing_is_sought_below_what_is_no_ca(sought: list[bytes]) -> None:
+    below = CA.intermediate(ca=False)
+    assert alert_of(made(), below.intermediate().intermediate().issue()) is Alert.UNKNOWN_CA
+    assert len(sought) == 3  # each once, among the roots
+
+
+@pytest.mark.parametrize("quirks", [{"path_length": 0}, {"ca": False}, {"ca": None}], ids=str)
+def test_a_path_is_known_only_if_openssl_has_taken_it(quirks: dict[str, Any]) -> None:
+    """It takes a name in other letters for the root's, looks at nothing in between, and finds that
+    the root hasn't signed the leaf: of the rest it has said nothing."""
+    root = Authority("example.org", subject="Example CA", now=NOW)
+    between = root.intermediate(**quirks).intermediate(subject="example ca")
+    domain = made(root)
+    for _ in range(3):
+        assert alert_of(domain, between.issue(aki=False)) in (
+            Alert.UNKNOWN_CA,
+            Alert.BAD_CERTIFICATE,
+        )
+
+
+def test_a_root_that_is_presented_as_leaf_is_refused() -> None:
+    upper = CA.intermediate()
+    bundle = Bundle("example.org", (upper.certificate,))
+    domain = Anchors(bundle, Roots({"example.org": bundle}))
+    shown = Issued((upper.certificate,), upper.key)
+    assert alert_of(domain, shown) is Alert.UNKNOWN_CA
+
+
+def renewed(root: Authority, *, ends: datetime) -> x509.Certificate:
+    """The root's certificate with its old key and another end."""
+    old = root.root
+    builder = (
+        x509.CertificateBuilder()
+        .serial_number(x509.random_serial_number())
+        .subject_name(old.subject)
+        .issuer_name(old.subject)
+        .public_key(old.public_key())
+        .not_valid_before(old.not_valid_before_utc)
+        .not_valid_after(ends)
+    )
+    for extension in old.extensions:
+        builder = builder.add_extension(extension.value, extension.critical)
+    return builder.sign(root.key, SHA256())
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_signers_outlive_the_root_they_were_found_by_if_it_was_renewed(first: int) -> None:
+    soon = NOW + timedelta(minutes=5)
+    roots = [CA.root, renewed(CA, ends=soon)]
+    bundle = Bundle("example.org", (roots[first], roots[1 - first]))
+    domain, peer = Anchors(bundle, Roots({"example.org": bundle})), CA.intermediate().issue()
+    assert path_of(domain, peer)
+    assert path_of(domain, peer, soon + SECOND)[-1] == encoding.der(CA.root)
+    # without a time roots that have ended count too
+    assert path_of(domain, peer, None)
+    assert path_of(domain, peer, soon + SECOND)[-1] == encoding.der(CA.root)
 
 
 def test_what_is_wrong_with_a_path_is_wrong_each_time() -> None:
     domain = made()
-    wrong: list[tuple[dict[str, Any], Alert]] = [
-        ({"ca": False}, Alert.BAD_CERTIFICATE),
-        ({"unknown_critical": True}, Alert.BAD_CERTIFICATE),
-        ({"forged": True}, Alert.UNKNOWN_CA),
+    wrong: list[tuple[dict[str, Any], Alert, Alert]] = [
+        ({"ca": False}, Alert.BAD_CERTIFICATE, Alert.UNKNOWN_CA),
+        ({"unknown_critical": True}, Alert.BAD_CERTIFICATE, Alert.BAD_CERTIFICATE),
+        ({"forged": True}, Alert.UNKNOWN_CA, Alert.UNKNOWN_CA),
     ]
-    for quirks, alert in wrong:
+    for quirks, alert, further_below in wrong:
         upper: Authority = CA.intermediate(**quirks)
         for _ in range(2):
             for forged in (True, False):
                 assert alert_of(domain, upper.issue(forged=forged)) is alert
-                assert alert_of(domain, upper.intermediate().issue(forged=forged)) is alert
+                lower = upper.intermediate().issue(forged=forged)
+                assert alert_of(domain, lower) is further_below
 
 
 def _constraining() -> Iterator[Authority]:

@@ -191,6 +191,15 @@ def test_a_signer_without_a_key_identifier_may_be_the_one() -> None:
     assert way_up([leaf], [bare.root, renewed]) == [leaf, renewed]
 
 
+def test_a_root_without_a_key_identifier_is_no_obstacle_to_who_has_the_one_that_is_named() -> None:
+    """As where an old root became an intermediate of another, with a new key."""
+    old, upper = Authority("example.org", subject="One", ski=False), Authority("example.org")
+    lower = upper.intermediate(subject="One")
+    leaf = lower.issue().certificate
+    way = [leaf, lower.certificate, upper.root]
+    assert way_up([leaf, lower.certificate], [old.root, upper.root]) == way
+
+
 def test_an_authority_may_be_named_without_a_key_identifier() -> None:
     """By its issuer and serial number only, as RFC 5280 section 4.2.1.1 allows."""
     name = [x509.DirectoryName(CA.root.issuer)]

@@ -94,7 +94,10 @@ def _certificate(name: x509.Name, *extensions: x509.ExtensionType) -> bytes:
 
 def test_a_name_is_the_same_in_another_type_of_string() -> None:
     usual = _named(_ASN1Type.UTF8String, "An authority")
-    for kind in (_ASN1Type.PrintableString, _ASN1Type.IA5String, _ASN1Type.VisibleString):
+    for kind in (
+        _ASN1Type.PrintableString, _ASN1Type.IA5String, _ASN1Type.VisibleString,
+        _ASN1Type.T61String,
+    ):  # fmt: skip
         assert _named(kind, "An authority").subject == usual.issuer
         assert _named(kind, "Another one.").subject != usual.issuer
 
@@ -102,6 +105,26 @@ def test_a_name_is_the_same_in_another_type_of_string() -> None:
 def test_without_extensions_it_has_none() -> None:
     outline = Outline(_certificate(x509.Name([])))
     assert (outline.uris, outline.signer_key, outline.own_key) == ([], None, None)
+    assert not outline.is_ca
+
+
+@pytest.mark.parametrize(
+    ("quirks", "is_ca"),
+    [({}, True), ({"path_length": 0}, True), ({"path_length": 200}, True), ({"ca": False}, False),
+     ({"ca": None}, False)],
+    ids=str,
+)  # fmt: skip
+def test_it_tells_cas_from_others(quirks: dict[str, Any], is_ca: bool) -> None:
+    assert Outline(encoding.der(CA.intermediate(**quirks).certificate)).is_ca is is_ca
+    assert not Outline(CA.issue().der[0]).is_ca
+
+
+def test_the_signers_key_is_named_beside_a_long_issuer_too() -> None:
+    """As `keyid,issuer:always` of openssl.cnf writes it."""
+    long = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{n}" * 64) for n in range(4)])
+    named = x509.AuthorityKeyIdentifier(b"its key", [x509.DirectoryName(long)], 7)
+    assert len(named.public_bytes()) > 256
+    assert Outline(_certificate(x509.Name([]), named)).signer_key == b"its key"
 
 
 def test_what_looks_like_an_extension_inside_another_one_is_none() -> None:
@@ -117,7 +140,8 @@ def test_what_looks_like_an_extension_inside_another_one_is_none() -> None:
     "value",
     [
         b"", b"\x30", b"\x30\x80", b"\x30\x84\xff\xff\xff\xff", b"\x30\x03\x80\x05a",
-        b"\x30\x03\x86\x09a", b"\x04\x00", b"\x04\x81\x80", b"\x30\x02\x81\x00", b"\xff" * 300,
+        b"\x30\x03\x86\x09a", b"\x30\x82", b"\x04\x00", b"\x04\x81\x80",
+        b"\x30\x02\x81\x00", b"\xff" * 300,
     ],
 )  # fmt: skip
 def test_a_value_that_is_cut_off_or_something_else_hurts_nobody(value: bytes) -> None:

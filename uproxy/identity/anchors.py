@@ -61,18 +61,17 @@ class Anchors:
             UntrustedError: there is none.
         """
         others = self._others(chain, leaf)
-        known = self._recall(others)
+        known = self._recall(others, now)
         # first whether it is reachable from a root at all: a stranger costs a few signatures
         path = find_way_up(leaf, others, self._roots_at(now), known)
         self._remember(known)
-        if path[-1].der not in self._roots:
+        if len(path) == 1 or path[-1].der not in self._roots:  # the leaf may be a root itself
             raise self._no_root(path)
         _decode(path[1:-1])
         for signer in path[1:]:
             if _is_outdated(_times(signer), now):
                 raise outdated_signer(signer.certificate)
-        self._validate(path)
-        return path
+        return self._validate(path)
 
     def _others(self, chain: Sequence[bytes], leaf: Outline) -> list[Outline]:
         """Return what was presented beside the leaf and roots, each once."""
@@ -94,42 +93,51 @@ class Anchors:
         ordered = sorted(self._times, key=lambda each: _is_outdated(each[0], now))
         return [root for _, root in ordered]
 
-    def _recall(self, presented: Sequence[Outline]) -> Signers:
+    def _recall(self, presented: Sequence[Outline], now: datetime | None) -> Signers:
         """Return those of the `presented` certificates that are known to be reachable through a
-        root or others of them."""
+        root, or others of them.  Those below a root that has ended are sought anew: it may have
+        been renewed with its old key."""
         signers: Signers = {}
         found: dict[bytes, Outline] = {}
         for each in reversed(presented):  # most peers send the leaf first
             remembered = self._signers.get(each.der)
             if remembered is not None:
                 signer = self._roots.get(remembered[1]) or found.get(remembered[1])
-                if signer is not None:
+                if signer is not None and not self._has_ended(signer, now):
                     signers[each], found[each.der] = signer, each
         return signers
 
+    def _has_ended(self, signer: Outline, now: datetime | None) -> bool:
+        return signer.der in self._roots and _is_outdated(_times(signer), now)
+
     def _remember(self, signers: Signers) -> None:
-        for each, above in signers.items():
+        # whoever has the key of an SVID can sign any number of others with it
+        for each, above in [(each, above) for each, above in signers.items() if each.is_ca]:
             if each.der not in self._signers and len(self._signers) >= MAX_REMEMBERED:
                 self._signers.clear()
             self._signers[each.der] = each, above.der
 
-    def _validate(self, path: Sequence[Outline]) -> None:
-        """Have OpenSSL validate a path from leaf to root.  If that above the leaf is known to be
+    def _validate(self, path: list[Outline]) -> list[Outline]:
+        """Have OpenSSL validate a path from leaf to root, and return what it validated: if it took
+        another path, what it left out is not in it.  If the path above the leaf is known to be
         valid, only what is new is validated: the leaf, below the one that signed it."""
         above = tuple(each.der for each in path[1:])
         store = self._stores.get(above) or self._below.get(above)
         try:
             if store is not None:
                 store.validate([path[0].der])
-            else:
-                self._stores[above[-1:]].validate([path[0].der, *above[:-1]])
-                self._remember_path(path, above)
+                return path
+            places = self._stores[above[-1:]].validate([path[0].der, *above[:-1]])
         except PathError as error:
             if store is None and error.is_leaf_signature:
                 self._remember_path(path, above)
             if error.unsigned is not None:
                 raise self._no_root(path[: error.unsigned + 1]) from error
             raise broken_path(error) from error
+        if places == [*range(len(above))]:
+            self._remember_path(path, above)
+            return path
+        return [*(path[at] for at in places), path[-1]]
 
     def _remember_path(self, path: Sequence[Outline], above: tuple[bytes, ...]) -> None:
         """Note a path of which all is valid, or all but the leaf's signature and what names the

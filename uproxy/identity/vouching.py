@@ -65,14 +65,15 @@ class Search:
     def reachable_from_roots(
         self, strangers: Iterable[Outline], anchors: Iterable[Outline]
     ) -> Signers:
-        """Return those of `strangers` that an anchor signed, or another one that is reachable."""
+        """Return those of `strangers` that an anchor signed, or another one that is reachable.  No
+        path leads through what isn't a CA, and such keys are in the hands of strangers."""
         reachable: Signers = {}
-        rest, signers = [*strangers], [*anchors]
+        rest, signers = [*strangers], [each for each in anchors if each.is_ca]
         while signers:
             signed = [(each, self._signer(each, signers)) for each in rest]
             found = {each: signer for each, signer in signed if signer is not None}
             reachable |= found
-            signers = [*found]
+            signers = [each for each in found if each.is_ca]
             rest = [each for each in rest if each not in found]
         return reachable
 
@@ -100,7 +101,9 @@ def find_way_up(
         named = []
     if any(each not in known for each in named):
         # they should come in the order of RFC 8446 section 4.4.2: the leaf's issuer first
-        first = [*anchors, *(each for each in named[:1] if each in known)]
+        # a root whose key isn't known to be named is tried after those whose key is
+        before = [] if any(names_key_of(leaf, each) for each in named) else anchors
+        first = [*before, *(each for each in named[:1] if each in known)]
         issuer = search.issuer_among(first, leaf)
         if issuer is not None:
             return [leaf, *_up(issuer, known)]

@@ -37,12 +37,13 @@ NAMES: Final = tuple(
     SSL_new SSL_read SSL_session_reused SSL_set_SSL_CTX SSL_set_accept_state SSL_set_bio
     SSL_set_connect_state SSL_set_tlsext_host_name SSL_set_verify SSL_shutdown SSL_write
     TLS_client_method TLS_server_method X509_STORE_CTX_free
-    X509_STORE_CTX_get_error X509_STORE_CTX_get_error_depth X509_STORE_CTX_get_ex_data
+    X509_STORE_CTX_get1_chain X509_STORE_CTX_get_error X509_STORE_CTX_get_error_depth
+    X509_STORE_CTX_get_ex_data
     X509_STORE_CTX_init X509_STORE_CTX_new X509_STORE_CTX_set_error X509_STORE_add_cert
     X509_STORE_free X509_STORE_new X509_STORE_set_flags X509_free X509_verify_cert
     X509_verify_cert_error_string d2i_PUBKEY_bio
     d2i_PrivateKey_bio d2i_X509_bio i2d_X509_bio sk_X509_free sk_X509_new_null
-    sk_X509_push
+    sk_X509_num sk_X509_push sk_X509_value
 
     SSL_ERROR_SYSCALL SSL_ERROR_WANT_READ SSL_ERROR_ZERO_RETURN SSL_MODE_RELEASE_BUFFERS
     SSL_OP_CIPHER_SERVER_PREFERENCE SSL_OP_NO_COMPRESSION SSL_OP_NO_RENEGOTIATION

@@ -38,8 +38,9 @@ class PathError(Exception):
         """The place in the path (the leaf's is 0) of a certificate that neither the next one nor
         the root has signed.  None: the path is invalid for another reason."""
         self.is_leaf_signature = is_leaf_signature
-        """Whether only the leaf's signature is wrong.  OpenSSL checks signatures last, the leaf's
-        after all others, and then only which names the path's signers allow."""
+        """Whether only the leaf's signature is wrong, in the very path that was given.  OpenSSL
+        checks signatures last, the leaf's after all others, and then only which names the path's
+        signers allow."""
 
 
 class Anchor:
@@ -60,9 +61,13 @@ class Anchor:
         # the store counts a reference of its own
         expect_ok(lib.X509_STORE_add_cert(self._store, _read(root)), "a root")
 
-    def validate(self, path: Sequence[bytes]) -> None:
+    def validate(self, path: Sequence[bytes]) -> list[int]:
         """Validate the first certificate of `path` (DER, leaf first), in which the next one signs
         each, and the root the last.
+
+        Return the places in `path` of those that OpenSSL's own path led through, in its order.
+        They are all of them, unless names that differ in letters or blanks only, or serial numbers
+        in key identifiers, have led it along another path; what isn't there wasn't looked at.
 
         Raises:
             PathError: the path isn't valid.
@@ -73,8 +78,11 @@ class Anchor:
         context = ffi.gc(not_null(lib.X509_STORE_CTX_new()), lib.X509_STORE_CTX_free)
         expect_ok(lib.X509_STORE_CTX_init(context, self._store, leaf, others), "a path")
         try:
-            if lib.X509_verify_cert(context) != 1:
-                raise _why(context)
+            is_valid = lib.X509_verify_cert(context) == 1
+            places = [certificates.index(each) for each in _chain(context)[:-1]]
+            if not is_valid:
+                raise _why(context, is_whole=places == [*range(len(certificates))])
+            return places
         finally:
             # this may run inside a handshake of the same thread, which looks at the queue
             lib.ERR_clear_error()
@@ -89,12 +97,24 @@ def _stack(certificates: Sequence[Any]) -> Any:
     return stack
 
 
-def _why(context: Any) -> PathError:
+def _chain(context: Any) -> list[Any]:
+    """Return the pointers of OpenSSL's path, leaf first, which the context holds."""
+    chain = lib.X509_STORE_CTX_get1_chain(context)
+    if chain == ffi.NULL:
+        return []
+    found = [lib.sk_X509_value(chain, at) for at in range(lib.sk_X509_num(chain))]
+    for each in found:
+        lib.X509_free(each)  # the context has a reference of its own
+    lib.sk_X509_free(chain)
+    return found
+
+
+def _why(context: Any, *, is_whole: bool) -> PathError:
     """Return the error that X509_verify_cert left in its X509_STORE_CTX."""
     error = lib.X509_STORE_CTX_get_error(context)
     place = lib.X509_STORE_CTX_get_error_depth(context) if error in _UNSIGNED else None
     reason = text_of(lib.X509_verify_cert_error_string(error))
-    is_leaf = place == 0 and error == lib.X509_V_ERR_CERT_SIGNATURE_FAILURE
+    is_leaf = is_whole and place == 0 and error == lib.X509_V_ERR_CERT_SIGNATURE_FAILURE
     return PathError(reason, place, is_leaf_signature=is_leaf)
 
 

@@ -27,12 +27,15 @@ _STANDARD: Final = b"\x06\x03\x55\x1d"
 """What the object identifiers of RFC 5280's extensions begin with, in DER; one byte follows."""
 _SUBJECT_KEY: Final = 14
 _ALTERNATIVE_NAMES: Final = 17
+_BASIC_CONSTRAINTS: Final = 19
 _AUTHORITY_KEY: Final = 35
 """That byte (RFC 5280 section 4.2.1)."""
 
-_ALIKE: Final = bytes.maketrans(b"\x13\x16\x1a\x12", b"\x0c" * 4)
-"""PrintableString, IA5String, VisibleString and NumericString become UTF8String: a CA may write its
-name as one in its own certificate, and as another in those that it signs."""
+_TRUE: Final = b"\x01\x01\xff"
+
+_ALIKE: Final = bytes.maketrans(b"\x13\x14\x16\x1a\x12", b"\x0c" * 5)
+"""PrintableString, T61String, IA5String, VisibleString and NumericString become UTF8String: a CA
+may write its name as one in its own certificate, and as another in those that it signs."""
 
 
 class Outline:
@@ -81,12 +84,20 @@ class Outline:
     def signer_key(self) -> bytes | None:
         """The identifier that it gives for its signer's key; None: it gives none."""
         value = self._extension(_AUTHORITY_KEY)
-        return _octets(value[2:], _KEY_IDENTIFIER) if value[:1] == _SEQUENCE else None
+        if len(value) < 2 or value[:1] != _SEQUENCE:
+            return None
+        return _octets(value[_content(value, 0) :], _KEY_IDENTIFIER)
 
     @property
     def own_key(self) -> bytes | None:
         """The identifier of its key; None: it has none."""
         return _octets(self._extension(_SUBJECT_KEY), _OCTETS)
+
+    @property
+    def is_ca(self) -> bool:
+        """Whether its basicConstraints say that it is a CA."""
+        value = self._extension(_BASIC_CONSTRAINTS)
+        return value[:1] == _SEQUENCE and value[2:5] == _TRUE
 
     @property
     def uris(self) -> list[bytes]:
