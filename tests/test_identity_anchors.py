@@ -159,34 +159,56 @@ def test_a_root_that_is_presented_as_leaf_is_refused() -> None:
     assert alert_of(domain, shown) is Alert.UNKNOWN_CA
 
 
-def renewed(root: Authority, *, ends: datetime) -> x509.Certificate:
-    """The root's certificate with its old key and another end."""
-    old = root.root
+def again(
+    old: x509.Certificate, signer: Authority, *, ends: datetime | None = None,
+    issuer: x509.Name | None = None, names: x509.AuthorityKeyIdentifier | None = None,
+) -> x509.Certificate:  # fmt: skip
+    """A certificate with the same key and extensions, but for what is given."""
     builder = (
         x509.CertificateBuilder()
         .serial_number(x509.random_serial_number())
         .subject_name(old.subject)
-        .issuer_name(old.subject)
+        .issuer_name(issuer or old.issuer)
         .public_key(old.public_key())
         .not_valid_before(old.not_valid_before_utc)
-        .not_valid_after(ends)
+        .not_valid_after(ends or old.not_valid_after_utc)
     )
     for extension in old.extensions:
         builder = builder.add_extension(extension.value, extension.critical)
-    return builder.sign(root.key, SHA256())
+    if names is not None:
+        builder = builder.add_extension(names, critical=False)
+    return builder.sign(signer.key, SHA256())
 
 
-@pytest.mark.parametrize("first", [0, 1])
-def test_signers_outlive_the_root_they_were_found_by_if_it_was_renewed(first: int) -> None:
+@pytest.mark.parametrize("goes_first", [True, False])
+def test_signers_outlive_the_root_they_were_found_by_if_it_was_renewed(goes_first: bool) -> None:
     soon = NOW + timedelta(minutes=5)
-    roots = [CA.root, renewed(CA, ends=soon)]
-    bundle = Bundle("example.org", (roots[first], roots[1 - first]))
+    bundles = (Bundle("example.org", (CA.root, again(CA.root, CA, ends=soon))) for _ in range(1000))
+    # roots are tried in the order of their DER
+    bundle = next(each for each in bundles if (each.roots[1] == CA.root) is goes_first)
     domain, peer = Anchors(bundle, Roots({"example.org": bundle})), CA.intermediate().issue()
     assert path_of(domain, peer)
     assert path_of(domain, peer, soon + SECOND)[-1] == encoding.der(CA.root)
     # without a time roots that have ended count too
     assert path_of(domain, peer, None)
     assert path_of(domain, peer, soon + SECOND)[-1] == encoding.der(CA.root)
+
+
+def test_the_path_is_the_one_that_openssl_has_taken() -> None:
+    """It follows a serial number past the signer whose name is written as the leaf writes it."""
+    signer = CA.intermediate()
+    capitals = "INTERMEDIATE 1 OF EXAMPLE.ORG"
+    passed_over = signer.intermediate(subject=capitals)
+    names = x509.AuthorityKeyIdentifier(
+        None, [x509.DirectoryName(CA.root.subject)], signer.certificate.serial_number
+    )
+    old = signer.issue(aki=False)
+    issuer = passed_over.certificate.subject
+    leaf = again(old.certificate, signer, issuer=issuer, names=names)
+    peer = Issued((leaf, passed_over.certificate, signer.certificate), old.key)
+    domain = made()
+    for _ in range(2):
+        assert path_of(domain, peer) == (encoding.der(signer.certificate), CA.der)
 
 
 def test_what_is_wrong_with_a_path_is_wrong_each_time() -> None:

@@ -90,6 +90,11 @@ def test_authorities_that_sign_each_other_are_found_once() -> None:
     assert reachable(Search(), [*map(outline, every)], CA) == every
 
 
+def test_nobody_is_reachable_through_what_is_no_ca() -> None:
+    below = CA.intermediate(ca=False)
+    assert reachable(Search(), outlines(below.intermediate(), below), CA) == [below.certificate]
+
+
 def test_nobody_is_reachable_without_those_in_between() -> None:
     assert reachable(Search(), outlines(LOWER), CA) == []
 

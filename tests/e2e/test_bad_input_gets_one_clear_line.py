@@ -289,7 +289,7 @@ def test_a_time_to_wait_that_is_none(files: Files) -> None:
 
 def test_a_traceback_is_shown_to_who_asks_for_it(files: Files) -> None:
     done = uproxy("run", "--log-level", "debug", "--config", files.folder / "nowhere.yaml")
-    assert done.code == 1
+    assert done.code == 2
     assert done.errors[0].startswith("Traceback")
     assert "nowhere.yaml can't be read" in done.errors[-1]
 

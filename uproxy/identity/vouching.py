@@ -68,7 +68,7 @@ class Search:
         """Return those of `strangers` that an anchor signed, or another one that is reachable.  No
         path leads through what isn't a CA, and such keys are in the hands of strangers."""
         reachable: Signers = {}
-        rest, signers = [*strangers], [each for each in anchors if each.is_ca]
+        rest, signers = [*strangers], [*anchors]
         while signers:
             signed = [(each, self._signer(each, signers)) for each in rest]
             found = {each: signer for each, signer in signed if signer is not None}
@@ -102,7 +102,7 @@ def find_way_up(
     if any(each not in known for each in named):
         # they should come in the order of RFC 8446 section 4.4.2: the leaf's issuer first
         # a root whose key isn't known to be named is tried after those whose key is
-        before = [] if any(names_key_of(leaf, each) for each in named) else anchors
+        before = [] if names_key_of(leaf, named[0]) else anchors
         first = [*before, *(each for each in named[:1] if each in known)]
         issuer = search.issuer_among(first, leaf)
         if issuer is not None:
