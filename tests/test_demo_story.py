@@ -57,7 +57,7 @@ class ForgetfulWorld(DemoWorld):
 
     def orders_config(self, servers: Mapping[str, int]) -> dict[str, Any]:
         config = super().orders_config(servers)
-        return {**config, "timeouts": {**config["timeouts"], "idle": "100ms"}}
+        return {**config, "timeouts": {**config["timeouts"], "idle": "1ms"}}
 
 
 async def tell(world: DemoWorld) -> str:
@@ -81,7 +81,7 @@ async def test_in_the_world_as_it_is_every_step_is_told() -> None:
         (OpenWorld(), "an identity that no rule allows was let in"),
         (ClassicWorld(), "the group is 0x001d"),
         (NakedWorld(), "an access log says"),
-        (ForgetfulWorld(), "the echo connection"),
+        (ForgetfulWorld(), "the echo connection|an access log says"),
     ],
     ids=lambda each: type(each).__name__ if isinstance(each, DemoWorld) else "",
 )

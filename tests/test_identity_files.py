@@ -362,7 +362,8 @@ async def test_after_stop_nothing_is_read_any_more(folder: Folder) -> None:
     await files.start()
     await files.stop()
     assert files._watching is None
-    assert files._expiry is None
+    assert files._expiry is not None
+    assert files._expiry.cancelled()
 
 
 async def test_the_status_never_holds_a_key(folder: Folder) -> None:
