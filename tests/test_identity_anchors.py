@@ -194,6 +194,24 @@ def test_signers_outlive_the_root_they_were_found_by_if_it_was_renewed(goes_firs
     assert path_of(domain, peer, soon + SECOND)[-1] == encoding.der(CA.root)
 
 
+@pytest.mark.parametrize(
+    ("last", "value"),
+    [(7, "300c300a0402000130040302000a"), (8, "3007a0053003020105")],
+)  # fmt: skip
+def test_resources_that_a_root_has_not_are_no_leafs_whatever_is_known(
+    last: int, value: str
+) -> None:
+    """RFC 3779 sections 2.3 and 3.3: those of a certificate are part of its signer's."""
+    oid = x509.ObjectIdentifier(f"1.3.6.1.5.5.7.1.{last}")
+    some = x509.UnrecognizedExtension(oid, bytes.fromhex(value))  # 10.0.0.0/8; system 5
+    lower = CA.intermediate(extensions=((some, False),))
+    domain = made()
+    for _ in range(2):
+        assert path_of(domain, lower.issue())
+        wants = lower.issue(extensions=((some, False),))
+        assert alert_of(domain, wants) is Alert.BAD_CERTIFICATE
+
+
 def test_the_path_is_the_one_that_openssl_has_taken() -> None:
     """It follows a serial number past the signer whose name is written as the leaf writes it."""
     signer = CA.intermediate()

@@ -168,7 +168,7 @@ async def test_everything_at_once_ends_with_every_count_even(engine: Engine) -> 
     ids = Counter(connection.arrival.id for connection, _, _ in world.endings)
     assert set(ids.values()) == {1}
     assert all(outcome in ENDINGS[state] for _, outcome, state in world.endings)
-    assert world.answers > 5  # under a sanitizer fewer come before their deadline
+    assert world.answers > 20
     assert {CUT.outcome, Outcome.CLOSED, Outcome.RESET} <= {what for _, what, _ in world.endings}
     assert engine.responsive()
     world.inbound.clear()

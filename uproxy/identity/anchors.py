@@ -1,9 +1,9 @@
 """The roots of one trust domain, and the validated paths from a leaf up to them.
 
 What was found about a signing certificate is remembered while the bundle is the same: who signed
-it, and that the path above it is valid.  Only what a root's signatures lead to is remembered: a
-stranger can present such certificates, but not make them, and so can't fill the memory with its
-own.  Times are looked at each time; CRLs are the verifier's.
+it, and that the path above it is valid.  Only CAs that a root's signatures lead to are remembered:
+a stranger can present them, but not make them, and so can't fill the memory with its own.  Times
+are looked at each time; CRLs are the verifier's.
 """
 
 from __future__ import annotations
@@ -27,6 +27,12 @@ MAX_REMEMBERED = 1024
 """Signing certificates that are remembered."""
 MAX_PATHS = 64
 """Valid paths that are remembered; OpenSSL's part of each takes some kilobytes."""
+
+_RESOURCES = {
+    x509.ObjectIdentifier("1.3.6.1.5.5.7.1.7"),
+    x509.ObjectIdentifier("1.3.6.1.5.5.7.1.8"),
+}
+"""The extensions for blocks of IP addresses and for numbers of autonomous systems."""
 
 
 class Anchors:
@@ -141,9 +147,10 @@ class Anchors:
 
     def _remember_path(self, path: Sequence[Outline], above: tuple[bytes, ...]) -> None:
         """Note a path of which all is valid, or all but the leaf's signature and what names the
-        leaf may have.  Where a signer above the first constrains names, the whole path is validated
-        each time."""
-        if not any(extension(each.certificate, x509.NameConstraints) for each in path[2:]):
+        leaf may have.  Where a signer above the first constrains names, or one has resources that
+        a leaf's must be part of (RFC 3779), the whole path is validated each time."""
+        bounds_names = any(extension(each.certificate, x509.NameConstraints) for each in path[2:])
+        if not bounds_names and not any(map(_has_resources, path[1:])):
             if len(self._below) >= MAX_PATHS:
                 self._below.clear()
             self._below[above] = Anchor(path[1].der)
@@ -158,6 +165,10 @@ def _decode(signers: Sequence[Outline]) -> None:
             encoding.decode(signer.certificate)
     except BundleError as error:
         raise UntrustedError("X5-14", str(error), Alert.BAD_CERTIFICATE) from error
+
+
+def _has_resources(signer: Outline) -> bool:
+    return any(each.oid in _RESOURCES for each in signer.certificate.extensions)
 
 
 _Times = tuple[datetime, datetime]
