@@ -19,6 +19,7 @@ import pytest
 from tests.helpers import hostile_account
 from tests.helpers.endings import Line, ended, metric
 from tests.helpers.hostile_account import ENGINES, FRONTEND, counts, open_descriptors, serves
+from tests.helpers.in_use import counted, in_use
 from tests.helpers.load import Load
 from uproxy.lab.mesh import ORDERS, WEB, FileWorld, Inbound, Outbound
 from uproxy.lab.software.flood import (
@@ -32,6 +33,7 @@ from uproxy.lab.software.flood import (
 from uproxy.lab.waiting import wait_until
 
 door = hostile_account.door
+counted_door = hostile_account.counted_door
 
 CROWD = 2000
 MIB = 1 << 20
@@ -58,7 +60,8 @@ def flooded(
     request: pytest.FixtureRequest, folder: Path, file_world: FileWorld, echo_app: int
 ) -> Iterator[Inbound]:
     """One of its own: what a flood leaves in its log is told at its end."""
-    with Inbound(folder, file_world.ours(ORDERS), echo_app, engine=request.param) as uproxy:
+    plain = Inbound(folder, file_world.ours(ORDERS), echo_app, engine=request.param)
+    with counted(plain) as uproxy:
         uproxy.wait_until_ready()
         yield uproxy
 
@@ -71,10 +74,6 @@ def refusals(uproxy: Inbound) -> Counter[str]:
             for rule in {each.rule for each in REFUSED}
         }
     )
-
-
-def resident(uproxy: Inbound) -> float:
-    return metric(uproxy, "process_resident_memory_bytes")
 
 
 def kind_of(line: Line) -> str:
@@ -116,7 +115,7 @@ async def test_everybody_is_refused_counted_and_summed_up(
         async with Load(outbound.port, workers=2):
             await asyncio.to_thread(throw, flooded, crowd, CROWD)
         wait_until(lambda: counts(flooded)[failed] >= CROWD, "the crowd's end")
-        before, memory = refusals(flooded), resident(flooded)
+        before, memory = refusals(flooded), in_use(flooded)
         descriptors = open_descriptors(flooded)
         assert counts(flooded)[failed] == CROWD
 
@@ -127,7 +126,7 @@ async def test_everybody_is_refused_counted_and_summed_up(
 
     wait_until(lambda: counts(flooded)[failed] >= CROWD + CROWD // 2, "the second crowd's end")
     wait_until(lambda: open_descriptors(flooded) <= descriptors, f"{descriptors} descriptors")
-    assert resident(flooded) < memory + 4 * MIB
+    assert in_use(flooded) < memory + 4 * MIB
     assert counts(flooded)[failed] == CROWD + CROWD // 2
     more = Counter({"X5-14": CROWD // 4, "X5-2": CROWD // 8, "X5-17": CROWD // 8})
     assert refusals(flooded) == before + more
@@ -145,14 +144,14 @@ def test_a_flood_of_good_callers_is_served(door: Inbound, caller: Path) -> None:
 
 @pytest.mark.slow
 def test_a_flood_of_questions_for_a_new_key_costs_nothing(
-    door: Inbound, file_world: FileWorld, caller: Path
+    counted_door: Inbound, file_world: FileWorld, caller: Path
 ) -> None:
     """The caller never reads an answer; another one is served meanwhile."""
-    before = resident(door)
+    before = in_use(counted_door)
     with contextlib.ExitStack() as caller_stays:
-        asked = caller_stays.enter_context(key_updates(door.port, caller, UPDATES))
+        asked = caller_stays.enter_context(key_updates(counted_door.port, caller, UPDATES))
         assert asked.times > UPDATES // 10
-        assert resident(door) < before + 2 * MIB
-        serves(door, file_world.ca.issue(FRONTEND))
-        with ended(door, "reset"):
+        assert in_use(counted_door) < before + MIB
+        serves(counted_door, file_world.ca.issue(FRONTEND))
+        with ended(counted_door, "reset"):
             caller_stays.close()

@@ -1,7 +1,8 @@
-"""How much private memory processes gain while something happens."""
+"""How much memory processes gain while something happens."""
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Sequence
 from types import TracebackType
@@ -12,8 +13,14 @@ from uproxy.lab.memory import private_dirty
 _INTERVAL = 0.05
 
 
+def steps(seen: Sequence[int]) -> list[int]:
+    """Return the growth from each value to the next."""
+    return [after - before for before, after in itertools.pairwise(seen)]
+
+
 class Growth:
-    """Watches processes inside the `with` block; `peak` has the largest growth of each."""
+    """Watches the private memory of processes inside the `with` block; `peak` has the largest
+    growth of each."""
 
     def __init__(self, pids: Sequence[int]) -> None:
         self._before = {pid: private_dirty(pid) for pid in pids}
