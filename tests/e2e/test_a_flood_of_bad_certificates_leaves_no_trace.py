@@ -33,7 +33,6 @@ from uproxy.lab.software.flood import (
 from uproxy.lab.waiting import wait_until
 
 door = hostile_account.door
-counted_door = hostile_account.counted_door
 
 CROWD = 2000
 MIB = 1 << 20
@@ -144,14 +143,14 @@ def test_a_flood_of_good_callers_is_served(door: Inbound, caller: Path) -> None:
 
 @pytest.mark.slow
 def test_a_flood_of_questions_for_a_new_key_costs_nothing(
-    counted_door: Inbound, file_world: FileWorld, caller: Path
+    flooded: Inbound, file_world: FileWorld, caller: Path
 ) -> None:
     """The caller never reads an answer; another one is served meanwhile."""
-    before = in_use(counted_door)
+    before = in_use(flooded)
     with contextlib.ExitStack() as caller_stays:
-        asked = caller_stays.enter_context(key_updates(counted_door.port, caller, UPDATES))
+        asked = caller_stays.enter_context(key_updates(flooded.port, caller, UPDATES))
         assert asked.times > UPDATES // 10
-        assert in_use(counted_door) < before + MIB
-        serves(counted_door, file_world.ca.issue(FRONTEND))
-        with ended(counted_door, "reset"):
+        assert in_use(flooded) < before + MIB
+        serves(flooded, file_world.ca.issue(FRONTEND))
+        with ended(flooded, "reset"):
             caller_stays.close()

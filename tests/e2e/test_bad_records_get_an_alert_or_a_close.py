@@ -15,7 +15,7 @@ import pytest
 
 from tests.helpers import hostile_account
 from tests.helpers.endings import ended, only
-from tests.helpers.hostile_account import FRONTEND, account, costs_no_memory, serves
+from tests.helpers.hostile_account import FRONTEND, account, answers, costs_no_memory, serves
 from tests.helpers.hostile_client import (
     ALERT,
     APPLICATION_DATA,
@@ -251,4 +251,4 @@ def test_silence_is_cut_at_the_deadline(door: Inbound, web: Issued) -> None:
 def test_again_and_again_it_costs_no_memory(counted_door: Inbound, web: Issued) -> None:
     attacks = [partial(answer_to, counted_door, said) for said in BEFORE.values()]
     costs_no_memory(counted_door, attacks)
-    serves(counted_door, web)
+    answers(counted_door, web)

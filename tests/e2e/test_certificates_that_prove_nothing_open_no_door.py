@@ -16,7 +16,7 @@ import pytest
 
 from tests.helpers import hostile_account
 from tests.helpers.endings import ended, only
-from tests.helpers.hostile_account import FRONTEND, account, costs_no_memory, serves
+from tests.helpers.hostile_account import FRONTEND, account, answers, costs_no_memory, serves
 from tests.helpers.hostile_client import (
     APPLICATION_DATA,
     CHANGE_CIPHER_SPEC,
@@ -340,4 +340,4 @@ def test_again_and_again_it_costs_no_memory(
 ) -> None:
     attacks = [partial(answer_to, counted_door, shown) for shown in handshakes.values()]
     costs_no_memory(counted_door, attacks)
-    serves(counted_door, web)
+    answers(counted_door, web)

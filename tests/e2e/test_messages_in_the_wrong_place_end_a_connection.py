@@ -17,7 +17,7 @@ import pytest
 from tests.helpers import hostile_account
 from tests.helpers.dialogue import s_client
 from tests.helpers.endings import ended, handshakes, only
-from tests.helpers.hostile_account import FRONTEND, account, costs_no_memory, serves
+from tests.helpers.hostile_account import FRONTEND, account, answers, costs_no_memory
 from tests.helpers.hostile_client import (
     ALERT,
     APPLICATION_DATA,
@@ -289,7 +289,7 @@ def test_again_and_again_it_costs_no_memory(counted_door: Inbound, web: Issued) 
 
     deeds = [*WRONG.values(), Done(updates(50, ask=True), None, "")]
     costs_no_memory(counted_door, [partial(attack, done) for done in deeds])
-    serves(counted_door, web)
+    answers(counted_door, web)
 
 
 def test_an_end_announced_by_a_warning_is_an_ordinary_end(
