@@ -335,6 +335,7 @@ def test_what_a_chain_needs_not_does_no_harm_up_to_ten_certificates(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_again_and_again_it_costs_no_memory(
     counted_door: Inbound, web: Issued, handshakes: Mapping[str, Shown]
 ) -> None:

@@ -280,6 +280,7 @@ def test_openssl_is_refused_a_renegotiation(classic: Inbound, file_world: FileWo
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_again_and_again_it_costs_no_memory(counted_door: Inbound, web: Issued) -> None:
     """With the deeds that end a connection, and one whose floods don't."""
 
@@ -288,7 +289,7 @@ def test_again_and_again_it_costs_no_memory(counted_door: Inbound, web: Issued) 
             done.deed(caller)
 
     deeds = [*WRONG.values(), Done(updates(50, ask=True), None, "")]
-    costs_no_memory(counted_door, [partial(attack, done) for done in deeds])
+    costs_no_memory(counted_door, [partial(attack, done) for done in deeds], window=100)
     answers(counted_door, web)
 
 

@@ -39,7 +39,6 @@ _SERVED = {
     "uproxy_authorization_decisions_total": 1,
 }
 _WINDOW = 250
-"""Connections between two looks at the memory."""
 _STILL, _MOST_WINDOWS = 3, 30
 """Windows in a row in which memory must not grow, and how many there are until then: what is kept
 for later, and what is bounded, is full after some thousand connections."""
@@ -116,30 +115,28 @@ def answers(uproxy: Inbound, web: Issued) -> None:
         client.tls.close()
 
 
-def costs_no_memory(uproxy: Uproxy, attacks: Sequence[Callable[[], object]]) -> None:
+def costs_no_memory(
+    uproxy: Uproxy, attacks: Sequence[Callable[[], object]], window: int = _WINDOW
+) -> None:
     """Check that the memory and descriptors of a `counted_door` stop growing while it is attacked.
 
-    Each attack makes one connection, which ends by itself.
+    Each attack makes one connection, which ends by itself; `window`: how many are made between two
+    looks at the memory.
 
     Raises:
         AssertionError: they don't, so each connection leaves something behind.
     """
-    memory, descriptors = [_attacked(uproxy, attacks)], open_descriptors(uproxy)
-    while not _is_still(memory):
-        memory.append(_attacked(uproxy, attacks))
-        assert len(memory) <= _MOST_WINDOWS, f"{memory} bytes after each {_WINDOW} connections"
+    memory, descriptors = [_attacked(uproxy, attacks, window)], open_descriptors(uproxy)
+    while len(memory) <= _STILL or max(steps(memory[-_STILL - 1 :])) >= _LEAK * window:
+        memory.append(_attacked(uproxy, attacks, window))
+        assert len(memory) <= _MOST_WINDOWS, f"{memory} bytes after each {window} connections"
     wait_until(lambda: open_descriptors(uproxy) == descriptors, f"{descriptors} descriptors")
 
 
-def _is_still(memory: Sequence[int]) -> bool:
-    last = memory[-_STILL - 1 :]
-    return len(last) > _STILL and max(steps(last)) < _LEAK * _WINDOW
-
-
-def _attacked(uproxy: Uproxy, attacks: Sequence[Callable[[], object]]) -> int:
-    """Attack with a window of connections, in turn; return the bytes in use when all have ended."""
-    until = _endings(uproxy) + _WINDOW
-    for attack in itertools.islice(itertools.cycle(attacks), _WINDOW):
+def _attacked(uproxy: Uproxy, attacks: Sequence[Callable[[], object]], count: int) -> int:
+    """Attack so many times, in turn; return the bytes in use when all connections have ended."""
+    until = _endings(uproxy) + count
+    for attack in itertools.islice(itertools.cycle(attacks), count):
         attack()
     wait_until(lambda: _endings(uproxy) == until, "all of them to end", timeout=30.0)
     return in_use(uproxy)
