@@ -165,6 +165,15 @@ async def test_totals_are_current_and_count_refusals_apart_from_ordinary_ends() 
     assert here.connections.active == 0
 
 
+async def test_who_was_waited_for_in_vain_was_not_reached_but_silence_is_an_ordinary_end() -> None:
+    here = world()
+    close(here, connect(here, number=1), Outcome.TIMED_OUT)
+    for state in (State.HANDSHAKING_DOWNSTREAM, State.CONNECTING, State.HANDSHAKING_UPSTREAM):
+        waited = FakeConnection(arrival(number=10))
+        here.connections.never_opened(waited, ending(Outcome.TIMED_OUT, state), INBOUND)
+    assert here.connections.totals() == Totals(opened=1, failed=3)
+
+
 async def test_a_connection_that_never_opened_is_a_failed_one() -> None:
     here = world()
     refused = FakeConnection(arrival(number=5))

@@ -85,6 +85,7 @@ class Connections:
         self._open: dict[int, OpenConnection] = {}  # by arrival, oldest first
         self._active = ActiveCounts()  # of `_admitted` and `_open`
         self._outcomes: Counter[Outcome] = Counter()
+        self._not_opened_in_time = 0  # which `Outcome.is_failure` can't tell from an idle end
         self._denials = Denials()
         self._next_expiry: datetime | None = None  # None where expiry closes nothing
         self._changed = False  # another snapshot is in force, and the pass hasn't begun
@@ -152,6 +153,7 @@ class Connections:
         admitted = self._admitted.pop(connection.arrival.id, None)
         if admitted is not None:
             self._active.remove(admitted[0].direction)
+        self._not_opened_in_time += ending.outcome is Outcome.TIMED_OUT
         if ending.outcome is Outcome.PROBED:
             self._metrics.probed(info.direction)  # not counted as a failure
         else:
@@ -182,7 +184,7 @@ class Connections:
         self._count_bytes()
         opened, received, sent = self._metrics.flow_totals()
         failed = sum(count for outcome, count in self._outcomes.items() if outcome.is_failure)
-        return Totals(opened, failed, received, sent)
+        return Totals(opened, failed + self._not_opened_in_time, received, sent)
 
     @property
     def outcomes(self) -> Mapping[Outcome, int]:
