@@ -133,7 +133,8 @@ async def test_a_change_that_needs_a_restart_is_refused_whole(world: World) -> N
     world.path.write_text(GOOD + "name: other\ntimeouts: {idle: 1m}\n")
     assert not await world.reloader.reload()
     assert world.settings.timeouts.idle == 3600.0
-    assert "restart" in str(world.state.stale)
+    place = f"{world.path}:2:7: name: "
+    assert str(world.state.stale).startswith(f"{place}needs a restart: it names default sockets")
 
 
 async def test_a_socket_that_cannot_be_had_leaves_what_ran_before(world: World) -> None:

@@ -19,7 +19,7 @@ def test_a_file_that_is_not_there_is_named(
     missing = tmp_path / "none.yaml"
 
     assert main(["authority", "--config", str(missing)]) == 2
-    assert errors(capsys) == [f"uproxy: error: {missing} can't be read: No such file or directory"]
+    assert errors(capsys) == [f"uproxy: error: {missing} can't be read: no such file or directory"]
 
 
 def test_every_mistake_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

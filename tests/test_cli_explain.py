@@ -21,6 +21,28 @@ def test_one_address_and_a_caller_are_explained(capsys: pytest.CaptureFixture[st
         assert main(["explain", address, "--as", f"{SCANNER}2"]) == 0
 
 
+def test_a_suggested_rule_has_a_name_that_no_other_has(capsys: pytest.CaptureFixture[str]) -> None:
+    facts = orders_facts()
+    facts.dump = {"settings": {"authorization": [{"name": "scanner-to-api"}]}}
+    with RunningAdmin(facts) as admin:
+        address = str(admin.listen().address)
+        for words in ((address, "--as", SCANNER), (address, address)):
+            main(["explain", *words])
+            assert "name: scanner-to-api," not in capsys.readouterr().out
+        assert main(["explain", address, "--as", SCANNER]) == REFUSED
+        assert "name: scanner-to-api-2" in capsys.readouterr().out
+
+
+def test_what_is_no_configuration_is_no_answer_of_a_uproxy(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    facts = orders_facts()
+    facts.dump = {"settings": {"authorization": [{}]}}
+    with RunningAdmin(facts) as admin:
+        assert main(["explain", str(admin.listen().address), "--as", SCANNER]) == 1
+    assert "answers, but not as uProxy does" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [

@@ -58,6 +58,16 @@ def test_a_denial_is_told_once_with_the_rule_to_add() -> None:
         )
 
 
+def test_the_rule_to_add_has_a_name_of_its_own() -> None:
+    denied = row("denied", identity=WEB)
+    taken = {"frontend-to-api"}
+    for found in (
+        between(caller(ECHO), called(denied), taken),
+        of_caller(called(denied), WEB, taken),
+    ):
+        assert "name: frontend-to-api-2, " in "\n".join(found.lines)
+
+
 def test_an_alert_says_no_more_than_the_side_that_sent_it() -> None:
     refused = row("peer_untrusted", unproven_identity=WEB, reason="no root signed the chain")
     alert = row(

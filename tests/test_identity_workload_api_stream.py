@@ -92,7 +92,7 @@ async def test_a_server_of_another_protocol_is_an_ending(tmp_path: Path) -> None
     [
         (PermissionError(errno.EACCES, "Permission denied"), "may not be opened by this user"),
         (TimeoutError(), "does not answer: is the agent stopped or overloaded?"),
-        (OSError(errno.ENOTDIR, "Not a directory"), "can't be reached: Not a directory"),
+        (OSError(errno.ENOTDIR, "Not a directory"), "can't be reached: not a directory"),
     ],
 )
 def test_other_errors_are_explained(error: OSError, said: str) -> None:

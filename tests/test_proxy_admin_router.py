@@ -89,7 +89,8 @@ def test_certs_tell_the_identity() -> None:
 
 
 def test_config_dump_is_what_the_facts_say() -> None:
-    assert json.loads(ask("/config_dump").body) == {"config": {"name": "orders"}}
+    settings = {"name": "orders", "authorization": []}
+    assert json.loads(ask("/config_dump").body) == {"settings": settings}
 
 
 def test_connections_can_be_limited_and_the_total_is_always_told() -> None:

@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from uproxy.model import Alert, Claim, Mistake
 
 
+def in_words(error: OSError) -> str:
+    """Return why the system refused, in lower case, without a file's name."""
+    return (error.strerror or str(error) or type(error).__name__).lower()
+
+
 class UproxyError(Exception):
     """The root of the tree: a failure whose message explains it in one line."""
 

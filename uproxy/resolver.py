@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Protocol
 
+from uproxy.errors import in_words
 from uproxy.lookups import Lookups
 from uproxy.model import TcpAddress
 
@@ -129,8 +130,8 @@ class Resolver:
             async with asyncio.timeout(self._interval_s):
                 records = await self._lookup(name)
         except OSError as error:
-            why = error.strerror or str(error) or f"no answer in {self._interval_s:g} s"
-            self._say_failing(name, why)
+            late = f"no answer in {self._interval_s:g} s"
+            self._say_failing(name, late if isinstance(error, TimeoutError) else in_words(error))
             return
         if not records:
             self._say_failing(name, "it has no address")

@@ -20,7 +20,7 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Final
 
-from uproxy.errors import ConfigError, NotPermittedError, UproxyError
+from uproxy.errors import ConfigError, NotPermittedError, UproxyError, in_words
 from uproxy.model import Address, Mistake, TcpAddress, UnixAddress
 from uproxy.sockaddr import scope_id
 from uproxy.socketwords import cannot_listen
@@ -81,7 +81,7 @@ def adopt(descriptor: int) -> socket.socket:
         accepting = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
     except OSError as error:
         raise UproxyError(
-            f"descriptor {descriptor} is no socket ({error.strerror}): was it passed on?"
+            f"descriptor {descriptor} is no socket ({in_words(error)}): was it passed on?"
         ) from None
     if listener.type != socket.SOCK_STREAM or not accepting:
         listener.detach()

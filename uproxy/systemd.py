@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 
 from uproxy import sockets
-from uproxy.errors import UproxyError
+from uproxy.errors import UproxyError, in_words
 
 FIRST_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
@@ -184,7 +184,7 @@ class Notifier:
                 sender.setblocking(False)  # a systemd that hangs must not block us
                 sender.sendto("\n".join(lines).encode(), self._address)
         except OSError as error:
-            _log.warning("systemd wasn't told %s: %s", lines[0], error.strerror)
+            _log.warning("systemd wasn't told %s: %s", lines[0], in_words(error))
 
 
 async def watch(notifier: Notifier, watchdog_s: float, alive: Callable[[], bool]) -> None:

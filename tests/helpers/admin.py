@@ -109,7 +109,9 @@ class FakeFacts:
     destination_rows: tuple[DestinationRow, ...] = ()
     denial_rows: tuple[DenialRow, ...] = ()
     ended: Mapping[str, int] = field(default_factory=dict)
-    dump: Mapping[str, object] = field(default_factory=lambda: {"config": {"name": "orders"}})
+    dump: Mapping[str, object] = field(
+        default_factory=lambda: {"settings": {"name": "orders", "authorization": []}}
+    )
     started: datetime = field(default_factory=lambda: datetime.now(UTC) - timedelta(hours=3))
     level: str = "info"
     rate_rows: Rates = field(default_factory=lambda: Rates(15.0))

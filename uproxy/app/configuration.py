@@ -87,14 +87,20 @@ class ConfigurationFile:
             ConfigError, UsageError, NotPermittedError: as for `read`.
             UproxyError: no thread can be started.
         """
+        text = await self.text(about_to_read, hanging_s)
+        return await compute(partial(self.parse, text), "configuration")
+
+    async def text(
+        self, about_to_read: Callable[[tuple[int, ...]], None], hanging_s: float = HANGING_S
+    ) -> str:
+        """Return the file's text; arguments and errors are those of `load`."""
         try:
             async with asyncio.timeout(hanging_s):
-                text = await off_loop(partial(self._text, about_to_read), "configuration")
+                return await off_loop(partial(self._text, about_to_read), "configuration")
         except TimeoutError:
             raise UsageError(
                 f"{self.name} gave no answer in {hanging_s:g} s: is its file system there?"
             ) from None
-        return await compute(partial(self.parse, text), "configuration")
 
     def fingerprint(self) -> tuple[int, ...]:
         """Return a value that changes whenever the file does, also by a symbolic link that is

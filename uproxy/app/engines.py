@@ -6,7 +6,7 @@ from typing import Final
 
 from uproxy import libssl, processors
 from uproxy.contract import Engine
-from uproxy.errors import EngineError
+from uproxy.errors import EngineError, in_words
 
 MOST_WORKERS: Final = 4
 """The most threads that the compiled engine has unless `workers` asks for more."""
@@ -36,5 +36,5 @@ def make_engine(name: str, workers: int | None) -> Engine:
     try:
         return NativeEngine(threads)
     except (OSError, RuntimeError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
+        why = in_words(error) if isinstance(error, OSError) else error
         raise EngineError(f"no {threads} threads ({why}): ask for fewer `workers`") from None

@@ -50,8 +50,9 @@ class Reloader:
         """Read the file and put it in force; whether that was possible.  Cancelling it before
         `apply` has changed anything changes nothing."""
         try:
-            settings = await self.file.load(self._about_to_read)
-            difference = await self._difference(settings)
+            text = await self.file.text(self._about_to_read)
+            settings = await compute(partial(self.file.parse, text), "configuration")
+            difference = await self._difference(settings, text)
             await self.apply(settings)
         except UproxyError as error:
             self._refused(error)
@@ -87,10 +88,13 @@ class Reloader:
     def _about_to_read(self, fingerprint: tuple[int, ...]) -> None:
         self.seen = fingerprint
 
-    async def _difference(self, settings: Settings) -> Changes:
+    async def _difference(self, settings: Settings, text: str) -> Changes:
+        """Return what the settings change, of which `text` is what the file says; raise
+        ConfigError, with lines, if that needs a restart."""
         difference = await compute(partial(changes, self.in_force(), settings), "configuration")
         if difference.restart:
-            raise ConfigError(difference.restart)
+            locate = partial(self.file.locate, text, difference.restart)
+            raise ConfigError(await compute(locate, "configuration"))
         return difference
 
     def _refused(self, error: UproxyError) -> None:

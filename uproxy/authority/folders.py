@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from uproxy.errors import UproxyError
+from uproxy.errors import UproxyError, in_words
 
 
 def temporary_folder(prefix: str) -> Path:
@@ -17,8 +17,7 @@ def temporary_folder(prefix: str) -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix=prefix))
     except OSError as error:
-        reason = str(error.strerror).lower()
         raise UproxyError(
-            f"no temporary folder can be made ({reason}): set TMPDIR to a folder that exists, has "
+            f"no temporary folder can be made ({in_words(error)}): set TMPDIR to a folder that exists, has "
             "room, and that this user may write to"
         ) from error

@@ -23,7 +23,7 @@ import h2.exceptions
 from uproxy.authority.definition import CallingProcess
 from uproxy.authority.handout import DomainSet
 from uproxy.authority.rpc import CallStarted, ServerConnection
-from uproxy.errors import UproxyError
+from uproxy.errors import UproxyError, in_words
 from uproxy.identity.workload_api.framing import SERVICE, Status
 
 SOCKET_MODE = 0o777
@@ -62,8 +62,7 @@ class WorkloadApiServer:
             self._server = await loop.create_unix_server(lambda: _Client(self), str(self.path))
             self.path.chmod(SOCKET_MODE)
         except OSError as error:
-            reason = error.strerror or error
-            raise UproxyError(f"the socket {self.path} can't be made: {reason}") from error
+            raise UproxyError(f"the socket {self.path} can't be made: {in_words(error)}") from error
 
     async def stop(self) -> None:
         """Stop listening, close all connections and remove the socket."""

@@ -23,7 +23,7 @@ from uproxy.authority.definition import Definition
 from uproxy.authority.folders import temporary_folder
 from uproxy.authority.handout import DomainSet
 from uproxy.authority.server import WorkloadApiServer
-from uproxy.errors import UproxyError
+from uproxy.errors import UproxyError, in_words
 from uproxy.model import UnixAddress
 
 _MAX_TIMER_S = 60.0
@@ -131,7 +131,7 @@ class DevelopmentAuthority:
                 folder.mkdir(mode=0o755, parents=True)
                 self._cleanup.callback(_remove_if_empty, folder)
         except OSError as error:
-            raise UproxyError(f"the folder {folder} can't be made: {error.strerror}") from error
+            raise UproxyError(f"the folder {folder} can't be made: {in_words(error)}") from error
         return folder.absolute()
 
 

@@ -15,7 +15,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NoReturn
 
 from uproxy import __version__
-from uproxy.errors import ConfigError, UproxyError, UsageError
+from uproxy.errors import ConfigError, UproxyError, UsageError, in_words
 from uproxy.lean.imports import lean_imports
 
 with lean_imports():
@@ -104,7 +104,7 @@ def _show_traceback(log_level: str | None) -> None:
 
 def _in_words(error: OSError) -> str:
     """Return what the system refused to a command, with the likely cause."""
-    reason = error.strerror or str(error)
+    reason = in_words(error)
     if error.filename is not None:
         return f"{error.filename}: {reason}"
     if error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF):  # what writing fails with

@@ -15,8 +15,9 @@ import signal
 import sys
 from pathlib import Path
 
+from uproxy.app.reading import read_text
 from uproxy.authority import Definition, DevelopmentAuthority, parse_definition
-from uproxy.errors import ConfigError, UproxyError, UsageError
+from uproxy.errors import ConfigError, UproxyError
 
 _LOOK_EVERY_S = 0.5
 """Seconds between two checks whether the file has changed."""
@@ -88,10 +89,7 @@ def _reload(authority: DevelopmentAuthority, path: Path) -> None:
 
 
 def _read(path: Path) -> Definition:
-    try:
-        text = path.read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise UsageError(f"{path} can't be read: {error.strerror}") from error
+    text = read_text(path)
     try:
         return parse_definition(text)
     except ConfigError as error:

@@ -33,13 +33,14 @@ def run(args: argparse.Namespace) -> int:
     """
     uproxies = [Uproxy(parse_address(text, "ADDR")) for text in args.admins]
     if len(uproxies) == 2 and args.caller is None:
-        found = between(uproxies[0].fetch(), uproxies[1].fetch())
+        one, other = uproxies
+        found = between(one.fetch(), other.fetch(), one.rules() | other.rules())
     elif len(uproxies) == 1 and args.caller is not None:
         try:
             caller = str(SpiffeId.parse(args.caller))
         except SpiffeIdError as error:
             raise UsageError(f"--as {args.caller!r}: {error}") from None
-        found = of_caller(uproxies[0].fetch(), caller)
+        found = of_caller(uproxies[0].fetch(), caller, uproxies[0].rules())
     else:
         raise UsageError(
             "give two addresses, the caller's and the called one's, or the called one's and --as ID"

@@ -6,7 +6,7 @@ the caller's says is left out where the called one's list has the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,41 +29,45 @@ class Explanation:
     refused: bool
 
 
-def between(one: Status, other: Status) -> Explanation:
-    """Explain the attempts between two uProxies, in either direction."""
-    lines: list[str] = []
-    refused = False
-    for caller, called in ((one, other), (other, one)):
-        if not _leads_to(caller, called):
-            continue
-        who, whom = _name(caller), _name(called)
-        there = list(_called_rows(called, _identity(caller)))
-        here = [row for row in _caller_rows(caller, called) if not there or not _is_echo(row)]
-        for row, status, other_id in (
-            *((row, called, None) for row in there),
-            *((row, caller, _identity(called)) for row in here),
-        ):
-            refused = True
-            side = "called" if status is called else "caller"
-            lines += _explained(row, status, f"{who} -> {whom}, {side}'s side", other_id)
-        if not there and not here:
-            lines.append(f"{who} -> {whom}: nothing was refused lately, {_open(called, caller)}")
-    if not lines:
-        lines.append(
+def between(one: Status, other: Status, taken: Container[str] = ()) -> Explanation:
+    """Explain the attempts between two uProxies, in either direction; `taken` are names that rules
+    have already."""
+    found = [_of_direction(one, other, taken), _of_direction(other, one, taken)]
+    explained = [each for each in found if each is not None]
+    if not explained:
+        line = (
             f"{_name(one)} and {_name(other)} have no destination that leads to a door of the "
             "other: is it the right pair, and does nothing in between translate addresses?"
         )
-        refused = True
-    return Explanation(tuple(lines), refused)
+        return Explanation((line,), True)
+    lines = tuple(line for each in explained for line in each.lines)
+    return Explanation(lines, any(each.refused for each in explained))
 
 
-def of_caller(called: Status, spiffe_id: str) -> Explanation:
-    """Explain the attempts of a SPIFFE ID at one uProxy."""
+def _of_direction(caller: Status, called: Status, taken: Container[str]) -> Explanation | None:
+    """Explain the attempts of one at the other; None: none of its destinations leads there."""
+    if not _leads_to(caller, called):
+        return None
+    who = f"{_name(caller)} -> {_name(called)}"
+    there = list(_called_rows(called, _identity(caller)))
+    here = [row for row in _caller_rows(caller, called) if not there or not _is_echo(row)]
+    lines: list[str] = []
+    for row in there:
+        lines += _explained(row, called, f"{who}, called's side", None, taken)
+    for row in here:
+        lines += _explained(row, caller, f"{who}, caller's side", _identity(called), taken)
+    if not lines:
+        lines = [f"{who}: nothing was refused lately, {_open(called, caller)}"]
+    return Explanation(tuple(lines), bool(there or here))
+
+
+def of_caller(called: Status, spiffe_id: str, taken: Container[str] = ()) -> Explanation:
+    """Explain the attempts of a SPIFFE ID at one uProxy; `taken` as for `between`."""
     rows = list(_called_rows(called, spiffe_id))
     lines = [
         line
         for row in rows
-        for line in _explained(row, called, f"{spiffe_id} -> {_name(called)}", None)
+        for line in _explained(row, called, f"{spiffe_id} -> {_name(called)}", None, taken)
     ]
     if not rows:
         count = sum(1 for row in called["connections"]
@@ -117,7 +121,9 @@ def _place(address: str) -> str:
     return address if address.startswith("unix:") else address.rpartition(":")[2]
 
 
-def _explained(row: Row, status: Status, who: str, found: str | None) -> list[str]:
+def _explained(
+    row: Row, status: Status, who: str, found: str | None, taken: Container[str]
+) -> list[str]:
     """Return a line about a row, and the YAML that would change it; `found`: the identity that the
     called side has, for a caller's row."""
     now = datetime.fromisoformat(status["now"])
@@ -125,18 +131,20 @@ def _explained(row: Row, status: Status, who: str, found: str | None) -> list[st
     times = "" if row["count"] == 1 else f", {row['count']:,} times"
     rule = f" ({row['rule']})" if row["rule"] else ""
     lines = [f"{ago} ago{times}: {who}: {row['outcome'].replace('_', ' ')}: {row['reason']}{rule}"]
-    yaml = _way_out(row, status, found)
+    yaml = _way_out(row, status, found, taken)
     if yaml is not None:
         lines.append(f"  add to {status['process']['config']}:")
         lines += [f"    {line}" for line in yaml.splitlines()]
     return lines
 
 
-def _way_out(row: Row, status: Status, found: str | None) -> str | None:
+def _way_out(
+    row: Row, status: Status, found: str | None, taken: Container[str]
+) -> str | None:
     """Return the YAML to add at the side that refused; None: no YAML changes it."""
     match row["outcome"]:
         case "denied" if row["rule"] is None and row["identity"] is not None:
-            return allow_rule(row["identity"], row["door"])
+            return allow_rule(row["identity"], row["door"], taken)
         case "peer_untrusted" if row["rule"] == "X5-17" and _has_files(status):
             domain = _domain(row.get("unproven_identity"))
             return None if domain is None else bundle_file(domain)

@@ -1,7 +1,7 @@
 """Where a running uProxy answers, and what it answers: for `uproxy status`.
 
 The address is given, or that of `admin.listen` in a configuration file.  What is fetched is
-/status.json, as any client can; every unprintable character is replaced.
+what any client can; every unprintable character is replaced.
 """
 
 from __future__ import annotations
@@ -12,20 +12,23 @@ import json
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from uproxy.app.reading import read_text
 from uproxy.cli.status_lines import printable
 from uproxy.cli.status_text import Status, render
 from uproxy.config import load_admin_listen
-from uproxy.errors import ConfigError, NotPermittedError, UproxyError, UsageError
+from uproxy.errors import ConfigError, NotPermittedError, UproxyError, UsageError, in_words
 from uproxy.model import Address, SystemdAddress, TcpAddress, UnixAddress
 
 TIMEOUT_S = 5.0
 """Seconds that the admin listener may take to answer."""
 LONGEST_ANSWER = 16 * 1024 * 1024
 """Bytes read at most; uProxy's answer has less than one MiB."""
+
+_NOT_OURS = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What reading another program's answer as uProxy's raises."""
 
 _LOOPBACK = {4: "127.0.0.1", 6: "::1"}
 
@@ -59,9 +62,12 @@ def configured_address(path: Path, environ: Mapping[str, str]) -> Address:
     try:
         listen = load_admin_listen(read_text(path), environ=environ)
     except ConfigError as error:
-        raise UsageError(
-            f"--config {path} doesn't say where its uProxy answers: {error}; if it runs, ask it "
-            "by --admin ADDR"
+        way_out = "if its uProxy runs, ask it by --admin ADDR"
+        raise ConfigError(
+            tuple(
+                replace(mistake, reason=f"{mistake.reason}; {way_out}")
+                for mistake in error.in_file(str(path)).mistakes
+            )
         ) from None
     if listen is None:
         raise UsageError(f"--config {path}: admin.listen is off, so nobody can be asked")
@@ -91,22 +97,12 @@ class Uproxy:
             UproxyError: nothing answers, or something else than uProxy does, or one that runs
                 another file than `config`.
         """
-        status, body = _get(self.address)
-        if status != 200:
-            lines = body.decode(errors="replace").splitlines() or ["no reason given"]
-            raise UproxyError(f"{self.address} answers {status}: {printable(lines[0])}")
+        body = _get(self.address, "/status.json")
         try:
             answer = printable(json.loads(body))
             render(answer)
             running: str = answer["process"]["config"]
-        except (
-            ValueError,
-            LookupError,
-            TypeError,
-            AttributeError,
-            ArithmeticError,
-            RecursionError,
-        ):
+        except _NOT_OURS:
             raise _stranger(self.address) from None
         if self.config is not None and not _is_same_file(str(self.config), running):
             raise UproxyError(
@@ -115,6 +111,19 @@ class Uproxy:
             )
         facts: Status = answer
         return facts
+
+    def rules(self) -> frozenset[str]:
+        """Return the names of its authorization rules.
+
+        Raises:
+            UproxyError: as for `fetch`.
+        """
+        body = _get(self.address, "/config_dump")
+        try:
+            rules = printable(json.loads(body))["settings"]["authorization"]
+            return frozenset(rule["name"] for rule in rules)
+        except _NOT_OURS:
+            raise _stranger(self.address) from None
 
 
 def _is_same_file(asked: str, running: str) -> bool:
@@ -127,18 +136,26 @@ def _is_same_file(asked: str, running: str) -> bool:
         return False
 
 
-def _get(address: Address) -> tuple[int, bytes]:
-    """Return (HTTP status, body) of /status.json."""
+def _get(address: Address, path: str) -> bytes:
+    """Return what is answered to a GET of `path`.
+
+    Raises:
+        UproxyError: nothing is, or a refusal.
+    """
     connection = _Connection(address)
     with contextlib.closing(connection):
         try:
-            connection.request("GET", "/status.json")
+            connection.request("GET", path)
             response = connection.getresponse()
-            return response.status, response.read(LONGEST_ANSWER)
+            status, body = response.status, response.read(LONGEST_ANSWER)
         except http.client.HTTPException:
             raise _stranger(address) from None
         except OSError as error:
             raise _no_answer(address, error) from None
+    if status != 200:
+        lines = body.decode(errors="replace").splitlines() or ["no reason given"]
+        raise UproxyError(f"{address} answers {status}: {printable(lines[0])}")
+    return body
 
 
 def _stranger(address: Address) -> UproxyError:
@@ -157,7 +174,7 @@ def _no_answer(address: Address, error: OSError) -> UproxyError:
         )
     if isinstance(error, TimeoutError):
         return UproxyError(f"{address} doesn't answer within {TIMEOUT_S:g} s: is it admin.listen?")
-    return UproxyError(f"{address} can't be asked: {(error.strerror or str(error)).lower()}")
+    return UproxyError(f"{address} can't be asked: {in_words(error)}")
 
 
 class _Connection(http.client.HTTPConnection):

@@ -26,6 +26,7 @@ from uproxy.errors import (
     SpiffeIdError,
     UntrustedError,
     UnusableError,
+    in_words,
 )
 from uproxy.identity.credentials import Credentials, Svid
 from uproxy.identity.private_key import belongs_to, parse_private_key
@@ -255,7 +256,7 @@ def _open(path: str) -> _Content:
             "and search permission (x) on its folders"
         ) from error
     except OSError as error:
-        raise IdentityError(f"{path}: {error.strerror}") from error
+        raise IdentityError(f"{path}: {in_words(error)}") from error
     if not content.data:
         raise IdentityError(f"{path}: the file is empty")
     return content

@@ -13,6 +13,7 @@ import contextlib
 import socket
 from collections.abc import AsyncGenerator
 
+from uproxy.errors import in_words
 from uproxy.identity.workload_api.framing import SERVICE
 from uproxy.identity.workload_api.grpc import Call, Ended, Event
 from uproxy.model import Address, UnixAddress
@@ -56,10 +57,10 @@ def explain(address: Address, error: OSError) -> str:
         case ConnectionRefusedError():
             return f"{where} refused the connection: the agent that made it is gone"
         case PermissionError():
-            return f"{where} may not be opened by this user: {error.strerror or error}"
+            return f"{where} may not be opened by this user: {in_words(error)}"
         case TimeoutError():
             return f"{where} does not answer: is the agent stopped or overloaded?"
-    return f"{where} can't be reached: {error.strerror or error}"
+    return f"{where} can't be reached: {in_words(error)}"
 
 
 async def _converse(
@@ -74,7 +75,7 @@ async def _converse(
                 data = await reader.read(_READ_BYTES)
         except OSError as error:  # TimeoutError is one, also where the kernel's probes found nobody
             late = _late(deadline - begun) if deadline and limit.expired() else ""
-            yield Ended(late or f"the connection broke: {error.strerror or error}")
+            yield Ended(late or f"the connection broke: {in_words(error)}")
             return
         if deadline is not None:
             deadline = begun + FIRST_MESSAGE_S
