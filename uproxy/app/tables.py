@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -12,7 +12,14 @@ from uproxy.app.identity import now
 from uproxy.config import Settings
 from uproxy.connections import Denial, OpenConnection
 from uproxy.destinations import AllEndpoints
-from uproxy.model import Direction, ListenAddress, SystemdAddress, TcpAddress, UnixAddress
+from uproxy.model import (
+    Direction,
+    ListenAddress,
+    SystemdAddress,
+    TcpAddress,
+    Transport,
+    UnixAddress,
+)
 from uproxy.proxy.admin import facts as rows
 from uproxy.snapshot import Destination
 
@@ -75,47 +82,50 @@ def denial_row(denial: Denial) -> rows.DenialRow:
     )
 
 
+class _Door(NamedTuple):
+    """A configured door, of either direction."""
+
+    direction: Direction
+    name: str
+    listen: ListenAddress
+    transport: Transport
+    to: str
+    """The application's address, or the name of the destination."""
+    behind: str
+    """The name under which attempts to reach what is behind it are kept."""
+
+
+def _doors(settings: Settings) -> Iterator[_Door]:
+    for door in settings.inbound:
+        to = str(door.to)
+        yield _Door(Direction.INBOUND, door.name, door.listen, door.transport, to, door.name)
+    for each in settings.outbound:
+        transport = settings.destinations[each.to].transport
+        name = str(each.listen)
+        yield _Door(Direction.OUTBOUND, name, each.listen, transport, each.to, each.to)
+
+
 def door_rows(
     settings: Settings,
     listening: Container[ListenAddress],
     counts: Mapping[tuple[Direction, str], int],
     trouble: Callable[[Direction, str], Down | None],
-) -> list[rows.DoorRow]:
-    """Return the rows of inbound and outbound doors; `counts` are their open connections, and
+) -> Iterator[rows.DoorRow]:
+    """Yield the rows of inbound and outbound doors; `counts` are their open connections, and
     `trouble` tells why nothing can be reached there."""
-    inbound = [
-        (
-            Direction.INBOUND,
-            door.name,
-            door.listen,
-            door.transport,
-            str(door.to),
-            trouble(Direction.INBOUND, door.name),
-        )
-        for door in settings.inbound
-    ]
-    outbound = [
-        (
-            Direction.OUTBOUND, str(door.listen), door.listen,
-            settings.destinations[door.to].transport, door.to,
-            trouble(Direction.OUTBOUND, door.to),
-        )
-        for door in settings.outbound
-    ]  # fmt: skip
-    return [
-        rows.DoorRow(
-            name=name,
-            direction=direction.value,
-            listen=str(listen),
-            transport=transport.value,
-            to=to,
-            open=listen in listening,
-            connections=counts.get((direction, name), 0),
+    for door in _doors(settings):
+        down = trouble(door.direction, door.behind)
+        yield rows.DoorRow(
+            name=door.name,
+            direction=door.direction.value,
+            listen=str(door.listen),
+            transport=door.transport.value,
+            to=door.to,
+            open=door.listen in listening,
+            connections=counts.get((door.direction, door.name), 0),
             trouble=None if down is None else down.reason,
             trouble_since=None if down is None else down.since,
         )
-        for direction, name, listen, transport, to, down in (*inbound, *outbound)
-    ]
 
 
 def destination_row(

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import sys
-from collections.abc import Sequence, Sized
+from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 
 from uproxy import libssl, sockets
@@ -93,35 +93,52 @@ def _check(
     file = ConfigurationFile(path, tuple(overrides), os.environ)
     text = read_text(path)
     settings = file.parse(text)
-
-    def warn(*notes: Mistake) -> None:
-        for note in file.locate(text, notes):
-            print(note.labelled("warning"), file=sys.stderr)
-
-    for note in misnamed(os.environ, text):
-        print(note.labelled("warning"), file=sys.stderr)
-    warn(*warnings(settings))
-    try:
-        warn(*(Mistake("identity.files", note) for note in check_files(settings.identity)))
-        _check_owners(settings)
-    except ConfigError as error:
-        raise ConfigError(file.locate(text, error.mistakes)) from error
-    _check_limits(settings)
+    _warn(misnamed(os.environ, text))
+    _warn(file.locate(text, warnings(settings)))
+    _check_on_this_machine(file, text, settings)
     credentials = None
     if wait is not None:
-        # the error, if there is one, says what the source would log
-        logging.getLogger("uproxy").addHandler(logging.NullHandler())
-        credentials = asyncio.run(_fetch(settings, wait))
+        credentials = _fetched(settings, wait)
         print(_identity(credentials))
-        if settings.identity.files is None:
-            trusted = [name for name, bundle in credentials.bundles.items() if bundle.roots]
-            warn(*trust_warnings(settings, trusted))
+        _warn(file.locate(text, _untrusted(settings, credentials)))
     if question is None:
         print(f"{file.name}: {_summary(settings)}")
         return 0
     found = answer(settings, _trust(settings, credentials), question)
     print(*found.lines, sep="\n")
     return 0 if found.allowed else REFUSED
+
+
+def _warn(notes: Iterable[Mistake]) -> None:
+    for note in notes:
+        print(note.labelled("warning"), file=sys.stderr)
+
+
+def _check_on_this_machine(file: ConfigurationFile, text: str, settings: Settings) -> None:
+    """Check the files, owners and limits that the settings name; raise ConfigError if they can't
+    be had here."""
+    try:
+        notes = [Mistake("identity.files", note) for note in check_files(settings.identity)]
+        _warn(file.locate(text, notes))
+        _check_owners(settings)
+    except ConfigError as error:
+        raise ConfigError(file.locate(text, error.mistakes)) from error
+    _check_limits(settings)
+
+
+def _fetched(settings: Settings, wait: float) -> Credentials:
+    """Return an identity that comes within `wait` seconds."""
+    # the error, if there is one, says what the source would log
+    logging.getLogger("uproxy").addHandler(logging.NullHandler())
+    return asyncio.run(_fetch(settings, wait))
+
+
+def _untrusted(settings: Settings, credentials: Credentials) -> Sequence[Mistake]:
+    """Return warnings of trust domains without a bundle; those of files are known without it."""
+    if settings.identity.files is not None:
+        return ()
+    trusted = [name for name, bundle in credentials.bundles.items() if bundle.roots]
+    return tuple(trust_warnings(settings, trusted))
 
 
 def _trust(settings: Settings, credentials: Credentials | None) -> Trust:
@@ -171,7 +188,6 @@ def _check_limits(settings: Settings) -> None:
 
 
 async def _fetch(settings: Settings, wait: float) -> Credentials:
-    """Return an identity that comes within `wait` seconds."""
     from uproxy.identity.workload_api.source import fetch_once
 
     return await fetch_once(make_source(settings.identity), wait)

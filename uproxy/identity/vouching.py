@@ -100,10 +100,7 @@ def find_way_up(
     if anchors and names_key_of(leaf, anchors[0]):
         named = []
     if any(each not in known for each in named):
-        # they should come in the order of RFC 8446 section 4.4.2: the leaf's issuer first
-        # a root whose key isn't known to be named is tried after those whose key is
-        before = [] if names_key_of(leaf, named[0]) else anchors
-        first = [*before, *(each for each in named[:1] if each in known)]
+        first = _likely_issuers(leaf, anchors, named, known)
         issuer = search.issuer_among(first, leaf)
         if issuer is not None:
             return [leaf, *_up(issuer, known)]
@@ -117,6 +114,16 @@ def find_way_up(
         return [leaf, *_up(issuer, known)]
     named = named_issuers(leaf, others)
     return [leaf, *_follow_names(named[0], others)] if named else [leaf]
+
+
+def _likely_issuers(
+    leaf: Outline, anchors: Sequence[Outline], named: Sequence[Outline], known: Signers
+) -> list[Outline]:
+    """Return the signers with which the leaf's signature is tried before anybody else's is."""
+    # a root whose key isn't known to be named is tried after those whose key is
+    before = [] if names_key_of(leaf, named[0]) else anchors
+    # they should come in the order of RFC 8446 section 4.4.2: the leaf's issuer first
+    return [*before, *(each for each in named[:1] if each in known)]
 
 
 def _up(issuer: Outline, signers: Mapping[Outline, Outline]) -> Iterator[Outline]:
