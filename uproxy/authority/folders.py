@@ -18,6 +18,6 @@ def temporary_folder(prefix: str) -> Path:
         return Path(tempfile.mkdtemp(prefix=prefix))
     except OSError as error:
         raise UproxyError(
-            f"no temporary folder can be made ({in_words(error)}): set TMPDIR to a folder that exists, has "
-            "room, and that this user may write to"
+            f"no temporary folder can be made ({in_words(error)}): set TMPDIR to a folder "
+            "that exists, has room, and that this user may write to"
         ) from error

@@ -138,9 +138,7 @@ def _explained(
     return lines
 
 
-def _way_out(
-    row: Row, status: Status, found: str | None, taken: Container[str]
-) -> str | None:
+def _way_out(row: Row, status: Status, found: str | None, taken: Container[str]) -> str | None:
     """Return the YAML to add at the side that refused; None: no YAML changes it."""
     match row["outcome"]:
         case "denied" if row["rule"] is None and row["identity"] is not None:
