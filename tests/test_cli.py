@@ -239,7 +239,7 @@ def test_output_that_can_not_be_written_gets_one_line(unbuffered: str) -> None:
         )  # fmt: skip
     assert done.returncode == 1
     assert done.stderr == (
-        "uproxy: error: No space left on device: is standard output gone or full?\n"
+        "uproxy: error: no space left on device: is standard output gone or full?\n"
     )
 
 

@@ -130,7 +130,7 @@ def test_a_uproxy_that_runs_another_file_is_not_taken_for_it(
         ("admin: {listen: null}", "admin.listen is off"),
         ("admin: {listen: 'systemd:admin'}", "stands in its socket unit: give it by --admin"),
         ("admin: {listen: nowhere}", "{file}:1:17: error: admin.listen = 'nowhere': "),
-        ("a: [", "{file}:1:4: error: "),
+        ("a: [", "{file}:1:5: error: is not YAML"),
     ],
 )
 def test_a_file_that_does_not_say_where_is_a_wrong_usage(
