@@ -110,6 +110,14 @@ def _modules() -> Iterator[ModuleType]:
     yield _with_functions("email.utils", "parseaddr")
     yield _with_functions("cryptography.hazmat.primitives.serialization.ssh", *_SSH)
     yield _Postponed(_Backend.MODULE, backend=_Backend())
+    # its table has 4,096 tuples
+    yield _Postponed("hpack.huffman_table", decode_huffman=_decode_huffman)
+
+
+def _decode_huffman(encoded: bytes | None) -> bytes:
+    from uproxy.lean.huffman import decode_huffman
+
+    return decode_huffman(encoded)
 
 
 def _unwrap(function: object) -> object:
