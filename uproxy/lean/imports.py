@@ -73,6 +73,15 @@ def _with_functions(module: str, *names: str) -> _Postponed:
     return _Postponed(module, **{name: calling(name) for name in names})
 
 
+def _taken_by_star(name: str) -> _Postponed:
+    """Return a stand-in for a module that its package takes names from with `import *`: it gets
+    none but the module's own, which the import of a real one would set."""
+    made = _Postponed(name)
+    own = name.rpartition(".")[2]
+    made.__dict__.update({"__all__": (own,), own: made})
+    return made
+
+
 class _Backend:
     """Stands in for cryptography's backend object, which every ECDSA signature imports and never
     uses."""
@@ -96,6 +105,9 @@ def _modules() -> Iterator[ModuleType]:
     yield _Postponed("subprocess", PIPE=-1, STDOUT=-2, DEVNULL=-3, SubprocessError=Exception)
     yield _Postponed("selectors")
     yield _Postponed("asyncio.sslproto")
+    # asyncio's own event loop and what it starts: uvloop has both
+    yield _taken_by_star("asyncio.unix_events")
+    yield _taken_by_star("asyncio.subprocess")
     # asyncio and dataclasses import it; it and others can read source text
     yield _Postponed("inspect", unwrap=_unwrap, **inspection.KNOWN)
     yield _Postponed("ast", NodeVisitor=object)
@@ -110,6 +122,10 @@ def _modules() -> Iterator[ModuleType]:
     yield _with_functions("email.utils", "parseaddr")
     yield _with_functions("cryptography.hazmat.primitives.serialization.ssh", *_SSH)
     yield _Postponed(_Backend.MODULE, backend=_Backend())
+    # kinds of keys that nobody may ever show; `types` has all of them, for annotations alone
+    yield _Postponed(f"{_KEYS}.types", **dict.fromkeys(_KEY_TYPES, object))
+    for kind in ("dh", "dsa", "ed25519", "ed448", "mldsa", "mlkem", "rsa", "x25519", "x448"):
+        yield _Postponed(f"{_KEYS}.{kind}")
     # its table has 4,096 tuples
     yield _Postponed("hpack.huffman_table", decode_huffman=_decode_huffman)
 
@@ -138,6 +154,15 @@ COMPILER_FLAGS = {
     512: "ASYNC_GENERATOR",
 }
 """The flags of code objects, of which `inspect` makes its constants (`inspect.CO_…`)."""
+
+_KEYS = "cryptography.hazmat.primitives.asymmetric"
+_KEY_TYPES = (
+    "CertificateIssuerPrivateKeyTypes",
+    "CertificateIssuerPublicKeyTypes",
+    "CertificatePublicKeyTypes",
+    "PrivateKeyTypes",
+    "PublicKeyTypes",
+)
 
 _SSH = (
     "SSHCertPrivateKeyTypes",
