@@ -5,10 +5,13 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from uproxy.signals import HANDLED, IGNORED
+
+ROOT = Path(__file__).parents[1]
 
 _STARTING = """
 import os, signal, sys
@@ -31,6 +34,37 @@ def started(number: signal.Signals) -> list[str]:
 @pytest.mark.parametrize("number", sorted(HANDLED))
 def test_what_the_loop_handles_waits_until_it_can(number: signal.Signals) -> None:
     assert started(number) == ["lives", "handled", "runs"]
+
+
+_AT_THE_FIRST_IMPORT = """
+import os, sys
+
+class Sender:
+    def find_spec(self, *_):
+        sys.meta_path.remove(self)
+        os.kill(os.getpid(), number)
+
+number = int(sys.argv.pop(1))
+from uproxy.__main__ import main
+sys.meta_path.insert(0, Sender())
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("number", sorted(HANDLED))
+def test_a_signal_before_anything_is_imported_is_kept(number: signal.Signals) -> None:
+    assert not {"signal", "enum", "typing"} & imported_before_main()
+    argv = [sys.executable, "-c", _AT_THE_FIRST_IMPORT, str(int(number)), "run"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert (done.returncode, "required: --config" in done.stderr) == (2, True)
+
+
+def imported_before_main() -> set[str]:
+    """What importing the program's first module imports, in an interpreter with nothing else."""
+    program = "import sys; sys.path[:0] = ['.']; import uproxy.__main__; print(*sys.modules)"
+    argv = [sys.executable, "-S", "-c", program]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, cwd=ROOT)
+    return set(done.stdout.split())
 
 
 @pytest.mark.parametrize("number", sorted(IGNORED))

@@ -5,12 +5,22 @@ from __future__ import annotations
 
 import sys
 
-from uproxy import signals
+# a part of the interpreter: `signal` takes milliseconds to import, in which signals would kill
+from _signal import (  # type: ignore[import-not-found]  # it has no stubs
+    SIG_BLOCK,
+    SIGHUP,
+    SIGINT,
+    SIGTERM,
+    pthread_sigmask,
+)
 
 
 def main() -> int:
     """Run the command that the process was started with; return its exit code."""
     if next((word for word in sys.argv[1:] if not word.startswith("-")), None) == "run":
+        pthread_sigmask(SIG_BLOCK, {SIGHUP, SIGINT, SIGTERM})  # as `hold_back` does
+        from uproxy import signals
+
         signals.hold_back()
     from uproxy import cli
 

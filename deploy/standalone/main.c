@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -310,12 +311,31 @@ static void start_python(const char *program, const char *library, int argc, cha
     PyMem_RawFree(folder);
 }
 
+/* `uproxy run` handles these when its event loop runs; until then the kernel keeps them, also
+ * while modules are unpacked. */
+static void hold_signals_back(int argc, char **argv)
+{
+    sigset_t handled;
+    int i = 1;
+
+    while (i < argc && argv[i][0] == '-')
+        i++;
+    if (i == argc || strcmp(argv[i], "run"))
+        return;
+    sigemptyset(&handled);
+    sigaddset(&handled, SIGHUP);
+    sigaddset(&handled, SIGINT);
+    sigaddset(&handled, SIGTERM);
+    sigprocmask(SIG_BLOCK, &handled, NULL);
+}
+
 int main(int argc, char **argv)
 {
     char program[PATH_MAX], library[PATH_MAX];
     struct archive archive;
     ssize_t length = readlink("/proc/self/exe", program, sizeof program - 1);
 
+    hold_signals_back(argc, argv);
     if (length < 0)
         fail("/proc/self/exe can't be read: %s; is /proc mounted?", strerror(errno));
     program[length] = 0;
