@@ -48,7 +48,7 @@ UNWANTED = re.compile(
     | prometheus_client | hpack\.huffman_table
     | cryptography\.hazmat\.(backends\.openssl\.backend | bindings\.openssl\.binding)
     | cryptography\.hazmat\.primitives\.(ciphers | serialization\.ssh)
-    | cryptography\.hazmat\.primitives\.asymmetric\.(dh | ed448 | mldsa | mlkem | types | x448)
+    | cryptography\.hazmat\.primitives\.asymmetric\.(ed448 | mldsa | mlkem | types | x448)
     | cryptography\.hazmat\.decrepit
     | uproxy\.(authority | demo | lab)
     """,

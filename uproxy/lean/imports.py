@@ -124,7 +124,7 @@ def _modules() -> Iterator[ModuleType]:
     yield _Postponed(_Backend.MODULE, backend=_Backend())
     # kinds of keys that nobody may ever show; `types` has all of them, for annotations alone
     yield _Postponed(f"{_KEYS}.types", **dict.fromkeys(_KEY_TYPES, object))
-    for kind in ("dh", "dsa", "ed25519", "ed448", "mldsa", "mlkem", "rsa", "x25519", "x448"):
+    for kind in ("ed25519", "ed448", "mldsa", "mlkem", "x25519", "x448"):
         yield _Postponed(f"{_KEYS}.{kind}")
     # its table has 4,096 tuples
     yield _Postponed("hpack.huffman_table", decode_huffman=_decode_huffman)
