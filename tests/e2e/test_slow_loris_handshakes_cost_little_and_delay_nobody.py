@@ -21,7 +21,7 @@ from uproxy.lab.processes import Uproxy
 from uproxy.lab.waiting import wait_until
 
 CROWD = 5_000
-DEADLINE = 6.0
+DEADLINE = 12.0
 """Seconds; enough for all of them to come before the first one's is over."""
 MOST_MEMORY = 32 * 1024
 """Bytes for each."""
