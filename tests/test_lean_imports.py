@@ -63,6 +63,22 @@ def test_asyncio_has_no_event_loop_of_its_own_until_it_is_asked_for() -> None:
     assert run(program).splitlines() == ["False False", "slept"]
 
 
+def test_annotations_are_the_real_ones() -> None:
+    program = (
+        "import inspect as real, sys\n"
+        "from uproxy.lean.imports import stand_ins\n"
+        "inspect = dict(stand_ins())['inspect']\n"
+        "class A:\n"
+        "    x: int\n"
+        "class B(A): ...\n"
+        "def f(a: 'int') -> None: ...\n"
+        "for each in (A, B, f, sys):\n"
+        "    print(inspect.get_annotations(each) == real.get_annotations(each))\n"
+        "print(inspect.get_annotations(f, eval_str=True)['a'] is int)\n"
+    )
+    assert run(program).split() == ["True"] * 5
+
+
 def test_every_kind_of_key_is_what_it_is() -> None:
     program = (
         "import sys, uproxy.cli.run\n"

@@ -109,7 +109,7 @@ def _modules() -> Iterator[ModuleType]:
     yield _taken_by_star("asyncio.unix_events")
     yield _taken_by_star("asyncio.subprocess")
     # asyncio and dataclasses import it; it and others can read source text
-    yield _Postponed("inspect", unwrap=_unwrap, **inspection.KNOWN)
+    yield _Postponed("inspect", unwrap=_unwrap, get_annotations=_annotations, **inspection.KNOWN)
     yield _Postponed("ast", NodeVisitor=object)
     yield _Postponed("dis", COMPILER_FLAG_NAMES=COMPILER_FLAGS)
     # `traceback` and its `linecache` can read it too
@@ -139,6 +139,13 @@ def _decode_huffman(encoded: bytes | None) -> bytes:
 def _unwrap(function: object) -> object:
     """As `inspect.unwrap`; asyncio asks it of a callback that it puts into words."""
     return _real("inspect").unwrap(function) if hasattr(function, "__wrapped__") else function
+
+
+def _annotations(value: object, **options: object) -> object:
+    """As `inspect.get_annotations`; dataclasses ask it of a class, in Python 3.12 and 3.13."""
+    if isinstance(value, type) and not options and sys.version_info < (3, 14):
+        return dict(vars(value).get("__annotations__", {}))
+    return _real("inspect").get_annotations(value, **options)
 
 
 COMPILER_FLAGS = {
