@@ -57,6 +57,9 @@ class RecordingEngine:
     def refused(self) -> dict[str, int]:
         return {}
 
+    def pooled_tunnels(self) -> int:
+        return 0
+
     def responsive(self) -> bool:
         return True
 

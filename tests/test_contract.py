@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from uproxy.contract import PLAIN, CacheScope, Candidate, Route, Tls, TlsPlan
+from uproxy.contract import PLAIN, CacheScope, Candidate, Route, Tls, TlsPlan, Tunnel
 from uproxy.lab.pki import Authority
-from uproxy.model import Role, TcpAddress, Timeouts, TlsSettings
+from uproxy.model import Role, TcpAddress, Timeouts, TlsSettings, TunnelSettings
 
 OURS = Authority("example.org").issue("/ns/web/sa/frontend")
 BARE = Route("db", (), PLAIN, Timeouts(idle=7), rule="web", revision=3)
@@ -45,3 +45,12 @@ def test_plans_are_equal_to_themselves_only_and_never_show_their_key() -> None:
     assert one != other
     assert one.trust_id != other.trust_id
     assert "key" not in repr(one)
+
+
+@pytest.mark.parametrize("end", [15008, TcpAddress("192.0.2.10", 15008)])
+def test_an_open_stream_keeps_nothing_of_its_tunnel_but_whom_we_showed_there(
+    end: TcpAddress | int,
+) -> None:
+    kept = replace(BARE, upstream=Tunnel(plan(), end, TunnelSettings(max_streams=1))).when_open
+    assert kept == BARE
+    assert kept.shown == OURS.own.spiffe_id

@@ -23,6 +23,8 @@ class Transport(enum.StrEnum):
 
     PLAINTEXT = "plaintext"
     MTLS = "mtls"
+    HBONE = "hbone"
+    """HTTP/2 CONNECT over mutual TLS: each connection is a stream of a tunnel."""
 
 
 class Role(enum.StrEnum):
@@ -211,6 +213,22 @@ class TlsSettings:
         "TLS_AES_256_GCM_SHA384",
         "TLS_CHACHA20_POLY1305_SHA256",
     )
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelSettings:
+    """How tunnels (HBONE) are used; the defaults are those of the configuration."""
+
+    max_streams: int = 1024
+    """Streams that a peer may have open on a tunnel to us."""
+    streams_per_connection: int = 100
+    """Streams that we have open on a tunnel of ours; the next one dials another."""
+    stream_window: int = 256 * 1024
+    """Bytes that a peer may send on a stream before they are consumed."""
+    connection_window: int = 1024 * 1024
+    """Bytes that a peer may send on all streams of a tunnel before they are consumed."""
+    idle: float = 300.0
+    """Seconds after which a tunnel without streams is closed; 0: never."""
 
 
 @dataclass(frozen=True, slots=True)

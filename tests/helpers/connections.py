@@ -32,6 +32,9 @@ class FakeConnection:
     tls: TlsFacts | None = None
     dialled: Address | None = APP
     dialled_from: TcpAddress | None = None
+    shares_tls: bool = False
+    tunnel_end: TcpAddress | None = None
+    streams: int = 0
     endpoint: str | None = None
     state: State = State.RELAYING
     bytes_received: int = 0

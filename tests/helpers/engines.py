@@ -37,7 +37,16 @@ from uproxy.identity.verifier import Verifier
 from uproxy.lab.pki import Authority, Issued
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import ENDINGS
-from uproxy.model import Address, Direction, Role, TcpAddress, Timeouts, TlsSettings, UnixAddress
+from uproxy.model import (
+    Address,
+    Direction,
+    Role,
+    TcpAddress,
+    Timeouts,
+    TlsSettings,
+    TunnelSettings,
+    UnixAddress,
+)
 from uproxy.transport.native import NativeEngine
 from uproxy.transport.python import PythonEngine
 
@@ -106,6 +115,7 @@ class RecordingDoor:
     direction: Direction
     answer: Route | Refusal | Callable[[Arrival], Route | Refusal]
     downstream_tls: TlsPlan | Refusal | None = None
+    tunnels: TunnelSettings | None = None
     timeouts: Timeouts = Timeouts()
     name: str = "door"
     on_opened: Callable[[Connection], None] | None = None
@@ -113,6 +123,8 @@ class RecordingDoor:
     repeats: list[tuple[Arrival, Route]] = field(default_factory=list)
     attempts: list[tuple[str, Refusal | None]] = field(default_factory=list)
     opened_: list[Connection] = field(default_factory=list)
+    carrying_: list[Connection] = field(default_factory=list)
+    ended_tunnels: list[tuple[Connection, Ending]] = field(default_factory=list)
     endings: list[tuple[Connection, Ending]] = field(default_factory=list)
     listener: Listener | None = None
     """Where it listens, once it is open."""
@@ -140,6 +152,10 @@ class RecordingDoor:
         if self.on_opened is not None:
             self.on_opened(connection)
         return self.closed
+
+    def carrying(self, connection: Connection) -> OnClosed:
+        self.carrying_.append(connection)
+        return lambda ended, ending: self.ended_tunnels.append((ended, ending))
 
     def closed(self, connection: Connection, ending: Ending) -> None:
         self.endings.append((connection, ending))

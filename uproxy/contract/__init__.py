@@ -14,6 +14,9 @@ the new door, whole: `admit` is called again, and what the old door had answered
     accepted → [handshaking: Door.tls] → Door.admit → connecting → [handshaking: Route.upstream]
              → Door.opened → relaying → closing → closed: Door.closed, or what `opened` returned
 
+At a door with `tunnels` a connection isn't admitted: after its handshake it carries streams
+(`Door.carrying`) until it ends.  Each CONNECT on it is an arrival, which begins at `Door.admit`.
+
 The side that dialled in is *downstream*, the side that the engine dials is *upstream*.  An inbound
 door's downstream is the peer and its upstream the application; outbound it is the other way round.
 A door's methods are called on the event loop's thread, must not block and must not raise;

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from uproxy.contract.handshakes import PeerSvid, TlsFacts, TlsPlan
 from uproxy.contract.values import Arrival, Candidate, Ending, Refusal, Route
 from uproxy.lifecycle import State
-from uproxy.model import Address, Direction, Limits, TcpAddress, Timeouts
+from uproxy.model import Address, Direction, Limits, TcpAddress, Timeouts, TunnelSettings
 
 if TYPE_CHECKING:
     import socket
@@ -31,7 +31,12 @@ class Connection(Protocol):
 
     @property
     def tls(self) -> TlsFacts | None:
-        """None in plaintext."""
+        """What the handshake negotiated, a stream's that of its tunnel; None in plaintext."""
+
+    @property
+    def shares_tls(self) -> bool:
+        """Whether the handshake wasn't made for this connection: it is a stream of a tunnel that
+        carried others before, or that the peer has made."""
 
     @property
     def dialled(self) -> Address | None:
@@ -41,6 +46,15 @@ class Connection(Protocol):
     @property
     def dialled_from(self) -> TcpAddress | None:
         """Our own address on the TCP connection to upstream, once there is one."""
+
+    @property
+    def tunnel_end(self) -> TcpAddress | None:
+        """Where the tunnel ends whose stream leads to `dialled`: the address to which TLS is made;
+        None inbound, and where upstream isn't a tunnel."""
+
+    @property
+    def streams(self) -> int:
+        """How many streams are open on a connection that carries them; 0 on others."""
 
     @property
     def endpoint(self) -> str | None:
@@ -58,7 +72,8 @@ class Connection(Protocol):
         """Application bytes to the peer until now."""
 
     def close(self, refusal: Refusal) -> None:
-        """End it now: both sides are reset, and its Ending has `refusal`'s outcome and reason."""
+        """End it now: both sides are reset, and its Ending has `refusal`'s outcome and reason.  The
+        streams of one that carries them end with it, each with that outcome and reason."""
 
 
 OnClosed = Callable[[Connection, Ending], None]
@@ -77,6 +92,11 @@ class Door(Protocol):
     @property
     def timeouts(self) -> Timeouts:
         """The time limits of the steps before a route is known."""
+
+    @property
+    def tunnels(self) -> TunnelSettings | None:
+        """How its connections carry streams, each of which is an arrival of its own; None: they
+        are relayed themselves."""
 
     def tls(self) -> TlsPlan | Refusal | None:
         """Return the plan of the downstream handshake, taken when a connection is accepted; None on
@@ -99,9 +119,14 @@ class Door(Protocol):
         """Both sides are ready; bytes move from now on.  Returns the function that is called once
         with the end.  The engine keeps that function and nothing else of the door."""
 
+    def carrying(self, connection: Connection) -> OnClosed:
+        """The handshake of a connection at a door with `tunnels` is over, and it carries streams
+        from now on.  Returns the function that is called once with its end, after those of its
+        streams; the engine keeps that function, and neither the door nor the plan."""
+
     def closed(self, connection: Connection, ending: Ending) -> None:
-        """A connection has ended that never opened, admitted or not.  Called exactly once for
-        each."""
+        """A connection has ended that never opened and never carried, admitted or not.  Called
+        exactly once for each."""
 
 
 class Listener(Protocol):
@@ -134,6 +159,9 @@ class Engine(Protocol):
     def refused(self) -> dict[str, int]:
         """Return how many arrivals each limit has refused since the start (`connections`,
         `handshakes_in_flight`, `per_source_connections`, `descriptors`)."""
+
+    def pooled_tunnels(self) -> int:
+        """Return how many tunnels to other workloads are open, with those that carry no stream."""
 
     def responsive(self) -> bool:
         """Whether every thread of the engine answers (liveness)."""

@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 from uproxy.contract.handshakes import PeerSvid, TlsPlan
 from uproxy.errors import UproxyError
 from uproxy.lifecycle import State
-from uproxy.model import Address, Claim, Outcome, TcpAddress, Timeouts
+from uproxy.model import Address, Claim, Outcome, TcpAddress, Timeouts, TunnelSettings
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,9 @@ class Arrival:
     connection was made; None: the listener's own."""
     via: str | None = None
     """The SPIFFE ID of the L7 proxy that speaks for `peer`; None: `peer` connected itself."""
+    tunnel: int | None = None
+    """The id of the connection that carries this one as a stream; it has the same source, local
+    address, peer and plan.  None: it is carried by nobody."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class Tunnel:
     """Of the handshake with the end of the tunnel."""
     end: TcpAddress | int
     """Where the tunnel ends: an address, or a port of the candidate's host."""
+    settings: TunnelSettings = TunnelSettings()
 
 
 PLAIN: Final = Plain()

@@ -27,7 +27,7 @@ from uproxy.contract import (
     TlsPlan,
 )
 from uproxy.log import alike
-from uproxy.model import Direction, Outcome, TcpAddress, Timeouts
+from uproxy.model import Direction, Outcome, TcpAddress, Timeouts, TunnelSettings
 from uproxy.policy import Decision, Target
 from uproxy.proxy.proxyprotocol import preface
 from uproxy.proxy.services import (
@@ -89,6 +89,11 @@ class InboundDoor:
         """As configured."""
         return self._snapshot.settings.timeouts
 
+    @property
+    def tunnels(self) -> TunnelSettings | None:
+        """None: its connections are relayed themselves."""
+        return None
+
     def tls(self) -> TlsPlan | Refusal | None:
         """Return the plan with the snapshot's SVID and verifier; a Refusal if there is no SVID;
         None in plaintext."""
@@ -140,6 +145,10 @@ class InboundDoor:
     def opened(self, connection: Connection) -> OnClosed:
         """Register the open connection; return what is called with its end."""
         return self._reports.opened(connection)
+
+    def carrying(self, connection: Connection) -> OnClosed:
+        """Not called: the door has no `tunnels`."""
+        raise AssertionError(f"connection {connection.arrival.id} can't carry streams")
 
     def closed(self, connection: Connection, ending: Ending) -> None:
         """Register the end of a connection that never opened, admitted or not."""

@@ -127,6 +127,10 @@ class OutboundDoor:
         """As configured; a route has those of its destination."""
         return self._snapshot.settings.timeouts
 
+    @property
+    def tunnels(self) -> None:
+        """None: an application's connection is relayed itself."""
+
     def tls(self) -> None:
         """Return None: the application speaks in clear, and whoever can reach the door may use
         it."""
@@ -149,6 +153,10 @@ class OutboundDoor:
     def opened(self, connection: Connection) -> OnClosed:
         """Report a connection whose peer is verified; return what reports its end."""
         return _made_by(cast("Route", connection.route)).opened(connection)
+
+    def carrying(self, connection: Connection) -> OnClosed:
+        """Not called: the door has no `tunnels`."""
+        raise AssertionError(f"connection {connection.arrival.id} can't carry streams")
 
     def closed(self, connection: Connection, ending: Ending) -> None:
         """Report a connection that has ended without having been open."""

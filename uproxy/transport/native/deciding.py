@@ -93,6 +93,18 @@ class Deciding(ConnectionHandle):
         # while it dials, its thread may be writing this
         return self._read_dialled_from() if self.state_number >= _RELAYING else None
 
+    @property
+    def shares_tls(self) -> bool:
+        return False
+
+    @property
+    def tunnel_end(self) -> None:
+        return None
+
+    @property
+    def streams(self) -> int:
+        return 0
+
     def _read_dialled_from(self) -> TcpAddress | None:
         """Return our address on the upstream connection, of which the thread's memory has it."""
         found = self.dialled_from_endpoint()

@@ -57,6 +57,10 @@ class NativeEngine:
             "descriptors": self.state.shortages,
         }
 
+    def pooled_tunnels(self) -> int:
+        """Return 0: it makes no tunnels."""
+        return 0
+
     def responsive(self) -> bool:
         """Whether all threads run, and none is in one turn for too long."""
         since = self.state.core.busy_since()

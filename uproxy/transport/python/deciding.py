@@ -75,6 +75,18 @@ class Deciding:
         return channel.facts if channel else None
 
     @property
+    def shares_tls(self) -> bool:
+        return False
+
+    @property
+    def tunnel_end(self) -> None:
+        return None
+
+    @property
+    def streams(self) -> int:
+        return 0
+
+    @property
     def is_stalled(self) -> bool:
         """As `limits.LimitedConnection`."""
         downstream = cast("ChannelSide", self._downstream).channel

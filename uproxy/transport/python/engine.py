@@ -39,6 +39,10 @@ class PythonEngine:
         """Return how many arrivals each limit has refused; `descriptors` counts shortages."""
         return dict(self.limiter.refused)
 
+    def pooled_tunnels(self) -> int:
+        """Return 0: it makes no tunnels."""
+        return 0
+
     def responsive(self) -> bool:
         """True: the Python engine's only thread is the one that asks."""
         return True
