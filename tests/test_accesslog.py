@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -8,7 +9,15 @@ from tests.helpers.connections import APP, FakeConnection, arrival, ending, know
 from uproxy.accesslog import AccessRecord, access_record, logged_outcomes
 from uproxy.contract import PLAIN, PeerSvid, Route, TlsFacts
 from uproxy.lifecycle import State
-from uproxy.model import Claim, Direction, Outcome, TcpAddress, Timeouts, UnixAddress
+from uproxy.model import (
+    Claim,
+    Direction,
+    Outcome,
+    TcpAddress,
+    Timeouts,
+    Transport,
+    UnixAddress,
+)
 
 OURS = "spiffe://example.org/ns/db/sa/orders"
 THEIRS = PeerSvid("spiffe://example.org/ns/web/sa/a", (b"der",), datetime(2030, 1, 1, tzinfo=UTC))
@@ -119,3 +128,40 @@ def test_access_denied_keeps_refusals_for_who_somebody_is(outcome: Outcome) -> N
     assert outcome in logged_outcomes("all")
     assert outcome not in logged_outcomes("none")
     assert (outcome in logged_outcomes("denied")) == (outcome.flag in refused)
+
+
+TUNNEL_END = TcpAddress("10.0.0.7", 15008)
+
+
+def test_inbound_a_stream_is_logged_with_its_tunnels_end_and_what_it_was_meant_for() -> None:
+    named = TcpAddress("10.0.0.2", 5432)
+    who = replace(arrival(THEIRS), target=named, tunnel=7)
+    connection = FakeConnection(who, peer=THEIRS)
+    hbone = known(ours=OURS, transport=Transport.HBONE)
+    fields = dict(access_record(hbone, connection, ending()).fields)
+    assert (fields["dst.addr"], fields["dst.hbone_addr"]) == ("10.0.0.2:8443", "10.0.0.2:5432")
+    assert fields["local.addr"] == "10.0.0.2:8443"
+    assert fields["transport"] == "hbone"
+
+
+def test_outbound_a_stream_is_logged_with_its_tunnels_end_and_what_it_names() -> None:
+    named = TcpAddress("10.0.0.7", 5432)
+    connection = FakeConnection(peer=THEIRS, dialled=named, tunnel_end=TUNNEL_END)
+    hbone = known(Direction.OUTBOUND, OURS, Transport.HBONE)
+    fields = dict(access_record(hbone, connection, ending()).fields)
+    assert (fields["dst.addr"], fields["dst.hbone_addr"]) == ("10.0.0.7:15008", "10.0.0.7:5432")
+
+
+def test_a_tunnel_that_was_never_made_has_no_end_and_its_failures_are_alike() -> None:
+    named = TcpAddress("10.0.0.7", 5432)
+    hbone = known(Direction.OUTBOUND, OURS, Transport.HBONE)
+    end = ending(Outcome.CONNECT_FAILED, State.CONNECTING)
+    record = access_record(hbone, FakeConnection(dialled=named), end)
+    fields = dict(record.fields)
+    assert (fields["dst.addr"], fields["dst.hbone_addr"]) == (None, "10.0.0.7:5432")
+    assert record.kind == ("connect_failed", "connecting", "10.0.0.7:5432")
+
+
+def test_mtls_has_no_tunnel() -> None:
+    connection = FakeConnection(replace(arrival(THEIRS), target=TcpAddress("10.0.0.2", 1)))
+    assert dict(inbound(connection).fields)["dst.hbone_addr"] is None

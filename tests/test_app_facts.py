@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.connections import FakeConnection
 from uproxy.app import facts as app_facts
 from uproxy.app.configuration import ConfigurationFile
 from uproxy.app.doors import socket_plans
@@ -19,8 +20,8 @@ from uproxy.app.parts import Parts
 from uproxy.app.state import Refused, RunState
 from uproxy.app.tables import plain_settings
 from uproxy.config import Settings
-from uproxy.connections import Connections
-from uproxy.contract import Candidate
+from uproxy.connections import ConnectionInfo, Connections
+from uproxy.contract import Arrival, Candidate
 from uproxy.descriptors import Budget
 from uproxy.errors import ConfigError
 from uproxy.identity.files import FilesSource
@@ -29,7 +30,7 @@ from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import eventually
 from uproxy.log import Log
 from uproxy.metrics.history import STEP_S
-from uproxy.model import Direction, TcpAddress
+from uproxy.model import Direction, TcpAddress, Transport
 from uproxy.proxy.admin.facts import UnresolvedRow
 from uproxy.proxy.admin.row import plain
 from uproxy.proxy.doors import make_doors
@@ -268,3 +269,49 @@ def test_files_that_do_not_fit_together_are_a_mistake(settings: Settings, tmp_pa
     (tmp_path / "svid.key").write_bytes(Authority("example.org").issue("/x").key_pem)
     with pytest.raises(ConfigError, match=r"svid\.key"):
         check_files(settings.identity)
+
+
+TUNNELS = """
+identity: {files: {svid: svid.pem, key: svid.key, bundles: {example.org: bundle.pem}}}
+engine: python
+inbound:
+  - {name: api, listen: "127.0.0.1:PORT", transport: hbone, ports: [8080], addresses: [127.0.0.1]}
+outbound: [{listen: 127.0.0.1:3, to: db}]
+destinations:
+  db: {addresses: [10.0.0.7:4], transport: hbone, identities: [spiffe://example.org/ns/db/sa/**]}
+"""
+
+
+async def test_tunnels_are_shown_at_their_door_and_beside_connections(
+    tmp_path: Path, settings: Settings
+) -> None:
+    (tmp_path / "uproxy.yaml").write_text(TUNNELS.replace("PORT", str(free_port())))
+    settings = ConfigurationFile(tmp_path / "uproxy.yaml", (), {}).read()
+    parts = Parts(settings, Log(settings.log, settings.name), PassedSockets({}), {})
+    shown = Facts(RunState(now(), now(), "/etc/u.yaml"), parts, {}, lambda: None, lambda: None)
+    assert shown.connections(9).tunnels == ()
+    own, transport = parts.snapshot.own, Transport.HBONE
+    info = ConnectionInfo(Direction.INBOUND, "api", transport, own, None, None)
+    who = Arrival(3, TcpAddress("10.0.0.9", 4), TcpAddress("10.0.0.7", 15008), None)
+    tunnel = FakeConnection(who, streams=2)
+    parts.connections.tunnels.began(tunnel, info, parts.snapshot.revision)
+    inside = replace(who, id=4, tunnel=3, target=TcpAddress("10.0.0.7", 8080))
+    parts.connections.admitted(info, inside, parts.snapshot.revision)
+    parts.connections.opened(FakeConnection(inside, shares_tls=True))
+    answer = shown.connections(9)
+    assert (answer.total, answer.tunnels_total) == (1, 1)
+    [row] = answer.tunnels
+    assert (row.id, row.door, row.local, row.streams) == (3, "api", "10.0.0.7:15008", 2)
+    assert (row.source, row.direction) == ("10.0.0.9:4", "inbound")
+    assert [each.tunnel for each in answer.connections] == [3]
+    api, out = shown.doors()
+    assert (api.to, api.connections, api.tunnels) == ("ports 8080", 1, 1)
+    assert (out.transport, out.tunnels) == ("hbone", 0)
+    [db] = shown.destinations()
+    assert db.tunnel_end == "*:15008"
+    dumped = json.dumps(plain(shown.config_dump()))
+    assert '"hbone": {"max_streams": 1024' in dumped
+    assert '"addresses": ["127.0.0.1"]' in dumped
+    text = parts.metrics.render()[1].decode()
+    assert 'uproxy_hbone_connections{direction="inbound"} 1.0' in text
+    assert 'uproxy_hbone_connections{direction="outbound"} 0.0' in text

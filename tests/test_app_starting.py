@@ -27,10 +27,11 @@ from uproxy.config.settings import (
     RuleSettings,
     Settings,
 )
+from uproxy.lab.pki import Authority
 from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import eventually
 from uproxy.log import Log
-from uproxy.model import ListenAddress, TcpAddress, Transport, UnixAddress
+from uproxy.model import Host, ListenAddress, TcpAddress, Transport, UnixAddress
 from uproxy.snapshot import Snapshot
 from uproxy.systemd import PassedSockets
 
@@ -148,3 +149,35 @@ def test_a_destination_and_an_application_may_have_the_same_name() -> None:
     lacking = what_is_lacking(Snapshot.first(settings, credentials(None)))
     assert "first identity" in lacking[inbound.listen]
     assert "first address" in lacking[outbound.listen]
+
+
+async def test_a_door_for_tunnels_waits_for_an_identity_and_for_no_address(begin: Begin) -> None:
+    tunnels = InboundSettings("api", here(), Transport.HBONE, None, (8080,))
+    begun = begin(inbound=(tunnels,))
+    await eventually(lambda: begun.state.waiting, "the door to wait")
+    assert begun.state.not_ready == ("starting: waiting for the first identity",)
+    begun.given_up = True
+    await begun.task
+
+
+def test_a_door_for_tunnels_lacks_nothing_once_there_is_an_identity() -> None:
+    authority = Authority("example.org")
+    tunnels = InboundSettings("api", here(), Transport.HBONE, None, (8080,))
+    agent = IdentitySettings(workload_api=UnixAddress("/run/agent.sock"))
+    believed = credentials(authority.issue(), authority)
+    assert not what_is_lacking(Snapshot.first(Settings(agent, inbound=(tunnels,)), believed))
+
+
+async def test_a_door_for_tunnels_waits_for_the_name_in_to(begin: Begin) -> None:
+    authority = Authority("example.org")
+    believed = credentials(authority.issue(), authority)
+    tunnels = InboundSettings("api", here(), Transport.HBONE, Host("app.test"), (8080,))
+    begun = begin(inbound=(tunnels,))
+    begun.parts.current.credentials_changed(begun.parts.snapshot.credentials, believed)
+    await eventually(
+        lambda: begun.state.not_ready == ("starting: waiting for the first address of a name",),
+        "the door to wait for its name alone",
+    )
+    begun.parts.current.resolved(TcpAddress("app.test", 0), (TcpAddress("127.0.0.1", 0),))
+    await begun.task
+    assert begun.accepting == {tunnels.listen}

@@ -130,3 +130,70 @@ def test_a_question_that_makes_no_sense_is_wrong_usage(
 def test_the_rules_of_one_file_are_asked(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check(file, str(file), "--as", WEB, "--to", "api") == 2
     assert "--as asks the rules of one file" in capsys.readouterr().err
+
+
+TUNNELS = """
+identity: {workload_api: unix:///run/agent.sock, spiffe_id: spiffe://example.org/ns/shop/sa/orders}
+engine: python
+inbound:
+  - {name: api, listen: "[::]:15008", transport: hbone, ports: [8080, 5432]}
+  - {name: one, listen: "10.0.0.7:15009", transport: hbone, ports: [9]}
+  - {name: any, listen: "10.0.0.7:15010", transport: hbone, ports: all}
+authorization:
+  - {name: web, action: allow, from: {namespaces: [web]}, to: {ports: [5432, 9, 22]}}
+"""
+
+
+@pytest.fixture
+def tunnels(tmp_path: Path) -> Path:
+    (tmp_path / "tunnels.yaml").write_text(TUNNELS)
+    return tmp_path / "tunnels.yaml"
+
+
+def test_behind_a_door_for_tunnels_a_rule_is_asked_about_a_port(
+    tunnels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(tunnels, "--as", WEB, "--to", "api:5432") == 0
+    assert f"rule web allows {WEB} to port 5432 at door api" in capsys.readouterr().out
+    assert check(tunnels, "--as", WEB, "--to", "one") == 0  # its only one
+    assert check(tunnels, "--as", WEB, "--to", "[::]:15008:5432") == 0
+    assert check(tunnels, "--as", WEB, "--to", "any:22") == 0
+
+
+def test_what_is_suggested_for_a_tunnel_is_for_its_port(
+    tunnels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(tunnels, "--as", WEB, "--to", "api:8080") == REFUSED
+    out = capsys.readouterr().out
+    suggested = yaml.safe_load(out[out.index("authorization:") :])["authorization"]
+    assert suggested[0]["to"] == {"inbound": ["api"], "ports": [8080]}
+    document = yaml.safe_load(TUNNELS)
+    document["authorization"] += suggested
+    tunnels.write_text(yaml.safe_dump(document))
+    assert check(tunnels, "--as", WEB, "--to", "api:8080") == 0
+
+
+@pytest.mark.parametrize(
+    ("to", "complaint"),
+    [
+        ("api", "which port? --to api:PORT, of ports 8080, 5432"),
+        ("any", "which port? --to any:PORT, of all ports"),
+        ("api:22", "tunnels to door api reach ports 8080, 5432 alone"),
+    ],
+)
+def test_a_port_that_tunnels_do_not_reach_is_wrong_usage(
+    tunnels: Path, capsys: pytest.CaptureFixture[str], to: str, complaint: str
+) -> None:
+    assert check(tunnels, "--as", WEB, "--to", to) == 2
+    assert complaint in capsys.readouterr().err
+
+
+def test_a_rule_about_addresses_is_decided_where_tunnels_can_arrive_at_one_alone(
+    tunnels: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    document = yaml.safe_load(TUNNELS)
+    document["authorization"][0]["to"] = {"addresses": ["10.0.0.0/24"]}
+    tunnels.write_text(yaml.safe_dump(document))
+    assert check(tunnels, "--as", WEB, "--to", "one:9") == 0
+    assert check(tunnels, "--as", WEB, "--to", "api:8080") == REFUSED
+    assert "the address that a tunnel names, which isn't known here" in capsys.readouterr().out

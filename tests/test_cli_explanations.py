@@ -136,3 +136,18 @@ def test_two_that_have_nothing_to_do_with_each_other_are_said_so() -> None:
     found = between(called(), called())
     assert found.refused
     assert "is it the right pair" in found.lines[0]
+
+
+def test_a_destination_through_tunnels_leads_to_the_door_where_they_end() -> None:
+    def through(end: str, application: str) -> dict[str, Any]:
+        ends = {"endpoints": [{"address": application, "name": application}], "tunnel_end": end}
+        return status(WEB, ECHO, destinations=[{"name": "orders", **ends}])
+
+    denied = row("denied", identity=WEB, reason=f"no rule allows {WEB}", port=5432)
+    for end in ("*:8443", "192.0.2.1:8443"):
+        found = between(through(end, "10.0.0.2:5432"), called(denied))
+        assert "called's side: denied" in found.lines[0]
+        assert found.lines[-1].endswith('to: {inbound: ["api"], ports: [5432]}}')
+        assert len(found.lines) == 4  # the caller's echo is left out
+    elsewhere = between(through("*:15008", "10.0.0.2:8443"), called(denied))
+    assert "is it the right pair" in elsewhere.lines[0]

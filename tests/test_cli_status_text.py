@@ -184,3 +184,14 @@ def test_durations_have_two_units(seconds: float, words: str) -> None:
 )  # fmt: skip
 def test_sizes_have_the_largest_unit(count: int, words: str) -> None:
     assert size(count) == words
+
+
+def test_tunnels_are_told_at_their_door_and_their_destination() -> None:
+    facts = orders_facts()
+    api, out = facts.door_rows
+    facts.door_rows = (replace(api, transport="hbone", to="ports 8080", tunnels=2), out)
+    [db] = facts.destination_rows
+    facts.destination_rows = (replace(db, transport="hbone", tunnel_end="*:15008"),)
+    shown = text_of(render(status_of(facts)))
+    assert re.search(r"0\.0\.0\.0:8443 -> ports 8080 +hbone +3 open in 2 tunnels$", shown, re.M)
+    assert re.search(r"orders-db +10\.0\.0\.7:5432 +hbone to \*:15008 +2 open$", shown, re.M)

@@ -40,6 +40,11 @@ def test_the_rule_lets_in_that_caller_at_that_door_and_nobody_else() -> None:
     assert not allowed(WEB, "other")
 
 
+def test_behind_a_door_for_tunnels_the_rule_is_for_the_port_alone() -> None:
+    suggested = yaml.safe_load(allow_rule(WEB, "api", port=5432))
+    assert suggested["authorization"][0]["to"] == {"inbound": ["api"], "ports": [5432]}
+
+
 def test_a_rule_has_a_name_that_is_free_and_short() -> None:
     assert "name: frontend-to-api," in allow_rule(WEB, "api")
     taken = {"frontend-to-api", "frontend-to-api-2"}

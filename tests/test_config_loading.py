@@ -284,8 +284,6 @@ def test_keys_of_coming_versions_say_so_and_the_way_out(section: str, key: str, 
     "text",
     [
         "engine: cython",
-        "inbound: [{listen: 0.0.0.0:1, transport: hbone, to: unix:///a}]",
-        "destinations: {d: {addresses: [a:1], transport: hbone}}",
         "authorization: [{action: allow, from: {via: [l7]}}]",
     ],
 )

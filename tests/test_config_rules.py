@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from tests.helpers.config_documents import FILES, loaded, mistakes, only_mistake
+from uproxy.config.rule_fields import FROM, TO
 
 DOORS = FILES + (
     "inbound:\n"
@@ -126,3 +129,11 @@ def test_two_rules_have_two_names() -> None:
 )
 def test_a_wrong_value_in_a_rule_is_named(field: str, path: str) -> None:
     assert only_mistake(_rules(f"action: deny, {field}")).path == f"authorization[0].{path}"
+
+
+def test_every_property_of_callers_and_targets_that_a_rule_has_can_be_written() -> None:
+    for record in (FROM, TO):
+        made = record.makes()
+        assert dataclasses.is_dataclass(made)
+        known = {field.name for field in dataclasses.fields(made)} - {"any"}  # `from: any`
+        assert {field.name for field in record.fields} == known

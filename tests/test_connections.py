@@ -21,8 +21,8 @@ from uproxy.config.settings import (
     Settings,
 )
 from uproxy.connections import ConnectionInfo, Connections
+from uproxy.connections.checking import SLICE
 from uproxy.connections.denials import KEPT_DENIALS
-from uproxy.connections.registry import SLICE
 from uproxy.contract import Refusal, TlsFacts
 from uproxy.lab.pki import Authority, Issued
 from uproxy.lab.waiting import eventually

@@ -2,7 +2,13 @@ from __future__ import annotations
 
 from tests.helpers.destinations import Destination
 from uproxy.contract import Candidate
-from uproxy.destinations import Addresses, AllEndpoints, EndpointStatus
+from uproxy.destinations import (
+    MAX_FAILING,
+    Addresses,
+    AllEndpoints,
+    Endpoints,
+    EndpointStatus,
+)
 from uproxy.model import Address, Direction, TcpAddress, UnixAddress
 
 A, B, C = (TcpAddress(f"10.0.0.{n}", 5432) for n in (1, 2, 3))
@@ -283,3 +289,37 @@ def test_one_server_name_is_told_to_every_address_and_follows_a_reload() -> None
     assert [each.server_name for each in destination.candidates(0.0)] == [None]
     destination.configure((A,), "other.example")
     assert [each.server_name for each in destination.candidates(0.0)] == ["other.example"]
+
+
+def test_of_the_addresses_that_fail_only_so_many_are_remembered() -> None:
+    endpoints = Endpoints()
+    used = TcpAddress("10.0.0.9", 1)
+    endpoints.opened((), used, 0.0)
+    for port in range(1, 2 * MAX_FAILING):
+        endpoints.failed(TcpAddress("10.0.0.7", port), 0.0, "refused")
+    failing = [
+        port
+        for port in range(1, 2 * MAX_FAILING)
+        if endpoints.failing(TcpAddress("10.0.0.7", port), 0.0)
+    ]
+    assert failing == [*range(MAX_FAILING + 1, 2 * MAX_FAILING)]  # the last ones
+    assert endpoints.connections == {used: 1}
+
+
+def test_names_may_be_kept_out_of_handshakes() -> None:
+    addresses = Addresses.of((NAME,), {NAME: (A,)}, sends_names=False)
+    [candidate] = Endpoints().candidates(addresses, 0.0)
+    assert candidate.server_name is None
+    addresses = Addresses.of((NAME,), {NAME: (A,)}, "reviews.example", sends_names=False)
+    [candidate] = Endpoints().candidates(addresses, 0.0)
+    assert candidate.server_name == "reviews.example"
+
+
+def test_addresses_in_use_are_never_forgotten_for_one_that_fails() -> None:
+    endpoints = Endpoints()
+    used = [TcpAddress("10.0.0.9", port) for port in range(1, MAX_FAILING + 1)]
+    for address in used:
+        endpoints.opened((), address, 0.0)
+    endpoints.failed(A, 0.0, "refused")
+    assert endpoints.failing(A, 0.0)
+    assert len(endpoints.connections) == MAX_FAILING

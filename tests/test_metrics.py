@@ -10,7 +10,7 @@ from prometheus_client.samples import Sample
 from uproxy.contract import TlsFacts
 from uproxy.metrics import FlowLabels, Metrics
 from uproxy.metrics.flows import MAX_KNOWN
-from uproxy.metrics.labels import MAX_LABEL_LENGTH, MAX_PRINCIPALS
+from uproxy.metrics.labels import MAX_LABEL_LENGTH, MAX_PORTS, MAX_PRINCIPALS
 from uproxy.model import Direction, Outcome
 
 WEB = "spiffe://example.org/ns/web/sa/frontend"
@@ -190,6 +190,30 @@ def test_peers_beyond_a_thousand_fold_into_other() -> None:
     ]
     assert len(opened) == MAX_PRINCIPALS + 1
     assert value(metrics, "istio_tcp_connections_opened_total", source_principal="other") == 5
+
+
+def test_ports_beyond_a_thousand_fold_into_other() -> None:
+    metrics = Metrics()
+    for port in range(1, MAX_PORTS + 6):
+        metrics.failed(IN._replace(port=port), Outcome.CONNECT_FAILED)
+    failed = [
+        sample for sample in samples(metrics) if sample.name == "istio_tcp_connections_failed_total"
+    ]
+    assert len(failed) == MAX_PORTS + 1
+    failed_ = "istio_tcp_connections_failed_total"
+    assert value(metrics, failed_, destination_port="other") == 5
+
+
+def test_tunnels_and_streams_are_counted_for_each_direction() -> None:
+    metrics = Metrics()
+    metrics.watch_tunnels(lambda: {Direction.INBOUND: 2})
+    metrics.watch_streams(lambda: {Direction.OUTBOUND: 7})
+    for direction, tunnels, streams in (("inbound", 2, 0), ("outbound", 0, 7)):
+        assert value(metrics, "uproxy_hbone_connections", direction=direction) == tunnels
+        assert value(metrics, "uproxy_hbone_streams", direction=direction) == streams
+    metrics.tunnel_ended(Direction.INBOUND, Outcome.DRAINED)
+    closed = "uproxy_hbone_connections_closed_total"
+    assert value(metrics, closed, direction="inbound", outcome="drained") == 1
 
 
 def test_label_values_that_a_peer_chooses_are_bounded_in_length() -> None:

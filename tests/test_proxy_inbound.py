@@ -1,29 +1,46 @@
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 
 from tests.helpers.connections import APP, PEER, FakeConnection, arrival, ending
 from tests.helpers.world import ANYBODY, World, credentials, peer, settings, with_crl
 from uproxy.config.settings import InboundSettings, RuleFrom, RuleSettings, RuleTo
-from uproxy.contract import PLAIN, Arrival, Connection, Door, OnClosed, Refusal, Route, TlsPlan
+from uproxy.contract import (
+    PLAIN,
+    Arrival,
+    CacheScope,
+    Connection,
+    Door,
+    OnClosed,
+    Refusal,
+    Route,
+    TlsFacts,
+    TlsPlan,
+)
 from uproxy.lab.pki import Authority
 from uproxy.lifecycle import ENDINGS, State
 from uproxy.log import alike
 from uproxy.model import (
     Address,
     Direction,
+    Host,
+    ListenAddress,
     Outcome,
     Role,
+    SystemdAddress,
     TcpAddress,
     Timeouts,
     TlsSettings,
     Transport,
+    TunnelSettings,
     UnixAddress,
 )
-from uproxy.proxy.inbound import InboundDoor
+from uproxy.policy import Target
+from uproxy.proxy.inbound import MAX_WAYS, InboundDoor
 from uproxy.proxy.services import PER_PEER, PER_PEER_AND_SOURCE
 
 CA = Authority("example.org")
@@ -32,6 +49,8 @@ WEB = CA.issue("/ns/web/sa/frontend")
 LISTEN = TcpAddress("0.0.0.0", 8443)
 TIMEOUTS = Timeouts(idle=7)
 NAME = TcpAddress("app.internal", 8080)
+NETWORK = ip_network("10.0.0.0/24")
+FACTS = TlsFacts("TLSv1.3", "TLS_AES_128_GCM_SHA256", "X25519MLKEM768", 0.003)
 
 
 def make(
@@ -41,7 +60,9 @@ def make(
     proxy_protocol: str | None = None,
     identity: bool = True,
 ) -> tuple[World, InboundDoor]:
-    door = InboundSettings("api", LISTEN, transport, to, ("h2",), proxy_protocol)
+    door = InboundSettings(
+        "api", LISTEN, transport, to, alpn=("h2",), proxy_protocol=proxy_protocol
+    )
     config = settings(*rules, inbound=(door,), timeouts=TIMEOUTS)
     here = World(config, credentials(OURS if identity else None, CA), now=CA.now)
     return here, current(here)
@@ -462,3 +483,368 @@ def test_whom_an_l7_proxy_speaks_for_is_let_in_by_no_rule_for_direct_callers() -
     refusal = refused(door, replace(known(door), via=proxy))
     assert refusal.outcome is Outcome.DENIED
     assert refusal.reason == f"no rule allows {WEB.spiffe_id} via {proxy} to port 8080 at door api"
+
+
+# Tunnels: a connection that carries streams, each meant for an address of this workload.
+
+TUNNEL = TcpAddress("10.0.0.7", 15008)
+"""Where tunnels arrive."""
+NAMED = TcpAddress("10.0.0.7", 8080)
+
+
+def make_hbone(
+    *rules: RuleSettings,
+    to: Host | None = None,
+    ports: tuple[int, ...] | str = (8080, 5432),
+    listen: str = "::",
+    proxy_protocol: str | None = None,
+    listed: tuple[str, ...] = (),
+) -> tuple[World, InboundDoor]:
+    addresses = tuple(ip_address(each) for each in listed)
+    at = TcpAddress(listen, 15008)
+    door = InboundSettings(
+        "api", at, Transport.HBONE, to, ports, addresses, proxy_protocol=proxy_protocol
+    )
+    config = settings(*rules or (ANYBODY,), inbound=(door,), timeouts=TIMEOUTS)
+    here = World(config, credentials(OURS, CA), now=CA.now)
+    return here, current(here)
+
+
+def shaken(door: InboundDoor, number: int = 1) -> Arrival:
+    """A caller whose handshake is over."""
+    plan = door.tls()
+    assert isinstance(plan, TlsPlan)
+    return Arrival(number, PEER, TUNNEL, peer(WEB, CA), plan)
+
+
+def carried(door: InboundDoor, number: int = 1) -> tuple[FakeConnection, OnClosed]:
+    """A tunnel that carries streams; its plan, which has a key, is dropped."""
+    who = shaken(door, number)
+    made = FakeConnection(who, peer=who.peer, tls=FACTS, dialled=None)
+    closed = door.carrying(made)
+    made.arrival = replace(who, tls=None)
+    return made, closed
+
+
+def stream(
+    of: FakeConnection, target: TcpAddress = NAMED, number: int = 2, *, via: str | None = None
+) -> Arrival:
+    return replace(of.arrival, id=number, tunnel=of.arrival.id, target=target, via=via)
+
+
+def open_stream(door: InboundDoor, who: Arrival) -> tuple[FakeConnection, OnClosed]:
+    route = admitted(door, who)
+    [dialled] = route.candidates[0].addresses
+    made = FakeConnection(who, route=route, peer=who.peer, tls=FACTS, shares_tls=True)
+    made.dialled = dialled
+    door.attempted(route, route.candidates[0], None)
+    return made, door.opened(made)
+
+
+def test_only_a_door_for_tunnels_has_connections_that_carry_streams() -> None:
+    here, door = make_hbone()
+    assert door.tunnels == here.settings.hbone == TunnelSettings()
+    plan = door.tls()
+    assert isinstance(plan, TlsPlan)
+    assert (plan.role, plan.alpn, plan.settings.min_version) == (Role.SERVER, ("h2",), "1.3")
+    assert make(ANYBODY)[1].tunnels is None
+
+
+async def test_a_stream_is_let_in_to_the_address_that_its_tunnel_named() -> None:
+    _, door = make_hbone()
+    tunnel, _ = carried(door)
+    route = admitted(door, stream(tunnel))
+    assert [each.addresses for each in route.candidates] == [(NAMED,)]
+    assert (route.destination, route.upstream, route.rule) == ("api", PLAIN, "anybody")
+    mapped = stream(tunnel, TcpAddress("::ffff:10.0.0.7", 5432))
+    route = admitted(door, mapped)
+    assert [each.addresses for each in route.candidates] == [(TcpAddress("10.0.0.7", 5432),)]
+
+
+async def test_a_host_in_to_is_dialled_instead_of_the_one_that_was_named() -> None:
+    _, door = make_hbone(to=Host("127.0.0.1"))
+    tunnel, _ = carried(door)
+    route = admitted(door, stream(tunnel, TcpAddress("10.0.0.7", 5432)))
+    assert [each.addresses for each in route.candidates] == [(TcpAddress("127.0.0.1", 5432),)]
+
+
+async def test_a_host_that_is_a_name_is_dialled_at_its_addresses_and_the_named_port() -> None:
+    here, door = make_hbone(to=Host("localhost"))
+    tunnel, _ = carried(door)
+    refusal = refused(door, stream(tunnel))
+    assert refusal.reason == "localhost:0 has not been resolved yet"
+    name = TcpAddress("localhost", 0)
+    assert here.snapshot.names == {name}
+    here.resolve(name, TcpAddress("127.0.0.1", 0), TcpAddress("::1", 0))
+    route = admitted(current(here), stream(tunnel))
+    assert route.candidates[0].endpoint == "localhost:8080"
+    assert set(route.candidates[0].addresses) == {
+        TcpAddress("127.0.0.1", 8080),
+        TcpAddress("::1", 8080),
+    }
+    assert route.cache_scope is None
+
+
+@pytest.mark.parametrize(
+    ("target", "outcome"),
+    [
+        (TcpAddress("10.0.0.8", 8080), Outcome.NO_DESTINATION),
+        (TcpAddress("127.0.0.1", 8080), Outcome.NO_DESTINATION),
+        (TcpAddress("10.0.0.7", 22), Outcome.NO_DESTINATION),
+        (TcpAddress("app.internal", 8080), Outcome.NO_DESTINATION),
+        (TcpAddress("10.0.0.7", 15008), Outcome.CONNECT_FAILED),
+        (TcpAddress("10.0.0.7", 15021), Outcome.CONNECT_FAILED),
+        (None, Outcome.NO_DESTINATION),
+    ],
+)
+async def test_what_a_tunnel_may_not_name_is_refused_whatever_the_rules_say(
+    target: TcpAddress | None, outcome: Outcome
+) -> None:
+    here, door = make_hbone()
+    tunnel, _ = carried(door)
+    refusal = refused(door, replace(stream(tunnel), target=target))
+    assert refusal.outcome is outcome
+    assert here.metric("uproxy_connections") == 0
+
+
+def test_a_connection_that_is_no_stream_is_not_let_in_at_a_door_for_tunnels() -> None:
+    _, door = make_hbone()
+    refusal = refused(door, shaken(door))
+    assert refusal.outcome is Outcome.NO_DESTINATION
+    assert refusal.reason == "door api is for tunnels, and this is no stream of one"
+
+
+def test_a_systemd_sockets_port_is_uproxys_too() -> None:
+    here, _ = make_hbone(ports="all")
+    services = replace(here.services, passed_ports=frozenset({9443}))
+    door = InboundDoor(here.snapshot.applications["api"], here.snapshot, services)
+    refusal = refused(door, replace(shaken(door), target=TcpAddress("10.0.0.7", 9443)))
+    assert refusal.outcome is Outcome.CONNECT_FAILED
+
+
+async def test_rules_see_the_port_and_the_address_that_a_tunnel_named() -> None:
+    seen = RuleSettings(
+        "seen", "allow", RuleFrom(any=True), RuleTo(ports=(5432,), addresses=(NETWORK,))
+    )
+    _, door = make_hbone(seen, to=Host("127.0.0.1"))
+    tunnel, _ = carried(door)
+    assert admitted(door, stream(tunnel, TcpAddress("10.0.0.7", 5432))).rule == "seen"
+    refusal = refused(door, stream(tunnel))
+    assert refusal.outcome is Outcome.DENIED
+    assert refusal.reason == f"no rule allows {WEB.spiffe_id} to port 8080 at door api"
+
+
+async def test_the_route_of_a_stream_is_for_streams_to_the_same_target_alone() -> None:
+    _, door = make_hbone()
+    tunnel, _ = carried(door)
+    everything = frozenset({CacheScope.PEER, CacheScope.TARGET, CacheScope.VIA, CacheScope.LOCAL})
+    assert admitted(door, stream(tunnel)).cache_scope == everything
+    _, door = make_hbone(listen="10.0.0.7")  # all tunnels arrive at the same address
+    tunnel, _ = carried(door)
+    assert admitted(door, stream(tunnel)).cache_scope == everything - {CacheScope.LOCAL}
+    _, door = make_hbone(ANYBODY, WATCHING, listen="0.0.0.0")
+    tunnel, _ = carried(door)
+    assert admitted(door, stream(tunnel)).cache_scope == everything | {CacheScope.SOURCE}
+    _, door = make_hbone(proxy_protocol="v2")
+    tunnel, _ = carried(door)
+    assert admitted(door, stream(tunnel)).cache_scope is None
+
+
+async def test_what_one_tunnel_may_name_another_that_arrived_elsewhere_may_not() -> None:
+    _, door = make_hbone()
+    tunnel, _ = carried(door)
+    admitted(door, stream(tunnel))
+    elsewhere = replace(stream(tunnel), local=TcpAddress("10.0.0.9", 15008))
+    assert refused(door, elsewhere).outcome is Outcome.NO_DESTINATION
+
+
+async def test_the_application_is_told_the_address_that_the_tunnel_named() -> None:
+    _, door = make_hbone(proxy_protocol="v2")
+    tunnel, _ = carried(door)
+    header = admitted(door, stream(tunnel, TcpAddress("::ffff:10.0.0.7", 5432))).preface
+    assert header[13] == 0x11  # TCP over IPv4
+    assert header[20:24] == bytes((10, 0, 0, 7))
+    assert int.from_bytes(header[26:28], "big") == 5432
+
+
+async def test_streams_are_connections_and_their_tunnel_is_none() -> None:
+    here, door = make_hbone()
+    tunnel, tunnel_closed = carried(door)
+    assert (len(here.connections), here.connections.active) == (0, 0)
+    made, closed = open_stream(door, stream(tunnel))
+    assert [entry.connection for entry in here.connections] == [made]
+    assert here.metric("uproxy_connections", direction="inbound") == 1
+    assert here.metric("uproxy_hbone_streams", direction="inbound") == 1
+    [entry] = here.connections
+    assert (entry.info.transport, entry.info.port) == (Transport.HBONE, 8080)
+    assert entry.info.target == Target(8080, ip_address("10.0.0.7"), "api")
+    closed(made, ending())
+    tunnel_closed(tunnel, ending(state=State.CLOSING))
+    [record] = here.records
+    fields = dict(record.fields)
+    assert (fields["dst.addr"], fields["dst.hbone_addr"]) == ("10.0.0.7:15008", "10.0.0.7:8080")
+    assert (fields["transport"], fields["dst.identity"]) == ("hbone", OURS.spiffe_id)
+    assert here.metric("uproxy_hbone_streams", direction="inbound") == 0
+    assert (
+        here.metric(
+            "istio_tcp_connections_opened_total",
+            connection_security_policy="mutual_tls",
+            destination_port="8080",
+        )
+        == 1
+    )
+
+
+async def test_a_handshake_is_counted_for_its_tunnel_and_for_no_stream() -> None:
+    here, door = make_hbone()
+    tunnel, _ = carried(door)
+    made, closed = open_stream(door, stream(tunnel))
+    closed(made, ending())
+    who = stream(tunnel, TcpAddress("10.0.0.7", 22), 3)
+    failed = FakeConnection(who, peer=who.peer, tls=FACTS, shares_tls=True, dialled=None)
+    door.closed(failed, ending(Outcome.NO_DESTINATION, State.ADMITTING))
+    assert here.metric("uproxy_handshakes_total", direction="inbound") == 1
+
+
+async def test_a_handshake_that_fails_before_it_carries_is_logged_as_any_other() -> None:
+    here, door = make_hbone()
+    plan = door.tls()
+    assert isinstance(plan, TlsPlan)
+    stranger = FakeConnection(Arrival(1, PEER, TUNNEL, None, plan), dialled=None)
+    door.closed(stranger, ending(Outcome.PEER_UNTRUSTED, State.HANDSHAKING_DOWNSTREAM))
+    fields = dict(here.records[0].fields)
+    assert (fields["dst.addr"], fields["dst.hbone_addr"]) == ("10.0.0.7:15008", None)
+    assert (fields["outcome"], fields["dst.identity"]) == ("peer_untrusted", OURS.spiffe_id)
+    assert here.metric("uproxy_handshake_failures_total", reason="peer_untrusted") == 1
+
+
+async def test_a_refused_stream_is_listed_with_the_port_it_was_meant_for() -> None:
+    here, door = make_hbone(RuleSettings("nobody", "deny", RuleFrom(any=True)))
+    tunnel, _ = carried(door)
+    who = stream(tunnel)
+    refusal = refused(door, who)
+    made = FakeConnection(who, peer=who.peer, tls=FACTS, shares_tls=True, dialled=None)
+    end = ending(Outcome.DENIED, State.ADMITTING, reason=refusal.reason, rule=refusal.rule)
+    door.closed(made, end)
+    [denial] = here.connections.denials
+    assert (denial.identity, denial.port) == (WEB.spiffe_id, 8080)
+    assert dict(here.records[0].fields)["dst.hbone_addr"] == "10.0.0.7:8080"
+
+
+async def test_ports_that_lead_nowhere_make_no_time_series() -> None:
+    here, door = make_hbone()
+    tunnel, _ = carried(door)
+    for port in (1, 2, 3):
+        who = stream(tunnel, TcpAddress("10.0.0.7", port), port + 1)
+        made = FakeConnection(who, peer=who.peer, shares_tls=True, dialled=None)
+        door.closed(made, ending(Outcome.NO_DESTINATION, State.ADMITTING))
+    failed = "istio_tcp_connections_failed_total"
+    assert here.metric(failed, destination_port="unknown") == 3
+
+
+async def test_a_tunnel_of_an_earlier_svid_stays_and_its_streams_show_that_one() -> None:
+    here, door = make_hbone()
+    tunnel, _ = carried(door)
+    here.believe(credentials(CA.issue("/ns/db/sa/orders"), CA))
+    made, _ = open_stream(current(here), stream(tunnel))
+    [entry] = here.connections
+    assert entry.info.own is not None
+    assert entry.info.own.chain == OURS.der
+    assert not made.refusals
+    assert not tunnel.refusals
+
+
+async def test_other_tls_settings_are_for_the_next_tunnel() -> None:
+    here, door = make_hbone()
+    tunnel, _ = carried(door)
+    here.configure(replace(here.settings, tls=TlsSettings(groups=("X25519",))))
+    assert admitted(current(here), stream(tunnel)).rule == "anybody"
+
+
+async def test_a_stream_whose_tunnel_is_not_trusted_any_more_is_refused() -> None:
+    here, door = make_hbone()
+    tunnel, _ = carried(door)
+    here.believe(with_crl(here.credentials, CA, WEB))
+    refusal = refused(current(here), stream(tunnel))
+    assert (refusal.outcome, refusal.rule) == (Outcome.IDENTITY_DISTRUSTED, "UP-2")
+    here.believe(credentials(None, CA, generation=9))
+    assert refused(current(here), stream(tunnel)).outcome is Outcome.NO_IDENTITY
+
+
+async def test_a_stream_is_nothing_to_a_door_that_is_for_tunnels_no_longer() -> None:
+    here, door = make_hbone()
+    tunnel, _ = carried(door)
+    [inbound] = here.settings.inbound
+    mtls = replace(inbound, transport=Transport.MTLS, to=APP, ports=())
+    here.configure(replace(here.settings, inbound=(mtls,)))
+    refusal = refused(current(here), stream(tunnel))
+    assert refusal.reason == "while it was arriving, door api became mtls: dial again"
+
+
+async def test_a_tunnel_is_known_by_the_svid_that_it_was_shown_at_an_earlier_door() -> None:
+    here, door = make_hbone()
+    who = shaken(door)
+    here.believe(credentials(CA.issue("/ns/db/sa/orders"), CA))
+    made = FakeConnection(who, peer=who.peer, tls=FACTS, dialled=None)
+    current(here).carrying(made)
+    [entry] = here.connections.tunnels
+    assert entry.info.own is not None
+    assert entry.info.own.chain == OURS.der
+    assert not made.refusals
+
+
+async def test_no_rule_is_about_a_tunnel_itself() -> None:
+    here, door = make_hbone()
+    tunnel, _ = carried(door)
+    await here.connections.start()
+    here.configure(replace(here.settings, authorization=()))
+    made, _ = carried(current(here), 2)
+    for _ in range(20):
+        await asyncio.sleep(0)
+    await here.connections.stop()
+    assert not tunnel.refusals
+    assert not made.refusals
+
+
+@pytest.mark.parametrize("listen", [SystemdAddress("in"), UnixAddress("/run/in.sock")])
+async def test_where_a_tunnel_arrives_counts_at_sockets_whose_address_is_not_configured(
+    listen: ListenAddress,
+) -> None:
+    here, _ = make_hbone()
+    [inbound] = here.settings.inbound
+    here.configure(replace(here.settings, inbound=(replace(inbound, listen=listen),)))
+    tunnel, _ = carried(current(here))
+    scope = admitted(current(here), stream(tunnel)).cache_scope
+    assert scope is not None
+    assert CacheScope.LOCAL in scope
+
+
+async def test_a_handshake_that_the_new_door_would_not_make_carries_nothing() -> None:
+    here, door = make_hbone()
+    who = shaken(door)
+    here.configure(replace(here.settings, tls=TlsSettings(groups=("X25519",))))
+    made = FakeConnection(who, peer=who.peer, tls=FACTS, dialled=None)
+    closed = current(here).carrying(made)
+    assert [each.outcome for each in made.refusals] == [Outcome.POLICY_CHANGED]
+    closed(made, ending(Outcome.POLICY_CHANGED))
+    assert len(here.connections.tunnels) == 0
+
+
+async def test_streams_to_the_same_target_share_what_is_known_of_them_and_memory_is_bounded() -> (
+    None
+):
+    here, door = make_hbone(ports="all")
+    tunnel, _ = carried(door)
+    for number in (2, 3):
+        open_stream(door, stream(tunnel, number=number))
+    infos = [entry.info for entry in here.connections]
+    assert infos[0].target is infos[1].target
+    before = infos[0].target
+    most = 0
+    for port in range(20_000, 20_000 + 3 * MAX_WAYS):
+        admitted(door, stream(tunnel, TcpAddress("10.0.0.7", port), port))
+        if port == 20_001:
+            open_stream(door, stream(tunnel, number=9))
+            assert next(iter(here.connections)).info.target is before
+        most = max(most, len(door._ways))
+    assert most == MAX_WAYS

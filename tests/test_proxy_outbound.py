@@ -16,6 +16,7 @@ from uproxy.contract import (
     RefusedError,
     Route,
     TlsPlan,
+    Tunnel,
 )
 from uproxy.lab.pki import Authority
 from uproxy.lifecycle import ENDINGS, State
@@ -392,3 +393,65 @@ async def test_a_failure_is_told_of_the_destination_that_it_happened_at(
     door.attempted(route, route.candidates[0], Refusal(Outcome.CONNECT_FAILED, "no"))
     assert here.endpoints(Direction.OUTBOUND, "other").failing(A, here.at)
     assert not here.endpoints(Direction.OUTBOUND, "db").failing(A, here.at)
+
+
+# Through tunnels.
+
+
+def make_hbone(**how: object) -> tuple[World, OutboundDoor]:
+    to = DestinationSettings("db", (A, B), Transport.HBONE, (DB.spiffe_id,), **how)  # type: ignore[arg-type]  # the caller's
+    config = settings(outbound=(OutboundSettings(LISTEN, "db"),), destinations={"db": to})
+    here = World(config, credentials(OURS, CA), now=CA.now)
+    return here, current(here)
+
+
+def tunnelled(door: OutboundDoor, end: TcpAddress) -> tuple[FakeConnection, OnClosed]:
+    made, _closed = live(door)
+    made.tunnel_end = end
+    return made, _closed
+
+
+def test_a_route_through_tunnels_names_the_applications_addresses() -> None:
+    _, door = make_hbone()
+    route = admitted(door)
+    assert isinstance(route.upstream, Tunnel)
+    assert route.upstream.end == 15008
+    assert [each.addresses for each in route.candidates] == [(A,), (B,)]
+    assert door.tunnels is None
+
+
+def test_who_may_answer_is_checked_in_the_tunnels_handshake() -> None:
+    _, door = make_hbone()
+    plan = admitted(door).upstream.plan
+    assert plan is not None
+    assert plan.verify(DB.der).spiffe_id == DB.spiffe_id
+    with pytest.raises(RefusedError, match="wanted"):
+        plan.verify(OURS.der)
+
+
+async def test_a_stream_is_logged_with_the_end_of_its_tunnel_and_counted_by_its_port() -> None:
+    here, door = make_hbone()
+    end = TcpAddress("10.0.0.7", 15008)
+    made, closed = tunnelled(door, end)
+    assert here.metric("uproxy_hbone_streams", direction="outbound") == 1
+    closed(made, ending())
+    fields = dict(here.records[0].fields)
+    assert (fields["dst.addr"], fields["dst.hbone_addr"]) == ("10.0.0.7:15008", "10.0.0.7:5432")
+    assert (fields["transport"], fields["dst.identity"]) == ("hbone", DB.spiffe_id)
+    opened = "istio_tcp_connections_opened_total"
+    labels = {"destination_port": "5432", "connection_security_policy": "mutual_tls"}
+    assert here.metric(opened, reporter="source", **labels) == 1
+    assert here.endpoints(Direction.OUTBOUND, "db").connections == {}
+
+
+async def test_an_address_whose_tunnel_fails_is_passed_over_like_any_other() -> None:
+    _, door = make_hbone()
+    route = admitted(door)
+    door.attempted(route, route.candidates[0], Refusal(Outcome.CONNECT_FAILED, "refused"))
+    assert [each.addresses for each in admitted(door, 2).candidates] == [(B,)]
+
+
+async def test_an_outbound_door_is_never_told_of_tunnels() -> None:
+    _, door = make_hbone()
+    with pytest.raises(AssertionError, match="can't carry streams"):
+        door.carrying(FakeConnection())

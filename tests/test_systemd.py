@@ -93,6 +93,19 @@ def test_a_socket_can_be_taken_again_after_its_door_was_closed() -> None:
     assert listeners.unused == ("spare",)
 
 
+def test_the_ports_of_all_sockets_are_known_whether_doors_use_them_or_not(tmp_path: Path) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as one,
+        socket.socket(socket.AF_UNIX) as local,
+        (tmp_path / "file").open("w") as file,
+    ):
+        local.bind(str(tmp_path / "socket"))
+        local.listen()
+        passed = {"api": (one.fileno(), local.fileno()), "spare": (file.fileno(), 999)}
+        assert PassedSockets(passed).ports() == {one.getsockname()[1]}
+        assert one.getsockname()[1]  # it is still open
+
+
 def test_a_socket_that_systemd_did_not_pass_is_named() -> None:
     with pytest.raises(UproxyError, match=r"systemd:web was not passed .*there is api, spare"):
         PassedSockets({"api": (3,), "spare": (99,)}).take("web")

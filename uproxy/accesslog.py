@@ -86,7 +86,11 @@ def access_record(known: ConnectionContext, connection: Connection, ending: Endi
     theirs = None if peer is None else peer.spiffe_id
     inbound = known.direction is Direction.INBOUND
     claim = ending.claim
-    address = connection.dialled or (arrival.local if inbound else None)
+    named, address = None, connection.dialled or (arrival.local if inbound else None)
+    if known.transport is Transport.HBONE:
+        # as ztunnel: the end of the tunnel, and what its CONNECT names
+        named = arrival.target if inbound else connection.dialled
+        address = arrival.local if inbound else connection.tunnel_end
     destination = None if address is None else str(address)
     local = arrival.local if inbound else connection.dialled_from
     fields: tuple[tuple[str, Value], ...] = (
@@ -94,7 +98,7 @@ def access_record(known: ConnectionContext, connection: Connection, ending: Endi
         ("src.identity", theirs if inbound else ours),
         ("dst.addr", destination),
         ("dst.identity", ours if inbound else theirs),
-        ("dst.hbone_addr", None),
+        ("dst.hbone_addr", None if named is None else str(named)),
         ("direction", known.direction),
         ("door", known.door),
         ("destination", known.destination),
@@ -113,7 +117,7 @@ def access_record(known: ConnectionContext, connection: Connection, ending: Endi
     )
     if ending.outcome.flag == "-":
         return AccessRecord(fields, ending.outcome, None)
-    who = theirs or (_host(arrival.source) if inbound else str(destination))
+    who = theirs or (_host(arrival.source) if inbound else destination or str(named))
     kind = (ending.outcome.value, ending.rule or ending.state.value, who)
     return AccessRecord(fields, ending.outcome, kind)
 

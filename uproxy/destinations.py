@@ -21,6 +21,8 @@ from uproxy.model import Address, Direction, TcpAddress
 FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 30.0
 """How long a failing address is passed over: doubling from the first to the longest."""
+MAX_FAILING = 1024
+"""How many addresses without a connection are remembered as failing: a tunnel may name any port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,19 @@ class Addresses:
     listed: Mapping[Address, Address]
     """The address as configured by literal address, in order; a literal that is listed twice
     counts for the first.  Empty while no name has been resolved."""
-    server_name: str | None = None
+    server_name: str | None
     """Sent as SNI to each, instead of the name in the address."""
+    sends_names: bool
+    """Whether the name in an address is sent as SNI; false for tunnels, which have none."""
 
     @classmethod
     def of(
-        cls, configured: tuple[Address, ...], records: Records, server_name: str | None = None
+        cls,
+        configured: tuple[Address, ...],
+        records: Records,
+        server_name: str | None = None,
+        *,
+        sends_names: bool = True,
     ) -> Addresses:
         """List the literal addresses of `configured`, with every record of the names among them."""
         names = frozenset(names_of(configured))
@@ -93,7 +102,7 @@ class Addresses:
                 literals = (address,)
             for literal in literals:
                 listed.setdefault(literal, address)
-        return cls(configured, MappingProxyType(listed), server_name)
+        return cls(configured, MappingProxyType(listed), server_name, sends_names)
 
     @property
     def names(self) -> tuple[TcpAddress, ...]:
@@ -109,7 +118,7 @@ class Addresses:
     def sni(self, configured: Address) -> str | None:
         """Return the SNI for a handshake with an address, given as configured; None: none is
         sent."""
-        return self.server_name or server_name_of(configured)
+        return self.server_name or (server_name_of(configured) if self.sends_names else None)
 
 
 class Endpoints:
@@ -171,7 +180,10 @@ class Endpoints:
 
     def failed(self, address: Address, now: float, reason: str) -> None:
         """Count a failed attempt; ignored while the address is passed over."""
-        endpoint = self._endpoints.setdefault(address, _Endpoint())
+        endpoint = self._endpoints.get(address)
+        if endpoint is None:
+            self._make_room()
+            endpoint = self._endpoints[address] = _Endpoint()
         if now < endpoint.passed_over_until:
             return
         if endpoint.failing_since is None:
@@ -214,6 +226,16 @@ class Endpoints:
             if endpoint.connections > 0 or address in listed
         }
         return bool(self._endpoints)
+
+    def _make_room(self) -> None:
+        """Forget an address that fails, if there are too many: of those without a connection the
+        one that was met first."""
+        if len(self._endpoints) < MAX_FAILING:
+            return
+        unused = (each for each, kept in self._endpoints.items() if kept.connections == 0)
+        oldest = next(unused, None)
+        if oldest is not None:
+            del self._endpoints[oldest]
 
     def _ranked(self, addresses: Sequence[Address]) -> list[Address]:
         turn = self._turn % max(1, len(addresses))

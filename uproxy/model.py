@@ -128,6 +128,25 @@ class TcpAddress:
 
 
 @dataclass(frozen=True, slots=True)
+class Host:
+    """A host without a port: an IP literal without brackets, or a name to be resolved."""
+
+    name: str
+
+    @property
+    def ip(self) -> IPv4Address | IPv6Address | None:
+        """The IP address; None when it is a name."""
+        return TcpAddress(self.name, 0).ip
+
+    def at(self, port: int) -> TcpAddress:
+        """Return the address of a port there."""
+        return TcpAddress(self.name, port)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, slots=True)
 class UnixAddress:
     """The absolute path of a unix socket, written `unix:///path`."""
 

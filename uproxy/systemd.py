@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from uproxy import sockets
 from uproxy.errors import UproxyError, in_words
+from uproxy.model import Address, TcpAddress, UnixAddress
 
 FIRST_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
@@ -128,10 +129,24 @@ class PassedSockets:
             f"{name} in its socket unit, and the socket unit started?"
         )
 
+    def ports(self) -> frozenset[int]:
+        """Return the TCP ports of all of them, whether a door uses them or not."""
+        bound = (_bound(number) for each in self._descriptors.values() for number in each)
+        return frozenset(each.port for each in bound if isinstance(each, TcpAddress))
+
     @property
     def unused(self) -> tuple[str, ...]:
         """The names that no door uses: connections to those sockets would never be accepted."""
         return tuple(sorted(set(self._descriptors) - self._taken))
+
+
+def _bound(descriptor: int) -> Address | None:
+    """Return where a passed socket listens; None: it is no socket that could."""
+    try:
+        with _duplicate(descriptor) as copy:
+            return sockets.address_of(copy.getsockname(), UnixAddress(""))
+    except UproxyError:
+        return None  # `take` says why, if a door wants it
 
 
 def _duplicate(descriptor: int) -> socket.socket:

@@ -10,12 +10,12 @@ import dataclasses
 import enum
 import json
 from collections.abc import Mapping, Sequence
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Any
 
 from uproxy.config import Settings, load
 from uproxy.errors import ConfigError
-from uproxy.model import Mistake, SystemdAddress, TcpAddress, UnixAddress
+from uproxy.model import Host, Mistake, SystemdAddress, TcpAddress, UnixAddress
 
 _DURATIONS = {
     "revocation_grace", "idle", "handshake", "connect", "half_close", "drain_delay", "drain",
@@ -79,7 +79,7 @@ def as_yaml(settings: Settings) -> str:
 
 def _plain(name: str, value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(
-        value, TcpAddress | UnixAddress | SystemdAddress
+        value, TcpAddress | UnixAddress | SystemdAddress | Host
     ):
         pairs = ((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
         return {key.rstrip("_"): _plain(key, each) for key, each in pairs if _written(key, each)}
@@ -94,13 +94,17 @@ def _plain(name: str, value: Any) -> Any:
 def _scalar(name: str, value: Any) -> Any:
     if name in _DURATIONS:
         return f"{round(value * 1000)}ms" if value else 0
+    if name in ("stream_window", "connection_window"):
+        return f"{value // 1024}KiB"
     if name == "mode" and isinstance(value, int):
         return f"{value:04o}"
     if name == "workload_api" and isinstance(value, TcpAddress):
         return f"tcp://{value}"
     if isinstance(value, enum.Enum):
         return value.value
-    if isinstance(value, TcpAddress | UnixAddress | SystemdAddress | IPv4Network | IPv6Network):
+    if isinstance(value, TcpAddress | UnixAddress | SystemdAddress | Host):
+        return str(value).replace("$", "$$")
+    if isinstance(value, IPv4Address | IPv6Address | IPv4Network | IPv6Network):
         return str(value).replace("$", "$$")
     return value.replace("$", "$$") if isinstance(value, str) else value
 

@@ -115,7 +115,6 @@ class RecordingDoor:
     direction: Direction
     answer: Route | Refusal | Callable[[Arrival], Route | Refusal]
     downstream_tls: TlsPlan | Refusal | None = None
-    tunnels: TunnelSettings | None = None
     timeouts: Timeouts = Timeouts()
     name: str = "door"
     on_opened: Callable[[Connection], None] | None = None
@@ -128,6 +127,7 @@ class RecordingDoor:
     endings: list[tuple[Connection, Ending]] = field(default_factory=list)
     listener: Listener | None = None
     """Where it listens, once it is open."""
+    tunnels: TunnelSettings | None = None
 
     def ask_again(self) -> None:
         """What it answers has changed: no plan or cached route of its is given any more."""

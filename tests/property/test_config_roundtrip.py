@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from types import MappingProxyType
 from typing import Any
 
@@ -26,12 +26,14 @@ from uproxy.config.settings import (
     RuleTo,
 )
 from uproxy.model import (
+    Host,
     Limits,
     SystemdAddress,
     TcpAddress,
     Timeouts,
     TlsSettings,
     Transport,
+    TunnelSettings,
     UnixAddress,
 )
 
@@ -45,6 +47,8 @@ _PORTS = st.integers(1, 65_535)
 _HOSTS = st.sampled_from(["127.0.0.1", "::1", "10.1.2.3", "fd00::7", "db.internal"])
 _PATHS = st.from_regex(r"/[a-z$ é]{1,20}/[a-z]{1,9}", fullmatch=True)
 _TARGETS = st.builds(TcpAddress, _HOSTS, _PORTS) | st.builds(UnixAddress, _PATHS)
+_LOOPBACK = ip_address("127.0.0.1")
+_OWN_IPS = st.sampled_from([ip_address(each) for each in ("10.0.0.7", "fd00::7", "::1")])
 _SECONDS = st.integers(0, 86_400_000).map(lambda milliseconds: milliseconds / 1000)
 _NETWORKS = st.sampled_from([ip_network(each) for each in ("10.0.0.0/8", "::/0", "192.0.2.1")])
 _KEEP_OR_CLOSE = st.sampled_from(["keep", "close"])
@@ -84,9 +88,19 @@ def _inbound(draw: Callable[..., Any], port: int) -> InboundSettings:
     """`port` is this door's alone."""
     transport = draw(st.sampled_from(Transport))
     unix = draw(st.booleans())
+    listen = UnixAddress(f"/in/{port}") if unix else TcpAddress("0.0.0.0", port)
+    if transport is Transport.HBONE:
+        return InboundSettings(
+            name=draw(_LABELS) + str(port),
+            listen=listen,
+            transport=transport,
+            to=draw(st.none() | st.sampled_from(["127.0.0.1", "::1", "app"]).map(Host)),
+            ports=draw(st.just("all") | st.just((80,)) | st.just((5432, 81))),
+            addresses=draw(_some(_OWN_IPS)) or ((_LOOPBACK,) if unix else ()),
+        )
     return InboundSettings(
         name=draw(_LABELS) + str(port),
-        listen=UnixAddress(f"/in/{port}") if unix else TcpAddress("0.0.0.0", port),
+        listen=listen,
         transport=transport,
         to=draw(st.just(TcpAddress("127.0.0.1", 80)) | st.builds(UnixAddress, _PATHS)),
         alpn=draw(_ALPN) if transport is Transport.MTLS else (),
@@ -112,14 +126,16 @@ def _outbound(draw: Callable[..., Any], port: int, names: list[str]) -> Outbound
 @st.composite
 def _destination(draw: Callable[..., Any], name: str) -> DestinationSettings:
     transport = draw(st.sampled_from(Transport))
-    mtls = transport is Transport.MTLS
+    mtls, hbone = transport is Transport.MTLS, transport is Transport.HBONE
+    targets = st.builds(TcpAddress, _HOSTS, _PORTS) if hbone else _TARGETS
     return DestinationSettings(
         name=name,
-        addresses=draw(st.lists(_TARGETS, min_size=1, max_size=3, unique=True).map(tuple)),
+        addresses=draw(st.lists(targets, min_size=1, max_size=3, unique=True).map(tuple)),
         transport=transport,
         identities=draw(st.lists(_IDS, min_size=1, max_size=2, unique=True).map(tuple))
-        if mtls
+        if mtls or hbone
         else (),
+        hbone_port=draw(st.none() | _PORTS) if hbone else None,
         alpn=draw(_ALPN) if mtls else (),
         idle=draw(st.none() | _SECONDS),
     )
@@ -171,6 +187,13 @@ def _tls(draw: Callable[..., Any]) -> TlsSettings:
 
 
 @st.composite
+def _tunnels(draw: Callable[..., Any]) -> TunnelSettings:
+    streams, window = st.integers(1, 10**9), draw(st.integers(64, 1024)) * 1024
+    whole = window + draw(st.integers(0, 1024)) * 1024
+    return TunnelSettings(draw(streams), draw(streams), window, whole, draw(_SECONDS))
+
+
+@st.composite
 def _settings(draw: Callable[..., Any]) -> Settings:
     ports = iter(range(20_000, 20_100))
     names = draw(st.lists(_LABELS, min_size=1, max_size=3, unique=True))
@@ -188,6 +211,8 @@ def _settings(draw: Callable[..., Any]) -> Settings:
         authorization=tuple(draw(_rule(n, doors)) for n in range(draw(st.integers(0, 3)))),
         on_policy_change=draw(_KEEP_OR_CLOSE),
         tls=draw(_tls()),
+        hbone=draw(_tunnels()),
+        engine="python",
         limits=draw(
             st.builds(Limits, st.integers(1, 10**9), st.integers(1, 10**9), st.integers(0, 10**9))
         ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,6 +23,7 @@ from uproxy.app.tables import (
     destination_row,
     door_rows,
     plain_settings,
+    tunnel_row,
 )
 from uproxy.config import Settings
 from uproxy.destinations import Addresses, Key
@@ -86,6 +88,8 @@ class Facts:
         return rows.ConnectionList(
             total=len(registry),
             connections=tuple(connection_row(entry, at) for entry in registry.newest(limit)),
+            tunnels_total=len(registry.tunnels),
+            tunnels=tuple(tunnel_row(entry, at) for entry in registry.tunnels.newest(limit)),
         )
 
     def peers(self, limit: int) -> PeerList:
@@ -110,8 +114,10 @@ class Facts:
         for entry in self.parts.connections:
             key = entry.info.direction, entry.info.door
             counts[key] = counts.get(key, 0) + 1
+        tunnels = Counter(entry.info.door for entry in self.parts.connections.tunnels)
         trouble = partial(self._trouble, self.parts.snapshot.addresses)
-        return tuple(door_rows(self._settings, self.parts.doors.listening, counts, trouble))
+        listening = self.parts.doors.listening
+        return tuple(door_rows(self._settings, listening, counts, tunnels, trouble))
 
     def destinations(self) -> tuple[rows.DestinationRow, ...]:
         """Return the configured destinations with their endpoints."""
@@ -222,10 +228,10 @@ class Facts:
 
 
 def _needs_identity(settings: Settings) -> bool:
-    """Return whether any door or destination uses mTLS."""
+    """Return whether any door or destination uses TLS."""
     transports = [door.transport for door in settings.inbound]
     transports += [each.transport for each in settings.destinations.values()]
-    return Transport.MTLS in transports
+    return any(each is not Transport.PLAINTEXT for each in transports)
 
 
 def _seconds(failing: tuple[float | None, str | None]) -> float:

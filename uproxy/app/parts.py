@@ -14,6 +14,7 @@ from uproxy.connections import Connections
 from uproxy.destinations import AllEndpoints
 from uproxy.log import Log
 from uproxy.metrics import History, Metrics
+from uproxy.model import Direction
 from uproxy.proxy.services import Services
 from uproxy.resolver import Resolver
 from uproxy.snapshot import Snapshot
@@ -43,6 +44,7 @@ class Parts:
             self.endpoints,
             self.metrics,
             why_unresolved=lambda name: self.resolver.why_failing(name),  # which is made below
+            passed_ports=listeners.ports(),
         )
         self.doors = Doors(self.engine, listeners)
         self.current = Current(self.services, self.doors)
@@ -50,6 +52,12 @@ class Parts:
         self.source.subscribe(self.current.credentials_changed)
         self.metrics.watch_identity(lambda: self.source.status)
         self.metrics.watch_limits(self.engine.refused)
+        self.metrics.watch_tunnels(
+            lambda: {
+                Direction.INBOUND: len(self.connections.tunnels),
+                Direction.OUTBOUND: self.engine.pooled_tunnels(),
+            }
+        )
         self.metrics.watch_log(lambda: log.dropped)
         self.metrics.build_info(versions)
 

@@ -67,6 +67,7 @@ def what_is_lacking(snapshot: Snapshot) -> Mapping[ListenAddress, str]:
 
 
 def _why(snapshot: Snapshot, transport: Transport, addresses: Addresses) -> str | None:
-    if transport is Transport.MTLS and snapshot.credentials.svid is None:
+    if transport is not Transport.PLAINTEXT and snapshot.credentials.svid is None:
         return _IDENTITY
-    return None if addresses.listed else _ADDRESS
+    # a door for tunnels may have none configured: the tunnels name them
+    return None if addresses.listed or not addresses.configured else _ADDRESS

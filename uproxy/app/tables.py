@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 from uproxy.app.identity import now
 from uproxy.config import Settings
-from uproxy.connections import Denial, OpenConnection
+from uproxy.connections import Denial, Entry, OpenConnection
 from uproxy.destinations import AllEndpoints
 from uproxy.model import (
     Direction,
+    Host,
     ListenAddress,
     SystemdAddress,
     TcpAddress,
@@ -43,6 +44,7 @@ def connection_row(entry: OpenConnection, at: datetime) -> rows.ConnectionRow:
     route, tls, peer = connection.route, connection.tls, connection.peer
     inbound = info.direction is Direction.INBOUND
     local = connection.arrival.local if inbound else connection.dialled_from
+    end = connection.tunnel_end
     return rows.ConnectionRow(
         id=connection.arrival.id,
         direction=info.direction.value,
@@ -59,6 +61,25 @@ def connection_row(entry: OpenConnection, at: datetime) -> rows.ConnectionRow:
         age=(at - entry.since).total_seconds(),
         bytes_received=connection.bytes_received,
         bytes_sent=connection.bytes_sent,
+        tunnel=connection.arrival.tunnel,
+        tunnel_end=None if end is None else str(end),
+    )
+
+
+def tunnel_row(entry: Entry, at: datetime) -> rows.TunnelRow:
+    """Return the row of an open tunnel; `at` is the present time."""
+    connection, info = entry.connection, entry.info
+    tls, peer = connection.tls, connection.peer
+    return rows.TunnelRow(
+        id=connection.arrival.id,
+        direction=info.direction.value,
+        door=info.door,
+        source=str(connection.arrival.source),
+        identity=None if peer is None else peer.spiffe_id,
+        local=str(connection.arrival.local),
+        tls=None if tls is None else str(tls),
+        streams=connection.streams,
+        age=(at - entry.since).total_seconds(),
     )
 
 
@@ -79,6 +100,7 @@ def denial_row(denial: Denial) -> rows.DenialRow:
         since=denial.since,
         unproven_identity=None if claim is None else claim.spiffe_id,
         unproven_serial=None if claim is None else claim.serial,
+        port=denial.port,
     )
 
 
@@ -97,7 +119,7 @@ class _Door(NamedTuple):
 
 def _doors(settings: Settings) -> Iterator[_Door]:
     for door in settings.inbound:
-        to = str(door.to)
+        to = door.leads_to
         yield _Door(Direction.INBOUND, door.name, door.listen, door.transport, to, door.name)
     for each in settings.outbound:
         transport = settings.destinations[each.to].transport
@@ -109,12 +131,14 @@ def door_rows(
     settings: Settings,
     listening: Container[ListenAddress],
     counts: Mapping[tuple[Direction, str], int],
+    tunnels: Mapping[str, int],
     trouble: Callable[[Direction, str], Down | None],
 ) -> Iterator[rows.DoorRow]:
-    """Yield the rows of inbound and outbound doors; `counts` are their open connections, and
-    `trouble` tells why nothing can be reached there."""
+    """Yield the rows of inbound and outbound doors; `counts` are their open connections, `tunnels`
+    those of inbound doors by name, and `trouble` tells why nothing can be reached there."""
     for door in _doors(settings):
         down = trouble(door.direction, door.behind)
+        inbound = door.direction is Direction.INBOUND
         yield rows.DoorRow(
             name=door.name,
             direction=door.direction.value,
@@ -123,6 +147,7 @@ def door_rows(
             to=door.to,
             open=door.listen in listening,
             connections=counts.get((door.direction, door.name), 0),
+            tunnels=tunnels.get(door.name, 0) if inbound else 0,
             trouble=None if down is None else down.reason,
             trouble_since=None if down is None else down.since,
         )
@@ -149,12 +174,21 @@ def destination_row(
             for each in endpoints.status(to.addresses, time.monotonic())
         ),
         unresolved=unresolved,
+        tunnel_end=_tunnel_end(to),
     )
+
+
+def _tunnel_end(to: Destination) -> str | None:
+    """Return where the tunnels to a destination end; None: there are none."""
+    if to.settings.transport is not Transport.HBONE:
+        return None
+    end = to.settings.tunnel_end
+    return f"*:{end}" if isinstance(end, int) else str(end)
 
 
 def plain_settings(value: object) -> object:
     """Return settings as JSON values: addresses and networks as text, `from_` as `from`."""
-    if isinstance(value, TcpAddress | UnixAddress | SystemdAddress):
+    if isinstance(value, TcpAddress | UnixAddress | SystemdAddress | Host):
         return str(value)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {

@@ -8,10 +8,10 @@ from ipaddress import ip_address
 
 from uproxy.cli.suggestions import allow_rule
 from uproxy.config import Settings
-from uproxy.config.settings import InboundSettings
+from uproxy.config.settings import ALL_PORTS, InboundSettings
 from uproxy.errors import SpiffeIdError, UsageError
 from uproxy.model import TcpAddress, Transport
-from uproxy.policy import Caller, IpAddress, Policy
+from uproxy.policy import Caller, IpAddress, Policy, Target
 from uproxy.snapshot import rule_target
 from uproxy.spiffe.bundles import Bundle
 from uproxy.spiffe.ids import SpiffeId
@@ -55,8 +55,9 @@ def answer(settings: Settings, trust: Trust, question: Question) -> Answer:
     Raises:
         UsageError: no such door, no SPIFFE ID, no address.
     """
-    identity, door = _identity(question.caller), _door(settings, question.door)
-    source, proven = _source(question.source), door.transport is Transport.MTLS
+    identity = _identity(question.caller)
+    door, target = _target(settings, question.door)
+    source, proven = _source(question.source), door.transport is not Transport.PLAINTEXT
     notes = [] if proven else [f"door {door.name} is plaintext, so its callers prove no identity"]
     if proven and trust.bundles is not None and not _has_root(trust.bundles, identity):
         domain = identity.trust_domain.name
@@ -66,14 +67,17 @@ def answer(settings: Settings, trust: Trust, question: Question) -> Answer:
         rule.from_.cidrs or rule.from_.not_cidrs for rule in settings.authorization
     ):
         notes.append("a rule looks at addresses: say where the caller comes from with --from")
+    if target.address is None and _asks_for_address(settings, door):
+        notes.append("a rule looks at the address that a tunnel names, which isn't known here")
     if trust.own_trust_domain is None and _needs_domain(settings):
         notes.append("our own trust domain isn't known, which namespaces need: ask with --wait 10s")
     policy = Policy.compile(settings.authorization, trust.own_trust_domain)
-    decision = policy.decide(Caller(identity if proven else None, source), rule_target(door))
+    decision = policy.decide(Caller(identity if proven else None, source), target)
     notes += [f"shadow rule {each.rule} would {each.action}" for each in decision.shadow]
     if not decision.allowed and decision.rule is None and proven:
         names = {rule.name for rule in settings.authorization}
-        notes += ["to let it in, add", allow_rule(question.caller, door.name, names)]
+        port = target.port if door.transport is Transport.HBONE else None
+        notes += ["to let it in, add", allow_rule(question.caller, door.name, names, port)]
     return Answer(decision.allowed, (decision.reason, *notes))
 
 
@@ -94,20 +98,43 @@ def _source(text: str | None) -> IpAddress | None:
         raise UsageError(f"--from {text!r} is no IP address") from None
 
 
-def _door(settings: Settings, text: str) -> InboundSettings:
-    """Return the inbound door that is meant, and make sure that it leads to the port."""
+def _target(settings: Settings, text: str) -> tuple[InboundSettings, Target]:
+    """Return the inbound door that is meant, and what rules see behind it; make sure that the door
+    leads to the port."""
     doors = {door.name: door for door in settings.inbound}
     doors |= {str(door.listen): door for door in settings.inbound}
     if text in doors:
-        return doors[text]
+        return doors[text], _behind(doors[text], text, None)
     name, _, port = text.rpartition(":")
     if name not in doors or not port.isdecimal():
         there = ", ".join(door.name for door in settings.inbound) or "there is none"
         raise UsageError(f"--to {text!r} is no inbound door: {there}")
-    to = doors[name].to
-    if not isinstance(to, TcpAddress) or to.port != int(port):
-        raise UsageError(f"--to {text!r}: door {name} leads to {to} alone")
-    return doors[name]
+    return doors[name], _behind(doors[name], text, int(port))
+
+
+def _behind(door: InboundSettings, text: str, port: int | None) -> Target:
+    """Return what rules see of a door's application at a port; None: at the only one."""
+    if door.transport is not Transport.HBONE:
+        to = door.to
+        if port is not None and (not isinstance(to, TcpAddress) or to.port != port):
+            raise UsageError(f"--to {text!r}: door {door.name} leads to {to} alone")
+        return rule_target(door)
+    if port is None and len(door.ports) == 1 and isinstance(door.ports[0], int):
+        port = door.ports[0]
+    if port is None:
+        raise UsageError(f"--to {text!r}: which port? --to {door.name}:PORT, of {door.leads_to}")
+    if door.ports != ALL_PORTS and port not in door.ports:
+        raise UsageError(f"--to {text!r}: tunnels to door {door.name} reach {door.leads_to} alone")
+    arrives = door.listen.ip if isinstance(door.listen, TcpAddress) else None
+    known = None if arrives is None or arrives.is_unspecified else arrives
+    return Target(port, known, door.name)
+
+
+def _asks_for_address(settings: Settings, door: InboundSettings) -> bool:
+    """Whether a rule for a door with tunnels looks at the address that they name."""
+    return door.transport is Transport.HBONE and any(
+        rule.to.addresses or rule.to.not_addresses for rule in settings.authorization
+    )
 
 
 def _has_root(bundles: Mapping[str, Bundle], identity: SpiffeId) -> bool:

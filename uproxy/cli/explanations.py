@@ -107,12 +107,15 @@ def _leads_to(caller: Status, called: Status) -> bool:
 
 
 def _destinations(caller: Status, called: Status) -> Iterator[str]:
-    """Yield the caller's destinations that have an endpoint at the port of a door of the called
-    side, or a unix socket of it.  Hosts aren't compared: the same one has many addresses."""
+    """Yield the caller's destinations that have an endpoint, or the end of their tunnels, at the
+    port of a door of the called side, or a unix socket of it.  Hosts aren't compared: the same one
+    has many addresses."""
     places = {_place(door["listen"]) for door in called["doors"] if door["direction"] == "inbound"}
     for destination in caller["destinations"]:
         ends = [each["address"] for each in destination["endpoints"]]
         ends += [each["name"] for each in destination.get("unresolved", ())]
+        tunnel_end = destination.get("tunnel_end")
+        ends = ends if tunnel_end is None else [tunnel_end]
         if any(_place(end) in places for end in ends):
             yield destination["name"]
 
@@ -142,7 +145,7 @@ def _way_out(row: Row, status: Status, found: str | None, taken: Container[str])
     """Return the YAML to add at the side that refused; None: no YAML changes it."""
     match row["outcome"]:
         case "denied" if row["rule"] is None and row["identity"] is not None:
-            return allow_rule(row["identity"], row["door"], taken)
+            return allow_rule(row["identity"], row["door"], taken, port=row.get("port"))
         case "peer_untrusted" if row["rule"] == "X5-17" and _has_files(status):
             domain = _domain(row.get("unproven_identity"))
             return None if domain is None else bundle_file(domain)

@@ -158,7 +158,8 @@ def _fate(status: Status, door: Mapping[str, Any], now: datetime) -> str:
         return "closed to new connections"
     reason = door["trouble"]
     if reason is None:
-        return f"{door['connections']:,} open"
+        tunnels = f" in {counted(door['tunnels'], 'tunnel')}" if door.get("tunnels") else ""
+        return f"{door['connections']:,} open{tunnels}"
     why = "" if _told(status, reason) else f": {reason}"
     return f"down{_lasting(door['trouble_since'], now)}{why}"
 
@@ -167,19 +168,22 @@ def _destinations(status: Status) -> list[Sequence[str]]:
     """Return a row for each endpoint."""
     rows: list[Sequence[str]] = []
     for destination in status["destinations"]:
+        how, end = destination["transport"], destination.get("tunnel_end")
+        if end is not None:
+            how = f"{how} to {end}"
         for endpoint in destination["endpoints"]:
             fate, reason = f"{endpoint['connections']:,} open", endpoint["reason"]
             if reason:
                 why = "" if _told(status, reason) else f": {reason}"
                 fate = f"{'passed over' if endpoint['passed_over'] else 'failed'}{why}"
-            rows.append((destination["name"], endpoint["address"], destination["transport"], fate))
+            rows.append((destination["name"], endpoint["address"], how, fate))
         unresolved = destination["unresolved"]
         for each in unresolved:
             why = "" if _told(status, each["reason"]) else f": {each['reason']}"
             why = f"can't be resolved{why}"
-            rows.append((destination["name"], each["name"], destination["transport"], why))
+            rows.append((destination["name"], each["name"], how, why))
         if not destination["endpoints"] and not unresolved:
-            rows.append((destination["name"], "no address yet", destination["transport"], ""))
+            rows.append((destination["name"], "no address yet", how, ""))
     return rows
 
 

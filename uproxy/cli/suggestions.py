@@ -1,6 +1,7 @@
 """The YAML that would let a refused caller in, for `uproxy explain` and `uproxy check --as`.
 
-Pure.  Rule: it admits that caller to that door and nothing else.
+Pure.  Rule: it admits that caller to that door, there to that port if tunnels name one, and to
+nothing else.
 """
 
 from __future__ import annotations
@@ -12,15 +13,16 @@ from collections.abc import Container
 _LONGEST_NAME = 40
 
 
-def allow_rule(caller: str, door: str, names: Container[str] = ()) -> str:
+def allow_rule(caller: str, door: str, names: Container[str] = (), port: int | None = None) -> str:
     """Return an `authorization` with a rule that lets a SPIFFE ID in at a door; `names` are taken
-    by other rules."""
+    by other rules.  `port`: the application's, behind a door for tunnels."""
     who, there = json.dumps(caller), json.dumps(door)
+    ports = "" if port is None else f", ports: [{port}]"
     name = _free_name(f"{_word(caller)}-to-{_word(door)}", names)
     return (
         "authorization:\n"
         f"  - {{name: {name}, action: allow, from: {{identities: [{who}]}}, "
-        f"to: {{inbound: [{there}]}}}}"
+        f"to: {{inbound: [{there}]{ports}}}}}"
     )
 
 

@@ -10,8 +10,12 @@ from collections.abc import Iterator
 from uproxy.config.listeners import beyond_loopback
 from uproxy.config.nodes import join
 from uproxy.config.rule_advice import target_warnings, trust_warnings
-from uproxy.config.settings import RuleFrom, Settings
+from uproxy.config.settings import ALL_PORTS, RuleFrom, Settings
 from uproxy.model import Mistake, TcpAddress, Transport
+
+LEAST_STREAMS = 100
+"""How many streams ztunnel opens on a tunnel before it has read what the other end allows
+(`POOL_MAX_STREAMS_PER_CONNECTION`)."""
 
 
 def warnings(settings: Settings) -> tuple[Mistake, ...]:
@@ -24,6 +28,7 @@ def warnings(settings: Settings) -> tuple[Mistake, ...]:
             _inbound,
             _outbound,
             _destinations,
+            _tunnels,
             target_warnings,
             _trust,
             _tls,
@@ -104,6 +109,20 @@ def _destinations(settings: Settings) -> Iterator[Mistake]:
             if beyond_loopback(address):
                 reason = "goes over the network in clear, to whoever answers; use mtls"
                 yield Mistake(join(join(path, "addresses"), index), reason, str(address))
+
+
+def _tunnels(settings: Settings) -> Iterator[Mistake]:
+    """Warn of tunnels that reach every port, and of a limit that peers don't know in time."""
+    for index, door in enumerate(settings.inbound):
+        if door.ports == ALL_PORTS:
+            reason = "tunnels reach every port of this workload that a rule allows, SSH too"
+            yield Mistake(join(join("inbound", index), "ports"), reason, ALL_PORTS)
+    if settings.hbone.max_streams < LEAST_STREAMS:
+        reason = (
+            f"ztunnel opens up to {LEAST_STREAMS} streams before it has read this, and those above "
+            "wait without a word"
+        )
+        yield Mistake("hbone.max_streams", reason, str(settings.hbone.max_streams))
 
 
 def _trust(settings: Settings) -> Iterator[Mistake]:

@@ -1,7 +1,8 @@
 """Checks that need more than one setting.
 
 Each check uses only values that are valid by themselves, so that one error in the file gives
-one mistake.  Authorization rules are checked in `rules`, listen addresses in `listeners`.
+one mistake.  Authorization rules are checked in `rules`, listen addresses in `listeners`, tunnels
+in `tunnel_checks`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from uproxy.config.listeners import beyond_loopback, check_listeners
 from uproxy.config.nodes import MapNode
 from uproxy.config.records import Draft
 from uproxy.config.rules import check_rules
+from uproxy.config.tunnel_checks import check_tunnels
 from uproxy.model import Mistake, SystemdAddress, TcpAddress, Timeouts, Transport, UnixAddress
 
 
@@ -23,6 +25,7 @@ def check(root: Draft) -> Iterator[Mistake]:
     yield from _check_doors(root)
     yield from _check_admin(root)
     yield from _check_destinations(root)
+    yield from check_tunnels(root)
     yield from _check_tls(root)
     yield from _check_timeouts(root)
     yield from check_rules(root)
@@ -128,11 +131,11 @@ def _check_destinations(root: Draft) -> Iterator[Mistake]:
     """Refuse keys that don't fit the transport, and mTLS without expected identities."""
     for destination in root.drafts("destinations"):
         yield from _check_plaintext(destination, ("identities", "alpn", "server_name"))
-        mtls = destination.get("transport") is Transport.MTLS
-        if mtls and not destination.has("identities"):
-            yield destination.wrong(
-                "identities", "is missing: with mtls, say who may answer (SPIFFE IDs or patterns)"
-            )
+        transport = destination.get("transport")
+        has_tls = transport in (Transport.MTLS, Transport.HBONE)
+        if has_tls and not destination.has("identities"):
+            reason = f"is missing: with {transport}, say who may answer (SPIFFE IDs or patterns)"
+            yield destination.wrong("identities", reason)
 
 
 def _check_tls(root: Draft) -> Iterator[Mistake]:

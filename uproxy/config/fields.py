@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from uproxy.config import later
-from uproxy.config.kinds import Choice, Kind, ListOf, MapOf, Nullable, WordOr
+from uproxy.config.kinds import Choice, ListOf, MapOf, Nullable, WordOr
 from uproxy.config.leaves import (
     ALPN,
+    APPLICATION,
     BOOLEAN,
     CIPHERS_12,
     CIPHERS_13,
@@ -23,20 +24,24 @@ from uproxy.config.leaves import (
     LABEL,
     LISTENER,
     MODE,
-    NETWORK,
+    OWN_IP,
     OWNER,
     PATTERN,
     PORT,
-    SEGMENT,
     SERVER_NAME,
     SPIFFE_ID,
     TARGET,
+    TCP_TARGET,
     TRANSPORT,
     TRUST_DOMAIN,
     count,
+    size,
 )
 from uproxy.config.records import Draft, Field, Record
+from uproxy.config.rule_fields import RULE
 from uproxy.config.settings import (
+    ALL_PORTS,
+    HBONE_PORT,
     AdminSettings,
     DestinationSettings,
     FilesIdentity,
@@ -44,12 +49,9 @@ from uproxy.config.settings import (
     InboundSettings,
     LogSettings,
     OutboundSettings,
-    RuleFrom,
-    RuleSettings,
-    RuleTo,
     Settings,
 )
-from uproxy.model import Limits, Timeouts, TlsSettings
+from uproxy.model import Limits, Timeouts, TlsSettings, TunnelSettings
 
 _ALPN = Field("alpn", ListOf(ALPN), "ALPN protocols, where the application's peers require one.")
 _MODE = Field("mode", MODE, 'Permission bits of a unix socket, such as "0600".')
@@ -93,7 +95,23 @@ INBOUND = Record(
         Field("name", LABEL, "What rules call this door; the listen address by default."),
         Field("listen", LISTENER, "Where other workloads connect.", required=True),
         Field("transport", TRANSPORT, "What they speak.", required=True),
-        Field("to", TARGET, "The application.", required=True),
+        Field(
+            "to",
+            APPLICATION,
+            "The application; required but with hbone. There it is a host without a port, dialled "
+            "instead of the one that a tunnel names.",
+        ),
+        Field(
+            "ports",
+            WordOr(ALL_PORTS, ALL_PORTS, ListOf(PORT)),
+            "With hbone, and required there: the application's ports that tunnels may name.",
+        ),
+        Field(
+            "addresses",
+            ListOf(OWN_IP),
+            "With hbone: addresses of this workload that tunnels may name besides the one at which "
+            "they arrive. Loopback must be listed.",
+        ),
         _ALPN,
         Field(
             "proxy_protocol",
@@ -122,74 +140,29 @@ DESTINATION = Record(
     (
         Field("addresses", ListOf(TARGET), "The application's addresses.", required=True),
         Field("transport", TRANSPORT, "What they speak.", required=True),
-        Field("identities", ListOf(PATTERN), "Who may answer; required for mtls."),
+        Field("identities", ListOf(PATTERN), "Who may answer; required for mtls and hbone."),
         _ALPN,
         Field("idle", DURATION, "Instead of `timeouts.idle`."),
         Field(
             "server_name",
             SERVER_NAME,
             "SNI, for what routes by it; the name in the address by default, none for literal "
-            "addresses. Never part of verification.",
+            "addresses or with hbone. Never part of verification.",
+        ),
+        Field(
+            "hbone_address",
+            TCP_TARGET,
+            "With hbone: where tunnels end, if not at the addresses' own hosts (NAT, gateway).",
+        ),
+        Field(
+            "hbone_port",
+            PORT,
+            f"With hbone: the port of the addresses' hosts where tunnels end; {HBONE_PORT} by "
+            "default.",
         ),
     ),
     later=later.KEYS["destinations"],
     computed=lambda _draft, key: {"name": key},
-)
-
-
-def _with_negation(name: str, kind: Kind, doc: str) -> tuple[Field, Field]:
-    """Return the fields `name` and `not_name` of an authorization rule."""
-    return Field(name, ListOf(kind), doc), Field(
-        f"not_{name}", ListOf(kind), f"All but these: {doc}"
-    )
-
-
-FROM = Record(
-    RuleFrom,
-    (
-        Field("unauthenticated", BOOLEAN, "Callers without an identity, and only those.", False),
-        *_with_negation(
-            "identities", PATTERN, "SPIFFE ID patterns: `*` is one segment, `**` any number."
-        ),
-        *_with_negation("trust_domains", TRUST_DOMAIN, "Trust domains."),
-        *_with_negation("namespaces", SEGMENT, "X of /ns/X/sa/Y."),
-        *_with_negation("service_accounts", SEGMENT, "Y of /ns/X/sa/Y."),
-        *_with_negation("cidrs", NETWORK, "The TCP peer's address."),
-        *_with_negation(
-            "via", LABEL, "The L7 proxy the caller came through; `direct`: through none."
-        ),
-    ),
-    "a mapping of caller fields",
-)
-TO = Record(
-    RuleTo,
-    (
-        *_with_negation("ports", PORT, "The application's ports."),
-        *_with_negation("addresses", NETWORK, "The application's addresses."),
-        *_with_negation("inbound", LABEL, "Names of doors."),
-    ),
-    "a mapping of target fields",
-)
-RULE = Record(
-    RuleSettings,
-    (
-        Field("name", LABEL, "Appears in logs and metrics; its place in the list by default."),
-        Field(
-            "action",
-            Choice(("allow", "deny")),
-            "Any matching deny refuses; else an allow must match.",
-            required=True,
-        ),
-        Field(
-            "mode",
-            Choice(("enforce", "shadow")),
-            "A shadow rule is logged, never decides.",
-            "enforce",
-        ),
-        Field("from", WordOr("any", RuleFrom(any=True), FROM), "The callers."),
-        Field("to", TO, "The targets; all by default."),
-    ),
-    computed=lambda draft, _key: {"name": draft.path, "from": RuleFrom()},
 )
 
 
@@ -223,6 +196,31 @@ TLS = Record(
         ),
     ),
     computed=_for_tls_12,
+)
+HBONE = Record(
+    TunnelSettings,
+    (
+        Field("max_streams", count(1), "Streams that a peer may open on a tunnel to us.", 1024),
+        Field(
+            "streams_per_connection",
+            count(1),
+            "Streams that we open on a tunnel before another is made.",
+            100,
+        ),
+        Field(
+            "stream_window",
+            size("64KiB", "16MiB"),
+            "What a peer may send on a stream before it is consumed: this much in each round trip.",
+            "256KiB",
+        ),
+        Field(
+            "connection_window",
+            size("64KiB", "1GiB"),
+            "The same for all streams of a tunnel together.",
+            "1MiB",
+        ),
+        Field("idle", DURATION, "A tunnel without streams is closed after it; 0 is off.", "5m"),
+    ),
 )
 LIMITS = Record(
     Limits,
@@ -306,6 +304,7 @@ SETTINGS = Record(
             "close",
         ),
         Field("tls", TLS, "What may be negotiated."),
+        Field("hbone", HBONE, "How tunnels are used (`transport: hbone`)."),
         Field("limits", LIMITS, "Refused beyond these."),
         Field("timeouts", TIMEOUTS, "Deadlines; 0 is off."),
         Field(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from uproxy.config import later, scalars
+from uproxy.config import scalars
 from uproxy.config.kinds import Choice, Json, ScalarKind
 from uproxy.config.nodes import Type
 from uproxy.model import TlsSettings, Transport
@@ -63,6 +63,19 @@ def count(minimum: int) -> ScalarKind:
     )
 
 
+def size(minimum: str, maximum: str) -> ScalarKind:
+    """Return the kind of sizes in bytes from `minimum` to `maximum`, both as written."""
+    least, most = scalars.size(minimum), scalars.size(maximum)
+
+    def parse(text: str) -> int:
+        number = scalars.size(text)
+        if not least <= number <= most:
+            raise ValueError(f"must be from {minimum} to {maximum}")
+        return number
+
+    return ScalarKind(f"a size from {minimum} to {maximum}", parse, _pattern(scalars.SIZE))
+
+
 DURATION = ScalarKind(
     "a duration",
     scalars.duration,
@@ -79,6 +92,9 @@ _TCP = r".+:[0-9]{1,5}"
 _UNIX = "unix:(//)?/.+"
 _UNIX_URI = "[uU][nN][iI][xX]:(//)?/[^?#]+"
 TARGET = ScalarKind("an address", scalars.target, _pattern(f"{_UNIX}|{_TCP}"))
+TCP_TARGET = ScalarKind("an IP address or a name, with a port", scalars.tcp_target, _pattern(_TCP))
+APPLICATION = ScalarKind("an address", scalars.target_or_host, _TEXT)
+OWN_IP = ScalarKind("an IP address", scalars.own_ip, _pattern("[0-9a-fA-F:.]+"))
 LISTENER = ScalarKind("a listen address", scalars.listener, _pattern(f"{_UNIX}|systemd:.+|{_TCP}"))
 ENDPOINT = ScalarKind(
     "a Workload API address", scalars.workload_api, _pattern(f"{_UNIX_URI}|[tT][cC][pP]://{_TCP}")
@@ -102,5 +118,5 @@ PATTERN = ScalarKind(
     _canonical(IdentityPattern.parse),
     _pattern("[sS][pP][iI][fF][fF][eE]://.+"),
 )
-TRANSPORT = Choice(("mtls", "plaintext"), later.TRANSPORTS, makes=Transport)
+TRANSPORT = Choice(("mtls", "hbone", "plaintext"), makes=Transport)
 KEEP_OR_CLOSE = Choice(("keep", "close"))

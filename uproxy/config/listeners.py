@@ -12,11 +12,11 @@ from ipaddress import IPv4Address, IPv6Address
 
 from uproxy.config.records import Draft
 from uproxy.config.settings import AdminSettings
-from uproxy.model import ListenAddress, Mistake, TcpAddress
+from uproxy.model import Host, ListenAddress, Mistake, TcpAddress
 
 
 @dataclass(frozen=True, slots=True)
-class _Listener:
+class Listener:
     """A listen address and where it is configured."""
 
     path: str
@@ -63,8 +63,8 @@ def beyond_loopback(address: ListenAddress) -> bool:
 
 def check_listeners(root: Draft) -> Iterator[Mistake]:
     """Yield a mistake for each two listeners at one address and each door that leads to itself."""
-    earlier: dict[object, list[_Listener]] = {}
-    for one in _listeners(root):
+    earlier: dict[object, list[Listener]] = {}
+    for one in listeners_of(root):
         rivals = earlier.setdefault(place_of(one.address), [])
         first = next((each for each in rivals if overlap(one.address, each.address)), None)
         if first is not None:
@@ -72,11 +72,12 @@ def check_listeners(root: Draft) -> Iterator[Mistake]:
         rivals.append(one)
     for door in root.drafts("inbound"):
         listen, to = door.get("listen"), door.get("to")
-        if listen is not None and to is not None and overlap(listen, to):
+        has_address = listen is not None and to is not None and not isinstance(to, Host)
+        if has_address and overlap(listen, to):
             yield door.wrong("to", "is where this door listens: connections would go in circles")
 
 
-def _collision(one: _Listener, earlier: _Listener) -> Mistake:
+def _collision(one: Listener, earlier: Listener) -> Mistake:
     if one.default:
         one, earlier = earlier, one
     what = "is also" if one.address == earlier.address else "overlaps with"
@@ -84,12 +85,12 @@ def _collision(one: _Listener, earlier: _Listener) -> Mistake:
     return one.draft.wrong(one.key, reason)
 
 
-def _listeners(root: Draft) -> Iterator[_Listener]:
+def listeners_of(root: Draft) -> Iterator[Listener]:
     """Yield the listen addresses of all doors and admin listeners, defaults included."""
     for section in ("inbound", "outbound"):
         for door in root.drafts(section):
             if door.get("listen") is not None:
-                yield _Listener(door.path, door.get("listen"), door)
+                yield Listener(door.path, door.get("listen"), door)
     admin = root.get("admin")
     written = admin if isinstance(admin, Draft) else None
     defaults = admin if isinstance(admin, AdminSettings) else AdminSettings()
@@ -99,4 +100,4 @@ def _listeners(root: Draft) -> Iterator[_Listener]:
         else:
             address, draft, default = getattr(defaults, key), root, True
         if address is not None:
-            yield _Listener(f"admin.{key}", address, draft, key, default)
+            yield Listener(f"admin.{key}", address, draft, key, default)

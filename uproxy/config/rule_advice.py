@@ -7,8 +7,15 @@ from collections.abc import Collection, Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address
 
 from uproxy.config.nodes import join
-from uproxy.config.settings import InboundSettings, Network, RuleSettings, RuleTo, Settings
-from uproxy.model import Mistake, TcpAddress
+from uproxy.config.settings import (
+    ALL_PORTS,
+    InboundSettings,
+    Network,
+    RuleSettings,
+    RuleTo,
+    Settings,
+)
+from uproxy.model import Mistake, TcpAddress, Transport
 from uproxy.spiffe.ids import IdentityPattern
 
 
@@ -27,7 +34,10 @@ def _covers(to: RuleTo, door: InboundSettings) -> bool:
 
 
 def _ports(to: RuleTo, doors: Sequence[InboundSettings], path: str) -> Iterator[Mistake]:
+    if any(door.ports == ALL_PORTS for door in doors):
+        return
     used = {door.to.port for door in doors if isinstance(door.to, TcpAddress)}
+    used.update(port for door in doors for port in door.ports if isinstance(port, int))
     for key, ports in (("ports", to.ports), ("not_ports", to.not_ports)):
         for index, port in enumerate(ports):
             if port not in used:
@@ -42,11 +52,15 @@ def _no_such_port(port: int, doors: Sequence[InboundSettings]) -> str:
             way_out = "whose application has none: remove it"
             if isinstance(door.to, TcpAddress):
                 way_out = f"rules name the application's: write {door.to.port}"
+            elif door.ports:
+                way_out = "rules name the application's: write one of the door's `ports`"
             return f"is the port of door {door.name}; {way_out}"
     return "no inbound door leads to an application at this port"
 
 
 def _addresses(to: RuleTo, doors: Sequence[InboundSettings], path: str) -> Iterator[Mistake]:
+    if any(door.transport is Transport.HBONE for door in doors):
+        return  # tunnels name any address at which they arrive
     targets = [door.to.ip for door in doors if isinstance(door.to, TcpAddress)]
     known = [ip for ip in targets if ip is not None]
     if len(known) < len(targets):

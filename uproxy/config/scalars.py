@@ -7,10 +7,17 @@ know no settings, resolve no names and read no files.
 from __future__ import annotations
 
 import re
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 from urllib.parse import unquote
 
-from uproxy.model import Address, ListenAddress, SystemdAddress, TcpAddress, UnixAddress
+from uproxy.model import Address, Host, ListenAddress, SystemdAddress, TcpAddress, UnixAddress
 
 MAX_DURATION = 365 * 86_400.0
 """Seconds; longer durations are taken for typing errors."""
@@ -18,6 +25,8 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _PART = r"[0-9]{1,12}(?:\.[0-9]{1,9})?(?:ms|h|m|s)"
 DURATION = rf"0|(?:{_PART})+"
 _DURATION_PART = re.compile(r"([0-9.]+)(ms|h|m|s)")
+_SIZES = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
+SIZE = r"([0-9]{1,9})(KiB|MiB|GiB)"
 _LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
 _NUMERIC_END = re.compile(r"[0-9.]*[0-9]\.?|.*\.[0-9]+\.?")
@@ -38,6 +47,14 @@ def duration(text: str) -> float:
     if seconds > MAX_DURATION:
         raise ValueError("is longer than a year; write 0 to switch it off")
     return round(seconds, 9)
+
+
+def size(text: str) -> int:
+    """Return bytes from `64KiB`, `1MiB` or `2GiB`."""
+    match = re.fullmatch(SIZE, text)
+    if match is None:
+        raise ValueError("must be a size with its unit, such as 64KiB or 1MiB")
+    return int(match[1]) * _SIZES[match[2]]
 
 
 def whole_number(text: str) -> int:
@@ -139,10 +156,53 @@ def target(text: str) -> Address:
     """Parse an address to connect to."""
     if text.startswith("unix:"):
         return unix(text)
+    return tcp_target(text)
+
+
+def tcp_target(text: str) -> TcpAddress:
+    """Parse a TCP address to connect to."""
     address = tcp(text)
-    if address.ip is not None and (address.ip.is_unspecified or address.ip.is_multicast):
-        raise ValueError("can't be connected to; name one host, such as 127.0.0.1")
+    _refuse_groups(address.ip)
     return address
+
+
+def _refuse_groups(ip: IPv4Address | IPv6Address | None) -> None:
+    """Refuse an address that isn't one host's."""
+    if ip is not None and (ip.is_unspecified or ip.is_multicast):
+        raise ValueError("can't be connected to; name one host, such as 127.0.0.1")
+
+
+def target_or_host(text: str) -> Address | Host:
+    """Parse an address to connect to, or a host without a port: `127.0.0.1`, `::1`, `app`."""
+    found = None if text.startswith("unix:") else _host(text)
+    if found is None:
+        return target(text)
+    _refuse_groups(found.ip)
+    return found
+
+
+def _host(text: str) -> Host | None:
+    """Return the host that a text is; None: it has a port, or is no host."""
+    try:
+        if ":" in text:
+            return Host(_literal(text.removeprefix("[").removesuffix("]"), 6))
+        return Host(_literal(text, 4) if _NUMERIC_END.fullmatch(text) else _host_name(text))
+    except ValueError:
+        return None
+
+
+def own_ip(text: str) -> IPv4Address | IPv6Address:
+    """Parse an IP address that a host can have as its own; IPv4-mapped IPv6 ones become IPv4."""
+    try:
+        ip = ip_address(text)
+    except ValueError:
+        raise ValueError("must be an IP address, such as 10.0.0.7") from None
+    ip = getattr(ip, "ipv4_mapped", None) or ip
+    if ip.is_unspecified or ip.is_multicast:
+        raise ValueError("is no address of one host; write one, such as 10.0.0.7")
+    if ip.is_link_local:
+        raise ValueError("is a link-local address, which means another host on each network")
+    return ip
 
 
 def listener(text: str) -> ListenAddress:

@@ -8,21 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from types import MappingProxyType
 
 from uproxy.model import (
     Address,
+    Host,
     Limits,
     ListenAddress,
     TcpAddress,
     Timeouts,
     TlsSettings,
     Transport,
+    TunnelSettings,
     UnixAddress,
 )
 
 Network = IPv4Network | IPv6Network
+
+HBONE_PORT = 15008
+"""Where tunnels end unless the configuration says otherwise; Istio's port."""
+ALL_PORTS = "all"
+"""The value of an inbound door's `ports` that opens every port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +64,27 @@ class InboundSettings:
     """As configured; else the listen address."""
     listen: ListenAddress
     transport: Transport
-    to: Address
+    to: Address | Host | None = None
+    """The application.  With hbone a host, or None: the one that a tunnel names is dialled."""
+    ports: tuple[int, ...] | str = ()
+    """With hbone: the ports of the application that a tunnel may name, or ALL_PORTS."""
+    addresses: tuple[IPv4Address | IPv6Address, ...] = ()
+    """With hbone: addresses of this workload besides the one at which a tunnel arrives."""
     alpn: tuple[str, ...] = ()
     proxy_protocol: str | None = None
     mode: int | None = None
     """The permission bits of a unix socket; None: what the umask leaves."""
     owner: str | None = None
     """The owner of a unix socket: `user`, `user:group` or numbers."""
+
+    @property
+    def leads_to(self) -> str:
+        """Where connections go, for people: `127.0.0.1:8080`, or `ports 8080, 5432`."""
+        if self.transport is not Transport.HBONE:
+            return str(self.to)
+        ports = self.ports if isinstance(self.ports, str) else ", ".join(map(str, self.ports))
+        words = "all ports" if ports == ALL_PORTS else f"ports {ports}"
+        return words if self.to is None else f"{self.to}, {words}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +113,16 @@ class DestinationSettings:
     idle: float | None = None
     """Overrides `timeouts.idle`."""
     server_name: str | None = None
-    """SNI to each address; None: the name in the address, if it has one."""
+    """SNI to each address; None: the name in the address, if it has one, and none with hbone."""
+    hbone_address: TcpAddress | None = None
+    """Where tunnels to all addresses end; None: at `hbone_port` of each."""
+    hbone_port: int | None = None
+    """None: HBONE_PORT."""
+
+    @property
+    def tunnel_end(self) -> TcpAddress | int:
+        """Where tunnels end: an address, or the port of each address's host."""
+        return self.hbone_address or self.hbone_port or HBONE_PORT
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +209,7 @@ class Settings:
     authorization: tuple[RuleSettings, ...] = ()
     on_policy_change: str = "close"
     tls: TlsSettings = TlsSettings()
+    hbone: TunnelSettings = TunnelSettings()
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
     engine: str = "native"

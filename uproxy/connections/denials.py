@@ -45,6 +45,8 @@ class Denial:
     """How many equal ones there were; this is the last."""
     since: datetime | None = None
     """When the first of several was."""
+    port: int | None = None
+    """The one that a tunnel named; None: it was no stream."""
 
 
 class Denials:
@@ -66,6 +68,7 @@ class Denials:
             identity=None if peer is None else peer.spiffe_id,
             destination=route.destination if route is not None else info.destination,
             ending=ending,
+            port=None if connection.arrival.target is None else connection.arrival.target.port,
         )
         key = _key(denial, connection)
         before = self._kept.pop(key, None)

@@ -1,9 +1,8 @@
 """The registry of connections: which are open, what they moved, how they ended.
 
-Doors report to it (`admitted`, `opened`, `closed`), the admin server reads it, shutdown waits
-for it.  When another snapshot is put in force, or a certificate expires, it checks every open
-connection again and closes those that may not stay; `recheck` decides which.  Everything runs on
-the event loop's thread; a pass over many connections yields to the loop in between.
+Doors report to it (`admitted`, `opened`, `closed`; `tunnels.began`), the admin server reads it,
+shutdown waits for it.  When another snapshot is put in force, or a certificate expires, `checking`
+closes those that may not stay.  Everything runs on the event loop's thread.
 
 No connection escapes the check while the snapshot is replaced.  In the same step of the loop every
 listener is given a door of the new one, and an engine relays a connection's first byte only if
@@ -14,8 +13,6 @@ decision names another revision.
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import itertools
 import logging
 from collections import Counter
@@ -26,37 +23,28 @@ from functools import partial
 
 from uproxy.accesslog import AccessLog, access_record
 from uproxy.connections.active_counts import ActiveCounts
+from uproxy.connections.checking import Checks, Entry
 from uproxy.connections.denials import Denial, Denials, is_listed
-from uproxy.connections.recheck import ConnectionInfo, not_after, recheck
+from uproxy.connections.recheck import ConnectionInfo
+from uproxy.connections.tunnels import Tunnels
 from uproxy.contract import Arrival, Connection, Ending, Refusal
 from uproxy.lifecycle import State
 from uproxy.metrics import FlowCounters, FlowLabels, Metrics, Totals
 from uproxy.model import Direction, Outcome, TcpAddress, Transport
 from uproxy.snapshot import Snapshot
 
-SLICE = 200
-"""Connections checked before the event loop gets a turn; some milliseconds."""
-LONGEST_WAIT_S = 60.0
-"""The longest wait for the next expiry: the wall clock may jump."""
-
 _utc_now = partial(datetime.now, UTC)
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
-class OpenConnection:
+class OpenConnection(Entry):
     """An open connection and what is known of it."""
 
-    connection: Connection
-    info: ConnectionInfo
-    since: datetime
-    """When it opened, UTC."""
     flow: FlowCounters
     counted_received: int = 0
     counted_sent: int = 0
     """Application bytes that the metrics have counted so far, from the peer and to it."""
-    cut: bool = False
-    """`close` was called and it hasn't ended yet."""
 
     def count_bytes(self, received: int, sent: int) -> None:
         """Have the metrics count what was moved since the last call; these are the totals."""
@@ -76,7 +64,6 @@ class Connections:
         clock: Callable[[], datetime] = _utc_now,
     ) -> None:
         """`clock` is the wall clock, UTC."""
-        self._snapshot = snapshot
         self._metrics = metrics
         self._access = access
         self._clock = clock
@@ -87,26 +74,25 @@ class Connections:
         self._outcomes: Counter[Outcome] = Counter()
         self._not_opened_in_time = 0  # which `Outcome.is_failure` can't tell from an idle end
         self._denials = Denials()
-        self._next_expiry: datetime | None = None  # None where expiry closes nothing
-        self._changed = False  # another snapshot is in force, and the pass hasn't begun
-        self._wake = asyncio.Event()  # set with `_changed`, and when an expiry comes earlier
-        self._task: asyncio.Task[None] | None = None  # from start to stop
+        self._streams = Counter[Direction]()
+        self._checks = Checks(snapshot, clock, self._entries)
+        self.tunnels = Tunnels(metrics, clock, self._checks, self._count_handshake)
+        """Those that peers have made to us."""
         metrics.before_render(self._count_bytes)
         metrics.watch_connections(lambda: self._active.counts)
+        metrics.watch_streams(lambda: self._streams)
 
     # What is in force.
 
     @property
     def snapshot(self) -> Snapshot:
         """The snapshot in force, by which open connections are checked."""
-        return self._snapshot
+        return self._checks.snapshot
 
     def replace(self, snapshot: Snapshot) -> None:
         """Put another snapshot in force, and check every open connection again.  The caller gives
         every listener its new door in the same step of the loop."""
-        self._snapshot = snapshot
-        self._changed = True
-        self._wake.set()
+        self._checks.replace(snapshot)
 
     # What doors report.
 
@@ -130,19 +116,21 @@ class Connections:
         entry = OpenConnection(connection, info, self._clock(), flow)
         self._open[connection.arrival.id] = entry
         flow.opened()
-        self._count_handshake(info.direction, connection)
+        if not connection.shares_tls:
+            self._count_handshake(info.direction, connection)
         _log.debug(
             "connection %d: dialled %s from %s",
             connection.arrival.id, connection.dialled, connection.dialled_from,
         )  # fmt: skip
-        if revision != self._snapshot.revision:
-            self._check(entry)
-        self._note_expiry(entry)
+        self._streams[info.direction] += info.transport is Transport.HBONE
+        self._checks.began(entry, revision)
 
     def closed(self, connection: Connection, ending: Ending) -> None:
         """Register the end of a connection that was open."""
         entry = self._open.pop(connection.arrival.id)
+        entry.has_ended = True
         self._active.remove(entry.info.direction)
+        self._streams[entry.info.direction] -= entry.info.transport is Transport.HBONE
         entry.count_bytes(ending.bytes_received, ending.bytes_sent)
         entry.flow.closed(ending.outcome)
         self._record_end(entry.info, connection, ending)
@@ -204,82 +192,27 @@ class Connections:
         await self._active.wait_until_idle(direction, for_seconds=for_seconds)
 
     def close_all(self, refusal: Refusal) -> int:
-        """Cut every open connection; return how many there were."""
+        """Cut every open connection, and every tunnel; return how many connections there were."""
         entries = tuple(self._open.values())
         for entry in entries:
-            self._cut(entry, refusal)
+            entry.cut(refusal)
+        self.tunnels.cut(refusal)
         return len(entries)
 
     # Checking again.
 
     async def start(self) -> None:
         """Begin to check open connections whenever a snapshot or an expiry demands it."""
-        self._task = asyncio.create_task(self._keep_checking(), name="connections")
+        await self._checks.start()
 
     async def stop(self) -> None:
         """Stop checking."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-            self._task = None
+        await self._checks.stop()
 
-    async def _keep_checking(self) -> None:
-        while True:
-            # not wait_for: before Python 3.12 it may swallow the cancellation of `stop`
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._wait_seconds()):
-                    await self._wake.wait()
-            self._wake.clear()
-            if self._changed or self._something_expired():
-                self._changed = False
-                await self._check_all()
-
-    def _something_expired(self) -> bool:
-        return self._next_expiry is not None and self._clock() > self._next_expiry
-
-    async def _check_all(self) -> None:
-        """Check each open connection again; let the loop have a turn after each SLICE."""
-        before, self._next_expiry = len(self._open), None
-        cut = 0
-        for number, entry in enumerate(tuple(self._open.values()), start=1):
-            if not entry.cut and entry.connection.arrival.id in self._open:
-                cut += self._check(entry)
-                self._note_expiry(entry)
-            if number % SLICE == 0:
-                await asyncio.sleep(0)
-        if cut:
-            _log.warning("%d of %d open connections may not stay open", cut, before)
-
-    def _check(self, entry: OpenConnection) -> bool:
-        """Cut a connection that may not stay open; return whether it was cut."""
-        refusal = recheck(self._snapshot, entry.info, entry.connection, self._clock())
-        if refusal is not None:
-            self._cut(entry, refusal)
-        return refusal is not None
-
-    def _cut(self, entry: OpenConnection, refusal: Refusal) -> None:
-        if not entry.cut:
-            entry.cut = True
-            entry.connection.close(refusal)
-
-    def _wait_seconds(self) -> float:
-        """Return the seconds until the next expiry, LONGEST_WAIT_S at most."""
-        if self._next_expiry is None:
-            return LONGEST_WAIT_S
-        left = (self._next_expiry - self._clock()).total_seconds()
-        # notAfter itself is still valid (RFC 5280 section 4.1.2.5): look just behind it
-        return min(max(left, 0.0) + 0.001, LONGEST_WAIT_S)
-
-    def _note_expiry(self, entry: OpenConnection) -> None:
-        """Have the connection checked when its first certificate has expired."""
-        if entry.cut or self._snapshot.actions.on_expiry != "close":
-            return
-        expires = not_after(entry.info, entry.connection)
-        if expires is None:
-            return
-        if self._next_expiry is None or expires < self._next_expiry:
-            self._next_expiry = expires
-            self._wake.set()
+    def _entries(self) -> Iterator[Entry]:
+        """Yield whatever is open: streams before their tunnels, so that each has its own reason."""
+        yield from self._open.values()
+        yield from self.tunnels
 
     # Counting.
 
@@ -304,7 +237,7 @@ class Connections:
         late = ending.state is State.HANDSHAKING_UPSTREAM and ending.outcome is Outcome.TIMED_OUT
         if downstream or late:
             self._metrics.handshake_failed(info.direction, ending.outcome, ending.rule)
-        else:
+        elif not connection.shares_tls:
             self._count_handshake(info.direction, connection)
 
     def _record_end(self, info: ConnectionInfo, connection: Connection, ending: Ending) -> None:
@@ -324,5 +257,5 @@ def _labels(info: ConnectionInfo, connection: Connection) -> FlowLabels:
         ours=None if info.own is None else info.own.spiffe_id,
         theirs=None if peer is None else peer.spiffe_id,
         port=port,
-        mutual_tls=info.transport is Transport.MTLS,
+        mutual_tls=info.transport is not Transport.PLAINTEXT,
     )

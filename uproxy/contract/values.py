@@ -92,6 +92,8 @@ class CacheScope(enum.Enum):
     """`Arrival.target`."""
     VIA = enum.auto()
     """`Arrival.via`."""
+    LOCAL = enum.auto()
+    """The host of `Arrival.local`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Counters of connections and bytes, by the pair of identities between which they go.
 
 The counters are plain integers: a connection increments a few, a scrape reads all.  Rule: peers
-beyond the first MAX_PRINCIPALS share the counters labelled OTHER, so memory stays bounded.
+beyond the first MAX_PRINCIPALS, and ports beyond MAX_PORTS, share the counters labelled OTHER, so
+memory stays bounded.
 """
 
 from __future__ import annotations
@@ -9,7 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from uproxy.metrics.labels import UNKNOWN, FlowLabels, Principals
+from uproxy.metrics.labels import (
+    MAX_PORTS,
+    MAX_PRINCIPALS,
+    UNKNOWN,
+    FirstValues,
+    FlowLabels,
+)
 from uproxy.metrics.pulled import Samples
 from uproxy.model import Direction, Outcome
 
@@ -67,7 +74,8 @@ class Flows:
         self._by_labels: dict[FlowLabels, FlowCounters] = {}  # shortcut to the values of _flows
         self._flows: dict[Values, FlowCounters] = {}
         self._failed: Counter[Values] = Counter()  # by all flow labels, response flag included
-        self._principals = Principals()
+        self._principals = FirstValues(MAX_PRINCIPALS)
+        self._ports = FirstValues(MAX_PORTS)
 
     def get(self, labels: FlowLabels) -> FlowCounters:
         """Return the counters for these labels, made at the first call."""
@@ -132,6 +140,6 @@ class Flows:
             "destination" if inbound else "source",
             theirs if inbound else ours,
             ours if inbound else theirs,
-            UNKNOWN if labels.port is None else str(labels.port),
+            self._ports.label_value(labels.port),
             "mutual_tls" if labels.mutual_tls else "none",
         )

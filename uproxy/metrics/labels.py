@@ -8,6 +8,8 @@ from uproxy.model import Direction
 
 MAX_PRINCIPALS = 1000
 """How many peer identities get time series of their own; later ones are counted as OTHER."""
+MAX_PORTS = 1000
+"""How many ports get time series of their own: peers choose them where tunnels may name any."""
 OTHER = "other"
 UNKNOWN = "unknown"
 """Istio's word for an identity that was not proven."""
@@ -37,19 +39,20 @@ class FlowLabels(NamedTuple):
     mutual_tls: bool
 
 
-class Principals:
-    """The first MAX_PRINCIPALS peer identities: those with time series of their own."""
+class FirstValues:
+    """The first values of a label that peers choose: those with time series of their own."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._known: set[str] = set()
 
-    def label_value(self, identity: str | None) -> str:
-        """Return the label value for a peer's identity; None: an identity that was not proven."""
-        if identity is None:
+    def label_value(self, chosen: object) -> str:
+        """Return the label value for what a peer chose; None: it isn't known, or wasn't proven."""
+        if chosen is None:
             return UNKNOWN
-        value = shortened(identity)
+        value = shortened(str(chosen))
         if value not in self._known:
-            if len(self._known) >= MAX_PRINCIPALS:
+            if len(self._known) >= self._most:
                 return OTHER
             self._known.add(value)
         return value

@@ -14,6 +14,7 @@ from uproxy.lean.prometheus import (
 )
 from uproxy.metrics.durations import Durations
 from uproxy.metrics.labels import shortened
+from uproxy.model import Direction
 
 _STREAM_STATES = ("connecting", "streaming", "retrying")
 
@@ -95,3 +96,8 @@ def fact(status: Callable[[], Mapping[str, object]], name: str) -> Samples:
     value = status().get(name)
     if isinstance(value, int):
         yield (), value
+
+
+def by_direction(counts: Mapping[Direction, int]) -> Samples:
+    """Yield a number for each direction, also where there is none yet."""
+    yield from (((each.value,), counts.get(each, 0)) for each in Direction)

@@ -49,6 +49,7 @@ class Metrics:
         self._handshake_failures = Counter[tuple[str, ...]]()
         self._handshake_seconds = defaultdict[str, Durations](lambda: Durations(_HANDSHAKE_BUCKETS))
         self._probes = Counter[tuple[str, ...]]()
+        self._tunnel_ends = Counter[tuple[str, ...]]()
         self._decisions = Counter[tuple[str, ...]]()
         self._reloads = Counter[tuple[str, ...]]()
         self._stale = False  # the last reload was refused
@@ -86,6 +87,10 @@ class Metrics:
         """Somebody connected to a door with TLS and went without a byte."""
         self._probes[direction.value,] += 1
 
+    def tunnel_ended(self, direction: Direction, outcome: Outcome) -> None:
+        """Count the end of a tunnel that carried streams."""
+        self._tunnel_ends[direction.value, outcome.value] += 1
+
     def decided(self, rule: str | None, allowed: bool, mode: str = "enforce") -> None:
         """Count an authorization decision; `rule` None: no rule matched, the default decided."""
         self._decisions[shortened(rule or "-"), "allow" if allowed else "deny", mode] += 1
@@ -116,7 +121,21 @@ class Metrics:
         """Publish the number of open connections by direction."""
         self._pulled.gauge(
             "uproxy_connections", "Connections open now", ("direction",),
-            lambda: [((direction.value,), count) for direction, count in read().items()],
+            lambda: pulled.by_direction(read()),
+        )  # fmt: skip
+
+    def watch_streams(self, read: Callable[[], Mapping[Direction, int]]) -> None:
+        """Publish the number of open streams of tunnels by direction."""
+        self._pulled.gauge(
+            "uproxy_hbone_streams", "Streams of tunnels open now: connections through HBONE",
+            ("direction",), lambda: pulled.by_direction(read()),
+        )  # fmt: skip
+
+    def watch_tunnels(self, read: Callable[[], Mapping[Direction, int]]) -> None:
+        """Publish the number of open tunnels by direction."""
+        self._pulled.gauge(
+            "uproxy_hbone_connections", "Tunnels open now, those without a stream too",
+            ("direction",), lambda: pulled.by_direction(read()),
         )  # fmt: skip
 
     def watch_limits(self, read: Callable[[], Mapping[str, int]]) -> None:
@@ -179,6 +198,10 @@ class Metrics:
         shown.counter(
             "uproxy_probes", "Connections to a door with TLS that ended without a byte of it",
             ("direction",), self._probes.items,
+        )  # fmt: skip
+        shown.counter(
+            "uproxy_hbone_connections_closed", "Tunnels that have ended, by outcome",
+            ("direction", "outcome"), self._tunnel_ends.items,
         )  # fmt: skip
         shown.histogram(
             "uproxy_handshake_duration_seconds",

@@ -3,6 +3,9 @@
     accepted → handshaking: `tls` → authorized: `admit` → connecting to the application
              → relaying: `opened` → closed
 
+At a door for tunnels (`transport: hbone`) a connection carries streams after its handshake
+(`carrying`), and each of these is authorized, by the address that its CONNECT names.
+
 There is one object per door and snapshot.  It decides by that snapshot alone, reports, and never
 changes; the engine moves the bytes.
 """
@@ -10,7 +13,8 @@ changes; the engine moves the bytes.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from collections.abc import Set
+from dataclasses import dataclass, replace
 from typing import cast
 
 from uproxy.connections import ConnectionInfo, caller_of, distrust_of
@@ -22,17 +26,29 @@ from uproxy.contract import (
     Connection,
     Ending,
     OnClosed,
+    OwnSvid,
     Refusal,
     Route,
     TlsPlan,
 )
+from uproxy.destinations import Addresses
 from uproxy.log import alike
-from uproxy.model import Direction, Outcome, TcpAddress, Timeouts, TunnelSettings
+from uproxy.model import (
+    Address,
+    Direction,
+    Outcome,
+    TcpAddress,
+    Timeouts,
+    Transport,
+    TunnelSettings,
+)
 from uproxy.policy import Decision, Target
+from uproxy.proxy.naming import named_address, own_ports
 from uproxy.proxy.proxyprotocol import preface
 from uproxy.proxy.services import (
     PER_PEER,
     PER_PEER_AND_SOURCE,
+    PER_TARGET,
     Reports,
     Services,
     cache_scope,
@@ -44,14 +60,41 @@ from uproxy.snapshot import Application, Snapshot
 _log = logging.getLogger(__name__)
 
 
-def target_of(application: Application, meant: TcpAddress | None) -> Target | Refusal:
-    """Return what rules see of the target of a connection that was meant for `meant`
-    (`Arrival.target`): it is what is dialled, so the two can't differ."""
-    door = application.settings
-    if meant is None or meant == door.to:
-        return application.target
-    reason = f"door {door.name} leads to {door.to} alone, and this was meant for {meant}"
-    return Refusal(Outcome.NO_DESTINATION, reason)
+ANYWHERE = ("0.0.0.0", "::")  # noqa: S104  not to listen there
+"""The hosts at which a listener takes connections to every address of the machine."""
+MAX_WAYS = 256
+"""How many targets a door for tunnels remembers, so that streams to the same one share objects."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What an arrival is meant for, as rules see it, and where that leads."""
+
+    target: Target
+    addresses: Addresses
+    info: ConnectionInfo
+    """What is known of its connections, but for an SVID of an earlier door."""
+
+
+def way_of(
+    application: Application, own_ports: Set[int], base: ConnectionInfo, arrival: Arrival
+) -> Way | Refusal:
+    """Return what a stream is meant for and where that leads, or why it leads nowhere.  Rules see
+    what its tunnel named, which is what is dialled unless the door has a `to`.
+
+    Args:
+        base: what is known of the door's connections, whatever they are meant for.
+    """
+    door, meant = application.settings, arrival.target
+    if meant is None:
+        reason = f"door {door.name} is for tunnels, and this is no stream of one"
+        return Refusal(Outcome.NO_DESTINATION, reason)
+    named = named_address(door, own_ports, arrival.local, meant)
+    if isinstance(named, Refusal):
+        return named
+    target = Target(named.port, named.ip, door.name)
+    info = replace(base, target=target, port=named.port)
+    return Way(target, application.addresses_at(named), info)
 
 
 class InboundDoor:
@@ -65,14 +108,19 @@ class InboundDoor:
         endpoints = services.endpoints[Direction.INBOUND, application.settings.name]
         self._endpoints = endpoints
         self._reports = Reports(Direction.INBOUND, services, endpoints)
+        self._carries = application.settings.transport is Transport.HBONE
+        self._own_ports = own_ports(snapshot.settings, services.passed_ports)
+        # of streams, by target and local address
+        self._ways: dict[tuple[TcpAddress | None, Address], Way | Refusal] = {}
         self._info = ConnectionInfo(
             direction=Direction.INBOUND,
             door=application.settings.name,
             transport=application.settings.transport,
             own=application.tls.own if isinstance(application.tls, TlsPlan) else None,
-            target=application.target,
+            target=None if self._carries else application.target,
             port=application.target.port,
         )
+        self._only_way = Way(application.target, application.addresses, self._info)
 
     @property
     def name(self) -> str:
@@ -91,8 +139,8 @@ class InboundDoor:
 
     @property
     def tunnels(self) -> TunnelSettings | None:
-        """None: its connections are relayed themselves."""
-        return None
+        """As configured, if its connections carry streams."""
+        return self._snapshot.settings.hbone if self._carries else None
 
     def tls(self) -> TlsPlan | Refusal | None:
         """Return the plan with the snapshot's SVID and verifier; a Refusal if there is no SVID;
@@ -104,17 +152,16 @@ class InboundDoor:
         refusal = self._refusal_of_handshake(arrival)
         if refusal is not None:
             return refusal
-        target = target_of(self._application, arrival.target)
-        if isinstance(target, Refusal):
-            return target
-        decision = self._snapshot.policy.decide(caller_of(arrival), target)
+        way = self._way(arrival)
+        if isinstance(way, Refusal):
+            return way
+        decision = self._snapshot.policy.decide(caller_of(arrival), way.target)
         self._report(decision)
         if not decision.allowed:
             return Refusal(Outcome.DENIED, decision.reason, decision.rule)
-        addresses = self._application.addresses
-        candidates = self._endpoints.candidates(addresses, self._services.monotonic())
+        candidates = self._endpoints.candidates(way.addresses, self._services.monotonic())
         if not candidates:
-            return unresolved(addresses.names, self._services)
+            return unresolved(self._application.addresses.names, self._services)
         self._admitted(arrival)
         return Route(
             destination=self.name,
@@ -123,7 +170,7 @@ class InboundDoor:
             timeouts=self.timeouts,
             rule=decision.rule,
             preface=b"" if self._application.settings.proxy_protocol is None else preface(arrival),
-            cache_scope=self._cache_scope(),
+            cache_scope=self._cache_scope(way.addresses),
             revision=self._snapshot.revision,
             door_data=decision,
         )
@@ -147,12 +194,18 @@ class InboundDoor:
         return self._reports.opened(connection)
 
     def carrying(self, connection: Connection) -> OnClosed:
-        """Not called: the door has no `tunnels`."""
-        raise AssertionError(f"connection {connection.arrival.id} can't carry streams")
+        """Register a tunnel; return what is called with its end."""
+        arrival, tunnels = connection.arrival, self._services.connections.tunnels
+        info = replace(self._info, own=self._shown(arrival))
+        entry = tunnels.began(connection, info, self._snapshot.revision)
+        refusal = self._refusal_of_handshake(arrival)  # which may have been made at an earlier door
+        if refusal is not None:
+            entry.cut(refusal)
+        return tunnels.ended
 
     def closed(self, connection: Connection, ending: Ending) -> None:
         """Register the end of a connection that never opened, admitted or not."""
-        info = self._info_of(connection.arrival.tls)
+        info = self._info_of(connection.arrival)
         self._services.connections.never_opened(connection, ending, info)
 
     def _refusal_of_handshake(self, arrival: Arrival) -> Refusal | None:
@@ -162,26 +215,55 @@ class InboundDoor:
             return None
         if isinstance(mine, Refusal):
             return mine
+        if arrival.tunnel is not None and self._carries:
+            return self._distrust(arrival)  # its tunnel is open, whatever is negotiated meanwhile
         if mine is None or made_with is None:
             transport = self._application.settings.transport
             return overtaken(f"door {self.name} became {transport}")
         if (mine.settings, mine.alpn) != (made_with.settings, made_with.alpn):
             return overtaken(f"the TLS settings of door {self.name} changed")
-        info, now = self._info_of(made_with), self._services.wall_clock()
+        return self._distrust(arrival)
+
+    def _distrust(self, arrival: Arrival) -> Refusal | None:
+        """Return why a certificate of an earlier handshake isn't trusted here; None: it is."""
+        info, now = self._info_of(arrival), self._services.wall_clock()
         distrust = distrust_of(self._snapshot, info, arrival.peer, now)
         if distrust is None:
             return None
         return Refusal(Outcome.IDENTITY_DISTRUSTED, distrust.reason, distrust.rule)
 
-    def _cache_scope(self) -> frozenset[CacheScope] | None:
+    def _way(self, arrival: Arrival) -> Way | Refusal:
+        """Return what the arrival is meant for, or why it leads nowhere."""
+        door, meant = self._application.settings, arrival.target
+        if not self._carries:
+            if meant in (None, door.to):
+                return self._only_way
+            reason = f"door {door.name} leads to {door.to} alone, and this was meant for {meant}"
+            return Refusal(Outcome.NO_DESTINATION, reason)
+        key = meant, arrival.local
+        known = self._ways.get(key)
+        if known is not None:
+            return known
+        if len(self._ways) >= MAX_WAYS:
+            self._ways.clear()
+        way = way_of(self._application, self._own_ports, self._info, arrival)
+        self._ways[key] = way
+        return way
+
+    def _cache_scope(self, addresses: Addresses) -> frozenset[CacheScope] | None:
         if self._application.settings.proxy_protocol is not None:
             return None  # the preface has this arrival's address
         by_source = self._snapshot.policy.by_source
         scope = PER_PEER_AND_SOURCE if by_source else PER_PEER
-        return cache_scope(self._application.addresses, scope)
+        if self._carries:
+            scope |= PER_TARGET
+            listen = self._application.settings.listen
+            if not isinstance(listen, TcpAddress) or listen.host in ANYWHERE:
+                scope |= {CacheScope.LOCAL}  # tunnels to it arrive at several addresses
+        return cache_scope(addresses, scope)
 
     def _admitted(self, arrival: Arrival) -> None:
-        info = self._info_of(arrival.tls)
+        info = self._info_of(arrival)
         self._services.connections.admitted(info, arrival, self._snapshot.revision)
 
     def _report(self, decision: Decision) -> None:
@@ -192,8 +274,18 @@ class InboundDoor:
             _log.info("shadow rule %s would %s: %s", match.rule, match.action, decision.reason,
                       extra=alike("shadow rule", match.rule))  # fmt: skip
 
-    def _info_of(self, plan: TlsPlan | None) -> ConnectionInfo:
-        """Return what is known of a connection whose handshake was made with `plan`, which may be
-        an earlier door's."""
-        own = None if plan is None else plan.own
-        return self._info if self._info.own is own else replace(self._info, own=own)
+    def _info_of(self, arrival: Arrival) -> ConnectionInfo:
+        """Return what is known of a connection, whose handshake may be an earlier door's."""
+        way = self._way(arrival)
+        info = self._info if isinstance(way, Refusal) else way.info
+        own = self._shown(arrival)
+        return info if info.own is own else replace(info, own=own)
+
+    def _shown(self, arrival: Arrival) -> OwnSvid | None:
+        """Return the SVID that we showed the arrival's peer."""
+        if arrival.tls is not None:
+            return arrival.tls.own
+        if arrival.tunnel is None:
+            return None
+        # an open tunnel has no plan any more, because that has a key
+        return self._services.connections.tunnels.shown(arrival.tunnel)

@@ -22,7 +22,8 @@ _UNSPEC, _TCP4, _TCP6 = 0x00, 0x11, 0x21
 
 def preface(arrival: Arrival) -> bytes:
     """Return the header that is sent to the application before the caller's first byte."""
-    family, addresses = _addresses(arrival.source, arrival.local)
+    # of a stream, the address that it was meant for is the application's, and the tunnel's isn't
+    family, addresses = _addresses(arrival.source, arrival.target or arrival.local)
     body = addresses + _identity(arrival)
     return SIGNATURE + struct.pack("!BBH", _PROXY, family, len(body)) + body
 

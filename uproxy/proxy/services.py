@@ -23,6 +23,8 @@ HANDSHAKE_FAILURES = frozenset(
 
 PER_PEER = frozenset({CacheScope.PEER})
 PER_PEER_AND_SOURCE = frozenset({CacheScope.PEER, CacheScope.SOURCE})
+PER_TARGET = frozenset({CacheScope.TARGET, CacheScope.VIA})
+"""What streams must have in common besides, because each names a target of its own."""
 
 
 def utc_now() -> datetime:
@@ -42,6 +44,8 @@ class Services:
     """Seconds."""
     why_unresolved: Callable[[TcpAddress], str | None] = lambda _name: None
     """Returns why the last look-up of a name failed; None: it didn't, or hasn't ended yet."""
+    passed_ports: frozenset[int] = frozenset()
+    """The TCP ports of the listening sockets that systemd has passed."""
 
 
 def cache_scope(addresses: Addresses, scope: frozenset[CacheScope]) -> frozenset[CacheScope] | None:

@@ -17,13 +17,22 @@ from itertools import count
 from types import MappingProxyType
 
 from uproxy.config.settings import DestinationSettings, InboundSettings, Settings
-from uproxy.contract import PLAIN, OwnSvid, Refusal, Tls, TlsPlan, Upstream
+from uproxy.contract import OwnSvid, Refusal, TlsPlan, Upstream
 from uproxy.destinations import Addresses, Key, Records
 from uproxy.errors import UntrustedError
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.verifier import Verifier
-from uproxy.model import Address, Direction, Role, TcpAddress, Timeouts, Transport
+from uproxy.model import (
+    Address,
+    Direction,
+    Host,
+    Role,
+    TcpAddress,
+    Timeouts,
+    Transport,
+)
 from uproxy.policy import Policy, Target
+from uproxy.snapshot.handshakes import Expected, inbound_kind, outbound_kinds, upstream_of
 from uproxy.snapshot.plans import HandshakeKind, Plans
 from uproxy.spiffe.ids import IdentityPattern, SpiffeId
 
@@ -49,10 +58,22 @@ class Application:
 
     settings: InboundSettings
     addresses: Addresses
+    """With hbone those of the door's `to`, with port 0, or none."""
     target: Target
-    """What rules see of it."""
+    """What rules see of it; with hbone without address and port, which each tunnel names."""
     tls: TlsPlan | Refusal | None
     """None in plaintext; a Refusal says why no handshake can be made."""
+
+    def addresses_at(self, named: TcpAddress) -> Addresses:
+        """Return where a stream goes whose tunnel named an address of this workload: there, or to
+        the same port of the host in `to`."""
+        to = self.settings.to
+        if not isinstance(to, Host):
+            return Addresses.of((named,), {})
+        address = to.at(named.port)
+        hosts = [each.host for each in self.addresses.listed if isinstance(each, TcpAddress)]
+        records = {address: tuple(TcpAddress(host, named.port) for host in hosts)}
+        return Addresses.of((address,), records)
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +172,18 @@ def names_in(settings: Settings) -> frozenset[TcpAddress]:
 
 def _all_addresses(settings: Settings) -> Iterator[Address]:
     for door in settings.inbound:
-        yield door.to
+        yield from _application_addresses(door)
     for destination in settings.destinations.values():
         yield from destination.addresses
+        if destination.hbone_address is not None:
+            yield destination.hbone_address
+
+
+def _application_addresses(door: InboundSettings) -> tuple[Address, ...]:
+    """Return the addresses in a door's `to`; a host's with port 0, since tunnels name the port."""
+    if isinstance(door.to, Host):
+        return (door.to.at(0),)
+    return () if door.to is None else (door.to,)
 
 
 def _make(
@@ -172,8 +202,8 @@ def _make(
     same_names = before is not None and before.settings is settings
     names = before.names if before is not None and same_names else names_in(settings)
     records = MappingProxyType({name: records[name] for name in names if name in records})
-    outbound = _outbound_kinds(settings, before)
-    inbound = {door.name: _inbound_kind(door, settings) for door in settings.inbound}
+    outbound = outbound_kinds(settings, _expected_by(before))
+    inbound = {door.name: inbound_kind(door, settings) for door in settings.inbound}
     kinds = [kind for kind in (*inbound.values(), *outbound.values()) if kind is not None]
     plans = Plans.of(kinds, credentials, verifier, clock, None if before is None else before.plans)
     return Snapshot(
@@ -206,29 +236,10 @@ def _policy(settings: Settings, domain: str | None, before: Snapshot | None) -> 
     return Policy.compile(settings.authorization, domain)
 
 
-def _inbound_kind(door: InboundSettings, settings: Settings) -> HandshakeKind | None:
-    if door.transport is Transport.PLAINTEXT:
-        return None
-    return HandshakeKind(Role.SERVER, settings.tls, door.alpn)
-
-
-def _outbound_kinds(
-    settings: Settings, before: Snapshot | None
-) -> Mapping[str, HandshakeKind | None]:
-    """Return the kind of handshake of each destination; parsed patterns of `before` are used
-    again."""
+def _expected_by(before: Snapshot | None) -> Mapping[str, Expected]:
+    """Return the identities that each destination expected, as configured and as parsed."""
     known = {} if before is None else before.destinations
-    kinds: dict[str, HandshakeKind | None] = {}
-    for name, each in settings.destinations.items():
-        if each.transport is Transport.PLAINTEXT:
-            kinds[name] = None
-            continue
-        same = name in known and known[name].settings.identities == each.identities
-        expected = (
-            known[name].expected if same else tuple(map(IdentityPattern.parse, each.identities))
-        )
-        kinds[name] = HandshakeKind(Role.CLIENT, settings.tls, each.alpn, expected)
-    return kinds
+    return {name: (each.settings.identities, each.expected) for name, each in known.items()}
 
 
 def _applications(
@@ -242,7 +253,7 @@ def _applications(
         kind = kinds[door.name]
         made[door.name] = Application(
             door,
-            Addresses.of((door.to,), records),
+            Addresses.of(_application_addresses(door), records),
             rule_target(door),
             None if kind is None else plans[kind],
         )
@@ -260,25 +271,24 @@ def _destinations(
         kind = kinds[name]
         made[name] = Destination(
             settings=each,
-            addresses=Addresses.of(each.addresses, records, each.server_name),
+            addresses=Addresses.of(
+                each.addresses,
+                records,
+                each.server_name,
+                sends_names=each.transport is not Transport.HBONE,
+            ),
             expected=() if kind is None or kind.expected is None else kind.expected,
-            upstream=_upstream(kind, plans),
+            upstream=upstream_of(each, kind, plans, settings.hbone, records),
             timeouts=_timeouts(settings.timeouts, each),
             port=_port(each),
         )
     return MappingProxyType(made)
 
 
-def _upstream(kind: HandshakeKind | None, plans: Plans) -> Upstream | Refusal:
-    if kind is None:
-        return PLAIN
-    plan = plans[kind]
-    return plan if isinstance(plan, Refusal) else Tls(plan)
-
-
 def rule_target(door: InboundSettings) -> Target:
-    """Return what rules see; an application that is configured by name has no address."""
-    to: Address = door.to
+    """Return what rules see; an application that is configured by name has no address, and one
+    behind tunnels has those that they name."""
+    to = door.to
     if isinstance(to, TcpAddress):
         return Target(to.port, to.ip, door.name)
     return Target(None, None, door.name)

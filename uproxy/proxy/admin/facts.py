@@ -97,7 +97,7 @@ class ConnectionRow(Row):
     door: str
     state: str
     transport: str
-    """What is spoken with the peer: `mtls` or `plaintext`."""
+    """What is spoken with the peer: `mtls`, `hbone` or `plaintext`."""
     source: str
     """The address of the client: the peer (inbound) or the application (outbound)."""
     identity: str | None
@@ -119,6 +119,29 @@ class ConnectionRow(Row):
     """Bytes from the peer."""
     bytes_sent: int
     """Bytes to the peer."""
+    tunnel: int | None = None
+    """The id of the tunnel that the peer has made and that carries this one as a stream."""
+    tunnel_end: str | None = None
+    """Where our tunnel ends whose stream this one is: `endpoint` is dialled there."""
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelRow(Row):
+    """A connection that carries others as its streams (HBONE)."""
+
+    id: int
+    direction: str
+    door: str
+    source: str
+    identity: str | None
+    """The peer's verified SPIFFE ID."""
+    local: str
+    """Our own address on it."""
+    tls: str | None
+    streams: int
+    """How many are open."""
+    age: float
+    """Seconds since its handshake."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +152,10 @@ class ConnectionList(Row):
     """How many are open; `connections` may have fewer rows."""
     connections: tuple[ConnectionRow, ...]
     """Newest first."""
+    tunnels_total: int = 0
+    """How many tunnels peers have made to us; they aren't among the connections."""
+    tunnels: tuple[TunnelRow, ...] = ()
+    """Newest first; perhaps not all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +176,8 @@ class DoorRow(Row):
     was reached, or there was no attempt."""
     trouble_since: datetime | None = None
     """Since when every attempt at each of them has failed."""
+    tunnels: int = 0
+    """How many tunnels are open that arrived there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +215,9 @@ class DestinationRow(Row):
     """Empty until a name has been resolved."""
     unresolved: tuple[UnresolvedRow, ...] = ()
     """The names among its addresses whose last look-up failed."""
+    tunnel_end: str | None = None
+    """Where tunnels to it end: an address, or `*:15008`, a port of each endpoint's host; None:
+    there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +244,8 @@ class DenialRow(Row):
     """The SPIFFE ID in a certificate that was refused; not proven."""
     unproven_serial: str | None = None
     """Its serial number in hexadecimal, as `openssl x509 -serial` writes it; not proven."""
+    port: int | None = None
+    """The application's port, as a tunnel named it; None: it was no stream of one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,69 @@
+"""What a CONNECT may name: the application's ports at addresses of this workload.  Pure.
+
+An address of this workload is the one at which the tunnel arrived, or one that the door lists.
+The same address has one form here: IPv4, where it is written as an IPv4-mapped IPv6 one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Set
+
+from uproxy.config.settings import ALL_PORTS, InboundSettings, Settings
+from uproxy.contract import Refusal
+from uproxy.model import Address, Outcome, TcpAddress
+from uproxy.policy import IpAddress, plain
+
+
+def named_address(
+    door: InboundSettings, own_ports: Set[int], local: Address, meant: TcpAddress
+) -> TcpAddress | Refusal:
+    """Return the address of this workload that a CONNECT means, or why it means none.
+
+    Args:
+        own_ports: where this uProxy listens itself.
+        local: where the tunnel arrived.
+        meant: what the CONNECT named.
+    """
+    if meant.ip is None:
+        return _no(f"{meant} is a name: name an IP address of this workload")
+    ip = plain(meant.ip)
+    if not _is_ours(ip, door, local):
+        return _no(f"{meant} is no address of this workload{_way_out(ip, door)}")
+    if meant.port in own_ports or (isinstance(local, TcpAddress) and meant.port == local.port):
+        reason = f"{meant} is where uProxy itself listens: name a port of the application"
+        return Refusal(Outcome.CONNECT_FAILED, reason)
+    if door.ports != ALL_PORTS and meant.port not in door.ports:
+        return _no(f"port {meant.port} isn't among `ports` of door {door.name}")
+    return TcpAddress(str(ip), meant.port)
+
+
+def _no(reason: str) -> Refusal:
+    return Refusal(Outcome.NO_DESTINATION, reason)
+
+
+def _is_ours(ip: IpAddress, door: InboundSettings, local: Address) -> bool:
+    if ip.is_unspecified or ip.is_multicast or ip.is_link_local:
+        return False  # whatever is listed: they mean another host elsewhere, or several
+    if ip in door.addresses:
+        return True
+    arrived = local.ip if isinstance(local, TcpAddress) else None
+    return arrived is not None and not ip.is_loopback and ip == plain(arrived)
+
+
+def _way_out(ip: IpAddress, door: InboundSettings) -> str:
+    """Return what would let tunnels name an address; nothing can for some."""
+    if ip.is_unspecified or ip.is_multicast or ip.is_link_local:
+        return ""
+    return f": if it is one, add it to `addresses` of door {door.name}"
+
+
+def own_ports(settings: Settings, passed: Set[int]) -> frozenset[int]:
+    """Return the ports at which this uProxy listens; `passed` are those of systemd's sockets."""
+    admin = settings.admin
+    listening = (
+        *(door.listen for door in settings.inbound),
+        *(door.listen for door in settings.outbound),
+        *(admin.listen, admin.metrics, admin.ready),
+    )
+    ports = (each.port for each in listening if isinstance(each, TcpAddress))
+    return frozenset((*passed, *ports))
