@@ -7,6 +7,10 @@ from collections.abc import Mapping
 HUNTED: Mapping[str, tuple[str, ...]] = {
     "uproxy.connections.recheck": ("test_connections_recheck", "property/test_connections"),
     "uproxy.destinations": ("test_destinations", "property/test_destinations"),
+    "uproxy.hbone.frames": ("test_hbone_frames",),
+    "uproxy.hbone.headers": ("test_hbone_headers",),
+    "uproxy.hbone.output": ("test_hbone_output",),
+    "uproxy.hbone.windows": ("test_hbone_windows",),
     "uproxy.identity.anchors": ("test_identity_anchors", "test_identity_verifier"),
     "uproxy.identity.credentials": ("test_identity_source", "test_identity_files"),
     "uproxy.identity.diagnosis": ("test_identity_diagnosis", "test_identity_verifier"),
