@@ -12,13 +12,23 @@ from uproxy.model import Outcome, Timeouts
 
 LIFE = [
     State.ACCEPTED, State.HANDSHAKING_DOWNSTREAM, State.ADMITTING, State.CONNECTING,
-    State.HANDSHAKING_UPSTREAM, State.RELAYING, State.CLOSING, State.CLOSED,
+    State.HANDSHAKING_UPSTREAM, State.OPENING_STREAM, State.RELAYING, State.CLOSING, State.CLOSED,
 ]  # fmt: skip
+TUNNEL = [State.ACCEPTED, State.HANDSHAKING_DOWNSTREAM, State.CARRYING, State.CLOSED]
+REACHING = {State.CONNECTING, State.HANDSHAKING_UPSTREAM, State.OPENING_STREAM}
 
 
-def test_a_whole_life_is_a_walk_through_the_table() -> None:
-    for now, then in pairwise(LIFE):
+@pytest.mark.parametrize("life", [LIFE, TUNNEL])
+def test_a_whole_life_is_a_walk_through_the_table(life: list[State]) -> None:
+    for now, then in pairwise(life):
         check_move(now, then)
+
+
+def test_a_tunnel_is_not_relayed_itself() -> None:
+    assert {state for state in State if State.CARRYING in MOVES[state]} == {
+        State.HANDSHAKING_DOWNSTREAM
+    }
+    assert MOVES[State.CARRYING] == {State.CLOSED}
 
 
 def test_every_state_but_the_last_may_end_at_once() -> None:
@@ -32,20 +42,25 @@ def test_nothing_leaves_the_last_state() -> None:
 
 def test_nothing_is_relayed_that_was_not_admitted_and_connected() -> None:
     before = {state for state in State if State.RELAYING in MOVES[state]}
-    assert before == {State.CONNECTING, State.HANDSHAKING_UPSTREAM}
+    assert before == REACHING
     assert {state for state in State if State.ADMITTING in MOVES[state]} == {
-        State.ACCEPTED, State.HANDSHAKING_DOWNSTREAM, State.CONNECTING, State.HANDSHAKING_UPSTREAM,
+        State.ACCEPTED, State.HANDSHAKING_DOWNSTREAM, *REACHING,
     }  # fmt: skip
     assert {state for state in State if State.CONNECTING in MOVES[state]} == {
-        State.ADMITTING, State.HANDSHAKING_UPSTREAM,
+        State.ADMITTING, State.HANDSHAKING_UPSTREAM, State.OPENING_STREAM,
     }  # fmt: skip
 
 
 def test_only_a_new_attempt_or_a_new_decision_goes_back() -> None:
     back = {
-        (now, then) for now in State for then in MOVES[now] if LIFE.index(then) <= LIFE.index(now)
+        (now, then)
+        for now in LIFE
+        for then in MOVES[now] & set(LIFE)
+        if LIFE.index(then) <= LIFE.index(now)
     }
     assert back == {
+        (State.OPENING_STREAM, State.CONNECTING),
+        (State.OPENING_STREAM, State.ADMITTING),
         (State.HANDSHAKING_UPSTREAM, State.CONNECTING),
         (State.HANDSHAKING_UPSTREAM, State.ADMITTING),
         (State.CONNECTING, State.ADMITTING),
@@ -53,7 +68,9 @@ def test_only_a_new_attempt_or_a_new_decision_goes_back() -> None:
 
 
 def test_an_orderly_end_is_only_reached_through_a_half_close() -> None:
-    assert {state for state in ENDINGS if Outcome.CLOSED in ENDINGS[state]} == {State.CLOSING}
+    """But for a tunnel's: its streams have ended before."""
+    orderly = {state for state in ENDINGS if Outcome.CLOSED in ENDINGS[state]}
+    assert orderly == {State.CLOSING, State.CARRYING}
 
 
 def test_every_outcome_can_happen_somewhere() -> None:
@@ -75,6 +92,7 @@ def test_every_state_but_those_that_last_no_time_has_a_deadline() -> None:
         State.HANDSHAKING_DOWNSTREAM: "handshake",
         State.CONNECTING: "connect",
         State.HANDSHAKING_UPSTREAM: "handshake",
+        State.OPENING_STREAM: "connect",
         State.RELAYING: "idle",
         State.CLOSING: "half_close",
     }
@@ -96,18 +114,21 @@ def test_a_handshake_can_fail_while_it_is_made_and_tls_1_3_tells_it_later_too() 
     both = (State.HANDSHAKING_DOWNSTREAM, State.HANDSHAKING_UPSTREAM)
     for outcome in (Outcome.PEER_UNTRUSTED, Outcome.PEER_UNEXPECTED):
         assert states_that_end_with(outcome) == {*both}
-    after = {State.RELAYING, State.CLOSING}
+    after = {State.CARRYING, State.OPENING_STREAM, State.RELAYING, State.CLOSING}
     assert states_that_end_with(Outcome.HANDSHAKE_FAILED) == {*both, *after}
-    assert states_that_end_with(Outcome.PEER_REFUSED) == after
+    assert states_that_end_with(Outcome.PEER_REFUSED) == after - {State.CARRYING}
 
 
 def test_who_is_refused_was_decided_on_and_whom_nobody_answers_was_dialled() -> None:
     """Without an identity of ours, whoever sends the first byte of a handshake is refused."""
     assert states_that_end_with(Outcome.DENIED) == {State.ADMITTING}
-    assert states_that_end_with(Outcome.NO_DESTINATION) == {State.ADMITTING}
+    # a stream that arrives with what is no CONNECT to an address isn't put to any door
+    assert states_that_end_with(Outcome.NO_DESTINATION) == {State.ACCEPTED, State.ADMITTING}
     without_identity = {State.HANDSHAKING_DOWNSTREAM, State.ADMITTING}
     assert states_that_end_with(Outcome.NO_IDENTITY) == without_identity
-    assert states_that_end_with(Outcome.CONNECT_FAILED) == {State.ADMITTING, State.CONNECTING}
+    assert states_that_end_with(Outcome.CONNECT_FAILED) == {
+        State.ADMITTING, State.CONNECTING, State.OPENING_STREAM,
+    }  # fmt: skip
     assert states_that_end_with(Outcome.PROBED) == {State.HANDSHAKING_DOWNSTREAM}
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
 from tests.helpers.streams import Stream, listening
-from uproxy.contract import PLAIN, CacheScope, Candidate, Engine, Route, Tls, Tunnel
+from uproxy.contract import PLAIN, CacheScope, Candidate, Engine, Route, Tls
 from uproxy.lab.pki import Authority
 from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import eventually
@@ -325,28 +325,3 @@ async def test_a_defect_while_dialling_ends_that_connection_and_no_other(
             door.answer = sound
             await Stream.connect(address)
             assert (await door.connection(2)).dialled == upstream.address
-
-
-@pytest.mark.parametrize("scope", [None, frozenset({CacheScope.PEER})])
-async def test_a_route_through_a_tunnel_is_refused_in_words(
-    engine: Engine, scope: frozenset[CacheScope] | None
-) -> None:
-    ours = Authority("example.org")
-    tls = plan(Role.CLIENT, ours.issue("/ns/web/sa/frontend"), verifier(Role.SERVER, ours))
-    async with listening() as upstream:
-        tunnel = replace(
-            route(upstream.address), upstream=Tunnel(tls, end=15008), cache_scope=scope
-        )
-        door = RecordingDoor(Direction.OUTBOUND, tunnel)
-        async with open_door(engine, door) as address:
-            for _ in range(2):
-                assert await (await Stream.connect(address)).is_reset()
-            ending = await door.ending(2)
-        upstream.socket.setblocking(False)
-        with pytest.raises(BlockingIOError):  # nothing was dialled
-            upstream.socket.accept()
-    assert (ending.outcome, ending.state) == (Outcome.CONNECT_FAILED, State.ADMITTING)
-    assert ending.reason == (
-        "there is to be reached through a tunnel (HBONE), which no engine can do yet"
-    )
-    assert (len(door.arrivals), door.attempts, door.repeats) == (2, [], [])

@@ -15,7 +15,12 @@ from typing import Any
 
 import pytest
 
-from tests import test_transport_dial, test_transport_relay, test_transport_tls
+from tests import (
+    test_transport_dial,
+    test_transport_relay,
+    test_transport_tls,
+    test_transport_tunnels,
+)
 from tests.helpers.streams import close_all
 from uproxy.lifecycle import MOVES, State
 from uproxy.transport.python import PythonEngine
@@ -27,15 +32,20 @@ CALLED_IN: dict[str, set[State]] = {
     "on_accepted": {State.ACCEPTED},
     "on_client_hello": {State.HANDSHAKING_DOWNSTREAM},
     "on_handshaken": {State.HANDSHAKING_DOWNSTREAM},
+    "on_carrying": {State.HANDSHAKING_DOWNSTREAM},
     "on_target_known": {
         State.ACCEPTED, State.HANDSHAKING_DOWNSTREAM, State.CONNECTING, State.HANDSHAKING_UPSTREAM,
+        State.OPENING_STREAM,
     },
-    "on_routed": {State.ADMITTING, State.CONNECTING, State.HANDSHAKING_UPSTREAM},
+    "on_routed": {
+        State.ADMITTING, State.CONNECTING, State.HANDSHAKING_UPSTREAM, State.OPENING_STREAM,
+    },
     "on_connected": {State.CONNECTING},
-    "on_upstream_ready": {State.CONNECTING, State.HANDSHAKING_UPSTREAM},
-    "on_relay_ended": {State.RELAYING, State.CLOSING},
+    "on_tunnel_ready": {State.CONNECTING, State.HANDSHAKING_UPSTREAM},
+    "on_upstream_ready": {State.CONNECTING, State.HANDSHAKING_UPSTREAM, State.OPENING_STREAM},
+    "on_relay_ended": {State.CARRYING, State.RELAYING, State.CLOSING},
     "on_failed": set(State) - {State.CLOSED},
-    "on_deadline": set(State) - {State.CLOSED, State.ACCEPTED, State.ADMITTING},
+    "on_deadline": set(State) - {State.CLOSED, State.ACCEPTED, State.CARRYING, State.ADMITTING},
     "on_cut": set(State) - {State.CLOSED},
 }  # fmt: skip
 """The verbs in order, and the states in which a connection may be when one is called."""
@@ -140,15 +150,17 @@ def test_no_other_page_sets_a_state_or_a_deadline(language: Language) -> None:
     pages = language.other_pages()
     assert len(pages) > 8
     set_by = {path.name: language.setter.findall(path.read_text()) for path in pages}
-    definitions = {"deadlines.pxd", "state.pxd"}  # of what the page calls
+    # of what the page calls; and a tunnel's life, which isn't that of one connection
+    definitions = {"deadlines.pxd", "state.pxd", "steps.py", "pool.py", "tunnel.py"}
     assert {name for name, found in set_by.items() if found} <= definitions
 
 
 def test_other_timers_of_the_python_engine_are_no_deadlines() -> None:
-    """They are to accept again, and to look again at what the kernel has delivered."""
+    """They are to accept again, to look again at what the kernel has delivered, and of tunnels."""
     pages = ENGINES["python"].other_pages()
     timers = {path.name for path in pages if re.search(r"\bcall_(at|later)\(", path.read_text())}
-    assert timers == {"listener.py", "relay.py"}
+    tunnels = {"carried.py", "pool.py", "tunnel.py"}
+    assert timers == {"listener.py", "relay.py", "steps.py"} | tunnels
 
 
 def test_a_relay_of_the_python_engine_knows_no_socket_no_session_and_no_poller() -> None:
@@ -187,6 +199,8 @@ async def test_the_python_engine_calls_each_verb_in_those_states_only(
     await test_transport_relay.test_a_reset_of_one_side_becomes_a_reset_of_the_other(
         engine, "downstream"
     )
+    await test_transport_tunnels.test_the_caller_may_half_close_first(engine)
+    await test_transport_tunnels.test_a_far_end_of_another_trust_domain_receives_no_byte(engine)
     await engine.stop()
     close_all()
     assert {connection.state for connection in connections} == {State.CLOSED}

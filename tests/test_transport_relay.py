@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import uvloop
@@ -25,10 +26,9 @@ from uproxy.contract import Arrival, Connection, Engine, Refusal
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Direction, Outcome, TcpAddress, Timeouts, UnixAddress
-from uproxy.transport.poller import Poller
 from uproxy.transport.python import PythonEngine
 from uproxy.transport.python.connection import Connection as PythonConnection
-from uproxy.transport.python.limits import Limiter
+from uproxy.transport.python.listener import Listener
 from uproxy.transport.python.relay import MAX_UNSENT_ANSWERS, Flow
 
 engine = engines.engine
@@ -470,11 +470,10 @@ async def test_a_connection_cut_before_its_first_step_has_its_ending() -> None:
     door = RecordingDoor(Direction.INBOUND, Refusal(Outcome.DENIED, "no"))
     ours, theirs = socket.socketpair()
     nowhere = UnixAddress("/nowhere")
-    poller = Poller()
+    engine = PythonEngine()
+    listener = cast("Listener", SimpleNamespace(door=door))
     arrival = Arrival(1, nowhere, nowhere, None)
-    connection = PythonConnection(
-        poller, Limiter(), SimpleNamespace(door=door), door, ours, arrival
-    )
+    connection = PythonConnection(engine, listener, door, ours, arrival)
     task = connection.start(lambda: None)
     connection.close(Refusal(Outcome.DRAINED, "at once"))
     await task
@@ -482,7 +481,7 @@ async def test_a_connection_cut_before_its_first_step_has_its_ending() -> None:
     assert (ending.outcome, ending.state) == (Outcome.DRAINED, State.ACCEPTED)
     assert theirs.recv(1) == b""
     theirs.close()
-    poller.close()
+    await engine.stop()
 
 
 def test_who_asks_for_answers_and_does_not_read_them_is_not_read() -> None:

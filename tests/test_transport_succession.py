@@ -107,12 +107,15 @@ def test_a_handshake_is_kept_if_the_new_plan_believes_the_peer_and_shows_the_sam
     assert same_way(route(A, tls=TLS), route(A, tls=stranger), A, PEER) is None
 
 
-def test_what_a_door_answers_is_followed_unless_it_refuses_or_leads_through_a_tunnel() -> None:
+def test_what_a_door_answers_is_followed_unless_it_refuses() -> None:
     assert followed(route(A)) == route(A)
     with pytest.raises(RefusedError) as caught:
         followed(NO)
     assert caught.value.refusal is NO
-    tunnel = replace(route(A), upstream=Tunnel(TLS, A))
-    with pytest.raises(RefusedError, match="through a tunnel") as caught:
-        followed(tunnel)
-    assert caught.value.refusal.outcome is Outcome.CONNECT_FAILED
+
+
+def test_a_stream_is_kept_only_if_it_would_be_opened_in_the_same_way() -> None:
+    through = replace(route(A), upstream=Tunnel(TLS, A))
+    assert same_way(through, through, A, PEER) is not None
+    assert same_way(through, route(A, tls=TLS), A, PEER) is None
+    assert same_way(through, replace(through, upstream=Tunnel(TLS, 15008)), A, PEER) is None

@@ -18,9 +18,11 @@ class State(enum.StrEnum):
 
     ACCEPTED = "accepted"
     HANDSHAKING_DOWNSTREAM = "handshaking_downstream"
+    CARRYING = "carrying"
     ADMITTING = "admitting"
     CONNECTING = "connecting"
     HANDSHAKING_UPSTREAM = "handshaking_upstream"
+    OPENING_STREAM = "opening_stream"
     RELAYING = "relaying"
     CLOSING = "closing"
     CLOSED = "closed"
@@ -29,14 +31,26 @@ class State(enum.StrEnum):
 MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
     {
         State.ACCEPTED: frozenset({State.HANDSHAKING_DOWNSTREAM, State.ADMITTING, State.CLOSED}),
-        State.HANDSHAKING_DOWNSTREAM: frozenset({State.ADMITTING, State.CLOSED}),
+        State.HANDSHAKING_DOWNSTREAM: frozenset({State.CARRYING, State.ADMITTING, State.CLOSED}),
+        # each stream that it carries is a connection of its own, which begins with ACCEPTED
+        State.CARRYING: frozenset({State.CLOSED}),
         State.ADMITTING: frozenset({State.CONNECTING, State.CLOSED}),
         # back to ADMITTING: another snapshot decides, while no byte has been relayed
         State.CONNECTING: frozenset(
-            {State.ADMITTING, State.HANDSHAKING_UPSTREAM, State.RELAYING, State.CLOSED}
+            {
+                State.ADMITTING,
+                State.HANDSHAKING_UPSTREAM,
+                State.OPENING_STREAM,
+                State.RELAYING,
+                State.CLOSED,
+            }
         ),
         # back to CONNECTING: the next address is tried
         State.HANDSHAKING_UPSTREAM: frozenset(
+            {State.ADMITTING, State.CONNECTING, State.OPENING_STREAM, State.RELAYING, State.CLOSED}
+        ),
+        # back to CONNECTING: another tunnel, or the next address, is tried
+        State.OPENING_STREAM: frozenset(
             {State.ADMITTING, State.CONNECTING, State.RELAYING, State.CLOSED}
         ),
         State.RELAYING: frozenset({State.CLOSING, State.CLOSED}),
@@ -45,13 +59,16 @@ MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
     }
 )
 """For each state, the states that may follow.  CLOSING is half-closed: one side has finished
-sending, the other has not; or one side has failed, and what it had sent is still delivered."""
+sending, the other has not; or one side has failed, and what it had sent is still delivered.
+CARRYING is the state of a tunnel, whose streams are connections; OPENING_STREAM is a connection's
+that waits for the answer to its CONNECT."""
 
 DEADLINES: Mapping[State, str] = MappingProxyType(
     {
         State.HANDSHAKING_DOWNSTREAM: "handshake",
         State.CONNECTING: "connect",
         State.HANDSHAKING_UPSTREAM: "handshake",
+        State.OPENING_STREAM: "connect",
         State.RELAYING: "idle",
         State.CLOSING: "half_close",
     }
@@ -69,14 +86,23 @@ _HANDSHAKE = frozenset(
 
 ENDINGS: Mapping[State, frozenset[Outcome]] = MappingProxyType(
     {
-        State.ACCEPTED: _ANYWHERE,
+        # a stream may begin with a request that is no CONNECT to an address
+        State.ACCEPTED: _ANYWHERE | {Outcome.NO_DESTINATION},
         State.HANDSHAKING_DOWNSTREAM: _ANYWHERE
         | _HANDSHAKE
         | {Outcome.PROBED, Outcome.NO_IDENTITY},
+        State.CARRYING: _ANYWHERE | {Outcome.CLOSED, Outcome.HANDSHAKE_FAILED},
         State.ADMITTING: _ANYWHERE
         | {Outcome.DENIED, Outcome.NO_DESTINATION, Outcome.NO_IDENTITY, Outcome.CONNECT_FAILED},
         State.CONNECTING: _ANYWHERE | {Outcome.CONNECT_FAILED, Outcome.TIMED_OUT},
         State.HANDSHAKING_UPSTREAM: _ANYWHERE | _HANDSHAKE,
+        State.OPENING_STREAM: _ANYWHERE
+        | {
+            Outcome.CONNECT_FAILED,
+            Outcome.TIMED_OUT,
+            Outcome.HANDSHAKE_FAILED,
+            Outcome.PEER_REFUSED,
+        },
         # a TLS 1.3 server's refusal of our certificate arrives when our handshake has ended
         State.RELAYING: _ANYWHERE
         | {Outcome.TIMED_OUT, Outcome.HANDSHAKE_FAILED, Outcome.PEER_REFUSED},

@@ -65,6 +65,15 @@ async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     close_all()
 
 
+@pytest.fixture(params=["python"])
+async def tunnel_engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
+    """As `engine`, of those that carry tunnels."""
+    made = _ENGINES[request.param]()
+    yield made
+    await made.stop()
+    close_all()
+
+
 @pytest.fixture
 async def one_thread() -> AsyncIterator[NativeEngine]:
     """Yield the compiled engine with one thread, on which connections share everything and can

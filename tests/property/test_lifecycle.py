@@ -24,7 +24,9 @@ def test_who_relays_was_admitted_and_connected_first(walk: list[State]) -> None:
         before = walk[: walk.index(State.RELAYING)]
         assert before.index(State.ADMITTING) < before.index(State.CONNECTING)
         # whatever decides again, it is connected anew or found to lead to the same place
-        assert before[-1] in (State.CONNECTING, State.HANDSHAKING_UPSTREAM)
+        assert before[-1] in (
+            State.CONNECTING, State.HANDSHAKING_UPSTREAM, State.OPENING_STREAM,
+        )  # fmt: skip
 
 
 @given(walks())

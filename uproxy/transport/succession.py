@@ -1,4 +1,4 @@
-"""Which door decides about an arrival, and what of its answer an engine can follow."""
+"""Which door decides about an arrival, and whether what an earlier one said still holds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from uproxy.contract import (
     RefusedError,
     Route,
     Tls,
-    Tunnel,
     Upstream,
 )
 from uproxy.errors import UntrustedError
@@ -37,15 +36,10 @@ def followed(answer: Route | Refusal) -> Route:
     """Return the route that a door answered with.
 
     Raises:
-        RefusedError: the door refused, or neither engine can reach what the route leads to.
+        RefusedError: the door refused.
     """
     if isinstance(answer, Refusal):
         raise RefusedError(answer)
-    if isinstance(answer.upstream, Tunnel):
-        reason = (
-            f"{answer.destination} is to be reached through a tunnel (HBONE), which no engine can"
-        )
-        raise RefusedError(Refusal(Outcome.CONNECT_FAILED, f"{reason} do yet"))
     return answer
 
 

@@ -55,8 +55,8 @@ cdef enum Kind:  # what an epoll event is about; the first word of each structur
 # asked.
 
 cdef enum StateNumber:
-    S_ACCEPTED, S_HANDSHAKING_DOWNSTREAM, S_ADMITTING, S_CONNECTING, S_HANDSHAKING_UPSTREAM
-    S_RELAYING, S_CLOSING, S_CLOSED
+    S_ACCEPTED, S_HANDSHAKING_DOWNSTREAM, S_CARRYING, S_ADMITTING, S_CONNECTING
+    S_HANDSHAKING_UPSTREAM, S_OPENING_STREAM, S_RELAYING, S_CLOSING, S_CLOSED
     STATE_COUNT  # not a state: how many there are
 
 cdef enum Wait:

@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Final
 
 from uproxy import sockets
+from uproxy.contract import PeerSvid, TlsFacts
 from uproxy.libssl import RECEIVE_SIZE, Buffer, TlsError
 from uproxy.transport.poller import BROKEN, READ, WRITE, Poller, wake
 
@@ -32,8 +33,8 @@ class Channel:
     application`."""
 
     __slots__ = (
-        "_mask", "_on_events", "_output", "_poller", "_sending_ended", "_socket", "gone", "hung_up",
-        "who",
+        "_mask", "_on_events", "_output", "_poller", "_sending_ended", "_socket", "facts", "gone",
+        "hung_up", "who",
     )  # fmt: skip
 
     def __init__(self, poller: Poller, connected: socket.socket, who: str) -> None:
@@ -44,6 +45,8 @@ class Channel:
         self._sending_ended = False
         self._mask = -1  # -1: the poller doesn't know it
         self._on_events: Callable[[int], None] | None = None
+        self.facts: TlsFacts | None = None
+        """What a handshake negotiated; None: there was none, or it isn't over."""
         self.hung_up = False
         """Both directions are shut: the kernel reports it for as long as the poller watches, so
         it is watched for READ or WRITE only."""
@@ -81,6 +84,11 @@ class Channel:
     @property
     def shown(self) -> str | None:
         """The SPIFFE ID that we showed to a TLS server; None: the other end is none."""
+        return None
+
+    @property
+    def peer(self) -> PeerSvid | None:
+        """Whom a handshake has verified; None: there was none, or it isn't over."""
         return None
 
     @property

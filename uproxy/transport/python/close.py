@@ -7,8 +7,7 @@ from typing import Final
 
 from uproxy.contract import Connection, Ending, Refusal
 from uproxy.model import Outcome
-from uproxy.transport.python.channel import Channel
-from uproxy.transport.python.side import ChannelSide
+from uproxy.transport.python.side import End
 
 _WITH_ALERT: Final = frozenset(
     {Outcome.HANDSHAKE_FAILED, Outcome.PEER_UNTRUSTED, Outcome.PEER_UNEXPECTED, Outcome.PROBED}
@@ -20,20 +19,20 @@ def is_alert_sent(why: Refusal) -> bool:
     return why.outcome in _WITH_ALERT
 
 
-def close_sides(sides: Iterable[ChannelSide | None], why: Refusal | None) -> None:
+def close_sides(sides: Iterable[End | None], why: Refusal | None) -> None:
     """Close the sides that there are; `why`: the refusal that ended the connection, None if both
     directions have ended in order."""
     for side in sides:
-        if side is not None and _is_in_order(side.channel, why):
-            side.channel.close()
+        if side is not None and _is_in_order(side, why):
+            side.close()
         elif side is not None:
-            side.channel.reset()
+            side.reset()
 
 
-def _is_in_order(channel: Channel, why: Refusal | None) -> bool:
-    """Whether to close a channel without a reset, which would drop what the kernel hasn't
+def _is_in_order(side: End, why: Refusal | None) -> bool:
+    """Whether to close a side without a reset, which would drop what the kernel hasn't
     delivered: a slow reader that was sent the end isn't at fault for the other side's silence."""
-    return why is None or (why.outcome is Outcome.TIMED_OUT and channel.finished)
+    return why is None or (why.outcome is Outcome.TIMED_OUT and side.finished)
 
 
 def ending_of(connection: Connection, why: Refusal | None, duration: float) -> Ending:

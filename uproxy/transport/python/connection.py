@@ -12,73 +12,84 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from uproxy import libssl, sockets
-from uproxy.contract import Arrival, Door, Ending, Refusal, RefusedError, Route, TlsPlan
-from uproxy.lifecycle import State, check_move
+from uproxy.contract import (
+    Arrival,
+    Candidate,
+    Door,
+    Ending,
+    Refusal,
+    RefusedError,
+    Route,
+    TlsPlan,
+    Tunnel,
+)
+from uproxy.lifecycle import State
+from uproxy.model import TcpAddress, TunnelSettings
 from uproxy.transport import failures
 from uproxy.transport.dial import reach
-from uproxy.transport.poller import Poller
 from uproxy.transport.python.channel import Channel
 from uproxy.transport.python.close import close_sides, ending_of, is_alert_sent
-from uproxy.transport.python.deciding import Deciding, HasDoor
-from uproxy.transport.python.limits import Limiter
 from uproxy.transport.python.relay import Relay
-from uproxy.transport.python.side import ChannelSide
+from uproxy.transport.python.side import ChannelSide, End
+from uproxy.transport.python.steps import Step, Steps
+from uproxy.transport.python.stream import StreamRefusedError, StreamSide
 from uproxy.transport.python.tls import TlsChannel, refusing
+
+if TYPE_CHECKING:
+    from uproxy.transport.python.listener import Host, Listener
+    from uproxy.transport.python.pool import PooledTunnel
 
 LINGER: Final = 1.0
 """Seconds for which a refused peer may read its alert: if the socket were closed at once, bytes
 that the peer still sends would be answered by a reset, which overtakes the alert."""
 
-_DIALLING: Final = (State.CONNECTING, State.HANDSHAKING_UPSTREAM)
+MAX_TUNNELS_TRIED: Final = 4
+"""Tunnels on which a CONNECT is tried, while the peer says of none that it has looked at it."""
+
+_DIALLING: Final = (State.CONNECTING, State.HANDSHAKING_UPSTREAM, State.OPENING_STREAM)
 
 _log = logging.getLogger(__name__)
 
-Step = Callable[[], Awaitable["Step | None"]]
-"""A verb with its arguments; it returns the verb that follows, None after the last."""
 
-
-class Connection(Deciding):
+class Connection(Steps):
     """One accepted connection; the engine's handle on it (`contract.Connection`)."""
 
     def __init__(
         self,
-        poller: Poller,
-        limiter: Limiter,
-        listener: HasDoor,
+        engine: Host,
+        listener: Listener,
         door: Door,
-        accepted: socket.socket,
+        accepted: socket.socket | StreamSide,
         arrival: Arrival,
     ) -> None:
+        """`accepted`: the socket, or the stream of a tunnel whose CONNECT has come."""
         super().__init__(listener, door, arrival)
-        self.state = State.ACCEPTED
-        self._poller = poller
-        self._limiter = limiter
-        self._accepted_at = time.monotonic()
+        self._engine = engine
+        self._limiter = engine.limiter
         self._names = failures.NAMES[door.direction]
         self._socket = accepted
-        self._cut: Refusal | None = None  # why it ends, whatever is still tried
-        self._interrupted_by: Refusal | None = None  # why its task was cancelled
-        self._seconds = 0.0  # of the deadline; 0: none
-        self._timer: asyncio.TimerHandle | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._has_begun = False
+        self._downstream = accepted if isinstance(accepted, StreamSide) else None
+        self._tries = 0  # tunnels on which its CONNECT was tried, and not looked at
 
     # The verbs.
 
     async def on_accepted(self) -> Step:
-        """Count it against the limits; await the ClientHello, or on a door without TLS ask for
-        the route.  A door that refuses is asked again at the first byte: a probe sends none."""
+        """Count it against the limits; await the ClientHello, or on a door without TLS, and of a
+        stream, ask for the route.  A door that refuses is asked again at the first byte: a probe
+        sends none."""
         self._limiter.add(self)
+        if isinstance(self._socket, StreamSide):
+            return self.on_target_known
         plan = self._decide().tls()
         if plan is not None:
-            channel = TlsChannel(self._poller, self._socket, self._names[0])
+            channel = TlsChannel(self._engine.poller, self._socket, self._names[0])
             self._downstream = ChannelSide(channel)
             limit = cast("Door", self._door).timeouts.handshake
             self.enter_state(State.HANDSHAKING_DOWNSTREAM, limit)
@@ -106,9 +117,30 @@ class Connection(Deciding):
         return self.on_handshaken
 
     async def on_handshaken(self) -> Step:
-        """The downstream peer is verified: give the slot back, and ask for the route."""
+        """The downstream peer is verified: give the slot back, and ask for the route, or at a door
+        for tunnels carry streams."""
         self._limiter.free_slot(self)
+        settings = self._decide().tunnels
+        if settings is not None:
+            return partial(self.on_carrying, settings)
         return self.on_target_known
+
+    async def on_carrying(self, settings: TunnelSettings) -> Step:
+        """Carry streams, each of which is an arrival of its own, until the tunnel ends."""
+        from uproxy.transport.python.carried import CarriedStreams  # to save memory
+
+        self.enter_state(State.CARRYING, 0)
+        channel = cast("TlsChannel", cast("ChannelSide", self._downstream).channel)
+        door, listener = cast("Door", self._door), cast("Listener", self._listener)
+        idle = door.timeouts.idle
+        self._carried = CarriedStreams(self, channel, settings, listener, self._limiter, idle)
+        self._report_decided()
+        self._on_closed = door.carrying(self)
+        if self._cut is not None:
+            raise RefusedError(self._cut)
+        self._forget_snapshot()
+        await self._carried.until_over()
+        return self.on_relay_ended
 
     async def on_target_known(self) -> Step:
         """Ask the listener's door where it goes; a second time if the door was replaced."""
@@ -116,7 +148,7 @@ class Connection(Deciding):
         is_first = self.route is None
         self._ask_for_route()
         if is_first:
-            cast("ChannelSide", self._downstream).channel.watch_loss(self._on_downstream_lost)
+            cast("End", self._downstream).watch_loss(self._on_downstream_lost)
         return self.on_routed
 
     async def on_routed(self) -> Step:
@@ -129,23 +161,49 @@ class Connection(Deciding):
         if not self._untried:
             raise RefusedError(failures.no_address(route))
         self._candidate, self._untried = self._untried[0], self._untried[1:]
-        connected, self.dialled = await reach(self._poller, self._candidate.addresses, route)
+        if isinstance(route.upstream, Tunnel):
+            pooled = self._take_tunnel(route.upstream)
+            await asyncio.shield(pooled.connected)
+            return partial(self.on_connected, pooled)
+        connected, self.dialled = await reach(self._engine.poller, self._candidate.addresses, route)
         return partial(self.on_connected, connected)
 
-    async def on_connected(self, connected: socket.socket) -> Step:
-        """The upstream's TCP, or unix, connection is there: do the handshake, if there is TLS."""
+    async def on_connected(self, connected: socket.socket | PooledTunnel) -> Step:
+        """The upstream's TCP, or unix, connection is there: do the handshake, if there is TLS, or
+        wait for that of the tunnel."""
         route, self._reached_by = cast("Route", self.route), self.route
+        if not isinstance(connected, socket.socket):
+            if not connected.ready.done():
+                self.enter_state(State.HANDSHAKING_UPSTREAM, route.timeouts.handshake)
+            await asyncio.shield(connected.ready)
+            return partial(self.on_tunnel_ready, connected)
         self.dialled_from = sockets.tcp_address_of(connected.getsockname())
         plan = route.upstream.plan
         if plan is None:
             self._upstream = self._side_in_the_clear(connected, self._names[1])
             return self.on_upstream_ready
-        channel = TlsChannel(self._poller, connected, self._names[1])
+        channel = TlsChannel(self._engine.poller, connected, self._names[1])
         self._upstream = ChannelSide(channel)
         self.enter_state(State.HANDSHAKING_UPSTREAM, route.timeouts.handshake)
         name = self._candidate.server_name if self._candidate else None
         with refusing(channel):
             await channel.handshake(libssl.context_of(plan), server_name=name)
+        return self.on_upstream_ready
+
+    async def on_tunnel_ready(self, tunnel: PooledTunnel) -> Step:
+        """There is a tunnel: send a CONNECT, and wait for its answer."""
+        self.enter_state(State.OPENING_STREAM, cast("Route", self.route).timeouts.connect)
+        self._pooled = None  # `open` gives the reserved stream back
+        self.shares_tls = tunnel.has_carried
+        self.dialled_from = tunnel.dialled_from
+        try:
+            self._upstream = await tunnel.open(cast("TcpAddress", self.dialled))
+        except StreamRefusedError:
+            self._tries += 1
+            if self._tries == MAX_TUNNELS_TRIED:
+                raise
+            self._untried = (cast("Candidate", self._candidate), *self._untried)
+            return self.on_routed
         return self.on_upstream_ready
 
     async def on_upstream_ready(self) -> Step:
@@ -173,7 +231,7 @@ class Connection(Deciding):
         if self._cut is None and self.state in _DIALLING:
             self._close_upstream()
             self._report_attempt(why)
-            downstream = cast("ChannelSide", self._downstream).channel
+            downstream = cast("End", self._downstream)
             if downstream.gone is not None:
                 why = failures.broken(downstream.who, downstream.gone)
             elif self._door_replaced:
@@ -189,6 +247,10 @@ class Connection(Deciding):
                 await channel.linger()
             if self._cut is None:
                 channel.close()
+        if self._carried is not None:
+            await self._carried.end(why)
+        if isinstance(self._downstream, StreamSide):
+            self._downstream.refuse(why)
         ending = self._close_sides(why)
         self.enter_state(State.CLOSED, 0)
         self._report_ending(ending)
@@ -215,117 +277,43 @@ class Connection(Deciding):
             if self._has_begun:
                 self._interrupt(why)
 
-    # State and deadline.
-
-    def enter_state(self, state: State, seconds: float) -> None:
-        """Enter a state, or stay in it with another deadline; nothing else sets either.
-
-        Args:
-            seconds: until `on_deadline`, since now, or while it relays since bytes moved last; 0:
-                no deadline.
-
-        Raises:
-            ValueError: `lifecycle.MOVES` doesn't allow it: a defect.
-        """
-        if state is not self.state:
-            check_move(self.state, state)
-        self.state = state
-        self._set_deadline(seconds)
-
-    def _set_deadline(self, seconds: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._seconds, self._timer = seconds, None
-        if seconds:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_at(loop.time() + seconds, self._on_timer)
-
-    def _on_timer(self) -> None:
-        """Call `on_deadline`; if bytes have moved meanwhile, only set the timer again."""
-        if self._relay is None:
-            self.on_deadline()
-            return
-        loop, due = asyncio.get_running_loop(), self._relay.last_moved() + self._seconds
-        if loop.time() < due:
-            self._timer = loop.call_at(due, self._on_timer)
-        elif not self._relay.is_over:
-            self.on_deadline()
-
-    # The task that runs the verbs.
-
-    def start(self, on_decided: Callable[[], None]) -> asyncio.Task[None]:
-        """Begin; `on_decided` is called once, when it has been admitted or refused."""
-        self._on_decided = on_decided
-        self._task = asyncio.get_running_loop().create_task(self._run())
-        return self._task
-
-    def close(self, refusal: Refusal) -> None:
-        """End it now, as `contract.Connection` says."""
-        self.on_cut(refusal)
-
-    async def _run(self) -> None:
-        """Run the verbs, from `on_accepted` to the last."""
-        self._has_begun = True  # a task cancelled before its first step would never take it
-        step: Step | None = self.on_accepted
-        if self._cut is not None:
-            step = partial(self.on_failed, self._cut)
-        while step is not None:
-            step = await self._take(step)
-
-    async def _take(self, step: Step) -> Step | None:
-        """Run a verb; return the one that follows, which is `on_failed` if it raises anything."""
-        try:
-            return await step()
-        except RefusedError as no:
-            why = no.refusal
-        except asyncio.CancelledError:
-            why = self._why_interrupted()
-        except Exception:
-            if self._cut is failures.DEFECT:
-                raise  # ending it failed as well
-            _log.exception("a defect ended connection %d (%s)", self.arrival.id, self.state)
-            why = self._cut = self._cut or failures.DEFECT
-        return partial(self.on_failed, self._cut or why)
-
-    def _interrupt(self, why: Refusal) -> None:
-        """Cancel what is awaited."""
-        self._interrupted_by = why
-        if self._task is not None:
-            self._task.cancel()
-
-    def _why_interrupted(self) -> Refusal:
-        """Return the reason given to `_interrupt`; without one the whole process stops."""
-        why, self._interrupted_by = self._interrupted_by, None
-        if why is None:
-            why = self._cut = self._cut or failures.STOPPED
-        return why
-
     # What the verbs do.
 
     def _side_in_the_clear(self, connected: socket.socket, who: str) -> ChannelSide:
-        return ChannelSide(Channel(self._poller, connected, who))
+        return ChannelSide(Channel(self._engine.poller, connected, who))
+
+    def _take_tunnel(self, upstream: Tunnel) -> PooledTunnel:
+        """Reserve a stream to the candidate, on a tunnel that may still be being dialled."""
+        from uproxy.transport.python.pool import way_of  # to save memory
+
+        way = way_of(upstream, cast("Candidate", self._candidate))
+        self.dialled, self.tunnel_end = way.authority, way.end
+        self._pooled = self._engine.pool.take(way, cast("Route", self.route))
+        return self._pooled
 
     def _on_downstream_lost(self, error: OSError) -> None:
         """End a connection that downstream has reset before it was open; if upstream is connected
         already, pass on first what downstream had sent."""
-        channel = cast("ChannelSide", self._downstream).channel
-        if self.state is State.HANDSHAKING_UPSTREAM and channel.has_unread():
-            channel.lose(error)
+        downstream = cast("End", self._downstream)
+        if self.state is State.HANDSHAKING_UPSTREAM and downstream.has_unread():
+            downstream.lose(error)
         else:
-            self.on_cut(failures.broken(channel.who, error))
+            self.on_cut(failures.broken(downstream.who, error))
 
     def _open(self) -> Awaitable[None]:
         """Tell the door that both sides are ready, and relay until one direction has ended or one
         side has failed."""
         candidate, route = self._candidate, cast("Route", self.route)
         self.endpoint = candidate.endpoint if candidate else None
-        down, up = cast("ChannelSide", self._downstream), cast("ChannelSide", self._upstream)
+        down, up = cast("End", self._downstream), cast("End", self._upstream)
         self._relay = Relay(down, up, time.monotonic() - self._accepted_at)
         self._report_attempt(None)
         self._on_closed = cast("Door", self._door).opened(self)
         if self._cut is not None:
             # a cancellation waits for the next await, and bytes would have passed by then
             raise RefusedError(self._cut)
+        if isinstance(down, StreamSide):
+            down.accept()
         self._forget_snapshot()
         return self._relay.until_half_closed(route.preface)
 
@@ -337,7 +325,8 @@ class Connection(Deciding):
     def _close_sides(self, why: Refusal | None) -> Ending:
         """Close both sides, in order or with a reset; return how it ended."""
         self._limiter.remove(self)
-        if self._downstream is None:
+        self._give_back_stream()
+        if self._downstream is None and isinstance(self._socket, socket.socket):
             sockets.reset(self._socket)
         close_sides((self._downstream, self._upstream), why)
         return ending_of(self, why, time.monotonic() - self._accepted_at)

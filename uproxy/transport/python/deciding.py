@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from uproxy.contract import (
     Arrival,
@@ -23,14 +23,18 @@ from uproxy.contract import (
     Route,
     TlsFacts,
     TlsPlan,
+    Tunnel,
 )
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, TcpAddress
 from uproxy.sockaddr import network_of
 from uproxy.transport.python.relay import Relay
-from uproxy.transport.python.side import ChannelSide
-from uproxy.transport.python.tls import TlsChannel
+from uproxy.transport.python.side import ChannelSide, End
 from uproxy.transport.succession import followed, same_way, successor
+
+if TYPE_CHECKING:
+    from uproxy.transport.python.carried import CarriedStreams
+    from uproxy.transport.python.pool import PooledTunnel
 
 
 class HasDoor(Protocol):
@@ -52,6 +56,8 @@ class Deciding:
         self.dialled: Address | None = None
         self.dialled_from: TcpAddress | None = None
         self.endpoint: str | None = None
+        self.tunnel_end: TcpAddress | None = None
+        self.shares_tls = arrival.tunnel is not None
         self._listener: HasDoor | None = listener  # None once it is open
         self._door: Door | None = door  # the one that decided, or will; None once it is open
         self._candidate: Candidate | None = None  # the one being tried
@@ -60,31 +66,25 @@ class Deciding:
         self._inbound = door.direction is Direction.INBOUND
         self._on_closed: OnClosed | None = None  # once it is open
         self._on_decided: Callable[[], None] | None = None
-        self._downstream: ChannelSide | None = None
-        self._upstream: ChannelSide | None = None
+        self._downstream: End | None = None
+        self._upstream: End | None = None
         self._relay: Relay | None = None
+        self._carried: CarriedStreams | None = None  # of a tunnel
+        self._pooled: PooledTunnel | None = None  # where a stream is reserved
 
     @property
     def peer(self) -> PeerSvid | None:
-        channel = self._tls_channel
-        return channel.peer if channel else None
+        side = self._peer_side
+        return side.peer if side else None
 
     @property
     def tls(self) -> TlsFacts | None:
-        channel = self._tls_channel
-        return channel.facts if channel else None
-
-    @property
-    def shares_tls(self) -> bool:
-        return False
-
-    @property
-    def tunnel_end(self) -> None:
-        return None
+        side = self._peer_side
+        return side.facts if side else None
 
     @property
     def streams(self) -> int:
-        return 0
+        return 0 if self._carried is None else self._carried.count
 
     @property
     def is_stalled(self) -> bool:
@@ -139,6 +139,13 @@ class Deciding:
         """
         self.route = followed(self._decide().admit(self.arrival))
         self._untried, self._candidate = self.route.candidates, None
+        if isinstance(self.route.upstream, Tunnel):
+            # a CONNECT names one address, so the addresses of a name can't race
+            self._untried = tuple(
+                replace(each, addresses=(address,))
+                for each in self.route.candidates
+                for address in each.addresses
+            )
         self._report_decided()
 
     def _keep_upstream(self) -> bool:
@@ -147,9 +154,7 @@ class Deciding:
         before, route = self._reached_by, cast("Route", self.route)
         if before is None or self._upstream is None:
             return False
-        channel = self._upstream.channel
-        peer = channel.peer if isinstance(channel, TlsChannel) else None
-        kept = same_way(before, route, self.dialled, peer)
+        kept = same_way(before, route, self.dialled, self._upstream.peer)
         if kept is None:
             return False
         self.route, self._candidate, self._untried = kept, kept.candidates[0], ()
@@ -159,7 +164,14 @@ class Deciding:
         """Close an upstream that isn't used, if there is one."""
         upstream, self._upstream, self._reached_by = self._upstream, None, None
         if upstream is not None:
-            upstream.channel.close()
+            upstream.close()
+        self._give_back_stream()
+
+    def _give_back_stream(self) -> None:
+        """Let others have the stream that was reserved for it, if it hasn't opened it."""
+        pooled, self._pooled = self._pooled, None
+        if pooled is not None:
+            pooled.give_back()
 
     def _report_attempt(self, failure: Refusal | None) -> None:
         """Tell the door that the candidate failed, or was reached (None)."""
@@ -171,7 +183,7 @@ class Deciding:
 
     def _forget_snapshot(self) -> None:
         """Keep nothing of the snapshot that admitted it: neither plan nor addresses."""
-        self.route = cast("Route", self.route).when_open
+        self.route = None if self.route is None else self.route.when_open
         self.arrival = replace(self.arrival, tls=None)
         self._door = self._candidate = self._listener = self._reached_by = None
         self._untried = ()
@@ -183,11 +195,9 @@ class Deciding:
             on_decided()
 
     @property
-    def _tls_channel(self) -> TlsChannel | None:
-        """The channel to the peer, if it is under TLS."""
-        side = self._downstream if self._inbound else self._upstream
-        channel = side.channel if side is not None else None
-        return channel if isinstance(channel, TlsChannel) else None
+    def _peer_side(self) -> End | None:
+        """The side towards the peer."""
+        return self._downstream if self._inbound else self._upstream
 
     def _count(self, *, received: bool) -> int:
         """Return the application bytes so far, from the peer or to it."""

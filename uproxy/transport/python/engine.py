@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from uproxy.contract import Arrival, Door
 from uproxy.model import Limits
@@ -16,6 +17,10 @@ from uproxy.transport.poller import Poller
 from uproxy.transport.python.connection import Connection
 from uproxy.transport.python.limits import Limiter
 from uproxy.transport.python.listener import Listener
+
+if TYPE_CHECKING:
+    from uproxy.transport.python.pool import Pool
+    from uproxy.transport.python.stream import StreamSide
 
 
 class PythonEngine:
@@ -26,6 +31,7 @@ class PythonEngine:
         self.limiter = Limiter()
         self.listeners: set[Listener] = set()
         self._connections: dict[asyncio.Task[None], Connection] = {}
+        self._pool: Pool | None = None  # until a tunnel is needed
 
     def open(self, listener: socket.socket, door: Door) -> Listener:
         """Accept from a listening socket, which the engine now owns."""
@@ -40,8 +46,17 @@ class PythonEngine:
         return dict(self.limiter.refused)
 
     def pooled_tunnels(self) -> int:
-        """Return 0: it makes no tunnels."""
-        return 0
+        """Return how many tunnels to other workloads are open."""
+        return 0 if self._pool is None else len(self._pool)
+
+    @property
+    def pool(self) -> Pool:
+        """The tunnels to other workloads."""
+        if self._pool is None:
+            from uproxy.transport.python.pool import Pool  # to save memory where there is none
+
+            self._pool = Pool(self.poller)
+        return self._pool
 
     def responsive(self) -> bool:
         """True: the Python engine's only thread is the one that asks."""
@@ -55,19 +70,22 @@ class PythonEngine:
             connection.close(failures.STOPPED)
         while self._connections:
             await asyncio.wait(tuple(self._connections))
+        if self._pool is not None:
+            await self._pool.close()
         self.poller.close()
 
     def take_over(
         self,
         listener: Listener,
         door: Door,
-        accepted: socket.socket,
+        accepted: socket.socket | StreamSide,
         arrival: Arrival,
         on_decided: Callable[[], None],
-    ) -> None:
-        """Run an accepted connection; `on_decided` is called once, when it has been admitted or
-        refused."""
-        connection = Connection(self.poller, self.limiter, listener, door, accepted, arrival)
+    ) -> Connection:
+        """Run an accepted connection, or a stream; `on_decided` is called once, when it has been
+        admitted or refused."""
+        connection = Connection(self, listener, door, accepted, arrival)
         task = connection.start(on_decided)
         self._connections[task] = connection
         task.add_done_callback(self._connections.pop)
+        return connection

@@ -12,17 +12,20 @@ import logging
 import select
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Final, Protocol
 
 from uproxy import sockets
-from uproxy.contract import Arrival, Door
-from uproxy.model import UnixAddress
+from uproxy.contract import Arrival, Door, Refusal
+from uproxy.model import TcpAddress, UnixAddress
 from uproxy.transport.accept_backoff import SHORTAGES, AcceptBackoff
 
 if TYPE_CHECKING:
     from uproxy.transport.poller import Poller
     from uproxy.transport.python.limits import Limiter
+    from uproxy.transport.python.pool import Pool
+    from uproxy.transport.python.stream import StreamSide
 
 ACCEPT_BATCH: Final = 64
 """The most connections accepted in one callback, so that a flood delays nobody else."""
@@ -38,6 +41,27 @@ _log = logging.getLogger(__name__)
 _ids: Final = count(1)
 
 
+class Started(Protocol):
+    """A connection that runs."""
+
+    @property
+    def task(self) -> asyncio.Task[None]:
+        """Done when it has ended."""
+
+    def close(self, refusal: Refusal) -> None:
+        """End it now, as `contract.Connection` says."""
+
+
+class Carrying(Protocol):
+    """A tunnel that has come in."""
+
+    def drain(self) -> None:
+        """Take no new streams; end with the last one."""
+
+    def follow(self, door: Door) -> None:
+        """Another door decides about new streams."""
+
+
 class Host(Protocol):
     """What a listener needs of its engine."""
 
@@ -48,18 +72,21 @@ class Host(Protocol):
     def limiter(self) -> Limiter: ...
 
     @property
+    def pool(self) -> Pool: ...
+
+    @property
     def listeners(self) -> set[Listener]: ...
 
     def take_over(
         self,
         listener: Listener,
         door: Door,
-        accepted: socket.socket,
+        accepted: socket.socket | StreamSide,
         arrival: Arrival,
         on_decided: Callable[[], None],
-    ) -> None:
-        """Run an accepted connection; `on_decided` is called once, when it has been admitted or
-        refused."""
+    ) -> Started:
+        """Run an accepted connection, or a stream; `on_decided` is called once, when it has been
+        admitted or refused."""
 
 
 class Listener:
@@ -76,6 +103,8 @@ class Listener:
         self._resume: asyncio.TimerHandle | None = None
         self._undecided: set[int] = set()  # arrivals neither admitted nor refused yet
         self._all_decided: asyncio.Event | None = None  # while `close` waits for them
+        self.tunnels: set[Carrying] = set()
+        """Those that have come in here, and are open."""
         listening.setblocking(False)
         engine.listeners.add(self)
         self._watch()
@@ -83,6 +112,11 @@ class Listener:
     def replace(self, door: Door | None) -> None:
         """Let `door` decide from now on; the socket and open connections stay."""
         self.door = door
+        if door is None:
+            self._drain_tunnels()
+            return
+        for each in tuple(self.tunnels):
+            each.follow(door)
 
     async def close(self) -> None:
         """Stop accepting, and return when each arrival has been admitted or refused."""
@@ -92,6 +126,7 @@ class Listener:
                 if not self._accept_one():
                     break
             self.release()
+        self._drain_tunnels()
         if self._undecided:
             self._all_decided = self._all_decided or asyncio.Event()
             await self._all_decided.wait()
@@ -104,6 +139,27 @@ class Listener:
             self._engine.poller.forget(self._socket.fileno())
             sockets.release(self._socket)
         self._engine.listeners.discard(self)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether tunnels that come in now are to end soon."""
+        return self.door is None or self._socket.fileno() == -1
+
+    def take_stream(
+        self, carrier: Arrival, side: StreamSide, target: TcpAddress | None
+    ) -> Started | None:
+        """Have a stream decided on that has come in on the tunnel `carrier`; `target` is the
+        address that its CONNECT names.  None: nobody decides any more, and it is refused."""
+        if self.door is None:
+            side.reset()
+            return None
+        arrival = replace(carrier, id=next(_ids), target=target, tunnel=carrier.id)
+        return self._take_over(side, arrival, self.door)
+
+    def _drain_tunnels(self) -> None:
+        """Have the tunnels take no new streams, and end with the last of those they have."""
+        for each in tuple(self.tunnels):
+            each.drain()
 
     def _watch(self) -> None:
         """Accept when the socket is readable; after a pause if epoll has no memory."""
@@ -149,8 +205,15 @@ class Listener:
             local=sockets.address_of(accepted.getsockname(), self._unix),
             peer=None,
         )
+        self._take_over(accepted, arrival, door)
+
+    def _take_over(
+        self, accepted: socket.socket | StreamSide, arrival: Arrival, door: Door
+    ) -> Started:
         self._undecided.add(arrival.id)
-        self._engine.take_over(self, door, accepted, arrival, lambda: self._on_decided(arrival.id))
+        return self._engine.take_over(
+            self, door, accepted, arrival, lambda: self._on_decided(arrival.id)
+        )
 
     def _on_decided(self, number: int) -> None:
         """Note that the arrival of this id has been admitted or refused."""

@@ -11,6 +11,7 @@ import errno
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from uproxy.contract import PeerSvid, TlsFacts
 from uproxy.libssl import Buffer, TlsError
 from uproxy.transport.poller import BROKEN, HUNG_UP, READ, WRITE
 from uproxy.transport.python.channel import Channel
@@ -85,6 +86,41 @@ class Side(Protocol):
         sent (if `writing`), and when it fails."""
 
 
+class End(Side, Protocol):
+    """A side with what a connection needs besides a relay."""
+
+    @property
+    def peer(self) -> PeerSvid | None:
+        """Whom the handshake has verified that it came through; None: there was none."""
+
+    @property
+    def facts(self) -> TlsFacts | None:
+        """What that handshake negotiated."""
+
+    @property
+    def gone(self) -> Failure | None:
+        """Why nothing comes but what was received already; None: more may come."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether the end was sent, behind all bytes."""
+
+    def watch_loss(self, on_lost: Callable[[OSError], None]) -> None:
+        """Report a reset, once, while it isn't relayed yet."""
+
+    def has_unread(self) -> bool:
+        """Whether bytes that were received wait."""
+
+    def lose(self, error: OSError) -> None:
+        """Note that it has failed; what came before is still read."""
+
+    def close(self) -> None:
+        """Nobody uses it any more: what was written is still delivered."""
+
+    def reset(self) -> None:
+        """End it so that the other end sees a reset."""
+
+
 class ChannelSide:
     """A side with a channel of its own."""
 
@@ -122,6 +158,46 @@ class ChannelSide:
     @property
     def shown(self) -> str | None:
         return self.channel.shown
+
+    @property
+    def peer(self) -> PeerSvid | None:
+        """Whom the channel's handshake has verified; None without TLS, and before its end."""
+        return self.channel.peer
+
+    @property
+    def facts(self) -> TlsFacts | None:
+        """What the channel's handshake negotiated; None without TLS, and before its end."""
+        return self.channel.facts
+
+    @property
+    def gone(self) -> OSError | None:
+        """Why its socket has failed."""
+        return self.channel.gone
+
+    @property
+    def finished(self) -> bool:
+        """Whether the kernel has all bytes that were sent, and their end."""
+        return self.channel.finished
+
+    def watch_loss(self, on_lost: Callable[[OSError], None]) -> None:
+        """Report a reset, once, while it isn't relayed yet."""
+        self.channel.watch_loss(on_lost)
+
+    def has_unread(self) -> bool:
+        """Whether bytes that were received wait, here or in the kernel."""
+        return self.channel.has_unread()
+
+    def lose(self, error: OSError) -> None:
+        """Note that the socket has failed; what came before is still read."""
+        self.channel.lose(error)
+
+    def close(self) -> None:
+        """Close in order: the kernel still delivers what it holds."""
+        self.channel.close()
+
+    def reset(self) -> None:
+        """Close so that the other end sees a reset."""
+        self.channel.reset()
 
     def read(self) -> Buffer | None:
         try:

@@ -25,7 +25,7 @@ class TlsChannel(Channel):
     """A channel whose peer is verified once `handshake` has returned; before, it sends and
     receives no application byte."""
 
-    __slots__ = ("_early", "_session", "_started", "facts", "ours", "shown")
+    __slots__ = ("_early", "_session", "_started", "ours", "shown")
 
     def __init__(self, poller: Poller, connected: socket.socket, who: str) -> None:
         super().__init__(poller, connected, who)
@@ -36,8 +36,6 @@ class TlsChannel(Channel):
         """The SPIFFE ID that we show, once the handshake has begun."""
         self.shown: str | None = None
         """The same, if the other end is the server."""
-        self.facts: TlsFacts | None = None
-        """What the handshake negotiated, once it has ended."""
 
     @property
     def peer(self) -> PeerSvid | None:

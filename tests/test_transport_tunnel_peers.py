@@ -1,0 +1,484 @@
+"""Tunnels (HBONE) to and from peers that aren't ours: the h2 library over pyOpenSSL."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import h2.errors
+import h2.events
+import h2.settings
+import pytest
+
+from tests.helpers import engines
+from tests.helpers.engines import RecordingDoor, open_door
+from tests.helpers.streams import Stream, Upstream, listening
+from tests.helpers.tunnels import H2Peer, frame, inbound_door, outbound_door
+from uproxy.contract import Engine, Refusal
+from uproxy.lab.waiting import eventually
+from uproxy.model import Address, Outcome, TcpAddress, Timeouts, TunnelSettings
+
+engine = engines.tunnel_engine
+
+KIB, MIB = 1 << 10, 1 << 20
+DATA, HEADERS, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE = (
+    0,
+    1,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+)
+END_STREAM = 1
+
+
+class Inbound:
+    """A door for tunnels, with an application behind it."""
+
+    def __init__(self, door: RecordingDoor, application: Upstream, address: Address) -> None:
+        self.door = door
+        self.application = application
+        self.address = address
+
+    async def relay(self, peer: H2Peer) -> tuple[int, Stream]:
+        """Open a stream to the application; return both ends."""
+        stream = await peer.open(self.application.address)
+        there = await self.application.accept()
+        assert await peer.status(stream) == 200
+        return stream, there
+
+
+@asynccontextmanager
+async def inbound(
+    engine: Engine, settings: TunnelSettings = TunnelSettings(), **how: object
+) -> AsyncIterator[Inbound]:
+    door = inbound_door(settings=settings, **how)  # type: ignore[arg-type]  # passed through
+    async with listening() as application, open_door(engine, door) as address:
+        yield Inbound(door, application, address)
+
+
+@asynccontextmanager
+async def outbound(
+    engine: Engine, settings: TunnelSettings = TunnelSettings(), **timeouts: float
+) -> AsyncIterator[tuple[RecordingDoor, Address, Upstream]]:
+    """A door whose tunnels end at what the test accepts."""
+    async with listening() as end:
+        there = TcpAddress("192.0.2.1", 5432)
+        door = outbound_door(end.address, there, settings=settings, timeouts=Timeouts(**timeouts))
+        async with open_door(engine, door) as address:
+            yield door, address, end
+
+
+# A client's CONNECT.
+
+
+async def test_a_client_connects_and_both_ends_finish(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        stream, there = await here.relay(peer)
+        await peer.send(stream, b"request", end=True)
+        assert await there.receive_all() == b"request"
+        await there.send(b"answer")
+        there.finish()
+        assert await peer.receive(stream, 6) == b"answer"
+        await peer.event(h2.events.StreamEnded, stream)
+        assert (await here.door.ending()).outcome is Outcome.CLOSED
+
+
+async def test_settings_say_what_a_client_may_do(engine: Engine) -> None:
+    settings = TunnelSettings(max_streams=77, stream_window=128 * KIB, connection_window=2 * MIB)
+    async with inbound(engine, settings) as here:
+        peer = await H2Peer.connect(here.address)
+        await peer.event(h2.events.RemoteSettingsChanged)
+        remote = peer.h2.remote_settings
+        assert remote.max_concurrent_streams == 77
+        assert remote.initial_window_size == 128 * KIB
+        while peer.h2.outbound_flow_control_window < 2 * MIB:
+            await peer.turn()
+        assert peer.h2.outbound_flow_control_window == 2 * MIB
+
+
+@pytest.mark.parametrize(
+    ("outcome", "status"),
+    [
+        (Outcome.DENIED, 403),
+        (Outcome.NO_DESTINATION, 400),
+        (Outcome.CONNECT_FAILED, 503),
+        (Outcome.NO_IDENTITY, 503),
+    ],
+)
+async def test_a_refusal_has_a_status(engine: Engine, outcome: Outcome, status: int) -> None:
+    async with inbound(engine, answer=lambda _arrival: Refusal(outcome, "no")) as here:
+        peer = await H2Peer.connect(here.address)
+        stream = await peer.open("192.0.2.1:80")
+        assert await peer.status(stream) == status
+        await peer.event(h2.events.StreamEnded, stream)
+        assert (await here.door.ending()).outcome is outcome
+        stream = await peer.open("192.0.2.1:81")
+        assert await peer.status(stream) == status
+
+
+async def test_an_application_that_isnt_there_is_a_503(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        here.application.close()
+        peer = await H2Peer.connect(here.address)
+        assert await peer.status(await peer.open(here.application.address)) == 503
+        assert (await here.door.ending()).outcome is Outcome.CONNECT_FAILED
+
+
+@pytest.mark.parametrize(
+    "authority",
+    ["db.internal:5432", "192.0.2.1", "192.0.2.1:", "[::1]", "192.0.2.1:99999", "a b:1"],
+)
+async def test_an_authority_that_is_no_address_is_a_400_with_a_line(
+    engine: Engine, authority: str
+) -> None:
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        assert await peer.status(await peer.open(authority)) == 400
+        ending = await here.door.ending()
+        assert ending.outcome is Outcome.NO_DESTINATION
+        assert ending.reason is not None
+        stream, there = await here.relay(peer)
+        await peer.send(stream, b"still good")
+        assert await there.receive_exactly(10) == b"still good"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(":method", "CONNECT"), (":authority", "192.0.2.1:80"), (":path", "/")],
+        [(":method", "CONNECT"), (":authority", "192.0.2.1:80"), (":protocol", "websocket")],
+        [(":method", "GET"), (":authority", "x"), (":path", "/"), (":scheme", "https")],
+        [(":method", "CONNECT")],
+        [(":method", "CONNECT"), (":authority", "192.0.2.1:80"), ("Upper", "case")],
+        [(":method", "CONNECT"), (":authority", "192.0.2.1:80"), ("connection", "close")],
+    ],
+)
+async def test_a_request_that_is_no_connect_ends_its_stream_alone(
+    engine: Engine, headers: list[tuple[str, str]]
+) -> None:
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        good, there = await here.relay(peer)
+        bad = peer.h2.get_next_available_stream_id()
+        block = peer.h2.encoder.encode(headers)
+        await peer.raw(frame(HEADERS, 4, bad, block))
+        await here.door.ending()
+        assert here.door.endings[0][1].outcome is Outcome.NO_DESTINATION
+        await peer.send(good, b"on")
+        assert await there.receive_exactly(2) == b"on"
+
+
+async def test_a_stream_above_the_limit_is_refused_so_that_it_may_be_tried_again(
+    engine: Engine,
+) -> None:
+    async with inbound(engine, TunnelSettings(max_streams=2)) as here:
+        peer = await H2Peer.connect(here.address)
+        await here.relay(peer)
+        await here.relay(peer)
+        peer.h2.remote_settings = h2.settings.Settings(client=False)  # forgets the limit
+        stream = await peer.open(here.application.address)
+        reset = await peer.event(h2.events.StreamReset, stream)
+        assert reset.error_code == h2.errors.ErrorCodes.REFUSED_STREAM
+
+
+async def test_a_reset_of_the_application_is_a_connect_error(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        stream, there = await here.relay(peer)
+        await there.send(b"last words")
+        await peer.receive(stream, 10)
+        there.reset()
+        reset = await peer.event(h2.events.StreamReset, stream)
+        assert reset.error_code == h2.errors.ErrorCodes.CONNECT_ERROR
+        assert (await here.door.ending()).outcome is Outcome.RESET
+
+
+@pytest.mark.parametrize("code", [0, 2, 5, 8, 10])
+async def test_a_reset_of_the_client_is_a_reset_for_the_application(
+    engine: Engine, code: int
+) -> None:
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        stream, there = await here.relay(peer)
+        await peer.send(stream, b"last words")
+        peer.h2.reset_stream(stream, code)
+        await peer.flush()
+        assert await there.receive_exactly(10) == b"last words"
+        assert await there.is_reset()
+        assert (await here.door.ending()).outcome is Outcome.RESET
+
+
+async def test_a_client_that_wants_no_more_after_its_end_is_no_failure(engine: Engine) -> None:
+    """Envoy sends END_STREAM and then RST_STREAM NO_ERROR."""
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        stream, there = await here.relay(peer)
+        await peer.send(stream, b"bye", end=True)
+        await peer.raw(frame(RST_STREAM, 0, stream, bytes(4)))
+        assert await there.receive_all() == b"bye"
+        await there.send(b"unwanted")
+        there.finish()
+        assert (await here.door.ending()).outcome is Outcome.CLOSED
+
+
+async def test_bytes_behind_the_connect_wait_for_the_application(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        stream = await peer.open(here.application.address)
+        await peer.send(stream, b"early")
+        there = await here.application.accept()
+        assert await there.receive_exactly(5) == b"early"
+
+
+async def test_the_loss_of_the_tunnel_is_the_loss_of_its_streams(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        pairs = [await here.relay(peer) for _ in range(3)]
+        peer.tls.stream.reset()
+        for _stream, there in pairs:
+            assert await there.is_reset()
+        await here.door.ending(3)
+        assert {ending.outcome for _, ending in here.door.endings} == {Outcome.RESET}
+        await eventually(lambda: bool(here.door.ended_tunnels), "the tunnel has ended")
+
+
+async def test_a_client_that_goes_away_lets_its_streams_finish(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        stream, there = await here.relay(peer)
+        await peer.raw(frame(GOAWAY, 0, 0, bytes(8)))
+        await peer.send(stream, b"still here", end=True)
+        assert await there.receive_all() == b"still here"
+        there.finish()
+        assert (await here.door.ending()).outcome is Outcome.CLOSED
+        await peer.until_closed()
+        await eventually(lambda: bool(here.door.ended_tunnels), "the tunnel has ended")
+        assert here.door.ended_tunnels[0][1].outcome is Outcome.CLOSED
+
+
+async def test_a_drained_door_says_goaway_twice_and_serves_what_came_in_between(
+    engine: Engine,
+) -> None:
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        stream, there = await here.relay(peer)
+        assert here.door.listener is not None
+        closing = asyncio.create_task(here.door.listener.close())
+        first = await peer.event(h2.events.ConnectionTerminated)
+        assert (first.error_code, first.last_stream_id) == (0, 2**31 - 1)
+        await peer.raw(frame(HEADERS, 4, stream + 2, peer.h2.encoder.encode(
+            [(":method", "CONNECT"), (":authority", str(here.application.address))]
+        )))  # fmt: skip
+        late = await here.application.accept()
+        for each in (stream, stream + 2):
+            await peer.raw(frame(DATA, END_STREAM, each))
+        late.close()
+        there.close()
+        await closing
+        await eventually(lambda: bool(here.door.ended_tunnels), "the tunnel has ended")
+
+
+@pytest.mark.parametrize(
+    ("bad", "code"),
+    [
+        (frame(DATA, 0, 0, b"x"), "PROTOCOL_ERROR"),
+        (frame(PING, 0, 0, b"short"), "FRAME_SIZE_ERROR"),
+        (frame(SETTINGS, 0, 0, bytes(5)), "FRAME_SIZE_ERROR"),
+        (frame(PUSH_PROMISE, 4, 1, bytes(4)), "PROTOCOL_ERROR"),
+        (frame(WINDOW_UPDATE, 0, 0, bytes(4)), "PROTOCOL_ERROR"),
+        (frame(HEADERS, 4, 1, b"\xff\xff\xff\xff\xff\xff\xff"), "COMPRESSION_ERROR"),
+        (frame(DATA, 0, 99, b"x"), "PROTOCOL_ERROR"),
+        (b"\xff" * 9, "FRAME_SIZE_ERROR"),
+    ],
+)
+async def test_a_frame_that_breaks_the_protocol_ends_the_tunnel_with_its_code(
+    engine: Engine, bad: bytes, code: str
+) -> None:
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        await peer.event(h2.events.RemoteSettingsChanged)
+        await peer.raw(bad)
+        gone = await peer.event(h2.events.ConnectionTerminated)
+        assert gone.error_code == h2.errors.ErrorCodes[code]
+        await peer.until_closed()
+        await eventually(lambda: bool(here.door.ended_tunnels), "the tunnel has ended")
+        assert here.door.ended_tunnels[0][1].outcome is not Outcome.CLOSED
+
+
+async def test_a_ping_is_answered(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        peer.h2.ping(b"12345678")
+        await peer.flush()
+        answer = await peer.event(h2.events.PingAckReceived)
+        assert answer.ping_data == b"12345678"
+
+
+async def test_rapid_resets_end_the_tunnel(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        encode = peer.h2.encoder.encode
+        target = [(":method", "CONNECT"), (":authority", str(here.application.address))]
+        for at in range(1, 8001, 2):
+            await peer.raw(
+                frame(HEADERS, 4, at, encode(target)), frame(RST_STREAM, 0, at, bytes(4))
+            )
+            if here.door.ended_tunnels:
+                break
+        await eventually(lambda: bool(here.door.ended_tunnels), "the tunnel has ended")
+        reason = here.door.ended_tunnels[0][1].reason
+        assert reason is not None
+        assert "ENHANCE_YOUR_CALM" in reason
+        after = await H2Peer.connect(here.address)
+        stream, there = await here.relay(after)
+        await after.send(stream, b"others go on")
+        assert await there.receive_exactly(12) == b"others go on"
+
+
+async def test_http_1_is_refused_in_order(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        other = H2Peer(peer.tls, client=True)
+        await other.raw(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await other.until_closed()
+        await eventually(lambda: bool(here.door.ended_tunnels), "the tunnel has ended")
+
+
+# A server's answers.
+
+
+async def test_our_connect_is_the_least_that_rfc_9113_asks_for(engine: Engine) -> None:
+    async with outbound(engine) as (door, address, end):
+        downstream = await Stream.connect(address)
+        peer = await H2Peer.accept(end)
+        asked = await peer.event(h2.events.RequestReceived)
+        fields = [(str(name), str(value)) for name, value in asked.headers or ()]
+        assert fields == [(":method", "CONNECT"), (":authority", "192.0.2.1:5432")]
+        await peer.answer(asked.stream_id or 0, 200)
+        await downstream.send(b"question")
+        assert await peer.receive(asked.stream_id or 0, 8) == b"question"
+        assert (await door.connection()).dialled == TcpAddress("192.0.2.1", 5432)
+
+
+async def test_not_a_byte_of_the_application_passes_before_the_answer(engine: Engine) -> None:
+    async with outbound(engine) as (door, address, end):
+        downstream = await Stream.connect(address)
+        await downstream.send(b"secret")
+        peer = await H2Peer.accept(end)
+        stream = await peer.request()
+        await peer.answer(stream, 403, end=True)
+        assert await downstream.is_reset()
+        assert peer.data == {}
+        assert (await door.ending()).outcome is Outcome.PEER_REFUSED
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome"),
+    [
+        (401, Outcome.PEER_REFUSED),
+        (403, Outcome.PEER_REFUSED),
+        (400, Outcome.CONNECT_FAILED),
+        (404, Outcome.CONNECT_FAILED),
+        (503, Outcome.CONNECT_FAILED),
+        (204, Outcome.CONNECT_FAILED),
+    ],
+)
+async def test_a_status_is_an_outcome_in_words(
+    engine: Engine, status: int, outcome: Outcome
+) -> None:
+    async with outbound(engine) as (door, address, end):
+        downstream = await Stream.connect(address)
+        peer = await H2Peer.accept(end)
+        await peer.answer(await peer.request(), status, end=True)
+        assert await downstream.is_reset()
+        ending = await door.ending()
+        assert ending.outcome is outcome
+        assert ending.reason is not None
+        assert str(status) in ending.reason
+
+
+async def test_no_answer_has_a_deadline(engine: Engine) -> None:
+    async with outbound(engine, connect=0.3) as (door, address, end):
+        downstream = await Stream.connect(address)
+        peer = await H2Peer.accept(end)
+        stream = await peer.request()
+        assert await downstream.is_reset()
+        assert (await door.ending()).outcome is Outcome.TIMED_OUT
+        await peer.event(h2.events.StreamReset, stream)
+
+
+async def test_a_refused_stream_is_opened_on_another_tunnel(engine: Engine) -> None:
+    async with outbound(engine) as (door, address, end):
+        downstream = await Stream.connect(address)
+        first = await H2Peer.accept(end)
+        stream = await first.request()
+        first.h2.close_connection(last_stream_id=0)
+        await first.flush()
+        second = await H2Peer.accept(end)
+        stream = await second.request()
+        await second.answer(stream, 200)
+        await downstream.send(b"question")
+        assert await second.receive(stream, 8) == b"question"
+        assert (await door.connection()).shares_tls is False
+
+
+async def test_a_goaway_lets_open_streams_go_on(engine: Engine) -> None:
+    async with outbound(engine) as (_door, address, end):
+        downstream = await Stream.connect(address)
+        first = await H2Peer.accept(end)
+        stream = await first.request()
+        await first.answer(stream, 200)
+        await first.raw(frame(GOAWAY, 0, 0, stream.to_bytes(4, "big") + bytes(4)))
+        late = await Stream.connect(address)
+        second = await H2Peer.accept(end)
+        await second.answer(await second.request(), 200)
+        await late.send(b"elsewhere")
+        await downstream.send(b"still here")
+        assert await first.receive(stream, 10) == b"still here"
+        downstream.finish()
+        await first.event(h2.events.StreamEnded, stream)
+        await first.send(stream, b"", end=True)
+        await first.until_closed()
+
+
+async def test_two_frames_without_content_are_never_sent(engine: Engine) -> None:
+    async with outbound(engine) as (_door, address, end):
+        downstream = await Stream.connect(address)
+        peer = await H2Peer.accept(end)
+        stream = await peer.request()
+        await peer.answer(stream, 200)
+        await downstream.send(b"x")
+        await peer.receive(stream, 1)
+        downstream.finish()
+        await peer.event(h2.events.StreamEnded, stream)
+        empty = [
+            each for each in peer.received
+            if isinstance(each, h2.events.DataReceived) and not each.data
+        ]  # fmt: skip
+        assert len(empty) <= 1
+
+
+async def test_a_tunnel_that_died_in_silence_is_found_out_before_it_is_used_again(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from uproxy.transport.python import pool, tunnel
+
+    monkeypatch.setattr(pool, "SILENCE_S", 0.0)
+    monkeypatch.setattr(tunnel, "PONG_S", 0.2)
+    async with outbound(engine) as (_door, address, end):
+        first = await Stream.connect(address)
+        dead = await H2Peer.accept(end)
+        await dead.answer(await dead.request(), 200)
+        await first.send(b"x")
+        await dead.receive(1, 1)  # from here on it says nothing more
+        second = await Stream.connect(address)
+        alive = await H2Peer.accept(end)
+        stream = await alive.request()
+        await alive.answer(stream, 200)
+        await second.send(b"y")
+        assert await alive.receive(stream, 1) == b"y"

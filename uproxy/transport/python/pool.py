@@ -1,0 +1,319 @@
+"""The tunnels that we have dialled, kept open for the streams of later connections.
+
+Tunnels are shared where everything that decides about them is equal: the plan, which is our SVID,
+the identities that may answer and the trust, and the address of the far end.  A tunnel keeps no
+plan, because a plan has a key: when the last snapshot with a plan is gone, its tunnels take no new
+streams, and end with their last one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from dataclasses import dataclass, replace
+from time import monotonic
+from typing import Final
+from weakref import ReferenceType, WeakKeyDictionary, ref
+
+from uproxy import libssl, sockets
+from uproxy.contract import Candidate, Refusal, RefusedError, Route, TlsPlan, Tunnel
+from uproxy.hbone.events import Request
+from uproxy.hbone.session import Session
+from uproxy.model import Direction, Outcome, TcpAddress, TunnelSettings
+from uproxy.transport import failures
+from uproxy.transport.dial import reach
+from uproxy.transport.poller import Poller
+from uproxy.transport.python import tunnel
+from uproxy.transport.python.side import Failure
+from uproxy.transport.python.stream import StreamRefusedError, StreamSide
+from uproxy.transport.python.tls import TlsChannel, refusing
+
+SILENCE_S: Final = 10.0
+"""Seconds without a byte from the far end after which a PING proves that it still answers, before
+another stream is opened: ztunnel's and Istio's keepalive interval."""
+ROOM_BEFORE_SETTINGS: Final = 100
+"""Streams for which a tunnel is dialled: what RFC 9113 §6.5.2 recommends a peer to allow at least,
+and ztunnel's limit."""
+
+_WHO: Final = failures.NAMES[Direction.OUTBOUND][1]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where a stream is to be opened."""
+
+    plan: TlsPlan
+    end: TcpAddress
+    authority: TcpAddress
+    server_name: str | None
+    """The SNI to send; None: none."""
+    settings: TunnelSettings
+
+
+def way_of(upstream: Tunnel, candidate: Candidate) -> Way:
+    """Return the way to a candidate, which has one address.
+
+    Raises:
+        RefusedError: it is a unix socket's, to which no tunnel leads.
+    """
+    address = candidate.addresses[0]
+    if not isinstance(address, TcpAddress):
+        reason = f"{address} can't be named in a CONNECT: a tunnel leads to an IP address and port"
+        raise RefusedError(Refusal(Outcome.CONNECT_FAILED, reason))
+    end = upstream.end
+    if isinstance(end, int):
+        end = replace(address, port=end)
+    return Way(upstream.plan, end, address, candidate.server_name, upstream.settings)
+
+
+_Key = tuple[TcpAddress, str | None]
+"""Address and SNI."""
+
+
+@dataclass(slots=True)
+class _FarEnd:
+    """An address to which tunnels lead."""
+
+    tunnels: list[PooledTunnel]
+    """Those that take new streams."""
+    most: int = ROOM_BEFORE_SETTINGS
+    """Streams that it allowed on a tunnel, when it said so last."""
+
+
+class Pool:
+    """All tunnels that one engine has dialled."""
+
+    def __init__(self, poller: Poller) -> None:
+        self._poller = poller
+        self._ends: WeakKeyDictionary[TlsPlan, dict[_Key, _FarEnd]] = WeakKeyDictionary()
+        self._all: set[PooledTunnel] = set()  # those that take no new streams, too
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def take(self, way: Way, route: Route) -> PooledTunnel:
+        """Return a tunnel with room for one more stream, which is reserved until `opened` or
+        `give_back`; it may still be being dialled."""
+        ends = self._ends.setdefault(way.plan, {})
+        far = ends.setdefault((way.end, way.server_name), _FarEnd([]))
+        one = next((each for each in far.tunnels if each.room > 0), None)
+        if one is None:
+            one = PooledTunnel(self, self._poller, way, far.most)
+            far.tunnels.append(one)
+            self._all.add(one)
+            one.dial(way, route)
+        one.reserved += 1
+        return one
+
+    def retire(self, one: PooledTunnel, plan: TlsPlan | None) -> None:
+        """Give no new stream to a tunnel."""
+        ends = {} if plan is None else self._ends.get(plan, {})
+        far = ends.get(one.key)
+        if far is not None and one in far.tunnels:
+            far.tunnels.remove(one)
+            if not far.tunnels:
+                del ends[one.key]
+
+    def note_limit(self, one: PooledTunnel, plan: TlsPlan | None, most: int) -> None:
+        """The far end of a tunnel has said how many streams it allows."""
+        far = None if plan is None else self._ends.get(plan, {}).get(one.key)
+        if far is not None:
+            far.most = most
+
+    def forget(self, one: PooledTunnel) -> None:
+        """A tunnel has ended."""
+        self._all.discard(one)
+
+    async def close(self) -> None:
+        """End every tunnel now."""
+        for each in tuple(self._all):
+            await each.close()
+
+
+class PooledTunnel:
+    """A tunnel that is being dialled, is open, or takes no new streams and ends with its last.
+
+    Satisfies `tunnel.Owner`."""
+
+    def __init__(self, pool: Pool, poller: Poller, way: Way, most: int) -> None:
+        """`most`: streams that the far end will allow, as far as is known."""
+        loop = asyncio.get_running_loop()
+        self.connected: asyncio.Future[None] = loop.create_future()
+        """Done when TCP is; fails with the RefusedError of the dial."""
+        self.ready: asyncio.Future[None] = loop.create_future()
+        """Done when the handshake is; fails with a RefusedError."""
+        self.reserved = 0
+        """Connections that are about to open a stream."""
+        self.end = way.end
+        self.key: _Key = (way.end, way.server_name)
+        self.dialled_from: TcpAddress | None = None
+        self.has_carried = False
+        """Whether a stream was opened, so that the handshake is no later one's own."""
+        self._pool = pool
+        self._poller = poller
+        self._settings = way.settings
+        self._most = most
+        self._tunnel: tunnel.Tunnel | None = None
+        self._retired = False
+        self._idle: asyncio.TimerHandle | None = None
+        self._dialling: asyncio.Task[None] | None = None
+        self._loop = loop
+        # the last reference to a plan may be dropped in any thread
+        self._plan: ReferenceType[TlsPlan] = ref(
+            way.plan, lambda _plan: loop.call_soon_threadsafe(self.retire)
+        )
+
+    @property
+    def room(self) -> int:
+        """How many more streams may be reserved."""
+        if self._retired:
+            return 0
+        ours = self._settings.streams_per_connection
+        if self._tunnel is None:
+            return min(ours, self._most) - self.reserved
+        return min(self._tunnel.room, ours - self._tunnel.streams) - self.reserved
+
+    def dial(self, way: Way, route: Route) -> None:
+        """Begin to connect, with the time limits of the route that needs it first."""
+        self._dialling = self._loop.create_task(self._dial(way, route))
+
+    async def open(self, authority: TcpAddress) -> StreamSide:
+        """Open the stream that was reserved; it is ready when the peer has answered 200.
+
+        Raises:
+            StreamRefusedError: not here, but perhaps on another tunnel.
+            RefusedError: the peer has refused it.
+        """
+        side = await self._open_stream(authority)
+        try:
+            await side.answered
+        except BaseException:
+            side.close()
+            raise
+        return side
+
+    def give_back(self) -> None:
+        """A stream that was reserved isn't opened."""
+        self.reserved -= 1
+        self.on_streams_changed()
+
+    def retire(self) -> None:
+        """Take no new streams, and end with the last one."""
+        if self._retired:
+            return
+        self._retired = True
+        self._pool.retire(self, self._plan())
+        self.on_streams_changed()
+
+    async def close(self) -> None:
+        """End it now."""
+        self._retired = True
+        if self._dialling is not None:
+            self._dialling.cancel()
+            await asyncio.gather(self._dialling, return_exceptions=True)
+        if self._tunnel is not None:
+            self._tunnel.abort()
+
+    async def _open_stream(self, authority: TcpAddress) -> StreamSide:
+        """Open a stream, if the far end still answers."""
+        opened = self._tunnel
+        try:
+            if opened is None:
+                raise _unusable("isn't open")
+            if monotonic() - opened.last_heard > SILENCE_S and not await opened.prove():
+                self.retire()
+                raise _unusable("didn't answer a PING")
+            if not opened.room:
+                raise _unusable("takes no more streams")
+            side, self.has_carried = opened.open(str(authority)), True
+        finally:
+            self.give_back()
+        return side
+
+    # Dialling.
+
+    async def _dial(self, way: Way, route: Route) -> None:
+        """Connect and do the handshake; those who wait get what became of it."""
+        try:
+            await self._do_handshake(await self._connect(way, route), way, route)
+        except RefusedError as no:
+            self._fail(no)
+        except asyncio.CancelledError:
+            self._fail(RefusedError(failures.STOPPED))
+            raise
+        except Exception:
+            self._fail(RefusedError(failures.DEFECT))
+            raise
+
+    async def _connect(self, way: Way, route: Route) -> socket.socket:
+        connected, _end = await reach(self._poller, (way.end,), route, route.timeouts.connect)
+        self.dialled_from = sockets.tcp_address_of(connected.getsockname())
+        self.connected.set_result(None)
+        return connected
+
+    async def _do_handshake(self, connected: socket.socket, way: Way, route: Route) -> None:
+        channel, limit = TlsChannel(self._poller, connected, _WHO), route.timeouts.handshake
+        try:
+            with refusing(channel):
+                async with asyncio.timeout(limit or None):
+                    await channel.handshake(
+                        libssl.context_of(way.plan), server_name=way.server_name
+                    )
+        except TimeoutError as error:
+            channel.reset()
+            raise RefusedError(failures.handshake(_WHO, error, limit)) from None
+        except BaseException:
+            channel.close()
+            raise
+        session = Session(server=False, settings=self._settings, now=monotonic())
+        self._tunnel = tunnel.Tunnel(channel, session, self, way.plan.own.not_after)
+        self._tunnel.start()
+        self.ready.set_result(None)
+        self.on_streams_changed()
+
+    def _fail(self, why: RefusedError) -> None:
+        """Tell those who wait that it can't be dialled."""
+        self.retire()
+        self._pool.forget(self)
+        for future in (self.connected, self.ready):
+            if not future.done():
+                future.set_exception(why)
+                future.exception()  # nobody may be waiting any more
+
+    # What the tunnel says.
+
+    def on_request(self, side: StreamSide, request: Request) -> None:  # noqa: ARG002
+        """A server opens no streams: the session refuses them."""
+        raise AssertionError("a client was given a request")
+
+    def on_request_refused(self, side: StreamSide, reason: str) -> None:  # noqa: ARG002
+        """As `on_request`."""
+        raise AssertionError(f"a client was given a request: {reason}")
+
+    def on_streams_changed(self) -> None:
+        """Let it end when it has carried nothing for `hbone.idle`, or at once if it is retired."""
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+        opened = self._tunnel
+        if opened is not None and opened.allowed is not None:
+            self._pool.note_limit(self, self._plan(), opened.allowed)
+        if opened is None or opened.is_over or opened.streams or self.reserved > 0:
+            return
+        if self._retired:
+            opened.close()
+        elif self._settings.idle:
+            self._idle = self._loop.call_later(self._settings.idle, self.retire)
+
+    def on_over(self, failure: Failure | None) -> None:  # noqa: ARG002  its streams say why
+        """It has ended."""
+        self.retire()
+        self._pool.forget(self)
+        if self._idle is not None:
+            self._idle.cancel()
+        if self._tunnel is not None:
+            self._tunnel.channel.close()
+
+
+def _unusable(why: str) -> StreamRefusedError:
+    return StreamRefusedError(Refusal(Outcome.CONNECT_FAILED, f"the tunnel to {_WHO} {why}"))
