@@ -273,7 +273,6 @@ def test_files_that_do_not_fit_together_are_a_mistake(settings: Settings, tmp_pa
 
 TUNNELS = """
 identity: {files: {svid: svid.pem, key: svid.key, bundles: {example.org: bundle.pem}}}
-engine: python
 inbound:
   - {name: api, listen: "127.0.0.1:PORT", transport: hbone, ports: [8080], addresses: [127.0.0.1]}
 outbound: [{listen: 127.0.0.1:3, to: db}]

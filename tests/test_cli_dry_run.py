@@ -134,7 +134,6 @@ def test_the_rules_of_one_file_are_asked(file: Path, capsys: pytest.CaptureFixtu
 
 TUNNELS = """
 identity: {workload_api: unix:///run/agent.sock, spiffe_id: spiffe://example.org/ns/shop/sa/orders}
-engine: python
 inbound:
   - {name: api, listen: "[::]:15008", transport: hbone, ports: [8080, 5432]}
   - {name: one, listen: "10.0.0.7:15009", transport: hbone, ports: [9]}

@@ -10,18 +10,17 @@ from tests.helpers.config_documents import FILES, loaded, mistakes, only_mistake
 from uproxy.config import warnings
 from uproxy.model import Host, TcpAddress, TunnelSettings
 
-PYTHON = FILES + "engine: python\n"
 DOOR = "listen: '[::]:15008', transport: hbone"
 ORDERS = "addresses: ['10.0.0.7:5432'], transport: hbone"
 ID = "identities: ['spiffe://example.org/db']"
 
 
 def _door(more: str = "ports: [8080]", *, door: str = DOOR) -> str:
-    return PYTHON + f"inbound: [{{{door}, {more}}}]\n"
+    return FILES + f"inbound: [{{{door}, {more}}}]\n"
 
 
 def _to(more: str = ID, *, to: str = ORDERS) -> str:
-    return PYTHON + f"destinations: {{db: {{{to}, {more}}}}}\n"
+    return FILES + f"destinations: {{db: {{{to}, {more}}}}}\n"
 
 
 def test_a_door_for_tunnels_needs_its_ports_alone() -> None:
@@ -180,14 +179,14 @@ def test_what_a_destination_through_tunnels_lacks_or_cannot_have(
 
 
 def test_how_tunnels_are_used_is_configured_in_sizes_and_numbers() -> None:
-    assert loaded(PYTHON).hbone == TunnelSettings()
+    assert loaded(FILES).hbone == TunnelSettings()
     written = (
         "hbone: {max_streams: 200, streams_per_connection: 50, stream_window: 64KiB,"
         " connection_window: 2MiB, idle: 0}"
     )
-    assert loaded(PYTHON + written).hbone == TunnelSettings(200, 50, 1 << 16, 1 << 21, 0.0)
+    assert loaded(FILES + written).hbone == TunnelSettings(200, 50, 1 << 16, 1 << 21, 0.0)
     large = "hbone: {stream_window: 16MiB, connection_window: 1GiB}"
-    assert loaded(PYTHON + large).hbone.connection_window == 1 << 30
+    assert loaded(FILES + large).hbone.connection_window == 1 << 30
 
 
 @pytest.mark.parametrize(
@@ -206,19 +205,9 @@ def test_how_tunnels_are_used_is_configured_in_sizes_and_numbers() -> None:
     ],
 )
 def test_windows_and_counts_have_bounds(written: str, key: str, reason: str) -> None:
-    mistake = only_mistake(PYTHON + f"hbone: {{{written}}}")
+    mistake = only_mistake(FILES + f"hbone: {{{written}}}")
     assert mistake.path == f"hbone.{key}"
     assert reason in mistake.reason
-
-
-@pytest.mark.parametrize("engine", ["", "engine: native\n"])
-def test_tunnels_need_the_engine_that_has_them(engine: str) -> None:
-    text = FILES + engine + f"inbound: [{{{DOOR}, ports: [8080]}}]\n"
-    mistake = only_mistake(text)
-    assert mistake.path == "inbound[0].transport"
-    assert mistake.reason == "needs `engine: python` in this version"
-    text = FILES + engine + f"destinations: {{db: {{{ORDERS}, {ID}}}}}\n"
-    assert only_mistake(text).path == "destinations.db.transport"
 
 
 def test_what_is_valid_and_risky_is_warned_of() -> None:

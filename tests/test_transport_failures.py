@@ -44,6 +44,10 @@ def test_every_failure_of_a_thread_is_explained(what: str) -> None:
             failure(what).cause()
     elif what in failures.LIMITS:
         assert failures.limit(what, LIMITS).outcome is Outcome.LIMIT
+    elif what in failures.STREAM_FAILURES:
+        refusal = failures.candidate(failure(what, 503), ROUTE, ())
+        assert refusal.outcome is Outcome.CONNECT_FAILED
+        assert refusal.reason.startswith("the peer")
     elif what in ("idle", "half_closed"):
         assert failures.relay(failure(what), ROUTE, None).outcome is Outcome.TIMED_OUT
     else:

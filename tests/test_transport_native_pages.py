@@ -17,14 +17,15 @@ NATIVE = Path(__file__).parents[1] / "uproxy" / "transport" / "native"
 
 ORDER = re.findall(
     r"\w+",
-    "system openssl presented codes alpn types queues deadlines limits verify_cache route_cache "
-    "references channel tls side client_hello close loss relay handshake offload dial accept "
-    "state connection worker _engine",
+    "system openssl presented frames hpack_table hpack budgets faults streams connect reading "
+    "sending verbs rules control blocks data session codes alpn types queues deadlines limits "
+    "verify_cache route_cache references channel tls side client_hello close loss relay handshake "
+    "offload dial accept state tunnel stream pool connection carrying dispatch worker _engine",
 )
 """The pages: each needs only those before it."""
 
 LONGEST_PAGE = 350
-LONGEST_WITH_A_REASON = 700
+LONGEST_WITH_A_REASON = 800
 LONGEST_WITHOUT_A_DOCSTRING = 6
 """Lines."""
 

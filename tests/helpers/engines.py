@@ -65,10 +65,10 @@ async def engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
     close_all()
 
 
-@pytest.fixture(params=["python"])
+@pytest.fixture(params=sorted(_ENGINES))
 async def tunnel_engine(request: pytest.FixtureRequest) -> AsyncIterator[Engine]:
-    """As `engine`, of those that carry tunnels."""
-    made = _ENGINES[request.param]()
+    """As `engine`; the compiled one with one thread, because each thread has a pool of tunnels."""
+    made = NativeEngine(threads=1) if request.param == "native" else _ENGINES[request.param]()
     yield made
     await made.stop()
     close_all()

@@ -54,6 +54,7 @@ def _build(source: Path, built: Path) -> None:
     includes = [f"-I{sysconfig.get_path('include')}", f"-I{_ENGINE}"]
     # the engine's other functions come along, and nobody calls them here
     flags = ["-O2", "-fPIC", "-shared", "-pthread", "-fno-strict-aliasing", "-w"]
+    flags += os.environ.get("PROBE_FLAGS", "").split()  # of a sanitizer (.ci/asan)
     compiler = os.environ.get("CC", "cc")
     subprocess.run([compiler, *flags, *includes, "-o", fresh, translated], check=True)
     fresh.replace(built)

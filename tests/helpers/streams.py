@@ -134,7 +134,7 @@ class Upstream:
 
     def __init__(self, path: str | None = None) -> None:
         if path is None:
-            self.socket = socket.create_server(("127.0.0.1", 0))
+            self.socket = socket.create_server(("127.0.0.1", 0), backlog=2048)
             self.address: Address = TcpAddress(*self.socket.getsockname())
         else:
             self.socket = socket.socket(socket.AF_UNIX)

@@ -37,7 +37,6 @@ def check_tunnels(root: Draft) -> Iterator[Mistake]:
         else:
             yield from _refuse_keys(destination, ("hbone_address", "hbone_port"))
     yield from _check_windows(root)
-    yield from _check_engine(root)
 
 
 def _check_hbone_door(door: Draft) -> Iterator[Mistake]:
@@ -124,12 +123,3 @@ def _check_windows(root: Draft) -> Iterator[Mistake]:
         key = keys[0] if hbone.has(keys[0]) else keys[1]
         reason = f"one stream may send {stream:,} bytes, and all together {whole:,}"
         yield hbone.wrong(key, f"{reason}: make connection_window the larger one")
-
-
-def _check_engine(root: Draft) -> Iterator[Mistake]:
-    """Refuse tunnels with an engine that has none."""
-    if root.get("engine") == "python" or (root.has("engine") and root.get("engine") is None):
-        return
-    for draft in (*root.drafts("inbound"), *root.drafts("destinations")):
-        if draft.get("transport") is Transport.HBONE:
-            yield draft.wrong("transport", "needs `engine: python` in this version")

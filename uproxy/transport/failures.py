@@ -34,8 +34,13 @@ REFUSED_WITHIN_S: Final = 10.0
 """A server that cuts a connection within so many seconds of its acceptance, and has sent nothing,
 has probably refused it; one that takes longer has been waiting for something else to fail."""
 
-LIMITS: Final = frozenset({"slots", "full", "source_full", "evicted", "stalled"})
+LIMITS: Final = frozenset({"slots", "full", "source_full", "evicted", "stalled", "held"})
 """The values of `Failure.what` that `limit` explains."""
+
+_UNVERIFIED: Final = {"unproven": UNPROVEN, "unasked": UNASKED}
+
+STREAM_FAILURES: Final = frozenset({"status", "stream_refused", "stream_reset"})
+"""The values of `Failure.what` that `unopened` explains."""
 
 _RESETS: Final = (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN)
 
@@ -57,12 +62,14 @@ class Failure:
     """The name of the side that failed, as reasons say it: `the peer`, `the application`."""
     state: State
     error: int
-    """An errno, for `os`; a `presented.Excess`, for `excess`."""
+    """An errno, for `os`; a `presented.Excess`, for `excess`; the answer's number, for `status`;
+    HTTP/2's error code, for `stream_reset`."""
     code: int
-    """OpenSSL's error code, for `tls` and `after_handshake`; the size in bytes, or the number, that
-    was too large, for `excess`."""
+    """OpenSSL's error code, for `tls` and `after_handshake`; HTTP/2's, for `http2`; the size in
+    bytes, or the number, that was too large, for `excess`."""
     verdict: object
-    """The exception that refused the peer, for `verify`."""
+    """The exception that refused the peer, for `verify`; the rule that the peer has broken, in
+    words, for `http2`."""
 
     def cause(self) -> BaseException:
         """Return the exception with which the Python engine reports the same failure.
@@ -72,6 +79,8 @@ class Failure:
         """
         if self.what in _CLOSED:
             return closed(self.who, self.what)
+        if self.what in _UNVERIFIED:
+            return TlsError(_UNVERIFIED[self.what])
         match self.what:
             case "os":
                 return OSError(self.error, "")
@@ -79,14 +88,12 @@ class Failure:
                 return TimeoutError()
             case "tls" | "after_handshake":
                 return libssl.in_words(self.code)
-            case "unproven":
-                return TlsError(UNPROVEN)
-            case "unasked":
-                return TlsError(UNASKED)
             case "verify" if isinstance(self.verdict, BaseException):
                 return self.verdict
             case "excess":
                 return presented.refusal(self.error, self.code)
+            case "http2":
+                return broken_http2(self.who, self.code, str(self.verdict))
             case "memory" | "verify":  # no memory for the verdict either
                 return MemoryError()
         raise ValueError(f"{self.what} has no cause")
@@ -142,6 +149,8 @@ def limit(what: str, limits: Limits, source: Address | str = "") -> Refusal:
     elif what == "slots":
         most = limits.handshakes_in_flight
         why = f"{most} handshakes are in flight (limits.handshakes_in_flight)"
+    elif what == "held":
+        why = "its reader stalled while its tunnel kept too many bytes for its streams"
     elif what == "full":
         why = f"{limits.connections} connections are open (limits.connections)"
     else:
@@ -197,12 +206,33 @@ def no_answer(addresses: tuple[Address, ...], seconds: float) -> Refusal:
 
 
 def candidate(failure: Failure, route: Route, addresses: tuple[Address, ...]) -> Refusal:
-    """Return the refusal for a candidate whose connect or handshake failed."""
+    """Return the refusal for a candidate whose connect or handshake failed, or whose CONNECT."""
+    if failure.what in STREAM_FAILURES:
+        return unopened(failure)
     if failure.state is State.HANDSHAKING_UPSTREAM:
         return handshake(failure.who, failure.cause(), route.timeouts.handshake, route.shown)
     if failure.what == "timeout":
         return no_answer(addresses, route.timeouts.connect)
     return unreachable(failure.error, addresses[0], route)
+
+
+def broken_http2(who: str, code: int, rule: str) -> TlsError:
+    """Return the error of a side that broke a rule of HTTP/2, which ends its tunnel with a code."""
+    from uproxy.hbone.codes import ErrorCode  # to save memory where there are no tunnels
+
+    return TlsError(f"{who} broke HTTP/2 ({ErrorCode.of(code).name}): {rule}")
+
+
+def unopened(failure: Failure) -> Refusal:
+    """Return the refusal for a CONNECT that was refused; `failure.what`: one of STREAM_FAILURES."""
+    from uproxy.hbone import statuses  # to save memory where there are no tunnels
+    from uproxy.hbone.codes import ErrorCode
+
+    if failure.what == "stream_refused":
+        return Refusal(Outcome.CONNECT_FAILED, f"{failure.who} takes no stream on its tunnels")
+    if failure.what == "status":
+        return Refusal(*statuses.meaning_of(failure.error))
+    return Refusal(*statuses.meaning_of_reset(ErrorCode.of(failure.error)))
 
 
 def idle(timeouts: Timeouts, *, half_closed: bool) -> Refusal:

@@ -37,20 +37,23 @@ from uproxy.transport.native.presented cimport (
     MAX_NAME_PARTS, MAX_PARTS, MAX_REQUEST, MAX_TEXT, X_BYTES, X_CERTIFICATES, X_EXTENSIONS, X_KEY,
     X_MESSAGE, X_NAME, X_NOT_DER, X_PARTS, X_REQUEST, X_TEXT, Presented, read_presented,
 )
+from uproxy.transport.native.faults cimport fault_words
 from uproxy.transport.native.codes cimport (
-    C_CUT, C_CUT_ALL, C_DIAL, C_HANDSHAKE, C_RELAY, C_RELEASE, C_RELEASE_LISTENER, C_STOP,
-    C_WATCH_LOSS, E_ADMITTED, E_ARRIVED, E_CLOSED, E_HANDSHAKEN, E_OPENED, E_UPSTREAM_FAILED,
-    E_UPSTREAM_READY, FAILURE_COUNT, F_AFTER_HANDSHAKE, F_CUT, F_EVICTED, F_EXCESS, F_FULL,
-    F_HALF_CLOSED, F_IDLE, F_MEMORY, F_NONE, F_NO_HELLO, F_OS, F_SHORT_HANDSHAKE, F_SHORT_HELLO,
-    F_SLOTS, F_SOURCE_FULL, F_STALLED, F_TIMEOUT, F_TLS, F_TRUNCATED, F_UNASKED, F_UNPROVEN,
-    F_VERIFY, HASH_KEYS, K_LISTENER, LARGE_BATCH, MAX_OPTIONS, STATE_COUNT, S_ACCEPTED,
-    S_ADMITTING, S_CARRYING, S_CLOSED, S_CLOSING, S_CONNECTING, S_HANDSHAKING_DOWNSTREAM,
-    S_HANDSHAKING_UPSTREAM, S_OPENING_STREAM, S_RELAYING, V_ACCEPTED, V_DEFECT, V_REFUSED,
+    C_CUT, C_CUT_ALL, C_DIAL, C_DRAIN, C_HANDSHAKE, C_RELAY, C_RELEASE, C_RELEASE_LISTENER,
+    C_RETIRE, C_STOP, C_WATCH_LOSS, E_ADMITTED, E_ARRIVED, E_CARRYING, E_CLOSED, E_HANDSHAKEN,
+    E_OPENED, E_UPSTREAM_FAILED, E_UPSTREAM_READY, FAILURE_COUNT, F_AFTER_HANDSHAKE, F_CUT,
+    F_EVICTED, F_EXCESS, F_FULL, F_HALF_CLOSED, F_HELD, F_HTTP2, F_IDLE, F_MEMORY, F_NONE,
+    F_NO_HELLO, F_OS, F_SHORT_HANDSHAKE, F_SHORT_HELLO, F_SLOTS, F_SOURCE_FULL, F_STALLED,
+    F_STATUS, F_STREAM_REFUSED, F_STREAM_RESET, F_TIMEOUT, F_TLS, F_TRUNCATED, F_UNASKED,
+    F_UNPROVEN, F_VERIFY, HASH_KEYS, K_LISTENER, LARGE_BATCH, MAX_OPTIONS,
+    STATE_COUNT, S_ACCEPTED, S_ADMITTING, S_CARRYING, S_CLOSED, S_CLOSING, S_CONNECTING,
+    S_HANDSHAKING_DOWNSTREAM, S_HANDSHAKING_UPSTREAM, S_OPENING_STREAM, S_RELAYING, V_ACCEPTED,
+    V_DEFECT, V_REFUSED,
 )
 from uproxy.transport.native.alpn cimport choose_protocol
 from uproxy.transport.native.types cimport (
     CachedRoute, Channel, Command, Connection, DoorState, Endpoint, Fault, LimitState, Listener,
-    ReportQueue, Shared, VerifiedPeer, VerifyCache, Worker,
+    ReportQueue, Shared, TunnelLimits, VerifiedPeer, VerifyCache, Way, Worker,
 )
 from uproxy.transport.native.queues cimport (
     clear_bell, mark_decided, new_command, remove_report, ring_loop, send_command,
@@ -63,12 +66,15 @@ from uproxy.transport.native.route_cache cimport (
     release_listener,
 )
 from uproxy.transport.native.references cimport (
-    fill_setup, fill_target, forget_context, forget_handshake, forget_refusal,
+    fill_limits, fill_setup, fill_target, fill_way, forget_context, forget_handshake,
+    forget_refusal,
 )
 from uproxy.transport.native.handshake cimport on_message
 from uproxy.transport.native.offload cimport helpers_busy_since, stop_helpers
 from uproxy.transport.native.accept cimport A_GONE, A_OTHERS, accept_for_worker, pause
 from uproxy.transport.native.state cimport enter_state_by_loop, state_of
+from uproxy.transport.native.stream cimport fill_stream_calls
+from uproxy.transport.native.carrying cimport fill_session_calls
 from uproxy.transport.native.worker cimport free_worker, new_worker, work
 
 import os
@@ -84,12 +90,13 @@ UPSTREAM_READY = E_UPSTREAM_READY
 UPSTREAM_FAILED = E_UPSTREAM_FAILED
 OPENED = E_OPENED
 CLOSED = E_CLOSED
+CARRYING = E_CARRYING
 
 STATES = {
     State.ACCEPTED: S_ACCEPTED,
     State.HANDSHAKING_DOWNSTREAM: S_HANDSHAKING_DOWNSTREAM,
-    State.ADMITTING: S_ADMITTING,
     State.CARRYING: S_CARRYING,
+    State.ADMITTING: S_ADMITTING,
     State.CONNECTING: S_CONNECTING,
     State.HANDSHAKING_UPSTREAM: S_HANDSHAKING_UPSTREAM,
     State.OPENING_STREAM: S_OPENING_STREAM,
@@ -121,6 +128,11 @@ FAILURES = {
     F_EVICTED: "evicted",
     F_STALLED: "stalled",
     F_EXCESS: "excess",
+    F_STATUS: "status",
+    F_STREAM_REFUSED: "stream_refused",
+    F_STREAM_RESET: "stream_reset",
+    F_HTTP2: "http2",
+    F_HELD: "held",
 }
 
 
@@ -167,6 +179,8 @@ cdef void allow_moves():
     for before, states in MOVES.items():
         for after in states:
             allowed_moves[<int>STATES[before]] |= 1 << <int>STATES[after]
+    # of a tunnel that the pool has dialled, which is nobody's connection
+    allowed_moves[<int>S_HANDSHAKING_UPSTREAM] |= 1 << <int>S_CARRYING
 
 allow_moves()
 
@@ -208,6 +222,19 @@ cdef void ask_verifier(Channel *channel, Presented *them) noexcept with gil:
     channel.verdict = V_REFUSED if refused else V_DEFECT
 
 
+cdef void share_refusal(Channel *refused, Channel *channel) noexcept with gil:
+    """Let a side that waited for a tunnel have the exception that refused the tunnel's peer."""
+    forget_refusal(channel)
+    Py_INCREF(<object>refused.refused_with)
+    channel.refused_with = refused.refused_with
+
+
+def words_of(int why):
+    """Return the rule of HTTP/2 that a peer has broken, in words; `why` is the number that
+    `failure` has returned."""
+    return fault_words(why).decode()
+
+
 cdef class Core:
     """The threads, what they share, and the queue of their reports."""
 
@@ -238,7 +265,9 @@ cdef class Core:
             shared.options[at].level, shared.options[at].name = level, name
             shared.options[at].value = value
         shared.option_count = len(options)
-        shared.ask_verifier = ask_verifier
+        shared.ask_verifier, shared.share_refusal = ask_verifier, share_refusal
+        fill_stream_calls(&shared.stream_calls)
+        fill_session_calls(&shared.session_calls)
         for at in range(5):
             shared.limits.keys[at] = int.from_bytes(os.urandom(8), "big")
         for at in range(HASH_KEYS):
@@ -293,6 +322,26 @@ cdef class Core:
         pthread_mutex_unlock(&limits.lock)
         return counts
 
+    def pooled_tunnels(self):
+        """Return how many tunnels that the threads have dialled are there."""
+        return word_get(&self.shared.pooled_tunnels)
+
+    def bad_requests(self):
+        """Return how many requests on tunnels were refused for what they looked like, and how many
+        streams were reset because their readers had stalled."""
+        return long_get(&self.shared.bad_requests), long_get(&self.shared.stalled_streams)
+
+    def retire(self, uint64_t plan):
+        """Have no stream opened any more on tunnels that were dialled with a plan (`Way`)."""
+        cdef Command *command
+        cdef int at
+        for at in range(self.shared.count):
+            command = new_command(C_RETIRE, NULL)
+            if command == NULL:
+                raise MemoryError
+            command.plan = plan
+            send_command(self.shared.workers[at], command)
+
     def alive(self):
         """Return how many connections haven't been released."""
         return word_get(&self.shared.alive)
@@ -341,7 +390,12 @@ cdef class Core:
         """Return the connection's handle, which is made for its first report."""
         cdef ConnectionHandle handle
         if connection.handle == NULL:
-            handle = self.make_handle(<object>connection.door_state.python)
+            carrier = None
+            if connection.carried_by != NULL and connection.carried_by.handle != NULL:
+                # it was reported before, and its end comes later
+                carrier = <object>connection.carried_by.handle
+            handle = self.make_handle(
+                <object>connection.door_state.python, carrier, bool(connection.is_pooled))
             handle.connection, handle.core = connection, self
             Py_INCREF(handle)
             connection.handle = <PyObject *>handle
@@ -404,12 +458,13 @@ cdef class ListenerHandle:
         self.listener.held = 1 + core.shared.count
         self.listener.paused = True
 
-    def set_door_state(self, state, downstream, bint ask, bint tls, double limit):
+    def set_door_state(self, state, downstream, bint ask, bint tls, double limit, tunnels):
         """Set how connections begin that are accepted from now on.  `make_handle` gets `state`.  If
         `ask`, each is reported with ARRIVED at once.  If `tls`, it makes a handshake as
         `downstream`, a TlsSetup, says; without one it is reported with ARRIVED when its first byte
-        has come.  `limit` is the handshake's, in seconds; 0: none.  No cached route is used any
-        more."""
+        has come.  `limit` is the handshake's, in seconds; 0: none.  `tunnels` are the limits of the
+        tunnels that callers make: streams, their window, that of the tunnel, and the seconds for
+        which one may be empty; None: they make none.  No cached route is used any more."""
         cdef DoorState *door_state = <DoorState *>calloc(1, sizeof(DoorState))
         cdef DoorState *before
         if door_state == NULL:
@@ -419,12 +474,22 @@ cdef class ListenerHandle:
         door_state.python, door_state.held = <PyObject *>state, 1
         door_state.ask, door_state.tls, door_state.limit = ask, tls, limit
         fill_setup(&door_state.downstream, downstream)
+        fill_limits(&door_state.tunnels, tunnels)
+        self._exchange(door_state)
+
+    cdef _exchange(self, DoorState *door_state):
+        """Have streams and connections arrive under another DoorState, or (NULL) under none."""
+        cdef DoorState *before
         pthread_mutex_lock(&self.listener.lock)
         before = self.listener.door_state
         pointer_set(<void **>&self.listener.door_state, door_state)
         pthread_mutex_unlock(&self.listener.lock)
         if before != NULL:
             release_door_state(before)
+
+    def drain(self):
+        """Let the tunnels of the listener's callers end with their last streams."""
+        self.core._post_to_all(C_DRAIN, self.listener)
 
     def resume(self):
         """Accept, at first or after a pause."""
@@ -457,9 +522,9 @@ cdef class ListenerHandle:
 
     def close(self, int most):
         """Accept the connections that wait in the kernel's queue, `most` at most, and none later:
-        the socket may then be closed."""
+        the socket may then be closed.  No cached route is used any more.  Streams arrive until
+        `forget`, under the last `set_door_state`; tunnels end with those that they have."""
         cdef Listener *listener = self.listener
-        cdef DoorState *door_state
         cdef Connection *connection = NULL
         cdef int at, result, error = 0
         if listener.closed:
@@ -470,18 +535,20 @@ cdef class ListenerHandle:
                 break
         pthread_mutex_lock(&listener.lock)
         word_set(<int *>&listener.closed, True)
-        door_state = listener.door_state
-        pointer_set(<void **>&listener.door_state, NULL)
         if not listener.paused:
             for at in range(self.core.shared.count):
                 epoll_ctl(self.core.shared.workers[at].epoll, EPOLL_CTL_DEL, listener.fd, NULL)
         pthread_mutex_unlock(&listener.lock)
+        self.core._post_to_all(C_DRAIN, listener)
         self.core._post_to_all(C_RELEASE_LISTENER, listener)
-        if door_state != NULL:
-            release_door_state(door_state)
+
+    def forget(self):
+        """Have nobody decide about streams any more, after `close`."""
+        self._exchange(NULL)
 
     def __dealloc__(self):
         if self.listener != NULL:
+            self._exchange(NULL)
             release_listener(self.listener)
 
 
@@ -520,6 +587,24 @@ cdef class ConnectionHandle:
         """Return the address at which it arrived, as `source` does."""
         return _endpoint(&self.connection.local)
 
+    def meant(self):
+        """Return the address that a stream's CONNECT names, as `source` does; None where it names
+        none, too, and on other connections."""
+        return _endpoint(&self.connection.meant)
+
+    def why_unnamed(self):
+        """Return why a request on a tunnel was refused without a stream; None: it wasn't."""
+        why = self.connection.why_unnamed
+        return words_of(why) if why else None
+
+    def stream_count(self):
+        """Return how many streams a connection carries now."""
+        return 0 if self.connection == NULL else word_get(&self.connection.streams)
+
+    def has_shared_handshake(self):
+        """Whether its handshake is that of a tunnel which wasn't made for it."""
+        return bool(self.connection.shares_tls)
+
     def dialled_from_endpoint(self):
         """Return our own address on the upstream connection, as `source` does; None where it was
         never connected, too."""
@@ -549,14 +634,24 @@ cdef class ConnectionHandle:
         """Have the connection ended if the downstream side is reset from now on."""
         self._post(new_command(C_WATCH_LOSS, self.connection), 0, 0)
 
-    def dial(self, bytes target, upstream, double limit, double handshake_limit):
+    def dial(self, bytes target, upstream, double limit, double handshake_limit, way=None):
         """Dial `target` (a packed sockaddr), and shake hands as `upstream` says; None: no TLS.
-        Limits in seconds.  UPSTREAM_READY, UPSTREAM_FAILED or CLOSED follows."""
+        With a `way` (Way) open a stream on a tunnel to `target` instead, which may be there
+        already.  Limits in seconds.  UPSTREAM_READY, UPSTREAM_FAILED or CLOSED follows."""
         cdef Command *command = new_command(C_DIAL, self.connection)
         if command == NULL:
             raise MemoryError
         fill_target(&command.target, &command.target_size, target)
+        if way is not None:
+            command.way = <Way *>calloc(1, sizeof(Way))
+            if command.way == NULL:
+                free(command)
+                raise MemoryError
+            fill_way(command.way, way)
         self._use(1, upstream)
+        if way is not None and upstream is not None:
+            Py_INCREF(upstream[0])  # for the tunnel, if one is dialled
+            self.connection.sides[1].channel.owned_contexts += 1
         self._post(command, limit, handshake_limit)
 
     def dial_connected(self, int fd, upstream, double handshake_limit):
@@ -582,10 +677,12 @@ cdef class ConnectionHandle:
                 command.size = len(preface)
         self._post(command, idle, half_close)
 
-    def cache_route(self, route, bint by_source, bytes target, upstream, time_limits):
-        """Have later callers that show the same leaf (and, if `by_source`, come from the same host)
-        get `route` without asking; `time_limits` are connect, handshake, idle and half_close, in
-        seconds.  False if there are too many cached routes."""
+    def cache_route(self, route, bint by_source, bint by_meant, bytes target, upstream, way,
+                    time_limits):
+        """Have later callers that show the same leaf (and, if `by_source`, come from the same host,
+        if `by_meant`, name the same address) get `route` without asking; `target`, `upstream` and
+        `way` are as in `dial`, `time_limits` connect, handshake, idle and half_close, in seconds.
+        False if there are too many cached routes."""
         cdef CachedRoute *cached_route
         cdef uint64_t serial = 0
         if self.connection.sides[0].channel.verified_peer != NULL:
@@ -598,10 +695,13 @@ cdef class ConnectionHandle:
             raise MemoryError
         Py_INCREF(route)
         cached_route.route, cached_route.serial = <PyObject *>route, serial
-        cached_route.by_source = by_source
+        cached_route.by_source, cached_route.by_meant = by_source, by_meant
+        cached_route.meant = self.connection.meant
         memcpy(cached_route.host, self.connection.source.host, 16)
         fill_setup(&cached_route.upstream, upstream)
         fill_target(&cached_route.target, &cached_route.target_size, target)
+        if way is not None:
+            fill_way(&cached_route.way, way)
         cached_route.connect, cached_route.handshake = time_limits[:2]
         cached_route.idle, cached_route.half_close = time_limits[2:]
         if add_cached_route(self.connection.door_state, cached_route):
@@ -620,9 +720,13 @@ cdef class ConnectionHandle:
         if door_state != NULL:
             release_door_state(door_state)
 
-    def cut(self):
-        """Reset both sides.  CLOSED follows."""
-        self._post(new_command(C_CUT, self.connection), 0, 0)
+    def cut(self, int status=0):
+        """Reset both sides.  CLOSED follows.  A CONNECT without an answer gets this HTTP status;
+        -1: none, but a reset that says that it may be sent elsewhere."""
+        cdef Command *command = new_command(C_CUT, self.connection)
+        if command != NULL:
+            command.result = status
+        self._post(command, 0, 0)
 
     def failure(self):
         """Return why it ended, after CLOSED: (one of FAILURES, side, errno or Excess, OpenSSL's
@@ -669,7 +773,7 @@ cdef class ConnectionHandle:
         cdef Channel *which = &self.connection.sides[side].channel
         forget_handshake(which, &self.core.shared.verify_cache)
         fill_setup(&which.tls_setup, handshake)
-        which.owns_context = handshake is not None
+        which.owned_contexts = 0 if handshake is None else 1
 
     cdef _post(self, Command *command, double limit, double other_limit):
         if command == NULL:

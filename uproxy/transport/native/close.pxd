@@ -34,8 +34,20 @@ cdef inline void unlink_connection(Connection *connection) noexcept nogil:
         connection.after.before = connection.before
 
 
+cdef inline void close_side(Side *side, bint orderly) noexcept nogil:
+    """End a side, with a reset unless `orderly`, and forget it: it can then be another one."""
+    if side.carrier != NULL:
+        side.carrier.close(side, orderly)
+    close_channel(&side.channel, orderly)
+
+
+cdef inline bint is_gone(Side *side) noexcept nogil:
+    """Whether nothing comes any more but what was received."""
+    return side.channel.gone if side.carrier == NULL else side.stream.is_deaf
+
+
 cdef inline void close_connection(Connection *connection, bint orderly) noexcept nogil:
-    """Close both sockets, with resets unless `orderly`, and give back what limits count."""
+    """Close both sides, with resets unless `orderly`, and give back what limits count."""
     # a reset would drop what the kernel hasn't delivered yet: a slow reader to which our end was
     # sent isn't at fault for the other side's silence
     cdef bint timed_out = (
@@ -43,8 +55,8 @@ cdef inline void close_connection(Connection *connection, bint orderly) noexcept
     cdef int index
     leave_limits(connection)
     for index in range(2):
-        close_channel(
-            &connection.sides[index].channel,
+        close_side(
+            &connection.sides[index],
             orderly or (timed_out and is_finished(&connection.sides[index])))
     unlink_connection(connection)
     word_add(&connection.worker.load, -1)

@@ -13,6 +13,7 @@ cdef enum:  # bytes
     MAX_HELLO = 28 * 1024  # received without a complete ClientHello: it goes to OpenSSL as it is
     MAX_OWN_UNSENT = 2 * LARGE_RECEIVE_SIZE  # to a peer, which isn't read while more is unsent
     MAX_IDLE_OUTPUT = 4 * 1024  # above it the output buffer of an idle TLS session is replaced
+    MAX_AUTHORITY = 56  # of a CONNECT that we send: [IPv6]:port
 
 cdef enum:  # counts
     MAX_EVENTS = 128  # that one epoll_wait returns at most
@@ -30,6 +31,8 @@ cdef enum:  # counts
     ROUTE_BUCKETS = 256  # of the hash table of each route cache
     MAX_CACHED_ROUTES = 1024  # routes of each
     SOURCE_BUCKETS = 512  # of the hash table of sources
+    TUNNEL_BUCKETS = 64  # of a thread's hash table of tunnels
+    HELD_WINDOWS = 4  # connection windows that the streams of a tunnel may hold unread
     MAX_STALLED_SEEN = 8  # handshakes that are looked at, to find one that makes room
     MAX_TIMES_HEARD = 32  # in a handshake; whose peer sends more pieces is the next to make room
 
@@ -70,6 +73,7 @@ cdef enum Event:  # of a report to the loop; bits, of which several may be set
     E_UPSTREAM_FAILED = 16  # asks for the next candidate
     E_OPENED = 32  # says: bytes pass on a cached route
     E_CLOSED = 64  # says: the connection has ended
+    E_CARRYING = 128  # says: it carries streams
 
 cdef enum CommandKind:
     C_ADOPT  # a worker gets a connection that another thread has accepted
@@ -80,6 +84,8 @@ cdef enum CommandKind:
     C_CUT, C_CUT_ALL  # reset one, or all connections of the worker
     C_EVICT  # reset one that makes room for another
     C_EVICT_STALLED  # the same, while its handshake isn't done
+    C_DRAIN  # let the tunnels of a listener's callers end
+    C_RETIRE  # give no new streams to the tunnels that were dialled with a plan
     C_RELEASE, C_RELEASE_LISTENER  # free the memory
     C_STOP  # end the thread
     C_STEP, C_STEP_DONE  # a step of a handshake, to a helper and back
@@ -101,11 +107,17 @@ cdef enum CommandKind:
 #                      two limits
 #   F_FULL, F_SOURCE_FULL, F_SLOTS   limits: connections, those of one source, handshakes in flight
 #   F_EVICTED          had to make room as a connection; F_STALLED: as a handshake in flight
+#   F_STATUS           the answer to our CONNECT wasn't 200, but this number
+#   F_STREAM_REFUSED   the peer hasn't looked at our CONNECT: it may be sent again, elsewhere
+#   F_STREAM_RESET     the peer has reset a stream before it was open, with this HTTP/2 error
+#   F_HTTP2            the peer of a tunnel has broken HTTP/2 (a SessionFault)
+#   F_HELD             a stream's reader took nothing while its tunnel held too much
 #   F_CUT              the loop has ended it; F_MEMORY: there was no memory
 cdef enum Failure:
     F_NONE, F_CUT, F_OS, F_TLS, F_VERIFY, F_TIMEOUT, F_IDLE, F_HALF_CLOSED, F_SLOTS
     F_NO_HELLO, F_SHORT_HELLO, F_SHORT_HANDSHAKE, F_TRUNCATED, F_UNPROVEN, F_MEMORY
     F_AFTER_HANDSHAKE, F_UNASKED, F_FULL, F_SOURCE_FULL, F_EVICTED, F_STALLED, F_EXCESS
+    F_STATUS, F_STREAM_REFUSED, F_STREAM_RESET, F_HTTP2, F_HELD
     FAILURE_COUNT
 
 cdef enum Verdict:  # on a peer's certificates

@@ -1,3 +1,4 @@
+# Over 400 lines, because a connection's life is to be read on one page.
 """A connection's whole life on its thread, in the order in which it happens.
 
 Each verb (`on_…`) is something that has happened, and says what is done next.  Only this page
@@ -10,33 +11,49 @@ from libc.stdlib cimport free
 from posix.time cimport CLOCK_MONOTONIC
 
 from uproxy.transport.native.system cimport (
-    EPOLLOUT, LINGER_S, READ_EVENTS, clock_of, sockaddr_storage,
+    EPOLLOUT, LINGER_S, READ_EVENTS, TRIM_AFTER_S, clock_of, sockaddr_storage, word_set,
 )
+from uproxy.transport.native.streams cimport H2Stream
+from uproxy.transport.native.verbs cimport open_stream
 from uproxy.transport.native.codes cimport (
-    E_ADMITTED, E_ARRIVED, E_CLOSED, E_HANDSHAKEN, E_OPENED, E_UPSTREAM_FAILED, E_UPSTREAM_READY,
-    F_CUT, F_EVICTED, F_NONE, F_OS, F_SLOTS, F_TIMEOUT, S_ADMITTING, S_CLOSED, S_CLOSING,
-    S_CONNECTING, S_HANDSHAKING_DOWNSTREAM, S_HANDSHAKING_UPSTREAM, S_RELAYING, W_EVENT, W_HELLO,
-    W_LINGER,
+    E_ADMITTED, E_ARRIVED, E_CARRYING, E_CLOSED, E_HANDSHAKEN, E_OPENED, E_UPSTREAM_FAILED,
+    E_UPSTREAM_READY, F_CUT, F_EVICTED, F_MEMORY, F_NONE, F_OS, F_SLOTS, F_STREAM_REFUSED,
+    F_TIMEOUT, S_ADMITTING, S_CARRYING, S_CLOSED, S_CLOSING, S_CONNECTING,
+    S_HANDSHAKING_DOWNSTREAM, S_HANDSHAKING_UPSTREAM, S_OPENING_STREAM, S_RELAYING, W_EVENT,
+    W_HELLO, W_LINGER,
 )
-from uproxy.transport.native.types cimport CachedRoute, Connection, DoorState, Side
+from uproxy.transport.native.types cimport (
+    CachedRoute, Connection, DoorState, Side, Tunnel, Way,
+)
 from uproxy.transport.native.queues cimport mark_decided, report, ring_loop
 from uproxy.transport.native.deadlines cimport seconds_until
 from uproxy.transport.native.limits cimport (
     enter_limits, free_slot, mark_heard, mark_silent, mark_stalled, take_slot,
 )
-from uproxy.transport.native.route_cache cimport find_cached_route, is_route_valid
+from uproxy.transport.native.route_cache cimport find_cached_route, is_carrying, is_route_valid
 from uproxy.transport.native.channel cimport take_early, unwatch, watch
-from uproxy.transport.native.tls cimport close_channel, send_output
+from uproxy.transport.native.tls cimport send_output
 from uproxy.transport.native.side cimport fail_side, flush_handshake
 from uproxy.transport.native.client_hello cimport HELLO_BEGINS, receive_hello
-from uproxy.transport.native.close cimport close_connection, is_told, linger_turn, link_connection
+from uproxy.transport.native.close cimport (
+    close_connection, close_side, is_gone, is_told, linger_turn, link_connection,
+)
 from uproxy.transport.native.relay cimport (
     RELAY_ENDED, RELAY_FAILED, RELAY_GOES_ON, is_closing, relay_due, relay_timeout, start_relay,
 )
-from uproxy.transport.native.handshake cimport continue_handshake, handshake_step, start_tls
-from uproxy.transport.native.offload cimport offload, uncached_peers_come
-from uproxy.transport.native.dial cimport is_connected, notice_loss, start_dial, watch_loss
-from uproxy.transport.native.state cimport ask_loop, enter_state, state_of
+from uproxy.transport.native.handshake cimport handshake_step, start_tls
+from uproxy.transport.native.dial cimport start_dial, watch_loss
+from uproxy.transport.native.state cimport ask_loop, enter_state
+from uproxy.transport.native.tunnel cimport (
+    begin_drain, free_tunnel, new_tunnel, prove, start_tunnel, tunnel_due,
+)
+from uproxy.transport.native.stream cimport (
+    answer_connect, begin_stream, join_tunnel, leave_waiting,
+)
+from uproxy.transport.native.pool cimport (
+    find_tunnel, is_silent, leave_pool, pool_tunnel, share_failure, share_handshake,
+    tunnel_timeout,
+)
 
 # The downstream side: who dialled us.
 
@@ -51,6 +68,8 @@ cdef inline void on_accepted(Connection *connection) noexcept nogil:
     if why != F_NONE:
         fail_side(&connection.sides[0], why, 0)
         end_connection(connection, False)
+    elif connection.carried_by != NULL:
+        on_target_known(connection, connection.sides[0].channel.verified_peer.serial)
     elif door_state.ask:
         ask_loop(connection, E_ARRIVED)
     elif door_state.tls:
@@ -105,19 +124,52 @@ cdef inline void on_handshaken(Side *side, int result) noexcept nogil:
         mark_stalled(connection)
     elif result <= 0:
         on_failed(side)
+    elif connection.is_pooled:
+        on_carrying(side)
     elif side.index == 1:
         on_upstream_ready(connection)
     elif send_output(&side.channel) < 0:
         on_failed(side)
     else:
         free_slot(connection)
-        on_target_known(connection, side.channel.verified_peer.serial)
+        if connection.door_state.tunnels.most:
+            on_carrying(side)
+        else:
+            on_target_known(connection, side.channel.verified_peer.serial)
+
+
+cdef inline void on_carrying(Side *side) noexcept nogil:
+    """The handshake has ended of a tunnel, a caller's or one of the pool: carry streams."""
+    cdef Connection *connection = side.connection
+    cdef Tunnel *tunnel = connection.tunnel
+    enter_state(connection, S_CARRYING, 0)
+    if tunnel == NULL:
+        tunnel = new_tunnel(connection, side, &connection.door_state.tunnels)
+    if tunnel == NULL:
+        fail_side(side, F_MEMORY, 0)
+    if tunnel == NULL or start_tunnel(tunnel, side.index == 0) < 0:
+        on_failed(side)
+        return
+    connection.trim_at = connection.worker.now + TRIM_AFTER_S
+    report(connection, E_CARRYING, False)
+    mark_decided(connection)
+    if side.index == 0 and not is_carrying(connection.listener):
+        begin_drain(tunnel)
+    stay_carrying(connection)
+
+
+cdef inline void stay_carrying(Connection *connection) noexcept nogil:
+    """Set the deadline of a tunnel."""
+    cdef double seconds = seconds_until(connection, tunnel_due(connection.tunnel))
+    if enter_state(connection, S_CARRYING, seconds) < 0:
+        on_cut(connection, F_MEMORY)
 
 
 cdef inline void on_target_known(Connection *connection, uint64_t serial) noexcept nogil:
     """The caller is verified (`serial`; 0 without TLS): use a cached route, or ask the loop."""
     cdef CachedRoute *cached_route = NULL
-    if is_route_valid(connection):  # otherwise the listener has a new door, which the loop asks
+    # where the listener has a new door the loop asks it; and it refuses a CONNECT to no address
+    if is_route_valid(connection) and (connection.carried_by == NULL or connection.meant.known):
         cached_route = find_cached_route(connection, serial)
     enter_state(connection, S_ADMITTING, 0)
     if cached_route == NULL:
@@ -130,24 +182,28 @@ cdef inline void on_target_known(Connection *connection, uint64_t serial) noexce
     if cached_route.upstream.ssl_ctx != NULL:
         connection.sides[1].channel.tls_setup = cached_route.upstream
     on_routed(connection, -1, &cached_route.target, cached_route.target_size,
-              cached_route.connect, cached_route.handshake)
+              cached_route.connect, cached_route.handshake,
+              &cached_route.way if cached_route.way.limits.most else NULL)
 
 
 # The upstream side: whom we dial.
 
 
 cdef inline void on_routed(Connection *connection, int fd, sockaddr_storage *target,
-                           unsigned int size, double seconds,
-                           double handshake_limit) noexcept nogil:
+                           unsigned int size, double seconds, double handshake_limit,
+                           Way *way) noexcept nogil:
     """A candidate is to be dialled, within so many seconds; `fd` is its socket if the loop has
-    connected it, or -1."""
+    connected it, or -1.  With a `way` it is a stream of a tunnel to `target`."""
     cdef Side *side = &connection.sides[1]
     cdef int result
     connection.fault.what = F_NONE  # of the candidate before
-    if side.channel.fd >= 0:
-        close_channel(&side.channel, True)  # connected to where the route before this one led
+    close_side(side, True)  # if it led to where the route before this one did
     enter_state(connection, S_CONNECTING, 0)
-    connection.handshake_limit = handshake_limit
+    connection.connect_limit, connection.handshake_limit = seconds, handshake_limit
+    connection.way = way
+    if way != NULL:
+        reach_tunnel(connection, target, size)
+        return
     result = start_dial(side, fd, target, size)
     if result < 0:
         on_failed(side)
@@ -161,9 +217,57 @@ cdef inline void on_routed(Connection *connection, int fd, sockaddr_storage *tar
         on_failed(side)
 
 
+cdef inline void reach_tunnel(Connection *connection, sockaddr_storage *end,
+                              unsigned int size) noexcept nogil:
+    """Take a tunnel from the pool; wait for one that isn't ready, or dial another."""
+    cdef Side *side = &connection.sides[1]
+    cdef Tunnel *tunnel = find_tunnel(connection.worker, connection.way, end, size)
+    cdef bint is_new = tunnel == NULL
+    if is_new:
+        tunnel = pool_tunnel(connection, connection.way, end, size)
+    if tunnel == NULL:
+        fail_side(side, F_MEMORY, 0)
+    if tunnel == NULL or enter_state(connection, S_CONNECTING, connection.connect_limit) < 0:
+        on_failed(side)
+    else:
+        join_tunnel(side, tunnel)
+        if watch_downstream(connection) and tunnel.connection.state == S_HANDSHAKING_UPSTREAM:
+            shake_hands_too(side)
+    if tunnel != NULL and is_silent(tunnel):
+        prove(tunnel)
+    if is_new and tunnel != NULL:
+        dial_tunnel(tunnel, connection.connect_limit, connection.handshake_limit)
+
+
+cdef inline void dial_tunnel(Tunnel *tunnel, double seconds, double handshake_limit) noexcept nogil:
+    """Dial a tunnel, with the time limits of who needs it first."""
+    cdef Connection *connection = tunnel.connection
+    cdef int result
+    word_set(&connection.state, S_CONNECTING)  # where its life begins
+    link_connection(connection)
+    connection.handshake_limit = handshake_limit
+    result = start_dial(tunnel.side, -1, &tunnel.end, tunnel.end_size)
+    if result == 1:
+        on_connected(tunnel.side)
+    elif result < 0 or enter_state(connection, S_CONNECTING, seconds) < 0:
+        on_failed(tunnel.side)
+
+
+cdef inline void shake_hands_too(Side *side) noexcept nogil:
+    """The tunnel that a side waits for is connected."""
+    if enter_state(side.connection, S_HANDSHAKING_UPSTREAM, side.connection.handshake_limit) < 0:
+        on_failed(side)
+
+
 cdef inline void on_connected(Side *side) noexcept nogil:
     """The upstream socket is connected."""
     cdef Connection *connection = side.connection
+    cdef Side *waiting = connection.tunnel.waiting if connection.is_pooled else NULL
+    cdef Side *following
+    while waiting != NULL:
+        following = waiting.stream.after
+        shake_hands_too(waiting)
+        waiting = following
     if side.channel.tls_setup.ssl_ctx == NULL:
         on_upstream_ready(connection)
         return
@@ -173,6 +277,23 @@ cdef inline void on_connected(Side *side) noexcept nogil:
         on_failed(side)
     else:
         on_handshaken(side, handshake_step(side, connection.worker.received, 0))
+
+
+cdef inline void on_tunnel_ready(Connection *connection, Tunnel *tunnel) noexcept nogil:
+    """There is a tunnel: send a CONNECT, and wait for its answer."""
+    cdef Side *side = &connection.sides[1]
+    cdef H2Stream *h2 = open_stream(
+        &tunnel.session, connection.way.authority, connection.way.authority_size, NULL, 0, side)
+    if h2 == NULL:
+        fail_side(side, F_STREAM_REFUSED, 0)
+        on_failed(side)
+        return
+    begin_stream(side, tunnel, h2)
+    share_handshake(tunnel.connection, 1, connection, 1)
+    connection.shares_tls, tunnel.was_used = tunnel.was_used, True
+    connection.dialled_from = tunnel.connection.dialled_from
+    if enter_state(connection, S_OPENING_STREAM, connection.connect_limit) < 0:
+        on_failed(side)
 
 
 cdef inline void on_upstream_ready(Connection *connection) noexcept nogil:
@@ -201,6 +322,7 @@ cdef inline void begin_relay(Connection *connection, const char *preface,
                              size_t size) noexcept nogil:
     """Move bytes, `preface` first."""
     enter_state(connection, S_RELAYING, 0)
+    answer_connect(&connection.sides[0])
     after_relay(connection, start_relay(connection, preface, size), True)
 
 
@@ -230,9 +352,12 @@ cdef inline void on_failed(Side *side) noexcept nogil:
     """A step of a side before the relay has failed, for the reason in `connection.fault`: try the
     next candidate, let a refused caller read its alert, or reset."""
     cdef Connection *connection = side.connection
+    if connection.tunnel != NULL:
+        end_connection(connection, True)
+        return
     if side.index == 1:
-        close_channel(&side.channel, True)
-        if connection.sides[0].channel.gone:
+        close_side(side, True)
+        if is_gone(&connection.sides[0]):
             end_by_downstream(connection)
             return
         connection.candidate_fault = connection.fault
@@ -266,7 +391,10 @@ cdef inline void continue_linger(Side *side, uint32_t events) noexcept nogil:
 cdef inline void on_deadline(Connection *connection) noexcept nogil:
     """The time that `enter_state` was given has passed."""
     cdef Side *side
-    if connection.state >= S_RELAYING:
+    if connection.state == S_CARRYING:
+        enter_state(connection, S_CARRYING, 0)  # until the turn's end
+        tunnel_timeout(connection.tunnel)
+    elif connection.state >= S_RELAYING:
         after_relay(connection, relay_timeout(connection), True)
     elif connection.waits_for == W_LINGER:
         end_connection(connection, True)
@@ -297,34 +425,30 @@ cdef inline void on_cut(Connection *connection, int why) noexcept nogil:
 cdef inline void end_connection(Connection *connection, bint orderly) noexcept nogil:
     """Close both sides, with resets unless `orderly`, and report it: nothing but C_RELEASE touches
     the connection after that."""
+    if connection.tunnel != NULL:
+        end_tunnel(connection)
     enter_state(connection, S_CLOSED, 0)
     close_connection(connection, orderly)
     mark_decided(connection)
     report(connection, E_CLOSED, False)
 
 
-# Beside: a helper's step, and the downstream side while upstream is being reached.
+cdef inline void end_tunnel(Connection *connection) noexcept nogil:
+    """End what a connection carries: streams are cut, and whoever waits for it is told why."""
+    cdef Tunnel *tunnel = connection.tunnel
+    cdef Side *side
+    leave_pool(tunnel)
+    while tunnel.open != NULL:
+        on_cut(tunnel.open.connection, F_CUT)
+    while tunnel.waiting != NULL:
+        side = tunnel.waiting
+        leave_waiting(side)
+        share_failure(connection, side)
+        on_failed(side)
+    free_tunnel(tunnel)
 
 
-cdef inline void step_handshake(Side *side) noexcept nogil:
-    """The socket of a side that shakes hands is ready: do the next step, or let a helper do it."""
-    if (side.index == 1 or not mark_heard(side.connection) or side.channel.unsent
-            or not uncached_peers_come(side.connection) or not offload(side)):
-        on_handshaken(side, continue_handshake(side))
-
-
-cdef inline void take_back(Connection *connection, int result) noexcept nogil:
-    """A helper has done a step of the downstream handshake.  What came up meanwhile ends the
-    connection, but isn't the reason if the step has failed by itself."""
-    cdef Side *side = &connection.sides[0]
-    cdef int why = connection.deferred_failure
-    side.channel.running_on, connection.is_offloaded = connection.worker, False
-    if why == F_NONE or result < 0:
-        on_handshaken(side, result)
-    elif why == F_TIMEOUT:
-        on_deadline(connection)
-    if state_of(connection) != S_CLOSED and (why == F_CUT or why == F_EVICTED):
-        on_cut(connection, why)
+# Beside: the downstream side while upstream is being reached.
 
 
 cdef inline bint watch_downstream(Connection *connection) noexcept nogil:
@@ -333,12 +457,6 @@ cdef inline bint watch_downstream(Connection *connection) noexcept nogil:
         end_connection(connection, False)
         return False
     return True
-
-
-cdef inline void notice_downstream(Side *side, uint32_t events) noexcept nogil:
-    """Epoll has reported `events` of the downstream side while upstream is being reached."""
-    if notice_loss(side, events, is_connected(side.connection)) < 0:
-        end_by_downstream(side.connection)
 
 
 cdef inline void end_by_downstream(Connection *connection) noexcept nogil:

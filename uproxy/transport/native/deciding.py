@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Final, cast
+from weakref import ReferenceType, ref
 
 from uproxy import sockaddr
 from uproxy.contract import (
@@ -19,12 +20,15 @@ from uproxy.contract import (
     Door,
     OnClosed,
     PeerSvid,
+    Refusal,
+    RefusedError,
     Route,
     TlsFacts,
     TlsPlan,
 )
 from uproxy.lifecycle import State
-from uproxy.model import Address, TcpAddress
+from uproxy.model import Address, Outcome, TcpAddress
+from uproxy.transport import failures
 from uproxy.transport.native._engine import STATES, ConnectionHandle
 from uproxy.transport.succession import followed, successor
 
@@ -48,18 +52,24 @@ class Deciding(ConnectionHandle):
         "_candidate",
         "_dialled_from",
         "_door",
+        "_ending",
         "_inbound",
         "_is_known",
         "_is_over",
+        "_keyless",
         "_listener",
         "_on_closed",
         "_plan",
+        "_plan_ref",
         "arrival",
+        "carrier",
         "dialled",
         "endpoint",
         "peer",
         "route",
+        "shares_tls",
         "tls",
+        "tunnel_end",
     )  # fmt: skip
 
     arrival: Arrival
@@ -78,6 +88,13 @@ class Deciding(ConnectionHandle):
         self._plan: TlsPlan | None = door_state.plan
         self._candidate: Candidate | None = None  # the one being tried
         self._on_closed: OnClosed | None = None  # once it is open
+        self._ending: Refusal | None = None  # why it is being cut
+        self.carrier: Deciding | None = None
+        """The connection that carries it as a stream; None: nobody does."""
+        self.shares_tls = False
+        self.tunnel_end: TcpAddress | None = None
+        self._plan_ref: ReferenceType[TlsPlan] | None = None  # of one that carries streams
+        self._keyless: TlsPlan | None = None  # what streams get when that plan is gone
         self._inbound = door_state.inbound
         self._is_known = False  # whether it was reported
         self._is_over = False
@@ -94,16 +111,8 @@ class Deciding(ConnectionHandle):
         return self._read_dialled_from() if self.state_number >= _RELAYING else None
 
     @property
-    def shares_tls(self) -> bool:
-        return False
-
-    @property
-    def tunnel_end(self) -> None:
-        return None
-
-    @property
     def streams(self) -> int:
-        return 0
+        return self.stream_count()
 
     def _read_dialled_from(self) -> TcpAddress | None:
         """Return our address on the upstream connection, of which the thread's memory has it."""
@@ -121,6 +130,9 @@ class Deciding(ConnectionHandle):
     def _on_first_report(self) -> None:
         """Set `arrival` from what the thread knows."""
         self._is_known = True
+        if self.carrier is not None:
+            self._arrive_on(self.carrier)
+            return
         source, local, state_number = self.source(), self.local(), self.state_number
         peer = self._downstream_peer() if state_number > _HANDSHAKING else None
         unix = cast("NativeListener", self._listener).unix
@@ -133,6 +145,43 @@ class Deciding(ConnectionHandle):
         )
         if peer is not None and self._inbound:
             self._set_peer(peer)
+
+    def _arrive_on(self, carrier: Deciding) -> None:
+        """Set `arrival` of a stream, whose tunnel is `carrier`."""
+        named = self.meant()
+        target = None if named is None else sockaddr.address_of(*named)
+        self.shares_tls = True
+        self.arrival = replace(
+            carrier.arrival,
+            id=next(_ids),
+            tls=carrier.plan_of_streams,
+            target=target,
+            tunnel=carrier.arrival.id,
+        )
+        self.peer, self.tls = carrier.peer, carrier.tls
+
+    def _keep_plan(self) -> None:
+        """Keep of the plan what the streams need that it will carry.  The key goes with the last
+        snapshot that has it."""
+        self._learn_peer()
+        plan = cast("TlsPlan", self.arrival.tls)
+        self._plan_ref, self._keyless = ref(plan), plan.keyless()
+
+    @property
+    def why_cut(self) -> Refusal:
+        """Why the streams of one that carries them were cut."""
+        return self._ending or failures.STOPPED
+
+    @property
+    def plan_of_streams(self) -> TlsPlan | None:
+        """The plan of the handshake of one that carries streams."""
+        return (self._plan_ref and self._plan_ref()) or self._keyless
+
+    def _learn_peer(self) -> None:
+        """Set the verified caller, if E_ARRIVED came before its handshake."""
+        if self.arrival.peer is None and self.arrival.tls is not None:
+            self.arrival = replace(self.arrival, peer=self._downstream_peer())
+            self._set_peer(cast("PeerSvid", self.arrival.peer))
 
     def _downstream_peer(self) -> PeerSvid | None:
         """Return the verified caller; None without TLS."""
@@ -161,9 +210,10 @@ class Deciding(ConnectionHandle):
         Raises:
             RefusedError: the door's refusal, or no engine can reach what the route leads to.
         """
-        if self.arrival.peer is None and self.arrival.tls is not None:  # E_ARRIVED came first
-            self.arrival = replace(self.arrival, peer=self._downstream_peer())
-            self._set_peer(cast("PeerSvid", self.arrival.peer))
+        if self.carrier is not None and self.arrival.target is None:
+            reason = self.why_unnamed() or "it names no address"
+            raise RefusedError(Refusal(Outcome.NO_DESTINATION, reason))
+        self._learn_peer()
         self.enter_state(STATES[State.ADMITTING])
         self.route = followed(self._take_current_door().admit(self.arrival))
         return self.route

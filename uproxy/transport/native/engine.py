@@ -10,9 +10,11 @@ from typing import Final
 
 from uproxy.contract import Door
 from uproxy.model import Limits
+from uproxy.transport.native._engine import ConnectionHandle
 from uproxy.transport.native.handle import NativeConnection
-from uproxy.transport.native.listener import NativeListener
+from uproxy.transport.native.listener import DoorState, NativeListener
 from uproxy.transport.native.loop import LoopState
+from uproxy.transport.native.tunnels import PooledTunnel
 
 SWITCH_INTERVAL_S: Final = 0.0005
 """Seconds for which the loop keeps the GIL from a thread that has a certificate to verify."""
@@ -28,7 +30,7 @@ class NativeEngine:
     """Moves connections in threads, and asks the doors on one event loop, in which it is made."""
 
     def __init__(self, threads: int = 2) -> None:
-        self.state = LoopState(threads, lambda door_state: NativeConnection(self.state, door_state))
+        self.state = LoopState(threads, self._make_connection)
         self._stopped = False
         self._loop = asyncio.get_running_loop()
         self.set_limits(self.state.limits)
@@ -58,13 +60,20 @@ class NativeEngine:
         }
 
     def pooled_tunnels(self) -> int:
-        """Return 0: it makes no tunnels."""
-        return 0
+        """Return how many tunnels to other workloads are open, or being dialled."""
+        return self.state.core.pooled_tunnels()
 
     def responsive(self) -> bool:
         """Whether all threads run, and none is in one turn for too long."""
         since = self.state.core.busy_since()
         return since is None or time.monotonic() - since < STUCK_S
+
+    def _make_connection(
+        self, door_state: DoorState, carrier: NativeConnection | None, is_pooled: bool
+    ) -> ConnectionHandle:
+        if is_pooled:
+            return PooledTunnel()
+        return NativeConnection(self.state, door_state, carrier)
 
     async def stop(self) -> None:
         """Cut each connection and close each socket, without waiting for arrivals."""
@@ -73,6 +82,8 @@ class NativeEngine:
         self._stopped = True
         for listener in tuple(self.state.listeners):
             listener.release()
+        for listener in tuple(self.state.draining):
+            listener.forget()
         while self.state.core.alive():
             self.state.core.cut_all()
             await self.state.wait_for_reports(_CUT_AGAIN_S)

@@ -16,11 +16,16 @@ from uproxy.model import Direction, Outcome, UnixAddress
 from uproxy.transport.accept_backoff import SHORTAGES, AcceptBackoff
 from uproxy.transport.native._engine import CHOOSE_PROTOCOL, ON_MESSAGE, ListenerHandle
 from uproxy.transport.native.loop import LoopState
+from uproxy.transport.native.tunnels import limits_of
 
 if TYPE_CHECKING:
     from uproxy.transport.native._engine import TlsSetup
 
 _log = logging.getLogger(__name__)
+
+_DRAIN_S: Final = 2.0
+"""Seconds for which streams may arrive at the tunnels of a closed listener; the threads send the
+last GOAWAY after one."""
 
 _COMPILED: Final = libssl.Compiled(CHOOSE_PROTOCOL, ON_MESSAGE)
 
@@ -50,6 +55,7 @@ class NativeListener:
         self._backoff = AcceptBackoff()
         self._resuming: asyncio.TimerHandle | None = None
         self._all_decided: asyncio.Event | None = None  # while `close` waits
+        self._forgetting: asyncio.TimerHandle | None = None  # while streams may still arrive
         state.listeners.add(self)
         self.update_door_state()
         self._handle.resume()
@@ -61,6 +67,8 @@ class NativeListener:
             self.update_door_state()
         elif before is not None:
             self._set_door_state(before, None, None, ask=True)  # each arrival asks, and is refused
+        if before is not None and before.tunnels and (door is None or not door.tunnels):
+            self._handle.drain()
         self._state.take_all_soon()  # connections are known when they are rechecked
 
     def update_door_state(self) -> None:
@@ -70,6 +78,9 @@ class NativeListener:
         downstream, ask, door = None, False, self.door
         plan: TlsPlan | Refusal | None = None
         if door is None:
+            return
+        if self._forgetting is not None:
+            self._set_last_door_state(door)
             return
         try:
             plan = door.tls()
@@ -93,8 +104,30 @@ class NativeListener:
         if self._listener.fileno() != -1:
             plan = answer if isinstance(answer, TlsPlan) and downstream is not None else None
             door_state = DoorState(self, door, plan, door.direction is Direction.INBOUND)
-            tls, limit = answer is not None, door.timeouts.handshake
-            self._handle.set_door_state(door_state, downstream, ask, tls, limit)
+            tls, limit, tunnels = answer is not None, door.timeouts.handshake, None
+            if door.tunnels is not None and self.door is not None:
+                tunnels = limits_of(door.tunnels, door.tunnels.max_streams, door.timeouts.idle)
+            self._handle.set_door_state(door_state, downstream, ask, tls, limit, tunnels)
+        elif self._forgetting is not None:
+            self.forget()
+
+    def _set_last_door_state(self, door: Door) -> None:
+        """Have `door` decide about streams that still arrive at tunnels of a closed listener, and
+        keep no plan of it."""
+        if door.tunnels is None:
+            self.forget()
+            return
+        door_state = DoorState(self, door, None, door.direction is Direction.INBOUND)
+        tunnels = limits_of(door.tunnels, door.tunnels.max_streams, door.timeouts.idle)
+        self._handle.set_door_state(door_state, None, False, True, 0, tunnels)
+
+    def forget(self) -> None:
+        """Let nobody decide about streams any more, after `close`."""
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+            self._forgetting = None
+        self._state.draining.discard(self)
+        self._handle.forget()
 
     async def close(self) -> None:
         """Stop accepting, and return when each arrival has been admitted or refused."""
@@ -111,6 +144,7 @@ class NativeListener:
         """Close the listening socket, and with it the connections in its queue."""
         if self._listener.fileno() != -1:
             self._release_socket(0)
+        self.forget()
 
     def on_reports(self) -> None:
         """Look, after reports, whether accepting has paused or the last arrival is decided."""
@@ -128,6 +162,12 @@ class NativeListener:
             self._resuming.cancel()
         self._handle.close(most)
         sockets.release(self._listener)
+        if self.door is None or self.door.tunnels is None:
+            self.forget()
+            return
+        self._state.draining.add(self)
+        self._forgetting = asyncio.get_running_loop().call_later(_DRAIN_S, self.forget)
+        self._set_last_door_state(self.door)
 
     def _pause(self, error: int) -> None:
         """Accept nothing for a while; `error` is the errno that says why."""

@@ -14,6 +14,7 @@ from typing import Final, Protocol, cast
 from uproxy import libssl, sockets
 from uproxy.model import Limits
 from uproxy.transport.native._engine import OPENSSL_FUNCTIONS, ConnectionHandle, Core
+from uproxy.transport.native.tunnels import PlanNumbers
 from uproxy.transport.poller import Poller
 
 _BATCH: Final = 256
@@ -31,14 +32,17 @@ class _Listener(Protocol):
 
     def release(self) -> None: ...
 
+    def forget(self) -> None: ...
+
 
 class LoopState:
     """Made and used on one event loop.
 
     Args:
         threads: how many move connections.
-        make_connection: makes a connection, given its listener's `DoorState`, when it is first
-            reported.
+        make_connection: makes a connection when it is first reported, given its listener's
+            `DoorState`, the connection that carries it as a stream (None: nobody does), and whether
+            it is a tunnel that a thread has dialled.
     """
 
     def __init__(self, threads: int, make_connection: Callable[..., ConnectionHandle]) -> None:
@@ -50,6 +54,8 @@ class LoopState:
             libssl.judge,
             make_connection,
         )
+        self.plan_numbers = PlanNumbers(self.core.retire)
+        """Plans, as the threads know them."""
         self.poller = Poller()
         """Watches the sockets of addresses that race."""
         self.limits = Limits()
@@ -57,6 +63,8 @@ class LoopState:
         """Those that accept."""
         self.closing: set[_Listener] = set()
         """Listeners whose `close` waits for the last arrivals."""
+        self.draining: set[_Listener] = set()
+        """Listeners that have been closed, at whose tunnels streams may still arrive."""
         self.dialling: set[asyncio.Task[None]] = set()
         """The races of addresses that still run, abandoned ones too."""
         self.shortages = 0

@@ -17,6 +17,10 @@
 #define HELPER_IDLE_S 10 /* without a step, after which a helper ends */
 #define TRIM_AFTER_S 1.0 /* of relaying, after which handshake memory is freed */
 #define SHRINK_AFTER_S 0.25 /* between two looks for large output buffers */
+#define SILENT_TUNNEL_S 10.0 /* after which a PING comes before the next stream: as ztunnel, Istio */
+#define PROVE_TUNNEL_S 2.0 /* for the answer to that PING */
+#define DRAIN_TUNNEL_S 1.0 /* between the GOAWAY that announces the end and the one that means it */
+#define CLOSE_TUNNEL_S 5.0 /* for a peer to take the last bytes of a tunnel */
 
 static __thread void *uproxy_handshaking; /* the channel inside SSL_do_handshake on this thread */
 

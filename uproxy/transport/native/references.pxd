@@ -6,8 +6,8 @@ from libc.stdint cimport uintptr_t
 from libc.string cimport memcpy
 
 from uproxy.transport.native.system cimport sockaddr_storage
-from uproxy.transport.native.codes cimport V_NONE
-from uproxy.transport.native.types cimport Channel, TlsSetup, VerifyCache
+from uproxy.transport.native.codes cimport MAX_AUTHORITY, V_NONE
+from uproxy.transport.native.types cimport Channel, TlsSetup, TunnelLimits, VerifyCache, Way
 from uproxy.transport.native.verify_cache cimport release_verified
 
 
@@ -34,6 +34,24 @@ cdef inline int fill_target(sockaddr_storage *target, unsigned int *size,
     return 0
 
 
+cdef inline int fill_limits(TunnelLimits *limits, fields) except -1:
+    """Fill the limits of tunnels from a `_engine.TunnelLimits`; None leaves them empty."""
+    if fields is not None:
+        limits.most, limits.stream_window, limits.connection_window, limits.idle = fields
+    return 0
+
+
+cdef inline int fill_way(Way *way, fields) except -1:
+    """Fill a way from a `_engine.Way`.  ValueError if the authority is too long."""
+    cdef bytes authority
+    plan, authority, limits = fields
+    if len(authority) > MAX_AUTHORITY:
+        raise ValueError("the authority is too long")
+    way.plan, way.authority_size = plan, len(authority)
+    memcpy(way.authority, <char *>authority, len(authority))
+    return fill_limits(&way.limits, limits)
+
+
 cdef inline void forget_refusal(Channel *channel):
     """Release the exception that refused the peer."""
     if channel.refused_with != NULL:
@@ -53,10 +71,11 @@ cdef inline void forget_handshake(Channel *channel, VerifyCache *verify_cache):
 
 
 cdef inline void forget_context(Channel *channel):
-    """Release the TLS context, if it was held for this connection alone, and forget the setup."""
-    if channel.owns_context:
+    """Release the TLS context, if this connection has references of its own, and forget the
+    setup."""
+    while channel.owned_contexts:
         Py_DECREF(<object>channel.tls_setup.context)
-        channel.owns_context = False
+        channel.owned_contexts -= 1
     channel.tls_setup.context = NULL
     channel.tls_setup.ssl_ctx = channel.tls_setup.identity = NULL
     channel.tls_setup.server_name = NULL

@@ -14,14 +14,27 @@ from uproxy.transport.native.system cimport (
     pointer_get, pthread_mutex_destroy, pthread_mutex_lock, pthread_mutex_unlock, word_add,
 )
 from uproxy.transport.native.codes cimport MAX_CACHED_ROUTES, ROUTE_BUCKETS
-from uproxy.transport.native.types cimport CachedRoute, Connection, DoorState, Listener
+from uproxy.transport.native.types cimport (
+    CachedRoute, Connection, DoorState, Endpoint, Listener,
+)
 
 
 cdef inline bint matches(CachedRoute *cached_route, uint64_t serial,
                          Connection *connection) noexcept nogil:
     """Whether a route is for a caller that showed the leaf `serial`."""
-    return cached_route.serial == serial and (
-        not cached_route.by_source or memcmp(cached_route.host, connection.source.host, 16) == 0)
+    if cached_route.serial != serial or (cached_route.by_meant and not is_meant_for(
+            connection, &cached_route.meant)):
+        return False
+    return not cached_route.by_source or memcmp(
+        cached_route.host, connection.source.host, 16) == 0
+
+
+cdef inline bint is_meant_for(Connection *connection, Endpoint *meant) noexcept nogil:
+    """Whether a stream's CONNECT names an address; `known` is False where there is none."""
+    if not connection.meant.known or not meant.known:
+        return connection.meant.known == meant.known
+    return (connection.meant.port == meant.port
+            and memcmp(connection.meant.host, meant.host, 16) == 0)
 
 
 cdef inline CachedRoute *find_cached_route(Connection *connection, uint64_t serial) noexcept nogil:
@@ -53,6 +66,32 @@ cdef inline bint add_cached_route(DoorState *door_state, CachedRoute *cached_rou
 cdef inline bint is_route_valid(Connection *connection) noexcept nogil:
     """Whether the listener still has the DoorState under which the connection arrived."""
     return pointer_get(<void **>&connection.listener.door_state) == <void *>connection.door_state
+
+
+cdef inline bint is_carrying(Listener *listener) noexcept nogil:
+    """Whether the listener's callers may carry streams for longer than those that they have."""
+    cdef bint carries
+    pthread_mutex_lock(&listener.lock)
+    carries = (not listener.closed and listener.door_state != NULL
+               and listener.door_state.tunnels.most > 0)
+    pthread_mutex_unlock(&listener.lock)
+    return carries
+
+
+cdef inline DoorState *hold_for_stream(Listener *listener) noexcept nogil:
+    """Return the DoorState under which a stream arrives, with references to it and the listener
+    for the stream's connection, which is undecided; NULL: nobody decides about streams."""
+    cdef DoorState *door_state
+    pthread_mutex_lock(&listener.lock)
+    door_state = listener.door_state
+    if door_state != NULL and not door_state.tunnels.most:
+        door_state = NULL
+    if door_state != NULL:
+        word_add(&door_state.held, 1)
+        word_add(&listener.held, 1)
+        word_add(&listener.undecided, 1)
+    pthread_mutex_unlock(&listener.lock)
+    return door_state
 
 
 cdef inline void free_cached_route(CachedRoute *cached_route):

@@ -28,8 +28,8 @@ from uproxy.transport.native.channel cimport (
     drop_backlog, fail, in_kernel, pending_error, receive_raw, record_fault, take_early, watch,
 )
 from uproxy.transport.native.tls cimport (
-    begin_feed, close_channel, decrypt, end_feed, fail_read, finish_channel, flush, send_output,
-    trim, write_channel,
+    begin_feed, close_channel, decrypt, end_feed, fail_read, finish_channel, flush, plaintext_of,
+    send_output, trim, write_channel,
 )
 
 cdef enum ReadResult:
@@ -119,7 +119,7 @@ cdef inline ssize_t read_channel(Channel *channel, Received *received,
     received.more = False
     received.end = END_UNKNOWN
     if channel.early_size:
-        received.data = channel.running_on.plaintext
+        received.data = plaintext_of(channel)
         size = read_early(channel)
     elif channel.ended:
         return READ_ENDED
@@ -137,10 +137,10 @@ cdef inline ssize_t read_channel(Channel *channel, Received *received,
 
 
 cdef inline ssize_t read_early(Channel *channel) noexcept nogil:
-    """Move `early` into the thread's plaintext buffer.  Returns the number of bytes."""
+    """Move `early` to `plaintext_of` the channel.  Returns the number of bytes."""
     cdef size_t size
     cdef char *early = take_early(channel, &size)
-    memcpy(channel.running_on.plaintext, early, size)
+    memcpy(plaintext_of(channel), early, size)
     free(early)
     return size
 
@@ -181,7 +181,7 @@ cdef inline ssize_t receive_records(Channel *channel, Received *received, ssize_
         fail(channel, channel.failed, 0, channel.code)
     if not channel.gone and send_output(channel) < 0:  # the answer to a KeyUpdate
         abandon_channel(channel)
-    received.data = channel.running_on.plaintext
+    received.data = plaintext_of(channel)
     if size == 0 and not channel.ended:
         return READ_NOT_DATA
     return size
@@ -307,6 +307,8 @@ cdef inline void stop_reading(Side *side) noexcept nogil:
 
 cdef inline bint is_finished(Side *side) noexcept nogil:
     """Whether our end was sent."""
+    if side.carrier != NULL:
+        return side.stream.is_finished and side.stream.unsent == 0
     return side.channel.ending and side.channel.unsent == 0
 
 

@@ -85,7 +85,7 @@ cdef extern from "<errno.h>" nogil:
 cdef extern from "machine.h" nogil:
     uint32_t READ_EVENTS
     double REPORT_DELAY_S, LARGE_BATCH_DELAY_S, LINGER_S, VERDICT_LIFE_S, TRIM_AFTER_S
-    double SHRINK_AFTER_S
+    double SHRINK_AFTER_S, SILENT_TUNNEL_S, PROVE_TUNNEL_S, DRAIN_TUNNEL_S, CLOSE_TUNNEL_S
     int OFFLOAD_FOR_MS, HELPER_IDLE_S
     void *handshaking_get()
     void handshaking_set(void *)
@@ -101,6 +101,7 @@ cdef extern from "machine.h" nogil:
     void *pointer_get "word_get"(void **)
     void pointer_set "word_set"(void **, void *)
     void count_add(int64_t *, int64_t)
+    int64_t long_add "word_add"(int64_t *, int64_t)
 
 
 cdef inline double clock_of(int which) noexcept nogil:

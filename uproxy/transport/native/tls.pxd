@@ -168,6 +168,13 @@ cdef inline int begin_feed(Channel *channel, char *data, size_t size) noexcept n
     return 0
 
 
+cdef inline char *plaintext_of(Channel *channel) noexcept nogil:
+    """Return where bytes are decrypted to, PLAINTEXT_SIZE at most."""
+    if channel.plaintext != NULL:
+        return channel.plaintext
+    return channel.running_on.plaintext
+
+
 cdef inline void end_feed(Channel *channel) noexcept nogil:
     """Take the bytes of `begin_feed` away from OpenSSL, whose buffer is used again."""
     SSL_set_bio(channel.ssl, NULL, channel.output)
@@ -197,15 +204,15 @@ cdef inline bint ended_after_a_warning(Channel *channel, int why) noexcept nogil
 
 
 cdef inline ssize_t decrypt(Channel *channel) noexcept nogil:
-    """Decrypt the bytes of `begin_feed` into the thread's plaintext buffer.  Returns the number of
+    """Decrypt the bytes of `begin_feed` to `plaintext_of` the channel.  Returns the number of
     application bytes, 0 if there were none (`channel.ended`: the peer's end has come), -1 if there
     were none and TLS has failed; a failure behind good bytes is left in `channel.failed`.  Nothing
     is recorded, and no alert sent: `fail_read` does both."""
+    cdef char *plaintext = plaintext_of(channel)
     cdef ssize_t size = 0
     cdef int got, why
     while not channel.ended and size < PLAINTEXT_SIZE:
-        got = SSL_read(
-            channel.ssl, channel.running_on.plaintext + size, <int>(PLAINTEXT_SIZE - size))
+        got = SSL_read(channel.ssl, plaintext + size, <int>(PLAINTEXT_SIZE - size))
         if got > 0:
             size += got
             continue

@@ -1,3 +1,4 @@
+# Over 400 lines, because structures that point to each other have to be in one page.
 """Every structure of the engine, and which thread may touch it.
 
 A `Connection` belongs to one `Worker` (a thread) from its acceptance to its end.  Only that thread
@@ -17,13 +18,15 @@ field of what epoll's `data.ptr` points to, and tells which structure that is.
 """
 
 from cpython.object cimport PyObject
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from uproxy.transport.native.system cimport pthread_cond_t, pthread_mutex_t, sockaddr_storage
 from uproxy.transport.native.presented cimport Presented
+from uproxy.transport.native.hpack cimport Headers
+from uproxy.transport.native.streams cimport H2Stream, Session, SessionCalls, SessionSettings
 from uproxy.transport.native.codes cimport (
-    HASH_KEYS, LARGE_RECEIVE_SIZE, MAX_HELPERS, MAX_OPTIONS, PLAINTEXT_SIZE, ROUTE_BUCKETS,
-    SOURCE_BUCKETS, VERIFIED_BUCKETS,
+    HASH_KEYS, LARGE_RECEIVE_SIZE, MAX_AUTHORITY, MAX_HELPERS, MAX_OPTIONS, PLAINTEXT_SIZE,
+    ROUTE_BUCKETS, SOURCE_BUCKETS, TUNNEL_BUCKETS, VERIFIED_BUCKETS,
 )
 
 cdef struct Endpoint:  # an IP address (IPv4 mapped into IPv6) and a port in network order
@@ -44,6 +47,18 @@ cdef struct TlsSetup:  # what a side's handshakes are made with
     uint64_t trust  # TlsPlan.trust_id: where it is equal, the same chains are accepted
     bint client  # whether we are the TLS client
     const char *server_name  # SNI to send, or NULL.  Lives as long as `context`
+
+cdef struct TunnelLimits:  # model.TunnelSettings
+    uint32_t most  # streams that may be open on a tunnel; 0: there are no tunnels
+    uint32_t stream_window
+    uint32_t connection_window
+    double idle  # seconds; 0: none
+
+cdef struct Way:  # how a stream is opened
+    uint64_t plan  # a number for the TlsPlan; only tunnels that were dialled with it are used
+    TunnelLimits limits
+    char authority[MAX_AUTHORITY]  # of the CONNECT
+    size_t authority_size
 
 cdef struct VerifiedPeer:  # a leaf certificate that the verifier has accepted, and its answer
     uint64_t hash  # of `leaf` and `trust`
@@ -71,10 +86,13 @@ cdef struct CachedRoute:  # where callers go that show one leaf
     uint64_t serial  # of a VerifiedPeer; 0 without TLS
     bint by_source  # only for callers from `host`
     uint8_t host[16]
+    bint by_meant  # only for those that were meant for the address `meant`
+    Endpoint meant
     PyObject *route  # contract.Route
     TlsSetup upstream  # of the handshake with `target`
     sockaddr_storage target  # the address to dial
     unsigned int target_size
+    Way way  # through a tunnel that ends at `target`; its `limits.most` is 0: there is none
     double connect  # time limits, seconds; 0: none
     double handshake
     double idle
@@ -88,6 +106,7 @@ cdef struct DoorState:  # how a listener's new connections begin, under one snap
     bint tls  # callers make a handshake; if `downstream` is empty, E_ARRIVED follows the first byte
     bint ask  # E_ARRIVED comes first of all
     double limit  # of the downstream handshake, seconds
+    TunnelLimits tunnels  # that callers make; if there are any, a CONNECT is an arrival
     pthread_mutex_t lock  # of the cached routes
     CachedRoute *buckets[ROUTE_BUCKETS]
     int count  # routes
@@ -122,6 +141,7 @@ cdef struct Channel:  # a socket and the TLS session on it
     unsigned long code  # OpenSSL's error, if TLS failed or the ClientHello was refused
     bint midway  # a TLS handshake message has come in part: SSL_write would wait for its rest
     int receive_size  # bytes that the next recv asks for
+    char *plaintext  # where bytes are decrypted to; NULL: the thread's `plaintext`
     void *ssl
     void *output  # memory BIO of the session, which owns it: records to be sent
     bint has_large_output  # it is in Worker.large_outputs
@@ -140,7 +160,7 @@ cdef struct Channel:  # a socket and the TLS session on it
     int alert  # description of the alert that refuses the ClientHello; 0: none
     # of the handshake
     TlsSetup tls_setup
-    bint owns_context  # `tls_setup.context` is held for this connection alone
+    int owned_contexts  # references to `tls_setup.context` that are this connection's
     bint own_certificate_asked  # the peer asked for our certificate; always true on a server
     bint tls12_server_done  # a TLS 1.2 ServerHelloDone has come
     bint unasked  # the handshake is refused because the peer didn't ask for our certificate
@@ -161,6 +181,14 @@ cdef struct Stream:  # the progress of a side that borrows a channel; its carrie
     bint is_ready  # `read` has something to return without an event
     bint is_blocked  # nothing may be written until more has been read
     bint is_deaf  # nothing can be written any more
+    # of a tunnel (stream.pxd)
+    Tunnel *tunnel  # on which it is, or for which it waits; NULL: none
+    H2Stream *h2  # NULL: it isn't open on the tunnel
+    Side *before  # in Tunnel.open, or in Tunnel.waiting
+    Side *after
+    bint is_content  # the peer has ended, and wants no more bytes of ours
+    bint is_finished  # our end was written
+    double read_at  # when bytes were read last
 
 cdef struct Carrier:  # what a side calls that borrows a channel; side.pxd has the return codes
     ssize_t (*read)(Side *, Received *) noexcept nogil
@@ -169,6 +197,7 @@ cdef struct Carrier:  # what a side calls that borrows a channel; side.pxd has t
     int (*want)(Side *, bint, bint) noexcept nogil
     void (*abandon)(Side *) noexcept nogil
     void (*reset)(Side *) noexcept nogil
+    void (*close)(Side *, bint) noexcept nogil
 
 cdef struct Side:  # one end of a relay
     int index  # 0 downstream (who dialled us), 1 upstream (whom we dialled)
@@ -176,6 +205,34 @@ cdef struct Side:  # one end of a relay
     Carrier *carrier  # NULL: the side owns `channel`
     Channel channel
     Stream stream
+
+cdef struct Tunnel:  # a connection that carries streams
+    Session session  # HTTP/2
+    Connection *connection
+    Side *side  # its side with the channel
+    TunnelLimits limits
+    Side *open  # streams, the one that was opened last first
+    Side *waiting  # upstream sides that are to become streams when it is ready
+    Side *last_waiting
+    int waiting_count
+    bint is_ready  # its handshake has ended
+    bint is_retired  # it gets no new streams, and ends with the last one
+    bint is_proving  # nothing has come for long: its PING's answer is awaited
+    bint is_dirty  # it is in Worker.dirty
+    bint is_over  # nothing is sent or received any more
+    bint was_used  # a stream was opened
+    bint is_spare  # it may be closed to make room for another connection
+    Tunnel *next_dirty
+    double heard_at  # when something has come last
+    double empty_since  # when it has had no streams; 0: it has some
+    double final_at  # when the GOAWAY with the last stream's number is due; 0: it isn't
+    double proved_by  # when the PING must be answered
+    double closed_by  # when what is unsent is given up; 0: it isn't closing
+    uint64_t plan  # as Way.plan
+    sockaddr_storage end  # its far end's address
+    unsigned int end_size
+    Tunnel **bucket  # in which it is pooled; NULL: it isn't
+    Tunnel *next_pooled
 
 cdef struct Connection:
     Worker *worker
@@ -193,6 +250,16 @@ cdef struct Connection:
     int64_t counts[2]  # application bytes received from each side
     Endpoint source
     Endpoint local
+    Connection *carried_by  # of a stream that the peer has opened: the connection with the tunnel
+    Endpoint meant  # and the address that its CONNECT names
+    int why_unnamed  # if it names none: a SessionFault
+    int refused_with_status  # HTTP status for the CONNECT; 0: none is decided
+    Tunnel *tunnel  # that it carries; NULL: none
+    bint is_pooled  # we have dialled it, as a tunnel for several connections
+    int streams  # open on the tunnel
+    Way *way  # of the stream that is being opened; NULL: upstream is no tunnel
+    Way *own_way  # the same, if it isn't a cached route's
+    bint shares_tls  # another connection's handshake with the same peer serves it too
     Endpoint dialled_from  # our address on the upstream side, once connected
     double accepted_at
     double finished_at  # when its sockets were closed
@@ -202,6 +269,7 @@ cdef struct Connection:
     double lost_at  # when the first side failed while relaying; 0: none has
     int undelivered  # bytes in the kernel's two send queues when it was asked last
     double trim_at  # when to free handshake memory; 0: done
+    double connect_limit  # of the answer to a CONNECT, seconds; 0: none
     double handshake_limit  # of the upstream handshake, seconds; 0: none
     double relay_limits[2]  # idle, half-closed; seconds; 0: none
     Py_ssize_t heap  # position in the worker's heap; -1: none
@@ -261,7 +329,9 @@ cdef struct Command:
     double other_limit  # seconds: C_DIAL handshake, C_RELAY half_close
     char *data  # C_RELAY: the preface, freed with the command
     size_t size
-    int result  # C_STEP_DONE: what the step returned
+    int result  # C_STEP_DONE: what the step returned; C_CUT: HTTP status for a CONNECT
+    Way *way  # C_DIAL: of a stream; NULL: none.  Freed with the command
+    uint64_t plan  # C_RETIRE: as Way.plan
     Command *next
 
 cdef struct ReportQueue:  # from the workers to the loop
@@ -279,6 +349,7 @@ cdef struct Option:  # arguments of setsockopt
     int value
 
 ctypedef void (*ask_verifier_t)(Channel *, Presented *) noexcept nogil
+ctypedef void (*share_refusal_t)(Channel *, Channel *) noexcept nogil
 
 cdef struct Helpers:  # threads that do steps of handshakes while uncached peers come
     pthread_mutex_t lock
@@ -304,6 +375,12 @@ cdef struct Shared:  # by all workers
     int option_count
     int alive  # connections that the loop hasn't released
     ask_verifier_t ask_verifier
+    share_refusal_t share_refusal
+    Carrier stream_calls  # of the sides that are streams of tunnels
+    SessionCalls session_calls
+    int pooled_tunnels  # that are open
+    int64_t bad_requests  # on tunnels, that were refused for what they looked like
+    int64_t stalled_streams  # reset because their tunnel held too much for them
 
 cdef struct Worker:
     int kind  # K_BELL
@@ -321,6 +398,11 @@ cdef struct Worker:
     int64_t busy_since  # when this turn began, monotonic milliseconds; 0: it waits for events
     Connection *connections  # the first of its list
     Channel *large_outputs  # the first of the list of channels with has_large_output
+    Tunnel *dirty  # the first of the list of tunnels that have something to be sent
+    Tunnel *settling  # the rest of that list, while it is gone through
+    Tunnel *pooled[TUNNEL_BUCKETS]  # by plan and far end: those that take new streams
+    char *tunnel_plaintext  # PLAINTEXT_SIZE bytes of a tunnel; NULL until there is one
+    Headers *headers  # that are being decoded; NULL until there is a tunnel
     Connection **heap  # of deadlines
     Py_ssize_t heap_size  # connections in it
     Py_ssize_t heap_room  # connections for which memory is there

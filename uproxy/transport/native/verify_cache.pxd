@@ -97,6 +97,14 @@ cdef inline VerifiedPeer *find_verified(VerifyCache *cache, const uint8_t *leaf,
     return entry
 
 
+cdef inline VerifiedPeer *hold_verified(VerifyCache *cache, VerifiedPeer *entry) noexcept nogil:
+    """Return an entry that somebody holds, with one more reference."""
+    pthread_mutex_lock(&cache.lock)
+    entry.held += 1
+    pthread_mutex_unlock(&cache.lock)
+    return entry
+
+
 cdef inline void release_verified(VerifyCache *cache, VerifiedPeer *entry):
     """Give a reference back, with the GIL."""
     cdef int left

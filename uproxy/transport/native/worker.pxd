@@ -13,31 +13,29 @@ from uproxy.transport.native.system cimport (
     pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
 )
 from uproxy.transport.native.codes cimport (
-    C_ADOPT, C_CUT, C_CUT_ALL, C_DIAL, C_EVICT, C_EVICT_STALLED, C_HANDSHAKE, C_RELAY, C_RELEASE,
-    C_RELEASE_LISTENER, C_STEP_DONE, C_STOP, C_WATCH_LOSS, F_CUT, F_EVICTED, F_STALLED, K_BELL,
-    K_CHANNEL, K_LISTENER, MAX_ACCEPTS, MAX_EVENTS, MAX_HANDSHAKE_STEPS, S_CLOSED, S_CLOSING,
-    S_CONNECTING, S_HANDSHAKING_DOWNSTREAM, S_HANDSHAKING_UPSTREAM, S_RELAYING, W_EVENT, W_HELLO,
-    W_LINGER, W_LOOP,
+    C_ADOPT, C_CUT, C_CUT_ALL, C_DIAL, C_DRAIN, C_EVICT, C_EVICT_STALLED, C_HANDSHAKE, C_RELAY,
+    C_RELEASE, C_RELEASE_LISTENER, C_RETIRE, C_STEP_DONE, C_STOP, C_WATCH_LOSS, F_CUT, F_EVICTED,
+    F_STALLED, K_BELL, K_CHANNEL, K_LISTENER, MAX_ACCEPTS, MAX_EVENTS, S_CARRYING, S_CLOSED,
+    S_HANDSHAKING_DOWNSTREAM, W_EVENT,
 )
 from uproxy.transport.native.types cimport (
-    Channel, Command, Connection, Listener, Shared, Side, Worker,
+    Channel, Command, Connection, Listener, Shared, Way, Worker,
 )
 from uproxy.transport.native.queues cimport clear_bell, ring_loop_if_reports_wait
 from uproxy.transport.native.deadlines cimport earlier_of
 from uproxy.transport.native.route_cache cimport release_listener
 from uproxy.transport.native.tls cimport shrink_outputs
-from uproxy.transport.native.side cimport readiness
-from uproxy.transport.native.relay cimport relay_turn
-from uproxy.transport.native.dial cimport finish_dial
 from uproxy.transport.native.accept cimport (
     A_MINE, A_NONE, A_SHORT, accept_for_worker, is_behind, pause,
 )
 from uproxy.transport.native.state cimport state_of
+from uproxy.transport.native.tunnel cimport begin_drain
+from uproxy.transport.native.pool cimport retire_plan
 from uproxy.transport.native.connection cimport (
-    after_relay, await_hello, begin_relay, continue_linger, notice_downstream, on_accepted,
-    on_client_hello, on_connected, on_cut, on_deadline, on_failed, on_routed, step_handshake,
-    take_back, watch_downstream,
+    await_hello, begin_relay, on_accepted, on_cut, on_deadline, on_routed, watch_downstream,
 )
+from uproxy.transport.native.carrying cimport settle_tunnels
+from uproxy.transport.native.dispatch cimport dispatch, is_handshaking, run_handshakes, take_back
 
 
 # Commands.
@@ -53,19 +51,27 @@ cdef inline void run_command(Worker *worker, Command *command) noexcept nogil:
         cut_all(worker)
     elif command.kind == C_ADOPT:
         on_accepted(command.connection)
+    elif command.kind == C_DRAIN:
+        drain_tunnels(worker, command.listener)
+    elif command.kind == C_RETIRE:
+        retire_plan(worker, command.plan)
     elif command.kind == C_RELEASE:
+        free(command.connection.own_way)
         free(command.connection)
     elif state_of(command.connection) != S_CLOSED:
         run_connection_command(command.connection, command)
     elif command.kind == C_DIAL and command.fd >= 0:
         close(command.fd)
+    free(command.way)
     free(command.data)
     free(command)
 
 
 cdef inline void run_connection_command(Connection *connection, Command *command) noexcept nogil:
     """Do what a command says of a connection that hasn't ended."""
+    cdef Way *way
     if command.kind == C_CUT:
+        connection.refused_with_status = command.result
         on_cut(connection, F_CUT)
     elif command.kind == C_EVICT:
         on_cut(connection, F_EVICTED)
@@ -80,8 +86,10 @@ cdef inline void run_connection_command(Connection *connection, Command *command
         watch_downstream(connection)
     elif command.kind == C_DIAL:
         connection.cached_route = NULL  # the loop decides now
+        way, command.way = command.way, connection.own_way
+        connection.own_way = way
         on_routed(connection, command.fd, &command.target, command.target_size, command.limit,
-                  command.other_limit)
+                  command.other_limit, way)
     elif command.kind == C_RELAY:
         connection.relay_limits[0] = command.limit
         connection.relay_limits[1] = command.other_limit
@@ -89,13 +97,27 @@ cdef inline void run_connection_command(Connection *connection, Command *command
 
 
 cdef inline void cut_all(Worker *worker) noexcept nogil:
-    """Cut each connection of this thread."""
-    cdef Connection *connection = worker.connections
+    """Cut each connection of this thread, those that carry others last."""
+    cdef Connection *connection
     cdef Connection *following
+    cdef int carrying
+    for carrying in range(2):
+        connection = worker.connections
+        while connection != NULL:
+            following = connection.after
+            if (connection.tunnel != NULL) == carrying:
+                on_cut(connection, F_CUT)
+            connection = following
+
+
+cdef inline void drain_tunnels(Worker *worker, Listener *listener) noexcept nogil:
+    """Let the tunnels that have come in at a listener end with their last streams."""
+    cdef Connection *connection = worker.connections
     while connection != NULL:
-        following = connection.after
-        on_cut(connection, F_CUT)
-        connection = following
+        if (connection.listener == listener and not connection.is_pooled
+                and state_of(connection) == S_CARRYING):
+            begin_drain(connection.tunnel)
+        connection = connection.after
 
 
 cdef inline void run_commands(Worker *worker) noexcept nogil:
@@ -122,6 +144,8 @@ cdef inline int wait_ms(Worker *worker) noexcept nogil:
     cdef double due = earlier_of(worker.heap[0].due if worker.heap_size else 0, worker.report_due)
     cdef double left
     due = earlier_of(due, worker.shrink_at if worker.large_outputs != NULL else 0)
+    if worker.dirty != NULL:
+        return 0
     if due == 0:
         return -1
     left = due - clock_of(CLOCK_MONOTONIC)
@@ -162,54 +186,6 @@ cdef inline void accept_turn(Worker *worker, Listener *listener) noexcept nogil:
         pause(worker.shared, listener, error)
 
 
-cdef inline void dispatch(Side *side, uint32_t events) noexcept nogil:
-    """Call what a side's connection waits for with epoll's `events` of the side."""
-    cdef Connection *connection = side.connection
-    cdef int state = state_of(connection)
-    if connection.waits_for == W_EVENT and (state == S_RELAYING or state == S_CLOSING):
-        after_relay(connection, relay_turn(side, readiness(events)), False)
-    elif state == S_CLOSED:
-        return  # an event before this one has ended it
-    elif side.index == 0 and (connection.waits_for == W_LOOP or state >= S_CONNECTING):
-        notice_downstream(side, events)
-    elif connection.waits_for == W_HELLO:
-        on_client_hello(side)
-    elif connection.waits_for == W_LINGER:
-        continue_linger(side, events)
-    elif connection.waits_for == W_LOOP:
-        return  # upstream isn't watched meanwhile: this event came before
-    elif state == S_CONNECTING:
-        if finish_dial(side) < 0:
-            on_failed(side)
-        else:
-            on_connected(side)
-    else:
-        step_handshake(side)
-
-
-cdef inline bint is_handshaking(void *watched) noexcept nogil:
-    """Whether an event is about a handshake."""
-    cdef Connection *connection
-    if (<int *>watched)[0] != K_CHANNEL:
-        return False
-    connection = (<Channel *>watched).side.connection
-    return connection.waits_for == W_HELLO or (connection.waits_for == W_EVENT and (
-        connection.state == S_HANDSHAKING_DOWNSTREAM
-        or connection.state == S_HANDSHAKING_UPSTREAM))
-
-
-cdef inline void run_handshakes(epoll_event *events, int count) noexcept nogil:
-    """Do MAX_HANDSHAKE_STEPS steps of handshakes at most, because each takes long.  Epoll reports
-    the others again next turn: handshakes wait for handshakes, and relays don't wait for them."""
-    cdef int at, steps = 0
-    for at in range(count):
-        if is_handshaking(events[at].data.ptr):
-            dispatch((<Channel *>events[at].data.ptr).side, events[at].events)
-            steps += 1
-            if steps == MAX_HANDSHAKE_STEPS:
-                return
-
-
 cdef inline void work(Worker *worker) noexcept nogil:
     """Run a thread until C_STOP."""
     cdef epoll_event events[MAX_EVENTS]
@@ -232,10 +208,12 @@ cdef inline void work(Worker *worker) noexcept nogil:
                 accept_turn(worker, <Listener *>events[at].data.ptr)
             else:
                 commanded = True
+        settle_tunnels(worker)  # before what takes long
         run_handshakes(events, count)
         if commanded:  # last: a connection is freed here, and may have had an event
             run_commands(worker)
         run_timers(worker)
+        settle_tunnels(worker)
 
 
 # Made and freed by the event loop, with the GIL.
@@ -270,4 +248,6 @@ cdef inline void free_worker(Worker *worker):
         close(worker.bell)
     pthread_mutex_destroy(&worker.lock)
     free(worker.heap)
+    free(worker.tunnel_plaintext)
+    free(worker.headers)
     free(worker)

@@ -1,0 +1,222 @@
+"""What only the compiled engine does with tunnels: cached routes, pools of threads."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+
+from tests.helpers import engines
+from tests.helpers.engines import open_door
+from tests.helpers.streams import Stream, Upstream, close_all, listening
+from tests.helpers.tunnels import H2Peer, inbound_door, named, outbound_door, through
+from uproxy.contract import Arrival, CacheScope, Refusal, Route
+from uproxy.lab.waiting import eventually
+from uproxy.model import Address, Outcome, TcpAddress, TunnelSettings
+from uproxy.transport.native import NativeEngine
+
+one_thread = engines.one_thread
+
+MIB = 1 << 20
+
+CHANCE = random.Random(11)  # noqa: S311  repeatable
+
+
+@pytest.fixture
+async def two_threads() -> AsyncIterator[NativeEngine]:
+    made = NativeEngine(threads=2)
+    yield made
+    await made.stop()
+    close_all()
+
+
+def cacheable(arrival: Arrival) -> Route:
+    answer = named(arrival)
+    assert isinstance(answer, Route)
+    return replace(answer, cache_scope=frozenset({CacheScope.PEER, CacheScope.TARGET}))
+
+
+async def test_a_repeated_connect_gets_its_route_without_asking_and_another_target_asks(
+    one_thread: NativeEngine,
+) -> None:
+    door = inbound_door(cacheable)
+    async with listening() as one, listening() as other, open_door(one_thread, door) as address:
+        peer = await H2Peer.connect(address)
+        for application in (one, other, one, other, one):
+            stream = await peer.open(application.address)
+            there = await application.accept()
+            assert await peer.status(stream) == 200
+            await peer.send(stream, b"question")
+            assert await there.receive_exactly(8) == b"question"
+        await door.connection(5)
+        assert [each.target for each in door.arrivals] == [one.address, other.address]
+        assert [each.target for each, _route in door.repeats] == [
+            one.address, other.address, one.address,
+        ]  # fmt: skip
+        assert len({each.id for each in door.arrivals} | {each.id for each, _ in door.repeats}) == 5
+
+
+async def test_an_authority_that_is_no_address_gets_no_cached_route(
+    one_thread: NativeEngine,
+) -> None:
+    def anywhere(arrival: Arrival) -> Route:
+        return replace(cacheable(arrival), cache_scope=frozenset({CacheScope.PEER}))
+
+    door = inbound_door(anywhere)
+    async with listening() as application, open_door(one_thread, door) as address:
+        peer = await H2Peer.connect(address)
+        stream = await peer.open(application.address)
+        assert await peer.status(stream) == 200
+        assert await peer.status(await peer.open("db.internal:5432")) == 400
+        assert await peer.status(await peer.open("192.0.2.1:80")) == 200  # the scope says so
+        assert len(door.arrivals) == 1
+
+
+async def test_cached_routes_lead_through_tunnels_too(one_thread: NativeEngine) -> None:
+    async with through(one_thread) as mesh:
+        route = mesh.outbound.answer
+        assert isinstance(route, Route)
+        mesh.outbound.answer = replace(route, cache_scope=frozenset({CacheScope.PEER}))
+        mesh.outbound.ask_again()
+        for _ in range(5):
+            downstream, there = await mesh.relay()
+            await downstream.send(b"x")
+            assert await there.receive_exactly(1) == b"x"
+        last = await mesh.outbound.connection(5)
+        assert (len(mesh.outbound.arrivals), len(mesh.outbound.repeats)) == (1, 4)
+        assert len(mesh.inbound.carrying_) == 1
+        assert last.tunnel_end == mesh.end
+        assert last.dialled == mesh.application.address
+        assert last.shares_tls
+
+
+async def test_each_thread_has_tunnels_of_its_own(two_threads: NativeEngine) -> None:
+    async with through(two_threads) as mesh:
+        await mesh.relays(20)
+        await mesh.inbound.connection(20)
+        assert len(mesh.inbound.carrying_) == two_threads.pooled_tunnels() == 2
+
+
+@pytest.mark.slow
+async def test_a_tunnel_that_died_in_silence_is_found_out_before_it_is_used_again(
+    one_thread: NativeEngine,
+) -> None:
+    """After the 10 s of SILENT_TUNNEL_S, and the 2 s of PROVE_TUNNEL_S."""
+    async with listening() as end:
+        door = outbound_door(end.address, TcpAddress("192.0.2.1", 5432))
+        async with open_door(one_thread, door) as address:
+            first = await Stream.connect(address)
+            dead = await H2Peer.accept(end)
+            await dead.answer(await dead.request(), 200)
+            await first.send(b"x")
+            await dead.receive(1, 1)  # from here on it says nothing more
+            await asyncio.sleep(10.5)
+            second = await Stream.connect(address)
+            alive = await H2Peer.accept(end)
+            stream = await alive.request()
+            await alive.answer(stream, 200)
+            await second.send(b"y")
+            assert await alive.receive(stream, 1) == b"y"
+            await first.send(b"still there")  # its stream isn't cut for it
+            assert await dead.receive(1, 11) == b"still there"
+
+
+@pytest.mark.slow
+async def test_a_tunnel_that_was_silent_is_used_again_if_it_answers(
+    one_thread: NativeEngine,
+) -> None:
+    async with through(one_thread) as mesh:
+        await mesh.relay()
+        await asyncio.sleep(10.5)
+        downstream, there = await mesh.relay()
+        await downstream.send(b"x")
+        assert await there.receive_exactly(1) == b"x"
+        assert len(mesh.inbound.carrying_) == 1
+
+
+async def test_readers_that_stall_are_reset_when_their_tunnel_keeps_too_much_for_them(
+    one_thread: NativeEngine,
+) -> None:
+    """16 MiB are kept for all of them, and a window for each."""
+    settings = TunnelSettings(stream_window=MIB)
+    async with through(one_thread, settings=settings) as mesh:
+        stalled = await mesh.relays(40)
+        await mesh.inbound.connection(40)
+        sending = [asyncio.create_task(each.send(bytes(32 * MIB))) for each, _there in stalled]
+        await eventually(lambda: bool(mesh.inbound.endings), "one was reset", timeout=60)
+        assert {ending.outcome for _, ending in mesh.inbound.endings} == {Outcome.LIMIT}
+        downstream, there = await mesh.relay()
+        await downstream.send(b"others go on")
+        assert await there.receive_exactly(12) == b"others go on"
+        assert len(mesh.inbound.carrying_) == 1
+        for task in sending:
+            task.cancel()
+        await asyncio.gather(*sending, return_exceptions=True)
+
+
+CUT = Refusal(Outcome.POLICY_CHANGED, "not any more")
+
+
+async def _visit(address: Address) -> None:
+    """Send something, and leave in one of four ways."""
+    stream = await Stream.connect(address)
+    with suppress(OSError):
+        await stream.send(os.urandom(CHANCE.choice((1, 100, 70_000))))
+        way = CHANCE.randrange(4)
+        if way == 0:
+            stream.reset()
+        elif way == 1:
+            stream.finish()
+            await stream.receive_all()
+        else:
+            await stream.receive_exactly(1)
+            stream.reset() if way == 2 else stream.close()
+
+
+async def _echo(stream: Stream) -> None:
+    with suppress(OSError):
+        while data := await stream.receive():
+            await stream.send(data)
+            if CHANCE.random() < 0.1:
+                stream.reset()
+                return
+        stream.close()
+
+
+async def _serve(application: Upstream) -> None:
+    async with asyncio.TaskGroup() as group:
+        while True:
+            group.create_task(_echo(await application.accept()))
+
+
+@pytest.mark.slow
+async def test_streams_that_come_and_go_in_every_way_leave_nothing(
+    two_threads: NativeEngine,
+) -> None:
+    """Half-closes, resets of either end, cuts, on two threads; the doors change meanwhile."""
+    async with through(two_threads, settings=TunnelSettings(streams_per_connection=7)) as mesh:
+        serving = asyncio.create_task(_serve(mesh.application))
+        for _ in range(12):
+            await asyncio.gather(*(_visit(mesh.address) for _ in range(40)))
+            for connection in (*mesh.inbound.opened_, *mesh.outbound.opened_)[-20:]:
+                if CHANCE.random() < 0.2:
+                    connection.close(CUT)
+            mesh.outbound.ask_again()
+            mesh.inbound.ask_again()
+            if CHANCE.random() < 0.3:
+                mesh.inbound.carrying_[-1].close(CUT)
+        await eventually(
+            lambda: sum(each.streams for each in mesh.inbound.carrying_) == 0, "no stream is left"
+        )
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+        for door in (mesh.inbound, mesh.outbound):
+            assert len({each.arrival.id for each, _ in door.endings}) == len(door.endings)
+            assert {each.arrival.id for each in door.opened_} <= {
+                each.arrival.id for each, _ in door.endings
+            }

@@ -1,0 +1,339 @@
+"""What a tunnel does for its streams: each CONNECT becomes a connection, what comes on a stream
+moves its relay, and a tunnel's end is told to all of them.
+
+`carry` reads when epoll says so.  `settle_tunnels` ends the thread's turn: it sends what the
+streams of each tunnel have given it, and looks whether one is done.
+"""
+
+from libc.errno cimport ECONNRESET
+from libc.stdint cimport uint32_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy
+from posix.time cimport CLOCK_MONOTONIC
+
+from uproxy.transport.native.system cimport (
+    EPOLLOUT, clock_of, long_add, word_add,
+)
+from uproxy.transport.native.frames cimport (
+    H2_ENHANCE_YOUR_CALM, H2_NO_ERROR, H2_REFUSED_STREAM,
+)
+from uproxy.transport.native.streams cimport ConnectRequest, H2Stream, Session, SessionCalls
+from uproxy.transport.native.verbs cimport release_stream, reset_stream
+from uproxy.transport.native.codes cimport (
+    F_HELD, F_NONE, F_OS, F_STATUS, F_STREAM_REFUSED, F_STREAM_RESET, F_TIMEOUT,
+    S_CLOSING, S_OPENING_STREAM, S_RELAYING, W_EVENT,
+)
+from uproxy.transport.native.types cimport Connection, DoorState, Side, Tunnel, Worker
+from uproxy.transport.native.route_cache cimport hold_for_stream
+from uproxy.transport.native.tls cimport flush
+from uproxy.transport.native.side cimport (
+    BROKEN, CAN_READ, CAN_WRITE, fail_side, is_ready, readiness,
+)
+from uproxy.transport.native.relay cimport relay_turn
+from uproxy.transport.native.dial cimport is_connected
+from uproxy.transport.native.accept cimport is_behind, new_connection, set_worker
+from uproxy.transport.native.state cimport state_of
+from uproxy.transport.native.tunnel cimport (
+    TUNNEL_ENDED, TUNNEL_FAILED, TUNNEL_GOES_ON, close_if_done, drain_channel, finish_if_sent,
+    has_streams, lose_tunnel, mark_dirty, mark_occupied, plan_trim, receive_tunnel, send_tunnel,
+    watch_tunnel,
+)
+from uproxy.transport.native.stream cimport (
+    begin_stream, content_stream, leave_waiting, lose_stream,
+)
+from uproxy.transport.native.pool cimport is_unproven, leave_pool, share_handshake
+from uproxy.transport.native.connection cimport (
+    after_relay, end_by_downstream, end_connection, on_accepted, on_failed, on_tunnel_ready,
+    on_upstream_ready, stay_carrying,
+)
+
+
+# A CONNECT arrives.
+
+
+cdef inline Connection *new_arrival(Tunnel *tunnel) noexcept nogil:
+    """Make the connection of a CONNECT.  NULL: nobody decides about it, or there is no memory."""
+    cdef Connection *carrier = tunnel.connection
+    cdef Connection *made
+    cdef DoorState *door_state
+    if is_behind(carrier.worker.shared):
+        return NULL
+    made = new_connection(-1)
+    if made == NULL:
+        return NULL
+    door_state = hold_for_stream(carrier.listener)
+    if door_state == NULL:
+        free(made)
+        return NULL
+    set_worker(made, carrier.worker)
+    made.listener, made.door_state, made.carried_by = carrier.listener, door_state, carrier
+    made.source, made.local = carrier.source, carrier.local
+    made.accepted_at = clock_of(CLOCK_MONOTONIC)
+    made.shares_tls = True
+    share_handshake(carrier, 0, made, 0)
+    word_add(&carrier.worker.load, 1)
+    word_add(&carrier.worker.shared.alive, 1)
+    return made
+
+
+cdef inline void take_request(Session *session, H2Stream *h2,
+                              ConnectRequest *request) noexcept nogil:
+    """`on_request` of a session: an arrival, or REFUSED_STREAM where nobody can decide about it."""
+    cdef Tunnel *tunnel = <Tunnel *>session.owner
+    cdef Connection *made = new_arrival(tunnel)
+    if made == NULL:
+        reset_stream(session, h2, H2_REFUSED_STREAM)
+        release_stream(session, h2)
+        return
+    memcpy(made.meant.host, request.host, 16)
+    made.meant.port, made.meant.known = request.port, True
+    begin_stream(&made.sides[0], tunnel, h2)
+    on_accepted(made)
+
+
+cdef inline void note_refused(Session *session, uint32_t _id, int _status,
+                              int why) noexcept nogil:
+    """`on_refused` of a session: a request that was refused for what it looks like is on record
+    like an arrival that a door refuses."""
+    cdef Tunnel *tunnel = <Tunnel *>session.owner
+    cdef Connection *made
+    long_add(&tunnel.connection.worker.shared.bad_requests, 1)
+    made = new_arrival(tunnel)
+    if made != NULL:
+        made.why_unnamed = why
+        on_accepted(made)
+
+
+# Something comes on a stream.
+
+
+cdef inline bint is_relaying(Connection *connection) noexcept nogil:
+    """Whether its relay runs."""
+    cdef int state = state_of(connection)
+    return connection.waits_for == W_EVENT and (state == S_RELAYING or state == S_CLOSING)
+
+
+cdef inline void turn_stream(Side *side, int ready) noexcept nogil:
+    """Move bytes from or to a stream; `ready` has its Ready bits."""
+    if is_relaying(side.connection):
+        after_relay(side.connection, relay_turn(side, ready), False)
+
+
+cdef inline void take_bytes(Session *session, H2Stream *h2) noexcept nogil:
+    """`on_readable` of a session: bytes, or the end."""
+    cdef Side *side = <Side *>h2.owner
+    if side != NULL:
+        side.stream.is_ready = True
+        turn_stream(side, CAN_READ)
+
+
+cdef inline void take_room(Session *session, H2Stream *h2) noexcept nogil:
+    """`on_writable` of a session: some of what waited is sent."""
+    cdef Side *side = <Side *>h2.owner
+    if side == NULL or side.stream.is_deaf or side.stream.is_content:
+        return
+    side.stream.unsent = h2.waiting.size
+    side.connection.last_moved = side.connection.worker.now
+    turn_stream(side, CAN_WRITE)
+
+
+cdef inline void take_answer(Session *session, H2Stream *h2, int status,
+                             bint _ended) noexcept nogil:
+    """`on_answer` of a session: 200 opens the stream."""
+    cdef Side *side = <Side *>h2.owner
+    if side == NULL or not is_opening(side.connection):
+        return
+    if status == 200:
+        on_upstream_ready(side.connection)
+    else:
+        fail_side(side, F_STATUS, status)
+        on_failed(side)
+
+
+cdef inline bint is_opening(Connection *connection) noexcept nogil:
+    """Whether it waits for the answer to its CONNECT."""
+    return connection.waits_for == W_EVENT and state_of(connection) == S_OPENING_STREAM
+
+
+cdef inline void take_reset(Session *session, H2Stream *h2, uint32_t code) noexcept nogil:
+    """`on_reset` of a session: a stream is over."""
+    cdef Side *side = <Side *>h2.owner
+    if side == NULL:
+        return
+    if code == H2_NO_ERROR and h2.receive_ended and h2.reset_by_peer:
+        content_stream(side)
+        turn_stream(side, CAN_READ | CAN_WRITE)
+    elif code == H2_REFUSED_STREAM:
+        tell_lost(side, F_STREAM_REFUSED, code)
+    else:
+        tell_lost(side, F_STREAM_RESET, code)
+
+
+cdef inline void tell_lost(Side *side, int what, int error) noexcept nogil:
+    """A stream is lost.  One that is relayed ends when what it holds is passed on; a caller's that
+    isn't yet, at once; one that is being opened fails for this reason (a Failure, its number)."""
+    cdef Connection *connection = side.connection
+    lose_stream(side)
+    if is_relaying(connection):
+        fail_side(side, F_OS, ECONNRESET)
+        turn_stream(side, CAN_READ | BROKEN)
+    elif side.index == 0:
+        if not is_connected(connection) or not side.stream.h2.unread:
+            end_by_downstream(connection)
+    elif is_opening(connection):
+        fail_side(side, what, error)
+        on_failed(side)
+    # otherwise the loop is asked whether bytes may pass, and the relay will find it lost
+
+
+cdef inline void note_goaway(Session *session, uint32_t _last, uint32_t _code,
+                             const char *_debug, size_t _size) noexcept nogil:
+    """`on_goaway` of a session: the peer takes no new streams."""
+    cdef Tunnel *tunnel = <Tunnel *>session.owner
+    leave_pool(tunnel)
+    mark_dirty(tunnel)
+
+
+cdef inline void note_pong(Session *session) noexcept nogil:
+    """`on_pong` of a session: the peer is there."""
+    cdef Tunnel *tunnel = <Tunnel *>session.owner
+    tunnel.is_proving = False
+    mark_dirty(tunnel)
+
+
+cdef inline void note_settings(Session *session) noexcept nogil:
+    """`on_settings` of a session: the pool looks at the peer's limit when it needs it."""
+    mark_dirty(<Tunnel *>session.owner)
+
+
+cdef inline void fill_session_calls(SessionCalls *calls) noexcept nogil:
+    """Set what sessions call."""
+    calls.on_request, calls.on_refused, calls.on_answer = take_request, note_refused, take_answer
+    calls.on_readable, calls.on_writable, calls.on_reset = take_bytes, take_room, take_reset
+    calls.on_goaway, calls.on_pong, calls.on_settings = note_goaway, note_pong, note_settings
+
+
+# The tunnel's turn.
+
+
+cdef inline void carry(Tunnel *tunnel, uint32_t events) noexcept nogil:
+    """Epoll has reported `events` of a tunnel's socket: flush, read; `settle_tunnels` follows."""
+    cdef int result = TUNNEL_GOES_ON
+    mark_dirty(tunnel)
+    if tunnel.is_over:
+        return
+    if events & EPOLLOUT and tunnel.side.channel.unsent and flush(&tunnel.side.channel) < 0:
+        result = drain_channel(tunnel)
+    elif events & ~EPOLLOUT:
+        result = receive_tunnel(tunnel, readiness(events))
+    if result != TUNNEL_GOES_ON:
+        end_streams(tunnel, result)
+
+
+cdef inline void settle_tunnels(Worker *worker) noexcept nogil:
+    """Look at each tunnel that has something to be sent, or whose streams have changed."""
+    cdef Tunnel *tunnel
+    worker.settling, worker.dirty = worker.dirty, NULL
+    while worker.settling != NULL:
+        tunnel = worker.settling
+        worker.settling = tunnel.next_dirty
+        tunnel.is_dirty = False
+        settle(tunnel)
+
+
+cdef inline void settle(Tunnel *tunnel) noexcept nogil:
+    """Do what has come up in this turn: open the streams that waited, send, end the tunnel if it is
+    done, and say what is awaited."""
+    cdef Connection *connection = tunnel.connection
+    cdef int result = TUNNEL_GOES_ON
+    if tunnel.is_ready and not tunnel.is_over:
+        serve_waiting(tunnel)
+        end_the_stalled(tunnel)
+        if is_ready(tunnel.side):
+            result = receive_tunnel(tunnel, 0)
+        if result == TUNNEL_GOES_ON:
+            result = send_and_watch(tunnel)
+        if result != TUNNEL_GOES_ON:
+            end_streams(tunnel, result)
+    if not tunnel.is_ready:
+        return  # it is being dialled
+    if tunnel.is_over and not has_streams(tunnel):
+        end_connection(connection, connection.fault.what == F_NONE)
+    elif not tunnel.is_over:
+        mark_occupied(tunnel)
+        plan_trim(tunnel)
+        stay_carrying(connection)
+
+
+cdef inline int send_and_watch(Tunnel *tunnel) noexcept nogil:
+    """Send, end what is done, and ask epoll for what is awaited.  Returns a TunnelTurn."""
+    cdef int result
+    close_if_done(tunnel)
+    result = send_tunnel(tunnel)
+    if result == TUNNEL_FAILED:
+        return drain_channel(tunnel)
+    result = finish_if_sent(tunnel)
+    if result != TUNNEL_GOES_ON:
+        return result
+    if tunnel.closed_by != 0 and tunnel.connection.worker.now >= tunnel.closed_by:
+        fail_side(tunnel.side, F_TIMEOUT, 0)
+        return TUNNEL_FAILED
+    return TUNNEL_FAILED if watch_tunnel(tunnel) < 0 else TUNNEL_GOES_ON
+
+
+cdef inline void serve_waiting(Tunnel *tunnel) noexcept nogil:
+    """Open the streams that waited for the handshake, or for the answer to a PING; without that
+    answer another tunnel is to be dialled."""
+    cdef Side *side
+    cdef bint failed = is_unproven(tunnel)
+    if failed:
+        tunnel.is_proving = False
+        leave_pool(tunnel)
+    while tunnel.waiting != NULL and not tunnel.is_proving:
+        side = tunnel.waiting
+        leave_waiting(side)
+        if failed:
+            fail_side(side, F_STREAM_REFUSED, 0)
+            on_failed(side)
+        else:
+            on_tunnel_ready(side.connection, tunnel)
+
+
+cdef inline void end_the_stalled(Tunnel *tunnel) noexcept nogil:
+    """While the streams of a tunnel hold so much unread that its window isn't given back, reset the
+    one that was read least lately: one that stalls must not stop the others."""
+    cdef Side *side
+    cdef Side *stalled
+    while tunnel.session.owed:
+        side, stalled = tunnel.open, NULL
+        while side != NULL:
+            if side.stream.h2.unread and (
+                    stalled == NULL or side.stream.read_at < stalled.stream.read_at):
+                stalled = side
+            side = side.stream.after
+        if stalled == NULL:
+            return
+        long_add(&tunnel.connection.worker.shared.stalled_streams, 1)
+        reset_stream(&tunnel.session, stalled.stream.h2, H2_ENHANCE_YOUR_CALM)
+        fail_side(stalled, F_HELD, 0)
+        end_connection(stalled.connection, False)
+
+
+cdef inline void end_streams(Tunnel *tunnel, int result) noexcept nogil:
+    """A tunnel's channel has ended (a TunnelTurn): its streams are lost."""
+    cdef Side *side = tunnel.open
+    cdef Side *following
+    if side != NULL and result == TUNNEL_ENDED:
+        fail_side(tunnel.side, F_OS, ECONNRESET)
+    leave_pool(tunnel)
+    lose_tunnel(tunnel)
+    while side != NULL:
+        following = side.stream.after
+        tell_lost(side, F_STREAM_REFUSED, 0)  # no byte has gone: its CONNECT may be sent elsewhere
+        side = following
+    while tunnel.waiting != NULL:
+        side = tunnel.waiting
+        leave_waiting(side)
+        fail_side(side, F_STREAM_REFUSED, 0)
+        on_failed(side)
+    mark_dirty(tunnel)

@@ -1,0 +1,202 @@
+"""A thread's pool of the tunnels that it has dialled, by plan and by the address of the far end.
+
+A tunnel is dialled once for all who need it meanwhile; they wait for it, and share its failure.  In
+the pool are those that get new streams.  A tunnel has no plan, because a plan has a key: when the
+last snapshot with a plan is gone, the loop sends C_RETIRE.
+"""
+
+from libc.stdint cimport uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcmp, memcpy
+
+from uproxy.transport.native.system cimport (
+    SILENT_TUNNEL_S, sockaddr_storage, word_add,
+)
+from uproxy.transport.native.verbs cimport session_room
+from uproxy.transport.native.control cimport go_away
+from uproxy.transport.native.codes cimport (
+    F_CUT, F_NONE, F_STREAM_REFUSED, TUNNEL_BUCKETS, V_ACCEPTED,
+)
+from uproxy.transport.native.types cimport Channel, Connection, Side, Tunnel, Way, Worker
+from uproxy.transport.native.verify_cache cimport hold_verified
+from uproxy.transport.native.accept cimport new_connection, set_worker
+from uproxy.transport.native.tunnel cimport (
+    begin_drain, mark_dirty, new_tunnel, trim_tunnel,
+)
+
+cdef enum:
+    ROOM_BEFORE_SETTINGS = 100  # streams for which a tunnel is dialled (RFC 9113 §6.5.2)
+
+
+cdef inline Tunnel **bucket_of(Worker *worker, uint64_t plan, sockaddr_storage *end,
+                               unsigned int size) noexcept nogil:
+    """Return where the tunnels with a plan to a far end are."""
+    cdef const unsigned char *at = <const unsigned char *>end
+    cdef uint64_t value = plan
+    cdef unsigned int index
+    for index in range(size):
+        value = (value ^ at[index]) * 0x100000001B3ULL
+    return &worker.pooled[(value >> 32) % TUNNEL_BUCKETS]
+
+
+cdef inline bint leads_to(Tunnel *tunnel, uint64_t plan, sockaddr_storage *end,
+                          unsigned int size) noexcept nogil:
+    """Whether a tunnel was dialled with this plan, to this far end."""
+    return tunnel.plan == plan and tunnel.end_size == size and memcmp(&tunnel.end, end, size) == 0
+
+
+cdef inline int room_of(Tunnel *tunnel, int allowed) noexcept nogil:
+    """Return how many more may wait for a tunnel, or have a stream on it; `allowed` is what its
+    far end allows on another one."""
+    if not tunnel.is_ready:
+        return min(<int>tunnel.limits.most, allowed) - tunnel.waiting_count
+    return min(
+        <int>session_room(&tunnel.session),
+        <int>tunnel.limits.most - <int>tunnel.session.streams) - tunnel.waiting_count
+
+
+cdef inline int allowed_by(Tunnel *tunnel, int before) noexcept nogil:
+    """Return how many streams a far end allows, as its tunnel says; `before` if it hasn't."""
+    if tunnel.is_ready and tunnel.session.settings_received:
+        return <int>min(tunnel.session.peer_max_streams, <unsigned int>0x7FFFFFFF)
+    return before
+
+
+cdef inline Tunnel *find_tunnel(Worker *worker, Way *way, sockaddr_storage *end,
+                                unsigned int size) noexcept nogil:
+    """Return a tunnel with room for one more stream, which may still be being dialled; NULL: dial
+    one."""
+    cdef Tunnel **bucket = bucket_of(worker, way.plan, end, size)
+    cdef Tunnel *tunnel = bucket[0]
+    cdef int allowed = ROOM_BEFORE_SETTINGS
+    while tunnel != NULL:
+        if leads_to(tunnel, way.plan, end, size):
+            allowed = allowed_by(tunnel, allowed)
+        tunnel = tunnel.next_pooled
+    tunnel = bucket[0]
+    while tunnel != NULL:
+        if leads_to(tunnel, way.plan, end, size) and room_of(tunnel, allowed) > 0:
+            return tunnel
+        tunnel = tunnel.next_pooled
+    return NULL
+
+
+cdef inline bint is_silent(Tunnel *tunnel) noexcept nogil:
+    """Whether nothing has come for so long that the far end may be gone."""
+    return (tunnel.is_ready and not tunnel.is_proving
+            and tunnel.connection.worker.now - tunnel.heard_at > SILENT_TUNNEL_S)
+
+
+cdef inline Tunnel *pool_tunnel(Connection *who, Way *way, sockaddr_storage *end,
+                                unsigned int size) noexcept nogil:
+    """Make a connection that is to carry a tunnel to a far end, with the handshake that the
+    upstream side of `who` would make, and put it in the pool.  NULL: no memory."""
+    cdef Connection *made = new_connection(-1)
+    cdef Channel *theirs = &who.sides[1].channel
+    cdef Tunnel *tunnel
+    if made == NULL or theirs.tls_setup.ssl_ctx == NULL:
+        free(made)
+        return NULL
+    set_worker(made, who.worker)
+    tunnel = new_tunnel(made, &made.sides[1], &way.limits)
+    if tunnel == NULL:
+        free(made)
+        return NULL
+    tunnel.plan, tunnel.end_size = way.plan, size
+    memcpy(&tunnel.end, end, size)
+    tunnel.bucket = bucket_of(who.worker, way.plan, end, size)
+    tunnel.next_pooled, tunnel.bucket[0] = tunnel.bucket[0], tunnel
+    made.is_pooled, made.decided = True, 1
+    made.accepted_at = who.worker.now
+    made.source, made.local = who.source, who.local
+    made.listener, made.door_state = who.listener, who.door_state
+    word_add(&made.listener.held, 1)
+    word_add(&made.door_state.held, 1)
+    word_add(&made.worker.load, 1)
+    word_add(&made.worker.shared.alive, 1)
+    word_add(&made.worker.shared.pooled_tunnels, 1)
+    made.sides[1].channel.tls_setup = theirs.tls_setup
+    if theirs.owned_contexts > 1:  # otherwise the DoorState has it
+        theirs.owned_contexts -= 1
+        made.sides[1].channel.owned_contexts = 1
+    return tunnel
+
+
+cdef inline void leave_pool(Tunnel *tunnel) noexcept nogil:
+    """Give a tunnel no new streams: it ends with its last one."""
+    cdef Tunnel **at = tunnel.bucket
+    tunnel.is_retired = True
+    if at == NULL:
+        return
+    while at[0] != tunnel:
+        at = &at[0].next_pooled
+    at[0] = tunnel.next_pooled
+    tunnel.bucket = NULL
+    mark_dirty(tunnel)
+
+
+cdef inline void retire_plan(Worker *worker, uint64_t plan) noexcept nogil:
+    """Give no new streams to the tunnels that were dialled with a plan."""
+    cdef Tunnel *tunnel
+    cdef Tunnel *following
+    cdef int bucket
+    for bucket in range(TUNNEL_BUCKETS):
+        tunnel = worker.pooled[bucket]
+        while tunnel != NULL:
+            following = tunnel.next_pooled
+            if tunnel.plan == plan:
+                leave_pool(tunnel)
+            tunnel = following
+
+
+cdef inline void share_handshake(Connection *from_whom, int side, Connection *to,
+                                 int other) noexcept nogil:
+    """Give a stream what the handshake of its tunnel has proved."""
+    cdef Channel *proved = &from_whom.sides[side].channel
+    cdef Channel *channel = &to.sides[other].channel
+    if channel.verified_peer == NULL and proved.verified_peer != NULL:
+        channel.verified_peer = hold_verified(
+            &to.worker.shared.verify_cache, proved.verified_peer)
+        channel.verdict = V_ACCEPTED
+    to.version, to.cipher, to.group = from_whom.version, from_whom.cipher, from_whom.group
+    to.handshake_seconds = from_whom.handshake_seconds
+
+
+cdef inline void share_failure(Connection *failed, Side *side) noexcept nogil:
+    """Give a side that has waited for a tunnel the reason why there is none."""
+    cdef Channel *channel = &side.channel
+    cdef Channel *refused = &failed.sides[1].channel
+    side.connection.fault, side.connection.fault.side = failed.fault, 1
+    if failed.fault.what == F_CUT or failed.fault.what == F_NONE:
+        side.connection.fault.what = F_STREAM_REFUSED
+    channel.verdict = refused.verdict
+    if refused.refused_with != NULL:
+        side.connection.worker.shared.share_refusal(refused, channel)
+
+
+# Time.
+
+
+cdef inline bint is_unproven(Tunnel *tunnel) noexcept nogil:
+    """Whether its PING was to be answered by now."""
+    return tunnel.is_proving and tunnel.connection.worker.now >= tunnel.proved_by
+
+
+cdef inline void tunnel_timeout(Tunnel *tunnel) noexcept nogil:
+    """Do what is due at the time that `tunnel_due` has returned."""
+    cdef Connection *connection = tunnel.connection
+    cdef double now = connection.worker.now
+    mark_dirty(tunnel)
+    if connection.trim_at != 0 and now >= connection.trim_at:
+        trim_tunnel(tunnel)
+    if tunnel.final_at != 0 and now >= tunnel.final_at:
+        tunnel.final_at = 0
+        go_away(&tunnel.session, True)
+    if is_unproven(tunnel):
+        leave_pool(tunnel)
+    if (tunnel.empty_since != 0 and tunnel.limits.idle
+            and now >= tunnel.empty_since + tunnel.limits.idle):
+        if connection.is_pooled:
+            leave_pool(tunnel)
+        else:
+            begin_drain(tunnel)

@@ -1,0 +1,104 @@
+"""Tunnels of the compiled engine, as its loop sees them: how a stream is opened through one, and
+what becomes of those that the threads dial.
+
+A thread has a pool of its own.  It knows a plan by a number only, because a plan has a key: when
+the last snapshot with a plan is gone, the threads are told to open no more streams on its tunnels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import count
+from typing import TYPE_CHECKING, Final
+from weakref import ReferenceType, ref
+
+from uproxy.contract import Candidate, Refusal, RefusedError, Route, TlsPlan, Tunnel
+from uproxy.model import Outcome, TcpAddress, TunnelSettings
+from uproxy.transport.native._engine import CARRYING, CLOSED, ConnectionHandle
+
+if TYPE_CHECKING:
+    from uproxy.transport.native._engine import TunnelLimits, Way
+
+
+class PooledTunnel(ConnectionHandle):
+    """A tunnel that a thread has dialled; nobody is told of it but those whose streams it has."""
+
+    def on_reported(self, events: int) -> None:
+        """Keep nothing of the snapshot that it was dialled under, and forget it at its end."""
+        if events & CLOSED:
+            self.release()
+        elif events & CARRYING:
+            self.release_door_state()
+
+
+class PlanNumbers:
+    """A number for each plan with which tunnels may have been dialled.
+
+    Args:
+        retire: called with the number of a plan that is gone, in any thread.
+    """
+
+    def __init__(self, retire: Callable[[int], None]) -> None:
+        self._retire = retire
+        self._numbers: dict[ReferenceType[TlsPlan], int] = {}
+        self._next = count(1).__next__
+
+    def number_of(self, plan: TlsPlan) -> int:
+        """Return the plan's number, the same each time."""
+        number = self._numbers.get(ref(plan))
+        if number is None:
+            number = self._next()
+            self._numbers[ref(plan, self._forget)] = number
+        return number
+
+    def _forget(self, gone: ReferenceType[TlsPlan]) -> None:
+        self._retire(self._numbers.pop(gone))
+
+
+def one_address_each(route: Route) -> tuple[Candidate, ...]:
+    """Return the candidates of a route, each with the addresses that race.  Through a tunnel none
+    do, because a CONNECT names one."""
+    if not isinstance(route.upstream, Tunnel):
+        return route.candidates
+    return tuple(
+        replace(each, addresses=(address,))
+        for each in route.candidates
+        for address in each.addresses
+    )
+
+
+def end_of(route: Route, candidate: Candidate) -> TcpAddress | None:
+    """Return the address where the tunnel ends that leads to a candidate; None: none does.
+
+    Raises:
+        RefusedError: no tunnel can lead to its address.
+    """
+    upstream, address = route.upstream, candidate.addresses[0]
+    if not isinstance(upstream, Tunnel):
+        return None
+    if not isinstance(address, TcpAddress):
+        reason = f"{address} can't be named in a CONNECT: a tunnel leads to an IP address and port"
+        raise RefusedError(Refusal(Outcome.CONNECT_FAILED, reason))
+    return replace(address, port=upstream.end) if isinstance(upstream.end, int) else upstream.end
+
+
+def way_of(numbers: PlanNumbers, route: Route, candidate: Candidate) -> Way | None:
+    """Return how a thread opens a stream to a candidate; None where upstream is no tunnel."""
+    upstream = route.upstream
+    if not isinstance(upstream, Tunnel):
+        return None
+    authority = str(candidate.addresses[0]).encode()
+    settings = upstream.settings
+    limits = limits_of(settings, settings.streams_per_connection, settings.idle)
+    return numbers.number_of(upstream.plan), authority, limits
+
+
+def limits_of(settings: TunnelSettings, streams: int, idle: float) -> TunnelLimits:
+    """Return what a thread needs to know of the tunnels of one end: how many streams each may
+    have, and for how many seconds none."""
+    return streams, settings.stream_window, settings.connection_window, idle
+
+
+MAX_TUNNELS_TRIED: Final = 4
+"""Tunnels on which a CONNECT is tried, while the peer says of none that it has looked at it."""
