@@ -217,6 +217,36 @@ def test_a_stream_without_a_window_stops_no_other() -> None:
     assert server.says() == []
 
 
+def test_a_stream_whose_window_was_taken_away_stops_no_other() -> None:
+    server = Server(streams=2)
+    server.session.send(1, bytes(65_535))  # all of the tunnel's window
+    server.session.send(1, bytes(10))
+    server.says()
+    server.hear(grow(1, 100))  # it waits for the tunnel's window only
+    server.session.send(3, b"waits")  # behind the other
+    server.hear(settings(INITIAL_WINDOW_SIZE=1_000))
+    server.hear(grow(0, 1_000))
+    said = server.says()
+    assert payloads(said, 1) == b""
+    assert payloads(said, 3) == b"waits"
+
+
+def test_streams_above_the_limit_are_refused_and_so_are_many_that_nobody_releases() -> None:
+    server = Server(streams=2, max_streams=2)
+    server.session.releases = False
+    refused = probe().TOO_MANY
+    assert server.hear(connect(5)) == [("refused", 5, 0, refused)]
+    for stream in (7, 9):
+        server.hear(frames.rst_stream(stream - 6, codes.ErrorCode.CANCEL))
+        assert server.hear(connect(stream))[0][:2] == ("request", stream)
+    for stream in (7, 9):
+        server.hear(frames.rst_stream(stream, codes.ErrorCode.CANCEL))
+    assert (server.session.streams, server.session.open_streams) == (4, 0)
+    assert server.hear(connect(11)) == [("refused", 11, 0, refused)]
+    server.session.release(1)
+    assert server.hear(connect(13))[0][:2] == ("request", 13)
+
+
 def test_a_reset_forgets_what_waits() -> None:
     server = Server(streams=1, window=3)
     server.session.releases = False

@@ -17,7 +17,8 @@ from tests.helpers.streams import Stream, Upstream, listening
 from tests.helpers.tunnels import H2Peer, frame, inbound_door, outbound_door
 from uproxy.contract import Engine, Refusal
 from uproxy.lab.waiting import eventually
-from uproxy.model import Address, Outcome, TcpAddress, Timeouts, TunnelSettings
+from uproxy.lifecycle import State
+from uproxy.model import Address, Limits, Outcome, TcpAddress, Timeouts, TunnelSettings
 
 engine = engines.tunnel_engine
 
@@ -350,6 +351,23 @@ async def test_http_1_is_refused_in_order(engine: Engine) -> None:
         await eventually(lambda: bool(here.door.ended_tunnels), "the tunnel has ended")
 
 
+async def test_a_tunnel_without_streams_makes_room_when_connections_are_full(
+    engine: Engine,
+) -> None:
+    async with inbound(engine) as here:
+        first = await H2Peer.connect(here.address)
+        await eventually(lambda: bool(here.door.carrying_), "it carries")
+        engine.set_limits(Limits(connections=1))
+        second = await H2Peer.connect(here.address)
+        await first.until_closed()
+        await eventually(lambda: bool(here.door.ended_tunnels), "the tunnel has ended")
+        assert here.door.ended_tunnels[0][1].outcome is Outcome.LIMIT
+        engine.set_limits(Limits(connections=2))
+        stream, there = await here.relay(second)
+        await second.send(stream, b"question")
+        assert await there.receive_exactly(8) == b"question"
+
+
 # A server's answers.
 
 
@@ -426,6 +444,34 @@ async def test_a_refused_stream_is_opened_on_another_tunnel(engine: Engine) -> N
         await downstream.send(b"question")
         assert await second.receive(stream, 8) == b"question"
         assert (await door.connection()).shares_tls is False
+
+
+async def test_a_peer_that_takes_no_stream_isnt_asked_for_ever(engine: Engine) -> None:
+    async with outbound(engine) as (door, address, end):
+        downstream = await Stream.connect(address)
+        for _ in range(4):
+            peer = await H2Peer.accept(end)
+            await peer.request()
+            peer.h2.close_connection(last_stream_id=0)
+            await peer.flush()
+        assert await downstream.is_reset()
+        ending = await door.ending()
+        assert (ending.outcome, ending.state) == (Outcome.CONNECT_FAILED, State.OPENING_STREAM)
+
+
+async def test_a_peer_that_answers_with_its_end_is_heard_and_still_gets_ours(
+    engine: Engine,
+) -> None:
+    async with outbound(engine) as (door, address, end):
+        downstream = await Stream.connect(address)
+        peer = await H2Peer.accept(end)
+        stream = await peer.request()
+        await peer.answer(stream, 200, end=True)
+        assert await downstream.receive_all() == b""
+        await downstream.send(b"all the same")
+        downstream.finish()
+        assert await peer.receive(stream, 12) == b"all the same"
+        assert (await door.ending()).outcome is Outcome.CLOSED
 
 
 async def test_a_goaway_lets_open_streams_go_on(engine: Engine) -> None:

@@ -6,7 +6,9 @@ import asyncio
 import gc
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from weakref import ref
 
 import pytest
 
@@ -289,6 +291,33 @@ async def test_a_new_plan_gets_a_tunnel_of_its_own_and_the_old_one_ends_with_its
         await eventually(lambda: len(mesh.inbound.ended_tunnels) == 1, "the old tunnel has ended")
         assert mesh.inbound.ended_tunnels[0][1].outcome is Outcome.CLOSED
         assert engine.pooled_tunnels() == 1
+
+
+async def test_a_tunnel_keeps_neither_plan_of_its_handshake(engine: Engine) -> None:
+    """A plan has a key."""
+    async with through(engine) as mesh:
+        downstream, there = await mesh.relay()
+        await mesh.outbound.connection()
+        assert isinstance(mesh.end, TcpAddress)
+        assert isinstance(mesh.outbound.answer, Route)
+        plans: list[Callable[[], object]] = [
+            ref(mesh.outbound.answer.upstream.plan), ref(mesh.inbound.downstream_tls),
+        ]  # fmt: skip
+        mesh.outbound.answer = outbound_door(mesh.end, mesh.application.address).answer
+        mesh.inbound.downstream_tls = inbound_door().downstream_tls
+        for door in (mesh.outbound, mesh.inbound):
+            door.ask_again()
+            for arrival in door.arrivals:
+                object.__setattr__(arrival, "tls", None)  # the test's own memory of it
+
+        def are_gone() -> bool:
+            gc.collect()
+            return [plan() for plan in plans] == [None, None]
+
+        await eventually(are_gone, "both plans are gone")
+        await downstream.send(b"still here")
+        assert await there.receive_exactly(10) == b"still here"
+        assert len(mesh.inbound.carrying_) == 1
 
 
 async def test_a_tunnel_without_streams_ends_after_a_while(engine: Engine) -> None:

@@ -12,8 +12,8 @@ with atheris.instrument_imports(include=["uproxy"]):
 
 
 def check(data: bytes) -> None:
-    """The bytes choose what a peer says, in whole frames: of a part the compiled session hears more,
-    which is what test_hbone_engines.py's cuts are for."""
+    """The bytes choose what a peer says, in whole frames: of a part the compiled session hears
+    more, which is what test_hbone_engines.py's cuts are for."""
     provider = atheris.FuzzedDataProvider(data)
     server = provider.ConsumeBool()
     python, native = both(server=server, opened=0 if server else 3)

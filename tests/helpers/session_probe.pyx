@@ -7,7 +7,7 @@ from libc.string cimport memcpy, memset
 
 from uproxy.transport.native cimport budgets, control, frames, hpack, hpack_table, reading, sending
 from uproxy.transport.native.blocks cimport BAD_REQUEST
-from uproxy.transport.native.faults cimport SF_AUTHORITY, SF_FLOOD, code_of, fault_words, flood_of
+from uproxy.transport.native.faults cimport SF_AUTHORITY, SF_FLOOD, SF_TOO_MANY, code_of, fault_words, flood_of
 from uproxy.transport.native.frames cimport Bytes, free_bytes
 from uproxy.transport.native.hpack cimport (
     Headers, decode_block, decode_huffman, put_connect, put_field, put_status,
@@ -82,7 +82,7 @@ def words(int fault) -> str:
     return fault_words(fault).decode()
 
 
-AUTHORITY, FLOOD, LAST = SF_AUTHORITY, SF_FLOOD, SF_AUTHORITY
+AUTHORITY, FLOOD, TOO_MANY, LAST = SF_AUTHORITY, SF_FLOOD, SF_TOO_MANY, SF_AUTHORITY
 
 
 def code(int fault) -> int:

@@ -326,11 +326,6 @@ cdef class Core:
         """Return how many tunnels that the threads have dialled are there."""
         return word_get(&self.shared.pooled_tunnels)
 
-    def bad_requests(self):
-        """Return how many requests on tunnels were refused for what they looked like, and how many
-        streams were reset because their readers had stalled."""
-        return long_get(&self.shared.bad_requests), long_get(&self.shared.stalled_streams)
-
     def retire(self, uint64_t plan):
         """Have no stream opened any more on tunnels that were dialled with a plan (`Way`)."""
         cdef Command *command

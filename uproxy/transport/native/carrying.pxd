@@ -12,7 +12,7 @@ from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC
 
 from uproxy.transport.native.system cimport (
-    EPOLLOUT, clock_of, long_add, word_add,
+    EPOLLOUT, clock_of, word_add,
 )
 from uproxy.transport.native.frames cimport (
     H2_ENHANCE_YOUR_CALM, H2_NO_ERROR, H2_REFUSED_STREAM,
@@ -96,9 +96,7 @@ cdef inline void note_refused(Session *session, uint32_t _id, int _status,
     """`on_refused` of a session: a request that was refused for what it looks like is on record
     like an arrival that a door refuses."""
     cdef Tunnel *tunnel = <Tunnel *>session.owner
-    cdef Connection *made
-    long_add(&tunnel.connection.worker.shared.bad_requests, 1)
-    made = new_arrival(tunnel)
+    cdef Connection *made = new_arrival(tunnel)
     if made != NULL:
         made.why_unnamed = why
         on_accepted(made)
@@ -313,7 +311,6 @@ cdef inline void end_the_stalled(Tunnel *tunnel) noexcept nogil:
             side = side.stream.after
         if stalled == NULL:
             return
-        long_add(&tunnel.connection.worker.shared.stalled_streams, 1)
         reset_stream(&tunnel.session, stalled.stream.h2, H2_ENHANCE_YOUR_CALM)
         fail_side(stalled, F_HELD, 0)
         end_connection(stalled.connection, False)

@@ -32,7 +32,6 @@ cdef enum:  # counts
     MAX_CACHED_ROUTES = 1024  # routes of each
     SOURCE_BUCKETS = 512  # of the hash table of sources
     TUNNEL_BUCKETS = 64  # of a thread's hash table of tunnels
-    HELD_WINDOWS = 4  # connection windows that the streams of a tunnel may hold unread
     MAX_STALLED_SEEN = 8  # handshakes that are looked at, to find one that makes room
     MAX_TIMES_HEARD = 32  # in a handshake; whose peer sends more pieces is the next to make room
 

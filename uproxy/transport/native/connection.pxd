@@ -45,7 +45,7 @@ from uproxy.transport.native.handshake cimport handshake_step, start_tls
 from uproxy.transport.native.dial cimport start_dial, watch_loss
 from uproxy.transport.native.state cimport ask_loop, enter_state
 from uproxy.transport.native.tunnel cimport (
-    begin_drain, free_tunnel, new_tunnel, prove, start_tunnel, tunnel_due,
+    begin_drain, free_tunnel, new_tunnel, prove, say_goodbye, start_tunnel, tunnel_due,
 )
 from uproxy.transport.native.stream cimport (
     answer_connect, begin_stream, join_tunnel, leave_waiting,
@@ -426,17 +426,19 @@ cdef inline void end_connection(Connection *connection, bint orderly) noexcept n
     """Close both sides, with resets unless `orderly`, and report it: nothing but C_RELEASE touches
     the connection after that."""
     if connection.tunnel != NULL:
-        end_tunnel(connection)
+        orderly = end_tunnel(connection) or orderly
     enter_state(connection, S_CLOSED, 0)
     close_connection(connection, orderly)
     mark_decided(connection)
     report(connection, E_CLOSED, False)
 
 
-cdef inline void end_tunnel(Connection *connection) noexcept nogil:
-    """End what a connection carries: streams are cut, and whoever waits for it is told why."""
+cdef inline bint end_tunnel(Connection *connection) noexcept nogil:
+    """End what a connection carries: streams are cut, whoever waits for it is told why, and the
+    peer gets a GOAWAY.  Returns whether the socket has taken that."""
     cdef Tunnel *tunnel = connection.tunnel
     cdef Side *side
+    cdef bint said
     leave_pool(tunnel)
     while tunnel.open != NULL:
         on_cut(tunnel.open.connection, F_CUT)
@@ -445,7 +447,9 @@ cdef inline void end_tunnel(Connection *connection) noexcept nogil:
         leave_waiting(side)
         share_failure(connection, side)
         on_failed(side)
+    said = say_goodbye(tunnel)
     free_tunnel(tunnel)
+    return said
 
 
 # Beside: the downstream side while upstream is being reached.

@@ -56,7 +56,6 @@ class Deciding(ConnectionHandle):
         "_inbound",
         "_is_known",
         "_is_over",
-        "_keyless",
         "_listener",
         "_on_closed",
         "_plan",
@@ -94,7 +93,6 @@ class Deciding(ConnectionHandle):
         self.shares_tls = False
         self.tunnel_end: TcpAddress | None = None
         self._plan_ref: ReferenceType[TlsPlan] | None = None  # of one that carries streams
-        self._keyless: TlsPlan | None = None  # what streams get when that plan is gone
         self._inbound = door_state.inbound
         self._is_known = False  # whether it was reported
         self._is_over = False
@@ -161,11 +159,11 @@ class Deciding(ConnectionHandle):
         self.peer, self.tls = carrier.peer, carrier.tls
 
     def _keep_plan(self) -> None:
-        """Keep of the plan what the streams need that it will carry.  The key goes with the last
-        snapshot that has it."""
+        """Keep no plan for the streams that it will carry: the key goes with the last snapshot that
+        has it."""
         self._learn_peer()
         plan = cast("TlsPlan", self.arrival.tls)
-        self._plan_ref, self._keyless = ref(plan), plan.keyless()
+        self._plan_ref = ref(plan)
 
     @property
     def why_cut(self) -> Refusal:
@@ -174,8 +172,8 @@ class Deciding(ConnectionHandle):
 
     @property
     def plan_of_streams(self) -> TlsPlan | None:
-        """The plan of the handshake of one that carries streams."""
-        return (self._plan_ref and self._plan_ref()) or self._keyless
+        """The plan of the handshake of one that carries streams; None: it is gone."""
+        return None if self._plan_ref is None else self._plan_ref()
 
     def _learn_peer(self) -> None:
         """Set the verified caller, if E_ARRIVED came before its handshake."""

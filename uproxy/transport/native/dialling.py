@@ -21,7 +21,7 @@ from uproxy.contract import (
     Route,
 )
 from uproxy.lifecycle import State
-from uproxy.model import Address, Direction
+from uproxy.model import Address, Direction, UnixAddress
 from uproxy.transport import failures
 from uproxy.transport.dial import reach
 from uproxy.transport.failures import Failure
@@ -179,14 +179,19 @@ class Dialling(Deciding):
         failure = self._describe(*self.candidate_failure())
         if failure.state is not State.CONNECTING:
             self._set_dialled()
-        if failure.error == errno.EAGAIN and failure.state is State.CONNECTING:
-            self._race(route, candidate)  # a unix socket's queue is full: try for longer
+        if self._is_queue_full(failure):
+            self._race(route, candidate)  # try for longer
         elif failure.what == "stream_refused" and self._may_try_again():
             refusal = self._start_dial(route, candidate)
             if refusal is not None:
                 self._try_next(route, refusal)
         else:
             self._try_next(route, self._candidate_refusal(failure, route, candidate))
+
+    def _is_queue_full(self, failure: Failure) -> bool:
+        """Whether a unix socket that was dialled has no room in its queue."""
+        is_unix = isinstance(cast("Candidate", self._candidate).addresses[0], UnixAddress)
+        return is_unix and failure.error == errno.EAGAIN and failure.state is State.CONNECTING
 
     def _may_try_again(self) -> bool:
         """Whether a CONNECT that nobody has looked at is sent again, on another tunnel."""

@@ -130,7 +130,7 @@ cdef inline void drop_unread(Session *session, H2Stream *stream) noexcept nogil:
     """Forget what was received and not read."""
     cdef uint32_t size = stream.unread
     if session.run_stream == stream:
-        session.run_size = 0
+        session.run_stream, session.run_size = NULL, 0
     free_queue(&stream.held)
     if size:
         note_read(session, stream, size)

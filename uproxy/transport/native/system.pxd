@@ -101,7 +101,6 @@ cdef extern from "machine.h" nogil:
     void *pointer_get "word_get"(void **)
     void pointer_set "word_set"(void **, void *)
     void count_add(int64_t *, int64_t)
-    int64_t long_add "word_add"(int64_t *, int64_t)
 
 
 cdef inline double clock_of(int which) noexcept nogil:

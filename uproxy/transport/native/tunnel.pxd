@@ -264,6 +264,19 @@ cdef inline void close_if_done(Tunnel *tunnel) noexcept nogil:
     close_session(&tunnel.session, H2_NO_ERROR)
 
 
+cdef inline bint say_goodbye(Tunnel *tunnel) noexcept nogil:
+    """Send a GOAWAY and our end behind what the streams have left, if the socket takes all of it
+    now.  Returns whether it did."""
+    cdef char *data = NULL
+    if not tunnel.is_ready or tunnel.is_over:
+        return False
+    close_session(&tunnel.session, H2_NO_ERROR)
+    if (send_tunnel(tunnel) == TUNNEL_FAILED or tunnel.side.channel.unsent
+            or output_of(&tunnel.session, &data)):
+        return False
+    return finish_channel(&tunnel.side.channel) == 0
+
+
 cdef inline int finish_if_sent(Tunnel *tunnel) noexcept nogil:
     """End a tunnel that is closing, if all is sent.  Returns a TunnelTurn."""
     cdef char *data = NULL

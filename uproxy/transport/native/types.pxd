@@ -379,8 +379,6 @@ cdef struct Shared:  # by all workers
     Carrier stream_calls  # of the sides that are streams of tunnels
     SessionCalls session_calls
     int pooled_tunnels  # that are open
-    int64_t bad_requests  # on tunnels, that were refused for what they looked like
-    int64_t stalled_streams  # reset because their tunnel held too much for them
 
 cdef struct Worker:
     int kind  # K_BELL

@@ -142,8 +142,6 @@ cdef inline void release_stream(Session *session, H2Stream *stream) noexcept nog
     forget_moved(session, stream)
     if session.data_stream == stream:
         session.data_stream = NULL
-    if session.run_stream == stream:
-        session.run_stream = NULL
     remove_stream(session, stream)
 
 

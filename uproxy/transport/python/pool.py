@@ -158,10 +158,7 @@ class PooledTunnel:
         self._idle: asyncio.TimerHandle | None = None
         self._dialling: asyncio.Task[None] | None = None
         self._loop = loop
-        # the last reference to a plan may be dropped in any thread
-        self._plan: ReferenceType[TlsPlan] = ref(
-            way.plan, lambda _plan: loop.call_soon_threadsafe(self.retire)
-        )
+        self._plan: ReferenceType[TlsPlan] = ref(way.plan, lambda _plan: self._retire_soon())
 
     @property
     def room(self) -> int:
@@ -204,6 +201,11 @@ class PooledTunnel:
         self._retired = True
         self._pool.retire(self, self._plan())
         self.on_streams_changed()
+
+    def _retire_soon(self) -> None:
+        """The plan is gone; the last reference may have been dropped in any thread, at any time."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self.retire)
 
     async def close(self) -> None:
         """End it now."""
