@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.helpers.apps import Nginx, download, sha256_of, upload, write_file
 from tests.helpers.memory import Growth
-from tests.helpers.pair import Pair
+from tests.helpers.pair import MTLS, TUNNELS, Pair, Way
 
 MIB = 1 << 20
 GIB = 1 << 30
@@ -26,6 +27,19 @@ pytestmark = [
     pytest.mark.privileged,
     pytest.mark.skipif(os.geteuid() != 0, reason="only root may measure uProxy's memory"),
 ]
+
+
+def sizes(large: int, small: int) -> list[Any]:
+    """`large` over mTLS, and over tunnels too if there is time; `small` over tunnels."""
+    return [
+        pytest.param(MTLS, large),
+        *(pytest.param(way, small) for way in TUNNELS),
+        *(pytest.param(way, large, marks=pytest.mark.slow) for way in TUNNELS),
+    ]
+
+
+# of the module's scope, so that each pair is started once
+BY_WAY: dict[str, Any] = {"indirect": ["way"], "ids": str, "scope": "module"}
 
 
 @dataclass(frozen=True)
@@ -44,10 +58,16 @@ class World:
         assert max(growth.peak.values()) < BOUND, growth.peak
 
 
+@pytest.fixture(scope="module", params=[MTLS, *TUNNELS], ids=str)
+def way(request: pytest.FixtureRequest) -> Way:
+    found: Way = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(tmp_path_factory: pytest.TempPathFactory, way: Way) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("nginx")
-    with Nginx(folder) as nginx, Pair(folder, {"files": nginx.port}) as pair:
+    with Nginx(folder) as nginx, Pair(folder, {"files": nginx.port}, way) as pair:
         yield World(nginx, pair)
 
 
@@ -61,13 +81,14 @@ def served(world: World, size: int) -> Iterator[tuple[str, str]]:
         path.unlink()
 
 
-def test_a_file_of_a_gibibyte_comes_whole(world: World) -> None:
-    with served(world, GIB) as (name, digest), world.bounded_memory():
-        assert download(world.url(name)) == (GIB, digest)
+@pytest.mark.parametrize("way,size", sizes(GIB, 64 * MIB), **BY_WAY)
+def test_a_large_file_comes_whole(world: World, size: int) -> None:
+    with served(world, size) as (name, digest), world.bounded_memory():
+        assert download(world.url(name)) == (size, digest)
 
 
-def test_a_large_upload_arrives_whole(world: World, tmp_path: Path) -> None:
-    size = 300 * MIB + 1
+@pytest.mark.parametrize("way,size", sizes(300 * MIB + 1, 20 * MIB + 1), **BY_WAY)
+def test_a_large_upload_arrives_whole(world: World, tmp_path: Path, size: int) -> None:
     digest = write_file(tmp_path / "upload", size)
     with world.bounded_memory():
         upload(tmp_path / "upload", world.url("uploaded"))
@@ -77,8 +98,8 @@ def test_a_large_upload_arrives_whole(world: World, tmp_path: Path) -> None:
     (tmp_path / "upload").unlink()
 
 
-def test_fifty_transfers_at_once_are_all_whole(world: World) -> None:
-    size = 8 * MIB + 7
+@pytest.mark.parametrize("way,size", sizes(8 * MIB + 7, MIB + 7), **BY_WAY)
+def test_fifty_transfers_at_once_are_all_whole(world: World, size: int) -> None:
     with (
         served(world, size) as (name, digest),
         world.bounded_memory(),

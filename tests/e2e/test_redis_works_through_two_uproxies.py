@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers.apps import Redis
 from tests.helpers.endings import metric
-from tests.helpers.pair import Pair
+from tests.helpers.pair import MTLS, TUNNELS, Pair, Way
 from uproxy.lab.processes import Uproxy
 from uproxy.lab.waiting import wait_until
 
@@ -21,9 +21,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("redis")
 
 
+@pytest.fixture(scope="module", params=[MTLS, *TUNNELS], ids=str)
+def way(request: pytest.FixtureRequest) -> Way:
+    found: Way = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def pair(folder: Path) -> Iterator[Pair]:
-    with Redis(folder) as redis, Pair(folder, {"cache": redis.port}) as pair:
+def pair(folder: Path, way: Way) -> Iterator[Pair]:
+    with Redis(folder) as redis, Pair(folder / str(way), {"cache": redis.port}, way) as pair:
         yield pair
 
 

@@ -1,6 +1,6 @@
 """Two workloads with a uProxy each: a frontend, and `orders` with the applications it calls.
 
-Between the uProxies is mTLS with identities from files.  `Pair(folder, {"db": 5432})` gives the
+Between the uProxies is mTLS, or tunnels (HBONE), with identities from files.  `Pair(folder, {"db": 5432})` gives the
 frontend a door for each application: `pair.port("db")`.  The configurations are mappings that can
 be changed before entering, or later with `Uproxy.write_config`.
 """
@@ -10,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import signal
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from uproxy.lab.identities import IdentityFiles, write_identity
+from uproxy.lab.mesh import TUNNEL_ENGINES
 from uproxy.lab.pki import Authority
 from uproxy.lab.ports import free_port
 from uproxy.lab.processes import Uproxy
@@ -22,6 +24,21 @@ FRONTEND = "spiffe://example.org/ns/web/sa/frontend"
 ORDERS = "spiffe://example.org/ns/shop/sa/orders"
 
 Config = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What is between the uProxies, and the engine of both."""
+
+    transport: str
+    engine: str
+
+    def __str__(self) -> str:
+        return f"{self.transport}-{self.engine}"
+
+
+MTLS = Way("mtls", "native")
+TUNNELS = [Way("hbone", engine) for engine in TUNNEL_ENGINES]
 
 
 def identity_of(files: IdentityFiles) -> Config:
@@ -42,21 +59,45 @@ def destination(*addresses: str | int) -> Config:
     return {"addresses": texts, "transport": "mtls", "identities": [ORDERS]}
 
 
+def tunnels(port: int, *apps: str | int) -> Config:
+    """Return an inbound door for tunnels to applications on these loopback ports."""
+    return {"name": "tunnels", "listen": f"127.0.0.1:{port}", "transport": "hbone",
+            "ports": list(apps), "addresses": ["127.0.0.1"]}  # fmt: skip
+
+
+def through(port: int, app: str | int) -> Config:
+    """Return a destination at which `orders` is expected, through tunnels to its `port`."""
+    return {**destination(app), "transport": "hbone", "hbone_port": port}
+
+
 class Pair:
     """Both uProxies, running inside the `with` block."""
 
-    def __init__(self, folder: Path, applications: Mapping[str, str | int]) -> None:
-        """`applications`: the address or loopback port of each application, by name."""
+    def __init__(
+        self, folder: Path, applications: Mapping[str, str | int], way: Way = MTLS
+    ) -> None:
+        """`applications`: the address or loopback port of each application, by name; a port if
+        tunnels lead there."""
+        self.way = way
         ca = Authority("example.org")
         web = write_identity(folder / "web", ca.issue("/ns/web/sa/frontend"), ca.pem)
         shop = write_identity(folder / "shop", ca.issue("/ns/shop/sa/orders"), ca.pem)
         self._ports = {name: free_port() for name in applications}
-        self.doors = {name: free_port() for name in applications}
-        """Where `orders` listens for the frontend."""
+        if way.transport == "hbone":
+            self.doors = dict.fromkeys(applications, free_port())
+            doors = [tunnels(min(self.doors.values()), *applications.values())]
+            destinations = {
+                name: through(self.doors[name], to) for name, to in applications.items()
+            }
+        else:
+            self.doors = {name: free_port() for name in applications}
+            doors = [inbound(name, self.doors[name], to) for name, to in applications.items()]
+            destinations = {name: destination(door) for name, door in self.doors.items()}
         self.orders_config: Config = {
             "name": "orders",
+            "engine": way.engine,
             "identity": identity_of(shop),
-            "inbound": [inbound(name, self.doors[name], to) for name, to in applications.items()],
+            "inbound": doors,
             "authorization": [
                 {"name": "web", "action": "allow", "from": {"identities": [FRONTEND]}}
             ],
@@ -64,11 +105,12 @@ class Pair:
         }
         self.frontend_config: Config = {
             "name": "frontend",
+            "engine": way.engine,
             "identity": identity_of(web),
             "outbound": [
                 {"listen": f"127.0.0.1:{port}", "to": name} for name, port in self._ports.items()
             ],
-            "destinations": {name: destination(door) for name, door in self.doors.items()},
+            "destinations": destinations,
             "timeouts": {"drain_delay": "0"},
         }
         self.orders = Uproxy(self.orders_config, folder / "orders")

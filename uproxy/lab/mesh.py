@@ -30,6 +30,10 @@ UNWANTED = "spiffe://example.org/ns/web/sa/unwanted"
 STRANGER = "spiffe://stranger.test/ns/void/sa/nobody"
 """An identity of a trust domain that example.org isn't federated with."""
 
+TUNNEL_ENGINES = ("python",)
+"""The engines that carry tunnels."""
+LOOPBACK = "127.0.0.1"
+
 Config = dict[str, Any]
 
 
@@ -184,6 +188,74 @@ class Outbound(Uproxy):
             **more,
         }
         super().__init__(self.config, folder / f"outbound-{self.port}")
+
+
+class TunnelsIn(Uproxy):
+    """A uProxy with one door for tunnels (HBONE) on `port` of the loopback address `host`, for
+    applications on the ports `apps` of the same address.
+
+    It admits the identities in `allow`.  `more` are further keys of its configuration.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: Config,
+        *apps: int,
+        engine: str,
+        host: str = LOOPBACK,
+        port: int | None = None,
+        allow: Sequence[str] = (WEB,),
+        **more: Any,
+    ) -> None:
+        self.port = free_port() if port is None else port
+        door = {"name": "tunnels", "listen": f"{host}:{self.port}", "transport": "hbone",
+                "ports": list(apps), "addresses": [host]}  # fmt: skip
+        self.config: Config = {
+            "engine": engine,
+            "identity": identity,
+            "inbound": [door],
+            "authorization": [allowing(*allow)],
+            **more,
+        }
+        super().__init__(self.config, folder / f"tunnels-in-{host}-{self.port}")
+
+    def change(self, **keys: Any) -> None:
+        """Replace keys of the configuration file, which the uProxy then reloads."""
+        self.config = {**self.config, **keys}
+        self.write_config(self.config)
+
+
+class TunnelsOut(Uproxy):
+    """A uProxy with one plaintext door on `port`, which leads through tunnels to the addresses
+    `apps`, or ports of 127.0.0.1.
+
+    The tunnels end at the port `end` of an application's address, where an identity in `expect`
+    must answer.  `more` are further keys of its configuration.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: Config,
+        *apps: str | int,
+        end: int,
+        engine: str,
+        expect: Sequence[str] = (ORDERS,),
+        **more: Any,
+    ) -> None:
+        self.port = free_port()
+        addresses = [each if isinstance(each, str) else f"{LOOPBACK}:{each}" for each in apps]
+        peer = {"addresses": addresses, "transport": "hbone", "hbone_port": end,
+                "identities": list(expect)}  # fmt: skip
+        self.config: Config = {
+            "engine": engine,
+            "identity": identity,
+            "outbound": [{"listen": f"{LOOPBACK}:{self.port}", "to": "peer"}],
+            "destinations": {"peer": peer},
+            **more,
+        }
+        super().__init__(self.config, folder / f"tunnels-out-{self.port}")
 
 
 def own_serial(uproxy: Uproxy) -> str:
