@@ -81,13 +81,13 @@ def served(world: World, size: int) -> Iterator[tuple[str, str]]:
         path.unlink()
 
 
-@pytest.mark.parametrize("way,size", sizes(GIB, 64 * MIB), **BY_WAY)
+@pytest.mark.parametrize(("way", "size"), sizes(GIB, 64 * MIB), **BY_WAY)
 def test_a_large_file_comes_whole(world: World, size: int) -> None:
     with served(world, size) as (name, digest), world.bounded_memory():
         assert download(world.url(name)) == (size, digest)
 
 
-@pytest.mark.parametrize("way,size", sizes(300 * MIB + 1, 20 * MIB + 1), **BY_WAY)
+@pytest.mark.parametrize(("way", "size"), sizes(300 * MIB + 1, 20 * MIB + 1), **BY_WAY)
 def test_a_large_upload_arrives_whole(world: World, tmp_path: Path, size: int) -> None:
     digest = write_file(tmp_path / "upload", size)
     with world.bounded_memory():
@@ -98,7 +98,7 @@ def test_a_large_upload_arrives_whole(world: World, tmp_path: Path, size: int) -
     (tmp_path / "upload").unlink()
 
 
-@pytest.mark.parametrize("way,size", sizes(8 * MIB + 7, MIB + 7), **BY_WAY)
+@pytest.mark.parametrize(("way", "size"), sizes(8 * MIB + 7, MIB + 7), **BY_WAY)
 def test_fifty_transfers_at_once_are_all_whole(world: World, size: int) -> None:
     with (
         served(world, size) as (name, digest),

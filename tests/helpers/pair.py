@@ -1,8 +1,9 @@
 """Two workloads with a uProxy each: a frontend, and `orders` with the applications it calls.
 
-Between the uProxies is mTLS, or tunnels (HBONE), with identities from files.  `Pair(folder, {"db": 5432})` gives the
-frontend a door for each application: `pair.port("db")`.  The configurations are mappings that can
-be changed before entering, or later with `Uproxy.write_config`.
+Between the uProxies is mTLS, or tunnels (HBONE), with identities from files.
+`Pair(folder, {"db": 5432})` gives the frontend a door for each application: `pair.port("db")`.  The
+configurations are mappings that can be changed before entering, or later with
+`Uproxy.write_config`.
 """
 
 from __future__ import annotations

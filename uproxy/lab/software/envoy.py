@@ -29,33 +29,19 @@ _ENDED = {
 """A line for each connection that came to it, with why its TLS failed."""
 
 
-class _Envoy(Process):
-    """One listener, one TCP proxy, one cluster.  Several may run at once."""
+class Envoy(Process):
+    """An Envoy that listens on `port`.  Several may run at once."""
 
-    def __init__(
-        self,
-        name: str,
-        folder: Path,
-        target: int,
-        *,
-        downstream: Mapping[str, Any] | None = None,
-        upstream: Mapping[str, Any] | None = None,
-    ) -> None:
-        self.port = free_port()
+    def __init__(self, name: str, folder: Path, port: int, bootstrap: Mapping[str, Any]) -> None:
+        """`bootstrap` is its configuration, without `admin`; `name` is for its files."""
+        self.port = port
         self.admin_port = free_port()
-        cluster = _cluster(target, upstream)
-        bootstrap = {
-            "admin": {"address": _address(self.admin_port)},
-            "static_resources": {
-                "listeners": [_listener(self.port, downstream)],
-                "clusters": [cluster],
-            },
-        }
+        whole = {"admin": {"address": address(self.admin_port)}, **bootstrap}
         config = folder / f"envoy-{name}-{self.port}.json"
-        config.write_text(json.dumps(bootstrap, indent=1))
+        config.write_text(json.dumps(whole, indent=1))
         super().__init__(
             [_binary(), "-c", config, "--disable-hot-restart", "--concurrency", "1",
-             "--log-level", "info"],
+             "--log-level", "info", "--file-flush-interval-msec", "50"],
             config.with_suffix(".log"),
         )  # fmt: skip
 
@@ -65,15 +51,15 @@ class _Envoy(Process):
         except OSError:
             return False
 
-    def admin(self, path: str) -> str:
-        """Return the answer of its admin listener to a GET.
+    def admin(self, path: str, method: str = "GET") -> str:
+        """Return the answer of its admin listener to a request.
 
         Raises:
             OSError: nobody answers.
         """
         connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=5.0)
         with closing(connection):
-            connection.request("GET", path)
+            connection.request(method, path)
             return connection.getresponse().read().decode()
 
     def statistics(self, containing: str = "") -> dict[str, int]:
@@ -86,7 +72,29 @@ class _Envoy(Process):
         }
 
 
-class EnvoyClient(_Envoy):
+class _Relay(Envoy):
+    """One listener, one TCP proxy, one cluster."""
+
+    def __init__(
+        self,
+        name: str,
+        folder: Path,
+        target: int,
+        *,
+        downstream: Mapping[str, Any] | None = None,
+        upstream: Mapping[str, Any] | None = None,
+    ) -> None:
+        port = free_port()
+        proxied = {"name": "tcp_proxy", "typed_config": tcp_proxy("target")}
+        super().__init__(
+            name,
+            folder,
+            port,
+            resources(listener(port, proxied, downstream), cluster("target", target, upstream)),
+        )
+
+
+class EnvoyClient(_Relay):
     """Accepts plaintext and dials mTLS to the loopback port `target`, whose identity must be in
     `expect`.
 
@@ -103,15 +111,11 @@ class EnvoyClient(_Envoy):
         expect: Sequence[str],
         tls: Mapping[str, Any] | None = None,
     ) -> None:
-        context = {
-            "@type": f"{_TLS}UpstreamTlsContext",
-            "common_tls_context": _common(identity, expect),
-        }
-        socket = _socket(_overlaid(context, tls or {}))
+        socket = dialling(identity, expect, tls)
         super().__init__("client", folder, target, upstream=socket)
 
 
-class EnvoyServer(_Envoy):
+class EnvoyServer(_Relay):
     """Accepts mTLS from the SPIFFE IDs in `allow` and dials plaintext to the loopback port
     `target`.
 
@@ -127,13 +131,33 @@ class EnvoyServer(_Envoy):
         allow: Sequence[str],
         tls: Mapping[str, Any] | None = None,
     ) -> None:
-        context = {
-            "@type": f"{_TLS}DownstreamTlsContext",
-            "common_tls_context": _common(identity, allow),
-            "require_client_certificate": True,
-        }
-        socket = _socket(_overlaid(context, tls or {}))
+        socket = accepting(identity, allow, tls)
         super().__init__("server", folder, target, downstream=socket)
+
+
+def dialling(
+    identity: IdentityFiles, expect: Sequence[str], tls: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the transport socket that dials mTLS and expects these SPIFFE IDs; `tls` is merged
+    into its UpstreamTlsContext."""
+    context = {
+        "@type": f"{_TLS}UpstreamTlsContext",
+        "common_tls_context": _common(identity, expect),
+    }
+    return _socket(_overlaid(context, tls or {}))
+
+
+def accepting(
+    identity: IdentityFiles, allow: Sequence[str], tls: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return the transport socket that accepts mTLS from these SPIFFE IDs; `tls` is merged into
+    its DownstreamTlsContext."""
+    context = {
+        "@type": f"{_TLS}DownstreamTlsContext",
+        "common_tls_context": _common(identity, allow),
+        "require_client_certificate": True,
+    }
+    return _socket(_overlaid(context, tls or {}))
 
 
 def _binary() -> Path:
@@ -176,38 +200,57 @@ def _socket(context: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": "envoy.transport_sockets.tls", "typed_config": context}
 
 
-def _listener(port: int, transport_socket: Mapping[str, Any] | None) -> dict[str, Any]:
-    proxy = {
+def resources(
+    door: Mapping[str, Any], *clusters: Mapping[str, Any], **more: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a bootstrap with one listener and these clusters."""
+    return {"static_resources": {"listeners": [door], "clusters": list(clusters)}, **more}
+
+
+def tcp_proxy(cluster_name: str, **more: Any) -> dict[str, Any]:
+    """Return the configuration of a TCP proxy to a cluster."""
+    return {
         "@type": "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy",
         "stat_prefix": "proxy",
-        "cluster": "target",
+        "cluster": cluster_name,
+        **more,
     }
-    chain: dict[str, Any] = {"filters": [{"name": "tcp_proxy", "typed_config": proxy}]}
+
+
+def listener(
+    port: int, network_filter: Mapping[str, Any], transport_socket: Mapping[str, Any] | None
+) -> dict[str, Any]:
+    """Return a listener on a loopback port, with one filter."""
+    chain: dict[str, Any] = {"filters": [network_filter]}
     if transport_socket is not None:
         chain["transport_socket"] = transport_socket
     return {
         "name": "door",
-        "address": _address(port),
+        "address": address(port),
         "filter_chains": [chain],
         "access_log": [{"name": "stderr", "typed_config": _ENDED}],
     }
 
 
-def _cluster(port: int, transport_socket: Mapping[str, Any] | None) -> dict[str, Any]:
-    endpoint = {"endpoint": {"address": _address(port)}}
-    cluster: dict[str, Any] = {
-        "name": "target",
+def cluster(
+    name: str, port: int, transport_socket: Mapping[str, Any] | None, **more: Any
+) -> dict[str, Any]:
+    """Return a cluster of one loopback port."""
+    made: dict[str, Any] = {
+        "name": name,
         "type": "STATIC",
         "connect_timeout": "5s",
         "load_assignment": {
-            "cluster_name": "target",
-            "endpoints": [{"lb_endpoints": [endpoint]}],
+            "cluster_name": name,
+            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(port)}}]}],
         },
+        **more,
     }
     if transport_socket is not None:
-        cluster["transport_socket"] = transport_socket
-    return cluster
+        made["transport_socket"] = transport_socket
+    return made
 
 
-def _address(port: int) -> dict[str, Any]:
+def address(port: int) -> dict[str, Any]:
+    """Return a port of the loopback address."""
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
