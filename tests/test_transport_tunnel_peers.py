@@ -311,6 +311,44 @@ async def test_a_frame_that_breaks_the_protocol_ends_the_tunnel_with_its_code(
         assert here.door.ended_tunnels[0][1].outcome is not Outcome.CLOSED
 
 
+async def test_who_breaks_the_protocol_and_goes_on_sending_reads_why_all_the_same(
+    engine: Engine,
+) -> None:
+    """A reset would overtake the GOAWAY."""
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        await peer.event(h2.events.RemoteSettingsChanged)
+        await peer.raw(frame(PING, 0, 0, b"short"), bytes(4 * MIB))
+        gone = await peer.event(h2.events.ConnectionTerminated)
+        assert gone.error_code == h2.errors.ErrorCodes.FRAME_SIZE_ERROR
+        with pytest.raises(ConnectionResetError, match="closed in order"):
+            await peer.turn()
+        peer.tls.stream.reset()
+        await eventually(lambda: bool(here.door.ended_tunnels), "the tunnel has ended")
+        assert here.door.ended_tunnels[0][1].outcome is Outcome.RESET
+
+
+@pytest.mark.parametrize("how", ["a FIN", "a reset"])
+async def test_a_client_without_streams_that_leaves_without_a_word_has_lost_nothing(
+    engine: Engine, how: str
+) -> None:
+    """As ztunnel and curl leave: without close_notify."""
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        stream, there = await here.relay(peer)
+        await peer.send(stream, b"all", end=True)
+        assert await there.receive_all() == b"all"
+        there.finish()
+        await peer.event(h2.events.StreamEnded, stream)
+        await here.door.ending()
+        if how == "a FIN":
+            peer.tls.stream.close()
+        else:
+            peer.tls.stream.reset()
+        await eventually(lambda: bool(here.door.ended_tunnels), "the tunnel has ended")
+        assert here.door.ended_tunnels[0][1].outcome is Outcome.CLOSED
+
+
 async def test_a_ping_is_answered(engine: Engine) -> None:
     async with inbound(engine) as here:
         peer = await H2Peer.connect(here.address)

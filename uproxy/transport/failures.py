@@ -245,6 +245,13 @@ def idle(timeouts: Timeouts, *, half_closed: bool) -> Refusal:
     return Refusal(Outcome.TIMED_OUT, why)
 
 
+def is_cut(error: BaseException) -> bool:
+    """Whether the other end has ended a TLS connection without saying so in TLS."""
+    return isinstance(error, TruncatedError) or (
+        isinstance(error, OSError) and error.errno in _RESETS
+    )
+
+
 def broken(who: str, error: BaseException) -> Refusal:
     """Return the refusal for a side that failed while bytes were relayed."""
     return Refusal(Outcome.RESET, describe(who, error))
@@ -254,10 +261,7 @@ def unanswered(who: str, error: BaseException, age: float) -> Refusal:
     """Return the refusal for a TLS server that failed while bytes were relayed, and hadn't sent
     any; `age`: seconds since the connection was accepted."""
     refusal = broken(who, error)
-    is_cut = isinstance(error, TruncatedError) or (
-        isinstance(error, OSError) and error.errno in _RESETS
-    )
-    if not is_cut or age > REFUSED_WITHIN_S:
+    if not is_cut(error) or age > REFUSED_WITHIN_S:
         return refusal
     # what a proxy refuses after the handshake, it resets: our own do
     why = f"{refusal.reason} before its first byte, probably refused there: its log says why"

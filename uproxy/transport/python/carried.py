@@ -61,6 +61,11 @@ class CarriedStreams:
         """How many streams are open."""
         return self._tunnel.streams
 
+    @property
+    def has_told_why(self) -> bool:
+        """Whether a GOAWAY is on its way to the peer that says what it has done wrong."""
+        return self._tunnel.has_told_why
+
     async def until_over(self) -> None:
         """Carry streams until the tunnel has ended, and each of them.
 

@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from uproxy.transport.python.pool import PooledTunnel
 
 LINGER: Final = 1.0
-"""Seconds for which a refused peer may read its alert: if the socket were closed at once, bytes
-that the peer still sends would be answered by a reset, which overtakes the alert."""
+"""Seconds for which a refused peer may read its alert, or a tunnel's GOAWAY: if the socket were
+closed at once, bytes that the peer still sends would be answered by a reset, which overtakes it."""
 
 MAX_TUNNELS_TRIED: Final = 4
 """Tunnels on which a CONNECT is tried, while the peer says of none that it has looked at it."""
@@ -225,7 +225,7 @@ class Connection(Steps):
 
     async def on_failed(self, why: Refusal) -> Step | None:
         """Try the next candidate, or the route of a new door; otherwise let a refused peer read
-        its alert, and close."""
+        its alert or GOAWAY, and close."""
         self._limiter.mark_active(self)
         self._limiter.free_slot(self)
         if self._cut is None and self.state in _DIALLING:
@@ -239,7 +239,9 @@ class Connection(Steps):
             elif self._untried:
                 return self.on_routed
         self._report_decided()
-        if self._is_alert_sent(why):
+        if self._carried is not None:
+            await self._carried.end(why)
+        if self._is_explained(why):
             self._limiter.mark_silent(self)  # it makes room when connections are full
             self.enter_state(self.state, LINGER)
             channel = cast("ChannelSide", self._downstream).channel
@@ -247,8 +249,6 @@ class Connection(Steps):
                 await channel.linger()
             if self._cut is None:
                 channel.close()
-        if self._carried is not None:
-            await self._carried.end(why)
         if isinstance(self._downstream, StreamSide):
             self._downstream.refuse(why)
         ending = self._close_sides(why)
@@ -317,10 +317,13 @@ class Connection(Steps):
         self._forget_snapshot()
         return self._relay.until_half_closed(route.preface)
 
-    def _is_alert_sent(self, why: Refusal) -> bool:
-        """Whether an alert is on its way to the downstream peer."""
-        is_shaking = self._cut is None and self.state is State.HANDSHAKING_DOWNSTREAM
-        return is_shaking and is_alert_sent(why)
+    def _is_explained(self, why: Refusal) -> bool:
+        """Whether an alert, or a tunnel's GOAWAY, is on its way to the downstream peer."""
+        if self._cut is not None:
+            return False
+        if self._carried is not None:
+            return self._carried.has_told_why
+        return self.state is State.HANDSHAKING_DOWNSTREAM and is_alert_sent(why)
 
     def _close_sides(self, why: Refusal | None) -> Ending:
         """Close both sides, in order or with a reset; return how it ended."""

@@ -15,6 +15,7 @@ from typing import Final
 
 from uproxy.hbone import codes, events
 from uproxy.hbone.session import Session
+from uproxy.transport import failures
 from uproxy.transport.poller import BROKEN, HUNG_UP, READ, WRITE
 from uproxy.transport.python.side import FAILURES, Failure
 from uproxy.transport.python.tls import TlsChannel
@@ -148,8 +149,10 @@ class FrameChannel:
         except FAILURES as error:
             if isinstance(error, OSError):
                 self.channel.lose(error)
-            # whoever has said goodbye may be gone before it has read ours
-            self._end(None if self._closing is not None else error)
+            # whoever has said goodbye may be gone before it has read ours, and without a stream
+            # nothing can be lost
+            is_harmless = failures.is_cut(error) and not self.streams
+            self._end(None if is_harmless or self._closing is not None else error)
 
     def _end(self, failure: Failure | None) -> None:
         if self.is_over:

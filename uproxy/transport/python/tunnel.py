@@ -55,6 +55,9 @@ class Tunnel(FrameChannel):
         """`not_after`: when the SVID that we showed expires."""
         super().__init__(channel, session)
         peer = channel.peer
+        self.has_told_why = False
+        """Whether it has ended with a GOAWAY that the peer should read: a reset would overtake
+        it."""
         self._expires = not_after if peer is None else min(not_after, peer.not_after)
         self._expiry: asyncio.TimerHandle | None = None
         self._owner = owner
@@ -255,6 +258,8 @@ class Tunnel(FrameChannel):
     def _break(self, code: codes.ErrorCode, reason: str) -> None:
         """The peer has broken the protocol: its GOAWAY goes out, and nothing more is read."""
         self._send()
+        self.channel.finish()
+        self.has_told_why = True
         raise TlsError(f"{self.channel.who} broke HTTP/2 ({code.name}): {reason}")
 
     def _on_end(self, failure: Failure | None) -> None:
