@@ -471,9 +471,8 @@ def test_an_envoy_that_drains_gets_no_new_stream_and_keeps_the_old_one(
                 assert ask(uproxy.port) == b"hello\n"
             assert envoy.statistics("downstream_cx_total")["http.tunnels.downstream_cx_total"] > 1
             talk(old, b"still there")
-        outcomes = lambda: [line["outcome"] for line in uproxy.accesses]  # noqa: E731
-        wait_until(lambda: len(outcomes()) == 7, "all lines")
-        assert set(outcomes()) == {"closed"}
+        wait_until(lambda: len(uproxy.accesses) == 7, "all lines")
+        assert {line["outcome"] for line in uproxy.accesses} == {"closed"}
 
 
 # Envoy in between.
