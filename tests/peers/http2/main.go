@@ -26,7 +26,6 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
-	"time"
 
 	"golang.org/x/net/http2"
 )
@@ -74,15 +73,17 @@ func serve(config *tls.Config, port, streams string) error {
 	}
 	stop, done := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer done()
-	context.AfterFunc(stop, func() { server.Shutdown(context.Background()) })
+	over := make(chan error)
+	context.AfterFunc(stop, func() { over <- server.Shutdown(context.Background()) })
 	listener, err := tls.Listen("tcp", server.Addr, config)
 	if err != nil {
 		return err
 	}
 	say("listening", port)
-	err = server.Serve(listener)
-	time.Sleep(time.Second) // Shutdown doesn't wait for its GOAWAY to be read
-	return err
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return <-over // its streams have ended
 }
 
 func relay(answer http.ResponseWriter, request *http.Request) {
