@@ -191,8 +191,8 @@ class Outbound(Uproxy):
 
 
 class TunnelsIn(Uproxy):
-    """A uProxy with one door for tunnels (HBONE) on `port` of the loopback address `host`, for
-    applications on the ports `apps` of the same address.
+    """A uProxy with one door for tunnels (HBONE) on `port` of the loopback address `host`, whose
+    ports `apps` are those of applications on 127.0.0.1.
 
     It admits the identities in `allow`.  `more` are further keys of its configuration.
     """
@@ -210,7 +210,7 @@ class TunnelsIn(Uproxy):
     ) -> None:
         self.port = free_port() if port is None else port
         door = {"name": "tunnels", "listen": f"{host}:{self.port}", "transport": "hbone",
-                "ports": list(apps), "addresses": [host]}  # fmt: skip
+                "ports": list(apps), "addresses": [host], "to": LOOPBACK}  # fmt: skip
         self.config: Config = {
             "engine": engine,
             "identity": identity,
