@@ -19,7 +19,8 @@ from benchmarks.harness.report import keep, render, render_summary, tables
 from benchmarks.harness.rounds import run
 
 _ROOT = Path(__file__).parents[1]
-NAMES = ("requests", "handshakes", "bulk", "memory", "open", "fairness", "flood", "chains")
+NAMES = ("requests", "handshakes", "bulk", "memory", "open", "fairness", "flood", "chains",
+         "tunnels")  # fmt: skip
 """In the order of the page."""
 
 

@@ -68,8 +68,9 @@ def measure(stage: Stage, kind: ProxyKind) -> Figures:
                 "rss": idle.rss / _MIB,
             }
             figures["pss"] = _shared(stage, kind, identities, b) / _MIB
-            with started(kind.outbound(stage.folder, identities, b.port)) as a:
-                figures |= _per_connection(a, b)
+            outbound = kind.outbound(stage.folder, identities, b.port, application.port)
+            with started(outbound) as a:
+                figures |= per_connection(a, b)
     return figures
 
 
@@ -84,7 +85,7 @@ def _shared(stage: Stage, kind: ProxyKind, identities: Identities, proxy: Proxy)
         return memory(proxy.pid).pss
 
 
-def _per_connection(a: Proxy, b: Proxy) -> Figures:
+def per_connection(a: Proxy, b: Proxy) -> Figures:
     """Return the private memory for each idle connection in KiB, of A and of B."""
     with Clients(a.port) as early:
         early.open(_WARM)

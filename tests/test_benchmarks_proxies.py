@@ -34,7 +34,7 @@ def made(kind: ProxyKind, folder: Path, identities: FileWorld) -> tuple[Proxy, P
     assert kind.inbound is not None
     assert kind.outbound is not None
     b = kind.inbound(folder, identities, 1)
-    return kind.outbound(folder, identities, b.port), b
+    return kind.outbound(folder, identities, b.port, 1), b
 
 
 @pytest.mark.parametrize("kind", UPROXIES, ids=lambda kind: kind.key)
@@ -49,6 +49,24 @@ def test_uproxy_is_configured_as_any_user_would(
         assert settings.log.access == ("all" if kind is proxies.UPROXY_LOGGING else "none")
         assert settings.tls.groups[0] == kind.group
         assert settings.tls.ciphers == (proxies.CIPHER,)
+
+
+@pytest.mark.parametrize("kind", proxies.TUNNELS, ids=lambda kind: kind.key)
+def test_tunnels_are_negotiated_alike(
+    kind: ProxyKind, tmp_path: Path, identities: FileWorld
+) -> None:
+    assert kind.tunnels
+    for proxy in made(kind, tmp_path, identities):
+        if isinstance(proxy, Uproxy):
+            text = proxy.config_file.read_text()
+            settings = load(text, environ={}, overrides=[], folder=str(tmp_path))
+            assert settings.tls.groups == (proxies.X25519,)
+            assert settings.tls.ciphers == (proxies.CIPHER,)
+        else:
+            words = proxy.argv
+            text = Path(words[words.index("-c") + 1]).read_text()
+            assert '"ecdh_curves": [\n' in text
+            assert '"max_requests": 20000' in text
 
 
 @pytest.mark.parametrize("kind", [proxies.ENVOY, proxies.ENVOY_PQ], ids=lambda kind: kind.key)

@@ -88,6 +88,18 @@ GOALS = (
          "largest_cost", 2.0, unit=" times"),
     Goal("CPU to refuse larger chains, by itself for a good handshake", "chains", "beyond_cost",
          2.0, unit=" times"),
+    *_cost("tunnels: CPU per request", "tunnels", (_FEW, "few_cpu"), (_MANY, "many_cpu"),
+           must=0.9, aim=0.7),
+    *_rate("tunnels: requests/s", "tunnels", (_FEW, "few_rate"), (_MANY, "many_rate"),
+           must=1.1, aim=1.3),
+    Goal("tunnels: CPU per short connection", "tunnels", "short_cpu", 1.0, 0.75),
+    Goal("tunnels: short connections/s", "tunnels", "short_rate", 1.0, 1.3, True),
+    *_cost("tunnels: CPU per GB", "tunnels", *((name, f"{key}_cpu") for name, key in _FLOWS),
+           must=1.0, aim=0.85),
+    *_rate("tunnels: Gbit/s", "tunnels", *_FLOWS, must=1.0, aim=1.2),
+    Goal("tunnels: p99 of 1,000 connections beside bulk", "tunnels", "beside_p99", 1.0, 0.5),
+    Goal("tunnels: memory per idle stream, A", "tunnels", "connection_a", 6, 3, unit=" KiB"),
+    Goal("tunnels: memory per idle stream, B", "tunnels", "connection_b", 6, 3, unit=" KiB"),
 )  # fmt: skip
 
 

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.haproxy import Haproxy
-from uproxy.lab.mesh import ORDERS, WEB, Identities, Inbound, Outbound
+from uproxy.lab.mesh import ORDERS, WEB, Identities, Inbound, Outbound, TunnelsIn, TunnelsOut
 from uproxy.lab.processes import Uproxy
-from uproxy.lab.software.envoy import EnvoyClient, EnvoyServer
+from uproxy.lab.software.envoy import Envoy, EnvoyClient, EnvoyServer
+from uproxy.lab.software.envoy_tunnels import TunnelOriginator, TunnelTerminator
 from uproxy.lab.software.peers import GhostunnelClient, GhostunnelServer
 
 CIPHER = "TLS_AES_128_GCM_SHA256"
@@ -27,7 +28,14 @@ _MOST = 20_000
 
 
 Proxy = (
-    EnvoyServer | EnvoyClient | Haproxy | GhostunnelServer | GhostunnelClient | Inbound | Outbound
+    Envoy
+    | Haproxy
+    | GhostunnelServer
+    | GhostunnelClient
+    | Inbound
+    | Outbound
+    | TunnelsIn
+    | TunnelsOut
 )
 """A process that listens on the loopback port `port` inside its `with` block."""
 
@@ -42,8 +50,10 @@ class ProxyKind:
     """The key exchange group that must be negotiated; None: there is no TLS."""
     inbound: Callable[[Path, Identities, int], Proxy] | None = None
     """Makes B, in front of an application's port; None: clients connect to the application."""
-    outbound: Callable[[Path, Identities, int], Proxy] | None = None
-    """Makes A, in front of B's port."""
+    outbound: Callable[[Path, Identities, int, int], Proxy] | None = None
+    """Makes A, in front of B's port and, behind that, the application's."""
+    tunnels: bool = False
+    """Whether all connections between A and B are streams of a few tunnels (HBONE)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +79,7 @@ def pair(
         return
     with (
         started(kind.inbound(folder, identities, application)) as b,
-        started(kind.outbound(folder, identities, b.port)) as a,
+        started(kind.outbound(folder, identities, b.port, application)) as a,
     ):
         yield Running(a.port, (a, b))
 
@@ -96,27 +106,32 @@ def _uproxy_kind(
     def inbound(folder: Path, identities: Identities, application: int) -> Proxy:
         return Inbound(folder, identities.ours(ORDERS), application, **keys)
 
-    def outbound(folder: Path, identities: Identities, target: int) -> Proxy:
+    def outbound(folder: Path, identities: Identities, target: int, _application: int) -> Proxy:
         return Outbound(folder, identities.ours(WEB), target, **keys)
 
     return ProxyKind(key, title, groups[0], inbound, outbound)
 
 
-def _envoy_kind(key: str, title: str, *groups: str) -> ProxyKind:
+def _envoy_tls(*groups: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what an Envoy server and an Envoy client need to negotiate what the others do."""
     common = {"tls_params": {"ecdh_curves": list(groups)}}
     server = {
         "common_tls_context": common,
         "disable_stateless_session_resumption": True,
         "disable_stateful_session_resumption": True,
     }
-    client = {"common_tls_context": common, "max_session_keys": 0}
+    return server, {"common_tls_context": common, "max_session_keys": 0}
+
+
+def _envoy_kind(key: str, title: str, *groups: str) -> ProxyKind:
+    server, client = _envoy_tls(*groups)
 
     def inbound(folder: Path, identities: Identities, application: int) -> Proxy:
         files = identities.theirs(ORDERS)
         envoy = EnvoyServer(folder, files, target=application, allow=[WEB], tls=server)
         return _for_load(envoy)
 
-    def outbound(folder: Path, identities: Identities, target: int) -> Proxy:
+    def outbound(folder: Path, identities: Identities, target: int, _application: int) -> Proxy:
         files = identities.theirs(WEB)
         envoy = EnvoyClient(folder, files, target=target, expect=[ORDERS], tls=client)
         return _for_load(envoy)
@@ -124,12 +139,56 @@ def _envoy_kind(key: str, title: str, *groups: str) -> ProxyKind:
     return ProxyKind(key, title, groups[0], inbound, outbound)
 
 
-def _for_load(envoy: EnvoyServer | EnvoyClient) -> Proxy:
-    """Give Envoy two threads, and lift its limit of 1,024 connections per cluster."""
+def _uproxy_tunnels(key: str, title: str, engine: str) -> ProxyKind:
+    """As `_uproxy_kind`, with tunnels between A and B."""
+    keys: dict[str, Any] = {
+        "log": {"access": "none", "format": "json"},
+        "tls": {"groups": [X25519], "ciphers": [CIPHER]},
+    }
+
+    def inbound(folder: Path, identities: Identities, application: int) -> Proxy:
+        ours = identities.ours(ORDERS)
+        return TunnelsIn(folder, ours, application, engine=engine, **keys)
+
+    def outbound(folder: Path, identities: Identities, target: int, application: int) -> Proxy:
+        ours = identities.ours(WEB)
+        return TunnelsOut(folder, ours, application, end=target, engine=engine, **keys)
+
+    return ProxyKind(key, title, X25519, inbound, outbound, tunnels=True)
+
+
+def _envoy_tunnels() -> ProxyKind:
+    """Envoy as Istio has it: CONNECT over HTTP/2, terminated and originated."""
+    server, client = _envoy_tls(X25519)
+
+    def inbound(folder: Path, identities: Identities, application: int) -> Proxy:
+        files = identities.theirs(ORDERS)
+        most = {"max_concurrent_streams": _MOST}
+        return _for_load(
+            TunnelTerminator(folder, files, target=application, allow=[WEB], http2=most, tls=server)
+        )
+
+    def outbound(folder: Path, identities: Identities, target: int, application: int) -> Proxy:
+        return _for_load(
+            TunnelOriginator(
+                folder,
+                identities.theirs(WEB),
+                target=target,
+                authority=f"127.0.0.1:{application}",
+                expect=[ORDERS],
+                tls=client,
+            )
+        )
+
+    return ProxyKind("envoy", "Envoy, HBONE", X25519, inbound, outbound, tunnels=True)
+
+
+def _for_load(envoy: Envoy) -> Proxy:
+    """Give Envoy two threads, and lift its limits of 1,024 connections and requests per cluster."""
     envoy.argv[envoy.argv.index("--concurrency") + 1] = "2"
     config = Path(envoy.argv[envoy.argv.index("-c") + 1])
     bootstrap = json.loads(config.read_text())
-    most = {"max_connections": _MOST, "max_pending_requests": _MOST}
+    most = {"max_connections": _MOST, "max_pending_requests": _MOST, "max_requests": _MOST}
     for cluster in bootstrap["static_resources"]["clusters"]:
         cluster["circuit_breakers"] = {"thresholds": [most]}
     config.write_text(json.dumps(bootstrap, indent=1))
@@ -141,7 +200,9 @@ def _haproxy_inbound(folder: Path, identities: Identities, application: int) -> 
     return Haproxy(folder, files, application, X25519, CIPHER, is_server=True)
 
 
-def _haproxy_outbound(folder: Path, identities: Identities, target: int) -> Proxy:
+def _haproxy_outbound(
+    folder: Path, identities: Identities, target: int, _application: int
+) -> Proxy:
     files = identities.theirs(WEB)
     return Haproxy(folder, files, target, X25519, CIPHER, is_server=False)
 
@@ -151,7 +212,9 @@ def _ghostunnel_inbound(folder: Path, identities: Identities, application: int) 
     return _in_go(GhostunnelServer(folder, files, target=application, allow=[WEB]))
 
 
-def _ghostunnel_outbound(folder: Path, identities: Identities, target: int) -> Proxy:
+def _ghostunnel_outbound(
+    folder: Path, identities: Identities, target: int, _application: int
+) -> Proxy:
     files = identities.theirs(WEB)
     return _in_go(GhostunnelClient(folder, files, target=target, verify=[ORDERS]))
 
@@ -177,3 +240,10 @@ PYTHON_ENGINE = _uproxy_kind("uproxy-python", "uProxy, Python engine", X25519, e
 
 COMPARED = (ENVOY, HAPROXY, GHOSTUNNEL, UPROXY)
 """Each as it is meant to be run, and as alike as possible."""
+
+TUNNELS = (
+    _envoy_tunnels(),
+    _uproxy_tunnels("uproxy", "uProxy, HBONE", "native"),
+    _uproxy_tunnels("uproxy-python", "uProxy, HBONE, Python engine", "python"),
+)
+"""All connections between A and B are streams of tunnels (HBONE)."""

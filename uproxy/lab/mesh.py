@@ -30,7 +30,7 @@ UNWANTED = "spiffe://example.org/ns/web/sa/unwanted"
 STRANGER = "spiffe://stranger.test/ns/void/sa/nobody"
 """An identity of a trust domain that example.org isn't federated with."""
 
-TUNNEL_ENGINES = ("python",)
+TUNNEL_ENGINES = ("native", "python")
 """The engines that carry tunnels."""
 LOOPBACK = "127.0.0.1"
 

@@ -144,7 +144,7 @@ def dialling(
         "@type": f"{_TLS}UpstreamTlsContext",
         "common_tls_context": _common(identity, expect),
     }
-    return _socket(_overlaid(context, tls or {}))
+    return _socket(overlaid(context, tls or {}))
 
 
 def accepting(
@@ -157,7 +157,7 @@ def accepting(
         "common_tls_context": _common(identity, allow),
         "require_client_certificate": True,
     }
-    return _socket(_overlaid(context, tls or {}))
+    return _socket(overlaid(context, tls or {}))
 
 
 def _binary() -> Path:
@@ -186,10 +186,10 @@ def _common(identity: IdentityFiles, spiffe_ids: Sequence[str]) -> dict[str, Any
     }
 
 
-def _overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def overlaid(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Return `base` merged with `over`, also in members that are mappings in both."""
     both = {
-        name: _overlaid(base[name], over[name])
+        name: overlaid(base[name], over[name])
         for name in base.keys() & over.keys()
         if isinstance(base[name], Mapping) and isinstance(over[name], Mapping)
     }

@@ -19,6 +19,7 @@ from uproxy.lab.software.envoy import (
     cluster,
     dialling,
     listener,
+    overlaid,
     resources,
     tcp_proxy,
 )
@@ -44,7 +45,8 @@ class TunnelOriginator(Envoy):
     """Accepts plaintext, and opens a stream to the address `authority` on tunnels to the loopback
     port `target`, where a SPIFFE ID in `expect` must answer.
 
-    `proxy` is merged into the TCP proxy, such as `{"max_connect_attempts": 3}`.
+    `proxy` is merged into the TCP proxy, such as `{"max_connect_attempts": 3}`; `tls` into
+    the UpstreamTlsContext, such as `{"max_session_keys": 0}` for no resumption.
     """
 
     def __init__(
@@ -56,10 +58,11 @@ class TunnelOriginator(Envoy):
         authority: str,
         expect: Sequence[str],
         proxy: Mapping[str, Any] | None = None,
+        tls: Mapping[str, Any] | None = None,
     ) -> None:
         port = free_port()
         proxied = tcp_proxy("target", **_originating(authority), **(proxy or {}))
-        far = _tunnels_to("target", target, identity, expect)
+        far = _tunnels_to("target", target, identity, expect, tls or {})
         door = listener(port, {"name": "tcp_proxy", "typed_config": proxied}, None)
         super().__init__("originator", folder, port, resources(door, far))
 
@@ -68,7 +71,7 @@ class TunnelTerminator(Envoy):
     """Accepts tunnels of the SPIFFE IDs in `trust`, and dials the loopback port `target` for
     each stream of one in `allow`; others are answered with 403.
 
-    `http2` is merged into the options of HTTP/2.
+    `http2` is merged into the options of HTTP/2, `tls` into the DownstreamTlsContext.
     """
 
     def __init__(
@@ -80,9 +83,10 @@ class TunnelTerminator(Envoy):
         allow: Sequence[str],
         trust: Sequence[str] = (),
         http2: Mapping[str, Any] | None = None,
+        tls: Mapping[str, Any] | None = None,
     ) -> None:
         port = free_port()
-        socket = accepting(identity, [*allow, *trust], _TLS_1_3)
+        socket = accepting(identity, [*allow, *trust], overlaid(_TLS_1_3, tls or {}))
         door = listener(port, _terminating("target", allow, http2 or {}), socket)
         super().__init__(
             "terminator", folder, port, resources(door, cluster("target", target, None))
@@ -112,7 +116,9 @@ class Waypoint(Envoy):
             "internal_listener": {},
             "filter_chains": [{"filters": [{"name": "tcp_proxy", "typed_config": proxied}]}],
         }
-        bootstrap = resources(door, _internal(), _tunnels_to("target", target, identity, expect))
+        bootstrap = resources(
+            door, _internal(), _tunnels_to("target", target, identity, expect, {})
+        )
         bootstrap["static_resources"]["listeners"].append(inside)
         bootstrap["bootstrap_extensions"] = [
             {
@@ -176,9 +182,13 @@ def _terminating(to: str, allow: Sequence[str], http2: Mapping[str, Any]) -> dic
 
 
 def _tunnels_to(
-    name: str, port: int, identity: IdentityFiles, expect: Sequence[str]
+    name: str,
+    port: int,
+    identity: IdentityFiles,
+    expect: Sequence[str],
+    tls: Mapping[str, Any],
 ) -> dict[str, Any]:
-    socket = dialling(identity, expect, _TLS_1_3)
+    socket = dialling(identity, expect, overlaid(_TLS_1_3, tls))
     return cluster(name, port, socket, typed_extension_protocol_options=_HTTP2_UPSTREAM)
 
 
