@@ -117,8 +117,13 @@ cdef inline int add_to_table(HeaderDecoder *decoder, HeaderField *field) noexcep
     newest = table_field(table, 0)
     newest.at = <uint16_t>table.text_end
     newest.name_size, newest.value_size = <uint16_t>field.name_size, <uint16_t>field.value_size
-    memcpy(table.text + table.text_end, field.name, field.name_size)
-    table.text_end += field.name_size
-    memcpy(table.text + table.text_end, field.value, field.value_size)
-    table.text_end += field.value_size
+    add_text(table, field.name, field.name_size)
+    add_text(table, field.value, field.value_size)
     return HPACK_OK
+
+
+cdef inline void add_text(HeaderTable *table, const char *text, uint32_t size) noexcept nogil:
+    """Add a string to the table's text, which has room for it."""
+    if size:  # otherwise there may be no memory for it
+        memcpy(table.text + table.text_end, text, size)
+        table.text_end += size
