@@ -8,6 +8,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from weakref import ref
 
 import pytest
@@ -16,6 +17,7 @@ from tests.helpers import engines
 from tests.helpers.engines import open_door
 from tests.helpers.streams import Stream, listening
 from tests.helpers.tunnels import (
+    OURS,
     STRANGERS,
     inbound_door,
     outbound_door,
@@ -318,6 +320,32 @@ async def test_a_tunnel_keeps_neither_plan_of_its_handshake(engine: Engine) -> N
         await downstream.send(b"still here")
         assert await there.receive_exactly(10) == b"still here"
         assert len(mesh.inbound.carrying_) == 1
+
+
+async def test_no_stream_begins_on_a_tunnel_when_a_certificate_of_it_has_expired(
+    engine: Engine,
+) -> None:
+    expiry = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
+    inbound = inbound_door(shows=OURS.issue("/ns/shop/sa/orders", not_after=expiry))
+    async with (
+        listening() as application,
+        open_door(engine, inbound) as end,
+        open_door(engine, outbound_door(end, application.address)) as address,
+    ):
+        downstream = await Stream.connect(address)
+        there = await application.accept()
+        await inbound.connection()
+        inbound.downstream_tls = inbound_door().downstream_tls
+        inbound.ask_again()
+        noticed = expiry + timedelta(seconds=0.2)
+        await eventually(lambda: datetime.now(UTC) > noticed, "it has expired")
+        late = await Stream.connect(address)
+        await application.accept()
+        await inbound.connection(2)
+        assert len(inbound.carrying_) == 2
+        await downstream.send(b"still here")
+        assert await there.receive_exactly(10) == b"still here"
+        late.close()
 
 
 async def test_a_tunnel_without_streams_ends_after_a_while(engine: Engine) -> None:

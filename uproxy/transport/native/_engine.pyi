@@ -29,9 +29,9 @@ TlsSetup = tuple[object, int, int, int, bool, int]
 `TlsPlan.trust_id`; whether the client is us; the address of the server's name to send (char *,
 which the context keeps; 0: none)."""
 
-TunnelLimits = tuple[int, int, int, float]
-"""Streams that may be open on a tunnel, bytes of their window and of the tunnel's, and for how many
-seconds it may have none (0: for ever)."""
+TunnelLimits = tuple[int, int, int, float, float]
+"""Streams that may be open on a tunnel, bytes of their window and of the tunnel's, for how many
+seconds it may have none (0: for ever), and when our SVID expires (Unix time)."""
 
 Way = tuple[int, bytes, TunnelLimits]
 """How a stream is opened: a number for the plan that its tunnel was dialled with, the CONNECT's

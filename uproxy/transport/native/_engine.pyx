@@ -457,9 +457,9 @@ cdef class ListenerHandle:
         """Set how connections begin that are accepted from now on.  `make_handle` gets `state`.  If
         `ask`, each is reported with ARRIVED at once.  If `tls`, it makes a handshake as
         `downstream`, a TlsSetup, says; without one it is reported with ARRIVED when its first byte
-        has come.  `limit` is the handshake's, in seconds; 0: none.  `tunnels` are the limits of the
-        tunnels that callers make: streams, their window, that of the tunnel, and the seconds for
-        which one may be empty; None: they make none.  No cached route is used any more."""
+        has come.  `limit` is the handshake's, in seconds; 0: none.  `tunnels` are the TunnelLimits
+        of the tunnels that callers make; None: they make none.  No cached route is used any
+        more."""
         cdef DoorState *door_state = <DoorState *>calloc(1, sizeof(DoorState))
         cdef DoorState *before
         if door_state == NULL:

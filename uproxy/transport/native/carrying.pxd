@@ -20,7 +20,7 @@ from uproxy.transport.native.frames cimport (
 from uproxy.transport.native.streams cimport ConnectRequest, H2Stream, Session, SessionCalls
 from uproxy.transport.native.verbs cimport release_stream, reset_stream
 from uproxy.transport.native.codes cimport (
-    F_HELD, F_NONE, F_OS, F_STATUS, F_STREAM_REFUSED, F_STREAM_RESET, F_TIMEOUT,
+    F_HELD, F_HTTP2, F_NONE, F_OS, F_STATUS, F_STREAM_REFUSED, F_STREAM_RESET, F_TIMEOUT,
     S_CLOSING, S_OPENING_STREAM, S_RELAYING, W_EVENT,
 )
 from uproxy.transport.native.types cimport Connection, DoorState, Side, Tunnel, Worker
@@ -34,9 +34,11 @@ from uproxy.transport.native.dial cimport is_connected
 from uproxy.transport.native.accept cimport is_behind, new_connection, set_worker
 from uproxy.transport.native.state cimport state_of
 from uproxy.transport.native.tunnel cimport (
-    TUNNEL_ENDED, TUNNEL_FAILED, TUNNEL_GOES_ON, close_if_done, drain_channel, finish_if_sent,
-    has_streams, lose_tunnel, mark_dirty, mark_occupied, plan_trim, receive_tunnel, send_tunnel,
-    watch_tunnel,
+    TUNNEL_ENDED, TUNNEL_FAILED, TUNNEL_GOES_ON, drain_channel, has_streams, mark_dirty,
+    mark_occupied, plan_trim, receive_tunnel, send_tunnel, watch_tunnel,
+)
+from uproxy.transport.native.goodbye cimport (
+    close_if_done, finish_if_sent, forgive_silence, linger_on, lose_tunnel,
 )
 from uproxy.transport.native.stream cimport (
     begin_stream, content_stream, leave_waiting, lose_stream,
@@ -219,6 +221,7 @@ cdef inline void carry(Tunnel *tunnel, uint32_t events) noexcept nogil:
     cdef int result = TUNNEL_GOES_ON
     mark_dirty(tunnel)
     if tunnel.is_over:
+        linger_on(tunnel, events)
         return
     if events & EPOLLOUT and tunnel.side.channel.unsent and flush(&tunnel.side.channel) < 0:
         result = drain_channel(tunnel)
@@ -255,12 +258,14 @@ cdef inline void settle(Tunnel *tunnel) noexcept nogil:
             end_streams(tunnel, result)
     if not tunnel.is_ready:
         return  # it is being dialled
-    if tunnel.is_over and not has_streams(tunnel):
-        end_connection(connection, connection.fault.what == F_NONE)
-    elif not tunnel.is_over:
-        mark_occupied(tunnel)
+    if tunnel.is_over and not has_streams(tunnel) and tunnel.lingers_until == 0:
+        end_connection(
+            connection, connection.fault.what == F_NONE or connection.fault.what == F_HTTP2)
+        return
+    mark_occupied(tunnel)
+    if not tunnel.is_over:
         plan_trim(tunnel)
-        stay_carrying(connection)
+    stay_carrying(connection)
 
 
 cdef inline int send_and_watch(Tunnel *tunnel) noexcept nogil:
@@ -322,6 +327,7 @@ cdef inline void end_streams(Tunnel *tunnel, int result) noexcept nogil:
     cdef Side *following
     if side != NULL and result == TUNNEL_ENDED:
         fail_side(tunnel.side, F_OS, ECONNRESET)
+    forgive_silence(tunnel)
     leave_pool(tunnel)
     lose_tunnel(tunnel)
     while side != NULL:

@@ -45,8 +45,9 @@ from uproxy.transport.native.handshake cimport handshake_step, start_tls
 from uproxy.transport.native.dial cimport start_dial, watch_loss
 from uproxy.transport.native.state cimport ask_loop, enter_state
 from uproxy.transport.native.tunnel cimport (
-    begin_drain, free_tunnel, new_tunnel, prove, say_goodbye, start_tunnel, tunnel_due,
+    free_tunnel, new_tunnel, prove, start_tunnel, tunnel_due,
 )
+from uproxy.transport.native.goodbye cimport begin_drain, say_goodbye
 from uproxy.transport.native.stream cimport (
     answer_connect, begin_stream, join_tunnel, leave_waiting,
 )

@@ -106,7 +106,9 @@ class NativeListener:
             door_state = DoorState(self, door, plan, door.direction is Direction.INBOUND)
             tls, limit, tunnels = answer is not None, door.timeouts.handshake, None
             if door.tunnels is not None and self.door is not None:
-                tunnels = limits_of(door.tunnels, door.tunnels.max_streams, door.timeouts.idle)
+                own = None if plan is None else plan.own
+                most = door.tunnels.max_streams
+                tunnels = limits_of(door.tunnels, most, door.timeouts.idle, own)
             self._handle.set_door_state(door_state, downstream, ask, tls, limit, tunnels)
         elif self._forgetting is not None:
             self.forget()
@@ -118,7 +120,7 @@ class NativeListener:
             self.forget()
             return
         door_state = DoorState(self, door, None, door.direction is Direction.INBOUND)
-        tunnels = limits_of(door.tunnels, door.tunnels.max_streams, door.timeouts.idle)
+        tunnels = limits_of(door.tunnels, door.tunnels.max_streams, door.timeouts.idle, None)
         self._handle.set_door_state(door_state, None, False, True, 0, tunnels)
 
     def forget(self) -> None:

@@ -8,9 +8,10 @@ last snapshot with a plan is gone, the loop sends C_RETIRE.
 from libc.stdint cimport uint64_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy
+from posix.time cimport CLOCK_REALTIME
 
 from uproxy.transport.native.system cimport (
-    SILENT_TUNNEL_S, sockaddr_storage, word_add,
+    SILENT_TUNNEL_S, clock_of, sockaddr_storage, word_add,
 )
 from uproxy.transport.native.verbs cimport session_room
 from uproxy.transport.native.control cimport go_away
@@ -20,9 +21,8 @@ from uproxy.transport.native.codes cimport (
 from uproxy.transport.native.types cimport Channel, Connection, Side, Tunnel, Way, Worker
 from uproxy.transport.native.verify_cache cimport hold_verified
 from uproxy.transport.native.accept cimport new_connection, set_worker
-from uproxy.transport.native.tunnel cimport (
-    begin_drain, mark_dirty, new_tunnel, trim_tunnel,
-)
+from uproxy.transport.native.tunnel cimport mark_dirty, new_tunnel, trim_tunnel
+from uproxy.transport.native.goodbye cimport begin_drain
 
 cdef enum:
     ROOM_BEFORE_SETTINGS = 100  # streams for which a tunnel is dialled (RFC 9113 §6.5.2)
@@ -187,6 +187,9 @@ cdef inline void tunnel_timeout(Tunnel *tunnel) noexcept nogil:
     cdef Connection *connection = tunnel.connection
     cdef double now = connection.worker.now
     mark_dirty(tunnel)
+    if tunnel.is_over:
+        tunnel.lingers_until = 0
+        return
     if connection.trim_at != 0 and now >= connection.trim_at:
         trim_tunnel(tunnel)
     if tunnel.final_at != 0 and now >= tunnel.final_at:
@@ -195,8 +198,13 @@ cdef inline void tunnel_timeout(Tunnel *tunnel) noexcept nogil:
     if is_unproven(tunnel):
         leave_pool(tunnel)
     if (tunnel.empty_since != 0 and tunnel.limits.idle
-            and now >= tunnel.empty_since + tunnel.limits.idle):
+            and now >= tunnel.empty_since + tunnel.limits.idle) or has_expired(tunnel):
         if connection.is_pooled:
             leave_pool(tunnel)
         else:
             begin_drain(tunnel)
+
+
+cdef inline bint has_expired(Tunnel *tunnel) noexcept nogil:
+    """Whether a certificate of its handshake has: no stream begins with it any more."""
+    return tunnel.expires != 0 and clock_of(CLOCK_REALTIME) >= tunnel.expires

@@ -4,28 +4,25 @@ What comes is given to the session, which calls the functions of `carrying`.  Wh
 to send waits until the turn ends, so that the frames of many streams share a TLS write: whoever
 makes it send something calls `mark_dirty`.  While the socket doesn't take what was written the
 session's output waits, and behind it the streams.
-
-A tunnel that is *retired* gets no new streams, and ends with its last one.
 """
 
 from libc.stdlib cimport calloc, free, malloc
+from posix.time cimport CLOCK_REALTIME
 
 from uproxy.transport.native.system cimport (
-    CLOSE_TUNNEL_S, DRAIN_TUNNEL_S, EPOLLOUT, PROVE_TUNNEL_S, READ_EVENTS, TRIM_AFTER_S, word_add,
+    CHECK_EXPIRY_S, EPOLLOUT, PROVE_TUNNEL_S, READ_EVENTS, TRIM_AFTER_S, clock_of, word_add,
     word_set,
 )
-from uproxy.transport.native.frames cimport H2_NO_ERROR
 from uproxy.transport.native.hpack cimport Headers
 from uproxy.transport.native.faults cimport SF_MEMORY
 from uproxy.transport.native.streams cimport SessionSettings
 from uproxy.transport.native.verbs cimport drop_output_of, output_of
-from uproxy.transport.native.rules cimport close_session, lose_session
-from uproxy.transport.native.control cimport go_away, send_ping
+from uproxy.transport.native.control cimport send_ping
 from uproxy.transport.native.session cimport (
     end_session, receive_frames, start_session, trim_session,
 )
 from uproxy.transport.native.codes cimport (
-    F_HTTP2, F_MEMORY, F_NONE, LARGE_RECEIVE_SIZE, MAX_IDLE_OUTPUT, PLAINTEXT_SIZE, RECEIVE_SIZE,
+    F_HTTP2, F_MEMORY, LARGE_RECEIVE_SIZE, MAX_IDLE_OUTPUT, PLAINTEXT_SIZE, RECEIVE_SIZE,
 )
 from uproxy.transport.native.types cimport (
     Channel, Connection, Received, Side, Tunnel, TunnelLimits, Worker,
@@ -33,7 +30,7 @@ from uproxy.transport.native.types cimport (
 from uproxy.transport.native.deadlines cimport earlier_of
 from uproxy.transport.native.limits cimport mark_heard, mark_silent
 from uproxy.transport.native.channel cimport fail, watch
-from uproxy.transport.native.tls cimport close_channel, finish_channel, trim, write_channel
+from uproxy.transport.native.tls cimport trim, write_channel
 from uproxy.transport.native.side cimport (
     READ_ENDED, READ_FAILED, abandon_channel, is_ready, read_channel,
 )
@@ -83,6 +80,7 @@ cdef inline int start_tunnel(Tunnel *tunnel, bint server) noexcept nogil:
     channel.plaintext = worker.tunnel_plaintext
     tunnel.is_ready = True
     tunnel.heard_at = worker.now
+    tunnel.expires = earlier_of(tunnel.limits.expires, channel.verified_peer.not_after)
     note_streams(tunnel)
     return 0
 
@@ -220,31 +218,7 @@ cdef inline int watch_tunnel(Tunnel *tunnel) noexcept nogil:
         channel, (READ_EVENTS if reading else 0) | (EPOLLOUT if channel.unsent else 0))
 
 
-cdef inline void lose_tunnel(Tunnel *tunnel) noexcept nogil:
-    """Close the socket: nothing is sent or received any more.  What streams hold stays readable."""
-    # the last bytes, or a GOAWAY that says what was wrong, are on their way
-    cdef int why = tunnel.connection.fault.what
-    cdef bint orderly = why == F_NONE or why == F_HTTP2
-    tunnel.is_over = tunnel.is_retired = True
-    if tunnel.is_ready:
-        lose_session(&tunnel.session)
-    if why == F_HTTP2 and not tunnel.side.channel.unsent and not tunnel.side.channel.gone:
-        finish_channel(&tunnel.side.channel)
-    close_channel(&tunnel.side.channel, orderly)
-
-
-# The end, in order.
-
-
-cdef inline void begin_drain(Tunnel *tunnel) noexcept nogil:
-    """Take no new streams, and end with the last one: a GOAWAY says so, and another one, a while
-    later, which was the last that is served (RFC 9113 §6.8).  Those that come until then are."""
-    if tunnel.is_retired:
-        return
-    tunnel.is_retired = True
-    tunnel.final_at = tunnel.connection.worker.now + DRAIN_TUNNEL_S
-    go_away(&tunnel.session, False)
-    mark_dirty(tunnel)
+# Time.
 
 
 cdef inline void prove(Tunnel *tunnel) noexcept nogil:
@@ -253,40 +227,6 @@ cdef inline void prove(Tunnel *tunnel) noexcept nogil:
     tunnel.proved_by = tunnel.connection.worker.now + PROVE_TUNNEL_S
     send_ping(&tunnel.session)
     mark_dirty(tunnel)
-
-
-cdef inline void close_if_done(Tunnel *tunnel) noexcept nogil:
-    """Send the last GOAWAY of a retired tunnel that has no streams any more."""
-    if (not tunnel.is_retired or tunnel.final_at != 0 or tunnel.closed_by != 0
-            or has_streams(tunnel) or tunnel.is_over):
-        return
-    tunnel.closed_by = tunnel.connection.worker.now + CLOSE_TUNNEL_S
-    close_session(&tunnel.session, H2_NO_ERROR)
-
-
-cdef inline bint say_goodbye(Tunnel *tunnel) noexcept nogil:
-    """Send a GOAWAY and our end behind what the streams have left, if the socket takes all of it
-    now.  Returns whether it did."""
-    cdef char *data = NULL
-    if not tunnel.is_ready or tunnel.is_over:
-        return False
-    close_session(&tunnel.session, H2_NO_ERROR)
-    if (send_tunnel(tunnel) == TUNNEL_FAILED or tunnel.side.channel.unsent
-            or output_of(&tunnel.session, &data)):
-        return False
-    return finish_channel(&tunnel.side.channel) == 0
-
-
-cdef inline int finish_if_sent(Tunnel *tunnel) noexcept nogil:
-    """End a tunnel that is closing, if all is sent.  Returns a TunnelTurn."""
-    cdef char *data = NULL
-    if (tunnel.closed_by == 0 or tunnel.side.channel.unsent
-            or output_of(&tunnel.session, &data)):
-        return TUNNEL_GOES_ON
-    return TUNNEL_FAILED if finish_channel(&tunnel.side.channel) < 0 else TUNNEL_ENDED
-
-
-# Time.
 
 
 cdef inline void plan_trim(Tunnel *tunnel) noexcept nogil:
@@ -302,12 +242,22 @@ cdef inline void trim_tunnel(Tunnel *tunnel) noexcept nogil:
     trim_session(&tunnel.session)
 
 
+cdef inline double seconds_valid(Tunnel *tunnel) noexcept nogil:
+    """Return for how many seconds the certificates of the handshake are still good; as the wall
+    clock may jump, CHECK_EXPIRY_S at most."""
+    return min(max(tunnel.expires - clock_of(CLOCK_REALTIME), 0.0) + 1e-3, CHECK_EXPIRY_S)
+
+
 cdef inline double tunnel_due(Tunnel *tunnel) noexcept nogil:
     """Return when to look at the tunnel again; 0: never."""
     cdef double due
+    if tunnel.is_over:
+        return tunnel.lingers_until
     if tunnel.closed_by != 0:
         return tunnel.closed_by
     due = earlier_of(tunnel.final_at, tunnel.proved_by if tunnel.is_proving else 0)
     if tunnel.empty_since != 0 and tunnel.limits.idle and not tunnel.is_retired:
         due = earlier_of(due, tunnel.empty_since + tunnel.limits.idle)
+    if tunnel.expires != 0 and not tunnel.is_retired:
+        due = earlier_of(due, tunnel.connection.worker.now + seconds_valid(tunnel))
     return earlier_of(due, tunnel.connection.trim_at)

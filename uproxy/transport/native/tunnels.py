@@ -13,7 +13,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 from weakref import ReferenceType, ref
 
-from uproxy.contract import Candidate, Refusal, RefusedError, Route, TlsPlan, Tunnel
+from uproxy.contract import Candidate, OwnSvid, Refusal, RefusedError, Route, TlsPlan, Tunnel
 from uproxy.model import Outcome, TcpAddress, TunnelSettings
 from uproxy.transport.native._engine import CARRYING, CLOSED, ConnectionHandle
 
@@ -90,14 +90,18 @@ def way_of(numbers: PlanNumbers, route: Route, candidate: Candidate) -> Way | No
         return None
     authority = str(candidate.addresses[0]).encode()
     settings = upstream.settings
-    limits = limits_of(settings, settings.streams_per_connection, settings.idle)
+    own = upstream.plan.own
+    limits = limits_of(settings, settings.streams_per_connection, settings.idle, own)
     return numbers.number_of(upstream.plan), authority, limits
 
 
-def limits_of(settings: TunnelSettings, streams: int, idle: float) -> TunnelLimits:
+def limits_of(
+    settings: TunnelSettings, streams: int, idle: float, own: OwnSvid | None
+) -> TunnelLimits:
     """Return what a thread needs to know of the tunnels of one end: how many streams each may
-    have, and for how many seconds none."""
-    return streams, settings.stream_window, settings.connection_window, idle
+    have, for how many seconds none, and with which SVID of ours they are made."""
+    expires = 0 if own is None else own.not_after.timestamp()
+    return streams, settings.stream_window, settings.connection_window, idle, expires
 
 
 MAX_TUNNELS_TRIED: Final = 4

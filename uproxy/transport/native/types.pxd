@@ -53,6 +53,7 @@ cdef struct TunnelLimits:  # model.TunnelSettings
     uint32_t stream_window
     uint32_t connection_window
     double idle  # seconds; 0: none
+    double expires  # when our SVID does, wall clock, seconds; 0: not known
 
 cdef struct Way:  # how a stream is opened
     uint64_t plan  # a number for the TlsPlan; only tunnels that were dialled with it are used
@@ -67,6 +68,7 @@ cdef struct VerifiedPeer:  # a leaf certificate that the verifier has accepted, 
     size_t size
     uint8_t *leaf  # DER, `size` bytes
     double expires  # wall clock, seconds
+    double not_after  # when the first certificate of the chain expires, wall clock, seconds
     PyObject *peer  # contract.PeerSvid
     int held  # references: the cache's and the connections'
     VerifiedPeer *chain  # next in the bucket
@@ -228,6 +230,8 @@ cdef struct Tunnel:  # a connection that carries streams
     double final_at  # when the GOAWAY with the last stream's number is due; 0: it isn't
     double proved_by  # when the PING must be answered
     double closed_by  # when what is unsent is given up; 0: it isn't closing
+    double lingers_until  # when a peer that broke HTTP/2 has had time to read why; 0: it doesn't
+    double expires  # when a certificate of its handshake does, wall clock, seconds; 0: not known
     uint64_t plan  # as Way.plan
     sockaddr_storage end  # its far end's address
     unsigned int end_size

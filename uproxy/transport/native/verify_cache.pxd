@@ -164,6 +164,7 @@ cdef inline VerifiedPeer *add_verified(VerifyCache *cache, const uint8_t *leaf, 
     cdef VerifiedPeer *dropped
     if entry == NULL:
         return NULL
+    entry.not_after = expires
     entry.expires = min(expires, clock_of(CLOCK_REALTIME) + VERDICT_LIFE_S)
     Py_INCREF(peer)
     entry.peer = <PyObject *>peer

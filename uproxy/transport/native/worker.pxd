@@ -29,7 +29,7 @@ from uproxy.transport.native.accept cimport (
     A_MINE, A_NONE, A_SHORT, accept_for_worker, is_behind, pause,
 )
 from uproxy.transport.native.state cimport state_of
-from uproxy.transport.native.tunnel cimport begin_drain
+from uproxy.transport.native.goodbye cimport begin_drain
 from uproxy.transport.native.pool cimport retire_plan
 from uproxy.transport.native.connection cimport (
     await_hello, begin_relay, on_accepted, on_cut, on_deadline, on_routed, watch_downstream,
