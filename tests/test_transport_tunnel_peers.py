@@ -465,7 +465,9 @@ async def test_no_answer_has_a_deadline(engine: Engine) -> None:
         peer = await H2Peer.accept(end)
         stream = await peer.request()
         assert await downstream.is_reset()
-        assert (await door.ending()).outcome is Outcome.TIMED_OUT
+        ending = await door.ending()
+        assert ending.outcome is Outcome.TIMED_OUT
+        assert str(ending.reason).startswith("the peer didn't answer the CONNECT in 0.3 s")
         await peer.event(h2.events.StreamReset, stream)
 
 

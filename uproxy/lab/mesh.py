@@ -231,7 +231,8 @@ class TunnelsOut(Uproxy):
     `apps`, or ports of 127.0.0.1.
 
     The tunnels end at the port `end` of an application's address, where an identity in `expect`
-    must answer.  `more` are further keys of its configuration.
+    must answer.  There is one engine thread, because each has tunnels of its own.  `more` are
+    further keys of its configuration.
     """
 
     def __init__(
@@ -250,6 +251,7 @@ class TunnelsOut(Uproxy):
                 "identities": list(expect)}  # fmt: skip
         self.config: Config = {
             "engine": engine,
+            "workers": 1,
             "identity": identity,
             "outbound": [{"listen": f"{LOOPBACK}:{self.port}", "to": "peer"}],
             "destinations": {"peer": peer},

@@ -205,12 +205,20 @@ def no_answer(addresses: tuple[Address, ...], seconds: float) -> Refusal:
     return Refusal(Outcome.TIMED_OUT, why)
 
 
+def unanswered_connect(who: str, seconds: float) -> Refusal:
+    """Return the refusal for the end of a tunnel that didn't answer a CONNECT within `seconds`."""
+    why = f"{who} didn't answer the CONNECT in {seconds:g} s: is it frozen, or waiting itself?"
+    return Refusal(Outcome.TIMED_OUT, why)
+
+
 def candidate(failure: Failure, route: Route, addresses: tuple[Address, ...]) -> Refusal:
     """Return the refusal for a candidate whose connect or handshake failed, or whose CONNECT."""
     if failure.what in STREAM_FAILURES:
         return unopened(failure)
     if failure.state is State.HANDSHAKING_UPSTREAM:
         return handshake(failure.who, failure.cause(), route.timeouts.handshake, route.shown)
+    if failure.what == "timeout" and failure.state is State.OPENING_STREAM:
+        return unanswered_connect(failure.who, route.timeouts.connect)
     if failure.what == "timeout":
         return no_answer(addresses, route.timeouts.connect)
     return unreachable(failure.error, addresses[0], route)

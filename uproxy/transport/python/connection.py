@@ -261,6 +261,8 @@ class Connection(Steps):
         down, up = self._names
         if self.state is State.CONNECTING and self._candidate is not None:
             why = failures.no_answer(self._candidate.addresses, self._seconds)
+        elif self.state is State.OPENING_STREAM:
+            why = failures.unanswered_connect(up, self._seconds)
         elif self._relay is not None:
             half_closed = self.state is State.CLOSING
             timeouts = cast("Route", self.route).timeouts
