@@ -119,3 +119,13 @@ def test_a_stream_is_kept_only_if_it_would_be_opened_in_the_same_way() -> None:
     assert same_way(through, through, A, PEER) is not None
     assert same_way(through, route(A, tls=TLS), A, PEER) is None
     assert same_way(through, replace(through, upstream=Tunnel(TLS, 15008)), A, PEER) is None
+
+
+def test_a_stream_is_kept_though_an_svid_of_ours_was_renewed_while_it_was_opened() -> None:
+    through = replace(route(A), upstream=Tunnel(TLS, A))
+    renewed = plan(Role.CLIENT, OURS.issue("/a"), verifier(Role.SERVER, OURS))
+    kept = same_way(through, replace(through, upstream=Tunnel(renewed, A)), A, PEER)
+    assert kept is not None
+    assert kept.upstream == Tunnel(TLS, A)
+    assert same_way(through, replace(through, upstream=Tunnel(renewed, A)), A, None) is None
+    assert same_way(through, replace(through, upstream=Tunnel(renewed, B)), A, PEER) is None

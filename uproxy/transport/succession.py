@@ -12,6 +12,7 @@ from uproxy.contract import (
     RefusedError,
     Route,
     Tls,
+    Tunnel,
     Upstream,
 )
 from uproxy.errors import UntrustedError
@@ -68,7 +69,12 @@ def _is_good_enough(before: Upstream, after: Upstream, peer: PeerSvid | None) ->
     and accepts `peer`."""
     if before == after:
         return True
-    if not isinstance(before, Tls) or not isinstance(after, Tls) or peer is None:
+    if isinstance(before, Tunnel) and isinstance(after, Tunnel):
+        if before.end != after.end:
+            return False
+    elif not isinstance(before, Tls) or not isinstance(after, Tls):
+        return False
+    if peer is None:
         return False
     made_with, wanted = before.plan, after.plan
     if (made_with.own.spiffe_id, made_with.settings, made_with.alpn) != (
