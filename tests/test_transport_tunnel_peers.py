@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import h2.errors
 import h2.events
@@ -570,3 +571,31 @@ async def test_a_tunnel_that_died_in_silence_is_found_out_before_it_is_used_agai
         await alive.answer(stream, 200)
         await second.send(b"y")
         assert await alive.receive(stream, 1) == b"y"
+
+
+async def test_a_tunnel_that_ends_still_delivers_what_its_last_stream_has_sent(
+    engine: Engine,
+) -> None:
+    """What the peer says meanwhile must not be answered by a reset, which drops unsent bytes."""
+    size = 100 * KIB
+    async with outbound(engine, TunnelSettings(idle=0.05)) as (door, address, end):
+        end.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        downstream = await Stream.connect(address)
+        peer = await H2Peer.accept(end)
+        peer.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: MIB})
+        peer.h2.increment_flow_control_window(MIB)
+        await peer.flush()
+        stream = await peer.request()
+        await peer.answer(stream, 200)
+        await peer.send(stream, b"", end=True)
+        assert await downstream.receive_all() == b""
+        await downstream.send(bytes(size))
+        downstream.finish()
+        await door.ending()
+        with suppress(AssertionError):  # it may well wait for the peer, which closes it by itself
+            await eventually(lambda: engine.pooled_tunnels == 0, "the tunnel has ended", 0.5)
+        while not peer.has(h2.events.StreamEnded):
+            peer.take(await peer.tls.receive(4096))
+            peer.h2.ping(b"still on")
+            await peer.flush()
+        assert len(peer.data[stream]) == size

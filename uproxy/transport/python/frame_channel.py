@@ -21,7 +21,9 @@ from uproxy.transport.python.side import FAILURES, Failure
 from uproxy.transport.python.tls import TlsChannel
 
 CLOSE_S: Final = 5.0
-"""Seconds for which a peer may take the last bytes of a tunnel that ends."""
+"""Seconds for which a peer may take the last bytes of a tunnel that ends, and end it too: if the
+socket were closed at once, what the peer still says would be answered by a reset, which drops what
+the kernel hasn't delivered."""
 
 
 class FrameChannel:
@@ -36,14 +38,10 @@ class FrameChannel:
         self._session = session
         self._loop = asyncio.get_running_loop()
         self._flush_soon: asyncio.Handle | None = None
-        self._closing: asyncio.TimerHandle | None = None  # until it ends without the last bytes
+        self._closing: asyncio.TimerHandle | None = None  # until it ends without the peer's end
+        self._is_finished = False  # our end is behind all that was sent
 
     # What is done about what has happened.
-
-    @property
-    def streams(self) -> int:
-        """How many streams are open."""
-        raise NotImplementedError
 
     def _on_received(self, received: list[events.Event]) -> None:
         """The peer's bytes mean this."""
@@ -63,7 +61,7 @@ class FrameChannel:
         """End it with GOAWAY, close_notify and FIN, behind what is unsent; no stream goes on."""
         if not self.is_over and self._closing is None:
             self._session.close(codes.ErrorCode.NO_ERROR, "")
-            self._closing = self._loop.call_later(CLOSE_S, self._end, TimeoutError())
+            self._closing = self._loop.call_later(CLOSE_S, self._give_up)
             self._guarded(self._send)
 
     def abort(self) -> None:
@@ -96,11 +94,11 @@ class FrameChannel:
             return
         if self._session.has_output:
             self.send_soon()
-        elif self._closing is not None:
-            self.channel.finish()
-            self._end(None)
-        else:
+        elif self._closing is None:
             self._on_all_sent()
+        elif not self._is_finished:
+            self._is_finished = True
+            self.channel.finish()
 
     # In.
 
@@ -132,7 +130,8 @@ class FrameChannel:
         if received is None:
             return
         if not received:
-            self._end(ConnectionResetError(errno.ECONNRESET, "") if self.streams else None)
+            lost = ConnectionResetError(errno.ECONNRESET, "") if self._session.streams else None
+            self._end(lost)
             return
         self.last_heard = monotonic()
         self._on_received(self._session.receive(received, self.last_heard))
@@ -151,8 +150,12 @@ class FrameChannel:
                 self.channel.lose(error)
             # whoever has said goodbye may be gone before it has read ours, and without a stream
             # nothing can be lost
-            is_harmless = failures.is_cut(error) and not self.streams
+            is_harmless = failures.is_cut(error) and not self._session.streams
             self._end(None if is_harmless or self._closing is not None else error)
+
+    def _give_up(self) -> None:
+        """The peer hasn't ended it in time."""
+        self._end(None if self._is_finished else TimeoutError())
 
     def _end(self, failure: Failure | None) -> None:
         if self.is_over:
