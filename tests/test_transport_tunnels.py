@@ -295,6 +295,24 @@ async def test_a_new_plan_gets_a_tunnel_of_its_own_and_the_old_one_ends_with_its
         assert engine.pooled_tunnels() == 1
 
 
+async def test_tunnels_that_came_in_end_with_their_streams_when_the_door_has_a_renewed_svid(
+    engine: Engine,
+) -> None:
+    async with through(engine) as mesh:
+        downstream, there = await mesh.relay()
+        await mesh.inbound.connection()
+        mesh.inbound.downstream_tls = inbound_door().downstream_tls
+        mesh.inbound.ask_again()
+        while len(mesh.inbound.carrying_) == 1:
+            await mesh.relay()  # until the GOAWAY has come
+            await asyncio.sleep(0.01)
+        await downstream.send(b"still here")
+        assert await there.receive_exactly(10) == b"still here"
+        mesh.inbound.ask_again()  # with the same one
+        await mesh.relay()
+        assert len(mesh.inbound.carrying_) == 2
+
+
 async def test_a_tunnel_keeps_neither_plan_of_its_handshake(engine: Engine) -> None:
     """A plan has a key."""
     async with through(engine) as mesh:

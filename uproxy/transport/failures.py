@@ -215,6 +215,9 @@ def candidate(failure: Failure, route: Route, addresses: tuple[Address, ...]) ->
     """Return the refusal for a candidate whose connect or handshake failed, or whose CONNECT."""
     if failure.what in STREAM_FAILURES:
         return unopened(failure)
+    if failure.what == "http2":
+        reason = f"{failure.who} broke HTTP/2: {failure.verdict}"
+        return Refusal(Outcome.CONNECT_FAILED, reason)
     if failure.state is State.HANDSHAKING_UPSTREAM:
         return handshake(failure.who, failure.cause(), route.timeouts.handshake, route.shown)
     if failure.what == "timeout" and failure.state is State.OPENING_STREAM:

@@ -165,6 +165,8 @@ cdef inline void take_reset(Session *session, H2Stream *h2, uint32_t code) noexc
         turn_stream(side, CAN_READ | CAN_WRITE)
     elif code == H2_REFUSED_STREAM:
         tell_lost(side, F_STREAM_REFUSED, code)
+    elif h2.reset_why:
+        tell_lost(side, F_HTTP2, h2.reset_why)
     else:
         tell_lost(side, F_STREAM_RESET, code)
 

@@ -143,6 +143,8 @@ cdef inline void on_carrying(Side *side) noexcept nogil:
     """The handshake has ended of a tunnel, a caller's or one of the pool: carry streams."""
     cdef Connection *connection = side.connection
     cdef Tunnel *tunnel = connection.tunnel
+    cdef bint stays = side.index == 1 or (
+        is_route_valid(connection) and is_carrying(connection.listener))
     enter_state(connection, S_CARRYING, 0)
     if tunnel == NULL:
         tunnel = new_tunnel(connection, side, &connection.door_state.tunnels)
@@ -154,7 +156,7 @@ cdef inline void on_carrying(Side *side) noexcept nogil:
     connection.trim_at = connection.worker.now + TRIM_AFTER_S
     report(connection, E_CARRYING, False)
     mark_decided(connection)
-    if side.index == 0 and not is_carrying(connection.listener):
+    if not stays:  # the door was replaced meanwhile, which has drained the others
         begin_drain(tunnel)
     stay_carrying(connection)
 
@@ -222,10 +224,10 @@ cdef inline void reach_tunnel(Connection *connection, sockaddr_storage *end,
                               unsigned int size) noexcept nogil:
     """Take a tunnel from the pool; wait for one that isn't ready, or dial another."""
     cdef Side *side = &connection.sides[1]
-    cdef Tunnel *tunnel = find_tunnel(connection.worker, connection.way, end, size)
+    cdef Tunnel *tunnel = find_tunnel(connection, end, size)
     cdef bint is_new = tunnel == NULL
     if is_new:
-        tunnel = pool_tunnel(connection, connection.way, end, size)
+        tunnel = pool_tunnel(connection, end, size)
     if tunnel == NULL:
         fail_side(side, F_MEMORY, 0)
     if tunnel == NULL or enter_state(connection, S_CONNECTING, connection.connect_limit) < 0:

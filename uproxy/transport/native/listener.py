@@ -8,6 +8,7 @@ import logging
 import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
+from weakref import ReferenceType, ref
 
 from uproxy import libssl, sockets
 from uproxy.contract import Candidate, Door, Refusal, RefusedError, Route, TlsPlan
@@ -56,6 +57,7 @@ class NativeListener:
         self._resuming: asyncio.TimerHandle | None = None
         self._all_decided: asyncio.Event | None = None  # while `close` waits
         self._forgetting: asyncio.TimerHandle | None = None  # while streams may still arrive
+        self._plan: ReferenceType[TlsPlan] | None = None  # that tunnels are made with
         state.listeners.add(self)
         self.update_door_state()
         self._handle.resume()
@@ -67,8 +69,6 @@ class NativeListener:
             self.update_door_state()
         elif before is not None:
             self._set_door_state(before, None, None, ask=True)  # each arrival asks, and is refused
-        if before is not None and before.tunnels and (door is None or not door.tunnels):
-            self._handle.drain()
         self._state.take_all_soon()  # connections are known when they are rechecked
 
     def update_door_state(self) -> None:
@@ -110,8 +110,16 @@ class NativeListener:
                 most = door.tunnels.max_streams
                 tunnels = limits_of(door.tunnels, most, door.timeouts.idle, own)
             self._handle.set_door_state(door_state, downstream, ask, tls, limit, tunnels)
+            self._drain_unless(plan if tunnels else None)
         elif self._forgetting is not None:
             self.forget()
+
+    def _drain_unless(self, plan: TlsPlan | None) -> None:
+        """Let tunnels end with the streams that they have, unless they were made with `plan`: with
+        a renewed SVID, say, the peers are to dial again."""
+        before, self._plan = self._plan, None if plan is None else ref(plan)
+        if before is not None and before() is not plan:
+            self._handle.drain()
 
     def _set_last_door_state(self, door: Door) -> None:
         """Have `door` decide about streams that still arrive at tunnels of a closed listener, and

@@ -1,4 +1,4 @@
-"""A thread's pool of the tunnels that it has dialled, by plan and by the address of the far end.
+"""A thread's pool of the tunnels that it has dialled, by plan, far end and SNI.
 
 A tunnel is dialled once for all who need it meanwhile; they wait for it, and share its failure.  In
 the pool are those that get new streams.  A tunnel has no plan, because a plan has a key: when the
@@ -18,7 +18,7 @@ from uproxy.transport.native.control cimport go_away
 from uproxy.transport.native.codes cimport (
     F_CUT, F_NONE, F_STREAM_REFUSED, TUNNEL_BUCKETS, V_ACCEPTED,
 )
-from uproxy.transport.native.types cimport Channel, Connection, Side, Tunnel, Way, Worker
+from uproxy.transport.native.types cimport Channel, Connection, Side, Tunnel, Worker
 from uproxy.transport.native.verify_cache cimport hold_verified
 from uproxy.transport.native.accept cimport new_connection, set_worker
 from uproxy.transport.native.tunnel cimport mark_dirty, new_tunnel, trim_tunnel
@@ -39,10 +39,13 @@ cdef inline Tunnel **bucket_of(Worker *worker, uint64_t plan, sockaddr_storage *
     return &worker.pooled[(value >> 32) % TUNNEL_BUCKETS]
 
 
-cdef inline bint leads_to(Tunnel *tunnel, uint64_t plan, sockaddr_storage *end,
+cdef inline bint leads_to(Tunnel *tunnel, Connection *who, sockaddr_storage *end,
                           unsigned int size) noexcept nogil:
-    """Whether a tunnel was dialled with this plan, to this far end."""
-    return tunnel.plan == plan and tunnel.end_size == size and memcmp(&tunnel.end, end, size) == 0
+    """Whether a tunnel was dialled to this far end as `who` would: with the same plan and SNI.  A
+    plan has one context, in which a name has one address."""
+    return (tunnel.plan == who.way.plan and tunnel.end_size == size
+            and tunnel.server_name == who.sides[1].channel.tls_setup.server_name
+            and memcmp(&tunnel.end, end, size) == 0)
 
 
 cdef inline int room_of(Tunnel *tunnel, int allowed) noexcept nogil:
@@ -62,20 +65,20 @@ cdef inline int allowed_by(Tunnel *tunnel, int before) noexcept nogil:
     return before
 
 
-cdef inline Tunnel *find_tunnel(Worker *worker, Way *way, sockaddr_storage *end,
+cdef inline Tunnel *find_tunnel(Connection *who, sockaddr_storage *end,
                                 unsigned int size) noexcept nogil:
-    """Return a tunnel with room for one more stream, which may still be being dialled; NULL: dial
-    one."""
-    cdef Tunnel **bucket = bucket_of(worker, way.plan, end, size)
+    """Return a tunnel for `who` with room for one more stream, which may still be being dialled;
+    NULL: dial one."""
+    cdef Tunnel **bucket = bucket_of(who.worker, who.way.plan, end, size)
     cdef Tunnel *tunnel = bucket[0]
     cdef int allowed = ROOM_BEFORE_SETTINGS
     while tunnel != NULL:
-        if leads_to(tunnel, way.plan, end, size):
+        if leads_to(tunnel, who, end, size):
             allowed = allowed_by(tunnel, allowed)
         tunnel = tunnel.next_pooled
     tunnel = bucket[0]
     while tunnel != NULL:
-        if leads_to(tunnel, way.plan, end, size) and room_of(tunnel, allowed) > 0:
+        if leads_to(tunnel, who, end, size) and room_of(tunnel, allowed) > 0:
             return tunnel
         tunnel = tunnel.next_pooled
     return NULL
@@ -87,7 +90,7 @@ cdef inline bint is_silent(Tunnel *tunnel) noexcept nogil:
             and tunnel.connection.worker.now - tunnel.heard_at > SILENT_TUNNEL_S)
 
 
-cdef inline Tunnel *pool_tunnel(Connection *who, Way *way, sockaddr_storage *end,
+cdef inline Tunnel *pool_tunnel(Connection *who, sockaddr_storage *end,
                                 unsigned int size) noexcept nogil:
     """Make a connection that is to carry a tunnel to a far end, with the handshake that the
     upstream side of `who` would make, and put it in the pool.  NULL: no memory."""
@@ -98,13 +101,14 @@ cdef inline Tunnel *pool_tunnel(Connection *who, Way *way, sockaddr_storage *end
         free(made)
         return NULL
     set_worker(made, who.worker)
-    tunnel = new_tunnel(made, &made.sides[1], &way.limits)
+    tunnel = new_tunnel(made, &made.sides[1], &who.way.limits)
     if tunnel == NULL:
         free(made)
         return NULL
-    tunnel.plan, tunnel.end_size = way.plan, size
+    tunnel.plan, tunnel.end_size = who.way.plan, size
+    tunnel.server_name = theirs.tls_setup.server_name
     memcpy(&tunnel.end, end, size)
-    tunnel.bucket = bucket_of(who.worker, way.plan, end, size)
+    tunnel.bucket = bucket_of(who.worker, who.way.plan, end, size)
     tunnel.next_pooled, tunnel.bucket[0] = tunnel.bucket[0], tunnel
     made.is_pooled, made.decided = True, 1
     made.accepted_at = who.worker.now

@@ -235,6 +235,7 @@ cdef struct Tunnel:  # a connection that carries streams
     uint64_t plan  # as Way.plan
     sockaddr_storage end  # its far end's address
     unsigned int end_size
+    const char *server_name  # SNI of its handshake, only to be compared
     Tunnel **bucket  # in which it is pooled; NULL: it isn't
     Tunnel *next_pooled
 
