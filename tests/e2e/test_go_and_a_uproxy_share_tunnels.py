@@ -218,4 +218,4 @@ def test_a_go_that_drains_keeps_what_is_open_and_gets_nothing_new(
             old.sendall(b"after")
             assert old.recv(5, socket.MSG_WAITALL) == b"after"
         assert go.wait() == 0
-        assert uproxy.accesses[-1]["outcome"] == "closed"
+        wait_until(lambda: uproxy.accesses[-1]["outcome"] == "closed", "its line in the log")
