@@ -19,7 +19,6 @@ from uproxy.lab.mesh import ORDERS, TUNNEL_ENGINES, WEB, FileWorld, TunnelsIn, T
 from uproxy.lab.waiting import wait_until
 from uproxy.model import Outcome
 
-
 _CURLE_HTTP2_STREAM = 92
 
 
