@@ -20,7 +20,7 @@ from uproxy.transport.native.frames cimport (
 from uproxy.transport.native.streams cimport ConnectRequest, H2Stream, Session, SessionCalls
 from uproxy.transport.native.verbs cimport release_stream, reset_stream
 from uproxy.transport.native.codes cimport (
-    F_HELD, F_HTTP2, F_NONE, F_OS, F_STATUS, F_STREAM_REFUSED, F_STREAM_RESET, F_TIMEOUT,
+    F_HELD, F_HTTP2, F_NONE, F_OS, F_STATUS, F_STREAM_REFUSED, F_STREAM_RESET,
     S_CLOSING, S_OPENING_STREAM, S_RELAYING, W_EVENT,
 )
 from uproxy.transport.native.types cimport Connection, DoorState, Side, Tunnel, Worker
@@ -280,9 +280,6 @@ cdef inline int send_and_watch(Tunnel *tunnel) noexcept nogil:
     result = finish_if_sent(tunnel)
     if result != TUNNEL_GOES_ON:
         return result
-    if tunnel.closed_by != 0 and tunnel.connection.worker.now >= tunnel.closed_by:
-        fail_side(tunnel.side, F_TIMEOUT, 0)
-        return TUNNEL_FAILED
     return TUNNEL_FAILED if watch_tunnel(tunnel) < 0 else TUNNEL_GOES_ON
 
 

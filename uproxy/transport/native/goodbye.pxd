@@ -14,9 +14,11 @@ from uproxy.transport.native.frames cimport H2_NO_ERROR
 from uproxy.transport.native.verbs cimport output_of
 from uproxy.transport.native.rules cimport close_session, lose_session
 from uproxy.transport.native.control cimport go_away
-from uproxy.transport.native.codes cimport F_HTTP2, F_NONE, F_OS, F_TRUNCATED, RECEIVE_SIZE
+from uproxy.transport.native.codes cimport (
+    F_HTTP2, F_NONE, F_OS, F_TIMEOUT, F_TRUNCATED, RECEIVE_SIZE,
+)
 from uproxy.transport.native.types cimport Channel, Tunnel
-from uproxy.transport.native.channel cimport receive_raw, watch
+from uproxy.transport.native.channel cimport fail, receive_raw, watch
 from uproxy.transport.native.tls cimport close_channel, finish_channel, flush
 from uproxy.transport.native.tunnel cimport (
     TUNNEL_ENDED, TUNNEL_FAILED, TUNNEL_GOES_ON, has_streams, mark_dirty, send_tunnel,
@@ -107,9 +109,19 @@ cdef inline bint say_goodbye(Tunnel *tunnel) noexcept nogil:
 
 
 cdef inline int finish_if_sent(Tunnel *tunnel) noexcept nogil:
-    """End a tunnel that is closing, if all is sent.  Returns a TunnelTurn."""
+    """Send the end of a tunnel that is closing, if all else is sent, and let it end when the peer's
+    has come, or in time: if we closed at once, what the peer still says would be answered with a
+    reset, which drops what the kernel hasn't delivered.  Returns a TunnelTurn."""
+    cdef Channel *channel = &tunnel.side.channel
     cdef char *data = NULL
-    if (tunnel.closed_by == 0 or tunnel.side.channel.unsent
-            or output_of(&tunnel.session, &data)):
+    cdef bint is_sent = not channel.unsent and not output_of(&tunnel.session, &data)
+    if tunnel.closed_by == 0:
         return TUNNEL_GOES_ON
-    return TUNNEL_FAILED if finish_channel(&tunnel.side.channel) < 0 else TUNNEL_ENDED
+    if is_sent and not channel.ending and finish_channel(channel) < 0:
+        return TUNNEL_FAILED
+    if tunnel.connection.worker.now < tunnel.closed_by:
+        return TUNNEL_GOES_ON
+    if is_sent:
+        return TUNNEL_ENDED
+    fail(channel, F_TIMEOUT, 0, 0)
+    return TUNNEL_FAILED
