@@ -593,7 +593,7 @@ async def test_a_tunnel_that_ends_still_delivers_what_its_last_stream_has_sent(
         downstream.finish()
         await door.ending()
         with suppress(AssertionError):  # it may well wait for the peer, which closes it by itself
-            await eventually(lambda: engine.pooled_tunnels == 0, "the tunnel has ended", 0.5)
+            await eventually(lambda: engine.pooled_tunnels() == 0, "the tunnel has ended", 0.5)
         while not peer.has(h2.events.StreamEnded):
             peer.take(await peer.tls.receive(4096))
             peer.h2.ping(b"still on")
