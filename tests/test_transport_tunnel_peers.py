@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -15,7 +16,8 @@ import pytest
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door
 from tests.helpers.streams import Stream, Upstream, listening
-from tests.helpers.tunnels import H2Peer, frame, inbound_door, outbound_door
+from tests.helpers.tls_streams import TlsStream
+from tests.helpers.tunnels import ALPN, PEER, US, H2Peer, frame, inbound_door, outbound_door
 from uproxy.contract import Engine, Refusal
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
@@ -599,3 +601,25 @@ async def test_a_tunnel_that_ends_still_delivers_what_its_last_stream_has_sent(
             peer.h2.ping(b"still on")
             await peer.flush()
         assert len(peer.data[stream]) == size
+
+
+# A peer that is hostile.
+
+
+async def test_what_ends_before_the_loop_has_heard_of_its_tunnel_is_a_stream_all_the_same(
+    engine: Engine,
+) -> None:
+    """The loop is busy while a tunnel arrives, opens a stream, and is lost."""
+    async with inbound(engine) as here:
+        peer = H2Peer(TlsStream(await Stream.connect(here.address), PEER, alpn=ALPN), client=True)
+        await peer.tls.handshake()
+        peer.h2.initiate_connection()
+        headers = [(":method", "CONNECT"), (":authority", str(here.application.address))]
+        peer.h2.send_headers(1, headers)
+        await peer.flush()
+        peer.tls.stream.close()
+        time.sleep(0.3)  # noqa: ASYNC251  the loop's own threads go on meanwhile
+        ending = await here.door.ending()
+        arrival = here.door.endings[0][0].arrival
+        assert (arrival.tunnel is not None, arrival.target) == (True, here.application.address)
+        assert ending.outcome is Outcome.RESET

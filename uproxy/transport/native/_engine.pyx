@@ -386,9 +386,8 @@ cdef class Core:
         cdef ConnectionHandle handle
         if connection.handle == NULL:
             carrier = None
-            if connection.carried_by != NULL and connection.carried_by.handle != NULL:
-                # it was reported before, and its end comes later
-                carrier = <object>connection.carried_by.handle
+            if connection.carried_by != NULL:
+                carrier = self._handle_of(connection.carried_by)  # its end is reported later
             handle = self.make_handle(
                 <object>connection.door_state.python, carrier, bool(connection.is_pooled))
             handle.connection, handle.core = connection, self

@@ -146,6 +146,9 @@ class Deciding(ConnectionHandle):
 
     def _arrive_on(self, carrier: Deciding) -> None:
         """Set `arrival` of a stream, whose tunnel is `carrier`."""
+        if not carrier._is_known:  # it has ended by now, and is reported behind its streams
+            carrier._on_first_report()
+            carrier._keep_plan()
         named = self.meant()
         target = None if named is None else sockaddr.address_of(*named)
         self.shares_tls = True

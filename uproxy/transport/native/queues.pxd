@@ -85,8 +85,9 @@ cdef inline void report(Connection *connection, int event, bint asks) noexcept n
     cdef double due
     cdef ReportQueue *reports = &worker.shared.reports
     pthread_mutex_lock(&reports.lock)
-    if connection.events and event == E_CLOSED:
-        event |= remove_report(reports, connection)  # ends are reported in their order
+    # ends are reported in their order; a stream keeps its place before its tunnel, which it needs
+    if connection.events and event == E_CLOSED and connection.carried_by == NULL:
+        event |= remove_report(reports, connection)
     if connection.events == 0:
         add_report(reports, connection)
     connection.events |= event
