@@ -623,3 +623,20 @@ async def test_what_ends_before_the_loop_has_heard_of_its_tunnel_is_a_stream_all
         arrival = here.door.endings[0][0].arrival
         assert (arrival.tunnel is not None, arrival.target) == (True, here.application.address)
         assert ending.outcome is Outcome.RESET
+
+
+async def test_a_server_that_allows_no_stream_costs_no_tunnel_for_long(engine: Engine) -> None:
+    async with outbound(engine) as (_door, address, end):
+
+        async def refuse_all() -> None:
+            while True:
+                peer = await H2Peer.accept(end)
+                await peer.raw(frame(SETTINGS, 0, 0, b"\0\3" + bytes(4)))
+                await peer.raw(frame(RST_STREAM, 0, await peer.request(), b"\0\0\0\7"))
+
+        refusing = asyncio.create_task(refuse_all())
+        for _ in range(3):
+            downstream = await Stream.connect(address)
+            assert await downstream.is_reset()
+        await eventually(lambda: engine.pooled_tunnels() == 0, "no tunnel is left")
+        refusing.cancel()

@@ -11,9 +11,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy
 from posix.time cimport CLOCK_MONOTONIC
 
-from uproxy.transport.native.system cimport (
-    EPOLLOUT, clock_of, word_add,
-)
+from uproxy.transport.native.system cimport EPOLLOUT, clock_of, word_add
 from uproxy.transport.native.frames cimport (
     H2_ENHANCE_YOUR_CALM, H2_NO_ERROR, H2_REFUSED_STREAM,
 )
@@ -43,7 +41,7 @@ from uproxy.transport.native.goodbye cimport (
 from uproxy.transport.native.stream cimport (
     begin_stream, content_stream, leave_waiting, lose_stream,
 )
-from uproxy.transport.native.pool cimport is_unproven, leave_pool, share_handshake
+from uproxy.transport.native.pool cimport is_unproven, leave_if_useless, leave_pool, share_handshake
 from uproxy.transport.native.connection cimport (
     after_relay, end_by_downstream, end_connection, on_accepted, on_failed, on_tunnel_ready,
     on_upstream_ready, stay_carrying,
@@ -251,6 +249,7 @@ cdef inline void settle(Tunnel *tunnel) noexcept nogil:
     cdef int result = TUNNEL_GOES_ON
     if tunnel.is_ready and not tunnel.is_over:
         serve_waiting(tunnel)
+        leave_if_useless(tunnel)
         end_the_stalled(tunnel)
         if is_ready(tunnel.side):
             result = receive_tunnel(tunnel, 0)

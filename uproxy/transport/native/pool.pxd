@@ -21,7 +21,9 @@ from uproxy.transport.native.codes cimport (
 from uproxy.transport.native.types cimport Channel, Connection, Side, Tunnel, Worker
 from uproxy.transport.native.verify_cache cimport hold_verified
 from uproxy.transport.native.accept cimport new_connection, set_worker
-from uproxy.transport.native.tunnel cimport mark_dirty, new_tunnel, trim_tunnel
+from uproxy.transport.native.tunnel cimport (
+    has_streams, mark_dirty, new_tunnel, trim_tunnel,
+)
 from uproxy.transport.native.goodbye cimport begin_drain
 
 cdef enum:
@@ -137,6 +139,13 @@ cdef inline void leave_pool(Tunnel *tunnel) noexcept nogil:
     at[0] = tunnel.next_pooled
     tunnel.bucket = NULL
     mark_dirty(tunnel)
+
+
+cdef inline void leave_if_useless(Tunnel *tunnel) noexcept nogil:
+    """Give up a tunnel without streams on which none can be opened, because its far end allows none
+    or the numbers are used up: it would be in the pool for as long as an idle one."""
+    if tunnel.bucket != NULL and not has_streams(tunnel) and session_room(&tunnel.session) == 0:
+        leave_pool(tunnel)
 
 
 cdef inline void retire_plan(Worker *worker, uint64_t plan) noexcept nogil:

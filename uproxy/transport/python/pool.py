@@ -304,6 +304,8 @@ class PooledTunnel:
             return
         if self._retired:
             opened.close()
+        elif not opened.room:
+            self.retire()  # the far end allows none
         elif self._settings.idle:
             self._idle = self._loop.call_later(self._settings.idle, self.retire)
 
