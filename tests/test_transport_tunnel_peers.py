@@ -640,3 +640,22 @@ async def test_a_server_that_allows_no_stream_costs_no_tunnel_for_long(engine: E
             assert await downstream.is_reset()
         await eventually(lambda: engine.pooled_tunnels() == 0, "no tunnel is left")
         refusing.cancel()
+
+
+async def test_a_connect_that_finds_no_room_is_refused_and_its_tunnel_stays(
+    engine: Engine,
+) -> None:
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        await eventually(lambda: bool(here.door.carrying_), "it carries")
+        peer.h2.ping(b"12345678")
+        await peer.flush()
+        await peer.event(h2.events.PingAckReceived)
+        engine.set_limits(Limits(connections=1))
+        stream = await peer.open(here.application.address)
+        gone = await peer.event(h2.events.StreamReset, stream)
+        assert gone.error_code == h2.errors.ErrorCodes.REFUSED_STREAM
+        engine.set_limits(Limits(connections=3))
+        stream, there = await here.relay(peer)
+        await peer.send(stream, b"question")
+        assert await there.receive_exactly(8) == b"question"

@@ -22,6 +22,7 @@ from uproxy.transport.native.codes cimport (
     S_CLOSING, S_OPENING_STREAM, S_RELAYING, W_EVENT,
 )
 from uproxy.transport.native.types cimport Connection, DoorState, Side, Tunnel, Worker
+from uproxy.transport.native.limits cimport mark_heard
 from uproxy.transport.native.route_cache cimport hold_for_stream
 from uproxy.transport.native.tls cimport flush
 from uproxy.transport.native.side cimport (
@@ -71,6 +72,9 @@ cdef inline Connection *new_arrival(Tunnel *tunnel) noexcept nogil:
     made.accepted_at = clock_of(CLOCK_MONOTONIC)
     made.shares_tls = True
     share_handshake(carrier, 0, made, 0)
+    if tunnel.is_spare:  # it isn't to make room for its own stream
+        tunnel.is_spare = False
+        mark_heard(carrier)
     word_add(&carrier.worker.load, 1)
     word_add(&carrier.worker.shared.alive, 1)
     return made
