@@ -659,3 +659,20 @@ async def test_a_connect_that_finds_no_room_is_refused_and_its_tunnel_stays(
         stream, there = await here.relay(peer)
         await peer.send(stream, b"question")
         assert await there.receive_exactly(8) == b"question"
+
+
+async def test_a_stream_of_which_both_ends_have_passed_isnt_reset(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        stream, there = await here.relay(peer)
+        await there.send(b"answer")
+        there.finish()
+        await peer.event(h2.events.StreamEnded, stream)
+        await peer.raw(frame(DATA, END_STREAM, stream, b"bye"))
+        assert await there.receive_all() == b"bye"
+        assert (await here.door.ending()).outcome is Outcome.CLOSED
+        await peer.raw(frame(PING, 0, 0, b"12345678"))
+        data = b""
+        while b"12345678" not in data:
+            data += await peer.tls.receive()
+        assert frame(RST_STREAM, 0, stream)[3:] not in data

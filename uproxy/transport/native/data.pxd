@@ -20,6 +20,7 @@ from uproxy.transport.native.streams cimport (
 from uproxy.transport.native.reading cimport (
     add_to_run, give_back_of, note_gone, pass_on, take_window,
 )
+from uproxy.transport.native.sending cimport note_both_ends
 from uproxy.transport.native.rules cimport (
     abort_stream, break_session, charge, check_replies, open_one, stray,
 )
@@ -113,6 +114,7 @@ cdef inline void end_data(Session *session) noexcept nogil:
         return
     # the end is noted first: whoever reads the last bytes is told that it is behind them
     stream.receive_ended = True
+    note_both_ends(session, stream)
     if session.run_stream != NULL:
         if not pass_on(session):
             break_session(session, SF_MEMORY)
