@@ -17,7 +17,7 @@ from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door
 from tests.helpers.streams import Stream, Upstream, listening
 from tests.helpers.tls_streams import TlsStream
-from tests.helpers.tunnels import ALPN, PEER, US, H2Peer, frame, inbound_door, outbound_door
+from tests.helpers.tunnels import ALPN, PEER, H2Peer, frame, inbound_door, outbound_door
 from uproxy.contract import Engine, Refusal
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
@@ -676,3 +676,21 @@ async def test_a_stream_of_which_both_ends_have_passed_isnt_reset(engine: Engine
         while b"12345678" not in data:
             data += await peer.tls.receive()
         assert frame(RST_STREAM, 0, stream)[3:] not in data
+
+
+async def test_a_client_that_goes_away_and_stays_is_drained_like_others(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        stream, there = await here.relay(peer)
+        await peer.raw(frame(GOAWAY, 0, 0, bytes(8)), frame(PING, 0, 0, b"12345678"))
+        data = b""
+        while b"12345678" not in data:
+            data += await peer.tls.receive()
+        assert here.door.listener is not None
+        closing = asyncio.create_task(here.door.listener.close())
+        while data.count(frame(GOAWAY, 0, 0)[3:]) < 2:
+            data += await peer.tls.receive()
+        await peer.raw(frame(DATA, END_STREAM, stream))
+        there.close()
+        await closing
+        await eventually(lambda: bool(here.door.ended_tunnels), "the tunnel has ended")

@@ -78,7 +78,8 @@ cdef inline void forgive_silence(Tunnel *tunnel) noexcept nogil:
 cdef inline void begin_drain(Tunnel *tunnel) noexcept nogil:
     """Take no new streams, and end with the last one: a GOAWAY says so, and another one, a while
     later, which was the last that is served (RFC 9113 §6.8).  Those that come until then are."""
-    if tunnel.is_retired:
+    # not whether it is retired: a peer that has said GOAWAY could go on opening streams
+    if tunnel.session.is_going or tunnel.session.broken_by:
         return
     tunnel.is_retired = True
     tunnel.final_at = tunnel.connection.worker.now + DRAIN_TUNNEL_S

@@ -248,6 +248,13 @@ cdef inline double seconds_valid(Tunnel *tunnel) noexcept nogil:
     return min(max(tunnel.expires - clock_of(CLOCK_REALTIME), 0.0) + 1e-3, CHECK_EXPIRY_S)
 
 
+cdef inline bint may_begin_streams(Tunnel *tunnel) noexcept nogil:
+    """Whether streams may still begin on it.  A caller can open some until we have said GOAWAY."""
+    if tunnel.connection.is_pooled:
+        return not tunnel.is_retired
+    return not tunnel.session.is_going
+
+
 cdef inline double tunnel_due(Tunnel *tunnel) noexcept nogil:
     """Return when to look at the tunnel again; 0: never."""
     cdef double due
@@ -258,6 +265,6 @@ cdef inline double tunnel_due(Tunnel *tunnel) noexcept nogil:
     due = earlier_of(tunnel.final_at, tunnel.proved_by if tunnel.is_proving else 0)
     if tunnel.empty_since != 0 and tunnel.limits.idle and not tunnel.is_retired:
         due = earlier_of(due, tunnel.empty_since + tunnel.limits.idle)
-    if tunnel.expires != 0 and not tunnel.is_retired:
+    if tunnel.expires != 0 and may_begin_streams(tunnel):
         due = earlier_of(due, tunnel.connection.worker.now + seconds_valid(tunnel))
     return earlier_of(due, tunnel.connection.trim_at)

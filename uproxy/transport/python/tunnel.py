@@ -66,6 +66,7 @@ class Tunnel(FrameChannel):
         self._pong: asyncio.Future[None] | None = None
         self._waiting: set[StreamSide] = set()  # streams with bytes that the socket hasn't taken
         self._draining = False
+        self._has_said_goodbye = False  # a peer that has can still open streams
 
     def start(self) -> None:
         """Send what begins a session, and read what the peer has sent with its handshake."""
@@ -113,9 +114,9 @@ class Tunnel(FrameChannel):
     def drain(self) -> None:
         """Take no new streams, and end when the last one has: two GOAWAYs, a second apart, because
         the peer may be opening streams meanwhile."""
-        if self._draining or self.is_over:
+        if self._has_said_goodbye or self.is_over:
             return
-        self._draining = True
+        self._draining = self._has_said_goodbye = True
         self._session.go_away(final=False)
         self.send_soon()
         self._final = self._loop.call_later(DRAIN_S, self._end_draining)
