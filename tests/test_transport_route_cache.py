@@ -25,7 +25,7 @@ HOSTS = ("127.0.0.1", "127.0.0.2")
 CALLERS = tuple((peer, host) for peer in PEERS for host in HOSTS)
 
 Scope = frozenset[CacheScope]
-COMPARED: Scope = frozenset({CacheScope.PEER, CacheScope.SOURCE, CacheScope.TARGET})
+COMPARED: Scope = frozenset(CacheScope) - {CacheScope.LOCAL}
 SCOPES: tuple[Scope | None, ...] = (
     None,
     *(frozenset(some) for size in range(5) for some in combinations(CacheScope, size)),
