@@ -21,7 +21,7 @@ from tests.helpers.tunnels import ALPN, PEER, H2Peer, frame, inbound_door, outbo
 from uproxy.contract import Engine, Refusal
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
-from uproxy.model import Address, Limits, Outcome, TcpAddress, Timeouts, TunnelSettings
+from uproxy.model import Address, Direction, Limits, Outcome, TcpAddress, Timeouts, TunnelSettings
 
 engine = engines.tunnel_engine
 
@@ -263,6 +263,63 @@ async def test_a_client_that_goes_away_lets_its_streams_finish(engine: Engine) -
         await peer.until_closed()
         await eventually(lambda: bool(here.door.ended_tunnels), "the tunnel has ended")
         assert here.door.ended_tunnels[0][1].outcome is Outcome.CLOSED
+
+
+async def test_a_client_is_told_to_dial_again_when_the_door_makes_other_handshakes(
+    engine: Engine,
+) -> None:
+    """Our SVID was renewed, say, or other TLS settings are asked for; other rules alone change
+    nothing for tunnels."""
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        stream, there = await here.relay(peer)
+        here.door.ask_again()
+        await here.relay(peer)
+        assert not peer.has(h2.events.ConnectionTerminated)
+        here.door.downstream_tls = inbound_door().downstream_tls
+        here.door.ask_again()
+        assert (await peer.event(h2.events.ConnectionTerminated)).error_code == 0
+        await peer.raw(frame(DATA, 0, stream, b"still here"))
+        assert await there.receive_exactly(10) == b"still here"
+
+
+async def test_a_door_that_ceases_to_be_for_tunnels_is_asked_about_no_stream(
+    engine: Engine,
+) -> None:
+    """Not even if it makes the same handshakes; what is open goes on."""
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        stream, there = await here.relay(peer)
+        assert here.door.listener is not None
+        other = RecordingDoor(Direction.INBOUND, here.door.answer, here.door.downstream_tls)
+        here.door.listener.replace(other)
+        assert (await peer.event(h2.events.ConnectionTerminated)).error_code == 0
+        await peer.raw(frame(HEADERS, 4, stream + 2, peer.h2.encoder.encode(
+            [(":method", "CONNECT"), (":authority", str(here.application.address))]
+        )))  # fmt: skip
+        refused = frame(
+            RST_STREAM, 0, stream + 2, h2.errors.ErrorCodes.REFUSED_STREAM.to_bytes(4, "big")
+        )
+        assert await peer.tls.receive_exactly(len(refused)) == refused
+        assert not other.arrivals
+        await peer.raw(frame(DATA, 0, stream, b"still here"))
+        assert await there.receive_exactly(10) == b"still here"
+
+
+@pytest.mark.parametrize("whose", ["theirs", "ours"])
+async def test_a_client_is_told_to_dial_again_when_a_certificate_has_expired(
+    engine: Engine, whose: str
+) -> None:
+    soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
+    short = OURS.issue("/ns/shop/sa/short", not_after=soon)
+    how = {"shows": short} if whose == "ours" else {}
+    async with inbound(engine, **how) as here:
+        peer = await H2Peer.connect(here.address, **({} if how else {"shows": short}))
+        stream, there = await here.relay(peer)
+        assert (await peer.event(h2.events.ConnectionTerminated)).error_code == 0
+        assert datetime.now(UTC) >= soon
+        await peer.raw(frame(DATA, 0, stream, b"still here"))
+        assert await there.receive_exactly(10) == b"still here"
 
 
 async def test_a_drained_door_says_goaway_twice_and_serves_what_came_in_between(

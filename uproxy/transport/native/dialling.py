@@ -37,9 +37,7 @@ if TYPE_CHECKING:
     from uproxy.transport.native.listener import DoorState, NativeListener
     from uproxy.transport.native.loop import LoopState
 
-KEYED_BY: Final = frozenset(
-    {CacheScope.PEER, CacheScope.SOURCE, CacheScope.TARGET, CacheScope.VIA}
-)
+KEYED_BY: Final = frozenset({CacheScope.PEER, CacheScope.SOURCE, CacheScope.TARGET, CacheScope.VIA})
 """What the threads compare before they give a cached route: always the leaf; the host, and the
 address that a CONNECT names, where the scope names them.  No arrival of theirs has a `via`."""
 NO_CANDIDATES: Final[Iterator[Candidate]] = iter(())

@@ -92,9 +92,9 @@ class CarriedStreams:
         self._tunnel.drain()
 
     def follow(self, door: Door) -> None:
-        """Another door decides about new streams: if it makes other handshakes than the tunnel's,
-        with a renewed SVID, say, the peer is to dial again."""
-        if door.tls() is not self._plan():
+        """Another door decides about new streams: if it is for none, or makes other handshakes than
+        the tunnel's, with a renewed SVID, say, the peer is to dial again."""
+        if door.tunnels is None or door.tls() is not self._plan():
             self.drain()
 
     async def _until_streams_ended(self) -> None:

@@ -149,9 +149,9 @@ class Listener:
         self, carrier: Arrival, side: StreamSide, target: TcpAddress | None
     ) -> Started | None:
         """Have a stream decided on that has come in on the tunnel `carrier`; `target` is the
-        address that its CONNECT names.  None: nobody decides any more, and it is refused."""
-        if self.door is None:
-            side.reset()
+        address that its CONNECT names.  None: nobody decides about streams, and it is refused."""
+        if self.door is None or self.door.tunnels is None:
+            side.turn_away()
             return None
         arrival = replace(carrier, id=next(_ids), target=target, tunnel=carrier.id)
         return self._take_over(side, arrival, self.door)

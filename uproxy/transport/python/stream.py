@@ -172,6 +172,12 @@ class StreamSide:
             self._tunnel.answer(self.stream, status, end=True)
             self.lose(OSError(errno.ECONNRESET, ""))
 
+    def turn_away(self) -> None:
+        """Reset it, so that the peer opens it elsewhere: nobody has looked at its CONNECT."""
+        if self.failure is None:
+            self._abort(ErrorCode.REFUSED_STREAM)
+        self._tunnel.forget(self.stream)
+
     def watch_loss(self, on_lost: Callable[[OSError], None]) -> None:
         """Call back once if it is reset before it is relayed."""
         self._on_lost = on_lost
