@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
 
 import h2.errors
 import h2.events
@@ -17,7 +18,7 @@ from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door
 from tests.helpers.streams import Stream, Upstream, listening
 from tests.helpers.tls_streams import TlsStream
-from tests.helpers.tunnels import ALPN, PEER, H2Peer, frame, inbound_door, outbound_door
+from tests.helpers.tunnels import ALPN, OURS, PEER, H2Peer, frame, inbound_door, outbound_door
 from uproxy.contract import Engine, Refusal
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State

@@ -313,6 +313,21 @@ async def test_tunnels_that_came_in_end_with_their_streams_when_the_door_has_a_r
         assert len(mesh.inbound.carrying_) == 2
 
 
+async def test_a_tunnel_is_shared_only_by_those_that_send_the_same_server_name(
+    engine: Engine,
+) -> None:
+    """A router that reads it may lead each name to another far end."""
+    async with through(engine) as mesh:
+        assert isinstance(mesh.outbound.answer, Route)
+        [candidate] = mesh.outbound.answer.candidates
+        for name in ("one.example", "other.example", None, "one.example"):
+            candidates = (replace(candidate, server_name=name),)
+            mesh.outbound.answer = replace(mesh.outbound.answer, candidates=candidates)
+            mesh.outbound.ask_again()
+            await mesh.relay()
+        assert [each.streams for each in mesh.inbound.carrying_] == [2, 1, 1]
+
+
 async def test_a_tunnel_keeps_neither_plan_of_its_handshake(engine: Engine) -> None:
     """A plan has a key."""
     async with through(engine) as mesh:
