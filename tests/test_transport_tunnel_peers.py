@@ -18,7 +18,16 @@ from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door
 from tests.helpers.streams import Stream, Upstream, listening
 from tests.helpers.tls_streams import TlsStream
-from tests.helpers.tunnels import ALPN, OURS, PEER, H2Peer, frame, inbound_door, outbound_door
+from tests.helpers.tunnels import (
+    ALPN,
+    OURS,
+    PEER,
+    US,
+    H2Peer,
+    frame,
+    inbound_door,
+    outbound_door,
+)
 from uproxy.contract import Engine, Refusal
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
@@ -313,9 +322,9 @@ async def test_a_client_is_told_to_dial_again_when_a_certificate_has_expired(
 ) -> None:
     soon = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=2)
     short = OURS.issue("/ns/shop/sa/short", not_after=soon)
-    how = {"shows": short} if whose == "ours" else {}
-    async with inbound(engine, **how) as here:
-        peer = await H2Peer.connect(here.address, **({} if how else {"shows": short}))
+    ours, theirs = (short, PEER) if whose == "ours" else (US, short)
+    async with inbound(engine, shows=ours) as here:
+        peer = await H2Peer.connect(here.address, theirs)
         stream, there = await here.relay(peer)
         assert (await peer.event(h2.events.ConnectionTerminated)).error_code == 0
         assert datetime.now(UTC) >= soon
