@@ -112,6 +112,7 @@ class ConnectionHandle:
         route: object,
         by_source: bool,
         by_meant: bool,
+        by_local: bool,
         target: bytes,
         upstream: TlsSetup | None,
         way: Way | None,

@@ -671,10 +671,11 @@ cdef class ConnectionHandle:
                 command.size = len(preface)
         self._post(command, idle, half_close)
 
-    def cache_route(self, route, bint by_source, bint by_meant, bytes target, upstream, way,
-                    time_limits):
+    def cache_route(self, route, bint by_source, bint by_meant, bint by_local, bytes target,
+                    upstream, way, time_limits):
         """Have later callers that show the same leaf (and, if `by_source`, come from the same host,
-        if `by_meant`, name the same address) get `route` without asking; `target`, `upstream` and
+        if `by_meant`, name the same address in a CONNECT, if `by_local`, arrive at the same
+        address) get `route` without asking; `target`, `upstream` and
         `way` are as in `dial`, `time_limits` connect, handshake, idle and half_close, in seconds.
         False if there are too many cached routes."""
         cdef CachedRoute *cached_route
@@ -690,7 +691,8 @@ cdef class ConnectionHandle:
         Py_INCREF(route)
         cached_route.route, cached_route.serial = <PyObject *>route, serial
         cached_route.by_source, cached_route.by_meant = by_source, by_meant
-        cached_route.meant = self.connection.meant
+        cached_route.meant, cached_route.by_local = self.connection.meant, by_local
+        cached_route.local = self.connection.local
         memcpy(cached_route.host, self.connection.source.host, 16)
         fill_setup(&cached_route.upstream, upstream)
         fill_target(&cached_route.target, &cached_route.target_size, target)

@@ -37,9 +37,10 @@ if TYPE_CHECKING:
     from uproxy.transport.native.listener import DoorState, NativeListener
     from uproxy.transport.native.loop import LoopState
 
-KEYED_BY: Final = frozenset({CacheScope.PEER, CacheScope.SOURCE, CacheScope.TARGET, CacheScope.VIA})
-"""What the threads compare before they give a cached route: always the leaf; the host, and the
-address that a CONNECT names, where the scope names them.  No arrival of theirs has a `via`."""
+KEYED_BY: Final = frozenset(CacheScope)
+"""What the threads compare before they give a cached route: always the leaf; the host, the address
+that a CONNECT names, and that of arrival, where the scope names them.  No L7 proxy speaks for
+anybody (`Arrival.via`), so all are equal in that."""
 NO_CANDIDATES: Final[Iterator[Candidate]] = iter(())
 
 _ELSEWHERE: Final = -1
@@ -83,7 +84,7 @@ class Dialling(Deciding):
         """Have the threads give `route` to later arrivals that `scope` says it is for.  Nothing is
         kept if they can't compare what `scope` names, or if the address or TLS context can't be
         made: dialling then says why."""
-        if not scope <= KEYED_BY:
+        if not scope <= KEYED_BY or self.arrival.via is not None:
             return
         try:
             first = route.candidates[0]
@@ -95,8 +96,8 @@ class Dialling(Deciding):
             return
         limits = route.timeouts
         time_limits = (limits.connect, limits.handshake, limits.idle, limits.half_close)
-        by_source, by_meant = CacheScope.SOURCE in scope, CacheScope.TARGET in scope
-        if not self.cache_route(route, by_source, by_meant, target, upstream, way, time_limits):
+        keys = (CacheScope.SOURCE in scope, CacheScope.TARGET in scope, CacheScope.LOCAL in scope)
+        if not self.cache_route(route, *keys, target, upstream, way, time_limits):
             cast("NativeListener", self._listener).update_door_state()
 
     def _dial_candidates(self, route: Route) -> None:

@@ -22,19 +22,20 @@ from uproxy.transport.native.types cimport (
 cdef inline bint matches(CachedRoute *cached_route, uint64_t serial,
                          Connection *connection) noexcept nogil:
     """Whether a route is for a caller that showed the leaf `serial`."""
-    if cached_route.serial != serial or (cached_route.by_meant and not is_meant_for(
-            connection, &cached_route.meant)):
+    if cached_route.serial != serial:
         return False
-    return not cached_route.by_source or memcmp(
-        cached_route.host, connection.source.host, 16) == 0
+    if cached_route.by_source and memcmp(cached_route.host, connection.source.host, 16) != 0:
+        return False
+    if cached_route.by_meant and not are_equal(&cached_route.meant, &connection.meant):
+        return False
+    return not cached_route.by_local or are_equal(&cached_route.local, &connection.local)
 
 
-cdef inline bint is_meant_for(Connection *connection, Endpoint *meant) noexcept nogil:
-    """Whether a stream's CONNECT names an address; `known` is False where there is none."""
-    if not connection.meant.known or not meant.known:
-        return connection.meant.known == meant.known
-    return (connection.meant.port == meant.port
-            and memcmp(connection.meant.host, meant.host, 16) == 0)
+cdef inline bint are_equal(Endpoint *one, Endpoint *other) noexcept nogil:
+    """Whether two addresses are the same; `known` is False where there is none."""
+    if not one.known or not other.known:
+        return one.known == other.known
+    return one.port == other.port and memcmp(one.host, other.host, 16) == 0
 
 
 cdef inline CachedRoute *find_cached_route(Connection *connection, uint64_t serial) noexcept nogil:

@@ -90,6 +90,8 @@ cdef struct CachedRoute:  # where callers go that show one leaf
     uint8_t host[16]
     bint by_meant  # only for those that were meant for the address `meant`
     Endpoint meant
+    bint by_local  # only for those that arrived at `local`
+    Endpoint local
     PyObject *route  # contract.Route
     TlsSetup upstream  # of the handshake with `target`
     sockaddr_storage target  # the address to dial
