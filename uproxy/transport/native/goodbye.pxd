@@ -27,22 +27,26 @@ from uproxy.transport.native.tunnel cimport (
 
 cdef inline void lose_tunnel(Tunnel *tunnel) noexcept nogil:
     """Close the socket: nothing is sent or received any more.  What streams hold stays readable.  A
-    peer that broke HTTP/2 gets time to read the GOAWAY that says so."""
+    peer that broke HTTP/2 gets time to read the GOAWAY that says so, and one whose tunnel we end in
+    order the time to take the last bytes."""
     cdef int why = tunnel.connection.fault.what
     tunnel.is_over = tunnel.is_retired = True
     if tunnel.is_ready:
         lose_session(&tunnel.session)
-    if why != F_HTTP2 or not begin_linger(tunnel):
+    if why != F_HTTP2 and (why != F_NONE or tunnel.closed_by == 0) or not begin_linger(tunnel):
         close_channel(&tunnel.side.channel, why == F_NONE)
 
 
 cdef inline bint begin_linger(Tunnel *tunnel) noexcept nogil:
-    """Send our end, and read for LINGER_S more what nobody wants: if we closed at once, the kernel
-    would answer it with a reset, which overtakes the GOAWAY.  False: it can't be sent."""
+    """Send our end, and read for LINGER_S more, or until `closed_by`, what nobody wants: if we
+    closed at once, the kernel would answer it with a reset, which drops what the peer hasn't got
+    and overtakes the GOAWAY.  False: it can't be sent."""
     cdef Channel *channel = &tunnel.side.channel
-    if channel.gone or channel.midway or finish_channel(channel) < 0:
+    if channel.gone or channel.midway or (not channel.ending and finish_channel(channel) < 0):
         return False
-    tunnel.lingers_until = tunnel.connection.worker.now + LINGER_S
+    tunnel.lingers_until = tunnel.closed_by
+    if tunnel.closed_by == 0:
+        tunnel.lingers_until = tunnel.connection.worker.now + LINGER_S
     return watch(channel, READ_EVENTS | (EPOLLOUT if channel.unsent else 0)) == 0
 
 

@@ -232,7 +232,7 @@ cdef struct Tunnel:  # a connection that carries streams
     double final_at  # when the GOAWAY with the last stream's number is due; 0: it isn't
     double proved_by  # when the PING must be answered
     double closed_by  # when what is unsent is given up; 0: it isn't closing
-    double lingers_until  # when a peer that broke HTTP/2 has had time to read why; 0: it doesn't
+    double lingers_until  # when a peer has had time to read why, or the last bytes; 0: it doesn't
     double expires  # when a certificate of its handshake does, wall clock, seconds; 0: not known
     uint64_t plan  # as Way.plan
     sockaddr_storage end  # its far end's address
