@@ -11,7 +11,7 @@ import pytest
 
 from tests.helpers import traffic
 from tests.helpers.memory import Growth
-from tests.helpers.pair import Pair
+from tests.helpers.pair import MTLS, TUNNELS_IN_TIME, Pair
 from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import eventually
 
@@ -62,9 +62,11 @@ def app_port() -> int:
     return free_port()
 
 
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory, app_port: int) -> Iterator[Pair]:
-    with Pair(tmp_path_factory.mktemp("pair"), {"app": app_port}) as pair:
+@pytest.fixture(scope="module", params=[MTLS, *TUNNELS_IN_TIME], ids=str)
+def pair(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, app_port: int
+) -> Iterator[Pair]:
+    with Pair(tmp_path_factory.mktemp("pair"), {"app": app_port}, request.param) as pair:
         yield pair
 
 

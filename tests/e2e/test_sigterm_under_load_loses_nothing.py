@@ -17,7 +17,7 @@ from tests.helpers import traffic
 from tests.helpers.background import background
 from tests.helpers.endings import ended
 from tests.helpers.load import Load
-from tests.helpers.pair import Pair, end_at_once
+from tests.helpers.pair import MTLS, TUNNELS_IN_TIME, Pair, Way, end_at_once
 from uproxy.lab.ports import free_port, is_taken
 from uproxy.lab.processes import Uproxy
 from uproxy.lab.waiting import eventually, wait_until
@@ -33,8 +33,14 @@ def echo() -> Iterator[int]:
         yield port
 
 
-def pair_with(folder: Path, app: int, **timeouts: str) -> Pair:
-    pair = Pair(folder, {"app": app})
+@pytest.fixture(params=[MTLS, *TUNNELS_IN_TIME], ids=str)
+def way(request: pytest.FixtureRequest) -> Way:
+    found: Way = request.param
+    return found
+
+
+def pair_with(folder: Path, app: int, way: Way, **timeouts: str) -> Pair:
+    pair = Pair(folder, {"app": app}, way)
     pair.orders_config["timeouts"] = timeouts
     return pair
 
@@ -66,9 +72,9 @@ def by_admin(uproxy: Uproxy) -> None:
 
 
 async def test_a_connection_that_ends_within_the_drain_time_loses_no_byte(
-    tmp_path: Path, echo: int
+    tmp_path: Path, echo: int, way: Way
 ) -> None:
-    with pair_with(tmp_path, echo, drain_delay="1500ms", drain="20s") as pair:
+    with pair_with(tmp_path, echo, way, drain_delay="1500ms", drain="20s") as pair:
         async with Load(pair.port("app"), workers=6) as load:
             await eventually(lambda: load.successes > 20, "traffic")
             slow = asyncio.create_task(trickle(pair.port("app"), for_s=3.5))
@@ -91,9 +97,9 @@ async def test_a_connection_that_ends_within_the_drain_time_loses_no_byte(
 
 
 async def test_the_clients_uproxy_serves_as_long_as_there_is_work(
-    tmp_path: Path, echo: int
+    tmp_path: Path, echo: int, way: Way
 ) -> None:
-    with pair_with(tmp_path, echo, drain_delay="0", drain="60s") as pair:
+    with pair_with(tmp_path, echo, way, drain_delay="0", drain="60s") as pair:
         async with Load(pair.port("app"), workers=4) as load:
             await eventually(lambda: load.successes > 20, "traffic")
             pair.frontend.send(signal.SIGTERM)
@@ -125,8 +131,10 @@ def _open(uproxy: Uproxy) -> int:
     return int(json.loads(uproxy.request("/connections")[1])["total"])
 
 
-def test_what_is_still_open_when_the_drain_time_is_over_is_cut(tmp_path: Path, echo: int) -> None:
-    with pair_with(tmp_path, echo, drain_delay="0", drain="2s") as pair:
+def test_what_is_still_open_when_the_drain_time_is_over_is_cut(
+    tmp_path: Path, echo: int, way: Way
+) -> None:
+    with pair_with(tmp_path, echo, way, drain_delay="0", drain="2s") as pair:
         with dial(pair.port("app")) as client:
             assert says_back(client)
             with ended(pair.frontend, "reset"):
@@ -142,8 +150,8 @@ def test_what_is_still_open_when_the_drain_time_is_over_is_cut(tmp_path: Path, e
         assert (line["bytes_sent"], line["bytes_recv"]) == (15, 15)
 
 
-def test_a_second_sigterm_does_not_wait(tmp_path: Path, echo: int) -> None:
-    with pair_with(tmp_path, echo, drain_delay="0", drain="100s") as pair:
+def test_a_second_sigterm_does_not_wait(tmp_path: Path, echo: int, way: Way) -> None:
+    with pair_with(tmp_path, echo, way, drain_delay="0", drain="100s") as pair:
         with dial(pair.port("app")) as client:
             assert says_back(client)
             pair.orders.send(signal.SIGTERM)
@@ -155,8 +163,10 @@ def test_a_second_sigterm_does_not_wait(tmp_path: Path, echo: int) -> None:
         assert [line["outcome"] for line in pair.orders.accesses] == ["drained"]
 
 
-def test_however_often_it_is_told_to_end_it_ends_with_0(tmp_path: Path, echo: int) -> None:
-    with pair_with(tmp_path, echo, drain_delay="0", drain="100s") as pair:
+def test_however_often_it_is_told_to_end_it_ends_with_0(
+    tmp_path: Path, echo: int, way: Way
+) -> None:
+    with pair_with(tmp_path, echo, way, drain_delay="0", drain="100s") as pair:
         while pair.orders.running:
             pair.orders.send(signal.SIGTERM)
             pair.orders.send(signal.SIGHUP)
@@ -167,9 +177,9 @@ def test_however_often_it_is_told_to_end_it_ends_with_0(tmp_path: Path, echo: in
 
 @pytest.mark.parametrize("begin", [by_sigterm, by_admin])
 def test_sighup_while_draining_neither_reloads_nor_ends_it(
-    tmp_path: Path, echo: int, begin: Callable[[Uproxy], None]
+    tmp_path: Path, echo: int, way: Way, begin: Callable[[Uproxy], None]
 ) -> None:
-    with pair_with(tmp_path, echo, drain_delay="0", drain="100s") as pair:
+    with pair_with(tmp_path, echo, way, drain_delay="0", drain="100s") as pair:
         with dial(pair.port("app")) as client:
             assert says_back(client)
             begin(pair.orders)
@@ -185,8 +195,10 @@ def test_sighup_while_draining_neither_reloads_nor_ends_it(
         assert [line["outcome"] for line in pair.orders.accesses] == ["closed"]
 
 
-def test_drain_by_admin_does_not_exit_and_quitquitquit_does(tmp_path: Path, echo: int) -> None:
-    with pair_with(tmp_path, echo, drain_delay="0", drain="100s") as pair:
+def test_drain_by_admin_does_not_exit_and_quitquitquit_does(
+    tmp_path: Path, echo: int, way: Way
+) -> None:
+    with pair_with(tmp_path, echo, way, drain_delay="0", drain="100s") as pair:
         orders = pair.orders
         with dial(pair.port("app")) as client:
             assert says_back(client)
@@ -203,8 +215,8 @@ def test_drain_by_admin_does_not_exit_and_quitquitquit_does(tmp_path: Path, echo
         assert orders.wait() == 0
 
 
-def test_quitquitquit_drains_first(tmp_path: Path, echo: int) -> None:
-    with pair_with(tmp_path, echo, drain_delay="0", drain="100s") as pair:
+def test_quitquitquit_drains_first(tmp_path: Path, echo: int, way: Way) -> None:
+    with pair_with(tmp_path, echo, way, drain_delay="0", drain="100s") as pair:
         with dial(pair.port("app")) as client:
             assert says_back(client)
             assert pair.orders.request("/quitquitquit", "POST")[0] == 200
@@ -216,9 +228,9 @@ def test_quitquitquit_drains_first(tmp_path: Path, echo: int) -> None:
 
 
 def test_outbound_serves_until_it_has_been_quiet_after_inbound_ended(
-    tmp_path: Path, echo: int
+    tmp_path: Path, echo: int, way: Way
 ) -> None:
-    pair = pair_with(tmp_path, echo, drain_delay="0", drain="60s")
+    pair = pair_with(tmp_path, echo, way, drain_delay="0", drain="60s")
     out = free_port()
     # the workload's own way to its database, say
     pair.orders_config |= _plain_way(out, echo)

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import pytest
+
 from uproxy.lab.identities import IdentityFiles, write_identity
 from uproxy.lab.mesh import TUNNEL_ENGINES
 from uproxy.lab.pki import Authority
@@ -40,6 +42,8 @@ class Way:
 
 MTLS = Way("mtls", "native")
 TUNNELS = [Way("hbone", engine) for engine in TUNNEL_ENGINES]
+TUNNELS_IN_TIME = [pytest.param(way, marks=pytest.mark.slow) for way in TUNNELS]
+"""The same, for tests that then are slow."""
 
 
 def identity_of(files: IdentityFiles) -> Config:
