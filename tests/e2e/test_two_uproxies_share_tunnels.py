@@ -138,7 +138,7 @@ def test_9500_idle_streams_are_kept_and_still_talk(
         for _ in range(IDLE):
             clients.append(stack.enter_context(dial(near.port)))
             ping(clients[-1])
-        assert streams(near) == streams(far) == IDLE
+        wait_until(lambda: streams(near) == streams(far) == IDLE, "all to be counted")
         assert tunnels(near) == tunnels(far) == IDLE / PER_TUNNEL
         for client in clients[::50]:
             ping(client)
