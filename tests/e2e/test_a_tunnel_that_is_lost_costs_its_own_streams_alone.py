@@ -18,7 +18,8 @@ import pytest
 from tests.helpers.background import background
 from tests.helpers.dialogue import ask
 from tests.helpers.endings import ended, metric, only
-from uproxy.lab.mesh import ORDERS, TUNNEL_ENGINES, WEB, FileWorld, TunnelsIn, TunnelsOut
+from tests.helpers.pair import ENGINES
+from uproxy.lab.mesh import ORDERS, WEB, FileWorld, TunnelsIn, TunnelsOut
 from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import wait_until
 
@@ -35,7 +36,7 @@ class World:
     """At 127.0.0.2, with the same application."""
 
 
-@pytest.fixture(params=TUNNEL_ENGINES)
+@pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

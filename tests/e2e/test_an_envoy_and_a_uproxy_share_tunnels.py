@@ -19,10 +19,10 @@ from tests.helpers.background import background
 from tests.helpers.crowds import Crowd
 from tests.helpers.dialogue import ask
 from tests.helpers.endings import ended, handshakes, only
+from tests.helpers.pair import ENGINES
 from uproxy.lab.mesh import (
     ORDERS,
     STRANGER,
-    TUNNEL_ENGINES,
     UNWANTED,
     WEB,
     FileWorld,
@@ -39,7 +39,7 @@ MIB = 1 << 20
 WAYPOINT = "spiffe://example.org/ns/mesh/sa/l7"
 
 
-@pytest.fixture(scope="module", params=TUNNEL_ENGINES)
+@pytest.fixture(scope="module", params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -17,10 +17,10 @@ from tests.helpers.background import background
 from tests.helpers.crowds import Crowd
 from tests.helpers.dialogue import ask
 from tests.helpers.endings import ended, handshakes, only
+from tests.helpers.pair import ENGINES
 from uproxy.lab.identities import IdentityFiles
 from uproxy.lab.mesh import (
     ORDERS,
-    TUNNEL_ENGINES,
     UNWANTED,
     WEB,
     FileWorld,
@@ -72,7 +72,7 @@ def dialled(
         return go.printed[-1]
 
 
-@pytest.fixture(scope="module", params=TUNNEL_ENGINES)
+@pytest.fixture(scope="module", params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

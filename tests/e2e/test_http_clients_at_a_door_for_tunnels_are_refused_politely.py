@@ -14,8 +14,9 @@ import pytest
 
 from tests.helpers.dialogue import ask
 from tests.helpers.endings import Line, ended, metric, only
+from tests.helpers.pair import ENGINES
 from uproxy.lab.identities import IdentityFiles
-from uproxy.lab.mesh import ORDERS, TUNNEL_ENGINES, WEB, FileWorld, TunnelsIn, TunnelsOut
+from uproxy.lab.mesh import ORDERS, WEB, FileWorld, TunnelsIn, TunnelsOut
 from uproxy.lab.waiting import wait_until
 from uproxy.model import Outcome
 
@@ -42,7 +43,7 @@ class World:
         return metric(self.door, "uproxy_hbone_connections")
 
 
-@pytest.fixture(scope="module", params=TUNNEL_ENGINES)
+@pytest.fixture(scope="module", params=ENGINES)
 def world(
     request: pytest.FixtureRequest, folder: Path, file_world: FileWorld, echo_app: int
 ) -> Iterator[World]:

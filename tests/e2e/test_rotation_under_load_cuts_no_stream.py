@@ -19,7 +19,8 @@ from tests.helpers import traffic
 from tests.helpers.agents import Agent
 from tests.helpers.endings import handshakes, metric
 from tests.helpers.load import Load
-from uproxy.lab.mesh import ORDERS, TUNNEL_ENGINES, WEB, TunnelsIn, TunnelsOut, by_agent
+from tests.helpers.pair import ENGINES
+from uproxy.lab.mesh import ORDERS, WEB, TunnelsIn, TunnelsOut, by_agent
 from uproxy.lab.waiting import eventually
 
 SECONDS = 30.0
@@ -59,7 +60,7 @@ def rotations(uproxy: TunnelsIn | TunnelsOut) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", TUNNEL_ENGINES)
+@pytest.mark.parametrize("engine", ENGINES)
 async def test_short_and_long_connections_live_through_many_rotations(
     agent: Agent, tmp_path: Path, echo_app: int, engine: str
 ) -> None:

@@ -17,9 +17,9 @@ from tests.helpers.background import background
 from tests.helpers.crowds import Crowd
 from tests.helpers.dialogue import ask
 from tests.helpers.endings import ended, handshakes, metric, only
+from tests.helpers.pair import ENGINES
 from uproxy.lab.mesh import (
     ORDERS,
-    TUNNEL_ENGINES,
     UNWANTED,
     WEB,
     FileWorld,
@@ -37,7 +37,7 @@ IDLE = 9_500
 """As many connections as a uProxy allows itself with 20,000 descriptors, and a few less."""
 
 
-@pytest.fixture(scope="module", params=TUNNEL_ENGINES)
+@pytest.fixture(scope="module", params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -14,7 +14,8 @@ from xml.etree import ElementTree
 import pytest
 
 from tests.helpers.background import background
-from uproxy.lab.mesh import ORDERS, TUNNEL_ENGINES, WEB, FileWorld, TunnelsIn
+from tests.helpers.pair import ENGINES
+from uproxy.lab.mesh import ORDERS, WEB, FileWorld, TunnelsIn
 from uproxy.lab.software.golang import peer
 
 EXCEPTIONS = {
@@ -37,7 +38,7 @@ async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", TUNNEL_ENGINES)
+@pytest.mark.parametrize("engine", ENGINES)
 def test_h2spec_finds_nothing_but_what_a_connect_does_not_have(
     folder: Path, file_world: FileWorld, engine: str
 ) -> None:

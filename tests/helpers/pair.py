@@ -42,6 +42,11 @@ class Way:
 
 MTLS = Way("mtls", "native")
 TUNNELS = [Way("hbone", engine) for engine in TUNNEL_ENGINES]
+ENGINES = [
+    TUNNEL_ENGINES[0],
+    *(pytest.param(each, marks=pytest.mark.slow) for each in TUNNEL_ENGINES[1:]),
+]
+"""Those that carry tunnels: one for every run, the others where there is time."""
 TUNNELS_IN_TIME = [pytest.param(way, marks=pytest.mark.slow) for way in TUNNELS]
 """The same, for tests that then are slow."""
 
