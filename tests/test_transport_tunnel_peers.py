@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 import h2.errors
 import h2.events
 import h2.settings
+import hpack
 import pytest
 
 from tests.helpers import engines
@@ -761,3 +762,20 @@ async def test_a_client_that_goes_away_and_stays_is_drained_like_others(engine: 
         there.close()
         await closing
         await eventually(lambda: bool(here.door.ended_tunnels), "the tunnel has ended")
+
+
+async def test_who_opens_streams_for_which_there_is_no_room_again_and_again_is_cut_off(
+    engine: Engine,
+) -> None:
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        await eventually(lambda: bool(here.door.carrying_), "it carries")
+        engine.set_limits(Limits(connections=1))
+        target = [(":method", "CONNECT"), (":authority", str(here.application.address))]
+        block = hpack.Encoder().encode(target)
+        with suppress(OSError):  # it has ended
+            for first in range(1, 10001, 200):
+                await peer.raw(*(frame(HEADERS, 4, first + at, block) for at in range(0, 200, 2)))
+                await asyncio.wait({asyncio.create_task(peer.tls.receive())}, timeout=0.05)
+        await eventually(lambda: bool(here.door.ended_tunnels), "the tunnel has ended")
+        assert "ENHANCE_YOUR_CALM" in (here.door.ended_tunnels[0][1].reason or "")

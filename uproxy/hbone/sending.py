@@ -50,6 +50,8 @@ class Sender:
         """The last stream that the client opened."""
         self._shortfall = 0
         """Of all streams."""
+        self._refused = 0
+        """Streams for which our owner had no room, since a request came last."""
         self._inflow = Inflow(max(settings.connection_window, DEFAULT_WINDOW))
         self._incoming = max(settings.stream_window, DEFAULT_WINDOW)
         """What the peer may send on a new stream; a smaller window holds once it is
@@ -196,6 +198,7 @@ class Sender:
             return
         if not (found.sent_end and found.received_end):
             self._output.reply(frames.rst_stream(stream, code))
+            self._refused += code is ErrorCode.REFUSED_STREAM
             self._end(found, unknowing=True)
         self._remove(found)
 

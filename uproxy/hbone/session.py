@@ -242,6 +242,9 @@ class Session(Control):
 
     def _on_request(self, block: _Block, received: list[tuple[str, str]]) -> None:
         self._highest = block.stream
+        while self._refused:
+            self._refused -= 1
+            self._spend(Flood.REFUSALS)
         if self._last_stream is not None:
             self._spend(Flood.STRAYS)
             self._remember(block.stream, unknowing=True)

@@ -169,8 +169,10 @@ cdef inline bint on_request(Session *session, uint32_t id) noexcept nogil:
     allow_for_stream(&session.budgets)
     request.ended = session.block_flags & END_STREAM_FLAG != 0
     session.calls.on_request(session, stream, &request)
-    stream = open_one(session, id)  # NULL: the callback has ended it
-    if session.block_flags & END_STREAM_FLAG and stream != NULL:
+    stream = open_one(session, id)
+    if stream == NULL:
+        return charge(session, FLOOD_REFUSALS)  # the callback has refused it: there is no room
+    if session.block_flags & END_STREAM_FLAG:
         end_receiving(session, stream)
     return not session.broken_by
 
