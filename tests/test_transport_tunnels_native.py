@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 
+import hpack
 import pytest
 
 from tests.helpers import engines
 from tests.helpers.engines import open_door
 from tests.helpers.streams import Stream, Upstream, close_all, listening
-from tests.helpers.tunnels import H2Peer, inbound_door, named, outbound_door, through
+from tests.helpers.tunnels import H2Peer, frame, inbound_door, named, outbound_door, through
 from uproxy.contract import Arrival, CacheScope, Refusal, Route
 from uproxy.lab.waiting import eventually
 from uproxy.model import Address, Outcome, TcpAddress, TunnelSettings
@@ -221,3 +223,24 @@ async def test_streams_that_come_and_go_in_every_way_leave_nothing(
         )
         for door in doors:
             assert len({each.arrival.id for each, _ in door.endings}) == len(door.endings)
+
+
+async def test_what_a_lost_tunnel_leaves_behind_is_reported_before_it_even_when_all_is_cut(
+    one_thread: NativeEngine,
+) -> None:
+    """Otherwise the loop would look for the tunnel in memory that is freed."""
+    door = inbound_door()
+    async with open_door(one_thread, door) as address:
+        peer = await H2Peer.connect(address)
+        await eventually(lambda: bool(door.carrying_), "it carries")
+        block = hpack.Encoder().encode([(":method", "CONNECT"), (":authority", "nowhere")])
+        await peer.raw(*(frame(1, 4, 2 * at + 1, block) for at in range(1000)))
+        peer.tls.stream.close()
+        time.sleep(0.3)  # noqa: ASYNC251  the loop is busy, its thread goes on
+        one_thread.state.core.cut_all()
+        time.sleep(0.1)  # noqa: ASYNC251  before the loop has taken a report
+        await door.ending(1000)
+        assert [each.arrival.tunnel for each, _ in door.endings] == [
+            door.ended_tunnels[0][0].arrival.id
+        ] * 1000  # fmt: skip
+        assert len(door.ended_tunnels) == 1
