@@ -46,19 +46,25 @@ def _trust_domain(text: str) -> str:
     raise ValueError(f"must be a trust domain alone: write {wanted}")
 
 
+MAX_COUNT = 2**31 - 1
+"""What engines and protocols can count: of streams, RFC 9113 §5.1.1 knows as many numbers."""
+
+
 def count(minimum: int) -> ScalarKind:
-    """Return the kind of whole numbers that are at least `minimum`."""
+    """Return the kind of whole numbers that are at least `minimum`, and at most MAX_COUNT."""
 
     def parse(text: str) -> int:
         number = scalars.whole_number(text)
         if number < minimum:
             raise ValueError(f"must be at least {minimum}")
+        if number > MAX_COUNT:
+            raise ValueError(f"must be at most {MAX_COUNT}")
         return number
 
     return ScalarKind(
         f"a whole number from {minimum}",
         parse,
-        {"type": "integer", "minimum": minimum},
+        {"type": "integer", "minimum": minimum, "maximum": MAX_COUNT},
         frozenset({Type.INT}),
     )
 
