@@ -201,7 +201,11 @@ def test_how_tunnels_are_used_is_configured_in_sizes_and_numbers() -> None:
         ("stream_window: 2MiB", "stream_window", "one stream may send 2,097,152 bytes"),
         ("max_streams: 0", "max_streams", "must be at least 1"),
         ("max_streams: 5000000000", "max_streams", "must be at most 2147483647"),
-        ("streams_per_connection: 2147483648", "streams_per_connection", "must be at most 21474836"),
+        (
+            "streams_per_connection: 2147483648",
+            "streams_per_connection",
+            "must be at most 21474836",
+        ),
         ("streams_per_connection: 0", "streams_per_connection", "must be at least 1"),
         ("idle: 5", "idle", "must be a duration"),
     ],

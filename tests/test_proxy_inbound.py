@@ -742,6 +742,17 @@ async def test_ports_that_lead_nowhere_make_no_time_series() -> None:
     assert here.metric(failed, destination_port="unknown") == 3
 
 
+async def test_ports_that_a_refused_caller_makes_up_make_no_time_series() -> None:
+    here, door = make_hbone(RuleSettings("nobody", "deny", RuleFrom(any=True)), ports="all")
+    tunnel, _ = carried(door)
+    for port in (1, 2, 3):
+        who = stream(tunnel, TcpAddress("10.0.0.7", port), port + 1)
+        made = FakeConnection(who, peer=who.peer, shares_tls=True, dialled=None)
+        door.closed(made, ending(Outcome.DENIED, State.ADMITTING))
+    failed = "istio_tcp_connections_failed_total"
+    assert here.metric(failed, destination_port="unknown") == 3
+
+
 async def test_a_tunnel_of_an_earlier_svid_stays_and_its_streams_show_that_one() -> None:
     here, door = make_hbone()
     tunnel, _ = carried(door)

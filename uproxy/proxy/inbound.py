@@ -17,6 +17,7 @@ from collections.abc import Set
 from dataclasses import dataclass, replace
 from typing import cast
 
+from uproxy.config.settings import ALL_PORTS
 from uproxy.connections import ConnectionInfo, caller_of, distrust_of
 from uproxy.contract import (
     PLAIN,
@@ -206,6 +207,8 @@ class InboundDoor:
     def closed(self, connection: Connection, ending: Ending) -> None:
         """Register the end of a connection that never opened, admitted or not."""
         info = self._info_of(connection.arrival)
+        if ending.outcome is Outcome.DENIED and self._application.settings.ports == ALL_PORTS:
+            info = replace(info, port=None)  # a refused caller makes no time series
         self._services.connections.never_opened(connection, ending, info)
 
     def _refusal_of_handshake(self, arrival: Arrival) -> Refusal | None:
