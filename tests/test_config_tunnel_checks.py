@@ -146,7 +146,8 @@ def test_tunnels_end_at_their_port_of_each_host_or_elsewhere() -> None:
             "hbone_port",
             "stands beside hbone_address, which has a port; remove one",
         ),
-        (_to(f"{ID}, hbone_address: 'unix:///a'"), "hbone_address", "without another scheme"),
+        (_to(f"{ID}, hbone_address: 'unix:///a'"), "hbone_address", "be host:port or [ipv6]:port"),
+        (_to(f"{ID}, hbone_address: 192.0.2.10"), "hbone_address", "be host:port or [ipv6]:port"),
         (_to(f"{ID}, hbone_address: '0.0.0.0:1'"), "hbone_address", "can't be connected to"),
         (
             _to(to="addresses: ['10.0.0.7:1', 'unix:///a'], transport: hbone"),

@@ -98,7 +98,9 @@ _TCP = r".+:[0-9]{1,5}"
 _UNIX = "unix:(//)?/.+"
 _UNIX_URI = "[uU][nN][iI][xX]:(//)?/[^?#]+"
 TARGET = ScalarKind("an address", scalars.target, _pattern(f"{_UNIX}|{_TCP}"))
-TCP_TARGET = ScalarKind("an IP address or a name, with a port", scalars.tcp_target, _pattern(_TCP))
+TCP_TARGET = ScalarKind(
+    "an IP address or a name, with a port", scalars.tcp_target_only, _pattern(_TCP)
+)
 APPLICATION = ScalarKind("an address", scalars.target_or_host, _TEXT)
 OWN_IP = ScalarKind("an IP address", scalars.own_ip, _pattern("[0-9a-fA-F:.]+"))
 LISTENER = ScalarKind("a listen address", scalars.listener, _pattern(f"{_UNIX}|systemd:.+|{_TCP}"))

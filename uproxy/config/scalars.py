@@ -166,6 +166,13 @@ def tcp_target(text: str) -> TcpAddress:
     return address
 
 
+def tcp_target_only(text: str) -> TcpAddress:
+    """Parse a TCP address to connect to where no unix socket can be meant."""
+    if _TCP.fullmatch(text) is None:
+        raise ValueError("must be host:port or [ipv6]:port")
+    return tcp_target(text)
+
+
 def _refuse_groups(ip: IPv4Address | IPv6Address | None) -> None:
     """Refuse an address that isn't one host's."""
     if ip is not None and (ip.is_unspecified or ip.is_multicast):
