@@ -71,7 +71,7 @@ async def test_a_tunnel_that_ends_in_order_is_told_to_debug_alone(
 ) -> None:
     here = world()
     made = carry(here)
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, "uproxy"):
         here.connections.tunnels.ended(made, ending(outcome))
     assert here.records == []
     assert here.connections.outcomes == {}

@@ -118,7 +118,7 @@ class NativeListener:
         """Let tunnels end with the streams that they have, unless they were made with `plan`: with
         a renewed SVID, say, the peers are to dial again."""
         before, self._plan = self._plan, None if plan is None else ref(plan)
-        if before is not None and before() is not plan:
+        if before is not None and (plan is None or before() is not plan):
             self._handle.drain()
 
     def _set_last_door_state(self, door: Door) -> None:
