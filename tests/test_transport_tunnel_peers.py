@@ -560,7 +560,7 @@ async def test_a_refused_stream_is_opened_on_another_tunnel(engine: Engine) -> N
 async def test_a_peer_that_takes_no_stream_isnt_asked_for_ever(engine: Engine) -> None:
     async with outbound(engine) as (door, address, end):
         downstream = await Stream.connect(address)
-        for _ in range(4):
+        for _ in range(8):
             peer = await H2Peer.accept(end)
             await peer.request()
             peer.h2.close_connection(last_stream_id=0)

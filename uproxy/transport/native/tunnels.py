@@ -104,5 +104,5 @@ def limits_of(
     return streams, settings.stream_window, settings.connection_window, idle, expires
 
 
-MAX_TUNNELS_TRIED: Final = 4
+MAX_TUNNELS_TRIED: Final = 8
 """Tunnels on which a CONNECT is tried, while the peer says of none that it has looked at it."""

@@ -50,7 +50,7 @@ LINGER: Final = 1.0
 """Seconds for which a refused peer may read its alert, or a tunnel's GOAWAY: if the socket were
 closed at once, bytes that the peer still sends would be answered by a reset, which overtakes it."""
 
-MAX_TUNNELS_TRIED: Final = 4
+MAX_TUNNELS_TRIED: Final = 8
 """Tunnels on which a CONNECT is tried, while the peer says of none that it has looked at it."""
 
 _DIALLING: Final = (State.CONNECTING, State.HANDSHAKING_UPSTREAM, State.OPENING_STREAM)
