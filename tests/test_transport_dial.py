@@ -14,7 +14,7 @@ import pytest
 
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door, plan, route, verifier
-from tests.helpers.streams import Stream, listening
+from tests.helpers.streams import FullQueue, Stream, listening
 from uproxy.contract import PLAIN, CacheScope, Candidate, Engine, Route, Tls
 from uproxy.lab.pki import Authority
 from uproxy.lab.ports import free_port
@@ -26,24 +26,6 @@ from uproxy.transport.dial import HEAD_START
 from uproxy.transport.native import NativeEngine
 
 engine = engines.engine
-
-
-class FullQueue:
-    """A listener whose queue is full: a dial to it gets no answer."""
-
-    def __init__(self) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=0)
-        self.address = TcpAddress(*self._listener.getsockname())
-        self._fillers = []
-        for _ in range(4):
-            filler = socket.socket()
-            filler.setblocking(False)
-            filler.connect_ex(self._listener.getsockname())
-            self._fillers.append(filler)
-
-    def close(self) -> None:
-        for opened in (self._listener, *self._fillers):
-            opened.close()
 
 
 def to(*addresses: Address, connect: float = 5.0) -> RecordingDoor:

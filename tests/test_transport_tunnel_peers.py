@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import time
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
@@ -17,7 +19,7 @@ import pytest
 
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door
-from tests.helpers.streams import Stream, Upstream, listening
+from tests.helpers.streams import FullQueue, Stream, Upstream, listening
 from tests.helpers.tls_streams import TlsStream
 from tests.helpers.tunnels import (
     ALPN,
@@ -540,6 +542,61 @@ async def test_no_answer_has_a_deadline(engine: Engine) -> None:
         assert ending.outcome is Outcome.TIMED_OUT
         assert str(ending.reason).startswith("the peer didn't answer the CONNECT in 0.3 s")
         await peer.event(h2.events.StreamReset, stream)
+
+
+async def test_a_far_end_that_makes_no_handshake_is_told_of_with_the_time_it_had(
+    engine: Engine,
+) -> None:
+    async with outbound(engine, handshake=0.3) as (door, address, end):
+        downstream = await Stream.connect(address)
+        await end.accept()  # and says nothing
+        assert await downstream.is_reset()
+        ending = await door.ending()
+    assert ending.outcome is Outcome.TIMED_OUT
+    assert ending.reason == "the peer didn't finish the handshake in 0.3 s"
+
+
+async def test_a_far_end_that_does_not_answer_is_named_and_not_the_application(
+    engine: Engine,
+) -> None:
+    dead, there = FullQueue(), TcpAddress("192.0.2.1", 5432)
+    door = outbound_door(dead.address, there, timeouts=Timeouts(connect=0.3))
+    async with open_door(engine, door) as address:
+        assert await (await Stream.connect(address)).is_reset()
+        ending = await door.ending()
+    dead.close()
+    assert ending.outcome is Outcome.TIMED_OUT
+    assert ending.reason is not None
+    assert f"no answer from {dead.address} in 0.3 s" in ending.reason
+
+
+async def test_a_tunnel_that_has_come_in_keeps_nothing_of_the_door_it_came_in_by(
+    engine: Engine,
+) -> None:
+    """A door has a plan, and a plan has a key."""
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        stream, there = await here.relay(peer)
+        door, listener = here.door, here.door.listener
+        assert listener is not None
+        before = RecordingDoor(
+            door.direction, door.answer, door.downstream_tls, tunnels=door.tunnels
+        )
+        listener.replace(before)
+        late, came = await H2Peer.connect(here.address), before.carrying_
+        await eventually(lambda: len(came) == 1, "the tunnel has come in")
+        gone = weakref.ref(before)
+        del before
+        listener.replace(door)
+
+        def is_gone() -> bool:
+            gc.collect()
+            return gone() is None
+
+        await eventually(is_gone, "the door is forgotten")
+        await peer.send(stream, b"still here")
+        assert await there.receive_exactly(10) == b"still here"
+        late.tls.stream.close()
 
 
 async def test_a_refused_stream_is_opened_on_another_tunnel(engine: Engine) -> None:

@@ -164,7 +164,8 @@ class RecordingDoor:
 
     def carrying(self, connection: Connection) -> OnClosed:
         self.carrying_.append(connection)
-        return lambda ended, ending: self.ended_tunnels.append((ended, ending))
+        record = self.ended_tunnels.append  # the engine keeps this, and nothing of the door
+        return lambda ended, ending: record((ended, ending))
 
     def closed(self, connection: Connection, ending: Ending) -> None:
         self.endings.append((connection, ending))

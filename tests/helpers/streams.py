@@ -165,3 +165,21 @@ async def listening(path: str | None = None) -> AsyncIterator[Upstream]:
 def _family(address: Address) -> socket.AddressFamily:
     v6 = isinstance(address, TcpAddress) and ":" in address.host
     return socket.AF_INET6 if v6 else socket.AF_INET
+
+
+class FullQueue:
+    """A listener whose queue is full: a dial to it gets no answer."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=0)
+        self.address = TcpAddress(*self._listener.getsockname())
+        self._fillers = []
+        for _ in range(4):
+            filler = socket.socket()
+            filler.setblocking(False)
+            filler.connect_ex(self._listener.getsockname())
+            self._fillers.append(filler)
+
+    def close(self) -> None:
+        for opened in (self._listener, *self._fillers):
+            opened.close()

@@ -43,6 +43,7 @@ from uproxy.transport.python.stream import StreamRefusedError, StreamSide
 from uproxy.transport.python.tls import TlsChannel, refusing
 
 if TYPE_CHECKING:
+    from uproxy.transport.python.carried import CarriedStreams
     from uproxy.transport.python.listener import Host, Listener
     from uproxy.transport.python.pool import PooledTunnel
 
@@ -127,19 +128,9 @@ class Connection(Steps):
 
     async def on_carrying(self, settings: TunnelSettings) -> Step:
         """Carry streams, each of which is an arrival of its own, until the tunnel ends."""
-        from uproxy.transport.python.carried import CarriedStreams  # to save memory
-
         self.enter_state(State.CARRYING, 0)
-        channel = cast("TlsChannel", cast("ChannelSide", self._downstream).channel)
-        door, listener = cast("Door", self._door), cast("Listener", self._listener)
-        idle = door.timeouts.idle
-        self._carried = CarriedStreams(self, channel, settings, listener, self._limiter, idle)
-        self._report_decided()
-        self._on_closed = door.carrying(self)
-        if self._cut is not None:
-            raise RefusedError(self._cut)
-        self._forget_snapshot()
-        await self._carried.until_over()
+        # no local variable may keep the door: its plan has a key, and this awaits for long
+        await self._carry(settings).until_over()
         return self.on_relay_ended
 
     async def on_target_known(self) -> Step:
@@ -260,7 +251,8 @@ class Connection(Steps):
         """Have `on_failed` called, because the state has lasted for its seconds."""
         down, up = self._names
         if self.state is State.CONNECTING and self._candidate is not None:
-            why = failures.no_answer(self._candidate.addresses, self._seconds)
+            ends = self._candidate.addresses if self.tunnel_end is None else (self.tunnel_end,)
+            why = failures.no_answer(ends, self._seconds)
         elif self.state is State.OPENING_STREAM:
             why = failures.unanswered_connect(up, self._seconds)
         elif self._relay is not None:
@@ -283,6 +275,21 @@ class Connection(Steps):
 
     def _side_in_the_clear(self, connected: socket.socket, who: str) -> ChannelSide:
         return ChannelSide(Channel(self._engine.poller, connected, who))
+
+    def _carry(self, settings: TunnelSettings) -> CarriedStreams:
+        """Tell the door that it carries streams from now on, and keep nothing of the snapshot."""
+        from uproxy.transport.python.carried import CarriedStreams  # to save memory
+
+        channel = cast("TlsChannel", cast("ChannelSide", self._downstream).channel)
+        door, listener = cast("Door", self._door), cast("Listener", self._listener)
+        idle = door.timeouts.idle
+        self._carried = CarriedStreams(self, channel, settings, listener, self._limiter, idle)
+        self._report_decided()
+        self._on_closed = door.carrying(self)
+        if self._cut is not None:
+            raise RefusedError(self._cut)
+        self._forget_snapshot()
+        return self._carried
 
     def _take_tunnel(self, upstream: Tunnel) -> PooledTunnel:
         """Reserve a stream to the candidate, on a tunnel that may still be being dialled."""

@@ -256,8 +256,9 @@ class PooledTunnel:
     async def _do_handshake(self, connected: socket.socket, way: Way, route: Route) -> None:
         channel, limit = TlsChannel(self._poller, connected, _WHO), route.timeouts.handshake
         try:
-            with refusing(channel):
-                async with asyncio.timeout(limit or None):
+            # the time limit outside: its TimeoutError is an OSError too, which `refusing` takes
+            async with asyncio.timeout(limit or None):
+                with refusing(channel):
                     await channel.handshake(
                         libssl.context_of(way.plan), server_name=way.server_name
                     )
