@@ -28,8 +28,9 @@ from uproxy.transport.failures import Failure
 from uproxy.transport.native._engine import STATES, words_of
 from uproxy.transport.native.deciding import UPSTREAM, Deciding
 from uproxy.transport.native.listener import upstream_setup
-from uproxy.transport.native.tunnels import MAX_TUNNELS_TRIED, end_of, one_address_each, way_of
+from uproxy.transport.native.tunnels import way_of
 from uproxy.transport.succession import same_way
+from uproxy.transport.through import MAX_TUNNELS_TRIED, end_of, one_address_each
 
 if TYPE_CHECKING:
     import socket

@@ -35,7 +35,7 @@ from uproxy.transport.native._engine import (
 from uproxy.transport.native.deciding import UPSTREAM
 from uproxy.transport.native.dialling import NO_CANDIDATES, Dialling
 from uproxy.transport.native.listener import tls_setup
-from uproxy.transport.native.tunnels import end_of
+from uproxy.transport.through import end_of
 
 if TYPE_CHECKING:
     from uproxy.transport.native.listener import DoorState

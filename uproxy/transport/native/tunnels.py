@@ -8,13 +8,12 @@ the last snapshot with a plan is gone, the threads are told to open no more stre
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 from weakref import ReferenceType, ref
 
-from uproxy.contract import Candidate, OwnSvid, Refusal, RefusedError, Route, TlsPlan, Tunnel
-from uproxy.model import Outcome, TcpAddress, TunnelSettings
+from uproxy.contract import Candidate, OwnSvid, Route, TlsPlan, Tunnel
+from uproxy.model import TunnelSettings
 from uproxy.transport.native._engine import CARRYING, CLOSED, ConnectionHandle
 
 if TYPE_CHECKING:
@@ -56,33 +55,6 @@ class PlanNumbers:
         self._retire(self._numbers.pop(gone))
 
 
-def one_address_each(route: Route) -> tuple[Candidate, ...]:
-    """Return the candidates of a route, each with the addresses that race.  Through a tunnel none
-    do, because a CONNECT names one."""
-    if not isinstance(route.upstream, Tunnel):
-        return route.candidates
-    return tuple(
-        replace(each, addresses=(address,))
-        for each in route.candidates
-        for address in each.addresses
-    )
-
-
-def end_of(route: Route, candidate: Candidate) -> TcpAddress | None:
-    """Return the address where the tunnel ends that leads to a candidate; None: none does.
-
-    Raises:
-        RefusedError: no tunnel can lead to its address.
-    """
-    upstream, address = route.upstream, candidate.addresses[0]
-    if not isinstance(upstream, Tunnel):
-        return None
-    if not isinstance(address, TcpAddress):
-        reason = f"{address} can't be named in a CONNECT: a tunnel leads to an IP address and port"
-        raise RefusedError(Refusal(Outcome.CONNECT_FAILED, reason))
-    return replace(address, port=upstream.end) if isinstance(upstream.end, int) else upstream.end
-
-
 def way_of(numbers: PlanNumbers, route: Route, candidate: Candidate) -> Way | None:
     """Return how a thread opens a stream to a candidate; None where upstream is no tunnel."""
     upstream = route.upstream
@@ -102,7 +74,3 @@ def limits_of(
     have, for how many seconds none, and with which SVID of ours they are made."""
     expires = 0 if own is None else own.not_after.timestamp()
     return streams, settings.stream_window, settings.connection_window, idle, expires
-
-
-MAX_TUNNELS_TRIED: Final = 8
-"""Tunnels on which a CONNECT is tried, while the peer says of none that it has looked at it."""

@@ -41,6 +41,7 @@ from uproxy.transport.python.side import ChannelSide, End
 from uproxy.transport.python.steps import Step, Steps
 from uproxy.transport.python.stream import StreamRefusedError, StreamSide
 from uproxy.transport.python.tls import TlsChannel, refusing
+from uproxy.transport.through import MAX_TUNNELS_TRIED
 
 if TYPE_CHECKING:
     from uproxy.transport.python.carried import CarriedStreams
@@ -50,9 +51,6 @@ if TYPE_CHECKING:
 LINGER: Final = 1.0
 """Seconds for which a refused peer may read its alert, or a tunnel's GOAWAY: if the socket were
 closed at once, bytes that the peer still sends would be answered by a reset, which overtakes it."""
-
-MAX_TUNNELS_TRIED: Final = 8
-"""Tunnels on which a CONNECT is tried, while the peer says of none that it has looked at it."""
 
 _DIALLING: Final = (State.CONNECTING, State.HANDSHAKING_UPSTREAM, State.OPENING_STREAM)
 
@@ -153,7 +151,7 @@ class Connection(Steps):
             raise RefusedError(failures.no_address(route))
         self._candidate, self._untried = self._untried[0], self._untried[1:]
         if isinstance(route.upstream, Tunnel):
-            pooled = self._take_tunnel(route.upstream)
+            pooled = self._take_tunnel(route)
             await asyncio.shield(pooled.connected)
             return partial(self.on_connected, pooled)
         connected, self.dialled = await reach(self._engine.poller, self._candidate.addresses, route)
@@ -291,13 +289,13 @@ class Connection(Steps):
         self._forget_snapshot()
         return self._carried
 
-    def _take_tunnel(self, upstream: Tunnel) -> PooledTunnel:
+    def _take_tunnel(self, route: Route) -> PooledTunnel:
         """Reserve a stream to the candidate, on a tunnel that may still be being dialled."""
         from uproxy.transport.python.pool import way_of  # to save memory
 
-        way = way_of(upstream, cast("Candidate", self._candidate))
+        way = way_of(route, cast("Candidate", self._candidate))
         self.dialled, self.tunnel_end = way.authority, way.end
-        self._pooled = self._engine.pool.take(way, cast("Route", self.route))
+        self._pooled = self._engine.pool.take(way, route)
         return self._pooled
 
     def _on_downstream_lost(self, error: OSError) -> None:

@@ -23,7 +23,6 @@ from uproxy.contract import (
     Route,
     TlsFacts,
     TlsPlan,
-    Tunnel,
 )
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, TcpAddress
@@ -31,6 +30,7 @@ from uproxy.sockaddr import network_of
 from uproxy.transport.python.relay import Relay
 from uproxy.transport.python.side import ChannelSide, End
 from uproxy.transport.succession import followed, same_way, successor
+from uproxy.transport.through import one_address_each
 
 if TYPE_CHECKING:
     from uproxy.transport.python.carried import CarriedStreams
@@ -138,14 +138,7 @@ class Deciding:
             RefusedError: the door's refusal, or no engine can reach what the route leads to.
         """
         self.route = followed(self._decide().admit(self.arrival))
-        self._untried, self._candidate = self.route.candidates, None
-        if isinstance(self.route.upstream, Tunnel):
-            # a CONNECT names one address, so the addresses of a name can't race
-            self._untried = tuple(
-                replace(each, addresses=(address,))
-                for each in self.route.candidates
-                for address in each.addresses
-            )
+        self._untried, self._candidate = one_address_each(self.route), None
         self._report_decided()
 
     def _keep_upstream(self) -> bool:

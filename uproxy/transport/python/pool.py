@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import monotonic
-from typing import Final
+from typing import Final, cast
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from uproxy import libssl, sockets
@@ -27,6 +27,7 @@ from uproxy.transport.python import tunnel
 from uproxy.transport.python.side import Failure
 from uproxy.transport.python.stream import StreamRefusedError, StreamSide
 from uproxy.transport.python.tls import TlsChannel, refusing
+from uproxy.transport.through import end_of
 
 SILENCE_S: Final = 10.0
 """Seconds without a byte from the far end after which a PING proves that it still answers, before
@@ -50,20 +51,15 @@ class Way:
     settings: TunnelSettings
 
 
-def way_of(upstream: Tunnel, candidate: Candidate) -> Way:
-    """Return the way to a candidate, which has one address.
+def way_of(route: Route, candidate: Candidate) -> Way:
+    """Return the way to a candidate of a route through tunnels, which has one address.
 
     Raises:
         RefusedError: it is a unix socket's, to which no tunnel leads.
     """
-    address = candidate.addresses[0]
-    if not isinstance(address, TcpAddress):
-        reason = f"{address} can't be named in a CONNECT: a tunnel leads to an IP address and port"
-        raise RefusedError(Refusal(Outcome.CONNECT_FAILED, reason))
-    end = upstream.end
-    if isinstance(end, int):
-        end = replace(address, port=end)
-    return Way(upstream.plan, end, address, candidate.server_name, upstream.settings)
+    upstream, end = cast("Tunnel", route.upstream), cast("TcpAddress", end_of(route, candidate))
+    authority = cast("TcpAddress", candidate.addresses[0])
+    return Way(upstream.plan, end, authority, candidate.server_name, upstream.settings)
 
 
 _Key = tuple[TcpAddress, str | None]
