@@ -12,7 +12,7 @@ PEERS := $(patsubst tests/peers/%/go.mod,.cache/peers/%,$(wildcard tests/peers/*
 APPLICATIONS := nginx postgresql redis-server
 BUILD_PACKAGES := gcc libc6-dev python3-dev
 TEST_PACKAGES := $(APPLICATIONS) chromium chromium-driver curl fish libnginx-mod-stream libssl-dev mandoc \
-	nghttp2-client nmap openssl prometheus redis-tools systemd testssl.sh zsh
+	nghttp2-client nmap openssl prometheus redis-tools stunnel4 systemd testssl.sh zsh
 
 .PHONY: help demo test test-all check bench wheels standalone deb fuzz asan tsan mutants shell-files clean test-packages demo-packages
 .SECONDEXPANSION:

@@ -62,12 +62,18 @@ def table(page: Path, header: str) -> list[tuple[str, ...]]:
     Raises:
         AssertionError: there is no such table.
     """
+    found = next(tables(page, header), None)
+    assert found is not None, f"{page} has no table of {header!r}"
+    return found
+
+
+def tables(page: Path, header: str) -> Iterator[list[tuple[str, ...]]]:
+    """Yield the rows of each table whose first head cell is `header`."""
     lines = iter(page.read_text().splitlines())
     for line in lines:
         if line.startswith(f"| {header} |"):
             next(lines)
-            return list(_rows(lines))
-    raise AssertionError(f"{page} has no table of {header!r}")
+            yield list(_rows(lines))
 
 
 def _rows(lines: Iterator[str]) -> Iterator[tuple[str, ...]]:
