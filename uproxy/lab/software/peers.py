@@ -62,6 +62,9 @@ def s_client(
         data = client.stdout.read(expect)
         client.terminate()
         words = client.stderr.read().decode(errors="replace")
+        # closing writes again what could not be written
+        with contextlib.suppress(BrokenPipeError):
+            client.stdin.close()
         timed_out = not watchdog.is_alive()
         watchdog.cancel()
     if timed_out:
