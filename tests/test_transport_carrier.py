@@ -15,6 +15,7 @@ from typing import Protocol
 
 import pytest
 
+from tests.helpers import probes
 from tests.helpers.carrier_native import NativeRelays
 from tests.helpers.carrier_peer import STREAMS, WINDOW, CarriedStream, CarrierPeer
 from tests.helpers.carrier_python import PythonRelays
@@ -223,3 +224,7 @@ async def test_the_loss_of_the_carrier_is_the_loss_of_both_streams(carried: Carr
     carried.peer.stream.reset()
     assert [await downstream.is_reset() for downstream in carried.applications] == [True, True]
     assert [await carried.relays.ending(at) for at in (0, 1)] == ["reset by the peer"] * 2
+
+
+def test_a_connection_without_streams_pays_for_none() -> None:
+    assert probes.load("carrier_probe").size_of_a_connection() <= 1200  # bytes

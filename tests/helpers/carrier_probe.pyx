@@ -28,7 +28,7 @@ from uproxy.transport.native.system cimport (
 )
 from uproxy.transport.native.tls cimport close_channel
 from uproxy.transport.native.types cimport (
-    Carrier, Channel, Connection, Fault, Received, Side, Worker,
+    Carrier, Channel, Connection, Fault, Received, Side, Stream, Worker,
 )
 
 cdef enum:
@@ -46,6 +46,7 @@ cdef struct Bytes:
     size_t size
 
 cdef struct Carried:  # one stream
+    Stream side  # first: a side's `stream` points here
     Connection *connection
     Bytes received  # and not read yet
     Bytes output  # waits for credit
@@ -57,7 +58,7 @@ cdef struct Carried:  # one stream
     int result
 
 cdef struct Frames:  # the carrier
-    Carrier calls  # first: a side's `carrier` points here
+    Carrier calls  # first: a stream's `carrier` points here
     Channel channel
     Fault fault
     Bytes received  # the beginning of a frame
@@ -78,29 +79,27 @@ cdef void drop(Bytes *bytes, size_t size) noexcept nogil:
 
 
 cdef Frames *frames_of(Side *side) noexcept nogil:
-    return <Frames *>side.carrier
-
-
-cdef int index_of(Side *side) noexcept nogil:
-    return 0 if frames_of(side).streams[0].connection == side.connection else 1
+    return <Frames *>side.stream.carrier
 
 
 cdef Carried *stream_of(Side *side) noexcept nogil:
-    return &frames_of(side).streams[index_of(side)]
+    return <Carried *>side.stream
+
+
+cdef int index_of(Side *side) noexcept nogil:
+    return 0 if stream_of(side) == &frames_of(side).streams[0] else 1
 
 
 cdef void refresh(Frames *frames) noexcept nogil:
     """Tell the sides how far their streams have come."""
     cdef Carried *stream
-    cdef Side *side
     cdef int index
     for index in range(STREAMS):
         stream = &frames.streams[index]
-        side = &stream.connection.sides[1]
-        side.stream.unsent = 0 if stream.lost else stream.output.size + frames.channel.unsent
-        side.stream.undelivered = 0 if stream.lost else WINDOW - stream.credit
-        side.stream.is_ready = stream.received.size > 0 or stream.ended or stream.lost
-        side.stream.is_deaf = stream.lost
+        stream.side.unsent = 0 if stream.lost else stream.output.size + frames.channel.unsent
+        stream.side.undelivered = 0 if stream.lost else WINDOW - stream.credit
+        stream.side.is_ready = stream.received.size > 0 or stream.ended or stream.lost
+        stream.side.is_deaf = stream.lost
 
 
 cdef void send_frame(Frames *frames, int index, int kind, const char *payload,
@@ -327,7 +326,8 @@ cdef class CarrierProbe:
             stream.connection = new_connection(applications[index])
             stream.credit = WINDOW
             set_worker(stream.connection, worker)
-            stream.connection.sides[1].carrier = &frames.calls
+            stream.side.carrier = &frames.calls
+            stream.connection.sides[1].stream = &stream.side
         refresh(frames)
         watch(&frames.channel, READ_EVENTS)
         for index in range(STREAMS):
@@ -365,3 +365,8 @@ cdef class CarrierProbe:
         free(self.frames.received.data)
         free(self.frames.worker)
         free(self.frames)
+
+
+def size_of_a_connection():
+    """Return the bytes that the engine allocates for each connection, beside those of OpenSSL."""
+    return sizeof(Connection)

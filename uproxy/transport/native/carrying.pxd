@@ -40,7 +40,7 @@ from uproxy.transport.native.goodbye cimport (
     close_if_done, finish_if_sent, forgive_silence, linger_on, lose_tunnel,
 )
 from uproxy.transport.native.stream cimport (
-    begin_stream, content_stream, leave_waiting, lose_stream,
+    begin_stream, content_stream, forget_stream, leave_waiting, lose_stream, start_stream,
 )
 from uproxy.transport.native.pool cimport is_unproven, leave_if_useless, leave_pool, share_handshake
 from uproxy.transport.native.connection cimport (
@@ -52,8 +52,9 @@ from uproxy.transport.native.connection cimport (
 # A CONNECT arrives.
 
 
-cdef inline Connection *new_arrival(Tunnel *tunnel) noexcept nogil:
-    """Make the connection of a CONNECT.  NULL: nobody decides about it, or there is no memory."""
+cdef inline Connection *new_arrival(Tunnel *tunnel, bint is_stream) noexcept nogil:
+    """Make the connection of a CONNECT, which is over by now unless `is_stream`.  NULL: nobody
+    decides about it, or there is no memory."""
     cdef Connection *carrier = tunnel.connection
     cdef Connection *made
     cdef DoorState *door_state
@@ -62,8 +63,11 @@ cdef inline Connection *new_arrival(Tunnel *tunnel) noexcept nogil:
     made = new_connection(-1)
     if made == NULL:
         return NULL
-    door_state = hold_for_stream(carrier.listener)
+    door_state = NULL
+    if not is_stream or start_stream(&made.sides[0], carrier.worker):
+        door_state = hold_for_stream(carrier.listener)
     if door_state == NULL:
+        forget_stream(&made.sides[0])
         free(made)
         return NULL
     set_worker(made, carrier.worker)
@@ -84,7 +88,7 @@ cdef inline void take_request(Session *session, H2Stream *h2,
                               ConnectRequest *request) noexcept nogil:
     """`on_request` of a session: an arrival, or REFUSED_STREAM where nobody can decide about it."""
     cdef Tunnel *tunnel = <Tunnel *>session.owner
-    cdef Connection *made = new_arrival(tunnel)
+    cdef Connection *made = new_arrival(tunnel, True)
     if made == NULL:
         reset_stream(session, h2, H2_REFUSED_STREAM)
         release_stream(session, h2)
@@ -100,7 +104,7 @@ cdef inline void note_refused(Session *session, uint32_t _id, int _status,
     """`on_refused` of a session: a request that was refused for what it looks like is on record
     like an arrival that a door refuses."""
     cdef Tunnel *tunnel = <Tunnel *>session.owner
-    cdef Connection *made = new_arrival(tunnel)
+    cdef Connection *made = new_arrival(tunnel, False)
     if made != NULL:
         made.why_unnamed = why
         on_accepted(made)

@@ -36,14 +36,14 @@ cdef inline void unlink_connection(Connection *connection) noexcept nogil:
 
 cdef inline void close_side(Side *side, bint orderly) noexcept nogil:
     """End a side, with a reset unless `orderly`, and forget it: it can then be another one."""
-    if side.carrier != NULL:
-        side.carrier.close(side, orderly)
+    if side.stream != NULL:
+        side.stream.carrier.close(side, orderly)
     close_channel(&side.channel, orderly)
 
 
 cdef inline bint is_gone(Side *side) noexcept nogil:
     """Whether nothing comes any more but what was received."""
-    return side.channel.gone if side.carrier == NULL else side.stream.is_deaf
+    return side.channel.gone if side.stream == NULL else side.stream.is_deaf
 
 
 cdef inline void close_connection(Connection *connection, bint orderly) noexcept nogil:

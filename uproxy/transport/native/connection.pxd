@@ -49,7 +49,7 @@ from uproxy.transport.native.tunnel cimport (
 )
 from uproxy.transport.native.goodbye cimport begin_drain, say_goodbye
 from uproxy.transport.native.stream cimport (
-    answer_connect, begin_stream, join_tunnel, leave_waiting,
+    answer_connect, begin_stream, join_tunnel, leave_waiting, start_stream,
 )
 from uproxy.transport.native.pool cimport (
     find_tunnel, is_silent, leave_pool, pool_tunnel, share_failure, share_handshake,
@@ -228,9 +228,10 @@ cdef inline void reach_tunnel(Connection *connection, sockaddr_storage *end,
     cdef bint is_new = tunnel == NULL
     if is_new:
         tunnel = pool_tunnel(connection, end, size)
-    if tunnel == NULL:
+    if tunnel == NULL or not start_stream(side, connection.worker):
         fail_side(side, F_MEMORY, 0)
-    if tunnel == NULL or enter_state(connection, S_CONNECTING, connection.connect_limit) < 0:
+    if side.stream == NULL or (
+            enter_state(connection, S_CONNECTING, connection.connect_limit) < 0):
         on_failed(side)
     else:
         join_tunnel(side, tunnel)

@@ -126,7 +126,7 @@ cdef inline int notice_loss(Side *downstream, uint32_t events, bint is_connected
 
 cdef inline bint is_connected(Connection *connection) noexcept nogil:
     """Whether the upstream socket is connected; a stream, whether its CONNECT was sent."""
-    if connection.sides[1].carrier != NULL:
+    if connection.sides[1].stream != NULL:
         return connection.sides[1].stream.h2 != NULL
     if connection.waits_for == W_LOOP:
         return connection.sides[1].channel.fd >= 0

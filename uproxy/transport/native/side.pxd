@@ -68,24 +68,24 @@ cdef inline int readiness(uint32_t events) noexcept nogil:
 
 cdef inline size_t unsent(Side *side) noexcept nogil:
     """Return the bytes accepted by `write_side` that aren't sent."""
-    return side.channel.unsent if side.carrier == NULL else side.stream.unsent
+    return side.channel.unsent if side.stream == NULL else side.stream.unsent
 
 
 cdef inline bint is_blocked(Side *side) noexcept nogil:
     """Whether nothing may be written before more has been read."""
-    return side.channel.midway if side.carrier == NULL else side.stream.is_blocked
+    return side.channel.midway if side.stream == NULL else side.stream.is_blocked
 
 
 cdef inline bint is_deaf(Side *side) noexcept nogil:
     """Whether nothing can be written any more."""
-    if side.carrier != NULL:
+    if side.stream != NULL:
         return side.stream.is_deaf
     return side.channel.gone or side.channel.failed != F_NONE
 
 
 cdef inline bint is_ready(Side *side) noexcept nogil:
     """Whether to call `read_side` without an event: it has bytes, the end or a failure by now."""
-    if side.carrier != NULL:
+    if side.stream != NULL:
         return side.stream.is_ready
     return (side.channel.early_size or side.channel.ended or side.channel.failed != F_NONE
             or side.channel.gone)
@@ -93,7 +93,7 @@ cdef inline bint is_ready(Side *side) noexcept nogil:
 
 cdef inline size_t undelivered(Side *side) noexcept nogil:
     """Return the bytes that a reset of the side would drop in the kernel."""
-    return in_kernel(&side.channel) if side.carrier == NULL else side.stream.undelivered
+    return in_kernel(&side.channel) if side.stream == NULL else side.stream.undelivered
 
 
 cdef inline int receive_size(Side *side) noexcept nogil:
@@ -107,8 +107,8 @@ cdef inline int receive_size(Side *side) noexcept nogil:
 
 cdef inline ssize_t read_side(Side *side, Received *received, int ready) noexcept nogil:
     """Read application bytes, one receive's worth; `ready` has what epoll says of the side."""
-    if side.carrier != NULL:
-        return side.carrier.read(side, received)
+    if side.stream != NULL:
+        return side.stream.carrier.read(side, received)
     return read_channel(&side.channel, received, ready)
 
 
@@ -194,8 +194,8 @@ cdef inline int discard(Side *side) noexcept nogil:
     cdef Received received
     cdef size_t early_size
     cdef ssize_t size = 0
-    if side.carrier != NULL:
-        return <int>side.carrier.read(side, &received)
+    if side.stream != NULL:
+        return <int>side.stream.carrier.read(side, &received)
     free(take_early(channel, &early_size))
     if not channel.ended and channel.failed == F_NONE:
         size = receive_raw(channel, RECEIVE_SIZE)
@@ -216,8 +216,8 @@ cdef inline int write_side(Side *side, const char *data, size_t size, int end) n
     """Write application bytes; what can't be sent now is `unsent`.  `end` (an End) says whether our
     end follows at once: then the bytes wait for it, and share its segment.  END_LIKELY is enough
     under TLS, where `uncork` can send them; without, the kernel holds them until the end."""
-    if side.carrier != NULL:
-        return side.carrier.write(side, data, size, end)
+    if side.stream != NULL:
+        return side.stream.carrier.write(side, data, size, end)
     side.channel.corked = end == (END_CERTAIN if side.channel.ssl == NULL else END_LIKELY)
     return write_channel(&side.channel, data, size)
 
@@ -233,7 +233,7 @@ cdef inline int uncork(Side *side) noexcept nogil:
 
 cdef inline int flush_side(Side *side) noexcept nogil:
     """Send more of what is unsent.  Returns 0 or -1."""
-    if side.carrier != NULL:
+    if side.stream != NULL:
         return -1 if side.stream.is_deaf else 0  # its carrier sends by itself
     return flush(&side.channel)
 
@@ -247,7 +247,9 @@ cdef inline int flush_handshake(Side *side) noexcept nogil:
 
 cdef inline int finish_side(Side *side) noexcept nogil:
     """Send our end behind what is unsent."""
-    return finish_channel(&side.channel) if side.carrier == NULL else side.carrier.finish(side)
+    if side.stream != NULL:
+        return side.stream.carrier.finish(side)
+    return finish_channel(&side.channel)
 
 
 # Events.
@@ -255,8 +257,8 @@ cdef inline int finish_side(Side *side) noexcept nogil:
 
 cdef inline int want(Side *side, bint reading, bint writing) noexcept nogil:
     """Have epoll report the side when it can be read (`reading`), or written."""
-    if side.carrier != NULL:
-        return side.carrier.want(side, reading, writing)
+    if side.stream != NULL:
+        return side.stream.carrier.want(side, reading, writing)
     return watch(
         &side.channel, (READ_EVENTS if reading else 0) | (EPOLLOUT if writing else 0))
 
@@ -267,7 +269,7 @@ cdef inline bint take_failure(Side *side, int ready) noexcept nogil:
     side.channel.hung_up = True
     if not ready & BROKEN:
         return False
-    if side.carrier == NULL:
+    if side.stream == NULL:
         fail(&side.channel, F_OS, pending_error(&side.channel), 0)
     return True
 
@@ -284,16 +286,16 @@ cdef inline void abandon_channel(Channel *channel) noexcept nogil:
 
 cdef inline void abandon_side(Side *side) noexcept nogil:
     """Write nothing any more, and forget what is unsent; what came before is still read."""
-    if side.carrier != NULL:
-        side.carrier.abandon(side)
+    if side.stream != NULL:
+        side.stream.carrier.abandon(side)
     else:
         abandon_channel(&side.channel)
 
 
 cdef inline void reset_side(Side *side) noexcept nogil:
     """End the side with a reset: nothing is read or written any more."""
-    if side.carrier != NULL:
-        side.carrier.reset(side)
+    if side.stream != NULL:
+        side.stream.carrier.reset(side)
         return
     close_channel(&side.channel, False)
     side.channel.gone = side.channel.hung_up = True
@@ -301,13 +303,13 @@ cdef inline void reset_side(Side *side) noexcept nogil:
 
 cdef inline void stop_reading(Side *side) noexcept nogil:
     """Note that nothing more is read: a TLS message of which a part has come blocks no writing."""
-    if side.carrier == NULL:
+    if side.stream == NULL:
         side.channel.midway = False
 
 
 cdef inline bint is_finished(Side *side) noexcept nogil:
     """Whether our end was sent."""
-    if side.carrier != NULL:
+    if side.stream != NULL:
         return side.stream.is_finished and side.stream.unsent == 0
     return side.channel.ending and side.channel.unsent == 0
 

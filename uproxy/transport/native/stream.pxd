@@ -6,7 +6,7 @@ before it and doesn't overtake them, so nothing of it is ever undelivered.
 """
 
 from libc.errno cimport ECONNRESET
-from libc.string cimport memset
+from libc.stdlib cimport calloc, free
 
 from uproxy.transport.native.frames cimport (
     H2_CANCEL, H2_CONNECT_ERROR, H2_NO_ERROR, H2_REFUSED_STREAM,
@@ -19,7 +19,7 @@ from uproxy.transport.native.codes cimport (
     F_EVICTED, F_FULL, F_MEMORY, F_OS, F_SOURCE_FULL,
 )
 from uproxy.transport.native.types cimport (
-    Carrier, Connection, Received, Side, Stream, Tunnel,
+    Carrier, Connection, Received, Side, Stream, Tunnel, Worker,
 )
 from uproxy.transport.native.side cimport (
     END_CERTAIN, END_UNKNOWN, READ_ENDED, READ_FAILED, READ_NOT_NOW, fail_side,
@@ -35,9 +35,23 @@ cdef enum:  # HTTP statuses
 # A side becomes a stream, and ceases to be one.
 
 
+cdef inline bint start_stream(Side *side, Worker *worker) noexcept nogil:
+    """Make a side that has no socket a stream, on no tunnel yet.  False: no memory."""
+    side.stream = <Stream *>calloc(1, sizeof(Stream))
+    if side.stream == NULL:
+        return False
+    side.stream.carrier = &worker.shared.stream_calls
+    return True
+
+
+cdef inline void forget_stream(Side *side) noexcept nogil:
+    """Make the side one that is no stream."""
+    free(side.stream)
+    side.stream = NULL
+
+
 cdef inline void join_tunnel(Side *side, Tunnel *tunnel) noexcept nogil:
-    """Let an upstream side wait for a tunnel to be ready."""
-    side.carrier = &side.connection.worker.shared.stream_calls
+    """Let an upstream side, which is a stream, wait for a tunnel to be ready."""
     side.stream.tunnel = tunnel
     side.stream.before, side.stream.after = tunnel.last_waiting, NULL
     if tunnel.last_waiting != NULL:
@@ -61,19 +75,12 @@ cdef inline void leave_waiting(Side *side) noexcept nogil:
     else:
         tunnel.last_waiting = side.stream.before
     tunnel.waiting_count -= 1
-    forget_stream(side)
+    side.stream.tunnel = NULL
     note_streams(tunnel)
 
 
-cdef inline void forget_stream(Side *side) noexcept nogil:
-    """Make the side one that is on no tunnel."""
-    memset(&side.stream, 0, sizeof(Stream))
-    side.carrier = NULL
-
-
 cdef inline void begin_stream(Side *side, Tunnel *tunnel, H2Stream *h2) noexcept nogil:
-    """Make a side a stream that is open."""
-    side.carrier = &side.connection.worker.shared.stream_calls
+    """Open a side, which is a stream, on a tunnel."""
     side.stream.tunnel, side.stream.h2 = tunnel, h2
     side.stream.read_at = side.connection.worker.now
     side.stream.before, side.stream.after = NULL, tunnel.open
@@ -85,7 +92,7 @@ cdef inline void begin_stream(Side *side, Tunnel *tunnel, H2Stream *h2) noexcept
 
 
 cdef inline void end_stream(Side *side) noexcept nogil:
-    """Take an open stream off its tunnel; if it isn't over, it is reset."""
+    """Take an open stream off its tunnel, and forget it; if it isn't over, it is reset."""
     cdef Tunnel *tunnel = side.stream.tunnel
     if side.stream.before != NULL:
         side.stream.before.stream.after = side.stream.after
@@ -103,7 +110,7 @@ cdef inline void end_stream(Side *side) noexcept nogil:
 
 cdef inline void answer_connect(Side *side) noexcept nogil:
     """Answer a caller's CONNECT with 200, if the side is a stream: bytes may pass."""
-    if side.stream.h2 == NULL or side.stream.is_deaf:
+    if side.stream == NULL or side.stream.is_deaf:
         return
     answer_stream(&side.stream.tunnel.session, side.stream.h2, STATUS_OK, NULL, 0, False)
     mark_dirty(side.stream.tunnel)
@@ -141,7 +148,7 @@ cdef inline int fail_write(Side *side) noexcept nogil:
 
 cdef inline ssize_t read_carried(Side *side, Received *received) noexcept nogil:
     """Read as `read_side` says."""
-    cdef Stream *stream = &side.stream
+    cdef Stream *stream = side.stream
     cdef ssize_t size = READ_FAILED
     received.more, received.end = False, END_UNKNOWN
     if stream.h2 != NULL:
@@ -163,7 +170,7 @@ cdef inline ssize_t read_carried(Side *side, Received *received) noexcept nogil:
 cdef inline int write_carried(Side *side, const char *data, size_t size,
                               int _end) noexcept nogil:
     """Write as `write_side` says."""
-    cdef Stream *stream = &side.stream
+    cdef Stream *stream = side.stream
     if stream.is_content:
         return 0
     if stream.h2 == NULL or stream.is_deaf:
@@ -177,7 +184,7 @@ cdef inline int write_carried(Side *side, const char *data, size_t size,
 
 cdef inline int finish_carried(Side *side) noexcept nogil:
     """Send END_STREAM, as `finish_side` says."""
-    cdef Stream *stream = &side.stream
+    cdef Stream *stream = side.stream
     if stream.is_content:
         return 0
     if stream.h2 == NULL or stream.is_deaf:
@@ -212,11 +219,12 @@ cdef inline void reset_carried(Side *side) noexcept nogil:
 
 cdef inline void close_carried(Side *side, bint orderly) noexcept nogil:
     """End the side as `close_side` says; a CONNECT without an answer gets one."""
-    cdef Stream *stream = &side.stream
+    cdef Stream *stream = side.stream
     if stream.tunnel == NULL:
         forget_stream(side)
     elif stream.h2 == NULL:
         leave_waiting(side)
+        forget_stream(side)
     else:
         if side.index == 0 and not stream.h2.is_answered:
             refuse_connect(side)

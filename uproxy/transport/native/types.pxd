@@ -180,6 +180,7 @@ cdef struct Received:  # what read_side has read
     int end  # an End (side.pxd): whether the peer's end follows these bytes
 
 cdef struct Stream:  # the progress of a side that borrows a channel; its carrier sets the fields
+    Carrier *carrier
     size_t unsent  # bytes accepted by `write` that aren't sent
     size_t undelivered  # bytes sent that a reset would drop
     bint is_ready  # `read` has something to return without an event
@@ -206,9 +207,8 @@ cdef struct Carrier:  # what a side calls that borrows a channel; side.pxd has t
 cdef struct Side:  # one end of a relay
     int index  # 0 downstream (who dialled us), 1 upstream (whom we dialled)
     Connection *connection
-    Carrier *carrier  # NULL: the side owns `channel`
     Channel channel
-    Stream stream
+    Stream *stream  # NULL: the side owns `channel`
 
 cdef struct Tunnel:  # a connection that carries streams
     Session session  # HTTP/2
