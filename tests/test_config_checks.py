@@ -134,16 +134,6 @@ def test_every_tls_version_offered_has_what_it_needs(tls: str, path: str, reason
     assert any(reason in each.reason for each in found)
 
 
-def test_tls_1_2_brings_its_suites_only_when_asked_for() -> None:
-    assert loaded(FILES).tls.ciphers == CIPHERS_13
-    assert loaded(FILES + 'tls: {min_version: "1.2"}').tls.ciphers == CIPHERS_13 + CIPHERS_12
-    older = loaded(FILES + 'tls: {min_version: "1.2"}').tls.groups
-    assert older == (*loaded(FILES).tls.groups, "P-384", "P-521")
-    assert loaded(FILES + 'tls: {min_version: "1.2", groups: [X25519]}').tls.groups == ("X25519",)
-    chosen = f"tls: {{min_version: '1.2', ciphers: [{CIPHERS_13[1]}, {CIPHERS_12[1]}]}}"
-    assert loaded(FILES + chosen).tls.ciphers == (CIPHERS_13[1], CIPHERS_12[1])
-
-
 def test_the_drain_delay_is_part_of_the_drain() -> None:
     assert only_mistake(FILES + "timeouts: {drain: 4s}").path == "timeouts.drain"
     assert only_mistake(FILES + "timeouts: {drain_delay: 26s}").path == "timeouts.drain_delay"

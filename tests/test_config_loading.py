@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.config_documents import FILES, loaded, mistakes, only_mistake
 from uproxy.config import Settings, load_admin_listen
-from uproxy.config.later import KEYS
+from uproxy.config.later import KEYS, UNFINISHED
 from uproxy.config.settings import (
     AdminSettings,
     DestinationSettings,
@@ -281,12 +281,21 @@ def test_keys_of_coming_versions_say_so_and_the_way_out(section: str, key: str, 
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "engine: cython",
-        "authorization: [{action: allow, from: {via: [l7]}}]",
-    ],
+    ("section", "key"), [(section, key) for section, keys in UNFINISHED.items() for key in keys]
 )
+def test_keys_that_have_no_effect_yet_are_refused_like_those(section: str, key: str) -> None:
+    text = {
+        "": f"{key}: {{}}",
+        "destinations": "destinations: {d: {addresses: ['a:1'], transport: hbone, "
+        f"identities: ['spiffe://example.org/a'], {key}: l7}}}}",
+    }[section]
+    assert any(
+        each.path.endswith(key) and "is not in this version yet; " in each.reason
+        for each in mistakes(FILES + text)
+    )
+
+
+@pytest.mark.parametrize("text", ["engine: cython"])
 def test_values_of_coming_versions_say_so_and_the_way_out(text: str) -> None:
     assert "is not in this version yet; " in only_mistake(FILES + text).reason
 

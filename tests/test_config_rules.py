@@ -88,11 +88,11 @@ def test_callers_without_identity_may_be_narrowed_by_address() -> None:
 
 
 @pytest.mark.parametrize("field", ["via", "not_via"])
-def test_direct_is_the_only_way_so_far(field: str) -> None:
-    rule = f"action: deny, from: {{{field}: [direct, l7]}}"
-    mistake = only_mistake(_rules(rule))
+def test_a_way_is_direct_or_one_that_may_speak_for_callers(field: str) -> None:
+    mistake = only_mistake(_rules(f"action: deny, from: {{{field}: [direct, direct1]}}"))
     assert mistake.path == f"authorization[0].from.{field}[1]"
-    assert "not in this version yet" in mistake.reason
+    assert mistake.reason == "is neither `direct` nor a key of `inbound_trust`"
+    assert mistake.nearest == "direct"
 
 
 def test_rules_name_doors_by_name_or_by_listen_address() -> None:

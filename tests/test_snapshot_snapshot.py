@@ -9,7 +9,14 @@ from dataclasses import replace
 import pytest
 
 from tests.helpers.world import ANYBODY, credentials, settings, with_crl
-from uproxy.config.settings import DestinationSettings, InboundSettings, RuleFrom, RuleSettings
+from uproxy.config.settings import (
+    DestinationSettings,
+    InboundSettings,
+    L7EndpointSettings,
+    L7ProxySettings,
+    RuleFrom,
+    RuleSettings,
+)
 from uproxy.contract import PLAIN, Refusal, Tls, TlsPlan
 from uproxy.lab.pki import Authority
 from uproxy.model import (
@@ -160,13 +167,16 @@ def test_in_clear_nothing_is_shown_and_nobody_expected() -> None:
 def test_everything_that_has_a_name_is_looked_up_and_its_addresses_are_known() -> None:
     before = first().with_records({NAME: (A,)})
     inside, outside = TcpAddress("app.internal", 1), TcpAddress("db2.internal", 2)
+    envoy = TcpAddress("envoy.internal", 15008)
+    proxy = L7ProxySettings("l7", (L7EndpointSettings(envoy), L7EndpointSettings(A)), ())
     config = replace(
         before.settings,
         inbound=(replace(API, to=inside),),
         destinations={"db": DB, "db2": replace(DB, name="db2", addresses=(outside,))},
+        l7_proxies={"l7": proxy},
     )
     made = before.with_settings(config, {outside: (B,)})
-    assert made.names == {NAME, inside, outside}
+    assert made.names == {NAME, inside, outside, envoy}
     assert made.records == {NAME: (A,), outside: (B,)}
     assert {key: list(each.listed) for key, each in made.addresses.items()} == {
         (Direction.INBOUND, "api"): [],

@@ -18,7 +18,8 @@ from uproxy.errors import ConfigError
 from uproxy.model import Host, Mistake, SystemdAddress, TcpAddress, UnixAddress
 
 _DURATIONS = {
-    "revocation_grace", "idle", "handshake", "connect", "half_close", "drain_delay", "drain",
+    "revocation_grace", "interval", "idle", "handshake", "connect", "half_close", "drain_delay",
+    "drain",
 }  # fmt: skip
 
 FILES = "identity: {files: {svid: svid.pem, key: key.pem, bundles: {example.org: bundle.pem}}}\n"
@@ -59,8 +60,9 @@ def only_mistake(
 def plain(settings: Settings) -> dict[str, Any]:
     """Return the settings as a document of plain values, including all defaults."""
     document: dict[str, Any] = _plain("", settings)
-    for destination in document.get("destinations", {}).values():
-        del destination["name"]  # it is the key
+    for section in ("destinations", "l7_proxies", "inbound_trust"):
+        for entry in document.get(section, {}).values():
+            del entry["name"]  # it is the key
     for rule in document.get("authorization", ()):
         if rule["from"].pop("any"):
             rule["from"] = "any"

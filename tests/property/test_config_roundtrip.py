@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from ipaddress import ip_address, ip_network
 from types import MappingProxyType
 from typing import Any
 
 import jsonschema
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.config_documents import as_json, as_yaml, loaded, plain
-from uproxy.config import Settings, changes, json_schema, warnings
+from uproxy.config import Settings, changes, json_schema, later, warnings
 from uproxy.config.settings import (
     AdminSettings,
     DestinationSettings,
     FilesIdentity,
     IdentitySettings,
     InboundSettings,
+    InboundTrustSettings,
+    L7EndpointSettings,
+    L7HealthSettings,
+    L7ProxySettings,
     LogSettings,
     OutboundSettings,
     RuleFrom,
@@ -53,6 +58,13 @@ _SECONDS = st.integers(0, 86_400_000).map(lambda milliseconds: milliseconds / 10
 _NETWORKS = st.sampled_from([ip_network(each) for each in ("10.0.0.0/8", "::/0", "192.0.2.1")])
 _KEEP_OR_CLOSE = st.sampled_from(["keep", "close"])
 _ALPN = st.lists(st.sampled_from(["h2", "http/1.1", "postgresql"]), unique=True).map(tuple)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _all_keys_have_an_effect() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(later, "UNFINISHED", {})
+        yield
 
 
 def _some(item: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
@@ -123,16 +135,53 @@ def _outbound(draw: Callable[..., Any], port: int, names: list[str]) -> Outbound
     return OutboundSettings(TcpAddress(host, port), to, expose=kind == "exposed")
 
 
+def _endpoints() -> st.SearchStrategy[tuple[L7EndpointSettings, ...]]:
+    endpoint = st.builds(
+        L7EndpointSettings, st.builds(TcpAddress, _HOSTS, _PORTS), draining=st.booleans()
+    )
+    return st.lists(
+        endpoint, min_size=1, max_size=3, unique_by=lambda each: each.address
+    ).map(tuple)  # fmt: skip
+
+
+def _l7_proxy(name: str) -> st.SearchStrategy[L7ProxySettings]:
+    paths = st.sampled_from(["/ready", "/health?deep=1"])
+    seconds = st.integers(100, 86_400_000).map(lambda milliseconds: milliseconds / 1000)
+    return st.builds(
+        L7ProxySettings,
+        name=st.just(name),
+        addresses=_endpoints(),
+        identities=st.lists(_IDS, min_size=1, max_size=2, unique=True).map(tuple),
+        when_unavailable=st.sampled_from(["refuse", "bypass"]),
+        health=st.none() | st.builds(L7HealthSettings, _PORTS, paths, seconds),
+    )
+
+
+def _trusted(name: str) -> st.SearchStrategy[InboundTrustSettings]:
+    return st.builds(
+        InboundTrustSettings,
+        name=st.just(name),
+        identities=st.just((f"spiffe://example.org/l7/{name}",)),
+        speaks_for=st.lists(_IDS, min_size=1, max_size=2, unique=True).map(tuple),
+        require_proof=st.booleans(),
+    )
+
+
 @st.composite
-def _destination(draw: Callable[..., Any], name: str) -> DestinationSettings:
+def _destination(
+    draw: Callable[..., Any], name: str, proxies: list[str]
+) -> DestinationSettings:  # fmt: skip
     transport = draw(st.sampled_from(Transport))
     mtls, hbone = transport is Transport.MTLS, transport is Transport.HBONE
     targets = st.builds(TcpAddress, _HOSTS, _PORTS) if hbone else _TARGETS
+    via = draw(st.none() | st.sampled_from(proxies)) if hbone and proxies else None
+    identities = _IDS if via is None else _IDS.filter(lambda text: "*" not in text)
     return DestinationSettings(
         name=name,
         addresses=draw(st.lists(targets, min_size=1, max_size=3, unique=True).map(tuple)),
         transport=transport,
-        identities=draw(st.lists(_IDS, min_size=1, max_size=2, unique=True).map(tuple))
+        via=via,
+        identities=draw(st.lists(identities, min_size=1, max_size=2, unique=True).map(tuple))
         if mtls or hbone
         else (),
         hbone_port=draw(st.none() | _PORTS) if hbone else None,
@@ -141,7 +190,7 @@ def _destination(draw: Callable[..., Any], name: str) -> DestinationSettings:
     )
 
 
-def _callers() -> st.SearchStrategy[RuleFrom]:
+def _callers(ways: list[str]) -> st.SearchStrategy[RuleFrom]:
     values = {
         "identities": _IDS,
         "trust_domains": st.sampled_from(["example.org", "partner.test"]),
@@ -151,14 +200,21 @@ def _callers() -> st.SearchStrategy[RuleFrom]:
     }
     lists = {name: _some(value) for name, value in values.items()}
     nots = {f"not_{name}": _some(value) for name, value in values.items()}
-    direct = st.sampled_from([(), ("direct",)])
-    named = st.builds(RuleFrom, via=st.just(("direct",)), not_via=direct, **lists, **nots)
+    known = ["direct", *ways]
+    some = [
+        st.lists(st.sampled_from(known), min_size=least, max_size=len(known), unique=True)
+        for least in (1, 0)
+    ]
+    via, not_via = (each.map(tuple) for each in some)
+    named = st.builds(RuleFrom, via=via, not_via=not_via, **lists, **nots)
     strangers = st.builds(RuleFrom, unauthenticated=st.just(True), cidrs=lists["cidrs"])
     return named | strangers | st.just(RuleFrom(any=True))
 
 
 @st.composite
-def _rule(draw: Callable[..., Any], index: int, doors: list[str]) -> RuleSettings:
+def _rule(
+    draw: Callable[..., Any], index: int, doors: list[str], ways: list[str]
+) -> RuleSettings:  # fmt: skip
     some_doors = _some(st.sampled_from(doors)) if doors else st.just(())
     target = st.builds(
         RuleTo,
@@ -172,7 +228,7 @@ def _rule(draw: Callable[..., Any], index: int, doors: list[str]) -> RuleSetting
     return RuleSettings(
         name=draw(_LABELS) + str(index),
         action=draw(st.sampled_from(["allow", "deny"])),
-        from_=draw(_callers()),
+        from_=draw(_callers(ways)),
         to=draw(target),
         mode=draw(st.sampled_from(["enforce", "shadow"])),
     )
@@ -201,14 +257,18 @@ def _settings(draw: Callable[..., Any]) -> Settings:
     outbound = tuple(draw(_outbound(next(ports), names)) for _ in range(draw(st.integers(0, 2))))
     doors = [door.name for door in inbound]
     delay = draw(st.integers(0, 20_000)) / 1000
+    proxies = draw(st.lists(_WORDS, max_size=2, unique=True))
+    ways = draw(st.lists(_WORDS, max_size=2, unique=True))
     off_or_unix = st.none() | st.just(UnixAddress("/run/admin"))
     return Settings(
         identity=draw(_identities()),
         name=draw(_LABELS),
         inbound=inbound,
         outbound=outbound,
-        destinations=MappingProxyType({name: draw(_destination(name)) for name in names}),
-        authorization=tuple(draw(_rule(n, doors)) for n in range(draw(st.integers(0, 3)))),
+        destinations=MappingProxyType({name: draw(_destination(name, proxies)) for name in names}),
+        l7_proxies=MappingProxyType({name: draw(_l7_proxy(name)) for name in proxies}),
+        inbound_trust=MappingProxyType({name: draw(_trusted(name)) for name in ways}),
+        authorization=tuple(draw(_rule(n, doors, ways)) for n in range(draw(st.integers(0, 3)))),
         on_policy_change=draw(_KEEP_OR_CLOSE),
         tls=draw(_tls()),
         hbone=draw(_tunnels()),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from uproxy.config.l7_advice import l7_warnings
 from uproxy.config.listeners import beyond_loopback
 from uproxy.config.nodes import join
 from uproxy.config.rule_advice import target_warnings, trust_warnings
@@ -29,6 +30,7 @@ def warnings(settings: Settings) -> tuple[Mistake, ...]:
             _outbound,
             _destinations,
             _tunnels,
+            l7_warnings,
             target_warnings,
             _trust,
             _tls,

@@ -2,14 +2,16 @@
 
 Each check uses only values that are valid by themselves, so that one error in the file gives
 one mistake.  Authorization rules are checked in `rules`, listen addresses in `listeners`, tunnels
-in `tunnel_checks`.
+in `tunnel_checks`, L7 proxies in `l7_checks`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Set
 
-from uproxy.config.kinds import nearest
+from uproxy.config import later
+from uproxy.config.kinds import nearest, not_yet
+from uproxy.config.l7_checks import check_l7
 from uproxy.config.leaves import CIPHERS_12, CIPHERS_13
 from uproxy.config.listeners import beyond_loopback, check_listeners
 from uproxy.config.nodes import MapNode
@@ -26,10 +28,21 @@ def check(root: Draft) -> Iterator[Mistake]:
     yield from _check_admin(root)
     yield from _check_destinations(root)
     yield from check_tunnels(root)
+    yield from check_l7(root)
     yield from _check_tls(root)
     yield from _check_timeouts(root)
     yield from check_rules(root)
     yield from check_listeners(root)
+    yield from _refuse_unfinished(root)
+
+
+def _refuse_unfinished(root: Draft) -> Iterator[Mistake]:
+    """Refuse keys that have no effect in this version."""
+    for section, keys in later.UNFINISHED.items():
+        for draft in root.drafts(section) if section else (root,):
+            for key, way_out in keys.items():
+                if draft.has(key):
+                    yield draft.wrong(key, not_yet(way_out))
 
 
 def _check_identity(root: Draft) -> Iterator[Mistake]:

@@ -13,8 +13,6 @@ _CAPTURED = "give each door an address the application connects to, and `to:` a 
 KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "": {
-            "l7_proxies": "connect straight to the destinations",
-            "inbound_trust": "let callers connect straight to this workload",
             "handover": "remove the key and restart to upgrade",
         },
         "inbound": {
@@ -22,13 +20,21 @@ KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "migrate": "give plaintext callers a door of their own with `transport: plaintext`",
         },
         "outbound": {"captured": _CAPTURED},
-        "destinations": {
-            "match": _CAPTURED,
-            "via": "connect straight to the destination",
-        },
+        "destinations": {"match": _CAPTURED},
     }
 )
 """The keys by the record they will belong to; each with what to use today."""
+
+UNFINISHED: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "": {
+            "l7_proxies": "connect straight to the destinations",
+            "inbound_trust": "let callers connect straight to this workload",
+        },
+        "destinations": {"via": "connect straight to the destination"},
+    }
+)
+"""The same for keys that are read and checked, but have no effect in this version."""
 
 ENGINES: Mapping[str, str] = MappingProxyType(
     dict.fromkeys(("cython", "c"), "use `engine: native`")

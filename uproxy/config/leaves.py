@@ -82,6 +82,19 @@ def size(minimum: str, maximum: str) -> ScalarKind:
     return ScalarKind(f"a size from {minimum} to {maximum}", parse, _pattern(scalars.SIZE))
 
 
+def duration_from(minimum: str) -> ScalarKind:
+    """Return the kind of durations that can't be switched off and last at least `minimum`."""
+    least = scalars.duration(minimum)
+
+    def parse(text: str) -> float:
+        seconds = scalars.duration(text)
+        if seconds < least:
+            raise ValueError(f"must be at least {minimum}")
+        return seconds
+
+    return ScalarKind(f"a duration from {minimum}", parse, _pattern(scalars.DURATION), _NUMBERS)
+
+
 DURATION = ScalarKind(
     "a duration",
     scalars.duration,
@@ -115,6 +128,7 @@ OWNER = ScalarKind(
 SERVER_NAME = ScalarKind("a host name", scalars.server_name, {**_TEXT, "maxLength": 254})
 LABEL = ScalarKind("text", scalars.label, {**_TEXT, "maxLength": 128})
 FILE = ScalarKind("a file path", scalars.file_path, _TEXT)
+HTTP_PATH = ScalarKind("a path of HTTP", scalars.http_path, _pattern("/[!-~]*"))
 ALPN = ScalarKind("a protocol name", scalars.alpn, {**_TEXT, "maxLength": 255})
 SEGMENT = ScalarKind("a path segment", scalars.segment, _pattern("[A-Za-z0-9._-]+"))
 TRUST_DOMAIN = ScalarKind("a trust domain", _trust_domain, _TEXT)

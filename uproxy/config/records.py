@@ -12,7 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from uproxy.config.kinds import WRONG, Json, Kind, is_not, nearest, not_yet, with_hint
-from uproxy.config.nodes import Entry, ListNode, MapNode, Node, join, mistake
+from uproxy.config.nodes import Entry, ListNode, MapNode, Node, Scalar, join, mistake
 from uproxy.config.overrides import PREFIX
 from uproxy.model import Mistake
 
@@ -132,6 +132,40 @@ class Draft:
         if index is not None and isinstance(node, ListNode):
             node, path = node.items[index], join(path, index)
         return mistake(path, self.node.place if node is None else node, reason, hint)
+
+
+@dataclass(frozen=True, slots=True)
+class ShortFor:
+    """A record, or the value of its key `key` alone where nothing else is said."""
+
+    key: str
+    item: Record
+
+    @property
+    def words(self) -> str:
+        """See Kind."""
+        return f"{self._short.words}, or {self.item.words}"
+
+    @property
+    def _short(self) -> Kind:
+        return next(each.kind for each in self.item.fields if each.name == self.key)
+
+    def read(self, node: Node, path: str, mistakes: list[Mistake]) -> object:
+        """See Kind; returns a Draft."""
+        if isinstance(node, MapNode):
+            return self.item.read(node, path, mistakes)
+        if not isinstance(node, Scalar):
+            mistakes.append(mistake(path, node, is_not(node, self.words)))
+            return WRONG
+        value = self._short.read(node, path, mistakes)
+        if value is WRONG:
+            return WRONG
+        written = MapNode((Entry(self.key, node.place, node),), node.place)
+        return Draft(self.item, path, written, MappingProxyType({self.key: value}))
+
+    def schema(self) -> Json:
+        """See Kind."""
+        return {"anyOf": [self._short.schema(), self.item.schema()]}
 
 
 def build(value: object, key: str = "") -> object:

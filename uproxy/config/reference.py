@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from uproxy.config.fields import SETTINGS
 from uproxy.config.kinds import Kind, ListOf, MapOf, Nullable, WordOr
 from uproxy.config.nodes import join
-from uproxy.config.records import Field, Record
+from uproxy.config.records import Field, Record, ShortFor
 from uproxy.config.reload import RESTART_KEYS
 
 _HEAD = """# Every setting
@@ -52,8 +52,9 @@ def _default(field: Field) -> str:
 def _inner_kind(kind: Kind) -> tuple[Kind, str]:
     """Return the kind of the values inside a list, mapping or alternative, and their path's
     suffix."""
-    if isinstance(kind, Nullable | WordOr):
+    if isinstance(kind, Nullable | WordOr | ShortFor):
         return kind.item, ""
     if isinstance(kind, ListOf):
-        return kind.item, "[]"
+        inner, _ = _inner_kind(kind.item)
+        return inner, "[]"
     return (kind.item, ".NAME") if isinstance(kind, MapOf) else (kind, "")

@@ -87,14 +87,21 @@ def _no_such_address(
 
 
 def trust_warnings(settings: Settings, bundles: Collection[str]) -> Iterator[Mistake]:
-    """Warn of callers and servers of trust domains for which there is no bundle; `bundles` are the
-    trust domains that have one."""
+    """Warn of callers, servers and L7 proxies of trust domains for which there is no bundle;
+    `bundles` are the trust domains that have one."""
     for index, rule in enumerate(settings.authorization):
         if rule.action == "allow":
             yield from _callers(rule, join(join("authorization", index), "from"), bundles)
     for name, destination in settings.destinations.items():
         path = join(join("destinations", name), "identities")
         yield from _unknown(path, _domains(destination.identities), bundles)
+    for name, proxy in settings.l7_proxies.items():
+        path = join(join("l7_proxies", name), "identities")
+        yield from _unknown(path, _domains(proxy.identities), bundles)
+    for name, trusted in settings.inbound_trust.items():
+        path = join("inbound_trust", name)
+        yield from _unknown(join(path, "identities"), _domains(trusted.identities), bundles)
+        yield from _unknown(join(path, "speaks_for"), _domains(trusted.speaks_for), bundles)
 
 
 def _callers(rule: RuleSettings, path: str, bundles: Collection[str]) -> Iterator[Mistake]:

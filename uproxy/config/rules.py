@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Set
 
-from uproxy.config.kinds import nearest, not_yet
+from uproxy.config.kinds import nearest
+from uproxy.config.nodes import MapNode
 from uproxy.config.records import Draft
 from uproxy.model import Mistake
 
@@ -28,25 +29,27 @@ def check_rules(root: Draft) -> Iterator[Mistake]:
         for door in root.drafts("inbound")
         if door.get("name") or door.get("listen")
     )
+    trusted = root.node.get("inbound_trust")
+    ways = frozenset((DIRECT, *(trusted.keys if isinstance(trusted, MapNode) else ())))
     names: dict[str, str] = {}
     for rule in root.drafts("authorization"):
         name = rule.get("name") or rule.path
         if name in names:
             yield rule.wrong("name", f"{name} is already the name of {names[name]}")
         names.setdefault(name, rule.path)
-        yield from _check_callers(rule)
+        yield from _check_callers(rule, ways)
         target = rule.get("to")
         if isinstance(target, Draft):
             yield from _check_targets(target, doors)
 
 
-def _check_callers(rule: Draft) -> Iterator[Mistake]:
+def _check_callers(rule: Draft, ways: Set[str]) -> Iterator[Mistake]:
     """Refuse `from` fields that contradict each other, and an allow rule that names no callers."""
     callers = rule.get("from")
     if isinstance(callers, Draft):
         yield from _check_unauthenticated(callers)
         for key in ("via", "not_via"):
-            yield from _check_via(callers, key)
+            yield from _check_via(callers, key, ways)
     if rule.get("action") != "allow":
         return
     if not rule.has("from"):
@@ -74,11 +77,12 @@ def _check_unauthenticated(callers: Draft) -> Iterator[Mistake]:
             yield callers.wrong(key, reason)
 
 
-def _check_via(callers: Draft, key: str) -> Iterator[Mistake]:
+def _check_via(callers: Draft, key: str, ways: Set[str]) -> Iterator[Mistake]:
+    """Refuse the names of L7 proxies that may not speak for callers."""
     for index, way in enumerate(callers.get(key) or ()):
-        if way != DIRECT:
-            reason = not_yet(f"{way} would be an L7 proxy; `{DIRECT}` is the only way so far")
-            yield callers.wrong_item(key, index, reason)
+        if way not in ways:
+            reason = f"is neither `{DIRECT}` nor a key of `inbound_trust`"
+            yield callers.wrong_item(key, index, reason, nearest(way, sorted(ways)))
 
 
 def _check_targets(target: Draft, doors: Set[str]) -> Iterator[Mistake]:

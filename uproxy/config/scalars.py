@@ -308,6 +308,13 @@ def alpn(text: str) -> str:
     return text
 
 
+def http_path(text: str) -> str:
+    """Check the path, maybe with a query, of an HTTP request (RFC 9112 §3.2.1); return the text."""
+    if not re.fullmatch("/[!-~]{0,1023}", text) or "#" in text:
+        raise ValueError("must be a path such as /ready: ASCII without blanks, and no fragment")
+    return text
+
+
 def file_path(text: str) -> str:
     """Check that a path isn't empty; return the text."""
     if not text:

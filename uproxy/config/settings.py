@@ -118,11 +118,58 @@ class DestinationSettings:
     """Where tunnels to all addresses end; None: at `hbone_port` of each."""
     hbone_port: int | None = None
     """None: HBONE_PORT."""
+    via: str | None = None
+    """The key of `l7_proxies` through which connections go; None: straight there."""
 
     @property
     def tunnel_end(self) -> TcpAddress | int:
         """Where tunnels end: an address, or the port of each address's host."""
         return self.hbone_address or self.hbone_port or HBONE_PORT
+
+
+@dataclass(frozen=True, slots=True)
+class L7EndpointSettings:
+    """One of the shared Envoys of an entry of `l7_proxies`."""
+
+    address: TcpAddress
+    draining: bool = False
+    """Whether it gets no new streams."""
+
+
+@dataclass(frozen=True, slots=True)
+class L7HealthSettings:
+    """How the health of a shared Envoy is asked: GET in clear at its own host."""
+
+    port: int
+    path: str = "/ready"
+    interval: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class L7ProxySettings:
+    """Shared Envoys, each as good as the other, through which destinations are reached."""
+
+    name: str
+    addresses: tuple[L7EndpointSettings, ...]
+    identities: tuple[str, ...]
+    """Patterns of SPIFFE IDs: who may answer."""
+    when_unavailable: str = "refuse"
+    """`refuse`, or `bypass`: straight to the destination."""
+    health: L7HealthSettings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InboundTrustSettings:
+    """Shared Envoys that may say for whom they connect to this workload."""
+
+    name: str
+    """What `via` in rules calls them."""
+    identities: tuple[str, ...]
+    """Their SPIFFE IDs."""
+    speaks_for: tuple[str, ...]
+    """Patterns of the SPIFFE IDs of callers for whom they may connect."""
+    require_proof: bool = False
+    """Whether the caller's JWT-SVID for this workload must come along."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +251,10 @@ class Settings:
     inbound: tuple[InboundSettings, ...] = ()
     outbound: tuple[OutboundSettings, ...] = ()
     destinations: Mapping[str, DestinationSettings] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    l7_proxies: Mapping[str, L7ProxySettings] = field(default_factory=lambda: MappingProxyType({}))
+    inbound_trust: Mapping[str, InboundTrustSettings] = field(
         default_factory=lambda: MappingProxyType({})
     )
     authorization: tuple[RuleSettings, ...] = ()

@@ -177,6 +177,8 @@ def _all_addresses(settings: Settings) -> Iterator[Address]:
         yield from destination.addresses
         if destination.hbone_address is not None:
             yield destination.hbone_address
+    for proxy in settings.l7_proxies.values():
+        yield from (endpoint.address for endpoint in proxy.addresses)
 
 
 def _application_addresses(door: InboundSettings) -> tuple[Address, ...]:
