@@ -8,15 +8,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+from uproxy.lab.tokens import TokenAuthority
 from uproxy.lean.imports import COMPILER_FLAGS
 
 ROOT = Path(__file__).parents[1]
 
 
-def run(program: str) -> str:
+def run(program: str, *arguments: str) -> str:
     """What a fresh interpreter prints: this one has everything imported already."""
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -266,3 +271,25 @@ def test_a_type_given_as_a_string_is_not_compiled_and_stays_usable() -> None:
         "print(typing.get_type_hints(Later))\n"
     )
     assert run(program).splitlines() == ["3 None", "{'size': <class 'int'>}"]
+
+
+def test_tokens_are_checked_without_a_client_of_web_servers() -> None:
+    program = (
+        "import sys, uproxy.cli.run\n"
+        "from uproxy.lean.imports import lean_imports\n"
+        "from uproxy.errors import UntrustedError\n"
+        "from uproxy.spiffe.jwt_bundles import parse_jwt_bundle\n"
+        "from uproxy.spiffe.jwt_svids import verify_jwt_svid\n"
+        "from datetime import UTC, datetime\n"
+        "print('jwt' in sys.modules)\n"
+        "with lean_imports():\n"
+        "    bundle = parse_jwt_bundle('example.org', sys.argv[1].encode())\n"
+        "    bundles = {'example.org': bundle}\n"
+        "    made = verify_jwt_svid(sys.argv[2], bundles, 'me', datetime.now(UTC))\n"
+        "print(made.spiffe_id)\n"
+        "unwanted = ('ssl', '_ssl', '_hashlib', 'http.client', 'urllib.request', 'email.message')\n"
+        "print([name for name in unwanted if name in sys.modules])\n"
+    )
+    signer = TokenAuthority("example.org", "RS256")
+    loaded = run(program, signer.jwks.decode(), signer.token("/a", "me"))
+    assert loaded.splitlines() == ["False", "spiffe://example.org/a", "[]"]

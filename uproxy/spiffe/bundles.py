@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -24,6 +23,7 @@ from uproxy.errors import BundleError
 from uproxy.spiffe import encoding
 from uproxy.spiffe.authorities import check_root
 from uproxy.spiffe.ids import TrustDomain
+from uproxy.spiffe.strict_json import read_object
 
 DEFAULT_REFRESH_HINT_S = 300
 """Seconds between two fetches of a bundle that names none (Trust Domain and Bundle §4.1.2)."""
@@ -147,21 +147,9 @@ def _json_object(data: bytes) -> dict[str, object]:
     if len(data) > encoding.MAX_BYTES:
         raise BundleError(f"{len(data)} bytes; at most {encoding.MAX_BYTES} are read")
     try:
-        document = json.loads(data.decode("utf-8"), object_pairs_hook=_unique)
-    except RecursionError as error:
-        raise BundleError("the JWKS is nested too deeply") from error
+        return read_object(data, "the JWKS")
     except ValueError as error:
-        raise BundleError(f"the JWKS is not JSON: {error}") from error
-    if not isinstance(document, dict):
-        raise BundleError("the JWKS is not a JSON object")
-    return document
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise BundleError("the JWKS repeats a member name (RFC 7517 §4)")
-    return members
+        raise BundleError(str(error)) from error
 
 
 def _x509_entry(key: object) -> bytes | None:
