@@ -22,6 +22,14 @@ async def test_an_echo_that_changes_the_marker_is_noticed() -> None:
             await apps.talk({"echo": bare}, "a-marker")
 
 
+async def test_each_call_is_a_connection() -> None:
+    async with EchoApplications() as apps:
+        assert await apps.call(apps.servers, 3) == "client"
+        session = await apps.open_session(apps.servers)
+        assert await session.ask() == "the echo server's connection 4"
+        await session.close()
+
+
 async def test_a_session_has_one_name_and_another_session_another() -> None:
     async with EchoApplications() as apps:
         first = await apps.open_session(apps.servers)

@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import traffic
 from uproxy.demo.distribution import DistributionApplications, find_programs
 from uproxy.demo.processes import ProgramCommand, output_of
 from uproxy.demo.screen import Screen
 from uproxy.errors import UproxyError
 from uproxy.lab.ports import listens
+from uproxy.lab.tap import Tap
 
 
 @pytest.fixture
@@ -41,6 +43,18 @@ async def test_psql_and_curl_do_what_they_say(apps: DistributionApplications) ->
         ("curl", "nginx"),
     ]
     assert "a page of nginx for a-marker" in exchanges[1].done
+
+
+async def test_each_call_of_curl_is_a_connection(apps: DistributionApplications) -> None:
+    async with Tap(apps.servers["nginx"]) as tap:
+        assert await apps.call({"nginx": tap.port}, 3) == "curl"
+    assert len(tap.captures) == 3
+
+
+async def test_another_page_than_nginx_has_is_noticed(apps: DistributionApplications) -> None:
+    async with traffic.serving(traffic.echo) as other:
+        with pytest.raises(UproxyError):
+            await apps.call({"nginx": other}, 1)
 
 
 async def test_a_session_is_one_backend(apps: DistributionApplications) -> None:

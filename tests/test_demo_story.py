@@ -16,6 +16,7 @@ from uproxy.demo.story import Story
 from uproxy.demo.world import FRONTEND, HOME, DemoWorld
 from uproxy.errors import UproxyError
 from uproxy.identity.credentials import Credentials, IdentitySource
+from uproxy.lab.ports import free_port
 
 
 class OpenWorld(DemoWorld):
@@ -30,15 +31,39 @@ class OpenWorld(DemoWorld):
 class ClassicWorld(DemoWorld):
     """Keys are agreed on without the post-quantum half."""
 
-    def frontend_config(self) -> dict[str, Any]:
-        return {**super().frontend_config(), "tls": {"groups": ["X25519"]}}
+    def frontend_config(self, servers: Mapping[str, int]) -> dict[str, Any]:
+        return {**super().frontend_config(servers), "tls": {"groups": ["X25519"]}}
 
 
-class NakedWorld(DemoWorld):
+class RawWorld(DemoWorld):
+    """Each connection has TLS of its own, and there are no tunnels."""
+
+    def frontend_config(self, servers: Mapping[str, int]) -> dict[str, Any]:
+        config = super().frontend_config(servers)
+        for destination in config["destinations"].values():
+            destination["transport"] = "mtls"
+            destination["addresses"] = [destination.pop("hbone_address")]
+        return config
+
+    def orders_config(self, servers: Mapping[str, int]) -> dict[str, Any]:
+        config = super().orders_config(servers)
+        door = config["inbound"][0]
+        config["inbound"] = [
+            {
+                "listen": door["listen"],
+                "transport": "mtls",
+                "to": f"127.0.0.1:{port}",
+            }
+            for port in servers.values()
+        ]
+        return config
+
+
+class NakedWorld(RawWorld):
     """No uProxy speaks TLS."""
 
-    def frontend_config(self) -> dict[str, Any]:
-        config = super().frontend_config()
+    def frontend_config(self, servers: Mapping[str, int]) -> dict[str, Any]:
+        config = super().frontend_config(servers)
         for destination in config["destinations"].values():
             destination["transport"] = "plaintext"
             del destination["identities"]
@@ -50,6 +75,13 @@ class NakedWorld(DemoWorld):
             door["transport"] = "plaintext"
         config["authorization"][0]["from"] = {"unauthenticated": True}
         return config
+
+
+class WastefulWorld(DemoWorld):
+    """A tunnel that has nothing to carry is closed at once."""
+
+    def frontend_config(self, servers: Mapping[str, int]) -> dict[str, Any]:
+        return {**super().frontend_config(servers), "hbone": {"idle": "1ms"}}
 
 
 class ForgetfulWorld(DemoWorld):
@@ -80,8 +112,10 @@ async def test_in_the_world_as_it_is_every_step_is_told() -> None:
     [
         (OpenWorld(), "an identity that no rule allows was let in"),
         (ClassicWorld(), "the group is 0x001d"),
+        (RawWorld(), "an access log says"),
         (NakedWorld(), "an access log says"),
-        (ForgetfulWorld(), "the echo connection|an access log says"),
+        (WastefulWorld(), r"\d+ connections went over the wire, not 1"),
+        (ForgetfulWorld(), "the echo connection|an access log says|went over the wire, not 1"),
     ],
     ids=lambda each: type(each).__name__ if isinstance(each, DemoWorld) else "",
 )
@@ -123,7 +157,7 @@ async def test_ctrl_c_is_not_lost_while_an_identity_is_fetched(
 async def test_a_world_holds_no_key_on_disk() -> None:
     async with DemoWorld() as world:
         await world.start_authority()
-        await world.start_uproxies({})
+        await world.start_uproxies({"echo": free_port()})
         files = [path for path in world.folder.rglob("*") if path.is_file()]
         assert {path.suffix for path in files} == {".yaml"}
         assert not any("PRIVATE" in path.read_text() for path in files)

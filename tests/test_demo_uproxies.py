@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from tests.helpers import traffic
+from uproxy.demo.processes import until_async
 from uproxy.demo.uproxies import UproxyProcess
 from uproxy.errors import UproxyError
 from uproxy.lab.ports import free_port
@@ -51,6 +53,22 @@ async def test_its_access_log_is_read_row_by_row(tmp_path: Path, app: int) -> No
         assert {(row["outcome"], row["bytes_sent"]) for row in uproxy.accesses} == {
             ("closed", 1000)
         }
+
+
+async def test_what_is_open_is_what_its_admin_listener_says(tmp_path: Path, app: int) -> None:
+    document = config(app)
+    port = int(document["outbound"][0]["listen"].rpartition(":")[2])  # type: ignore[index]  # plain data
+    async with UproxyProcess(document, tmp_path) as uproxy:
+        await uproxy.wait_until_ready()
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+
+        async def look() -> bool:
+            return (await uproxy.connections()).get("total") == 1
+
+        await until_async(look, "it shows the connection", uproxy)
+        writer.close()
+        assert await uproxy.handshakes() == 0
+    assert (await uproxy.connections(), await uproxy.handshakes()) == ({}, 0)
 
 
 async def test_one_that_cannot_start_tells_why(tmp_path: Path, app: int) -> None:

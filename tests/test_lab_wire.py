@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -11,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from OpenSSL import SSL
 
-from uproxy.lab.pki import Authority
+from tests.helpers.captured_tls import SECRET, conversation
 from uproxy.lab.wire import (
     CIPHERS,
     ClientHello,
@@ -23,56 +22,6 @@ from uproxy.lab.wire import (
     read_records,
     read_server_hello,
 )
-
-SVID = Authority("example.org").issue("/ns/db/sa/orders")
-SECRET = b"nobody may read this"
-
-
-def conversation(
-    version: int = SSL.TLS1_3_VERSION, curve: ec.EllipticCurve | None = None
-) -> tuple[bytes, bytes]:
-    """What two OpenSSL ends say to each other, including SECRET; each way."""
-    client = SSL.Connection(_context(version, curve))
-    server = SSL.Connection(_context(version))
-    client.set_connect_state()
-    server.set_accept_state()
-    ways = {client: bytearray(), server: bytearray()}
-    for _ in range(4):
-        for here, there in ((client, server), (server, client)):
-            _step(here.do_handshake)
-            _carry(here, there, ways[here])
-    client.send(SECRET)
-    _carry(client, server, ways[client])
-    assert server.recv(100) == SECRET
-    return bytes(ways[client]), bytes(ways[server])
-
-
-def _context(version: int, curve: ec.EllipticCurve | None = None) -> SSL.Context:
-    context = SSL.Context(SSL.TLS_METHOD)
-    if curve is not None:
-        context.set_tmp_ecdh(curve)
-    context.set_min_proto_version(version)
-    context.set_max_proto_version(version)
-    context.use_certificate(SVID.chain[0])
-    context.use_privatekey(SVID.key)  # type: ignore[arg-type]  # an EC key
-    return context
-
-
-def _step(call: Any) -> None:
-    try:
-        call()
-    except SSL.WantReadError:
-        return
-
-
-def _carry(here: SSL.Connection, there: SSL.Connection, kept: bytearray) -> None:
-    try:
-        while data := here.bio_read(1 << 16):
-            kept += data
-            there.bio_write(data)
-    except SSL.WantReadError:
-        return
-
 
 CLIENT, SERVER = conversation()
 
@@ -100,6 +49,12 @@ def test_the_post_quantum_share_has_the_sizes_of_its_standard() -> None:
 def test_another_group_is_told_as_what_it_is() -> None:
     there, back = read_conversation(*conversation(curve=ec.SECP256R1())).agreed
     assert (there, back) == (KeyShare(0x0017, 65), KeyShare(0x0017, 65))
+
+
+def test_the_application_protocols_on_offer_are_read() -> None:
+    asked, answered = conversation(protocols=(b"h2", b"http/1.1"))
+    assert read_conversation(asked, answered).client.protocols == (b"h2", b"http/1.1")
+    assert read_conversation(CLIENT, SERVER).client.protocols == ()
 
 
 def test_tls_1_2_is_not_taken_for_1_3() -> None:
@@ -164,7 +119,7 @@ def test_an_extension_that_is_there_twice_is_refused() -> None:
 def test_a_client_without_extensions_offers_nothing_we_know() -> None:
     body = bytes(34) + b"\0" + b"\0\2\x13\1" + b"\1\0" + b"\0\0"
     hello = read_client_hello(b"\1" + len(body).to_bytes(3, "big") + body)
-    assert hello == ClientHello(versions=(), shares=())
+    assert hello == ClientHello(versions=(), shares=(), protocols=())
 
 
 def test_bytes_behind_a_hello_are_refused() -> None:

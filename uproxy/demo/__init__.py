@@ -8,8 +8,9 @@ at the end, however it ends.
     apps, distribution    the applications: an echo, or PostgreSQL and nginx
     processes             child processes of the demonstration
     uproxies              a `uproxy run` process and its admin listener
-    world                 starts and stops the authority, the uProxies and the taps
-    unauthorized          clients that must be refused, with pyOpenSSL
+    world                 starts and stops the authority, the uProxies and the tap
+    unauthorized          clients that ask for a stream and must be refused, with pyOpenSSL and h2
+    evidence              facts from access logs, admin listeners and the wire
     screen                prints headings, check marks and tables
     story                 the steps in order; each proves what it says
     runner                runs the story once, and handles signals

@@ -58,6 +58,14 @@ class Applications(Protocol):
             UproxyError: a service didn't answer, or not as it should.
         """
 
+    async def call(self, doors: DoorPorts, times: int) -> str:
+        """Use a service this many times, each over a short connection of its own; return the
+        client's name.
+
+        Raises:
+            UproxyError: the service didn't answer, or not as it should.
+        """
+
     async def open_session(self, doors: DoorPorts) -> AppSession:
         """Open a connection that stays open.
 
@@ -80,14 +88,14 @@ class EchoApplications(LoopbackServer):
 
     async def talk(self, doors: DoorPorts, marker: str) -> list[Exchange]:
         """Send a line and check that it comes back."""
-        session = await EchoSession.open(doors["echo"])
-        try:
-            answer = await session.send(marker)
-        finally:
-            await session.close()
-        if not answer.endswith(f": {marker}"):
-            raise UproxyError(f"the echo of {marker!r} came back as {answer!r}")
+        await _echo_once(doors["echo"], marker)
         return [Exchange("client", "echo", f"sent {marker!r}, got it back")]
+
+    async def call(self, doors: DoorPorts, times: int) -> str:
+        """Send a line over each of several connections."""
+        for number in range(times):
+            await _echo_once(doors["echo"], f"call {number}")
+        return "client"
 
     async def open_session(self, doors: DoorPorts) -> AppSession:
         """Open another connection."""
@@ -106,6 +114,17 @@ class EchoApplications(LoopbackServer):
             pass  # the client is gone, or sent a line without end
         finally:
             writer.transport.abort()
+
+
+async def _echo_once(port: int, text: str) -> None:
+    """Send a line over a new connection and check that it comes back."""
+    session = await EchoSession.open(port)
+    try:
+        answer = await session.send(text)
+    finally:
+        await session.close()
+    if not answer.endswith(f": {text}"):
+        raise UproxyError(f"the echo of {text!r} came back as {answer!r}")
 
 
 class EchoSession:

@@ -122,6 +122,14 @@ class DistributionApplications:
             Exchange("curl", "nginx", f"got {page!r}"),
         ]
 
+    async def call(self, doors: DoorPorts, times: int) -> str:
+        """Get pages with curl, which nginx has it do over a connection each."""
+        url = f"http://127.0.0.1:{doors['nginx']}/?for=[1-{times}]"
+        pages = await self._fetch(url, "--header", "Connection: close")
+        if pages.splitlines() != [f"a page of nginx for {one}" for one in range(1, times + 1)]:
+            raise UproxyError(f"curl got other pages than nginx has: {pages!r}")
+        return "curl"
+
     async def open_session(self, doors: DoorPorts) -> AppSession:
         """Open a psql session."""
         session = PsqlSession(self._psql(doors["postgres"]), self._folder)
@@ -187,9 +195,9 @@ class DistributionApplications:
     async def _query(self, port: int, sql: str) -> str:
         return await output_of(self._psql(port, "-c", sql), self._folder)
 
-    async def _fetch(self, url: str) -> str:
+    async def _fetch(self, url: str, *words: str) -> str:
         argv = [self._programs["curl"], "-q", "-sS", "--fail", "--noproxy", "*",
-                "--max-time", "20", url]  # fmt: skip
+                "--max-time", "20", *words, url]  # fmt: skip
         return await output_of(ProgramCommand("curl", argv), self._folder)
 
 

@@ -11,27 +11,35 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
 
 from uproxy.demo.apps import Applications, AppSession, EchoApplications, Exchange
 from uproxy.demo.distribution import DistributionApplications
-from uproxy.demo.processes import until_async
+from uproxy.demo.evidence import (
+    Row,
+    access_of,
+    accesses,
+    expect,
+    only_open_tunnel,
+    other_serial,
+    port_of,
+    read_wire,
+    serial,
+    time_left,
+    tunnel_has_ended,
+    verdict,
+)
 from uproxy.demo.screen import Screen
 from uproxy.demo.unauthorized import ConnectionResult, connect_to_door
 from uproxy.demo.uproxies import UproxyProcess
 from uproxy.demo.world import FRONTEND, HOME, NAMESAKE, NEWSLETTER, ORDERS, RULE, DemoWorld
-from uproxy.errors import UproxyError
-from uproxy.lab.tap import Capture
-from uproxy.lab.wire import CIPHERS, GROUPS, VERSIONS, Conversation, read_conversation
+from uproxy.lab.wire import CIPHERS, GROUPS, VERSIONS
 
 _HEARTBEAT_S = 2.0
 """Seconds between two requests on the open connection."""
-_TLS_1_3, _X25519MLKEM768 = 0x0304, 0x11EC
-
-Row = dict[str, Any]
-"""One line of an access log."""
+_SHORT_CONNECTIONS = 20
+"""How many more connections the clients make, so that there is something to share a tunnel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +85,12 @@ class Story:
         )
         await self._show_authority()
         apps = await self._show_workloads()
-        await self._show_traffic(apps)
-        self._show_wire()
-        await self._show_refusals()
+        rows = await self._show_traffic(apps)
+        await self._show_wire(rows)
+        await self._show_refusals(_application(apps))
+        await self._show_rotation(apps)
         self._session = await apps.open_session(self._world.doors)
         self._world.on_exit(self._session.close)
-        await self._show_rotation(self._session)
         await self._show_where_to_look()
 
     async def stay(self) -> None:
@@ -96,7 +104,7 @@ class Story:
         while True:
             await asyncio.sleep(_HEARTBEAT_S)
             again = await self._session.ask()
-            _expect(again == name, f"the connection was {name}, now it is {again}")
+            expect(again == name, f"the connection was {name}, now it is {again}")
 
     async def _show_authority(self) -> None:
         self._screen.step(1, "An authority for identities (for development, in memory)")
@@ -114,8 +122,8 @@ class Story:
             await world.start_uproxies(apps.servers)
         for uproxy, spiffe_id in ((world.frontend, FRONTEND), (world.orders, ORDERS)):
             certificate = await uproxy.own_certificate()
-            _expect(certificate.get("spiffe_id") == spiffe_id, f"{uproxy.name} is {certificate}")
-            screen.done(f"{uproxy.name} is {spiffe_id} {_for_how_long(certificate)}")
+            expect(certificate.get("spiffe_id") == spiffe_id, f"{uproxy.name} is {certificate}")
+            screen.done(f"{uproxy.name} is {spiffe_id} {time_left(certificate)}")
         screen.fact("orders' policy", f"lets in {FRONTEND} and nobody else")
         return apps
 
@@ -127,8 +135,8 @@ class Story:
         screen.done("PostgreSQL and nginx run beside orders, on loopback, in the clear")
         return apps
 
-    async def _show_traffic(self, apps: Applications) -> None:
-        """Let the clients use their servers; check both access logs."""
+    async def _show_traffic(self, apps: Applications) -> list[Row]:
+        """Let the clients use their servers; check both access logs, and return orders'."""
         world, screen = self._world, self._screen
         screen.step(3, "Traffic")
         with screen.waiting("clients talk to their servers"):
@@ -136,123 +144,194 @@ class Story:
         for one in exchanges:
             screen.done(f"{one.client} {one.done}")
             screen.fact("its path", _path(one))
+        await self._show_accesses(apps, len(exchanges))
+        with screen.waiting("clients call again and again"):
+            client = await apps.call(world.doors, _SHORT_CONNECTIONS)
+        screen.done(f"{client} called {_SHORT_CONNECTIONS} times more, over a connection each")
+        await _between_us(world.frontend, len(exchanges) + _SHORT_CONNECTIONS)
+        return await _between_us(world.orders, len(exchanges) + _SHORT_CONNECTIONS)
+
+    async def _show_accesses(self, apps: Applications, count: int) -> None:
+        """Print the first lines of both access logs."""
+        screen = self._screen
         screen.note(
             "who talked to whom, from the access logs of both uProxies (bytes sent, and back):"
         )
-        rows: list[list[str]] = []
-        for uproxy in (world.frontend, world.orders):
-            for row in await _accesses(uproxy, len(exchanges)):
-                _expect_between_us(row)
-                rows.append(_cells(uproxy, row, self._service(apps, row)))
-        screen.table(("log of", "who called", "who answered", "for", "sent", "back"), rows)
+        services = {port: service for service, port in apps.servers.items()}
+        table: list[list[str]] = []
+        for uproxy in (self._world.frontend, self._world.orders):
+            rows = await _between_us(uproxy, count)
+            table += [_cells(uproxy, row, services[port_of(row["dst.hbone_addr"])]) for row in rows]
+        screen.table(("log of", "who called", "who answered", "for", "sent", "back"), table)
 
-    def _service(self, apps: Applications, row: Row) -> str:
-        """Return the service of a connection, by the port that was dialled for it."""
-        taps = {tap.port: service for service, tap in self._world.taps.items()}
-        servers = {port: service for service, port in apps.servers.items()}
-        return (taps | servers)[int(row["dst.addr"].rpartition(":")[2])]
-
-    def _show_wire(self) -> None:
-        """Check TLS version and group of the captured bytes, and that the marker isn't in them."""
-        screen = self._screen
-        screen.step(4, "The wire: the bytes captured between the two uProxies")
-        captures = [one for tap in self._world.taps.values() for one in tap.captures]
-        _expect(bool(captures), "nothing went over the wire")
-        seen = [_read_wire(one) for one in captures]
-        there, back = seen[0].agreed
-        screen.done(f"{VERSIONS[seen[0].server.version]}, {CIPHERS[seen[0].server.cipher]}")
+    async def _show_wire(self, rows: list[Row]) -> None:
+        """Check TLS of the captured bytes, that the marker isn't in them, and that one tunnel
+        carried all connections; `rows` are their lines in orders' access log."""
+        world, screen = self._world, self._screen
+        screen.step(4, "The wire: a tunnel (HBONE), captured between the two uProxies")
+        captures = world.tap.captures
+        expect(len(captures) == 1, f"{len(captures)} connections went over the wire, not 1")
+        seen = read_wire(captures[0])
+        there, back = seen.agreed
+        screen.done(
+            f"{VERSIONS[seen.server.version]}, {CIPHERS[seen.server.cipher]}; ALPN offers h2 only: "
+            "HTTP/2 inside"
+        )
         screen.done(
             f"keys agreed with {GROUPS[back.group]} ({back.group:#06x}, hybrid post-quantum): "
             f"{there.size} bytes there, {back.size} back"
         )
-        encrypted = sum(one.encrypted_records for one in seen)
-        screen.done(f"all that follows is encrypted, certificates too: {encrypted} records")
-        everything = b"\0".join(bytes(way) for one in captures for way in one.both_ways)
-        _expect(self._marker.encode() not in everything, "the wire carries it in the clear")
+        screen.done(
+            f"all that follows is encrypted, certificates too: {seen.encrypted_records} records"
+        )
+        everything = b"\0".join(map(bytes, captures[0].both_ways))
+        expect(self._marker.encode() not in everything, "the wire carries it in the clear")
         screen.done(
             f"{self._marker!r} crossed, but isn't in the {len(everything):,} bytes captured"
         )
+        await self._show_sharing(rows)
 
-    async def _show_refusals(self) -> None:
-        """Check that each unauthorized client is refused as it must be."""
+    async def _show_sharing(self, rows: list[Row]) -> None:
+        """Check that all connections were streams of one tunnel, by what orders logged, and by the
+        handshakes that both uProxies have counted."""
         world, screen = self._world, self._screen
-        screen.step(5, "Callers that orders must refuse (TLS by pyOpenSSL, not by our engine)")
-        port = next(iter(world.inbound_doors.values()))
+        sources = {row["src.addr"] for row in rows}
+        handshakes = [await one.handshakes() for one in (world.frontend, world.orders)]
+        expect(len(sources) == 1, f"{len(rows)} connections came from {sorted(sources)}")
+        expect(handshakes == [1, 1], f"the uProxies counted {handshakes} handshakes, not one each")
+        named = Counter(row["dst.hbone_addr"] for row in rows)
+        screen.done(f"one tunnel carried all {len(rows)} connections, each as a stream of it")
+        screen.fact("handshakes", "1, as both uProxies count (uproxy_handshakes_total)")
+        screen.fact("came from", f"{sources.pop()}, says each of the {len(rows)} lines of orders")
+        screen.fact(
+            "went to", ", ".join(f"CONNECT {addr} ({n} times)" for addr, n in named.items())
+        )
+
+    async def _show_refusals(self, application: str) -> None:
+        """Check that each unauthorized client is refused as it must be."""
+        screen = self._screen
+        screen.step(5, "Callers that orders must refuse (pyOpenSSL and h2, not our engine)")
         for client in UNAUTHORIZED_CLIENTS:
             with screen.waiting(f"{client.who} connects"):
-                result, row = await self._receive(client, port)
+                result, row = await self._receive(client, application)
             screen.done(f"refused: {client.who}")
             if client.spiffe_id is not None:
                 screen.fact("it is", client.spiffe_id)
             screen.fact("it saw", str(result.refusal))
-            screen.fact("orders says", _verdict(row))
+            screen.fact("orders says", verdict(row))
 
-    async def _receive(self, client: UnauthorizedClient, port: int) -> tuple[ConnectionResult, Row]:
+    async def _receive(
+        self, client: UnauthorizedClient, application: str
+    ) -> tuple[ConnectionResult, Row]:
         """Return what the client saw and what orders logged; check that it was refused as it
         must be."""
         world, identity = self._world, client.spiffe_id
         svid = None if identity is None else await world.identity(identity)
-        result = await connect_to_door(port, svid)
-        row = await _access_of(world.orders, result)
-        _expect(result.refusal is not None, f"{client.who} was let in")
-        _expect(row["outcome"] == client.outcome, f"{client.who} ended as {row}")
+        result = await connect_to_door(world.tunnel_port, svid, application)
+        row = await access_of(world.orders, result)
+        expect(result.refusal is not None, f"{client.who} was let in")
+        expect(row["outcome"] == client.outcome, f"{client.who} ended as {row}")
         return result, row
 
-    async def _show_rotation(self, session: AppSession) -> None:
-        """Renew all certificates; check that new handshakes use them and an open connection
-        stays."""
+    async def _show_rotation(self, apps: Applications) -> None:
+        """Renew all certificates while a connection is open; check that its tunnel ends with it."""
         world, screen = self._world, self._screen
         screen.step(6, "Identities rotate under a live connection")
+        session = await apps.open_session(world.doors)
+        try:
+            tunnel = await self._renew_under(session, apps)
+        finally:
+            await session.close()
+        await tunnel_has_ended(world.orders, tunnel)
+        screen.done("its client has closed it, and the old tunnel ended with its last stream")
+
+    async def _renew_under(self, session: AppSession, apps: Applications) -> str:
+        """Renew all certificates; check that new tunnels are made with them, and that an open
+        connection stays in its tunnel.  Return from where that comes."""
+        orders, screen = self._world.orders, self._screen
         name = await session.ask()
+        old = str((await only_open_tunnel(orders))["source"])
         screen.done(f"a connection is open: {name}")
+        screen.fact("its tunnel", f"from {old}")
+        await self._renew(_application(apps))
+        new = await self._other_tunnel(apps, old)
+        screen.done("a new connection makes a tunnel with the new certificates")
+        screen.fact("its tunnel", f"from {new}")
+        again = await session.ask()
+        expect(again == name, f"the connection was {name}, now it is {again}")
+        kept = str((await only_open_tunnel(orders))["source"])
+        expect(kept == old, f"its tunnel was from {old}, now it is from {kept}")
+        screen.done(f"the open connection answers as before: {again}")
+        screen.fact("its tunnel", f"from {old} still")
+        return old
+
+    async def _renew(self, application: str) -> None:
+        """Renew all certificates; check that both uProxies have theirs, and that orders shows
+        its."""
+        world, screen = self._world, self._screen
         both = (world.frontend, world.orders)
-        before = [_serial(await one.own_certificate()) for one in both]
-        await self._expect_shown(before[1])
+        before = [serial(await one.own_certificate()) for one in both]
+        await self._expect_shown(before[1], application)
         with screen.waiting("the authority issues new certificates to everybody"):
             world.authority.renew(HOME)
-            after = [await _other_serial(one, old) for one, old in zip(both, before, strict=True)]
+            after = [await other_serial(one, old) for one, old in zip(both, before, strict=True)]
         screen.done("the authority has issued new certificates, and both uProxies have theirs")
         for uproxy, old, new in zip(both, before, after, strict=True):
             screen.fact(uproxy.name, f"serial {old[:16]}… → {new[:16]}…")
-        await self._expect_shown(after[1])
+        await self._expect_shown(after[1], application)
         screen.done("a new handshake is shown the new certificate of orders")
-        again = await session.ask()
-        _expect(again == name, f"the connection was {name}, now it is {again}")
-        screen.done(f"the open connection answers as before: {again}")
 
-    async def _expect_shown(self, serial: str) -> None:
+    async def _other_tunnel(self, apps: Applications, old: str) -> str:
+        """Make a connection; check that another tunnel than that from `old` carried it, and return
+        from where that comes."""
+        orders, before = self._world.orders, len(self._world.orders.accesses)
+        await apps.call(self._world.doors, 1)
+        row = (await accesses(orders, before + 1))[before]
+        _expect_between_us(row)
+        expect(row["src.addr"] != old, f"a tunnel made with an old certificate took {row}")
+        return str(row["src.addr"])
+
+    async def _expect_shown(self, number: str, application: str) -> None:
         """Check that orders presents the certificate with this serial number to a client with
         frontend's identity."""
-        port = list(self._world.inbound_doors.values())[-1]
-        result = await connect_to_door(port, await self._world.identity(FRONTEND))
+        svid = await self._world.identity(FRONTEND)
+        result = await connect_to_door(self._world.tunnel_port, svid, application)
         shown = "none" if result.certificate is None else result.certificate.serial_number
-        _expect(shown == int(serial, 16), f"orders shows {shown}, its admin listener says {serial}")
-        row = await _access_of(self._world.orders, result)
-        _expect(row["rule"] == RULE, f"frontend's identity wasn't let in: {row}")
+        expect(shown == int(number, 16), f"orders shows {shown}, its admin listener says {number}")
+        row = await access_of(self._world.orders, result)
+        expect(row["rule"] == RULE, f"frontend's identity wasn't let in: {row}")
 
     async def _show_where_to_look(self) -> None:
         """Check that the status pages answer; print their addresses."""
         world, screen = self._world, self._screen
         screen.step(7, "Look around")
         for uproxy in (world.frontend, world.orders):
-            _expect(await uproxy.shows_status(), f"{uproxy.status_page} doesn't answer")
+            expect(await uproxy.shows_status(), f"{uproxy.status_page} doesn't answer")
             screen.done(f"the status page of {uproxy.name}: {uproxy.status_page}")
             screen.fact("configuration", str(uproxy.config_file))
 
 
+def _application(apps: Applications) -> str:
+    """Return the address of the first service's server, which a CONNECT may name."""
+    return f"127.0.0.1:{next(iter(apps.servers.values()))}"
+
+
 def _path(exchange: Exchange) -> str:
-    return f"{exchange.client} ── frontend's uProxy ══ mTLS ══ orders' uProxy ── {exchange.server}"
+    return f"{exchange.client} ── frontend's uProxy ══ HBONE ══ orders' uProxy ── {exchange.server}"
 
 
-def _expect(truth: bool, otherwise: str) -> None:
-    """Raise UproxyError unless `truth`."""
-    if not truth:
-        raise UproxyError(f"the demonstration failed: {otherwise}")
+async def _between_us(uproxy: UproxyProcess, count: int) -> list[Row]:
+    """Return the first `count` lines of an access log; check that each is about a stream from
+    frontend to orders that ended in order."""
+    rows = await accesses(uproxy, count)
+    for row in rows:
+        _expect_between_us(row)
+    return rows
 
 
 def _expect_between_us(row: Row) -> None:
     said = (row["src.identity"], row["dst.identity"], row["transport"], row["outcome"])
-    _expect(said == (FRONTEND, ORDERS, "mtls", "closed"), f"an access log says {row}")
+    expect(said == (FRONTEND, ORDERS, "hbone", "closed"), f"an access log says {row}")
 
 
 def _cells(uproxy: UproxyProcess, row: Row, service: str) -> list[str]:
@@ -264,56 +343,3 @@ def _cells(uproxy: UproxyProcess, row: Row, service: str) -> list[str]:
     if row["direction"] == "inbound":
         there, back = back, there
     return [uproxy.name, *who, service, str(there), str(back)]
-
-
-def _verdict(row: Row) -> str:
-    rule = f" ({row['rule']})" if row["rule"] else ""
-    return f"{row['outcome']}{rule}: {row['error']}"
-
-
-def _for_how_long(certificate: Row) -> str:
-    expires = datetime.fromisoformat(certificate["expires"])
-    minutes = (expires - datetime.now(UTC)).total_seconds() / 60
-    return f"for {minutes:.0f} min"
-
-
-def _serial(certificate: Row) -> str:
-    """Return the serial number of a uProxy's own leaf; empty if it has none."""
-    chain = certificate.get("chain") or [{}]
-    return str(chain[0].get("serial", ""))
-
-
-def _read_wire(capture: Capture) -> Conversation:
-    """Read a captured connection; check its TLS version and group."""
-    seen = read_conversation(bytes(capture.from_client), bytes(capture.from_server))
-    server = seen.server
-    _expect(server.version == _TLS_1_3, f"the wire carries version {server.version:#06x}")
-    _expect(server.share.group == _X25519MLKEM768, f"the group is {server.share.group:#06x}")
-    return seen
-
-
-async def _other_serial(uproxy: UproxyProcess, old: str) -> str:
-    """Wait for a certificate with another serial number; return it."""
-
-    async def look() -> str:
-        serial = _serial(await uproxy.own_certificate())
-        return "" if serial == old else serial
-
-    return await until_async(look, f"{uproxy.name}'s uProxy has a new certificate", uproxy)
-
-
-async def _accesses(uproxy: UproxyProcess, count: int) -> list[Row]:
-    """Wait for `count` lines in the access log; return the first `count`."""
-    await uproxy.until(lambda: len(uproxy.accesses) >= count, f"{uproxy.name} logs its connections")
-    return uproxy.accesses[:count]
-
-
-async def _access_of(uproxy: UproxyProcess, result: ConnectionResult) -> Row:
-    """Wait for the access log's line about this client; return it."""
-
-    def find() -> Row | None:
-        return next((r for r in uproxy.accesses if r["src.addr"] == result.source), None)
-
-    row = await uproxy.until(find, f"{uproxy.name} logs the client {result.source}")
-    assert row is not None  # noqa: S101  `until` waited for it
-    return row

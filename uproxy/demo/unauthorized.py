@@ -1,7 +1,8 @@
-"""Clients that must be refused, and what they see; their TLS is pyOpenSSL, not our engine.
+"""Clients that ask for a stream (HBONE), and what they see; their TLS is pyOpenSSL and their HTTP/2
+the h2 library, neither of them our engine.
 
-A client presents an identity or none, sends a line, and reports what it saw; `story` checks
-that.  Rule: the client accepts any server certificate, as an attacker would.
+A client presents an identity or none, sends a CONNECT, and reports how it was answered; `story`
+checks that.  Rule: the client accepts any server certificate, as an attacker would.
 """
 
 from __future__ import annotations
@@ -9,6 +10,10 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
+import h2.config
+import h2.connection
+import h2.events
+import h2.exceptions
 from cryptography import x509
 from OpenSSL import SSL
 
@@ -17,23 +22,25 @@ from uproxy.errors import UproxyError
 from uproxy.identity.credentials import Svid
 
 _CHUNK = 64 * 1024
-_HELLO = b"let me in\n"
+_LET_IN = "200"
+_NO_HTTP2 = "no HTTP/2"
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionResult:
-    """What a client saw when it connected to a door."""
+    """What a client saw when it connected to a door for tunnels."""
 
     source: str
     """The client's own address, as access logs write it."""
     certificate: x509.Certificate | None
     """The server's certificate; None: the handshake didn't get that far."""
     refusal: str | None
-    """`alert unknown_ca`, `connection reset`, …; None: the client was let in."""
+    """`alert unknown_ca`, `403 to its CONNECT 10.0.0.7:5432`, …; None: the client was let in."""
 
 
-async def connect_to_door(port: int, svid: Svid | None) -> ConnectionResult:
-    """Connect to a door, do a TLS handshake, send a line, and wait for an answer or a refusal.
+async def connect_to_door(port: int, svid: Svid | None, application: str) -> ConnectionResult:
+    """Connect to a door for tunnels, do a TLS handshake, send a CONNECT for the address
+    `application`, and wait for an answer or a refusal.
 
     Raises:
         UproxyError: nobody listens there, or neither came before the timeout.
@@ -41,7 +48,7 @@ async def connect_to_door(port: int, svid: Svid | None) -> ConnectionResult:
     try:
         async with asyncio.timeout(TIMEOUT_S):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            return await _Client(reader, writer, svid).receive()
+            return await _Client(reader, writer, svid).receive(application)
     except TimeoutError:
         raise UproxyError(f"the door at port {port} neither answered nor refused") from None
     except OSError as error:
@@ -49,7 +56,7 @@ async def connect_to_door(port: int, svid: Svid | None) -> ConnectionResult:
 
 
 class _Client:
-    """One TLS connection over memory BIOs."""
+    """One TLS connection over memory BIOs, with HTTP/2 in it."""
 
     def __init__(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, svid: Svid | None
@@ -58,24 +65,29 @@ class _Client:
         self._writer = writer
         self._tls = SSL.Connection(_context(svid))
         self._tls.set_connect_state()
+        # h2 would demand the :scheme and :path that a CONNECT must not have (RFC 9113 §8.5)
+        config = h2.config.H2Configuration(validate_outbound_headers=False)
+        self._h2 = h2.connection.H2Connection(config)
 
-    async def receive(self) -> ConnectionResult:
+    async def receive(self, application: str) -> ConnectionResult:
         host, port = self._writer.get_extra_info("sockname")
         try:
-            refusal = await self._refusal()
+            refusal = await self._refusal(application)
         finally:
             self._writer.transport.abort()
         certificate = self._tls.get_peer_certificate(as_cryptography=True)
         return ConnectionResult(f"{host}:{port}", certificate, refusal)
 
-    async def _refusal(self) -> str | None:
-        """Do the handshake and wait for the answer; return the refusal, None if there is none."""
+    async def _refusal(self, application: str) -> str | None:
+        """Do the handshake, send the CONNECT and wait for its answer; return the refusal, None if
+        there is none."""
         try:
             await self._handshake()
-            self._tls.send(_HELLO)
-            await self._flush()
+            if self._tls.get_alpn_proto_negotiated() != b"h2":
+                return _NO_HTTP2
+            self._send_connect(application)
             # a TLS 1.3 client's handshake ends before the server has verified it (RFC 8446 §4.4.2)
-            await self._receive()
+            answer = await self._answer()
         except SSL.ZeroReturnError:
             return "closed"
         except SSL.Error as error:
@@ -84,7 +96,9 @@ class _Client:
             return "connection reset"
         except EOFError:
             return "connection closed"
-        return None
+        except h2.exceptions.ProtocolError:
+            return _NO_HTTP2
+        return None if answer == _LET_IN else f"{answer} to its CONNECT {application}"
 
     async def _handshake(self) -> None:
         while True:
@@ -94,6 +108,22 @@ class _Client:
                 await self._exchange()
             else:
                 return await self._flush()
+
+    def _send_connect(self, application: str) -> None:
+        self._h2.initiate_connection()
+        stream = self._h2.get_next_available_stream_id()
+        self._h2.send_headers(stream, [(":method", "CONNECT"), (":authority", application)])
+
+    async def _answer(self) -> str:
+        """Return the status that the CONNECT is answered with, or `a reset`."""
+        while True:
+            if unsent := self._h2.data_to_send():
+                self._tls.send(unsent)
+            for event in self._h2.receive_data(await self._receive()):
+                if isinstance(event, h2.events.ResponseReceived):
+                    return dict(event.headers or ())[b":status"].decode()
+                if isinstance(event, h2.events.StreamReset | h2.events.ConnectionTerminated):
+                    return "a reset"
 
     async def _receive(self) -> bytes:
         while True:
@@ -120,6 +150,7 @@ class _Client:
 def _context(svid: Svid | None) -> SSL.Context:
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_verify(SSL.VERIFY_NONE, lambda *_: True)
+    context.set_alpn_protos([b"h2"])
     if svid is not None:
         context.use_certificate(svid.chain[0])
         for certificate in svid.chain[1:]:

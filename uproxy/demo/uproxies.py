@@ -23,6 +23,7 @@ from uproxy.lab.ports import free_port
 
 _ANSWER_S = 5.0
 """Seconds that the admin listener may take to answer."""
+_HANDSHAKES = "uproxy_handshakes_total{"
 _NOT_FOR_IT = ("UPROXY__", "SPIFFE_", "LISTEN_", "NOTIFY_", "WATCHDOG_", "PYTHON")
 """Prefixes of variables that it must not inherit."""
 
@@ -78,6 +79,19 @@ class UproxyProcess(Program):
         status, body = await asyncio.to_thread(self._get, "/certs")
         svid: dict[str, Any] | None = json.loads(body)["svid"] if status == 200 else None
         return svid or {}
+
+    async def connections(self) -> dict[str, Any]:
+        """Return `/connections`: the open `connections`, and the `tunnels` made to us; empty if it
+        doesn't answer."""
+        status, body = await asyncio.to_thread(self._get, "/connections")
+        found: dict[str, Any] = json.loads(body) if status == 200 else {}
+        return found
+
+    async def handshakes(self) -> int:
+        """Return how many TLS handshakes its metrics have counted; 0 if it doesn't answer."""
+        _, body = await asyncio.to_thread(self._get, "/metrics")
+        lines = (line for line in body.decode().splitlines() if line.startswith(_HANDSHAKES))
+        return round(sum(float(line.split()[-1]) for line in lines))
 
     async def shows_status(self) -> bool:
         """Return whether the status page answers with HTML."""

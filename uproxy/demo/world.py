@@ -1,9 +1,10 @@
-"""Starts and stops what the demonstration needs: an authority, two uProxies, and taps.
+"""Starts and stops what the demonstration needs: an authority, two uProxies, and a tap.
 
 It prints nothing.  Rules: everything is on loopback; everything is stopped in reverse order,
 however the demonstration ends; the folder holds configuration and sockets, never a key.
 
     client ── frontend's uProxy ══ tap ══ orders' uProxy ── server
+                              a tunnel (HBONE)
 """
 
 from __future__ import annotations
@@ -49,9 +50,6 @@ class DemoWorld:
         self.doors: dict[str, int] = {}
         """Service to the port where frontend's clients reach it; set by `start_uproxies`, as
         the rest is."""
-        self.inbound_doors: dict[str, int] = {}
-        """Service to the port where other workloads reach orders' uProxy."""
-        self.taps: dict[str, Tap] = {}
         self._stack = AsyncExitStack()
 
     folder: Path
@@ -59,6 +57,10 @@ class DemoWorld:
     authority: DevelopmentAuthority
     frontend: UproxyProcess
     orders: UproxyProcess
+    tunnel_port: int
+    """Where tunnels to orders' uProxy end."""
+    tap: Tap
+    """Where frontend's uProxy believes that they end."""
 
     async def __aenter__(self) -> Self:
         self.folder = temporary_folder("uproxy-demo-")
@@ -89,18 +91,17 @@ class DemoWorld:
         return self.authority.endpoints
 
     async def start_uproxies(self, servers: Mapping[str, int]) -> None:
-        """Start both uProxies, with a door and a tap for each server; return when they are
-        ready.
+        """Start both uProxies, with a door of frontend for each server, and one door of orders for
+        all; return when they are ready.
 
         Raises:
             UproxyError: one of them doesn't become ready.
         """
-        self.inbound_doors = {service: free_port() for service in servers}
+        self.tunnel_port = free_port()
         self.doors = {service: free_port() for service in servers}
-        for service, port in self.inbound_doors.items():
-            self.taps[service] = await self.enter(Tap(port))
+        self.tap = await self.enter(Tap(self.tunnel_port))
         self.orders = await self.enter(UproxyProcess(self.orders_config(servers), self.folder))
-        self.frontend = await self.enter(UproxyProcess(self.frontend_config(), self.folder))
+        self.frontend = await self.enter(UproxyProcess(self.frontend_config(servers), self.folder))
         await self.orders.wait_until_ready()
         await self.frontend.wait_until_ready()
 
@@ -121,10 +122,13 @@ class DemoWorld:
             raise NoIdentityError(credentials.reason)
         return credentials.svid
 
-    def frontend_config(self) -> dict[str, Any]:
-        """Return frontend's configuration: an outbound door for each service, to its tap."""
+    def frontend_config(self, servers: Mapping[str, int]) -> dict[str, Any]:
+        """Return frontend's configuration: an outbound door for each server, whose tunnels go
+        through the tap."""
         return {
             "name": "frontend",
+            # each engine thread has tunnels of its own; with one there is one tunnel to look at
+            "workers": 1,
             "identity": self._identity(FRONTEND),
             "outbound": [
                 {"listen": f"127.0.0.1:{port}", "to": service}
@@ -132,28 +136,30 @@ class DemoWorld:
             ],
             "destinations": {
                 service: {
-                    "addresses": [f"127.0.0.1:{tap.port}"],
-                    "transport": "mtls",
+                    "addresses": [f"127.0.0.1:{port}"],
+                    "transport": "hbone",
+                    "hbone_address": f"127.0.0.1:{self.tap.port}",
                     "identities": [ORDERS],
                 }
-                for service, tap in self.taps.items()
+                for service, port in servers.items()
             },
             "timeouts": _TIMEOUTS,
         }
 
     def orders_config(self, servers: Mapping[str, int]) -> dict[str, Any]:
-        """Return orders' configuration: an inbound door for each server, open to frontend only."""
+        """Return orders' configuration: one door for tunnels, open to frontend only, which may name
+        the servers."""
         return {
             "name": "orders",
             "identity": self._identity(ORDERS),
             "inbound": [
                 {
-                    "name": service,
-                    "listen": f"127.0.0.1:{self.inbound_doors[service]}",
-                    "transport": "mtls",
-                    "to": f"127.0.0.1:{port}",
+                    "name": "tunnels",
+                    "listen": f"127.0.0.1:{self.tunnel_port}",
+                    "transport": "hbone",
+                    "ports": list(servers.values()),
+                    "addresses": ["127.0.0.1"],
                 }
-                for service, port in servers.items()
             ],
             "authorization": [
                 {"name": RULE, "action": "allow", "from": {"identities": [FRONTEND]}}

@@ -31,7 +31,7 @@ _RECORD_TYPES = {CHANGE_CIPHER_SPEC, 21, HANDSHAKE, APPLICATION_DATA}
 _RECORD_VERSIONS = {0x0301, 0x0303}  # 0x0301 in a first ClientHello only (RFC 8446 §5.1)
 _MAX_RECORD = 2**14 + 256
 _CLIENT_HELLO, _SERVER_HELLO = 1, 2
-_SUPPORTED_VERSIONS, _KEY_SHARE = 43, 51
+_ALPN, _SUPPORTED_VERSIONS, _KEY_SHARE = 16, 43, 51
 _RETRY_RANDOM = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
 
 
@@ -63,6 +63,8 @@ class ClientHello:
     versions: tuple[int, ...]
     """From the extension `supported_versions`; empty without it."""
     shares: tuple[KeyShare, ...]
+    protocols: tuple[bytes, ...]
+    """Application protocols (ALPN, RFC 7301); TLS 1.3 encrypts the server's choice of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +139,11 @@ def read_client_hello(message: bytes) -> ClientHello:
     extensions = _extensions(body)
     offered = _Bytes(extensions.get(_SUPPORTED_VERSIONS, b"\0")).vector(1)
     shares = _Bytes(extensions.get(_KEY_SHARE, b"\0\0")).vector(2)
+    protocols = _Bytes(extensions.get(_ALPN, b"\0\0")).vector(2)
     return ClientHello(
         versions=tuple(_each(offered, lambda one: one.number(2))),
         shares=tuple(_each(shares, _key_share)),
+        protocols=tuple(_each(protocols, lambda one: one.vector(1))),
     )
 
 
