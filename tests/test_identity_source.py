@@ -9,11 +9,13 @@ from typing import Any
 
 import pytest
 
-from uproxy.identity.credentials import Credentials, Svid
+from uproxy.identity.credentials import NO_JWT_BUNDLES, Credentials, Svid
 from uproxy.identity.source import SourceBase, surface_defect
 from uproxy.lab.pki import Authority
+from uproxy.lab.tokens import TokenAuthority
 from uproxy.lab.waiting import eventually
 from uproxy.spiffe.bundles import Bundle
+from uproxy.spiffe.jwt_bundles import JwtBundle, distrusted_jwt
 
 NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
 CA = Authority("example.org", now=NOW)
@@ -40,9 +42,13 @@ class Source(SourceBase):
         self.subscribe(lambda before, after: self.changes.append((before, after)))
 
     def find(
-        self, svid: Svid | None, bundles: Mapping[str, Bundle] = BUNDLES, reason: str = ""
+        self,
+        svid: Svid | None,
+        bundles: Mapping[str, Bundle] = BUNDLES,
+        reason: str = "",
+        jwt_bundles: Mapping[str, JwtBundle] = NO_JWT_BUNDLES,
     ) -> bool:
-        return self._replace(svid, reason, bundles)
+        return self._replace(svid, reason, bundles, jwt_bundles)
 
 
 def test_before_anything_comes_there_is_a_reason() -> None:
@@ -86,6 +92,49 @@ async def test_the_generation_moves_only_with_bundles_and_crls() -> None:
     source.find(SVID, {})
     assert source.current.generation == 3
     assert [after.generation for _, after in source.changes] == [1, 1, 1, 1, 2, 3]
+    await source.stop()
+
+
+async def test_keys_of_tokens_are_a_change_that_has_no_chain_verified_again() -> None:
+    source = Source(Clock())
+    source.find(SVID)
+    keys = {"example.org": TokenAuthority("example.org").bundle}
+    assert source.find(SVID, jwt_bundles=keys)
+    assert not source.find(SVID, jwt_bundles=dict(keys))
+    assert source.current == Credentials(SVID, "", BUNDLES, 1, keys)
+    keys.clear()
+    assert source.current.jwt_bundles
+    source.find(SVID, {}, jwt_bundles=source.current.jwt_bundles)
+    assert source.current.generation == 2
+    await source.stop()
+
+
+async def test_keys_of_tokens_stay_when_an_svid_expires() -> None:
+    clock = Clock()
+    source = Source(clock)
+    short = CA.issue(not_after=NOW + timedelta(seconds=1))
+    keys = {"example.org": TokenAuthority("example.org").bundle}
+    source.find(short.svid, jwt_bundles=keys)
+    clock.now += timedelta(seconds=2)
+    source._look_at_expiry()
+    assert source.current.svid is None
+    assert source.current.jwt_bundles == keys
+    await source.stop()
+
+
+async def test_whose_tokens_are_believed_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    source = Source(Clock())
+    signer = TokenAuthority("example.org")
+    damaged = distrusted_jwt("partner.test", "it burnt")
+    source.find(SVID, jwt_bundles={"example.org": signer.bundle, "partner.test": damaged})
+    source.find(SVID, jwt_bundles={"partner.test": damaged})
+    told = [each for each in caplog.messages if "JWT" in each]
+    assert told == [
+        "the JWT bundle of example.org has 1 usable key",
+        "no JWT-SVID of partner.test is believed: it burnt",
+        "the JWT bundle of example.org is gone: none of its tokens is believed",
+    ]
     await source.stop()
 
 

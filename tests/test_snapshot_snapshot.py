@@ -64,6 +64,7 @@ CHANGES: dict[str, Callable[[Snapshot], Snapshot]] = {
     "a reload": lambda s: s.with_settings(replace(s.settings, authorization=())),
     "a rotation": lambda s: s.with_credentials(credentials(CA.issue("/ns/db/sa/orders"), CA)),
     "a CRL": lambda s: s.with_credentials(with_crl(s.credentials, CA)),
+    "a token": lambda s: s.with_tokens({"db": "token"}),
     "an answer": lambda s: s.with_records({NAME: (A,)}),
 }
 
@@ -185,8 +186,33 @@ def test_everything_that_has_a_name_is_looked_up_and_its_addresses_are_known() -
     }
 
 
-def test_a_snapshot_that_is_printed_has_no_key() -> None:
-    words = repr(first())
+def through_l7(snapshot: Snapshot) -> Snapshot:
+    """The same, with its destination behind a shared L7 proxy."""
+    there = replace(DB, via="l7", transport=Transport.HBONE)
+    proxy = L7ProxySettings("l7", (L7EndpointSettings(B),), (OURS.spiffe_id,))
+    config = replace(snapshot.settings, destinations={"db": there}, l7_proxies={"l7": proxy})
+    return snapshot.with_settings(config)
+
+
+def test_tokens_last_until_others_come_or_their_destination_goes() -> None:
+    made = through_l7(first()).with_tokens({"db": "one", "gone": "two"})
+    assert made.tokens == {"db": "one"}
+    for change in ("a rotation", "an answer", "a reload"):
+        assert CHANGES[change](made).tokens == {"db": "one"}
+    assert made.with_tokens({}).tokens == {}
+    assert made.with_settings(first().settings).tokens == {}
+
+
+def test_plans_do_not_change_with_tokens() -> None:
+    before = through_l7(first())
+    after = before.with_tokens({"db": "one"})
+    assert after.plans.plans == before.plans.plans
+    assert after.verifier is before.verifier
+
+
+def test_a_snapshot_that_is_printed_has_no_key_and_no_token() -> None:
+    words = repr(through_l7(first()).with_tokens({"db": "secret token"}))
+    assert "secret token" not in words
     assert "spiffe://example.org/ns/db/sa/orders" in words
     assert "PrivateKey" not in words
     assert "Plans" not in words

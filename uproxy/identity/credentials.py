@@ -9,12 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from types import MappingProxyType
 from typing import Protocol
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
 from uproxy.spiffe.bundles import Bundle
+from uproxy.spiffe.jwt_bundles import JwtBundle
+
+NO_JWT_BUNDLES: Mapping[str, JwtBundle] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,8 @@ class Credentials:
     """Trust domain name to its bundle (roots and CRLs), never pooled."""
     generation: int
     """Grows when bundles or CRLs change, and only then: peers are then verified again."""
+    jwt_bundles: Mapping[str, JwtBundle] = field(default_factory=lambda: NO_JWT_BUNDLES)
+    """Trust domain name to the keys of its JWT-SVIDs; empty unless proofs are demanded."""
 
 
 class IdentitySource(Protocol):

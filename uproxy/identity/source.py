@@ -16,8 +16,9 @@ from datetime import datetime
 from types import MappingProxyType
 
 from uproxy.identity.changes import trust_changes
-from uproxy.identity.credentials import Credentials, Svid
+from uproxy.identity.credentials import NO_JWT_BUNDLES, Credentials, Svid
 from uproxy.spiffe.bundles import Bundle
+from uproxy.spiffe.jwt_bundles import JwtBundle
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +79,13 @@ class SourceBase:
         """Return what a source adds to `status`."""
         return {}
 
-    def _replace(self, svid: Svid | None, reason: str, bundles: Mapping[str, Bundle]) -> bool:
+    def _replace(
+        self,
+        svid: Svid | None,
+        reason: str,
+        bundles: Mapping[str, Bundle],
+        jwt_bundles: Mapping[str, JwtBundle] = NO_JWT_BUNDLES,
+    ) -> bool:
         """Put a new snapshot in force; return whether anything changed.
 
         `reason` says why there is no SVID; it is ignored when there is one.  An expired SVID
@@ -90,9 +97,10 @@ class SourceBase:
             reason, svid = expired_reason(svid), None
         before = self._current
         trust_changed = dict(bundles) != dict(before.bundles)
+        jwt_changed = dict(jwt_bundles) != dict(before.jwt_bundles)
         svid_changed = not same_svid(svid, before.svid)
         reason = "" if svid else reason
-        if not trust_changed and not svid_changed and reason == before.reason:
+        if not (trust_changed or jwt_changed or svid_changed or reason != before.reason):
             return False
         if svid and before.svid and svid_changed:
             self._rotations += 1
@@ -101,6 +109,9 @@ class SourceBase:
             reason=reason,
             bundles=MappingProxyType(dict(bundles)) if trust_changed else before.bundles,
             generation=before.generation + trust_changed,
+            jwt_bundles=(
+                MappingProxyType(dict(jwt_bundles)) if jwt_changed else before.jwt_bundles
+            ),
         )
         self._log_change(before)
         for changed in tuple(self._subscribers):
@@ -118,6 +129,9 @@ class SourceBase:
             _log.info("trusts %s", ", ".join(trusted) or "nobody")
             for line in trust_changes(before.bundles, self._current.bundles):
                 _log.info("%s", line)
+        for name in sorted({*before.jwt_bundles, *self._current.jwt_bundles}):
+            if before.jwt_bundles.get(name) != (after := self._current.jwt_bundles.get(name)):
+                _log.info("%s", _jwt_line(name, after))
 
     def _watch_expiry(self) -> None:
         self._disarm()
@@ -131,11 +145,20 @@ class SourceBase:
 
     def _look_at_expiry(self) -> None:
         current = self._current
-        self._replace(self._given, current.reason, current.bundles)
+        self._replace(self._given, current.reason, current.bundles, current.jwt_bundles)
 
     def _disarm(self) -> None:
         if self._expiry is not None:
             self._expiry.cancel()
+
+
+def _jwt_line(name: str, bundle: JwtBundle | None) -> str:
+    if bundle is None:
+        return f"the JWT bundle of {name} is gone: none of its tokens is believed"
+    if bundle.problem:
+        return bundle.problem
+    usable = sum(each.key is not None for each in bundle.keys.values())
+    return f"the JWT bundle of {name} has {usable} usable {'key' if usable == 1 else 'keys'}"
 
 
 def same_svid(one: Svid | None, other: Svid | None) -> bool:

@@ -102,6 +102,8 @@ class Snapshot:
     """The names that `settings` have, which a resolver must look up."""
     records: Records
     """The resolver's last good answers for them."""
+    tokens: Mapping[str, str] = field(repr=False)
+    """By destination, the JWT-SVID (compact JWS) that proves us to it across an L7 proxy."""
     clock: Clock = field(repr=False)
     own_trust_domain: str | None
     """That of our last SVID; None if there never was one."""
@@ -123,7 +125,7 @@ class Snapshot:
         cls, settings: Settings, credentials: Credentials, clock: Clock = _utc_now
     ) -> Snapshot:
         """Make the snapshot at start."""
-        return _make(settings, credentials, {}, clock, None)
+        return _make(settings, credentials, {}, {}, clock, None)
 
     def with_settings(self, settings: Settings, records: Records | None = None) -> Snapshot:
         """Return the snapshot after a reload; `records` are answers for names that are new in it.
@@ -131,19 +133,23 @@ class Snapshot:
         Raises:
             SpiffeIdError: a pattern or trust domain that the configuration let through.
         """
-        return _make(
-            settings, self.credentials, {**self.records, **(records or {})}, self.clock, self
-        )
+        answers = {**self.records, **(records or {})}
+        return _make(settings, self.credentials, answers, self.tokens, self.clock, self)
 
     def with_credentials(self, credentials: Credentials) -> Snapshot:
         """Return the snapshot after a change of SVID, bundles or CRLs."""
-        return _make(self.settings, credentials, self.records, self.clock, self)
+        return _make(self.settings, credentials, self.records, self.tokens, self.clock, self)
 
     def with_records(self, records: Records) -> Snapshot:
         """Return the snapshot after new answers of the resolver.  Records of other names stay; an
         answer without a record is ignored."""
-        answers = {name: found for name, found in records.items() if found}
-        return _make(self.settings, self.credentials, {**self.records, **answers}, self.clock, self)
+        answers = {**self.records, **{name: found for name, found in records.items() if found}}
+        return _make(self.settings, self.credentials, answers, self.tokens, self.clock, self)
+
+    def with_tokens(self, tokens: Mapping[str, str]) -> Snapshot:
+        """Return the snapshot with these tokens and no others; those of destinations that it
+        doesn't have are left out."""
+        return _make(self.settings, self.credentials, self.records, tokens, self.clock, self)
 
     @property
     def own(self) -> OwnSvid | None:
@@ -192,6 +198,7 @@ def _make(
     settings: Settings,
     credentials: Credentials,
     records: Records,
+    tokens: Mapping[str, str],
     clock: Clock,
     before: Snapshot | None,
 ) -> Snapshot:
@@ -213,6 +220,7 @@ def _make(
         credentials=credentials,
         names=names,
         records=records,
+        tokens=_wanted(tokens, settings),
         clock=clock,
         own_trust_domain=domain,
         policy=_policy(settings, domain, before),
@@ -226,6 +234,12 @@ def _make(
         revision=_next_revision(),
         verdicts=before.verdicts if before is not None and same_trust else {},
     )
+
+
+def _wanted(tokens: Mapping[str, str], settings: Settings) -> Mapping[str, str]:
+    """Return the tokens of destinations that are reached across an L7 proxy."""
+    via = (name for name, each in settings.destinations.items() if each.via is not None)
+    return MappingProxyType({name: tokens[name] for name in via if name in tokens})
 
 
 def _policy(settings: Settings, domain: str | None, before: Snapshot | None) -> Policy:
