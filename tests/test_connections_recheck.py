@@ -214,11 +214,3 @@ def test_who_answered_must_be_among_those_whom_the_destination_names() -> None:
     assert refusal is not None
     assert refusal.reason.endswith("this connection is in clear")
     assert why(configured(Transport.PLAINTEXT), outbound(), None) is None
-
-
-def test_whom_an_l7_proxy_speaks_for_is_the_caller_by_way_of_it() -> None:
-    made = replace(arrival(peer(WEB, CA)), via=OURS.spiffe_id)
-    caller = caller_of(made)
-    assert str(caller.identity) == WEB.spiffe_id
-    assert str(caller.via_identity) == OURS.spiffe_id
-    assert caller_of(arrival(peer(WEB, CA))).via_identity is None

@@ -11,6 +11,7 @@ from tests.helpers.world import ANYBODY, World, credentials, peer, settings, wit
 from uproxy.config.settings import InboundSettings, RuleFrom, RuleSettings, RuleTo
 from uproxy.contract import (
     PLAIN,
+    SILENT,
     Arrival,
     CacheScope,
     Connection,
@@ -18,6 +19,7 @@ from uproxy.contract import (
     OnClosed,
     Refusal,
     Route,
+    Spoken,
     TlsFacts,
     TlsPlan,
 )
@@ -477,14 +479,6 @@ def test_a_door_lets_in_only_what_was_meant_for_its_application() -> None:
     )
 
 
-def test_whom_an_l7_proxy_speaks_for_is_let_in_by_no_rule_for_direct_callers() -> None:
-    _, door = make(ANYBODY)
-    proxy = "spiffe://example.org/ns/mesh/sa/l7"
-    refusal = refused(door, replace(known(door), via=proxy))
-    assert refusal.outcome is Outcome.DENIED
-    assert refusal.reason == f"no rule allows {WEB.spiffe_id} via {proxy} to port 8080 at door api"
-
-
 # Tunnels: a connection that carries streams, each meant for an address of this workload.
 
 TUNNEL = TcpAddress("10.0.0.7", 15008)
@@ -527,9 +521,9 @@ def carried(door: InboundDoor, number: int = 1) -> tuple[FakeConnection, OnClose
 
 
 def stream(
-    of: FakeConnection, target: TcpAddress = NAMED, number: int = 2, *, via: str | None = None
+    of: FakeConnection, target: TcpAddress = NAMED, number: int = 2, *, spoken: Spoken = SILENT
 ) -> Arrival:
-    return replace(of.arrival, id=number, tunnel=of.arrival.id, target=target, via=via)
+    return replace(of.arrival, id=number, tunnel=of.arrival.id, target=target, spoken=spoken)
 
 
 def open_stream(door: InboundDoor, who: Arrival) -> tuple[FakeConnection, OnClosed]:
@@ -637,7 +631,7 @@ async def test_rules_see_the_port_and_the_address_that_a_tunnel_named() -> None:
 async def test_the_route_of_a_stream_is_for_streams_to_the_same_target_alone() -> None:
     _, door = make_hbone()
     tunnel, _ = carried(door)
-    everything = frozenset({CacheScope.PEER, CacheScope.TARGET, CacheScope.VIA, CacheScope.LOCAL})
+    everything = frozenset({CacheScope.PEER, CacheScope.TARGET, CacheScope.LOCAL})
     assert admitted(door, stream(tunnel)).cache_scope == everything
     _, door = make_hbone(listen="10.0.0.7")  # all tunnels arrive at the same address
     tunnel, _ = carried(door)

@@ -27,7 +27,7 @@ CALLERS = tuple((peer, host) for peer in PEERS for host in HOSTS)
 Scope = frozenset[CacheScope]
 SCOPES: tuple[Scope | None, ...] = (
     None,
-    *(frozenset(some) for size in range(6) for some in combinations(CacheScope, size)),
+    *(frozenset(some) for size in range(5) for some in combinations(CacheScope, size)),
 )
 
 
@@ -40,7 +40,6 @@ def alike(one: Arrival, other: Arrival, scope: Scope) -> bool:
             CacheScope.PEER: arrival.peer and arrival.peer.chain[0],
             CacheScope.SOURCE: arrival.source.host,
             CacheScope.TARGET: arrival.target,
-            CacheScope.VIA: arrival.via,
             CacheScope.LOCAL: arrival.local,
         }
 

@@ -92,10 +92,7 @@ def caller_of(arrival: Arrival) -> Caller:
     """Return what the policy sees of who dialled in."""
     identity = None if arrival.peer is None else _identity(arrival.peer.spiffe_id)
     source = arrival.source.ip if isinstance(arrival.source, TcpAddress) else None
-    if arrival.via is None:
-        return Caller(identity, source)
-    # the configuration gives L7 proxies no names yet, so no rule names it, and none lets it in
-    return Caller(identity, source, arrival.via, _identity(arrival.via))
+    return Caller(identity, source)
 
 
 def not_after(info: ConnectionInfo, connection: Connection) -> datetime | None:

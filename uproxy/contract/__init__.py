@@ -34,6 +34,7 @@ from uproxy.contract.handshakes import (
 )
 from uproxy.contract.values import (
     PLAIN,
+    SILENT,
     Arrival,
     CacheScope,
     Candidate,
@@ -42,13 +43,15 @@ from uproxy.contract.values import (
     Refusal,
     RefusedError,
     Route,
+    Spoken,
     Tls,
     Tunnel,
     Upstream,
 )
 
 __all__ = [
-    "PLAIN", "Arrival", "CacheScope", "Candidate", "Connection", "Door", "Ending", "Engine",
-    "Listener", "OnClosed", "OwnSvid", "PeerSvid", "Plain", "Refusal", "RefusedError", "Route",
-    "Tls", "TlsFacts", "TlsPlan", "Tunnel", "Upstream", "VerifyPeer", "next_trust_id",
+    "PLAIN", "SILENT", "Arrival", "CacheScope", "Candidate", "Connection", "Door", "Ending",
+    "Engine", "Listener", "OnClosed", "OwnSvid", "PeerSvid", "Plain", "Refusal", "RefusedError",
+    "Route", "Spoken", "Tls", "TlsFacts", "TlsPlan", "Tunnel", "Upstream", "VerifyPeer",
+    "next_trust_id",
 ]  # fmt: skip

@@ -13,6 +13,25 @@ from uproxy.model import Address, Claim, Outcome, TcpAddress, Timeouts, TunnelSe
 
 
 @dataclass(frozen=True, slots=True)
+class Spoken:
+    """What the CONNECT of a stream says of a caller for which an L7 proxy connects: the values of
+    headers as they were received, in order.  Anybody can send them."""
+
+    callers: tuple[str, ...] = ()
+    """Of `x-uproxy-caller`: the caller's SPIFFE ID."""
+    proofs: tuple[str, ...] = field(default=(), repr=False)
+    """Of `x-uproxy-proof`: a token of the caller."""
+
+    def __bool__(self) -> bool:
+        """Whether anything is said."""
+        return bool(self.callers or self.proofs)
+
+
+SILENT: Final = Spoken()
+"""Nothing is said."""
+
+
+@dataclass(frozen=True, slots=True)
 class Arrival:
     """An accepted connection: who dialled in, as far as it is proved, and for what."""
 
@@ -30,8 +49,8 @@ class Arrival:
     target: TcpAddress | None = None
     """The address that it was meant for: the one that a CONNECT named, or to which a captured
     connection was made; None: the listener's own."""
-    via: str | None = None
-    """The SPIFFE ID of the L7 proxy that speaks for `peer`; None: `peer` connected itself."""
+    spoken: Spoken = SILENT
+    """What its CONNECT says of a caller, until the connection is open."""
     tunnel: int | None = None
     """The id of the connection that carries this one as a stream; it has the same source, local
     address, peer and plan.  None: it is carried by nobody."""
@@ -90,8 +109,6 @@ class CacheScope(enum.Enum):
     """The host that it comes from."""
     TARGET = enum.auto()
     """`Arrival.target`."""
-    VIA = enum.auto()
-    """`Arrival.via`."""
     LOCAL = enum.auto()
     """The host of `Arrival.local`."""
 
@@ -114,7 +131,8 @@ class Route:
     """An engine may give this route, without asking, to arrivals that are equal to the first in
     all of these, while the listener has the door that gave it; None: to nobody else.  The door
     names everything it looked at that can differ between the listener's arrivals.  An engine that
-    can't compare one of these keeps no route."""
+    can't compare one of these keeps no route; nobody whose CONNECT says something of a caller
+    (`Arrival.spoken`) is given one."""
     revision: int = 0
     """Of the snapshot that decided."""
     door_data: object = field(default=None, repr=False, compare=False)

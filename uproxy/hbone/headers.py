@@ -23,6 +23,12 @@ from uproxy.hbone.codes import HEADER_TABLE_BYTES, ErrorCode, TunnelError
 from uproxy.hbone.events import Headers, Request
 from uproxy.model import TcpAddress
 
+CALLER = "x-uproxy-caller"
+"""With it an L7 proxy names, on its CONNECT, the SPIFFE ID of the caller for which it connects."""
+PROOF = "x-uproxy-proof"
+"""With it a caller proves, on a CONNECT, who it is to whom an L7 proxy connects for it: a
+JWT-SVID."""
+
 _UPDATE = 0x20
 """The first bits of a change of the dynamic table's size (RFC 7541 §6.3)."""
 _UPDATE_MASK = 0xE0

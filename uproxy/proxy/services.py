@@ -23,7 +23,7 @@ HANDSHAKE_FAILURES = frozenset(
 
 PER_PEER = frozenset({CacheScope.PEER})
 PER_PEER_AND_SOURCE = frozenset({CacheScope.PEER, CacheScope.SOURCE})
-PER_TARGET = frozenset({CacheScope.TARGET, CacheScope.VIA})
+PER_TARGET = frozenset({CacheScope.TARGET})
 """What streams must have in common besides, because each names a target of its own."""
 
 

@@ -74,6 +74,7 @@ from uproxy.transport.native.offload cimport helpers_busy_since, stop_helpers
 from uproxy.transport.native.accept cimport A_GONE, A_OTHERS, accept_for_worker, pause
 from uproxy.transport.native.state cimport enter_state_by_loop, state_of
 from uproxy.transport.native.stream cimport fill_stream_calls
+from uproxy.transport.native.spoken cimport take_spoken
 from uproxy.transport.native.carrying cimport fill_session_calls
 from uproxy.transport.native.worker cimport free_worker, new_worker, work
 
@@ -585,6 +586,11 @@ cdef class ConnectionHandle:
         """Return the address that a stream's CONNECT names, as `source` does; None where it names
         none, too, and on other connections."""
         return _endpoint(&self.connection.meant)
+
+    def take_spoken(self):
+        """Return, once, what a stream's CONNECT says of a caller: the values of `x-uproxy-caller`,
+        and those of `x-uproxy-proof`, in the order received.  None: it says nothing."""
+        return take_spoken(self.connection)
 
     def why_unnamed(self):
         """Return why a request on a tunnel was refused without a stream; None: it wasn't."""

@@ -31,6 +31,7 @@ from uproxy.transport.native.side cimport (
 from uproxy.transport.native.relay cimport relay_turn
 from uproxy.transport.native.dial cimport is_connected
 from uproxy.transport.native.accept cimport is_behind, new_connection, set_worker
+from uproxy.transport.native.spoken cimport drop_spoken, keep_spoken
 from uproxy.transport.native.state cimport state_of
 from uproxy.transport.native.tunnel cimport (
     TUNNEL_ENDED, TUNNEL_FAILED, TUNNEL_GOES_ON, drain_channel, has_streams, mark_dirty,
@@ -52,22 +53,23 @@ from uproxy.transport.native.connection cimport (
 # A CONNECT arrives.
 
 
-cdef inline Connection *new_arrival(Tunnel *tunnel, bint is_stream) noexcept nogil:
-    """Make the connection of a CONNECT, which is over by now unless `is_stream`.  NULL: nobody
-    decides about it, or there is no memory."""
+cdef inline Connection *new_arrival(Tunnel *tunnel, ConnectRequest *request) noexcept nogil:
+    """Make the connection of a CONNECT; `request` is NULL where that is refused, and over by now.
+    NULL: nobody decides about it, or there is no memory."""
     cdef Connection *carrier = tunnel.connection
     cdef Connection *made
-    cdef DoorState *door_state
+    cdef DoorState *door_state = NULL
     if is_behind(carrier.worker.shared):
         return NULL
     made = new_connection(-1)
     if made == NULL:
         return NULL
-    door_state = NULL
-    if not is_stream or start_stream(&made.sides[0], carrier.worker):
+    if request == NULL or (keep_spoken(made, request.headers)
+                           and start_stream(&made.sides[0], carrier.worker)):
         door_state = hold_for_stream(carrier.listener)
     if door_state == NULL:
         forget_stream(&made.sides[0])
+        drop_spoken(made)
         free(made)
         return NULL
     set_worker(made, carrier.worker)
@@ -88,7 +90,7 @@ cdef inline void take_request(Session *session, H2Stream *h2,
                               ConnectRequest *request) noexcept nogil:
     """`on_request` of a session: an arrival, or REFUSED_STREAM where nobody can decide about it."""
     cdef Tunnel *tunnel = <Tunnel *>session.owner
-    cdef Connection *made = new_arrival(tunnel, True)
+    cdef Connection *made = new_arrival(tunnel, request)
     if made == NULL:
         reset_stream(session, h2, H2_REFUSED_STREAM)
         release_stream(session, h2)
@@ -104,7 +106,7 @@ cdef inline void note_refused(Session *session, uint32_t _id, int _status,
     """`on_refused` of a session: a request that was refused for what it looks like is on record
     like an arrival that a door refuses."""
     cdef Tunnel *tunnel = <Tunnel *>session.owner
-    cdef Connection *made = new_arrival(tunnel, False)
+    cdef Connection *made = new_arrival(tunnel, NULL)
     if made != NULL:
         made.why_unnamed = why
         on_accepted(made)

@@ -171,8 +171,10 @@ cdef inline void stay_carrying(Connection *connection) noexcept nogil:
 cdef inline void on_target_known(Connection *connection, uint64_t serial) noexcept nogil:
     """The caller is verified (`serial`; 0 without TLS): use a cached route, or ask the loop."""
     cdef CachedRoute *cached_route = NULL
-    # where the listener has a new door the loop asks it; and it refuses a CONNECT to no address
-    if is_route_valid(connection) and (connection.carried_by == NULL or connection.meant.known):
+    # where the listener has a new door the loop asks it; it refuses a CONNECT to no address, and
+    # judges what one says of a caller
+    if (is_route_valid(connection) and connection.spoken == NULL
+            and (connection.carried_by == NULL or connection.meant.known)):
         cached_route = find_cached_route(connection, serial)
     enter_state(connection, S_ADMITTING, 0)
     if cached_route == NULL:

@@ -15,6 +15,7 @@ from weakref import ReferenceType, ref
 
 from uproxy import sockaddr
 from uproxy.contract import (
+    SILENT,
     Arrival,
     Candidate,
     Door,
@@ -23,6 +24,7 @@ from uproxy.contract import (
     Refusal,
     RefusedError,
     Route,
+    Spoken,
     TlsFacts,
     TlsPlan,
 )
@@ -152,12 +154,14 @@ class Deciding(ConnectionHandle):
         named = self.meant()
         target = None if named is None else sockaddr.address_of(*named)
         self.shares_tls = True
+        said = self.take_spoken()
         self.arrival = replace(
             carrier.arrival,
             id=next(_ids),
             tls=carrier.plan_of_streams,
             target=target,
             tunnel=carrier.arrival.id,
+            spoken=SILENT if said is None else Spoken(*said),
         )
         self.peer, self.tls = carrier.peer, carrier.tls
 
@@ -223,7 +227,7 @@ class Deciding(ConnectionHandle):
         """Drop all that belongs to the snapshot that has admitted the connection."""
         route = self.route
         self.route = None if route is None else route.when_open
-        if self.arrival.tls is not None:
-            self.arrival = replace(self.arrival, tls=None)
+        if self.arrival.tls is not None or self.arrival.spoken:
+            self.arrival = replace(self.arrival, tls=None, spoken=SILENT)
         self._door = self._listener = self._plan = self._candidate = None
         self.release_door_state()

@@ -40,8 +40,7 @@ if TYPE_CHECKING:
 
 KEYED_BY: Final = frozenset(CacheScope)
 """What the threads compare before they give a cached route: always the leaf; the host, the address
-that a CONNECT names, and that of arrival, where the scope names them.  No L7 proxy speaks for
-anybody (`Arrival.via`), so all are equal in that."""
+that a CONNECT names, and that of arrival, where the scope names them."""
 NO_CANDIDATES: Final[Iterator[Candidate]] = iter(())
 
 _ELSEWHERE: Final = -1
@@ -85,7 +84,7 @@ class Dialling(Deciding):
         """Have the threads give `route` to later arrivals that `scope` says it is for.  Nothing is
         kept if they can't compare what `scope` names, or if the address or TLS context can't be
         made: dialling then says why."""
-        if not scope <= KEYED_BY or self.arrival.via is not None:
+        if not scope <= KEYED_BY or self.arrival.spoken:
             return
         try:
             first = route.candidates[0]

@@ -260,6 +260,7 @@ cdef struct Connection:
     Connection *carried_by  # of a stream that the peer has opened: the connection with the tunnel
     Endpoint meant  # and the address that its CONNECT names
     int why_unnamed  # if it names none: a SessionFault
+    char *spoken  # what it says of a caller (spoken.pxd), until the loop has taken it; or NULL
     int refused_with_status  # HTTP status for the CONNECT; 0: none is decided
     Tunnel *tunnel  # that it carries; NULL: none
     bint is_pooled  # we have dialled it, as a tunnel for several connections

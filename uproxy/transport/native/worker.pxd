@@ -34,6 +34,7 @@ from uproxy.transport.native.pool cimport retire_plan
 from uproxy.transport.native.connection cimport (
     await_hello, begin_relay, on_accepted, on_cut, on_deadline, on_routed, watch_downstream,
 )
+from uproxy.transport.native.spoken cimport drop_spoken
 from uproxy.transport.native.carrying cimport settle_tunnels
 from uproxy.transport.native.dispatch cimport dispatch, is_handshaking, run_handshakes, take_back
 
@@ -57,6 +58,7 @@ cdef inline void run_command(Worker *worker, Command *command) noexcept nogil:
         retire_plan(worker, command.plan)
     elif command.kind == C_RELEASE:
         free(command.connection.own_way)
+        drop_spoken(command.connection)
         free(command.connection)
     elif state_of(command.connection) != S_CLOSED:
         run_connection_command(command.connection, command)

@@ -8,7 +8,8 @@ from time import monotonic
 from typing import TYPE_CHECKING, Protocol, cast
 from weakref import ref
 
-from uproxy.contract import Arrival, Door, Refusal, RefusedError, TlsPlan
+from uproxy.contract import SILENT, Arrival, Door, Refusal, RefusedError, Spoken, TlsPlan
+from uproxy.hbone import headers
 from uproxy.hbone.events import Request
 from uproxy.hbone.session import Session
 from uproxy.model import Outcome, TcpAddress, TunnelSettings
@@ -105,11 +106,11 @@ class CarriedStreams:
 
     def on_request(self, side: StreamSide, request: Request) -> None:
         """A CONNECT has come; where it leads is for the door to say."""
-        self._take(side, request.authority)
+        self._take(side, request.authority, _spoken(request))
 
     def on_request_refused(self, side: StreamSide, reason: str) -> None:
         """A request has come that is none; it is on record like another refused arrival."""
-        connection = self._take(side, None)
+        connection = self._take(side, None, SILENT)
         if connection is not None:
             connection.close(Refusal(Outcome.NO_DESTINATION, reason))
 
@@ -140,10 +141,17 @@ class CarriedStreams:
             )
             self._over.exception()  # if it was cut, nobody waits
 
-    def _take(self, side: StreamSide, target: TcpAddress | None) -> Started | None:
+    def _take(self, side: StreamSide, target: TcpAddress | None, spoken: Spoken) -> Started | None:
         carrier = replace(self._carrier.arrival, tls=self._plan())
-        connection = self._listener.take_stream(carrier, side, target)
+        connection = self._listener.take_stream(carrier, side, target, spoken)
         if connection is not None:
             self._streams.add(connection)
             connection.task.add_done_callback(lambda _task: self._streams.discard(connection))
         return connection
+
+
+def _spoken(request: Request) -> Spoken:
+    """Return what a CONNECT says of a caller."""
+    callers = tuple(value for name, value in request.headers if name == headers.CALLER)
+    proofs = tuple(value for name, value in request.headers if name == headers.PROOF)
+    return Spoken(callers, proofs) if callers or proofs else SILENT

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol, cast
 
 from uproxy.contract import (
+    SILENT,
     Arrival,
     Candidate,
     Door,
@@ -177,7 +178,7 @@ class Deciding:
     def _forget_snapshot(self) -> None:
         """Keep nothing of the snapshot that admitted it: neither plan nor addresses."""
         self.route = None if self.route is None else self.route.when_open
-        self.arrival = replace(self.arrival, tls=None)
+        self.arrival = replace(self.arrival, tls=None, spoken=SILENT)
         self._door = self._candidate = self._listener = self._reached_by = None
         self._untried = ()
 

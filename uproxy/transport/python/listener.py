@@ -17,7 +17,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final, Protocol
 
 from uproxy import sockets
-from uproxy.contract import Arrival, Door, Refusal
+from uproxy.contract import Arrival, Door, Refusal, Spoken
 from uproxy.model import TcpAddress, UnixAddress
 from uproxy.transport.accept_backoff import SHORTAGES, AcceptBackoff
 
@@ -146,14 +146,16 @@ class Listener:
         return self.door is None or self._socket.fileno() == -1
 
     def take_stream(
-        self, carrier: Arrival, side: StreamSide, target: TcpAddress | None
+        self, carrier: Arrival, side: StreamSide, target: TcpAddress | None, spoken: Spoken
     ) -> Started | None:
         """Have a stream decided on that has come in on the tunnel `carrier`; `target` is the
-        address that its CONNECT names.  None: nobody decides about streams, and it is refused."""
+        address that its CONNECT names, and `spoken` what it says of a caller.  None: nobody decides
+        about streams, and it is refused."""
         if self.door is None or self.door.tunnels is None:
             side.turn_away()
             return None
-        arrival = replace(carrier, id=next(_ids), target=target, tunnel=carrier.id)
+        number = next(_ids)
+        arrival = replace(carrier, id=number, target=target, spoken=spoken, tunnel=carrier.id)
         return self._take_over(side, arrival, self.door)
 
     def _drain_tunnels(self) -> None:
