@@ -41,6 +41,19 @@ def test_every_other_status_is_a_connection_that_failed(status: int) -> None:
     assert f"with {status}: " in reason
 
 
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 503, 201])
+def test_an_l7_proxy_that_answers_anything_else_has_refused(status: int) -> None:
+    outcome, reason = statuses.meaning_of(status, at_l7=True)
+    assert outcome is Outcome.L7_REFUSED
+    assert f"with {status}: " in reason
+
+
+def test_an_l7_proxy_that_resets_has_refused_unless_it_hasnt_looked() -> None:
+    for code in ErrorCode:
+        has_refused = statuses.meaning_of_reset(code, at_l7=True)[0] is Outcome.L7_REFUSED
+        assert has_refused == (code is not ErrorCode.REFUSED_STREAM)
+
+
 @pytest.mark.parametrize("outcome", [Outcome.DENIED, Outcome.CONNECT_FAILED])
 def test_what_we_say_is_understood_by_one_of_us(outcome: Outcome) -> None:
     status = statuses.status_of(outcome)

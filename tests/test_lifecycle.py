@@ -116,7 +116,13 @@ def test_a_handshake_can_fail_while_it_is_made_and_tls_1_3_tells_it_later_too() 
         assert states_that_end_with(outcome) == {*both}
     after = {State.CARRYING, State.OPENING_STREAM, State.RELAYING, State.CLOSING}
     assert states_that_end_with(Outcome.HANDSHAKE_FAILED) == {*both, *after}
-    assert states_that_end_with(Outcome.PEER_REFUSED) == after - {State.CARRYING}
+    for outcome in (Outcome.PEER_REFUSED, Outcome.L7_REFUSED):
+        assert states_that_end_with(outcome) == after - {State.CARRYING}
+
+
+def test_an_l7_proxy_is_unavailable_before_a_byte_has_passed_or_not_at_all() -> None:
+    dialling = {State.CONNECTING, State.HANDSHAKING_UPSTREAM, State.OPENING_STREAM}
+    assert states_that_end_with(Outcome.L7_UNAVAILABLE) == {State.ADMITTING, *dialling}
 
 
 def test_who_is_refused_was_decided_on_and_whom_nobody_answers_was_dialled() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from uproxy.contract import PLAIN, Refusal, RefusedError, Route
+from uproxy.contract import PLAIN, Candidate, Refusal, RefusedError, Route
 from uproxy.errors import IdentityError, UntrustedError
 from uproxy.libssl import TlsError
 from uproxy.lifecycle import State
@@ -19,6 +19,7 @@ from uproxy.transport.native._engine import FAILURES
 
 LIMITS = Limits(connections=7, per_source_connections=3, handshakes_in_flight=2)
 ROUTE = Route("db", (), PLAIN, Timeouts())
+DB = Candidate("db", (TcpAddress("10.0.0.1", 5432),))
 EXPLAINED = (
     Outcome.HANDSHAKE_FAILED,
     Outcome.PEER_UNTRUSTED,
@@ -45,7 +46,7 @@ def test_every_failure_of_a_thread_is_explained(what: str) -> None:
     elif what in failures.LIMITS:
         assert failures.limit(what, LIMITS).outcome is Outcome.LIMIT
     elif what in failures.STREAM_FAILURES:
-        refusal = failures.candidate(failure(what, 503), ROUTE, ())
+        refusal = failures.candidate(failure(what, 503), ROUTE, DB, ())
         assert refusal.outcome is Outcome.CONNECT_FAILED
         assert refusal.reason.startswith("the peer")
     elif what in ("idle", "half_closed"):

@@ -159,7 +159,7 @@ def test_other_timers_of_the_python_engine_are_no_deadlines() -> None:
     """They are to accept again, to look again at what the kernel has delivered, and of tunnels."""
     pages = ENGINES["python"].other_pages()
     timers = {path.name for path in pages if re.search(r"\bcall_(at|later)\(", path.read_text())}
-    tunnels = {"carried.py", "frame_channel.py", "pool.py", "tunnel.py"}
+    tunnels = {"carried.py", "frame_channel.py", "pool.py", "stream.py", "tunnel.py"}
     assert timers == {"listener.py", "relay.py", "steps.py"} | tunnels
 
 

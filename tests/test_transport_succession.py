@@ -107,6 +107,18 @@ def test_a_handshake_is_kept_if_the_new_plan_believes_the_peer_and_shows_the_sam
     assert same_way(route(A, tls=TLS), route(A, tls=stranger), A, PEER) is None
 
 
+def test_a_stream_is_kept_only_if_it_would_be_opened_alike_by_way_of_the_same_l7_proxy() -> None:
+    here, there = (Tunnel(TLS, end, via="l7", headers=(("x", "1"),)) for end in (B, C))
+    before = replace(route(A), candidates=(Candidate("a", (A,), upstream=here),))
+    both = tuple(Candidate("a", (A,), upstream=each) for each in (there, here))
+    kept = same_way(before, replace(before, candidates=both), A)
+    assert kept is not None
+    assert (kept.upstream, [each.upstream for each in kept.candidates]) == (here, [None])
+    for change in ({"end": C}, {"via": None}, {"headers": ()}):
+        other = Candidate("a", (A,), upstream=replace(here, **change))
+        assert same_way(before, replace(before, candidates=(other,)), A, PEER) is None
+
+
 def test_what_a_door_answers_is_followed_unless_it_refuses() -> None:
     assert followed(route(A)) == route(A)
     with pytest.raises(RefusedError) as caught:

@@ -8,8 +8,8 @@ import pytest
 
 from tests.helpers.tunnels import outbound_door
 from uproxy.contract import PLAIN, Candidate, RefusedError, Route, Tunnel
-from uproxy.model import TcpAddress, UnixAddress
-from uproxy.transport.through import end_of, one_address_each
+from uproxy.model import TcpAddress, Timeouts, UnixAddress
+from uproxy.transport.through import END_DELAY_S, end_delay, end_of, one_address_each
 
 V4, V6 = TcpAddress("192.0.2.1", 5432), TcpAddress("2001:db8::1", 5432)
 END = TcpAddress("192.0.2.9", 15008)
@@ -31,6 +31,30 @@ def test_a_tunnel_ends_at_a_port_of_the_applications_host_or_where_it_is_said() 
     assert end_of(through(15008), Candidate("db", (V6,))) == TcpAddress("2001:db8::1", 15008)
     assert end_of(through(END), Candidate("db", (V4,))) == END
     assert end_of(replace(through(END), upstream=PLAIN), Candidate("db", (V4,))) is None
+
+
+def test_each_candidate_may_be_reached_in_a_way_of_its_own() -> None:
+    route = through(15008)
+    assert isinstance(route.upstream, Tunnel)
+    other = Candidate("db", (V4, V6), upstream=PLAIN)
+    elsewhere = Candidate("db", (V4,), upstream=replace(route.upstream, end=END))
+    route = replace(route, candidates=(route.candidates[0], other, elsewhere))
+    found = [each.addresses for each in one_address_each(route)]
+    assert found == [(V4,), (V6,), (V4, V6), (V4,)]
+    assert end_of(route, other) is None
+    assert end_of(route, elsewhere) == END
+
+
+def test_our_end_waits_for_an_l7_proxys_and_never_longer_than_the_half_close_lasts() -> None:
+    route = through(END)
+    [candidate] = route.candidates
+    assert end_delay(route, candidate) == 0
+    assert isinstance(route.upstream, Tunnel)
+    route = replace(route, upstream=replace(route.upstream, via="l7"))
+    assert end_delay(route, candidate) == END_DELAY_S
+    for half_close, delay in ((2.0, 1.0), (0, END_DELAY_S)):
+        timeouts = Timeouts(half_close=half_close)
+        assert end_delay(replace(route, timeouts=timeouts), candidate) == delay
 
 
 def test_no_tunnel_leads_to_a_unix_socket() -> None:

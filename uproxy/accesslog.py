@@ -25,10 +25,11 @@ DENIALS = frozenset(
         Outcome.IDENTITY_EXPIRED,
         Outcome.IDENTITY_DISTRUSTED,
         Outcome.NO_IDENTITY,
+        Outcome.L7_REFUSED,
     }
 )
 """The outcomes logged by `access: denied`: the peer was refused because of its identity, its
-certificate, or because it proved no identity; or it has probably refused us."""
+certificate, or because it proved no identity; or it, or an L7 proxy, has probably refused us."""
 
 
 @dataclass(frozen=True, slots=True)

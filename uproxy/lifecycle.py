@@ -83,6 +83,7 @@ _HANDSHAKE = frozenset(
     {Outcome.HANDSHAKE_FAILED, Outcome.PEER_UNTRUSTED, Outcome.PEER_UNEXPECTED,
      Outcome.TIMED_OUT}
 )  # fmt: skip
+_REFUSED_LATE = frozenset({Outcome.HANDSHAKE_FAILED, Outcome.PEER_REFUSED, Outcome.L7_REFUSED})
 
 ENDINGS: Mapping[State, frozenset[Outcome]] = MappingProxyType(
     {
@@ -93,21 +94,29 @@ ENDINGS: Mapping[State, frozenset[Outcome]] = MappingProxyType(
         | {Outcome.PROBED, Outcome.NO_IDENTITY},
         State.CARRYING: _ANYWHERE | {Outcome.CLOSED, Outcome.HANDSHAKE_FAILED},
         State.ADMITTING: _ANYWHERE
-        | {Outcome.DENIED, Outcome.NO_DESTINATION, Outcome.NO_IDENTITY, Outcome.CONNECT_FAILED},
-        State.CONNECTING: _ANYWHERE | {Outcome.CONNECT_FAILED, Outcome.TIMED_OUT},
-        State.HANDSHAKING_UPSTREAM: _ANYWHERE | _HANDSHAKE,
+        | {
+            Outcome.DENIED,
+            Outcome.NO_DESTINATION,
+            Outcome.NO_IDENTITY,
+            Outcome.CONNECT_FAILED,
+            Outcome.L7_UNAVAILABLE,
+        },
+        State.CONNECTING: _ANYWHERE
+        | {Outcome.CONNECT_FAILED, Outcome.TIMED_OUT, Outcome.L7_UNAVAILABLE},
+        State.HANDSHAKING_UPSTREAM: _ANYWHERE | _HANDSHAKE | {Outcome.L7_UNAVAILABLE},
         State.OPENING_STREAM: _ANYWHERE
         | {
             Outcome.CONNECT_FAILED,
             Outcome.TIMED_OUT,
             Outcome.HANDSHAKE_FAILED,
             Outcome.PEER_REFUSED,
+            Outcome.L7_UNAVAILABLE,
+            Outcome.L7_REFUSED,
         },
-        # a TLS 1.3 server's refusal of our certificate arrives when our handshake has ended
-        State.RELAYING: _ANYWHERE
-        | {Outcome.TIMED_OUT, Outcome.HANDSHAKE_FAILED, Outcome.PEER_REFUSED},
-        State.CLOSING: _ANYWHERE
-        | {Outcome.CLOSED, Outcome.TIMED_OUT, Outcome.HANDSHAKE_FAILED, Outcome.PEER_REFUSED},
+        # a TLS 1.3 server's refusal of our certificate arrives when our handshake has ended, and an
+        # L7 proxy answers a CONNECT before it dials the destination
+        State.RELAYING: _ANYWHERE | _REFUSED_LATE | {Outcome.TIMED_OUT},
+        State.CLOSING: _ANYWHERE | _REFUSED_LATE | {Outcome.TIMED_OUT, Outcome.CLOSED},
     }
 )
 """For each state, the outcomes with which a connection may end in it."""

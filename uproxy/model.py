@@ -54,6 +54,8 @@ class Outcome(enum.StrEnum):
     IDENTITY_EXPIRED = "identity_expired"
     IDENTITY_DISTRUSTED = "identity_distrusted"
     NO_IDENTITY = "no_identity"
+    L7_UNAVAILABLE = "l7_unavailable"
+    L7_REFUSED = "l7_refused"
 
     @property
     def is_failure(self) -> bool:
@@ -84,6 +86,8 @@ _FLAGS = {
     Outcome.IDENTITY_EXPIRED: "IDENTITY_ERROR",
     Outcome.IDENTITY_DISTRUSTED: "CERT_REVOKED",
     Outcome.NO_IDENTITY: "IDENTITY_ERROR",
+    Outcome.L7_UNAVAILABLE: "CONNECT",
+    Outcome.L7_REFUSED: "DENY",
 }
 
 

@@ -34,6 +34,7 @@ class FakeConnection:
     dialled_from: TcpAddress | None = None
     shares_tls: bool = False
     tunnel_end: TcpAddress | None = None
+    via: str | None = None
     streams: int = 0
     endpoint: str | None = None
     state: State = State.RELAYING

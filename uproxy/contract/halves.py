@@ -53,6 +53,10 @@ class Connection(Protocol):
         None inbound, and where upstream isn't a tunnel."""
 
     @property
+    def via(self) -> str | None:
+        """The name of the L7 proxy at `tunnel_end`; None: none is."""
+
+    @property
     def streams(self) -> int:
         """How many streams are open on a connection that carries them; 0 on others."""
 

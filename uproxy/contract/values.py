@@ -66,6 +66,8 @@ class Candidate:
     """Literal addresses, at least one."""
     server_name: str | None = None
     """The SNI of a TLS handshake with it, in ASCII; None: none is sent."""
+    upstream: Upstream | None = None
+    """How it is reached, where that differs from `Route.upstream`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,12 @@ class Tunnel:
     end: TcpAddress | int
     """Where the tunnel ends: an address, or a port of the candidate's host."""
     settings: TunnelSettings = TunnelSettings()
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Sent with the CONNECT, never indexed: names in lower case, and values."""
+    via: str | None = None
+    """The configuration's name for the L7 proxy at which the tunnel ends; None: the destination's
+    own proxy is there.  An L7 proxy ends both directions when we end one, so our END_STREAM waits
+    for its own."""
 
 
 PLAIN: Final = Plain()
@@ -141,6 +149,10 @@ class Route:
     """The SPIFFE ID that we show upstream; None in the clear."""
     when_open: Route = field(init=False, repr=False, compare=False)
     """What an engine keeps of it when the connection is open: neither plan nor addresses."""
+
+    def upstream_of(self, candidate: Candidate) -> Upstream:
+        """Return how a candidate of it is reached."""
+        return self.upstream if candidate.upstream is None else candidate.upstream
 
     def __post_init__(self) -> None:
         plan = self.upstream.plan

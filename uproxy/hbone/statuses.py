@@ -23,6 +23,13 @@ _MEANINGS = {
     503: (Outcome.CONNECT_FAILED, "it can't reach the destination"),
 }
 _UNKNOWN = (Outcome.CONNECT_FAILED, "is it an HBONE server?")
+_AT_L7 = {
+    400: "it takes the request for malformed",
+    403: "its policy doesn't let us through",
+    404: "it has no route for this destination",
+    503: "it has no healthy way to the destination, or has reached a limit of its own",
+}
+_UNKNOWN_AT_L7 = "does a listener for CONNECT answer there?"
 _RESETS = {
     ErrorCode.REFUSED_STREAM: "it has as many streams as it may have, or is about to end",
     ErrorCode.CONNECT_ERROR: "it can't reach the destination",
@@ -38,14 +45,19 @@ def status_of(outcome: Outcome) -> int | None:
     return None if outcome is Outcome.LIMIT else _STATUSES.get(outcome, _OTHERWISE)
 
 
-def meaning_of(status: int) -> tuple[Outcome, str]:
+def meaning_of(status: int, *, at_l7: bool = False) -> tuple[Outcome, str]:
     """Return how a connection ends whose CONNECT was answered with such a status, which isn't
-    CONNECTED, and the reason in words."""
+    CONNECTED, and the reason in words.  `at_l7`: it was an L7 proxy that answered."""
     outcome, probably = _MEANINGS.get(status, _UNKNOWN)
+    if at_l7:
+        outcome, probably = Outcome.L7_REFUSED, _AT_L7.get(status, _UNKNOWN_AT_L7)
     return outcome, f"the peer answered the CONNECT with {status}: {probably}"
 
 
-def meaning_of_reset(code: ErrorCode) -> tuple[Outcome, str]:
-    """Return how a connection ends whose CONNECT was reset instead of answered, and the reason."""
+def meaning_of_reset(code: ErrorCode, *, at_l7: bool = False) -> tuple[Outcome, str]:
+    """Return how a connection ends whose CONNECT was reset instead of answered, and the reason.  An
+    L7 proxy's REFUSED_STREAM is no refusal: it hasn't looked at the request."""
     probably = _RESETS.get(code, "it could not or would not serve it")
-    return Outcome.CONNECT_FAILED, f"the peer reset the CONNECT with {code.name}: {probably}"
+    has_refused = at_l7 and code is not ErrorCode.REFUSED_STREAM
+    outcome = Outcome.L7_REFUSED if has_refused else Outcome.CONNECT_FAILED
+    return outcome, f"the peer reset the CONNECT with {code.name}: {probably}"

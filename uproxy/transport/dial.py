@@ -8,7 +8,7 @@ import socket
 from typing import Final
 
 from uproxy import sockets
-from uproxy.contract import Refusal, RefusedError, Route
+from uproxy.contract import Refusal, RefusedError
 from uproxy.model import Address, Outcome
 from uproxy.transport import failures
 from uproxy.transport.poller import Poller
@@ -25,17 +25,17 @@ class DialError(Exception):
 
 
 async def reach(
-    poller: Poller, addresses: tuple[Address, ...], route: Route, limit: float = 0
+    poller: Poller, addresses: tuple[Address, ...], server: str, limit: float = 0
 ) -> tuple[socket.socket, Address]:
     """As `dial`, for at most `limit` seconds (0: without limit), and with the refusal of a
-    connection of `route` for which no address could be reached.
+    connection for which no address could be reached.
 
     Raises:
         RefusedError: all addresses failed, or the time is over.
     """
     try:
         async with asyncio.timeout(limit or None):
-            return await dial(poller, addresses, failures.server_of(route))
+            return await dial(poller, addresses, server)
     except DialError as error:
         raise RefusedError(Refusal(Outcome.CONNECT_FAILED, str(error))) from None
     except TimeoutError:

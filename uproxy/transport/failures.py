@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from uproxy import libssl, sockets, tlswords
-from uproxy.contract import Refusal, RefusedError, Route
+from uproxy.contract import Candidate, Refusal, RefusedError, Route, Tunnel
 from uproxy.errors import IdentityError, UntrustedError
 from uproxy.libssl import TlsError
 from uproxy.lifecycle import State
@@ -20,6 +20,7 @@ from uproxy.model import Address, Direction, Limits, Outcome, TcpAddress, Timeou
 from uproxy.sockaddr import network_of
 from uproxy.spiffe import presented
 from uproxy.tlswords import UNASKED, UNPROVEN
+from uproxy.transport.l7_failures import l7_proxy_of
 
 NAMES: Final = {
     Direction.INBOUND: ("the peer", "the application"),
@@ -187,15 +188,19 @@ def no_address(route: Route) -> Refusal:
     return Refusal(Outcome.CONNECT_FAILED, f"{route.destination} has no address to try")
 
 
-def unreachable(error: int, address: Address, route: Route) -> Refusal:
-    """Return the refusal for connect(2) having failed with an errno."""
-    return Refusal(Outcome.CONNECT_FAILED, sockets.explain(error, address, server_of(route)))
+def unreachable(error: int, address: Address, server: str) -> Refusal:
+    """Return the refusal for connect(2) having failed with an errno; `server`: what should listen
+    there."""
+    return Refusal(Outcome.CONNECT_FAILED, sockets.explain(error, address, server))
 
 
-def server_of(route: Route) -> str:
-    """Return what should listen where a route leads, in words: with TLS that is another proxy,
-    and whether its application runs can't be seen from here."""
-    return "the application" if route.upstream.plan is None else f"the proxy of {route.destination}"
+def server_of(route: Route, tried: Candidate) -> str:
+    """Return what should listen where a candidate is dialled, in words: with TLS that is another
+    proxy, and whether its application runs can't be seen from here."""
+    upstream = route.upstream_of(tried)
+    if isinstance(upstream, Tunnel) and upstream.via is not None:
+        return f"the L7 proxy {upstream.via}"
+    return "the application" if upstream.plan is None else f"the proxy of {route.destination}"
 
 
 def no_answer(addresses: tuple[Address, ...], seconds: float) -> Refusal:
@@ -211,10 +216,13 @@ def unanswered_connect(who: str, seconds: float) -> Refusal:
     return Refusal(Outcome.TIMED_OUT, why)
 
 
-def candidate(failure: Failure, route: Route, addresses: tuple[Address, ...]) -> Refusal:
-    """Return the refusal for a candidate whose connect or handshake failed, or whose CONNECT."""
+def candidate(
+    failure: Failure, route: Route, tried: Candidate, addresses: tuple[Address, ...]
+) -> Refusal:
+    """Return the refusal for a candidate whose connect or handshake failed, or whose CONNECT;
+    `addresses`: those that were dialled."""
     if failure.what in STREAM_FAILURES:
-        return unopened(failure)
+        return unopened(failure, at_l7=l7_proxy_of(route, tried) is not None)
     if failure.what == "http2":
         reason = f"{failure.who} broke HTTP/2: {failure.verdict}"
         return Refusal(Outcome.CONNECT_FAILED, reason)
@@ -224,7 +232,7 @@ def candidate(failure: Failure, route: Route, addresses: tuple[Address, ...]) ->
         return unanswered_connect(failure.who, route.timeouts.connect)
     if failure.what == "timeout":
         return no_answer(addresses, route.timeouts.connect)
-    return unreachable(failure.error, addresses[0], route)
+    return unreachable(failure.error, addresses[0], server_of(route, tried))
 
 
 def broken_http2(who: str, code: int, rule: str) -> TlsError:
@@ -234,16 +242,17 @@ def broken_http2(who: str, code: int, rule: str) -> TlsError:
     return TlsError(f"{who} broke HTTP/2 ({ErrorCode.of(code).name}): {rule}")
 
 
-def unopened(failure: Failure) -> Refusal:
-    """Return the refusal for a CONNECT that was refused; `failure.what`: one of STREAM_FAILURES."""
+def unopened(failure: Failure, *, at_l7: bool = False) -> Refusal:
+    """Return the refusal for a CONNECT that was refused, by an L7 proxy or not; `failure.what`: one
+    of STREAM_FAILURES."""
     from uproxy.hbone import statuses  # to save memory where there are no tunnels
     from uproxy.hbone.codes import ErrorCode
 
     if failure.what == "stream_refused":
         return Refusal(Outcome.CONNECT_FAILED, f"{failure.who} takes no stream on its tunnels")
     if failure.what == "status":
-        return Refusal(*statuses.meaning_of(failure.error))
-    return Refusal(*statuses.meaning_of_reset(ErrorCode.of(failure.error)))
+        return Refusal(*statuses.meaning_of(failure.error, at_l7=at_l7))
+    return Refusal(*statuses.meaning_of_reset(ErrorCode.of(failure.error), at_l7=at_l7))
 
 
 def idle(timeouts: Timeouts, *, half_closed: bool) -> Refusal:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 from uproxy.contract import (
@@ -51,17 +52,19 @@ def same_way(
     dialled for the route `before` serves it too; None: dial again.
 
     It serves it if `after` leads to that address, with the same server name, and would accept the
-    handshake made with `peer`.  The route returned has the plan of that handshake.
+    handshake made with `peer`.  The route returned has the plan of that handshake.  Of `before` the
+    candidate counts that was tried, the first with the address.
     """
-    one, other = _candidate(before, dialled), _candidate(after, dialled)
-    if one is None or other is None or dialled is None:
+    one = next(_leading_to(before, dialled), None)
+    if one is None or dialled is None:
         return None
-    if not _is_good_enough(before.upstream, after.upstream, peer):
-        return None
-    if one.server_name != other.server_name:
-        return None
-    candidates = (replace(other, addresses=(dialled,)),)
-    return replace(after, candidates=candidates, upstream=before.upstream)
+    made = before.upstream_of(one)
+    for other in _leading_to(after, dialled):
+        is_good = _is_good_enough(made, after.upstream_of(other), peer)
+        if is_good and one.server_name == other.server_name:
+            kept = replace(other, addresses=(dialled,), upstream=None)
+            return replace(after, candidates=(kept,), upstream=made)
+    return None
 
 
 def _is_good_enough(before: Upstream, after: Upstream, peer: PeerSvid | None) -> bool:
@@ -70,7 +73,7 @@ def _is_good_enough(before: Upstream, after: Upstream, peer: PeerSvid | None) ->
     if before == after:
         return True
     if isinstance(before, Tunnel) and isinstance(after, Tunnel):
-        if before.end != after.end:
+        if (before.end, before.via, before.headers) != (after.end, after.via, after.headers):
             return False
     elif not isinstance(before, Tls) or not isinstance(after, Tls):
         return False
@@ -90,6 +93,6 @@ def _is_good_enough(before: Upstream, after: Upstream, peer: PeerSvid | None) ->
     return True
 
 
-def _candidate(route: Route, dialled: Address | None) -> Candidate | None:
-    """Return the route's candidate that has the address."""
-    return next((each for each in route.candidates if dialled in each.addresses), None)
+def _leading_to(route: Route, dialled: Address | None) -> Iterator[Candidate]:
+    """Return the route's candidates that have the address."""
+    return (each for each in route.candidates if dialled in each.addresses)

@@ -2,26 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
 from uproxy.contract import Candidate, Refusal, RefusedError, Route, Tunnel
 from uproxy.model import Outcome, TcpAddress
+from uproxy.transport.l7_failures import l7_proxy_of
 
 MAX_TUNNELS_TRIED: Final = 8
 """Tunnels on which a CONNECT is tried, while the peer says of none that it has looked at it."""
+
+END_DELAY_S: Final = 5.0
+"""Seconds without a byte from an L7 proxy after which it gets the end of our direction, although
+its own is still open.  Envoy ends both when it gets one while a request is in flight."""
+
+
+def end_delay(route: Route, candidate: Candidate) -> float:
+    """Return for how many seconds at most a candidate's END_STREAM of ours waits for its own; 0: it
+    doesn't."""
+    if l7_proxy_of(route, candidate) is None:
+        return 0
+    limit = route.timeouts.half_close  # which counts from the last byte, too
+    return min(END_DELAY_S, limit / 2) if limit else END_DELAY_S
 
 
 def one_address_each(route: Route) -> tuple[Candidate, ...]:
     """Return the candidates of a route, each with the addresses that race.  Through a tunnel none
     do, because a CONNECT names one."""
-    if not isinstance(route.upstream, Tunnel):
-        return route.candidates
-    return tuple(
-        replace(each, addresses=(address,))
-        for each in route.candidates
-        for address in each.addresses
-    )
+    return tuple(one for each in route.candidates for one in _apart(route, each))
+
+
+def _apart(route: Route, candidate: Candidate) -> Iterator[Candidate]:
+    if isinstance(route.upstream_of(candidate), Tunnel):
+        for address in candidate.addresses:
+            yield replace(candidate, addresses=(address,))
+    else:
+        yield candidate
 
 
 def end_of(route: Route, candidate: Candidate) -> TcpAddress | None:
@@ -30,7 +47,7 @@ def end_of(route: Route, candidate: Candidate) -> TcpAddress | None:
     Raises:
         RefusedError: no tunnel can lead to its address.
     """
-    upstream, address = route.upstream, candidate.addresses[0]
+    upstream, address = route.upstream_of(candidate), candidate.addresses[0]
     if not isinstance(upstream, Tunnel):
         return None
     if not isinstance(address, TcpAddress):

@@ -33,9 +33,10 @@ TunnelLimits = tuple[int, int, int, float, float]
 """Streams that may be open on a tunnel, bytes of their window and of the tunnel's, for how many
 seconds it may have none (0: for ever), and when our SVID expires (Unix time)."""
 
-Way = tuple[int, bytes, TunnelLimits]
+Way = tuple[int, bytes, TunnelLimits, bytes, float]
 """How a stream is opened: a number for the plan that its tunnel was dialled with, the CONNECT's
-authority, and the tunnel's limits."""
+authority, the tunnel's limits, the CONNECT's other headers as HPACK has them, and for how many
+seconds at most our END_STREAM waits for the peer's (0: it doesn't)."""
 
 def words_of(why: int) -> str: ...
 

@@ -289,12 +289,14 @@ cdef inline void on_tunnel_ready(Connection *connection, Tunnel *tunnel) noexcep
     """There is a tunnel: send a CONNECT, and wait for its answer."""
     cdef Side *side = &connection.sides[1]
     cdef H2Stream *h2 = open_stream(
-        &tunnel.session, connection.way.authority, connection.way.authority_size, NULL, 0, side)
+        &tunnel.session, connection.way.authority, connection.way.authority_size,
+        connection.way.fields, connection.way.fields_size, side)
     if h2 == NULL:
         fail_side(side, F_STREAM_REFUSED, 0)
         on_failed(side)
         return
     begin_stream(side, tunnel, h2)
+    side.stream.end_delay = connection.way.end_delay
     share_handshake(tunnel.connection, 1, connection, 1)
     connection.shares_tls, tunnel.was_used = tunnel.was_used, True
     connection.dialled_from = tunnel.connection.dialled_from

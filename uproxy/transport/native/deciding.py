@@ -71,6 +71,7 @@ class Deciding(ConnectionHandle):
         "shares_tls",
         "tls",
         "tunnel_end",
+        "via",
     )  # fmt: skip
 
     arrival: Arrival
@@ -94,6 +95,7 @@ class Deciding(ConnectionHandle):
         """The connection that carries it as a stream; None: nobody does."""
         self.shares_tls = False
         self.tunnel_end: TcpAddress | None = None
+        self.via: str | None = None
         self._plan_ref: ReferenceType[TlsPlan] | None = None  # of one that carries streams
         self._inbound = door_state.inbound
         self._is_known = False  # whether it was reported

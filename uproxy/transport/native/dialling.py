@@ -7,6 +7,7 @@ import asyncio
 import errno
 import logging
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Final, cast
 
@@ -25,6 +26,7 @@ from uproxy.model import Address, Direction, UnixAddress
 from uproxy.transport import failures
 from uproxy.transport.dial import reach
 from uproxy.transport.failures import Failure
+from uproxy.transport.l7_failures import l7_proxy_of, left_after, named
 from uproxy.transport.native._engine import STATES, words_of
 from uproxy.transport.native.deciding import UPSTREAM, Deciding
 from uproxy.transport.native.listener import upstream_setup
@@ -102,7 +104,7 @@ class Dialling(Deciding):
 
     def _dial_candidates(self, route: Route) -> None:
         """Dial the next candidate; raises RefusedError when none is left."""
-        for candidate in self._candidates:
+        while (candidate := next(self._candidates, None)) is not None:
             self._candidate = candidate
             failure = self._start_dial(route, candidate)
             if failure is None:
@@ -118,13 +120,15 @@ class Dialling(Deciding):
             return None
         address, limits = candidate.addresses[0], route.timeouts
         try:
+            self.via = l7_proxy_of(route, candidate)
             end = self.tunnel_end = end_of(route, candidate)
             target = sockaddr.pack(address if end is None else end)
             upstream = upstream_setup(route, candidate)
             way = way_of(self._loop_state.plan_numbers, route, candidate)
             self.dial(target, upstream, limits.connect, limits.handshake, way)
         except OSError as error:
-            return failures.unreachable(error.errno or 0, address, route)
+            server = failures.server_of(route, candidate)
+            return failures.unreachable(error.errno or 0, address, server)
         except RefusedError as no:
             return no.refusal
         return None
@@ -143,7 +147,10 @@ class Dialling(Deciding):
         """Connect, and give the socket to the thread; after a failure dial the next candidate."""
         try:
             connected, address = await reach(
-                self._loop_state.poller, candidate.addresses, route, route.timeouts.connect
+                self._loop_state.poller,
+                candidate.addresses,
+                failures.server_of(route, candidate),
+                route.timeouts.connect,
             )
         except RefusedError as no:
             step = partial(self._try_next, route, no.refusal)
@@ -204,7 +211,7 @@ class Dialling(Deciding):
         addresses = candidate.addresses
         if self.tunnel_end is not None and failure.state is not State.OPENING_STREAM:
             addresses = (self.tunnel_end,)
-        return failures.candidate(failure, route, addresses)
+        return failures.candidate(failure, route, candidate, addresses)
 
     def _describe(self, what: str, side: int, error: int, code: int) -> Failure:
         """Make a Failure of what `failure` or `candidate_failure` returned."""
@@ -223,15 +230,18 @@ class Dialling(Deciding):
             self._dial_candidates(route)
 
     def _record_failure(self, route: Route, failure: Refusal) -> None:
-        """Tell the door why the candidate has failed."""
-        self._last_failure, candidate = failure, cast("Candidate", self._candidate)
+        """Tell the door why the candidate has failed, which may rule out others."""
+        candidate = cast("Candidate", self._candidate)
+        failure = self._last_failure = named(self.via, self.tunnel_end, failure)
+        self._candidates = iter(left_after(route, candidate, failure, tuple(self._candidates)))
         if self.dialled not in candidate.addresses:
             self.dialled = candidate.addresses[0]
         cast("Door", self._door).attempted(route, candidate, failure)
 
     def _is_admitted_again(self) -> bool:
         """Ask the listener's new door.  False if it leads elsewhere, which is dialled then."""
-        before = cast("Route", self.route)
+        tried = (cast("Candidate", self._candidate),)
+        before = replace(cast("Route", self.route), candidates=tried)
         self._set_dialled()
         after = self._admit()
         verdict = self.verdict(UPSTREAM)

@@ -21,6 +21,7 @@ from uproxy.contract import Candidate, Door, Ending, PeerSvid, Refusal, RefusedE
 from uproxy.lifecycle import State
 from uproxy.model import Outcome
 from uproxy.transport import failures
+from uproxy.transport.l7_failures import cut_off, l7_proxy_of
 from uproxy.transport.native._engine import (
     ADMITTED,
     ARRIVED,
@@ -128,6 +129,7 @@ class NativeConnection(Dialling):
         route = self.route = cast("Route", self.cached_route())
         self._candidate = route.candidates[0]  # its only one
         self.tunnel_end = end_of(route, self._candidate)
+        self.via = l7_proxy_of(route, self._candidate)
         cast("Door", self._door).admitted_from_cache(self.arrival, route)
 
     def _on_upstream_ready(self) -> None:
@@ -145,7 +147,7 @@ class NativeConnection(Dialling):
         """Tell the door that both sides are ready."""
         route, candidate = cast("Route", self.route), cast("Candidate", self._candidate)
         door = cast("Door", self._door)
-        if route.upstream.plan is not None and not self._inbound:
+        if route.upstream_of(candidate).plan is not None and not self._inbound:
             self._set_peer(cast("PeerSvid", self.verdict(UPSTREAM)))
             self.shares_tls = self.has_shared_handshake()
         self._set_dialled()
@@ -173,8 +175,19 @@ class NativeConnection(Dialling):
             plan = self.arrival.tls
             shown = None if plan is None else plan.own.spiffe_id
             return failures.handshake(failure.who, failure.cause(), limit, shown)
+        if self._is_cut_off(*fault[:2]):
+            return cut_off(cast("str", self.via), self.tunnel_end)
         route = cast("Route", self.route)
         return failures.relay(failure, route, self._unanswered_for(fault[1]))
+
+    def _is_cut_off(self, what: str, side: int) -> bool:
+        """Whether an L7 proxy has reset the stream soon, and had sent nothing."""
+        return (
+            self.via is not None
+            and (what, side) == ("os", UPSTREAM)
+            and self.count(UPSTREAM) == 0
+            and self.lasted() <= failures.REFUSED_WITHIN_S
+        )
 
     def _unanswered_for(self, side: int) -> float | None:
         """Return the seconds for which a side that is a TLS server has sent nothing; None: it isn't

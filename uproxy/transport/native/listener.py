@@ -208,5 +208,5 @@ def upstream_setup(route: Route, candidate: Candidate) -> TlsSetup | None:
     Raises:
         RefusedError: no context can be made of the route's plan.
     """
-    plan = route.upstream.plan
+    plan = route.upstream_of(candidate).plan
     return None if plan is None else tls_setup(plan, candidate.server_name)

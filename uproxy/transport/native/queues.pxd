@@ -3,7 +3,7 @@ in order.  An eventfd (a bell) wakes who reads one."""
 
 from libc.errno cimport EINTR, errno
 from libc.stdint cimport uint64_t
-from libc.stdlib cimport calloc
+from libc.stdlib cimport calloc, free
 from posix.unistd cimport read, write
 
 from uproxy.transport.native.system cimport (
@@ -11,7 +11,7 @@ from uproxy.transport.native.system cimport (
     word_get, word_swap,
 )
 from uproxy.transport.native.codes cimport E_CLOSED, MAX_DELAYED_REPORTS
-from uproxy.transport.native.types cimport Command, Connection, Listener, ReportQueue, Worker
+from uproxy.transport.native.types cimport Command, Connection, Listener, ReportQueue, Way, Worker
 
 
 cdef inline void ring(int bell) noexcept nogil:
@@ -116,6 +116,13 @@ cdef inline Command *new_command(int kind, Connection *connection) noexcept nogi
     if made != NULL:
         made.kind, made.connection, made.fd = kind, connection, -1
     return made
+
+
+cdef inline void free_way(Way *way) noexcept nogil:
+    """Free a way that a command or a connection owns; NULL is none."""
+    if way != NULL:
+        free(way.fields)
+        free(way)
 
 
 cdef inline void send_command(Worker *worker, Command *command) noexcept nogil:

@@ -3,6 +3,7 @@
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
 from libc.stdint cimport uintptr_t
+from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 
 from uproxy.transport.native.system cimport sockaddr_storage
@@ -43,13 +44,19 @@ cdef inline int fill_limits(TunnelLimits *limits, fields) except -1:
 
 
 cdef inline int fill_way(Way *way, fields) except -1:
-    """Fill a way from a `_engine.Way`.  ValueError if the authority is too long."""
-    cdef bytes authority
-    plan, authority, limits = fields
+    """Fill a way from a `_engine.Way`.  ValueError if the authority is too long; MemoryError."""
+    cdef bytes authority, headers
+    plan, authority, limits, headers, end_delay = fields
     if len(authority) > MAX_AUTHORITY:
         raise ValueError("the authority is too long")
-    way.plan, way.authority_size = plan, len(authority)
+    way.plan, way.authority_size, way.end_delay = plan, len(authority), end_delay
     memcpy(way.authority, <char *>authority, len(authority))
+    if headers:
+        way.fields = <char *>malloc(len(headers))
+        if way.fields == NULL:
+            raise MemoryError
+        way.fields_size = len(headers)
+        memcpy(way.fields, <char *>headers, len(headers))
     return fill_limits(&way.limits, limits)
 
 

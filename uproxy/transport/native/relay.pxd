@@ -16,7 +16,7 @@ from uproxy.transport.native.types cimport Connection, Received, Side
 from uproxy.transport.native.deadlines cimport earlier_of
 from uproxy.transport.native.side cimport (
     BROKEN, CAN_READ, CAN_WRITE, ENDS, END_UNKNOWN, HUNG_UP, READ_FAILED, READ_NOT_DATA,
-    READ_NOT_NOW, discard, fail_side, finish_side, flush_handshake, flush_side, is_blocked,
+    READ_NOT_NOW, discard, end_due, fail_side, finish_side, flush_handshake, flush_side, is_blocked,
     is_deaf, is_ready, limit_receive, read_side, receive_size, record_failure, take_failure,
     trim_side, uncork, unsent, want, write_side,
 )
@@ -76,7 +76,12 @@ cdef inline int relay_timeout(Connection *connection) noexcept nogil:
     """Do what is due at the time that `relay_due` has returned."""
     if connection.lost_at != 0:
         return update(connection)
-    return RELAY_FAILED if check_time(connection) < 0 else RELAY_GOES_ON
+    if check_time(connection) < 0:
+        return RELAY_FAILED
+    if end_due(&connection.sides[1]) == 0:
+        return RELAY_GOES_ON
+    finish(&connection.sides[1])
+    return update(connection)
 
 
 cdef inline bint is_closing(Connection *connection) noexcept nogil:
@@ -89,6 +94,7 @@ cdef inline double relay_due(Connection *connection) noexcept nogil:
     cdef double limit = connection.relay_limits[is_closing(connection)]
     cdef double due = earlier_of(
         connection.last_moved + limit if limit else 0, connection.trim_at)
+    due = earlier_of(due, end_due(&connection.sides[1]))
     if connection.lost_at != 0 and is_passed_on(connection):
         due = earlier_of(due, next_look(connection))
     return due
@@ -196,10 +202,16 @@ cdef inline bint drop(Side *source) noexcept nogil:
 
 cdef inline void end_flow(Connection *connection, int flow) noexcept nogil:
     """Pass on the end of the flow's source: finish its sink."""
-    cdef Side *sink = &connection.sides[1 - flow]
     connection.flow_ended[flow] = True
-    if finish_side(sink) < 0:
-        lose_sink(sink)
+    finish(&connection.sides[1 - flow])
+    if end_due(&connection.sides[flow]) != 0:  # its own end has waited for this
+        finish(&connection.sides[flow])
+
+
+cdef inline void finish(Side *side) noexcept nogil:
+    """Send the end to a side, now or when it is due."""
+    if finish_side(side) < 0:
+        lose_sink(side)
 
 
 cdef inline int check_time(Connection *connection) noexcept nogil:

@@ -99,6 +99,7 @@ cdef inline void free_cached_route(CachedRoute *cached_route):
     """Free a route, with the GIL."""
     Py_DECREF(<object>cached_route.route)
     Py_XDECREF(cached_route.upstream.context)
+    free(cached_route.way.fields)
     free(cached_route)
 
 

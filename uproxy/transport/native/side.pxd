@@ -23,7 +23,7 @@ from uproxy.transport.native.system cimport (
 from uproxy.transport.native.codes cimport (
     F_NONE, F_OS, F_TRUNCATED, LARGE_RECEIVE_SIZE, RECEIVE_SIZE, RECORD_SIZE, SMALL_RECEIVE_SIZE,
 )
-from uproxy.transport.native.types cimport Channel, Received, Side
+from uproxy.transport.native.types cimport Channel, Received, Side, Stream
 from uproxy.transport.native.channel cimport (
     drop_backlog, fail, in_kernel, pending_error, receive_raw, record_fault, take_early, watch,
 )
@@ -246,10 +246,19 @@ cdef inline int flush_handshake(Side *side) noexcept nogil:
 
 
 cdef inline int finish_side(Side *side) noexcept nogil:
-    """Send our end behind what is unsent."""
+    """Send our end behind what is unsent; of some streams it is held until `end_due`."""
     if side.stream != NULL:
         return side.stream.carrier.finish(side)
     return finish_channel(&side.channel)
+
+
+cdef inline double end_due(Side *side) noexcept nogil:
+    """Return when `finish_side` is to be called again, because our end is held, if the peer's
+    doesn't come before; 0: it isn't held."""
+    cdef Stream *stream = side.stream
+    if stream == NULL or stream.end_held_at == 0:
+        return 0
+    return max(stream.end_held_at, stream.read_at) + stream.end_delay
 
 
 # Events.

@@ -22,7 +22,7 @@ from uproxy.transport.native.types cimport (
     Carrier, Connection, Received, Side, Stream, Tunnel, Worker,
 )
 from uproxy.transport.native.side cimport (
-    END_CERTAIN, END_UNKNOWN, READ_ENDED, READ_FAILED, READ_NOT_NOW, fail_side,
+    END_CERTAIN, END_UNKNOWN, READ_ENDED, READ_FAILED, READ_NOT_NOW, end_due, fail_side,
 )
 from uproxy.transport.native.tunnel cimport mark_dirty, note_streams
 
@@ -119,7 +119,7 @@ cdef inline void answer_connect(Side *side) noexcept nogil:
 cdef inline void lose_stream(Side *side) noexcept nogil:
     """Note that the stream was reset, or its tunnel lost: what it holds is still read."""
     side.stream.is_deaf = side.stream.is_ready = True
-    side.stream.unsent = 0
+    side.stream.unsent, side.stream.end_held_at = 0, 0
     side.channel.error = ECONNRESET  # as a socket's, before the relay
 
 
@@ -127,7 +127,7 @@ cdef inline void content_stream(Side *side) noexcept nogil:
     """Note that the peer, which has ended, wants no more bytes: what is written is dropped.  Envoy
     says so with RST_STREAM(NO_ERROR) behind its end (RFC 9113 §8.1)."""
     side.stream.is_content = side.stream.is_finished = side.stream.is_ready = True
-    side.stream.unsent = 0
+    side.stream.unsent, side.stream.end_held_at = 0, 0
 
 
 cdef inline int fail_stream(Side *side) noexcept nogil:
@@ -183,12 +183,19 @@ cdef inline int write_carried(Side *side, const char *data, size_t size,
 
 
 cdef inline int finish_carried(Side *side) noexcept nogil:
-    """Send END_STREAM, as `finish_side` says."""
+    """Send END_STREAM, as `finish_side` says, unless it has to wait for the peer's.  An L7 proxy
+    that gets our end while a request is in flight drops the answer."""
     cdef Stream *stream = side.stream
     if stream.is_content:
         return 0
     if stream.h2 == NULL or stream.is_deaf:
         return fail_stream(side)
+    if stream.end_delay and not stream.h2.receive_ended:
+        if stream.end_held_at == 0:
+            stream.end_held_at = side.connection.worker.now
+        if side.connection.worker.now < end_due(side):
+            return 0
+    stream.end_held_at = 0
     if finish_stream(&stream.tunnel.session, stream.h2) < 0:
         return fail_write(side)
     stream.is_finished = True

@@ -9,15 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from weakref import ReferenceType, ref
 
 from uproxy.contract import Candidate, OwnSvid, Route, TlsPlan, Tunnel
 from uproxy.model import TunnelSettings
 from uproxy.transport.native._engine import CARRYING, CLOSED, ConnectionHandle
+from uproxy.transport.through import end_delay
 
 if TYPE_CHECKING:
     from uproxy.transport.native._engine import TunnelLimits, Way
+
+
+_PREFIX: Final = 127
 
 
 class PooledTunnel(ConnectionHandle):
@@ -57,14 +61,36 @@ class PlanNumbers:
 
 def way_of(numbers: PlanNumbers, route: Route, candidate: Candidate) -> Way | None:
     """Return how a thread opens a stream to a candidate; None where upstream is no tunnel."""
-    upstream = route.upstream
+    upstream = route.upstream_of(candidate)
     if not isinstance(upstream, Tunnel):
         return None
     authority = str(candidate.addresses[0]).encode()
     settings = upstream.settings
     own = upstream.plan.own
     limits = limits_of(settings, settings.streams_per_connection, settings.idle, own)
-    return numbers.number_of(upstream.plan), authority, limits
+    fields, delay = fields_of(upstream.headers), end_delay(route, candidate)
+    return numbers.number_of(upstream.plan), authority, limits, fields, delay
+
+
+def fields_of(headers: tuple[tuple[str, str], ...]) -> bytes:
+    """Return headers as HPACK's literal fields that are never indexed (RFC 7541 §6.2.3), which mean
+    the same whatever is in the peer's table."""
+    return b"".join(b"\x10" + _string(name) + _string(value) for name, value in headers)
+
+
+def _string(text: str) -> bytes:
+    """Return a string as its length, an integer with a prefix of 7 bits (§5.1), and its bytes."""
+    coded = text.encode()
+    size = len(coded)
+    if size < _PREFIX:
+        return bytes((size,)) + coded
+    size -= _PREFIX
+    length = bytearray((_PREFIX,))
+    while size >= 128:
+        length.append(size & 127 | 128)
+        size >>= 7
+    length.append(size)
+    return bytes(length) + coded
 
 
 def limits_of(

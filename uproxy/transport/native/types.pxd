@@ -60,6 +60,9 @@ cdef struct Way:  # how a stream is opened
     TunnelLimits limits
     char authority[MAX_AUTHORITY]  # of the CONNECT
     size_t authority_size
+    char *fields  # of the CONNECT beside those that it must have, written by HPACK; owned
+    size_t fields_size
+    double end_delay  # seconds that our END_STREAM waits for the peer's; 0: it doesn't
 
 cdef struct VerifiedPeer:  # a leaf certificate that the verifier has accepted, and its answer
     uint64_t hash  # of `leaf` and `trust`
@@ -194,6 +197,8 @@ cdef struct Stream:  # the progress of a side that borrows a channel; its carrie
     bint is_content  # the peer has ended, and wants no more bytes of ours
     bint is_finished  # our end was written
     double read_at  # when bytes were read last
+    double end_delay  # as Way.end_delay
+    double end_held_at  # since when our end waits for the peer's; 0: it doesn't
 
 cdef struct Carrier:  # what a side calls that borrows a channel; side.pxd has the return codes
     ssize_t (*read)(Side *, Received *) noexcept nogil

@@ -21,7 +21,7 @@ from uproxy.transport.native.codes cimport (
 from uproxy.transport.native.types cimport (
     Channel, Command, Connection, Listener, Shared, Way, Worker,
 )
-from uproxy.transport.native.queues cimport clear_bell, ring_loop_if_reports_wait
+from uproxy.transport.native.queues cimport clear_bell, free_way, ring_loop_if_reports_wait
 from uproxy.transport.native.deadlines cimport earlier_of
 from uproxy.transport.native.route_cache cimport release_listener
 from uproxy.transport.native.tls cimport shrink_outputs
@@ -57,14 +57,14 @@ cdef inline void run_command(Worker *worker, Command *command) noexcept nogil:
     elif command.kind == C_RETIRE:
         retire_plan(worker, command.plan)
     elif command.kind == C_RELEASE:
-        free(command.connection.own_way)
+        free_way(command.connection.own_way)
         drop_spoken(command.connection)
         free(command.connection)
     elif state_of(command.connection) != S_CLOSED:
         run_connection_command(command.connection, command)
     elif command.kind == C_DIAL and command.fd >= 0:
         close(command.fd)
-    free(command.way)
+    free_way(command.way)
     free(command.data)
     free(command)
 

@@ -9,7 +9,6 @@ deadline: `enter_state` does, and checks it against `lifecycle.MOVES`.
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import time
 from collections.abc import Awaitable
@@ -31,9 +30,10 @@ from uproxy.contract import (
     Tunnel,
 )
 from uproxy.lifecycle import State
-from uproxy.model import TcpAddress, TunnelSettings
+from uproxy.model import TunnelSettings
 from uproxy.transport import failures
 from uproxy.transport.dial import reach
+from uproxy.transport.l7_failures import l7_proxy_of
 from uproxy.transport.python.channel import Channel
 from uproxy.transport.python.close import close_sides, ending_of, is_alert_sent
 from uproxy.transport.python.relay import Relay
@@ -53,8 +53,6 @@ LINGER: Final = 1.0
 closed at once, bytes that the peer still sends would be answered by a reset, which overtakes it."""
 
 _DIALLING: Final = (State.CONNECTING, State.HANDSHAKING_UPSTREAM, State.OPENING_STREAM)
-
-_log = logging.getLogger(__name__)
 
 
 class Connection(Steps):
@@ -150,43 +148,50 @@ class Connection(Steps):
         if not self._untried:
             raise RefusedError(failures.no_address(route))
         self._candidate, self._untried = self._untried[0], self._untried[1:]
-        if isinstance(route.upstream, Tunnel):
-            pooled = self._take_tunnel(route)
+        self.via = l7_proxy_of(route, self._candidate)
+        if isinstance(route.upstream_of(self._candidate), Tunnel):
+            pooled = self._take_tunnel(route, self._candidate)
             await asyncio.shield(pooled.connected)
             return partial(self.on_connected, pooled)
-        connected, self.dialled = await reach(self._engine.poller, self._candidate.addresses, route)
+        server = failures.server_of(route, self._candidate)
+        connected, self.dialled = await reach(
+            self._engine.poller, self._candidate.addresses, server
+        )
         return partial(self.on_connected, connected)
 
     async def on_connected(self, connected: socket.socket | PooledTunnel) -> Step:
         """The upstream's TCP, or unix, connection is there: do the handshake, if there is TLS, or
         wait for that of the tunnel."""
-        route, self._reached_by = cast("Route", self.route), self.route
+        route, tried = cast("Route", self.route), cast("Candidate", self._candidate)
+        self._reached_by = replace(route, candidates=(tried,))
         if not isinstance(connected, socket.socket):
             if not connected.ready.done():
                 self.enter_state(State.HANDSHAKING_UPSTREAM, route.timeouts.handshake)
             await asyncio.shield(connected.ready)
             return partial(self.on_tunnel_ready, connected)
         self.dialled_from = sockets.tcp_address_of(connected.getsockname())
-        plan = route.upstream.plan
+        plan = route.upstream_of(tried).plan
         if plan is None:
             self._upstream = self._side_in_the_clear(connected, self._names[1])
             return self.on_upstream_ready
         channel = TlsChannel(self._engine.poller, connected, self._names[1])
         self._upstream = ChannelSide(channel)
         self.enter_state(State.HANDSHAKING_UPSTREAM, route.timeouts.handshake)
-        name = self._candidate.server_name if self._candidate else None
         with refusing(channel):
-            await channel.handshake(libssl.context_of(plan), server_name=name)
+            await channel.handshake(libssl.context_of(plan), server_name=tried.server_name)
         return self.on_upstream_ready
 
     async def on_tunnel_ready(self, tunnel: PooledTunnel) -> Step:
         """There is a tunnel: send a CONNECT, and wait for its answer."""
+        from uproxy.transport.python.pool import way_of  # to save memory
+
         self.enter_state(State.OPENING_STREAM, cast("Route", self.route).timeouts.connect)
         self._pooled = None  # `open` gives the reserved stream back
         self.shares_tls = tunnel.has_carried
         self.dialled_from = tunnel.dialled_from
         try:
-            self._upstream = await tunnel.open(cast("TcpAddress", self.dialled))
+            way = way_of(cast("Route", self.route), cast("Candidate", self._candidate))
+            self._upstream = await tunnel.open(way)
         except StreamRefusedError:
             self._tries += 1
             if self._tries == MAX_TUNNELS_TRIED:
@@ -217,6 +222,8 @@ class Connection(Steps):
         its alert or GOAWAY, and close."""
         self._limiter.mark_active(self)
         self._limiter.free_slot(self)
+        if self._cut is None:
+            why = self._in_words(why, time.monotonic() - self._accepted_at)
         if self._cut is None and self.state in _DIALLING:
             self._close_upstream()
             self._report_attempt(why)
@@ -289,11 +296,11 @@ class Connection(Steps):
         self._forget_snapshot()
         return self._carried
 
-    def _take_tunnel(self, route: Route) -> PooledTunnel:
+    def _take_tunnel(self, route: Route, candidate: Candidate) -> PooledTunnel:
         """Reserve a stream to the candidate, on a tunnel that may still be being dialled."""
         from uproxy.transport.python.pool import way_of  # to save memory
 
-        way = way_of(route, cast("Candidate", self._candidate))
+        way = way_of(route, candidate)
         self.dialled, self.tunnel_end = way.authority, way.end
         self._pooled = self._engine.pool.take(way, route)
         return self._pooled
@@ -340,10 +347,3 @@ class Connection(Steps):
             sockets.reset(self._socket)
         close_sides((self._downstream, self._upstream), why)
         return ending_of(self, why, time.monotonic() - self._accepted_at)
-
-    def _report_ending(self, ending: Ending) -> None:
-        """Tell the door, or what its `opened` returned."""
-        try:
-            (self._on_closed or cast("Door", self._door).closed)(self, ending)
-        except Exception:  # noqa: BLE001  the door's defect; the connection has ended anyway
-            _log.exception("Door.closed failed for connection %d", self.arrival.id)

@@ -26,8 +26,10 @@ from uproxy.contract import (
     TlsPlan,
 )
 from uproxy.lifecycle import State
-from uproxy.model import Address, Direction, TcpAddress
+from uproxy.model import Address, Direction, Outcome, TcpAddress
 from uproxy.sockaddr import network_of
+from uproxy.transport import failures
+from uproxy.transport.l7_failures import cut_off, left_after, named
 from uproxy.transport.python.relay import Relay
 from uproxy.transport.python.side import ChannelSide, End
 from uproxy.transport.succession import followed, same_way, successor
@@ -58,6 +60,7 @@ class Deciding:
         self.dialled_from: TcpAddress | None = None
         self.endpoint: str | None = None
         self.tunnel_end: TcpAddress | None = None
+        self.via: str | None = None
         self.shares_tls = arrival.tunnel is not None
         self._listener: HasDoor | None = listener  # None once it is open
         self._door: Door | None = door  # the one that decided, or will; None once it is open
@@ -169,11 +172,25 @@ class Deciding:
 
     def _report_attempt(self, failure: Refusal | None) -> None:
         """Tell the door that the candidate failed, or was reached (None)."""
-        if self._candidate is not None:
-            if failure is not None and self.dialled not in self._candidate.addresses:
-                self.dialled = self._candidate.addresses[0]
-            door, route = cast("Door", self._door), cast("Route", self.route)
-            door.attempted(route, self._candidate, failure)
+        tried, route = self._candidate, cast("Route", self.route)
+        if tried is not None:
+            if failure is not None:
+                self._untried = left_after(route, tried, failure, self._untried)
+                if self.dialled not in tried.addresses:
+                    self.dialled = tried.addresses[0]
+            cast("Door", self._door).attempted(route, tried, failure)
+
+    def _in_words(self, why: Refusal, age: float) -> Refusal:
+        """Name the L7 proxy that is why an attempt has failed, or that has reset the stream; `age`:
+        seconds since it was accepted."""
+        if self.via is None:
+            return why
+        if self._relay is None:
+            return named(self.via, self.tunnel_end, why)
+        is_cut_off = self._relay.lost is self._upstream and not self.bytes_received
+        if is_cut_off and why.outcome is Outcome.RESET and age <= failures.REFUSED_WITHIN_S:
+            return cut_off(self.via, self.tunnel_end)
+        return why
 
     def _forget_snapshot(self) -> None:
         """Keep nothing of the snapshot that admitted it: neither plan nor addresses."""

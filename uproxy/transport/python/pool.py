@@ -27,7 +27,7 @@ from uproxy.transport.python import tunnel
 from uproxy.transport.python.side import Failure
 from uproxy.transport.python.stream import StreamRefusedError, StreamSide
 from uproxy.transport.python.tls import TlsChannel, refusing
-from uproxy.transport.through import end_of
+from uproxy.transport.through import end_delay, end_of
 
 SILENCE_S: Final = 10.0
 """Seconds without a byte from the far end after which a PING proves that it still answers, before
@@ -49,6 +49,14 @@ class Way:
     server_name: str | None
     """The SNI to send; None: none."""
     settings: TunnelSettings
+    headers: tuple[tuple[str, str], ...]
+    """Of the CONNECT."""
+    at_l7: bool
+    """Whether `end` is an L7 proxy."""
+    end_delay: float
+    """For how many seconds at most our END_STREAM waits for the peer's."""
+    server: str
+    """What should listen at `end`, in words."""
 
 
 def way_of(route: Route, candidate: Candidate) -> Way:
@@ -57,9 +65,18 @@ def way_of(route: Route, candidate: Candidate) -> Way:
     Raises:
         RefusedError: it is a unix socket's, to which no tunnel leads.
     """
-    upstream, end = cast("Tunnel", route.upstream), cast("TcpAddress", end_of(route, candidate))
-    authority = cast("TcpAddress", candidate.addresses[0])
-    return Way(upstream.plan, end, authority, candidate.server_name, upstream.settings)
+    upstream = cast("Tunnel", route.upstream_of(candidate))
+    return Way(
+        plan=upstream.plan,
+        end=cast("TcpAddress", end_of(route, candidate)),
+        authority=cast("TcpAddress", candidate.addresses[0]),
+        server_name=candidate.server_name,
+        settings=upstream.settings,
+        headers=upstream.headers,
+        at_l7=upstream.via is not None,
+        end_delay=end_delay(route, candidate),
+        server=failures.server_of(route, candidate),
+    )
 
 
 _Key = tuple[TcpAddress, str | None]
@@ -170,14 +187,14 @@ class PooledTunnel:
         """Begin to connect, with the time limits of the route that needs it first."""
         self._dialling = self._loop.create_task(self._dial(way, route))
 
-    async def open(self, authority: TcpAddress) -> StreamSide:
+    async def open(self, way: Way) -> StreamSide:
         """Open the stream that was reserved; it is ready when the peer has answered 200.
 
         Raises:
             StreamRefusedError: not here, but perhaps on another tunnel.
             RefusedError: the peer has refused it.
         """
-        side = await self._open_stream(authority)
+        side = await self._open_stream(way)
         try:
             await side.answered
         except BaseException:
@@ -212,7 +229,7 @@ class PooledTunnel:
         if self._tunnel is not None:
             self._tunnel.abort()
 
-    async def _open_stream(self, authority: TcpAddress) -> StreamSide:
+    async def _open_stream(self, way: Way) -> StreamSide:
         """Open a stream, if the far end still answers."""
         opened = self._tunnel
         try:
@@ -223,7 +240,10 @@ class PooledTunnel:
                 raise _unusable("didn't answer a PING")
             if not opened.room:
                 raise _unusable("takes no more streams")
-            side, self.has_carried = opened.open(str(authority)), True
+            side = opened.open(
+                str(way.authority), way.headers, at_l7=way.at_l7, end_delay=way.end_delay
+            )
+            self.has_carried = True
         finally:
             self.give_back()
         return side
@@ -244,7 +264,7 @@ class PooledTunnel:
             raise
 
     async def _connect(self, way: Way, route: Route) -> socket.socket:
-        connected, _end = await reach(self._poller, (way.end,), route, route.timeouts.connect)
+        connected, _end = await reach(self._poller, (way.end,), way.server, route.timeouts.connect)
         self.dialled_from = sockets.tcp_address_of(connected.getsockname())
         self.connected.set_result(None)
         return connected

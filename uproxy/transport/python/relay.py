@@ -92,6 +92,11 @@ class Relay:
         self._guarded(self._note_delivery)
         return self._last_moved
 
+    @property
+    def lost(self) -> Side | None:
+        """The side that has failed first; None: none has."""
+        return None if self._loss is None else self._loss.side
+
     def loss(self) -> Refusal | None:
         """Return why one side has failed; None if none has."""
         return None if self._loss is None else self._refusal(self._loss)

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import cast
 
-from uproxy.contract import Arrival, Door, Refusal, RefusedError
+from uproxy.contract import Arrival, Door, Ending, Refusal, RefusedError
 from uproxy.lifecycle import State, check_move
 from uproxy.transport import failures
 from uproxy.transport.python.deciding import Deciding, HasDoor
@@ -140,3 +140,10 @@ class Steps(Deciding):
         if why is None:
             why = self._cut = self._cut or failures.STOPPED
         return why
+
+    def _report_ending(self, ending: Ending) -> None:
+        """Tell the door, or what its `opened` returned."""
+        try:
+            (self._on_closed or cast("Door", self._door).closed)(self, ending)
+        except Exception:  # noqa: BLE001  the door's defect; the connection has ended anyway
+            _log.exception("Door.closed failed for connection %d", self.arrival.id)

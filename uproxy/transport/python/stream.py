@@ -61,15 +61,25 @@ class StreamSide:
     towards whom we called through it (`is_ours`)."""
 
     __slots__ = (
-        "_ended", "_finishing", "_is_deaf", "_on_lost", "_on_ready", "_output", "_reading",
-        "_received", "_tunnel", "answered", "failure", "finished", "is_ours", "read_at",
-        "stream",
+        "_at_l7", "_end_delay", "_end_timer", "_ended", "_finishing_since", "_is_deaf", "_on_lost",
+        "_on_ready", "_output", "_reading", "_received", "_tunnel", "answered", "failure",
+        "finished", "is_ours", "read_at", "stream",
     )  # fmt: skip
 
     must_read_first = False
     shown = None  # the tunnel's handshake is long over: no alert of it comes here
 
-    def __init__(self, tunnel: Tunnel, stream: int, *, is_ours: bool) -> None:
+    def __init__(
+        self,
+        tunnel: Tunnel,
+        stream: int,
+        *,
+        is_ours: bool,
+        at_l7: bool = False,
+        end_delay: float = 0.0,
+    ) -> None:
+        """`at_l7`: the tunnel ends at an L7 proxy; `end_delay`: for how many seconds at most our
+        END_STREAM waits for the peer's, since bytes were read last."""
         self.is_ours = is_ours
         """Whether we have opened it."""
         self.answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -85,7 +95,10 @@ class StreamSide:
         self._received: deque[bytes] = deque()
         self._ended = False  # the peer's END_STREAM has come
         self._output = bytearray()  # waits for the window
-        self._finishing = False
+        self._at_l7 = at_l7
+        self._finishing_since: float | None = None  # monotonic seconds
+        self._end_delay = end_delay
+        self._end_timer: asyncio.TimerHandle | None = None  # while our end waits
         self._is_deaf = False  # the peer wants no more bytes, and is content
         self._on_ready: OnReady | None = None
         self._on_lost: Callable[[OSError], None] | None = None
@@ -129,7 +142,7 @@ class StreamSide:
 
     def finish(self, *, in_order: bool = True) -> None:
         if in_order:
-            self._finishing = True
+            self._finishing_since = monotonic()
             self._push()
         else:
             self.reset()
@@ -190,9 +203,11 @@ class StreamSide:
         """Note why it has failed; the first failure stays."""
         self.failure = self.failure or error
         self._output.clear()
+        self._wait_no_more()
 
     def close(self) -> None:
         """Nobody reads or writes it any more; what was written is still sent."""
+        self._wait_no_more()
         if self.failure is None:  # does nothing to a stream that has ended both ways, and was read
             self._tunnel.reset(self.stream, ErrorCode.NO_ERROR if self._ended else ErrorCode.CANCEL)
         self._tunnel.forget(self.stream)
@@ -214,6 +229,7 @@ class StreamSide:
                 self._received.append(data)
             case events.EndReceived():
                 self._ended = True
+                self._push()  # our end may have waited for this
             case events.AnswerReceived(status=status):
                 self._on_answer(status)
             case events.ResetReceived():
@@ -229,7 +245,8 @@ class StreamSide:
         if status == statuses.CONNECTED:
             self.answered.set_result(None)
         else:
-            self._fail_answer(RefusedError(Refusal(*statuses.meaning_of(status))))
+            meaning = statuses.meaning_of(status, at_l7=self._at_l7)
+            self._fail_answer(RefusedError(Refusal(*meaning)))
 
     def _on_reset(self, event: events.ResetReceived) -> None:
         """The peer has aborted it, or (NO_ERROR behind its end) wants no more bytes of ours."""
@@ -237,10 +254,11 @@ class StreamSide:
         if event.is_orderly:
             self._is_deaf = self.finished = True
             self._output.clear()
+            self._wait_no_more()
             return
         self.lose(OSError(errno.ECONNRESET, ""))
         kind = StreamRefusedError if code is ErrorCode.REFUSED_STREAM else RefusedError
-        why = Refusal(*statuses.meaning_of_reset(code))
+        why = Refusal(*statuses.meaning_of_reset(code, at_l7=self._at_l7))
         if event.reason is not None and code is not ErrorCode.REFUSED_STREAM:
             why = Refusal(Outcome.CONNECT_FAILED, f"{self.who} broke HTTP/2: {event.reason}")
         self._fail_answer(kind(why))
@@ -276,9 +294,27 @@ class StreamSide:
             return
         if self._output:
             del self._output[: self._tunnel.send(self, self._output)]
-        if self._finishing and not self._output and not self.finished:
-            self.finished = True
-            self._tunnel.finish(self)
+        since = self._finishing_since
+        if since is None or self._output or self.finished or self._must_wait(since):
+            return
+        self.finished = True
+        self._wait_no_more()
+        self._tunnel.finish(self)
+
+    def _must_wait(self, since: float) -> bool:
+        """Whether our end, which was due at `since`, has to wait for the peer's; if so, look again
+        in time.  An L7 proxy that gets our end while a request is in flight drops the answer."""
+        left = max(since, self.read_at) + self._end_delay - monotonic()
+        if not self._end_delay or self._ended or left <= 0:
+            return False
+        self._wait_no_more()
+        self._end_timer = asyncio.get_running_loop().call_later(left, self._push)
+        return True
+
+    def _wait_no_more(self) -> None:
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+            self._end_timer = None
 
     def _abort(self, code: ErrorCode) -> None:
         self._tunnel.reset(self.stream, code)

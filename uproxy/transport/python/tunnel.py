@@ -91,10 +91,19 @@ class Tunnel(FrameChannel):
         """How many streams the peer allows at a time; None: it hasn't said yet."""
         return self._session.allowed
 
-    def open(self, authority: str, headers: Sequence[tuple[str, str]] = ()) -> StreamSide:
-        """Send a CONNECT; the stream's `answered` is completed by the answer."""
+    def open(
+        self,
+        authority: str,
+        headers: Sequence[tuple[str, str]] = (),
+        *,
+        at_l7: bool = False,
+        end_delay: float = 0.0,
+    ) -> StreamSide:
+        """Send a CONNECT; the stream's `answered` is completed by the answer.  `at_l7` and
+        `end_delay` are as in `StreamSide`."""
         stream = self._session.open(authority, headers)
-        side = self._sides[stream] = StreamSide(self, stream, is_ours=True)
+        side = StreamSide(self, stream, is_ours=True, at_l7=at_l7, end_delay=end_delay)
+        self._sides[stream] = side
         self.send_soon()
         return side
 

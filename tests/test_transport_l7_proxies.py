@@ -1,0 +1,302 @@
+"""Routes through L7 proxies, by both engines: the far end is software that isn't ours."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import h2.errors
+import h2.events
+import pytest
+from OpenSSL import SSL
+
+from tests.helpers import engines
+from tests.helpers.engines import RecordingDoor, open_door
+from tests.helpers.streams import FullQueue, Stream, Upstream, listening
+from tests.helpers.tunnels import STRANGERS, H2Peer, frame, outbound_door
+from uproxy.contract import Candidate, Engine, Route, Tunnel
+from uproxy.lab.waiting import eventually
+from uproxy.lifecycle import State
+from uproxy.model import Address, Direction, Outcome, TcpAddress, Timeouts
+
+engine = engines.tunnel_engine
+one_thread = engines.one_thread
+
+APP = TcpAddress("192.0.2.1", 5432)
+HEADERS = (("x-uproxy-expect-id", "spiffe://example.org/ns/shop/sa/reviews," * 9), ("x-one", ""))
+RST_STREAM, GOAWAY = 3, 7
+
+
+def by_way_of(
+    *ends: Address, then: Address | None = None, timeouts: Timeouts = Timeouts()
+) -> Route:
+    """A route by way of L7 proxies; `then`: past them, through a tunnel that ends there."""
+    made = outbound_door(15008, APP).answer
+    assert isinstance(made, Route)
+    assert isinstance(made.upstream, Tunnel)
+    past = made.upstream
+    ways = [replace(past, end=_tcp(end), via="l7", headers=HEADERS) for end in ends]
+    ways += [] if then is None else [replace(past, end=_tcp(then))]
+    candidates = tuple(Candidate("there", (APP,), upstream=way) for way in ways)
+    return replace(made, candidates=candidates, upstream=ways[0], timeouts=timeouts)
+
+
+def _tcp(address: Address) -> TcpAddress:
+    assert isinstance(address, TcpAddress)
+    return address
+
+
+@asynccontextmanager
+async def door_to(engine: Engine, route: Route) -> AsyncIterator[tuple[RecordingDoor, Address]]:
+    door = RecordingDoor(Direction.OUTBOUND, route, timeouts=route.timeouts)
+    async with open_door(engine, door) as address:
+        yield door, address
+
+
+@asynccontextmanager
+async def through_one(
+    engine: Engine, **timeouts: float
+) -> AsyncIterator[tuple[RecordingDoor, Address, Upstream]]:
+    """A door whose only way is an L7 proxy, which is what the test accepts."""
+    limits = Timeouts(**timeouts)
+    async with (
+        listening() as end,
+        door_to(engine, by_way_of(end.address, timeouts=limits)) as (door, address),
+    ):
+        yield door, address, end
+
+
+async def answered(end: Upstream, status: int = 200) -> tuple[H2Peer, int]:
+    """Be an L7 proxy that answers a CONNECT; return the tunnel's end and the stream."""
+    peer = await H2Peer.accept(end)
+    stream = await peer.request()
+    await peer.answer(stream, status, end=status != 200)
+    return peer, stream
+
+
+def failures_of(door: RecordingDoor) -> list[Outcome]:
+    return [failure.outcome for _endpoint, failure in door.attempts if failure is not None]
+
+
+async def test_the_headers_come_with_each_connect_and_leave_no_trace_in_the_table(
+    engine: Engine,
+) -> None:
+    async with through_one(engine) as (door, address, end):
+        streams = [await Stream.connect(address)]
+        peer = await H2Peer.accept(end)
+        for _ in range(2):
+            asked = await peer.event(h2.events.RequestReceived)
+            fields = [(str(name), str(value)) for name, value in asked.headers or ()]
+            assert fields == [(":method", "CONNECT"), (":authority", str(APP)), *HEADERS]
+            assert not peer.h2.decoder.header_table.dynamic_entries
+            await peer.answer(asked.stream_id or 0, 200)
+            streams.append(await Stream.connect(address))
+        connection = await door.connection()
+        assert (connection.via, connection.tunnel_end) == ("l7", end.address)
+
+
+async def test_a_route_that_is_kept_has_the_headers_too(one_thread: Engine) -> None:
+    async with listening() as end:
+        route = replace(
+            by_way_of(end.address),
+            candidates=(Candidate("there", (APP,)),),
+            cache_scope=frozenset(),
+        )
+        async with door_to(one_thread, route) as (door, address):
+            first = await Stream.connect(address)
+            peer, _stream = await answered(end)
+            second = await Stream.connect(address)
+            asked = await peer.event(h2.events.RequestReceived)
+            assert ("x-one", "") in [(str(n), str(v)) for n, v in asked.headers or ()]
+            await peer.answer(asked.stream_id or 0, 200)
+            await eventually(lambda: len(door.opened_) == 2, "both are open")
+            assert (len(door.arrivals), len(door.repeats)) == (1, 1)
+            assert [each.via for each in door.opened_] == ["l7", "l7"]
+        del first, second
+
+
+@pytest.mark.parametrize("status", [403, 404, 503])
+async def test_an_answer_that_refuses_is_l7_refused_and_names_the_proxy(
+    engine: Engine, status: int
+) -> None:
+    async with through_one(engine) as (door, address, end):
+        downstream = await Stream.connect(address)
+        await answered(end, status)
+        assert await downstream.is_reset()
+        ending = await door.ending()
+        assert (ending.outcome, ending.state) == (Outcome.L7_REFUSED, State.OPENING_STREAM)
+        assert str(ending.reason).startswith(
+            f"L7 proxy l7 at {end.address}: the peer answered the CONNECT with {status}: "
+        )
+
+
+async def test_a_reset_instead_of_an_answer_is_a_refusal_too(engine: Engine) -> None:
+    async with through_one(engine) as (door, address, end):
+        downstream = await Stream.connect(address)
+        peer = await H2Peer.accept(end)
+        peer.h2.reset_stream(await peer.request(), h2.errors.ErrorCodes.CONNECT_ERROR)
+        await peer.flush()
+        assert await downstream.is_reset()
+        assert (await door.ending()).outcome is Outcome.L7_REFUSED
+
+
+async def test_one_that_never_answers_is_unavailable_after_a_bound(engine: Engine) -> None:
+    async with through_one(engine, connect=0.3) as (door, address, end):
+        downstream = await Stream.connect(address)
+        await (await H2Peer.accept(end)).request()
+        assert await downstream.is_reset()
+        ending = await door.ending()
+        assert (ending.outcome, ending.state) == (Outcome.L7_UNAVAILABLE, State.OPENING_STREAM)
+        assert "didn't answer the CONNECT in 0.3 s" in str(ending.reason)
+
+
+async def test_one_that_shakes_no_hands_is_unavailable(engine: Engine) -> None:
+    async with through_one(engine, handshake=0.3) as (door, address, end):
+        downstream = await Stream.connect(address)
+        await end.accept()  # and says nothing
+        assert await downstream.is_reset()
+        ending = await door.ending()
+        assert (ending.outcome, ending.state) == (
+            Outcome.L7_UNAVAILABLE, State.HANDSHAKING_UPSTREAM,
+        )  # fmt: skip
+
+
+async def test_one_that_talks_nonsense_is_unavailable(engine: Engine) -> None:
+    async with through_one(engine, handshake=0.3) as (door, address, end):
+        downstream = await Stream.connect(address)
+        peer = await H2Peer.accept(end)
+        await peer.raw(frame(RST_STREAM, 0, await peer.request(), b"short"))
+        assert await downstream.is_reset()
+        assert (await door.ending()).outcome is Outcome.L7_UNAVAILABLE
+
+
+async def test_one_with_another_identity_is_peer_untrusted_and_nobody_goes_past_it(
+    engine: Engine,
+) -> None:
+    async with listening() as end, listening() as straight:
+        route = by_way_of(end.address, then=straight.address)
+        async with door_to(engine, route) as (door, address):
+            downstream = await Stream.connect(address)
+            stranger = STRANGERS.issue("/ns/mesh/sa/l7")
+            with pytest.raises((SSL.Error, ConnectionResetError)):
+                await (await H2Peer.accept(end, stranger)).request()
+            assert await downstream.is_reset()
+            ending = await door.ending()
+            assert ending.outcome is Outcome.PEER_UNTRUSTED
+            assert str(ending.reason).startswith(f"L7 proxy l7 at {end.address}: ")
+
+
+async def test_a_refusal_lets_another_proxy_be_asked_and_nobody_past_them(engine: Engine) -> None:
+    async with listening() as one, listening() as other, listening() as straight:
+        route = by_way_of(one.address, other.address, then=straight.address)
+        async with door_to(engine, route) as (door, address):
+            downstream = await Stream.connect(address)
+            await answered(one, 403)
+            await answered(other, 403)
+            assert await downstream.is_reset()
+            assert (await door.ending()).outcome is Outcome.L7_REFUSED
+            assert failures_of(door) == [Outcome.L7_REFUSED] * 2
+
+
+async def test_an_address_that_is_gone_makes_the_next_be_tried_and_the_last_way_is_straight(
+    engine: Engine,
+) -> None:
+    gone = FullQueue()
+    async with listening() as straight:
+        route = by_way_of(gone.address, then=straight.address, timeouts=Timeouts(connect=0.3))
+        async with door_to(engine, route) as (door, address):
+            downstream = await Stream.connect(address)
+            peer, stream = await answered(straight)
+            await peer.send(stream, b"hello")
+            assert await downstream.receive_exactly(5) == b"hello"
+            connection = await door.connection()
+            assert (connection.via, connection.tunnel_end) == (None, straight.address)
+            assert failures_of(door) == [Outcome.L7_UNAVAILABLE]
+    gone.close()
+
+
+async def test_a_proxy_that_goes_away_while_it_is_asked_is_left_for_another(
+    engine: Engine,
+) -> None:
+    async with (
+        listening() as one,
+        listening() as other,
+        door_to(engine, by_way_of(one.address, other.address)) as (door, address),
+    ):
+        downstream = await Stream.connect(address)
+        for _ in range(8):
+            peer = await H2Peer.accept(one)
+            await peer.request()
+            await peer.raw(frame(GOAWAY, 0, 0, bytes(8)))
+        peer, stream = await answered(other)
+        await peer.send(stream, b"hello")
+        assert await downstream.receive_exactly(5) == b"hello"
+        assert (await door.connection()).tunnel_end == other.address
+
+
+async def test_what_is_reset_before_its_first_byte_was_refused_behind_the_proxy(
+    engine: Engine,
+) -> None:
+    async with through_one(engine) as (door, address, end):
+        downstream = await Stream.connect(address)
+        peer, stream = await answered(end)
+        await door.connection()
+        await peer.raw(frame(RST_STREAM, 0, stream, (10).to_bytes(4, "big")))
+        assert await downstream.is_reset()
+        ending = await door.ending()
+        assert ending.outcome is Outcome.L7_REFUSED
+        assert "reset before the first byte" in str(ending.reason)
+
+
+async def test_what_is_reset_after_its_first_byte_is_a_reset(engine: Engine) -> None:
+    async with through_one(engine) as (door, address, end):
+        downstream = await Stream.connect(address)
+        peer, stream = await answered(end)
+        await peer.send(stream, b"hello")
+        assert await downstream.receive_exactly(5) == b"hello"
+        await peer.raw(frame(RST_STREAM, 0, stream, (10).to_bytes(4, "big")))
+        assert await downstream.is_reset()
+        assert (await door.ending()).outcome is Outcome.RESET
+
+
+# Half-close.
+
+
+async def until_all_has_come(peer: H2Peer) -> None:
+    """Wait for what was sent before the answer to a PING."""
+    peer.h2.ping(b"8 bytes.")
+    await peer.flush()
+    await peer.event(h2.events.PingAckReceived)
+
+
+async def test_our_end_waits_until_the_proxys_has_come(engine: Engine) -> None:
+    async with through_one(engine) as (door, address, end):
+        downstream = await Stream.connect(address)
+        peer, stream = await answered(end)
+        await downstream.send(b"request")
+        downstream.finish()
+        assert await peer.receive(stream, 7) == b"request"
+        await peer.send(stream, b"a response")
+        assert await downstream.receive_exactly(10) == b"a response"
+        await until_all_has_come(peer)
+        assert not peer.has(h2.events.StreamEnded)
+        await peer.send(stream, b"", end=True)
+        await peer.event(h2.events.StreamEnded, stream)
+        assert await downstream.receive_all() == b""
+        assert (await door.ending()).outcome is Outcome.CLOSED
+
+
+async def test_our_end_waits_for_half_of_the_half_close_at_most(engine: Engine) -> None:
+    async with through_one(engine, half_close=1.0) as (door, address, end):
+        downstream = await Stream.connect(address)
+        peer, stream = await answered(end)
+        await downstream.send(b"request")
+        downstream.finish()
+        assert await peer.receive(stream, 7) == b"request"
+        await until_all_has_come(peer)
+        assert not peer.has(h2.events.StreamEnded)
+        await peer.event(h2.events.StreamEnded, stream)
+        await peer.send(stream, b"a response", end=True)
+        assert await downstream.receive_all() == b"a response"
+        assert (await door.ending()).outcome is Outcome.CLOSED

@@ -1,0 +1,66 @@
+"""What becomes of a connection that an L7 proxy doesn't serve, in words: pure.
+
+Rules: an L7 proxy that can't be reached, shakes no hands, answers nothing or answers nonsense is
+unavailable, and another one is tried; one that refuses has decided, so that nobody goes past it;
+one that proves another identity is refused like any peer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from uproxy.contract import Candidate, Refusal, Route, Tunnel
+from uproxy.model import Outcome, TcpAddress
+
+_UNAVAILABLE: Final = frozenset(
+    {Outcome.CONNECT_FAILED, Outcome.TIMED_OUT, Outcome.HANDSHAKE_FAILED}
+)
+_NAMED: Final = frozenset({Outcome.PEER_UNTRUSTED, Outcome.PEER_UNEXPECTED, Outcome.L7_REFUSED})
+
+
+def l7_proxy_of(route: Route, candidate: Candidate) -> str | None:
+    """Return the name of the L7 proxy through which a candidate is reached; None: through none."""
+    upstream = route.upstream_of(candidate)
+    return upstream.via if isinstance(upstream, Tunnel) else None
+
+
+def named(via: str | None, end: TcpAddress | None, why: Refusal) -> Refusal:
+    """Return why an attempt failed, with the L7 proxy's name and address, if it went `via` one."""
+    if via is None or why.outcome not in _UNAVAILABLE | _NAMED:
+        return why
+    is_unavailable = why.outcome in _UNAVAILABLE
+    return replace(
+        why,
+        outcome=Outcome.L7_UNAVAILABLE if is_unavailable else why.outcome,
+        reason=f"L7 proxy {via} at {end}: {why.reason}",
+    )
+
+
+def left_after(
+    route: Route, failed: Candidate, why: Refusal, left: tuple[Candidate, ...]
+) -> tuple[Candidate, ...]:
+    """Return which candidates are still tried after one that failed because of `why`: none at an
+    L7 proxy's address that is unavailable, and past an L7 proxy only if it is unavailable."""
+    if l7_proxy_of(route, failed) is None:
+        return left
+    if why.outcome is Outcome.L7_UNAVAILABLE:
+        end = _end_of(route, failed)
+        return tuple(each for each in left if _end_of(route, each) != end)
+    return tuple(each for each in left if l7_proxy_of(route, each) is not None)
+
+
+def cut_off(via: str, end: TcpAddress | None) -> Refusal:
+    """Return the refusal for a stream that an L7 proxy has reset before the first byte of an
+    answer.  Envoy answers a CONNECT before it dials the destination (hop 3)."""
+    why = (
+        "reset before the first byte: it can't reach the destination, found another identity there "
+        "than we expect, or was refused: its access log, and that of the destination's proxy, say "
+        "which"
+    )
+    return named(via, end, Refusal(Outcome.L7_REFUSED, why))
+
+
+def _end_of(route: Route, candidate: Candidate) -> TcpAddress | int | None:
+    upstream = route.upstream_of(candidate)
+    return upstream.end if isinstance(upstream, Tunnel) else None
