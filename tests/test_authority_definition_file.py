@@ -28,6 +28,7 @@ def test_everything_can_be_said() -> None:
         trust_domains:
           example.org:
             ttl: 1m
+            jwt_ttl: 10s
             ca_ttl: 1h
             intermediate: true
             ca: 3
@@ -46,6 +47,7 @@ def test_everything_can_be_said() -> None:
         name="example.org",
         entries=(EntryDefinition(WEB, "web", 1000, 100, "/bin/x"),),
         ttl=60.0,
+        jwt_ttl=10.0,
         ca_ttl=3600.0,
         intermediate=True,
         federates_with=("partner.test",),
@@ -85,6 +87,7 @@ def test_the_files_in_certs_are_good() -> None:
     [
         ("ttl: 1s", 'trust_domains["example.org"].ttl = \'1s\' (line 3, column 10): '
                     "must be at least 2s"),
+        ("jwt_ttl: 1s", "must be at least 2s"),
         ("ca_ttl: 1m", "must be at least twice the ttl"),
         ("tll: 1m", "no such key; did you mean 'ttl'?"),
         ("federates_with: [example.org]", "must be another trust domain of this file"),

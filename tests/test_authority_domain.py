@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 
 from uproxy.authority import CallingProcess, DomainDefinition, EntryDefinition
-from uproxy.authority.domain import PUBLISH_FIRST, Domain
+from uproxy.authority.domain import Domain
+from uproxy.authority.jwt_keys import PUBLISH_FIRST
 from uproxy.spiffe.encoding import split_der
 
 NOW = datetime(2030, 1, 1, tzinfo=UTC)

@@ -9,7 +9,14 @@ import h2.events
 import h2.exceptions
 import pytest
 
-from uproxy.authority.rpc import CallCancelled, CallStarted, ServerConnection
+from uproxy.authority.rpc import (
+    MAX_REQUEST_BYTES,
+    CallCancelled,
+    CallStarted,
+    RequestReceived,
+    ServerConnection,
+)
+from uproxy.authority.rpc import Event as ServerEvent
 from uproxy.identity.workload_api.framing import Status, frame
 from uproxy.identity.workload_api.grpc import Call, Ended, Event, Message
 
@@ -23,11 +30,11 @@ class Pair:
     def __init__(self) -> None:
         self.server = ServerConnection()
         self.call = Call(PATH, "localhost", 4 << 20)
-        (called,) = self.receive()
+        called, self.request = self.receive()
         assert isinstance(called, CallStarted)
         self.called = called
 
-    def receive(self) -> list[CallStarted | CallCancelled]:
+    def receive(self) -> list[ServerEvent]:
         return self.server.receive(self.call.data_to_send())
 
     def reply(self) -> list[Event]:
@@ -63,7 +70,7 @@ def test_every_value_of_the_security_header_is_reported(values: tuple[str, ...])
     server, client = bare()
     call(client, *values)
 
-    (called,) = server.receive(client.data_to_send())
+    called, _request = server.receive(client.data_to_send())
 
     assert isinstance(called, CallStarted)
     assert called.security_values == values
@@ -71,6 +78,7 @@ def test_every_value_of_the_security_header_is_reported(values: tuple[str, ...])
 
 def test_messages_and_the_status_arrive_in_order() -> None:
     pair = Pair()
+    assert pair.request == RequestReceived(1, b"")
 
     pair.server.send(1, b"one")
     assert pair.reply() == [Message(b"one")]
@@ -167,3 +175,57 @@ def test_a_ping_is_answered() -> None:
     events = client.receive_data(server.data_to_send())
 
     assert any(isinstance(event, h2.events.PingAckReceived) for event in events)
+
+
+def test_what_a_client_sends_later_is_reported_with_its_call() -> None:
+    server, client = bare()
+    stream = client.get_next_available_stream_id()
+    client.send_headers(stream, REQUEST)
+    client.send_data(stream, frame(b"one") + frame(b"two")[:3])
+    _, *requests = server.receive(client.data_to_send())
+    assert requests == [RequestReceived(stream, b"one")]
+
+    client.send_data(stream, frame(b"two")[3:])
+    assert server.receive(client.data_to_send()) == [RequestReceived(stream, b"two")]
+
+
+def test_a_request_too_large_ends_its_call_and_no_other() -> None:
+    server, client = bare()
+    other = call(client)
+    stream = client.get_next_available_stream_id()
+    client.send_headers(stream, REQUEST)
+    client.send_data(stream, b"\0" + (MAX_REQUEST_BYTES + 1).to_bytes(4, "big"))
+    events = server.receive(client.data_to_send())
+    assert events[-1] == CallCancelled(stream)
+
+    client.send_data(stream, b"more")
+    assert server.receive(client.data_to_send()) == []
+    server.send(other, b"still there")
+    told = client.receive_data(server.data_to_send())
+    (ended,) = [each for each in told if isinstance(each, h2.events.ResponseReceived)
+                and each.stream_id == stream]  # fmt: skip
+    assert ("grpc-status", "3") in [(str(name), str(value)) for name, value in ended.headers or ()]
+    assert any(isinstance(each, h2.events.DataReceived) for each in told)
+
+
+def test_an_answer_waits_for_the_window_before_its_call_ends() -> None:
+    server, client = bare()
+    stream = call(client)
+    server.receive(client.data_to_send())
+    answer = bytes(100_000)
+    server.send(stream, answer)
+    server.finish(stream, Status.OK, "")
+    heard, ended = bytearray(), False
+    while not ended:
+        events = client.receive_data(server.data_to_send())
+        heard += _data(client, events)
+        ended = any(isinstance(event, h2.events.StreamEnded) for event in events)
+        server.receive(client.data_to_send())
+    assert bytes(heard) == frame(answer)
+
+
+def _data(client: h2.connection.H2Connection, events: list[h2.events.Event]) -> bytes:
+    received = [event for event in events if isinstance(event, h2.events.DataReceived)]
+    for event in received:
+        client.acknowledge_received_data(event.flow_controlled_length or 0, event.stream_id or 0)
+    return b"".join(event.data or b"" for event in received)

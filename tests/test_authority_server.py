@@ -108,7 +108,7 @@ async def test_a_request_without_the_right_security_header_is_invalid(
     assert details == "security header missing from request"
 
 
-@pytest.mark.parametrize("method", ["FetchJWTSVID", "FetchJWTBundles", "FetchWITSVID", "Nonsense"])
+@pytest.mark.parametrize("method", ["FetchWITSVID", "FetchWITBundles", "Nonsense"])
 async def test_other_methods_are_unimplemented(sockets: str, method: str) -> None:
     async with DevelopmentAuthority(definition(sockets)) as authority, Client(authority) as client:
         code, _ = await refusal(client.stream(method=method))
@@ -116,7 +116,7 @@ async def test_other_methods_are_unimplemented(sockets: str, method: str) -> Non
     assert code is grpc.StatusCode.UNIMPLEMENTED
 
 
-@pytest.mark.parametrize("method", ["FetchX509SVID", "FetchX509Bundles"])
+@pytest.mark.parametrize("method", ["FetchX509SVID", "FetchX509Bundles", "FetchJWTBundles"])
 async def test_without_an_entry_no_identity_is_issued(sockets: str, method: str) -> None:
     nobody = EntryDefinition(WEB, path="/bin/false")
     async with (

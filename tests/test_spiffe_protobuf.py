@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import struct
+
 import pytest
 
 from uproxy.errors import MessageError
@@ -13,7 +16,9 @@ from uproxy.spiffe.protobuf import (
     expect_bytes,
     read_fields,
     read_text,
+    write_double,
     write_fields,
+    write_varint,
 )
 
 
@@ -25,6 +30,13 @@ def test_what_is_written_is_read_back() -> None:
     fields = [(1, b"one"), (2, b""), (536_870_911, b"x" * 300)]
 
     assert read(write_fields(fields)) == [(n, LENGTH_DELIMITED, value) for n, value in fields]
+
+
+def test_numbers_are_written_with_their_types() -> None:
+    assert read(write_varint(3, 300)) == [(3, VARINT, b"\xac\x02")]
+    assert read(write_varint(1, 0)) == [(1, VARINT, b"\0")]
+    assert read(write_double(2, 1.5)) == [(2, FIXED64, struct.pack("<d", 1.5))]
+    assert read(write_double(2, -(10**400))) == [(2, FIXED64, struct.pack("<d", -math.inf))]
 
 
 def test_every_wire_type_of_proto3_is_stepped_over() -> None:

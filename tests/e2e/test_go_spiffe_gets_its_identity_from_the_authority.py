@@ -106,6 +106,23 @@ def test_it_gets_the_bundles_of_the_federation(
         assert sorted(watching.printed[0]["trust_domains"]) == ["example.org", "partner.test"]
 
 
+def said(gospiffe: Path, *words: str) -> dict[str, Any]:
+    done = subprocess.run([gospiffe, *words], capture_output=True, timeout=30, check=False)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_it_gets_a_token_that_it_believes_and_has_validated(
+    authority: DevAuthority, gospiffe: Path
+) -> None:
+    home, away = authority.endpoints["example.org"], authority.endpoints["partner.test"]
+    made = said(gospiffe, "token", home, ORDERS, BILLING, "another")
+    assert (made["spiffe_id"], made["audience"]) == (ORDERS, [BILLING, "another"])
+    judged = said(gospiffe, "validate", away, BILLING, made["token"])
+    assert (judged["spiffe_id"], judged["claims"]["sub"]) == (ORDERS, ORDERS)
+    assert "JW-6" in said(gospiffe, "validate", away, STRANGER, made["token"])["error"]
+
+
 def test_it_sees_every_svid_renewed_at_half_its_life(
     authority: DevAuthority, gospiffe: Path, tmp_path: Path
 ) -> None:

@@ -9,8 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spiffe import SpiffeId, TrustDomain, WorkloadApiClient, X509Source
-from spiffe.workloadapi.errors import FetchJwtBundleError, FetchX509SvidError
+from spiffe import (
+    JwtBundleSet,
+    JwtSvid,
+    SpiffeId,
+    TrustDomain,
+    WorkloadApiClient,
+    X509Source,
+)
+from spiffe.workloadapi.errors import (
+    FetchJwtSvidError,
+    FetchX509SvidError,
+    ValidateJwtSvidError,
+)
 
 from uproxy.lab.authorities import DevAuthority, entry
 from uproxy.lab.waiting import wait_until
@@ -68,9 +79,48 @@ def test_an_intermediate_comes_with_its_svid(authority: DevAuthority) -> None:
     assert leaf.issuer == intermediate.subject
 
 
-def test_jwt_methods_are_unimplemented(client: WorkloadApiClient) -> None:
-    with pytest.raises(FetchJwtBundleError, match="UNIMPLEMENTED"):
-        client.fetch_jwt_bundles(timeout=10)
+def test_it_gets_tokens_that_it_believes_and_has_validated(client: WorkloadApiClient) -> None:
+    bundle = client.fetch_jwt_bundles(timeout=10).get_bundle_for_trust_domain(HOME)
+    assert bundle is not None
+    svids = client.fetch_jwt_svids({"me"}, timeout=10)
+    assert [str(svid.spiffe_id) for svid in svids] == [WEB, ORDERS]
+    one = client.fetch_jwt_svid({"me", "you"}, SpiffeId(ORDERS), timeout=10)
+    assert (str(one.spiffe_id), one.audience) == (ORDERS, {"me", "you"})
+    believed = JwtSvid.parse_and_validate(one.token, bundle, {"me"})
+    assert str(believed.spiffe_id) == ORDERS
+    assert str(client.validate_jwt_svid(one.token, "you", timeout=10).spiffe_id) == ORDERS
+    with pytest.raises(ValidateJwtSvidError, match="JW-6"):
+        client.validate_jwt_svid(one.token, "somebody else", timeout=10)
+
+
+def test_it_gets_no_token_of_another_identity(client: WorkloadApiClient) -> None:
+    with pytest.raises(FetchJwtSvidError, match="no identity issued"):
+        client.fetch_jwt_svid({"me"}, SpiffeId("spiffe://example.org/other"), timeout=10)
+
+
+def test_its_bundles_follow_a_rotation_of_the_keys_for_tokens(tmp_path: Path) -> None:
+    with (
+        DevAuthority(tmp_path, domains(jwt_ttl="4s")) as authority,
+        contextlib.closing(WorkloadApiClient(authority.endpoints["example.org"])) as client,
+    ):
+        sets: list[JwtBundleSet] = []
+        watching = client.stream_jwt_bundles(sets.append, print, retry_connect=True)
+        try:
+            wait_until(lambda: sets, "bundles")
+            token = client.fetch_jwt_svid({"me"}, SpiffeId(WEB), timeout=10).token
+            authority.send(signal.SIGUSR1)
+            wait_until(lambda: len(_keys(sets[-1])) == 2, "the new key")
+            wait_until(lambda: len(_keys(sets[-1])) == 1, "the old key's end", timeout=20)
+        finally:
+            watching.cancel()
+        assert _keys(sets[-1]).isdisjoint(_keys(sets[0]))
+        with pytest.raises(ValidateJwtSvidError):
+            client.validate_jwt_svid(token, "me", timeout=10)
+
+
+def _keys(bundles: JwtBundleSet) -> set[str]:
+    bundle = bundles.get_bundle_for_trust_domain(HOME)
+    return set(bundle.jwt_authorities) if bundle else set()
 
 
 def test_its_source_follows_rotations_of_svid_and_ca(tmp_path: Path) -> None:

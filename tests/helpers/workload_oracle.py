@@ -7,6 +7,15 @@ import contextlib
 from spiffe._proto import workload_pb2
 
 from uproxy.errors import MessageError
+from uproxy.spiffe.jwt_messages import (
+    JwtSvidRequest,
+    WireJwtSvid,
+    decode_jwt_bundles_response,
+    decode_jwt_svid_request,
+    decode_jwt_svid_response,
+    encode_jwt_svid_request,
+    encode_jwt_svid_response,
+)
 from uproxy.spiffe.workload_messages import (
     WireSvid,
     decode_svid_response,
@@ -16,13 +25,14 @@ from uproxy.spiffe.workload_update import parse_svid_response
 
 
 def check_message(data: bytes) -> None:
-    """Decode `data` as an X509SVIDResponse in both ways and compare.
+    """Decode `data` as each message in both ways and compare.
 
     Raises:
         AssertionError: we accept what protobuf doesn't, or decode something else.
     """
-    with contextlib.suppress(MessageError):
-        _check_svids(data)
+    for check in (_check_svids, _check_tokens, _check_jwt_bundles, _check_request):
+        with contextlib.suppress(MessageError):
+            check(data)
 
 
 def _check_svids(data: bytes) -> None:
@@ -33,6 +43,25 @@ def _check_svids(data: bytes) -> None:
     assert dict(theirs.federated_bundles) == dict(ours.federated_bundles)
     assert decode_svid_response(encode_svid_response(ours)) == ours
     parse_svid_response(data)
+
+
+def _check_tokens(data: bytes) -> None:
+    ours = decode_jwt_svid_response(data)
+    theirs = workload_pb2.JWTSVIDResponse.FromString(data)
+    assert [WireJwtSvid(each.spiffe_id, each.svid, each.hint) for each in theirs.svids] == [*ours]
+    assert decode_jwt_svid_response(encode_jwt_svid_response(ours)) == ours
+
+
+def _check_jwt_bundles(data: bytes) -> None:
+    theirs = workload_pb2.JWTBundlesResponse.FromString(data)
+    assert dict(theirs.bundles) == dict(decode_jwt_bundles_response(data))
+
+
+def _check_request(data: bytes) -> None:
+    ours = decode_jwt_svid_request(data)
+    theirs = workload_pb2.JWTSVIDRequest.FromString(data)
+    assert JwtSvidRequest(tuple(theirs.audience), theirs.spiffe_id) == ours
+    assert decode_jwt_svid_request(encode_jwt_svid_request(ours)) == ours
 
 
 def _as_ours(svid: workload_pb2.X509SVID) -> WireSvid:

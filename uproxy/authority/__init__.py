@@ -4,7 +4,8 @@ For development and tests only: whoever may edit its file can give any process a
 Tests and the demo use the names below or its sockets; the proxy never imports it.
 
     definition, definition_file   trust domains and entries, and the YAML they are read from
-    ca, domain, handout           certificates, their rotation, and each caller's messages; pure
+    ca, jwt_keys, domain          certificates, keys for JWT-SVIDs, and their rotation; pure
+    handout, jwt_handout, calls   each caller's messages, and when they are sent; pure
     rpc, server                   the Workload API on a unix socket
     service                       everything together, with a clock
 """

@@ -53,8 +53,10 @@ class DomainDefinition:
     entries: tuple[EntryDefinition, ...] = ()
     ttl: float = DEFAULT_TTL_S
     """Seconds that an SVID is valid; it is renewed after half of them."""
+    jwt_ttl: float = 300.0
+    """Seconds that a JWT-SVID is valid."""
     ca_ttl: float = 86_400.0
-    """Seconds that a CA is valid; it is replaced after half of them."""
+    """Seconds that a CA is valid, and a key for JWT-SVIDs; it is replaced after half of them."""
     intermediate: bool = False
     """Whether an intermediate CA signs the SVIDs, as with most production CAs."""
     federates_with: tuple[str, ...] = ()

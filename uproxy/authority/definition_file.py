@@ -25,7 +25,7 @@ from uproxy.spiffe.ids import SpiffeId, TrustDomain
 STARTER = "starter"
 """The word for the user or group that runs the authority."""
 MIN_TTL_S = 2.0
-"""Half of this, the time until renewal, must be longer than PUBLISH_FIRST of `domain`."""
+"""Half of this, the time until renewal, must be longer than PUBLISH_FIRST of `jwt_keys`."""
 _MAX_NUMERIC_ID = 2**32 - 2
 
 
@@ -96,6 +96,7 @@ _DOMAIN = Record(
     (
         Field("entries", ListOf(_ENTRY, minimum=0, unique=False), "Who gets which identity."),
         Field("ttl", DURATION, "The life of an SVID.", "10m"),
+        Field("jwt_ttl", DURATION, "The life of a JWT-SVID.", "5m"),
         Field("ca_ttl", DURATION, "The life of a CA.", "24h"),
         Field("intermediate", BOOLEAN, "Whether an intermediate signs.", False),
         Field("federates_with", ListOf(TRUST_DOMAIN, minimum=0), "Whose bundles are handed out."),
@@ -125,8 +126,10 @@ def _check(root: Draft) -> Iterator[Mistake]:
 def _check_domain(name: str, domain: Draft, known: Collection[str]) -> Iterator[Mistake]:
     """Yield the mistakes of one trust domain; `known` are the names of all."""
     ttl, ca_ttl = domain.get("ttl"), domain.get("ca_ttl")
-    if ttl is not None and ttl < MIN_TTL_S:
-        yield domain.wrong("ttl", f"must be at least {MIN_TTL_S:g}s")
+    for key in ("ttl", "jwt_ttl"):
+        life = domain.get(key)
+        if life is not None and life < MIN_TTL_S:
+            yield domain.wrong(key, f"must be at least {MIN_TTL_S:g}s")
     if ca_ttl is not None and ca_ttl < 2 * (ttl or DEFAULT_TTL_S):
         yield domain.wrong("ca_ttl", "must be at least twice the ttl")
     for index, other in enumerate(domain.get("federates_with") or ()):

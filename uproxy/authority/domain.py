@@ -16,9 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from uproxy.authority.ca import BACKDATE, IssuedSvid, Revoked, Signer
 from uproxy.authority.definition import CallingProcess, DomainDefinition, EntryDefinition
-
-PUBLISH_FIRST = timedelta(seconds=1)
-"""How long a new root is in the bundle before SVIDs are signed under it."""
+from uproxy.authority.jwt_keys import PUBLISH_FIRST, JwtKeys
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +40,7 @@ class Domain:
 
     def __init__(self, definition: DomainDefinition, now: datetime) -> None:
         self.definition = definition
+        self.jwt_keys = JwtKeys(definition.name, now, timedelta(seconds=definition.ca_ttl))
         self._active = self._new_signer(now)
         self._next: tuple[Signer, datetime] | None = None  # set between publishing and signing
         self._retired: list[Signer] = []
@@ -71,6 +70,11 @@ class Domain:
                 found.setdefault(entry.spiffe_id, (entry, issue.svid))
         return tuple(found.values())
 
+    def token_for(self, spiffe_id: str, audience: tuple[str, ...], now: datetime) -> str:
+        """Return a new JWT-SVID of an identity that `svids_for` says the caller may have."""
+        ttl = timedelta(seconds=self.definition.jwt_ttl)
+        return self.jwt_keys.sign(spiffe_id, audience, now, ttl)
+
     def apply(self, definition: DomainDefinition, now: datetime) -> None:
         """Use a changed definition: rotate the CA, renew or revoke what it changes."""
         before, self.definition = self.definition, definition
@@ -81,7 +85,9 @@ class Domain:
         self.tick(now)
 
     def rotate_ca(self, now: datetime) -> None:
-        """Publish a new CA that will sign after PUBLISH_FIRST.  Does nothing during a rotation."""
+        """Publish a new CA and a new key for tokens that will sign after PUBLISH_FIRST.  Does
+        nothing during a rotation."""
+        self.jwt_keys.rotate(now)
         if self._next is None:
             self._next = (self._new_signer(now), now + PUBLISH_FIRST)
 
@@ -93,13 +99,15 @@ class Domain:
     def tick(self, now: datetime) -> None:
         """Do everything that is due at `now`."""
         self._issues = [one for one in self._issues if one.svid.leaf.not_valid_after_utc > now]
+        self.jwt_keys.tick(now)
         self._rotate_signers(now)
         self._issue(now)
         self._revoke(now)
 
     def due(self) -> datetime:
         """Return when `tick` must be called next."""
-        times = [_renewal(issue.svid) for issue in self._current.values()]
+        times = [self.jwt_keys.due()]
+        times += [_renewal(issue.svid) for issue in self._current.values()]
         times += [end for signer in self._retired if (end := self._last_expiry(signer))]
         times += [one.renew_at for one in self._lists]
         times.append(self._next[1] if self._next else self._active.half_life)

@@ -63,14 +63,18 @@ class DomainSet:
         if not domain.svids_for(caller):
             return None
         bundles = tuple((f"spiffe://{one.definition.name}", one.bundle)
-                        for one in (domain, *self._federated(domain)))  # fmt: skip
+                        for one in self.seen_from(domain))  # fmt: skip
         return encode_bundles_response(X509BundlesResponse(self._crls(domain), bundles))
+
+    def seen_from(self, domain: Domain) -> tuple[Domain, ...]:
+        """Return the trust domains whose bundles this one's workloads get: itself first."""
+        return domain, *self._federated(domain)
 
     def _federated(self, domain: Domain) -> list[Domain]:
         return [self.domains[name] for name in domain.definition.federates_with]
 
     def _crls(self, domain: Domain) -> tuple[bytes, ...]:
-        return tuple(crl for one in (domain, *self._federated(domain)) for crl in one.crls)
+        return tuple(crl for one in self.seen_from(domain) for crl in one.crls)
 
 
 def _chain(certificates: tuple[x509.Certificate, ...]) -> bytes:

@@ -3,7 +3,7 @@
 Bytes from the client go in and calls come out; messages go in and bytes for the client come
 out.  Rules: each call queues at most one unsent message, because a newer full set replaces an
 older one (WA-4); flow control is HTTP/2's; a request that isn't valid gRPC is answered with a
-status, not dropped.
+status, not dropped; a request has at most MAX_REQUEST_BYTES.
 """
 
 from __future__ import annotations
@@ -16,13 +16,18 @@ import h2.connection
 import h2.events
 import h2.exceptions
 
+from uproxy.errors import MessageError
 from uproxy.identity.workload_api.framing import (
     CONTENT_TYPE,
     SECURITY_HEADER,
+    MessageReader,
     Status,
     encode_text,
     frame,
 )
+
+MAX_REQUEST_BYTES = 64 << 10
+"""A list of audiences, or an Envoy that describes itself, is smaller."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,14 +41,26 @@ class CallStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestReceived:
+    """The client has sent a whole message on a call."""
+
+    id: int
+    message: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class CallCancelled:
     """The client has cancelled a call, or gone."""
 
     id: int
 
 
+Event = CallStarted | RequestReceived | CallCancelled
+
+
 @dataclass(slots=True)
 class _Call:
+    reader: MessageReader
     has_headers_sent: bool = False
     unsent: bytearray = field(default_factory=bytearray)
     next_message: bytes | None = None
@@ -65,13 +82,14 @@ class ServerConnection:
         """Return the bytes to be sent to the client, and forget them."""
         return self._h2.data_to_send()
 
-    def receive(self, data: bytes) -> list[CallStarted | CallCancelled]:
-        """Process bytes from the client; return the calls it started and cancelled.
+    def receive(self, data: bytes) -> list[Event]:
+        """Process bytes from the client; return the calls it started and cancelled, and what it
+        sent on them.
 
         Raises:
             h2.exceptions.ProtocolError: the client breaks HTTP/2; send `data_to_send` and close.
         """
-        events: list[CallStarted | CallCancelled] = []
+        events: list[Event] = []
         for event in self._h2.receive_data(data):
             events += self._react(event)
         self._flush_all()
@@ -88,21 +106,24 @@ class ServerConnection:
             self._flush_all()
 
     def finish(self, call_id: int, status: Status, text: str) -> None:
-        """End a call with this status, after the message that is being sent."""
+        """End a call with this status, after the message that is being sent; with OK, after the
+        one that waits too."""
         call = self._calls.get(call_id)
         if call is not None:
-            call.next_message, call.final_status = None, (status, text)
+            call.final_status = (status, text)
+            if status is not Status.OK:
+                call.next_message = None
             self._flush_all()
 
-    def _react(self, event: h2.events.Event) -> list[CallStarted | CallCancelled]:
+    def _react(self, event: h2.events.Event) -> list[Event]:
         """Return what an HTTP/2 event means for the calls."""
         match event:
             case h2.events.RequestReceived(stream_id=int(call_id)):
-                self._calls[call_id] = _Call()
+                self._calls[call_id] = _Call(MessageReader(MAX_REQUEST_BYTES))
                 return [_called(call_id, event.headers or ())]
             case h2.events.DataReceived(stream_id=int(call_id)):
-                # requests of this API are empty messages: only the flow control window matters
                 self._h2.acknowledge_received_data(event.flow_controlled_length or 0, call_id)
+                return self._read(call_id, event.data or b"")
             case h2.events.StreamReset(stream_id=int(call_id)):
                 self._calls.pop(call_id, None)
                 return [CallCancelled(call_id)]
@@ -111,6 +132,16 @@ class ServerConnection:
                 gone, self._calls = self._calls, {}
                 return [CallCancelled(call_id) for call_id in gone]
         return []
+
+    def _read(self, call_id: int, data: bytes) -> list[Event]:
+        call = self._calls.get(call_id)
+        if call is None:
+            return []  # it has ended
+        try:
+            return [RequestReceived(call_id, message) for message in call.reader.feed(data)]
+        except MessageError as error:
+            self.finish(call_id, Status.INVALID_ARGUMENT, str(error))
+            return [CallCancelled(call_id)]
 
     def _flush_all(self) -> None:
         for call_id, call in list(self._calls.items()):

@@ -1,9 +1,9 @@
-"""Serves the Workload API's X.509 methods of one trust domain on a unix socket.
+"""Serves the Workload API of one trust domain on a unix socket.
 
-Each stream gets a new message whenever its contents change.  `handout` decides who gets what;
-the caller's pid, uid and gid come from the kernel.  Rules: a call must have the security header
-exactly once, with the value `true` (WE-3); a caller without an entry gets status 7, at once or
-on an open stream; other methods get status 12.
+Each stream gets a new message whenever its contents change.  `handout` and `jwt_handout` decide who
+gets what; the caller's pid, uid and gid come from the kernel.  Rules: a call must have the security
+header exactly once, with the value `true` (WE-3); a caller without an entry gets status 7, at once
+or on an open stream; other methods get status 12.
 """
 
 from __future__ import annotations
@@ -15,14 +15,18 @@ import os
 import socket
 import struct
 from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import cast
 
 import h2.exceptions
 
+from uproxy.authority.calls import Answering, Once, Reply, Watch
 from uproxy.authority.definition import CallingProcess
 from uproxy.authority.handout import DomainSet
-from uproxy.authority.rpc import CallStarted, ServerConnection
+from uproxy.authority.jwt_handout import fetch_jwt_svid, jwt_bundles, validate_jwt_svid
+from uproxy.authority.rpc import CallStarted, Event, RequestReceived, ServerConnection
 from uproxy.errors import UproxyError, in_words
 from uproxy.identity.workload_api.framing import SERVICE, Status
 
@@ -30,11 +34,14 @@ SOCKET_MODE = 0o777
 """As SPIRE's: access is decided by the caller's uid and pid, not by the socket's permissions."""
 
 _LOG = logging.getLogger(__name__)
-_NO_IDENTITY = "no identity issued"
 _CREDENTIALS = struct.Struct("3i")
 
-Method = Callable[[str, CallingProcess], bytes | None]
+Method = Callable[[CallingProcess], Answering]
+"""Begins to answer a call."""
+Handout = Callable[[str, CallingProcess], bytes | None]
 """Returns the encoded message for a caller in a trust domain; None: it has no identity."""
+Answer = Callable[[DomainSet, str, CallingProcess, bytes, datetime], bytes]
+"""Returns the encoded answer to a request that a caller in a trust domain makes now."""
 
 
 class WorkloadApiServer:
@@ -43,9 +50,8 @@ class WorkloadApiServer:
     def __init__(self, world: DomainSet, trust_domain: str, path: Path) -> None:
         self.path = path
         self.trust_domain = trust_domain
-        self._methods: dict[str, Method] = {
-            SERVICE + "FetchX509SVID": world.svids,
-            SERVICE + "FetchX509Bundles": world.bundles,
+        self._methods = {
+            SERVICE + name: method for name, method in _methods(world, trust_domain).items()
         }
         self._clients: set[_Client] = set()
         self._server: asyncio.AbstractServer | None = None  # set by start
@@ -101,7 +107,7 @@ class _Client(asyncio.Protocol):
     def __init__(self, endpoint: WorkloadApiServer) -> None:
         self._endpoint = endpoint
         self._rpc = ServerConnection()
-        self._streams: dict[int, tuple[Method, bytes]] = {}  # by call id: method, last message
+        self._calls: dict[int, Answering] = {}  # by call id; those that haven't ended
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # a cast, because uvloop's transports don't inherit from asyncio's
@@ -119,14 +125,11 @@ class _Client(asyncio.Protocol):
             self._transport.close()
             return
         for event in events:
-            if isinstance(event, CallStarted):
-                self._answer(event)
-            else:
-                self._streams.pop(event.id, None)
+            self._react(event)
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio's signature
-        self._streams.clear()
+        self._calls.clear()
         self._endpoint.remove_client(self)
 
     def hang_up(self) -> None:
@@ -135,34 +138,64 @@ class _Client(asyncio.Protocol):
 
     def push(self) -> None:
         """Send changed messages; end the streams whose caller no longer has an identity."""
-        for call_id, (handout, seen) in list(self._streams.items()):
-            message = handout(self._endpoint.trust_domain, self._caller)
-            if message is None:
-                del self._streams[call_id]
-                self._rpc.finish(call_id, Status.PERMISSION_DENIED, _NO_IDENTITY)
-            elif message != seen:
-                self._streams[call_id] = (handout, message)
-                self._rpc.send(call_id, message)
+        for call_id, call in list(self._calls.items()):
+            self._reply(call_id, call.changed())
         self._flush()
 
-    def _answer(self, call: CallStarted) -> None:
-        """Answer a new call with its first message, or with the status that refuses it."""
-        handout = self._endpoint.method(call.path)
+    def _react(self, event: Event) -> None:
+        match event:
+            case CallStarted():
+                self._begin(event)
+            case RequestReceived() if event.id in self._calls:
+                self._reply(event.id, self._calls[event.id].received(event.message))
+            case _:
+                self._calls.pop(event.id, None)
+
+    def _begin(self, call: CallStarted) -> None:
+        """Begin to answer a call, or refuse it."""
+        method = self._endpoint.method(call.path)
         if call.security_values != ("true",):
             text = "security header missing from request"
             self._rpc.finish(call.id, Status.INVALID_ARGUMENT, text)
-        elif handout is None:
+        elif method is None:
             self._rpc.finish(call.id, Status.UNIMPLEMENTED, f"{call.path} is not served here")
-        elif (message := handout(self._endpoint.trust_domain, self._caller)) is None:
-            _LOG.info("no identity for %s in %s", self._caller, self._endpoint.trust_domain)
-            self._rpc.finish(call.id, Status.PERMISSION_DENIED, _NO_IDENTITY)
         else:
-            self._streams[call.id] = (handout, message)
-            self._rpc.send(call.id, message)
+            self._calls[call.id] = method(self._caller)
+            self._reply(call.id, self._calls[call.id].started())
+
+    def _reply(self, call_id: int, reply: Reply) -> None:
+        if reply.message is not None:
+            self._rpc.send(call_id, reply.message)
+        if reply.end is not None:
+            self._calls.pop(call_id, None)
+            self._rpc.finish(call_id, *reply.end)
+            if reply.end[0] is not Status.OK:
+                where = self._endpoint.trust_domain
+                _LOG.info("%s in %s: %s", self._caller, where, reply.end[1])
 
     def _flush(self) -> None:
         if not self._transport.is_closing():
             self._transport.write(self._rpc.data_to_send())
+
+
+def _methods(world: DomainSet, trust_domain: str) -> dict[str, Method]:
+    """Return the methods of the Workload API by their names."""
+
+    def watch(handout: Handout) -> Method:
+        return lambda caller: Watch(lambda: handout(trust_domain, caller))
+
+    def once(answer: Answer) -> Method:
+        return lambda caller: Once(
+            lambda request: answer(world, trust_domain, caller, request, datetime.now(UTC))
+        )
+
+    return {
+        "FetchX509SVID": watch(world.svids),
+        "FetchX509Bundles": watch(world.bundles),
+        "FetchJWTBundles": watch(partial(jwt_bundles, world)),
+        "FetchJWTSVID": once(fetch_jwt_svid),
+        "ValidateJWTSVID": once(validate_jwt_svid),
+    }
 
 
 def _calling_process(transport: asyncio.BaseTransport) -> CallingProcess:

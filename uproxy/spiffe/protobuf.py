@@ -8,6 +8,7 @@ other way round; the tests compare them.  Source: protobuf.dev, "Encoding".
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator
 
 from uproxy.errors import MessageError
@@ -75,6 +76,20 @@ def write_fields(fields: Iterable[tuple[int, bytes]]) -> bytes:
         out += _varint(len(payload))
         out += payload
     return bytes(out)
+
+
+def write_varint(number: int, value: int) -> bytes:
+    """Encode an integer, enum or boolean field, its default value too."""
+    return _varint(number << 3 | VARINT) + _varint(value)
+
+
+def write_double(number: int, value: float) -> bytes:
+    """Encode a double field; an integer beyond its range becomes infinite."""
+    try:
+        real = float(value)
+    except OverflowError:
+        real = float("inf") if value > 0 else float("-inf")
+    return _varint(number << 3 | FIXED64) + struct.pack("<d", real)
 
 
 def _payload(data: bytes, at: int, wire_type: int, what: str) -> tuple[int, int]:

@@ -65,11 +65,11 @@ def decode_svid_response(data: bytes) -> X509SvidResponse:
         MessageError: too many bytes or fields, or not this message.
     """
     what = "X509SVIDResponse"
-    known = _read_known(data, what, {1: MAX_SVIDS, 2: MAX_CRLS, 3: MAX_BUNDLES})
+    known = read_known(data, what, {1: MAX_SVIDS, 2: MAX_CRLS, 3: MAX_BUNDLES})
     return X509SvidResponse(
         svids=tuple(_decode_svid(payload) for payload in known[1]),
         crl=tuple(known[2]),
-        federated_bundles=tuple(_decode_entry(payload) for payload in known[3]),
+        federated_bundles=tuple(decode_entry(payload) for payload in known[3]),
     )
 
 
@@ -78,7 +78,7 @@ def encode_svid_response(response: X509SvidResponse) -> bytes:
     return write_fields(
         [(1, _encode_svid(svid)) for svid in response.svids]
         + [(2, crl) for crl in response.crl]
-        + [(3, _encode_entry(entry)) for entry in response.federated_bundles]
+        + [(3, encode_entry(entry)) for entry in response.federated_bundles]
     )
 
 
@@ -86,12 +86,16 @@ def encode_bundles_response(response: X509BundlesResponse) -> bytes:
     """Encode an X509BundlesResponse; equal responses give equal bytes."""
     return write_fields(
         [(1, crl) for crl in response.crl]
-        + [(2, _encode_entry(entry)) for entry in response.bundles]
+        + [(2, encode_entry(entry)) for entry in response.bundles]
     )
 
 
-def _read_known(data: bytes, what: str, caps: dict[int, int]) -> dict[int, list[bytes]]:
-    """Return the payloads of the fields in `caps`, which maps field numbers to maximum counts."""
+def read_known(data: bytes, what: str, caps: dict[int, int]) -> dict[int, list[bytes]]:
+    """Return the payloads of the fields in `caps`, which maps field numbers to maximum counts.
+
+    Raises:
+        MessageError: too many bytes or fields, or one of another kind.
+    """
     if len(data) > MAX_MESSAGE_BYTES:
         raise MessageError(f"{what}: {len(data)} bytes are more than {MAX_MESSAGE_BYTES}")
     known: dict[int, list[bytes]] = {number: [] for number in caps}
@@ -119,8 +123,12 @@ def _decode_svid(data: bytes) -> WireSvid:
     return WireSvid(spiffe_id.decode(), chain, key, bundle, hint.decode())
 
 
-def _decode_entry(data: bytes) -> tuple[str, bytes]:
-    """Decode an entry of a map from trust domain to bundle."""
+def decode_entry(data: bytes) -> tuple[str, bytes]:
+    """Decode an entry of a map from trust domain to bundle.
+
+    Raises:
+        MessageError: it isn't one.
+    """
     key, value = "", b""
     for number, wire_type, payload in read_fields(data, "bundles entry"):
         expect_bytes(number, wire_type, "bundles entry")
@@ -140,5 +148,6 @@ def _encode_svid(svid: WireSvid) -> bytes:
     return write_fields((number, value) for number, value in enumerate(fields, 1) if value)
 
 
-def _encode_entry(entry: tuple[str, bytes]) -> bytes:
+def encode_entry(entry: tuple[str, bytes]) -> bytes:
+    """Encode an entry of a map from trust domain to bundle."""
     return write_fields([(1, entry[0].encode()), (2, entry[1])])

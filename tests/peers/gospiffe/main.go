@@ -3,6 +3,8 @@
 //
 //	gospiffe watch  ADDRESS [ID]              every X509Source update
 //	gospiffe bundles ADDRESS                  every FetchX509Bundles message
+//	gospiffe token  ADDRESS ID AUDIENCE…      a JWT-SVID, and what go-spiffe says of it itself
+//	gospiffe validate ADDRESS AUDIENCE TOKEN  what the Workload API says of a JWT-SVID
 //	gospiffe serve  ADDRESS ID PORT CALLER    answers each line of CALLER's with the line
 //	gospiffe dial   ADDRESS ID PORT SERVER    says one line to SERVER and hears the answer
 package main
@@ -21,6 +23,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
+	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 )
@@ -40,6 +43,10 @@ func run(ctx context.Context, command string, args []string) error {
 		return watch(ctx, args[0], append(args, "")[1])
 	case "bundles":
 		return workloadapi.WatchX509Bundles(ctx, bundles{}, workloadapi.WithAddr(args[0]))
+	case "token":
+		return token(ctx, args[0], args[1], args[2], args[3:]...)
+	case "validate":
+		return validate(ctx, args[0], args[1], args[2])
 	case "serve":
 		return serve(ctx, args[0], args[1], args[2], args[3])
 	case "dial":
@@ -88,6 +95,41 @@ func (bundles) OnX509BundlesUpdate(set *x509bundle.Set) {
 }
 
 func (bundles) OnX509BundlesWatchError(err error) { say("error", err.Error()) }
+
+func token(ctx context.Context, address, id, audience string, more ...string) error {
+	source, err := workloadapi.NewJWTSource(ctx,
+		workloadapi.WithClientOptions(workloadapi.WithAddr(address)))
+	if err != nil {
+		return err
+	}
+	defer source.Close()
+	svid, err := source.FetchJWTSVID(ctx, jwtsvid.Params{
+		Audience: audience, ExtraAudiences: more, Subject: spiffeid.RequireFromString(id)})
+	if err != nil {
+		return err
+	}
+	// judged by go-spiffe's own validator against the bundles that it watches
+	judged, err := jwtsvid.ParseAndValidate(svid.Marshal(), source, []string{audience})
+	if err != nil {
+		return err
+	}
+	say("token", svid.Marshal(), "spiffe_id", judged.ID.String(), "audience", judged.Audience)
+	return nil
+}
+
+func validate(ctx context.Context, address, audience, token string) error {
+	client, err := workloadapi.New(ctx, workloadapi.WithAddr(address))
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	svid, err := client.ValidateJWTSVID(ctx, token, audience)
+	if err != nil {
+		return err
+	}
+	say("spiffe_id", svid.ID.String(), "claims", svid.Claims)
+	return nil
+}
 
 func serve(ctx context.Context, address, id, port, caller string) error {
 	source, err := newSource(ctx, address, id)
