@@ -11,10 +11,10 @@ PEERS := $(patsubst tests/peers/%/go.mod,.cache/peers/%,$(wildcard tests/peers/*
 
 APPLICATIONS := nginx postgresql redis-server
 BUILD_PACKAGES := gcc libc6-dev python3-dev
-TEST_PACKAGES := $(APPLICATIONS) chromium chromium-driver curl fish libnginx-mod-stream libssl-dev mandoc \
-	nghttp2-client nmap openssl prometheus redis-tools stunnel4 systemd testssl.sh zsh
+TEST_PACKAGES := $(APPLICATIONS) chromium chromium-driver clang curl fish iproute2 libnginx-mod-stream libssl-dev \
+	linux-libc-dev mandoc nftables nghttp2-client nmap openssl prometheus redis-tools stunnel4 systemd testssl.sh zsh
 
-.PHONY: help demo test test-all check bench wheels standalone deb fuzz asan tsan mutants shell-files clean test-packages demo-packages
+.PHONY: help demo test test-all check bench wheels standalone deb fuzz asan tsan mutants shell-files bpf clean test-packages demo-packages
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
 
@@ -32,6 +32,7 @@ help:
 	@echo 'make tsan      the compiled engine under ThreadSanitizer; ARGS goes to pytest'
 	@echo 'make mutants   see whether the tests notice small faults; ARGS="MODULE …" chooses'
 	@echo 'make shell-files  the completions and the man page that packages install'
+	@echo 'make bpf       compile the programs for capture again, with clang'
 	@echo 'make clean     remove what was built here'
 
 demo: $(VENV)/.ready demo-packages
@@ -92,6 +93,10 @@ shell-files: $(VENV)/.ready
 	@$(BIN)/uproxy completion zsh >deploy/shell/zsh/_uproxy
 	@$(BIN)/uproxy completion fish >deploy/shell/fish/uproxy.fish
 	@$(BIN)/uproxy manual >deploy/shell/uproxy.1
+
+bpf:
+	@.ci/packages clang linux-libc-dev
+	@$(STEP) "eBPF programs" $(MAKE) -s -C bpf_redirect
 
 clean:
 	rm -rf .venv .cache build dist *.egg-info .hypothesis .*_cache

@@ -34,10 +34,11 @@ TOP = {
     "setup.py", "tests", "uproxy",
 }  # fmt: skip
 
-NOT_THE_PROXY = {"__main__", "authority", "cli", "demo", "lab"}
+NOT_THE_PROXY = {"__main__", "authority", "capture", "cli", "demo", "lab"}
 """Rooms that `uproxy run` has no need of, or that only find and load it."""
 
 TESTED_ELSEWHERE = {
+    "uproxy.capture": "test_whatever_happens_to_the_command_nothing_stays_half_done.py",
     "uproxy.transport.python": "test_transport_relay.py",
     "uproxy.transport.native": "test_transport_native.py",
 }
@@ -46,7 +47,8 @@ TESTED_ELSEWHERE = {
 NEVER_LOADED = {
     "concurrent.futures.process", "google.protobuf", "grpc", "http.client", "http.server",
     "jsonschema", "multiprocessing", "pydantic", "rich", "spiffe", "sqlite3", "unittest",
-    "urllib.request", "uproxy.authority", "uproxy.demo", "uproxy.lab", "wsgiref", "xml", "xmlrpc",
+    "urllib.request", "uproxy.authority", "uproxy.capture", "uproxy.demo", "uproxy.lab", "wsgiref",
+    "xml", "xmlrpc",
 }  # fmt: skip
 """Not in the process at all: every workload would pay for them."""
 

@@ -19,7 +19,7 @@ EXIT_CODES = {
     2: "Wrong usage, or wrong configuration.",
     3: "Not permitted; the message names the privilege.",
     4: "No identity in the time given to `check --wait`.",
-    5: "`status`: it answers and isn't ready.",
+    5: "`status`: it answers and isn't ready; `capture status`: one is stale or half made.",
     6: "`check --as`: the caller would be refused; `explain`: one was.",
     130: "Ended by Ctrl-C.",
 }

@@ -1,0 +1,44 @@
+"""Every test here makes network namespaces and cgroups, and attaches to them: as root."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.capture_world import World
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark this folder's tests; skip them where they can't run."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.privileged)
+            if os.geteuid() != 0:
+                item.add_marker(pytest.mark.skip(reason="namespaces and eBPF need root"))
+
+
+@pytest.fixture(scope="session")
+def bpffs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A bpffs of the tests' own."""
+    folder = tmp_path_factory.mktemp("bpffs")
+    subprocess.run(["mount", "-t", "bpf", "bpf", folder], check=True)
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def world(tmp_path: Path, bpffs: Path) -> Iterator[World]:
+    """A pod and a host, nothing captured."""
+    made = World(tmp_path, bpffs)
+    try:
+        made.make()
+        yield made
+    finally:
+        if made.captured():
+            made.detach()
+        made.remove()

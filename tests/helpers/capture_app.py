@@ -1,0 +1,78 @@
+"""An application that knows nothing of capture, as a program: connects, and prints what came of it.
+
+`python capture_app.py ADDRESS PORT [OPTION…]`; one line of JSON.  Options: `mapped` (IPv4 as
+::ffff:…), `device=NAME` (SO_BINDTODEVICE), `source=PORT`, `again=ADDRESS` (connects the same
+socket again, there), `hold` (prints, then echoes until standard input ends).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+import sys
+import time
+from typing import Any
+
+
+def main() -> None:
+    address, port, *words = sys.argv[1:]
+    options = dict(word.partition("=")[::2] for word in words)
+    family = socket.AF_INET6 if ":" in address or "mapped" in options else socket.AF_INET
+    name = f"::ffff:{address}" if "mapped" in options else address
+    begun = time.monotonic()
+    with socket.socket(family, socket.SOCK_STREAM) as client:
+        client.settimeout(10)
+        try:
+            seen = talk(client, name, int(port), options)
+        except OSError as error:
+            what = errno.errorcode.get(error.errno or 0, "timeout")
+            seen = {"error": what}
+        seen["seconds"] = time.monotonic() - begun
+        say(json.dumps(seen))
+        while "hold" in options and (line := sys.stdin.readline()):
+            say(echo(client, line))
+
+
+def say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def talk(client: socket.socket, name: str, port: int, options: dict[str, str]) -> dict[str, Any]:
+    if "device" in options:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, options["device"].encode())
+    if "source" in options:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        client.bind(("", int(options["source"])))
+    client.connect((name, port))
+    if "again" in options:
+        unconnect(client)
+        client.connect((options["again"], port))
+    line = client.makefile("r").readline()
+    return {
+        "answer": json.loads(line) if line.startswith("{") else line.strip(),
+        "peername": list(client.getpeername()[:2]),
+        "sockname": list(client.getsockname()[:2]),
+    }
+
+
+def unconnect(client: socket.socket) -> None:
+    """connect(2) with AF_UNSPEC, which Python doesn't offer."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.connect(client.fileno(), bytes(16), 16):
+        raise OSError(ctypes.get_errno(), "connect(AF_UNSPEC)")
+
+
+def echo(client: socket.socket, line: str) -> str:
+    try:
+        client.sendall(line.encode())
+        return client.recv(65536).decode().strip()
+    except OSError as error:
+        return errno.errorcode.get(error.errno or 0, "timeout")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The options that say what to capture."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+import pytest
+
+from uproxy.capture.layout import Action, Flag, Way, port_key, prefix_key
+from uproxy.capture.policy import Policy, parse_policy
+from uproxy.errors import UsageError
+
+
+def test_nothing_said_captures_everything_outbound() -> None:
+    policy = parse_policy()
+    assert policy == Policy()
+    assert (policy.flags, policy.address_rules(), policy.port_rules()) == (Flag(0), {}, {})
+    assert not policy.captures_inbound
+
+
+def test_addresses_prefixes_ports_and_ranges_may_be_mixed() -> None:
+    policy = parse_policy(["10.0.0.0/8, 443", "8000-8002", "2001:db8::1"], ["10.1.0.0/16"])
+    assert policy.included == (ip_network("10.0.0.0/8"), ip_network("2001:db8::1/128"))
+    assert policy.included_ports == {443, 8000, 8001, 8002}
+    assert policy.flags == Flag.ADDRESSES_INCLUDED | Flag.PORTS_INCLUDED
+    assert policy.address_rules() == {
+        prefix_key(ip_network("10.0.0.0/8")): Action.CAPTURE,
+        prefix_key(ip_network("2001:db8::1/128")): Action.CAPTURE,
+        prefix_key(ip_network("10.1.0.0/16")): Action.BYPASS,
+    }
+
+
+def test_included_addresses_say_nothing_of_ports() -> None:
+    assert parse_policy(["10.0.0.0/8"]).flags == Flag.ADDRESSES_INCLUDED
+    assert parse_policy(["443"]).flags == Flag.PORTS_INCLUDED
+
+
+def test_inbound_ports_are_named_or_all_but_some() -> None:
+    named = parse_policy(inbound=["8080"])
+    assert (named.flags, named.captures_inbound) == (Flag.INBOUND, True)
+    assert named.port_rules() == {port_key(Way.INBOUND, 8080): Action.CAPTURE}
+    everything = parse_policy(inbound=["all"], exclude_inbound=["22,9090"])
+    assert (everything.flags, everything.captures_inbound) == (Flag.INBOUND_ALL, True)
+    assert everything.port_rules() == {
+        port_key(Way.INBOUND, 22): Action.BYPASS,
+        port_key(Way.INBOUND, 9090): Action.BYPASS,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"include": ["10.0.0.1/8"]}, "--include '10.0.0.1/8': did you mean 10.0.0.0/8?"),
+        ({"exclude": ["db.internal"]}, "--exclude 'db.internal': neither an address, a prefix"),
+        ({"exclude": ["70000"]}, "--exclude '70000': ports are 1 to 65535"),
+        ({"include": ["9-8"]}, "--include '9-8': ports are 1 to 65535"),
+        ({"include": ["0"]}, "--include '0': ports are 1 to 65535"),
+        ({"include": [""]}, "--include '': neither"),
+        ({"inbound": ["http"]}, "--inbound 'http': no port"),
+        ({"inbound": ["-80"]}, "--inbound '-80': no port"),
+        ({"include": ["443"], "exclude": ["443"]}, "--include and --exclude: 443 is in both"),
+        ({"include": ["::/0"], "exclude": ["::/0"]}, "--include and --exclude: ::/0 is in both"),
+        ({"inbound": ["1-65535"]}, "65535 ports: at most 16384 fit"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(options: dict[str, list[str]], said: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse_policy(**options)
+    assert str(refused.value).startswith(said)

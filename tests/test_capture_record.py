@@ -1,0 +1,84 @@
+"""What is written down of a capture can be read again, whole, by another process."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from uproxy.capture import record
+from uproxy.capture.policy import parse_policy
+from uproxy.capture.record import Mode, Record, Wanted
+from uproxy.capture.routing import PolicyRoute
+from uproxy.errors import UproxyError
+
+WANTED = Wanted(
+    name="app",
+    mode=Mode.EBPF,
+    cgroup=Path("/sys/fs/cgroup/app"),
+    cgroup_id=11,
+    netns=Path("/run/netns/pod"),
+    netns_inode=12,
+    proxy_cgroup=Path("/sys/fs/cgroup/proxy"),
+    proxy_cgroup_id=13,
+    policy=parse_policy(["10.0.0.0/8,443"], ["10.1.0.0/16", "2001:db8::/32"], ["8080"], ["22"]),
+    outbound_port=15001,
+    inbound_port=15006,
+    fail_open=False,
+    route=PolicyRoute(0x7570, 7570, 75),
+    bpffs=Path("/sys/fs/bpf"),
+)
+MADE = Record(WANTED, {"ipv4/fwmark_reflect": "0"}, "abc")
+
+
+@pytest.mark.parametrize("made", [MADE, Record(replace(WANTED, proxy_cgroup=None, mode=Mode.NFT))])
+def test_a_record_is_read_as_it_was_written(made: Record, tmp_path: Path) -> None:
+    record.save(tmp_path, made)
+    assert record.load(tmp_path, "app") == made
+    assert record.names(tmp_path) == ["app"]
+    record.forget(tmp_path, "app")
+    assert (record.load(tmp_path, "app"), record.names(tmp_path)) == (None, [])
+
+
+def test_a_draft_that_was_left_is_no_record(tmp_path: Path) -> None:
+    (tmp_path / "app.draft").write_text("{")
+    assert record.names(tmp_path) == []
+    record.save(tmp_path, MADE)
+    assert [path.name for path in tmp_path.iterdir()] == ["app.json"]
+
+
+@pytest.mark.parametrize("text", ["{", "{}", json.dumps({"version": 99}), "[]"])
+def test_what_another_version_wrote_is_not_guessed_at(text: str, tmp_path: Path) -> None:
+    (tmp_path / "app.json").write_text(text)
+    with pytest.raises(UproxyError, match="not written by this version of uproxy"):
+        record.load(tmp_path, "app")
+
+
+def test_a_name_is_the_cgroups_and_differs_where_the_path_does() -> None:
+    first, second = (
+        record.default_name(Path(f"/sys/fs/cgroup/{each}/app.service")) for each in "ab"
+    )
+    assert first != second
+    assert first.startswith("app-service-")
+    # a bpffs takes no dots in names
+    assert "." not in first
+    assert record.default_name(Path("/sys/fs/cgroup/a/app.service")) == first
+
+
+def test_only_a_proxy_inside_the_captured_cgroup_needs_an_exemption() -> None:
+    assert WANTED.exempt_cgroup_id == 0
+    inside = replace(WANTED, proxy_cgroup=WANTED.cgroup / "proxy")
+    assert inside.exempt_cgroup_id == 13
+
+
+def test_only_one_command_at_a_time_changes_captures(tmp_path: Path) -> None:
+    import fcntl
+    import os
+
+    with record.locked(tmp_path):
+        other = os.open(tmp_path, os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(other)

@@ -1,0 +1,101 @@
+"""`uproxy capture`: what it takes, what it refuses, what it shows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.test_capture_record import MADE
+from uproxy.capture import control, record
+from uproxy.capture.condition import Condition, State
+from uproxy.capture.layout import Listener, Stat
+from uproxy.cli import main
+from uproxy.cli.capture_text import as_json, as_text
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("attach --netns x", "capture attach needs --cgroup"),
+        ("attach --cgroup /", "capture attach needs --netns"),
+        ("attach --cgroup / --netns x --include 1.2.3", "--include '1.2.3': neither an address"),
+        (
+            "attach --cgroup / --netns x --outbound-port 0",
+            "--outbound-port 0: ports are 1 to 65535",
+        ),
+        ("attach --mark 0", "argument --mark: invalid _number value: '0'"),
+        ("attach --cgroup /no --netns x", "--cgroup '/no': no such folder"),
+        ("detach", "capture detach needs --name or --cgroup"),
+        ("detach --name x --include 443", "capture detach has no --include"),
+        ("status --fail-open", "capture status has no --fail-open"),
+        ("status --name no-such-capture", "no capture 'no-such-capture'"),
+        ("remove", "invalid choice: 'remove'"),
+    ],
+)
+def test_mistakes_get_one_clear_line(
+    words: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(["capture", *words.split()])
+    except SystemExit as ended:  # argparse's
+        code = int(ended.code or 0)
+    shown = capsys.readouterr()
+    assert (code, shown.out) == (2, "")
+    assert shown.err.startswith("uproxy: error: ")
+    assert said in shown.err
+    assert shown.err.count("\n") == 1
+
+
+GOOD = Condition(
+    MADE,
+    State.ATTACHED,
+    (),
+    {Listener.OUTBOUND: True, Listener.INBOUND: False},
+    dict.fromkeys(Stat, 0) | {Stat.CAPTURED: 7, Stat.NO_LISTENER: 2},
+)
+
+
+def test_a_capture_is_shown_with_what_it_does() -> None:
+    assert as_text(GOOD).splitlines() == [
+        "app: attached",
+        "  mode       ebpf",
+        "  cgroup     /sys/fs/cgroup/app",
+        "  netns      /run/netns/pod",
+        "  proxy      port 15001, cgroup /sys/fs/cgroup/proxy",
+        "  include    10.0.0.0/8, 443",
+        "  exclude    10.1.0.0/16, 2001:db8::/32",
+        "  inbound    8080 to port 15006",
+        "  captured: 7",
+        "  refused without the proxy: 2",
+    ]
+
+
+def test_what_is_wrong_is_said_first() -> None:
+    stale = Condition(MADE, State.STALE, ("the cgroup was removed and made again: attach again",))
+    assert as_text(stale).splitlines()[:2] == [
+        "app: STALE",
+        "  the cgroup was removed and made again: attach again",
+    ]
+    waiting = Condition(MADE, State.ATTACHED, (), {Listener.OUTBOUND: False})
+    assert as_text(waiting).splitlines()[0] == "app: attached, but the proxy isn't listening"
+    older = Condition(MADE, State.ATTACHED, (), {Listener.OUTBOUND: True}, {}, True)
+    assert "attach again to upgrade" in as_text(older).splitlines()[0]
+
+
+def test_programs_get_everything_as_json() -> None:
+    shown = json.loads(json.dumps(as_json(GOOD)))
+    assert shown["state"] == "attached"
+    assert shown["listeners"] == {"outbound": True, "inbound": False}
+    assert shown["stats"]["captured"] == 7
+    assert (shown["include"], shown["inbound"]) == (["10.0.0.0/8", "443"], ["8080"])
+
+
+def test_without_captures_status_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(record, "FOLDER", tmp_path)
+    assert control.look(folder=tmp_path) == []
+    assert main(["capture", "status", "--json"]) in (0, 5)
+    assert isinstance(json.loads(capsys.readouterr().out), list)

@@ -1,0 +1,132 @@
+"""Looks whether a capture is still what was attached, and collects what it has counted."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from uproxy.capture import bpf, contents, hooks, programs, routing, sysctls
+from uproxy.capture.layout import PREFIX_SIZE, Listener, Stat, prefix_key
+from uproxy.capture.pins import LINK, MAP, Pins
+from uproxy.capture.places import follow_namespace, inside
+from uproxy.capture.record import Record, Wanted
+
+
+class State(enum.StrEnum):
+    """How a capture is."""
+
+    ATTACHED = "attached"
+    STALE = "stale"
+    """Something that it needs has gone or changed."""
+    HALF_MADE = "half-made"
+    """The command was killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """What there is to say about a capture."""
+
+    record: Record
+    state: State
+    reasons: tuple[str, ...]
+    """Why it isn't `attached`, and what to do."""
+    listeners: dict[Listener, bool] = field(default_factory=dict)
+    """Whether the proxy listens."""
+    stats: dict[Stat, int] = field(default_factory=dict)
+    is_outdated: bool = False
+    """Whether another version of uProxy attached it."""
+
+    @property
+    def is_good(self) -> bool:
+        """Whether it is what was attached."""
+        return self.state == State.ATTACHED
+
+
+def examine(made: Record) -> Condition:
+    """Return how a capture is."""
+    wanted = made.wanted
+    pins = Pins(wanted.bpffs, wanted.name)
+    config = contents.read_config(pins)
+    if config is None or not config.enabled:
+        return Condition(
+            made, State.HALF_MADE, ("the command that attached it was killed: attach or detach",)
+        )
+    reasons = tuple(_reasons(made, pins))
+    return Condition(
+        made,
+        State.STALE if reasons else State.ATTACHED,
+        reasons,
+        _listeners(pins),
+        _stats(pins),
+        made.programs != programs.digest(),
+    )
+
+
+def _reasons(made: Record, pins: Pins) -> Iterator[str]:
+    wanted = made.wanted
+    yield from _cgroup(wanted.cgroup, wanted.cgroup_id)
+    if wanted.proxy_cgroup is not None:
+        yield from _cgroup(wanted.proxy_cgroup, wanted.proxy_cgroup_id)
+    yield from _links(wanted, pins)
+    namespace = follow_namespace(wanted.netns, wanted.netns_inode)
+    if namespace is None:
+        yield f"nothing leads to the network namespace {wanted.netns} any more: detach"
+        return
+    with inside(namespace):
+        for lacking in routing.missing(wanted.route):
+            yield f"{lacking}: attach again"
+        current = sysctls.read()
+        own = routing.own_networks(wanted.route.table)
+    for name in made.sysctls:
+        if current.get(name) != sysctls.WANTED[name]:
+            yield f"net/{name} was changed: attach again"
+    with pins.open(f"{MAP}own") as map_:
+        if map_ is not None and set(bpf.keys(map_, PREFIX_SIZE)) != set(map(prefix_key, own)):
+            yield "the addresses of the network namespace have changed: attach again"
+
+
+def _cgroup(path: Path, id_: int) -> Iterator[str]:
+    """Yield what is wrong with a cgroup: another one at its path isn't captured."""
+    try:
+        found = path.stat().st_ino
+    except OSError:
+        yield f"the cgroup {path} was removed: detach, or attach again when it is there"
+        return
+    if found != id_:
+        yield f"the cgroup {path} was removed and made again: attach again"
+
+
+def _links(wanted: Wanted, pins: Pins) -> Iterator[str]:
+    targets = hooks.targets(wanted)
+    maps = _map_ids(pins)
+    for name in hooks.ORDER:
+        with pins.open(f"{LINK}{name}") as link:
+            info = None if link is None else bpf.link_info(link)
+        target = targets.get(name)
+        if info is None or target is None or info.target != target.id:
+            yield f"the program {name} isn't attached any more: attach again"
+        elif not bpf.program_maps(info.program_id) <= maps:
+            yield f"the program {name} is of an attach that was killed: attach again"
+
+
+def _map_ids(pins: Pins) -> set[int]:
+    found = set()
+    for name in programs.capture_object().maps:
+        with pins.open(f"{MAP}{name}") as map_:
+            if map_ is not None:
+                found.add(bpf.map_id(map_))
+    return found
+
+
+def _listeners(pins: Pins) -> dict[Listener, bool]:
+    with pins.open(f"{MAP}listeners") as map_:
+        if map_ is None:
+            return {}
+        return {which: contents.has_listener(map_, which) for which in Listener}
+
+
+def _stats(pins: Pins) -> dict[Stat, int]:
+    with pins.open(f"{MAP}stats") as map_:
+        return {} if map_ is None else contents.read_stats(map_)

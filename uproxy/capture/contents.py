@@ -1,0 +1,105 @@
+"""What the loader writes into the maps: configuration, policy, own addresses, listeners."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from uproxy.capture import bpf, routing
+from uproxy.capture.layout import (
+    CONFIG_SIZE,
+    PREFIX_SIZE,
+    Config,
+    Flag,
+    Listener,
+    Network,
+    Stat,
+    prefix_key,
+    sum_counters,
+    word,
+)
+from uproxy.capture.listeners import find_listener
+from uproxy.capture.pins import MAP, Pins
+from uproxy.capture.places import Namespace, inside, netns_cookie
+from uproxy.capture.record import Wanted
+
+_LONG: Final = 8
+"""Bytes of a value of `listeners`, and of a counter."""
+_PROCESSORS: Final = Path("/sys/devices/system/cpu/possible")
+
+
+def write_config(wanted: Wanted, namespace: Namespace, map_: int, *, is_enabled: bool) -> None:
+    """Write what the programs go by."""
+    with inside(namespace):
+        cookie = netns_cookie()
+    flags = wanted.policy.flags | (Flag.FAIL_OPEN if wanted.fail_open else Flag(0))
+    config = Config(
+        is_enabled, wanted.route.mark, flags, wanted.outbound_port, wanted.inbound_port, cookie,
+        wanted.exempt_cgroup_id,
+    )  # fmt: skip
+    bpf.update(map_, word(0), config.pack())
+
+
+def read_config(pins: Pins) -> Config | None:
+    """Return what the attached programs go by; None: nothing is attached."""
+    with pins.open(f"{MAP}config") as map_:
+        data = None if map_ is None else bpf.lookup(map_, word(0), CONFIG_SIZE)
+    return None if data is None else Config.unpack(data)
+
+
+def write_policy(wanted: Wanted, maps: Mapping[str, int]) -> None:
+    """Write the rules into maps that are empty."""
+    for key, action in wanted.policy.address_rules().items():
+        bpf.update(maps["addresses"], key, word(action))
+    for key, action in wanted.policy.port_rules().items():
+        bpf.update(maps["ports"], key, word(action))
+
+
+def write_own(map_: int, networks: Iterable[Network]) -> None:
+    """Make a map hold these prefixes and no other."""
+    wanted = {prefix_key(each) for each in networks}
+    there = set(bpf.keys(map_, PREFIX_SIZE))
+    for key in wanted - there:  # first: an own address that is missing would be captured
+        bpf.update(map_, key, word(1))
+    for key in there - wanted:
+        bpf.delete(map_, key)
+
+
+def own_networks(wanted: Wanted, namespace: Namespace) -> set[Network]:
+    """Return what the network namespace takes for its own addresses."""
+    with inside(namespace):
+        return routing.own_networks(wanted.route.table)
+
+
+def register_listeners(wanted: Wanted, namespace: Namespace, map_: int) -> None:
+    """Register the sockets at which the proxy listens already, unless they are."""
+    if wanted.proxy_cgroup is None:
+        return
+    ports = {Listener.OUTBOUND: wanted.outbound_port, Listener.INBOUND: wanted.inbound_port}
+    for which, port in ports.items():
+        if has_listener(map_, which):
+            continue
+        found = find_listener(namespace, wanted.proxy_cgroup, port)
+        if found is not None:
+            bpf.update(map_, word(which), struct.pack("=Q", found))
+            os.close(found)
+
+
+def has_listener(map_: int, which: Listener) -> bool:
+    """Whether the proxy listens there."""
+    return bpf.lookup(map_, word(which), _LONG) is not None
+
+
+def read_stats(map_: int) -> dict[Stat, int]:
+    """Return what was counted, over all processors."""
+    size = _LONG * _possible_processors()
+    return {stat: sum_counters(bpf.lookup(map_, word(stat), size) or b"") for stat in Stat}
+
+
+def _possible_processors() -> int:
+    """Return how many values a counter has: one for each processor that could be plugged in."""
+    ranges = _PROCESSORS.read_text().strip().split(",")
+    return int(ranges[-1].rpartition("-")[2]) + 1

@@ -1,0 +1,151 @@
+"""What the command `uproxy capture` does: attach, detach, look.
+
+It finds what the user names, chooses the mode, and takes the lock.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from uproxy.capture import ebpf, record
+from uproxy.capture.condition import Condition, examine
+from uproxy.capture.places import Cgroup, find_cgroup, find_namespace
+from uproxy.capture.policy import Policy
+from uproxy.capture.record import Mode, Wanted, default_name
+from uproxy.capture.routing import PolicyRoute
+from uproxy.errors import UproxyError, UsageError
+
+DEFAULT_MARK: Final = 0x7570
+DEFAULT_TABLE: Final = 7570
+PRIORITY: Final = 75
+"""Of our first ip rule: before those that container networks make for a source address."""
+DEFAULT_BPFFS: Final = Path("/sys/fs/bpf")
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What the command line says."""
+
+    cgroup: str
+    netns: str
+    policy: Policy
+    proxy_cgroup: str | None = None
+    name: str | None = None
+    mode: str = "auto"
+    outbound_port: int = 15001
+    inbound_port: int = 15006
+    fail_open: bool = False
+    mark: int = DEFAULT_MARK
+    table: int = DEFAULT_TABLE
+    bpffs: Path = DEFAULT_BPFFS
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """What came of it."""
+
+    name: str
+    mode: Mode
+    why: str
+    """Why this mode; empty: the user chose it."""
+    fallbacks: tuple[str, ...]
+    """Programs of which this kernel can only run the variant for older ones."""
+
+
+def attach(request: Request, folder: Path = record.FOLDER) -> Attached:
+    """Attach a capture, or bring one up to date.
+
+    Raises:
+        UsageError: something that the user named doesn't exist.
+        NotPermittedError: a privilege is missing.
+        UproxyError: it can't be done here; nothing was changed.
+    """
+    wanted = _wanted(request, Mode.EBPF)
+    with record.locked(folder):
+        return Attached(wanted.name, Mode.EBPF, "", ebpf.attach(folder, wanted))
+
+
+def detach(name: str, folder: Path = record.FOLDER) -> None:
+    """Undo a capture.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    with record.locked(folder):
+        made = record.load(folder, name)
+        if made is None:
+            there = ", ".join(record.names(folder)) or "none"
+            raise UsageError(f"no capture {name!r} is attached; there are: {there}")
+        ebpf.detach(folder, made)
+
+
+def look(name: str | None = None, folder: Path = record.FOLDER) -> list[Condition]:
+    """Return how a capture is, or how all of them are.
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    there = record.names(folder)
+    if name is not None and name not in there:
+        raise UsageError(f"no capture {name!r}; there are: {', '.join(there) or 'none'}")
+    records = (record.load(folder, each) for each in there if name in (None, each))
+    return [examine(each) for each in records if each is not None]
+
+
+def name_of(cgroup: str) -> str:
+    """Return the name that the capture of a cgroup has unless it was given another; the cgroup
+    needn't exist any more."""
+    return default_name(Path(cgroup).resolve())
+
+
+def _wanted(request: Request, mode: Mode) -> Wanted:
+    cgroup = find_cgroup("--cgroup", request.cgroup)
+    namespace = find_namespace(request.netns)
+    proxy = _proxy(request, cgroup, mode)
+    name = request.name or default_name(cgroup.path)
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
+        raise UsageError(f"--name {name!r}: letters, digits, - and _ only")
+    if request.outbound_port == request.inbound_port:
+        raise UsageError("--outbound-port and --inbound-port must differ")
+    return Wanted(
+        name=name,
+        mode=mode,
+        cgroup=cgroup.path,
+        cgroup_id=cgroup.id,
+        netns=namespace.path,
+        netns_inode=namespace.inode,
+        proxy_cgroup=proxy.path if proxy else None,
+        proxy_cgroup_id=proxy.id if proxy else 0,
+        policy=request.policy,
+        outbound_port=request.outbound_port,
+        inbound_port=request.inbound_port,
+        fail_open=request.fail_open,
+        route=PolicyRoute(request.mark, request.table, PRIORITY),
+        bpffs=request.bpffs,
+    )
+
+
+def _proxy(request: Request, cgroup: Cgroup, mode: Mode) -> Cgroup | None:
+    """Return the cgroup whose listeners may get connections; None: it doesn't matter.
+
+    By default the workload's parent, where a pod and systemd have its siblings.
+    """
+    if request.proxy_cgroup is None:
+        if mode == Mode.NFT:
+            return None
+        return find_cgroup("--cgroup", str(cgroup.path.parent))
+    found = find_cgroup("--proxy-cgroup", request.proxy_cgroup)
+    if found == cgroup:
+        raise UsageError(
+            f"--proxy-cgroup {request.proxy_cgroup!r}: the same as --cgroup: the proxy's own "
+            "connections would come back to it"
+        )
+    if cgroup.contains(found) and any(each.is_dir() for each in found.path.iterdir()):
+        raise UproxyError(
+            f"--proxy-cgroup {request.proxy_cgroup!r}: inside --cgroup it may have no cgroups of "
+            "its own, whose processes would be captured"
+        )
+    return found

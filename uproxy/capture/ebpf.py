@@ -1,0 +1,161 @@
+"""Capture by eBPF: attaches the programs and makes the policy route; undoes both.
+
+Rules: what is attached does nothing until `config.enabled` is set, which one write does after
+everything else is there; so a command that was killed leaves either all of it or nothing that
+acts.  To attach again, with another policy or newer programs, exchanges the programs one by one
+under living connections, which keep their marks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from uproxy.capture import contents, hooks, programs, record, routing, sysctls
+from uproxy.capture.pins import LINK, MAP, Pins, check_bpffs
+from uproxy.capture.places import Namespace, follow_namespace, inside
+from uproxy.capture.record import Mode, Record, Wanted
+from uproxy.errors import UproxyError
+
+_LISTENERS: Final = "listeners"
+_KEPT: Final = (_LISTENERS, "stats")
+"""Maps that programs attached later go on with."""
+
+
+def attach(folder: Path, wanted: Wanted) -> tuple[str, ...]:
+    """Attach, or bring what is attached up to date; return the programs of which this kernel can
+    only run the variant for older ones.
+
+    Raises:
+        UproxyError: nothing was changed, or what was begun is undone.
+    """
+    check_bpffs(wanted.bpffs)
+    earlier = record.load(folder, wanted.name)
+    pins = Pins(wanted.bpffs, wanted.name)
+    if earlier is not None and is_attached(earlier) and _find(earlier.wanted) is not None:
+        _check_same(earlier.wanted, wanted)
+        return _upgrade(folder, earlier, wanted, pins)
+    namespace = _namespace(wanted)
+    with inside(namespace):
+        _check_alone(folder, wanted)
+        routing.check_unused(wanted.route)
+    with programs.loaded({}):
+        pass  # what the kernel refuses is found out before anything is undone or made
+    if earlier is not None or pins.exist():
+        detach(folder, earlier or Record(wanted))
+    return _attach_anew(folder, wanted, pins)
+
+
+def _attach_anew(folder: Path, wanted: Wanted, pins: Pins) -> tuple[str, ...]:
+    namespace = _namespace(wanted)
+    with inside(namespace):
+        made = Record(wanted, sysctls.read(), programs.digest())
+    record.save(folder, made)
+    try:
+        pins.create()
+        with inside(namespace):
+            sysctls.write({name: sysctls.WANTED[name] for name in made.sysctls})
+            routing.add(wanted.route)
+        with programs.loaded({}) as loaded:
+            _put_in_place(wanted, loaded, pins, is_enabled=False)
+            contents.write_config(wanted, namespace, loaded.maps["config"], is_enabled=True)
+            return loaded.fallbacks
+    except BaseException:
+        detach(folder, made)
+        raise
+
+
+def _upgrade(folder: Path, earlier: Record, wanted: Wanted, pins: Pins) -> tuple[str, ...]:
+    with inside(_namespace(wanted)):
+        sysctls.write({name: sysctls.WANTED[name] for name in earlier.sysctls})
+        routing.add(wanted.route)  # what somebody else removed
+    kept = _KEPT if _ports(earlier.wanted) == _ports(wanted) else ("stats",)
+    with contextlib.ExitStack() as stack:
+        reused = {name: stack.enter_context(pins.open(f"{MAP}{name}")) for name in kept}
+        loaded = stack.enter_context(
+            programs.loaded({name: each for name, each in reused.items() if each is not None})
+        )
+        record.save(folder, replace(earlier, wanted=wanted, programs=programs.digest()))
+        _put_in_place(wanted, loaded, pins, is_enabled=True)
+        return loaded.fallbacks
+
+
+def _put_in_place(wanted: Wanted, loaded: programs.Loaded, pins: Pins, *, is_enabled: bool) -> None:
+    """Fill the maps, attach the programs or put them in their predecessors' places, pin all."""
+    namespace = _namespace(wanted)
+    maps = loaded.maps
+    contents.write_config(wanted, namespace, maps["config"], is_enabled=is_enabled)
+    contents.write_policy(wanted, maps)
+    contents.write_own(maps["own"], contents.own_networks(wanted, namespace))
+    hooks.attach_all(wanted, loaded.programs, pins)
+    contents.register_listeners(wanted, namespace, maps[_LISTENERS])
+    for name, descriptor in maps.items():
+        pins.put(f"{MAP}{name}", descriptor)
+
+
+def detach(folder: Path, made: Record) -> None:
+    """Undo everything, however much of it there is."""
+    wanted = made.wanted
+    pins = Pins(wanted.bpffs, wanted.name)
+    for name in hooks.CAPTURING:
+        pins.remove(f"{LINK}{name}")
+    namespace = _find(wanted)
+    if namespace is not None:
+        with inside(namespace):
+            routing.remove(wanted.route)
+            sysctls.restore(made.sysctls)
+    pins.clear()
+    record.forget(folder, wanted.name)
+
+
+def is_attached(made: Record) -> bool:
+    """Whether an attach has come to its end."""
+    config = contents.read_config(Pins(made.wanted.bpffs, made.wanted.name))
+    return config is not None and config.enabled
+
+
+def _ports(wanted: Wanted) -> tuple[int, int]:
+    return wanted.outbound_port, wanted.inbound_port
+
+
+def _check_same(earlier: Wanted, wanted: Wanted) -> None:
+    """Refuse to change what can't be changed under living connections."""
+    for option, is_same in (
+        ("--mode", earlier.mode == wanted.mode),
+        ("--netns", earlier.netns_inode == wanted.netns_inode),
+        ("--mark or --table", earlier.route == wanted.route),
+        ("--bpffs", earlier.bpffs == wanted.bpffs),
+    ):
+        if not is_same:
+            raise UproxyError(
+                f"capture {wanted.name} is attached with another {option}: detach it first"
+            )
+
+
+def _check_alone(folder: Path, wanted: Wanted) -> None:
+    """Refuse a second eBPF capture in one namespace: `lookup` can't see whose a mark is."""
+    for name in record.names(folder):
+        other = record.load(folder, name)
+        if (
+            other is not None
+            and name != wanted.name
+            and other.wanted.mode == Mode.EBPF
+            and other.wanted.netns_inode == wanted.netns_inode
+        ):
+            raise UproxyError(
+                f"capture {name} has this network namespace: detach it, or use --mode nft, of "
+                "which there may be several"
+            )
+
+
+def _find(wanted: Wanted) -> Namespace | None:
+    return follow_namespace(wanted.netns, wanted.netns_inode)
+
+
+def _namespace(wanted: Wanted) -> Namespace:
+    found = _find(wanted)
+    if found is None:
+        raise UproxyError(f"the network namespace {wanted.netns} is gone")
+    return found

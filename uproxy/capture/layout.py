@@ -1,0 +1,126 @@
+"""The maps' keys and values as bytes: `bpf_redirect/capture.h` in Python.
+
+Pure.  tests/test_capture_layout.py compiles the header and compares both.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network
+from typing import Final
+
+ABI: Final = 1
+"""CAPTURE_ABI: changes when a map's meaning does, so that older programs' maps aren't reused."""
+
+Network = IPv4Network | IPv6Network
+
+_CONFIG: Final = struct.Struct("=IIIIHHIQQ")
+_PREFIX: Final = struct.Struct("=I16s")
+_PORT: Final = struct.Struct("=HH")
+_WORD: Final = struct.Struct("=I")
+_COUNTER: Final = struct.Struct("=Q")
+_MAPPED: Final = b"\0" * 10 + b"\xff\xff"
+"""What stands in front of an IPv4 address in an IPv6 one (RFC 4291 §2.5.5.2)."""
+_MAPPED_BITS: Final = 96
+
+
+CONFIG_SIZE: Final = _CONFIG.size
+PREFIX_SIZE: Final = _PREFIX.size
+
+
+class Action(enum.IntEnum):
+    """What becomes of a connection."""
+
+    CAPTURE = 0
+    BYPASS = 1
+
+
+class Flag(enum.IntFlag):
+    """Bits of `Config.flags`."""
+
+    FAIL_OPEN = 1
+    ADDRESSES_INCLUDED = 2
+    PORTS_INCLUDED = 4
+    INBOUND = 8
+    INBOUND_ALL = 16
+
+
+class Way(enum.IntEnum):
+    """First half of a key in `ports`."""
+
+    OUTBOUND = 0
+    INBOUND = 1
+
+
+class Listener(enum.IntEnum):
+    """Keys of `listeners`."""
+
+    OUTBOUND = 0
+    INBOUND = 1
+
+
+class Stat(enum.IntEnum):
+    """Keys of `stats`: what was counted."""
+
+    CAPTURED = 0
+    BYPASSED = 1
+    NO_LISTENER = 2
+    FOREIGN_NETNS = 3
+    BOUND_DEVICE = 4
+    INBOUND = 5
+    INBOUND_REFUSED = 6
+    LEAKS_STOPPED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """The one value of the map `config`."""
+
+    enabled: bool
+    mark: int
+    flags: Flag
+    outbound_port: int
+    inbound_port: int
+    netns_cookie: int = 0
+    """Of the captured network namespace; 0: unknown, not checked."""
+    proxy_cgroup: int = 0
+    """The cgroup whose processes are never captured; 0: none."""
+    abi: int = ABI
+
+    def pack(self) -> bytes:
+        """Return it as `struct capture_config`."""
+        return _CONFIG.pack(
+            self.abi, self.enabled, self.mark, self.flags, self.outbound_port, self.inbound_port,
+            0, self.netns_cookie, self.proxy_cgroup,
+        )  # fmt: skip
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Config:
+        """Return what `pack` made."""
+        abi, enabled, mark, flags, outbound, inbound, _, cookie, cgroup = _CONFIG.unpack(data)
+        return cls(bool(enabled), mark, Flag(flags), outbound, inbound, cookie, cgroup, abi)
+
+
+def prefix_key(network: Network) -> bytes:
+    """Return an address prefix as a key of `addresses` and `own`."""
+    packed = network.network_address.packed
+    if isinstance(network, IPv4Network):
+        return _PREFIX.pack(_MAPPED_BITS + network.prefixlen, _MAPPED + packed)
+    return _PREFIX.pack(network.prefixlen, packed)
+
+
+def port_key(way: Way, port: int) -> bytes:
+    """Return a key of `ports`."""
+    return _PORT.pack(way, port)
+
+
+def word(value: int) -> bytes:
+    """Return a 32-bit key or value."""
+    return _WORD.pack(value)
+
+
+def sum_counters(per_cpu: bytes) -> int:
+    """Return the sum of a counter that each processor has its own value of."""
+    return sum(value for (value,) in _COUNTER.iter_unpack(per_cpu))

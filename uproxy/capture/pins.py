@@ -1,0 +1,85 @@
+"""What holds programs and maps in the kernel while no process does: names in a bpffs.
+
+`BPFFS/uproxy/NAME/link_*` are the attached programs, `…/map_*` the maps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from uproxy.capture import bpf
+from uproxy.capture.places import mount_of
+from uproxy.errors import NotPermittedError, UproxyError
+
+LINK, MAP = "link_", "map_"
+_DRAFT = "-draft"
+"""Behind the name of a pin that is about to take another's place."""
+
+
+class Pins:
+    """The pins of one capture."""
+
+    def __init__(self, bpffs: Path, name: str) -> None:
+        self._all = bpffs / "uproxy"
+        self._folder = self._all / name
+
+    def exist(self) -> bool:
+        """Whether there is anything."""
+        return self._folder.is_dir()
+
+    def create(self) -> None:
+        """Make the folder for the pins.
+
+        Raises:
+            NotPermittedError: we may not.
+        """
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except PermissionError:
+            raise NotPermittedError(f"{self._folder}: must be root to write there") from None
+
+    def put(self, name: str, descriptor: int) -> None:
+        """Pin something, in place of what has this name, if anything has."""
+        draft = self._folder / f"{name}{_DRAFT}"
+        draft.unlink(missing_ok=True)
+        bpf.pin(descriptor, str(draft))
+        draft.rename(self._folder / name)
+
+    @contextlib.contextmanager
+    def open(self, name: str) -> Iterator[int | None]:
+        """Open what is pinned by that name; None: nothing is."""
+        try:
+            descriptor = bpf.get_pinned(str(self._folder / name))
+        except FileNotFoundError:
+            yield None
+            return
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+    def remove(self, name: str) -> None:
+        """Unpin one: a link that nothing else holds ends with it."""
+        (self._folder / name).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Unpin everything that is left, and remove the folders."""
+        with contextlib.suppress(FileNotFoundError):
+            for path in self._folder.iterdir():
+                path.unlink()
+            self._folder.rmdir()
+        with contextlib.suppress(OSError):  # another capture's pins are there, or it never was
+            self._all.rmdir()
+
+
+def check_bpffs(path: Path) -> None:
+    """Make sure that a bpffs is mounted there.
+
+    Raises:
+        UproxyError: none is.
+    """
+    if not path.is_dir() or mount_of(path).kind != "bpf":
+        raise UproxyError(f"no bpffs at {path}: mount -t bpf bpf {path}")

@@ -1,0 +1,191 @@
+"""Cgroups, network namespaces and mounts: what the user names, checked and opened."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from uproxy.errors import NotPermittedError, UproxyError, UsageError, in_words
+
+NAMED_NAMESPACES: Final = Path("/run/netns")
+"""Where `ip netns` keeps the namespaces that have names."""
+
+_CLONE_NEWNET: Final = 0x40000000
+_NS_GET_NSTYPE: Final = 0xB703
+"""ioctl_ns(2)."""
+_SO_NETNS_COOKIE: Final = 71
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Cgroup:
+    """A control group of version 2."""
+
+    path: Path
+    id: int
+    """The inode, which is the kernel's id of it; another one at the same path has another."""
+
+    def contains(self, other: Cgroup) -> bool:
+        """Whether `other` is this one or below it."""
+        return other.path.is_relative_to(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A network namespace."""
+
+    path: Path
+    """A way to it; it may cease to be one while the namespace lives."""
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Mount:
+    point: Path
+    kind: str
+
+
+def find_cgroup(option: str, text: str) -> Cgroup:
+    """Return the cgroup at a path.
+
+    Raises:
+        UsageError: there is none.
+    """
+    path = Path(os.path.realpath(text))
+    if not path.is_dir():
+        raise UsageError(f"{option} {text!r}: no such folder: is it below {cgroup_root()}?")
+    kind = mount_of(path).kind
+    if kind == "cgroup":
+        raise UsageError(
+            f"{option} {text!r}: of cgroup version 1; capture needs one below {cgroup_root()}"
+        )
+    if kind != "cgroup2":
+        raise UsageError(f"{option} {text!r}: no cgroup: is it below {cgroup_root()}?")
+    return Cgroup(path, path.stat().st_ino)
+
+
+def cgroup_root() -> Path:
+    """Return where cgroup version 2 is mounted; where it usually is if it isn't."""
+    found = (mount.point for mount in _mounts().values() if mount.kind == "cgroup2")
+    return next(found, Path("/sys/fs/cgroup"))
+
+
+def find_namespace(text: str) -> Namespace:
+    """Return the network namespace that a path, a name or a process id means.
+
+    Raises:
+        UsageError: there is none.
+    """
+    path = Path(text)
+    if text.isdecimal():
+        path = Path("/proc", text, "ns/net")
+    elif "/" not in text:
+        path = NAMED_NAMESPACES / text
+    try:
+        with opened(path) as descriptor:
+            if fcntl.ioctl(descriptor, _NS_GET_NSTYPE) != _CLONE_NEWNET:
+                raise UsageError(f"--netns {text!r}: another kind of namespace")
+            return Namespace(path, os.fstat(descriptor).st_ino)
+    except PermissionError:
+        raise NotPermittedError(
+            f"--netns {text!r}: we may not look into {path}: CAP_SYS_PTRACE needed"
+        ) from None
+    except OSError as error:
+        reason = in_words(error) if error.errno != errno.ENOTTY else "no namespace"
+        raise UsageError(
+            f"--netns {text!r}: {reason}: give a path (/proc/PID/ns/net), a name of `ip netns`, "
+            "or a process id"
+        ) from None
+
+
+def follow_namespace(path: Path, inode: int) -> Namespace | None:
+    """Return the namespace with that inode, by that path or any other; None: nothing leads to
+    it."""
+    for each in (path, *NAMED_NAMESPACES.glob("*"), *Path("/proc").glob("[0-9]*/ns/net")):
+        with contextlib.suppress(OSError):
+            if each.stat().st_ino == inode:
+                return Namespace(each, inode)
+    return None
+
+
+def is_initial(namespace: Namespace) -> bool:
+    """Whether it is the host's own."""
+    try:
+        return os.stat("/proc/1/ns/net").st_ino == namespace.inode
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[int]:
+    """Open a file or folder for reading; close it afterwards."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def inside(namespace: Namespace) -> Iterator[None]:
+    """Be in a network namespace: sockets that are opened and files below /proc/sys/net are its.
+
+    Only for programs with one thread.
+
+    Raises:
+        NotPermittedError: we may not enter it.
+    """
+    with opened(Path("/proc/self/ns/net")) as here:
+        with opened(namespace.path) as there:
+            if os.fstat(there).st_ino != namespace.inode:
+                raise UproxyError(f"{namespace.path} leads to another network namespace by now")
+            _enter(there)
+        try:
+            yield
+        finally:
+            _enter(here)
+
+
+def _enter(descriptor: int) -> None:
+    if _libc.setns(descriptor, _CLONE_NEWNET) != 0:
+        code = ctypes.get_errno()
+        if code == errno.EPERM:
+            raise NotPermittedError("entering a network namespace needs CAP_SYS_ADMIN")
+        raise OSError(code, os.strerror(code))
+
+
+def netns_cookie() -> int:
+    """Return this namespace's number that eBPF programs see; 0: this kernel doesn't tell (before
+    Linux 5.14)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        try:
+            raw = probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+        except OSError:
+            return 0
+    return int.from_bytes(raw, "little")
+
+
+def mount_of(path: Path) -> _Mount:
+    """Return the mount that a file is on."""
+    device = path.stat().st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    return _mounts().get(wanted, _Mount(Path("/"), "unknown"))
+
+
+def _mounts() -> dict[str, _Mount]:
+    """Return the mounts by device; of several of one device the first."""
+    found: dict[str, _Mount] = {}
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        device, point = left.split()[2], left.split()[4]
+        found.setdefault(device, _Mount(Path(point), right.split()[0]))
+    return found

@@ -1,0 +1,152 @@
+"""Loads the programs of `bpf_redirect/` into the kernel, and says where each belongs."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import os
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Final
+
+from uproxy.capture import bpf
+from uproxy.capture.elf import BpfObject, Program, read_object
+from uproxy.errors import NotPermittedError, UproxyError, in_words
+
+_KINDS: Final = {
+    "cgroup/connect4": (18, 10),
+    "cgroup/connect6": (18, 11),
+    "sk_lookup": (30, 36),
+    "sockops": (13, 3),
+    "cgroup_skb/egress": (8, 1),
+}
+"""(program type, attach type) by section, from linux/bpf.h."""
+
+_OLD: Final = "_old"
+"""Behind the name of a program for kernels that lack something which its sibling uses."""
+_PSEUDO_MAP_FD: Final = 1
+"""BPF_PSEUDO_MAP_FD: the instruction's constant is a map's descriptor."""
+
+PRIVILEGES: Final = "CAP_BPF and CAP_NET_ADMIN (before Linux 5.8 CAP_SYS_ADMIN)"
+"""What bpf(2) demands for these programs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Programs and their maps, as descriptors by name."""
+
+    programs: Mapping[str, int]
+    maps: Mapping[str, int]
+    fallbacks: tuple[str, ...]
+    """Programs of which this kernel can only run the variant for older ones."""
+
+
+def shipped() -> bytes:
+    """Return the object file that comes with uProxy."""
+    return files("uproxy.capture").joinpath("objects/capture.bpf.o").read_bytes()
+
+
+@functools.cache
+def capture_object() -> BpfObject:
+    """Return the object that is shipped with uProxy."""
+    return read_object(shipped())
+
+
+def digest() -> str:
+    """Return what tells one version of the programs from another."""
+    return hashlib.sha256(shipped()).hexdigest()[:16]
+
+
+def names() -> tuple[str, ...]:
+    """Return the programs' names, without the variants for older kernels."""
+    return tuple(name for name in capture_object().programs if not name.endswith(_OLD))
+
+
+def attach_type(name: str) -> int:
+    """Return a program's attach type."""
+    return kind(capture_object().programs[name])[1]
+
+
+@contextlib.contextmanager
+def loaded(reused: Mapping[str, int]) -> Iterator[Loaded]:
+    """Load every program with new maps, but for those given in `reused` as descriptors.
+
+    On leaving, the descriptors are closed, so that only what was attached or pinned stays.
+
+    Raises:
+        NotPermittedError: a privilege is missing.
+        UproxyError: the kernel can't run a program; the message has the verifier's last lines.
+    """
+    with contextlib.ExitStack() as stack:
+        found = capture_object()
+        maps = dict(reused)
+        for name, definition in found.maps.items():
+            if name not in maps:
+                with _explained("create", f"map {name}"):
+                    maps[name] = bpf.create_map(name, definition)
+                stack.callback(os.close, maps[name])
+        programs: dict[str, int] = {}
+        fallbacks: list[str] = []
+        for name in names():
+            programs[name], is_old = _load(name, maps)
+            stack.callback(os.close, programs[name])
+            if is_old:
+                fallbacks.append(name)
+        yield Loaded(programs, maps, tuple(fallbacks))
+
+
+def relocate(program: Program, maps: Mapping[str, int]) -> bytes:
+    """Return a program's instructions with the maps' descriptors in them."""
+    code = bytearray(program.code)
+    for offset, name in program.maps:
+        code[offset + 1] = (code[offset + 1] & 0x0F) | _PSEUDO_MAP_FD << 4
+        struct.pack_into("<i", code, offset + 4, maps[name])
+    return bytes(code)
+
+
+def kind(program: Program) -> tuple[int, int]:
+    """Return the program type and the attach type."""
+    return _KINDS[program.section.removesuffix("/old")]
+
+
+def _load(name: str, maps: Mapping[str, int]) -> tuple[int, bool]:
+    """Return the descriptor of a loaded program, and whether it is the variant for older
+    kernels."""
+    programs = capture_object().programs
+    older = programs.get(f"{name}{_OLD}")
+    try:
+        return _load_one(programs[name], maps), False
+    except OSError as error:
+        if older is None or error.errno == errno.EPERM:
+            raise _refusal("load", f"program {name}", error) from None
+    with _explained("load", f"program {name}"):
+        return _load_one(older, maps), True
+
+
+def _load_one(program: Program, maps: Mapping[str, int]) -> int:
+    granted = capture_object().license
+    return bpf.load_program(program.name, kind(program), relocate(program, maps), granted)
+
+
+@contextlib.contextmanager
+def _explained(verb: str, what: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _refusal(verb, what, error) from None
+
+
+def _refusal(verb: str, what: str, error: OSError) -> UproxyError:
+    if error.errno == errno.EPERM:
+        return NotPermittedError(f"the kernel lets us {verb} no {what}: {PRIVILEGES} needed")
+    if error.errno == errno.ENOSYS:
+        return UproxyError("this kernel has no bpf(2): use --mode nft")
+    said = f": {error.log}" if isinstance(error, bpf.VerifierError) else ""
+    return UproxyError(
+        f"this kernel ({os.uname().release}) can't {verb} {what}: {in_words(error)}{said}; "
+        "eBPF capture needs Linux 5.10 or later: use --mode nft"
+    )

@@ -1,0 +1,188 @@
+"""What is written down about each capture, so that it can be undone by another process.
+
+A JSON file per capture below /run, written before anything is changed, removed after everything
+is undone.  One lock for all of them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import fcntl
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any, Final
+
+from uproxy.capture.policy import Policy
+from uproxy.capture.routing import PolicyRoute
+from uproxy.errors import NotPermittedError, UproxyError, in_words
+
+FOLDER: Final = Path("/run/uproxy/capture")
+VERSION: Final = 1
+"""Of the file's form."""
+_LONGEST_WORD = 40
+
+
+class Mode(enum.StrEnum):
+    """How connections are brought to the proxy."""
+
+    EBPF = "ebpf"
+    NFT = "nft"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the user asked for, with everything found out that doesn't change."""
+
+    name: str
+    mode: Mode
+    cgroup: Path
+    cgroup_id: int
+    netns: Path
+    netns_inode: int
+    proxy_cgroup: Path | None
+    proxy_cgroup_id: int
+    policy: Policy
+    outbound_port: int
+    inbound_port: int
+    fail_open: bool
+    route: PolicyRoute
+    bpffs: Path
+
+    @property
+    def exempt_cgroup_id(self) -> int:
+        """The cgroup inside the captured one whose processes aren't captured; 0: none."""
+        inside = self.proxy_cgroup is not None and self.proxy_cgroup.is_relative_to(self.cgroup)
+        return self.proxy_cgroup_id if inside else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One capture as it is written down."""
+
+    wanted: Wanted
+    sysctls: dict[str, str] = field(default_factory=dict)
+    """The values from before, by name."""
+    programs: str = ""
+    """Which programs were attached: `programs.digest()`."""
+
+    def to_json(self) -> str:
+        """Return the file's text."""
+        return json.dumps({"version": VERSION, **asdict(self)}, default=_plain, indent=1)
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """Return what `to_json` wrote.
+
+        Raises:
+            ValueError, TypeError, KeyError: something else wrote it.
+        """
+        document = json.loads(text)
+        if document["version"] != VERSION:
+            raise ValueError(f"version {document['version']}")
+        return cls(_wanted(document["wanted"]), dict(document["sysctls"]), document["programs"])
+
+
+def default_name(cgroup: Path) -> str:
+    """Return a name for the capture of a cgroup: the same for the same path."""
+    word = re.sub(r"[^A-Za-z0-9_-]+", "-", cgroup.name).strip("-")[:_LONGEST_WORD]
+    return f"{word}-{zlib.crc32(os.fsencode(cgroup)):08x}"
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Be the only one who changes captures.
+
+    Raises:
+        NotPermittedError: we may not write below /run.
+    """
+    try:
+        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        raise NotPermittedError(f"{folder}: must be root to write there") from None
+    except OSError as error:
+        raise UproxyError(f"{folder}: {in_words(error)}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def save(folder: Path, record: Record) -> None:
+    """Write a record down; a reader finds the old one or the new one, never a part."""
+    path = _path(folder, record.wanted.name)
+    draft = path.with_suffix(".draft")
+    draft.write_text(record.to_json())
+    draft.replace(path)
+
+
+def load(folder: Path, name: str) -> Record | None:
+    """Return the record of a capture; None: there is none.
+
+    Raises:
+        UproxyError: it can't be read.
+    """
+    path = _path(folder, name)
+    try:
+        return Record.from_json(path.read_text())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UproxyError(f"{path}: {in_words(error)}") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise UproxyError(
+            f"{path}: not written by this version of uproxy ({error}): detach with the one that "
+            "attached"
+        ) from None
+
+
+def forget(folder: Path, name: str) -> None:
+    """Remove a record."""
+    _path(folder, name).unlink(missing_ok=True)
+
+
+def names(folder: Path) -> list[str]:
+    """Return the names of all captures that are written down."""
+    return sorted(path.stem for path in folder.glob("*.json"))
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / f"{name}.json"
+
+
+def _plain(value: object) -> object:
+    """Return a value as JSON has it."""
+    return sorted(value) if isinstance(value, frozenset) else str(value)
+
+
+def _wanted(document: dict[str, Any]) -> Wanted:
+    policy = document["policy"]
+    proxy = document["proxy_cgroup"]
+    return Wanted(
+        **{
+            **document,
+            "mode": Mode(document["mode"]),
+            "cgroup": Path(document["cgroup"]),
+            "netns": Path(document["netns"]),
+            "proxy_cgroup": None if proxy is None else Path(proxy),
+            "bpffs": Path(document["bpffs"]),
+            "route": PolicyRoute(**document["route"]),
+            "policy": Policy(
+                tuple(map(ip_network, policy["included"])),
+                tuple(map(ip_network, policy["excluded"])),
+                frozenset(policy["included_ports"]),
+                frozenset(policy["excluded_ports"]),
+                frozenset(policy["inbound"]),
+                policy["inbound_all"],
+                frozenset(policy["inbound_excluded"]),
+            ),
+        }
+    )
