@@ -326,6 +326,51 @@ def test_a_flood_of_requests_that_are_none_has_an_end() -> None:
     assert count == BUCKETS[Flood.REFUSALS].burst + 1
 
 
+def connects(peer: Peer, answer: Callable[[int], None]) -> Callable[[int], bytes]:
+    """A CONNECT each time, after the owner of the session has answered the one before."""
+    peer.say(frames.headers(1, peer.block(), end=False))
+    block = peer.block()
+
+    def say(count: int) -> bytes:
+        answer(2 * count - 1)
+        return frames.headers(1 + 2 * count, block, end=False)
+
+    return say
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_who_asks_over_and_over_for_what_it_may_not_reach_is_told_to_calm_down(
+    status: int,
+) -> None:
+    peer = client_of(session())
+
+    def deny(stream: int) -> None:
+        peer.subject.answer(stream, status, end=True)
+
+    count, end = until_broken(peer, connects(peer, deny))
+    assert (count, end.flood) == (BUCKETS[Flood.DENIALS].burst + 1, Flood.DENIALS)
+
+
+def test_200_clients_of_one_tunnel_may_be_denied_every_second() -> None:
+    peer = client_of(session())
+    at_rate(peer, 200, connects(peer, lambda stream: peer.subject.answer(stream, 403, end=True)))
+
+
+def test_an_application_that_is_down_is_not_the_clients_fault() -> None:
+    peer = client_of(session())
+    say = connects(peer, lambda stream: peer.subject.answer(stream, 503, end=True))
+    for count in range(1, 10_000):
+        assert not any(isinstance(event, Broken) for event in peer.say(say(count)))
+        peer.hear()
+
+
+def test_a_flood_of_streams_for_which_there_is_no_room_has_an_end() -> None:
+    peer = client_of(session())
+    say = connects(peer, lambda stream: peer.subject.reset(stream, ErrorCode.REFUSED_STREAM))
+    count, end = until_broken(peer, say)
+    assert (count, end.flood) == (BUCKETS[Flood.REFUSALS].burst + 1, Flood.REFUSALS)
+
+
 @pytest.mark.parametrize(
     "stray",
     [frames.rst_stream(1, ErrorCode.CANCEL), frame(0xBE, 0, 0, b""), data(1, b"x")],

@@ -135,7 +135,7 @@ def test_streams_above_the_limit_are_refused_until_one_has_ended() -> None:
         client.connect(stream)
     (event,) = client.say(client.headers(5))
     assert event == RequestRefused(
-        5, "2 streams are open: hbone.max_streams", code=ErrorCode.REFUSED_STREAM
+        5, "2 streams are open (hbone.max_streams)", code=ErrorCode.REFUSED_STREAM
     )
     assert resets(client) == [(5, ErrorCode.REFUSED_STREAM)]
     client.say(frames.rst_stream(1, ErrorCode.CANCEL))

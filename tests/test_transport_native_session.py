@@ -88,7 +88,7 @@ def test_each_rule_has_its_words() -> None:
     for flood, number in probe().floods().items():
         words = budgets.FloodError(Flood[flood]).reason
         assert probe().words(probe().FLOOD + number) == words
-    assert probe().words(probe().AUTHORITY).startswith(":authority isn't an IP address")
+    assert probe().words(probe().AUTHORITY).startswith(":authority {value} isn't an IP address")
     assert probe().words(probe().LAST) != ""
     assert probe().words(probe().LAST + 1) == ""
 

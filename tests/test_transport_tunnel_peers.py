@@ -32,6 +32,9 @@ from tests.helpers.tunnels import (
     outbound_door,
 )
 from uproxy.contract import Engine, Refusal
+from uproxy.hbone.budgets import BUCKETS, Flood
+from uproxy.hbone.codes import ErrorCode
+from uproxy.hbone.frames import Frame, Splitter
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Limits, Outcome, TcpAddress, Timeouts, TunnelSettings
@@ -158,25 +161,49 @@ async def test_an_authority_that_is_no_address_is_a_400_with_a_line(
         assert await peer.status(await peer.open(authority)) == 400
         ending = await here.door.ending()
         assert ending.outcome is Outcome.NO_DESTINATION
-        assert ending.reason is not None
+        assert ending.reason == (
+            f":authority {authority!r} isn't an IP address and a port, as in 192.0.2.1:8080"
+        )
         stream, there = await here.relay(peer)
         await peer.send(stream, b"still good")
         assert await there.receive_exactly(10) == b"still good"
 
 
+async def test_of_a_long_authority_the_beginning_is_shown(engine: Engine) -> None:
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        assert await peer.status(await peer.open("\xe9" + 1000 * "x")) == 400
+        reason = (await here.door.ending()).reason
+        assert reason is not None
+        assert reason.startswith(":authority '\xc3\xa9" + 78 * "x" + "' isn't")
+
+
+_AUTHORITY = (":authority", "192.0.2.1:80")
+
+
 @pytest.mark.parametrize(
-    "headers",
+    ("headers", "reason"),
     [
-        [(":method", "CONNECT"), (":authority", "192.0.2.1:80"), (":path", "/")],
-        [(":method", "CONNECT"), (":authority", "192.0.2.1:80"), (":protocol", "websocket")],
-        [(":method", "GET"), (":authority", "x"), (":path", "/"), (":scheme", "https")],
-        [(":method", "CONNECT")],
-        [(":method", "CONNECT"), (":authority", "192.0.2.1:80"), ("Upper", "case")],
-        [(":method", "CONNECT"), (":authority", "192.0.2.1:80"), ("connection", "close")],
+        (
+            [(":method", "CONNECT"), _AUTHORITY, (":path", "/")],
+            "a CONNECT has :method and :authority, no more and no less",
+        ),
+        (
+            [(":method", "CONNECT"), _AUTHORITY, (":protocol", "websocket")],
+            "this is no extended CONNECT: it may have no :protocol",
+        ),
+        (
+            [(":method", "GET"), (":authority", "x"), (":path", "/"), (":scheme", "https")],
+            "a tunnel carries CONNECT, not 'GET'",
+        ),
+        ([(":method", "PUT")], "a 'PUT' has no :scheme or no :path"),
+        ([(":method", "CONNECT")], "a CONNECT has :method and :authority, no more and no less"),
+        ([(":method", "CONNECT"), _AUTHORITY, ("Upper", "case")], "name"),
+        ([(":method", "CONNECT"), _AUTHORITY, ("connection", "close")], "HTTP/2"),
     ],
 )
 async def test_a_request_that_is_no_connect_ends_its_stream_alone(
-    engine: Engine, headers: list[tuple[str, str]]
+    engine: Engine, headers: list[tuple[str, str]], reason: str
 ) -> None:
     async with inbound(engine) as here:
         peer = await H2Peer.connect(here.address)
@@ -184,8 +211,9 @@ async def test_a_request_that_is_no_connect_ends_its_stream_alone(
         bad = peer.h2.get_next_available_stream_id()
         block = peer.h2.encoder.encode(headers)
         await peer.raw(frame(HEADERS, 4, bad, block))
-        await here.door.ending()
-        assert here.door.endings[0][1].outcome is Outcome.NO_DESTINATION
+        ending = await here.door.ending()
+        assert ending.outcome is Outcome.NO_DESTINATION
+        assert reason in (ending.reason or "")
         await peer.send(good, b"on")
         assert await there.receive_exactly(2) == b"on"
 
@@ -201,6 +229,32 @@ async def test_a_stream_above_the_limit_is_refused_so_that_it_may_be_tried_again
         stream = await peer.open(here.application.address)
         reset = await peer.event(h2.events.StreamReset, stream)
         assert reset.error_code == h2.errors.ErrorCodes.REFUSED_STREAM
+        ending = await here.door.ending()
+        assert (ending.outcome, ending.reason) == (
+            Outcome.LIMIT, "2 streams are open (hbone.max_streams)"
+        )  # fmt: skip
+
+
+async def test_who_is_denied_over_and_over_is_told_to_calm_down(engine: Engine) -> None:
+    burst = int(BUCKETS[Flood.DENIALS].burst)
+    async with inbound(engine, answer=lambda _arrival: Refusal(Outcome.DENIED, "no")) as here:
+        peer = await H2Peer.connect(here.address)
+        block = hpack.Encoder().encode([(":method", "CONNECT"), _AUTHORITY], huffman=False)
+        splitter = Splitter(server=False)
+        asked = answered = 0
+        goaway: list[Frame] = []
+        while not goaway:
+            assert asked < 3 * burst
+            streams = range(2 * asked + 1, 2 * asked + 1001, 2)
+            await peer.raw(*(frame(HEADERS, 4, stream, block) for stream in streams))
+            asked += len(streams)
+            while answered < asked and not goaway:
+                heard = list(splitter.split(await peer.tls.receive()))
+                answered += sum(each.kind == HEADERS for each in heard)
+                goaway = [each for each in heard if each.kind == GOAWAY]
+        assert answered > burst
+        assert goaway[0].payload[7] == ErrorCode.ENHANCE_YOUR_CALM
+        assert goaway[0].payload[8:] == b"the peer sent too many requests for what it may not reach"
 
 
 async def test_a_reset_of_the_application_is_a_connect_error(engine: Engine) -> None:

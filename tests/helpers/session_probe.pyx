@@ -60,7 +60,7 @@ def constants() -> dict[str, int]:
 
 def buckets() -> dict[str, tuple[float, float]]:
     """(burst, rate) of each kind that has a bucket."""
-    names = ["RESETS", "REFUSALS", "PINGS", "SETTINGS", "EMPTY_FRAMES", "PRIORITIES",
+    names = ["RESETS", "REFUSALS", "DENIALS", "PINGS", "SETTINGS", "EMPTY_FRAMES", "PRIORITIES",
              "WINDOW_UPDATES", "STRAYS"]
     return {name: (budgets.burst_of(at), budgets.rate_of(at)) for at, name in enumerate(names)}
 
@@ -69,6 +69,7 @@ def floods() -> dict[str, int]:
     """The number of each kind."""
     return {
         "RESETS": budgets.FLOOD_RESETS, "REFUSALS": budgets.FLOOD_REFUSALS,
+        "DENIALS": budgets.FLOOD_DENIALS,
         "PINGS": budgets.FLOOD_PINGS, "SETTINGS": budgets.FLOOD_SETTINGS,
         "EMPTY_FRAMES": budgets.FLOOD_EMPTY_FRAMES, "PRIORITIES": budgets.FLOOD_PRIORITIES,
         "WINDOW_UPDATES": budgets.FLOOD_WINDOW_UPDATES, "STRAYS": budgets.FLOOD_STRAYS,

@@ -53,6 +53,8 @@ class Flood(enum.StrEnum):
     what it did (CVE-2025-8671)."""
     REFUSALS = "refusals"
     """Streams above the limit that we announced, or that aren't a CONNECT we understand."""
+    DENIALS = "denials"
+    """CONNECTs that our owner answered with 4xx: the peer may not go there, or nothing is there."""
     PINGS = "pings"
     SETTINGS = "settings"
     EMPTY_FRAMES = "empty_frames"
@@ -79,6 +81,8 @@ BUCKETS = {
     Flood.RESETS: Bucket(1000, 33),
     # Envoy opens up to 1024 streams until it has read our SETTINGS; it may do so twice
     Flood.REFUSALS: Bucket(2048, 100),
+    # all streams of four full tunnels at once; then 200 clients that each try again every second
+    Flood.DENIALS: Bucket(4096, 200),
     # Envoy and ztunnel send one every 10 s; gRPC measures with one for each round trip
     Flood.PINGS: Bucket(1000, 100),
     # one is enough; nghttp2 and Envoy only bound those that are unanswered
@@ -95,6 +99,7 @@ BUCKETS = {
 _MEANING = {
     Flood.RESETS: "streams reset before they were of use",
     Flood.REFUSALS: "requests that had to be refused",
+    Flood.DENIALS: "requests for what it may not reach",
     Flood.PINGS: "PING frames",
     Flood.SETTINGS: "SETTINGS frames",
     Flood.EMPTY_FRAMES: "frames without content",

@@ -31,6 +31,8 @@ _REMEMBERED = 256
 """Streams that have ended, of which is remembered how."""
 _DEBUG_CHARACTERS = 160
 """Of a reason, in GOAWAY."""
+_BAD_REQUEST, _SERVER_ERROR = 400, 500
+"""Statuses between them say that the client is at fault."""
 
 
 class Sender:
@@ -50,8 +52,9 @@ class Sender:
         """The last stream that the client opened."""
         self._shortfall = 0
         """Of all streams."""
-        self._refused = 0
-        """Streams for which our owner had no room, since a request came last."""
+        self._due: list[Flood] = []
+        """What is to be charged for streams that our owner has refused since a request came
+        last."""
         self._inflow = Inflow(max(settings.connection_window, DEFAULT_WINDOW))
         self._incoming = max(settings.stream_window, DEFAULT_WINDOW)
         """What the peer may send on a new stream; a smaller window holds once it is
@@ -159,6 +162,8 @@ class Sender:
         self._output.reply(frames.headers(stream, block, end=end))
         if end:
             found.sent_end = True
+            if _BAD_REQUEST <= status < _SERVER_ERROR:
+                self._due.append(Flood.DENIALS)
             self.reset(stream, ErrorCode.NO_ERROR)
 
     def sendable(self, stream: int) -> int:
@@ -198,7 +203,8 @@ class Sender:
             return
         if not (found.sent_end and found.received_end):
             self._output.reply(frames.rst_stream(stream, code))
-            self._refused += code is ErrorCode.REFUSED_STREAM
+            if code is ErrorCode.REFUSED_STREAM:
+                self._due.append(Flood.REFUSALS)
             self._end(found, unknowing=True)
         self._remove(found)
 

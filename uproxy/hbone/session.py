@@ -242,15 +242,15 @@ class Session(Control):
 
     def _on_request(self, block: _Block, received: list[tuple[str, str]]) -> None:
         self._highest = block.stream
-        while self._refused:
-            self._refused -= 1
-            self._spend(Flood.REFUSALS)
+        due, self._due = self._due, []
+        for flood in due:
+            self._spend(flood)
         if self._last_stream is not None:
             self._spend(Flood.STRAYS)
             self._remember(block.stream, unknowing=True)
             return
         if len(self._streams) >= self._settings.max_streams:
-            reason = f"{self._settings.max_streams} streams are open: hbone.max_streams"
+            reason = f"{self._settings.max_streams} streams are open (hbone.max_streams)"
             self._refuse(block, reason, ErrorCode.REFUSED_STREAM)
             return
         try:

@@ -242,6 +242,15 @@ def broken_http2(who: str, code: int, rule: str) -> TlsError:
     return TlsError(f"{who} broke HTTP/2 ({ErrorCode.of(code).name}): {rule}")
 
 
+def unserved(reason: str, code: int) -> Refusal:
+    """Return the refusal of a request on a tunnel that got no stream; `code`: HTTP/2's error code,
+    which is REFUSED_STREAM for one too many."""
+    from uproxy.hbone.codes import ErrorCode  # to save memory where there are no tunnels
+
+    is_limit = code == ErrorCode.REFUSED_STREAM
+    return Refusal(Outcome.LIMIT if is_limit else Outcome.NO_DESTINATION, reason)
+
+
 def unopened(failure: Failure, *, at_l7: bool = False) -> Refusal:
     """Return the refusal for a CONNECT that was refused, by an L7 proxy or not; `failure.what`: one
     of STREAM_FAILURES."""

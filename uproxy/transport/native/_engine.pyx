@@ -75,6 +75,7 @@ from uproxy.transport.native.accept cimport A_GONE, A_OTHERS, accept_for_worker,
 from uproxy.transport.native.state cimport enter_state_by_loop, state_of
 from uproxy.transport.native.stream cimport fill_stream_calls
 from uproxy.transport.native.spoken cimport take_spoken
+from uproxy.transport.native.arrival cimport words_of_unnamed
 from uproxy.transport.native.carrying cimport fill_session_calls
 from uproxy.transport.native.worker cimport free_worker, new_worker, work
 
@@ -593,9 +594,9 @@ cdef class ConnectionHandle:
         return take_spoken(self.connection)
 
     def why_unnamed(self):
-        """Return why a request on a tunnel was refused without a stream; None: it wasn't."""
-        why = self.connection.why_unnamed
-        return words_of(why) if why else None
+        """Return why a request on a tunnel was refused without a stream, in words, and the error
+        code of that (RFC 9113 §7); None: it wasn't, or there was no memory."""
+        return words_of_unnamed(self.connection.unnamed)
 
     def stream_count(self):
         """Return how many streams a connection carries now."""

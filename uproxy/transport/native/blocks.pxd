@@ -26,7 +26,9 @@ from uproxy.transport.native.streams cimport (
 from uproxy.transport.native.connect cimport check_trailers, read_answer, read_request
 from uproxy.transport.native.sending cimport note_both_ends
 from uproxy.transport.native.verbs cimport begin_headers_of, end_headers
-from uproxy.transport.native.rules cimport abort_stream, break_session, charge, open_one, stray
+from uproxy.transport.native.rules cimport (
+    abort_stream, break_session, charge, charge_refused, open_one, stray,
+)
 
 cdef enum:
     PRIORITY_SIZE = 5
@@ -154,6 +156,8 @@ cdef inline bint on_request(Session *session, uint32_t id) noexcept nogil:
     cdef uint32_t most = session.settings.max_streams
     cdef int fault
     session.last_id = id
+    if not charge_refused(session):
+        return False
     if session.is_gone:
         remember(session, id, True)
         return charge(session, FLOOD_STRAYS)
@@ -170,9 +174,7 @@ cdef inline bint on_request(Session *session, uint32_t id) noexcept nogil:
     request.ended = session.block_flags & END_STREAM_FLAG != 0
     session.calls.on_request(session, stream, &request)
     stream = open_one(session, id)
-    if stream == NULL:
-        return charge(session, FLOOD_REFUSALS)  # the callback has refused it: there is no room
-    if session.block_flags & END_STREAM_FLAG:
+    if session.block_flags & END_STREAM_FLAG and stream != NULL:  # NULL: the callback has ended it
         end_receiving(session, stream)
     return not session.broken_by
 

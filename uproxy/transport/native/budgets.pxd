@@ -9,6 +9,7 @@ numbers, and where each comes from.
 cdef enum Flood:
     FLOOD_RESETS
     FLOOD_REFUSALS
+    FLOOD_DENIALS
     FLOOD_PINGS
     FLOOD_SETTINGS
     FLOOD_EMPTY_FRAMES
@@ -40,6 +41,9 @@ cdef struct Bucket:
 cdef struct Budgets:
     Bucket buckets[BUCKETS]
     int replies  # frames in the output that the peer has caused
+    # since a request came last:
+    int refused  # streams that their owner has reset with REFUSED_STREAM
+    int denied  # streams that their owner has answered with 4xx
     long small_data  # bytes that unread small DATA frames are short of SMALL_DATA
 
 
@@ -47,7 +51,7 @@ cdef inline double burst_of(int flood) noexcept nogil:
     """Return how much a bucket holds."""
     if flood == FLOOD_REFUSALS:
         return 2048
-    if flood == FLOOD_STRAYS:
+    if flood == FLOOD_STRAYS or flood == FLOOD_DENIALS:
         return 4096
     if flood == FLOOD_RESETS or flood == FLOOD_PINGS or flood == FLOOD_WINDOW_UPDATES:
         return 1000
@@ -60,6 +64,8 @@ cdef inline double rate_of(int flood) noexcept nogil:
         return 33
     if flood == FLOOD_STRAYS:
         return 1000
+    if flood == FLOOD_DENIALS:
+        return 200
     if flood == FLOOD_REFUSALS or flood == FLOOD_PINGS or flood == FLOOD_WINDOW_UPDATES:
         return 100
     return 1

@@ -1,5 +1,5 @@
-"""What a tunnel does for its streams: each CONNECT becomes a connection, what comes on a stream
-moves its relay, and a tunnel's end is told to all of them.
+"""What a tunnel does for its streams: what comes on one moves its relay, and a tunnel's end is told
+to all of them.
 
 `carry` reads when epoll says so.  `settle_tunnels` ends the thread's turn: it sends what the
 streams of each tunnel have given it, and looks whether one is done.
@@ -7,31 +7,24 @@ streams of each tunnel have given it, and looks whether one is done.
 
 from libc.errno cimport ECONNRESET
 from libc.stdint cimport uint32_t
-from libc.stdlib cimport free
-from libc.string cimport memcpy
-from posix.time cimport CLOCK_MONOTONIC
 
-from uproxy.transport.native.system cimport EPOLLOUT, clock_of, word_add
+from uproxy.transport.native.system cimport EPOLLOUT
 from uproxy.transport.native.frames cimport (
     H2_ENHANCE_YOUR_CALM, H2_NO_ERROR, H2_REFUSED_STREAM,
 )
-from uproxy.transport.native.streams cimport ConnectRequest, H2Stream, Session, SessionCalls
-from uproxy.transport.native.verbs cimport release_stream, reset_stream
+from uproxy.transport.native.streams cimport H2Stream, Session, SessionCalls
+from uproxy.transport.native.verbs cimport reset_stream
 from uproxy.transport.native.codes cimport (
     F_HELD, F_HTTP2, F_NONE, F_OS, F_STATUS, F_STREAM_REFUSED, F_STREAM_RESET,
     S_CLOSING, S_OPENING_STREAM, S_RELAYING, W_EVENT,
 )
-from uproxy.transport.native.types cimport Connection, DoorState, Side, Tunnel, Worker
-from uproxy.transport.native.limits cimport mark_heard
-from uproxy.transport.native.route_cache cimport hold_for_stream
+from uproxy.transport.native.types cimport Connection, Side, Tunnel, Worker
 from uproxy.transport.native.tls cimport flush
 from uproxy.transport.native.side cimport (
     BROKEN, CAN_READ, CAN_WRITE, fail_side, is_ready, readiness,
 )
 from uproxy.transport.native.relay cimport relay_turn
 from uproxy.transport.native.dial cimport is_connected
-from uproxy.transport.native.accept cimport is_behind, new_connection, set_worker
-from uproxy.transport.native.spoken cimport drop_spoken, keep_spoken
 from uproxy.transport.native.state cimport state_of
 from uproxy.transport.native.tunnel cimport (
     TUNNEL_ENDED, TUNNEL_FAILED, TUNNEL_GOES_ON, drain_channel, has_streams, mark_dirty,
@@ -40,76 +33,13 @@ from uproxy.transport.native.tunnel cimport (
 from uproxy.transport.native.goodbye cimport (
     close_if_done, finish_if_sent, forgive_silence, linger_on, lose_tunnel,
 )
-from uproxy.transport.native.stream cimport (
-    begin_stream, content_stream, forget_stream, leave_waiting, lose_stream, start_stream,
-)
-from uproxy.transport.native.pool cimport is_unproven, leave_if_useless, leave_pool, share_handshake
+from uproxy.transport.native.stream cimport content_stream, leave_waiting, lose_stream
+from uproxy.transport.native.pool cimport is_unproven, leave_if_useless, leave_pool
 from uproxy.transport.native.connection cimport (
-    after_relay, end_by_downstream, end_connection, on_accepted, on_failed, on_tunnel_ready,
-    on_upstream_ready, stay_carrying,
+    after_relay, end_by_downstream, end_connection, on_failed, on_tunnel_ready, on_upstream_ready,
+    stay_carrying,
 )
-
-
-# A CONNECT arrives.
-
-
-cdef inline Connection *new_arrival(Tunnel *tunnel, ConnectRequest *request) noexcept nogil:
-    """Make the connection of a CONNECT; `request` is NULL where that is refused, and over by now.
-    NULL: nobody decides about it, or there is no memory."""
-    cdef Connection *carrier = tunnel.connection
-    cdef Connection *made
-    cdef DoorState *door_state = NULL
-    if is_behind(carrier.worker.shared):
-        return NULL
-    made = new_connection(-1)
-    if made == NULL:
-        return NULL
-    if request == NULL or (keep_spoken(made, request.headers)
-                           and start_stream(&made.sides[0], carrier.worker)):
-        door_state = hold_for_stream(carrier.listener)
-    if door_state == NULL:
-        forget_stream(&made.sides[0])
-        drop_spoken(made)
-        free(made)
-        return NULL
-    set_worker(made, carrier.worker)
-    made.listener, made.door_state, made.carried_by = carrier.listener, door_state, carrier
-    made.source, made.local = carrier.source, carrier.local
-    made.accepted_at = clock_of(CLOCK_MONOTONIC)
-    made.shares_tls = True
-    share_handshake(carrier, 0, made, 0)
-    if tunnel.is_spare:  # it isn't to make room for its own stream
-        tunnel.is_spare = False
-        mark_heard(carrier)
-    word_add(&carrier.worker.load, 1)
-    word_add(&carrier.worker.shared.alive, 1)
-    return made
-
-
-cdef inline void take_request(Session *session, H2Stream *h2,
-                              ConnectRequest *request) noexcept nogil:
-    """`on_request` of a session: an arrival, or REFUSED_STREAM where nobody can decide about it."""
-    cdef Tunnel *tunnel = <Tunnel *>session.owner
-    cdef Connection *made = new_arrival(tunnel, request)
-    if made == NULL:
-        reset_stream(session, h2, H2_REFUSED_STREAM)
-        release_stream(session, h2)
-        return
-    memcpy(made.meant.host, request.host, 16)
-    made.meant.port, made.meant.known = request.port, True
-    begin_stream(&made.sides[0], tunnel, h2)
-    on_accepted(made)
-
-
-cdef inline void note_refused(Session *session, uint32_t _id, int _status,
-                              int why) noexcept nogil:
-    """`on_refused` of a session: a request that was refused for what it looks like is on record
-    like an arrival that a door refuses."""
-    cdef Tunnel *tunnel = <Tunnel *>session.owner
-    cdef Connection *made = new_arrival(tunnel, NULL)
-    if made != NULL:
-        made.why_unnamed = why
-        on_accepted(made)
+from uproxy.transport.native.arrival cimport note_refused, take_request
 
 
 # Something comes on a stream.

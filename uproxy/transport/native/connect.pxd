@@ -136,6 +136,15 @@ cdef inline int read_request(Headers *headers, ConnectRequest *request) noexcept
     return SF_NONE if read_authority(request) else SF_AUTHORITY
 
 
+cdef inline HeaderField *find_blamed(Headers *headers, int fault) noexcept nogil:
+    """Return the field whose value the words of a fault show; NULL: they show none."""
+    if fault == SF_AUTHORITY:
+        return find_header(headers, b":authority")
+    if fault == SF_METHOD or fault == SF_NO_PATH:
+        return find_header(headers, b":method")
+    return NULL
+
+
 cdef inline bint hosts_agree(Headers *headers, HeaderField *authority) noexcept nogil:
     """Whether each `host` says what `:authority` says."""
     cdef HeaderField *field

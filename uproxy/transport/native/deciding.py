@@ -29,7 +29,7 @@ from uproxy.contract import (
     TlsPlan,
 )
 from uproxy.lifecycle import State
-from uproxy.model import Address, Outcome, TcpAddress
+from uproxy.model import Address, TcpAddress
 from uproxy.transport import failures
 from uproxy.transport.native._engine import STATES, ConnectionHandle
 from uproxy.transport.succession import followed, successor
@@ -45,6 +45,8 @@ _STATE_OF: Final = {number: state for state, number in STATES.items()}
 _HANDSHAKING: Final = STATES[State.HANDSHAKING_DOWNSTREAM]
 _RELAYING: Final = STATES[State.RELAYING]
 _ids: Final = count(1)
+_UNKNOWN: Final = ("it names no address", 0)
+"""Why a CONNECT has no address, in words and as an error code, if there was no memory to say."""
 
 
 class Deciding(ConnectionHandle):
@@ -218,8 +220,7 @@ class Deciding(ConnectionHandle):
             RefusedError: the door's refusal, or no engine can reach what the route leads to.
         """
         if self.carrier is not None and self.arrival.target is None:
-            reason = self.why_unnamed() or "it names no address"
-            raise RefusedError(Refusal(Outcome.NO_DESTINATION, reason))
+            raise RefusedError(failures.unserved(*self.why_unnamed() or _UNKNOWN))
         self._learn_peer()
         self.enter_state(STATES[State.ADMITTING])
         self.route = followed(self._take_current_door().admit(self.arrival))

@@ -66,7 +66,7 @@ cdef enum SessionFault:
 
 cdef extern from *:
     """
-    /* by SessionFault; the floods by Flood */
+    /* by SessionFault; the floods by Flood.  `Unnamed` has what belongs in braces */
     static const char *const fault_texts[] = {
         "",
         "the connection is lost",
@@ -94,6 +94,7 @@ cdef extern from *:
         "WINDOW_UPDATE of the tunnel by 0",
         "the peer sent too many streams reset before they were of use",
         "the peer sent too many requests that had to be refused",
+        "the peer sent too many requests for what it may not reach",
         "the peer sent too many PING frames",
         "the peer sent too many SETTINGS frames",
         "the peer sent too many frames without content",
@@ -105,7 +106,7 @@ cdef extern from *:
         "the peer sent too many headers, which may have 16384 bytes",
         "the peer sent too many small DATA frames that wait for an application",
         "the peer sent too many frames to be answered while our answers aren't taken",
-        "", "", "",
+        "", "",
         "",
         "PRIORITY of a wrong length",
         "DATA on a stream that has ended",
@@ -116,22 +117,22 @@ cdef extern from *:
         "HEADERS after END_STREAM",
         "trailers without END_STREAM",
         "it is above the last stream that the peer looks at",
-        "as many streams are open as hbone.max_streams allows",
+        "{most} streams are open (hbone.max_streams)",
         "the headers are malformed",
         "a header's name has characters that it may not have",
         "a header's value has characters that it may not have",
         "a pseudo-header is out of place",
         "a header isn't one of HTTP/2",
         "a request has no :method",
-        "a request has no :scheme or no :path",
+        "a {value} has no :scheme or no :path",
         "this is no extended CONNECT: it may have no :protocol",
         "a CONNECT has :method and :authority, no more and no less",
         ":authority is empty",
         "host says something else than :authority",
         "an answer's :status isn't one",
         "no answer follows an informational one",
-        "a tunnel carries CONNECT, not other methods",
-        ":authority isn't an IP address and a port, as in 192.0.2.1:8080",
+        "a tunnel carries CONNECT, not {value}",
+        ":authority {value} isn't an IP address and a port, as in 192.0.2.1:8080",
     };
     enum { FAULT_TEXTS = sizeof(fault_texts) / sizeof(fault_texts[0]) };
     """

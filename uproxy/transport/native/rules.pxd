@@ -10,7 +10,7 @@ from uproxy.transport.native.frames cimport (
     RST_STREAM_FRAME, free_bytes, put_goaway, put_number_frame,
 )
 from uproxy.transport.native.budgets cimport (
-    FLOOD_REPLIES, FLOOD_RESETS, FLOOD_STRAYS, MAX_REPLIES, spend,
+    FLOOD_DENIALS, FLOOD_REFUSALS, FLOOD_REPLIES, FLOOD_RESETS, FLOOD_STRAYS, MAX_REPLIES, spend,
 )
 from uproxy.transport.native.faults cimport (
     SF_CLOSED, SF_FLOOD, SF_IDLE, SF_LOST, code_of, fault_words,
@@ -54,6 +54,18 @@ cdef inline bint charge(Session *session, int flood) noexcept nogil:
     if spend(&session.budgets, flood, session.now):
         return True
     return break_session(session, SF_FLOOD + flood)
+
+
+cdef inline bint charge_refused(Session *session) noexcept nogil:
+    """Count the streams that their owner has refused since this was called last."""
+    cdef bint goes_on = True
+    while goes_on and session.budgets.refused:
+        session.budgets.refused -= 1
+        goes_on = charge(session, FLOOD_REFUSALS)
+    while goes_on and session.budgets.denied:
+        session.budgets.denied -= 1
+        goes_on = charge(session, FLOOD_DENIALS)
+    return goes_on
 
 
 cdef inline bint check_replies(Session *session) noexcept nogil:

@@ -25,7 +25,8 @@ from uproxy.transport.native.presented cimport Presented
 from uproxy.transport.native.hpack cimport Headers
 from uproxy.transport.native.streams cimport H2Stream, Session, SessionCalls, SessionSettings
 from uproxy.transport.native.codes cimport (
-    HASH_KEYS, LARGE_RECEIVE_SIZE, MAX_AUTHORITY, MAX_HELPERS, MAX_OPTIONS, PLAINTEXT_SIZE,
+    HASH_KEYS, LARGE_RECEIVE_SIZE, MAX_AUTHORITY, MAX_HELPERS, MAX_OPTIONS, MAX_SHOWN,
+    PLAINTEXT_SIZE,
     ROUTE_BUCKETS, SOURCE_BUCKETS, TUNNEL_BUCKETS, VERIFIED_BUCKETS,
 )
 
@@ -63,6 +64,12 @@ cdef struct Way:  # how a stream is opened
     char *fields  # of the CONNECT beside those that it must have, written by HPACK; owned
     size_t fields_size
     double end_delay  # seconds that our END_STREAM waits for the peer's; 0: it doesn't
+
+cdef struct Unnamed:  # why a request on a tunnel was refused without a stream
+    int why  # a SessionFault
+    uint32_t most  # streams that the peer may have open
+    size_t size
+    char value[MAX_SHOWN]  # of the field that is wrong: its first `size` bytes
 
 cdef struct VerifiedPeer:  # a leaf certificate that the verifier has accepted, and its answer
     uint64_t hash  # of `leaf` and `trust`
@@ -264,7 +271,7 @@ cdef struct Connection:
     Endpoint local
     Connection *carried_by  # of a stream that the peer has opened: the connection with the tunnel
     Endpoint meant  # and the address that its CONNECT names
-    int why_unnamed  # if it names none: a SessionFault
+    Unnamed *unnamed  # if it names none
     char *spoken  # what it says of a caller (spoken.pxd), until the loop has taken it; or NULL
     int refused_with_status  # HTTP status for the CONNECT; 0: none is decided
     Tunnel *tunnel  # that it carries; NULL: none

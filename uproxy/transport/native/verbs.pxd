@@ -5,8 +5,9 @@ output.
 from libc.stdint cimport int64_t, uint8_t, uint32_t
 
 from uproxy.transport.native.frames cimport (
-    END_HEADERS_FLAG, END_STREAM_FLAG, FRAME_HEADER, H2_CANCEL, H2_NO_ERROR, HEADERS_FRAME,
-    MAX_FRAME, MAX_ID, RST_STREAM_FRAME, append, put_frame, put_number, put_number_frame,
+    END_HEADERS_FLAG, END_STREAM_FLAG, FRAME_HEADER, H2_CANCEL, H2_NO_ERROR, H2_REFUSED_STREAM,
+    HEADERS_FRAME, MAX_FRAME, MAX_ID, RST_STREAM_FRAME, append, put_frame, put_number,
+    put_number_frame,
 )
 from uproxy.transport.native.hpack cimport put_connect, put_integer, put_status
 from uproxy.transport.native.budgets cimport allow_for_stream
@@ -101,6 +102,7 @@ cdef inline int answer_stream(Session *session, H2Stream *stream, int status, co
     if end_headers(session, at) < 0:
         return -1
     if end:
+        session.budgets.denied += 400 <= status < 500
         stream.send_ended = True
         note_both_ends(session, stream)
         reset_stream(session, stream, H2_NO_ERROR)  # where the client hasn't ended (RFC 9113 §8.1)
@@ -128,6 +130,7 @@ cdef inline void reset_stream(Session *session, H2Stream *stream, uint32_t code)
     if not stream.is_open or session.broken_by:
         return
     session.budgets.replies += 1
+    session.budgets.refused += code == H2_REFUSED_STREAM
     put_number_frame(&session.output, RST_STREAM_FRAME, stream.id, code)
     end_by_reset(session, stream, code)
 

@@ -59,6 +59,7 @@ cdef inline void run_command(Worker *worker, Command *command) noexcept nogil:
     elif command.kind == C_RELEASE:
         free_way(command.connection.own_way)
         drop_spoken(command.connection)
+        free(command.connection.unnamed)
         free(command.connection)
     elif state_of(command.connection) != S_CLOSED:
         run_connection_command(command.connection, command)

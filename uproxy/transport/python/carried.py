@@ -12,7 +12,7 @@ from uproxy.contract import SILENT, Arrival, Door, Refusal, RefusedError, Spoken
 from uproxy.hbone import headers
 from uproxy.hbone.events import Request
 from uproxy.hbone.session import Session
-from uproxy.model import Outcome, TcpAddress, TunnelSettings
+from uproxy.model import TcpAddress, TunnelSettings
 from uproxy.transport import failures
 from uproxy.transport.python.limits import LimitedConnection
 from uproxy.transport.python.side import Failure
@@ -108,11 +108,11 @@ class CarriedStreams:
         """A CONNECT has come; where it leads is for the door to say."""
         self._take(side, request.authority, _spoken(request))
 
-    def on_request_refused(self, side: StreamSide, reason: str) -> None:
-        """A request has come that is none; it is on record like another refused arrival."""
+    def on_request_refused(self, side: StreamSide, why: Refusal) -> None:
+        """A request was refused; it is on record like another refused arrival."""
         connection = self._take(side, None, SILENT)
         if connection is not None:
-            connection.close(Refusal(Outcome.NO_DESTINATION, reason))
+            connection.close(why)
 
     def on_streams_changed(self) -> None:
         """Without streams it makes room when connections are full, and ends after a while."""

@@ -305,9 +305,9 @@ class PooledTunnel:
         """A server opens no streams: the session refuses them."""
         raise AssertionError("a client was given a request")
 
-    def on_request_refused(self, side: StreamSide, reason: str) -> None:  # noqa: ARG002
+    def on_request_refused(self, side: StreamSide, why: Refusal) -> None:  # noqa: ARG002
         """As `on_request`."""
-        raise AssertionError(f"a client was given a request: {reason}")
+        raise AssertionError(f"a client was given a request: {why.reason}")
 
     def on_streams_changed(self) -> None:
         """Let it end when it has carried nothing for `hbone.idle`, or at once if it is retired."""

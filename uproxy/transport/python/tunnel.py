@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
+from uproxy.contract import Refusal
 from uproxy.hbone import codes, events
 from uproxy.hbone.session import Session
 from uproxy.libssl import Buffer, TlsError
@@ -36,8 +37,8 @@ class Owner(Protocol):
     def on_request(self, side: StreamSide, request: events.Request) -> None:
         """The peer has sent a CONNECT."""
 
-    def on_request_refused(self, side: StreamSide, reason: str) -> None:
-        """The peer has sent a request that is none, and which the session has refused."""
+    def on_request_refused(self, side: StreamSide, why: Refusal) -> None:
+        """The session has refused a request, which is none, or one too many."""
 
     def on_streams_changed(self) -> None:
         """A stream has begun or ended, or the peer allows another number of them."""
@@ -221,10 +222,10 @@ class Tunnel(FrameChannel):
                 side = self._sides[stream] = StreamSide(self, stream, is_ours=False)
                 self._owner.on_streams_changed()
                 self._owner.on_request(side, request)
-            case events.RequestRefused(stream=stream, reason=reason):
+            case events.RequestRefused(stream=stream, reason=reason, code=code):
                 side = StreamSide(self, stream, is_ours=False)
                 side.lose(OSError(errno.ECONNRESET, ""))
-                self._owner.on_request_refused(side, reason)
+                self._owner.on_request_refused(side, failures.unserved(reason, code))
             case events.WindowOpened(stream=0):
                 for side in self._sides.values():
                     touched[side] = side.on_window() or touched.get(side, False)
