@@ -12,7 +12,7 @@ PEERS := $(patsubst tests/peers/%/go.mod,.cache/peers/%,$(wildcard tests/peers/*
 APPLICATIONS := nginx postgresql redis-server
 BUILD_PACKAGES := gcc libc6-dev python3-dev
 TEST_PACKAGES := $(APPLICATIONS) chromium chromium-driver clang curl fish iproute2 libnginx-mod-stream libssl-dev \
-	linux-libc-dev mandoc nftables nghttp2-client nmap openssl prometheus redis-tools stunnel4 systemd testssl.sh zsh
+	linux-libc-dev lld mandoc nftables nghttp2-client nmap openssl prometheus redis-tools stunnel4 systemd testssl.sh zsh
 
 .PHONY: help demo test test-all check bench wheels standalone deb fuzz asan tsan mutants shell-files bpf clean test-packages demo-packages
 .SECONDEXPANSION:

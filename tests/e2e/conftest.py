@@ -9,8 +9,9 @@ import pytest
 
 from tests.helpers import traffic
 from tests.helpers.background import background
+from tests.helpers.shared import Shared, shared_envoy
 from uproxy.lab.authorities import DevAuthority
-from uproxy.lab.mesh import AgentWorld, FileWorld, Identities
+from uproxy.lab.mesh import UNWANTED, WEB, AgentWorld, FileWorld, Identities
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +48,35 @@ def world(request: pytest.FixtureRequest) -> Identities:
         {"files": "file_world", "agent": "agent_world"}[request.param]
     )
     return given
+
+
+@pytest.fixture(scope="session")
+def shared_by_all(
+    tmp_path_factory: pytest.TempPathFactory, file_world: FileWorld
+) -> Iterator[Shared]:
+    """The shared Envoy with what is behind it, for all tests that leave it as it was."""
+    with shared_envoy(tmp_path_factory.mktemp("shared"), file_world) as found:
+        yield found
+
+
+@pytest.fixture
+def shared(shared_by_all: Shared) -> Shared:
+    """The same without any policy, in front of applications that answer."""
+    shared_by_all.envoy.use(None)
+    shared_by_all.first.calm()
+    shared_by_all.second.calm()
+    return shared_by_all
+
+
+@pytest.fixture(scope="session")
+def frontend(shared_by_all: Shared) -> Iterator[int]:
+    """The port at which the frontend reaches orders through the shared Envoy."""
+    with shared_by_all.caller(WEB) as caller:
+        yield caller.port
+
+
+@pytest.fixture(scope="session")
+def somebody(shared_by_all: Shared) -> Iterator[int]:
+    """The port at which another workload does."""
+    with shared_by_all.caller(UNWANTED) as caller:
+        yield caller.port

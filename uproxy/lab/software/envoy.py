@@ -29,20 +29,20 @@ _ENDED = {
 """A line for each connection that came to it, with why its TLS failed."""
 
 
-class Envoy(Process):
-    """An Envoy that listens on `port`.  Several may run at once."""
+class EnvoyProcess(Process):
+    """An Envoy that runs with a configuration file; `folder` is its working directory.
 
-    def __init__(self, name: str, folder: Path, port: int, bootstrap: Mapping[str, Any]) -> None:
-        """`bootstrap` is its configuration, without `admin`; `name` is for its files."""
-        self.port = port
-        self.admin_port = free_port()
-        whole = {"admin": {"address": address(self.admin_port)}, **bootstrap}
-        config = folder / f"envoy-{name}-{self.port}.json"
-        config.write_text(json.dumps(whole, indent=1))
+    Several may run at once; without hot restart none knows of the others.
+    """
+
+    def __init__(self, config: Path, admin_port: int, folder: Path, *options: str) -> None:
+        """`admin_port` is where `config` has its admin listener; `options` come last on the
+        command line."""
+        self.admin_port = admin_port
         super().__init__(
-            [_binary(), "-c", config, "--disable-hot-restart", "--concurrency", "1",
-             "--log-level", "info", "--file-flush-interval-msec", "50"],
-            config.with_suffix(".log"),
+            [binary(), "-c", config, "--concurrency", "1", "--log-level", "info",
+             "--file-flush-interval-msec", "50", *(options or ("--disable-hot-restart",))],
+            folder / config.with_suffix(".log").name,
         )  # fmt: skip
 
     def is_ready(self) -> bool:
@@ -70,6 +70,19 @@ class Envoy(Process):
             for entry in document["stats"]
             if "value" in entry and containing in entry["name"]
         }
+
+
+class Envoy(EnvoyProcess):
+    """An Envoy that listens on `port`, configured from Python."""
+
+    def __init__(self, name: str, folder: Path, port: int, bootstrap: Mapping[str, Any]) -> None:
+        """`bootstrap` is its configuration, without `admin`; `name` is for its files."""
+        self.port = port
+        admin_port = free_port()
+        whole = {"admin": {"address": address(admin_port)}, **bootstrap}
+        config = folder / f"envoy-{name}-{self.port}.json"
+        config.write_text(json.dumps(whole, indent=1))
+        super().__init__(config, admin_port, folder)
 
 
 class _Relay(Envoy):
@@ -160,7 +173,8 @@ def accepting(
     return _socket(overlaid(context, tls or {}))
 
 
-def _binary() -> Path:
+def binary() -> Path:
+    """Return the program."""
     return Path(envoy.__file__).parent / "_bin" / "envoy"
 
 

@@ -61,7 +61,7 @@ class TunnelOriginator(Envoy):
         tls: Mapping[str, Any] | None = None,
     ) -> None:
         port = free_port()
-        proxied = tcp_proxy("target", **_originating(authority), **(proxy or {}))
+        proxied = overlaid(tcp_proxy("target", **_originating(authority)), proxy or {})
         far = _tunnels_to("target", target, identity, expect, tls or {})
         door = listener(port, {"name": "tcp_proxy", "typed_config": proxied}, None)
         super().__init__("originator", folder, port, resources(door, far))
