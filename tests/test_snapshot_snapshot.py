@@ -18,6 +18,7 @@ from uproxy.config.settings import (
     RuleSettings,
 )
 from uproxy.contract import PLAIN, Refusal, Tls, TlsPlan
+from uproxy.destinations import L7
 from uproxy.lab.pki import Authority
 from uproxy.model import (
     Direction,
@@ -183,6 +184,7 @@ def test_everything_that_has_a_name_is_looked_up_and_its_addresses_are_known() -
         (Direction.INBOUND, "api"): [],
         (Direction.OUTBOUND, "db"): [A, B],
         (Direction.OUTBOUND, "db2"): [B],
+        (L7, "l7"): [A],
     }
 
 

@@ -106,7 +106,7 @@ def access_record(known: ConnectionContext, connection: Connection, ending: Endi
         ("local.addr", None if local is None else str(local)),
         ("transport", known.transport),
         ("tls", None if tls is None else str(tls)),
-        ("via", "direct"),
+        ("via", connection.via or "direct"),
         ("bytes_sent", ending.bytes_sent),
         ("bytes_recv", ending.bytes_received),
         ("duration", f"{round(ending.duration * 1000)}ms"),

@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Final
 
 from uproxy.contract import Candidate
 from uproxy.model import Address, Direction, TcpAddress
@@ -41,8 +42,11 @@ class EndpointStatus:
     """Seconds since the first of the attempts in a row that failed; None if the last one didn't."""
 
 
-Key = tuple[Direction, str]
-"""A destination's name, or an inbound door's, and which of the two it is."""
+L7: Final = "l7"
+"""Beside the directions, the kind of the endpoints of an L7 proxy."""
+Key = tuple[Direction | str, str]
+"""The name of a destination, an inbound door or an L7 proxy, and which of them it is: a Direction,
+or L7."""
 
 
 @dataclass(slots=True)
@@ -57,6 +61,8 @@ class _Endpoint:
     passed_over_until: float = 0.0
     reason: str | None = None
     """Why the last attempt failed."""
+    unhealthy: str | None = None
+    """Why its last health check failed; None: it passed, or there was none."""
 
 
 Records = Mapping[TcpAddress, tuple[TcpAddress, ...]]
@@ -140,7 +146,14 @@ class Endpoints:
     def failing(self, address: Address, now: float) -> bool:
         """Whether `address` is passed over at `now`."""
         endpoint = self._endpoints.get(address)
-        return endpoint is not None and now < endpoint.passed_over_until
+        if endpoint is None:
+            return False
+        return now < endpoint.passed_over_until or endpoint.unhealthy is not None
+
+    def choose(self, addresses: Addresses, now: float) -> list[Address]:
+        """The addresses to try, best first; those that fail only if all do."""
+        usable = [address for address in addresses.listed if not self.failing(address, now)]
+        return self._ranked(usable or list(addresses.listed))
 
     def candidates(self, addresses: Addresses, now: float) -> tuple[Candidate, ...]:
         """The endpoints of `addresses` to try, best first; empty while no name has been
@@ -149,8 +162,7 @@ class Endpoints:
         if len(listed) == 1:
             [(address, name)] = listed.items()
             return (Candidate(str(name), (address,), addresses.sni(name)),)
-        usable = [address for address in listed if not self.failing(address, now)]
-        ranked = self._ranked(usable or list(listed))
+        ranked = self.choose(addresses, now)
         best: dict[tuple[Address, bool], Address] = {}  # of each name and family
         for address in ranked:
             best.setdefault((listed[address], _is_v6(address)), address)
@@ -173,8 +185,8 @@ class Endpoints:
             address=address,
             name=name,
             connections=endpoint.connections,
-            passed_over=now < endpoint.passed_over_until,
-            reason=endpoint.reason,
+            passed_over=self.failing(address, now),
+            reason=endpoint.unhealthy or endpoint.reason,
             failing_s=None if endpoint.failing_since is None else now - endpoint.failing_since,
         )
 
@@ -192,6 +204,18 @@ class Endpoints:
         endpoint.failures += 1
         endpoint.reason = reason
         endpoint.passed_over_until = now + pause
+
+    def checked(self, address: Address, reason: str | None) -> bool:
+        """Note how a health check went: why it failed, or None.  Return whether that has changed
+        whether it is healthy."""
+        endpoint = self._endpoints.get(address)
+        if endpoint is None:
+            if reason is None:
+                return False
+            endpoint = self._endpoints[address] = _Endpoint()
+        changed = (endpoint.unhealthy is None) != (reason is None)
+        endpoint.unhealthy = reason
+        return changed
 
     def opened(self, tried: tuple[Candidate, ...], dialled: Address, now: float) -> None:
         """Count an open connection to `dialled`.  Whatever came before it in `tried` failed or lost
@@ -215,7 +239,7 @@ class Endpoints:
         """Count the end of a connection that was `opened`."""
         endpoint = self._endpoints[dialled]
         endpoint.connections -= 1
-        if endpoint.connections == 0 and endpoint.failures == 0:
+        if (endpoint.connections, endpoint.failures, endpoint.unhealthy) == (0, 0, None):
             del self._endpoints[dialled]
 
     def forget_all_but(self, listed: Mapping[Address, Address]) -> bool:

@@ -28,10 +28,9 @@ KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 UNFINISHED: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "": {
-            "l7_proxies": "connect straight to the destinations",
             "inbound_trust": "let callers connect straight to this workload",
         },
-        "destinations": {"via": "connect straight to the destination"},
+        "l7_proxies": {"health": "leave it out: failed connections are noticed all the same"},
     }
 )
 """The same for keys that are read and checked, but have no effect in this version."""

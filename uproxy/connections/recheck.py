@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 
+from uproxy.connections.expectation import expectation
 from uproxy.contract import Arrival, Connection, OwnSvid, PeerSvid, Refusal
 from uproxy.errors import UntrustedError
 from uproxy.model import Direction, Outcome, Role, TcpAddress, Transport
 from uproxy.policy import Caller, Decision, Target
 from uproxy.snapshot import RecheckActions, Snapshot
-from uproxy.snapshot.plans import unexpected
 from uproxy.spiffe.ids import SpiffeId
 
 MAX_VERDICTS = 4096
@@ -42,6 +42,8 @@ class ConnectionInfo:
     """The application's, or the destination's where it has only one."""
     destination: str | None = None
     """Outbound: its name.  None inbound, and where none was chosen."""
+    told: tuple[str, ...] = ()
+    """The SPIFFE IDs of which an L7 proxy was told to expect one at the destination."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,28 +116,13 @@ def distrust_of(
 def _decision(snapshot: Snapshot, info: ConnectionInfo, connection: Connection) -> Decision | None:
     """Return what the policy, or outbound the destination, says of the connection now."""
     if info.target is None:
-        return _expectation(snapshot, info, connection.peer)
+        return expectation(snapshot, info.destination, info.told, connection)
     door = snapshot.applications.get(info.door)
     if info.transport is Transport.PLAINTEXT and door is not None and door.tls is not None:
         transport = door.settings.transport
         reason = f"door {info.door} is {transport} now, and this connection is in clear"
         return Decision(False, None, reason)
     return snapshot.policy.decide(caller_of(connection.arrival), info.target)
-
-
-def _expectation(
-    snapshot: Snapshot, info: ConnectionInfo, peer: PeerSvid | None
-) -> Decision | None:
-    """Return the refusal if the destination no longer expects the peer that answered; None: it
-    does, or the destination is gone or has become plaintext."""
-    destination = snapshot.destinations.get(info.destination or "")
-    if destination is None or destination.settings.transport is Transport.PLAINTEXT:
-        return None
-    if peer is None:
-        reason = f"destination {info.destination} is {destination.settings.transport} now"
-        return Decision(False, None, f"{reason}, and this connection is in clear")
-    why = unexpected(destination.expected, peer.spiffe_id)
-    return None if why is None else Decision(False, None, why)
 
 
 def _distrust_of_peer(

@@ -51,6 +51,9 @@ class Metrics:
         self._probes = Counter[tuple[str, ...]]()
         self._tunnel_ends = Counter[tuple[str, ...]]()
         self._decisions = Counter[tuple[str, ...]]()
+        self._l7_streams = Counter[tuple[str, ...]]()
+        self._l7_failures = Counter[tuple[str, ...]]()
+        self._l7_bypasses = Counter[tuple[str, ...]]()
         self._reloads = Counter[tuple[str, ...]]()
         self._stale = False  # the last reload was refused
         self._flushes: list[Callable[[], None]] = []
@@ -90,6 +93,18 @@ class Metrics:
     def tunnel_ended(self, direction: Direction, outcome: Outcome) -> None:
         """Count the end of a tunnel that carried streams."""
         self._tunnel_ends[direction.value, outcome.value] += 1
+
+    def l7_used(self, proxy: str, endpoint: str) -> None:
+        """Count a stream that was opened through an L7 proxy's address, as configured."""
+        self._l7_streams[proxy, endpoint] += 1
+
+    def l7_failed(self, proxy: str, outcome: Outcome) -> None:
+        """Count a stream that an L7 proxy didn't carry."""
+        self._l7_failures[proxy, outcome.value] += 1
+
+    def l7_bypassed(self, proxy: str, destination: str) -> None:
+        """Count a connection that went past an L7 proxy because it was unavailable."""
+        self._l7_bypasses[proxy, destination] += 1
 
     def decided(self, rule: str | None, allowed: bool, mode: str = "enforce") -> None:
         """Count an authorization decision; `rule` None: no rule matched, the default decided."""
@@ -207,6 +222,18 @@ class Metrics:
             "uproxy_handshake_duration_seconds",
             "From the first byte of the ClientHello to the end of the handshake",
             "direction", self._handshake_seconds,
+        )  # fmt: skip
+        shown.counter(
+            "uproxy_l7_streams", "Streams opened through an L7 proxy, by its address",
+            ("l7_proxy", "endpoint"), self._l7_streams.items,
+        )  # fmt: skip
+        shown.counter(
+            "uproxy_l7_failures", "Attempts that failed at an L7 proxy, or that it refused",
+            ("l7_proxy", "outcome"), self._l7_failures.items,
+        )  # fmt: skip
+        shown.counter(
+            "uproxy_l7_bypassed", "Connections that went past an L7 proxy: it was unavailable",
+            ("l7_proxy", "destination"), self._l7_bypasses.items,
         )  # fmt: skip
         shown.counter(
             "uproxy_authorization_decisions",

@@ -23,9 +23,11 @@ from uproxy.contract import (
     OwnSvid,
     Refusal,
     Route,
+    Upstream,
 )
 from uproxy.model import Direction, Outcome, TcpAddress, Timeouts, Transport
 from uproxy.proxy.services import PER_PEER, Reports, Services, cache_scope, overtaken, unresolved
+from uproxy.proxy.via import L7Way
 from uproxy.snapshot import Destination, Snapshot
 
 
@@ -52,6 +54,8 @@ class DestinationRoutes:
         self._revision = snapshot.revision
         self._endpoints = services.endpoints[Direction.OUTBOUND, destination.settings.name]
         self._reports = Reports(Direction.OUTBOUND, services, self._endpoints)
+        via = destination.via
+        self._l7 = None if via is None else L7Way(destination, via, self._reports)
         plan = None if isinstance(destination.upstream, Refusal) else destination.upstream.plan
         self.info = ConnectionInfo(
             direction=Direction.OUTBOUND,
@@ -61,24 +65,30 @@ class DestinationRoutes:
             target=None,
             port=destination.port,
             destination=destination.settings.name,
+            told=() if via is None else destination.settings.identities,
         )
         """What is known of a connection that was made with this snapshot's plan."""
 
     def admit(self, arrival: Arrival) -> Route | Refusal:
-        """Return a route to the destination, or why there is none now."""
-        to = self._destination
-        if isinstance(to.upstream, Refusal):
+        """Return a route to the destination, through its L7 proxy if it has one, or why there is
+        none now."""
+        to, l7 = self._destination, self._l7
+        if l7 is None and isinstance(to.upstream, Refusal):
             return to.upstream
-        candidates = self._endpoints.candidates(to.addresses, self._services.monotonic())
-        if not candidates:
+        applications = self._endpoints.candidates(to.addresses, self._services.monotonic())
+        if not applications:
             return unresolved(to.addresses.names, self._services)
+        candidates = applications if l7 is None else l7.candidates(applications)
+        if isinstance(candidates, Refusal):
+            return candidates
         self.admitted(arrival)
+        is_repeatable = l7 is None or l7.is_only_one
         return Route(
             destination=to.settings.name,
             candidates=candidates,
-            upstream=to.upstream,
+            upstream=cast("Upstream", candidates[0].upstream or to.upstream),
             timeouts=to.timeouts,
-            cache_scope=cache_scope(to.addresses, PER_PEER),
+            cache_scope=cache_scope(to.addresses, PER_PEER) if is_repeatable else None,
             revision=self._revision,
             door_data=self,
         )
@@ -89,7 +99,8 @@ class DestinationRoutes:
 
     def attempted(self, candidate: Candidate, failure: Refusal | None) -> None:
         """Count a failed attempt; its endpoint is passed over for a while."""
-        self._reports.attempted(candidate, failure)
+        if self._l7 is None or not self._l7.attempted(candidate, failure):
+            self._reports.attempted(candidate, failure)
 
     def opened(self, connection: Connection) -> OnClosed:
         """Report a connection whose peer is verified; return what reports its end."""
@@ -98,7 +109,7 @@ class DestinationRoutes:
             # its handshake was made with an earlier snapshot's SVID: named, and checked again
             info = replace(self.info, own=shown)
             self._services.connections.admitted(info, connection.arrival, 0)
-        return self._reports.opened(connection)
+        return (self._l7 or self._reports).opened(connection)
 
 
 class OutboundDoor:

@@ -26,7 +26,7 @@ from uproxy.contract import (
 )
 from uproxy.identity.credentials import Credentials, Svid
 from uproxy.identity.verifier import Verifier
-from uproxy.model import Outcome, Role, TlsSettings
+from uproxy.model import Address, Outcome, Role, TlsSettings
 from uproxy.spiffe.ids import IdentityPattern, SpiffeId
 
 
@@ -40,6 +40,9 @@ class HandshakeKind:
     alpn: tuple[str, ...]
     expected: tuple[IdentityPattern, ...] | None = None
     """Who may answer; None where the policy decides on the caller later."""
+    end: Address | None = None
+    """The address of the L7 proxy that they are made with, which has a plan of its own; None:
+    others share theirs."""
 
 
 TrustKey = tuple[Role, tuple[IdentityPattern, ...] | None]

@@ -10,15 +10,15 @@ made of.  Making a snapshot changes nothing else, so it may be done in any threa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from itertools import count
 from types import MappingProxyType
 
-from uproxy.config.settings import DestinationSettings, InboundSettings, Settings
-from uproxy.contract import OwnSvid, Refusal, TlsPlan, Upstream
-from uproxy.destinations import Addresses, Key, Records
+from uproxy.config.settings import InboundSettings, Settings
+from uproxy.contract import OwnSvid, Refusal, TlsPlan
+from uproxy.destinations import L7, Addresses, Key, Records
 from uproxy.errors import UntrustedError
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.verifier import Verifier
@@ -28,13 +28,13 @@ from uproxy.model import (
     Host,
     Role,
     TcpAddress,
-    Timeouts,
-    Transport,
 )
 from uproxy.policy import Policy, Target
-from uproxy.snapshot.handshakes import Expected, inbound_kind, outbound_kinds, upstream_of
+from uproxy.snapshot.destinations import Destination, destinations_of
+from uproxy.snapshot.handshakes import Expected, inbound_kind, outbound_kinds
+from uproxy.snapshot.l7 import L7Proxy, l7_kinds
 from uproxy.snapshot.plans import HandshakeKind, Plans
-from uproxy.spiffe.ids import IdentityPattern, SpiffeId
+from uproxy.spiffe.ids import SpiffeId
 
 Clock = Callable[[], datetime]
 """The wall clock, UTC."""
@@ -76,22 +76,6 @@ class Application:
         return Addresses.of((address,), records)
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """Where outbound doors lead, and how."""
-
-    settings: DestinationSettings
-    addresses: Addresses
-    expected: tuple[IdentityPattern, ...]
-    """Who may answer; empty in plaintext."""
-    upstream: Upstream | Refusal
-    """How its addresses are reached; a Refusal says why no handshake can be made."""
-    timeouts: Timeouts
-    """The configuration's, with the destination's own where it has one."""
-    port: int | None
-    """The port of every address, if it is one and the same."""
-
-
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Snapshot:
     """Everything that decisions depend on at one moment; compared by identity."""
@@ -113,6 +97,7 @@ class Snapshot:
     applications: Mapping[str, Application]
     """By the inbound door's name."""
     destinations: Mapping[str, Destination]
+    l7_proxies: Mapping[str, L7Proxy]
     plans: Plans = field(repr=False)
     revision: int
     """A number that no other snapshot has; never 0."""
@@ -158,13 +143,14 @@ class Snapshot:
 
     @property
     def addresses(self) -> Mapping[Key, Addresses]:
-        """The addresses of every destination and of every inbound door's application."""
-        here: dict[Key, Addresses] = {
-            (Direction.INBOUND, name): each.addresses for name, each in self.applications.items()
-        }
-        return here | {
-            (Direction.OUTBOUND, name): each.addresses for name, each in self.destinations.items()
-        }
+        """The addresses of every destination, every inbound door's application and every L7
+        proxy."""
+        kinds = (
+            (Direction.INBOUND, self.applications),
+            (Direction.OUTBOUND, self.destinations),
+            (L7, self.l7_proxies),
+        )
+        return {(kind, name): each.addresses for kind, all_ in kinds for name, each in all_.items()}
 
 
 def names_in(settings: Settings) -> frozenset[TcpAddress]:
@@ -212,15 +198,19 @@ def _make(
     names = before.names if before is not None and same_names else names_in(settings)
     records = MappingProxyType({name: records[name] for name in names if name in records})
     outbound = outbound_kinds(settings, _expected_by(before))
+    l7 = dict(l7_kinds(settings, records, {} if before is None else before.l7_proxies))
     inbound = {door.name: inbound_kind(door, settings) for door in settings.inbound}
     kinds = [kind for kind in (*inbound.values(), *outbound.values()) if kind is not None]
+    kinds += [kind for each in l7.values() for kind in each.kinds.values()]
     plans = Plans.of(kinds, credentials, verifier, clock, None if before is None else before.plans)
+    l7_proxies = {name: each.with_plans(plans) for name, each in l7.items()}
+    wanted = _wanted(tokens, settings)
     return Snapshot(
         settings=settings,
         credentials=credentials,
         names=names,
         records=records,
-        tokens=_wanted(tokens, settings),
+        tokens=wanted,
         clock=clock,
         own_trust_domain=domain,
         policy=_policy(settings, domain, before),
@@ -229,7 +219,8 @@ def _make(
         ),
         verifier=verifier,
         applications=_applications(settings, records, inbound, plans),
-        destinations=_destinations(settings, records, outbound, plans),
+        destinations=destinations_of(settings, records, outbound, plans, l7_proxies, wanted),
+        l7_proxies=MappingProxyType(l7_proxies),
         plans=plans,
         revision=_next_revision(),
         verdicts=before.verdicts if before is not None and same_trust else {},
@@ -276,31 +267,6 @@ def _applications(
     return MappingProxyType(made)
 
 
-def _destinations(
-    settings: Settings,
-    records: Records,
-    kinds: Mapping[str, HandshakeKind | None],
-    plans: Plans,
-) -> Mapping[str, Destination]:
-    made = {}
-    for name, each in settings.destinations.items():
-        kind = kinds[name]
-        made[name] = Destination(
-            settings=each,
-            addresses=Addresses.of(
-                each.addresses,
-                records,
-                each.server_name,
-                sends_names=each.transport is not Transport.HBONE,
-            ),
-            expected=() if kind is None or kind.expected is None else kind.expected,
-            upstream=upstream_of(each, kind, plans, settings.hbone, records),
-            timeouts=_timeouts(settings.timeouts, each),
-            port=_port(each),
-        )
-    return MappingProxyType(made)
-
-
 def rule_target(door: InboundSettings) -> Target:
     """Return what rules see; an application that is configured by name has no address, and one
     behind tunnels has those that they name."""
@@ -308,12 +274,3 @@ def rule_target(door: InboundSettings) -> Target:
     if isinstance(to, TcpAddress):
         return Target(to.port, to.ip, door.name)
     return Target(None, None, door.name)
-
-
-def _timeouts(timeouts: Timeouts, to: DestinationSettings) -> Timeouts:
-    return timeouts if to.idle is None else replace(timeouts, idle=to.idle)
-
-
-def _port(to: DestinationSettings) -> int | None:
-    ports = {address.port if isinstance(address, TcpAddress) else None for address in to.addresses}
-    return ports.pop() if len(ports) == 1 else None

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tests.helpers.connections import FakeConnection
+from tests.helpers.world import credentials, peer, settings
+from uproxy.config.settings import DestinationSettings, L7EndpointSettings, L7ProxySettings
+from uproxy.connections.expectation import expectation
+from uproxy.lab.pki import Authority
+from uproxy.model import Role, TcpAddress, Transport
+from uproxy.snapshot import Snapshot
+
+CA = Authority("example.org")
+OURS = CA.issue("/ns/web/sa/frontend")
+ENVOY = CA.issue("/ns/mesh/sa/l7")
+REVIEWS = CA.issue("/ns/shop/sa/reviews")
+END, APP = TcpAddress("10.0.0.9", 15008), TcpAddress("10.1.0.1", 8080)
+TO = DestinationSettings("reviews", (APP,), Transport.HBONE, (REVIEWS.spiffe_id,), via="l7")
+PROXY = L7ProxySettings("l7", (L7EndpointSettings(END),), (ENVOY.spiffe_id,))
+PROXIES = {"l7": PROXY, "other": replace(PROXY, name="other")}
+
+THROUGH = FakeConnection(peer=peer(ENVOY, CA, Role.SERVER), via="l7", tunnel_end=END)
+PAST = FakeConnection(peer=peer(REVIEWS, CA, Role.SERVER))
+TOLD = (REVIEWS.spiffe_id,)
+
+
+def why(
+    connection: FakeConnection,
+    to: DestinationSettings | None = TO,
+    proxies: dict[str, L7ProxySettings] = PROXIES,
+) -> str | None:
+    """Why it may not stay open; None: it may."""
+    destinations = {} if to is None else {"reviews": to}
+    config = settings(destinations=destinations, l7_proxies=proxies)
+    made = Snapshot.first(config, credentials(OURS, CA), lambda: CA.now)
+    decision = expectation(made, "reviews", TOLD, connection)
+    assert decision is None or not decision.allowed
+    return None if decision is None else decision.reason
+
+
+def test_who_goes_through_the_l7_proxy_stays() -> None:
+    assert why(THROUGH) is None
+
+
+def test_who_goes_straight_doesnt_stay_where_there_is_an_l7_proxy_now() -> None:
+    assert why(PAST) == "destination reviews is reached via l7 now, and this connection is direct"
+    assert why(PAST, replace(TO, via=None)) is None
+
+
+def test_who_went_past_it_stays_where_that_may_be() -> None:
+    bypass = {"l7": replace(PROXY, when_unavailable="bypass")}
+    assert why(PAST, proxies=bypass) is None
+    stranger = FakeConnection(peer=peer(CA.issue("/other"), CA, Role.SERVER))
+    assert str(why(stranger, proxies=bypass)).startswith("wanted ")
+
+
+def test_another_l7_proxy_is_not_the_same() -> None:
+    assert why(THROUGH, replace(TO, via="other")) == (
+        "destination reviews is reached via other now, and this connection via l7"
+    )
+
+
+def test_who_goes_through_one_that_is_switched_off_may_finish() -> None:
+    assert why(THROUGH, replace(TO, via=None)) is None
+    assert why(THROUGH, replace(TO, via=None), {}) is None
+    assert why(THROUGH, None) is None
+
+
+def test_an_l7_proxy_that_may_not_answer_any_more_is_left() -> None:
+    other = {"l7": replace(PROXY, identities=(REVIEWS.spiffe_id,))}
+    reason = why(THROUGH, proxies=other)
+    assert str(reason).startswith("L7 proxy l7: wanted ")
+    assert why(THROUGH, replace(TO, via=None), other) == reason
+
+
+def test_whom_the_l7_proxy_was_told_to_expect_must_be_expected_still() -> None:
+    other = replace(TO, identities=("spiffe://example.org/ns/shop/sa/other",))
+    assert why(THROUGH, other) == (
+        f"L7 proxy l7 may have connected it to {REVIEWS.spiffe_id}, which isn't expected now"
+    )
+    assert why(THROUGH, replace(TO, identities=(*TO.identities, *other.identities))) is None

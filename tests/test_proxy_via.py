@@ -1,0 +1,269 @@
+"""An outbound door whose destination is reached through an L7 proxy."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+
+import pytest
+
+from tests.helpers.connections import FakeConnection, arrival, ending
+from tests.helpers.world import World, credentials, peer, settings
+from uproxy.config.settings import (
+    DestinationSettings,
+    L7EndpointSettings,
+    L7ProxySettings,
+    OutboundSettings,
+)
+from uproxy.contract import Arrival, Candidate, OnClosed, Refusal, Route, Tunnel
+from uproxy.destinations import L7, Endpoints
+from uproxy.lab.pki import Authority
+from uproxy.lifecycle import ENDINGS, State
+from uproxy.model import Direction, Outcome, Role, TcpAddress, Transport
+from uproxy.proxy.outbound import OutboundDoor
+from uproxy.proxy.services import PER_PEER
+
+CA = Authority("example.org")
+OURS = CA.issue("/ns/web/sa/frontend")
+ENVOY = CA.issue("/ns/mesh/sa/l7")
+REVIEWS = CA.issue("/ns/shop/sa/reviews")
+LISTEN = TcpAddress("127.0.0.1", 8080)
+ONE, OTHER = (TcpAddress(f"10.0.0.{n}", 15008) for n in (9, 10))
+A, B = (TcpAddress(f"10.1.0.{n}", 8080) for n in (1, 2))
+NAME = TcpAddress("l7.internal", 15008)
+APPLICATION = TcpAddress("127.0.0.1", 50000)
+Ways = list[tuple[TcpAddress, TcpAddress | None]]
+
+
+def make(
+    *ends: TcpAddress,
+    apps: tuple[TcpAddress, ...] = (A,),
+    draining: frozenset[TcpAddress] = frozenset(),
+    bypass: bool = False,
+    identity: bool = True,
+) -> tuple[World, OutboundDoor]:
+    endpoints = tuple(L7EndpointSettings(each, each in draining) for each in ends)
+    when = "bypass" if bypass else "refuse"
+    proxy = L7ProxySettings("l7", endpoints, (ENVOY.spiffe_id,), when)
+    to = DestinationSettings("reviews", apps, Transport.HBONE, (REVIEWS.spiffe_id,), via="l7")
+    config = settings(
+        outbound=(OutboundSettings(LISTEN, "reviews"),),
+        destinations={"reviews": to},
+        l7_proxies={"l7": proxy},
+    )
+    here = World(config, credentials(OURS if identity else None, CA), now=CA.now)
+    return here, current(here)
+
+
+def current(here: World) -> OutboundDoor:
+    door = here.door()
+    assert isinstance(door, OutboundDoor)
+    return door
+
+
+def app(number: int = 1) -> Arrival:
+    return arrival(source=APPLICATION, number=number)
+
+
+def admitted(door: OutboundDoor, number: int = 1) -> Route:
+    route = door.admit(app(number))
+    assert isinstance(route, Route), route
+    return route
+
+
+def refused(door: OutboundDoor) -> Refusal:
+    refusal = door.admit(app())
+    assert isinstance(refusal, Refusal)
+    assert refusal.outcome in ENDINGS[State.ADMITTING]
+    return refusal
+
+
+def end_of(route: Route, candidate: Candidate) -> TcpAddress | None:
+    """The L7 proxy's address; None: straight there."""
+    upstream = route.upstream_of(candidate)
+    assert isinstance(upstream, Tunnel)
+    return upstream.end if isinstance(upstream.end, TcpAddress) else None
+
+
+def ways(route: Route) -> Ways:
+    """Each candidate's application, and the address of the L7 proxy."""
+    return [
+        (address, end_of(route, each))
+        for each in route.candidates
+        for address in each.addresses
+        if isinstance(address, TcpAddress)
+    ]
+
+
+def live(door: OutboundDoor, number: int = 1, at: int = 0) -> tuple[FakeConnection, OnClosed]:
+    """Open, at a candidate of the route."""
+    route = admitted(door, number)
+    candidate = route.candidates[at]
+    end = end_of(route, candidate)
+    made = FakeConnection(
+        app(number),
+        route=route,
+        peer=peer(REVIEWS if end is None else ENVOY, CA, Role.SERVER),
+        dialled=candidate.addresses[0],
+        tunnel_end=end or replace(A, port=15008),
+        via=None if end is None else "l7",
+    )
+    door.attempted(route, candidate, None)
+    return made, door.opened(made)
+
+
+def fail(door: OutboundDoor, outcome: Outcome, at: int = 0, number: int = 1) -> None:
+    route = admitted(door, number)
+    door.attempted(route, route.candidates[at], Refusal(outcome, "for this reason"))
+
+
+def l7(here: World) -> Endpoints:
+    return here.all_endpoints[L7, "l7"]
+
+
+def behind(here: World) -> Endpoints:
+    return here.endpoints(Direction.OUTBOUND, "reviews")
+
+
+async def test_the_least_loaded_address_comes_first() -> None:
+    here, door = make(ONE, OTHER)
+    assert ways(admitted(door)) == [(A, ONE), (A, OTHER)]
+    _made, closed = live(door, 2)
+    before = {**l7(here).connections}
+    assert len(before) == 1
+    [busy] = before
+    for number in range(3, 7):
+        assert ways(admitted(door, number))[-1][1] == busy
+    closed(_made, ending())
+    assert l7(here).connections == {}
+
+
+async def test_it_is_counted_by_the_address_as_configured() -> None:
+    here, _door = make(NAME)
+    here.resolve(NAME, ONE)
+    live(current(here))
+    labels = {"l7_proxy": "l7", "endpoint": str(NAME)}
+    assert here.metric("uproxy_l7_streams_total", **labels) == 1
+
+
+def test_an_address_that_is_unavailable_is_passed_over_for_every_destination() -> None:
+    here, door = make(ONE, OTHER)
+    failed = end_of(route := admitted(door), route.candidates[0])
+    door.attempted(route, route.candidates[0], Refusal(Outcome.L7_UNAVAILABLE, "no answer"))
+    assert failed is not None
+    assert l7(here).failing(failed, here.at)
+    assert not behind(here).failing(A, here.at)
+    assert [end for _app, end in ways(admitted(door, 2))] == [{ONE: OTHER, OTHER: ONE}[failed]]
+    labels = {"l7_proxy": "l7", "outcome": "l7_unavailable"}
+    assert here.metric("uproxy_l7_failures_total", **labels) == 1
+
+
+def test_an_address_with_another_identity_is_passed_over_and_its_handshake_counted() -> None:
+    here, door = make(ONE)
+    fail(door, Outcome.PEER_UNEXPECTED)
+    assert l7(here).failing(ONE, here.at)
+    assert here.metric("uproxy_handshake_failures_total", reason="peer_unexpected") == 1
+
+
+def test_an_application_that_is_refused_is_passed_over_and_not_the_l7_proxy() -> None:
+    here, door = make(ONE, apps=(A, B))
+    route = admitted(door)
+    [refusing, other] = [address for address, _end in ways(route)]
+    door.attempted(route, route.candidates[0], Refusal(Outcome.L7_REFUSED, "403"))
+    assert not l7(here).failing(ONE, here.at)
+    assert behind(here).failing(refusing, here.at)
+    assert ways(admitted(door, 2)) == [(other, ONE)]
+
+
+async def test_who_is_cut_off_behind_the_l7_proxy_makes_the_application_be_passed_over() -> None:
+    here, door = make(ONE, apps=(A, B))
+    made, closed = live(door)
+    assert isinstance(made.dialled, TcpAddress)
+    closed(made, ending(Outcome.L7_REFUSED, reason="reset before the first byte"))
+    assert behind(here).failing(made.dialled, here.at)
+    assert not l7(here).failing(ONE, here.at)
+    assert here.metric("uproxy_l7_failures_total", outcome="l7_refused") == 1
+
+
+def test_if_all_addresses_fail_they_are_tried_all_the_same() -> None:
+    _here, door = make(ONE, OTHER)
+    for number in range(2):
+        fail(door, Outcome.L7_UNAVAILABLE, number=number + 1)
+    assert {end for _app, end in ways(admitted(door, 3))} == {ONE, OTHER}
+
+
+def test_a_draining_address_gets_no_connection() -> None:
+    _here, door = make(ONE, OTHER, draining=frozenset({ONE}))
+    assert ways(admitted(door)) == [(A, OTHER)]
+
+
+def test_where_all_drain_connections_are_refused_with_the_way_out() -> None:
+    _here, door = make(ONE, draining=frozenset({ONE}))
+    refusal = refused(door)
+    assert refusal.outcome is Outcome.L7_UNAVAILABLE
+    assert refusal.reason == "L7 proxy l7: each of its addresses is draining: add one that isn't"
+
+
+def test_a_name_that_isnt_resolved_is_said() -> None:
+    here, door = make(NAME)
+    assert refused(door).reason == f"L7 proxy l7: {NAME} has not been resolved yet"
+    here.failing[NAME] = "no such host"
+    refusal = refused(current(here))
+    assert refusal.outcome is Outcome.L7_UNAVAILABLE
+    assert "no such host" in refusal.reason
+
+
+def test_without_an_identity_nothing_leaves() -> None:
+    _here, door = make(ONE, identity=False, bypass=True)
+    assert refused(door).outcome is Outcome.NO_IDENTITY
+
+
+def test_a_route_is_repeatable_where_there_is_one_way_alone() -> None:
+    assert admitted(make(ONE)[1]).cache_scope == PER_PEER
+    assert admitted(make(ONE, OTHER)[1]).cache_scope is None
+    assert admitted(make(ONE, apps=(A, B))[1]).cache_scope is None
+    assert admitted(make(ONE, bypass=True)[1]).cache_scope is None
+
+
+# Past it.
+
+
+def test_past_it_is_the_last_way_where_the_configuration_says_so() -> None:
+    _here, door = make(ONE, bypass=True)
+    assert ways(admitted(door)) == [(A, ONE), (A, None)]
+
+
+def test_while_every_address_fails_nobody_waits_for_them_before_going_past() -> None:
+    here, door = make(ONE, OTHER, bypass=True)
+    for number in range(2):
+        fail(door, Outcome.L7_UNAVAILABLE, number=number + 1)
+    assert ways(admitted(door, 3)) == [(A, None)]
+    here.at += 2.0
+    assert {end for _app, end in ways(admitted(door, 4))} == {ONE, OTHER, None}
+
+
+def test_where_all_drain_connections_go_past() -> None:
+    _here, door = make(ONE, draining=frozenset({ONE}), bypass=True)
+    assert ways(admitted(door)) == [(A, None)]
+
+
+async def test_going_past_is_loud(caplog: pytest.LogCaptureFixture) -> None:
+    here, door = make(ONE, bypass=True)
+    with caplog.at_level(logging.WARNING):
+        made, closed = live(door, at=1)
+    [line] = caplog.messages
+    assert "connection 1 to reviews goes past L7 proxy l7" in line
+    labels = {"l7_proxy": "l7", "destination": "reviews"}
+    assert here.metric("uproxy_l7_bypassed_total", **labels) == 1
+    closed(made, ending())
+    assert dict(here.records[0].fields)["via"] == "direct"
+
+
+async def test_who_went_through_it_is_logged_with_its_name_and_address() -> None:
+    here, door = make(ONE)
+    made, closed = live(door)
+    closed(made, ending())
+    fields = dict(here.records[0].fields)
+    assert (fields["via"], fields["dst.addr"], fields["dst.hbone_addr"]) == (
+        "l7", str(ONE), str(A),
+    )  # fmt: skip

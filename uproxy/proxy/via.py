@@ -1,0 +1,153 @@
+"""The way to a destination through an L7 proxy: which candidates there are, and how its addresses
+fare.
+
+Whether an attempt failed at the L7 proxy or behind it is told apart: what is unavailable, or is
+somebody else, is passed over for every destination; an application that the proxy refuses is
+passed over for its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from uproxy.contract import (
+    Candidate,
+    Connection,
+    Ending,
+    OnClosed,
+    Refusal,
+    Tunnel,
+    Upstream,
+)
+from uproxy.destinations import L7, Endpoints
+from uproxy.l7 import by_way_of
+from uproxy.log import alike
+from uproxy.model import Direction, Outcome, TcpAddress
+from uproxy.proxy.services import HANDSHAKE_FAILURES, Reports, unresolved
+from uproxy.snapshot import Destination, Via
+
+_log = logging.getLogger(__name__)
+
+AT_THE_PROXY = frozenset({Outcome.L7_UNAVAILABLE, Outcome.PEER_UNTRUSTED, Outcome.PEER_UNEXPECTED})
+"""The outcomes of an attempt that has failed at the L7 proxy itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class L7Reports:
+    """Reports what becomes of connections to a destination that has an L7 proxy.  An open
+    connection keeps this, so it refers to nothing of the snapshot."""
+
+    proxy: str
+    """Its name."""
+    destination: str
+    endpoints: Endpoints
+    """The L7 proxy's."""
+    behind: Reports
+    """Of the destination itself."""
+
+    def opened(self, connection: Connection) -> OnClosed:
+        """Report that a connection is open, through the L7 proxy or past it; return what is called
+        with its end."""
+        services = self.behind.services
+        if connection.via is None:
+            services.metrics.l7_bypassed(self.proxy, self.destination)
+            _log.warning(
+                "connection %d to %s goes past L7 proxy %s, which is unavailable, and without its "
+                "policy (when_unavailable: bypass)",
+                connection.arrival.id, self.destination, self.proxy,
+                extra=alike("bypass", self.proxy),
+            )  # fmt: skip
+        elif connection.tunnel_end is not None:
+            self.endpoints.opened((), connection.tunnel_end, services.monotonic())
+        self.behind.opened(connection)
+        return self.closed
+
+    def closed(self, connection: Connection, ending: Ending) -> None:
+        """Report the end of a connection that was open.  One that the L7 proxy cut off before a
+        byte came back counts as a failed attempt."""
+        if connection.via is not None and connection.tunnel_end is not None:
+            self.endpoints.closed(connection.tunnel_end)
+        if ending.outcome is Outcome.L7_REFUSED and connection.dialled is not None:
+            services = self.behind.services
+            services.metrics.l7_failed(self.proxy, ending.outcome)
+            now, reason = services.monotonic(), ending.reason or ""
+            self.behind.endpoints.failed(connection.dialled, now, reason)
+        self.behind.closed(connection, ending)
+
+
+class L7Way:
+    """The way to one destination through its L7 proxy, under one snapshot."""
+
+    def __init__(self, destination: Destination, via: Via, behind: Reports) -> None:
+        """`via` is the destination's, `behind` reports what becomes of connections to it."""
+        self._destination = destination
+        self._via = via
+        self._services = behind.services
+        self._name = via.proxy.settings.name
+        self._endpoints = self._services.endpoints[L7, self._name]
+        self._reports = L7Reports(self._name, destination.settings.name, self._endpoints, behind)
+
+    @property
+    def is_only_one(self) -> bool:
+        """Whether there is one way alone, which may be given to later connections unasked."""
+        return not self._via.may_bypass and not self._via.proxy.serving.choice
+
+    def attempted(self, candidate: Candidate, failure: Refusal | None) -> bool:
+        """Count an attempt that has failed; return whether it failed at the L7 proxy."""
+        upstream = candidate.upstream
+        if failure is None or not isinstance(upstream, Tunnel) or upstream.via is None:
+            return False
+        metrics = self._services.metrics
+        metrics.l7_failed(self._name, failure.outcome)
+        if failure.outcome not in AT_THE_PROXY or not isinstance(upstream.end, TcpAddress):
+            return False
+        if failure.outcome in HANDSHAKE_FAILURES:
+            metrics.handshake_failed(Direction.OUTBOUND, failure.outcome, failure.rule)
+        self._endpoints.failed(upstream.end, self._services.monotonic(), failure.reason)
+        return True
+
+    def opened(self, connection: Connection) -> OnClosed:
+        """Report a connection that is open; return what reports its end."""
+        end = connection.tunnel_end
+        if connection.via is not None and end is not None:
+            label = self._via.proxy.addresses.listed.get(end, end)
+            self._services.metrics.l7_used(self._name, str(label))
+        return self._reports.opened(connection)
+
+    def candidates(self, applications: Sequence[Candidate]) -> tuple[Candidate, ...] | Refusal:
+        """Return the candidates, of which `applications` are the destination's own, or why there is
+        none."""
+        upstreams = self._via.upstreams
+        if isinstance(upstreams, Refusal):
+            return upstreams
+        ends = [upstreams[end] for end in self._usable()]
+        past = self._past()
+        if not ends and past is None:
+            return self._nobody_there()
+        return by_way_of(applications, ends, past)
+
+    def _usable(self) -> Sequence[TcpAddress]:
+        """Return the addresses of the L7 proxy to try, best first; where it may be gone past, none
+        of those that fail: who waits for them would wait for the bypass."""
+        serving, now = self._via.proxy.serving, self._services.monotonic()
+        chosen = self._endpoints.choose(serving, now)
+        if self._via.may_bypass:
+            chosen = [each for each in chosen if not self._endpoints.failing(each, now)]
+        return [each for each in chosen if isinstance(each, TcpAddress)]
+
+    def _past(self) -> Upstream | None:
+        upstream = self._destination.upstream
+        if not self._via.may_bypass or isinstance(upstream, Refusal):
+            return None
+        return upstream
+
+    def _nobody_there(self) -> Refusal:
+        """Return why no address of the L7 proxy can be used."""
+        proxy = self._via.proxy
+        if not proxy.serving.configured:
+            why = "each of its addresses is draining: add one that isn't"
+        else:
+            why = unresolved(proxy.serving.names, self._services).reason
+        return Refusal(Outcome.L7_UNAVAILABLE, f"L7 proxy {self._name}: {why}")
