@@ -10,7 +10,12 @@ from tests.helpers.connections import arrival
 from tests.helpers.world import ANYBODY, World, credentials, settings
 from uproxy.app.current import Current
 from uproxy.app.doors import Doors
-from uproxy.config.settings import DestinationSettings, OutboundSettings
+from uproxy.config.settings import (
+    DestinationSettings,
+    L7EndpointSettings,
+    L7ProxySettings,
+    OutboundSettings,
+)
 from uproxy.contract import Door, Route
 from uproxy.lab.pki import Authority
 from uproxy.lab.waiting import eventually
@@ -47,6 +52,23 @@ async def test_the_registry_and_every_listener_have_the_same_snapshot() -> None:
     assert len(doors.given) == 2
     assert current.snapshot is here.connections.snapshot
     assert current.snapshot.credentials.svid is None
+
+
+async def test_tokens_are_in_force_for_destinations_that_need_them() -> None:
+    there = DestinationSettings("db", (A,), Transport.HBONE, (OURS.spiffe_id,), via="l7")
+    proxy = L7ProxySettings("l7", (L7EndpointSettings(B),), (OURS.spiffe_id,))
+    config = settings(
+        ANYBODY,
+        outbound=(OutboundSettings(LISTEN, "db"),),
+        destinations={"db": there},
+        l7_proxies={"l7": proxy},
+    )
+    here, doors = World(config, credentials(OURS, CA)), KeptDoors()
+    current = Current(here.services, cast("Doors", doors))
+    current.tokens_changed({"db": "token", "other": "token"})
+    assert current.snapshot.tokens == {"db": "token"}
+    assert here.connections.snapshot is current.snapshot
+    assert len(doors.given) == 1
 
 
 async def test_answers_of_the_resolver_wait_for_each_other_and_are_in_force_together() -> None:

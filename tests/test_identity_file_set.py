@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from uproxy.config.settings import FilesIdentity
 from uproxy.errors import IdentityError, UnusableError
 from uproxy.identity.file_set import FileSet, read_files
 from uproxy.lab.pki import SERVER_AUTH, Authority, Issued, private_bytes
+from uproxy.lab.tokens import TokenAuthority
 
 NOBODY = 65534
 NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
@@ -384,3 +386,33 @@ def test_a_file_of_more_than_a_megabyte_is_not_read_whole(files: MakeFiles) -> N
     issued = CA.issue()
     error = replace(files(issued), svid=issued.pem + b"#" * (5 << 20)).error()
     assert "1048577 bytes; at most 1048576" in error
+
+
+def both(roots: Authority, signer: TokenAuthority) -> bytes:
+    """A JWKS with roots and keys for tokens."""
+    keys = [key for each in (roots, signer) for key in json.loads(each.jwks)["keys"]]
+    return json.dumps({"keys": keys}).encode()
+
+
+def test_keys_of_tokens_are_read_from_jwks_where_they_are_wanted(files: MakeFiles) -> None:
+    signer = TokenAuthority("example.org")
+    made = replace(
+        files(CA.issue()), bundles={"Example.ORG": both(CA, signer), "partner.test": PARTNER.pem}
+    )
+    made.write()
+    wanted = read_files(made.settings, NOW, with_jwt=True)
+    assert wanted.jwt_bundles == {"example.org": signer.bundle}
+    assert wanted.bundles == {"example.org": CA.bundle, "partner.test": PARTNER.bundle}
+    assert read_files(made.settings, NOW).jwt_bundles == {}
+
+
+def test_a_jwks_that_can_not_be_read_ends_the_belief_in_its_tokens(files: MakeFiles) -> None:
+    made = replace(files(CA.issue()), bundles={"example.org": CA.pem, "partner.test": b"{"})
+    made.write()
+    found = read_files(made.settings, NOW, with_jwt=True)
+    assert set(found.jwt_bundles) == {"partner.test"}
+    assert found.jwt_bundles["partner.test"].problem in found.problems
+    assert "no JWT-SVID of partner.test is believed: " in found.jwt_bundles["partner.test"].problem
+    (Path(made.settings.bundles["partner.test"])).unlink()
+    gone = read_files(made.settings, NOW, with_jwt=True).jwt_bundles
+    assert "no such file" in gone["partner.test"].problem

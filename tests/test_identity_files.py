@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from uproxy.config.settings import FilesIdentity
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.files import FilesSource
 from uproxy.lab.pki import Authority, Issued
+from uproxy.lab.tokens import TokenAuthority
 from uproxy.lab.waiting import eventually
 
 NOW = datetime(2026, 8, 1, 12, tzinfo=UTC)
@@ -294,6 +296,48 @@ async def test_other_files_can_be_named_while_running(folder: Folder, tmp_path: 
     await eventually(lambda: files.status["rotations"] == 1, "the other files")
     assert files.current.svid is not None
     assert files.current.svid.chain == issued.chain
+    await files.stop()
+
+
+async def test_keys_of_tokens_come_and_go_as_they_are_wanted(folder: Folder) -> None:
+    signer = TokenAuthority("example.org")
+    keys = [key for each in (CA, signer) for key in json.loads(each.jwks)["keys"]]
+    folder.bundle(json.dumps({"keys": keys}).encode())
+    folder.issue(CA.issue())
+    files = source(folder)
+    await files.start()
+    assert files.current.jwt_bundles == {}
+    before = files.current
+    files.want_jwt_bundles(True)
+    assert files.current.jwt_bundles == {"example.org": signer.bundle}
+    assert files.current.generation == before.generation
+    assert (files.status["jwt_trust_domains"], files.status["jwt_error"]) == (["example.org"], None)
+    folder.bundle(CA.jwks)
+    files.reload()
+    assert "no bundle is a JWKS with keys" in str(files.status["jwt_error"])
+    files.want_jwt_bundles(False)
+    assert files.current.jwt_bundles == {}
+    assert "jwt_error" not in files.status
+    await files.stop()
+
+
+async def test_keys_of_tokens_are_withdrawn_though_our_own_files_do_not_fit(
+    folder: Folder,
+) -> None:
+    one, other = TokenAuthority("example.org", kid="1"), TokenAuthority("example.org", kid="2")
+    roots = json.loads(CA.jwks)["keys"]
+    folder.bundle(json.dumps({"keys": roots + json.loads(one.jwks)["keys"]}).encode())
+    folder.issue(CA.issue())
+    files = source(folder)
+    files.want_jwt_bundles(True)
+    await files.start()
+    assert files.current.jwt_bundles == {"example.org": one.bundle}
+    folder.key(CA.issue())
+    folder.bundle(json.dumps({"keys": roots + json.loads(other.jwks)["keys"]}).encode())
+    await eventually(
+        lambda: files.current.jwt_bundles == {"example.org": other.bundle}, "the other key"
+    )
+    assert files.current.svid is not None
     await files.stop()
 
 

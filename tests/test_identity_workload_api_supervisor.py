@@ -7,11 +7,9 @@ import itertools
 import pytest
 
 from tests.helpers.workload_api import svid_message, svid_response
+from uproxy.identity.workload_api.endings import MAX_BACKOFF_S, MIN_BACKOFF_S, SLOW_RETRY_S
 from uproxy.identity.workload_api.grpc import Ended, Message
 from uproxy.identity.workload_api.supervisor import (
-    MAX_BACKOFF_S,
-    MIN_BACKOFF_S,
-    SLOW_RETRY_S,
     StreamState,
     Supervisor,
     SvidChoice,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 from prometheus_client.openmetrics.parser import (
     text_string_to_metric_families as parse_openmetrics,
@@ -58,6 +60,7 @@ def busy() -> Metrics:
         "spiffe_id": WEB, "expires": "2026-01-01T00:00:00+00:00", "rotations": 4,
         "stream": "streaming", "reconnects": 1, "discarded_messages": 0, "revocations": 0,
     })  # fmt: skip
+    metrics.watch_tokens(lambda: {"reviews": datetime(2026, 1, 1, tzinfo=UTC), "ads": None})
     return metrics
 
 
@@ -126,6 +129,9 @@ def test_our_own_metrics_are_all_there() -> None:
     assert value(metrics, "uproxy_connections", direction="inbound") == 2
     assert value(metrics, "uproxy_identity_expiry_timestamp_seconds", spiffe_id=WEB) == 1767225600
     assert value(metrics, "uproxy_identity_rotations_total") == 4
+    expiry = "uproxy_token_expiry_timestamp_seconds"
+    assert value(metrics, expiry, destination="reviews") == 1767225600
+    assert value(metrics, expiry, destination="ads") == 0
     assert value(metrics, "uproxy_workload_api_stream_state", state="streaming") == 1
     assert value(metrics, "uproxy_workload_api_stream_state", state="retrying") == 0
     assert value(metrics, "uproxy_workload_api_reconnects_total") == 1

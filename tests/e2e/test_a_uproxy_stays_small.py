@@ -50,6 +50,8 @@ UNWANTED = re.compile(
     | cryptography\.hazmat\.primitives\.(ciphers | serialization\.ssh)
     | cryptography\.hazmat\.primitives\.asymmetric\.(ed448 | mldsa | mlkem | types | x448)
     | cryptography\.hazmat\.decrepit
+    | jwt(\..*)?                                  # tokens, which few need
+    | uproxy\.identity\.(tokens | workload_api\.jwt_.*)
     | uproxy\.(authority | demo | lab)
     """,
     re.VERBOSE,

@@ -154,6 +154,7 @@ def _eventful() -> Metrics:
     metrics.watch_streams(lambda: {way: 1})
     metrics.watch_limits(lambda: {"connections": 1})
     metrics.watch_log(lambda: 1)
+    metrics.watch_tokens(lambda: {"reviews": None})
     metrics.watch_identity(
         lambda: {
             "spiffe_id": "spiffe://a.test/ours",

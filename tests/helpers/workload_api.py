@@ -8,7 +8,7 @@ implementation of HTTP/2 and gRPC.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -63,6 +63,18 @@ class End:
     text: str = ""
 
 
+def jwt_bundles_response(**bundles: bytes) -> bytes:
+    """Return an encoded JWTBundlesResponse; dots in trust domains are written as `_`."""
+    named = {name.replace("_", "."): jwks for name, jwks in bundles.items()}
+    return bytes(workload_pb2.JWTBundlesResponse(bundles=named).SerializeToString())
+
+
+def jwt_svid_response(*tokens: tuple[str, str]) -> bytes:
+    """Return an encoded JWTSVIDResponse of (SPIFFE ID, token) pairs."""
+    svids = [workload_pb2.JWTSVID(spiffe_id=name, svid=token) for name, token in tokens]
+    return bytes(workload_pb2.JWTSVIDResponse(svids=svids).SerializeToString())
+
+
 class FakeAgent:
     """A Workload API of grpcio's.  Streams take what was `say`d, one word each, in order."""
 
@@ -72,6 +84,9 @@ class FakeAgent:
         self.streams: list[dict[str, str]] = []
         """The metadata of each stream so far."""
         self._words: asyncio.Queue[bytes | End] = asyncio.Queue()
+        self._jwt_words: asyncio.Queue[bytes | End] | None = None
+        self.token: Callable[[workload_pb2.JWTSVIDRequest], bytes | End] | None = None
+        """Answers FetchJWTSVID; None: it isn't served."""
         self._options = list(options)
         self._server: grpc.aio.Server | None = None
 
@@ -80,11 +95,22 @@ class FakeAgent:
         for word in words:
             self._words.put_nowait(word)
 
+    def serve_jwt_bundles(self, *words: bytes | End) -> None:
+        """Serve FetchJWTBundles from the next start on, and queue what its streams take."""
+        self._jwt_words = self._jwt_words or asyncio.Queue()
+        for word in words:
+            self._jwt_words.put_nowait(word)
+
     async def start(self) -> None:
         self._server = grpc.aio.server(options=self._options)
-        handler = grpc.unary_stream_rpc_method_handler(self._fetch)
-        service = SERVICE.strip("/")
-        generic = grpc.method_handlers_generic_handler(service, {"FetchX509SVID": handler})
+        methods = {"FetchX509SVID": grpc.unary_stream_rpc_method_handler(self._fetch)}
+        if self._jwt_words is not None:
+            methods["FetchJWTBundles"] = grpc.unary_stream_rpc_method_handler(self._fetch_jwt)
+        if self.token is not None:
+            methods["FetchJWTSVID"] = grpc.unary_unary_rpc_method_handler(
+                self._fetch_token, workload_pb2.JWTSVIDRequest.FromString
+            )
+        generic = grpc.method_handlers_generic_handler(SERVICE.strip("/"), methods)
         self._server.add_generic_rpc_handlers((generic,))
         self._server.add_insecure_port(self._listen)
         await self._server.start()
@@ -99,14 +125,27 @@ class FakeAgent:
     ) -> AsyncIterator[bytes]:
         metadata = {str(key): str(value) for key, value in context.invocation_metadata() or ()}
         self.streams.append(metadata)
-        while True:
-            word = await self._words.get()
-            if isinstance(word, bytes):
-                yield word
-            elif word.status is None:
-                return
-            else:
-                await context.abort(word.status, word.text)
+        async for message in _said(self._words, context):
+            yield message
+
+    async def _fetch_jwt(
+        self, _request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]
+    ) -> AsyncIterator[bytes]:
+        assert self._jwt_words is not None
+        async for message in _said(self._jwt_words, context):
+            yield message
+
+    async def _fetch_token(
+        self,
+        request: workload_pb2.JWTSVIDRequest,
+        context: grpc.aio.ServicerContext[workload_pb2.JWTSVIDRequest, bytes],
+    ) -> bytes:
+        assert self.token is not None
+        answer = self.token(request)
+        if isinstance(answer, End):
+            await context.abort(answer.status or grpc.StatusCode.UNKNOWN, answer.text)
+        assert isinstance(answer, bytes)
+        return answer
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -119,3 +158,16 @@ class FakeAgent:
         where: TracebackType | None,
     ) -> None:
         await self.stop()
+
+
+async def _said(
+    words: asyncio.Queue[bytes | End], context: grpc.aio.ServicerContext[bytes, bytes]
+) -> AsyncIterator[bytes]:
+    while True:
+        word = await words.get()
+        if isinstance(word, bytes):
+            yield word
+        elif word.status is None:
+            return
+        else:
+            await context.abort(word.status, word.text)

@@ -53,8 +53,8 @@ def _check_tokens(data: bytes) -> None:
 
 
 def _check_jwt_bundles(data: bytes) -> None:
-    theirs = workload_pb2.JWTBundlesResponse.FromString(data)
-    assert dict(theirs.bundles) == dict(decode_jwt_bundles_response(data))
+    ours = decode_jwt_bundles_response(data)
+    assert dict(workload_pb2.JWTBundlesResponse.FromString(data).bundles) == dict(ours)
 
 
 def _check_request(data: bytes) -> None:

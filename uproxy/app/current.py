@@ -62,6 +62,10 @@ class Current:
         """Follow the identity source (`IdentitySource.subscribe`)."""
         self.put(self.snapshot.with_credentials(after))
 
+    def tokens_changed(self, tokens: Mapping[str, str]) -> None:
+        """Put in force the tokens that prove us to destinations, by destination."""
+        self.put(self.snapshot.with_tokens(tokens))
+
     def resolved(self, name: TcpAddress, records: tuple[TcpAddress, ...]) -> None:
         """Take the resolver's answer for `name`.  If it differs from the last one it is put in
         force within GATHER_S seconds; an answer without a record is ignored."""

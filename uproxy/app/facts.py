@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
@@ -79,7 +79,11 @@ class Facts:
     def certificates(self) -> rows.Certificates:
         """Return our SVID and the bundles, without keys."""
         source, own = self.parts.source, self.parts.snapshot.own_trust_domain
-        return describe(source.current, source.status, own)
+        tokens = tuple(
+            rows.TokenRow(name, each.audience, each.expires, each.error)
+            for name, each in self.parts.proofs.status.items()
+        )
+        return replace(describe(source.current, source.status, own), tokens=tokens)
 
     def connections(self, limit: int) -> rows.ConnectionList:
         """Return the newest open connections, at most `limit` of them."""
@@ -177,8 +181,8 @@ class Facts:
         return (f"limits_near: {active:,} of {budget.connections:,} connections: {way_out}",)
 
     def _identity_notes(self) -> tuple[str, ...]:
-        """Return notes on an SVID that can't be renewed (it is valid until it expires), and on
-        the trust domains refused because of a bad bundle or CRL."""
+        """Return notes on an SVID that can't be renewed (it is valid until it expires), on the
+        trust domains refused because of a bad bundle or CRL, and on missing tokens and keys."""
         source, error = self.parts.source, self._renewal_error
         distrusted = source.status.get("distrusted")
         notes = (
@@ -186,7 +190,21 @@ class Facts:
         )
         if error is not None and source.current.svid is not None:
             notes.insert(0, f"identity_stale: {error}")
-        return tuple(notes)
+        return (*notes, *self._proof_notes())
+
+    def _proof_notes(self) -> Iterator[str]:
+        """Yield notes on keys that callers' proofs can't be checked with, and on tokens of ours
+        that can't be fetched or renewed."""
+        status = self.parts.source.status
+        if status.get("jwt_error") is not None:
+            yield f"jwt_bundles_stale: {status['jwt_error']}"
+        distrusted = status.get("jwt_distrusted")
+        if isinstance(distrusted, list):
+            yield from (f"distrusted: {each}" for each in distrusted)
+        for name, each in self.parts.proofs.status.items():
+            if each.error is not None:
+                what = "token_missing" if each.expires is None else "token_stale"
+                yield f"{what}: for destination {name}: {each.error}"
 
     def _trouble(
         self, all_: Mapping[Key, Addresses], direction: Direction, name: str

@@ -9,6 +9,7 @@ from uproxy.app.current import Current
 from uproxy.app.doors import Doors
 from uproxy.app.engines import make_engine
 from uproxy.app.identity import make_source
+from uproxy.app.proofs import Proofs
 from uproxy.config import Settings
 from uproxy.connections import Connections
 from uproxy.destinations import AllEndpoints
@@ -50,7 +51,11 @@ class Parts:
         self.current = Current(self.services, self.doors)
         self.resolver = Resolver(self.current)
         self.source.subscribe(self.current.credentials_changed)
+        self.proofs = Proofs(self.source, self.current.tokens_changed)
         self.metrics.watch_identity(lambda: self.source.status)
+        self.metrics.watch_tokens(
+            lambda: {name: each.expires for name, each in self.proofs.status.items()}
+        )
         self.metrics.watch_limits(self.engine.refused)
         self.metrics.watch_tunnels(
             lambda: {

@@ -146,6 +146,7 @@ class RunningProxy:
         self._admin.open(settings.admin)
         self._limit(settings.limits, budget_of(settings))
         parts.source.subscribe(lambda _before, _after: self._notifier.status(self._status()))
+        parts.proofs.follow(settings)
         await parts.source.start()
         await parts.connections.start()
         parts.resolver.start()
@@ -277,6 +278,7 @@ class RunningProxy:
                 sockets.release(listener)
             raise
         parts.current.put(snapshot, fresh)
+        parts.proofs.follow(settings)
         parts.resolver.refresh()
         self._limit(settings.limits, budget)
         if settings.log != before.log:
@@ -322,6 +324,7 @@ class RunningProxy:
             self._draining.cancel()
         await self._admin.close()
         await parts.resolver.stop()
+        await parts.proofs.stop()
         await parts.source.stop()
         await parts.engine.stop()
         await parts.connections.stop()

@@ -55,7 +55,8 @@ class Credentials:
     generation: int
     """Grows when bundles or CRLs change, and only then: peers are then verified again."""
     jwt_bundles: Mapping[str, JwtBundle] = field(default_factory=lambda: NO_JWT_BUNDLES)
-    """Trust domain name to the keys of its JWT-SVIDs; empty unless proofs are demanded."""
+    """Trust domain name to the keys of its JWT-SVIDs; empty unless they are wanted
+    (`IdentitySource.want_jwt_bundles`)."""
 
 
 class IdentitySource(Protocol):
@@ -72,6 +73,9 @@ class IdentitySource(Protocol):
 
     def subscribe(self, changed: Callable[[Credentials, Credentials], None]) -> None:
         """Call `changed(before, after)` on every replacement, on the event loop's thread."""
+
+    def want_jwt_bundles(self, wanted: bool) -> None:
+        """Provide `Credentials.jwt_bundles` from now on, or none; before `start` too."""
 
     async def start(self) -> None:
         """Begin to watch; returns at once, an identity may come later."""

@@ -13,7 +13,7 @@ import itertools
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from cryptography import x509
@@ -28,17 +28,18 @@ from uproxy.errors import (
     UnusableError,
     in_words,
 )
-from uproxy.identity.credentials import Credentials, Svid
+from uproxy.identity.credentials import NO_JWT_BUNDLES, Credentials, Svid
 from uproxy.identity.private_key import belongs_to, parse_private_key
 from uproxy.identity.source import expired_reason
 from uproxy.identity.verifier import Verifier
 from uproxy.model import Role
 from uproxy.spiffe import encoding
 from uproxy.spiffe.authorities import check_issued
-from uproxy.spiffe.bundles import Bundle, distrusted, parse_bundle, parse_crls
+from uproxy.spiffe.bundles import Bundle, distrusted, is_jwks, parse_bundle, parse_crls
 from uproxy.spiffe.crls import has_issuers_name, issued_by, why_unusable
 from uproxy.spiffe.encoding import MAX_BYTES
 from uproxy.spiffe.ids import SpiffeId, TrustDomain
+from uproxy.spiffe.jwt_bundles import JwtBundle, distrusted_jwt, parse_jwt_bundle
 from uproxy.spiffe.svid import check_own_key, claimed_identity
 
 
@@ -51,6 +52,8 @@ class Trust:
     """The bundles and CRLs that can't be used, so that no peer of theirs is trusted; in words."""
     warnings: tuple[str, ...]
     """What will probably not work, or is unsafe, in words."""
+    jwt_bundles: Mapping[str, JwtBundle] = field(default_factory=lambda: NO_JWT_BUNDLES)
+    """By trust domain; empty where they aren't wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ class FileSet:
     warnings: tuple[str, ...]
     """As of Trust, and of our own certificate and key."""
     problems: tuple[str, ...] = ()
+    """As of Trust."""
+    jwt_bundles: Mapping[str, JwtBundle] = field(default_factory=lambda: NO_JWT_BUNDLES)
     """As of Trust."""
 
     @property
@@ -76,8 +81,8 @@ class _Content:
     mode: int
 
 
-def read_files(settings: FilesIdentity, now: datetime) -> FileSet:
-    """Read every file and check them together.
+def read_files(settings: FilesIdentity, now: datetime, *, with_jwt: bool = False) -> FileSet:
+    """Read every file and check them together; `with_jwt` also the keys of JWT-SVIDs in bundles.
 
     Raises:
         UnusableError: the certificate or key is whole, but of a kind that can't be used.
@@ -86,15 +91,15 @@ def read_files(settings: FilesIdentity, now: datetime) -> FileSet:
     """
     key_file = _open(settings.key)
     svid = _read_svid(settings, key_file.data, now)
-    trust = read_trust(settings)
+    trust = read_trust(settings, with_jwt=with_jwt)
     warnings = [*trust.warnings, *_self_warnings(svid, trust.bundles, now)]
     if key_file.mode & stat.S_IROTH:
         warnings.append(f"{settings.key}: every user here can read the key: chmod 0600")
-    return FileSet(svid, trust.bundles, _once(warnings), trust.problems)
+    return FileSet(svid, trust.bundles, _once(warnings), trust.problems, trust.jwt_bundles)
 
 
-def read_trust(settings: FilesIdentity) -> Trust:
-    """Read the bundles and CRLs alone.
+def read_trust(settings: FilesIdentity, *, with_jwt: bool = False) -> Trust:
+    """Read the bundles and CRLs alone; `with_jwt` also the keys of JWT-SVIDs.
 
     Raises:
         IdentityError: a bundle's name is no trust domain.
@@ -105,7 +110,9 @@ def read_trust(settings: FilesIdentity) -> Trust:
     }
     bundles, warnings, problems = _with_crls(bundles, settings.crls)
     problems = [*(bundle.problem for bundle in bundles.values() if bundle.problem), *problems]
-    return Trust(bundles, _once(problems), _once(warnings))
+    jwt_bundles = dict(_jwt_bundles(settings)) if with_jwt else NO_JWT_BUNDLES
+    problems += [bundle.problem for bundle in jwt_bundles.values() if bundle.problem]
+    return Trust(bundles, _once(problems), _once(warnings), jwt_bundles)
 
 
 def _once(words: list[str]) -> tuple[str, ...]:
@@ -170,6 +177,20 @@ def _read_bundle(domain: str, path: str) -> Bundle:
         return distrusted(name, f"{path}: not a bundle of {name}: {error}")
     except IdentityError as error:
         return distrusted(name, str(error))
+
+
+def _jwt_bundles(settings: FilesIdentity) -> Iterable[tuple[str, JwtBundle]]:
+    """Yield the keys of JWT-SVIDs of each trust domain whose bundle is a JWKS."""
+    for domain, path in settings.bundles.items():
+        name = TrustDomain.parse(domain).name
+        try:
+            data = _read(path)
+            if is_jwks(data):
+                yield name, parse_jwt_bundle(name, data)
+        except BundleError as error:
+            yield name, distrusted_jwt(name, f"{path}: not a bundle of {name}: {error}")
+        except IdentityError as error:
+            yield name, distrusted_jwt(name, str(error))
 
 
 def _with_crls(

@@ -40,6 +40,7 @@ class FilesSource(SourceBase):
     def __init__(self, settings: FilesIdentity, *, clock: Clock) -> None:
         super().__init__("files", "the identity's files have not been read yet", clock=clock)
         self._settings = settings
+        self._wants_jwt = False
         self._seen: _Fingerprint = ()
         self._error: str | None = None  # why the files in place are not in force
         self._in_force: FileSet | None = None  # the last set that was good
@@ -66,6 +67,12 @@ class FilesSource(SourceBase):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await super().stop()
+
+    def want_jwt_bundles(self, wanted: bool) -> None:
+        """Read the keys of JWT-SVIDs in JWKS bundles too, or not; now, if it has started."""
+        changed, self._wants_jwt = wanted is not self._wants_jwt, wanted
+        if changed and self._watching is not None:
+            self.reload()
 
     async def reload_if_they_answer(self, hanging_s: float = _HANGING_S) -> None:
         """As `reload`, unless the files' mounts don't answer within `hanging_s` seconds: then what
@@ -106,11 +113,12 @@ class FilesSource(SourceBase):
         if self._in_force is None or self._may_be_half_written():
             return
         try:
-            trust = read_trust(self._settings)
+            trust = read_trust(self._settings, with_jwt=self._wants_jwt)
         except IdentityError as error:
             _LOG.warning("%s", error)
             return
-        self._take(FileSet(self._in_force.svid, trust.bundles, trust.warnings, trust.problems))
+        svid = self._in_force.svid
+        self._take(FileSet(svid, trust.bundles, trust.warnings, trust.problems, trust.jwt_bundles))
 
     def _take(self, files: FileSet) -> None:
         before = self._in_force
@@ -119,7 +127,7 @@ class FilesSource(SourceBase):
             if warning not in logged:
                 _LOG.warning("%s", warning)
         self._in_force = files
-        self._replace(files.svid, "", files.bundles)
+        self._replace(files.svid, "", files.bundles, files.jwt_bundles)
 
     @property
     def _paths(self) -> tuple[str, ...]:
@@ -132,7 +140,7 @@ class FilesSource(SourceBase):
         for _ in range(_READS):
             # taken before reading, so that a change meanwhile is seen by the next look
             self._seen = _fingerprint(self._paths)
-            files = read_files(self._settings, self._clock())
+            files = read_files(self._settings, self._clock(), with_jwt=self._wants_jwt)
             if self._seen == _fingerprint(self._paths):
                 return files
         raise IdentityError(f"{self._settings.svid}: the identity's files keep changing")
@@ -193,7 +201,13 @@ class FilesSource(SourceBase):
             "warnings": list(in_force.warnings) if in_force else [],
             "reads": self._reads,
             "discarded_sets": self._discarded,
+            **(self._jwt_facts() if self._wants_jwt else {}),
         }
+
+    def _jwt_facts(self) -> Mapping[str, object]:
+        usable = sorted(name for name, each in self.current.jwt_bundles.items() if each.is_usable)
+        words = "no bundle is a JWKS with keys for JWT-SVIDs: callers' proofs can't be checked"
+        return {"jwt_trust_domains": usable, "jwt_error": None if usable else words}
 
 
 def _fingerprint(paths: tuple[str, ...]) -> _Fingerprint:

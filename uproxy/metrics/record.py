@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from functools import partial
 
 from uproxy.contract import TlsFacts
@@ -179,6 +180,18 @@ class Metrics:
         )  # fmt: skip
         for fact, name, text in _IDENTITY_COUNTERS:
             self._pulled.counter(f"uproxy_{name}", text, (), partial(pulled.fact, status, fact))
+
+    def watch_tokens(self, expiries: Callable[[], Mapping[str, datetime | None]]) -> None:
+        """Publish when the token for each destination expires; None: it has none."""
+        self._pulled.gauge(
+            "uproxy_token_expiry_timestamp_seconds",
+            "When the JWT-SVID for a destination behind an L7 proxy expires, Unix time; 0: none",
+            ("destination",),
+            lambda: [
+                ((name,), 0.0 if expires is None else expires.timestamp())
+                for name, expires in expiries().items()
+            ],
+        )
 
     def render(self, accept: str = "") -> tuple[str, bytes]:
         """Return (content type, text): OpenMetrics if the Accept header `accept` asks for it,

@@ -75,9 +75,14 @@ def parse_bundle(trust_domain: str, data: bytes) -> Bundle:
     Raises:
         BundleError: naming what is wrong.
     """
-    if data.lstrip()[:1] == b"{":
+    if is_jwks(data):
         return parse_jwks(trust_domain, data).bundle
     return parse_certificates(trust_domain, data)
+
+
+def is_jwks(data: bytes) -> bool:
+    """Return whether a bundle is a JWKS; otherwise it is PEM or DER."""
+    return data.lstrip()[:1] == b"{"
 
 
 def parse_certificates(trust_domain: str, data: bytes) -> Bundle:

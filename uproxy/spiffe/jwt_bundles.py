@@ -59,6 +59,11 @@ class JwtBundle:
     def __post_init__(self) -> None:
         TrustDomain(self.trust_domain)
 
+    @property
+    def is_usable(self) -> bool:
+        """Whether a token of the domain can be believed."""
+        return any(each.key is not None for each in self.keys.values())
+
 
 def distrusted_jwt(trust_domain: str, problem: str) -> JwtBundle:
     """Return the bundle that replaces one that can't be used: none of its tokens is believed."""

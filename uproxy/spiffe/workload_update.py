@@ -147,13 +147,13 @@ def _by_domain(entries: Iterable[tuple[str, bytes]]) -> tuple[dict[str, list[byt
     problems = []
     for key, der in entries:
         try:
-            given.setdefault(_trust_domain(key), []).append(der)
+            given.setdefault(trust_domain_in(key), []).append(der)
         except SpiffeIdError as error:
             problems.append(f"a bundle is left out, its key is no trust domain: {error}")
     return given, problems
 
 
-def _trust_domain(key: str) -> str:
+def trust_domain_in(key: str) -> str:
     """Return the name in `td`, `spiffe://td` or `spiffe://td/path`: agents write all three
     (WA-15)."""
     if key[: len(_SCHEME)].lower() == _SCHEME:

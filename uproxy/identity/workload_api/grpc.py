@@ -63,15 +63,17 @@ Event = Message | Ended
 class Call:
     """One call on a fresh connection.  `data_to_send` after the constructor is the request."""
 
-    def __init__(self, path: str, authority: str, max_message_bytes: int) -> None:
+    def __init__(
+        self, path: str, authority: str, max_message_bytes: int, request: bytes = b""
+    ) -> None:
         self._reader = MessageReader(max_message_bytes)
         self._greeted = False
         self._ended = False
         self._h2 = _connection()
         self._stream_id = self._h2.get_next_available_stream_id()
         self._h2.send_headers(self._stream_id, _request_headers(path, authority))
-        # every request of this API is an empty message
-        self._h2.send_data(self._stream_id, frame(b""), end_stream=True)
+        # a request is far below HTTP/2's first window and frame size
+        self._h2.send_data(self._stream_id, frame(request), end_stream=True)
 
     def data_to_send(self) -> bytes:
         """Take the bytes that must go out now."""

@@ -12,14 +12,18 @@ import contextlib
 import logging
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from uproxy.errors import NoIdentityError
-from uproxy.identity.credentials import Credentials, IdentitySource
+from uproxy.identity.credentials import NO_JWT_BUNDLES, Credentials, IdentitySource
 from uproxy.identity.source import Clock, SourceBase, surface_defect
 from uproxy.identity.workload_api.grpc import Event, Message
 from uproxy.identity.workload_api.stream import watch
 from uproxy.identity.workload_api.supervisor import Supervisor, SvidChoice
 from uproxy.model import Address
+
+if TYPE_CHECKING:
+    from uproxy.identity.workload_api.jwt_watch import JwtBundleWatch
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,14 +51,35 @@ class WorkloadApiSource(SourceBase):
         self._grace: asyncio.TimerHandle | None = None  # set while a denial may be a hiccup
         self._reported: str | None = None
         self._told: tuple[str, ...] = ()  # problems that the log knows
+        self._wants_jwt = False
+        self._jwt: JwtBundleWatch | None = None  # while JWT bundles are wanted, once started
 
     async def start(self) -> None:
         """Begin to watch; returns at once, an identity may come later."""
         self._task = asyncio.create_task(self._watch(), name="workload-api")
         self._task.add_done_callback(surface_defect)
+        self.want_jwt_bundles(self._wants_jwt)
+
+    def want_jwt_bundles(self, wanted: bool) -> None:
+        """Begin to watch JWT bundles too, or stop it and forget them."""
+        self._wants_jwt = wanted
+        if self._task is None:
+            return
+        if wanted and self._jwt is None:
+            # imported here to save memory
+            from uproxy.identity.workload_api.jwt_watch import JwtBundleWatch
+
+            self._jwt = JwtBundleWatch(self._address, self._publish, _jitter)
+            self._jwt.start()
+        elif not wanted and self._jwt is not None:
+            self._jwt.cancel()
+            self._jwt = None
+            self._publish()
 
     async def stop(self) -> None:
         """Stop watching; what is held stays readable."""
+        if self._jwt is not None:
+            self._jwt.cancel()
         if self._task is not None:
             self._task.cancel()
             # its cancellation is awaited, not raised: ours, if it comes meanwhile, is
@@ -73,6 +98,7 @@ class WorkloadApiSource(SourceBase):
             "reconnects": supervisor.counters.reconnects,
             "discarded_messages": supervisor.counters.discarded_messages,
             "revocations": supervisor.counters.revocations,
+            **({} if self._jwt is None else self._jwt.facts),
         }
 
     async def _watch(self) -> None:
@@ -110,7 +136,8 @@ class WorkloadApiSource(SourceBase):
 
     def _publish(self) -> None:
         held = self._supervisor.held
-        self._replace(held.svid, held.reason, held.bundles)
+        jwt_bundles = NO_JWT_BUNDLES if self._jwt is None else self._jwt.bundles
+        self._replace(held.svid, held.reason, held.bundles, jwt_bundles)
         error = self._supervisor.last_error
         if error is not None and error != self._reported:
             _LOG.warning("%s", error)

@@ -27,11 +27,16 @@ FIRST_MESSAGE_S = 30.0
 """From the connection to the first message or status, which may take the agent an attestation."""
 KEEPALIVE = {socket.TCP_KEEPIDLE: 30, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
 """A host that is gone is missed after a minute (30 s of silence, 3 probes 10 s apart)."""
+MAX_REQUEST_BYTES = 15 << 10
+"""What fits in one frame of HTTP/2, whatever the agent's settings."""
 _READ_BYTES = 64 << 10
 
 
-async def watch(address: Address, method: str = "FetchX509SVID") -> AsyncGenerator[Event, None]:
-    """Make one call and yield what comes of it; the last event is always `Ended`."""
+async def watch(
+    address: Address, method: str = "FetchX509SVID", request: bytes = b""
+) -> AsyncGenerator[Event, None]:
+    """Make one call and yield what comes of it; the last event is always `Ended`.  `request` is the
+    encoded message, of at most MAX_REQUEST_BYTES."""
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             reader, writer = await _connect(address)
@@ -39,8 +44,8 @@ async def watch(address: Address, method: str = "FetchX509SVID") -> AsyncGenerat
         yield Ended(explain(address, error))
         return
     try:
-        async for event in _converse(Call(SERVICE + method, _authority(address), MAX_MESSAGE_BYTES),
-                                     reader, writer):  # fmt: skip
+        call = Call(SERVICE + method, _authority(address), MAX_MESSAGE_BYTES, request)
+        async for event in _converse(call, reader, writer):
             yield event
     finally:
         writer.close()

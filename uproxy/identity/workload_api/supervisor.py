@@ -10,9 +10,7 @@ what to hold and when to call again come out.  The rules:
 - PERMISSION_DENIED at the end of a stream that had spoken is revocation, at once (WA-13).  As
   the first word of a new stream it may be a hiccup of attestation: revocation after
   `revocation_grace`, unless a message comes first.
-- An orderly end is followed by a new stream at once (WA-3), anything else by a jittered
-  backoff that a good message resets (WE-11); INVALID_ARGUMENT and UNIMPLEMENTED can't get
-  better by asking again, so they are asked slowly (WE-10, WE-13).
+- When to open the next stream is said in `endings`.
 - Of several identities uProxy takes the one it is told to, never the first by chance; once
   it has one it stays with it.
 """
@@ -25,16 +23,12 @@ from dataclasses import dataclass, replace
 
 from uproxy.errors import MessageError
 from uproxy.identity.credentials import Svid
+from uproxy.identity.workload_api.endings import Backoff, explain_ending
 from uproxy.identity.workload_api.framing import Status
 from uproxy.identity.workload_api.grpc import Ended, Message
 from uproxy.spiffe.bundles import Bundle
 from uproxy.spiffe.workload_update import OfferedSvid, WorkloadUpdate, parse_svid_response
 
-MIN_BACKOFF_S = 0.05
-MAX_BACKOFF_S = 2.0
-SLOW_RETRY_S = 60.0
-HASTE_S = 1.0
-"""An orderly end so soon after a reconnect at once is answered with backoff: no busy loop."""
 _LISTED = 10  # identities named in a reason
 
 
@@ -89,10 +83,8 @@ class Supervisor:
         """When `tick` must be called: the agent denies us and the grace ends."""
         self._choice = choice
         self._revocation_grace = revocation_grace
-        self._jitter = jitter  # from 0 to 1
-        self._failures = 0
+        self._backoff = Backoff(jitter)
         self._is_live = False  # this stream has spoken
-        self._hurried_at = float("-inf")
 
     def connecting(self) -> None:
         """A new stream is being opened."""
@@ -110,7 +102,7 @@ class Supervisor:
             self.counters.discarded_messages += 1
             self._complain(f"the agent's message is discarded: {error}")
             return
-        self._failures = 0
+        self._backoff.reset()
         self.revoke_at = None
         self._accept(update)
 
@@ -118,10 +110,10 @@ class Supervisor:
         """The stream is over; returns the seconds until the next one may be opened."""
         was_live, self._is_live = self._is_live, False
         self.state = StreamState.RETRYING
-        self._complain(_explain(ending))
+        self._complain(explain_ending(ending, "X509-SVIDs"))
         if ending.status == Status.PERMISSION_DENIED and self.held.svid is not None:
             self._deny(was_live, now)
-        return self._delay(ending, now)
+        return self._backoff.delay(ending, now)
 
     def tick(self, now: float) -> None:
         """Time has passed: revoke if the grace is over."""
@@ -151,16 +143,6 @@ class Supervisor:
             self.last_error = reason
             self.counters.revocations += self.held.svid is not None
         self.held = Held(chosen, reason, update.bundles)
-
-    def _delay(self, ending: Ended, now: float) -> float:
-        if ending.status in (Status.INVALID_ARGUMENT, Status.UNIMPLEMENTED):
-            return SLOW_RETRY_S * (1 + self._jitter()) / 2
-        if ending.is_orderly and now - self._hurried_at >= HASTE_S:
-            self._hurried_at = now
-            return 0.0
-        ceiling = min(MAX_BACKOFF_S, MIN_BACKOFF_S * (2 << min(self._failures, 16)))
-        self._failures += 1
-        return MIN_BACKOFF_S + (ceiling - MIN_BACKOFF_S) * self._jitter()
 
 
 def _choose(
@@ -199,22 +181,3 @@ def _list(offered: tuple[OfferedSvid, ...]) -> str:
     names = [f"{svid.spiffe_id} (hint {svid.hint[:80]!r})" if svid.hint else str(svid.spiffe_id)
              for svid in offered[:_LISTED]]  # fmt: skip
     return ", ".join(names) + (", …" if len(offered) > _LISTED else "")
-
-
-def _explain(ending: Ended) -> str:
-    text = f" ({ending.text})" if ending.text else ""
-    match ending.status:
-        case None:
-            return ending.text
-        case Status.OK:
-            return "the agent ended the stream"
-        case Status.PERMISSION_DENIED:
-            return (
-                f"the agent has no identity for this process{text}: "
-                "is there an entry that selects it?"
-            )
-        case Status.INVALID_ARGUMENT:
-            return f"the agent finds the request invalid{text}: is this its Workload API socket?"
-        case Status.UNIMPLEMENTED:
-            return f"the endpoint doesn't offer X509-SVIDs{text}: is it a SPIFFE Workload API?"
-    return f"the agent answered with gRPC status {ending.status}{text}"

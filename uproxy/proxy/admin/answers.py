@@ -29,7 +29,8 @@ TROUBLES_ON_PAGE = 20
 
 PUBLIC_WORDS = frozenset(
     {"starting", "draining", "no identity yet", "no identity any more", "config_stale",
-     "identity_stale", "limits_clamped", "limits_near"}
+     "identity_stale", "jwt_bundles_stale", "limits_clamped", "limits_near", "token_missing",
+     "token_stale"}
 )  # fmt: skip
 """The beginnings of reasons and notes that clients on other machines may read; the text after
 them contains values from the configuration, the environment and the agent."""

@@ -77,6 +77,18 @@ class TrustDomainRow(Row):
 
 
 @dataclass(frozen=True, slots=True)
+class TokenRow(Row):
+    """The JWT-SVID for one destination behind an L7 proxy; never the token itself."""
+
+    destination: str
+    audience: tuple[str, ...]
+    expires: datetime | None
+    """None: there is none."""
+    error: str | None
+    """Why there is none, or no newer one."""
+
+
+@dataclass(frozen=True, slots=True)
 class Certificates(Row):
     """The answer of `/certs`."""
 
@@ -86,6 +98,7 @@ class Certificates(Row):
     source: Mapping[str, object]
     """`IdentitySource.status`."""
     trust_domains: tuple[TrustDomainRow, ...]
+    tokens: tuple[TokenRow, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

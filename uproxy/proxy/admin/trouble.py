@@ -170,6 +170,8 @@ def _note(word: str, certificates: Certificates) -> tuple[Kind, Level, str]:
             return Kind.RENEWAL, Level.WARN, _issuer(certificates)
         case "distrusted":
             return Kind.DISTRUSTED, Level.WARN, _issuer(certificates)
+        case "jwt_bundles_stale" | "token_missing" | "token_stale":
+            return Kind.OTHER, Level.WARN, _issuer(certificates)
         case "limits_near":
             return Kind.LIMIT, Level.WARN, _RUNNER
     return Kind.OTHER, Level.NOTE, _RUNNER
