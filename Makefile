@@ -14,7 +14,7 @@ BUILD_PACKAGES := gcc libc6-dev python3-dev
 TEST_PACKAGES := $(APPLICATIONS) chromium chromium-driver clang curl fish iproute2 libnginx-mod-stream libssl-dev \
 	linux-libc-dev lld mandoc nftables nghttp2-client nmap openssl prometheus redis-tools stunnel4 systemd testssl.sh zsh
 
-.PHONY: help demo test test-all check bench wheels standalone deb fuzz asan tsan mutants shell-files bpf clean test-packages demo-packages
+.PHONY: help demo test test-all check bench wheels standalone deb site fuzz asan tsan mutants shell-files bpf clean test-packages demo-packages
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
 
@@ -27,6 +27,7 @@ help:
 	@echo 'make wheels    a wheel for each version of Python, in dist'
 	@echo 'make standalone  uProxy as one file, without Python: .cache/standalone/uproxy'
 	@echo 'make deb       the same as a Debian package, in dist'
+	@echo 'make site      the documentation as a web site, in dist/site; a dead link is an error'
 	@echo 'make fuzz      the fuzz targets, a minute each; ARGS="SECONDS NAME …" chooses'
 	@echo 'make asan      the compiled engine under AddressSanitizer; ARGS goes to pytest'
 	@echo 'make tsan      the compiled engine under ThreadSanitizer; ARGS goes to pytest'
@@ -51,6 +52,7 @@ test-all: check test-packages $(PEERS) .cache/sslyze/.ready
 	@.ci/unit-tests 3.13
 	@.ci/unit-tests 3.14
 	@$(STEP) "the wheel, installed elsewhere" .ci/wheel
+	@$(MAKE) --no-print-directory site
 
 check: $(VENV)/.ready
 	@$(STEP) "lint" $(BIN)/ruff check .
@@ -63,7 +65,7 @@ check: $(VENV)/.ready
 	    -k is_what_is_printed
 
 bench: $(VENV)/.ready .cache/peers/ghostunnel
-	@.ci/packages haproxy libssl-dev
+	@.ci/packages haproxy libssl-dev nghttp2-client nginx
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 wheels: $(VENV)/.ready .cache/glibc-2.31/.ready
@@ -75,6 +77,10 @@ standalone: $(VENV)/.ready
 
 deb: standalone
 	@deploy/debian/build .cache/standalone dist
+
+# links to pages and headings that aren't there are errors
+site: .cache/site/.ready
+	@$(STEP) "documentation site" .cache/site/bin/sphinx-build -q -E -W --keep-going -c deploy/site . dist/site
 
 fuzz: $(VENV)/.ready
 	@.ci/fuzz $(ARGS)
@@ -127,6 +133,11 @@ $(VENV)/.ready: constraints.txt pyproject.toml setup.py $(wildcard uproxy/transp
 .cache/glibc-2.31/.ready: .ci/glibc .ci/debian
 	@.ci/packages dpkg-dev gcc
 	@$(STEP) "glibc 2.31" .ci/glibc .cache/glibc-2.31
+	@touch $@
+
+# apart, because nothing else needs it
+.cache/site/.ready: deploy/site/requirements.txt | $(VENV)/.ready
+	@$(STEP) "Sphinx" .ci/site
 	@touch $@
 
 # apart, because it wants an older cryptography than uProxy's
