@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.capture_world import World
+from tests.helpers.capture_world import World, existing
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -33,12 +33,13 @@ def bpffs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture
 def world(tmp_path: Path, bpffs: Path) -> Iterator[World]:
-    """A pod and a host, nothing captured."""
-    made = World(tmp_path, bpffs)
-    try:
-        made.make()
+    """A pod and a host, nothing captured; for eBPF."""
+    with existing(World(tmp_path, bpffs)) as made:
         yield made
-    finally:
-        if made.captured():
-            made.detach()
-        made.remove()
+
+
+@pytest.fixture(params=["ebpf", "nft"])
+def either(tmp_path: Path, bpffs: Path, request: pytest.FixtureRequest) -> Iterator[World]:
+    """The same, for what both modes promise."""
+    with existing(World(tmp_path, bpffs, request.param)) as made:
+        yield made

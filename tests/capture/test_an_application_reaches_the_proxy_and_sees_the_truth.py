@@ -20,11 +20,11 @@ from tests.helpers.capture_world import (
 
 
 @pytest.fixture
-def captured(world: World) -> Iterator[World]:
+def captured(either: World) -> Iterator[World]:
     """A captured application whose proxy runs."""
-    world.attach()
-    with world.proxy():
-        yield world
+    either.attach()
+    with either.proxy():
+        yield either
 
 
 @pytest.mark.parametrize(
@@ -71,11 +71,6 @@ def test_others_in_the_namespace_are_left_alone(captured: World) -> None:
         assert seen["answer"] == "real"
 
 
-def test_a_socket_bound_to_a_device_is_refused(captured: World) -> None:
-    assert captured.connect(HOST, 80, "device=eth0")["error"] == "ECONNREFUSED"
-    assert captured.status()["stats"]["bound_device"] == 1
-
-
 def test_udp_is_left_alone(captured: World) -> None:
     program = (
         "import socket; s = socket.socket(type=socket.SOCK_DGRAM); "
@@ -84,3 +79,18 @@ def test_udp_is_left_alone(captured: World) -> None:
     words = captured.inside(captured.pod, captured.app, "python3", "-c", program)
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [POD, "0"]  # SO_MARK
+
+
+def test_a_socket_bound_to_a_device_is_refused(world: World) -> None:
+    world.attach()
+    with world.proxy():
+        assert world.connect(HOST, 80, "device=eth0")["error"] == "ECONNREFUSED"
+    assert world.status()["stats"]["bound_device"] == 1
+
+
+def test_what_was_captured_is_counted(captured: World) -> None:
+    captured.connect(HOST, 80)
+    captured.connect(HOST6, 80)
+    shown = captured.status()
+    assert (shown["state"], shown["stats"]["captured"]) == ("attached", 2)
+    assert shown["listeners"]["outbound"]

@@ -13,32 +13,32 @@ AT_ONCE_S = 1.0
 
 
 @pytest.mark.parametrize("address", [HOST, HOST6, ELSEWHERE])
-def test_outbound_connections_are_refused_at_once(world: World, address: str) -> None:
-    world.attach()
-    with world.server(world.host, 80):
-        seen = world.connect(address, 80)
+def test_outbound_connections_are_refused_at_once(either: World, address: str) -> None:
+    either.attach()
+    with either.server(either.host, 80):
+        seen = either.connect(address, 80)
     assert seen["error"] == "ECONNREFUSED"
     assert seen["seconds"] < AT_ONCE_S
 
 
 def test_a_proxy_that_dies_takes_nothing_along_and_one_that_comes_back_is_used(
-    world: World,
+    either: World,
 ) -> None:
-    world.attach()
-    with world.server(world.host, 80):
+    either.attach()
+    with either.server(either.host, 80):
         for _ in range(2):
-            with world.proxy() as proxy:
-                assert world.connect(HOST, 80)["answer"]["original"] == [HOST, 80]
+            with either.proxy() as proxy:
+                assert either.connect(HOST, 80)["answer"]["original"] == [HOST, 80]
                 proxy.stop(signal.SIGKILL)
-            seen = world.connect(HOST, 80)
+            seen = either.connect(HOST, 80)
             assert (seen["error"], seen["seconds"] < AT_ONCE_S) == ("ECONNREFUSED", True)
 
 
-def test_a_proxy_that_listens_already_is_found(world: World) -> None:
-    with world.proxy():
-        world.attach("--inbound", "8080")
-        assert world.connect(HOST, 80)["answer"]["original"] == [HOST, 80]
-        assert world.status()["listeners"] == {"outbound": True, "inbound": True}
+def test_a_proxy_that_listens_already_is_found(either: World) -> None:
+    with either.proxy():
+        either.attach("--inbound", "8080")
+        assert either.connect(HOST, 80)["answer"]["original"] == [HOST, 80]
+        assert either.status()["listeners"] == {"outbound": True, "inbound": True}
 
 
 def test_fail_open_lets_pass_what_there_is_no_proxy_for(world: World) -> None:
@@ -52,29 +52,29 @@ def test_fail_open_lets_pass_what_there_is_no_proxy_for(world: World) -> None:
 
 
 @pytest.mark.parametrize("address", [POD, POD6])
-def test_inbound_connections_reach_the_proxy_or_nobody(world: World, address: str) -> None:
-    world.attach("--inbound", "8080")
-    with world.server(world.pod, 8080, world.app), world.server(world.pod, 9090, world.app):
-        seen = world.call(address, 8080)
+def test_inbound_connections_reach_the_proxy_or_nobody(either: World, address: str) -> None:
+    either.attach("--inbound", "8080")
+    with either.server(either.pod, 8080, either.app), either.server(either.pod, 9090, either.app):
+        seen = either.call(address, 8080)
         assert (seen["error"], seen["seconds"] < AT_ONCE_S) == ("ECONNREFUSED", True)
-        with world.proxy():
-            seen = world.call(address, 8080)
+        with either.proxy():
+            seen = either.call(address, 8080)
             assert seen["answer"] == {
                 "door": "inbound", "original": [address, 8080], "peer": seen["sockname"]
             }  # fmt: skip
-            assert world.call(address, 9090)["answer"] == "real"
+            assert either.call(address, 9090)["answer"] == "real"
             # the proxy itself reaches the application
-            again = world.run_app(world.pod, world.proxy_cgroup, address, 8080)
+            again = either.run_app(either.pod, either.proxy_cgroup, address, 8080)
             assert again["answer"] == "real"
 
 
-def test_all_inbound_ports_but_some_are_captured(world: World) -> None:
-    world.attach("--inbound", "all", "--exclude-inbound", "9090")
-    with world.proxy(), world.server(world.pod, 9090, world.app):
-        assert world.call(POD, 12345)["answer"]["original"] == [POD, 12345]
-        assert world.call(POD, 9090)["answer"] == "real"
+def test_all_inbound_ports_but_some_are_captured(either: World) -> None:
+    either.attach("--inbound", "all", "--exclude-inbound", "9090")
+    with either.proxy(), either.server(either.pod, 9090, either.app):
+        assert either.call(POD, 12345)["answer"]["original"] == [POD, 12345]
+        assert either.call(POD, 9090)["answer"] == "real"
         # the door itself, dialled from outside, says that nobody redirected
-        assert world.call(POD, IN)["answer"]["original"] == [POD, IN]
+        assert either.call(POD, IN)["answer"]["original"] == [POD, IN]
 
 
 def test_what_somebody_does_to_the_route_lets_nothing_out(world: World) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from uproxy import cli
-from uproxy.capture import bpf, netlink, pins, record, sysctls
+from uproxy.capture import bpf, netlink, nft, pins, record, sysctls
 
 
 def main() -> int:
@@ -33,6 +33,7 @@ def main() -> int:
         (record, "save"), (record, "forget"), (sysctls, "write"), (netlink.Netlink, "change"),
         (pins.Pins, "create"), (pins.Pins, "remove"), (pins.Pins, "clear"), (bpf, "pin"),
         (bpf, "update"), (bpf, "create_link"), (bpf, "update_link"),
+        (nft, "_nft"),
     ):  # fmt: skip
         setattr(place, name, dying(getattr(place, name)))
     return cli.main(sys.argv[2:])

@@ -36,10 +36,11 @@ _HERE = Path(__file__).parent
 class World:
     """One pod and one host."""
 
-    def __init__(self, folder: Path, bpffs: Path) -> None:
+    def __init__(self, folder: Path, bpffs: Path, mode: str = "ebpf") -> None:
         number = f"{os.getpid():x}-{next(_numbers)}"
         self.folder = folder
         self.bpffs = bpffs
+        self.mode = mode
         self.name = f"t{number}"
         self.pod, self.host = f"upp{number}", f"uph{number}"
         self.cgroup = places.cgroup_root() / f"uproxy-{number}"
@@ -81,7 +82,7 @@ class World:
     def attach(self, *options: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self.capture(
             "attach", "--cgroup", self.app, "--proxy-cgroup", self.proxy_cgroup, "--netns",
-            self.pod, "--bpffs", self.bpffs, *options, check=check,
+            self.pod, "--bpffs", self.bpffs, "--mode", self.mode, *options, check=check,
         )  # fmt: skip
 
     def detach(self) -> None:
@@ -175,6 +176,18 @@ class World:
         shown = {what: run(*command) for what, command in commands.items()}
         shown["pins"] = "\n".join(sorted(map(str, self.bpffs.rglob("*"))))
         return shown
+
+
+@contextlib.contextmanager
+def existing(world: World) -> Iterator[World]:
+    """Make a world; undo its capture and remove it at the end."""
+    try:
+        world.make()
+        yield world
+    finally:
+        if world.captured():
+            world.detach()
+        world.remove()
 
 
 _SYSCTLS = "grep -rs . /proc/sys/net | grep -v -e nf_conntrack_count -e /stat | sort"

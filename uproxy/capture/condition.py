@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from uproxy.capture import bpf, contents, hooks, programs, routing, sysctls
+from uproxy.capture import bpf, contents, hooks, nft, programs, routing, sysctls
 from uproxy.capture.layout import PREFIX_SIZE, Listener, Stat, prefix_key
+from uproxy.capture.nft_rules import ruleset, table_name
 from uproxy.capture.pins import LINK, MAP, Pins
-from uproxy.capture.places import follow_namespace, inside
-from uproxy.capture.record import Record, Wanted
+from uproxy.capture.places import cgroup_root, follow_namespace, inside
+from uproxy.capture.record import Mode, Record, Wanted
 
 
 class State(enum.StrEnum):
@@ -46,6 +47,32 @@ class Condition:
 
 def examine(made: Record) -> Condition:
     """Return how a capture is."""
+    return _examine_nft(made) if made.wanted.mode == Mode.NFT else _examine_ebpf(made)
+
+
+def _examine_nft(made: Record) -> Condition:
+    wanted = made.wanted
+    reasons = list(_cgroup(wanted.cgroup, wanted.cgroup_id))
+    namespace = follow_namespace(wanted.netns, wanted.netns_inode)
+    if namespace is None:
+        return Condition(made, State.STALE, (*reasons, _lost(wanted)))
+    with inside(namespace):
+        listeners = nft.has_listeners(wanted)
+        if not nft.exists(wanted):
+            reasons.append(f"the nft table {table_name(wanted)} is gone: attach again")
+            return Condition(made, State.STALE, tuple(reasons), listeners)
+        stats = nft.stats(wanted)
+    rules = ruleset(wanted, cgroup_root())
+    state = State.STALE if reasons else State.ATTACHED
+    is_outdated = made.programs != nft.digest(rules)
+    return Condition(made, state, tuple(reasons), listeners, stats, is_outdated)
+
+
+def _lost(wanted: Wanted) -> str:
+    return f"nothing leads to the network namespace {wanted.netns} any more: detach"
+
+
+def _examine_ebpf(made: Record) -> Condition:
     wanted = made.wanted
     pins = Pins(wanted.bpffs, wanted.name)
     config = contents.read_config(pins)
@@ -72,7 +99,7 @@ def _reasons(made: Record, pins: Pins) -> Iterator[str]:
     yield from _links(wanted, pins)
     namespace = follow_namespace(wanted.netns, wanted.netns_inode)
     if namespace is None:
-        yield f"nothing leads to the network namespace {wanted.netns} any more: detach"
+        yield _lost(wanted)
         return
     with inside(namespace):
         for lacking in routing.missing(wanted.route):

@@ -6,18 +6,22 @@ It finds what the user names, chooses the mode, and takes the lock.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from uproxy.capture import ebpf, record
+from uproxy.capture import ebpf, nft, programs, record
 from uproxy.capture.condition import Condition, examine
-from uproxy.capture.places import Cgroup, find_cgroup, find_namespace
+from uproxy.capture.pins import check_bpffs
+from uproxy.capture.places import Cgroup, find_cgroup, find_namespace, is_initial
 from uproxy.capture.policy import Policy
-from uproxy.capture.record import Mode, Wanted, default_name
+from uproxy.capture.record import Mode, Record, Wanted, default_name
 from uproxy.capture.routing import PolicyRoute
-from uproxy.errors import UproxyError, UsageError
+from uproxy.errors import NotPermittedError, UproxyError, UsageError
 
+AUTO: Final = "auto"
+"""The mode by which we choose."""
 DEFAULT_MARK: Final = 0x7570
 DEFAULT_TABLE: Final = 7570
 PRIORITY: Final = 75
@@ -34,7 +38,7 @@ class Request:
     policy: Policy
     proxy_cgroup: str | None = None
     name: str | None = None
-    mode: str = "auto"
+    mode: str = AUTO
     outbound_port: int = 15001
     inbound_port: int = 15006
     fail_open: bool = False
@@ -63,13 +67,59 @@ def attach(request: Request, folder: Path = record.FOLDER) -> Attached:
         NotPermittedError: a privilege is missing.
         UproxyError: it can't be done here; nothing was changed.
     """
-    wanted = _wanted(request, Mode.EBPF)
     with record.locked(folder):
-        return Attached(wanted.name, Mode.EBPF, "", ebpf.attach(folder, wanted))
+        name = _name(request)
+        earlier = record.load(folder, name)
+        mode, why = _choose(request, earlier)
+        wanted = _wanted(request, name, mode)
+        if earlier is not None and earlier.wanted.mode != mode:
+            raise UproxyError(
+                f"capture {name} is attached with --mode {earlier.wanted.mode}: detach it first"
+            )
+        if mode == Mode.NFT:
+            nft.attach(folder, wanted)
+            return Attached(name, mode, why, ())
+        return Attached(name, mode, why, ebpf.attach(folder, wanted))
 
 
-def detach(name: str, folder: Path = record.FOLDER) -> None:
-    """Undo a capture.
+def _choose(request: Request, earlier: Record | None) -> tuple[Mode, str]:
+    """Return the mode, and why; the reason is empty if the user named the mode."""
+    if request.mode != AUTO:
+        return Mode(request.mode), ""
+    if earlier is not None:
+        return earlier.wanted.mode, "as before"
+    namespace = find_namespace(request.netns)
+    by_nft = _wanted(request, _name(request), Mode.NFT)
+    if (
+        is_initial(namespace)
+        and not request.fail_open
+        and _refusal(lambda: nft.check(by_nft)) is None
+    ):
+        return Mode.NFT, "eBPF would change routes and settings of the whole machine"
+    check_bpffs(request.bpffs)
+    refusal = _refusal(programs.check)
+    if refusal is None:
+        return Mode.EBPF, "this kernel can do it"
+    if request.fail_open:
+        raise refusal
+    other = _refusal(lambda: nft.check(by_nft))
+    if other is None:
+        return Mode.NFT, str(refusal)
+    if isinstance(refusal, NotPermittedError):
+        raise refusal
+    raise UproxyError(f"neither eBPF nor nft can be used here: {refusal}; {other}")
+
+
+def _refusal(check: Callable[[], None]) -> UproxyError | None:
+    try:
+        check()
+    except UproxyError as error:
+        return error
+    return None
+
+
+def detach(name: str, drain_s: float = 0.0, folder: Path = record.FOLDER) -> None:
+    """Undo a capture; connections captured by eBPF have `drain_s` seconds to end.
 
     Raises:
         UsageError: there is none of that name.
@@ -79,7 +129,10 @@ def detach(name: str, folder: Path = record.FOLDER) -> None:
         if made is None:
             there = ", ".join(record.names(folder)) or "none"
             raise UsageError(f"no capture {name!r} is attached; there are: {there}")
-        ebpf.detach(folder, made)
+        if made.wanted.mode == Mode.NFT:
+            nft.detach(folder, made)
+        else:
+            ebpf.detach(folder, made, drain_s)
 
 
 def look(name: str | None = None, folder: Path = record.FOLDER) -> list[Condition]:
@@ -101,15 +154,22 @@ def name_of(cgroup: str) -> str:
     return default_name(Path(cgroup).resolve())
 
 
-def _wanted(request: Request, mode: Mode) -> Wanted:
+def _name(request: Request) -> str:
+    if request.name is None:
+        return default_name(find_cgroup("--cgroup", request.cgroup).path)
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", request.name):
+        raise UsageError(f"--name {request.name!r}: 1 to 100 letters, digits, - and _")
+    return request.name
+
+
+def _wanted(request: Request, name: str, mode: Mode) -> Wanted:
     cgroup = find_cgroup("--cgroup", request.cgroup)
     namespace = find_namespace(request.netns)
     proxy = _proxy(request, cgroup, mode)
-    name = request.name or default_name(cgroup.path)
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", name):
-        raise UsageError(f"--name {name!r}: letters, digits, - and _ only")
     if request.outbound_port == request.inbound_port:
         raise UsageError("--outbound-port and --inbound-port must differ")
+    if mode == Mode.NFT and request.fail_open:
+        raise UsageError("--fail-open needs --mode ebpf: nft doesn't know whether the proxy lives")
     return Wanted(
         name=name,
         mode=mode,

@@ -9,16 +9,18 @@ under living connections, which keep their marks.
 from __future__ import annotations
 
 import contextlib
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from uproxy.capture import contents, hooks, programs, record, routing, sysctls
+from uproxy.capture import contents, hooks, programs, record, routing, sockdiag, sysctls
 from uproxy.capture.pins import LINK, MAP, Pins, check_bpffs
 from uproxy.capture.places import Namespace, follow_namespace, inside
 from uproxy.capture.record import Mode, Record, Wanted
 from uproxy.errors import UproxyError
 
+_LOOK_EVERY_S: Final = 0.05
 _LISTENERS: Final = "listeners"
 _KEPT: Final = (_LISTENERS, "stats")
 """Maps that programs attached later go on with."""
@@ -41,8 +43,7 @@ def attach(folder: Path, wanted: Wanted) -> tuple[str, ...]:
     with inside(namespace):
         _check_alone(folder, wanted)
         routing.check_unused(wanted.route)
-    with programs.loaded({}):
-        pass  # what the kernel refuses is found out before anything is undone or made
+    programs.check()  # before anything is undone or made
     if earlier is not None or pins.exist():
         detach(folder, earlier or Record(wanted))
     return _attach_anew(folder, wanted, pins)
@@ -95,8 +96,12 @@ def _put_in_place(wanted: Wanted, loaded: programs.Loaded, pins: Pins, *, is_ena
         pins.put(f"{MAP}{name}", descriptor)
 
 
-def detach(folder: Path, made: Record) -> None:
-    """Undo everything, however much of it there is."""
+def detach(folder: Path, made: Record, drain_s: float = 0.0) -> None:
+    """Undo everything, however much of it there is.
+
+    Captured connections have `drain_s` seconds to end and are reset then: without the route
+    they would go on, in clear, to where the workload meant them to go.
+    """
     wanted = made.wanted
     pins = Pins(wanted.bpffs, wanted.name)
     for name in hooks.CAPTURING:
@@ -104,10 +109,18 @@ def detach(folder: Path, made: Record) -> None:
     namespace = _find(wanted)
     if namespace is not None:
         with inside(namespace):
+            _end_connections(wanted.route.mark, drain_s)
             routing.remove(wanted.route)
             sysctls.restore(made.sysctls)
     pins.clear()
     record.forget(folder, wanted.name)
+
+
+def _end_connections(mark: int, drain_s: float) -> None:
+    until = time.monotonic() + drain_s
+    while (left := sockdiag.marked(mark)) and time.monotonic() < until:
+        time.sleep(_LOOK_EVERY_S)
+    sockdiag.reset(left)
 
 
 def is_attached(made: Record) -> bool:
@@ -123,7 +136,6 @@ def _ports(wanted: Wanted) -> tuple[int, int]:
 def _check_same(earlier: Wanted, wanted: Wanted) -> None:
     """Refuse to change what can't be changed under living connections."""
     for option, is_same in (
-        ("--mode", earlier.mode == wanted.mode),
         ("--netns", earlier.netns_inode == wanted.netns_inode),
         ("--mark or --table", earlier.route == wanted.route),
         ("--bpffs", earlier.bpffs == wanted.bpffs),

@@ -99,6 +99,17 @@ def loaded(reused: Mapping[str, int]) -> Iterator[Loaded]:
         yield Loaded(programs, maps, tuple(fallbacks))
 
 
+def check() -> None:
+    """Make sure that this kernel loads every program for us.
+
+    Raises:
+        NotPermittedError: a privilege is missing.
+        UproxyError: the kernel can't run a program.
+    """
+    with loaded({}):
+        pass
+
+
 def relocate(program: Program, maps: Mapping[str, int]) -> bytes:
     """Return a program's instructions with the maps' descriptors in them."""
     code = bytearray(program.code)

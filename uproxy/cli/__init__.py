@@ -28,7 +28,7 @@ COMMANDS = {
     "demo": "two workloads talk through two uProxies, on this machine, now",
     "status": "what a running uProxy is doing",
     "explain": "what became of a caller's last attempts, and the YAML to add",
-    "capture": "bring a workload's connections to its uProxy, by eBPF",
+    "capture": "bring a workload's connections to its uProxy, by eBPF or nft",
     "schema": "print the JSON Schema of the configuration",
     "version": "versions of uProxy, Python, OpenSSL and the kernel",
     "completion": "print the completion script of a shell",

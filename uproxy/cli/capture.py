@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+from collections.abc import Set
 from pathlib import Path
 from typing import Final
 
 from uproxy.capture import control
 from uproxy.capture.policy import parse_policy
+from uproxy.capture.record import Mode
 from uproxy.cli.capture_text import as_json, as_text
 from uproxy.errors import UsageError
 
@@ -19,8 +22,9 @@ NOT_AS_ATTACHED: Final = 5
 """The exit code of `status` when a capture is stale or half made."""
 
 _ACTIONS: Final = ("attach", "detach", "status")
-_OF_DETACH: Final = {"action", "command", "log_level", "cgroup", "name"}
-_OF_STATUS: Final = _OF_DETACH | {"json"}
+_OF_ALL: Final = {"action", "command", "log_level", "cgroup", "name"}
+_OF_DETACH: Final = _OF_ALL | {"drain"}
+_OF_STATUS: Final = _OF_ALL | {"json"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--cgroup", metavar="PATH", help="the workload's cgroup, of version 2")
     add("--netns", metavar="NS", help="its network namespace: path, name or process id")
     add("--proxy-cgroup", metavar="PATH", help="the proxy's cgroup (default: --cgroup's parent)")
+    add(
+        "--mode",
+        choices=(control.AUTO, *Mode),
+        default=control.AUTO,
+        help="how; auto chooses, and says why",
+    )
     add(
         "--include",
         metavar="CIDR|PORT",
@@ -83,10 +93,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=control.DEFAULT_BPFFS,
         help=f"where the programs are kept (default {control.DEFAULT_BPFFS})",
     )
+    add(
+        "--drain",
+        metavar="SECONDS",
+        type=_seconds,
+        default=_DRAIN_S,
+        help=f"detach: for captured connections, which are reset then (default {_DRAIN_S:g})",
+    )
     add("--json", action="store_true", help="status as JSON, for programs")
 
 
 _PORT = "where the proxy listens for what goes {1} (default {0})"
+
+
+_DRAIN_S: Final = 5.0
+
+
+def _seconds(text: str) -> float:
+    """Return a number of seconds, 0 or more.
+
+    Raises:
+        ValueError: it is none.
+    """
+    seconds = float(text)
+    if not 0 <= seconds < math.inf:
+        raise ValueError(text)
+    return seconds
 
 
 def _number(text: str) -> int:
@@ -113,6 +145,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _attach(args: argparse.Namespace) -> int:
+    _refuse_others(args, vars(args).keys() - {"drain", "json"})
     for option in ("cgroup", "netns"):
         if getattr(args, option) is None:
             raise UsageError(f"capture attach needs --{option}")
@@ -123,6 +156,7 @@ def _attach(args: argparse.Namespace) -> int:
         policy=policy,
         proxy_cgroup=args.proxy_cgroup,
         name=args.name,
+        mode=args.mode,
         outbound_port=_port("--outbound-port", args.outbound_port),
         inbound_port=_port("--inbound-port", args.inbound_port),
         fail_open=args.fail_open,
@@ -141,7 +175,7 @@ def _detach(args: argparse.Namespace) -> int:
     if args.name is None and args.cgroup is None:
         raise UsageError("capture detach needs --name or --cgroup; capture status has the names")
     name = args.name or control.name_of(args.cgroup)
-    control.detach(name)
+    control.detach(name, args.drain)
     print(f"capture {name} is detached")
     return 0
 
@@ -157,7 +191,7 @@ def _status(args: argparse.Namespace) -> int:
     return 0 if all(each.is_good for each in found) else NOT_AS_ATTACHED
 
 
-def _refuse_others(args: argparse.Namespace, known: set[str]) -> None:
+def _refuse_others(args: argparse.Namespace, known: Set[str]) -> None:
     """Refuse options that the action has no use for, rather than ignore them."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)

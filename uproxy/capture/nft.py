@@ -1,0 +1,122 @@
+"""Capture by nftables: a table in the network namespace redirects the workload's connections.
+
+The kernel makes, replaces and deletes a table in one step, so there is nothing half made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from uproxy.capture import record
+from uproxy.capture.layout import Listener, Stat
+from uproxy.capture.listeners import listening
+from uproxy.capture.nft_rules import ruleset, table_name
+from uproxy.capture.places import Namespace, cgroup_root, follow_namespace, inside
+from uproxy.capture.record import Record, Wanted
+from uproxy.errors import NotPermittedError, UproxyError
+
+_STATS: Final = {"captured": Stat.CAPTURED, "inbound": Stat.INBOUND}
+_NO_PERMISSION: Final = "Operation not permitted"
+
+
+def check(wanted: Wanted) -> None:
+    """Make sure that nft and the kernel take the table, without making it.
+
+    Raises:
+        NotPermittedError: a privilege is missing.
+        UproxyError: nft isn't there, or the kernel can't do it.
+    """
+    with inside(_namespace(wanted)):
+        _nft("--check", "--file", "-", rules=ruleset(wanted, cgroup_root()))
+
+
+def attach(folder: Path, wanted: Wanted) -> None:
+    """Make the table, or replace it.
+
+    Raises:
+        UproxyError: it can't be made; nothing was changed.
+    """
+    check(wanted)
+    rules = ruleset(wanted, cgroup_root())
+    earlier = record.load(folder, wanted.name)
+    record.save(folder, Record(wanted, programs=digest(rules)))
+    try:
+        with inside(_namespace(wanted)):
+            _nft("--file", "-", rules=rules)
+    except BaseException:
+        if earlier is None:
+            record.forget(folder, wanted.name)
+        else:
+            record.save(folder, earlier)
+        raise
+
+
+def detach(folder: Path, made: Record) -> None:
+    """Delete the table, if it is there."""
+    namespace = follow_namespace(made.wanted.netns, made.wanted.netns_inode)
+    if namespace is not None:
+        with inside(namespace):
+            if exists(made.wanted):
+                _nft("delete", "table", "inet", table_name(made.wanted))
+    record.forget(folder, made.wanted.name)
+
+
+def exists(wanted: Wanted) -> bool:
+    """Whether the table is in this network namespace."""
+    tables = json.loads(_nft("--json", "list", "tables", "inet"))["nftables"]
+    return table_name(wanted) in {each.get("table", {}).get("name") for each in tables}
+
+
+def stats(wanted: Wanted) -> dict[Stat, int]:
+    """Return how many connections the table in this network namespace has counted."""
+    listed = json.loads(_nft("--json", "list", "counters", "table", "inet", table_name(wanted)))
+    counters = (each["counter"] for each in listed["nftables"] if "counter" in each)
+    return {_STATS[each["name"]]: int(each["packets"]) for each in counters}
+
+
+def has_listeners(wanted: Wanted) -> dict[Listener, bool]:
+    """Return whether anybody listens at the proxy's ports in this network namespace."""
+    ports = {port for port, _ in listening()}
+    return {
+        Listener.OUTBOUND: wanted.outbound_port in ports,
+        Listener.INBOUND: wanted.inbound_port in ports,
+    }
+
+
+def digest(rules: str) -> str:
+    """Return what tells one table from another."""
+    return hashlib.sha256(rules.encode()).hexdigest()[:16]
+
+
+def _namespace(wanted: Wanted) -> Namespace:
+    found = follow_namespace(wanted.netns, wanted.netns_inode)
+    if found is None:
+        raise UproxyError(f"the network namespace {wanted.netns} is gone")
+    return found
+
+
+def _nft(*words: str, rules: str | None = None) -> str:
+    """Run nft in this network namespace; return what it printed."""
+    try:
+        done = subprocess.run(  # noqa: S603  our own words, no shell
+            ["nft", *words],  # noqa: S607  where the distribution has put it
+            input=rules,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise UproxyError("--mode nft needs the program nft: install nftables") from None
+    if done.returncode == 0:
+        return done.stdout
+    said = (done.stderr.strip().splitlines() or ["no reason given"])[0]
+    if _NO_PERMISSION in done.stderr:
+        raise NotPermittedError(f"nft: CAP_NET_ADMIN needed ({said})")
+    raise UproxyError(
+        f"nft refuses: {said}: capture needs nftables 0.9.9 and Linux 5.13 with nft_socket, "
+        "nft_redir and nft_fib"
+    )

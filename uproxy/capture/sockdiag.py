@@ -1,0 +1,76 @@
+"""Finds and resets TCP sockets of a network namespace by their mark (sock_diag(7))."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import socket
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from uproxy.capture.netlink import Netlink, read_attributes
+from uproxy.errors import UproxyError
+
+_NETLINK_SOCK_DIAG: Final = 4
+_BY_FAMILY, _DESTROY = 20, 21
+"""SOCK_DIAG_BY_FAMILY, SOCK_DESTROY."""
+_REQUEST: Final = struct.Struct("=BBBxI48s")
+_ID: Final = slice(4, 52)
+"""Where an answer has what names a socket: ports, addresses, interface, cookie."""
+_ANSWER = 72
+"""Bytes in front of an answer's attributes."""
+_MARK: Final = 15
+"""INET_DIAG_MARK."""
+_TIME_WAIT, _CLOSE, _LISTEN = 6, 7, 10
+_OPEN: Final = 0xFFE & ~(1 << _TIME_WAIT | 1 << _CLOSE | 1 << _LISTEN)
+"""A bit for each state of a connection that may still send data."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSocket:
+    """A socket, as the kernel names it."""
+
+    family: int
+    id: bytes
+
+
+def marked(mark: int) -> list[OpenSocket]:
+    """Return this namespace's open connections that have a mark: of the workload, and of the proxy
+    which accepted them."""
+    with Netlink(_NETLINK_SOCK_DIAG) as netlink:
+        return [
+            found
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for found, its_mark in _open(netlink, family)
+            if its_mark == mark
+        ]
+
+
+def reset(sockets: list[OpenSocket]) -> None:
+    """Reset connections, as far as they still are there.
+
+    Raises:
+        UproxyError: this kernel can't.
+    """
+    with Netlink(_NETLINK_SOCK_DIAG) as netlink:
+        for each in sockets:
+            body = _REQUEST.pack(each.family, socket.IPPROTO_TCP, 0, _OPEN, each.id)
+            try:
+                with contextlib.suppress(FileNotFoundError):
+                    netlink.change(_DESTROY, body)
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:
+                    raise
+                raise UproxyError(
+                    f"{len(sockets)} captured connections are open, and this kernel can't reset "
+                    "them (CONFIG_INET_DIAG_DESTROY): detach again when they have ended"
+                ) from None
+
+
+def _open(netlink: Netlink, family: int) -> Iterator[tuple[OpenSocket, int]]:
+    body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _OPEN, b"")
+    for answer in netlink.dump(_BY_FAMILY, body):
+        mark = read_attributes(answer[_ANSWER:]).get(_MARK, b"")
+        yield OpenSocket(family, answer[_ID]), int.from_bytes(mark, "little")
