@@ -18,6 +18,7 @@ from uproxy.errors import NotPermittedError, UproxyError, UsageError, in_words
 NAMED_NAMESPACES: Final = Path("/run/netns")
 """Where `ip netns` keeps the namespaces that have names."""
 
+_OF_THE_MACHINE: Final = Path("/proc/sys/net/core/netdev_budget")
 _CLONE_NEWNET: Final = 0x40000000
 _NS_GET_NSTYPE: Final = 0xB703
 """ioctl_ns(2)."""
@@ -118,11 +119,9 @@ def follow_namespace(path: Path, inode: int) -> Namespace | None:
 
 
 def is_initial(namespace: Namespace) -> bool:
-    """Whether it is the host's own."""
-    try:
-        return os.stat("/proc/1/ns/net").st_ino == namespace.inode
-    except OSError:
-        return False
+    """Whether it is the machine's own, which alone has settings of the whole machine."""
+    with inside(namespace):
+        return _OF_THE_MACHINE.exists()
 
 
 @contextlib.contextmanager

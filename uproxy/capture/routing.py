@@ -18,7 +18,7 @@ from typing import Final
 
 from uproxy.capture.layout import Network
 from uproxy.capture.netlink import CREATE_EXCLUSIVELY, Netlink, attributes, read_attributes
-from uproxy.errors import UproxyError
+from uproxy.errors import NotPermittedError, UproxyError
 
 PROTOCOL: Final = 75
 """Of our rules and routes."""
@@ -39,6 +39,8 @@ _HOST_SCOPE = 254
 _LOOPBACK = 1
 """The index of lo in every network namespace."""
 _ALL_BITS = 0xFFFFFFFF
+_NOBODYS = 0xFFFFFFF0
+"""A priority behind those of all rules."""
 
 FAMILIES: Final = (socket.AF_INET, socket.AF_INET6)
 
@@ -79,12 +81,15 @@ class Route:
 
 
 def check_unused(wanted: PolicyRoute) -> None:
-    """Make sure that nobody else uses the mark or the table in this namespace.
+    """Make sure that we may make rules and routes in this namespace, and that nobody else uses the
+    mark or the table.
 
     Raises:
+        NotPermittedError: we may not.
         UproxyError: somebody does.
     """
     with Netlink() as netlink:
+        _check_permitted(netlink, wanted)
         for family in FAMILIES:
             for rule in _rules(netlink, family):
                 if rule.protocol != PROTOCOL and matches(rule, wanted.mark):
@@ -98,6 +103,18 @@ def check_unused(wanted: PolicyRoute) -> None:
                         f"--table {wanted.table}: has a route of somebody else's "
                         f"({route.network}): choose another"
                     )
+
+
+def _check_permitted(netlink: Netlink, wanted: PolicyRoute) -> None:
+    """Ask for a change that does nothing: there is no such rule."""
+    body = _rule(socket.AF_INET, wanted, _NOBODYS, _LOOK_UP)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            netlink.change(_DELETE_RULE, body)
+    except PermissionError:
+        raise NotPermittedError(
+            "ip rules and routes need CAP_NET_ADMIN in the network namespace"
+        ) from None
 
 
 def matches(rule: Rule, mark: int) -> bool:
