@@ -18,6 +18,8 @@ from uproxy.model import (
     Transport,
     UnixAddress,
 )
+from uproxy.policy import Caller
+from uproxy.spiffe.ids import SpiffeId
 
 OURS = "spiffe://example.org/ns/db/sa/orders"
 THEIRS = PeerSvid("spiffe://example.org/ns/web/sa/a", (b"der",), datetime(2030, 1, 1, tzinfo=UTC))
@@ -32,8 +34,8 @@ def test_the_fields_have_ztunnels_names_in_the_contracts_order() -> None:
     record = inbound(FakeConnection(arrival(THEIRS)))
     assert " ".join(name for name, _ in record.fields) == (
         "src.addr src.identity dst.addr dst.identity dst.hbone_addr direction door destination "
-        "local.addr transport tls via bytes_sent bytes_recv duration outcome rule error "
-        "unproven.identity unproven.serial"
+        "local.addr transport tls via via.identity bytes_sent bytes_recv duration outcome rule "
+        "error unproven.identity unproven.serial"
     )
 
 
@@ -54,6 +56,7 @@ def test_inbound_the_peer_is_the_source_and_the_application_the_destination() ->
         "transport": "mtls",
         "tls": "TLSv1.3 X25519 AES",
         "via": "direct",
+        "via.identity": None,
         "bytes_sent": 20,
         "bytes_recv": 10,
         "duration": "1500ms",
@@ -63,6 +66,18 @@ def test_inbound_the_peer_is_the_source_and_the_application_the_destination() ->
         "unproven.identity": None,
         "unproven.serial": None,
     }
+
+
+def test_for_whom_an_l7_proxy_connects_is_the_source_and_the_proxy_is_named_beside() -> None:
+    l7 = SpiffeId.parse("spiffe://example.org/ns/mesh/sa/l7")
+    caller = Caller(SpiffeId.parse(THEIRS.spiffe_id), None, "l7", l7)
+    proxy = PeerSvid(str(l7), (b"der",), datetime(2030, 1, 1, tzinfo=UTC))
+    info = replace(known(ours=OURS, transport=Transport.HBONE), caller=caller)
+    record = access_record(info, FakeConnection(arrival(proxy)), ending(Outcome.DENIED))
+    fields = dict(record.fields)
+    assert fields["src.identity"] == THEIRS.spiffe_id
+    assert (fields["via"], fields["via.identity"]) == ("l7", str(l7))
+    assert record.kind == ("denied", "closing", THEIRS.spiffe_id)
 
 
 def test_what_a_refused_certificate_claims_is_marked_as_not_proven() -> None:

@@ -196,3 +196,92 @@ def test_a_rule_about_addresses_is_decided_where_tunnels_can_arrive_at_one_alone
     assert check(tunnels, "--as", WEB, "--to", "one:9") == 0
     assert check(tunnels, "--as", WEB, "--to", "api:8080") == REFUSED
     assert "the address that a tunnel names, which isn't known here" in capsys.readouterr().out
+
+
+# Through an L7 proxy.
+
+L7 = "spiffe://example.org/ns/mesh/sa/l7"
+THROUGH = """
+identity: {files: {svid: svid.pem, key: svid.key, bundles: {example.org: bundle.pem}}}
+inbound:
+  - {name: mesh, listen: "10.0.0.2:15008", transport: hbone, ports: [8080]}
+  - {name: api, listen: "127.0.0.1:8443", transport: mtls, to: 127.0.0.1:8080}
+inbound_trust:
+  l7:
+    identities: [spiffe://example.org/ns/mesh/sa/l7]
+    speaks_for: ["spiffe://example.org/ns/web/**"]
+    require_proof: true
+authorization:
+  - {name: web, action: allow, from: {namespaces: [web], via: [l7]}, to: {inbound: [mesh]}}
+"""
+
+
+@pytest.fixture
+def through(file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("uproxy.config.later.UNFINISHED", {})
+    file.write_text(THROUGH)
+    return file
+
+
+def test_a_caller_via_an_l7_proxy_is_allowed_where_a_rule_names_that(
+    through: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(through, "--as", WEB, "--via", "l7", "--to", "mesh") == 0
+    out = capsys.readouterr().out
+    assert f"rule web allows {WEB} via l7 to port 8080 at door mesh" in out
+    assert "inbound_trust.l7 requires the caller's proof besides" in out
+
+
+def test_the_same_caller_without_it_is_told_the_way_and_no_rule_to_add(
+    through: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(through, "--as", WEB, "--to", "mesh") == REFUSED
+    out = capsys.readouterr().out
+    assert "rule web allows it via l7 only" in out
+    assert "add" not in out
+
+
+def test_a_rule_to_add_for_a_caller_via_an_l7_proxy_names_it(
+    through: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    through.write_text(THROUGH.replace("namespaces: [web]", "namespaces: [shop]"))
+    assert check(through, "--as", WEB, "--via", "l7", "--to", "mesh") == REFUSED
+    added = capsys.readouterr().out.partition("add\n")[2]
+    [rule] = yaml.safe_load(added)["authorization"]
+    assert rule["from"] == {"identities": [WEB], "via": ["l7"]}
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--as", "spiffe://example.org/ns/shop/sa/a", "--via", "l7"), "may not speak for"),
+        (("--as", L7, "--via", "l7"), "doesn't say for whom it connects"),
+        (("--as", L7), "doesn't say for whom it connects"),
+    ],
+)
+def test_whom_a_proxy_may_not_speak_for_is_refused(
+    through: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], reason: str
+) -> None:
+    assert check(through, *words, "--to", "mesh") == REFUSED
+    assert reason in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--via", "envoy", "--to", "mesh"), "--via 'envoy' is no key of inbound_trust: l7"),
+        (("--via", "l7", "--to", "api"), "come through tunnels, and door api is mtls"),
+    ],
+)
+def test_a_way_that_isnt_there_is_wrong_usage(
+    through: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, ...], reason: str
+) -> None:
+    assert check(through, "--as", WEB, *words) == 2
+    assert reason in capsys.readouterr().err
+
+
+def test_a_way_without_a_caller_is_wrong_usage(
+    through: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(through, "--via", "l7") == 2
+    assert "--via says how a caller comes" in capsys.readouterr().err

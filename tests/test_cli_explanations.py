@@ -68,6 +68,27 @@ def test_the_rule_to_add_has_a_name_of_its_own() -> None:
         assert "name: frontend-to-api-2, " in "\n".join(found.lines)
 
 
+def test_the_rule_to_add_for_a_call_via_an_l7_proxy_names_the_proxy() -> None:
+    denied = row("denied", identity=WEB, via="l7")
+    assert f'{{identities: ["{WEB}"], via: ["l7"]}}' in of_caller(called(denied), WEB).lines[-1]
+
+
+def test_who_only_has_to_come_another_way_needs_no_rule() -> None:
+    reason = f"no rule allows {WEB}: rule web allows it via l7 only"
+    found = of_caller(called(row("denied", identity=WEB, reason=reason)), WEB)
+    assert found.lines == (f"12 s ago: {WEB} -> {ORDERS}: denied: {reason}",)
+
+
+def test_a_proxy_that_wasnt_believed_about_a_caller_is_told_of_and_needs_no_rule() -> None:
+    l7 = "spiffe://example.org/ns/mesh/sa/l7"
+    reason = f"{l7} (inbound_trust.l7) may not speak for {WEB}: add it to speaks_for"
+    denied = row("denied", identity=l7, reason=reason, rule="inbound_trust.l7")
+    found = of_caller(called(denied), WEB)
+    assert found.lines == (f"12 s ago: {WEB} -> {ORDERS}: denied: {reason} (inbound_trust.l7)",)
+    assert not of_caller(called(denied), WEB[:-1]).refused
+    assert not of_caller(called({**denied, "rule": None}), WEB).refused
+
+
 def test_an_alert_says_no_more_than_the_side_that_sent_it() -> None:
     refused = row("peer_untrusted", unproven_identity=WEB, reason="no root signed the chain")
     alert = row(

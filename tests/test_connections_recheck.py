@@ -12,20 +12,22 @@ from tests.helpers.world import ANYBODY, credentials, peer, settings, with_crl
 from uproxy.config.settings import (
     DestinationSettings,
     InboundSettings,
+    InboundTrustSettings,
     RuleFrom,
     RuleSettings,
 )
 from uproxy.connections import recheck as judging
 from uproxy.connections.recheck import ConnectionInfo, caller_of, not_after, recheck
-from uproxy.contract import OwnSvid, PeerSvid, Refusal
+from uproxy.contract import OwnSvid, PeerSvid, Refusal, Spoken
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.verifier import Verifier
 from uproxy.lab.pki import CLIENT_AUTH, SERVER_AUTH, Authority, Issued
 from uproxy.model import Direction, Outcome, Role, TcpAddress, Transport, UnixAddress
-from uproxy.policy import Target
+from uproxy.policy import Caller, Target
 from uproxy.snapshot import Snapshot
 from uproxy.snapshot.plans import own_svid
 from uproxy.spiffe.bundles import Bundle
+from uproxy.spiffe.ids import SpiffeId
 
 CA = Authority("example.org")
 OURS = CA.issue("/ns/db/sa/orders")
@@ -129,9 +131,118 @@ def test_a_connection_expires_with_the_first_certificate_of_either_side() -> Non
 
 def test_a_caller_has_the_address_it_dialled_from_and_none_on_a_unix_socket() -> None:
     source = TcpAddress("10.0.0.1", 40000)
-    assert caller_of(arrival(source=source)).source == source.ip
-    assert caller_of(arrival(source=UnixAddress(""))).source is None
-    assert caller_of(arrival(peer(WEB, CA))).identity is not None
+    for made, address, identity in (
+        (arrival(source=source), source.ip, None),
+        (arrival(source=UnixAddress("")), None, None),
+        (arrival(peer(WEB, CA), source=source), source.ip, SpiffeId.parse(WEB.spiffe_id)),
+    ):
+        assert caller_of(under(credentials(OURS, CA)), made) == Caller(identity, address)
+
+
+# Streams of L7 proxies.
+
+L7 = CA.issue("/ns/mesh/sa/l7")
+SPEAKS = InboundTrustSettings("l7", (L7.spiffe_id,), ("spiffe://example.org/**",))
+VIA = RuleSettings("via", "allow", RuleFrom(any=True, via=("l7",)))
+FOR_WEB = Caller(SpiffeId.parse(WEB.spiffe_id), None, "l7", SpiffeId.parse(L7.spiffe_id))
+
+
+def speaking(
+    *trusted: InboundTrustSettings, rule: RuleSettings = VIA, believed: Credentials | None = None
+) -> Snapshot:
+    config = settings(rule, inbound_trust={each.name: each for each in trusted})
+    return Snapshot.first(config, believed or credentials(OURS, CA), lambda: CA.now)
+
+
+def of_proxy(snapshot: Snapshot, caller: Caller | None = FOR_WEB, **actions: str) -> Refusal | None:
+    """Whether a stream may stay that an L7 proxy has made for a caller; None: for itself."""
+    snapshot = replace(snapshot, actions=replace(snapshot.actions, **actions))
+    info = replace(info_of(), transport=Transport.HBONE, caller=caller)
+    made = connection(peer(L7, CA))
+    made.arrival = replace(made.arrival, tunnel=1)
+    return recheck(snapshot, info, made, CA.now)
+
+
+def test_a_stream_of_an_l7_proxy_is_judged_as_its_callers() -> None:
+    assert of_proxy(speaking(SPEAKS)) is None
+    only = replace(VIA, from_=RuleFrom(identities=(WEB.spiffe_id,), via=("l7",)))
+    assert of_proxy(speaking(SPEAKS, rule=only)) is None
+    refusal = of_proxy(speaking(SPEAKS, rule=replace(VIA, name="direct", from_=RuleFrom(any=True))))
+    assert refusal is not None
+    assert refusal.outcome is Outcome.POLICY_CHANGED
+    assert refusal.reason.endswith("rule direct allows it direct only")
+
+
+def test_an_l7_proxys_streams_follow_its_name() -> None:
+    renamed = replace(VIA, from_=RuleFrom(any=True, via=("envoy",)))
+    assert of_proxy(speaking(replace(SPEAKS, name="envoy"), rule=renamed)) is None
+
+
+@pytest.mark.parametrize(
+    ("trusted", "caller", "words"),
+    [
+        ((), FOR_WEB, "isn't in inbound_trust"),
+        ((replace(SPEAKS, speaks_for=("spiffe://example.org/ns/shop/**",)),), FOR_WEB,
+         "may not speak for"),
+        ((replace(SPEAKS, require_proof=True),), FOR_WEB, "has sent no proof"),
+        ((SPEAKS,), None, "for whom this is isn't known"),
+    ],
+)  # fmt: skip
+def test_streams_of_a_proxy_that_is_not_trusted_with_them_any_more_are_cut(
+    trusted: tuple[InboundTrustSettings, ...], caller: Caller | None, words: str
+) -> None:
+    snapshot = speaking(*trusted)
+    refusal = of_proxy(snapshot, caller)
+    assert refusal is not None
+    assert (refusal.outcome, refusal.rule) == (Outcome.POLICY_CHANGED, "inbound_trust.l7")
+    assert words in refusal.reason
+    assert of_proxy(snapshot, caller, on_policy_change="keep") is None
+
+
+def test_who_was_proved_stays_where_a_proof_is_required() -> None:
+    proved = replace(FOR_WEB, is_proved=True)
+    assert of_proxy(speaking(replace(SPEAKS, require_proof=True)), proved) is None
+
+
+def test_a_callers_trust_domain_that_has_lost_its_bundle_is_distrust() -> None:
+    partner = replace(FOR_WEB, identity=SpiffeId.parse("spiffe://partner.test/a"))
+    everybody = replace(SPEAKS, speaks_for=("spiffe://partner.test/**",))
+    known = credentials(OURS, CA, Authority("partner.test"))
+    assert of_proxy(speaking(everybody, believed=known), partner) is None
+    refusal = of_proxy(speaking(everybody), partner)
+    assert refusal is not None
+    assert refusal.outcome is Outcome.IDENTITY_DISTRUSTED
+    assert refusal.reason.endswith("there is no bundle for the trust domain partner.test")
+    assert of_proxy(speaking(everybody), partner, on_distrust="keep") is None
+
+
+def test_the_identity_at_the_other_end_is_the_callers() -> None:
+    made = connection(peer(L7, CA))
+    assert info_of().identity_of(made) == L7.spiffe_id
+    assert replace(info_of(), caller=FOR_WEB).identity_of(made) == WEB.spiffe_id
+    assert info_of().identity_of(connection(None)) is None
+    assert info_of().identity_of(replace(made, peer=None)) == L7.spiffe_id
+    assert info_of().identity_of(replace(made, arrival=arrival())) == L7.spiffe_id
+
+
+def test_only_a_stream_says_for_whom_it_is() -> None:
+    snapshot = speaking(SPEAKS)
+    made = replace(arrival(peer(L7, CA)), spoken=Spoken((WEB.spiffe_id,)))
+    caller = caller_of(snapshot, replace(made, tunnel=1))
+    assert isinstance(caller, Caller)
+    assert (caller.identity, caller.via) == (FOR_WEB.identity, "l7")
+    caller = caller_of(snapshot, made)
+    assert isinstance(caller, Caller)
+    assert caller.is_l7_proxy
+
+
+def test_the_distrust_of_a_proxys_own_chain_is_told_before_that_of_its_callers_domain() -> None:
+    believed = with_crl(credentials(OURS, CA), CA, L7)
+    partner = replace(FOR_WEB, identity=SpiffeId.parse("spiffe://partner.test/a"))
+    everybody = replace(SPEAKS, speaks_for=("spiffe://partner.test/**",))
+    refusal = of_proxy(speaking(everybody, believed=believed), partner)
+    assert refusal is not None
+    assert refusal.rule == "UP-2"
 
 
 def test_what_was_judged_is_remembered_and_no_more_than_so_much(

@@ -100,7 +100,7 @@ def test_what_is_accepted_can_be_made_and_its_tests_are_there(module: str) -> No
 
 
 def test_a_survivor_needs_a_reason_and_a_reason_a_survivor() -> None:
-    module = "uproxy.policy"
+    module = "uproxy.policy.rules"
     path = source(module).relative_to(ROOT)
     assert compare(module, {"f: a => b": 7}, ["f: a => b"]) == []
     assert compare(module, {"f: a => b": 7}, []) == [f"{path}:7: no test notices f: a => b"]

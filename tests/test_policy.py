@@ -257,6 +257,32 @@ def test_an_allow_without_via_means_direct_only() -> None:
     assert not allows(RuleFrom(via=("l7",)))
 
 
+def test_a_refusal_says_that_a_rule_lets_the_caller_in_if_it_comes_another_way() -> None:
+    through = caller(via="l7", via_identity=L7)
+    for rules, who, words in (
+        ([rule(RuleFrom(any=True, via=("l7",)), name="web")], caller(), "via l7 only"),
+        ([rule(RuleFrom(any=True, via=("a", "b")), name="web")], caller(), "via a or via b only"),
+        ([rule(RuleFrom(any=True), name="web")], through, "direct only"),
+        ([rule(RuleFrom(any=True), name="web"), rule(RuleFrom(any=True))], through, "direct only"),
+        ([rule(RuleFrom(any=True, via=("a", "direct")), name="web")], through,
+         "via a or direct only"),
+    ):  # fmt: skip
+        decision = decide(*rules, who=who)
+        assert (decision.allowed, decision.rule) == (False, None)
+        assert decision.reason == f"no rule allows {who} to {PORT}: rule web allows it {words}"
+
+
+def test_a_refusal_says_nothing_of_rules_that_are_for_others_or_decide_nothing() -> None:
+    for other in (
+        rule(RuleFrom(any=True, via=("l7",)), RuleTo(ports=(80,))),
+        rule(RuleFrom(identities=("spiffe://example.org/ns/web/sa/other",), via=("l7",))),
+        rule(RuleFrom(any=True, via=("l7",)), mode="shadow"),
+        rule(RuleFrom(any=True, via=("l7",)), action="deny"),
+        rule(RuleFrom(namespaces=("shop",), via=("direct", "l7"))),
+    ):
+        assert decide(other).reason == f"no rule allows {caller()} to {PORT}"
+
+
 def test_not_via_alone_does_not_extend_an_allow_beyond_direct() -> None:
     assert not allows(RuleFrom(any=True, not_via=("other",)), caller(via="l7", via_identity=L7))
     assert allows(RuleFrom(any=True, not_via=("other",)))

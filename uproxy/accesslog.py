@@ -60,6 +60,18 @@ def logged_outcomes(access: str) -> frozenset[Outcome]:
     return {"all": frozenset(Outcome), "denied": DENIALS, "none": frozenset[Outcome]()}[access]
 
 
+class SpokenFor(Protocol):
+    """A caller for which an L7 proxy connects."""
+
+    @property
+    def via(self) -> str:
+        """What the configuration calls the proxy."""
+
+    @property
+    def via_identity(self) -> object:
+        """The proxy's SPIFFE ID."""
+
+
 class ConnectionContext(Protocol):
     """What is known of a connection by the door it came through."""
 
@@ -78,13 +90,18 @@ class ConnectionContext(Protocol):
     @property
     def own(self) -> OwnSvid | None: ...
 
+    @property
+    def caller(self) -> SpokenFor | None: ...
+
+    def identity_of(self, connection: Connection) -> str | None:
+        """Return the SPIFFE ID at the other end."""
+
 
 def access_record(known: ConnectionContext, connection: Connection, ending: Ending) -> AccessRecord:
     """Build the log record of a connection that has ended."""
     arrival, tls = connection.arrival, connection.tls
     ours = None if known.own is None else known.own.spiffe_id
-    peer = connection.peer or arrival.peer
-    theirs = None if peer is None else peer.spiffe_id
+    theirs, caller = known.identity_of(connection), known.caller
     inbound = known.direction is Direction.INBOUND
     claim = ending.claim
     named, address = None, connection.dialled or (arrival.local if inbound else None)
@@ -106,7 +123,8 @@ def access_record(known: ConnectionContext, connection: Connection, ending: Endi
         ("local.addr", None if local is None else str(local)),
         ("transport", known.transport),
         ("tls", None if tls is None else str(tls)),
-        ("via", connection.via or "direct"),
+        ("via", (connection.via if caller is None else caller.via) or "direct"),
+        ("via.identity", None if caller is None else str(caller.via_identity)),
         ("bytes_sent", ending.bytes_sent),
         ("bytes_recv", ending.bytes_received),
         ("duration", f"{round(ending.duration * 1000)}ms"),

@@ -145,6 +145,8 @@ def _eventful() -> Metrics:
     metrics.l7_used("l7", "10.0.0.9:15008")
     metrics.l7_failed("l7", Outcome.L7_UNAVAILABLE)
     metrics.l7_bypassed("l7", "reviews")
+    metrics.l7_refused("missing")
+    metrics.l7_headers_ignored()
     metrics.decided("rule", allowed=True)
     metrics.reloaded(applied=True)
     metrics.build_info({"uproxy": "0", "python": "3", "openssl": "4"})

@@ -45,9 +45,9 @@ def by_peer(newest_first: Iterable[OpenConnection], at: datetime, limit: int) ->
 
 def _key(entry: OpenConnection) -> _Key:
     connection, info = entry.connection, entry.info
-    peer, destination = connection.peer, info.destination or info.door
-    if peer is not None:
-        return info.direction, peer.spiffe_id, None, destination
+    identity, destination = info.identity_of(connection), info.destination or info.door
+    if identity is not None:
+        return info.direction, identity, None, destination
     inbound = info.direction is Direction.INBOUND
     other = connection.arrival.source if inbound else connection.dialled
     host = other.host if isinstance(other, TcpAddress) else str(other)

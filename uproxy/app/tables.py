@@ -41,7 +41,7 @@ def ago(seconds: float) -> datetime:
 def connection_row(entry: OpenConnection, at: datetime) -> rows.ConnectionRow:
     """Return the row of an open connection; `at` is the present time."""
     connection, info = entry.connection, entry.info
-    route, tls, peer = connection.route, connection.tls, connection.peer
+    route, tls, caller = connection.route, connection.tls, info.caller
     inbound = info.direction is Direction.INBOUND
     local = connection.arrival.local if inbound else connection.dialled_from
     end = connection.tunnel_end
@@ -52,7 +52,7 @@ def connection_row(entry: OpenConnection, at: datetime) -> rows.ConnectionRow:
         state=connection.state.value,
         transport=info.transport.value,
         source=str(connection.arrival.source),
-        identity=None if peer is None else peer.spiffe_id,
+        identity=info.identity_of(connection),
         destination=None if route is None else route.destination,
         endpoint=None if connection.dialled is None else str(connection.dialled),
         tls=None if tls is None else str(tls),
@@ -63,6 +63,8 @@ def connection_row(entry: OpenConnection, at: datetime) -> rows.ConnectionRow:
         bytes_sent=connection.bytes_sent,
         tunnel=connection.arrival.tunnel,
         tunnel_end=None if end is None else str(end),
+        via=connection.via if caller is None else caller.via,
+        via_identity=None if caller is None else str(caller.via_identity),
     )
 
 
@@ -101,6 +103,7 @@ def denial_row(denial: Denial) -> rows.DenialRow:
         unproven_identity=None if claim is None else claim.spiffe_id,
         unproven_serial=None if claim is None else claim.serial,
         port=denial.port,
+        via=denial.via,
     )
 
 

@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     dry = parser.add_argument_group("what the rules would decide; exit 6 if they refuse")
     dry.add_argument("--as", metavar="SPIFFE_ID", dest="caller", help="who calls")
     dry.add_argument("--to", metavar="DOOR[:PORT]", help="the inbound door that is called")
+    dry.add_argument("--via", metavar="NAME", help="the L7 proxy, of inbound_trust, in between")
     dry.add_argument("--from", metavar="IP", dest="source", help="where the caller comes from")
 
 
@@ -64,12 +65,14 @@ def _question(args: argparse.Namespace, files: int) -> Question | None:
     if args.caller is None and args.to is None:
         if args.source is not None:
             raise UsageError("--from says where a caller comes from: say who, with --as and --to")
+        if args.via is not None:
+            raise UsageError("--via says how a caller comes: say who, with --as and --to")
         return None
     if args.caller is None or args.to is None:
         raise UsageError("--as and --to belong together: who calls, and at which door")
     if files > 1:
         raise UsageError("--as asks the rules of one file")
-    return Question(args.caller, args.to, args.source)
+    return Question(args.caller, args.to, args.source, args.via)
 
 
 def _code(name: str, overrides: Sequence[str], wait: float | None) -> int:

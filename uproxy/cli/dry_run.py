@@ -9,10 +9,12 @@ from ipaddress import ip_address
 from uproxy.cli.suggestions import allow_rule
 from uproxy.config import Settings
 from uproxy.config.settings import ALL_PORTS, InboundSettings
+from uproxy.contract import SILENT, Spoken
 from uproxy.errors import SpiffeIdError, UsageError
 from uproxy.model import TcpAddress, Transport
-from uproxy.policy import Caller, IpAddress, Policy, Target
+from uproxy.policy import OTHER_WAY, Caller, Decision, IpAddress, Policy, Target
 from uproxy.snapshot import rule_target
+from uproxy.speaking import Disbelief, InboundTrust
 from uproxy.spiffe.bundles import Bundle
 from uproxy.spiffe.ids import SpiffeId
 
@@ -29,6 +31,8 @@ class Question:
     """Name or listen address, perhaps with `:PORT` of the application behind it."""
     source: str | None
     """The address that the caller comes from; None: not given."""
+    via: str | None = None
+    """The key of `inbound_trust` through whose L7 proxy the caller comes; None: none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +63,14 @@ def answer(settings: Settings, trust: Trust, question: Question) -> Answer:
     door, target = _target(settings, question.door)
     source, proven = _source(question.source), door.transport is not Transport.PLAINTEXT
     notes = [] if proven else [f"door {door.name} is plaintext, so its callers prove no identity"]
-    if proven and trust.bundles is not None and not _has_root(trust.bundles, identity):
-        domain = identity.trust_domain.name
-        why = f"its certificate would be refused (X5-17): no bundle for the trust domain {domain}"
-        return Answer(False, (why,))
+    peer = identity if question.via is None else _l7_proxy(settings, question.via, door)
+    if proven and trust.bundles is not None and not _has_root(trust.bundles, peer):
+        whose, domain = "its" if peer == identity else f"{peer}'s", peer.trust_domain.name
+        why = f"certificate would be refused (X5-17): no bundle for the trust domain {domain}"
+        return Answer(False, (f"{whose} {why}",))
+    caller = _caller(settings, trust, identity, peer if proven else None, source, door)
+    if isinstance(caller, Disbelief):
+        return Answer(False, (caller.reason, *notes))
     if source is None and any(
         rule.from_.cidrs or rule.from_.not_cidrs for rule in settings.authorization
     ):
@@ -72,13 +80,58 @@ def answer(settings: Settings, trust: Trust, question: Question) -> Answer:
     if trust.own_trust_domain is None and _needs_domain(settings):
         notes.append("our own trust domain isn't known, which namespaces need: ask with --wait 10s")
     policy = Policy.compile(settings.authorization, trust.own_trust_domain)
-    decision = policy.decide(Caller(identity if proven else None, source), target)
+    decision = policy.decide(caller, target)
     notes += [f"shadow rule {each.rule} would {each.action}" for each in decision.shadow]
-    if not decision.allowed and decision.rule is None and proven:
-        names = {rule.name for rule in settings.authorization}
-        port = target.port if door.transport is Transport.HBONE else None
-        notes += ["to let it in, add", allow_rule(question.caller, door.name, names, port)]
+    if question.via is not None and settings.inbound_trust[question.via].require_proof:
+        notes.append(f"inbound_trust.{question.via} requires the caller's proof besides")
+    if proven and not decision.allowed:
+        notes += _way_out(settings, question, door, target, decision)
     return Answer(decision.allowed, (decision.reason, *notes))
+
+
+def _way_out(
+    settings: Settings, question: Question, door: InboundSettings, target: Target, no: Decision
+) -> list[str]:
+    """Return the rule that would let the caller in, unless one refuses it, or it only has to come
+    another way."""
+    if no.rule is not None or OTHER_WAY in no.reason:
+        return []
+    names = {rule.name for rule in settings.authorization}
+    port = target.port if door.transport is Transport.HBONE else None
+    return ["to let it in, add", allow_rule(question.caller, door.name, names, port, question.via)]
+
+
+def _l7_proxy(settings: Settings, name: str, door: InboundSettings) -> SpiffeId:
+    """Return the SPIFFE ID of an L7 proxy that `inbound_trust` has under a name."""
+    if name not in settings.inbound_trust:
+        there = ", ".join(settings.inbound_trust) or "there is none"
+        raise UsageError(f"--via {name!r} is no key of inbound_trust: {there}")
+    if door.transport is not Transport.HBONE:
+        raise UsageError(f"--via {name!r}: L7 proxies come through tunnels, and door {door.name} "
+                         f"is {door.transport}")  # fmt: skip
+    return SpiffeId.parse(settings.inbound_trust[name].identities[0])
+
+
+def _caller(
+    settings: Settings,
+    trust: Trust,
+    identity: SpiffeId,
+    peer: SpiffeId | None,
+    source: IpAddress | None,
+    door: InboundSettings,
+) -> Caller | Disbelief:
+    """Return what rules would see of a caller whose connection `peer` makes, or why that wouldn't
+    be believed."""
+    domains = {identity.trust_domain.name}
+    if trust.bundles is not None:
+        domains = {name for name, bundle in trust.bundles.items() if bundle.roots}
+    spoken = SILENT if peer in (None, identity) else Spoken((str(identity),))
+    return InboundTrust.of(settings.inbound_trust, domains).caller(
+        None if peer is None else str(peer),
+        source,
+        spoken,
+        is_stream=door.transport is Transport.HBONE,
+    )
 
 
 def _identity(text: str) -> SpiffeId:

@@ -15,6 +15,8 @@ from uproxy.cli.status_lines import span
 from uproxy.cli.status_text import Status
 from uproxy.cli.suggestions import allow_rule, bundle_file, expected_identity
 from uproxy.errors import SpiffeIdError
+from uproxy.policy import OTHER_WAY
+from uproxy.speaking import TRUST_RULE
 from uproxy.spiffe.ids import SpiffeId
 
 Row = Mapping[str, Any]
@@ -83,8 +85,16 @@ def _called_rows(called: Status, caller: str | None) -> Iterator[Row]:
     """Yield the called side's rows about a caller that has proved, or claimed, this identity."""
     for row in called["denials"]:
         names = (row["identity"], row.get("unproven_identity"))
-        if row["direction"] == "inbound" and caller is not None and caller in names:
+        if row["direction"] != "inbound" or caller is None:
+            continue
+        if caller in names or _is_of_proxy(row, caller):
             yield row
+
+
+def _is_of_proxy(row: Row, caller: str) -> bool:
+    """Whether it says that an L7 proxy wasn't believed about the caller."""
+    said = (word.rstrip(":,") for word in str(row["reason"]).split())
+    return str(row["rule"]).startswith(TRUST_RULE) and caller in said
 
 
 def _caller_rows(caller: Status, called: Status) -> Iterator[Row]:
@@ -144,8 +154,11 @@ def _explained(
 def _way_out(row: Row, status: Status, found: str | None, taken: Container[str]) -> str | None:
     """Return the YAML to add at the side that refused; None: no YAML changes it."""
     match row["outcome"]:
+        case "denied" if OTHER_WAY in row["reason"]:
+            return None
         case "denied" if row["rule"] is None and row["identity"] is not None:
-            return allow_rule(row["identity"], row["door"], taken, port=row.get("port"))
+            who, port, via = row["identity"], row.get("port"), row.get("via")
+            return allow_rule(who, row["door"], taken, port, via)
         case "peer_untrusted" if row["rule"] == "X5-17" and _has_files(status):
             domain = _domain(row.get("unproven_identity"))
             return None if domain is None else bundle_file(domain)

@@ -264,7 +264,7 @@ def _denials(status: Status, now: datetime, width: int | None) -> list[Line]:
     denials = status["denials"][:DENIALS_SHOWN]
     rows: list[Sequence[str]] = [
         (f"{span((now - _time(row['at'])).total_seconds())} ago", _denied(row),
-         row["identity"] or _claimed(row), f"{row['source']} -> {row['door']}")
+         _proven(row) or _claimed(row), f"{row['source']} -> {row['door']}")
         for row in denials
     ]  # fmt: skip
     lines = table("REFUSED OR NOT REACHED LATELY", rows, width)
@@ -281,6 +281,12 @@ def _why(status: Status, row: Mapping[str, Any]) -> str:
     if _told(status, row["reason"]):
         return "as above"
     return f"{row['reason']} ({row['rule']})" if row["rule"] else str(row["reason"])
+
+
+def _proven(row: Mapping[str, Any]) -> str | None:
+    """Who was refused, and through which L7 proxy; None: nobody known."""
+    via = row.get("via")
+    return row["identity"] if via is None else f"{row['identity']} via {via}"
 
 
 def _claimed(row: Mapping[str, Any]) -> str:

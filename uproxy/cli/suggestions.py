@@ -13,15 +13,27 @@ from collections.abc import Container
 _LONGEST_NAME = 40
 
 
-def allow_rule(caller: str, door: str, names: Container[str] = (), port: int | None = None) -> str:
+def allow_rule(
+    caller: str,
+    door: str,
+    names: Container[str] = (),
+    port: int | None = None,
+    via: str | None = None,
+) -> str:
     """Return an `authorization` with a rule that lets a SPIFFE ID in at a door; `names` are taken
-    by other rules.  `port`: the application's, behind a door for tunnels."""
+    by other rules.
+
+    Args:
+        port: the application's, behind a door for tunnels.
+        via: the L7 proxy through which it comes; None: directly.
+    """
     who, there = json.dumps(caller), json.dumps(door)
+    way = "" if via is None else f", via: [{json.dumps(via)}]"
     ports = "" if port is None else f", ports: [{port}]"
     name = _free_name(f"{_word(caller)}-to-{_word(door)}", names)
     return (
         "authorization:\n"
-        f"  - {{name: {name}, action: allow, from: {{identities: [{who}]}}, "
+        f"  - {{name: {name}, action: allow, from: {{identities: [{who}]{way}}}, "
         f"to: {{inbound: [{there}]{ports}}}}}"
     )
 

@@ -47,6 +47,8 @@ class Denial:
     """When the first of several was."""
     port: int | None = None
     """The one that a tunnel named; None: it was no stream."""
+    via: str | None = None
+    """The L7 proxy that connected for `identity`, as `inbound_trust` calls it; None: none."""
 
 
 class Denials:
@@ -59,13 +61,14 @@ class Denials:
         self, info: ConnectionInfo, connection: Connection, ending: Ending, at: datetime
     ) -> None:
         """Add a denial; the oldest is dropped if there are too many."""
-        peer, route = connection.peer or connection.arrival.peer, connection.route
+        route = connection.route
         denial = Denial(
             at=at,
             direction=info.direction,
             door=info.door,
             source=str(connection.arrival.source),
-            identity=None if peer is None else peer.spiffe_id,
+            identity=info.identity_of(connection),
+            via=None if info.caller is None else info.caller.via,
             destination=route.destination if route is not None else info.destination,
             ending=ending,
             port=None if connection.arrival.target is None else connection.arrival.target.port,
@@ -99,5 +102,5 @@ def _key(denial: Denial, connection: Connection) -> _Key:
     source, ending = connection.arrival.source, denial.ending
     host = source.host if isinstance(source, TcpAddress) else str(source)
     claimed = None if ending.claim is None else ending.claim.spiffe_id
-    return (denial.direction, denial.door, host, denial.identity, denial.destination,
+    return (denial.direction, denial.door, host, denial.identity, denial.via, denial.destination,
             ending.outcome, ending.rule, ending.reason, claimed)  # fmt: skip

@@ -12,15 +12,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 
 from uproxy.connections.expectation import expectation
 from uproxy.contract import Arrival, Connection, OwnSvid, PeerSvid, Refusal
 from uproxy.errors import UntrustedError
 from uproxy.model import Direction, Outcome, Role, TcpAddress, Transport
-from uproxy.policy import Caller, Decision, Target
+from uproxy.policy import Caller, Decision, IpAddress, Target
 from uproxy.snapshot import RecheckActions, Snapshot
-from uproxy.spiffe.ids import SpiffeId
+from uproxy.speaking import Disbelief, Doubt
 
 MAX_VERDICTS = 4096
 """How many chains' verdicts are kept in `Snapshot.verdicts`; one takes about 2 KiB."""
@@ -44,6 +43,16 @@ class ConnectionInfo:
     """Outbound: its name.  None inbound, and where none was chosen."""
     told: tuple[str, ...] = ()
     """The SPIFFE IDs of which an L7 proxy was told to expect one at the destination."""
+    caller: Caller | None = None
+    """For whom an L7 proxy connects, as was believed when it was admitted; None: the peer connects
+    for itself."""
+
+    def identity_of(self, connection: Connection) -> str | None:
+        """Return the SPIFFE ID at the other end: that of the peer, or for whom it connects."""
+        if self.caller is not None:
+            return str(self.caller.identity)
+        peer = connection.peer or connection.arrival.peer
+        return None if peer is None else peer.spiffe_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,19 +91,24 @@ def recheck(
     snapshot: Snapshot, info: ConnectionInfo, connection: Connection, now: datetime
 ) -> Refusal | None:
     """Return why an open connection must be closed under `snapshot`; None: it may stay."""
-    findings = Findings(
-        decision=_decision(snapshot, info, connection),
-        distrust=distrust_of(snapshot, info, connection.peer, now),
-        not_after=not_after(info, connection),
-    )
+    decision = _decision(snapshot, info, connection)
+    distrust = distrust_of(snapshot, info, connection.peer, now)
+    if isinstance(decision, Distrust):
+        decision, distrust = None, distrust or decision
+    findings = Findings(decision, distrust, not_after(info, connection))
     return verdict(findings, snapshot.actions, now)
 
 
-def caller_of(arrival: Arrival) -> Caller:
-    """Return what the policy sees of who dialled in."""
-    identity = None if arrival.peer is None else _identity(arrival.peer.spiffe_id)
+def caller_of(snapshot: Snapshot, arrival: Arrival) -> Caller | Disbelief:
+    """Return what the policy sees of who calls, or why an L7 proxy isn't believed about it."""
+    is_stream = arrival.tunnel is not None
+    return snapshot.trust.caller(*_peer_of(arrival), arrival.spoken, is_stream=is_stream)
+
+
+def _peer_of(arrival: Arrival) -> tuple[str | None, IpAddress | None]:
+    """Return the SPIFFE ID and the address of who dialled in."""
     source = arrival.source.ip if isinstance(arrival.source, TcpAddress) else None
-    return Caller(identity, source)
+    return None if arrival.peer is None else arrival.peer.spiffe_id, source
 
 
 def not_after(info: ConnectionInfo, connection: Connection) -> datetime | None:
@@ -113,8 +127,11 @@ def distrust_of(
     return _distrust_of_peer(snapshot, info, peer, now) or _distrust_of_us(snapshot, info, now)
 
 
-def _decision(snapshot: Snapshot, info: ConnectionInfo, connection: Connection) -> Decision | None:
-    """Return what the policy, or outbound the destination, says of the connection now."""
+def _decision(
+    snapshot: Snapshot, info: ConnectionInfo, connection: Connection
+) -> Decision | Distrust | None:
+    """Return what the policy, or outbound the destination, says of the connection now; Distrust: of
+    the caller's trust domain."""
     if info.target is None:
         return expectation(snapshot, info.destination, info.told, connection)
     door = snapshot.applications.get(info.door)
@@ -122,7 +139,14 @@ def _decision(snapshot: Snapshot, info: ConnectionInfo, connection: Connection) 
         transport = door.settings.transport
         reason = f"door {info.door} is {transport} now, and this connection is in clear"
         return Decision(False, None, reason)
-    return snapshot.policy.decide(caller_of(connection.arrival), info.target)
+    arrival = connection.arrival
+    is_stream = arrival.tunnel is not None
+    caller = snapshot.trust.still(*_peer_of(arrival), info.caller, is_stream=is_stream)
+    if isinstance(caller, Caller):
+        return snapshot.policy.decide(caller, info.target)
+    if caller.doubt is Doubt.NO_BUNDLE:
+        return Distrust(caller.reason, caller.rule)
+    return Decision(False, caller.rule, caller.reason)
 
 
 def _distrust_of_peer(
@@ -161,8 +185,3 @@ def _remembered(
         except UntrustedError as error:
             verdicts[key] = error.with_traceback(None)
     return verdicts[key]
-
-
-@lru_cache(maxsize=1024)
-def _identity(text: str) -> SpiffeId:
-    return SpiffeId.parse(text)

@@ -249,13 +249,12 @@ class Connections:
 
 
 def _labels(info: ConnectionInfo, connection: Connection) -> FlowLabels:
-    peer = connection.peer or connection.arrival.peer
     dialled = connection.dialled
     port = dialled.port if isinstance(dialled, TcpAddress) else info.port
     return FlowLabels(
         direction=info.direction,
         ours=None if info.own is None else info.own.spiffe_id,
-        theirs=None if peer is None else peer.spiffe_id,
+        theirs=info.identity_of(connection),
         port=port,
         mutual_tls=info.transport is not Transport.PLAINTEXT,
     )

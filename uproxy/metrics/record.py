@@ -51,6 +51,8 @@ class Metrics:
         self._handshake_seconds = defaultdict[str, Durations](lambda: Durations(_HANDSHAKE_BUCKETS))
         self._probes = Counter[tuple[str, ...]]()
         self._tunnel_ends = Counter[tuple[str, ...]]()
+        self._l7_refused = Counter[tuple[str, ...]]()
+        self._l7_headers_ignored = 0
         self._decisions = Counter[tuple[str, ...]]()
         self._l7_streams = Counter[tuple[str, ...]]()
         self._l7_failures = Counter[tuple[str, ...]]()
@@ -110,6 +112,14 @@ class Metrics:
     def decided(self, rule: str | None, allowed: bool, mode: str = "enforce") -> None:
         """Count an authorization decision; `rule` None: no rule matched, the default decided."""
         self._decisions[shortened(rule or "-"), "allow" if allowed else "deny", mode] += 1
+
+    def l7_refused(self, reason: str) -> None:
+        """Count a stream of an L7 proxy that wasn't believed about the caller."""
+        self._l7_refused[reason,] += 1
+
+    def l7_headers_ignored(self) -> None:
+        """Count a stream whose peer has sent an L7 proxy's headers, and isn't trusted as one."""
+        self._l7_headers_ignored += 1
 
     def reloaded(self, applied: bool) -> None:
         """Count a reload; one that was refused leaves `uproxy_config_stale` at 1."""
@@ -252,6 +262,15 @@ class Metrics:
             "uproxy_authorization_decisions",
             "What rules decided, or would have in shadow mode; rule - is the default",
             ("rule", "decision", "mode"), self._decisions.items,
+        )  # fmt: skip
+        shown.counter(
+            "uproxy_l7_refused", "Streams of L7 proxies that weren't believed about the caller",
+            ("reason",), self._l7_refused.items,
+        )  # fmt: skip
+        shown.counter(
+            "uproxy_l7_headers_ignored",
+            "Streams with an L7 proxy's headers, of peers that aren't trusted as one",
+            (), lambda: [((), self._l7_headers_ignored)],
         )  # fmt: skip
         shown.counter(
             "uproxy_config_reloads", "Reloads of the configuration", ("result",),

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from typing import cast
 
 from uproxy.config.settings import ALL_PORTS
-from uproxy.connections import ConnectionInfo, caller_of, distrust_of
+from uproxy.connections import ConnectionInfo, distrust_of
 from uproxy.contract import (
     PLAIN,
     Arrival,
@@ -43,7 +43,8 @@ from uproxy.model import (
     Transport,
     TunnelSettings,
 )
-from uproxy.policy import Decision, Target
+from uproxy.policy import DIRECT, Caller, Decision, Target
+from uproxy.proxy.callers import Callers, ignored
 from uproxy.proxy.naming import named_address, own_ports
 from uproxy.proxy.proxyprotocol import preface
 from uproxy.proxy.services import (
@@ -57,6 +58,7 @@ from uproxy.proxy.services import (
     unresolved,
 )
 from uproxy.snapshot import Application, Snapshot
+from uproxy.speaking import Disbelief
 
 _log = logging.getLogger(__name__)
 
@@ -113,6 +115,9 @@ class InboundDoor:
         self._own_ports = own_ports(snapshot.settings, services.passed_ports)
         # of streams, by target and local address
         self._ways: dict[tuple[TcpAddress | None, Address], Way | Refusal] = {}
+        self._callers = Callers(snapshot, services)
+        # by arrival, from the decision until it is open or over: for whom an L7 proxy makes it
+        self._spoken_for: dict[int, Caller] = {}
         self._info = ConnectionInfo(
             direction=Direction.INBOUND,
             door=application.settings.name,
@@ -156,10 +161,16 @@ class InboundDoor:
         way = self._way(arrival)
         if isinstance(way, Refusal):
             return way
-        decision = self._snapshot.policy.decide(caller_of(arrival), way.target)
+        caller = self._callers.of(arrival)
+        if isinstance(caller, Disbelief):
+            return caller.refusal
+        if caller.via != DIRECT:
+            self._spoken_for[arrival.id] = caller
+        decision = self._snapshot.policy.decide(caller, way.target)
         self._report(decision)
         if not decision.allowed:
-            return Refusal(Outcome.DENIED, decision.reason, decision.rule)
+            reason = decision.reason + ignored(arrival, caller)
+            return Refusal(Outcome.DENIED, reason, decision.rule)
         candidates = self._endpoints.candidates(way.addresses, self._services.monotonic())
         if not candidates:
             return unresolved(self._application.addresses.names, self._services)
@@ -170,8 +181,8 @@ class InboundDoor:
             upstream=PLAIN,
             timeouts=self.timeouts,
             rule=decision.rule,
-            preface=b"" if self._application.settings.proxy_protocol is None else preface(arrival),
-            cache_scope=self._cache_scope(way.addresses),
+            preface=self._preface(arrival, caller),
+            cache_scope=None if caller.via != DIRECT else self._cache_scope(way.addresses),
             revision=self._snapshot.revision,
             door_data=decision,
         )
@@ -192,6 +203,7 @@ class InboundDoor:
 
     def opened(self, connection: Connection) -> OnClosed:
         """Register the open connection; return what is called with its end."""
+        self._spoken_for.pop(connection.arrival.id, None)
         return self._reports.opened(connection)
 
     def carrying(self, connection: Connection) -> OnClosed:
@@ -207,6 +219,7 @@ class InboundDoor:
     def closed(self, connection: Connection, ending: Ending) -> None:
         """Register the end of a connection that never opened, admitted or not."""
         info = self._info_of(connection.arrival)
+        self._spoken_for.pop(connection.arrival.id, None)
         if ending.outcome is Outcome.DENIED and self._application.settings.ports == ALL_PORTS:
             info = replace(info, port=None)  # a refused caller makes no time series
         self._services.connections.never_opened(connection, ending, info)
@@ -281,8 +294,15 @@ class InboundDoor:
         """Return what is known of a connection, whose handshake may be an earlier door's."""
         way = self._way(arrival)
         info = self._info if isinstance(way, Refusal) else way.info
-        own = self._shown(arrival)
+        own, caller = self._shown(arrival), self._spoken_for.get(arrival.id)
+        if caller is not None:
+            return replace(info, own=own, caller=caller)
         return info if info.own is own else replace(info, own=own)
+
+    def _preface(self, arrival: Arrival, caller: Caller) -> bytes:
+        if self._application.settings.proxy_protocol is None:
+            return b""
+        return preface(arrival, caller.identity)
 
     def _shown(self, arrival: Arrival) -> OwnSvid | None:
         """Return the SVID that we showed the arrival's peer."""

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 from uproxy.contract import Arrival
 from uproxy.model import Address, TcpAddress
 from uproxy.policy import plain
+from uproxy.spiffe.ids import SpiffeId
 
 SIGNATURE = b"\r\n\r\n\x00\r\nQUIT\n"
 SPIFFE_ID_TLV = 0xD0
@@ -20,11 +21,12 @@ _PROXY = 0x21  # version 2, command PROXY
 _UNSPEC, _TCP4, _TCP6 = 0x00, 0x11, 0x21
 
 
-def preface(arrival: Arrival) -> bytes:
-    """Return the header that is sent to the application before the caller's first byte."""
+def preface(arrival: Arrival, caller: SpiffeId | None) -> bytes:
+    """Return the header that is sent to the application before the caller's first byte.  The
+    address is the TCP peer's, an L7 proxy's if that connects for the caller."""
     # of a stream, the address that it was meant for is the application's, and the tunnel's isn't
     family, addresses = _addresses(arrival.source, arrival.target or arrival.local)
-    body = addresses + _identity(arrival)
+    body = addresses + _identity(caller)
     return SIGNATURE + struct.pack("!BBH", _PROXY, family, len(body)) + body
 
 
@@ -47,9 +49,9 @@ def _wide(address: IPv4Address | IPv6Address) -> bytes:
     return packed if len(packed) == 16 else b"\x00" * 10 + b"\xff\xff" + packed
 
 
-def _identity(arrival: Arrival) -> bytes:
+def _identity(caller: SpiffeId | None) -> bytes:
     """Return the TLV with the caller's SPIFFE ID; empty without one."""
-    if arrival.peer is None:
+    if caller is None:
         return b""
-    value = arrival.peer.spiffe_id.encode("ascii")
+    value = str(caller).encode("ascii")
     return struct.pack("!BH", SPIFFE_ID_TLV, len(value)) + value

@@ -34,6 +34,7 @@ from uproxy.snapshot.destinations import Destination, destinations_of
 from uproxy.snapshot.handshakes import Expected, inbound_kind, outbound_kinds
 from uproxy.snapshot.l7 import L7Proxy, l7_kinds
 from uproxy.snapshot.plans import HandshakeKind, Plans
+from uproxy.speaking import InboundTrust
 from uproxy.spiffe.ids import SpiffeId
 
 Clock = Callable[[], datetime]
@@ -92,6 +93,7 @@ class Snapshot:
     own_trust_domain: str | None
     """That of our last SVID; None if there never was one."""
     policy: Policy
+    trust: InboundTrust
     actions: RecheckActions
     verifier: Verifier
     applications: Mapping[str, Application]
@@ -214,6 +216,7 @@ def _make(
         clock=clock,
         own_trust_domain=domain,
         policy=_policy(settings, domain, before),
+        trust=_trust(settings, credentials, before),
         actions=RecheckActions(
             settings.on_policy_change, settings.identity.on_distrust, settings.identity.on_expiry
         ),
@@ -241,6 +244,17 @@ def _policy(settings: Settings, domain: str | None, before: Snapshot | None) -> 
     ):
         return before.policy
     return Policy.compile(settings.authorization, domain)
+
+
+def _trust(settings: Settings, credentials: Credentials, before: Snapshot | None) -> InboundTrust:
+    if (
+        before is not None
+        and before.settings.inbound_trust == settings.inbound_trust
+        and before.credentials.generation == credentials.generation
+    ):
+        return before.trust
+    domains = {name for name, bundle in credentials.bundles.items() if bundle.roots}
+    return InboundTrust.of(settings.inbound_trust, frozenset(domains))
 
 
 def _expected_by(before: Snapshot | None) -> Mapping[str, Expected]:

@@ -24,6 +24,7 @@ complete -c uproxy -n '__fish_seen_subcommand_from check' -l set -x -a 'name= id
 complete -c uproxy -n '__fish_seen_subcommand_from check' -l wait -x -d 'also fetch an identity, waiting at most this long (10s); exit 4 if none comes'
 complete -c uproxy -n '__fish_seen_subcommand_from check' -l as -x -d 'who calls'
 complete -c uproxy -n '__fish_seen_subcommand_from check' -l to -x -d 'the inbound door that is called'
+complete -c uproxy -n '__fish_seen_subcommand_from check' -l via -x -d 'the L7 proxy, of inbound_trust, in between'
 complete -c uproxy -n '__fish_seen_subcommand_from check' -l from -x -d 'where the caller comes from'
 complete -c uproxy -n '__fish_seen_subcommand_from check' -F
 complete -c uproxy -n '__fish_seen_subcommand_from authority' -s h -l help -d 'show this help message and exit'

@@ -114,7 +114,8 @@ class ConnectionRow(Row):
     source: str
     """The address of the client: the peer (inbound) or the application (outbound)."""
     identity: str | None
-    """The peer's verified SPIFFE ID; None in plaintext or before the handshake."""
+    """The SPIFFE ID of the peer, verified, or of whom an L7 proxy connects for (`via`); None in
+    plaintext or before the handshake."""
     destination: str | None
     """The name of the destination, or of the inbound door; None before the connection is
     admitted."""
@@ -136,6 +137,10 @@ class ConnectionRow(Row):
     """The id of the tunnel that the peer has made and that carries this one as a stream."""
     tunnel_end: str | None = None
     """Where our tunnel ends whose stream this one is: `endpoint` is dialled there."""
+    via: str | None = None
+    """The L7 proxy in between, as the configuration calls it; None: none."""
+    via_identity: str | None = None
+    """Inbound, the verified SPIFFE ID of the one that connects for `identity`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,6 +264,8 @@ class DenialRow(Row):
     """Its serial number in hexadecimal, as `openssl x509 -serial` writes it; not proven."""
     port: int | None = None
     """The application's port, as a tunnel named it; None: it was no stream of one."""
+    via: str | None = None
+    """The L7 proxy that connected for `identity`, as `inbound_trust` calls it; None: none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Authorization: whether a caller may reach a target.  Pure; nothing else decides this.
+"""Rules, compiled from the configuration, and what they decide.
 
 The configuration checks that rules make sense; a door says who calls and what for.  Rules:
 without a matching allow rule the answer is no; any matching deny rule refuses; shadow rules
@@ -10,56 +10,16 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Network, IPv6Network
 from typing import TypeVar
 
 from uproxy.config.settings import Network, RuleFrom, RuleSettings, RuleTo
+from uproxy.policy.parties import DIRECT, Caller, IpAddress, Target, plain
 from uproxy.spiffe.ids import IdentityPattern, SpiffeId, TrustDomain
 
-DIRECT = "direct"
-"""The value of `Caller.via` for a caller that connected without an L7 proxy."""
-
-IpAddress = IPv4Address | IPv6Address
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Who wants to connect."""
-
-    identity: SpiffeId | None
-    """The verified SPIFFE ID; None: the caller proved none."""
-    source: IpAddress | None
-    """The TCP peer's address (with `via`, the L7 proxy's); None on a unix socket."""
-    via: str = DIRECT
-    """The configured name of the trusted L7 proxy that connects for the caller."""
-    via_identity: SpiffeId | None = None
-    """The verified SPIFFE ID of that proxy; equal to `identity` if it connects for itself."""
-
-    @property
-    def is_l7_proxy(self) -> bool:
-        """Whether the caller is a trusted L7 proxy that connects for itself."""
-        return self.identity is not None and self.identity == self.via_identity
-
-    def __str__(self) -> str:
-        who = "a caller without an identity" if self.identity is None else str(self.identity)
-        return who if self.via == DIRECT else f"{who} via {self.via}"
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What the caller wants to reach."""
-
-    port: int | None
-    """The application's port; None if it listens on a unix socket."""
-    address: IpAddress | None
-    """The application's; None if it is configured by name or as a unix socket."""
-    door: str
-    """The name of the inbound door."""
-
-    def __str__(self) -> str:
-        door = f"door {self.door}"
-        return door if self.port is None else f"port {self.port} at {door}"
+OTHER_WAY = " allows it "
+"""In a `Decision.reason`: a rule lets the caller in if it comes another way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +86,19 @@ class _Rule:
     tests: tuple[_Test, ...]
     exact: frozenset[SpiffeId]
     """The identities that the rule names without a wildcard."""
+    ways: tuple[str, ...]
+    """The values of `Caller.via` for which an allow rule is; of a deny rule of no meaning."""
 
     def matches(self, caller: Caller, target: Target) -> bool:
         if not self.deny and caller.is_l7_proxy and caller.identity not in self.exact:
             return False
         return all(test.satisfied(caller, target, self.deny) for test in self.tests)
+
+    def allows_otherwise(self, caller: Caller, target: Target) -> bool:
+        """Whether it lets `caller` in if that comes another way: directly, or via an L7 proxy."""
+        if self.deny or self.shadow:
+            return False
+        return self.matches(replace(caller, via=self.ways[0]), target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,13 +134,13 @@ class Policy:
             verb = "denies" if rule.deny else "allows"
             reason = f"rule {rule.name} {verb} {caller} to {target}"
             return Decision(not rule.deny, rule.name, reason, shadow)
-        return Decision(False, None, f"no rule allows {caller} to {target}", shadow)
-
-
-def plain(address: IpAddress) -> IpAddress:
-    """Return the IPv4 address in an IPv4-mapped IPv6 one (`::ffff:a.b.c.d`), else `address`."""
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return address if mapped is None else mapped
+        reason = f"no rule allows {caller} to {target}"
+        for rule in self.rules:
+            if rule.allows_otherwise(caller, target):
+                ways = " or ".join(way if way == DIRECT else f"via {way}" for way in rule.ways)
+                reason += f": rule {rule.name}{OTHER_WAY}{ways} only"
+                break
+        return Decision(False, None, reason, shadow)
 
 
 def _plain_network(network: Network) -> Network:
@@ -195,7 +163,8 @@ def _compile(rule: RuleSettings, own_trust_domain: str | None) -> _Rule:
         for text in rule.from_.identities
         if IdentityPattern.parse(text).is_exact
     )
-    return _Rule(rule.name, deny, rule.mode == "shadow", tests, exact)
+    ways = rule.from_.via or (DIRECT,)
+    return _Rule(rule.name, deny, rule.mode == "shadow", tests, exact, ways)
 
 
 def _authentication_tests(who: RuleFrom, deny: bool) -> tuple[_Test, ...]:

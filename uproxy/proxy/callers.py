@@ -1,0 +1,34 @@
+"""Finds out who calls at an inbound door: the peer, or for whom an L7 proxy connects."""
+
+from __future__ import annotations
+
+from uproxy.connections import caller_of
+from uproxy.contract import Arrival
+from uproxy.policy import DIRECT, Caller
+from uproxy.proxy.services import Services
+from uproxy.snapshot import Snapshot
+from uproxy.speaking import Disbelief
+
+
+class Callers:
+    """Tells and counts who calls, by one snapshot."""
+
+    def __init__(self, snapshot: Snapshot, services: Services) -> None:
+        self._snapshot = snapshot
+        self._services = services
+
+    def of(self, arrival: Arrival) -> Caller | Disbelief:
+        """Return who calls, or why an L7 proxy isn't believed about it."""
+        found = caller_of(self._snapshot, arrival)
+        if isinstance(found, Disbelief):
+            self._services.metrics.l7_refused(found.doubt)
+        elif arrival.spoken and found.via == DIRECT:
+            self._services.metrics.l7_headers_ignored()
+        return found
+
+
+def ignored(arrival: Arrival, caller: Caller) -> str:
+    """Return what is to be said, behind the reason of a refusal, of headers that were ignored."""
+    if not arrival.spoken or caller.via != DIRECT:
+        return ""
+    return "; it sent an L7 proxy's headers, which are ignored: it isn't in inbound_trust"
