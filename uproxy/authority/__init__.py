@@ -5,8 +5,9 @@ Tests and the demo use the names below or its sockets; the proxy never imports i
 
     definition, definition_file   trust domains and entries, and the YAML they are read from
     ca, jwt_keys, domain          certificates, keys for JWT-SVIDs, and their rotation; pure
-    handout, jwt_handout, calls   each caller's messages, and when they are sent; pure
-    rpc, server                   the Workload API on a unix socket
+    handout, jwt_handout,         each caller's messages of the Workload API and of Envoy's SDS;
+    secrets_handout, calls        and when they are sent; pure
+    rpc, server                   both on a unix socket
     service                       everything together, with a clock
 """
 

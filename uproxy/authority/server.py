@@ -1,9 +1,10 @@
-"""Serves the Workload API of one trust domain on a unix socket.
+"""Serves the Workload API of one trust domain on a unix socket, and Envoy's SDS beside it.
 
-Each stream gets a new message whenever its contents change.  `handout` and `jwt_handout` decide who
-gets what; the caller's pid, uid and gid come from the kernel.  Rules: a call must have the security
-header exactly once, with the value `true` (WE-3); a caller without an entry gets status 7, at once
-or on an open stream; other methods get status 12.
+Each stream gets a new message whenever its contents change.  `handout`, `jwt_handout` and
+`secrets_handout` decide who gets what; the caller's pid, uid and gid come from the kernel.  Rules:
+a call of the Workload API must have the security header exactly once, with the value `true` (WE-3),
+which Envoy doesn't send; a caller without an entry gets status 7, at once or on an open stream;
+other methods get status 12.
 """
 
 from __future__ import annotations
@@ -27,6 +28,12 @@ from uproxy.authority.definition import CallingProcess
 from uproxy.authority.handout import DomainSet
 from uproxy.authority.jwt_handout import fetch_jwt_svid, jwt_bundles, validate_jwt_svid
 from uproxy.authority.rpc import CallStarted, Event, RequestReceived, ServerConnection
+from uproxy.authority.secrets_handout import (
+    SECRET_SERVICE,
+    SecretStream,
+    fetch_secrets,
+    secrets_for,
+)
 from uproxy.errors import UproxyError, in_words
 from uproxy.identity.workload_api.framing import SERVICE, Status
 
@@ -50,9 +57,7 @@ class WorkloadApiServer:
     def __init__(self, world: DomainSet, trust_domain: str, path: Path) -> None:
         self.path = path
         self.trust_domain = trust_domain
-        self._methods = {
-            SERVICE + name: method for name, method in _methods(world, trust_domain).items()
-        }
+        self._methods = _methods(world, trust_domain)
         self._clients: set[_Client] = set()
         self._server: asyncio.AbstractServer | None = None  # set by start
 
@@ -154,7 +159,7 @@ class _Client(asyncio.Protocol):
     def _begin(self, call: CallStarted) -> None:
         """Begin to answer a call, or refuse it."""
         method = self._endpoint.method(call.path)
-        if call.security_values != ("true",):
+        if call.security_values != ("true",) and not call.path.startswith(SECRET_SERVICE):
             text = "security header missing from request"
             self._rpc.finish(call.id, Status.INVALID_ARGUMENT, text)
         elif method is None:
@@ -179,7 +184,7 @@ class _Client(asyncio.Protocol):
 
 
 def _methods(world: DomainSet, trust_domain: str) -> dict[str, Method]:
-    """Return the methods of the Workload API by their names."""
+    """Return the methods by their paths."""
 
     def watch(handout: Handout) -> Method:
         return lambda caller: Watch(lambda: handout(trust_domain, caller))
@@ -189,12 +194,19 @@ def _methods(world: DomainSet, trust_domain: str) -> dict[str, Method]:
             lambda request: answer(world, trust_domain, caller, request, datetime.now(UTC))
         )
 
+    def secrets(caller: CallingProcess) -> Answering:
+        return SecretStream(partial(secrets_for, world, trust_domain, caller), str(caller))
+
     return {
-        "FetchX509SVID": watch(world.svids),
-        "FetchX509Bundles": watch(world.bundles),
-        "FetchJWTBundles": watch(partial(jwt_bundles, world)),
-        "FetchJWTSVID": once(fetch_jwt_svid),
-        "ValidateJWTSVID": once(validate_jwt_svid),
+        SERVICE + "FetchX509SVID": watch(world.svids),
+        SERVICE + "FetchX509Bundles": watch(world.bundles),
+        SERVICE + "FetchJWTBundles": watch(partial(jwt_bundles, world)),
+        SERVICE + "FetchJWTSVID": once(fetch_jwt_svid),
+        SERVICE + "ValidateJWTSVID": once(validate_jwt_svid),
+        SECRET_SERVICE + "StreamSecrets": secrets,
+        SECRET_SERVICE + "FetchSecrets": lambda caller: Once(
+            partial(fetch_secrets, world, trust_domain, caller)
+        ),
     }
 
 
