@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -19,6 +20,7 @@ from uproxy.contract import Candidate, Engine, Route, Tunnel
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Outcome, TcpAddress, Timeouts
+from uproxy.transport.through import END_DELAY_S
 
 engine = engines.tunnel_engine
 one_thread = engines.one_thread
@@ -299,4 +301,22 @@ async def test_our_end_waits_for_half_of_the_half_close_at_most(engine: Engine) 
         await peer.event(h2.events.StreamEnded, stream)
         await peer.send(stream, b"a response", end=True)
         assert await downstream.receive_all() == b"a response"
+        assert (await door.ending()).outcome is Outcome.CLOSED
+
+
+async def test_our_end_waits_less_once_the_proxy_has_answered(engine: Engine) -> None:
+    """Most who end their direction have closed, and keep a stream for nothing."""
+    async with through_one(engine) as (door, address, end):
+        downstream = await Stream.connect(address)
+        peer, stream = await answered(end)
+        await downstream.send(b"request")
+        assert await peer.receive(stream, 7) == b"request"
+        await peer.send(stream, b"a response")
+        assert await downstream.receive_exactly(10) == b"a response"
+        downstream.finish()
+        await until_all_has_come(peer)
+        assert not peer.has(h2.events.StreamEnded)
+        async with asyncio.timeout(END_DELAY_S - 1):
+            await peer.event(h2.events.StreamEnded, stream)
+        await peer.send(stream, b"", end=True)
         assert (await door.ending()).outcome is Outcome.CLOSED

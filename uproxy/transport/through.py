@@ -16,6 +16,9 @@ MAX_TUNNELS_TRIED: Final = 8
 END_DELAY_S: Final = 5.0
 """Seconds without a byte from an L7 proxy after which it gets the end of our direction, although
 its own is still open.  Envoy ends both when it gets one while a request is in flight."""
+END_DELAY_ANSWERED_S: Final = 1.0
+"""The same once something has come after the last byte of ours.  Who closes a connection with which
+it is done looks like who only ends its own direction, and mustn't keep a stream for long."""
 
 
 def end_delay(route: Route, candidate: Candidate) -> float:

@@ -18,8 +18,7 @@ from libc.stdlib cimport free
 from libc.string cimport memcpy
 
 from uproxy.transport.native.system cimport (
-    EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, READ_EVENTS,
-)
+    END_DELAY_ANSWERED_S, EPOLLERR, EPOLLHUP, EPOLLIN, EPOLLOUT, EPOLLRDHUP, READ_EVENTS)
 from uproxy.transport.native.codes cimport (
     F_NONE, F_OS, F_TRUNCATED, LARGE_RECEIVE_SIZE, RECEIVE_SIZE, RECORD_SIZE, SMALL_RECEIVE_SIZE,
 )
@@ -253,11 +252,12 @@ cdef inline int finish_side(Side *side) noexcept nogil:
 
 
 cdef inline double end_due(Side *side) noexcept nogil:
-    """Return when `finish_side` is to be called again, because our end is held, if the peer's
-    doesn't come before; 0: it isn't held."""
+    """Return when `finish_side` is to be called again, because our end is held; 0: it isn't."""
     cdef Stream *stream = side.stream
     if stream == NULL or stream.end_held_at == 0:
         return 0
+    if stream.read_at >= stream.wrote_at:  # what was asked is being answered, or was
+        return stream.read_at + min(stream.end_delay, END_DELAY_ANSWERED_S)
     return max(stream.end_held_at, stream.read_at) + stream.end_delay
 
 

@@ -175,6 +175,7 @@ cdef inline int write_carried(Side *side, const char *data, size_t size,
         return 0
     if stream.h2 == NULL or stream.is_deaf:
         return fail_stream(side)
+    stream.wrote_at = side.connection.worker.now
     if send_data(&stream.tunnel.session, stream.h2, data, size) < 0:
         return fail_write(side)
     stream.unsent = stream.h2.waiting.size

@@ -86,7 +86,7 @@ cdef extern from "machine.h" nogil:
     uint32_t READ_EVENTS
     double REPORT_DELAY_S, LARGE_BATCH_DELAY_S, LINGER_S, VERDICT_LIFE_S, TRIM_AFTER_S
     double SHRINK_AFTER_S, SILENT_TUNNEL_S, PROVE_TUNNEL_S, DRAIN_TUNNEL_S, CLOSE_TUNNEL_S
-    double CHECK_EXPIRY_S
+    double CHECK_EXPIRY_S, END_DELAY_ANSWERED_S
     int OFFLOAD_FOR_MS, HELPER_IDLE_S
     void *handshaking_get()
     void handshaking_set(void *)

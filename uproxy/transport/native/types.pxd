@@ -206,6 +206,7 @@ cdef struct Stream:  # the progress of a side that borrows a channel; its carrie
     double read_at  # when bytes were read last
     double end_delay  # as Way.end_delay
     double end_held_at  # since when our end waits for the peer's; 0: it doesn't
+    double wrote_at  # when bytes were written last
 
 cdef struct Carrier:  # what a side calls that borrows a channel; side.pxd has the return codes
     ssize_t (*read)(Side *, Received *) noexcept nogil

@@ -18,6 +18,7 @@ from uproxy.hbone import events, statuses
 from uproxy.hbone.codes import ErrorCode
 from uproxy.libssl import Buffer
 from uproxy.model import Outcome
+from uproxy.transport.through import END_DELAY_ANSWERED_S
 
 if TYPE_CHECKING:
     from uproxy.transport.python.side import Failure, OnReady
@@ -63,7 +64,7 @@ class StreamSide:
     __slots__ = (
         "_at_l7", "_end_delay", "_end_timer", "_ended", "_finishing_since", "_is_deaf", "_on_lost",
         "_on_ready", "_output", "_reading", "_received", "_tunnel", "answered", "failure",
-        "finished", "is_ours", "read_at", "stream",
+        "finished", "is_ours", "read_at", "stream", "wrote_at",
     )  # fmt: skip
 
     must_read_first = False
@@ -91,6 +92,8 @@ class StreamSide:
         """Its number on the tunnel."""
         self.read_at = 0.0
         """When bytes were read last, or had come when none waited; monotonic seconds."""
+        self.wrote_at = 0.0
+        """When bytes were written last; monotonic seconds."""
         self._tunnel = tunnel
         self._received: deque[bytes] = deque()
         self._ended = False  # the peer's END_STREAM has come
@@ -137,6 +140,7 @@ class StreamSide:
         if self.failure is not None:
             raise self.failure
         if not self._is_deaf:
+            self.wrote_at = monotonic()
             self._output += data
             self._push()
 
@@ -304,8 +308,13 @@ class StreamSide:
     def _must_wait(self, since: float) -> bool:
         """Whether our end, which was due at `since`, has to wait for the peer's; if so, look again
         in time.  An L7 proxy that gets our end while a request is in flight drops the answer."""
-        left = max(since, self.read_at) + self._end_delay - monotonic()
-        if not self._end_delay or self._ended or left <= 0:
+        if not self._end_delay or self._ended:
+            return False
+        due = max(since, self.read_at) + self._end_delay
+        if self.read_at >= self.wrote_at:
+            due = self.read_at + min(self._end_delay, END_DELAY_ANSWERED_S)
+        left = due - monotonic()
+        if left <= 0:
             return False
         self._wait_no_more()
         self._end_timer = asyncio.get_running_loop().call_later(left, self._push)
