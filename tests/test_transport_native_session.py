@@ -199,13 +199,15 @@ def test_an_output_that_is_not_taken_does_not_grow() -> None:
     assert server.session.state(3)["waiting"] == 0
 
 
-def test_streams_that_wait_take_turns() -> None:
+def test_streams_that_wait_take_turns_of_64_kib() -> None:
     server = Server(streams=3, window=1 << 30)
     for stream in (1, 3, 5):
-        server.session.send(stream, bytes(100_000))  # the tunnel's window is 65,535
+        server.session.send(stream, bytes(200_000))  # the tunnel's window is 65,535
     server.says()
-    server.hear(grow(0, 6 * 16_384))
-    assert [each.stream for each in server.says()] == [1, 3, 5, 1, 3, 5]
+    server.hear(grow(0, 5 * 65_536))
+    said = [(each.stream, len(each.payload)) for each in server.says()]
+    assert said == [(stream, 16_384) for stream in (1, 3, 5, 1) for _ in range(4)]
+    assert [each.stream for each in server.says()] == [3] * 4
 
 
 def test_a_stream_without_a_window_stops_no_other() -> None:

@@ -16,6 +16,7 @@ from uproxy.transport.native.streams cimport H2Stream, Session, keep, take
 
 cdef enum:
     MAX_OUTPUT = 256 * 1024  # bytes, from which on no DATA frames are added
+    MAX_STREAK = 4 * MAX_FRAME  # of one stream: who receives them can pass them on in one piece
     MAX_IDLE_OUTPUT_ROOM = 4 * 1024  # bytes that an output keeps when its tunnel is quiet
 
     MOST_BEFORE_SETTINGS = 100  # streams, before the peer has said how many (RFC 9113 §6.5.2)
@@ -185,19 +186,18 @@ cdef inline void note_both_ends(Session *session, H2Stream *stream) noexcept nog
 
 
 cdef inline void send_waiting(Session *session) noexcept nogil:
-    """Send what waits as far as windows and output have room, one frame of a stream after one of
+    """Send what waits as far as windows and output have room, MAX_STREAK of one stream and then of
     another; then tell the streams of which less waits."""
     cdef H2Stream *stream
-    cdef uint32_t size
+    cdef size_t size
     while session.first_ready != NULL:
         stream = session.first_ready
-        size = sendable(session, stream, stream.waiting.size)
+        size = send_some(session, stream, stream.waiting.data + stream.waiting.at,
+                         min(stream.waiting.size, <uint32_t>MAX_STREAK))
         if size == 0:
             break  # a stream without a window isn't in the list: this is the connection's
         leave_ready(session, stream)
-        begin_data(session, stream, stream.waiting.data + stream.waiting.at, size)
-        allow_updates(session, 1, size, stream.waiting.size)
-        take(&stream.waiting, size)
+        take(&stream.waiting, <uint32_t>size)
         if stream.waiting.size:
             get_ready(session, stream)
         elif stream.finishing:

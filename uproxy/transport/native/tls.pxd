@@ -21,7 +21,7 @@ from uproxy.transport.native.openssl cimport (
     X509_free, X509_set_pubkey, ossl_small_key,
 )
 from uproxy.transport.native.codes cimport (
-    F_MEMORY, F_NONE, F_OS, F_TLS, MAX_IDLE_OUTPUT, PLAINTEXT_SIZE, RECEIVE_SIZE, RECORD_SIZE,
+    F_MEMORY, F_NONE, F_OS, F_TLS, MAX_IDLE_OUTPUT, PLAINTEXT_SIZE, RECEIVE_SIZE,
 )
 from uproxy.transport.native.types cimport Channel, Worker
 from uproxy.transport.native.channel cimport (
@@ -50,29 +50,24 @@ cdef inline int send_records(Channel *channel, bint corked) noexcept nogil:
     sent = send_now(channel, data, size, corked)
     if sent < 0:
         fail(channel, F_OS, errno, 0)
-        drop_records(channel, size)
+        drop_records(channel, data, size)
         channel.unsent = 0
         return -1
-    drop_records(channel, sent)
+    drop_records(channel, data, sent)
     channel.unsent = size - sent
     return 0
 
 
-cdef inline void drop_records(Channel *channel, ssize_t size) noexcept nogil:
-    """Remove so many bytes from the front of the output."""
-    cdef char scratch[RECORD_SIZE]
-    cdef int removed
-    while size > 0:
-        removed = BIO_read(channel.output, scratch, <int>min(size, <ssize_t>RECORD_SIZE))
-        if removed <= 0:
-            return
-        size -= removed
+cdef inline void drop_records(Channel *channel, char *data, ssize_t size) noexcept nogil:
+    """Remove so many bytes from the front of the output, which is at `data`."""
+    BIO_read(channel.output, data, <int>size)  # to where they are: there is no call that only drops
 
 
 cdef inline void drop_output(Channel *channel) noexcept nogil:
     """Forget all records that aren't sent."""
     cdef char *data = NULL
-    drop_records(channel, BIO_get_mem_data(channel.output, &data))
+    cdef long size = BIO_get_mem_data(channel.output, &data)
+    drop_records(channel, data, size)
     channel.unsent = 0
 
 
