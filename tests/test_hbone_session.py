@@ -183,7 +183,8 @@ def test_headers_on_a_stream_that_has_ended_end_the_tunnel(client: Peer) -> None
     assert end.code is ErrorCode.STREAM_CLOSED
 
 
-def test_data_on_a_stream_that_has_ended_is_given_back_and_reset_once(client: Peer) -> None:
+def test_data_on_a_stream_that_has_ended_is_given_back_and_reset_once() -> None:
+    client = client_of(session(connection_window=1 << 20))
     client.connect()
     client.say(frames.rst_stream(1, ErrorCode.CANCEL))
     for _ in range(100):
