@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_network
+from typing import cast
 
 import pytest
 
 from tests.helpers.connections import FakeConnection, arrival, ending
 from tests.helpers.world import World, credentials, peer, settings, with_crl
-from uproxy.config.settings import DestinationSettings, OutboundSettings
+from uproxy.config.settings import DestinationSettings, MatchSettings, OutboundSettings
 from uproxy.contract import (
     PLAIN,
     Arrival,
@@ -21,10 +23,8 @@ from uproxy.contract import (
 from uproxy.lab.pki import Authority
 from uproxy.lifecycle import ENDINGS, State
 from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts, Transport
-from uproxy.proxy import outbound
-from uproxy.proxy.outbound import OutboundDoor
-from uproxy.proxy.services import PER_PEER
-from uproxy.snapshot import Destination, Snapshot
+from uproxy.proxy.outbound import MAX_PORTS, DestinationRoutes, OutboundDoor
+from uproxy.proxy.services import PER_ORIGINAL, PER_PEER
 
 CA = Authority("example.org")
 OURS = CA.issue("/ns/web/sa/frontend")
@@ -341,25 +341,39 @@ async def test_a_door_that_leads_to_one_destination_refuses_what_was_meant_for_a
     assert (fields["direction"], fields["transport"]) == ("outbound", "plaintext")
 
 
-async def test_one_door_can_lead_to_many_destinations(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If `destination_of` tells them apart: each has its own endpoints, identity and labels."""
-    here, _ = make(A)
-    db = here.settings.destinations["db"]
-    clear = replace(
-        db, name="clear", addresses=(B,), transport=Transport.PLAINTEXT, identities=(), alpn=()
-    )
-    here.configure(replace(here.settings, destinations={"db": db, "clear": clear}))
+# What capture brings.
 
-    def chosen(
-        _door: OutboundSettings, snapshot: Snapshot, target: TcpAddress | None
-    ) -> Destination | Refusal:
-        return snapshot.destinations["clear" if target == MEANT else "db"]
+REST = MatchSettings((ip_network("0.0.0.0/0"), ip_network("::/0")))
 
-    monkeypatch.setattr(outbound, "destination_of", chosen)
+
+def make_captured(*destinations: DestinationSettings, expose: bool = False) -> World:
+    door = OutboundSettings(CAPTURE, expose=expose, captured=True)
+    named = {each.name: each for each in destinations}
+    config = settings(outbound=(door,), destinations=named)
+    return World(config, credentials(OURS, CA), now=CA.now)
+
+
+CAPTURE = TcpAddress("::", 15001)
+DB_TO = DestinationSettings(
+    "db", (A,), Transport.MTLS, (DB.spiffe_id,), match=MatchSettings((ip_network("10.9.0.0/16"),))
+)
+CLEAR_TO = DestinationSettings("clear", (), Transport.PLAINTEXT, match=REST)
+
+
+def captured(target: TcpAddress, number: int = 1, **how: object) -> Arrival:
+    """As netfilter redirects it."""
+    made = replace(app(number), target=target, local=TcpAddress("127.0.0.1", 15001))
+    return replace(made, **how)  # type: ignore[arg-type]  # the caller's
+
+
+async def test_one_door_can_lead_to_many_destinations() -> None:
+    """Each has its own endpoints, identity and labels."""
+    here = make_captured(DB_TO, CLEAR_TO)
     door = current(here)
-    ways = {None: ("db", A), MEANT: ("clear", B)}
+    elsewhere = TcpAddress("192.0.2.7", 5433)
+    ways = {MEANT: ("db", A), elsewhere: ("clear", elsewhere)}
     for number, (target, (name, address)) in enumerate(ways.items(), start=1):
-        arrived = replace(app(number), target=target)
+        arrived = captured(target, number)
         route = door.admit(arrived)
         assert isinstance(route, Route)
         assert (route.destination, route.candidates[0].addresses) == (name, (address,))
@@ -371,28 +385,74 @@ async def test_one_door_can_lead_to_many_destinations(monkeypatch: pytest.Monkey
     newest, oldest = here.connections
     assert (newest.info.destination, newest.info.own) == ("clear", None)
     assert (oldest.info.destination, oldest.info.own is not None) == ("db", True)
-    assert here.metric("istio_tcp_connections_opened_total", destination_port="5433") == 0
+    assert (newest.info.port, oldest.info.port) == (5433, 5432)
 
 
-async def test_a_failure_is_told_of_the_destination_that_it_happened_at(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    here, _ = make(A)
-    db = here.settings.destinations["db"]
-    here.configure(
-        replace(here.settings, destinations={"db": db, "other": replace(db, name="other")})
-    )
-    monkeypatch.setattr(
-        outbound,
-        "destination_of",
-        lambda _door, snapshot, target: snapshot.destinations["other" if target else "db"],
-    )
+async def test_a_failure_is_told_of_the_destination_that_it_happened_at() -> None:
+    other = replace(DB_TO, name="other", match=MatchSettings((ip_network("10.8.0.0/16"),)))
+    here = make_captured(DB_TO, other)
     door = current(here)
-    route = door.admit(replace(app(), target=MEANT))
+    route = door.admit(captured(TcpAddress("10.8.0.1", 1)))
     assert isinstance(route, Route)
     door.attempted(route, route.candidates[0], Refusal(Outcome.CONNECT_FAILED, "no"))
     assert here.endpoints(Direction.OUTBOUND, "other").failing(A, here.at)
     assert not here.endpoints(Direction.OUTBOUND, "db").failing(A, here.at)
+
+
+@pytest.mark.parametrize("transport", [Transport.MTLS, Transport.HBONE])
+def test_without_addresses_a_captured_connection_goes_where_it_was_made_to(
+    transport: Transport,
+) -> None:
+    to = replace(DB_TO, addresses=(), transport=transport)
+    door = current(make_captured(to))
+    for target in (MEANT, replace(MEANT, port=99)):
+        route = door.admit(captured(target))
+        assert isinstance(route, Route)
+        assert [each.addresses for each in route.candidates] == [(target,)]
+        assert route.candidates[0].server_name is None
+        if transport is Transport.HBONE:
+            assert isinstance(route.upstream, Tunnel)
+            assert route.upstream.end == 15008
+        assert route.cache_scope == PER_ORIGINAL
+
+
+def test_a_server_name_is_sent_to_original_destinations_too() -> None:
+    door = current(make_captured(replace(DB_TO, addresses=(), server_name="db.example")))
+    route = door.admit(captured(MEANT))
+    assert isinstance(route, Route)
+    assert route.candidates[0].server_name == "db.example"
+
+
+def test_the_labels_of_original_destinations_are_shared_and_bounded() -> None:
+    here = make_captured(CLEAR_TO)
+    door = current(here)
+    infos = []
+    for port in (*range(1, 2 * MAX_PORTS), 1, 1):
+        arrived = captured(TcpAddress("192.0.2.7", port), port)
+        route = door.admit(arrived)
+        assert isinstance(route, Route)
+        door.opened(FakeConnection(arrived, route=route, dialled=arrived.target))
+        [newest, *_] = here.connections
+        infos.append(newest.info)
+    assert [each.port for each in infos[:3]] == [1, 2, 3]
+    assert infos[-1] is infos[-2]
+    assert infos[-1] is not infos[0]
+    routes = cast("DestinationRoutes", cast("Route", route).door_data)
+    assert len(routes._by_port) <= MAX_PORTS
+
+
+async def test_a_captured_connection_that_goes_nowhere_is_logged_as_refused() -> None:
+    here = make_captured(DB_TO)
+    door = current(here)
+    arrived = captured(TcpAddress("192.0.2.7", 80))
+    refusal = door.admit(arrived)
+    assert isinstance(refusal, Refusal)
+    assert refusal.outcome is Outcome.NO_DESTINATION
+    assert refusal.reason == "no destination has a `match` for 192.0.2.7:80"
+    end = ending(refusal.outcome, State.ADMITTING, reason=refusal.reason)
+    door.closed(FakeConnection(arrived, dialled=None), end)
+    fields = dict(here.records[0].fields)
+    assert (fields["destination"], fields["outcome"]) == (None, "no_destination")
 
 
 # Through tunnels.

@@ -137,6 +137,7 @@ class RecordingDoor:
     listener: Listener | None = None
     """Where it listens, once it is open."""
     tunnels: TunnelSettings | None = None
+    captured: bool = False
 
     def ask_again(self) -> None:
         """What it answers has changed: no plan or cached route of its is given any more."""

@@ -86,6 +86,8 @@ class World:
     """An engine's listeners, which follow every new snapshot."""
     failing: dict[TcpAddress, str] = field(default_factory=dict)
     """Why names can't be resolved."""
+    own: set[str] = field(default_factory=set)
+    """The addresses of this host, besides loopback."""
     connections: Connections = field(init=False)
 
     def __post_init__(self) -> None:
@@ -106,6 +108,7 @@ class World:
             lambda: self.now,
             lambda: self.at,
             self.failing.get,
+            lambda ip: ip.is_loopback or str(ip) in self.own,
         )
 
     @property

@@ -23,6 +23,7 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
     ),
     "uproxy.lifecycle": ("test_lifecycle", "property/test_lifecycle"),
     "uproxy.metrics.history": ("test_metrics_history",),
+    "uproxy.matching": ("test_matching", "property/test_matching"),
     "uproxy.policy.parties": ("test_policy", "test_speaking"),
     "uproxy.policy.rules": ("test_policy", "property/test_policy"),
     "uproxy.proxy.admin.trouble": ("test_proxy_admin_trouble",),

@@ -25,6 +25,7 @@ from uproxy.config.settings import (
     L7HealthSettings,
     L7ProxySettings,
     LogSettings,
+    MatchSettings,
     OutboundSettings,
     RuleFrom,
     RuleSettings,
@@ -124,7 +125,10 @@ def _inbound(draw: Callable[..., Any], port: int) -> InboundSettings:
 @st.composite
 def _outbound(draw: Callable[..., Any], port: int, names: list[str]) -> OutboundSettings:
     to = draw(st.sampled_from(names))
-    kind = draw(st.sampled_from(["unix", "systemd", "loopback", "exposed"]))
+    kind = draw(st.sampled_from(["unix", "systemd", "loopback", "exposed", "captured"]))
+    if kind == "captured":
+        listen = draw(st.sampled_from([TcpAddress("::", port), SystemdAddress(f"socket{port}")]))
+        return OutboundSettings(listen, expose=draw(st.booleans()), captured=True)
     if kind == "unix":
         mode = draw(st.none() | st.integers(0, 0o777))
         owner = draw(st.sampled_from([None, "postgres", "a:b", "1000"]))
@@ -169,15 +173,20 @@ def _trusted(name: str) -> st.SearchStrategy[InboundTrustSettings]:
 
 @st.composite
 def _destination(
-    draw: Callable[..., Any], name: str, proxies: list[str]
+    draw: Callable[..., Any], name: str, number: int, proxies: list[str]
 ) -> DestinationSettings:  # fmt: skip
     transport = draw(st.sampled_from(Transport))
     mtls, hbone = transport is Transport.MTLS, transport is Transport.HBONE
     targets = st.builds(TcpAddress, _HOSTS, _PORTS) if hbone else _TARGETS
     via = draw(st.none() | st.sampled_from(proxies)) if hbone and proxies else None
     identities = _IDS if via is None else _IDS.filter(lambda text: "*" not in text)
+    prefix = draw(st.none() | st.integers(17, 32))
+    # each destination has a network of its own, so that no two match equally
+    networks = (ip_network((f"10.{number}.128.0", prefix)),) if prefix else ()
+    ports = draw(_some(_PORTS))
     return DestinationSettings(
         name=name,
+        match=MatchSettings(networks, ports) if networks else None,
         addresses=draw(st.lists(targets, min_size=1, max_size=3, unique=True).map(tuple)),
         transport=transport,
         via=via,
@@ -265,7 +274,9 @@ def _settings(draw: Callable[..., Any]) -> Settings:
         name=draw(_LABELS),
         inbound=inbound,
         outbound=outbound,
-        destinations=MappingProxyType({name: draw(_destination(name, proxies)) for name in names}),
+        destinations=MappingProxyType(
+            {name: draw(_destination(name, number, proxies)) for number, name in enumerate(names)}
+        ),
         l7_proxies=MappingProxyType({name: draw(_l7_proxy(name)) for name in proxies}),
         inbound_trust=MappingProxyType({name: draw(_trusted(name)) for name in ways}),
         authorization=tuple(draw(_rule(n, doors, ways)) for n in range(draw(st.integers(0, 3)))),

@@ -7,16 +7,19 @@ sockets leaves everything as it was.  Equal listen addresses keep their socket.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from uproxy import sockets
+from uproxy import originals, sockets
 from uproxy.config import Settings
 from uproxy.contract import Door, Engine, Listener
 from uproxy.errors import UproxyError
 from uproxy.model import Address, Direction, ListenAddress, SystemdAddress, TcpAddress, UnixAddress
 from uproxy.systemd import PassedSockets
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,8 @@ class SocketPlan:
     owner: str | None
     exposed: bool
     """Whether it may be reached from beyond this machine."""
+    captured: bool = False
+    """Whether capture brings connections to it."""
 
 
 def socket_plans(settings: Settings) -> dict[ListenAddress, SocketPlan]:
@@ -35,7 +40,9 @@ def socket_plans(settings: Settings) -> dict[ListenAddress, SocketPlan]:
         door.listen: SocketPlan(door.mode, door.owner, exposed=True) for door in settings.inbound
     }
     outbound = {
-        door.listen: SocketPlan(door.mode, door.owner, door.expose) for door in settings.outbound
+        # one for capture refuses those who connect from there by itself
+        door.listen: SocketPlan(door.mode, door.owner, door.expose or door.captured, door.captured)
+        for door in settings.outbound
     }
     return {**inbound, **outbound}
 
@@ -131,11 +138,28 @@ class Doors:
         return task
 
     def _listen(self, address: ListenAddress, plan: SocketPlan) -> socket.socket:
-        if not isinstance(address, SystemdAddress):
-            return sockets.listen(address, plan.mode, plan.owner)
-        listener = inherit(address, self._listeners, exposed=plan.exposed)
-        self._bound[address] = bound_address(listener)
+        if isinstance(address, SystemdAddress):
+            listener = inherit(address, self._listeners, exposed=plan.exposed)
+            self._bound[address] = bound_address(listener)
+        else:
+            here = _without_ipv6(address) if plan.captured else address
+            listener = sockets.listen(here, plan.mode, plan.owner)
+        if plan.captured and not originals.make_transparent(listener):
+            _log.info("door %s: %s", address, _NOT_TRANSPARENT)
         return listener
+
+
+_NOT_TRANSPARENT = (
+    "without CAP_NET_ADMIN or CAP_NET_RAW its socket isn't transparent: capture by nft works, "
+    "capture by eBPF doesn't"
+)
+
+
+def _without_ipv6(address: Address) -> Address:
+    """Return where to listen for what is captured; without IPv6 in the kernel for IPv4 alone."""
+    if isinstance(address, TcpAddress) and not sockets.has_ipv6():
+        return TcpAddress("0.0.0.0", address.port)  # noqa: S104  the door refuses other hosts
+    return address
 
 
 def inherit(address: SystemdAddress, listeners: PassedSockets, *, exposed: bool) -> socket.socket:

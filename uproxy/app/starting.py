@@ -59,10 +59,14 @@ def what_is_lacking(snapshot: Snapshot) -> Mapping[ListenAddress, str]:
         if why is not None:
             lacking[inbound.listen] = why
     for outbound in snapshot.settings.outbound:
-        to = snapshot.destinations[outbound.to]
-        why = _why(snapshot, to.settings.transport, to.addresses)
-        if why is not None:
-            lacking[outbound.listen] = why
+        whys = [
+            _why(snapshot, to.settings.transport, to.addresses)
+            for to in snapshot.destinations.values()
+            if to.settings.name == outbound.to or (outbound.captured and to.settings.match)
+        ]
+        missing = [why for why in whys if why is not None]
+        if missing:
+            lacking[outbound.listen] = missing[0]
     return lacking
 
 

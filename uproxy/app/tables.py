@@ -113,20 +113,26 @@ class _Door(NamedTuple):
     direction: Direction
     name: str
     listen: ListenAddress
-    transport: Transport
+    transport: str
     to: str
     """The application's address, or the name of the destination."""
-    behind: str
-    """The name under which attempts to reach what is behind it are kept."""
+    behind: str | None
+    """The name under which attempts to reach what is behind it are kept; None: there are several
+    destinations."""
 
 
 def _doors(settings: Settings) -> Iterator[_Door]:
     for door in settings.inbound:
         to = door.leads_to
-        yield _Door(Direction.INBOUND, door.name, door.listen, door.transport, to, door.name)
+        transport = door.transport.value
+        yield _Door(Direction.INBOUND, door.name, door.listen, transport, to, door.name)
     for each in settings.outbound:
-        transport = settings.destinations[each.to].transport
         name = str(each.listen)
+        if each.to is None:
+            words = "original destinations"
+            yield _Door(Direction.OUTBOUND, name, each.listen, "captured", words, None)
+            continue
+        transport = settings.destinations[each.to].transport.value
         yield _Door(Direction.OUTBOUND, name, each.listen, transport, each.to, each.to)
 
 
@@ -140,13 +146,13 @@ def door_rows(
     """Yield the rows of inbound and outbound doors; `counts` are their open connections, `tunnels`
     those of inbound doors by name, and `trouble` tells why nothing can be reached there."""
     for door in _doors(settings):
-        down = trouble(door.direction, door.behind)
+        down = None if door.behind is None else trouble(door.direction, door.behind)
         inbound = door.direction is Direction.INBOUND
         yield rows.DoorRow(
             name=door.name,
             direction=door.direction.value,
             listen=str(door.listen),
-            transport=door.transport.value,
+            transport=door.transport,
             to=door.to,
             open=door.listen in listening,
             connections=counts.get((door.direction, door.name), 0),

@@ -96,15 +96,22 @@ def _outbound(settings: Settings) -> Iterator[Mistake]:
         if door.expose and beyond_loopback(door.listen):
             reason = "whoever can connect here uses our identity"
             yield Mistake(join(join("outbound", index), "listen"), reason, str(door.listen))
+        if door.captured and all(each.match is None for each in settings.destinations.values()):
+            reason = "every captured connection is refused, because no destination has a `match`"
+            yield Mistake(join(join("outbound", index), "captured"), reason)
 
 
 def _destinations(settings: Settings) -> Iterator[Mistake]:
     """Warn of unused destinations, and of plaintext beyond loopback."""
     used = {door.to for door in settings.outbound}
+    captures = any(door.captured for door in settings.outbound)
     for name, destination in settings.destinations.items():
         path = join("destinations", name)
-        if name not in used:
-            yield Mistake(path, "no outbound door leads here")
+        if name not in used and (destination.match is None or not captures):
+            reason = "no outbound door leads here"
+            if destination.match is not None:
+                reason += "; captured connections need one with `captured: true`"
+            yield Mistake(path, reason)
         if destination.transport is not Transport.PLAINTEXT:
             continue
         for index, address in enumerate(destination.addresses):

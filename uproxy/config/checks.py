@@ -2,7 +2,7 @@
 
 Each check uses only values that are valid by themselves, so that one error in the file gives
 one mistake.  Authorization rules are checked in `rules`, listen addresses in `listeners`, tunnels
-in `tunnel_checks`, L7 proxies in `l7_checks`.
+in `tunnel_checks`, L7 proxies in `l7_checks`, capture in `capture_checks`.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Set
 
 from uproxy.config import later
+from uproxy.config.capture_checks import check_capture, is_captured
 from uproxy.config.kinds import nearest, not_yet
 from uproxy.config.l7_checks import check_l7
 from uproxy.config.leaves import CIPHERS_12, CIPHERS_13
@@ -28,6 +29,7 @@ def check(root: Draft) -> Iterator[Mistake]:
     yield from _check_admin(root)
     yield from _check_destinations(root)
     yield from check_tunnels(root)
+    yield from check_capture(root)
     yield from check_l7(root)
     yield from _check_tls(root)
     yield from _check_timeouts(root)
@@ -124,6 +126,8 @@ def _check_exposure(door: Draft) -> Iterator[Mistake]:
     listen = door.get("listen")
     if listen is None or not beyond_loopback(listen) or door.get("expose"):
         return
+    if is_captured(door):
+        return  # it refuses other hosts itself, because it has to listen at all addresses
     if door.has("expose") and door.get("expose") is None:
         return
     yield door.wrong(

@@ -23,6 +23,7 @@ from uproxy.config.leaves import (
     OWN_IP,
     OWNER,
     PATTERN,
+    PLAIN_NETWORK,
     PORT,
     SERVER_NAME,
     SPIFFE_ID,
@@ -43,6 +44,7 @@ from uproxy.config.settings import (
     IdentitySettings,
     InboundSettings,
     LogSettings,
+    MatchSettings,
     OutboundSettings,
     Settings,
 )
@@ -123,17 +125,43 @@ OUTBOUND = Record(
     OutboundSettings,
     (
         Field("listen", LISTENER, "Where this workload connects.", required=True),
-        Field("to", LABEL, "A key of `destinations`.", required=True),
+        Field("to", LABEL, "A key of `destinations`; required unless `captured: true`."),
         Field("expose", BOOLEAN, "Lets other hosts connect, and so use our identity.", False),
+        Field(
+            "captured",
+            BOOLEAN,
+            "Capture brings connections here, and their original destination picks the one of "
+            "`destinations` (`match`). Listens for IPv4 and IPv6 at all addresses, whatever is "
+            "written, and refuses who connects here directly.",
+            False,
+        ),
         _MODE,
         _OWNER,
     ),
-    later=later.KEYS["outbound"],
+)
+MATCH = Record(
+    MatchSettings,
+    (
+        Field("addresses", ListOf(PLAIN_NETWORK), "Networks; all by default."),
+        Field("ports", ListOf(PORT), "Ports; all by default."),
+    ),
+    "a mapping with addresses, ports or both",
 )
 DESTINATION = Record(
     DestinationSettings,
     (
-        Field("addresses", ListOf(TARGET), "The application's addresses.", required=True),
+        Field(
+            "match",
+            MATCH,
+            "The captured connections that go here, by the address they were made to; the longest "
+            "prefix wins, then a port over none.",
+        ),
+        Field(
+            "addresses",
+            ListOf(TARGET),
+            "The application's addresses; required without `match`. There by default the address "
+            "that the connection was made to.",
+        ),
         Field("transport", TRANSPORT, "What they speak.", required=True),
         Field("identities", ListOf(PATTERN), "Who may answer; required for mtls and hbone."),
         _ALPN,
@@ -162,8 +190,7 @@ DESTINATION = Record(
             "default.",
         ),
     ),
-    later=later.KEYS["destinations"],
-    computed=lambda _draft, key: {"name": key},
+    computed=lambda _draft, key: {"name": key, "addresses": ()},
 )
 
 

@@ -19,8 +19,6 @@ KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "captured": _CAPTURED,
             "migrate": "give plaintext callers a door of their own with `transport: plaintext`",
         },
-        "outbound": {"captured": _CAPTURED},
-        "destinations": {"match": _CAPTURED},
     }
 )
 """The keys by the record they will belong to; each with what to use today."""

@@ -107,6 +107,7 @@ PORT = ScalarKind(
     frozenset({Type.INT}),
 )  # fmt: skip
 NETWORK = ScalarKind("a network", scalars.network, _pattern(r"[0-9a-fA-F:.]+(/[0-9]{1,3})?"))
+PLAIN_NETWORK = ScalarKind("a network", scalars.plain_network, NETWORK.shape)
 _TCP = r".+:[0-9]{1,5}"
 _UNIX = "unix:(//)?/.+"
 _UNIX_URI = "[uU][nN][iI][xX]:(//)?/[^?#]+"

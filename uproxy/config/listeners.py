@@ -27,6 +27,14 @@ class Listener:
     """Whether it is a default: a collision is then reported for the other listener."""
 
 
+def where(listen: ListenAddress, captured: bool | None) -> ListenAddress:
+    """Return where a door's socket listens: one for capture at all addresses of both families,
+    because connections to any come there."""
+    if captured and isinstance(listen, TcpAddress):
+        return TcpAddress("::", listen.port)
+    return listen
+
+
 def place_of(address: ListenAddress) -> object:
     """Equal for all addresses that can overlap, so that not each need be compared with each."""
     return address.port if isinstance(address, TcpAddress) else address
@@ -90,7 +98,7 @@ def listeners_of(root: Draft) -> Iterator[Listener]:
     for section in ("inbound", "outbound"):
         for door in root.drafts(section):
             if door.get("listen") is not None:
-                yield Listener(door.path, door.get("listen"), door)
+                yield Listener(door.path, where(door.get("listen"), door.get("captured")), door)
     admin = root.get("admin")
     written = admin if isinstance(admin, Draft) else None
     defaults = admin if isinstance(admin, AdminSettings) else AdminSettings()

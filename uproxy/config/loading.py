@@ -14,6 +14,7 @@ from types import MappingProxyType
 from uproxy.config.checks import check
 from uproxy.config.document import parse
 from uproxy.config.fields import ADMIN_OR_OFF, SETTINGS
+from uproxy.config.listeners import where
 from uproxy.config.nodes import Entry, MapNode, Place, Scalar, Style
 from uproxy.config.overrides import apply_overrides
 from uproxy.config.records import Draft, build
@@ -54,7 +55,7 @@ def load(
     settings = None if mistakes else build(draft)
     if not isinstance(settings, Settings):
         raise ConfigError(_in_order(mistakes))
-    return _with_absolute_paths(settings, folder)
+    return _with_absolute_paths(_with_real_listeners(settings), folder)
 
 
 def load_admin_listen(text: str, *, environ: Mapping[str, str]) -> ListenAddress | None:
@@ -103,6 +104,12 @@ def _with_endpoint(tree: MapNode, environ: Mapping[str, str]) -> MapNode:
     identity = replace(identity, entries=(*identity.entries, Entry("workload_api", place, scalar)))
     others = (entry for entry in tree.entries if entry.key != "identity")
     return replace(tree, entries=(*others, Entry("identity", place, identity)))
+
+
+def _with_real_listeners(settings: Settings) -> Settings:
+    """Have doors listen where their sockets will."""
+    doors = (replace(door, listen=where(door.listen, door.captured)) for door in settings.outbound)
+    return replace(settings, outbound=tuple(doors))
 
 
 def _with_absolute_paths(settings: Settings, folder: str) -> Settings:

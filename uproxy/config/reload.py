@@ -1,8 +1,8 @@
 """Compares two configurations: what a reload would change, and whether that needs a restart.
 
 A restart is needed for what RESTART_KEYS names, for a listen address that overlaps one still
-open, and for the permissions of a socket that stays.  If `Changes.restart` isn't empty, the
-caller refuses the whole reload.
+open, and for the permissions and the use of a socket that stays.  If `Changes.restart` isn't
+empty, the caller refuses the whole reload.
 """
 
 from __future__ import annotations
@@ -99,13 +99,17 @@ def _overlaps(before: Settings, after: Settings) -> Iterator[Mistake]:
 
 
 def _permissions(before: Settings, after: Settings) -> Iterator[Mistake]:
-    """Yield a mistake for each socket that stays but has another mode or owner."""
-    old = {door.listen: _access(door) for _, door in _doors(before)}
+    """Yield a mistake for each socket that stays but has another mode, owner or use."""
+    old = {door.listen: door for _, door in _doors(before)}
     for path, door in _doors(after):
-        if old.get(door.listen, _access(door)) != _access(door):
+        known = old.get(door.listen, door)
+        if (known.mode, known.owner) != (door.mode, door.owner):
             reason = "its mode or owner changed but the socket stays; needs a restart"
             yield Mistake(join(path, "listen"), reason, str(door.listen))
+        elif _is_captured(known) != _is_captured(door):
+            reason = "`captured` changed but the socket stays; needs a restart"
+            yield Mistake(join(path, "captured"), reason)
 
 
-def _access(door: InboundSettings | OutboundSettings) -> tuple[int | None, str | None]:
-    return door.mode, door.owner
+def _is_captured(door: InboundSettings | OutboundSettings) -> bool:
+    return isinstance(door, OutboundSettings) and door.captured

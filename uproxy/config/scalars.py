@@ -273,6 +273,14 @@ def network(text: str) -> IPv4Network | IPv6Network:
     raise ValueError(f"has bits beyond its prefix; write {loose}")
 
 
+def plain_network(text: str) -> IPv4Network | IPv6Network:
+    """Parse the same; a network of IPv4-mapped IPv6 addresses becomes one of IPv4."""
+    found = network(text)
+    # what begins as a mapped address does has its 96 bits
+    mapped = getattr(found.network_address, "ipv4_mapped", None)
+    return found if mapped is None else IPv4Network((mapped, found.prefixlen - 96))
+
+
 def mode(text: str) -> int:
     """Parse permission bits in octal, such as `"0600"`."""
     if not re.fullmatch(MODE, text):

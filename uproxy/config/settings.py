@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from types import MappingProxyType
 
 from uproxy.model import (
@@ -92,12 +92,27 @@ class OutboundSettings:
     """A door at which this workload connects."""
 
     listen: ListenAddress
-    to: str
-    """A key of `destinations`."""
+    to: str | None = None
+    """A key of `destinations`; None at a door with `captured`."""
     expose: bool = False
     mode: int | None = None
     owner: str | None = None
     """The owner of a unix socket: `user`, `user:group` or numbers."""
+    captured: bool = False
+    """Whether capture brings connections here; each goes where its original destination says."""
+
+
+EVERYWHERE: tuple[Network, ...] = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+
+
+@dataclass(frozen=True, slots=True)
+class MatchSettings:
+    """Which captured connections go to a destination, by the address they were made to."""
+
+    addresses: tuple[Network, ...] = EVERYWHERE
+    """Without IPv4-mapped ones."""
+    ports: tuple[int, ...] = ()
+    """Empty: all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +121,7 @@ class DestinationSettings:
 
     name: str
     addresses: tuple[Address, ...]
+    """The application's; empty: a captured connection goes to the address it was made to."""
     transport: Transport
     identities: tuple[str, ...] = ()
     """Patterns of SPIFFE IDs; empty only for plaintext."""
@@ -120,6 +136,8 @@ class DestinationSettings:
     """None: HBONE_PORT."""
     via: str | None = None
     """The key of `l7_proxies` through which connections go; None: straight there."""
+    match: MatchSettings | None = None
+    """The captured connections that come here; None: none does."""
 
     @property
     def tunnel_end(self) -> TcpAddress | int:

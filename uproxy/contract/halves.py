@@ -102,6 +102,11 @@ class Door(Protocol):
         """How its connections carry streams, each of which is an arrival of its own; None: they
         are relayed themselves."""
 
+    @property
+    def captured(self) -> bool:
+        """Whether capture brings connections here: `Arrival.target` is then the address that each
+        was made to, which is the listener's own if nobody has steered it."""
+
     def tls(self) -> TlsPlan | Refusal | None:
         """Return the plan of the downstream handshake, taken when a connection is accepted; None on
         doors without TLS; a Refusal: none can be made.  The same answer each time, for as long as

@@ -144,6 +144,11 @@ class InboundDoor:
         return self._snapshot.settings.timeouts
 
     @property
+    def captured(self) -> bool:
+        """False."""
+        return False
+
+    @property
     def tunnels(self) -> TunnelSettings | None:
         """As configured, if its connections carry streams."""
         return self._snapshot.settings.hbone if self._carries else None

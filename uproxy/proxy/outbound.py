@@ -25,20 +25,37 @@ from uproxy.contract import (
     Route,
     Upstream,
 )
-from uproxy.model import Direction, Outcome, TcpAddress, Timeouts, Transport
-from uproxy.proxy.services import PER_PEER, Reports, Services, cache_scope, overtaken, unresolved
+from uproxy.model import Direction, Outcome, Timeouts, Transport
+from uproxy.proxy.naming import own_ports
+from uproxy.proxy.originally import Own, original_destination_of
+from uproxy.proxy.services import (
+    PER_ORIGINAL,
+    PER_PEER,
+    Reports,
+    Services,
+    cache_scope,
+    overtaken,
+    unresolved,
+)
 from uproxy.proxy.via import L7Way
 from uproxy.snapshot import Destination, Snapshot
 
+MAX_PORTS = 256
+"""How many ports of original destinations a destination remembers, so that connections to the same
+one share objects."""
+
 
 def destination_of(
-    door: OutboundSettings, snapshot: Snapshot, target: TcpAddress | None
+    door: OutboundSettings, snapshot: Snapshot, own: Own, arrival: Arrival
 ) -> Destination | Refusal:
-    """Return the destination of a connection that arrived at `door` and was meant for `target`
-    (`Arrival.target`)."""
-    if target is None:
+    """Return the destination of a connection that arrived at `door`."""
+    if door.captured:
+        return original_destination_of(door, snapshot, own, arrival)
+    if door.to is None:
+        raise AssertionError("`check` has refused a door without `to` and `captured`")
+    if arrival.target is None:
         return snapshot.destinations[door.to]
-    reason = f"door {door.listen} leads to {door.to} alone, and this was meant for {target}"
+    reason = f"door {door.listen} leads to {door.to} alone, and this was meant for {arrival.target}"
     return Refusal(Outcome.NO_DESTINATION, reason)
 
 
@@ -46,9 +63,17 @@ class DestinationRoutes:
     """Makes the routes from one door to one destination, and reports what becomes of them."""
 
     def __init__(
-        self, door: str, destination: Destination, snapshot: Snapshot, services: Services
+        self,
+        door: str,
+        destination: Destination,
+        snapshot: Snapshot,
+        services: Services,
+        *,
+        captured: bool,
     ) -> None:
-        """`door` is the door's name; `destination` is one of the snapshot's."""
+        """`door` is the door's name; `destination` is one of the snapshot's; `captured`: each
+        connection has an original destination."""
+        self._scope = PER_ORIGINAL if captured else PER_PEER
         self._destination = destination
         self._services = services
         self._revision = snapshot.revision
@@ -57,7 +82,7 @@ class DestinationRoutes:
         via = destination.via
         self._l7 = None if via is None else L7Way(destination, via, self._reports)
         plan = None if isinstance(destination.upstream, Refusal) else destination.upstream.plan
-        self.info = ConnectionInfo(
+        self._info = ConnectionInfo(
             direction=Direction.OUTBOUND,
             door=door,
             transport=destination.settings.transport,
@@ -67,7 +92,7 @@ class DestinationRoutes:
             destination=destination.settings.name,
             told=() if via is None else destination.settings.identities,
         )
-        """What is known of a connection that was made with this snapshot's plan."""
+        self._by_port: dict[int, ConnectionInfo] = {}  # of original destinations
 
     def admit(self, arrival: Arrival) -> Route | Refusal:
         """Return a route to the destination, through its L7 proxy if it has one, or why there is
@@ -75,9 +100,10 @@ class DestinationRoutes:
         to, l7 = self._destination, self._l7
         if l7 is None and isinstance(to.upstream, Refusal):
             return to.upstream
-        applications = self._endpoints.candidates(to.addresses, self._services.monotonic())
+        addresses = to.addresses_for(arrival.target)
+        applications = self._endpoints.candidates(addresses, self._services.monotonic())
         if not applications:
-            return unresolved(to.addresses.names, self._services)
+            return unresolved(addresses.names, self._services)
         candidates = applications if l7 is None else l7.candidates(applications)
         if isinstance(candidates, Refusal):
             return candidates
@@ -88,14 +114,26 @@ class DestinationRoutes:
             candidates=candidates,
             upstream=cast("Upstream", candidates[0].upstream or to.upstream),
             timeouts=to.timeouts,
-            cache_scope=cache_scope(to.addresses, PER_PEER) if is_repeatable else None,
+            cache_scope=cache_scope(addresses, self._scope) if is_repeatable else None,
             revision=self._revision,
             door_data=self,
         )
 
     def admitted(self, arrival: Arrival) -> None:
         """Register `arrival` as one that has such a route."""
-        self._services.connections.admitted(self.info, arrival, self._revision)
+        self._services.connections.admitted(self.info_of(arrival), arrival, self._revision)
+
+    def info_of(self, arrival: Arrival) -> ConnectionInfo:
+        """Return what is known of a connection that was made with this snapshot's plan."""
+        meant = arrival.target
+        if meant is None or self._destination.addresses.configured:
+            return self._info
+        known = self._by_port.get(meant.port)
+        if known is None:
+            if len(self._by_port) >= MAX_PORTS:
+                self._by_port.clear()
+            known = self._by_port[meant.port] = replace(self._info, port=meant.port)
+        return known
 
     def attempted(self, candidate: Candidate, failure: Refusal | None) -> None:
         """Count a failed attempt; its endpoint is passed over for a while."""
@@ -105,9 +143,9 @@ class DestinationRoutes:
     def opened(self, connection: Connection) -> OnClosed:
         """Report a connection whose peer is verified; return what reports its end."""
         shown = _shown(connection.route)
-        if shown is not self.info.own:
+        if shown is not self._info.own:
             # its handshake was made with an earlier snapshot's SVID: named, and checked again
-            info = replace(self.info, own=shown)
+            info = replace(self.info_of(connection.arrival), own=shown)
             self._services.connections.admitted(info, connection.arrival, 0)
         return (self._l7 or self._reports).opened(connection)
 
@@ -121,6 +159,8 @@ class OutboundDoor:
         self._name = str(door.listen)
         self._snapshot = snapshot
         self._services = services
+        ports = own_ports(snapshot.settings, services.passed_ports)
+        self._own = Own(ports, services.is_own)
         self._routes: dict[str, DestinationRoutes] = {}  # by destination, made when first needed
 
     @property
@@ -137,6 +177,11 @@ class OutboundDoor:
     def timeouts(self) -> Timeouts:
         """As configured; a route has those of its destination."""
         return self._snapshot.settings.timeouts
+
+    @property
+    def captured(self) -> bool:
+        """As configured."""
+        return self._settings.captured
 
     @property
     def tunnels(self) -> None:
@@ -172,16 +217,19 @@ class OutboundDoor:
     def closed(self, connection: Connection, ending: Ending) -> None:
         """Report a connection that has ended without having been open."""
         routes, shown = self._routes_of(connection.arrival), _shown(connection.route)
-        info = self._unrouted(connection.arrival) if isinstance(routes, Refusal) else routes.info
+        arrival = connection.arrival
+        info = self._unrouted(arrival) if isinstance(routes, Refusal) else routes.info_of(arrival)
         self._services.connections.never_opened(connection, ending, replace(info, own=shown))
 
     def _routes_of(self, arrival: Arrival) -> DestinationRoutes | Refusal:
-        to = destination_of(self._settings, self._snapshot, arrival.target)
+        to = destination_of(self._settings, self._snapshot, self._own, arrival)
         if isinstance(to, Refusal):
             return to
         name = to.settings.name
         if name not in self._routes:
-            self._routes[name] = DestinationRoutes(self._name, to, self._snapshot, self._services)
+            self._routes[name] = DestinationRoutes(
+                self._name, to, self._snapshot, self._services, captured=self.captured
+            )
         return self._routes[name]
 
     def _unrouted(self, arrival: Arrival) -> ConnectionInfo:

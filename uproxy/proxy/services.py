@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import monotonic
 
+from uproxy import originals
 from uproxy.connections import Connections
 from uproxy.contract import CacheScope, Candidate, Connection, Ending, OnClosed, Refusal
 from uproxy.destinations import Addresses, AllEndpoints, Endpoints
 from uproxy.metrics import Metrics
 from uproxy.model import Direction, Outcome, TcpAddress
+from uproxy.policy import IpAddress
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +25,9 @@ HANDSHAKE_FAILURES = frozenset(
 
 PER_PEER = frozenset({CacheScope.PEER})
 PER_PEER_AND_SOURCE = frozenset({CacheScope.PEER, CacheScope.SOURCE})
+PER_ORIGINAL = frozenset({CacheScope.PEER, CacheScope.TARGET, CacheScope.LOCAL})
+"""What captured connections must have in common: the destination depends on where each was made
+to, and whether it may come here at all on where it arrived."""
 PER_TARGET = frozenset({CacheScope.TARGET})
 """What streams must have in common besides, because each names a target of its own."""
 
@@ -44,6 +49,8 @@ class Services:
     """Seconds."""
     why_unresolved: Callable[[TcpAddress], str | None] = lambda _name: None
     """Returns why the last look-up of a name failed; None: it didn't, or hasn't ended yet."""
+    is_own: Callable[[IpAddress], bool] = originals.is_own
+    """Whether an address is one of this host."""
     passed_ports: frozenset[int] = frozenset()
     """The TCP ports of the listening sockets that systemd has passed."""
 

@@ -22,6 +22,7 @@ class Destination:
 
     settings: DestinationSettings
     addresses: Addresses
+    """Those configured; none where the original destination of a captured connection is meant."""
     expected: tuple[IdentityPattern, ...]
     """Who may answer; empty in plaintext."""
     upstream: Upstream | Refusal
@@ -34,6 +35,14 @@ class Destination:
     via: Via | None
     """How it is reached through its L7 proxy; None: it has none, and `upstream` is the only
     way."""
+
+    def addresses_for(self, meant: TcpAddress | None) -> Addresses:
+        """Return where a connection goes: to those configured, or else to the original destination
+        of a captured one."""
+        if self.addresses.configured or meant is None:
+            return self.addresses
+        sends_names = self.addresses.sends_names
+        return Addresses.of((meant,), {}, self.addresses.server_name, sends_names=sends_names)
 
 
 def destinations_of(

@@ -22,6 +22,7 @@ from uproxy.destinations import L7, Addresses, Key, Records
 from uproxy.errors import UntrustedError
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.verifier import Verifier
+from uproxy.matching import Matching
 from uproxy.model import (
     Address,
     Direction,
@@ -94,6 +95,8 @@ class Snapshot:
     """That of our last SVID; None if there never was one."""
     policy: Policy
     trust: InboundTrust
+    matching: Matching
+    """Where captured connections go."""
     actions: RecheckActions
     verifier: Verifier
     applications: Mapping[str, Application]
@@ -217,6 +220,9 @@ def _make(
         own_trust_domain=domain,
         policy=_policy(settings, domain, before),
         trust=_trust(settings, credentials, before),
+        matching=before.matching
+        if before is not None and same_names
+        else Matching.of(settings.destinations.values()),
         actions=RecheckActions(
             settings.on_policy_change, settings.identity.on_distrust, settings.identity.on_expiry
         ),

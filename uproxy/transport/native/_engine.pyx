@@ -71,7 +71,7 @@ from uproxy.transport.native.references cimport (
 )
 from uproxy.transport.native.handshake cimport on_message
 from uproxy.transport.native.offload cimport helpers_busy_since, stop_helpers
-from uproxy.transport.native.accept cimport A_GONE, A_OTHERS, accept_for_worker, pause
+from uproxy.transport.native.accept cimport A_GONE, A_OTHERS, accept_for_worker, pause, port_of
 from uproxy.transport.native.state cimport enter_state_by_loop, state_of
 from uproxy.transport.native.stream cimport fill_stream_calls
 from uproxy.transport.native.spoken cimport take_spoken
@@ -452,23 +452,24 @@ cdef class ListenerHandle:
         self.core = core
         self.listener.kind, self.listener.fd = K_LISTENER, fd
         self.listener.held = 1 + core.shared.count
-        self.listener.paused = True
+        self.listener.paused, self.listener.port = True, port_of(fd)
 
-    def set_door_state(self, state, downstream, bint ask, bint tls, double limit, tunnels):
+    def set_door_state(self, state, downstream, bint ask, bint tls, double limit, tunnels,
+                       bint captured):
         """Set how connections begin that are accepted from now on.  `make_handle` gets `state`.  If
         `ask`, each is reported with ARRIVED at once.  If `tls`, it makes a handshake as
         `downstream`, a TlsSetup, says; without one it is reported with ARRIVED when its first byte
         has come.  `limit` is the handshake's, in seconds; 0: none.  `tunnels` are the TunnelLimits
-        of the tunnels that callers make; None: they make none.  No cached route is used any
-        more."""
+        of the tunnels that callers make; None: they make none.  `captured`: `meant` is what each
+        was meant for.  No cached route is used any more."""
         cdef DoorState *door_state = <DoorState *>calloc(1, sizeof(DoorState))
-        cdef DoorState *before
         if door_state == NULL:
             raise MemoryError
         pthread_mutex_init(&door_state.lock, NULL)
         Py_INCREF(state)
         door_state.python, door_state.held = <PyObject *>state, 1
         door_state.ask, door_state.tls, door_state.limit = ask, tls, limit
+        door_state.captured = captured
         fill_setup(&door_state.downstream, downstream)
         fill_limits(&door_state.tunnels, tunnels)
         self._exchange(door_state)
@@ -584,8 +585,8 @@ cdef class ConnectionHandle:
         return _endpoint(&self.connection.local)
 
     def meant(self):
-        """Return the address that a stream's CONNECT names, as `source` does; None where it names
-        none, too, and on other connections."""
+        """Return the address that a stream's CONNECT names, or that a captured connection was made
+        to, as `source` does; None where a CONNECT names none, too, and on other connections."""
         return _endpoint(&self.connection.meant)
 
     def take_spoken(self):
@@ -681,7 +682,7 @@ cdef class ConnectionHandle:
     def cache_route(self, route, bint by_source, bint by_meant, bint by_local, bytes target,
                     upstream, way, time_limits):
         """Have later callers that show the same leaf (and, if `by_source`, come from the same host,
-        if `by_meant`, name the same address in a CONNECT, if `by_local`, arrive at the same
+        if `by_meant`, are meant for the same address, if `by_local`, arrive at the same
         address) get `route` without asking; `target`, `upstream` and
         `way` are as in `dial`, `time_limits` connect, handshake, idle and half_close, in seconds.
         False if there are too many cached routes."""

@@ -1,22 +1,23 @@
 """Accepting connections, and giving each to the worker with the fewest."""
 
 from libc.errno cimport EAGAIN, EBUSY, ECONNABORTED, EINTR, ENOMEM, EPERM, errno
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint16_t
 from libc.stdlib cimport calloc, free
 from posix.time cimport CLOCK_MONOTONIC
 from posix.unistd cimport close
 
 from uproxy.transport.native.system cimport (
     EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP,
-    EPOLL_CTL_DEL, EPROTO, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, clock_of, epoll_ctl, getsockname,
-    pthread_mutex_lock, pthread_mutex_unlock, sockaddr, sockaddr_storage, word_add, word_get,
+    EPOLL_CTL_DEL, EPROTO, IPPROTO_IPV6, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_IP, SO_ORIGINAL_DST,
+    accept4, clock_of, epoll_ctl, getsockname, getsockopt, pthread_mutex_lock,
+    pthread_mutex_unlock, sockaddr, sockaddr_storage, word_add, word_get,
 )
 from uproxy.transport.native.codes cimport C_ADOPT, K_CHANNEL, MAX_UNREPORTED, RECEIVE_SIZE
 from uproxy.transport.native.types cimport (
-    Command, Connection, Listener, Shared, Side, Worker,
+    Command, Connection, Endpoint, Listener, Shared, Side, Worker,
 )
 from uproxy.transport.native.queues cimport new_command, ring_loop, send_command
-from uproxy.transport.native.dial cimport endpoint_of
+from uproxy.transport.native.dial cimport endpoint_of, is_mapped
 
 cdef enum Accepted:
     A_MINE  # a connection for the calling worker
@@ -127,6 +128,8 @@ cdef inline int accept_for_worker(Listener *listener, Shared *shared, Worker *mi
         free(command)
         return result
     set_local(connection)
+    if connection.door_state.captured:
+        set_original(connection)
     connection.accepted_at = clock_of(CLOCK_MONOTONIC)
     set_worker(connection, least_loaded(shared, mine))
     word_add(&connection.worker.load, 1)
@@ -146,6 +149,30 @@ cdef inline void set_local(Connection *connection) noexcept nogil:
     if connection.source.known and getsockname(
             connection.sides[0].channel.fd, <sockaddr *>&name, &size) == 0:
         endpoint_of(&name, &connection.local)
+
+
+cdef inline uint16_t port_of(int fd) noexcept nogil:
+    """Return the port of a socket in network order; 0 for a unix socket."""
+    cdef sockaddr_storage name
+    cdef unsigned int size = sizeof(name)
+    cdef Endpoint here
+    here.port = 0
+    if getsockname(fd, <sockaddr *>&name, &size) == 0:
+        endpoint_of(&name, &here)
+    return here.port
+
+
+cdef inline void set_original(Connection *connection) noexcept nogil:
+    """Note the address to which a captured connection was made: that of its socket where eBPF has
+    given it to the listener, or the one that netfilter has rewritten to the listener's."""
+    cdef sockaddr_storage name
+    cdef unsigned int size = sizeof(name)
+    cdef bint is_ipv4 = is_mapped(&connection.local)
+    cdef int level = SOL_IP if is_ipv4 else IPPROTO_IPV6, fd = connection.sides[0].channel.fd
+    connection.meant = connection.local
+    if (connection.local.known and connection.local.port == connection.listener.port
+            and getsockopt(fd, level, SO_ORIGINAL_DST, &name, &size) == 0):
+        endpoint_of(&name, &connection.meant)
 
 
 cdef inline bint is_behind(Shared *shared) noexcept nogil:

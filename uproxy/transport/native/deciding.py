@@ -146,6 +146,7 @@ class Deciding(ConnectionHandle):
             unix if local is None else sockaddr.address_of(*local),
             peer,
             self._plan if state_number >= _HANDSHAKING else None,
+            target=self._meant(),
         )
         if peer is not None and self._inbound:
             self._set_peer(peer)
@@ -155,19 +156,22 @@ class Deciding(ConnectionHandle):
         if not carrier._is_known:  # it has ended by now, and is reported behind its streams
             carrier._on_first_report()
             carrier._keep_plan()
-        named = self.meant()
-        target = None if named is None else sockaddr.address_of(*named)
         self.shares_tls = True
         said = self.take_spoken()
         self.arrival = replace(
             carrier.arrival,
             id=next(_ids),
             tls=carrier.plan_of_streams,
-            target=target,
+            target=self._meant(),
             tunnel=carrier.arrival.id,
             spoken=SILENT if said is None else Spoken(*said),
         )
         self.peer, self.tls = carrier.peer, carrier.tls
+
+    def _meant(self) -> TcpAddress | None:
+        """Return the address for which it is meant, where that isn't the listener's."""
+        meant = self.meant()
+        return None if meant is None else sockaddr.address_of(*meant)
 
     def _keep_plan(self) -> None:
         """Keep no plan for the streams that it will carry: the key goes with the last snapshot that

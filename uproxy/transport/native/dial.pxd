@@ -99,6 +99,15 @@ cdef inline void endpoint_of(sockaddr_storage *name, Endpoint *place) noexcept n
         place.known = True
 
 
+cdef inline bint is_mapped(Endpoint *place) noexcept nogil:
+    """Whether an address is an IPv4 one, mapped into IPv6."""
+    cdef int at
+    for at in range(10):
+        if place.host[at]:
+            return False
+    return place.host[10] == 0xFF and place.host[11] == 0xFF
+
+
 cdef inline int watch_loss(Side *downstream) noexcept nogil:
     """Have nothing but a reset or a hang-up of the downstream side reported.  Returns 0 or -1."""
     return watch(&downstream.channel, 0)

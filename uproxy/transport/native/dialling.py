@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 KEYED_BY: Final = frozenset(CacheScope)
 """What the threads compare before they give a cached route: always the leaf; the host, the address
-that a CONNECT names, and that of arrival, where the scope names them."""
+that it is meant for, and that of arrival, where the scope names them."""
 NO_CANDIDATES: Final[Iterator[Candidate]] = iter(())
 
 _ELSEWHERE: Final = -1

@@ -109,7 +109,9 @@ class NativeListener:
                 own = None if plan is None else plan.own
                 most = door.tunnels.max_streams
                 tunnels = limits_of(door.tunnels, most, door.timeouts.idle, own)
-            self._handle.set_door_state(door_state, downstream, ask, tls, limit, tunnels)
+            self._handle.set_door_state(
+                door_state, downstream, ask, tls, limit, tunnels, door.captured
+            )
             self._drain_unless(plan if tunnels else None)
         elif self._forgetting is not None:
             self.forget()
@@ -129,7 +131,7 @@ class NativeListener:
             return
         door_state = DoorState(self, door, None, door.direction is Direction.INBOUND)
         tunnels = limits_of(door.tunnels, door.tunnels.max_streams, door.timeouts.idle, None)
-        self._handle.set_door_state(door_state, None, False, True, 0, tunnels)
+        self._handle.set_door_state(door_state, None, False, True, 0, tunnels, False)
 
     def forget(self) -> None:
         """Let nobody decide about streams any more, after `close`."""

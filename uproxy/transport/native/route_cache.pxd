@@ -31,6 +31,25 @@ cdef inline bint matches(CachedRoute *cached_route, uint64_t serial,
     return not cached_route.by_local or are_equal(&cached_route.local, &connection.local)
 
 
+cdef inline uint64_t bucket_of_route(uint64_t serial, Endpoint *meant) noexcept nogil:
+    """Return the bucket of routes for a leaf and, unless it is NULL, what they are meant for."""
+    cdef uint64_t hash = serial
+    cdef int at
+    if meant != NULL and meant.known:
+        hash = hash * 31 + meant.port
+        for at in range(16):
+            hash = hash * 31 + meant.host[at]
+    return hash % ROUTE_BUCKETS
+
+
+cdef inline CachedRoute *search(DoorState *door_state, uint64_t bucket, uint64_t serial,
+                                Connection *connection) noexcept nogil:
+    cdef CachedRoute *cached_route = door_state.buckets[bucket]
+    while cached_route != NULL and not matches(cached_route, serial, connection):
+        cached_route = cached_route.chain
+    return cached_route
+
+
 cdef inline bint are_equal(Endpoint *one, Endpoint *other) noexcept nogil:
     """Whether two addresses are the same; `known` is False where there is none."""
     if not one.known or not other.known:
@@ -43,16 +62,19 @@ cdef inline CachedRoute *find_cached_route(Connection *connection, uint64_t seri
     cdef DoorState *door_state = connection.door_state
     cdef CachedRoute *cached_route
     pthread_mutex_lock(&door_state.lock)
-    cached_route = door_state.buckets[serial % ROUTE_BUCKETS]
-    while cached_route != NULL and not matches(cached_route, serial, connection):
-        cached_route = cached_route.chain
+    cached_route = search(
+        door_state, bucket_of_route(serial, &connection.meant), serial, connection)
+    if cached_route == NULL:  # one that doesn't depend on what it is meant for
+        cached_route = search(door_state, bucket_of_route(serial, NULL), serial, connection)
     pthread_mutex_unlock(&door_state.lock)
     return cached_route
 
 
 cdef inline bint add_cached_route(DoorState *door_state, CachedRoute *cached_route) noexcept nogil:
     """Add a route.  False if there are too many: the route is still the caller's."""
-    cdef CachedRoute **at = &door_state.buckets[cached_route.serial % ROUTE_BUCKETS]
+    cdef uint64_t bucket = bucket_of_route(
+        cached_route.serial, &cached_route.meant if cached_route.by_meant else NULL)
+    cdef CachedRoute **at = &door_state.buckets[bucket]
     pthread_mutex_lock(&door_state.lock)
     if door_state.count >= MAX_CACHED_ROUTES:
         pthread_mutex_unlock(&door_state.lock)

@@ -50,6 +50,7 @@ cdef extern from "<linux/sockios.h>" nogil:
     int SIOCOUTQ
 
 cdef extern from "<netinet/in.h>" nogil:
+    int SOL_IP, IPPROTO_IPV6
     struct in_addr:
         pass
     struct in6_addr:
@@ -87,6 +88,7 @@ cdef extern from "machine.h" nogil:
     double REPORT_DELAY_S, LARGE_BATCH_DELAY_S, LINGER_S, VERDICT_LIFE_S, TRIM_AFTER_S
     double SHRINK_AFTER_S, SILENT_TUNNEL_S, PROVE_TUNNEL_S, DRAIN_TUNNEL_S, CLOSE_TUNNEL_S
     double CHECK_EXPIRY_S, END_DELAY_ANSWERED_S
+    int SO_ORIGINAL_DST
     int OFFLOAD_FOR_MS, HELPER_IDLE_S
     void *handshaking_get()
     void handshaking_set(void *)

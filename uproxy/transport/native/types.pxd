@@ -98,7 +98,7 @@ cdef struct CachedRoute:  # where callers go that show one leaf
     uint64_t serial  # of a VerifiedPeer; 0 without TLS
     bint by_source  # only for callers from `host`
     uint8_t host[16]
-    bint by_meant  # only for those that were meant for the address `meant`
+    bint by_meant  # only for those that are meant for the address `meant`
     Endpoint meant
     bint by_local  # only for those that arrived at `local`
     Endpoint local
@@ -120,6 +120,7 @@ cdef struct DoorState:  # how a listener's new connections begin, under one snap
     bint tls  # callers make a handshake; if `downstream` is empty, E_ARRIVED follows the first byte
     bint ask  # E_ARRIVED comes first of all
     double limit  # of the downstream handshake, seconds
+    bint captured  # capture brings connections here: what each was meant for is asked
     TunnelLimits tunnels  # that callers make; if there are any, a CONNECT is an arrival
     pthread_mutex_t lock  # of the cached routes
     CachedRoute *buckets[ROUTE_BUCKETS]
@@ -128,6 +129,7 @@ cdef struct DoorState:  # how a listener's new connections begin, under one snap
 cdef struct Listener:
     int kind  # K_LISTENER
     int fd  # of the listening socket
+    uint16_t port  # in network order; 0 on unix sockets
     int held  # references: the loop's, the workers' and the connections'
     pthread_mutex_t lock
     DoorState *door_state  # replaced under the lock; NULL when closed
@@ -271,7 +273,7 @@ cdef struct Connection:
     Endpoint source
     Endpoint local
     Connection *carried_by  # of a stream that the peer has opened: the connection with the tunnel
-    Endpoint meant  # and the address that its CONNECT names
+    Endpoint meant  # the address that its CONNECT names, or to which a captured one was made
     Unnamed *unnamed  # if it names none
     char *spoken  # what it says of a caller (spoken.pxd), until the loop has taken it; or NULL
     int refused_with_status  # HTTP status for the CONNECT; 0: none is decided

@@ -16,7 +16,7 @@ from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Final, Protocol
 
-from uproxy import sockets
+from uproxy import originals, sockets
 from uproxy.contract import Arrival, Door, Refusal, Spoken
 from uproxy.model import TcpAddress, UnixAddress
 from uproxy.transport.accept_backoff import SHORTAGES, AcceptBackoff
@@ -99,6 +99,7 @@ class Listener:
         """The door that decides now; None: the listener was taken away."""
         name = listening.getsockname()
         self._unix = UnixAddress(name if isinstance(name, str) else "")
+        self._port = name[1] if isinstance(name, tuple) else 0
         self._backoff = AcceptBackoff()
         self._resume: asyncio.TimerHandle | None = None
         self._undecided: set[int] = set()  # arrivals neither admitted nor refused yet
@@ -206,6 +207,7 @@ class Listener:
             source=sockets.address_of(name, self._unix),
             local=sockets.address_of(accepted.getsockname(), self._unix),
             peer=None,
+            target=originals.of(accepted, self._port) if door.captured else None,
         )
         self._take_over(accepted, arrival, door)
 

@@ -1,0 +1,185 @@
+"""curl, which knows nothing of uProxy, is redirected by nft, and reaches what it asked for: under
+mTLS, through a tunnel, or in clear, as the destination that matches says.
+
+The frontend has a network namespace of its own, `there` is another one, behind a cable (veth).
+This file runs itself in both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.captured import ROOT, cable, network, reached_by_cable
+from tests.helpers.pair import FRONTEND, ORDERS, Config, end_at_once, identity_of
+from uproxy.lab.identities import write_identity
+from uproxy.lab.pki import Authority
+from uproxy.lab.processes import Uproxy
+from uproxy.lab.waiting import eventually
+
+pytestmark = pytest.mark.privileged
+
+NAME = "tests.e2e.test_a_captured_connection_goes_where_it_was_made_to"
+NOBODY = 65534
+RULES = f"""
+table inet capture {{
+  chain output {{
+    type nat hook output priority -100
+    meta skuid != {NOBODY} return
+    meta l4proto tcp redirect to :15001
+  }}
+}}
+"""
+"""Whatever curl does is captured, and nothing of uProxy's."""
+APPLICATIONS = {
+    "mtls": ("127.0.0.1", 8080),
+    "tunnel": ("198.51.100.8", 80),
+    "clear": ("198.51.100.9", 80),
+    "six": ("2001:db8:1::9", 80),
+}
+
+
+@pytest.mark.parametrize("engine", ["native", "python"])
+def test_a_captured_connection_goes_where_it_was_made_to(engine: str, tmp_path: Path) -> None:
+    ran = subprocess.run(
+        ["unshare", "--net", sys.executable, "-m", __name__, engine, str(tmp_path)],
+        capture_output=True, text=True, timeout=90, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    told = dict(line.split(" ", 1) for line in ran.stdout.splitlines())
+    assert told["http://198.51.100.7:8443/"] == "mtls"
+    assert told["http://198.51.100.8/"] == "tunnel"
+    assert told["http://198.51.100.9/"] == "clear"
+    assert told["http://[2001:db8:1::9]/"] == "six"
+    assert told["destinations"] == "mtls tunnel clear clear"
+    itself = "http://192.0.2.1:15001/"
+    assert told[itself] == "reset"
+    assert "where uProxy itself listens" in told["refused-itself"]
+    assert "could lead back here" in told["refused-own"]
+
+
+def here(engine: str, folder: Path) -> None:
+    """The frontend's side."""
+    ca = Authority("example.org")
+    web = write_identity(folder / "web", ca.issue("/ns/web/sa/frontend"), ca.pem)
+    shop = write_identity(folder / "shop", ca.issue("/ns/shop/sa/orders"), ca.pem)
+    network()
+    orders = Uproxy(_orders(engine, identity_of(shop)), folder / "orders")
+    argv = ["unshare", "--net", sys.executable, "-m", NAME, "there", str(folder)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as there:
+        assert there.stdin is not None
+        assert there.stdout is not None
+        cable(there.pid)
+        there.stdin.write(f"{orders.config_file}\n")
+        there.stdin.flush()
+        assert there.stdout.readline() == "ready\n"
+        subprocess.run(["nft", "-f", "-"], input=RULES, text=True, check=True)
+        uproxy = Uproxy(_frontend(engine, identity_of(web)), folder / "frontend")
+        with uproxy:
+            uproxy.wait_until_ready()
+            _ask(uproxy)
+            end_at_once(uproxy)
+        there.stdin.close()
+
+
+def _ask(uproxy: Uproxy) -> None:
+    for url in (
+        "http://198.51.100.7:8443/", "http://198.51.100.8/", "http://198.51.100.9/",
+        "http://[2001:db8:1::9]/",
+    ):  # fmt: skip
+        print(url, _curl(url)[1])  # noqa: T201
+    wanted = [_wait_for(uproxy, number)["destination"] for number in range(4)]
+    print("destinations", *wanted)  # noqa: T201
+    code, _ = _curl("http://192.0.2.1:15001/")
+    # curl: it could not connect, nothing came, or it was reset
+    print("http://192.0.2.1:15001/", "reset" if code in (7, 52, 56) else code)  # noqa: T201
+    print("refused-itself", _wait_for(uproxy, 4)["error"])  # noqa: T201
+    _curl("http://192.0.2.1:81/")
+    print("refused-own", _wait_for(uproxy, 5)["error"])  # noqa: T201
+
+
+def _wait_for(uproxy: Uproxy, number: int) -> dict[str, object]:
+    asyncio.run(eventually(lambda: len(uproxy.accesses) > number, f"access {number}"))
+    return uproxy.accesses[number]
+
+
+def _curl(url: str) -> tuple[int, str]:
+    who = ["setpriv", f"--reuid={NOBODY}", "--clear-groups"]
+    ran = subprocess.run(
+        [*who, "curl", "-sS", "--max-time", "10", url], capture_output=True, text=True, check=False
+    )
+    return ran.returncode, ran.stdout
+
+
+def _frontend(engine: str, identity: Config) -> Config:
+    def to(network: str, transport: str) -> Config:
+        return {"match": {"addresses": [network]}, "transport": transport, "identities": [ORDERS]}
+
+    return {
+        "engine": engine,
+        "identity": identity,
+        "outbound": [{"listen": "127.0.0.1:15001", "captured": True}],
+        "destinations": {
+            "mtls": to("198.51.100.7", "mtls"),
+            "tunnel": to("198.51.100.8/32", "hbone"),
+            "clear": {
+                "match": {"addresses": ["0.0.0.0/0", "::/0"]},
+                "transport": "plaintext",
+            },
+        },
+    }
+
+
+def _orders(engine: str, identity: Config) -> Config:
+    return {
+        "engine": engine,
+        "identity": identity,
+        "inbound": [
+            {"listen": "198.51.100.7:8443", "transport": "mtls", "to": "127.0.0.1:8080"},
+            {"listen": "198.51.100.8:15008", "transport": "hbone", "ports": [80]},
+        ],
+        "authorization": [{"action": "allow", "from": {"identities": [FRONTEND]}}],
+    }
+
+
+async def there(folder: Path) -> None:
+    """The other side: the applications, and the uProxy of two of them."""
+    config = Path(await asyncio.to_thread(sys.stdin.readline))
+    reached_by_cable("198.51.100.7", "198.51.100.8", "198.51.100.9", "2001:db8:1::9")
+    for name, (host, port) in APPLICATIONS.items():
+        await asyncio.start_server(_answer(name), host, port)
+    argv = [sys.executable, "-m", "uproxy", "run", "--config", str(config).strip()]
+    log = (folder / "there.log").open("w")
+    uproxy = await asyncio.create_subprocess_exec(*argv, stdout=log, stderr=log)
+    await eventually(
+        lambda: "the configuration" in (folder / "there.log").read_text()
+        or subprocess.run(["ss", "-Hltn", "sport", "15008"], capture_output=True).stdout != b"",
+        "the uProxy listens",
+    )  # fmt: skip
+    print("ready", flush=True)  # noqa: T201
+    await asyncio.to_thread(sys.stdin.read)
+    uproxy.kill()
+    await uproxy.wait()
+
+
+def _answer(name: str) -> asyncio.streams._ClientConnectedCallback:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        body = name.encode()
+        head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        writer.write(head.encode() + body)
+        await writer.drain()
+        writer.close()
+
+    return answer
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "there":
+        asyncio.run(there(Path(sys.argv[2])))
+    else:
+        here(sys.argv[1], Path(sys.argv[2]))

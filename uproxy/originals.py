@@ -1,0 +1,92 @@
+"""Original destinations: the address that a captured connection was made to, before capture brought
+it to a listener of ours.
+
+Where eBPF gave the connection to the listener, that is the address of the accepted socket itself.
+Where netfilter has rewritten it (`redirect` in nft), conntrack knows the one before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final
+
+from uproxy import sockaddr
+from uproxy.model import TcpAddress
+
+ORIGINAL_DST: Final = 80
+"""SO_ORIGINAL_DST of linux/netfilter_ipv4.h, and IP6T_SO_ORIGINAL_DST of netfilter_ipv6."""
+_IPV6_TRANSPARENT: Final = 75
+_IP_TRANSPARENT: Final = 19
+_ANY_PORT: Final = 9
+
+_MAPPED: Final = bytes(10) + b"\xff\xff"
+
+
+def of(accepted: socket.socket, listening_port: int) -> TcpAddress | None:
+    """Return the original destination of a connection that was accepted at a port; its own address
+    if nobody has steered it.  None for unix sockets, and if it has gone meanwhile."""
+    if accepted.family == socket.AF_UNIX:
+        return None
+    with contextlib.suppress(OSError):
+        host, port = accepted.getsockname()[:2]
+        packed = _packed(host)
+        if port == listening_port:
+            packed, port = _rewritten(accepted, packed) or (packed, port)
+        return sockaddr.address_of(packed, port)
+    return None
+
+
+def _packed(host: str) -> bytes:
+    if ":" in host:
+        return socket.inet_pton(socket.AF_INET6, host)
+    return _MAPPED + socket.inet_aton(host)
+
+
+def _rewritten(accepted: socket.socket, local: bytes) -> tuple[bytes, int] | None:
+    """Return the address and port that conntrack knows; None: it knows none."""
+    try:
+        if local.startswith(_MAPPED):
+            found = accepted.getsockopt(socket.SOL_IP, ORIGINAL_DST, 16)
+            return _MAPPED + found[4:8], struct.unpack_from("!H", found, 2)[0]
+        found = accepted.getsockopt(socket.IPPROTO_IPV6, ORIGINAL_DST, 28)
+    except OSError:  # not rewritten, or there is no conntrack
+        return None
+    return found[8:24], struct.unpack_from("!H", found, 2)[0]
+
+
+def make_transparent(listener: socket.socket) -> bool:
+    """Let a listener take connections to addresses that aren't this host's, which eBPF needs to
+    give it some; return whether it may.  That needs CAP_NET_ADMIN or CAP_NET_RAW."""
+    if not is_transparent(listener):
+        level, option = _transparent(listener)
+        with contextlib.suppress(OSError):
+            listener.setsockopt(level, option, 1)
+    return is_transparent(listener)
+
+
+def is_transparent(listener: socket.socket) -> bool:
+    """Return whether a listener takes such connections."""
+    return bool(listener.getsockopt(*_transparent(listener)))
+
+
+def _transparent(listener: socket.socket) -> tuple[int, int]:
+    if listener.family == socket.AF_INET6:
+        return socket.IPPROTO_IPV6, _IPV6_TRANSPARENT
+    return socket.SOL_IP, _IP_TRANSPARENT
+
+
+def is_own(ip: IPv4Address | IPv6Address) -> bool:
+    """Return whether an address is one of this host.  The kernel is asked for the way there, which
+    sends nothing: to an own address it starts at that address."""
+    if ip.is_loopback or ip.is_unspecified:
+        return True
+    family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((str(ip), _ANY_PORT))
+            return bool(probe.getsockname()[0] == str(ip))
+    except OSError:  # no way there at all
+        return False

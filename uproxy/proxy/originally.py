@@ -1,0 +1,77 @@
+"""Where a captured connection goes, by the address that it was made to: its original destination.
+
+Loops are impossible: what was made to uProxy itself is refused, and so is what would have to be
+dialled at an address of this host, which capture leaves alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+
+from uproxy.config.settings import OutboundSettings
+from uproxy.contract import Arrival, Refusal
+from uproxy.model import Address, Outcome, TcpAddress
+from uproxy.policy import IpAddress, plain
+from uproxy.snapshot import Destination, Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What is known of this host."""
+
+    ports: Set[int]
+    """Where this uProxy listens itself."""
+    is_own: Callable[[IpAddress], bool]
+    """Whether an address is one of this host."""
+
+
+def original_destination_of(
+    door: OutboundSettings, snapshot: Snapshot, own: Own, arrival: Arrival
+) -> Destination | Refusal:
+    """Return the destination of a captured connection, or why it has none."""
+    meant = arrival.target
+    ip = None if meant is None else meant.ip
+    if meant is None or ip is None:
+        return _no(f"door {door.listen} is for captured connections, and this one was not")
+    ip = plain(ip)
+    ours = own.is_own(ip)
+    if ours and meant.port in own.ports:
+        return _no(
+            f"{meant} is where uProxy itself listens, and only capture may bring connections here: "
+            "connect to the service's own address"
+        )
+    if not door.expose and not _is_local(arrival):
+        return _no(
+            f"{arrival.source} is another host, whose connection to {meant} was redirected here: "
+            f"with `expose: true` door {door.listen} lends it our identity"
+        )
+    name = snapshot.matching.find(ip, meant.port)
+    if name is None:
+        return _no(f"no destination has a `match` for {meant}")
+    to = snapshot.destinations[name]
+    way_out = f"have capture leave it alone, or give destination {name} `addresses`"
+    if to.settings.addresses:
+        return to
+    if ours:
+        return _no(f"{meant} is an address of this host, and could lead back here: {way_out}")
+    if isinstance(ip, IPv6Address) and ip.is_link_local:
+        return _no(f"{meant} means another host at each interface: {way_out}")
+    return to
+
+
+def _is_local(arrival: Arrival) -> bool:
+    """Return whether a captured connection comes from this host: netfilter redirects those to a
+    loopback address, others to one of the interface where they came in, and eBPF redirects no
+    others."""
+    return arrival.local == arrival.target or _is_loopback(arrival.local)
+
+
+def _is_loopback(address: Address) -> bool:
+    ip = address.ip if isinstance(address, TcpAddress) else None
+    return ip is not None and plain(ip).is_loopback
+
+
+def _no(reason: str) -> Refusal:
+    return Refusal(Outcome.NO_DESTINATION, reason)
