@@ -11,7 +11,7 @@ import pytest
 from uproxy.errors import UntrustedError
 from uproxy.identity import tokens as module
 from uproxy.identity.source import SourceBase
-from uproxy.identity.tokens import SHORTEST_REST_S, TokenKeeper, TokenStatus, read_token
+from uproxy.identity.tokens import AT_A_TIME, SHORTEST_REST_S, TokenKeeper, TokenStatus, read_token
 from uproxy.identity.workload_api.endings import SLOW_RETRY_S
 from uproxy.identity.workload_api.framing import Status
 from uproxy.identity.workload_api.grpc import Ended
@@ -284,6 +284,18 @@ async def test_no_text_of_a_token_is_shown(world: World, caplog: pytest.LogCaptu
     shown = repr(world.keeper._kept[DB].token) + repr(world.keeper.status) + caplog.text
     assert text not in shown
     assert text.rpartition(".")[2] not in shown
+
+
+async def test_a_few_are_fetched_at_a_time(world: World) -> None:
+    world.source.become("/web")
+    world.agent.gate.clear()
+    many = {f"d{n}": (f"spiffe://example.org/{n}",) for n in range(3 * AT_A_TIME)}
+    world.keeper.follow(many)
+    await eventually(lambda: len(world.agent.asked) == AT_A_TIME, "the first fetches")
+    await eventually_idle()
+    assert len(world.agent.asked) == AT_A_TIME
+    world.agent.gate.set()
+    await world.until(*many)
 
 
 async def test_after_stop_nothing_is_fetched(world: World) -> None:

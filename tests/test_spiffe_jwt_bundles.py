@@ -116,13 +116,27 @@ def test_a_bundle_without_keys_believes_no_token_tb_5() -> None:
         (b'{"keys": [1]}', "an entry of 'keys'"),
         (b"[]", "not a JSON object"),
         (b"-----BEGIN", "not JSON"),
-        (b'{"keys": []}' + b" " * MAX_BYTES, "at most"),
+        (b'{"keys": []}'.ljust(MAX_BYTES + 1), "at most"),
         (document(*(jwt_jwk(str(n), KEY) for n in range(MAX_KEYS + 1))), "257 keys"),
     ],
 )
 def test_what_is_no_bundle_is_an_error(data: bytes, why: str) -> None:
     with pytest.raises(BundleError, match=why):
         parse_jwt_bundle("example.org", data)
+
+
+def test_the_largest_bundle_is_read() -> None:
+    assert parse_jwt_bundle("example.org", document(ENTRY).ljust(MAX_BYTES)) == read(ENTRY)
+    many = document(*(jwt_jwk(str(n), KEY) for n in range(MAX_KEYS)))
+    assert len(parse_jwt_bundle("example.org", many).keys) == MAX_KEYS
+
+
+def test_a_bundle_is_of_use_with_one_key_that_is() -> None:
+    damaged = jwt_jwk("b", KEY, x="%")
+    assert read(damaged, ENTRY).is_usable
+    assert not read(damaged).is_usable
+    assert not read().is_usable
+    assert (read(ENTRY).problem, read(ENTRY).keys["a"].problem) == ("", "")
 
 
 def test_a_bundle_knows_its_trust_domain_tb_9() -> None:

@@ -26,6 +26,8 @@ from uproxy.spiffe.jwt_svids import read_jwt_svid
 
 _LOG = logging.getLogger(__name__)
 
+AT_A_TIME = 4
+"""Fetches: each has a connection of its own to the agent."""
 SHORTEST_REST_S = 1.0
 """Between a good token and the next fetch, however short its life."""
 _LONGEST_NAP_S = 60.0  # the loop's clock stands still in a suspended machine, validity doesn't
@@ -87,7 +89,8 @@ class TokenKeeper:
         `jitter` returns a random number from 0 to 1."""
         self.clock = clock
         self.jitter = jitter
-        self.fetch = fetch
+        self._fetch = fetch
+        self._slots = asyncio.Semaphore(AT_A_TIME)
         self._source = source
         self._changed = changed
         self._wanted: Mapping[str, Audience] = {}
@@ -117,6 +120,11 @@ class TokenKeeper:
         """Whose tokens to fetch; None: we have no identity."""
         svid = self._source.current.svid
         return None if svid is None else svid.spiffe_id
+
+    async def fetch(self, audience: Audience, spiffe_id: str) -> str:
+        """Fetch a token, after others if there are many; errors are those of `Fetch`."""
+        async with self._slots:
+            return await self._fetch(audience, spiffe_id)
 
     def follow(self, wanted: Mapping[str, Audience]) -> None:
         """Keep tokens for these audiences, by destination, and no others."""

@@ -206,7 +206,7 @@ def _signatures() -> PyJWS:
 
 
 def _shown(value: object) -> str:
-    return repr(value if value is None or isinstance(value, str) else str(value))[:_SHOWN]
+    return repr(value)[:_SHOWN]
 
 
 def _bad(rule: str, reason: str) -> UntrustedError:
