@@ -285,7 +285,6 @@ def test_keys_of_coming_versions_say_so_and_the_way_out(section: str, key: str, 
 )
 def test_keys_that_have_no_effect_yet_are_refused_like_those(section: str, key: str) -> None:
     text = {
-        "": f"{key}: {{}}",
         "l7_proxies": "l7_proxies: {l7: {addresses: ['a:1'], "
         f"identities: ['spiffe://example.org/a'], {key}: {{port: 9901}}}}}}",
     }[section]

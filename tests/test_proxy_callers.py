@@ -12,10 +12,12 @@ from uproxy.app.tables import connection_row, denial_row
 from uproxy.config.settings import InboundSettings, InboundTrustSettings, RuleFrom, RuleSettings
 from uproxy.contract import SILENT, Arrival, CacheScope, Refusal, Route, Spoken, TlsPlan
 from uproxy.lab.pki import Authority, Issued
+from uproxy.lab.tokens import TokenAuthority
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Outcome, TcpAddress, Transport
 from uproxy.policy import Caller
+from uproxy.proxy.caller_proofs import CallerProofs
 from uproxy.proxy.callers import Callers, ignored
 from uproxy.proxy.inbound import InboundDoor
 
@@ -226,6 +228,80 @@ async def test_open_streams_are_cut_when_their_proxy_may_not_speak_any_more() ->
     await here.connections.stop()
     [refusal] = made.refusals
     assert (refusal.outcome, refusal.rule) == (Outcome.POLICY_CHANGED, "inbound_trust.l7")
+
+
+# Proofs.
+
+SIGNER = TokenAuthority("example.org")
+PROVING = replace(SPEAKS, require_proof=True)
+
+
+def make_proving() -> World:
+    here = make(trusted=(PROVING,))
+    here.now = SIGNER.now
+    here.believe(replace(here.credentials, jwt_bundles={"example.org": SIGNER.bundle}))
+    return here
+
+
+def proving(token: str) -> Spoken:
+    return replace(FOR_WEB, proofs=(token,))
+
+
+async def test_where_a_proof_is_required_a_proxys_word_is_not_enough() -> None:
+    here = make_proving()
+    refusal = refused(door_of(here), stream(door_of(here)))
+    assert (refusal.outcome, refusal.rule) == (Outcome.DENIED, "inbound_trust.l7")
+    assert f"sent no proof of {WEB.spiffe_id}" in refusal.reason
+    assert here.metric("uproxy_l7_refused_total", reason="no_proof") == 1
+    bad = proving(SIGNER.token("/ns/web/sa/frontend", "spiffe://example.org/other"))
+    assert "(JW-6)" in refused(door_of(here), stream(door_of(here), bad)).reason
+    assert here.metric("uproxy_l7_refused_total", reason="bad_proof") == 1
+
+
+async def test_the_callers_token_for_us_is_a_proof() -> None:
+    here = make_proving()
+    spoken = proving(SIGNER.token("/ns/web/sa/frontend", OURS.spiffe_id))
+    opened(door_of(here), stream(door_of(here), spoken))
+    [entry] = here.connections
+    assert entry.info.caller is not None
+    assert entry.info.caller.is_proved
+
+
+async def test_a_token_that_has_come_through_another_proxy_is_refused_also_after_a_reload() -> None:
+    here = make_proving()
+    services = replace(here.services, proofs=CallerProofs())
+
+    def door() -> InboundDoor:
+        return InboundDoor(here.snapshot.applications["api"], here.snapshot, services)
+
+    second = CA.issue("/ns/mesh/sa/second")
+    here.configure(replace(
+        here.settings, inbound_trust={"l7": replace(PROVING, identities=(
+            L7.spiffe_id, second.spiffe_id))},
+    ))  # fmt: skip
+    spoken = proving(SIGNER.token("/ns/web/sa/frontend", OURS.spiffe_id))
+    assert isinstance(door().admit(stream(door(), spoken)), Route)
+    here.configure(replace(here.settings, on_policy_change="keep"))
+    refusal = refused(door(), stream(door(), spoken, second))
+    assert "it is good for one L7 proxy only" in refusal.reason
+    assert here.metric("uproxy_l7_refused_total", reason="replayed") == 1
+
+
+async def test_streams_that_were_not_proved_are_cut_when_a_proof_becomes_required() -> None:
+    here = make()
+    made = opened(door_of(here), stream(door_of(here)))
+    await here.connections.start()
+    here.configure(replace(here.settings, inbound_trust={"l7": PROVING}))
+    await eventually(lambda: made.refusals, "it was checked again")
+    await here.connections.stop()
+    [refusal] = made.refusals
+    assert refusal.outcome is Outcome.POLICY_CHANGED
+    assert f"has sent no proof of {WEB.spiffe_id}, which is required" in refusal.reason
+
+
+async def test_a_direct_caller_needs_no_proof() -> None:
+    here = make(ANYBODY, trusted=(PROVING,))
+    assert isinstance(door_of(here).admit(stream(door_of(here), SILENT, WEB)), Route)
 
 
 def test_nothing_is_said_of_headers_that_are_not_there_or_were_believed() -> None:

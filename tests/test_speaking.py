@@ -171,6 +171,17 @@ def test_who_was_proved_needs_no_proof_again() -> None:
     assert again(trust(replace(SPEAKS, require_proof=True)), proved) == proved
 
 
+def test_a_proof_is_required_of_those_that_come_through_a_proxy_which_says_so() -> None:
+    requiring = trust(replace(SPEAKS, require_proof=True), OTHER)
+    assert requiring.requires_proof(ADMITTED)
+    other = replace(ADMITTED, via="other", via_identity=SpiffeId.parse(OTHER_L7))
+    assert not requiring.requires_proof(other)
+    itself = requiring.caller(L7, SOURCE, is_stream=False)
+    assert isinstance(itself, Caller)
+    assert not requiring.requires_proof(itself)
+    assert not trust().requires_proof(ADMITTED)
+
+
 def test_a_stream_of_before_the_peer_was_a_proxy_is_nobodys() -> None:
     found = again(trust(), None)
     assert isinstance(found, Disbelief)

@@ -20,7 +20,7 @@ from uproxy.config.settings import InboundTrustSettings
 from uproxy.contract import SILENT, Refusal, Spoken
 from uproxy.errors import SpiffeIdError
 from uproxy.model import Outcome
-from uproxy.policy import Caller, IpAddress
+from uproxy.policy import DIRECT, Caller, IpAddress
 from uproxy.spiffe.ids import IdentityPattern, SpiffeId
 
 TRUST_RULE = "inbound_trust."
@@ -119,6 +119,12 @@ class InboundTrust:
             return named
         disbelief = self._disbelief(peer, trusted, named)
         return disbelief or Caller(named, source, trusted.name, identity)
+
+    def requires_proof(self, caller: Caller) -> bool:
+        """Whether a caller, as `caller` returns it, must prove itself although an L7 proxy connects
+        for it."""
+        trusted = None if caller.via == DIRECT else self.proxies.get(str(caller.via_identity))
+        return trusted is not None and trusted.require_proof
 
     def still(
         self,

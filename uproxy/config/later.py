@@ -25,9 +25,6 @@ KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 
 UNFINISHED: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        "": {
-            "inbound_trust": "let callers connect straight to this workload",
-        },
         "l7_proxies": {"health": "leave it out: failed connections are noticed all the same"},
     }
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import monotonic
 
@@ -15,6 +15,7 @@ from uproxy.destinations import Addresses, AllEndpoints, Endpoints
 from uproxy.metrics import Metrics
 from uproxy.model import Direction, Outcome, TcpAddress
 from uproxy.policy import IpAddress
+from uproxy.proxy.caller_proofs import CallerProofs
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +54,8 @@ class Services:
     """Whether an address is one of this host."""
     passed_ports: frozenset[int] = frozenset()
     """The TCP ports of the listening sockets that systemd has passed."""
+    proofs: CallerProofs = field(default_factory=CallerProofs)
+    """The callers' proofs that have come by L7 proxies."""
 
 
 def cache_scope(addresses: Addresses, scope: frozenset[CacheScope]) -> frozenset[CacheScope] | None:

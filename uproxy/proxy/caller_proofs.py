@@ -1,0 +1,164 @@
+"""Checks and remembers callers' proofs: JWT-SVIDs that come along with an L7 proxy's word.
+
+Rules: a proof is about the caller that the proxy names, for us, and valid now; it counts only
+under the identity of the proxy under which it came first, until it expires.  One that was verified
+isn't verified again while neither the bundle nor our own SPIFFE ID changes.  Which proofs are the
+same is told by what was signed: whoever has a signature can rewrite it without the key, and can't
+rewrite that.  No token is kept, only digests; where there is no room for more, new ones are
+refused.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from hashlib import sha256
+
+from uproxy.errors import UntrustedError
+from uproxy.policy import Caller
+from uproxy.speaking import Disbelief, Doubt
+from uproxy.spiffe.ids import SpiffeId
+from uproxy.spiffe.jwt_bundles import JwtBundle
+
+MAX_PROOFS = 8192
+"""How many are remembered; one takes about 500 bytes."""
+MAX_OF_CALLER = MAX_PROOFS // 2
+"""How many of them one caller may have, all of its instances together."""
+SWEEP_AFTER = timedelta(minutes=1)
+"""How long after looking for expired proofs that is done again."""
+CROWDED_SWEEP_AFTER = timedelta(seconds=1)
+"""The same where there is no room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """What proofs are checked by."""
+
+    own: str
+    """Our SPIFFE ID, for which they must be."""
+    bundles: Mapping[str, JwtBundle]
+    """By trust domain."""
+    now: datetime
+
+    def bundle_of(self, caller: Caller) -> JwtBundle | None:
+        """Return the bundle with which a caller's tokens are verified."""
+        identity = caller.identity
+        return None if identity is None else self.bundles.get(identity.trust_domain.name)
+
+
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """What is known of a proof that was verified."""
+
+    signed: bytes
+    """The digest of what was signed."""
+    token: bytes
+    """The digest of that with its signature."""
+    about: str
+    """The caller's SPIFFE ID."""
+    proxy: SpiffeId | None
+    """Under whose identity it came."""
+    expires: datetime
+    own: str
+    """Our SPIFFE ID, for which it is."""
+    bundle: JwtBundle | None
+    """With which it was verified."""
+
+
+class CallerProofs:
+    """The proofs that have come and haven't expired."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, _Proof] = {}  # by `signed`
+        self._of_caller = Counter[str]()
+        self._swept_at: datetime | None = None
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def doubt(self, proofs: tuple[str, ...], caller: Caller, by: Moment) -> Disbelief | None:
+        """Return why a caller, for which an L7 proxy connects, isn't proved; None: it is.  `proofs`
+        are what came along: it must be one."""
+        found = _doubt_of_number(proofs, caller) or self._doubt(proofs[0], caller, by)
+        if found is None:
+            return None
+        doubt, words = found
+        who = f"{caller.via_identity} (inbound_trust.{caller.via})"
+        return Disbelief(doubt, f"{who} {words}", caller.via)
+
+    def _doubt(self, token: str, caller: Caller, by: Moment) -> tuple[Doubt, str] | None:
+        signed, whole = _digest(token.rpartition(".")[0]), _digest(token)
+        known = self._known.get(signed)
+        if known is not None and by.now < known.expires and known.proxy != caller.via_identity:
+            came = f"a proof of {known.about} that had come through {known.proxy}"
+            return Doubt.REPLAYED, f"sent {came}: it is good for one L7 proxy only"
+        if known is None or not _is_verified(known, whole, caller, by):
+            try:
+                known = _verified(token, signed, whole, caller, by)
+            except UntrustedError as error:
+                why = f"{error.reason} ({error.rule})"
+                return Doubt.BAD_PROOF, f"sent no good proof of {caller.identity}: {why}"
+        if known.about != str(caller.identity):
+            return Doubt.BAD_PROOF, f"sent a proof of {known.about} for {caller.identity}"
+        if not self._remember(known, by.now):
+            words = f"sent a proof of {caller.identity}, and no more of them can be remembered"
+            return Doubt.PROOFS_FULL, f"{words} until some expire"
+        return None
+
+    def _remember(self, proof: _Proof, now: datetime) -> bool:
+        """Remember a proof, or what is known of it now.  False: there is no room."""
+        if proof.signed not in self._known:
+            self._sweep(now, SWEEP_AFTER)
+            if not self._has_room(proof.about):
+                self._sweep(now, CROWDED_SWEEP_AFTER)
+            if not self._has_room(proof.about):
+                return False
+            self._of_caller[proof.about] += 1
+        self._known[proof.signed] = proof
+        return True
+
+    def _has_room(self, caller: str) -> bool:
+        return len(self._known) < MAX_PROOFS and self._of_caller[caller] < MAX_OF_CALLER
+
+    def _sweep(self, now: datetime, after: timedelta) -> None:
+        """Forget what has expired, unless that was done less than `after` ago."""
+        if self._swept_at is not None and abs(now - self._swept_at) < after:
+            return
+        self._swept_at = now
+        self._known = {key: each for key, each in self._known.items() if now < each.expires}
+        self._of_caller = Counter(each.about for each in self._known.values())
+
+
+def _doubt_of_number(proofs: tuple[str, ...], caller: Caller) -> tuple[Doubt, str] | None:
+    if not proofs:
+        words = f"sent no proof of {caller.identity} (x-uproxy-proof), which is required"
+        return Doubt.NO_PROOF, f"{words}: does the caller's agent issue JWT-SVIDs?"
+    if len(proofs) > 1:
+        return Doubt.SEVERAL, f"sent x-uproxy-proof {len(proofs)} times, where one is expected"
+    return None
+
+
+def _digest(text: str) -> bytes:
+    return sha256(text.encode("latin-1")).digest()
+
+
+def _is_verified(known: _Proof, token: bytes, caller: Caller, by: Moment) -> bool:
+    """Whether this very token was verified, and would be again."""
+    same = (known.token, known.own) == (token, by.own)
+    return same and known.bundle is by.bundle_of(caller) and by.now < known.expires
+
+
+def _verified(token: str, signed: bytes, whole: bytes, caller: Caller, by: Moment) -> _Proof:
+    """Return what a token proves.
+
+    Raises:
+        UntrustedError: nothing.
+    """
+    # imported here to save memory: most uProxies never see a token
+    from uproxy.spiffe.jwt_svids import verify_jwt_svid
+
+    svid = verify_jwt_svid(token, by.bundles, by.own, by.now)
+    bundle, proxy = by.bundle_of(caller), caller.via_identity
+    return _Proof(signed, whole, svid.spiffe_id, proxy, svid.expires, by.own, bundle)
