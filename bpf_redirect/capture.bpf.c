@@ -74,6 +74,12 @@ INLINE int is_loopback(const struct address *a)
 	return !a->word[0] && !a->word[1] && !a->word[2] && (!a->word[3] || a->word[3] == to_net32(1));
 }
 
+INLINE int is_same(const struct address *a, const struct address *b)
+{
+	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] &&
+	       a->word[3] == b->word[3];
+}
+
 /* Link-local IPv6 addresses mean nothing without an interface, which no context has. */
 INLINE int is_link_local(const struct address *a)
 {
@@ -270,11 +276,15 @@ INLINE int on_lookup(struct bpf_sk_lookup *ctx, int is_new)
 	if (!c || ctx->protocol != IPPROTO_TCP)
 		return SK_PASS;
 	get_addresses(ctx, &local, &remote);
-	if (!is_own(&local)) /* by the policy route alone can it have come here */
-		return is_own(&remote) ? steer(ctx, LISTENER_OUTBOUND) : SK_PASS;
-	/* The proxy reaches the application from an own address; or from its client's, bound to lo.
-	 * Without that binding the kernel says that it came in by the address's device. */
-	if (is_own(&remote) || (is_new && ctx->ingress_ifindex == LOOPBACK))
+	if (is_new && ctx->ingress_ifindex == LOOPBACK)
+		/* an own address: from the proxy, bound to lo and to its client's address */
+		return is_own(&local) ? SK_PASS : steer(ctx, LISTENER_OUTBOUND);
+	if (!is_new && !is_own(&local) && is_own(&remote))
+		return steer(ctx, LISTENER_OUTBOUND);
+	/* From here to here, of which the kernel says that it came in by the address's device.  An
+	 * address too new to be in `own` is its own neighbor; what comes to it from elsewhere is
+	 * inbound, so that being late with the list opens nothing. */
+	if (is_own(&remote) || is_same(&local, &remote))
 		return SK_PASS;
 	return on_inbound(ctx, c);
 }

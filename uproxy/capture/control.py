@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from uproxy.capture import ebpf, nft, programs, record
+from uproxy.capture import ebpf, following, nft, programs, record
 from uproxy.capture.condition import Condition, examine
 from uproxy.capture.pins import check_bpffs
 from uproxy.capture.places import Cgroup, find_cgroup, find_namespace, is_initial
@@ -146,6 +146,15 @@ def look(name: str | None = None, folder: Path = record.FOLDER) -> list[Conditio
         raise UsageError(f"no capture {name!r}; there are: {', '.join(there) or 'none'}")
     records = (record.load(folder, each) for each in there if name in (None, each))
     return [examine(each) for each in records if each is not None]
+
+
+def follow(name: str, folder: Path = record.FOLDER) -> None:
+    """Keep an eBPF capture's list of own addresses up to date until it is detached.
+
+    Raises:
+        UproxyError: there is none of that name, or it needs nobody who follows.
+    """
+    following.follow(folder, name)
 
 
 def name_of(cgroup: str) -> str:

@@ -99,7 +99,7 @@ def read_object(data: bytes) -> BpfObject:
     """
     try:
         return _File(data).read()
-    except (struct.error, IndexError, UnicodeDecodeError, ValueError) as error:
+    except (struct.error, IndexError, OverflowError, ValueError) as error:
         raise ObjectError(f"the BPF object is damaged: {error}") from None
 
 

@@ -17,6 +17,8 @@ _ERROR, _DONE = 2, 3
 _REQUEST, _ACKNOWLEDGE, _DUMP = 0x1, 0x4, 0x300
 CREATE_EXCLUSIVELY: Final = 0x600
 """NLM_F_CREATE | NLM_F_EXCL: EEXIST if it exists."""
+CREATE_OR_REPLACE: Final = 0x500
+"""NLM_F_CREATE | NLM_F_REPLACE."""
 _LARGEST = 1 << 16
 """Bytes of one datagram from the kernel."""
 _TYPE_BITS: Final = 0x3FFF

@@ -7,10 +7,11 @@ import errno
 import functools
 import hashlib
 import os
+import resource
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 from typing import Final
 
 from uproxy.capture import bpf
@@ -31,7 +32,7 @@ _OLD: Final = "_old"
 _PSEUDO_MAP_FD: Final = 1
 """BPF_PSEUDO_MAP_FD: the instruction's constant is a map's descriptor."""
 
-PRIVILEGES: Final = "CAP_BPF and CAP_NET_ADMIN (before Linux 5.8 CAP_SYS_ADMIN)"
+PRIVILEGES: Final = "CAP_BPF and CAP_NET_ADMIN, and before Linux 5.11 CAP_SYS_RESOURCE"
 """What bpf(2) demands for these programs."""
 
 
@@ -47,7 +48,7 @@ class Loaded:
 
 def shipped() -> bytes:
     """Return the object file that comes with uProxy."""
-    return files("uproxy.capture").joinpath("objects/capture.bpf.o").read_bytes()
+    return (Path(__file__).parent / "objects" / "capture.bpf.o").read_bytes()
 
 
 @functools.cache
@@ -81,6 +82,7 @@ def loaded(reused: Mapping[str, int]) -> Iterator[Loaded]:
         NotPermittedError: a privilege is missing.
         UproxyError: the kernel can't run a program; the message has the verifier's last lines.
     """
+    _lift_limit()
     with contextlib.ExitStack() as stack:
         found = capture_object()
         maps = dict(reused)
@@ -97,6 +99,13 @@ def loaded(reused: Mapping[str, int]) -> Iterator[Loaded]:
             if is_old:
                 fallbacks.append(name)
         yield Loaded(programs, maps, tuple(fallbacks))
+
+
+def _lift_limit() -> None:
+    """Before Linux 5.11 maps and programs count as locked memory, and too much gives EPERM."""
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    with contextlib.suppress(ValueError, OSError):  # without CAP_SYS_RESOURCE it stays
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
 
 
 def check() -> None:
@@ -153,7 +162,7 @@ def _explained(verb: str, what: str) -> Iterator[None]:
 
 def _refusal(verb: str, what: str, error: OSError) -> UproxyError:
     if error.errno == errno.EPERM:
-        return NotPermittedError(f"the kernel lets us {verb} no {what}: {PRIVILEGES} needed")
+        return NotPermittedError(f"the kernel lets us {verb} no {what}: needs {PRIVILEGES}")
     if error.errno == errno.ENOSYS:
         return UproxyError("this kernel has no bpf(2): use --mode nft")
     said = f": {error.log}" if isinstance(error, bpf.VerifierError) else ""

@@ -17,7 +17,13 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final
 
 from uproxy.capture.layout import Network
-from uproxy.capture.netlink import CREATE_EXCLUSIVELY, Netlink, attributes, read_attributes
+from uproxy.capture.netlink import (
+    CREATE_EXCLUSIVELY,
+    CREATE_OR_REPLACE,
+    Netlink,
+    attributes,
+    read_attributes,
+)
 from uproxy.errors import NotPermittedError, UproxyError
 
 PROTOCOL: Final = 75
@@ -78,6 +84,8 @@ class Route:
     protocol: int
     type: int
     network: Network
+    source: bytes | None
+    """The address that it names for packets from here."""
 
 
 def check_unused(wanted: PolicyRoute) -> None:
@@ -123,7 +131,7 @@ def matches(rule: Rule, mark: int) -> bool:
 
 
 def add(wanted: PolicyRoute) -> None:
-    """Add rules and routes of both families to this namespace; those that are there stay.
+    """Add rules and routes of both families to this namespace, or bring them up to date.
 
     Raises:
         UproxyError: lo is down.
@@ -163,12 +171,11 @@ def missing(wanted: PolicyRoute) -> list[str]:
                 continue
             there = {rule.priority for rule in _rules(netlink, family) if rule.protocol == PROTOCOL}
             if not {priority for priority, _ in _actions(wanted)} <= there:
-                lacking.append(f"the {word} rule for mark {wanted.mark:#x} is gone")
-            if source_address(family) is not None and not any(
-                route.table == wanted.table and route.type == _LOCAL
-                for route in _routes(netlink, family)
-            ):
-                lacking.append(f"the {word} route in table {wanted.table} is gone")
+                lacking.append(f"the {word} rules for mark {wanted.mark:#x} are gone")
+            source = source_address(family)
+            sources = [r.source for r in _routes(netlink, family) if r.table == wanted.table]
+            if source is not None and source not in sources:
+                lacking.append(f"the {word} route in table {wanted.table} isn't as it should be")
     return lacking
 
 
@@ -236,8 +243,8 @@ def _route(family: int, table: int, source: bytes | None) -> bytes:
 
 def _add_route(netlink: Netlink, family: int, table: int, source: bytes) -> None:
     try:
-        with contextlib.suppress(FileExistsError):
-            netlink.change(_ADD_ROUTE, _route(family, table, source), CREATE_EXCLUSIVELY)
+        # one that is there may name an address that has gone: the kernel leaves it there
+        netlink.change(_ADD_ROUTE, _route(family, table, source), CREATE_OR_REPLACE)
     except OSError as error:
         if error.errno != errno.ENETDOWN:
             raise
@@ -276,7 +283,7 @@ def _routes(netlink: Netlink, family: int) -> Iterator[Route]:
             found = read_attributes(body[_ROUTE.size :])
             network = _network(family, found.get(_DESTINATION), header[1])
             table = _number(found.get(_TABLE)) or header[4]
-            yield Route(table, header[5], header[7], network)
+            yield Route(table, header[5], header[7], network, found.get(_SOURCE))
 
 
 def _network(family: int, address: bytes | None, length: int) -> IPv4Network | IPv6Network:

@@ -1,6 +1,7 @@
 """`uproxy capture`: brings a workload's connections to its uProxy, by eBPF or nft.
 
-The only command that needs privileges; it ends at once, and what it made stays.
+The only command that needs privileges.  It ends at once, and what it made stays; only `follow`
+runs as long as the capture does.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import signal
+import sys
 from collections.abc import Set
 from pathlib import Path
 from typing import Final
@@ -21,7 +24,7 @@ from uproxy.errors import UsageError
 NOT_AS_ATTACHED: Final = 5
 """The exit code of `status` when a capture is stale or half made."""
 
-_ACTIONS: Final = ("attach", "detach", "status")
+_ACTIONS: Final = ("attach", "detach", "status", "follow")
 _OF_ALL: Final = {"action", "command", "log_level", "cgroup", "name"}
 _OF_DETACH: Final = _OF_ALL | {"drain"}
 _OF_STATUS: Final = _OF_ALL | {"json"}
@@ -140,8 +143,8 @@ def run(args: argparse.Namespace) -> int:
         UsageError: an option is missing, or one is there that the action doesn't take.
         UproxyError: the kernel, or what is there, doesn't allow it.
     """
-    action = {"attach": _attach, "detach": _detach, "status": _status}[args.action]
-    return action(args)
+    actions = {"attach": _attach, "detach": _detach, "status": _status, "follow": _follow}
+    return actions[args.action](args)
 
 
 def _attach(args: argparse.Namespace) -> int:
@@ -189,6 +192,17 @@ def _status(args: argparse.Namespace) -> int:
     else:
         print("\n".join(map(as_text, found)) or "nothing is captured here")
     return 0 if all(each.is_good for each in found) else NOT_AS_ATTACHED
+
+
+def _follow(args: argparse.Namespace) -> int:
+    _refuse_others(args, _OF_ALL)
+    name = args.name or (args.cgroup and control.name_of(args.cgroup))
+    if name is None:
+        raise UsageError("capture follow needs --name or --cgroup; capture status has the names")
+    # a refresh that is cut in two is made whole by the next one
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    control.follow(name)
+    return 0
 
 
 def _refuse_others(args: argparse.Namespace, known: Set[str]) -> None:

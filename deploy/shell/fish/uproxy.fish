@@ -63,7 +63,7 @@ complete -c uproxy -n '__fish_seen_subcommand_from capture' -l table -x -d 'the 
 complete -c uproxy -n '__fish_seen_subcommand_from capture' -l bpffs -x -d 'where the programs are kept (default /sys/fs/bpf)'
 complete -c uproxy -n '__fish_seen_subcommand_from capture' -l drain -x -d 'detach: for captured connections, which are reset then (default 5)'
 complete -c uproxy -n '__fish_seen_subcommand_from capture' -l json -d 'status as JSON, for programs'
-complete -c uproxy -n '__fish_seen_subcommand_from capture' -a 'attach detach status'
+complete -c uproxy -n '__fish_seen_subcommand_from capture' -a 'attach detach status follow'
 complete -c uproxy -n '__fish_seen_subcommand_from schema' -s h -l help -d 'show this help message and exit'
 complete -c uproxy -n '__fish_seen_subcommand_from schema' -l log-level -x -a 'debug info warning error' -d 'overrides log.level; debug also shows tracebacks'
 complete -c uproxy -n '__fish_seen_subcommand_from version' -s h -l help -d 'show this help message and exit'

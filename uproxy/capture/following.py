@@ -1,0 +1,87 @@
+"""Keeps a capture's list of own addresses up to date while the namespace's addresses change."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from pathlib import Path
+from typing import Final
+
+from uproxy.capture import contents, record, routing
+from uproxy.capture.pins import MAP, Pins
+from uproxy.capture.places import follow_namespace, inside
+from uproxy.capture.record import Mode, Record
+from uproxy.errors import UproxyError, UsageError
+
+_GROUPS: Final = 1 << 4 | 1 << 8 | 1 << 6 | 1 << 10
+"""RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE."""
+_LOOK_EVERY_S: Final = 2.0
+"""Seconds until a capture's end is noticed."""
+_LARGEST: Final = 1 << 16
+
+
+def follow(folder: Path, name: str) -> None:
+    """Follow the addresses until the capture is detached or its network namespace is gone.
+
+    Raises:
+        UsageError: it is no eBPF capture.
+        UproxyError: it isn't attached.
+    """
+    made = record.load(folder, name)
+    if made is None:
+        raise UproxyError(f"no capture {name!r} is attached")
+    if made.wanted.mode != Mode.EBPF:
+        raise UsageError(f"capture {name} needs nobody who follows: nft asks the kernel itself")
+    with _changes(made) as changes:
+        while _refresh_locked(folder, name):
+            _wait(changes)
+
+
+def _refresh_locked(folder: Path, name: str) -> bool:
+    """Refresh a capture, unless it is detached; return whether there still is one."""
+    with record.locked(folder):
+        made = record.load(folder, name)
+        return made is not None and refresh(made)
+
+
+def refresh(made: Record) -> bool:
+    """Bring the map of own addresses, and the routes, up to date; return whether the network
+    namespace still is there."""
+    wanted = made.wanted
+    namespace = follow_namespace(wanted.netns, wanted.netns_inode)
+    if namespace is None:
+        return False
+    with inside(namespace):
+        routing.add(wanted.route)  # they name an address
+    with Pins(wanted.bpffs, wanted.name).open(f"{MAP}own") as map_:
+        if map_ is not None:
+            contents.write_own(map_, contents.own_networks(wanted, namespace))
+    return True
+
+
+def _changes(made: Record) -> socket.socket:
+    """Return a socket that hears of every change of addresses and routes in the namespace."""
+    namespace = follow_namespace(made.wanted.netns, made.wanted.netns_inode)
+    if namespace is None:
+        raise UproxyError(f"the network namespace {made.wanted.netns} is gone")
+    with inside(namespace):
+        changes = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    changes.bind((0, _GROUPS))
+    changes.settimeout(_LOOK_EVERY_S)
+    return changes
+
+
+def _wait(changes: socket.socket) -> None:
+    """Wait for a change, at most `_LOOK_EVERY_S` seconds; take all that there are by then."""
+    try:
+        changes.recv(_LARGEST)
+        changes.setblocking(False)
+        while True:
+            changes.recv(_LARGEST)
+    except (TimeoutError, BlockingIOError):
+        pass
+    except OSError as error:
+        if error.errno != errno.ENOBUFS:  # more than fits: then everything is looked at again
+            raise
+    finally:
+        changes.settimeout(_LOOK_EVERY_S)
