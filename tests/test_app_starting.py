@@ -16,12 +16,16 @@ from uproxy.app import starting
 from uproxy.app.doors import socket_plans
 from uproxy.app.identity import now
 from uproxy.app.parts import Parts
+from uproxy.app.proofs import Awaited
 from uproxy.app.starting import accept, what_is_lacking
 from uproxy.app.state import RunState
 from uproxy.config.settings import (
     DestinationSettings,
     IdentitySettings,
     InboundSettings,
+    InboundTrustSettings,
+    L7EndpointSettings,
+    L7ProxySettings,
     OutboundSettings,
     RuleFrom,
     RuleSettings,
@@ -166,6 +170,58 @@ def test_a_door_for_tunnels_lacks_nothing_once_there_is_an_identity() -> None:
     agent = IdentitySettings(workload_api=UnixAddress("/run/agent.sock"))
     believed = credentials(authority.issue(), authority)
     assert not what_is_lacking(Snapshot.first(Settings(agent, inbound=(tunnels,)), believed))
+
+
+def test_a_door_for_tunnels_waits_for_the_keys_of_proofs_until_the_agent_has_answered() -> None:
+    authority = Authority("example.org")
+    tunnels = InboundSettings("api", here(), Transport.HBONE, None, (8080,))
+    direct = door("direct", Transport.MTLS, here())
+    agent = IdentitySettings(workload_api=UnixAddress("/run/agent.sock"))
+    settings = Settings(agent, inbound=(tunnels, direct))
+    made = Snapshot.first(settings, credentials(authority.issue(), authority))
+    lacking = what_is_lacking(made, Awaited(keys=True))
+    assert lacking == {
+        tunnels.listen: "starting: waiting for the keys that callers' proofs are checked with"
+    }
+    assert not what_is_lacking(made, Awaited(keys=False))
+    without = Snapshot.first(settings, credentials(None))
+    assert "first identity" in what_is_lacking(without, Awaited(keys=True))[tunnels.listen]
+
+
+def test_a_door_waits_for_our_proof_until_the_agent_has_answered() -> None:
+    authority = Authority("example.org")
+    behind = DestinationSettings("db", (here(),), Transport.HBONE, ("spiffe://a.b/c",), via="l7")
+    out = OutboundSettings(here(), "db")
+    other = OutboundSettings(here(), "cache")
+    agent = IdentitySettings(workload_api=UnixAddress("/run/agent.sock"))
+    settings = Settings(
+        agent,
+        outbound=(out, other),
+        destinations={"db": behind, "cache": replace(behind, name="cache", via=None)},
+        l7_proxies={
+            "l7": L7ProxySettings("l7", (L7EndpointSettings(here()),), ("spiffe://a.b/l7",))
+        },
+    )
+    made = Snapshot.first(settings, credentials(authority.issue(), authority))
+    lacking = what_is_lacking(made, Awaited(tokens=frozenset({"db"})))
+    assert lacking == {out.listen: "starting: waiting for our proof across an L7 proxy"}
+    assert not what_is_lacking(made, Awaited())
+
+
+async def test_a_door_accepts_once_what_the_parts_await_has_been_answered(begin: Begin) -> None:
+    authority = Authority("example.org")
+    tunnels = InboundSettings("api", here(), Transport.HBONE, None, (8080,))
+    trusted = InboundTrustSettings("l7", ("spiffe://a.b/l7",), ("spiffe://a.b/**",), True)
+    begun = begin(inbound=(tunnels,), inbound_trust={"l7": trusted})
+    begun.parts.proofs.follow(begun.settings)
+    await begun.parts.source.start()
+    believed = credentials(authority.issue(), authority)
+    begun.parts.current.credentials_changed(begun.parts.snapshot.credentials, believed)
+    await eventually(lambda: "keys" in "".join(begun.state.not_ready), "the door to wait for keys")
+    begun.parts.proofs.follow(replace(begun.settings, inbound_trust={}))
+    await begun.task
+    assert begun.accepting == {tunnels.listen}
+    await begun.parts.source.stop()
 
 
 async def test_a_door_for_tunnels_waits_for_the_name_in_to(begin: Begin) -> None:

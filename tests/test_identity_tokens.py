@@ -286,6 +286,28 @@ async def test_no_text_of_a_token_is_shown(world: World, caplog: pytest.LogCaptu
     assert text.rpartition(".")[2] not in shown
 
 
+async def test_a_token_is_awaited_until_the_agent_has_answered(world: World) -> None:
+    world.keeper.follow({"db": DB, "cache": CACHE})
+    await world.until_error("there is no identity")
+    assert world.keeper.awaited == {"db", "cache"}
+    gone = "agent socket /run/agent.sock does not exist"
+    world.agent.failure = NoTokenError(gone, Ended(gone))
+    world.source.become("/web")
+    await world.until_error("does not exist")
+    assert world.keeper.awaited == {"db", "cache"}
+    world.agent.failure = unavailable("no", Status.UNIMPLEMENTED)
+    await eventually(lambda: not world.keeper.awaited, "the answer")
+    assert world.keeper.tokens == {}
+
+
+async def test_a_token_that_came_is_awaited_no_longer(world: World) -> None:
+    world.source.become("/web")
+    world.keeper.follow({"db": DB})
+    assert world.keeper.awaited == {"db"}
+    await world.until("db")
+    assert world.keeper.awaited == frozenset()
+
+
 async def test_a_few_are_fetched_at_a_time(world: World) -> None:
     world.source.become("/web")
     world.agent.gate.clear()

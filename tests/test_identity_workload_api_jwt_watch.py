@@ -86,9 +86,11 @@ async def test_an_agent_that_does_not_serve_them_is_told_and_costs_no_identity(
         agent.serve_jwt_bundles(*[End(grpc.StatusCode.PERMISSION_DENIED, "no identity issued")] * 9)
     why = "no identity issued" if serves else "the endpoint doesn't offer JWT bundles"
     async with agent, watching(path) as source:
+        assert source.status["jwt_awaited"]
         agent.send(IDENTITY)
         await eventually(lambda: source.current.svid is not None, "the identity")
         await eventually(lambda: why in str(source.status["jwt_error"]), "the reason")
+        assert not source.status["jwt_awaited"]
         assert source.status["last_error"] is None
         assert source.current.jwt_bundles == {}
     told = [each for each in caplog.messages if why in each]
@@ -108,6 +110,17 @@ async def test_an_outage_costs_nothing(path: Path) -> None:
         await agent.start()
         await until(source, "partner.test")
         await agent.stop()
+
+
+async def test_an_agent_that_is_not_there_yet_has_said_nothing(path: Path) -> None:
+    async with watching(path) as source:
+        await eventually(lambda: "SPIRE" in str(source.status["jwt_error"]), "the reason")
+        assert source.status["jwt_awaited"]
+        agent = FakeAgent(path)
+        agent.serve_jwt_bundles(jwt_bundles_response())
+        async with agent:
+            await eventually(lambda: not source.status["jwt_awaited"], "the agent's answer")
+        assert source.current.jwt_bundles == {}
 
 
 async def test_a_bad_message_is_discarded_and_a_bad_bundle_is_told(

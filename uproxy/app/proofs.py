@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
 from uproxy.app.identity import now
@@ -16,6 +17,16 @@ from uproxy.identity.credentials import IdentitySource
 
 if TYPE_CHECKING:
     from uproxy.identity.tokens import Fetch, TokenKeeper, TokenStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """What an agent hasn't answered yet."""
+
+    keys: bool = False
+    """Those that callers' proofs are checked with."""
+    tokens: frozenset[str] = frozenset()
+    """The destinations for which we want one."""
 
 
 class Proofs:
@@ -53,6 +64,12 @@ class Proofs:
     def status(self) -> Mapping[str, TokenStatus]:
         """By destination: what may be known of its token."""
         return {} if self._keeper is None else self._keeper.status
+
+    @property
+    def awaited(self) -> Awaited:
+        """What the agent hasn't answered yet; what it hasn't got isn't waited for."""
+        tokens = frozenset[str]() if self._keeper is None else self._keeper.awaited
+        return Awaited(bool(self._source.status.get("jwt_awaited")), tokens)
 
     def _new_keeper(self, settings: Settings) -> TokenKeeper:
         from uproxy.identity.tokens import TokenKeeper

@@ -2,7 +2,8 @@
 
 Until then its socket listens, and whoever calls waits in the kernel's queue instead of being
 refused for an identity or an address that comes a moment later.  What a door needs: our SVID
-where it speaks mTLS on either side, and one address of where it leads.
+where it speaks mTLS on either side, one address of where it leads, and where an L7 proxy is in
+between the keys to check callers' proofs with, or our own proof.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from uproxy.app.parts import Parts
+from uproxy.app.proofs import Awaited
 from uproxy.app.state import RunState
 from uproxy.destinations import Addresses
 from uproxy.model import ListenAddress, Transport
@@ -25,6 +27,9 @@ LOOK_EVERY_S: Final = 0.02
 
 _IDENTITY: Final = "starting: waiting for the first identity"
 _ADDRESS: Final = "starting: waiting for the first address of a name"
+_KEYS: Final = "starting: waiting for the keys that callers' proofs are checked with"
+_TOKEN: Final = "starting: waiting for our proof across an L7 proxy"  # noqa: S105  words
+_NOTHING: Final = Awaited()
 
 
 async def accept(
@@ -40,7 +45,8 @@ async def accept(
     left = dict(fresh)
     while True:
         parts.current.take_answers()
-        lacking = {} if given_up() or loop.time() >= deadline else what_is_lacking(parts.snapshot)
+        waits = loop.time() < deadline and not given_up()
+        lacking = what_is_lacking(parts.snapshot, parts.proofs.awaited) if waits else {}
         ready = {address: left.pop(address) for address in tuple(left) if address not in lacking}
         if ready:
             parts.current.put(parts.snapshot, ready)
@@ -50,17 +56,20 @@ async def accept(
         await asyncio.sleep(LOOK_EVERY_S)
 
 
-def what_is_lacking(snapshot: Snapshot) -> Mapping[ListenAddress, str]:
+def what_is_lacking(snapshot: Snapshot, awaited: Awaited = _NOTHING) -> Mapping[ListenAddress, str]:
     """Return what keeps doors from serving, by their address; a door that isn't there can serve."""
     lacking: dict[ListenAddress, str] = {}
     for inbound in snapshot.settings.inbound:
         application = snapshot.applications[inbound.name]
         why = _why(snapshot, inbound.transport, application.addresses)
+        if why is None and awaited.keys and inbound.transport is Transport.HBONE:
+            why = _KEYS
         if why is not None:
             lacking[inbound.listen] = why
     for outbound in snapshot.settings.outbound:
         whys = [
             _why(snapshot, to.settings.transport, to.addresses)
+            or (_TOKEN if to.settings.name in awaited.tokens else None)
             for to in snapshot.destinations.values()
             if to.settings.name == outbound.to or (outbound.captured and to.settings.match)
         ]

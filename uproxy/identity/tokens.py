@@ -19,6 +19,7 @@ from uproxy.errors import UntrustedError
 from uproxy.identity.credentials import Credentials, IdentitySource
 from uproxy.identity.source import Clock, surface_defect
 from uproxy.identity.workload_api.endings import Backoff
+from uproxy.identity.workload_api.framing import Status
 from uproxy.identity.workload_api.grpc import Ended
 from uproxy.identity.workload_api.jwt_fetch import NoTokenError
 from uproxy.model import Alert
@@ -126,6 +127,13 @@ class TokenKeeper:
         async with self._slots:
             return await self._fetch(audience, spiffe_id)
 
+    @property
+    def awaited(self) -> frozenset[str]:
+        """The destinations of which the agent hasn't said yet whether it has a token for them."""
+        return frozenset(
+            name for name, audience in self._wanted.items() if self._kept[audience].is_awaited
+        )
+
     def follow(self, wanted: Mapping[str, Audience]) -> None:
         """Keep tokens for these audiences, by destination, and no others."""
         before, self._wanted = self.tokens, dict(wanted)
@@ -163,6 +171,7 @@ class _Kept:
     def __init__(self, keeper: TokenKeeper, audience: Audience) -> None:
         self.token: Token | None = None
         self.error: str | None = "not fetched yet"
+        self.is_awaited = True
         self.woken = asyncio.Event()  # our identity has changed
         self._keeper = keeper
         self._audience = audience
@@ -197,7 +206,7 @@ class _Kept:
             return self._failed(str(error), error.ending)
         except UntrustedError as error:
             words = f"the agent's token can't be used: {error}"
-            return self._failed(words, Ended(words))
+            return self._failed(words, Ended(words, Status.UNKNOWN))
         if keeper.spiffe_id != spiffe_id:
             return 0.0  # it is that of our last identity
         self._backoff.reset()
@@ -206,6 +215,8 @@ class _Kept:
         return token.rest_s
 
     def _failed(self, error: str, ending: Ended) -> float:
+        # without a status it was the connection that ended
+        self.is_awaited = self.is_awaited and ending.status is None
         if error != self.error:
             names = self._keeper.names_of(self._audience)
             kind = "newer JWT-SVID" if self.token else "JWT-SVID"
@@ -236,6 +247,7 @@ class _Kept:
         return (self.token.expires - now + timedelta(milliseconds=1)).total_seconds()
 
     def _replace(self, token: Token | None) -> None:
+        self.is_awaited = False
         if token is None:
             names = self._keeper.names_of(self._audience)
             _LOG.warning("the JWT-SVID for %s can't be used any more", names)

@@ -40,6 +40,8 @@ class JwtBundleWatch:
         """Those of the last good message."""
         self.error: str | None = "no JWT bundles from the agent yet"
         """Why there is no news; None while the stream lasts and its last message was good."""
+        self.is_awaited = True
+        """Whether the agent hasn't said yet whether it has any."""
         self.problems: tuple[str, ...] = ()
         """Whose tokens aren't believed because of the last good message, and why."""
 
@@ -60,6 +62,7 @@ class JwtBundleWatch:
         return {
             "jwt_trust_domains": sorted(usable),
             "jwt_error": self.error,
+            "jwt_awaited": self.is_awaited,
             "jwt_distrusted": list(self.problems),
         }
 
@@ -76,10 +79,13 @@ class JwtBundleWatch:
         if isinstance(event, Message):
             self._read(event.data)
             return 0.0
+        # without a status it was the connection that ended
+        self.is_awaited = self.is_awaited and event.status is None
         self._complain(explain_ending(event, "JWT bundles"))
         return self._backoff.delay(event, asyncio.get_running_loop().time())
 
     def _read(self, data: bytes) -> None:
+        self.is_awaited = False
         try:
             update = parse_jwt_bundles_response(data)
         except MessageError as error:
