@@ -46,7 +46,7 @@ def behind(
 
 @contextlib.contextmanager
 def reaching(behind: Shared, app: int, spiffe_id: str = WEB) -> Iterator[int]:
-    with behind.caller(spiffe_id, to=f"{FIRST}:{app}") as caller:
+    with behind.caller(spiffe_id, f"{FIRST}:{app}") as caller:
         yield caller.port
 
 

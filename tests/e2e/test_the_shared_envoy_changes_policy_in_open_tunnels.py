@@ -58,7 +58,7 @@ def test_files_that_kubernetes_replaces_are_read_again(shared: Shared) -> None:
     policy, identity = envoy.home / "policy", envoy.home / "identity"
     for folder in (policy, identity):
         mount(folder, {path.name: path.read_bytes() for path in folder.iterdir()})
-    with envoy, shared.caller(envoy=envoy) as caller, Client(caller.port) as client:
+    with envoy, shared.caller(envoys=[envoy]) as caller, Client(caller.port) as client:
         assert "x-lua" not in client.fetch().headers
         lua = (SHIPPED / "capabilities" / "lua" / "routes.yaml").read_text()
         mount(policy, {"routes.yaml": lua.replace("10.0.0.7:8080", shared.addresses[0]).encode()})

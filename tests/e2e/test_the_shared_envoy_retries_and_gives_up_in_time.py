@@ -52,6 +52,8 @@ def test_requests_above_the_limit_are_refused_at_once(shared: Shared, frontend: 
         wait_until(lambda: len(shared.first.requests) == 2, "both to reach orders")
         refused = fetch(frontend)
         assert (refused.status, refused.headers["x-envoy-overloaded"]) == (503, "true")
+        one.reset()
+        two.reset()
     wait_until(lambda: fetch(frontend).status == 200, "the two to be forgotten")
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.helpers.http_app import Client, fetch
 from tests.helpers.shared import Shared
+from uproxy.lab.mesh import WEB
 from uproxy.lab.software.shared_envoy import SHIPPED, WasmApart
 from uproxy.lab.waiting import wait_until
 
@@ -32,7 +33,7 @@ def modules(built: None, shared: Shared) -> Shared:
 @pytest.fixture(scope="module")
 def elsewhere(shared_by_all: Shared) -> Iterator[int]:
     """The port at which the frontend reaches the second application, whose route has no module."""
-    with shared_by_all.caller(to=shared_by_all.addresses[1]) as caller:
+    with shared_by_all.caller(WEB, shared_by_all.addresses[1]) as caller:
         yield caller.port
 
 
@@ -60,7 +61,7 @@ def test_a_module_that_loops_ends_the_envoy_it_is_in_and_no_other(
     envoy = modules.another_envoy()
     envoy.replace("base.yaml", {"kill_timeout: 5s": "kill_timeout: 1s"})
     envoy.build_wasm(FAULTS)
-    with envoy, modules.caller(envoy=envoy) as caller, Client(frontend) as other:
+    with envoy, modules.caller(envoys=[envoy]) as caller, Client(frontend) as other:
         envoy.use("wasm", WITH_FAULTS)
         with Client(caller.port) as client:
             client.ask("/loop")

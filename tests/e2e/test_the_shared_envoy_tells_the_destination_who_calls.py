@@ -27,6 +27,14 @@ ENDED = (SSL.Error, ConnectionError, EOFError)
 PROOF = "eyJhbGciOiJFUzI1NiIsImtpZCI6IjEifQ.eyJzdWIiOiJ4In0.c2lnbmF0dXJl"
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 EXPECTS = ("x-uproxy-expect-id", ORDERS)
+TLS = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3"
+BY_AN_AGENT = {
+    "trusted_ca: {filename: identity/bundle.pem}": f"""custom_validator_config:
+      name: envoy.tls.cert_validator.spiffe
+      typed_config:
+        "@type": {TLS}.SPIFFECertValidatorConfig
+        trust_domains: [{{name: example.org, trust_bundle: {{filename: identity/bundle.pem}}}}]""",
+}
 ADDRESSES = ("127.0.0.1:8080", "127.0.0.1:5432")
 """To the first goes HTTP, to the second any TCP."""
 
@@ -49,12 +57,16 @@ class Ends:
         return self.ca.issue(spiffe_id.removeprefix("spiffe://example.org"))
 
 
-@pytest.fixture(scope="module")
-def all_ends(folder: Path, file_world: FileWorld) -> Iterator[Ends]:
+@pytest.fixture(scope="module", params=["files", "agent"])
+def all_ends(request: pytest.FixtureRequest, folder: Path, file_world: FileWorld) -> Iterator[Ends]:
+    """With roots in a file, and as an agent sends them (SDS), which another validator checks."""
     destination = Upstream()
     assert isinstance(destination.address, TcpAddress)
     port = destination.address.port
-    with SharedEnvoy(folder, file_world.theirs(L7), destinations=port) as envoy:
+    envoy = SharedEnvoy(folder, file_world.theirs(L7), destinations=port)
+    if request.param == "agent":
+        envoy.replace("roots.yaml", BY_AN_AGENT)
+    with envoy:
         envoy.use("tcp-only")
         yield Ends(envoy, destination, file_world.ca)
     destination.close()

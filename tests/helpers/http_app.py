@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import socket
+import struct
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -87,6 +89,7 @@ class HttpApp:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     app: HttpApp
 
     def handle(self) -> None:
@@ -149,6 +152,13 @@ class Client:
 
     def close(self) -> None:
         self._connection.close()
+
+    def reset(self) -> None:
+        """End the connection without an end, as a client does that is killed."""
+        assert self._connection.sock is not None
+        at_once = struct.pack("ii", 1, 0)
+        self._connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, at_once)
+        self._connection.sock.close()
 
     def __enter__(self) -> Client:
         return self

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.helpers.http_app import HttpApp
-from uproxy.lab.mesh import ORDERS, WEB, FileWorld, TunnelsIn
+from uproxy.lab.mesh import ORDERS, WEB, FileWorld, ThroughL7, TunnelsIn
 from uproxy.lab.ports import free_port
-from uproxy.lab.software.envoy_tunnels import TunnelOriginator
 from uproxy.lab.software.shared_envoy import SharedEnvoy
 
 L7 = "spiffe://example.org/ns/mesh/sa/l7"
@@ -27,49 +27,41 @@ class Shared:
     envoy: SharedEnvoy
     first: HttpApp
     second: HttpApp
+    orders: TunnelsIn
+    """The uProxy before `first`."""
 
     @property
     def addresses(self) -> tuple[str, str]:
         """What CONNECTs name to reach both applications."""
         return f"{FIRST}:{self.first.port}", f"{SECOND}:{self.second.port}"
 
-    def another_envoy(self) -> SharedEnvoy:
-        """A second shared Envoy in front of the same applications, to be started."""
+    def another_envoy(self, *options: str) -> SharedEnvoy:
+        """Another shared Envoy in front of the same applications, to be started; `options` are for
+        its command line."""
         return SharedEnvoy(
-            self.folder, self.world.theirs(L7), destinations=self.envoy.destinations,
+            self.folder, self.world.theirs(L7), *options, destinations=self.envoy.destinations,
             names=self.envoy.names,
         )  # fmt: skip
 
     def caller(
-        self,
-        spiffe_id: str = WEB,
-        to: str | None = None,
-        envoy: SharedEnvoy | None = None,
-        **headers: str | None,
-    ) -> TunnelOriginator:
-        """A workload's proxy, with whose door each connection is a CONNECT to the address `to`.
+        self, spiffe_id: str = WEB, *to: str, envoys: Sequence[SharedEnvoy] = (), **more: Any
+    ) -> ThroughL7:
+        """A workload's uProxy, with a door for each address in `to`, which is `first` by default;
+        `envoys` are by default the one that is there.
 
-        `headers` are on the CONNECT, with hyphens where their names have underscores; it expects
-        orders unless they say otherwise, None to leave the header out.
+        `more` are further keys of its configuration.
         """
-        sent = {"x_uproxy_expect_id": ORDERS, **headers}
-        added = [
-            {
-                "append_action": "OVERWRITE_IF_EXISTS_OR_ADD",
-                "header": {"key": name.replace("_", "-"), "value": value},
-            }
-            for name, value in sent.items()
-            if value is not None
-        ]
-        return TunnelOriginator(
-            self.folder, self.world.theirs(spiffe_id), target=(envoy or self.envoy).port,
-            authority=to or self.addresses[0], expect=[L7],
-            proxy={"tunneling_config": {"headers_to_add": added}},
+        proxies = [each.port for each in envoys or [self.envoy]]
+        return ThroughL7(
+            self.folder, self.world.ours(spiffe_id), *(to or self.addresses[:1]), proxies=proxies,
+            l7=L7, **more,
         )  # fmt: skip
 
 
 @contextlib.contextmanager
-def shared_envoy(folder: Path, world: FileWorld, *more: int) -> Iterator[Shared]:
+def shared_envoy(
+    folder: Path, world: FileWorld, *more: int, engine: str = "native"
+) -> Iterator[Shared]:
     """Run all of it; `more` are ports of further applications, behind the first uProxy."""
     tunnels = free_port()
     with contextlib.ExitStack() as stack:
@@ -79,12 +71,13 @@ def shared_envoy(folder: Path, world: FileWorld, *more: int) -> Iterator[Shared]
             "10.0.0.7:8080": f"{FIRST}:{first.port}",
             "10.0.0.8:8080": f"{SECOND}:{second.port}",
         }
+        uproxies: list[TunnelsIn] = []
         for host, ports in ((FIRST, (first.port, *more)), (SECOND, (second.port,))):
             uproxy = TunnelsIn(
-                folder, world.ours(ORDERS), *ports, engine="native", host=host, port=tunnels,
+                folder, world.ours(ORDERS), *ports, engine=engine, host=host, port=tunnels,
                 allow=[L7],
             )  # fmt: skip
-            stack.enter_context(uproxy)
-            uproxy.wait_until_ready()
+            stack.enter_context(uproxy).wait_until_ready()
+            uproxies.append(uproxy)
         envoy = SharedEnvoy(folder, world.theirs(L7), destinations=tunnels, names=names)
-        yield Shared(folder, world, stack.enter_context(envoy), first, second)
+        yield Shared(folder, world, stack.enter_context(envoy), first, second, uproxies[0])

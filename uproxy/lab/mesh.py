@@ -260,6 +260,59 @@ class TunnelsOut(Uproxy):
         super().__init__(self.config, folder / f"tunnels-out-{self.port}")
 
 
+class ThroughL7(Uproxy):
+    """A uProxy that leads to the addresses `apps` through L7 proxies: `ports` are its plaintext
+    doors, one for each application, `port` is the first.
+
+    The L7 proxies are on the ports `proxies`, and have the identity `l7`; at an application an
+    identity in `expect` must answer.  There is one engine thread, because each has tunnels of its
+    own.  `more` are further keys of its configuration.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: Config,
+        *apps: str,
+        proxies: Sequence[int],
+        l7: str,
+        engine: str = "native",
+        expect: Sequence[str] = (ORDERS,),
+        **more: Any,
+    ) -> None:
+        self.ports = [free_port() for _ in apps]
+        self.port = self.ports[0]
+        doors = [{"listen": f"{LOOPBACK}:{port}", "to": f"app-{port}"} for port in self.ports]
+        destinations = {
+            door["to"]: {"addresses": [app], "transport": "hbone", "identities": list(expect),
+                         "via": "l7"}
+            for door, app in zip(doors, apps, strict=True)
+        }  # fmt: skip
+        self.config: Config = {
+            "engine": engine,
+            "workers": 1,
+            "identity": identity,
+            "outbound": doors,
+            "destinations": destinations,
+            "l7_proxies": {"l7": {"identities": [l7], "addresses": self.addresses(*proxies)}},
+            **more,
+        }
+        super().__init__(self.config, folder / f"through-l7-{self.port}")
+
+    def is_ready(self) -> bool:
+        return self.status("/readyz") == 200
+
+    @staticmethod
+    def addresses(*proxies: int, draining: Sequence[int] = ()) -> list[Any]:
+        """Return `addresses` of L7 proxies on these ports."""
+        return [{"address": f"{LOOPBACK}:{port}", "draining": port in draining} for port in proxies]
+
+    def change(self, **keys: Any) -> None:
+        """Replace keys of the configuration file, which the uProxy then reloads."""
+        self.config = {**self.config, **keys}
+        self.write_config(self.config)
+
+
 def own_serial(uproxy: Uproxy) -> str:
     """Return the serial number of the SVID in use."""
     serial: str = json.loads(uproxy.request("/certs")[1])["svid"]["chain"][0]["serial"]

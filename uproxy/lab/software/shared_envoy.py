@@ -53,6 +53,7 @@ class SharedEnvoy(EnvoyProcess):
         port: int | None = None,
     ) -> None:
         self.port = free_port() if port is None else port
+        self.options = options
         self.destinations = destinations
         self.names = dict(names or {})
         self.home = folder / f"shared-envoy-{self.port}"
@@ -70,6 +71,11 @@ class SharedEnvoy(EnvoyProcess):
             },
         )
         super().__init__(self.home / "base.yaml", admin_port, self.home, *options)
+
+    def successor(self, epoch: int = 1) -> EnvoyProcess:
+        """Return the Envoy that takes over from this one by hot restart, if both have the same
+        `--base-id`."""
+        return _Successor(self, epoch)
 
     def build_wasm(self, source: Path) -> None:
         """Compile a module in C into its folder `wasm`.
@@ -135,6 +141,22 @@ class SharedEnvoy(EnvoyProcess):
         found = self.statistics(prefix)
         names = ("update_success", "update_rejected", "update_failure")
         return {each: found[f"{prefix}.{each}"] for each in names}
+
+
+class _Successor(EnvoyProcess):
+    """Takes over from another Envoy."""
+
+    def __init__(self, before: SharedEnvoy, epoch: int) -> None:
+        self._epoch = epoch
+        options = [*before.options[:-1], str(epoch)]
+        super().__init__(before.home / "base.yaml", before.admin_port, before.home, *options)
+
+    def is_ready(self) -> bool:
+        """Whether this one answers at the admin listener, and no longer its predecessor."""
+        if not super().is_ready():
+            return False
+        options = json.loads(self.admin("/server_info"))["command_line_options"]
+        return int(options["restart_epoch"]) == self._epoch
 
 
 class WasmApart(Process):
