@@ -116,7 +116,8 @@ def test_a_request_goes_through_and_the_envoy_is_told_whom_to_find(
             lines = [each for each in shared.envoy.accesses[seen:] if each["hop"] == "tunnels"]
             return [(each["caller"], each["expects"]) for each in lines]
 
-        wait_until(lambda: told() == [(WEB, ORDERS)], "Envoy's line")
+        # other tests' connections may end meanwhile
+        wait_until(lambda: (WEB, ORDERS) in told(), "Envoy's line")
 
 
 def test_an_envoy_that_finds_somebody_else_at_the_destination_sends_nothing_there(
