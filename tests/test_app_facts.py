@@ -31,8 +31,7 @@ from uproxy.lab.waiting import eventually
 from uproxy.log import Log
 from uproxy.metrics.history import STEP_S
 from uproxy.model import Direction, TcpAddress, Transport
-from uproxy.proxy.admin.facts import UnresolvedRow
-from uproxy.proxy.admin.row import plain
+from uproxy.proxy.admin.row import UnresolvedRow, plain
 from uproxy.proxy.doors import make_doors
 from uproxy.resolver import Resolver
 from uproxy.systemd import PassedSockets

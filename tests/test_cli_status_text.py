@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.admin import FakeFacts, certificates, connection_row, orders_facts
+from tests.helpers.admin import FakeFacts, certificates, connection_row, l7_row, orders_facts
 from uproxy.cli.status_lines import Line, LineKind, printable, size, span
 from uproxy.cli.status_text import Earlier, render
 from uproxy.model import TcpAddress
@@ -195,3 +195,14 @@ def test_tunnels_are_told_at_their_door_and_their_destination() -> None:
     shown = text_of(render(status_of(facts)))
     assert re.search(r"0\.0\.0\.0:8443 -> ports 8080 +hbone +3 open in 2 tunnels$", shown, re.M)
     assert re.search(r"orders-db +10\.0\.0\.7:5432 +hbone to \*:15008 +2 open$", shown, re.M)
+
+
+def test_the_addresses_of_l7_proxies_are_told_where_there_are_any() -> None:
+    facts = orders_facts()
+    assert "L7 PROXIES" not in text_of(render(status_of(facts)))
+    facts.l7_rows = (l7_row(), l7_row(name="other", endpoints=(), destinations=()))
+    shown = text_of(render(status_of(facts)))
+    assert re.search(r"^ *l7 +10\.0\.0\.9:15008 +for reviews +3 open$", shown, re.M)
+    assert re.search(r"^ *l7 +10\.0\.0\.10:15008 +for reviews +draining, 1 open$", shown, re.M)
+    assert re.search(r"10\.0\.0\.11:15008 +for reviews +0 open, passed over$", shown, re.M)
+    assert re.search(r"^ *other +no address yet +for nobody$", shown, re.M)

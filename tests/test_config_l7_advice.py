@@ -5,18 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers.config_documents import FILES, loaded
-from uproxy.config import later, warnings
+from uproxy.config import warnings
 
 ENVOY = "spiffe://example.org/ns/mesh/sa/l7"
 PROXY = f"addresses: ['10.0.0.9:15008'], identities: ['{ENVOY}']"
 TRUSTED = f"identities: ['{ENVOY}'], speaks_for: ['spiffe://example.org/**'], require_proof: true"
 DOOR = "inbound: [{name: in, listen: '[::]:15008', transport: hbone, ports: [80]}]\n"
 RULE = "authorization: [{action: allow, from: {via: [direct, l7]}}]\n"
-
-
-@pytest.fixture(autouse=True)
-def _all_keys_have_an_effect(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(later, "UNFINISHED", {})
 
 
 def _out(proxy: str = PROXY, more: str = "via: l7") -> str:

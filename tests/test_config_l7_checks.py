@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers.config_documents import FILES, loaded, mistakes, only_mistake
-from uproxy.config import changes, later
+from uproxy.config import changes
 from uproxy.config.settings import (
     InboundTrustSettings,
     L7EndpointSettings,
@@ -19,11 +19,6 @@ ID = "identities: ['spiffe://example.org/db']"
 TO = f"addresses: ['10.0.0.7:5432'], transport: hbone, {ID}, via: l7"
 PROXY = f"l7: {{addresses: ['10.0.0.9:15008'], identities: ['{ENVOY}']}}"
 TRUSTED = f"identities: ['{ENVOY}'], speaks_for: ['spiffe://example.org/**']"
-
-
-@pytest.fixture(autouse=True)
-def _all_keys_have_an_effect(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(later, "UNFINISHED", {})
 
 
 def _out(to: str = TO, proxies: str = PROXY) -> str:

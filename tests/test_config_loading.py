@@ -10,7 +10,7 @@ import pytest
 
 from tests.helpers.config_documents import FILES, loaded, mistakes, only_mistake
 from uproxy.config import Settings, load_admin_listen
-from uproxy.config.later import KEYS, UNFINISHED
+from uproxy.config.later import KEYS
 from uproxy.config.settings import (
     AdminSettings,
     DestinationSettings,
@@ -278,20 +278,6 @@ def test_keys_of_coming_versions_say_so_and_the_way_out(section: str, key: str, 
     }[section]
     mistake = only_mistake(FILES + text)
     assert "is not in this version yet; " in mistake.reason
-
-
-@pytest.mark.parametrize(
-    ("section", "key"), [(section, key) for section, keys in UNFINISHED.items() for key in keys]
-)
-def test_keys_that_have_no_effect_yet_are_refused_like_those(section: str, key: str) -> None:
-    text = {
-        "l7_proxies": "l7_proxies: {l7: {addresses: ['a:1'], "
-        f"identities: ['spiffe://example.org/a'], {key}: {{port: 9901}}}}}}",
-    }[section]
-    assert any(
-        each.path.endswith(key) and "is not in this version yet; " in each.reason
-        for each in mistakes(FILES + text)
-    )
 
 
 @pytest.mark.parametrize("text", ["engine: cython"])

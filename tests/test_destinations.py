@@ -323,3 +323,33 @@ def test_addresses_in_use_are_never_forgotten_for_one_that_fails() -> None:
     endpoints.failed(A, 0.0, "refused")
     assert endpoints.failing(A, 0.0)
     assert len(endpoints.connections) == MAX_FAILING
+
+
+def test_an_address_that_fails_its_health_check_is_passed_over_until_it_passes() -> None:
+    fares = Endpoints()
+    addresses = Addresses.of((A, B), {})
+    assert not fares.checked(A, None)
+    assert fares.checked(A, "it answers 503")
+    assert not fares.checked(A, "it answers 500")
+    assert fares.choose(addresses, 1e9) == [B]
+    [status, _other] = fares.status(addresses, 1e9)
+    assert (status.passed_over, status.reason, status.failing_s) == (True, "it answers 500", None)
+    assert fares.checked(A, None)
+    assert set(fares.choose(addresses, 1e9)) == {A, B}
+
+
+def test_a_connection_that_succeeds_makes_nobody_healthy_and_its_end_forgets_no_check() -> None:
+    fares = Endpoints()
+    fares.checked(A, "it answers 503")
+    fares.opened((), A, 0.0)
+    fares.closed(A)
+    assert fares.failing(A, 0.0)
+    fares.forget_checks()
+    assert not fares.failing(A, 0.0)
+
+
+def test_who_is_forgotten_loses_its_check() -> None:
+    fares = Endpoints()
+    fares.checked(A, "it answers 503")
+    assert not fares.forget_all_but({B: B})
+    assert not fares.failing(A, 0.0)

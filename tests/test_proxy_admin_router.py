@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from tests.helpers.admin import FakeFacts, connection_row
+from tests.helpers.admin import FakeFacts, connection_row, l7_row
 from tests.helpers.refusals import refused
 from uproxy.model import Address, TcpAddress, UnixAddress
 from uproxy.proxy.admin.facts import Readiness
@@ -78,8 +78,17 @@ def test_what_machines_read_is_a_json_object(path: str) -> None:
         assert response.content_type == "application/json"
 
 
-def test_there_are_no_l7_proxies_in_this_version_and_it_says_so() -> None:
+def test_l7_tells_how_each_address_of_each_l7_proxy_fares() -> None:
     assert json.loads(ask("/l7").body) == {"l7_proxies": []}
+    facts = FakeFacts(l7_rows=(l7_row(),))
+    [told] = json.loads(ask("/l7", facts=facts).body)["l7_proxies"]
+    assert (told["name"], told["when_unavailable"]) == ("l7", "refuse")
+    assert told["destinations"] == [{"name": "reviews", "proof": True}]
+    assert told["endpoints"][2] == {
+        "address": "10.0.0.11:15008", "name": "10.0.0.11:15008", "draining": False,
+        "passed_over": True, "connections": 0,
+        "reason": "L7 proxy l7 at 10.0.0.11:15008: no answer", "since": None,
+    }  # fmt: skip
 
 
 def test_certs_tell_the_identity() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from tests.helpers.admin import certificates
+from tests.helpers.admin import certificates, l7_row
 from uproxy.proxy.admin.causes import Headline, Kind, Level, Trouble
 from uproxy.proxy.admin.facts import (
     DenialRow,
@@ -14,13 +14,13 @@ from uproxy.proxy.admin.facts import (
     DoorRow,
     EndpointRow,
     Readiness,
-    UnresolvedRow,
 )
 from uproxy.proxy.admin.overview import Stale
+from uproxy.proxy.admin.row import UnresolvedRow
 from uproxy.proxy.admin.trouble import TURNS_SHOWN, Moment, find, headline
 
 NOW = datetime.now(UTC)
-FINE = Moment(NOW, Readiness(), (), certificates(), (), (), (), None)
+FINE = Moment(NOW, Readiness(), (), certificates(), (), (), (), (), None)
 API = DoorRow("api", "inbound", "0.0.0.0:8443", "mtls", "127.0.0.1:8080", True, 3)
 
 
@@ -299,3 +299,47 @@ def test_every_kind_has_words_for_one_and_for_many() -> None:
     for kind in Kind:
         assert kind.words(1)
         assert "{" not in kind.words(1200)
+
+
+def test_an_address_of_an_l7_proxy_that_fails_is_told_while_others_serve() -> None:
+    trouble = only(moment(l7_proxies=(l7_row(),)))
+    assert (trouble.kind, trouble.level) == (Kind.ADDRESS, Level.WARN)
+    assert trouble.words == (
+        "an address of L7 proxy l7 fails: L7 proxy l7 at 10.0.0.11:15008: no answer"
+    )
+    assert trouble.turn == "whoever runs L7 proxy l7"
+
+
+def test_an_l7_proxy_without_an_address_in_use_is_down() -> None:
+    first, draining, failing = l7_row().endpoints
+    for when, words in (
+        ("refuse", "L7 proxy l7 can't be used: "),
+        ("bypass", "connections go past L7 proxy l7, without its policy: "),
+    ):
+        row = l7_row(endpoints=(draining, failing), when_unavailable=when)
+        trouble = only(moment(l7_proxies=(row,)))
+        assert (trouble.kind, trouble.level) == (Kind.L7_PROXY, Level.BAD)
+        assert trouble.words == words + str(failing.reason)
+    [told] = find(moment(l7_proxies=(l7_row(endpoints=(draining,)),)))
+    assert told.words == "L7 proxy l7 can't be used: each of its addresses is draining"
+    assert find(moment(l7_proxies=(l7_row(endpoints=(first, draining)),))) == ()
+    assert line(moment(l7_proxies=(l7_row(endpoints=(draining,)),))).words == (
+        "1 L7 proxy down, certificate fine"
+    )
+
+
+def test_a_name_of_an_l7_proxy_that_cannot_be_resolved_is_told() -> None:
+    unresolved = (UnresolvedRow("l7.internal:15008", "no such host"),)
+    trouble = only(moment(l7_proxies=(l7_row(endpoints=(), unresolved=unresolved),)))
+    assert (trouble.kind, trouble.level) == (Kind.NAME, Level.BAD)
+    assert trouble.words == "l7.internal:15008 can't be resolved: no such host (L7 proxy l7)"
+
+
+def test_a_destination_whose_l7_proxy_refuses_has_refused_and_one_that_is_down_is_told_once() -> (
+    None
+):
+    out: dict[str, Any] = {"direction": "outbound", "door": "127.0.0.1:1", "destination": "db"}
+    refused = refusal(None, outcome="l7_refused", **out)
+    assert line(moment(denials=(refused,))).words.startswith("refused by 1 destination")
+    down = refusal(None, outcome="l7_unavailable", **out)
+    assert line(moment(denials=(down,))).words == "nothing is wrong, certificate fine"

@@ -217,6 +217,11 @@ class Endpoints:
         endpoint.unhealthy = reason
         return changed
 
+    def forget_checks(self) -> None:
+        """Forget how health checks went: there are none any more."""
+        for endpoint in self._endpoints.values():
+            endpoint.unhealthy = None
+
     def opened(self, tried: tuple[Candidate, ...], dialled: Address, now: float) -> None:
         """Count an open connection to `dialled`.  Whatever came before it in `tried` failed or lost
         the race, and counts as failed, so that the next connection doesn't wait for it again."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -286,3 +288,28 @@ def test_via_can_be_switched_on_and_off_while_it_runs(shared: Shared, engine: st
             assert ask(caller.port) == b""  # the destination lets nobody in but the Envoy
         caller.change(shared.envoy.port)
         assert fetch(caller.port).app == "first"
+
+
+def test_an_envoy_that_fails_its_health_check_is_left_and_told_and_what_is_open_stays(
+    shared: Shared, other: SharedEnvoy, engine: str
+) -> None:
+    health = {"port": other.admin_port, "interval": "200ms"}
+    with started(Caller(shared, other.port, engine=engine, health=health)) as caller:
+
+        def endpoint() -> dict[str, Any]:
+            [proxy] = json.loads(caller.request("/l7")[1])["l7_proxies"]
+            [row] = proxy["endpoints"]
+            assert (proxy["name"], row["address"]) == ("l7", f"127.0.0.1:{other.port}")
+            return dict(row)
+
+        usable = partial(metric, caller, "uproxy_l7_endpoint_usable", l7_proxy="l7")
+        with Client(caller.port) as old:
+            assert old.fetch().app == "first"
+            assert (endpoint()["connections"], usable()) == (1, 1)
+            other.admin("/healthcheck/fail", "POST")
+            wait_until(lambda: endpoint()["passed_over"], "the health check to fail")
+            assert endpoint()["reason"] == "its health check fails: it answers 503"
+            assert usable() == 0
+            assert old.fetch().app == "first"
+            other.admin("/healthcheck/ok", "POST")
+            wait_until(lambda: not endpoint()["passed_over"], "the health check to pass")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import math
 import socket
 import threading
@@ -39,6 +40,7 @@ from uproxy.proxy.admin.facts import (
     SvidRow,
     TrustDomainRow,
 )
+from uproxy.proxy.admin.l7_rows import L7DestinationRow, L7EndpointRow, L7ProxyRow
 from uproxy.proxy.admin.messages import Surface
 from uproxy.proxy.admin.overview import PeerList, PeerRow, Rates, Stale
 from uproxy.proxy.admin.server import AdminListener
@@ -107,6 +109,7 @@ class FakeFacts:
     rows: tuple[ConnectionRow, ...] = ()
     door_rows: tuple[DoorRow, ...] = ()
     destination_rows: tuple[DestinationRow, ...] = ()
+    l7_rows: tuple[L7ProxyRow, ...] = ()
     denial_rows: tuple[DenialRow, ...] = ()
     ended: Mapping[str, int] = field(default_factory=dict)
     dump: Mapping[str, object] = field(
@@ -166,6 +169,9 @@ class FakeFacts:
 
     def destinations(self) -> tuple[DestinationRow, ...]:
         return self.destination_rows
+
+    def l7_proxies(self) -> tuple[L7ProxyRow, ...]:
+        return self.l7_rows
 
     def denials(self) -> tuple[DenialRow, ...]:
         return self.denial_rows
@@ -327,3 +333,23 @@ def read_all(client: socket.socket) -> bytes:
     while chunk := client.recv(65536):
         received += chunk
     return received
+
+
+def l7_row(**changes: object) -> L7ProxyRow:
+    """An L7 proxy with one address in use, one that is draining and one that fails."""
+    row = L7ProxyRow(
+        name="l7",
+        identities=("spiffe://example.org/ns/mesh/sa/l7",),
+        when_unavailable="refuse",
+        endpoints=(
+            L7EndpointRow("10.0.0.9:15008", "10.0.0.9:15008", False, False, 3, None, None),
+            L7EndpointRow("10.0.0.10:15008", "10.0.0.10:15008", True, False, 1, None, None),
+            L7EndpointRow(
+                "10.0.0.11:15008", "10.0.0.11:15008", False, True, 0,
+                "L7 proxy l7 at 10.0.0.11:15008: no answer", None,
+            ),
+        ),
+        unresolved=(),
+        destinations=(L7DestinationRow("reviews", proof=True),),
+    )  # fmt: skip
+    return dataclasses.replace(row, **changes)  # type: ignore[arg-type]  # the caller's keywords

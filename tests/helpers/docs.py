@@ -154,6 +154,7 @@ def _eventful() -> Metrics:
     metrics.watch_connections(lambda: {way: 1})
     metrics.watch_tunnels(lambda: {way: 1})
     metrics.watch_streams(lambda: {way: 1})
+    metrics.watch_l7(lambda: [(("l7", "10.0.0.9:15008"), 1)])
     metrics.watch_limits(lambda: {"connections": 1})
     metrics.watch_log(lambda: 1)
     metrics.watch_tokens(lambda: {"reviews": None})

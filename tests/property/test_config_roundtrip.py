@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from types import MappingProxyType
 from typing import Any
 
 import jsonschema
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.config_documents import as_json, as_yaml, loaded, plain
-from uproxy.config import Settings, changes, json_schema, later, warnings
+from uproxy.config import Settings, changes, json_schema, warnings
 from uproxy.config.settings import (
     AdminSettings,
     DestinationSettings,
@@ -59,13 +58,6 @@ _SECONDS = st.integers(0, 86_400_000).map(lambda milliseconds: milliseconds / 10
 _NETWORKS = st.sampled_from([ip_network(each) for each in ("10.0.0.0/8", "::/0", "192.0.2.1")])
 _KEEP_OR_CLOSE = st.sampled_from(["keep", "close"])
 _ALPN = st.lists(st.sampled_from(["h2", "http/1.1", "postgresql"]), unique=True).map(tuple)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _all_keys_have_an_effect() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(later, "UNFINISHED", {})
-        yield
 
 
 def _some(item: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final
 
 from uproxy.app.identity import now
+from uproxy.app.l7 import l7_rows
 from uproxy.app.onsets import Onsets
 from uproxy.app.parts import Parts
 from uproxy.app.peers import by_peer
@@ -31,7 +32,9 @@ from uproxy.metrics import history
 from uproxy.model import Direction, Transport
 from uproxy.proxy.admin import facts as rows
 from uproxy.proxy.admin.certificates import describe
+from uproxy.proxy.admin.l7_rows import L7ProxyRow
 from uproxy.proxy.admin.overview import PeerList, Rates, Stale
+from uproxy.proxy.admin.row import UnresolvedRow
 
 MISTAKES_SHOWN: Final = 20
 """How many mistakes of a configuration that isn't in force are shown."""
@@ -130,6 +133,10 @@ class Facts:
             for each in self.parts.snapshot.destinations.values()
         )
 
+    def l7_proxies(self) -> tuple[L7ProxyRow, ...]:
+        """Return the configured L7 proxies with their addresses."""
+        return l7_rows(self.parts.snapshot, self.parts.endpoints, self._unresolved)
+
     def denials(self) -> tuple[rows.DenialRow, ...]:
         """Return the last connections that were refused, cut, or couldn't be made."""
         return tuple(denial_row(denial) for denial in self.parts.connections.denials)
@@ -225,12 +232,10 @@ class Facts:
         words = (f"{each.name} can't be resolved: {each.reason}" for each in unresolved)
         return Down("; ".join(words), None) if unresolved else None
 
-    def _unresolved(self, addresses: Addresses) -> tuple[rows.UnresolvedRow, ...]:
+    def _unresolved(self, addresses: Addresses) -> tuple[UnresolvedRow, ...]:
         why = {name: self.parts.resolver.why_failing(name) for name in addresses.names}
         return tuple(
-            rows.UnresolvedRow(str(name), reason)
-            for name, reason in why.items()
-            if reason is not None
+            UnresolvedRow(str(name), reason) for name, reason in why.items() if reason is not None
         )
 
     @property

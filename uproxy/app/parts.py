@@ -9,6 +9,8 @@ from uproxy.app.current import Current
 from uproxy.app.doors import Doors
 from uproxy.app.engines import make_engine
 from uproxy.app.identity import make_source
+from uproxy.app.l7 import usable_endpoints
+from uproxy.app.l7_health import L7Health
 from uproxy.app.proofs import Proofs
 from uproxy.config import Settings
 from uproxy.connections import Connections
@@ -50,6 +52,7 @@ class Parts:
         self.doors = Doors(self.engine, listeners)
         self.current = Current(self.services, self.doors)
         self.resolver = Resolver(self.current)
+        self.l7_health = L7Health(lambda: self.snapshot, self.endpoints)
         self.source.subscribe(self.current.credentials_changed)
         self.proofs = Proofs(self.source, self.current.tokens_changed)
         self.metrics.watch_identity(lambda: self.source.status)
@@ -57,6 +60,7 @@ class Parts:
             lambda: {name: each.expires for name, each in self.proofs.status.items()}
         )
         self.metrics.watch_limits(self.engine.refused)
+        self.metrics.watch_l7(lambda: usable_endpoints(self.snapshot, self.endpoints))
         self.metrics.watch_tunnels(
             lambda: {
                 Direction.INBOUND: len(self.connections.tunnels),

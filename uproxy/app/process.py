@@ -147,6 +147,7 @@ class RunningProxy:
         self._limit(settings.limits, budget_of(settings))
         parts.source.subscribe(lambda _before, _after: self._notifier.status(self._status()))
         parts.proofs.follow(settings)
+        parts.l7_health.follow()
         await parts.source.start()
         await parts.connections.start()
         parts.resolver.start()
@@ -279,6 +280,7 @@ class RunningProxy:
             raise
         parts.current.put(snapshot, fresh)
         parts.proofs.follow(settings)
+        parts.l7_health.follow()
         parts.resolver.refresh()
         self._limit(settings.limits, budget)
         if settings.log != before.log:
@@ -325,6 +327,7 @@ class RunningProxy:
         await self._admin.close()
         await parts.resolver.stop()
         await parts.proofs.stop()
+        await parts.l7_health.stop()
         await parts.source.stop()
         await parts.engine.stop()
         await parts.connections.stop()

@@ -22,6 +22,7 @@ from uproxy.model import (
     UnixAddress,
 )
 from uproxy.proxy.admin import facts as rows
+from uproxy.proxy.admin.row import UnresolvedRow
 from uproxy.snapshot import Destination
 
 
@@ -163,7 +164,7 @@ def door_rows(
 
 
 def destination_row(
-    to: Destination, all_: AllEndpoints, unresolved: tuple[rows.UnresolvedRow, ...]
+    to: Destination, all_: AllEndpoints, unresolved: tuple[UnresolvedRow, ...]
 ) -> rows.DestinationRow:
     """Return the row of a destination, with its endpoints in the order of the configuration."""
     endpoints = all_[Direction.OUTBOUND, to.settings.name]

@@ -109,6 +109,8 @@ def _is_echo(row: Row) -> bool:
     """Whether a caller's row says no more than that the called side refused."""
     if row["outcome"] == "handshake_failed":
         return str(row["reason"]).startswith("the peer refused")
+    if row["outcome"] == "l7_refused":
+        return "reset before the first byte" in str(row["reason"])
     return bool(row["outcome"] == "peer_refused")
 
 

@@ -61,6 +61,7 @@ def render(
         *_denials(status, now, width),
         *table("DOORS", _doors(status, now), width),
         *table("DESTINATIONS", _destinations(status), width),
+        *_l7_proxies(status, width),
         *_rates(status, width),
         *_identity(status, now),
         *_outcomes(status),
@@ -185,6 +186,24 @@ def _destinations(status: Status) -> list[Sequence[str]]:
         if not destination["endpoints"] and not unresolved:
             rows.append((destination["name"], "no address yet", how, ""))
     return rows
+
+
+def _l7_proxies(status: Status, width: int | None) -> list[Line]:
+    """Return a row for each address of each L7 proxy; nothing where there is none."""
+    rows: list[Sequence[str]] = []
+    for proxy in status.get("l7_proxies", ()):
+        to = ", ".join(each["name"] for each in proxy["destinations"]) or "nobody"
+        for each in proxy["endpoints"]:
+            fate, reason = f"{each['connections']:,} open", each["reason"]
+            if each["draining"]:
+                fate = f"draining, {fate}"
+            if reason:
+                why = "" if _told(status, reason) else f": {reason}"
+                fate = f"{fate}, {'passed over' if each['passed_over'] else 'failed'}{why}"
+            rows.append((proxy["name"], each["address"], f"for {to}", fate))
+        if not proxy["endpoints"]:
+            rows.append((proxy["name"], "no address yet", f"for {to}", ""))
+    return table("L7 PROXIES", rows, width) if rows else []
 
 
 def _rates(status: Status, width: int | None) -> list[Line]:

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Set
 
-from uproxy.config import later
 from uproxy.config.capture_checks import check_capture, is_captured
-from uproxy.config.kinds import nearest, not_yet
+from uproxy.config.kinds import nearest
 from uproxy.config.l7_checks import check_l7
 from uproxy.config.leaves import CIPHERS_12, CIPHERS_13
 from uproxy.config.listeners import beyond_loopback, check_listeners
@@ -35,16 +34,6 @@ def check(root: Draft) -> Iterator[Mistake]:
     yield from _check_timeouts(root)
     yield from check_rules(root)
     yield from check_listeners(root)
-    yield from _refuse_unfinished(root)
-
-
-def _refuse_unfinished(root: Draft) -> Iterator[Mistake]:
-    """Refuse keys that have no effect in this version."""
-    for section, keys in later.UNFINISHED.items():
-        for draft in root.drafts(section) if section else (root,):
-            for key, way_out in keys.items():
-                if draft.has(key):
-                    yield draft.wrong(key, not_yet(way_out))
 
 
 def _check_identity(root: Draft) -> Iterator[Mistake]:

@@ -23,13 +23,6 @@ KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 )
 """The keys by the record they will belong to; each with what to use today."""
 
-UNFINISHED: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "l7_proxies": {"health": "leave it out: failed connections are noticed all the same"},
-    }
-)
-"""The same for keys that are read and checked, but have no effect in this version."""
-
 ENGINES: Mapping[str, str] = MappingProxyType(
     dict.fromkeys(("cython", "c"), "use `engine: native`")
 )

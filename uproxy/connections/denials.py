@@ -27,7 +27,10 @@ def is_listed(ending: Ending) -> bool:
     nobody answered where it was to go."""
     if ending.outcome is Outcome.TIMED_OUT:
         return ending.state is State.CONNECTING
-    return ending.outcome in DENIALS or ending.outcome is Outcome.CONNECT_FAILED
+    return ending.outcome in DENIALS or ending.outcome in _NOT_REACHED
+
+
+_NOT_REACHED = (Outcome.CONNECT_FAILED, Outcome.L7_UNAVAILABLE)
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,6 +164,13 @@ class Metrics:
             ("direction",), lambda: pulled.by_direction(read()),
         )  # fmt: skip
 
+    def watch_l7(self, read: Callable[[], pulled.Samples]) -> None:
+        """Publish which addresses of L7 proxies get new streams."""
+        self._pulled.gauge(
+            "uproxy_l7_endpoint_usable", "1 while an L7 proxy's address gets new streams, else 0",
+            ("l7_proxy", "endpoint"), read,
+        )  # fmt: skip
+
     def watch_limits(self, read: Callable[[], Mapping[str, int]]) -> None:
         """Publish how many arrivals each limit has refused."""
         self._pulled.counter(

@@ -84,9 +84,9 @@ def connections(facts: AdminFacts, limit: int) -> Response:
     return _compact(facts.connections(limit))
 
 
-def l7() -> Response:
-    """Return an empty list: this version doesn't use L7 proxies."""
-    return _pretty({"l7_proxies": []})
+def l7(facts: AdminFacts) -> Response:
+    """Return the L7 proxies as JSON, with their addresses and how these fare."""
+    return _pretty({"l7_proxies": facts.l7_proxies()})
 
 
 def status(facts: AdminFacts, now: datetime) -> Response:
@@ -101,6 +101,7 @@ def status(facts: AdminFacts, now: datetime) -> Response:
         certificates=facts.certificates(),
         doors=facts.doors(),
         destinations=facts.destinations(),
+        l7_proxies=facts.l7_proxies(),
         denials=facts.denials(),
         stale=facts.stale(),
     )
@@ -119,7 +120,7 @@ def status(facts: AdminFacts, now: datetime) -> Response:
             "certificates": moment.certificates,
             "doors": moment.doors,
             "destinations": moment.destinations,
-            "l7_proxies": [],
+            "l7_proxies": moment.l7_proxies,
             "connections_total": open_now.total,
             "connections": open_now.connections,
             "peers_total": peers.total,

@@ -41,6 +41,7 @@ class Kind(enum.StrEnum):
     HANDSHAKES = "handshakes"
     APPLICATION = "application"
     DESTINATION = "destination"
+    L7_PROXY = "l7_proxy"
     ADDRESS = "address"
     NAME = "name"
     CONFIGURATION = "configuration"
@@ -67,6 +68,7 @@ _WORDS = {
     Kind.HANDSHAKES: ("no handshake with 1 destination", "no handshake with {:,} destinations"),
     Kind.APPLICATION: ("1 application down", "{:,} applications down"),
     Kind.DESTINATION: ("1 destination down", "{:,} destinations down"),
+    Kind.L7_PROXY: ("1 L7 proxy down", "{:,} L7 proxies down"),
     Kind.ADDRESS: ("1 address failing", "{:,} addresses failing"),
     Kind.NAME: ("1 name not resolved", "{:,} names not resolved"),
     Kind.CONFIGURATION: ("configuration stale",) * 2,

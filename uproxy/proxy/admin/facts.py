@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
 
+from uproxy.proxy.admin.l7_rows import L7ProxyRow
 from uproxy.proxy.admin.overview import PeerList, Rates, Stale
-from uproxy.proxy.admin.row import Row
+from uproxy.proxy.admin.row import Row, UnresolvedRow
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 """The levels that `POST /logging?level=` accepts."""
@@ -215,14 +216,6 @@ class EndpointRow(Row):
 
 
 @dataclass(frozen=True, slots=True)
-class UnresolvedRow(Row):
-    """A name whose last look-up failed; the addresses that it had before are still used."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
 class DestinationRow(Row):
     """Where outbound connections go, and the identities expected there."""
 
@@ -314,6 +307,9 @@ class AdminFacts(Protocol):
 
     def destinations(self) -> tuple[DestinationRow, ...]:
         """Return the configured destinations with their endpoints."""
+
+    def l7_proxies(self) -> tuple[L7ProxyRow, ...]:
+        """Return the configured L7 proxies with their addresses."""
 
     def denials(self) -> tuple[DenialRow, ...]:
         """Return about the last fifty denials that differ, newest first."""

@@ -65,7 +65,7 @@ def _dump(path: str, facts: AdminFacts) -> Response:
             return answers.config_dump(facts)
         case "/certs":
             return answers.certs(facts)
-    return answers.l7()
+    return answers.l7(facts)
 
 
 def _connections(request: Request, facts: AdminFacts) -> Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -37,3 +38,11 @@ def plain(value: object) -> Any:
     if value is None or isinstance(value, (str, int, float)):
         return value
     return str(value)
+
+
+@dataclass(frozen=True, slots=True)
+class UnresolvedRow(Row):
+    """A name whose last look-up failed; the addresses that it had before are still used."""
+
+    name: str
+    reason: str

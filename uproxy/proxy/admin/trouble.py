@@ -21,6 +21,7 @@ from uproxy.proxy.admin.facts import (
     DoorRow,
     Readiness,
 )
+from uproxy.proxy.admin.l7_rows import L7EndpointRow, L7ProxyRow
 from uproxy.proxy.admin.overview import Stale
 
 LATELY: Final = timedelta(minutes=15)
@@ -45,6 +46,7 @@ class Moment:
     certificates: Certificates
     doors: tuple[DoorRow, ...]
     destinations: tuple[DestinationRow, ...]
+    l7_proxies: tuple[L7ProxyRow, ...]
     denials: tuple[DenialRow, ...]
     stale: Stale | None
 
@@ -55,6 +57,7 @@ def find(moment: Moment) -> tuple[Trouble, ...]:
         *_of_process(moment),
         *_of_applications(moment.doors),
         *_of_destinations(moment.destinations),
+        *_of_l7_proxies(moment.l7_proxies),
         *_of_notes(moment),
         *_of_certificate(moment),
     )
@@ -148,6 +151,33 @@ def _of_names(to: DestinationRow) -> Iterator[Trouble]:
         yield Trouble(Kind.NAME, level, words, None, f"whoever gives {each.name} its address")
 
 
+def _of_l7_proxies(proxies: Iterable[L7ProxyRow]) -> Iterator[Trouble]:
+    """Yield each L7 proxy that can't be used, and failing addresses of the others."""
+    for proxy in proxies:
+        turn = f"whoever runs L7 proxy {proxy.name}"
+        for name in proxy.unresolved:
+            words = f"{name.name} can't be resolved: {name.reason} (L7 proxy {proxy.name})"
+            level = Level.WARN if proxy.endpoints else Level.BAD
+            yield Trouble(Kind.NAME, level, words, None, f"whoever gives {name.name} its address")
+        failing = [each for each in proxy.endpoints if each.reason is not None]
+        if proxy.endpoints and not proxy.usable:
+            yield _down(proxy, failing, turn)
+            continue
+        for each in failing:
+            words = f"an address of L7 proxy {proxy.name} fails: {each.reason}"
+            yield Trouble(Kind.ADDRESS, Level.WARN, words, each.since, turn)
+
+
+def _down(proxy: L7ProxyRow, failing: list[L7EndpointRow], turn: str) -> Trouble:
+    why = failing[-1].reason if failing else "each of its addresses is draining"
+    begun = [each.since for each in failing if each.since is not None]
+    if proxy.when_unavailable == "bypass":
+        words = f"connections go past L7 proxy {proxy.name}, without its policy: {why}"
+    else:
+        words = f"L7 proxy {proxy.name} can't be used: {why}"
+    return Trouble(Kind.L7_PROXY, Level.BAD, words, max(begun, default=None), turn)
+
+
 def _of_notes(moment: Moment) -> Iterator[Trouble]:
     """Yield what doesn't affect readiness."""
     since = moment.readiness.since
@@ -222,14 +252,16 @@ def _kind(row: DenialRow) -> Kind | None:
     """Return what a denial counts as; None: as nothing, since its cause is found elsewhere."""
     if row.outcome in _OF_OTHER_CAUSE:
         return None
-    if row.outcome == Outcome.PEER_REFUSED:
+    if row.outcome in (Outcome.PEER_REFUSED, Outcome.L7_REFUSED):
         return Kind.REFUSED_THERE
     if row.direction == "inbound":
         return Kind.CALLERS
     return Kind.HANDSHAKES if row.outcome == Outcome.HANDSHAKE_FAILED else Kind.PEERS
 
 
-_OF_OTHER_CAUSE: Final = (Outcome.CONNECT_FAILED, Outcome.TIMED_OUT, Outcome.NO_IDENTITY)
+_OF_OTHER_CAUSE: Final = (
+    Outcome.CONNECT_FAILED, Outcome.TIMED_OUT, Outcome.NO_IDENTITY, Outcome.L7_UNAVAILABLE,
+)  # fmt: skip
 
 
 def _name(row: DenialRow) -> str:

@@ -1,0 +1,62 @@
+"""Shows how the L7 proxies fare that destinations are reached through."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+from uproxy.app.tables import ago
+from uproxy.destinations import L7, Addresses, AllEndpoints
+from uproxy.proxy.admin.l7_rows import L7DestinationRow, L7EndpointRow, L7ProxyRow
+from uproxy.proxy.admin.row import UnresolvedRow
+from uproxy.snapshot import L7Proxy, Snapshot
+
+
+def l7_rows(
+    snapshot: Snapshot,
+    endpoints: AllEndpoints,
+    unresolved: Callable[[Addresses], tuple[UnresolvedRow, ...]],
+) -> tuple[L7ProxyRow, ...]:
+    """Return a row for each L7 proxy, in the order of the configuration."""
+    return tuple(
+        L7ProxyRow(
+            name=name,
+            identities=proxy.settings.identities,
+            when_unavailable=proxy.settings.when_unavailable,
+            endpoints=tuple(_endpoint_rows(proxy, endpoints)),
+            unresolved=unresolved(proxy.addresses),
+            destinations=tuple(
+                L7DestinationRow(each.settings.name, each.via.has_proof)
+                for each in snapshot.destinations.values()
+                if each.via is not None and each.via.proxy is proxy
+            ),
+        )
+        for name, proxy in snapshot.l7_proxies.items()
+    )
+
+
+def _endpoint_rows(proxy: L7Proxy, endpoints: AllEndpoints) -> Iterator[L7EndpointRow]:
+    of_proxy = endpoints[L7, proxy.settings.name]
+    for each in of_proxy.status(proxy.addresses, time.monotonic()):
+        yield L7EndpointRow(
+            address=str(each.address),
+            name=str(each.name),
+            draining=each.address not in proxy.serving.listed,
+            passed_over=each.passed_over,
+            connections=each.connections,
+            reason=each.reason,
+            since=None if each.failing_s is None else ago(each.failing_s),
+        )
+
+
+def usable_endpoints(
+    snapshot: Snapshot, endpoints: AllEndpoints
+) -> Iterator[tuple[tuple[str, str], float]]:
+    """Yield for each address of each L7 proxy, as configured, whether it gets new streams: 1 or
+    0."""
+    for row in l7_rows(snapshot, endpoints, lambda _addresses: ()):
+        found: dict[str, bool] = {}
+        for each in row.endpoints:
+            usable = not each.draining and not each.passed_over
+            found[each.name] = found.get(each.name, False) or usable
+        yield from (((row.name, name), float(usable)) for name, usable in found.items())
