@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers import traffic
+from uproxy.demo import apps
 from uproxy.demo.apps import EchoApplications, EchoSession
 from uproxy.errors import UproxyError
 from uproxy.lab.ports import free_port
@@ -51,6 +52,15 @@ async def test_a_lost_session_says_so_and_closes_all_the_same() -> None:
     with pytest.raises(UproxyError, match="the echo connection"):
         await session.ask()
     await session.close()
+
+
+async def test_a_silent_server_is_not_waited_for_forever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apps, "TIMEOUT_S", 0.1)
+    async with traffic.serving(traffic.never_read) as silent:
+        session = await EchoSession.open(silent)
+        with pytest.raises(UproxyError, match="the echo connection is lost: no answer"):
+            await session.ask()
+        await session.close()
 
 
 async def test_a_server_that_is_not_there_is_told() -> None:

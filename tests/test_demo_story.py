@@ -103,7 +103,7 @@ async def tell(world: DemoWorld) -> str:
 
 async def test_in_the_world_as_it_is_every_step_is_told() -> None:
     lines = (await tell(DemoWorld())).splitlines()
-    assert [line[0] for line in lines if line[:1].isdigit()] == list("1234567")
+    assert [line[0] for line in lines if line[:1].isdigit()] == list("12345678")
     assert sum(FRONTEND.removeprefix("spiffe://") in line for line in lines if "echo" in line) == 2
 
 

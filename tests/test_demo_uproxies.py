@@ -71,6 +71,22 @@ async def test_what_is_open_is_what_its_admin_listener_says(tmp_path: Path, app:
     assert (await uproxy.connections(), await uproxy.handshakes()) == ({}, 0)
 
 
+async def test_a_changed_file_is_in_force_when_the_change_returns(tmp_path: Path, app: int) -> None:
+    document, port = config(app), free_port()
+    other = {"listen": f"127.0.0.1:{port}", "to": "app"}
+    async with UproxyProcess(document, tmp_path) as uproxy:
+        await uproxy.wait_until_ready()
+        await uproxy.change({**document, "outbound": [other]})
+        await traffic.exchange(port, 1000)
+
+
+async def test_a_file_that_is_refused_is_told_with_the_reason(tmp_path: Path, app: int) -> None:
+    async with UproxyProcess(config(app), tmp_path) as uproxy:
+        await uproxy.wait_until_ready()
+        with pytest.raises(UproxyError, match=r"plain's uProxy refused its file: .*steam"):
+            await uproxy.change({**config(app), "engine": "steam"})
+
+
 async def test_one_that_cannot_start_tells_why(tmp_path: Path, app: int) -> None:
     document = {**config(app), "engine": "steam"}
     with pytest.raises(UproxyError, match=r"plain's uProxy ended \(exit code 2\).*steam"):

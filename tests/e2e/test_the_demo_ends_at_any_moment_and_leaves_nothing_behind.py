@@ -19,6 +19,9 @@ STEPS = [
     "4  The wire",
     "5  Callers that orders must refuse",
     "6  Identities",
+    "7  An L7 policy",
+    "✓ an Envoy is",
+    "out of the path",
 ]
 
 

@@ -7,12 +7,15 @@ at the end, however it ends.
 
     apps, distribution    the applications: an echo, or PostgreSQL and nginx
     processes             child processes of the demonstration
-    uproxies              a `uproxy run` process and its admin listener
+    uproxies, admin       a `uproxy run` process and its admin listener
     world                 starts and stops the authority, the uProxies and the tap
     unauthorized          clients that ask for a stream and must be refused, with pyOpenSSL and h2
     evidence              facts from access logs, admin listeners and the wire
     screen                prints headings, check marks and tables
     story                 the steps in order; each proves what it says
+    rotation              the step in which all certificates are renewed
+    l7_act                the step in which a shared Envoy enters the path, and leaves it
+    l7_world, envoy, web  what that step adds: configurations, an Envoy, an HTTP application
     runner                runs the story once, and handles signals
 
 The tap between the uProxies and the reader of captured TLS are in `lab`.

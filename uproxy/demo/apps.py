@@ -162,7 +162,9 @@ class EchoSession:
                 self._writer.write(f"{text}\n".encode())
                 line = await self._reader.readline()
         except OSError as error:  # TimeoutError is one
-            raise UproxyError(f"the echo connection is lost: {error or 'no answer'}") from error
+            raise UproxyError(
+                f"the echo connection is lost: {str(error) or 'no answer'}"
+            ) from error
         if not line.endswith(b"\n"):
             raise UproxyError("the echo connection ended in the middle of a line")
         return line.decode().rstrip("\n")

@@ -5,12 +5,14 @@ Each function waits for a fact, reads it, or raises a UproxyError if it isn't so
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from uproxy.demo.processes import until_async
 from uproxy.demo.unauthorized import ConnectionResult
 from uproxy.demo.uproxies import UproxyProcess
+from uproxy.demo.world import FRONTEND, ORDERS
 from uproxy.errors import UproxyError
 from uproxy.lab.tap import Capture
 from uproxy.lab.wire import Conversation, read_conversation
@@ -42,6 +44,26 @@ async def access_of(uproxy: UproxyProcess, result: ConnectionResult) -> Row:
     row = await uproxy.until(find, f"{uproxy.name} logs the client {result.source}")
     assert row is not None  # noqa: S101  `until` waited for it
     return row
+
+
+async def between_us(uproxy: UproxyProcess, count: int) -> list[Row]:
+    """Return the first `count` lines of an access log; check each as `expect_between_us` does."""
+    rows = await accesses(uproxy, count)
+    for row in rows:
+        expect_between_us(row)
+    return rows
+
+
+def expect_between_us(row: Row) -> None:
+    """Raise UproxyError unless a line is about a stream from frontend to orders that ended in
+    order."""
+    said = (row["src.identity"], row["dst.identity"], row["transport"], row["outcome"])
+    expect(said == (FRONTEND, ORDERS, "hbone", "closed"), f"an access log says {row}")
+
+
+def application_of(servers: Mapping[str, int]) -> str:
+    """Return the address of the first service's server, which a CONNECT may name."""
+    return f"127.0.0.1:{next(iter(servers.values()))}"
 
 
 def verdict(row: Row) -> str:

@@ -1,6 +1,6 @@
 """The steps of the demonstration, in order; each proves what it says.
 
-    authority → workloads → traffic → wire → refusals → rotation → look around
+    authority → workloads → traffic → wire → refusals → rotation → L7 proxy → look around
 
 A step prints something after checking it; if a check fails, the story ends with an error.
 Rules: what is said about uProxy comes from what others can see too: access logs, the admin
@@ -14,26 +14,25 @@ import secrets
 from collections import Counter
 from dataclasses import dataclass
 
-from uproxy.demo.apps import Applications, AppSession, EchoApplications, Exchange
+from uproxy.demo.apps import Applications, EchoApplications, Exchange
 from uproxy.demo.distribution import DistributionApplications
 from uproxy.demo.evidence import (
     Row,
     access_of,
-    accesses,
+    application_of,
+    between_us,
     expect,
-    only_open_tunnel,
-    other_serial,
     port_of,
     read_wire,
-    serial,
     time_left,
-    tunnel_has_ended,
     verdict,
 )
+from uproxy.demo.l7_act import L7Act
+from uproxy.demo.rotation import Rotation
 from uproxy.demo.screen import Screen
 from uproxy.demo.unauthorized import ConnectionResult, connect_to_door
 from uproxy.demo.uproxies import UproxyProcess
-from uproxy.demo.world import FRONTEND, HOME, NAMESAKE, NEWSLETTER, ORDERS, RULE, DemoWorld
+from uproxy.demo.world import FRONTEND, NAMESAKE, NEWSLETTER, ORDERS, DemoWorld
 from uproxy.lab.wire import CIPHERS, GROUPS, VERSIONS
 
 _HEARTBEAT_S = 2.0
@@ -87,10 +86,11 @@ class Story:
         apps = await self._show_workloads()
         rows = await self._show_traffic(apps)
         await self._show_wire(rows)
-        await self._show_refusals(_application(apps))
+        await self._show_refusals(application_of(apps.servers))
         await self._show_rotation(apps)
         self._session = await apps.open_session(self._world.doors)
         self._world.on_exit(self._session.close)
+        await self._show_l7(apps)
         await self._show_where_to_look()
 
     async def stay(self) -> None:
@@ -148,8 +148,8 @@ class Story:
         with screen.waiting("clients call again and again"):
             client = await apps.call(world.doors, _SHORT_CONNECTIONS)
         screen.done(f"{client} called {_SHORT_CONNECTIONS} times more, over a connection each")
-        await _between_us(world.frontend, len(exchanges) + _SHORT_CONNECTIONS)
-        return await _between_us(world.orders, len(exchanges) + _SHORT_CONNECTIONS)
+        await between_us(world.frontend, len(exchanges) + _SHORT_CONNECTIONS)
+        return await between_us(world.orders, len(exchanges) + _SHORT_CONNECTIONS)
 
     async def _show_accesses(self, apps: Applications, count: int) -> None:
         """Print the first lines of both access logs."""
@@ -160,7 +160,7 @@ class Story:
         services = {port: service for service, port in apps.servers.items()}
         table: list[list[str]] = []
         for uproxy in (self._world.frontend, self._world.orders):
-            rows = await _between_us(uproxy, count)
+            rows = await between_us(uproxy, count)
             table += [_cells(uproxy, row, services[port_of(row["dst.hbone_addr"])]) for row in rows]
         screen.table(("log of", "who called", "who answered", "for", "sent", "back"), table)
 
@@ -203,9 +203,8 @@ class Story:
         screen.done(f"one tunnel carried all {len(rows)} connections, each as a stream of it")
         screen.fact("handshakes", "1, as both uProxies count (uproxy_handshakes_total)")
         screen.fact("came from", f"{sources.pop()}, says each of the {len(rows)} lines of orders")
-        screen.fact(
-            "went to", ", ".join(f"CONNECT {addr} ({n} times)" for addr, n in named.items())
-        )
+        went = ", ".join(f"{address} ({count})" for address, count in named.items())
+        screen.fact("went to", f"{went}, as their CONNECTs say")
 
     async def _show_refusals(self, application: str) -> None:
         """Check that each unauthorized client is refused as it must be."""
@@ -234,104 +233,32 @@ class Story:
         return result, row
 
     async def _show_rotation(self, apps: Applications) -> None:
-        """Renew all certificates while a connection is open; check that its tunnel ends with it."""
-        world, screen = self._world, self._screen
-        screen.step(6, "Identities rotate under a live connection")
-        session = await apps.open_session(world.doors)
-        try:
-            tunnel = await self._renew_under(session, apps)
-        finally:
-            await session.close()
-        await tunnel_has_ended(world.orders, tunnel)
-        screen.done("its client has closed it, and the old tunnel ended with its last stream")
+        self._screen.step(6, "Identities rotate under a live connection")
+        await Rotation(self._world, self._screen, apps).tell()
 
-    async def _renew_under(self, session: AppSession, apps: Applications) -> str:
-        """Renew all certificates; check that new tunnels are made with them, and that an open
-        connection stays in its tunnel.  Return from where that comes."""
-        orders, screen = self._world.orders, self._screen
-        name = await session.ask()
-        old = str((await only_open_tunnel(orders))["source"])
-        screen.done(f"a connection is open: {name}")
-        screen.fact("its tunnel", f"from {old}")
-        await self._renew(_application(apps))
-        new = await self._other_tunnel(apps, old)
-        screen.done("a new connection makes a tunnel with the new certificates")
-        screen.fact("its tunnel", f"from {new}")
-        again = await session.ask()
+    async def _show_l7(self, apps: Applications) -> None:
+        """Tell of the L7 proxy; check that what is open meanwhile stays open."""
+        self._screen.step(7, "An L7 policy for one destination, in a shared Envoy, while all runs")
+        name = await self._session.ask()
+        act = L7Act(self._world, self._screen, apps.servers)
+        if not await act.tell():
+            return
+        again = await self._session.ask()
         expect(again == name, f"the connection was {name}, now it is {again}")
-        kept = str((await only_open_tunnel(orders))["source"])
-        expect(kept == old, f"its tunnel was from {old}, now it is from {kept}")
-        screen.done(f"the open connection answers as before: {again}")
-        screen.fact("its tunnel", f"from {old} still")
-        return old
-
-    async def _renew(self, application: str) -> None:
-        """Renew all certificates; check that both uProxies have theirs, and that orders shows
-        its."""
-        world, screen = self._world, self._screen
-        both = (world.frontend, world.orders)
-        before = [serial(await one.own_certificate()) for one in both]
-        await self._expect_shown(before[1], application)
-        with screen.waiting("the authority issues new certificates to everybody"):
-            world.authority.renew(HOME)
-            after = [await other_serial(one, old) for one, old in zip(both, before, strict=True)]
-        screen.done("the authority has issued new certificates, and both uProxies have theirs")
-        for uproxy, old, new in zip(both, before, after, strict=True):
-            screen.fact(uproxy.name, f"serial {old[:16]}… → {new[:16]}…")
-        await self._expect_shown(after[1], application)
-        screen.done("a new handshake is shown the new certificate of orders")
-
-    async def _other_tunnel(self, apps: Applications, old: str) -> str:
-        """Make a connection; check that another tunnel than that from `old` carried it, and return
-        from where that comes."""
-        orders, before = self._world.orders, len(self._world.orders.accesses)
-        await apps.call(self._world.doors, 1)
-        row = (await accesses(orders, before + 1))[before]
-        _expect_between_us(row)
-        expect(row["src.addr"] != old, f"a tunnel made with an old certificate took {row}")
-        return str(row["src.addr"])
-
-    async def _expect_shown(self, number: str, application: str) -> None:
-        """Check that orders presents the certificate with this serial number to a client with
-        frontend's identity."""
-        svid = await self._world.identity(FRONTEND)
-        result = await connect_to_door(self._world.tunnel_port, svid, application)
-        shown = "none" if result.certificate is None else result.certificate.serial_number
-        expect(shown == int(number, 16), f"orders shows {shown}, its admin listener says {number}")
-        row = await access_of(self._world.orders, result)
-        expect(row["rule"] == RULE, f"frontend's identity wasn't let in: {row}")
+        self._screen.done(f"a connection that was open all along answers as before: {again}")
 
     async def _show_where_to_look(self) -> None:
         """Check that the status pages answer; print their addresses."""
         world, screen = self._world, self._screen
-        screen.step(7, "Look around")
+        screen.step(8, "Look around")
         for uproxy in (world.frontend, world.orders):
             expect(await uproxy.shows_status(), f"{uproxy.status_page} doesn't answer")
             screen.done(f"the status page of {uproxy.name}: {uproxy.status_page}")
             screen.fact("configuration", str(uproxy.config_file))
 
 
-def _application(apps: Applications) -> str:
-    """Return the address of the first service's server, which a CONNECT may name."""
-    return f"127.0.0.1:{next(iter(apps.servers.values()))}"
-
-
 def _path(exchange: Exchange) -> str:
     return f"{exchange.client} ── frontend's uProxy ══ HBONE ══ orders' uProxy ── {exchange.server}"
-
-
-async def _between_us(uproxy: UproxyProcess, count: int) -> list[Row]:
-    """Return the first `count` lines of an access log; check that each is about a stream from
-    frontend to orders that ended in order."""
-    rows = await accesses(uproxy, count)
-    for row in rows:
-        _expect_between_us(row)
-    return rows
-
-
-def _expect_between_us(row: Row) -> None:
-    said = (row["src.identity"], row["dst.identity"], row["transport"], row["outcome"])
-    expect(said == (FRONTEND, ORDERS, "hbone", "closed"), f"an access log says {row}")
 
 
 def _cells(uproxy: UproxyProcess, row: Row, service: str) -> list[str]:

@@ -8,6 +8,7 @@ checks that.  Rule: the client accepts any server certificate, as an attacker wo
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import h2.config
@@ -22,6 +23,7 @@ from uproxy.errors import UproxyError
 from uproxy.identity.credentials import Svid
 
 _CHUNK = 64 * 1024
+Header = tuple[str, str]
 _LET_IN = "200"
 _NO_HTTP2 = "no HTTP/2"
 
@@ -38,9 +40,11 @@ class ConnectionResult:
     """`alert unknown_ca`, `403 to its CONNECT 10.0.0.7:5432`, …; None: the client was let in."""
 
 
-async def connect_to_door(port: int, svid: Svid | None, application: str) -> ConnectionResult:
+async def connect_to_door(
+    port: int, svid: Svid | None, application: str, *headers: Header
+) -> ConnectionResult:
     """Connect to a door for tunnels, do a TLS handshake, send a CONNECT for the address
-    `application`, and wait for an answer or a refusal.
+    `application` with further `headers`, and wait for an answer or a refusal.
 
     Raises:
         UproxyError: nobody listens there, or neither came before the timeout.
@@ -48,7 +52,7 @@ async def connect_to_door(port: int, svid: Svid | None, application: str) -> Con
     try:
         async with asyncio.timeout(TIMEOUT_S):
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            return await _Client(reader, writer, svid).receive(application)
+            return await _Client(reader, writer, svid).receive(application, headers)
     except TimeoutError:
         raise UproxyError(f"the door at port {port} neither answered nor refused") from None
     except OSError as error:
@@ -69,23 +73,23 @@ class _Client:
         config = h2.config.H2Configuration(validate_outbound_headers=False)
         self._h2 = h2.connection.H2Connection(config)
 
-    async def receive(self, application: str) -> ConnectionResult:
+    async def receive(self, application: str, headers: Sequence[Header]) -> ConnectionResult:
         host, port = self._writer.get_extra_info("sockname")
         try:
-            refusal = await self._refusal(application)
+            refusal = await self._refusal(application, headers)
         finally:
             self._writer.transport.abort()
         certificate = self._tls.get_peer_certificate(as_cryptography=True)
         return ConnectionResult(f"{host}:{port}", certificate, refusal)
 
-    async def _refusal(self, application: str) -> str | None:
+    async def _refusal(self, application: str, headers: Sequence[Header]) -> str | None:
         """Do the handshake, send the CONNECT and wait for its answer; return the refusal, None if
         there is none."""
         try:
             await self._handshake()
             if self._tls.get_alpn_proto_negotiated() != b"h2":
                 return _NO_HTTP2
-            self._send_connect(application)
+            self._send_connect(application, headers)
             # a TLS 1.3 client's handshake ends before the server has verified it (RFC 8446 §4.4.2)
             answer = await self._answer()
         except SSL.ZeroReturnError:
@@ -109,10 +113,11 @@ class _Client:
             else:
                 return await self._flush()
 
-    def _send_connect(self, application: str) -> None:
+    def _send_connect(self, application: str, headers: Sequence[Header]) -> None:
         self._h2.initiate_connection()
         stream = self._h2.get_next_available_stream_id()
-        self._h2.send_headers(stream, [(":method", "CONNECT"), (":authority", application)])
+        connect = [(":method", "CONNECT"), (":authority", application), *headers]
+        self._h2.send_headers(stream, connect)
 
     async def _answer(self) -> str:
         """Return the status that the CONNECT is answered with, or `a reset`."""

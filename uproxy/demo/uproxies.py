@@ -5,9 +5,6 @@ Rules: no settings reach it through our environment, and it runs the same code a
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import http.client
 import json
 import os
 import sys
@@ -18,12 +15,13 @@ from typing import Any
 import yaml
 
 import uproxy
+from uproxy.demo.admin import get
 from uproxy.demo.processes import Program, ProgramCommand, until_async
+from uproxy.errors import UproxyError
 from uproxy.lab.ports import free_port
 
-_ANSWER_S = 5.0
-"""Seconds that the admin listener may take to answer."""
-_HANDSHAKES = "uproxy_handshakes_total{"
+_RESULTS = ("applied", "refused")
+"""Of a reload, as metrics name them."""
 _NOT_FOR_IT = ("UPROXY__", "SPIFFE_", "LISTEN_", "NOTIFY_", "WATCHDOG_", "PYTHON")
 """Prefixes of variables that it must not inherit."""
 
@@ -36,8 +34,7 @@ class UproxyProcess(Program):
         self.name = str(config["name"])
         self.admin_port = free_port()
         self.config_file = folder / f"{self.name}.yaml"
-        admin = {"listen": f"127.0.0.1:{self.admin_port}", "metrics": None, "ready": None}
-        self.config_file.write_text(yaml.safe_dump({**config, "admin": admin}, sort_keys=False))
+        self._write(config)
         argv: list[str | Path] = [
             sys.executable,
             "-P",
@@ -68,7 +65,7 @@ class UproxyProcess(Program):
         """
 
         async def look() -> bool:
-            status, _ = await asyncio.to_thread(self._get, "/readyz")
+            status, _ = await get(self.admin_port, "/readyz")
             return status == 200
 
         await until_async(look, f"{self.name}'s uProxy is ready", self)
@@ -76,38 +73,56 @@ class UproxyProcess(Program):
     async def own_certificate(self) -> dict[str, Any]:
         """Return its SVID as `/certs` shows it: `spiffe_id`, `expires`, `chain`; empty if it
         has none."""
-        status, body = await asyncio.to_thread(self._get, "/certs")
+        status, body = await get(self.admin_port, "/certs")
         svid: dict[str, Any] | None = json.loads(body)["svid"] if status == 200 else None
         return svid or {}
 
     async def connections(self) -> dict[str, Any]:
         """Return `/connections`: the open `connections`, and the `tunnels` made to us; empty if it
         doesn't answer."""
-        status, body = await asyncio.to_thread(self._get, "/connections")
+        status, body = await get(self.admin_port, "/connections")
         found: dict[str, Any] = json.loads(body) if status == 200 else {}
         return found
 
     async def handshakes(self) -> int:
         """Return how many TLS handshakes its metrics have counted; 0 if it doesn't answer."""
-        _, body = await asyncio.to_thread(self._get, "/metrics")
-        lines = (line for line in body.decode().splitlines() if line.startswith(_HANDSHAKES))
+        return await self._counted("uproxy_handshakes_total{")
+
+    async def change(self, config: Mapping[str, Any]) -> None:
+        """Replace its configuration file, and wait until it has reloaded.
+
+        Raises:
+            UproxyError: it refused the file, or took longer than the timeout.
+        """
+        applied, refused = (f'uproxy_config_reloads_total{{result="{one}"}}' for one in _RESULTS)
+        before, bad = await self._counted(applied), await self._counted(refused)
+        self._write(config)
+
+        async def look() -> bool:
+            if await self._counted(refused) > bad:
+                why = json.loads(self.lines[-1])["message"]
+                raise UproxyError(f"{self.name}'s uProxy refused its file: {why}")
+            return await self._counted(applied) > before
+
+        await until_async(look, f"{self.name}'s uProxy reloads its configuration", self)
+
+    async def _counted(self, start: str) -> int:
+        """Return the sum of the metrics whose lines begin like this."""
+        _, body = await get(self.admin_port, "/metrics")
+        lines = (line for line in body.decode().splitlines() if line.startswith(start))
         return round(sum(float(line.split()[-1]) for line in lines))
+
+    def _write(self, config: Mapping[str, Any]) -> None:
+        """Write its configuration file in one step, as whoever reads it must see a whole one."""
+        admin = {"listen": f"127.0.0.1:{self.admin_port}", "metrics": None, "ready": None}
+        fresh = self.config_file.with_suffix(".new")
+        fresh.write_text(yaml.safe_dump({**config, "admin": admin}, sort_keys=False))
+        fresh.replace(self.config_file)
 
     async def shows_status(self) -> bool:
         """Return whether the status page answers with HTML."""
-        status, body = await asyncio.to_thread(self._get, "/")
+        status, body = await get(self.admin_port, "/")
         return status == 200 and b"<html" in body.lower()
-
-    def _get(self, path: str) -> tuple[int, bytes]:
-        """Return (HTTP status, body); status 0 if nobody answers."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=_ANSWER_S)
-        with contextlib.closing(connection):
-            try:
-                connection.request("GET", path)
-                response = connection.getresponse()
-                return response.status, response.read()
-            except (OSError, http.client.HTTPException):
-                return 0, b""
 
 
 def _environment() -> dict[str, str]:

@@ -35,6 +35,7 @@ ABROAD = "stranger.test"
 FRONTEND = f"spiffe://{HOME}/ns/web/sa/frontend"
 ORDERS = f"spiffe://{HOME}/ns/db/sa/orders"
 NEWSLETTER = f"spiffe://{HOME}/ns/web/sa/newsletter"
+L7 = f"spiffe://{HOME}/ns/mesh/sa/l7"
 NAMESAKE = f"spiffe://{ABROAD}/ns/web/sa/frontend"
 RULE = "only-frontend"
 """The only rule of orders' policy."""
@@ -126,10 +127,7 @@ class DemoWorld:
         """Return frontend's configuration: an outbound door for each server, whose tunnels go
         through the tap."""
         return {
-            "name": "frontend",
-            # each engine thread has tunnels of its own; with one there is one tunnel to look at
-            "workers": 1,
-            "identity": self._identity(FRONTEND),
+            **self.caller("frontend", FRONTEND),
             "outbound": [
                 {"listen": f"127.0.0.1:{port}", "to": service}
                 for service, port in self.doors.items()
@@ -143,6 +141,15 @@ class DemoWorld:
                 }
                 for service, port in servers.items()
             },
+        }
+
+    def caller(self, name: str, spiffe_id: str) -> dict[str, Any]:
+        """Return what the configurations of all calling workloads have."""
+        return {
+            "name": name,
+            # each engine thread has tunnels of its own; with one there is one tunnel to look at
+            "workers": 1,
+            "identity": self._identity(spiffe_id),
             "timeouts": _TIMEOUTS,
         }
 
@@ -179,5 +186,5 @@ def _definition(sockets: str) -> Definition:
         uid = os.geteuid()
         return DomainDefinition(name, tuple(EntryDefinition(one, uid=uid) for one in spiffe_ids))
 
-    domains = domain(HOME, FRONTEND, ORDERS, NEWSLETTER), domain(ABROAD, NAMESAKE)
+    domains = domain(HOME, FRONTEND, ORDERS, NEWSLETTER, L7), domain(ABROAD, NAMESAKE)
     return Definition({one.name: one for one in domains}, sockets)
