@@ -821,6 +821,50 @@ async def test_a_server_that_allows_no_stream_costs_no_tunnel_for_long(engine: E
         refusing.cancel()
 
 
+async def test_what_a_server_has_allowed_on_one_tunnel_holds_for_the_next(engine: Engine) -> None:
+    async with outbound(engine) as (_door, address, end):
+        await Stream.connect(address)
+        peer = await H2Peer.accept(end)
+        await peer.raw(frame(SETTINGS, 0, 0, b"\0\3\0\0\0\2"))
+        await peer.answer(await peer.request(), 200)
+        await peer.event(h2.events.SettingsAcknowledged)  # of those that begin a session
+        await peer.event(h2.events.SettingsAcknowledged)
+        peer.tls.stream.reset()
+        await eventually(lambda: engine.pooled_tunnels() == 0, "the tunnel is gone")
+
+        await Stream.connect(address)
+        first = await SilentServer.accept(end)
+        assert await first.next_connect() == 1
+        await Stream.connect(address)
+        await Stream.connect(address)
+        second = await SilentServer.accept(end)  # two are all that the first one takes
+        assert await first.next_connect() == 3
+        assert await second.next_connect() == 1
+
+
+class SilentServer:
+    """A server that has said nothing yet."""
+
+    def __init__(self, tls: TlsStream) -> None:
+        self.tls = tls
+        self._splitter = Splitter(server=True)
+        self._heard: list[Frame] = []
+
+    @classmethod
+    async def accept(cls, end: Upstream) -> SilentServer:
+        tls = TlsStream(await end.accept(), US, server=True)
+        await tls.handshake()
+        return cls(tls)
+
+    async def next_connect(self) -> int:
+        """Wait for a CONNECT; return its stream."""
+        while not any(each.kind == HEADERS for each in self._heard):
+            self._heard += self._splitter.split(await self.tls.receive())
+        while (heard := self._heard.pop(0)).kind != HEADERS:
+            pass
+        return heard.stream
+
+
 async def test_a_connect_that_finds_no_room_is_refused_and_its_tunnel_stays(
     engine: Engine,
 ) -> None:

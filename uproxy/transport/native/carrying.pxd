@@ -34,7 +34,7 @@ from uproxy.transport.native.goodbye cimport (
     close_if_done, finish_if_sent, forgive_silence, linger_on, lose_tunnel,
 )
 from uproxy.transport.native.stream cimport content_stream, leave_waiting, lose_stream
-from uproxy.transport.native.pool cimport is_unproven, leave_if_useless, leave_pool
+from uproxy.transport.native.pool cimport is_unproven, leave_if_useless, leave_pool, note_limit
 from uproxy.transport.native.connection cimport (
     after_relay, end_by_downstream, end_connection, on_failed, on_tunnel_ready, on_upstream_ready,
     stay_carrying,
@@ -142,8 +142,11 @@ cdef inline void note_pong(Session *session) noexcept nogil:
 
 
 cdef inline void note_settings(Session *session) noexcept nogil:
-    """`on_settings` of a session: the pool looks at the peer's limit when it needs it."""
-    mark_dirty(<Tunnel *>session.owner)
+    """`on_settings` of a session: the peer has said how many streams it allows."""
+    cdef Tunnel *tunnel = <Tunnel *>session.owner
+    if tunnel.connection.is_pooled:
+        note_limit(tunnel)
+    mark_dirty(tunnel)
 
 
 cdef inline void fill_session_calls(SessionCalls *calls) noexcept nogil:

@@ -18,7 +18,7 @@ from uproxy.transport.native.control cimport go_away
 from uproxy.transport.native.codes cimport (
     F_CUT, F_NONE, F_STREAM_REFUSED, TUNNEL_BUCKETS, V_ACCEPTED,
 )
-from uproxy.transport.native.types cimport Channel, Connection, Side, Tunnel, Worker
+from uproxy.transport.native.types cimport Channel, Connection, Side, StreamLimit, Tunnel, Worker
 from uproxy.transport.native.verify_cache cimport hold_verified
 from uproxy.transport.native.accept cimport new_connection, set_worker
 from uproxy.transport.native.tunnel cimport (
@@ -30,15 +30,20 @@ cdef enum:
     ROOM_BEFORE_SETTINGS = 100  # streams for which a tunnel is dialled (RFC 9113 §6.5.2)
 
 
+cdef inline uint64_t hash_of(uint64_t begun, sockaddr_storage *end,
+                             unsigned int size) noexcept nogil:
+    """Return a hash of a number and a far end's address."""
+    cdef const unsigned char *at = <const unsigned char *>end
+    cdef unsigned int index
+    for index in range(size):
+        begun = (begun ^ at[index]) * 0x100000001B3ULL
+    return begun
+
+
 cdef inline Tunnel **bucket_of(Worker *worker, uint64_t plan, sockaddr_storage *end,
                                unsigned int size) noexcept nogil:
     """Return where the tunnels with a plan to a far end are."""
-    cdef const unsigned char *at = <const unsigned char *>end
-    cdef uint64_t value = plan
-    cdef unsigned int index
-    for index in range(size):
-        value = (value ^ at[index]) * 0x100000001B3ULL
-    return &worker.pooled[(value >> 32) % TUNNEL_BUCKETS]
+    return &worker.pooled[(hash_of(plan, end, size) >> 32) % TUNNEL_BUCKETS]
 
 
 cdef inline bint leads_to(Tunnel *tunnel, Connection *who, sockaddr_storage *end,
@@ -50,37 +55,51 @@ cdef inline bint leads_to(Tunnel *tunnel, Connection *who, sockaddr_storage *end
             and memcmp(&tunnel.end, end, size) == 0)
 
 
-cdef inline int room_of(Tunnel *tunnel, int allowed) noexcept nogil:
-    """Return how many more may wait for a tunnel, or have a stream on it; `allowed` is what its
-    far end allows on another one."""
+# How many streams a far end allows is remembered when its tunnels have ended: on a new one streams
+# are opened before it can say so, and those above its limit would be refused.
+
+
+cdef inline StreamLimit *limit_at(Worker *worker, uint64_t end) noexcept nogil:
+    """Return where the limit of a far end is, or that of another one which is to be forgotten."""
+    return &worker.stream_limits[(end >> 32) % TUNNEL_BUCKETS]
+
+
+cdef inline void note_limit(Tunnel *tunnel) noexcept nogil:
+    """A far end has said how many streams it allows on a tunnel; none is no limit to remember."""
+    cdef uint64_t end = hash_of(0, &tunnel.end, tunnel.end_size)
+    cdef StreamLimit *limit = limit_at(tunnel.connection.worker, end)
+    if tunnel.session.peer_max_streams:
+        limit.end = end
+        limit.most = <int>min(tunnel.session.peer_max_streams, <unsigned int>0x7FFFFFFF)
+
+
+cdef inline int limit_of(Worker *worker, sockaddr_storage *end, unsigned int size) noexcept nogil:
+    """Return how many streams a far end allows on a tunnel, as far as is known."""
+    cdef uint64_t key = hash_of(0, end, size)
+    cdef StreamLimit *limit = limit_at(worker, key)
+    return limit.most if limit.most and limit.end == key else <int>ROOM_BEFORE_SETTINGS
+
+
+cdef inline int room_of(Tunnel *tunnel, int limit) noexcept nogil:
+    """Return how many more may wait for a tunnel, or have a stream on it; `limit` is what its far
+    end allows, as long as it doesn't say so on this tunnel."""
+    cdef int most = <int>tunnel.limits.most
     if not tunnel.is_ready:
-        return min(<int>tunnel.limits.most, allowed) - tunnel.waiting_count
-    return min(
-        <int>session_room(&tunnel.session),
-        <int>tunnel.limits.most - <int>tunnel.session.streams) - tunnel.waiting_count
-
-
-cdef inline int allowed_by(Tunnel *tunnel, int before) noexcept nogil:
-    """Return how many streams a far end allows, as its tunnel says; `before` if it hasn't."""
-    if tunnel.is_ready and tunnel.session.settings_received:
-        return <int>min(tunnel.session.peer_max_streams, <unsigned int>0x7FFFFFFF)
-    return before
+        return min(most, limit) - tunnel.waiting_count
+    if not tunnel.session.settings_received:
+        most = min(most, limit)
+    return min(<int>session_room(&tunnel.session),
+               most - <int>tunnel.session.streams) - tunnel.waiting_count
 
 
 cdef inline Tunnel *find_tunnel(Connection *who, sockaddr_storage *end,
                                 unsigned int size) noexcept nogil:
     """Return a tunnel for `who` with room for one more stream, which may still be being dialled;
     NULL: dial one."""
-    cdef Tunnel **bucket = bucket_of(who.worker, who.way.plan, end, size)
-    cdef Tunnel *tunnel = bucket[0]
-    cdef int allowed = ROOM_BEFORE_SETTINGS
+    cdef Tunnel *tunnel = bucket_of(who.worker, who.way.plan, end, size)[0]
+    cdef int limit = limit_of(who.worker, end, size)
     while tunnel != NULL:
-        if leads_to(tunnel, who, end, size):
-            allowed = allowed_by(tunnel, allowed)
-        tunnel = tunnel.next_pooled
-    tunnel = bucket[0]
-    while tunnel != NULL:
-        if leads_to(tunnel, who, end, size) and room_of(tunnel, allowed) > 0:
+        if leads_to(tunnel, who, end, size) and room_of(tunnel, limit) > 0:
             return tunnel
         tunnel = tunnel.next_pooled
     return NULL

@@ -403,6 +403,10 @@ cdef struct Shared:  # by all workers
     SessionCalls session_calls
     int pooled_tunnels  # that are open
 
+cdef struct StreamLimit:  # what a far end of tunnels has said
+    uint64_t end  # a hash of its address
+    int most  # streams that it allows on a tunnel; 0: it has said nothing
+
 cdef struct Worker:
     int kind  # K_BELL
     Shared *shared
@@ -422,6 +426,7 @@ cdef struct Worker:
     Tunnel *dirty  # the first of the list of tunnels that have something to be sent
     Tunnel *settling  # the rest of that list, while it is gone through
     Tunnel *pooled[TUNNEL_BUCKETS]  # by plan and far end: those that take new streams
+    StreamLimit stream_limits[TUNNEL_BUCKETS]  # by far end; a new one takes the place of another
     char *tunnel_plaintext  # PLAINTEXT_SIZE bytes of a tunnel; NULL until there is one
     Headers *headers  # that are being decoded; NULL until there is a tunnel
     Connection **heap  # of deadlines

@@ -36,6 +36,9 @@ ROOM_BEFORE_SETTINGS: Final = 100
 """Streams for which a tunnel is dialled: what RFC 9113 §6.5.2 recommends a peer to allow at least,
 and ztunnel's limit."""
 
+MAX_LIMITS: Final = 64
+"""Far ends of which it is remembered how many streams they allow."""
+
 _WHO: Final = failures.NAMES[Direction.OUTBOUND][1]
 
 
@@ -83,22 +86,16 @@ _Key = tuple[TcpAddress, str | None]
 """Address and SNI."""
 
 
-@dataclass(slots=True)
-class _FarEnd:
-    """An address to which tunnels lead."""
-
-    tunnels: list[PooledTunnel]
-    """Those that take new streams."""
-    most: int = ROOM_BEFORE_SETTINGS
-    """Streams that it allowed on a tunnel, when it said so last."""
-
-
 class Pool:
     """All tunnels that one engine has dialled."""
 
     def __init__(self, poller: Poller) -> None:
         self._poller = poller
-        self._ends: WeakKeyDictionary[TlsPlan, dict[_Key, _FarEnd]] = WeakKeyDictionary()
+        self._ends: WeakKeyDictionary[TlsPlan, dict[_Key, list[PooledTunnel]]] = WeakKeyDictionary()
+        """Those that take new streams."""
+        self._limits: dict[TcpAddress, int] = {}
+        """How many streams far ends allowed on a tunnel, when they said so last.  On a new one
+        streams are opened before its end can say so."""
         self._all: set[PooledTunnel] = set()  # those that take no new streams, too
 
     def __len__(self) -> int:
@@ -108,11 +105,11 @@ class Pool:
         """Return a tunnel with room for one more stream, which is reserved until `opened` or
         `give_back`; it may still be being dialled."""
         ends = self._ends.setdefault(way.plan, {})
-        far = ends.setdefault((way.end, way.server_name), _FarEnd([]))
-        one = next((each for each in far.tunnels if each.room > 0), None)
+        tunnels = ends.setdefault((way.end, way.server_name), [])
+        one = next((each for each in tunnels if each.room > 0), None)
         if one is None:
-            one = PooledTunnel(self, self._poller, way, far.most)
-            far.tunnels.append(one)
+            one = PooledTunnel(self, self._poller, way)
+            tunnels.append(one)
             self._all.add(one)
             one.dial(way, route)
         one.reserved += 1
@@ -121,17 +118,23 @@ class Pool:
     def retire(self, one: PooledTunnel, plan: TlsPlan | None) -> None:
         """Give no new stream to a tunnel."""
         ends = {} if plan is None else self._ends.get(plan, {})
-        far = ends.get(one.key)
-        if far is not None and one in far.tunnels:
-            far.tunnels.remove(one)
-            if not far.tunnels:
+        tunnels = ends.get(one.key, [])
+        if one in tunnels:
+            tunnels.remove(one)
+            if not tunnels:
                 del ends[one.key]
 
-    def note_limit(self, one: PooledTunnel, plan: TlsPlan | None, most: int) -> None:
-        """The far end of a tunnel has said how many streams it allows."""
-        far = None if plan is None else self._ends.get(plan, {}).get(one.key)
-        if far is not None:
-            far.most = most
+    def note_limit(self, end: TcpAddress, most: int) -> None:
+        """A far end has said how many streams it allows; none is no limit to remember."""
+        if most:
+            self._limits.pop(end, None)
+            self._limits[end] = most
+        if len(self._limits) > MAX_LIMITS:
+            del self._limits[next(iter(self._limits))]
+
+    def limit_of(self, end: TcpAddress) -> int:
+        """Return how many streams a far end allows on a tunnel, as far as is known."""
+        return self._limits.get(end, ROOM_BEFORE_SETTINGS)
 
     def forget(self, one: PooledTunnel) -> None:
         """A tunnel has ended."""
@@ -148,8 +151,7 @@ class PooledTunnel:
 
     Satisfies `tunnel.Owner`."""
 
-    def __init__(self, pool: Pool, poller: Poller, way: Way, most: int) -> None:
-        """`most`: streams that the far end will allow, as far as is known."""
+    def __init__(self, pool: Pool, poller: Poller, way: Way) -> None:
         loop = asyncio.get_running_loop()
         self.connected: asyncio.Future[None] = loop.create_future()
         """Done when TCP is; fails with the RefusedError of the dial."""
@@ -165,7 +167,6 @@ class PooledTunnel:
         self._pool = pool
         self._poller = poller
         self._settings = way.settings
-        self._most = most
         self._tunnel: tunnel.Tunnel | None = None
         self._retired = False
         self._idle: asyncio.TimerHandle | None = None
@@ -178,10 +179,12 @@ class PooledTunnel:
         """How many more streams may be reserved."""
         if self._retired:
             return 0
-        ours = self._settings.streams_per_connection
-        if self._tunnel is None:
-            return min(ours, self._most) - self.reserved
-        return min(self._tunnel.room, ours - self._tunnel.streams) - self.reserved
+        most, opened = self._settings.streams_per_connection, self._tunnel
+        if opened is None or opened.allowed is None:
+            most = min(most, self._pool.limit_of(self.end))
+        if opened is None:
+            return most - self.reserved
+        return min(opened.room, most - opened.streams) - self.reserved
 
     def dial(self, way: Way, route: Route) -> None:
         """Begin to connect, with the time limits of the route that needs it first."""
@@ -316,7 +319,7 @@ class PooledTunnel:
             self._idle = None
         opened = self._tunnel
         if opened is not None and opened.allowed is not None:
-            self._pool.note_limit(self, self._plan(), opened.allowed)
+            self._pool.note_limit(self.end, opened.allowed)
         if opened is None or opened.is_over or opened.streams or self.reserved > 0:
             return
         if self._retired:
