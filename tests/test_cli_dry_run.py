@@ -143,6 +143,33 @@ authorization:
 """
 
 
+CAPTURED = """
+identity: {workload_api: unix:///run/agent.sock, spiffe_id: spiffe://example.org/ns/shop/sa/orders}
+inbound:
+  - {name: api, listen: "[::]:15006", captured: true, ports: {8080: mtls, 3306: plaintext}}
+authorization:
+  - {name: web, action: allow, from: {namespaces: [web]}, to: {ports: [8080, 3306]}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("to", "code", "words"),
+    [
+        ("api:8080", 0, f"rule web allows {WEB} to port 8080 at door api"),
+        ("api:3306", REFUSED, "door api is plaintext, so its callers prove no identity"),
+        ("api:22", 2, "through door api go ports 8080 mtls, 3306 plaintext alone"),
+        ("api", 2, "which port? --to api:PORT"),
+    ],
+)
+def test_a_door_for_capture_is_asked_by_port(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str, code: int, words: str
+) -> None:
+    (tmp_path / "captured.yaml").write_text(CAPTURED)
+    assert check(tmp_path / "captured.yaml", "--as", WEB, "--to", to) == code
+    told = capsys.readouterr()
+    assert words in told.out + told.err
+
+
 @pytest.fixture
 def tunnels(tmp_path: Path) -> Path:
     (tmp_path / "tunnels.yaml").write_text(TUNNELS)
@@ -177,7 +204,7 @@ def test_what_is_suggested_for_a_tunnel_is_for_its_port(
     [
         ("api", "which port? --to api:PORT, of ports 8080, 5432"),
         ("any", "which port? --to any:PORT, of all ports"),
-        ("api:22", "tunnels to door api reach ports 8080, 5432 alone"),
+        ("api:22", "through door api go ports 8080, 5432 alone"),
     ],
 )
 def test_a_port_that_tunnels_do_not_reach_is_wrong_usage(

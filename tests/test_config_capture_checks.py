@@ -9,7 +9,7 @@ import pytest
 from tests.helpers.config_documents import FILES, loaded, mistakes, only_mistake
 from uproxy.config import changes, warnings
 from uproxy.config.settings import EVERYWHERE, MatchSettings
-from uproxy.model import SystemdAddress, TcpAddress
+from uproxy.model import Host, SystemdAddress, TcpAddress, Transport
 
 DOOR = "outbound: [{listen: 127.0.0.1:15001, captured: true}]\n"
 ALL = "rest: {match: {addresses: [0.0.0.0/0, '::/0']}, transport: plaintext}"
@@ -147,3 +147,107 @@ def test_a_match_needs_a_door_for_capture() -> None:
     plain = "outbound: [{listen: 127.0.0.1:1, to: d}]\n"
     [said] = _said(_to(ALL, CLEAR, door=plain))
     assert said.startswith("destinations.rest: no outbound door leads here; captured")
+
+
+# Inbound.
+
+IN = (
+    "listen: 0.0.0.0:15006, captured: true, ports: {8080: mtls, 8443: passthrough, 3306: plaintext}"
+)
+OPEN = (
+    "authorization: [{action: allow, from: any}, {action: allow, from: {unauthenticated: true}}]\n"
+)
+
+
+def _in(door: str = IN, rules: str = OPEN) -> str:
+    return FILES + f"inbound: [{{{door}}}]\n" + rules
+
+
+def test_an_inbound_door_for_capture_says_by_port_what_is_spoken() -> None:
+    [door] = loaded(_in(f"name: api, {IN}, to: 127.0.0.1, migrate: [8080]")).inbound
+    assert (door.listen, door.name, door.captured) == (TcpAddress("::", 15006), "api", True)
+    assert door.ports == {
+        8080: Transport.MTLS, 8443: Transport.PASSTHROUGH, 3306: Transport.PLAINTEXT,
+    }  # fmt: skip
+    assert (door.to, door.migrate) == (Host("127.0.0.1"), (8080,))
+    assert door.tls_ports == frozenset({8080})
+    assert [door.transport_at(port) for port in (8080, 8443, 22, None)] == [
+        Transport.MTLS, Transport.PASSTHROUGH, Transport.PLAINTEXT, Transport.PLAINTEXT,
+    ]  # fmt: skip
+    assert door.leads_to == "127.0.0.1, ports 8080 mtls, 8443 passthrough, 3306 plaintext"
+
+
+def test_it_is_called_what_is_written_where_it_has_no_name() -> None:
+    assert loaded(_in()).inbound[0].name == "0.0.0.0:15006"
+
+
+def test_it_needs_an_identity_if_any_port_does() -> None:
+    assert loaded(_in()).inbound[0].transport is Transport.MTLS
+    clear = IN.replace("8080: mtls", "8080: plaintext")
+    assert loaded(_in(clear)).inbound[0].transport is Transport.PLAINTEXT
+
+
+@pytest.mark.parametrize(
+    ("door", "key", "reason"),
+    [
+        ("listen: 0.0.0.0:1, captured: true", "ports", "is missing; must be what is spoken"),
+        ("listen: 0.0.0.0:1, captured: true, ports: [80]", "ports", "must be what is spoken"),
+        ("listen: 0.0.0.0:1, captured: true, ports: all", "ports", "must be what is spoken"),
+        ("listen: 0.0.0.0:1, captured: true, ports: {}", "ports", "is empty"),
+        ("listen: 0.0.0.0:1, captured: true, ports: {80: hbone}", "ports.80", "mtls | passthrough"),
+        ("listen: 0.0.0.0:1, captured: true, ports: {http: mtls}", "ports.http", "must be a port"),
+        (f"{IN}, transport: mtls", "transport", "means nothing with `captured: true`"),
+        (f"{IN}, addresses: [10.0.0.7]", "addresses", "means nothing"),
+        (f"{IN}, to: '127.0.0.1:80'", "to", "write 127.0.0.1"),
+        (f"{IN}, to: 'unix:///a'", "to", "is a host only"),
+        (f"{IN}, migrate: [3306]", "migrate[0]", "is no port of `ports` with mtls"),
+        (f"{IN}, migrate: [9]", "migrate[0]", "is no port of `ports` with mtls"),
+        (IN.replace("0.0.0.0:15006", "'unix:///a'"), "listen", "must be an IP address"),
+        (IN.replace("8080: mtls", "8080: plaintext") + ", alpn: [h2]", "alpn", "means nothing"),
+        (IN.replace("8080: mtls", "15006: mtls"), "ports", "nothing leads to uProxy itself"),
+        ("listen: 0.0.0.0:1, to: 'unix:///a'", "transport", "is missing"),
+        ("listen: 0.0.0.0:1, transport: hbone, ports: {80: mtls}", "ports", "is a mapping only"),
+        ("listen: 0.0.0.0:1, transport: mtls, to: 'unix:///a', migrate: [80]", "migrate",
+         "is for doors with `captured: true`"),
+    ],
+)  # fmt: skip
+def test_what_an_inbound_door_for_capture_lacks_or_cannot_have(
+    door: str, key: str, reason: str
+) -> None:
+    mistake = only_mistake(_in(door))
+    assert mistake.path == f"inbound[0].{key}"
+    assert reason in mistake.reason
+
+
+@pytest.mark.parametrize("port", [22, 25, 3306])
+def test_a_port_whose_server_speaks_first_cannot_migrate(port: int) -> None:
+    door = f"listen: 0.0.0.0:1, captured: true, ports: {{{port}: mtls}}, migrate: [{port}]"
+    assert "whose server speaks first" in only_mistake(_in(door)).reason
+
+
+def test_a_sound_inbound_capture_has_no_warnings() -> None:
+    assert _said(_in(f"{IN}, migrate: [8080]")) == []
+
+
+def test_ports_in_clear_need_a_rule_for_callers_without_identity() -> None:
+    assert (
+        _paths(_in(rules="authorization: [{action: allow, from: any}]\n"))
+        == ["inbound[0].ports"] * 2
+    )
+    some = (
+        "authorization: [{action: allow, from: any}, "
+        "{action: allow, from: {unauthenticated: true}, to: {ports: [3306]}}]\n"
+    )
+    [said] = _said(_in(f"{IN}", some))
+    assert said.startswith("inbound[0].ports: nobody gets in at port 8443 without mtls")
+    assert len(_said(_in(f"{IN}, migrate: [8080]", some))) == 2
+
+
+def test_rules_name_the_ports_of_a_door_for_capture() -> None:
+    rule = "authorization: [{action: allow, from: {unauthenticated: true}, to: {ports: [3306, 9]}}]"
+    said = [each for each in _said(_in(rules=rule)) if "at this port" in each]
+    assert [each.partition(":")[0] for each in said] == ["authorization[0].to.ports[1]"]
+
+
+def _paths(text: str) -> list[str]:
+    return [each.path for each in warnings(loaded(text))]

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
 
-from tests.helpers.world import settings
+from tests.helpers.connections import arrival
+from tests.helpers.world import peer, settings
 from uproxy.config.settings import AdminSettings, InboundSettings, OutboundSettings
 from uproxy.contract import Refusal
+from uproxy.lab.pki import Authority
 from uproxy.model import Address, Outcome, SystemdAddress, TcpAddress, Transport, UnixAddress
-from uproxy.proxy.naming import named_address, own_ports
+from uproxy.proxy.naming import (
+    Own,
+    captured_address,
+    is_in_clear,
+    named_address,
+    own_ports,
+    spoken_at,
+)
 
+CA = Authority("example.org")
 HERE = TcpAddress("10.0.0.7", 15008)
 OWN = frozenset({15008, 15021, 5432})
 
@@ -155,3 +166,53 @@ def test_uproxys_ports_are_those_of_its_doors_its_admin_listeners_and_systemds_s
     assert own_ports(config, frozenset({8443})) == {15008, 5432, 15000, 15020, 8443}
     ready = AdminSettings(None, UnixAddress("/run/metrics"), TcpAddress("::", 15021))
     assert own_ports(settings(admin=ready), frozenset()) == {15021}
+
+
+# What a captured connection may have been made to.
+
+CAPTURED = InboundSettings(
+    "in",
+    TcpAddress("::", 15006),
+    Transport.MTLS,
+    ports={8080: Transport.MTLS, 3306: Transport.PLAINTEXT},
+    captured=True,
+    migrate=(8080,),
+)
+
+
+def made_to(host: str, port: int = 8080) -> TcpAddress | Refusal:
+    own = Own(frozenset({15006, 3306}), lambda ip: ip.is_loopback or str(ip) == "10.0.0.7")
+    return captured_address(CAPTURED, own, TcpAddress(host, port))
+
+
+@pytest.mark.parametrize("host", ["10.0.0.7", "::ffff:10.0.0.7", "::ffff:a00:7"])
+def test_a_captured_connection_reaches_the_application_it_was_made_to(host: str) -> None:
+    assert made_to(host) == TcpAddress("10.0.0.7", 8080)
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "reason"),
+    [
+        ("10.0.0.8", 8080, "is no address of this host"),
+        ("::ffff:10.0.0.8", 8080, "is no address of this host"),
+        ("10.0.0.7", 8081, "port 8081 isn't among `ports` of door in"),
+        ("10.0.0.7", 15006, "is where uProxy itself listens"),
+        ("10.0.0.7", 3306, "is where uProxy itself listens"),
+    ],
+)
+def test_a_captured_connection_reaches_nothing_else(host: str, port: int, reason: str) -> None:
+    refusal = made_to(host, port)
+    assert isinstance(refusal, Refusal)
+    assert refusal.outcome is Outcome.NO_DESTINATION
+    assert reason in refusal.reason
+
+
+def test_what_a_caller_speaks_is_what_the_port_says_or_clear_where_it_may() -> None:
+    in_clear = arrival()
+    assert is_in_clear(in_clear)
+    assert spoken_at(CAPTURED, 3306, in_clear) is Transport.PLAINTEXT
+    assert spoken_at(CAPTURED, 8080, in_clear) is Transport.PLAINTEXT
+    shaken = replace(in_clear, peer=peer(CA.issue("/ns/web/sa/frontend"), CA))
+    assert not is_in_clear(shaken)
+    assert spoken_at(CAPTURED, 8080, shaken) is Transport.MTLS
+    assert spoken_at(replace(CAPTURED, migrate=()), 8080, in_clear) is Transport.MTLS

@@ -13,7 +13,8 @@ from uproxy.config.settings import DestinationSettings, MatchSettings, OutboundS
 from uproxy.contract import Arrival, Refusal
 from uproxy.lab.pki import Authority
 from uproxy.model import Outcome, TcpAddress, Transport
-from uproxy.proxy.originally import Own, original_destination_of
+from uproxy.proxy.naming import Own
+from uproxy.proxy.originally import original_destination_of
 from uproxy.snapshot import Destination
 
 CA = Authority("example.org")

@@ -104,7 +104,9 @@ def access_record(known: ConnectionContext, connection: Connection, ending: Endi
     theirs, caller = known.identity_of(connection), known.caller
     inbound = known.direction is Direction.INBOUND
     claim = ending.claim
-    named, address = None, connection.dialled or (arrival.local if inbound else None)
+    named: Address | None = None
+    # a captured connection that leads nowhere was meant for somebody all the same
+    address = connection.dialled or arrival.target or (arrival.local if inbound else None)
     if known.transport is Transport.HBONE:
         # as ztunnel: the end of the tunnel, and what its CONNECT names
         named = arrival.target if inbound else connection.dialled

@@ -25,6 +25,14 @@ class Transport(enum.StrEnum):
     MTLS = "mtls"
     HBONE = "hbone"
     """HTTP/2 CONNECT over mutual TLS: each connection is a stream of a tunnel."""
+    PASSTHROUGH = "passthrough"
+    """Whatever the application and its caller speak, TLS of their own say; only at doors that
+    capture brings connections to."""
+
+    @property
+    def is_mutual_tls(self) -> bool:
+        """Whether the peer is verified by its certificate."""
+        return self in (Transport.MTLS, Transport.HBONE)
 
 
 class Role(enum.StrEnum):

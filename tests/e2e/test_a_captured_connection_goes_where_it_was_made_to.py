@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.captured import ROOT, cable, network, reached_by_cable
+from tests.helpers.captured import ROOT, cable, network, reached_by_cable, redirect
 from tests.helpers.pair import FRONTEND, ORDERS, Config, end_at_once, identity_of
 from uproxy.lab.identities import write_identity
 from uproxy.lab.pki import Authority
@@ -35,7 +35,21 @@ table inet capture {{
 }}
 """
 """Whatever curl does is captured, and nothing of uProxy's."""
+THEIR_RULES = """
+table inet capture {
+  chain prerouting {
+    type nat hook prerouting priority dstnat
+    ip daddr 198.51.100.10 meta l4proto tcp redirect to :15006
+  }
+}
+"""
+"""What arrives at one address of the other side is captured there."""
 APPLICATIONS = {
+    "in-mtls": ("198.51.100.10", 8080),
+    "in-clear": ("198.51.100.10", 3306),
+    "in-passing": ("198.51.100.10", 8444),
+    "in-either": ("198.51.100.10", 8082),
+    "in-unlisted": ("198.51.100.10", 8081),
     "mtls": ("127.0.0.1", 8080),
     "tunnel": ("198.51.100.8", 80),
     "clear": ("198.51.100.9", 80),
@@ -58,6 +72,17 @@ def test_a_captured_connection_goes_where_it_was_made_to(engine: str, tmp_path: 
     assert told["destinations"] == "mtls tunnel clear clear"
     itself = "http://192.0.2.1:15001/"
     assert told[itself] == "reset"
+    for captured, wanted in {
+        "8080-as-nobody": "in-mtls",
+        "8082-as-nobody": "in-either",
+        "3306-as-root": "in-clear",
+        "8444-as-root": "in-passing",
+        "8082-as-root": "in-either",
+        "8080-as-root": "reset",
+        "8081-as-root": "reset",
+        "15006-as-root": "reset",
+    }.items():
+        assert told[captured] == wanted, captured
     assert "where uProxy itself listens" in told["refused-itself"]
     assert "could lead back here" in told["refused-own"]
 
@@ -73,11 +98,12 @@ def here(engine: str, folder: Path) -> None:
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as there:
         assert there.stdin is not None
         assert there.stdout is not None
+        assert there.stdout.readline() == "apart\n"
         cable(there.pid)
         there.stdin.write(f"{orders.config_file}\n")
         there.stdin.flush()
         assert there.stdout.readline() == "ready\n"
-        subprocess.run(["nft", "-f", "-"], input=RULES, text=True, check=True)
+        redirect(RULES)
         uproxy = Uproxy(_frontend(engine, identity_of(web)), folder / "frontend")
         with uproxy:
             uproxy.wait_until_ready()
@@ -87,19 +113,22 @@ def here(engine: str, folder: Path) -> None:
 
 
 def _ask(uproxy: Uproxy) -> None:
+    for port in (8080, 8082):
+        print(f"{port}-as-nobody", _came(_curl(f"http://198.51.100.10:{port}/")))  # noqa: T201
+    for port in (3306, 8444, 8082, 8080, 8081, 15006):
+        asked = _curl(f"http://198.51.100.10:{port}/", as_root=True)
+        print(f"{port}-as-root", _came(asked))  # noqa: T201
     for url in (
         "http://198.51.100.7:8443/", "http://198.51.100.8/", "http://198.51.100.9/",
         "http://[2001:db8:1::9]/",
     ):  # fmt: skip
         print(url, _curl(url)[1])  # noqa: T201
-    wanted = [_wait_for(uproxy, number)["destination"] for number in range(4)]
+    wanted = [_wait_for(uproxy, number)["destination"] for number in range(2, 6)]
     print("destinations", *wanted)  # noqa: T201
-    code, _ = _curl("http://192.0.2.1:15001/")
-    # curl: it could not connect, nothing came, or it was reset
-    print("http://192.0.2.1:15001/", "reset" if code in (7, 52, 56) else code)  # noqa: T201
-    print("refused-itself", _wait_for(uproxy, 4)["error"])  # noqa: T201
+    print("http://192.0.2.1:15001/", _came(_curl("http://192.0.2.1:15001/")))  # noqa: T201
+    print("refused-itself", _wait_for(uproxy, 6)["error"])  # noqa: T201
     _curl("http://192.0.2.1:81/")
-    print("refused-own", _wait_for(uproxy, 5)["error"])  # noqa: T201
+    print("refused-own", _wait_for(uproxy, 7)["error"])  # noqa: T201
 
 
 def _wait_for(uproxy: Uproxy, number: int) -> dict[str, object]:
@@ -107,8 +136,14 @@ def _wait_for(uproxy: Uproxy, number: int) -> dict[str, object]:
     return uproxy.accesses[number]
 
 
-def _curl(url: str) -> tuple[int, str]:
-    who = ["setpriv", f"--reuid={NOBODY}", "--clear-groups"]
+def _came(asked: tuple[int, str]) -> str:
+    code, body = asked
+    # curl: it could not connect, nothing came, or it was reset
+    return "reset" if code in (7, 52, 56) else body or str(code)
+
+
+def _curl(url: str, *, as_root: bool = False) -> tuple[int, str]:
+    who = [] if as_root else ["setpriv", f"--reuid={NOBODY}", "--clear-groups"]
     ran = subprocess.run(
         [*who, "curl", "-sS", "--max-time", "10", url], capture_output=True, text=True, check=False
     )
@@ -125,6 +160,7 @@ def _frontend(engine: str, identity: Config) -> Config:
         "outbound": [{"listen": "127.0.0.1:15001", "captured": True}],
         "destinations": {
             "mtls": to("198.51.100.7", "mtls"),
+            "captured-there": to("198.51.100.10", "mtls"),
             "tunnel": to("198.51.100.8/32", "hbone"),
             "clear": {
                 "match": {"addresses": ["0.0.0.0/0", "::/0"]},
@@ -141,15 +177,31 @@ def _orders(engine: str, identity: Config) -> Config:
         "inbound": [
             {"listen": "198.51.100.7:8443", "transport": "mtls", "to": "127.0.0.1:8080"},
             {"listen": "198.51.100.8:15008", "transport": "hbone", "ports": [80]},
+            {
+                "listen": "[::]:15006",
+                "captured": True,
+                "ports": {8080: "mtls", 8082: "mtls", 3306: "plaintext", 8444: "passthrough"},
+                "migrate": [8082],
+            },
         ],
-        "authorization": [{"action": "allow", "from": {"identities": [FRONTEND]}}],
+        "authorization": [
+            {"action": "allow", "from": {"identities": [FRONTEND]}},
+            {
+                "action": "allow",
+                "from": {"unauthenticated": True},
+                "to": {"ports": [3306, 8444, 8082]},
+            },
+        ],
     }
 
 
 async def there(folder: Path) -> None:
     """The other side: the applications, and the uProxy of two of them."""
+    print("apart", flush=True)  # noqa: T201
     config = Path(await asyncio.to_thread(sys.stdin.readline))
-    reached_by_cable("198.51.100.7", "198.51.100.8", "198.51.100.9", "2001:db8:1::9")
+    addresses = dict.fromkeys(host for host, _ in APPLICATIONS.values() if host != "127.0.0.1")
+    reached_by_cable("198.51.100.7", *addresses)
+    redirect(THEIR_RULES)
     for name, (host, port) in APPLICATIONS.items():
         await asyncio.start_server(_answer(name), host, port)
     argv = [sys.executable, "-m", "uproxy", "run", "--config", str(config).strip()]

@@ -66,7 +66,12 @@ def network(rules: str = "", *, is_local: bool = False) -> None:
         _run("ip", "route", "add", "local", "198.51.100.0/24", "dev", "lo", "src", OURS[0])
         _run("ip", "-6", "route", "add", "local", "2001:db8:1::/64", "dev", "lo", "src", OURS[1])
     if rules:
-        subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
+        redirect(rules)
+
+
+def redirect(rules: str) -> None:
+    """Add rules of nft to this namespace."""
+    subprocess.run(["nft", "-f", "-"], input=rules, text=True, check=True)
 
 
 def cable(pid: int) -> None:

@@ -60,6 +60,9 @@ def only_mistake(
 def plain(settings: Settings) -> dict[str, Any]:
     """Return the settings as a document of plain values, including all defaults."""
     document: dict[str, Any] = _plain("", settings)
+    for door in document.get("inbound", ()):
+        if door["captured"]:
+            del door["transport"]  # it follows from the ports
     for section in ("destinations", "l7_proxies", "inbound_trust"):
         for entry in document.get(section, {}).values():
             del entry["name"]  # it is the key
@@ -87,7 +90,7 @@ def _plain(name: str, value: Any) -> Any:
         return {key.rstrip("_"): _plain(key, each) for key, each in pairs if _written(key, each)}
     if isinstance(value, Mapping):
         # variables are not replaced in keys, so a dollar in one is itself
-        return {key: _plain("", each) for key, each in value.items()}
+        return {str(key): _plain("", each) for key, each in value.items()}
     if isinstance(value, tuple):
         return [_plain("", each) for each in value]
     return _scalar(name, value)

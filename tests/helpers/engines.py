@@ -138,6 +138,8 @@ class RecordingDoor:
     """Where it listens, once it is open."""
     tunnels: TunnelSettings | None = None
     captured: bool = False
+    tls_ports: frozenset[int] | None = None
+    migrating_ports: frozenset[int] = frozenset()
 
     def ask_again(self) -> None:
         """What it answers has changed: no plan or cached route of its is given any more."""

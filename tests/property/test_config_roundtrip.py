@@ -89,9 +89,28 @@ def _identities() -> st.SearchStrategy[IdentitySettings]:
 
 
 @st.composite
+def _captured_inbound(draw: Callable[..., Any], port: int) -> InboundSettings:
+    spoken = st.sampled_from([Transport.MTLS, Transport.PLAINTEXT, Transport.PASSTHROUGH])
+    known = draw(st.dictionaries(st.integers(8000, 8099), spoken, min_size=1, max_size=4))
+    tls = [each for each, how in known.items() if how is Transport.MTLS]
+    return InboundSettings(
+        name=draw(_LABELS) + str(port),
+        listen=TcpAddress("::", port),
+        transport=Transport.MTLS if tls else Transport.PLAINTEXT,
+        to=draw(st.none() | st.just(Host("127.0.0.1"))),
+        ports=MappingProxyType(known),
+        captured=True,
+        migrate=tuple(tls[:1]) if draw(st.booleans()) else (),
+    )
+
+
+@st.composite
 def _inbound(draw: Callable[..., Any], port: int) -> InboundSettings:
     """`port` is this door's alone."""
     transport = draw(st.sampled_from(Transport))
+    if transport is Transport.PASSTHROUGH:
+        captured: InboundSettings = draw(_captured_inbound(port))
+        return captured
     unix = draw(st.booleans())
     listen = UnixAddress(f"/in/{port}") if unix else TcpAddress("0.0.0.0", port)
     if transport is Transport.HBONE:
@@ -167,7 +186,7 @@ def _trusted(name: str) -> st.SearchStrategy[InboundTrustSettings]:
 def _destination(
     draw: Callable[..., Any], name: str, number: int, proxies: list[str]
 ) -> DestinationSettings:  # fmt: skip
-    transport = draw(st.sampled_from(Transport))
+    transport = draw(st.sampled_from([each for each in Transport if each != "passthrough"]))
     mtls, hbone = transport is Transport.MTLS, transport is Transport.HBONE
     targets = st.builds(TcpAddress, _HOSTS, _PORTS) if hbone else _TARGETS
     via = draw(st.none() | st.sampled_from(proxies)) if hbone and proxies else None

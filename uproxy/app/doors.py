@@ -32,16 +32,21 @@ class SocketPlan:
     """Whether it may be reached from beyond this machine."""
     captured: bool = False
     """Whether capture brings connections to it."""
+    transparent: bool = False
+    """Whether some of these are made to addresses that aren't this host's."""
 
 
 def socket_plans(settings: Settings) -> dict[ListenAddress, SocketPlan]:
     """Return how the socket of each door of a configuration is opened."""
     inbound = {
-        door.listen: SocketPlan(door.mode, door.owner, exposed=True) for door in settings.inbound
+        door.listen: SocketPlan(door.mode, door.owner, exposed=True, captured=door.captured)
+        for door in settings.inbound
     }
     outbound = {
         # one for capture refuses those who connect from there by itself
-        door.listen: SocketPlan(door.mode, door.owner, door.expose or door.captured, door.captured)
+        door.listen: SocketPlan(
+            door.mode, door.owner, door.expose or door.captured, door.captured, door.captured
+        )
         for door in settings.outbound
     }
     return {**inbound, **outbound}
@@ -144,7 +149,7 @@ class Doors:
         else:
             here = _without_ipv6(address) if plan.captured else address
             listener = sockets.listen(here, plan.mode, plan.owner)
-        if plan.captured and not originals.make_transparent(listener):
+        if plan.transparent and not originals.make_transparent(listener):
             _log.info("door %s: %s", address, _NOT_TRANSPARENT)
         return listener
 

@@ -125,7 +125,7 @@ class _Door(NamedTuple):
 def _doors(settings: Settings) -> Iterator[_Door]:
     for door in settings.inbound:
         to = door.leads_to
-        transport = door.transport.value
+        transport = "captured" if door.captured else door.transport.value
         yield _Door(Direction.INBOUND, door.name, door.listen, transport, to, door.name)
     for each in settings.outbound:
         name = str(each.listen)

@@ -61,8 +61,9 @@ def answer(settings: Settings, trust: Trust, question: Question) -> Answer:
     """
     identity = _identity(question.caller)
     door, target = _target(settings, question.door)
-    source, proven = _source(question.source), door.transport is not Transport.PLAINTEXT
-    notes = [] if proven else [f"door {door.name} is plaintext, so its callers prove no identity"]
+    transport = door.transport_at(target.port)
+    source, proven = _source(question.source), transport.is_mutual_tls
+    notes = [] if proven else [f"door {door.name} is {transport}, so its callers prove no identity"]
     peer = identity if question.via is None else _l7_proxy(settings, question.via, door)
     if proven and trust.bundles is not None and not _has_root(trust.bundles, peer):
         whose, domain = "its" if peer == identity else f"{peer}'s", peer.trust_domain.name
@@ -167,27 +168,33 @@ def _target(settings: Settings, text: str) -> tuple[InboundSettings, Target]:
 
 def _behind(door: InboundSettings, text: str, port: int | None) -> Target:
     """Return what rules see of a door's application at a port; None: at the only one."""
-    if door.transport is not Transport.HBONE:
+    if not _is_by_port(door):
         to = door.to
         if port is not None and (not isinstance(to, TcpAddress) or to.port != port):
             raise UsageError(f"--to {text!r}: door {door.name} leads to {to} alone")
         return rule_target(door)
-    if port is None and len(door.ports) == 1 and isinstance(door.ports[0], int):
-        port = door.ports[0]
+    ports = () if isinstance(door.ports, str) else tuple(door.ports)
+    if port is None and len(ports) == 1:
+        port = ports[0]
     if port is None:
         raise UsageError(f"--to {text!r}: which port? --to {door.name}:PORT, of {door.leads_to}")
     if door.ports != ALL_PORTS and port not in door.ports:
-        raise UsageError(f"--to {text!r}: tunnels to door {door.name} reach {door.leads_to} alone")
+        raise UsageError(f"--to {text!r}: through door {door.name} go {door.leads_to} alone")
     arrives = door.listen.ip if isinstance(door.listen, TcpAddress) else None
     known = None if arrives is None or arrives.is_unspecified else arrives
     return Target(port, known, door.name)
 
 
 def _asks_for_address(settings: Settings, door: InboundSettings) -> bool:
-    """Whether a rule for a door with tunnels looks at the address that they name."""
-    return door.transport is Transport.HBONE and any(
+    """Whether a rule looks at the address of a door's application, which each caller chooses."""
+    return _is_by_port(door) and any(
         rule.to.addresses or rule.to.not_addresses for rule in settings.authorization
     )
+
+
+def _is_by_port(door: InboundSettings) -> bool:
+    """Whether callers choose a port of the application at a door."""
+    return door.transport is Transport.HBONE or door.captured
 
 
 def _has_root(bundles: Mapping[str, Bundle], identity: SpiffeId) -> bool:

@@ -5,13 +5,13 @@ Warnings are no errors and change no setting; each says what follows from the co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from uproxy.config.l7_advice import l7_warnings
 from uproxy.config.listeners import beyond_loopback
 from uproxy.config.nodes import join
 from uproxy.config.rule_advice import target_warnings, trust_warnings
-from uproxy.config.settings import ALL_PORTS, RuleFrom, Settings
+from uproxy.config.settings import ALL_PORTS, InboundSettings, RuleFrom, RuleSettings, Settings
 from uproxy.model import Mistake, TcpAddress, Transport
 
 LEAST_STREAMS = 100
@@ -74,7 +74,9 @@ def _inbound(settings: Settings) -> Iterator[Mistake]:
     if settings.inbound and not allows:
         yield Mistake("authorization", "there is no allow rule in force: nobody gets in")
     for index, door in enumerate(settings.inbound):
-        if not allows or door.transport is not Transport.PLAINTEXT:
+        if allows and door.captured:
+            yield from _clear_ports(door, join("inbound", index), allows)
+        if not allows or door.captured or door.transport is not Transport.PLAINTEXT:
             continue
         if not any(
             _admits_unauthenticated(rule.from_, door.name, rule.to.inbound) for rule in allows
@@ -84,6 +86,26 @@ def _inbound(settings: Settings) -> Iterator[Mistake]:
                 "no allow rule for it says `unauthenticated: true`"
             )
             yield Mistake(join("inbound", index), reason, door.name)
+
+
+def _clear_ports(
+    door: InboundSettings, path: str, allows: Sequence[RuleSettings]
+) -> Iterator[Mistake]:
+    """Warn of ports of a door for capture whose callers have no identity, and that no rule opens to
+    such."""
+    for port in door.ports:
+        how = door.transport_at(int(port))
+        if (how.is_mutual_tls and port not in door.migrate) or any(
+            _admits_unauthenticated(rule.from_, door.name, rule.to.inbound)
+            and (not rule.to.ports or port in rule.to.ports)
+            for rule in allows
+        ):
+            continue
+        reason = (
+            f"nobody gets in at port {port} without mtls, because callers have no identity there "
+            "and no allow rule for it says `unauthenticated: true`"
+        )
+        yield Mistake(join(path, "ports"), reason, str(port))
 
 
 def _admits_unauthenticated(callers: RuleFrom, door: str, doors: tuple[str, ...]) -> bool:

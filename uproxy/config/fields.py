@@ -7,12 +7,14 @@ from it, so they always agree.
 from __future__ import annotations
 
 from uproxy.config import later
-from uproxy.config.kinds import Choice, ListOf, MapOf, Nullable, WordOr
+from uproxy.config.capture_checks import captured_transport
+from uproxy.config.kinds import Choice, EitherOf, ListOf, MapOf, Nullable, WordOr
 from uproxy.config.l7_fields import INBOUND_TRUST, L7_PROXY
 from uproxy.config.leaves import (
     ALPN,
     APPLICATION,
     BOOLEAN,
+    CAPTURED_TRANSPORT,
     DURATION,
     ENDPOINT,
     FILE,
@@ -91,23 +93,40 @@ INBOUND = Record(
     (
         Field("name", LABEL, "What rules call this door; the listen address by default."),
         Field("listen", LISTENER, "Where other workloads connect.", required=True),
-        Field("transport", TRANSPORT, "What they speak.", required=True),
+        Field("transport", TRANSPORT, "What they speak; required but with `captured`."),
+        Field(
+            "captured",
+            BOOLEAN,
+            "Capture brings connections here. Listens for IPv4 and IPv6 at all addresses, whatever "
+            "is written, and refuses what wasn't made to one of `ports` of this host.",
+            False,
+        ),
         Field(
             "to",
             APPLICATION,
-            "The application; required but with hbone. There it is a host without a port, dialled "
-            "instead of the one that a tunnel names.",
+            "The application; required but with hbone or `captured`. There it is a host without a "
+            "port, dialled instead of the one that a tunnel names or a connection was made to.",
         ),
         Field(
             "ports",
-            WordOr(ALL_PORTS, ALL_PORTS, ListOf(PORT)),
-            "With hbone, and required there: the application's ports that tunnels may name.",
+            EitherOf(
+                MapOf(PORT, CAPTURED_TRANSPORT, minimum=1, parsed=True),
+                WordOr(ALL_PORTS, ALL_PORTS, ListOf(PORT)),
+            ),
+            "With hbone, and required there: the application's ports that tunnels may name. With "
+            "`captured`: what is spoken, by the port that the connection was made to.",
         ),
         Field(
             "addresses",
             ListOf(OWN_IP),
             "With hbone: addresses of this workload that tunnels may name besides the one at which "
             "they arrive. Loopback must be listed.",
+        ),
+        Field(
+            "migrate",
+            ListOf(PORT),
+            "With `captured`: ports with mtls at which plaintext is admitted beside it; the first "
+            "byte tells. Not for protocols in which the server speaks first.",
         ),
         _ALPN,
         Field(
@@ -118,8 +137,10 @@ INBOUND = Record(
         _MODE,
         _OWNER,
     ),
-    later=later.KEYS["inbound"],
-    computed=lambda draft, _key: {"name": str(draft.values["listen"])},
+    computed=lambda draft, _key: {
+        "name": str(draft.values["listen"]),
+        "transport": captured_transport(draft),
+    },
 )
 OUTBOUND = Record(
     OutboundSettings,

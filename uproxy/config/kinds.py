@@ -214,6 +214,8 @@ class MapOf:
     key: ScalarKind
     item: Kind
     minimum: int = 0
+    parsed: bool = False
+    """Whether the keys become what `key` makes of them, and not text."""
 
     @property
     def words(self) -> str:
@@ -228,16 +230,16 @@ class MapOf:
         if len(node.entries) < self.minimum:
             mistakes.append(mistake(path, node, f"is empty; must be {self.words}"))
             return WRONG
-        values: dict[str, object] = {}
+        values: dict[object, object] = {}
         for entry in node.entries:
-            where = join(path, entry.key)
+            where, key = join(path, entry.key), None
             try:
-                self.key.parse(entry.key)
+                key = self.key.parse(entry.key)
             except (ValueError, UproxyError) as error:
                 mistakes.append(mistake(where, entry.place, f"the key {error}"))
             value = self.item.read(entry.node, where, mistakes)
             if value is not WRONG:
-                values[entry.key] = value
+                values[key if self.parsed else entry.key] = value
         return MappingProxyType(values)
 
     def schema(self) -> Json:
@@ -246,6 +248,28 @@ class MapOf:
         if self.minimum:
             found["minProperties"] = self.minimum
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class EitherOf:
+    """A mapping of one kind, or a value of another."""
+
+    mapping: MapOf
+    other: Kind
+
+    @property
+    def words(self) -> str:
+        """See Kind."""
+        return f"{self.other.words}, or {self.mapping.words}"
+
+    def read(self, node: Node, path: str, mistakes: list[Mistake]) -> object:
+        """See Kind."""
+        kind: Kind = self.mapping if isinstance(node, MapNode) else self.other
+        return kind.read(node, path, mistakes)
+
+    def schema(self) -> Json:
+        """See Kind."""
+        return {"anyOf": [self.other.schema(), self.mapping.schema()]}
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,16 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-_CAPTURED = "give each door an address the application connects to, and `to:` a destination"
-
 KEYS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
         "": {
             "handover": "remove the key and restart to upgrade",
-        },
-        "inbound": {
-            "captured": _CAPTURED,
-            "migrate": "give plaintext callers a door of their own with `transport: plaintext`",
         },
     }
 )

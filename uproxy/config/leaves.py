@@ -142,4 +142,5 @@ PATTERN = ScalarKind(
     _pattern("[sS][pP][iI][fF][fF][eE]://.+"),
 )
 TRANSPORT = Choice(("mtls", "hbone", "plaintext"), makes=Transport)
+CAPTURED_TRANSPORT = Choice(("mtls", "passthrough", "plaintext"), makes=Transport)
 KEEP_OR_CLOSE = Choice(("keep", "close"))

@@ -108,8 +108,11 @@ def _with_endpoint(tree: MapNode, environ: Mapping[str, str]) -> MapNode:
 
 def _with_real_listeners(settings: Settings) -> Settings:
     """Have doors listen where their sockets will."""
-    doors = (replace(door, listen=where(door.listen, door.captured)) for door in settings.outbound)
-    return replace(settings, outbound=tuple(doors))
+    inbound = (replace(door, listen=where(door.listen, door.captured)) for door in settings.inbound)
+    outbound = (
+        replace(door, listen=where(door.listen, door.captured)) for door in settings.outbound
+    )
+    return replace(settings, inbound=tuple(inbound), outbound=tuple(outbound))
 
 
 def _with_absolute_paths(settings: Settings, folder: str) -> Settings:

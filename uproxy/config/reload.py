@@ -106,10 +106,6 @@ def _permissions(before: Settings, after: Settings) -> Iterator[Mistake]:
         if (known.mode, known.owner) != (door.mode, door.owner):
             reason = "its mode or owner changed but the socket stays; needs a restart"
             yield Mistake(join(path, "listen"), reason, str(door.listen))
-        elif _is_captured(known) != _is_captured(door):
+        elif known.captured != door.captured:
             reason = "`captured` changed but the socket stays; needs a restart"
             yield Mistake(join(path, "captured"), reason)
-
-
-def _is_captured(door: InboundSettings | OutboundSettings) -> bool:
-    return isinstance(door, OutboundSettings) and door.captured

@@ -59,8 +59,8 @@ def _no_such_port(port: int, doors: Sequence[InboundSettings]) -> str:
 
 
 def _addresses(to: RuleTo, doors: Sequence[InboundSettings], path: str) -> Iterator[Mistake]:
-    if any(door.transport is Transport.HBONE for door in doors):
-        return  # tunnels name any address at which they arrive
+    if any(door.transport is Transport.HBONE or door.captured for door in doors):
+        return  # callers choose any address at which they arrive
     targets = [door.to.ip for door in doors if isinstance(door.to, TcpAddress)]
     known = [ip for ip in targets if ip is not None]
     if len(known) < len(targets):

@@ -65,9 +65,11 @@ class InboundSettings:
     listen: ListenAddress
     transport: Transport
     to: Address | Host | None = None
-    """The application.  With hbone a host, or None: the one that a tunnel names is dialled."""
-    ports: tuple[int, ...] | str = ()
-    """With hbone: the ports of the application that a tunnel may name, or ALL_PORTS."""
+    """The application.  With hbone a host, or None: the one that a tunnel names is dialled.  With
+    `captured` likewise: the original destination is."""
+    ports: tuple[int, ...] | str | Mapping[int, Transport] = ()
+    """With hbone: the ports of the application that a tunnel may name, or ALL_PORTS.  With
+    `captured`: what callers speak, by the port of the original destination."""
     addresses: tuple[IPv4Address | IPv6Address, ...] = ()
     """With hbone: addresses of this workload besides the one at which a tunnel arrives."""
     alpn: tuple[str, ...] = ()
@@ -76,10 +78,32 @@ class InboundSettings:
     """The permission bits of a unix socket; None: what the umask leaves."""
     owner: str | None = None
     """The owner of a unix socket: `user`, `user:group` or numbers."""
+    captured: bool = False
+    """Whether capture brings connections here.  `transport` is then mtls if any port's is."""
+    migrate: tuple[int, ...] = ()
+    """With `captured`: the ports at which plaintext is admitted beside mtls."""
+
+    def transport_at(self, port: int | None) -> Transport:
+        """Return what callers speak that connect to a port of the application; plaintext at one
+        that a door with `captured` doesn't list."""
+        if not isinstance(self.ports, Mapping):
+            return self.transport
+        return self.ports.get(port or 0, Transport.PLAINTEXT)
+
+    @property
+    def tls_ports(self) -> frozenset[int] | None:
+        """With `captured`: the ports at which callers make a handshake; None: at every one."""
+        if not isinstance(self.ports, Mapping):
+            return None
+        return frozenset(port for port, how in self.ports.items() if how.is_mutual_tls)
 
     @property
     def leads_to(self) -> str:
         """Where connections go, for people: `127.0.0.1:8080`, or `ports 8080, 5432`."""
+        if isinstance(self.ports, Mapping):
+            ports = ", ".join(f"{port} {how}" for port, how in self.ports.items())
+            words = f"ports {ports}"
+            return words if self.to is None else f"{self.to}, {words}"
         if self.transport is not Transport.HBONE:
             return str(self.to)
         ports = self.ports if isinstance(self.ports, str) else ", ".join(map(str, self.ports))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from uproxy.config import later, scalars
+from uproxy.config import scalars
+from uproxy.config.capture_checks import is_captured
 from uproxy.config.listeners import beyond_loopback, listeners_of
 from uproxy.config.records import Draft
 from uproxy.model import (
@@ -72,9 +73,9 @@ def _check_own_ports(door: Draft, own: dict[int, str]) -> Iterator[Mistake]:
 
 def _check_other_door(door: Draft) -> Iterator[Mistake]:
     """Refuse a door that isn't for tunnels and has no application, or keys of those that are."""
-    if any(key in later.KEYS["inbound"] for key in door.node.keys):
-        return  # such doors will need other keys
     to = door.get("to")
+    if is_captured(door):
+        return
     if not door.has("to"):
         yield door.wrong("to", "is missing; must be an address")
     elif isinstance(to, Host):

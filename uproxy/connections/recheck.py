@@ -135,10 +135,11 @@ def _decision(
     if info.target is None:
         return expectation(snapshot, info.destination, info.told, connection)
     door = snapshot.applications.get(info.door)
-    if info.transport is Transport.PLAINTEXT and door is not None and door.tls is not None:
-        transport = door.settings.transport
-        reason = f"door {info.door} is {transport} now, and this connection is in clear"
-        return Decision(False, None, reason)
+    if not info.transport.is_mutual_tls and door is not None:
+        transport = door.settings.transport_at(info.port)
+        if transport.is_mutual_tls and info.port not in door.settings.migrate:
+            reason = f"door {info.door} is {transport} now, and this connection is in clear"
+            return Decision(False, None, reason)
     arrival = connection.arrival
     is_stream = arrival.tunnel is not None
     caller = snapshot.trust.still(*_peer_of(arrival), info.caller, is_stream=is_stream)

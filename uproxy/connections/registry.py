@@ -256,5 +256,5 @@ def _labels(info: ConnectionInfo, connection: Connection) -> FlowLabels:
         ours=None if info.own is None else info.own.spiffe_id,
         theirs=info.identity_of(connection),
         port=port,
-        mutual_tls=info.transport is not Transport.PLAINTEXT,
+        mutual_tls=info.transport.is_mutual_tls,
     )

@@ -107,6 +107,16 @@ class Door(Protocol):
         """Whether capture brings connections here: `Arrival.target` is then the address that each
         was made to, which is the listener's own if nobody has steered it."""
 
+    @property
+    def tls_ports(self) -> frozenset[int] | None:
+        """With `captured`: the ports of `Arrival.target` at which callers make a handshake, while
+        at the others they don't; None: at every one, if the door has a plan."""
+
+    @property
+    def migrating_ports(self) -> frozenset[int]:
+        """Those of `tls_ports` at which a caller may speak in clear too: whoever's first byte isn't
+        that of a TLS handshake makes none."""
+
     def tls(self) -> TlsPlan | Refusal | None:
         """Return the plan of the downstream handshake, taken when a connection is accepted; None on
         doors without TLS; a Refusal: none can be made.  The same answer each time, for as long as
@@ -136,6 +146,14 @@ class Door(Protocol):
     def closed(self, connection: Connection, ending: Ending) -> None:
         """A connection has ended that never opened and never carried, admitted or not.  Called
         exactly once for each."""
+
+
+def plan_for(door: Door, target: TcpAddress | None) -> TlsPlan | Refusal | None:
+    """Return `Door.tls` for an arrival that is meant for `target`; None: it is in clear."""
+    ports = door.tls_ports
+    if ports is not None and (target is None or target.port not in ports):
+        return None
+    return door.tls()
 
 
 class Listener(Protocol):

@@ -13,8 +13,7 @@ changes; the engine moves the bytes.
 from __future__ import annotations
 
 import logging
-from collections.abc import Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import cast
 
 from uproxy.config.settings import ALL_PORTS
@@ -31,6 +30,7 @@ from uproxy.contract import (
     Refusal,
     Route,
     TlsPlan,
+    plan_for,
 )
 from uproxy.destinations import Addresses
 from uproxy.log import alike
@@ -43,9 +43,9 @@ from uproxy.model import (
     Transport,
     TunnelSettings,
 )
-from uproxy.policy import DIRECT, Caller, Decision, Target
+from uproxy.policy import DIRECT, Caller, Decision
 from uproxy.proxy.callers import Callers, ignored
-from uproxy.proxy.naming import named_address, own_ports
+from uproxy.proxy.naming import Own, is_in_clear, own_ports
 from uproxy.proxy.proxyprotocol import preface
 from uproxy.proxy.services import (
     PER_PEER,
@@ -57,6 +57,7 @@ from uproxy.proxy.services import (
     overtaken,
     unresolved,
 )
+from uproxy.proxy.ways import Way, way_of
 from uproxy.snapshot import Application, Snapshot
 from uproxy.speaking import Disbelief
 
@@ -67,37 +68,6 @@ ANYWHERE = ("0.0.0.0", "::")  # noqa: S104  not to listen there
 """The hosts at which a listener takes connections to every address of the machine."""
 MAX_WAYS = 256
 """How many targets a door for tunnels remembers, so that streams to the same one share objects."""
-
-
-@dataclass(frozen=True, slots=True)
-class Way:
-    """What an arrival is meant for, as rules see it, and where that leads."""
-
-    target: Target
-    addresses: Addresses
-    info: ConnectionInfo
-    """What is known of its connections, but for an SVID of an earlier door."""
-
-
-def way_of(
-    application: Application, own_ports: Set[int], base: ConnectionInfo, arrival: Arrival
-) -> Way | Refusal:
-    """Return what a stream is meant for and where that leads, or why it leads nowhere.  Rules see
-    what its tunnel named, which is what is dialled unless the door has a `to`.
-
-    Args:
-        base: what is known of the door's connections, whatever they are meant for.
-    """
-    door, meant = application.settings, arrival.target
-    if meant is None:
-        reason = f"door {door.name} is for tunnels, and this is no stream of one"
-        return Refusal(Outcome.NO_DESTINATION, reason)
-    named = named_address(door, own_ports, arrival.local, meant)
-    if isinstance(named, Refusal):
-        return named
-    target = Target(named.port, named.ip, door.name)
-    info = replace(base, target=target, port=named.port)
-    return Way(target, application.addresses_at(named), info)
 
 
 class InboundDoor:
@@ -112,9 +82,11 @@ class InboundDoor:
         self._endpoints = endpoints
         self._reports = Reports(Direction.INBOUND, services, endpoints)
         self._carries = application.settings.transport is Transport.HBONE
-        self._own_ports = own_ports(snapshot.settings, services.passed_ports)
-        # of streams, by target and local address
-        self._ways: dict[tuple[TcpAddress | None, Address], Way | Refusal] = {}
+        ports = own_ports(snapshot.settings, services.passed_ports)
+        self._own = Own(ports, services.is_own)
+        self._has_targets = self._carries or application.settings.captured
+        # of arrivals that are meant for an address, by it, where they arrived, and whether in clear
+        self._ways: dict[tuple[TcpAddress | None, Address, bool], Way | Refusal] = {}
         self._callers = Callers(snapshot, services)
         # by arrival, from the decision until it is open or over: for whom an L7 proxy makes it
         self._spoken_for: dict[int, Caller] = {}
@@ -123,7 +95,7 @@ class InboundDoor:
             door=application.settings.name,
             transport=application.settings.transport,
             own=application.tls.own if isinstance(application.tls, TlsPlan) else None,
-            target=None if self._carries else application.target,
+            target=None if self._has_targets else application.target,
             port=application.target.port,
         )
         self._only_way = Way(application.target, application.addresses, self._info)
@@ -145,8 +117,18 @@ class InboundDoor:
 
     @property
     def captured(self) -> bool:
-        """False."""
-        return False
+        """As configured."""
+        return self._application.settings.captured
+
+    @property
+    def tls_ports(self) -> frozenset[int] | None:
+        """As configured."""
+        return self._application.settings.tls_ports
+
+    @property
+    def migrating_ports(self) -> frozenset[int]:
+        """As configured."""
+        return frozenset(self._application.settings.migrate)
 
     @property
     def tunnels(self) -> TunnelSettings | None:
@@ -231,19 +213,24 @@ class InboundDoor:
 
     def _refusal_of_handshake(self, arrival: Arrival) -> Refusal | None:
         """Return why a handshake made at an earlier door isn't good enough here; None: it is."""
-        mine, made_with = self._application.tls, arrival.tls
-        if mine is made_with:
+        mine, made_with = plan_for(self, arrival.target), arrival.tls
+        if mine is made_with or (made_with is None and self._may_be_clear(arrival)):
             return None
         if isinstance(mine, Refusal):
             return mine
         if arrival.tunnel is not None and self._carries:
             return self._distrust(arrival)  # its tunnel is open, whatever is negotiated meanwhile
         if mine is None or made_with is None:
-            transport = self._application.settings.transport
+            port = None if arrival.target is None else arrival.target.port
+            transport = self._application.settings.transport_at(port)
             return overtaken(f"door {self.name} became {transport}")
         if (mine.settings, mine.alpn) != (made_with.settings, made_with.alpn):
             return overtaken(f"the TLS settings of door {self.name} changed")
         return self._distrust(arrival)
+
+    def _may_be_clear(self, arrival: Arrival) -> bool:
+        meant = arrival.target
+        return meant is not None and meant.port in self._application.settings.migrate
 
     def _distrust(self, arrival: Arrival) -> Refusal | None:
         """Return why a certificate of an earlier handshake isn't trusted here; None: it is."""
@@ -256,18 +243,18 @@ class InboundDoor:
     def _way(self, arrival: Arrival) -> Way | Refusal:
         """Return what the arrival is meant for, or why it leads nowhere."""
         door, meant = self._application.settings, arrival.target
-        if not self._carries:
+        if not self._has_targets:
             if meant in (None, door.to):
                 return self._only_way
             reason = f"door {door.name} leads to {door.to} alone, and this was meant for {meant}"
             return Refusal(Outcome.NO_DESTINATION, reason)
-        key = meant, arrival.local
+        key = meant, arrival.local, is_in_clear(arrival)
         known = self._ways.get(key)
         if known is not None:
             return known
         if len(self._ways) >= MAX_WAYS:
             self._ways.clear()
-        way = way_of(self._application, self._own_ports, self._info, arrival)
+        way = way_of(self._application, self._own, self._info, arrival)
         self._ways[key] = way
         return way
 
@@ -276,6 +263,8 @@ class InboundDoor:
             return None  # the preface has this arrival's address
         by_source = self._snapshot.policy.by_source
         scope = PER_PEER_AND_SOURCE if by_source else PER_PEER
+        if self._application.settings.captured:
+            scope |= PER_TARGET
         if self._carries:
             scope |= PER_TARGET
             listen = self._application.settings.listen
@@ -298,7 +287,9 @@ class InboundDoor:
     def _info_of(self, arrival: Arrival) -> ConnectionInfo:
         """Return what is known of a connection, whose handshake may be an earlier door's."""
         way = self._way(arrival)
-        info = self._info if isinstance(way, Refusal) else way.info
+        info = way.info if not isinstance(way, Refusal) else self._info
+        if isinstance(way, Refusal) and self.captured and is_in_clear(arrival):
+            info = replace(info, transport=Transport.PLAINTEXT)
         own, caller = self._shown(arrival), self._spoken_for.get(arrival.id)
         if caller is not None:
             return replace(info, own=own, caller=caller)

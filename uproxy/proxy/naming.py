@@ -1,4 +1,5 @@
-"""What a CONNECT may name: the application's ports at addresses of this workload.  Pure.
+"""What a CONNECT may name, and what a captured connection may have been made to: the application's
+ports at addresses of this workload.  Pure.
 
 An address of this workload is the one at which the tunnel arrived, or one that the door lists.
 The same address has one form here: IPv4, where it is written as an IPv4-mapped IPv6 one.
@@ -6,12 +7,23 @@ The same address has one form here: IPv4, where it is written as an IPv4-mapped 
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Set
+from dataclasses import dataclass
 
 from uproxy.config.settings import ALL_PORTS, InboundSettings, Settings
-from uproxy.contract import Refusal
-from uproxy.model import Address, Outcome, TcpAddress
+from uproxy.contract import Arrival, Refusal
+from uproxy.model import Address, Outcome, TcpAddress, Transport
 from uproxy.policy import IpAddress, plain
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What is known of this host."""
+
+    ports: Set[int]
+    """Where this uProxy listens itself."""
+    is_own: Callable[[IpAddress], bool]
+    """Whether an address is one of this host."""
 
 
 def named_address(
@@ -35,6 +47,36 @@ def named_address(
     if door.ports != ALL_PORTS and meant.port not in door.ports:
         return _no(f"port {meant.port} isn't among `ports` of door {door.name}")
     return TcpAddress(str(ip), meant.port)
+
+
+def captured_address(door: InboundSettings, own: Own, meant: TcpAddress) -> TcpAddress | Refusal:
+    """Return the application's address that a captured connection was made to, or why it leads
+    nowhere."""
+    if meant.ip is None:
+        raise AssertionError("the kernel knows no names")
+    ip = plain(meant.ip)
+    if not own.is_own(ip):
+        return _no(f"{meant} is no address of this host: only its own connections come in here")
+    if meant.port in own.ports:
+        return _no(
+            f"{meant} is where uProxy itself listens, and only capture may bring connections here: "
+            "connect to a port of the application"
+        )
+    if meant.port not in door.ports:
+        return _no(f"port {meant.port} isn't among `ports` of door {door.name}")
+    return TcpAddress(str(ip), meant.port)
+
+
+def is_in_clear(arrival: Arrival) -> bool:
+    """Return whether an arrival's caller makes no handshake."""
+    return arrival.tls is None and arrival.peer is None
+
+
+def spoken_at(door: InboundSettings, port: int, arrival: Arrival) -> Transport:
+    """Return what the caller of a captured connection speaks that was made to a port."""
+    if port in door.migrate and is_in_clear(arrival):
+        return Transport.PLAINTEXT
+    return door.transport_at(port)
 
 
 def _no(reason: str) -> Refusal:

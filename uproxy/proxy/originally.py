@@ -6,25 +6,14 @@ dialled at an address of this host, which capture leaves alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
-from dataclasses import dataclass
 from ipaddress import IPv6Address
 
 from uproxy.config.settings import OutboundSettings
 from uproxy.contract import Arrival, Refusal
 from uproxy.model import Address, Outcome, TcpAddress
-from uproxy.policy import IpAddress, plain
+from uproxy.policy import plain
+from uproxy.proxy.naming import Own
 from uproxy.snapshot import Destination, Snapshot
-
-
-@dataclass(frozen=True, slots=True)
-class Own:
-    """What is known of this host."""
-
-    ports: Set[int]
-    """Where this uProxy listens itself."""
-    is_own: Callable[[IpAddress], bool]
-    """Whether an address is one of this host."""
 
 
 def original_destination_of(

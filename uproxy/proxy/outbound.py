@@ -26,8 +26,8 @@ from uproxy.contract import (
     Upstream,
 )
 from uproxy.model import Direction, Outcome, Timeouts, Transport
-from uproxy.proxy.naming import own_ports
-from uproxy.proxy.originally import Own, original_destination_of
+from uproxy.proxy.naming import Own, own_ports
+from uproxy.proxy.originally import original_destination_of
 from uproxy.proxy.services import (
     PER_ORIGINAL,
     PER_PEER,
@@ -182,6 +182,15 @@ class OutboundDoor:
     def captured(self) -> bool:
         """As configured."""
         return self._settings.captured
+
+    @property
+    def tls_ports(self) -> None:
+        """None: no arrival makes a handshake."""
+
+    @property
+    def migrating_ports(self) -> frozenset[int]:
+        """None of them."""
+        return frozenset()
 
     @property
     def tunnels(self) -> None:

@@ -29,6 +29,10 @@ TlsSetup = tuple[object, int, int, int, bool, int]
 `TlsPlan.trust_id`; whether the client is us; the address of the server's name to send (char *,
 which the context keeps; 0: none)."""
 
+Captured = tuple[bool, bytes, int]
+"""Of a door that capture brings connections to: whether they make a handshake only at some ports of
+what they are meant for; these, 2 bytes in network order each; and at how many of them, the first, a
+connection's first byte tells whether it makes one."""
 TunnelLimits = tuple[int, int, int, float, float]
 """Streams that may be open on a tunnel, bytes of their window and of the tunnel's, for how many
 seconds it may have none (0: for ever), and when our SVID expires (Unix time)."""
@@ -66,12 +70,12 @@ class ListenerHandle:
     def set_door_state(
         self,
         state: object,
-        downstream: TlsSetup | None,
+        setup: TlsSetup | None,
         ask: bool,
         tls: bool,
         limit: float,
         tunnels: TunnelLimits | None,
-        captured: bool,
+        captured: Captured | None,
     ) -> None: ...
     def drain(self) -> None: ...
     def forget(self) -> None: ...
@@ -88,6 +92,7 @@ class ConnectionHandle:
     def source(self) -> tuple[bytes, int] | None: ...
     def local(self) -> tuple[bytes, int] | None: ...
     def dialled_from_endpoint(self) -> tuple[bytes, int] | None: ...
+    def in_clear(self) -> bool: ...
     def meant(self) -> tuple[bytes, int] | None: ...
     def take_spoken(self) -> tuple[tuple[str, ...], tuple[str, ...]] | None: ...
     def why_unnamed(self) -> tuple[str, int] | None: ...

@@ -1,7 +1,6 @@
 # cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False
 # Over 400 lines, because one extension module has one table of OpenSSL's functions and one variable
-# per thread: its three classes, which only translate between Python and the pages, can't be
-# modules of their own.
+# per thread: its three classes, which only translate for Python, can't be modules of their own.
 """Threads that accept, shake hands, dial and move bytes without the GIL, each with its own epoll.
 
 They decide nothing.  `ListenerHandle.set_door_state` says what arrivals meet,
@@ -66,8 +65,8 @@ from uproxy.transport.native.route_cache cimport (
     release_listener,
 )
 from uproxy.transport.native.references cimport (
-    fill_limits, fill_setup, fill_target, fill_way, forget_context, forget_handshake,
-    forget_refusal,
+    fill_captured, fill_limits, fill_setup, fill_target, fill_way, forget_context,
+    forget_handshake, forget_refusal,
 )
 from uproxy.transport.native.handshake cimport on_message
 from uproxy.transport.native.offload cimport helpers_busy_since, stop_helpers
@@ -454,14 +453,12 @@ cdef class ListenerHandle:
         self.listener.held = 1 + core.shared.count
         self.listener.paused, self.listener.port = True, port_of(fd)
 
-    def set_door_state(self, state, downstream, bint ask, bint tls, double limit, tunnels,
-                       bint captured):
-        """Set how connections begin that are accepted from now on.  `make_handle` gets `state`.  If
-        `ask`, each is reported with ARRIVED at once.  If `tls`, it makes a handshake as
-        `downstream`, a TlsSetup, says; without one it is reported with ARRIVED when its first byte
-        has come.  `limit` is the handshake's, in seconds; 0: none.  `tunnels` are the TunnelLimits
-        of the tunnels that callers make; None: they make none.  `captured`: `meant` is what each
-        was meant for.  No cached route is used any more."""
+    def set_door_state(self, state, setup, bint ask, bint tls, double limit, tunnels, captured):
+        """Set how connections begin from now on, without a cached route.  `make_handle` gets
+        `state`.  If `ask`, each is reported with ARRIVED at once.  If `tls`, it makes a handshake
+        as `setup`, a TlsSetup, says; without one it is reported with ARRIVED at its first
+        byte.  `limit` is the handshake's, in seconds; 0: none.  `tunnels`: a TunnelLimits, or None:
+        there are none.  `captured`: a `_engine.Captured`, or None: nothing is captured."""
         cdef DoorState *door_state = <DoorState *>calloc(1, sizeof(DoorState))
         if door_state == NULL:
             raise MemoryError
@@ -469,8 +466,8 @@ cdef class ListenerHandle:
         Py_INCREF(state)
         door_state.python, door_state.held = <PyObject *>state, 1
         door_state.ask, door_state.tls, door_state.limit = ask, tls, limit
-        door_state.captured = captured
-        fill_setup(&door_state.downstream, downstream)
+        fill_captured(door_state, captured)
+        fill_setup(&door_state.downstream, setup)
         fill_limits(&door_state.tunnels, tunnels)
         self._exchange(door_state)
 
@@ -584,9 +581,12 @@ cdef class ConnectionHandle:
         """Return the address at which it arrived, as `source` does."""
         return _endpoint(&self.connection.local)
 
+    def in_clear(self):
+        """Return whether it makes no handshake, though others at its door do."""
+        return self.connection.in_clear
+
     def meant(self):
-        """Return the address that a stream's CONNECT names, or that a captured connection was made
-        to, as `source` does; None where a CONNECT names none, too, and on other connections."""
+        """Return the address that a CONNECT names or a captured connection was made to; or None."""
         return _endpoint(&self.connection.meant)
 
     def take_spoken(self):

@@ -14,7 +14,7 @@ from uproxy.transport.native.system cimport (
 )
 from uproxy.transport.native.codes cimport C_ADOPT, K_CHANNEL, MAX_UNREPORTED, RECEIVE_SIZE
 from uproxy.transport.native.types cimport (
-    Command, Connection, Endpoint, Listener, Shared, Side, Worker,
+    Command, Connection, DoorState, Endpoint, Listener, Shared, Side, Worker,
 )
 from uproxy.transport.native.queues cimport new_command, ring_loop, send_command
 from uproxy.transport.native.dial cimport endpoint_of, is_mapped
@@ -130,6 +130,7 @@ cdef inline int accept_for_worker(Listener *listener, Shared *shared, Worker *mi
     set_local(connection)
     if connection.door_state.captured:
         set_original(connection)
+        choose_handshake(connection)
     connection.accepted_at = clock_of(CLOCK_MONOTONIC)
     set_worker(connection, least_loaded(shared, mine))
     word_add(&connection.worker.load, 1)
@@ -173,6 +174,19 @@ cdef inline void set_original(Connection *connection) noexcept nogil:
     if (connection.local.known and connection.local.port == connection.listener.port
             and getsockopt(fd, level, SO_ORIGINAL_DST, &name, &size) == 0):
         endpoint_of(&name, &connection.meant)
+
+
+cdef inline void choose_handshake(Connection *connection) noexcept nogil:
+    """Find out whether a captured connection makes a handshake, by what it was meant for."""
+    cdef DoorState *door_state = connection.door_state
+    cdef int at
+    if not door_state.by_port:
+        return
+    connection.in_clear = True
+    for at in range(door_state.tls_port_count):
+        if door_state.tls_ports[at] == connection.meant.port:
+            connection.in_clear = False
+            connection.may_be_clear = at < door_state.migrating_count
 
 
 cdef inline bint is_behind(Shared *shared) noexcept nogil:

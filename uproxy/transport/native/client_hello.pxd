@@ -17,7 +17,8 @@ from uproxy.transport.native.channel cimport (
 )
 
 cdef enum:
-    HELLO_BEGINS = 2  # a result of `receive_hello`
+    HELLO_BEGINS = 2  # results of `receive_hello`
+    HELLO_ABSENT = 3
 
 cdef enum:  # of RFC 8446 §5.1 and §4
     MAX_RECORD = 16 * 1024  # bytes of a record's content
@@ -77,9 +78,11 @@ cdef inline bint refuse_hello(Channel *channel, int alert, unsigned long code) n
 cdef inline int receive_hello(Side *side, char **hello, size_t *size) noexcept nogil:
     """Receive more of the ClientHello.  Returns 1 if it is complete, and where it is: in the
     thread's buffer, or in `channel.early`; 0 if more must come; -1 if it failed (recorded);
-    HELLO_BEGINS if it isn't known yet how to shake hands: a byte has come, and is still unread."""
+    HELLO_BEGINS if it isn't known yet how to shake hands: a byte has come, and is still unread.
+    HELLO_ABSENT if that byte shows that the caller speaks in clear, and it may."""
     cdef Channel *channel = &side.channel
-    cdef bint is_known = channel.tls_setup.ssl_ctx != NULL
+    cdef bint is_known = (channel.tls_setup.ssl_ctx != NULL
+                          and not side.connection.may_be_clear)
     cdef size_t most = MAX_HELLO - channel.early_size
     cdef ssize_t got = receive_raw(channel, most) if is_known else peek_byte(channel)
     if got == -2:
@@ -90,6 +93,12 @@ cdef inline int receive_hello(Side *side, char **hello, size_t *size) noexcept n
         return fail(channel, F_OS, errno, 0)
     if got == 0:
         return fail(channel, F_SHORT_HELLO if channel.early_size else F_NO_HELLO, 0, 0)
+    if side.connection.may_be_clear:
+        side.connection.may_be_clear = False
+        if <uint8_t>channel.running_on.received[0] != HANDSHAKE_RECORD:
+            return HELLO_ABSENT
+        return receive_hello(side, hello, size) if channel.tls_setup.ssl_ctx != NULL \
+            else HELLO_BEGINS
     if not is_known:
         return HELLO_BEGINS
     if side.connection.handshake_started == 0:

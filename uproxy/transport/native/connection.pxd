@@ -8,6 +8,7 @@ return what came of it.  Any verb may end the connection.  `python/connection.py
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport free
+from libc.string cimport memset
 from posix.time cimport CLOCK_MONOTONIC
 
 from uproxy.transport.native.system cimport (
@@ -23,7 +24,7 @@ from uproxy.transport.native.codes cimport (
     W_HELLO, W_LINGER,
 )
 from uproxy.transport.native.types cimport (
-    CachedRoute, Connection, DoorState, Side, Tunnel, Way,
+    CachedRoute, Connection, DoorState, Side, TlsSetup, Tunnel, Way,
 )
 from uproxy.transport.native.queues cimport mark_decided, report, ring_loop
 from uproxy.transport.native.deadlines cimport seconds_until
@@ -34,7 +35,7 @@ from uproxy.transport.native.route_cache cimport find_cached_route, is_carrying,
 from uproxy.transport.native.channel cimport take_early, unwatch, watch
 from uproxy.transport.native.tls cimport send_output
 from uproxy.transport.native.side cimport fail_side, flush_handshake
-from uproxy.transport.native.client_hello cimport HELLO_BEGINS, receive_hello
+from uproxy.transport.native.client_hello cimport HELLO_ABSENT, HELLO_BEGINS, receive_hello
 from uproxy.transport.native.close cimport (
     close_connection, close_side, is_gone, is_told, linger_turn, link_connection,
 )
@@ -73,7 +74,7 @@ cdef inline void on_accepted(Connection *connection) noexcept nogil:
         on_target_known(connection, connection.sides[0].channel.verified_peer.serial)
     elif door_state.ask:
         ask_loop(connection, E_ARRIVED)
-    elif door_state.tls:
+    elif door_state.tls and not connection.in_clear:
         connection.sides[0].channel.tls_setup = door_state.downstream
         await_hello(connection, door_state.limit)
     else:
@@ -102,6 +103,10 @@ cdef inline void on_client_hello(Side *side) noexcept nogil:
     mark_heard(connection)
     if result <= 0:
         on_failed(side)
+    elif result == HELLO_ABSENT:
+        memset(&side.channel.tls_setup, 0, sizeof(TlsSetup))
+        connection.in_clear, connection.waits_for = True, W_EVENT
+        on_target_known(connection, 0)
     elif result == HELLO_BEGINS:
         unwatch(&side.channel)
         ask_loop(connection, E_ARRIVED)

@@ -145,7 +145,7 @@ class Deciding(ConnectionHandle):
             unix if source is None else TcpAddress(sockaddr.host_of(source[0]), source[1]),
             unix if local is None else sockaddr.address_of(*local),
             peer,
-            self._plan if state_number >= _HANDSHAKING else None,
+            self._plan if state_number >= _HANDSHAKING and not self.in_clear() else None,
             target=self._meant(),
         )
         if peer is not None and self._inbound:

@@ -17,7 +17,16 @@ import logging
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final, cast
 
-from uproxy.contract import Candidate, Door, Ending, PeerSvid, Refusal, RefusedError, Route
+from uproxy.contract import (
+    Candidate,
+    Door,
+    Ending,
+    PeerSvid,
+    Refusal,
+    RefusedError,
+    Route,
+    plan_for,
+)
 from uproxy.lifecycle import State
 from uproxy.model import Outcome
 from uproxy.transport import failures
@@ -105,7 +114,7 @@ class NativeConnection(Dialling):
 
     def _ask_for_tls(self) -> None:
         door = self._take_current_door()
-        plan = door.tls()
+        plan = plan_for(door, self.arrival.target)
         if isinstance(plan, Refusal):
             raise RefusedError(plan)
         if plan is None:

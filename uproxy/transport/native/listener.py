@@ -20,7 +20,7 @@ from uproxy.transport.native.loop import LoopState
 from uproxy.transport.native.tunnels import limits_of
 
 if TYPE_CHECKING:
-    from uproxy.transport.native._engine import TlsSetup
+    from uproxy.transport.native._engine import Captured, TlsSetup
 
 _log = logging.getLogger(__name__)
 
@@ -110,7 +110,13 @@ class NativeListener:
                 most = door.tunnels.max_streams
                 tunnels = limits_of(door.tunnels, most, door.timeouts.idle, own)
             self._handle.set_door_state(
-                door_state, downstream, ask, tls, limit, tunnels, door.captured
+                door_state,
+                downstream,
+                ask,
+                tls,
+                limit,
+                tunnels,
+                captured_of(door),
             )
             self._drain_unless(plan if tunnels else None)
         elif self._forgetting is not None:
@@ -131,7 +137,7 @@ class NativeListener:
             return
         door_state = DoorState(self, door, None, door.direction is Direction.INBOUND)
         tunnels = limits_of(door.tunnels, door.tunnels.max_streams, door.timeouts.idle, None)
-        self._handle.set_door_state(door_state, None, False, True, 0, tunnels, False)
+        self._handle.set_door_state(door_state, None, False, True, 0, tunnels, None)
 
     def forget(self) -> None:
         """Let nobody decide about streams any more, after `close`."""
@@ -188,6 +194,16 @@ class NativeListener:
         loop = asyncio.get_running_loop()
         pause = self._backoff.pause(error, loop.time())
         self._resuming = loop.call_later(pause, self._handle.resume)
+
+
+def captured_of(door: Door) -> Captured | None:
+    """Make of a door what threads need for captured connections; None: there are none."""
+    if not door.captured:
+        return None
+    ports, migrating = door.tls_ports, door.migrating_ports
+    in_order = (*migrating, *((ports or frozenset()) - migrating))
+    packed = b"".join(port.to_bytes(2, "big") for port in in_order)
+    return ports is not None, packed, len(migrating)
 
 
 def tls_setup(plan: TlsPlan, server_name: str | None = None) -> TlsSetup:

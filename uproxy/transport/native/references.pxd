@@ -2,13 +2,15 @@
 
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from libc.stdint cimport uintptr_t
+from libc.stdint cimport uint16_t, uintptr_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy
 
 from uproxy.transport.native.system cimport sockaddr_storage
 from uproxy.transport.native.codes cimport MAX_AUTHORITY, V_NONE
-from uproxy.transport.native.types cimport Channel, TlsSetup, TunnelLimits, VerifyCache, Way
+from uproxy.transport.native.types cimport (
+    Channel, DoorState, TlsSetup, TunnelLimits, VerifyCache, Way,
+)
 from uproxy.transport.native.verify_cache cimport release_verified
 
 
@@ -40,6 +42,22 @@ cdef inline int fill_limits(TunnelLimits *limits, fields) except -1:
     if fields is not None:
         limits.most, limits.stream_window, limits.connection_window = fields[:3]
         limits.idle, limits.expires = fields[3:]
+    return 0
+
+
+cdef inline int fill_captured(DoorState *door_state, fields) except -1:
+    """Fill what is known of captured connections from a `_engine.Captured`; None: there are
+    none."""
+    cdef bytes ports
+    if fields is None:
+        return 0
+    door_state.captured = True
+    door_state.by_port, ports, door_state.migrating_count = fields
+    door_state.tls_ports = <uint16_t *>malloc(len(ports) or 1)
+    if door_state.tls_ports == NULL:
+        raise MemoryError
+    memcpy(door_state.tls_ports, <char *>ports, len(ports))
+    door_state.tls_port_count = len(ports) // sizeof(uint16_t)
     return 0
 
 

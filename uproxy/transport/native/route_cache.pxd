@@ -139,6 +139,7 @@ cdef inline void release_door_state(DoorState *door_state):
     Py_DECREF(<object>door_state.python)
     Py_XDECREF(door_state.downstream.context)
     pthread_mutex_destroy(&door_state.lock)
+    free(door_state.tls_ports)
     free(door_state)
 
 

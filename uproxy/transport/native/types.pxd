@@ -121,6 +121,10 @@ cdef struct DoorState:  # how a listener's new connections begin, under one snap
     bint ask  # E_ARRIVED comes first of all
     double limit  # of the downstream handshake, seconds
     bint captured  # capture brings connections here: what each was meant for is asked
+    bint by_port  # `tls` is true only at ports of `tls_ports`
+    uint16_t *tls_ports  # of what a connection was meant for, in network order
+    int tls_port_count
+    int migrating_count  # so many of them, the first, admit callers in clear too
     TunnelLimits tunnels  # that callers make; if there are any, a CONNECT is an arrival
     pthread_mutex_t lock  # of the cached routes
     CachedRoute *buckets[ROUTE_BUCKETS]
@@ -272,6 +276,8 @@ cdef struct Connection:
     int64_t counts[2]  # application bytes received from each side
     Endpoint source
     Endpoint local
+    bint in_clear  # it makes no handshake with its caller, whatever the door's others do
+    bint may_be_clear  # its first byte tells
     Connection *carried_by  # of a stream that the peer has opened: the connection with the tunnel
     Endpoint meant  # the address that its CONNECT names, or to which a captured one was made
     Unnamed *unnamed  # if it names none

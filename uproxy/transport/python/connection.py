@@ -40,7 +40,7 @@ from uproxy.transport.python.relay import Relay
 from uproxy.transport.python.side import ChannelSide, End
 from uproxy.transport.python.steps import Step, Steps
 from uproxy.transport.python.stream import StreamRefusedError, StreamSide
-from uproxy.transport.python.tls import TlsChannel, refusing
+from uproxy.transport.python.tls import TlsChannel, begins_handshake, refusing
 from uproxy.transport.through import MAX_TUNNELS_TRIED
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class Connection(Steps):
         self._limiter.add(self)
         if isinstance(self._socket, StreamSide):
             return self.on_target_known
-        plan = self._decide().tls()
+        plan = self._plan()
         if plan is not None:
             channel = TlsChannel(self._engine.poller, self._socket, self._names[0])
             self._downstream = ChannelSide(channel)
@@ -92,9 +92,10 @@ class Connection(Steps):
             self.enter_state(State.HANDSHAKING_DOWNSTREAM, limit)
             self._limiter.mark_silent(self)
             with refusing(channel):
-                if isinstance(plan, Refusal):
+                if self._may_be_clear or isinstance(plan, Refusal):
                     await channel.wait_for_first_byte()
-                    plan = self._ask_for_plan()
+                    in_clear = self._may_be_clear and not begins_handshake(self._socket)
+                    plan = None if in_clear else self._ask_for_plan()
                 if plan is not None:
                     self.arrival = replace(self.arrival, tls=plan)
                     return partial(self.on_client_hello, await channel.receive_client_hello())

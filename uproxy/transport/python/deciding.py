@@ -24,6 +24,7 @@ from uproxy.contract import (
     Route,
     TlsFacts,
     TlsPlan,
+    plan_for,
 )
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Outcome, TcpAddress
@@ -124,13 +125,23 @@ class Deciding:
         """Whether the listener has another door than the one that decided."""
         return self._listener is not None and self._listener.door is not self._door
 
+    def _plan(self) -> TlsPlan | Refusal | None:
+        """Return how the listener's door says to shake hands with whoever dialled."""
+        return plan_for(self._decide(), self.arrival.target)
+
+    @property
+    def _may_be_clear(self) -> bool:
+        """Whether the first byte tells whether the caller makes a handshake."""
+        target = self.arrival.target
+        return target is not None and target.port in cast("Door", self._door).migrating_ports
+
     def _ask_for_plan(self) -> TlsPlan | None:
         """Have the listener's door say how to shake hands with whoever dialled; None: not at all.
 
         Raises:
             RefusedError: the door's refusal.
         """
-        plan = self._decide().tls()
+        plan = self._plan()
         if isinstance(plan, Refusal):
             raise RefusedError(plan)
         return plan

@@ -21,6 +21,12 @@ from uproxy.transport.python.channel import Channel
 from uproxy.transport.python.client_hello import MAX_HELLO, ClientHello
 
 
+def begins_handshake(connection: socket.socket) -> bool:
+    """Return whether the first byte that waits in a socket is that of a TLS handshake (RFC 8446
+    section 5.1)."""
+    return connection.recv(1, socket.MSG_PEEK) == b"\x16"
+
+
 class TlsChannel(Channel):
     """A channel whose peer is verified once `handshake` has returned; before, it sends and
     receives no application byte."""

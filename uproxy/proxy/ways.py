@@ -1,0 +1,55 @@
+"""What an arrival at an inbound door is meant for, and where that leads.
+
+A stream is meant for the address that its CONNECT names, a captured connection for the one that it
+was made to; other doors lead to one application.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from uproxy.connections import ConnectionInfo
+from uproxy.contract import Arrival, Refusal
+from uproxy.destinations import Addresses
+from uproxy.model import Outcome
+from uproxy.policy import Target
+from uproxy.proxy.naming import Own, captured_address, named_address, spoken_at
+from uproxy.snapshot import Application
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """What an arrival is meant for, as rules see it, and where that leads."""
+
+    target: Target
+    addresses: Addresses
+    info: ConnectionInfo
+    """What is known of its connections, but for an SVID of an earlier door."""
+
+
+def way_of(
+    application: Application, own: Own, base: ConnectionInfo, arrival: Arrival
+) -> Way | Refusal:
+    """Return what a stream or a captured connection is meant for and where that leads, or why it
+    leads nowhere.  Rules see what its tunnel named, or where it was made to, which is what is
+    dialled unless the door has a `to`.
+
+    Args:
+        base: what is known of the door's connections, whatever they are meant for.
+    """
+    door, meant = application.settings, arrival.target
+    if meant is None:
+        reason = f"door {door.name} is for tunnels, and this is no stream of one"
+        if door.captured:
+            reason = f"door {door.name} is for captured connections, and this one was not"
+        return Refusal(Outcome.NO_DESTINATION, reason)
+    if door.captured:
+        named = captured_address(door, own, meant)
+    else:
+        named = named_address(door, own.ports, arrival.local, meant)
+    if isinstance(named, Refusal):
+        return named
+    target = Target(named.port, named.ip, door.name)
+    transport = spoken_at(door, named.port, arrival) if door.captured else base.transport
+    info = replace(base, target=target, port=named.port, transport=transport)
+    return Way(target, application.addresses_at(named), info)
