@@ -174,3 +174,12 @@ def test_an_open_connection_in_clear_is_cut_when_its_port_becomes_mtls_alone(
     assert refusal is not None
     assert refusal.outcome is Outcome.POLICY_CHANGED
     assert refusal.reason == "door in is mtls now, and this connection is in clear"
+
+
+def test_the_application_is_dialled_from_its_callers_address_where_that_is_preserved() -> None:
+    _, door = make(replace(DOOR, preserve_source=True))
+    route = admitted(door, made_to(3306))
+    assert route.dial_from == arrival().source
+    assert route.cache_scope is None
+    _, other = make()
+    assert admitted(other, made_to(3306)).dial_from is None

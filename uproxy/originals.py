@@ -8,6 +8,7 @@ Where netfilter has rewritten it (`redirect` in nft), conntrack knows the one be
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 import struct
 from ipaddress import IPv4Address, IPv6Address
@@ -20,7 +21,11 @@ ORIGINAL_DST: Final = 80
 """SO_ORIGINAL_DST of linux/netfilter_ipv4.h, and IP6T_SO_ORIGINAL_DST of netfilter_ipv6."""
 _IPV6_TRANSPARENT: Final = 75
 _IP_TRANSPARENT: Final = 19
+_BIND_ADDRESS_NO_PORT: Final = 24
 _ANY_PORT: Final = 9
+
+CAPTURE_MARK: Final = 0x7570
+"""The mark of packets that `uproxy capture` routes to loopback."""
 
 _MAPPED: Final = bytes(10) + b"\xff\xff"
 
@@ -76,6 +81,23 @@ def _transparent(listener: socket.socket) -> tuple[int, int]:
     if listener.family == socket.AF_INET6:
         return socket.IPPROTO_IPV6, _IPV6_TRANSPARENT
     return socket.SOL_IP, _IP_TRANSPARENT
+
+
+def use_source(connection: socket.socket, source: TcpAddress) -> None:
+    """Have a TCP socket dial from another host's address, by way of the loopback interface; answers
+    come back to it by the route that capture has made for what is marked.
+
+    Raises:
+        OSError: EPERM, it takes CAP_NET_ADMIN; EINVAL, the address is of the other family.
+    """
+    level, option = _transparent(connection)
+    connection.setsockopt(level, option, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, CAPTURE_MARK)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")
+    connection.setsockopt(socket.SOL_IP, _BIND_ADDRESS_NO_PORT, 1)
+    if (":" in source.host) != (connection.family == socket.AF_INET6):
+        raise OSError(errno.EINVAL, "the caller's address is of the other family")
+    connection.bind((source.host, 0))
 
 
 def is_own(ip: IPv4Address | IPv6Address) -> bool:

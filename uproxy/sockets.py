@@ -16,6 +16,7 @@ import pwd
 import socket
 import stat
 import struct
+from collections.abc import Callable
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Final
@@ -258,8 +259,11 @@ def tune(connection: socket.socket) -> None:
         connection.setsockopt(level, option, value)
 
 
-def start_connecting(address: Address) -> tuple[socket.socket, int]:
+def start_connecting(
+    address: Address, prepare: Callable[[socket.socket], None] = lambda _connection: None
+) -> tuple[socket.socket, int]:
     """Start a non-blocking connect to a literal address; return the socket and connect's errno.
+    `prepare` is called with the new socket before.
 
     0: connected; EINPROGRESS: wait until it is writable, then ask `connect_error`; EAGAIN (unix
     sockets): the accept queue is full, try again; anything else: failed.
@@ -277,6 +281,7 @@ def start_connecting(address: Address) -> tuple[socket.socket, int]:
     try:
         connection.setblocking(False)
         tune(connection)
+        prepare(connection)
         return connection, connection.connect_ex(target)
     except OSError:
         connection.close()

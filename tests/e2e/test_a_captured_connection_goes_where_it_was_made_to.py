@@ -14,7 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.captured import ROOT, cable, network, reached_by_cable, redirect
+from tests.helpers.captured import (
+    ROOT,
+    bring_marked_home,
+    cable,
+    network,
+    reached_by_cable,
+    redirect,
+)
 from tests.helpers.pair import FRONTEND, ORDERS, Config, end_at_once, identity_of
 from uproxy.lab.identities import write_identity
 from uproxy.lab.pki import Authority
@@ -40,16 +47,18 @@ table inet capture {
   chain prerouting {
     type nat hook prerouting priority dstnat
     ip daddr 198.51.100.10 meta l4proto tcp redirect to :15006
+    ip daddr 198.51.100.11 meta l4proto tcp redirect to :15007
   }
 }
 """
-"""What arrives at one address of the other side is captured there."""
+"""What arrives at two addresses of the other side is captured there."""
 APPLICATIONS = {
     "in-mtls": ("198.51.100.10", 8080),
     "in-clear": ("198.51.100.10", 3306),
     "in-passing": ("198.51.100.10", 8444),
     "in-either": ("198.51.100.10", 8082),
     "in-unlisted": ("198.51.100.10", 8081),
+    "in-source": ("198.51.100.11", 8080),
     "mtls": ("127.0.0.1", 8080),
     "tunnel": ("198.51.100.8", 80),
     "clear": ("198.51.100.9", 80),
@@ -83,6 +92,7 @@ def test_a_captured_connection_goes_where_it_was_made_to(engine: str, tmp_path: 
         "15006-as-root": "reset",
     }.items():
         assert told[captured] == wanted, captured
+    assert told["seen-by-the-application"] == "in-source 192.0.2.1"
     assert "where uProxy itself listens" in told["refused-itself"]
     assert "could lead back here" in told["refused-own"]
 
@@ -115,6 +125,7 @@ def here(engine: str, folder: Path) -> None:
 def _ask(uproxy: Uproxy) -> None:
     for port in (8080, 8082):
         print(f"{port}-as-nobody", _came(_curl(f"http://198.51.100.10:{port}/")))  # noqa: T201
+    print("seen-by-the-application", _came(_curl("http://198.51.100.11:8080/")))  # noqa: T201
     for port in (3306, 8444, 8082, 8080, 8081, 15006):
         asked = _curl(f"http://198.51.100.10:{port}/", as_root=True)
         print(f"{port}-as-root", _came(asked))  # noqa: T201
@@ -123,12 +134,12 @@ def _ask(uproxy: Uproxy) -> None:
         "http://[2001:db8:1::9]/",
     ):  # fmt: skip
         print(url, _curl(url)[1])  # noqa: T201
-    wanted = [_wait_for(uproxy, number)["destination"] for number in range(2, 6)]
+    wanted = [_wait_for(uproxy, number)["destination"] for number in range(3, 7)]
     print("destinations", *wanted)  # noqa: T201
     print("http://192.0.2.1:15001/", _came(_curl("http://192.0.2.1:15001/")))  # noqa: T201
-    print("refused-itself", _wait_for(uproxy, 6)["error"])  # noqa: T201
+    print("refused-itself", _wait_for(uproxy, 7)["error"])  # noqa: T201
     _curl("http://192.0.2.1:81/")
-    print("refused-own", _wait_for(uproxy, 7)["error"])  # noqa: T201
+    print("refused-own", _wait_for(uproxy, 8)["error"])  # noqa: T201
 
 
 def _wait_for(uproxy: Uproxy, number: int) -> dict[str, object]:
@@ -160,7 +171,7 @@ def _frontend(engine: str, identity: Config) -> Config:
         "outbound": [{"listen": "127.0.0.1:15001", "captured": True}],
         "destinations": {
             "mtls": to("198.51.100.7", "mtls"),
-            "captured-there": to("198.51.100.10", "mtls"),
+            "captured-there": to("198.51.100.10/31", "mtls"),
             "tunnel": to("198.51.100.8/32", "hbone"),
             "clear": {
                 "match": {"addresses": ["0.0.0.0/0", "::/0"]},
@@ -183,6 +194,12 @@ def _orders(engine: str, identity: Config) -> Config:
                 "ports": {8080: "mtls", 8082: "mtls", 3306: "plaintext", 8444: "passthrough"},
                 "migrate": [8082],
             },
+            {
+                "listen": "[::]:15007",
+                "captured": True,
+                "ports": {8080: "mtls"},
+                "preserve_source": True,
+            },
         ],
         "authorization": [
             {"action": "allow", "from": {"identities": [FRONTEND]}},
@@ -202,6 +219,7 @@ async def there(folder: Path) -> None:
     addresses = dict.fromkeys(host for host, _ in APPLICATIONS.values() if host != "127.0.0.1")
     reached_by_cable("198.51.100.7", *addresses)
     redirect(THEIR_RULES)
+    bring_marked_home()
     for name, (host, port) in APPLICATIONS.items():
         await asyncio.start_server(_answer(name), host, port)
     argv = [sys.executable, "-m", "uproxy", "run", "--config", str(config).strip()]
@@ -221,7 +239,8 @@ async def there(folder: Path) -> None:
 def _answer(name: str) -> asyncio.streams._ClientConnectedCallback:
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        body = name.encode()
+        peer = writer.get_extra_info("peername")[0]
+        body = f"{name} {peer}".encode() if name == "in-source" else name.encode()
         head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         writer.write(head.encode() + body)
         await writer.drain()

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from uproxy.originals import CAPTURE_MARK
+
 ROOT = Path(__file__).parents[2]
 OURS = ("192.0.2.1", "2001:db8::1")
 """The addresses of the namespace."""
@@ -93,6 +95,13 @@ def reached_by_cable(*addresses: str) -> None:
         _run("ip", "addr", "add", address, "dev", "there", *_at_once(address))
     for family, address in zip(("-4", "-6"), OURS, strict=True):
         _run("ip", family, "route", "add", address, "dev", "there")
+
+
+def bring_marked_home() -> None:
+    """Route what is marked to loopback, as `uproxy capture attach` does."""
+    _run("ip", "rule", "add", "fwmark", hex(CAPTURE_MARK), "lookup", "7570")
+    _run("ip", "route", "add", "local", "default", "dev", "lo", "table", "7570")
+    Path("/proc/sys/net/ipv4/tcp_fwmark_accept").write_text("1")
 
 
 def _at_once(address: str) -> list[str]:

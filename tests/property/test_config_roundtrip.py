@@ -93,11 +93,13 @@ def _captured_inbound(draw: Callable[..., Any], port: int) -> InboundSettings:
     spoken = st.sampled_from([Transport.MTLS, Transport.PLAINTEXT, Transport.PASSTHROUGH])
     known = draw(st.dictionaries(st.integers(8000, 8099), spoken, min_size=1, max_size=4))
     tls = [each for each, how in known.items() if how is Transport.MTLS]
+    to = draw(st.none() | st.just(Host("127.0.0.1")))
     return InboundSettings(
         name=draw(_LABELS) + str(port),
         listen=TcpAddress("::", port),
         transport=Transport.MTLS if tls else Transport.PLAINTEXT,
-        to=draw(st.none() | st.just(Host("127.0.0.1"))),
+        to=to,
+        preserve_source=to is None and draw(st.booleans()),
         ports=MappingProxyType(known),
         captured=True,
         migrate=tuple(tls[:1]) if draw(st.booleans()) else (),

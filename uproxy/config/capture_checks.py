@@ -83,8 +83,9 @@ def _check_inbound(door: Draft, own: Mapping[int, str]) -> Iterator[Mistake]:
         if isinstance(ports, Mapping) and not unsure:
             reason = "is a mapping only with `captured: true`; write a list of the ports"
             yield door.wrong("ports", reason)
-        if door.has("migrate") and not unsure:
-            yield door.wrong("migrate", "is for doors with `captured: true`")
+        for key in ("migrate", "preserve_source"):
+            if door.get(key) and not unsure:
+                yield door.wrong(key, "is for doors with `captured: true`")
         return
     yield from _check_captured_inbound(door)
     yield from _check_migrate(door, ports)
@@ -134,6 +135,9 @@ def _check_captured_inbound(door: Draft) -> Iterator[Mistake]:
         way_out = f": write {to.host}" if isinstance(to, TcpAddress) else ""
         reason = "is a host only with `captured: true`, because the port is the original one"
         yield door.wrong("to", f"{reason}{way_out}")
+    if door.get("preserve_source") and door.has("to"):
+        reason = "stands beside `to`: only at the address that was meant does the application see"
+        yield door.wrong("preserve_source", f"{reason} its callers' addresses")
     if door.has("alpn") and captured_transport(door) is not Transport.MTLS:
         yield door.wrong("alpn", "means nothing without a port with mtls")
 

@@ -128,6 +128,13 @@ INBOUND = Record(
             "With `captured`: ports with mtls at which plaintext is admitted beside it; the first "
             "byte tells. Not for protocols in which the server speaks first.",
         ),
+        Field(
+            "preserve_source",
+            BOOLEAN,
+            "With `captured`: the application sees its callers' own addresses. Takes CAP_NET_ADMIN "
+            "and the routes of `uproxy capture`.",
+            False,
+        ),
         _ALPN,
         Field(
             "proxy_protocol",

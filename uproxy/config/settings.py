@@ -82,6 +82,8 @@ class InboundSettings:
     """Whether capture brings connections here.  `transport` is then mtls if any port's is."""
     migrate: tuple[int, ...] = ()
     """With `captured`: the ports at which plaintext is admitted beside mtls."""
+    preserve_source: bool = False
+    """With `captured`: whether the application sees its callers' own addresses."""
 
     def transport_at(self, port: int | None) -> Transport:
         """Return what callers speak that connect to a port of the application; plaintext at one

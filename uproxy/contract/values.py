@@ -133,6 +133,9 @@ class Route:
     timeouts: Timeouts
     rule: str | None = None
     """The allow rule that let the caller in."""
+    dial_from: TcpAddress | None = None
+    """The host of which upstream sees the connection come, another one: the application's caller.
+    Only in clear, and on this machine."""
     preface: bytes = b""
     """Sent upstream before anything else (PROXY protocol)."""
     cache_scope: frozenset[CacheScope] | None = None

@@ -168,6 +168,7 @@ class InboundDoor:
             upstream=PLAIN,
             timeouts=self.timeouts,
             rule=decision.rule,
+            dial_from=self._dial_from(arrival),
             preface=self._preface(arrival, caller),
             cache_scope=None if caller.via != DIRECT else self._cache_scope(way.addresses),
             revision=self._snapshot.revision,
@@ -259,8 +260,9 @@ class InboundDoor:
         return way
 
     def _cache_scope(self, addresses: Addresses) -> frozenset[CacheScope] | None:
-        if self._application.settings.proxy_protocol is not None:
-            return None  # the preface has this arrival's address
+        settings = self._application.settings
+        if settings.proxy_protocol is not None or settings.preserve_source:
+            return None  # the preface, or the socket, has this arrival's address
         by_source = self._snapshot.policy.by_source
         scope = PER_PEER_AND_SOURCE if by_source else PER_PEER
         if self._application.settings.captured:
@@ -294,6 +296,10 @@ class InboundDoor:
         if caller is not None:
             return replace(info, own=own, caller=caller)
         return info if info.own is own else replace(info, own=own)
+
+    def _dial_from(self, arrival: Arrival) -> TcpAddress | None:
+        is_wanted = self._application.settings.preserve_source
+        return arrival.source if is_wanted and isinstance(arrival.source, TcpAddress) else None
 
     def _preface(self, arrival: Arrival, caller: Caller) -> bytes:
         if self._application.settings.proxy_protocol is None:

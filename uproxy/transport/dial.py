@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+from functools import partial
 from typing import Final
 
-from uproxy import sockets
+from uproxy import originals, sockets
 from uproxy.contract import Refusal, RefusedError
-from uproxy.model import Address, Outcome
+from uproxy.errors import in_words
+from uproxy.model import Address, Outcome, TcpAddress
 from uproxy.transport import failures
 from uproxy.transport.poller import Poller
 
@@ -25,7 +27,11 @@ class DialError(Exception):
 
 
 async def reach(
-    poller: Poller, addresses: tuple[Address, ...], server: str, limit: float = 0
+    poller: Poller,
+    addresses: tuple[Address, ...],
+    server: str,
+    limit: float = 0,
+    source: TcpAddress | None = None,
 ) -> tuple[socket.socket, Address]:
     """As `dial`, for at most `limit` seconds (0: without limit), and with the refusal of a
     connection for which no address could be reached.
@@ -35,7 +41,7 @@ async def reach(
     """
     try:
         async with asyncio.timeout(limit or None):
-            return await dial(poller, addresses, server)
+            return await dial(poller, addresses, server, source)
     except DialError as error:
         raise RefusedError(Refusal(Outcome.CONNECT_FAILED, str(error))) from None
     except TimeoutError:
@@ -43,21 +49,24 @@ async def reach(
 
 
 async def dial(
-    poller: Poller, addresses: tuple[Address, ...], server: str
+    poller: Poller,
+    addresses: tuple[Address, ...],
+    server: str,
+    source: TcpAddress | None = None,
 ) -> tuple[socket.socket, Address]:
     """Return the first connection that is established, and its address.  `server` is what should
-    listen there, in words.
+    listen there, in words; `source` the address from which it is dialled (`Route.dial_from`).
 
     Raises:
         DialError: all addresses failed.
     """
     if len(addresses) == 1:
-        return await _connect(poller, addresses[0], server)
-    return await _race(poller, addresses, server)
+        return await _connect(poller, addresses[0], server, source)
+    return await _race(poller, addresses, server, source)
 
 
 async def _race(
-    poller: Poller, addresses: tuple[Address, ...], server: str
+    poller: Poller, addresses: tuple[Address, ...], server: str, source: TcpAddress | None
 ) -> tuple[socket.socket, Address]:
     """Try the addresses in order, each HEAD_START seconds after the one before, until one
     connects."""
@@ -67,7 +76,8 @@ async def _race(
         running: set[asyncio.Task[tuple[socket.socket, Address]]] = set()
         while running or len(tasks) < len(addresses):
             if len(tasks) < len(addresses):
-                tasks.append(asyncio.create_task(_connect(poller, addresses[len(tasks)], server)))
+                attempt = _connect(poller, addresses[len(tasks)], server, source)
+                tasks.append(asyncio.create_task(attempt))
                 running.add(tasks[-1])
             wait = HEAD_START if len(tasks) < len(addresses) else None
             done, running = await asyncio.wait(
@@ -100,12 +110,16 @@ async def _stop(
             result[0].close()
 
 
-async def _connect(poller: Poller, address: Address, server: str) -> tuple[socket.socket, Address]:
+async def _connect(
+    poller: Poller, address: Address, server: str, source: TcpAddress | None
+) -> tuple[socket.socket, Address]:
     """Connect to one address; retry for as long as a unix socket's accept queue is full."""
     while True:
         try:
-            connection, error = sockets.start_connecting(address)
+            connection, error = _start(address, source)
         except OSError as failure:
+            if source is not None:
+                raise DialError(_no_source(address, source, failure)) from None
             raise DialError(sockets.explain(failure.errno or 0, address, server)) from None
         try:
             if error == errno.EINPROGRESS:
@@ -120,3 +134,18 @@ async def _connect(poller: Poller, address: Address, server: str) -> tuple[socke
         if error != errno.EAGAIN:
             raise DialError(sockets.explain(error, address, server))
         await asyncio.sleep(_RETRY_DELAY)
+
+
+def _start(address: Address, source: TcpAddress | None) -> tuple[socket.socket, int]:
+    if source is None:
+        return sockets.start_connecting(address)
+    return sockets.start_connecting(address, partial(originals.use_source, source=source))
+
+
+def _no_source(address: Address, source: TcpAddress, failure: OSError) -> str:
+    """Return why an address can't be dialled from another host's, and the way out."""
+    way_out = ": it takes CAP_NET_ADMIN" if isinstance(failure, PermissionError) else ""
+    return (
+        f"{address} can't be dialled from {source.host} ({in_words(failure)}){way_out}; without "
+        "`preserve_source` it is dialled from uProxy's own"
+    )

@@ -56,7 +56,7 @@ def same_way(
     candidate counts that was tried, the first with the address.
     """
     one = next(_leading_to(before, dialled), None)
-    if one is None or dialled is None:
+    if one is None or dialled is None or before.dial_from != after.dial_from:
         return None
     made = before.upstream_of(one)
     for other in _leading_to(after, dialled):

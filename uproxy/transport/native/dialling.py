@@ -115,7 +115,7 @@ class Dialling(Deciding):
     def _start_dial(self, route: Route, candidate: Candidate) -> Refusal | None:
         """Begin to dial.  Returns why that has failed at once, or None."""
         self.enter_state(STATES[State.CONNECTING])
-        if len(candidate.addresses) > 1:
+        if len(candidate.addresses) > 1 or route.dial_from is not None:
             self._race(route, candidate)
             return None
         address, limits = candidate.addresses[0], route.timeouts
@@ -133,7 +133,7 @@ class Dialling(Deciding):
             return no.refusal
         return None
 
-    # Addresses that race.
+    # Addresses that race, and what is dialled from another host's.
 
     def _race(self, route: Route, candidate: Candidate) -> None:
         """Connect to the candidate on the loop, where its addresses race."""
@@ -151,6 +151,7 @@ class Dialling(Deciding):
                 candidate.addresses,
                 failures.server_of(route, candidate),
                 route.timeouts.connect,
+                route.dial_from,
             )
         except RefusedError as no:
             step = partial(self._try_next, route, no.refusal)

@@ -156,7 +156,7 @@ class Connection(Steps):
             return partial(self.on_connected, pooled)
         server = failures.server_of(route, self._candidate)
         connected, self.dialled = await reach(
-            self._engine.poller, self._candidate.addresses, server
+            self._engine.poller, self._candidate.addresses, server, source=route.dial_from
         )
         return partial(self.on_connected, connected)
 
