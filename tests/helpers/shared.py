@@ -15,6 +15,12 @@ from uproxy.lab.software.shared_envoy import SharedEnvoy
 
 L7 = "spiffe://example.org/ns/mesh/sa/l7"
 """The shared Envoy's identity."""
+TRUST = {"l7": {"identities": [L7], "speaks_for": ["spiffe://example.org/**"]}}
+THROUGH_L7 = {
+    "name": "callers",
+    "action": "allow",
+    "from": {"trust_domains": ["example.org"], "via": ["l7"]},
+}
 FIRST, SECOND = "127.0.0.1", "127.0.0.2"
 
 
@@ -75,7 +81,7 @@ def shared_envoy(
         for host, ports in ((FIRST, (first.port, *more)), (SECOND, (second.port,))):
             uproxy = TunnelsIn(
                 folder, world.ours(ORDERS), *ports, engine=engine, host=host, port=tunnels,
-                allow=[L7],
+                inbound_trust=TRUST, authorization=[THROUGH_L7],
             )  # fmt: skip
             stack.enter_context(uproxy).wait_until_ready()
             uproxies.append(uproxy)
