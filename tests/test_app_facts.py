@@ -23,6 +23,7 @@ from uproxy.config import Settings
 from uproxy.connections import ConnectionInfo, Connections
 from uproxy.contract import Arrival, Candidate
 from uproxy.descriptors import Budget
+from uproxy.destinations import L7
 from uproxy.errors import ConfigError
 from uproxy.identity.files import FilesSource
 from uproxy.lab.pki import Authority
@@ -43,6 +44,17 @@ inbound: [{name: api, listen: "127.0.0.1:PORT", transport: mtls, to: 127.0.0.1:2
 outbound: [{listen: 127.0.0.1:3, to: db}]
 destinations:
   db: {addresses: [127.0.0.1:4], transport: mtls, identities: [spiffe://example.org/ns/db/sa/**]}
+"""
+
+
+VIA = """
+name: web
+identity: {files: {svid: svid.pem, key: svid.key, bundles: {example.org: bundle.pem}}}
+outbound: [{listen: 127.0.0.1:3, to: db}]
+destinations:
+  db: {addresses: [127.0.0.1:4], transport: hbone, identities: [spiffe://example.org/db], via: l7}
+l7_proxies:
+  l7: {addresses: [127.0.0.1:5], identities: [spiffe://example.org/l7], when_unavailable: WHEN}
 """
 
 
@@ -313,3 +325,23 @@ async def test_tunnels_are_shown_at_their_door_and_beside_connections(
     text = parts.metrics.render()[1].decode()
     assert 'uproxy_hbone_connections{direction="inbound"} 1.0' in text
     assert 'uproxy_hbone_connections{direction="outbound"} 0.0' in text
+
+
+@pytest.mark.parametrize(("when", "door_is_down"), [("refuse", True), ("bypass", False)])
+async def test_a_door_is_down_with_the_l7_proxy_that_it_needs(
+    tmp_path: Path,
+    settings: Settings,
+    when: str,
+    door_is_down: bool,
+) -> None:
+    (tmp_path / "via.yaml").write_text(VIA.replace("WHEN", when))
+    made = ConfigurationFile(tmp_path / "via.yaml", (), {}).read()
+    parts = Parts(made, Log(made.log, made.name), PassedSockets({}), {})
+    shown = Facts(RunState(now(), now(), "/etc/u.yaml"), parts, {}, lambda: None, lambda: None)
+    assert [door.trouble for door in shown.doors()] == [None]
+    parts.endpoints[L7, "l7"].failed(TcpAddress("127.0.0.1", 5), time.monotonic(), "no answer")
+    assert [door.trouble for door in shown.doors()] == ["no answer" if door_is_down else None]
+    [proxy] = shown.l7_proxies()
+    assert (proxy.name, proxy.usable, proxy.when_unavailable) == ("l7", False, when)
+    text = parts.metrics.render()[1].decode()
+    assert 'uproxy_l7_endpoint_usable{l7_proxy="l7",endpoint="127.0.0.1:5"} 0.0' in text

@@ -237,3 +237,27 @@ async def test_a_door_for_tunnels_waits_for_the_name_in_to(begin: Begin) -> None
     begun.parts.current.resolved(TcpAddress("app.test", 0), (TcpAddress("127.0.0.1", 0),))
     await begun.task
     assert begun.accepting == {tunnels.listen}
+
+
+def test_a_door_waits_for_the_first_address_of_its_l7_proxy_unless_that_may_be_gone_past() -> None:
+    name, listen = TcpAddress("l7.internal", 15008), here()
+    proxy = L7ProxySettings("l7", (L7EndpointSettings(name),), ("spiffe://example.org/l7",))
+    to = DestinationSettings(
+        "db", (TcpAddress("10.0.0.7", 1),), Transport.HBONE, ("spiffe://example.org/db",), via="l7"
+    )
+    config = Settings(
+        IdentitySettings(),
+        outbound=(OutboundSettings(listen, "db"),),
+        destinations={"db": to},
+        l7_proxies={"l7": proxy},
+    )
+    ca = Authority("example.org")
+    waiting = Snapshot.first(config, credentials(ca.issue("/web"), ca), lambda: ca.now)
+    assert what_is_lacking(waiting) == {listen: "starting: waiting for the first address of a name"}
+    assert what_is_lacking(waiting.with_records({name: (TcpAddress("10.0.0.9", 15008),)})) == {}
+    bypass = replace(config, l7_proxies={"l7": replace(proxy, when_unavailable="bypass")})
+    assert what_is_lacking(waiting.with_settings(bypass)) == {}
+    draining = replace(proxy, addresses=(L7EndpointSettings(name, draining=True),))
+    assert (
+        what_is_lacking(waiting.with_settings(replace(config, l7_proxies={"l7": draining}))) == {}
+    )

@@ -200,9 +200,12 @@ def test_tunnels_are_told_at_their_door_and_their_destination() -> None:
 def test_the_addresses_of_l7_proxies_are_told_where_there_are_any() -> None:
     facts = orders_facts()
     assert "L7 PROXIES" not in text_of(render(status_of(facts)))
+    [db] = facts.destination_rows
+    facts.destination_rows = (replace(db, transport="hbone", tunnel_end="*:15008", via="l7"),)
     facts.l7_rows = (l7_row(), l7_row(name="other", endpoints=(), destinations=()))
     shown = text_of(render(status_of(facts)))
     assert re.search(r"^ *l7 +10\.0\.0\.9:15008 +for reviews +3 open$", shown, re.M)
     assert re.search(r"^ *l7 +10\.0\.0\.10:15008 +for reviews +draining, 1 open$", shown, re.M)
     assert re.search(r"10\.0\.0\.11:15008 +for reviews +0 open, passed over$", shown, re.M)
     assert re.search(r"^ *other +no address yet +for nobody$", shown, re.M)
+    assert re.search(r"orders-db +10\.0\.0\.7:5432 +hbone via l7 +2 open$", shown, re.M)

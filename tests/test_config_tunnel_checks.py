@@ -199,7 +199,7 @@ def test_how_tunnels_are_used_is_configured_in_sizes_and_numbers() -> None:
         ("stream_window: 64kb", "stream_window", "with its unit, such as 64KiB or 1MiB"),
         ("connection_window: 2GiB", "connection_window", "must be from 64KiB to 1GiB"),
         ("connection_window: 128KiB", "connection_window", "make connection_window the larger one"),
-        ("stream_window: 2MiB", "stream_window", "one stream may send 2,097,152 bytes"),
+        ("stream_window: 8MiB", "stream_window", "one stream may send 8,388,608 bytes"),
         ("max_streams: 0", "max_streams", "must be at least 1"),
         ("max_streams: 5000000000", "max_streams", "must be at most 2147483647"),
         (

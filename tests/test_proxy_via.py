@@ -158,6 +158,18 @@ def test_an_address_that_is_unavailable_is_passed_over_for_every_destination() -
     assert here.metric("uproxy_l7_failures_total", **labels) == 1
 
 
+def test_an_address_is_said_to_be_passed_over_once_for_all_who_meet_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    here, door = make(ONE)
+    for number in range(3):
+        fail(door, Outcome.L7_UNAVAILABLE, number=number + 1)
+    assert caplog.messages == ["for this reason; it is passed over for a while"]
+    here.at += 2.0
+    fail(door, Outcome.L7_UNAVAILABLE, number=4)
+    assert len(caplog.messages) == 2
+
+
 def test_an_address_with_another_identity_is_passed_over_and_its_handshake_counted() -> None:
     here, door = make(ONE)
     fail(door, Outcome.PEER_UNEXPECTED)

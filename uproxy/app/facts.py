@@ -27,7 +27,7 @@ from uproxy.app.tables import (
     tunnel_row,
 )
 from uproxy.config import Settings
-from uproxy.destinations import Addresses, Key
+from uproxy.destinations import L7, Addresses, Key
 from uproxy.metrics import history
 from uproxy.model import Direction, Transport
 from uproxy.proxy.admin import facts as rows
@@ -216,12 +216,23 @@ class Facts:
     def _trouble(
         self, all_: Mapping[Key, Addresses], direction: Direction, name: str
     ) -> Down | None:
-        """Return why the last attempt failed at each address of a destination, or of an inbound
-        door's application, and since when; None: one was reached, or none was tried."""
-        endpoints = self.parts.endpoints[direction, name]
-        fates = endpoints.status(all_[direction, name], time.monotonic())
+        """Return why a destination, or an inbound door's application, can't be reached, and since
+        when; None: it can, or that wasn't tried."""
+        down = self._down(all_, direction, name)
+        if down is not None or direction is not Direction.OUTBOUND:
+            return down
+        via = self.parts.snapshot.destinations[name].via
+        if via is None or via.may_bypass:
+            return None
+        return self._down(all_, L7, via.proxy.settings.name)
+
+    def _down(self, all_: Mapping[Key, Addresses], kind: Direction | str, name: str) -> Down | None:
+        """Return why the last attempt failed at each of some addresses, and since when; None: one
+        was reached, or none was tried."""
+        endpoints = self.parts.endpoints[kind, name]
+        fates = endpoints.status(all_[kind, name], time.monotonic())
         if not fates:
-            return self._not_resolved(all_[direction, name])
+            return self._not_resolved(all_[kind, name])
         # the last one that was reached says since when
         since, reason = min(((each.failing_s, each.reason) for each in fates), key=_seconds)
         return None if since is None or reason is None else Down(reason, ago(since))

@@ -18,7 +18,7 @@ from uproxy.app.proofs import Awaited
 from uproxy.app.state import RunState
 from uproxy.destinations import Addresses
 from uproxy.model import ListenAddress, Transport
-from uproxy.snapshot import Snapshot
+from uproxy.snapshot import Snapshot, Via
 
 WAIT_S: Final = 5.0
 """About as long as callers wait for a handshake."""
@@ -69,6 +69,7 @@ def what_is_lacking(snapshot: Snapshot, awaited: Awaited = _NOTHING) -> Mapping[
     for outbound in snapshot.settings.outbound:
         whys = [
             _why(snapshot, to.settings.transport, to.addresses)
+            or _why_l7(to.via)
             or (_TOKEN if to.settings.name in awaited.tokens else None)
             for to in snapshot.destinations.values()
             if to.settings.name == outbound.to or (outbound.captured and to.settings.match)
@@ -77,6 +78,13 @@ def what_is_lacking(snapshot: Snapshot, awaited: Awaited = _NOTHING) -> Mapping[
         if missing:
             lacking[outbound.listen] = missing[0]
     return lacking
+
+
+def _why_l7(via: Via | None) -> str | None:
+    """Return what keeps a destination's L7 proxy from being used, where nobody goes past it."""
+    if via is None or via.may_bypass or via.proxy.serving.listed:
+        return None
+    return _ADDRESS if via.proxy.serving.names else None
 
 
 def _why(snapshot: Snapshot, transport: Transport, addresses: Addresses) -> str | None:

@@ -185,6 +185,7 @@ def destination_row(
         ),
         unresolved=unresolved,
         tunnel_end=_tunnel_end(to),
+        via=to.settings.via,
     )
 
 

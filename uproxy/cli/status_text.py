@@ -172,6 +172,8 @@ def _destinations(status: Status) -> list[Sequence[str]]:
         how, end = destination["transport"], destination.get("tunnel_end")
         if end is not None:
             how = f"{how} to {end}"
+        if destination.get("via") is not None:
+            how = f"{destination['transport']} via {destination['via']}"
         for endpoint in destination["endpoints"]:
             fate, reason = f"{endpoint['connections']:,} open", endpoint["reason"]
             if reason:

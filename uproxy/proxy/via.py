@@ -105,7 +105,11 @@ class L7Way:
             return False
         if failure.outcome in HANDSHAKE_FAILURES:
             metrics.handshake_failed(Direction.OUTBOUND, failure.outcome, failure.rule)
-        self._endpoints.failed(upstream.end, self._services.monotonic(), failure.reason)
+        now = self._services.monotonic()
+        if not self._endpoints.failing(upstream.end, now):
+            words = "%s; it is passed over for a while"
+            _log.warning(words, failure.reason, extra=alike("l7", self._name, str(upstream.end)))
+        self._endpoints.failed(upstream.end, now, failure.reason)
         return True
 
     def opened(self, connection: Connection) -> OnClosed:

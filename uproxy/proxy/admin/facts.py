@@ -229,6 +229,8 @@ class DestinationRow(Row):
     tunnel_end: str | None = None
     """Where tunnels to it end: an address, or `*:15008`, a port of each endpoint's host; None:
     there are none."""
+    via: str | None = None
+    """The L7 proxy through which it is reached; None: straight."""
 
 
 @dataclass(frozen=True, slots=True)
