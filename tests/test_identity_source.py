@@ -109,6 +109,19 @@ async def test_keys_of_tokens_are_a_change_that_has_no_chain_verified_again() ->
     await source.stop()
 
 
+async def test_keys_that_did_not_change_are_the_same_objects() -> None:
+    source = Source(Clock())
+    home, away = TokenAuthority("example.org"), TokenAuthority("partner.test")
+    first = {"example.org": home.bundle, "partner.test": away.bundle}
+    source.find(SVID, jwt_bundles=first)
+    rotated = TokenAuthority("partner.test").bundle
+    source.find(SVID, jwt_bundles={"example.org": home.bundle, "partner.test": rotated})
+    now = source.current.jwt_bundles
+    assert now["example.org"] is first["example.org"]
+    assert now["partner.test"] is rotated
+    await source.stop()
+
+
 async def test_keys_of_tokens_stay_when_an_svid_expires() -> None:
     clock = Clock()
     source = Source(clock)

@@ -109,9 +109,7 @@ class SourceBase:
             reason=reason,
             bundles=MappingProxyType(dict(bundles)) if trust_changed else before.bundles,
             generation=before.generation + trust_changed,
-            jwt_bundles=(
-                MappingProxyType(dict(jwt_bundles)) if jwt_changed else before.jwt_bundles
-            ),
+            jwt_bundles=_with_known(jwt_bundles, before.jwt_bundles),
         )
         self._log_change(before)
         for changed in tuple(self._subscribers):
@@ -150,6 +148,16 @@ class SourceBase:
     def _disarm(self) -> None:
         if self._expiry is not None:
             self._expiry.cancel()
+
+
+def _with_known(
+    bundles: Mapping[str, JwtBundle], known: Mapping[str, JwtBundle]
+) -> Mapping[str, JwtBundle]:
+    """Return `bundles`, in which those that are equal to `known` ones are the same objects: tokens
+    that were verified by them needn't be again."""
+    return MappingProxyType(
+        {name: known[name] if known.get(name) == each else each for name, each in bundles.items()}
+    )
 
 
 def _jwt_line(name: str, bundle: JwtBundle | None) -> str:
