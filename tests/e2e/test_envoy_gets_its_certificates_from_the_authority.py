@@ -6,7 +6,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
-import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,15 +241,6 @@ def test_it_gets_no_certificate_of_an_identity_that_it_may_not_have(
 def test_the_shared_envoy_takes_its_certificates_from_there_too(
     world: World, tmp_path: Path
 ) -> None:
-    files = fetch_identity(tmp_path / "unused", world.authority.endpoints["example.org"], L7)
-    text = (SHIPPED / "sds.yaml").read_text()
-    where = text.replace("/run/spire/agent/public/api.sock", world.socket)
-    shared = SharedEnvoy(
-        tmp_path, files, "--disable-hot-restart", "--config-yaml", where, destinations=1
-    )
-    (sed,) = [line.removeprefix("#").strip() for line in text.splitlines() if " sed -i" in line]
-    subprocess.run(["sh", "-c", sed], cwd=shared.home, check=True)
-    for file in (shared.home / "identity").iterdir():
-        file.unlink()
+    shared = SharedEnvoy(tmp_path, world.socket, destinations=1)
     with shared, world.call(shared.port) as caller:
         assert caller.server_id == L7

@@ -39,14 +39,14 @@ class SharedEnvoy(EnvoyProcess):
     CONNECT names.
 
     The addresses in the files of policies and capabilities are replaced as `names` says.
-    `identity` must be spiffe://example.org/ns/mesh/sa/l7, in files that are named as by
-    `uproxy.lab.identities.write_identity`.
+    `identity` must be spiffe://example.org/ns/mesh/sa/l7: in files that are named as by
+    `uproxy.lab.identities.write_identity`, or from an agent with this unix socket (SDS).
     """
 
     def __init__(
         self,
         folder: Path,
-        identity: IdentityFiles,
+        identity: IdentityFiles | str,
         *options: str,
         destinations: int,
         names: Mapping[str, str] | None = None,
@@ -59,8 +59,11 @@ class SharedEnvoy(EnvoyProcess):
         self.home = folder / f"shared-envoy-{self.port}"
         shutil.copytree(SHIPPED, self.home)
         (self.home / "identity").mkdir()
-        for file in (identity.svid, identity.key, identity.bundle):
-            shutil.copy(file, self.home / "identity")
+        if isinstance(identity, str):
+            options = (*(options or ("--disable-hot-restart",)), *self._ask(identity))
+        else:
+            for file in (identity.svid, identity.key, identity.bundle):
+                shutil.copy(file, self.home / "identity")
         admin_port = free_port()
         self.replace(
             "base.yaml",
@@ -76,6 +79,14 @@ class SharedEnvoy(EnvoyProcess):
         """Return the Envoy that takes over from this one by hot restart, if both have the same
         `--base-id`."""
         return _Successor(self, epoch)
+
+    def _ask(self, agent: str) -> tuple[str, str]:
+        """Do with base.yaml what sds.yaml tells to do; return options for the command line."""
+        text = (self.home / "sds.yaml").read_text()
+        (command,) = [line.lstrip("# ") for line in text.splitlines() if " sed -i" in line]
+        subprocess.run(["/bin/sh", "-c", command], cwd=self.home, check=True)
+        self.replace("sds.yaml", {"/run/spire/agent/public/api.sock": agent})
+        return "--config-yaml", (self.home / "sds.yaml").read_text()
 
     def build_wasm(self, source: Path) -> None:
         """Compile a module in C into its folder `wasm`.
