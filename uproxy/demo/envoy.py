@@ -25,8 +25,6 @@ from uproxy.lab.ports import free_port
 SHIPPED = Path(uproxy.__file__).parents[1] / "deploy" / "envoy"
 """Only there in a checkout."""
 _POLICY = Path(__file__).with_name("l7_policy.yaml")
-_AUTHORITY = "authority"
-"""The cluster that leads to the authority's socket."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +99,7 @@ class EnvoyProcess(Program):
 
     def _bootstrap(self, around: Surroundings) -> dict[str, Any]:
         """Return its configuration."""
-        base: dict[str, Any] = yaml.safe_load((SHIPPED / "base.yaml").read_text())
+        base = _shipped("base.yaml")
         resources = base["static_resources"]
         listeners, clusters = _by_name(resources["listeners"]), _by_name(resources["clusters"])
         base["admin"]["address"] = _address(self.admin_port)
@@ -110,10 +108,10 @@ class EnvoyProcess(Program):
             "upstream_port_override": around.tunnel_port
         }
         for secret in _secrets(base):
-            if secret["name"] != "ROOTCA":
+            if secret["name"] == "default":  # the authority has several identities for our user
                 secret["name"] = around.spiffe_id
             secret["sds_config"] = _SDS
-        resources["clusters"].append(_authority(around.endpoint.removeprefix("unix://")))
+        resources["clusters"] += _authority(around.endpoint)
         return base
 
 
@@ -140,28 +138,23 @@ _SDS: dict[str, Any] = {
     "api_config_source": {
         "api_type": "GRPC",
         "transport_api_version": "V3",
-        "grpc_services": [{"envoy_grpc": {"cluster_name": _AUTHORITY}}],
+        "grpc_services": [{"envoy_grpc": {"cluster_name": "sds"}}],
     },
 }
 
 
-def _authority(path: str) -> dict[str, Any]:
-    """Return the cluster that leads to the authority's socket."""
-    options = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
-    return {
-        "name": _AUTHORITY,
-        "type": "STATIC",
-        "typed_extension_protocol_options": {
-            options: {
-                "@type": f"type.googleapis.com/{options}",
-                "explicit_http_config": {"http2_protocol_options": {}},
-            }
-        },
-        "load_assignment": {
-            "cluster_name": _AUTHORITY,
-            "endpoints": [{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": path}}}}]}],
-        },
-    }
+def _authority(endpoint: str) -> list[dict[str, Any]]:
+    """Return the clusters that lead to the authority's socket."""
+    clusters: list[dict[str, Any]] = _shipped("sds.yaml")["static_resources"]["clusters"]
+    (locality,) = clusters[0]["load_assignment"]["endpoints"]
+    (socket,) = locality["lb_endpoints"]
+    socket["endpoint"]["address"]["pipe"]["path"] = endpoint.removeprefix("unix://")
+    return clusters
+
+
+def _shipped(name: str) -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load((SHIPPED / name).read_text())
+    return document
 
 
 def _secrets(node: Any) -> Iterator[dict[str, Any]]:
