@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
-from uproxy import sockets
-from uproxy.app.doors import Doors, SocketPlan, inherit
+from tests.helpers.world import settings
+from uproxy import originals, sockets
+from uproxy.app.doors import Doors, SocketPlan, inherit, socket_plans
+from uproxy.config.settings import InboundSettings, OutboundSettings
 from uproxy.contract import Door
 from uproxy.errors import UproxyError
 from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import eventually
-from uproxy.model import Address, Direction, Limits, ListenAddress, SystemdAddress, TcpAddress
+from uproxy.model import (
+    Address,
+    Direction,
+    Limits,
+    ListenAddress,
+    SystemdAddress,
+    TcpAddress,
+    Transport,
+)
 from uproxy.systemd import PassedSockets
 
 PLAN = SocketPlan(mode=None, owner=None, exposed=True)
@@ -201,3 +211,45 @@ async def test_what_is_being_closed_is_decided_by_the_doors_in_force_all_the_sam
     newer = FakeDoor(Direction.INBOUND)
     doors.renew({address: newer})  # type: ignore[dict-item]  # a stand-in
     assert [each.door for each in engine.opened] == [newer]
+
+
+@pytest.mark.parametrize("permitted", [True, False])
+async def test_a_socket_for_capture_that_is_not_transparent_is_known(
+    permitted: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(originals, "make_transparent", lambda _listener: permitted)
+    caplog.set_level("INFO")
+    address, doors = TcpAddress("::", free_port()), doors_of(RecordingEngine())
+    plan = replace(PLAN, captured=True, transparent=True)
+    door: Any = FakeDoor(Direction.OUTBOUND)
+    doors.replace({address: door}, doors.open_new({address: plan}))
+    assert doors.opaque == (frozenset() if permitted else {address})
+    assert ("isn't transparent" in caplog.text) is not permitted
+    await doors.close(Direction.OUTBOUND)
+    assert doors.opaque == frozenset()
+
+
+async def test_without_ipv6_a_door_for_capture_listens_for_ipv4(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sockets, "has_ipv6", lambda: False)
+    engine, address = RecordingEngine(), TcpAddress("::", free_port())
+    doors = doors_of(engine)
+    door: Any = FakeDoor(Direction.INBOUND)
+    doors.replace({address: door}, doors.open_new({address: replace(PLAN, captured=True)}))
+    [opened] = engine.opened
+    assert opened.listener.getsockname() == ("0.0.0.0", address.port)
+    await doors.close(Direction.INBOUND)
+
+
+def test_doors_for_capture_are_opened_so() -> None:
+    outbound = OutboundSettings(TcpAddress("::", 15001), captured=True)
+    inbound = InboundSettings(
+        "in", TcpAddress("::", 15006), Transport.PLAINTEXT, ports={80: Transport.PLAINTEXT},
+        captured=True,
+    )  # fmt: skip
+    plans = socket_plans(settings(inbound=(inbound,), outbound=(outbound,)))
+    assert plans == {
+        outbound.listen: SocketPlan(None, None, exposed=True, captured=True, transparent=True),
+        inbound.listen: SocketPlan(None, None, exposed=True, captured=True),
+    }

@@ -24,7 +24,6 @@ MATCHING = Matching.of(
         to("ten-443", "10.0.0.0/8", ports=(443,)),
         to("shop", "10.1.0.0/16", "fd00:1::/32", ports=(8080,)),
         to("one", "10.1.2.3", "fd00:1::3"),
-        DestinationSettings("unmatched", (), Transport.PLAINTEXT),
     ]
 )
 
@@ -56,3 +55,5 @@ def test_what_nothing_matches_goes_nowhere() -> None:
     assert few.find(ip_address("11.0.0.1"), 80) is None
     assert few.find(ip_address("::1"), 80) == "six"
     assert Matching.of([]).find(ip_address("::1"), 80) is None
+    unmatched = DestinationSettings("unmatched", (), Transport.PLAINTEXT)
+    assert Matching.of([unmatched]).find(ip_address("::1"), 80) is None

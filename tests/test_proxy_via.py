@@ -13,6 +13,7 @@ from uproxy.config.settings import (
     DestinationSettings,
     L7EndpointSettings,
     L7ProxySettings,
+    MatchSettings,
     OutboundSettings,
 )
 from uproxy.contract import Arrival, Candidate, OnClosed, Refusal, Route, Tunnel
@@ -21,7 +22,7 @@ from uproxy.lab.pki import Authority
 from uproxy.lifecycle import ENDINGS, State
 from uproxy.model import Direction, Outcome, Role, TcpAddress, Transport
 from uproxy.proxy.outbound import OutboundDoor
-from uproxy.proxy.services import PER_PEER
+from uproxy.proxy.services import PER_ORIGINAL, PER_PEER
 
 CA = Authority("example.org")
 OURS = CA.issue("/ns/web/sa/frontend")
@@ -279,3 +280,19 @@ async def test_who_went_through_it_is_logged_with_its_name_and_address() -> None
     assert (fields["via"], fields["dst.addr"], fields["dst.hbone_addr"]) == (
         "l7", str(ONE), str(A),
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("bypass", [False, True])
+def test_a_captured_connection_goes_to_its_original_destination_through_an_l7_proxy(
+    bypass: bool,
+) -> None:
+    here, _ = make(ONE, apps=(), bypass=bypass)
+    reviews = replace(here.settings.destinations["reviews"], match=MatchSettings())
+    door = OutboundSettings(TcpAddress("::", 15001), captured=True)
+    here.configure(replace(here.settings, outbound=(door,), destinations={"reviews": reviews}))
+    captured = replace(app(), local=TcpAddress("127.0.0.1", 15001))
+    for target in (A, B):
+        route = current(here).admit(replace(captured, target=target))
+        assert isinstance(route, Route), route
+        assert ways(route) == [(target, ONE), *([(target, None)] if bypass else [])]
+        assert route.cache_scope == (None if bypass else PER_ORIGINAL)

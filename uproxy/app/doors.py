@@ -63,6 +63,7 @@ class Doors:
             ListenAddress, Listener
         ] = {}  # closing: no longer accept, still decide
         self._closing: set[asyncio.Task[None]] = set()
+        self._opaque: set[ListenAddress] = set()
         self._bound: dict[
             ListenAddress, Address
         ] = {}  # where the sockets that systemd passed listen
@@ -71,6 +72,12 @@ class Doors:
     def listening(self) -> frozenset[ListenAddress]:
         """The addresses that are open."""
         return frozenset(self._open)
+
+    @property
+    def opaque(self) -> frozenset[ListenAddress]:
+        """The addresses for capture whose sockets aren't transparent, so that eBPF can't bring
+        connections there."""
+        return frozenset(self._opaque & self._open.keys())
 
     def has(self, direction: Direction) -> bool:
         """Whether a door of that direction is open."""
@@ -150,6 +157,7 @@ class Doors:
             here = _without_ipv6(address) if plan.captured else address
             listener = sockets.listen(here, plan.mode, plan.owner)
         if plan.transparent and not originals.make_transparent(listener):
+            self._opaque.add(address)
             _log.info("door %s: %s", address, _NOT_TRANSPARENT)
         return listener
 

@@ -124,7 +124,8 @@ class Facts:
         tunnels = Counter(entry.info.door for entry in self.parts.connections.tunnels)
         trouble = partial(self._trouble, self.parts.snapshot.addresses)
         listening = self.parts.doors.listening
-        return tuple(door_rows(self._settings, listening, counts, tunnels, trouble))
+        opaque = self.parts.doors.opaque
+        return tuple(door_rows(self._settings, listening, counts, tunnels, trouble, opaque))
 
     def destinations(self) -> tuple[rows.DestinationRow, ...]:
         """Return the configured destinations with their endpoints."""

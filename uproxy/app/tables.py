@@ -137,15 +137,20 @@ def _doors(settings: Settings) -> Iterator[_Door]:
         yield _Door(Direction.OUTBOUND, name, each.listen, transport, each.to, each.to)
 
 
+_OPAQUE = "for eBPF the socket isn't transparent, which takes CAP_NET_ADMIN or CAP_NET_RAW"
+
+
 def door_rows(
     settings: Settings,
     listening: Container[ListenAddress],
     counts: Mapping[tuple[Direction, str], int],
     tunnels: Mapping[str, int],
     trouble: Callable[[Direction, str], Down | None],
+    opaque: Container[ListenAddress] = (),
 ) -> Iterator[rows.DoorRow]:
     """Yield the rows of inbound and outbound doors; `counts` are their open connections, `tunnels`
-    those of inbound doors by name, and `trouble` tells why nothing can be reached there."""
+    those of inbound doors by name, `trouble` tells why nothing can be reached there, and `opaque`
+    are the addresses to which eBPF can't bring connections."""
     for door in _doors(settings):
         down = None if door.behind is None else trouble(door.direction, door.behind)
         inbound = door.direction is Direction.INBOUND
@@ -154,7 +159,7 @@ def door_rows(
             direction=door.direction.value,
             listen=str(door.listen),
             transport=door.transport,
-            to=door.to,
+            to=f"{door.to} (by nft alone: {_OPAQUE})" if door.listen in opaque else door.to,
             open=door.listen in listening,
             connections=counts.get((door.direction, door.name), 0),
             tunnels=tunnels.get(door.name, 0) if inbound else 0,
