@@ -206,22 +206,31 @@ def test_one_caller_fills_only_its_part_of_the_memory(few: CallerProofs) -> None
     assert len(few) == 4
 
 
-def test_what_has_expired_makes_room(few: CallerProofs) -> None:
-    for life in (100, 200):
-        assert few.doubt((token(life=life),), WEB, at()) is None
-    late = SIGNER.now + timedelta(seconds=150)
-    assert few.doubt((token(life=400),), WEB, at(late)) is None
-    assert doubted(few.doubt((token(life=500),), WEB, at(late))).doubt is Doubt.PROOFS_FULL
+def after(seconds: float) -> Moment:
+    """So long after the second in which tokens are made, which ends when they do."""
+    return at(SIGNER.now.replace(microsecond=0) + timedelta(seconds=seconds))
+
+
+def test_what_has_expired_makes_room_but_is_looked_for_only_once_a_second(
+    few: CallerProofs,
+) -> None:
+    for life in (10, 20):
+        assert few.doubt((token(life=life),), WEB, after(0)) is None
+    later = token(life=100)
+    for seconds in (9.5, 10.2):
+        found = doubted(few.doubt((later,), WEB, after(seconds)))
+        assert found.doubt is Doubt.PROOFS_FULL
+    assert few.doubt((later,), WEB, after(10.6)) is None
     assert len(few) == 2
-    # it is full, and was looked through a moment ago
-    later = SIGNER.now + timedelta(seconds=201)
-    assert few.doubt((token(life=500),), WEB, at(later)) is None
+    another = doubted(few.doubt((token(life=101),), WEB, after(12)))
+    assert another.doubt is Doubt.PROOFS_FULL
 
 
 def test_what_has_expired_is_forgotten_after_a_while() -> None:
     known = CallerProofs()
-    for life in (10, 20, 300):
-        assert known.doubt((token(life=life),), WEB, at()) is None
-    late = at(SIGNER.now + module.SWEEP_AFTER)
-    assert known.doubt((token(life=400),), WEB, late) is None
-    assert len(known) == 2
+    for life in (10, 60, 61):
+        assert known.doubt((token(life=life),), WEB, after(0)) is None
+    assert known.doubt((token(life=400),), WEB, after(59)) is None
+    assert len(known) == 4
+    assert known.doubt((token(life=401),), WEB, after(60)) is None
+    assert len(known) == 3  # what ends then is over

@@ -20,6 +20,7 @@ from uproxy.policy import Caller
 from uproxy.proxy.caller_proofs import CallerProofs
 from uproxy.proxy.callers import Callers, ignored
 from uproxy.proxy.inbound import InboundDoor
+from uproxy.speaking import Disbelief, Doubt
 
 CA = Authority("example.org")
 OURS = CA.issue("/ns/db/sa/orders")
@@ -79,10 +80,12 @@ def opened(door: InboundDoor, who: Arrival) -> FakeConnection:
 
 
 async def test_whom_a_proxy_names_is_the_caller_and_its_route_is_for_nobody_else() -> None:
-    door = door_of(make())
+    here = make()
+    door = door_of(here)
     route = door.admit(stream(door))
     assert isinstance(route, Route)
     assert (route.rule, route.cache_scope) == ("via", None)
+    assert here.metric("uproxy_l7_headers_ignored_total") == 0
 
 
 async def test_a_direct_callers_route_is_cached_as_ever() -> None:
@@ -256,6 +259,16 @@ async def test_where_a_proof_is_required_a_proxys_word_is_not_enough() -> None:
     bad = proving(SIGNER.token("/ns/web/sa/frontend", "spiffe://example.org/other"))
     assert "(JW-6)" in refused(door_of(here), stream(door_of(here), bad)).reason
     assert here.metric("uproxy_l7_refused_total", reason="bad_proof") == 1
+
+
+async def test_without_an_identity_of_our_own_no_proof_is_for_us() -> None:
+    here = make_proving()
+    spoken = proving(SIGNER.token("/ns/web/sa/frontend", OURS.spiffe_id))
+    who = stream(door_of(here), spoken)
+    here.believe(replace(here.credentials, svid=None, reason="withdrawn"))
+    found = Callers(here.snapshot, here.services).of(who)
+    assert isinstance(found, Disbelief)
+    assert (found.doubt, found.name) == (Doubt.BAD_PROOF, "l7")
 
 
 async def test_the_callers_token_for_us_is_a_proof() -> None:

@@ -91,7 +91,7 @@ class CallerProofs:
     def _doubt(self, token: str, caller: Caller, by: Moment) -> tuple[Doubt, str] | None:
         signed, whole = _digest(token.rpartition(".")[0]), _digest(token)
         known = self._known.get(signed)
-        if known is not None and by.now < known.expires and known.proxy != caller.via_identity:
+        if known is not None and known.proxy != caller.via_identity:
             came = f"a proof of {known.about} that had come through {known.proxy}"
             return Doubt.REPLAYED, f"sent {came}: it is good for one L7 proxy only"
         if known is None or not _is_verified(known, whole, caller, by):

@@ -293,9 +293,9 @@ class InboundDoor:
         if isinstance(way, Refusal) and self.captured and is_in_clear(arrival):
             info = replace(info, transport=Transport.PLAINTEXT)
         own, caller = self._shown(arrival), self._spoken_for.get(arrival.id)
-        if caller is not None:
-            return replace(info, own=own, caller=caller)
-        return info if info.own is own else replace(info, own=own)
+        if info.own is own and caller is None:
+            return info
+        return replace(info, own=own, caller=caller)
 
     def _dial_from(self, arrival: Arrival) -> TcpAddress | None:
         is_wanted = self._application.settings.preserve_source
