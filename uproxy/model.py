@@ -254,9 +254,9 @@ class TunnelSettings:
     """Streams that a peer may have open on a tunnel to us."""
     streams_per_connection: int = 100
     """Streams that we have open on a tunnel of ours; the next one dials another."""
-    stream_window: int = 1024 * 1024
+    stream_window: int = 256 * 1024
     """Bytes that a peer may send on a stream before they are consumed."""
-    connection_window: int = 4 * 1024 * 1024
+    connection_window: int = 1024 * 1024
     """Bytes that a peer may send on all streams of a tunnel before they are consumed."""
     idle: float = 300.0
     """Seconds after which a tunnel without streams is closed; 0: never."""

@@ -42,6 +42,7 @@ cdef enum TunnelTurn:  # what came of a step
 
 cdef enum:
     MAX_TUNNEL_READ = LARGE_RECEIVE_SIZE  # bytes, after which one event's receives stop
+    MAX_TUNNEL_PIECE = 64 * 1024  # bytes that are written before the socket gets them
     MAX_TUNNEL_SENT = 2 * LARGE_RECEIVE_SIZE  # bytes that are written in a turn
     MAX_TUNNEL_OUTPUT = 2 * LARGE_RECEIVE_SIZE  # above it a peer that doesn't read isn't read
 
@@ -184,7 +185,7 @@ cdef inline int send_tunnel(Tunnel *tunnel) noexcept nogil:
     TUNNEL_FAILED."""
     cdef Channel *channel = &tunnel.side.channel
     cdef char *data = NULL
-    cdef size_t size, sent = 0
+    cdef size_t size, piece, at, sent = 0
     while not channel.unsent and not channel.midway and not channel.gone:
         size = output_of(&tunnel.session, &data)
         if size == 0:
@@ -192,8 +193,12 @@ cdef inline int send_tunnel(Tunnel *tunnel) noexcept nogil:
         if sent >= MAX_TUNNEL_SENT:
             mark_dirty(tunnel)  # the next turn goes on
             return TUNNEL_GOES_ON
-        if write_channel(channel, data, size) < 0:
-            return TUNNEL_FAILED
+        at = 0
+        while at < size:
+            piece = min(size - at, <size_t>MAX_TUNNEL_PIECE)
+            if write_channel(channel, data + at, piece) < 0:
+                return TUNNEL_FAILED
+            at += piece
         drop_output_of(&tunnel.session)  # streams that wait go on, and may fill it again
         sent += size
     return TUNNEL_GOES_ON
