@@ -52,6 +52,10 @@ class World:
     orders: TunnelsIn
     app: HttpApp
 
+    def carry_any_tcp(self) -> None:
+        """Let Envoy open a stream to the destination for each connection."""
+        self.envoy.use("tcp-only", {"*:5432": f"*:{self.app.port}"})
+
     def caller(self, engine: str = "native", **changes: Any) -> ThroughL7:
         """The uProxy of a workload, by default WEB's with an identity from the authority."""
         identity = by_agent(self.authority.endpoints["example.org"], WEB)
@@ -77,9 +81,9 @@ def world(request: pytest.FixtureRequest, folder: Path) -> Iterator[World]:
         agent = endpoint.removeprefix("unix://")
         with orders, SharedEnvoy(home, agent, destinations=tunnels) as envoy:
             orders.wait_until_ready()
-            # each connection has a stream of its own to the destination, with its own proof
-            envoy.use("tcp-only", {"*:5432": f"*:{app.port}"})
-            yield World(home, authority, envoy, orders, app)
+            found = World(home, authority, envoy, orders, app)
+            found.carry_any_tcp()
+            yield found
 
 
 def expiry(caller: ThroughL7) -> float:
@@ -119,7 +123,14 @@ def test_a_caller_without_one_is_refused_in_words(world: World) -> None:
         assert "token_missing" in str(notes)
 
 
-def test_proofs_and_their_keys_are_replaced_while_requests_go_on(world: World) -> None:
+@pytest.mark.parametrize("over_http", [False, True], ids=["any TCP", "HTTP"])
+def test_proofs_and_their_keys_are_replaced_while_requests_go_on(
+    world: World, over_http: bool
+) -> None:
+    if over_http:
+        world.envoy.use(None)
+    else:
+        world.carry_any_tcp()
     with world.caller() as caller:
         caller.wait_until_ready()
         first = expiry(caller)
