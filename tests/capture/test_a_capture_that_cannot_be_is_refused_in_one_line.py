@@ -12,7 +12,7 @@ import pytest
 from tests.helpers.capture_world import World, existing, run
 from tests.helpers.privileges import unprivileged
 from uproxy.capture import bpf
-from uproxy.capture.places import opened
+from uproxy.capture.places import cgroup_root, opened
 
 
 def refused(world: World, *options: str | Path, prefix: list[str] | None = None) -> tuple[int, str]:
@@ -85,6 +85,22 @@ def test_each_privilege_is_named_alone(world: World, missing: str, said: str) ->
     prefix = ["setpriv", f"--bounding-set={missing}", f"--inh-caps={missing}"]
     code, line = refused(world, prefix=prefix)
     assert (code, said in line) == (3, True), line
+
+
+@pytest.mark.parametrize("action", ["detach", "status"])
+def test_without_privileges_nothing_is_undone_or_shown(either: World, action: str) -> None:
+    either.attach()
+    words = [*unprivileged(), sys.executable, "-m", "uproxy", "capture", action, "--name"]
+    done = subprocess.run([*words, either.name], capture_output=True, text=True, check=False)
+    [line] = done.stderr.splitlines()
+    assert (done.returncode, "CAP_" in line) == (3, True), line
+    assert either.status()["state"] == "attached"
+
+
+def test_the_root_of_all_cgroups_has_no_neighbors_for_a_proxy(world: World) -> None:
+    words = ["--cgroup", str(cgroup_root()), "--netns", world.pod, "--mode", "ebpf"]
+    done = world.capture("attach", *words, check=False)
+    assert (done.returncode, "name the proxy's, --proxy-cgroup" in done.stderr) == (2, True)
 
 
 def test_a_mark_of_somebody_elses_is_not_taken(world: World) -> None:

@@ -13,6 +13,7 @@ from uproxy.capture.nft_rules import ruleset, table_name
 from uproxy.capture.pins import LINK, MAP, Pins
 from uproxy.capture.places import cgroup_root, follow_namespace, inside
 from uproxy.capture.record import Mode, Record, Wanted
+from uproxy.errors import NotPermittedError
 
 
 class State(enum.StrEnum):
@@ -46,8 +47,17 @@ class Condition:
 
 
 def examine(made: Record) -> Condition:
-    """Return how a capture is."""
-    return _examine_nft(made) if made.wanted.mode == Mode.NFT else _examine_ebpf(made)
+    """Return how a capture is.
+
+    Raises:
+        NotPermittedError: we may not look.
+    """
+    try:
+        return _examine_nft(made) if made.wanted.mode == Mode.NFT else _examine_ebpf(made)
+    except PermissionError:
+        raise NotPermittedError(
+            f"to look at capture {made.wanted.name} needs CAP_BPF, CAP_NET_ADMIN and CAP_SYS_ADMIN"
+        ) from None
 
 
 def _examine_nft(made: Record) -> Condition:

@@ -14,7 +14,7 @@ from typing import Final
 from uproxy.capture import ebpf, following, nft, programs, record
 from uproxy.capture.condition import Condition, examine
 from uproxy.capture.pins import check_bpffs
-from uproxy.capture.places import Cgroup, find_cgroup, find_namespace, is_initial
+from uproxy.capture.places import Cgroup, cgroup_root, find_cgroup, find_namespace, is_initial
 from uproxy.capture.policy import Policy
 from uproxy.capture.record import Mode, Record, Wanted, default_name
 from uproxy.capture.routing import PolicyRoute
@@ -205,6 +205,10 @@ def _proxy(request: Request, cgroup: Cgroup, mode: Mode) -> Cgroup | None:
     if request.proxy_cgroup is None:
         if mode == Mode.NFT:
             return None
+        if cgroup.path == cgroup_root():
+            raise UsageError(
+                "--cgroup is the root of all cgroups: name the proxy's, --proxy-cgroup"
+            )
         return find_cgroup("--cgroup", str(cgroup.path.parent))
     found = find_cgroup("--proxy-cgroup", request.proxy_cgroup)
     if found == cgroup:

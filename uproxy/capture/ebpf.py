@@ -42,6 +42,7 @@ def attach(folder: Path, wanted: Wanted) -> tuple[str, ...]:
     namespace = _namespace(wanted)
     with inside(namespace):
         _check_alone(folder, wanted)
+        routing.check_permitted(wanted.route)
         routing.check_unused(wanted.route)
     programs.check()  # before anything is undone or made
     if earlier is not None or pins.exist():
@@ -104,11 +105,12 @@ def detach(folder: Path, made: Record, drain_s: float = 0.0) -> None:
     """
     wanted = made.wanted
     pins = Pins(wanted.bpffs, wanted.name)
-    for name in hooks.CAPTURING:
-        pins.remove(f"{LINK}{name}")
     namespace = _find(wanted)
     if namespace is not None:
         with inside(namespace):
+            routing.check_permitted(wanted.route)  # before anything is undone
+            for name in hooks.CAPTURING:
+                pins.remove(f"{LINK}{name}")
             _end_connections(wanted.route.mark, drain_s)
             routing.remove(wanted.route)
             sysctls.restore(made.sysctls)

@@ -89,15 +89,12 @@ class Route:
 
 
 def check_unused(wanted: PolicyRoute) -> None:
-    """Make sure that we may make rules and routes in this namespace, and that nobody else uses the
-    mark or the table.
+    """Make sure that nobody else uses the mark or the table in this namespace.
 
     Raises:
-        NotPermittedError: we may not.
         UproxyError: somebody does.
     """
     with Netlink() as netlink:
-        _check_permitted(netlink, wanted)
         for family in FAMILIES:
             for rule in _rules(netlink, family):
                 if rule.protocol != PROTOCOL and matches(rule, wanted.mark):
@@ -113,11 +110,16 @@ def check_unused(wanted: PolicyRoute) -> None:
                     )
 
 
-def _check_permitted(netlink: Netlink, wanted: PolicyRoute) -> None:
-    """Ask for a change that does nothing: there is no such rule."""
+def check_permitted(wanted: PolicyRoute) -> None:
+    """Make sure that we may make rules and routes in this namespace, by a change that does nothing:
+    there is no such rule.
+
+    Raises:
+        NotPermittedError: we may not.
+    """
     body = _rule(socket.AF_INET, wanted, _NOBODYS, _LOOK_UP)
     try:
-        with contextlib.suppress(FileNotFoundError):
+        with Netlink() as netlink, contextlib.suppress(FileNotFoundError):
             netlink.change(_DELETE_RULE, body)
     except PermissionError:
         raise NotPermittedError(
