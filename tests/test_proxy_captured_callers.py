@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from tests.helpers.connections import FakeConnection, arrival, ending, known
-from tests.helpers.world import World, credentials, peer, settings
+from tests.helpers.world import World, credentials, peer, settings, with_crl
 from uproxy.config.settings import InboundSettings, RuleFrom, RuleSettings, RuleTo
 from uproxy.connections.recheck import recheck
 from uproxy.contract import Arrival, CacheScope, Refusal, Route, TlsPlan
@@ -183,3 +183,45 @@ def test_the_application_is_dialled_from_its_callers_address_where_that_is_prese
     assert route.cache_scope is None
     _, other = make()
     assert admitted(other, made_to(3306)).dial_from is None
+
+
+def test_a_handshake_that_was_made_where_plaintext_may_come_too_is_checked_all_the_same() -> None:
+    here, door = make()
+    arrived = made_to(8082, door)
+    here.believe(with_crl(here.credentials, CA, WEB))
+    refusal = refused(current(here), arrived)
+    assert refusal.outcome is Outcome.IDENTITY_DISTRUSTED
+
+
+def test_callers_in_clear_and_others_at_one_port_are_told_apart() -> None:
+    here, door = make()
+    for number, arrived in enumerate((made_to(8082), made_to(8082, door)), start=1):
+        numbered = replace(arrived, id=number)
+        route = admitted(door, numbered)
+        door.opened(FakeConnection(numbered, route=route, peer=numbered.peer))
+    newest, oldest = here.connections
+    assert newest.info.transport is Transport.MTLS
+    assert oldest.info.transport is Transport.PLAINTEXT
+
+
+@pytest.mark.parametrize(
+    ("door", "transport"),
+    [
+        (DOOR, Transport.MTLS),
+        (
+            InboundSettings("in", TcpAddress("::", 15008), Transport.HBONE, ports=(8080,)),
+            Transport.HBONE,
+        ),
+    ],
+)
+async def test_what_was_never_in_clear_is_not_logged_so(
+    door: InboundSettings, transport: Transport
+) -> None:
+    here, made = make(door)
+    plan = made.tls()
+    assert isinstance(plan, TlsPlan)
+    begun = arrival()  # the handshake, at a door for capture
+    arrived = replace(begun, tls=plan, target=TcpAddress("192.0.2.9", 8080))
+    end = ending(Outcome.HANDSHAKE_FAILED, State.HANDSHAKING_DOWNSTREAM)
+    made.closed(FakeConnection(arrived if door.captured else begun, dialled=None), end)
+    assert dict(here.records[0].fields)["transport"] == transport

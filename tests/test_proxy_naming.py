@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from ipaddress import ip_address
+from typing import cast
 
 import pytest
 
 from tests.helpers.connections import arrival
 from tests.helpers.world import peer, settings
 from uproxy.config.settings import AdminSettings, InboundSettings, OutboundSettings
-from uproxy.contract import Refusal
+from uproxy.contract import Refusal, TlsPlan
 from uproxy.lab.pki import Authority
 from uproxy.model import Address, Outcome, SystemdAddress, TcpAddress, Transport, UnixAddress
 from uproxy.proxy.naming import (
@@ -195,6 +196,7 @@ def test_a_captured_connection_reaches_the_application_it_was_made_to(host: str)
     [
         ("10.0.0.8", 8080, "is no address of this host"),
         ("::ffff:10.0.0.8", 8080, "is no address of this host"),
+        ("orders.internal", 8080, "is a name"),
         ("10.0.0.7", 8081, "port 8081 isn't among `ports` of door in"),
         ("10.0.0.7", 15006, "is where uProxy itself listens"),
         ("10.0.0.7", 3306, "is where uProxy itself listens"),
@@ -215,4 +217,5 @@ def test_what_a_caller_speaks_is_what_the_port_says_or_clear_where_it_may() -> N
     shaken = replace(in_clear, peer=peer(CA.issue("/ns/web/sa/frontend"), CA))
     assert not is_in_clear(shaken)
     assert spoken_at(CAPTURED, 8080, shaken) is Transport.MTLS
+    assert not is_in_clear(replace(in_clear, tls=cast("TlsPlan", object())))
     assert spoken_at(replace(CAPTURED, migrate=()), 8080, in_clear) is Transport.MTLS

@@ -12,7 +12,7 @@ from tests.helpers.world import World, credentials, settings
 from uproxy.config.settings import DestinationSettings, MatchSettings, OutboundSettings
 from uproxy.contract import Arrival, Refusal
 from uproxy.lab.pki import Authority
-from uproxy.model import Outcome, TcpAddress, Transport
+from uproxy.model import Address, Outcome, TcpAddress, Transport, UnixAddress
 from uproxy.proxy.naming import Own
 from uproxy.proxy.originally import original_destination_of
 from uproxy.snapshot import Destination
@@ -103,3 +103,22 @@ def test_connections_of_other_hosts_borrow_no_identity(local: str) -> None:
 
 def test_who_was_not_captured_has_nowhere_to_go() -> None:
     assert "this one was not" in why(made_to(None))
+
+
+def test_what_nothing_matches_goes_nowhere() -> None:
+    config = settings(outbound=(DOOR,), destinations={"fixed": FIXED})
+    here = World(config, credentials(None, CA), now=CA.now)
+    refusal = original_destination_of(
+        DOOR, here.snapshot, Own(frozenset(), lambda _ip: False), made_to(THERE)
+    )
+    assert isinstance(refusal, Refusal)
+    assert refusal.reason == "no destination has a `match` for 192.0.2.7:80"
+
+
+def test_a_link_local_address_of_ipv4_is_dialled() -> None:
+    assert name(made_to(TcpAddress("169.254.169.254", 80))) == "rest"
+
+
+@pytest.mark.parametrize("local", [UnixAddress("/run/in.sock"), TcpAddress("a.internal", 15001)])
+def test_what_arrived_nowhere_that_is_known_is_no_connection_of_this_host(local: Address) -> None:
+    assert "is another host" in why(replace(made_to(THERE), local=local))

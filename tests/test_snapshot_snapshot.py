@@ -5,6 +5,7 @@ import importlib.util
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from ipaddress import ip_address
 
 import pytest
 
@@ -14,6 +15,7 @@ from uproxy.config.settings import (
     InboundSettings,
     L7EndpointSettings,
     L7ProxySettings,
+    MatchSettings,
     RuleFrom,
     RuleSettings,
 )
@@ -267,3 +269,13 @@ def test_a_destinations_own_idle_time_and_its_port_if_it_has_one() -> None:
     made = made.with_settings(config)
     assert made.destinations["db"].port is None
     assert made.applications["api"].target.port is None
+
+
+def test_where_captured_connections_go_changes_with_the_configuration_alone() -> None:
+    before = first()
+    assert before.matching.find(ip_address("192.0.2.7"), 80) is None
+    matched = replace(DB, match=MatchSettings())
+    after = before.with_settings(replace(before.settings, destinations={"db": matched}))
+    assert after.matching.find(ip_address("192.0.2.7"), 80) == "db"
+    rotated = after.with_credentials(credentials(CA.issue("/ns/db/sa/orders"), CA))
+    assert rotated.matching is after.matching

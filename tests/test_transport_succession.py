@@ -53,6 +53,13 @@ def test_a_route_that_never_led_there_keeps_nothing() -> None:
     assert same_way(route(), route(A), A) is None
 
 
+def test_what_was_dialled_from_another_address_is_dialled_again() -> None:
+    here, there = (replace(route(A), dial_from=each) for each in (None, B))
+    assert same_way(here, there, A) is None
+    assert same_way(there, here, A) is None
+    assert same_way(there, there, A) is not None
+
+
 def test_of_a_race_the_address_that_won_is_kept_alone() -> None:
     race = replace(route(A), candidates=(Candidate("db", (A, B)),))
     kept = same_way(race, race, B)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 HUNTED: Mapping[str, tuple[str, ...]] = {
-    "uproxy.connections.recheck": ("test_connections_recheck", "property/test_connections"),
+    "uproxy.connections.recheck": (
+        "test_connections_recheck",
+        "test_proxy_captured_callers",
+        "property/test_connections",
+    ),
     "uproxy.destinations": ("test_destinations", "property/test_destinations"),
     "uproxy.hbone.frames": ("test_hbone_frames",),
     "uproxy.hbone.headers": ("test_hbone_headers",),
@@ -29,9 +33,14 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
     "uproxy.proxy.admin.trouble": ("test_proxy_admin_trouble",),
     "uproxy.proxy.caller_proofs": ("test_proxy_caller_proofs",),
     "uproxy.proxy.callers": ("test_proxy_callers",),
-    "uproxy.proxy.inbound": ("test_proxy_inbound", "test_proxy_callers"),
+    "uproxy.proxy.inbound": (
+        "test_proxy_captured_callers",
+        "test_proxy_inbound",
+        "test_proxy_callers",
+    ),
+    "uproxy.proxy.originally": ("test_proxy_originally",),
     "uproxy.proxy.naming": ("test_proxy_naming", "test_proxy_inbound"),
-    "uproxy.proxy.outbound": ("test_proxy_outbound",),
+    "uproxy.proxy.outbound": ("test_proxy_outbound", "test_proxy_via"),
     "uproxy.snapshot.handshakes": ("test_snapshot_handshakes", "test_snapshot_snapshot"),
     "uproxy.snapshot.plans": ("test_snapshot_plans", "test_snapshot_snapshot"),
     "uproxy.snapshot.snapshot": (

@@ -298,8 +298,9 @@ class InboundDoor:
         return replace(info, own=own, caller=caller)
 
     def _dial_from(self, arrival: Arrival) -> TcpAddress | None:
-        is_wanted = self._application.settings.preserve_source
-        return arrival.source if is_wanted and isinstance(arrival.source, TcpAddress) else None
+        # doors for capture have no unix sockets
+        source = cast("TcpAddress", arrival.source)
+        return source if self._application.settings.preserve_source else None
 
     def _preface(self, arrival: Arrival, caller: Caller) -> bytes:
         if self._application.settings.proxy_protocol is None:

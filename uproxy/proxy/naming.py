@@ -53,7 +53,7 @@ def captured_address(door: InboundSettings, own: Own, meant: TcpAddress) -> TcpA
     """Return the application's address that a captured connection was made to, or why it leads
     nowhere."""
     if meant.ip is None:
-        raise AssertionError("the kernel knows no names")
+        return _no(f"{meant} is a name, and connections are made to addresses")
     ip = plain(meant.ip)
     if not own.is_own(ip):
         return _no(f"{meant} is no address of this host: only its own connections come in here")

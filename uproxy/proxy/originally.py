@@ -7,11 +7,12 @@ dialled at an address of this host, which capture leaves alone.
 from __future__ import annotations
 
 from ipaddress import IPv6Address
+from typing import cast
 
 from uproxy.config.settings import OutboundSettings
 from uproxy.contract import Arrival, Refusal
 from uproxy.model import Address, Outcome, TcpAddress
-from uproxy.policy import plain
+from uproxy.policy import IpAddress, plain
 from uproxy.proxy.naming import Own
 from uproxy.snapshot import Destination, Snapshot
 
@@ -21,10 +22,9 @@ def original_destination_of(
 ) -> Destination | Refusal:
     """Return the destination of a captured connection, or why it has none."""
     meant = arrival.target
-    ip = None if meant is None else meant.ip
-    if meant is None or ip is None:
+    if meant is None:
         return _no(f"door {door.listen} is for captured connections, and this one was not")
-    ip = plain(ip)
+    ip = plain(cast("IpAddress", meant.ip))  # the kernel knows no names
     ours = own.is_own(ip)
     if ours and meant.port in own.ports:
         return _no(

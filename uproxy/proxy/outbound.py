@@ -25,7 +25,7 @@ from uproxy.contract import (
     Route,
     Upstream,
 )
-from uproxy.model import Direction, Outcome, Timeouts, Transport
+from uproxy.model import Direction, Outcome, TcpAddress, Timeouts, Transport
 from uproxy.proxy.naming import Own, own_ports
 from uproxy.proxy.originally import original_destination_of
 from uproxy.proxy.services import (
@@ -51,10 +51,8 @@ def destination_of(
     """Return the destination of a connection that arrived at `door`."""
     if door.captured:
         return original_destination_of(door, snapshot, own, arrival)
-    if door.to is None:
-        raise AssertionError("`check` has refused a door without `to` and `captured`")
     if arrival.target is None:
-        return snapshot.destinations[door.to]
+        return snapshot.destinations[cast("str", door.to)]
     reason = f"door {door.listen} leads to {door.to} alone, and this was meant for {arrival.target}"
     return Refusal(Outcome.NO_DESTINATION, reason)
 
@@ -125,14 +123,14 @@ class DestinationRoutes:
 
     def info_of(self, arrival: Arrival) -> ConnectionInfo:
         """Return what is known of a connection that was made with this snapshot's plan."""
-        meant = arrival.target
-        if meant is None or self._destination.addresses.configured:
+        if self._destination.addresses.configured:
             return self._info
-        known = self._by_port.get(meant.port)
+        port = cast("TcpAddress", arrival.target).port  # it is a captured one
+        known = self._by_port.get(port)
         if known is None:
             if len(self._by_port) >= MAX_PORTS:
                 self._by_port.clear()
-            known = self._by_port[meant.port] = replace(self._info, port=meant.port)
+            known = self._by_port[port] = replace(self._info, port=port)
         return known
 
     def attempted(self, candidate: Candidate, failure: Refusal | None) -> None:
