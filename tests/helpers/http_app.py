@@ -45,6 +45,8 @@ class HttpApp:
         """So many requests are answered with 503 next."""
         self.silent = 0
         """So many requests are never answered, before that."""
+        self.closing = False
+        """It closes each connection after its answer."""
         self.requests: list[str] = []
         """Method and path of each."""
         self.abandoned = 0
@@ -61,6 +63,7 @@ class HttpApp:
     def calm(self) -> None:
         """Forget what was asked, and answer everything."""
         self.failing = self.silent = self.abandoned = 0
+        self.closing = False
         self.requests.clear()
 
     def taken(self, what: str) -> bool:
@@ -111,6 +114,8 @@ class _Handler(BaseHTTPRequestHandler):
         text = bytes(int(size)) if size.isdigit() else json.dumps(said).encode()
         self.send_response(503 if self.app.fails() else 200)
         self.send_header("content-length", str(len(text)))
+        if self.app.closing:
+            self.send_header("connection", "close")
         self.end_headers()
         self.wfile.write(text)
 
