@@ -17,6 +17,7 @@ from tests.helpers.http_app import fetch
 from tests.helpers.shared import L7, Shared
 from tests.helpers.streams import Upstream, close_all
 from tests.helpers.tunnels import H2Peer
+from tests.helpers.xxhash64 import with_hash_of, xxhash64
 from uproxy.lab.mesh import ORDERS, UNWANTED, WEB, FileWorld
 from uproxy.lab.pki import Authority, Issued
 from uproxy.lab.software.shared_envoy import SharedEnvoy
@@ -199,6 +200,20 @@ async def test_another_caller_gets_no_open_connection(ends: Ends) -> None:
     await served_once(ends)
     another = await ends.call(UNWANTED)
     stream = await another.open(ADDRESSES[0], EXPECTS)
+    await another.send(stream, GET)
+    assert ("x-uproxy-caller", UNWANTED) in await asked(await ends.accept())
+
+
+async def test_a_proof_that_is_made_to_collide_opens_nobody_elses_connection(ends: Ends) -> None:
+    """Envoy tells connections apart by a hash that isn't a cryptographic one.  So what a caller
+    chooses must not be in one text with who it is."""
+    assert xxhash64(b"abc") == 0x44BC2CF5AD770999
+    await served_once(ends)
+    begins = f"{UNWANTED} "
+    crafted = with_hash_of(f"{WEB} -".encode(), begins.encode()).decode()
+    another = await ends.call(UNWANTED)
+    proof = ("x-uproxy-proof", crafted.removeprefix(begins))
+    stream = await another.open(ADDRESSES[0], EXPECTS, proof)
     await another.send(stream, GET)
     assert ("x-uproxy-caller", UNWANTED) in await asked(await ends.accept())
 
