@@ -34,8 +34,11 @@ def why(
     config = settings(destinations=destinations, l7_proxies=proxies)
     made = Snapshot.first(config, credentials(OURS, CA), lambda: CA.now)
     decision = expectation(made, "reviews", TOLD, connection)
-    assert decision is None or not decision.allowed
-    return None if decision is None else decision.reason
+    if decision is None:
+        return None
+    assert not decision.allowed
+    assert isinstance(decision.reason, str)
+    return decision.reason
 
 
 def test_who_goes_through_the_l7_proxy_stays() -> None:
@@ -79,3 +82,11 @@ def test_whom_the_l7_proxy_was_told_to_expect_must_be_expected_still() -> None:
         f"L7 proxy l7 may have connected it to {REVIEWS.spiffe_id}, which isn't expected now"
     )
     assert why(THROUGH, replace(TO, identities=(*TO.identities, *other.identities))) is None
+
+
+def test_what_is_in_clear_may_not_stay_where_there_is_tls_now_and_need_not_go_otherwise() -> None:
+    clear = FakeConnection(peer=None)
+    assert why(clear) == "destination reviews is hbone now, and this connection is in clear"
+    plaintext = DestinationSettings("reviews", (APP,), Transport.PLAINTEXT)
+    assert why(clear, plaintext) is None
+    assert why(PAST, plaintext) is None

@@ -329,6 +329,7 @@ def test_an_address_that_fails_its_health_check_is_passed_over_until_it_passes()
     fares = Endpoints()
     addresses = Addresses.of((A, B), {})
     assert not fares.checked(A, None)
+    assert fares.forget_all_but({}) is False
     assert fares.checked(A, "it answers 503")
     assert not fares.checked(A, "it answers 500")
     assert fares.choose(addresses, 1e9) == [B]

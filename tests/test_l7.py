@@ -32,7 +32,8 @@ def test_the_best_application_is_tried_through_each_end_then_the_others_through_
 
 
 def test_who_waits_is_not_led_to_more_ends_than_a_few() -> None:
-    assert ways(by_way_of([app(A)], ENDS, None)) == [(A, n) for n in range(MAX_ENDS_TRIED)]
+    assert MAX_ENDS_TRIED == 3
+    assert ways(by_way_of([app(A)], ENDS, None)) == [(A, 0), (A, 1), (A, 2)]
 
 
 def test_past_the_l7_proxy_is_the_last_way_and_only_where_there_is_one() -> None:

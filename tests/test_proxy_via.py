@@ -17,7 +17,7 @@ from uproxy.config.settings import (
     OutboundSettings,
 )
 from uproxy.contract import Arrival, Candidate, OnClosed, Refusal, Route, Tunnel
-from uproxy.destinations import L7, Endpoints
+from uproxy.destinations import L7, Addresses, Endpoints
 from uproxy.lab.pki import Authority
 from uproxy.lifecycle import ENDINGS, State
 from uproxy.model import Direction, Outcome, Role, TcpAddress, Transport
@@ -122,6 +122,10 @@ def l7(here: World) -> Endpoints:
     return here.all_endpoints[L7, "l7"]
 
 
+def addresses(here: World) -> Addresses:
+    return here.snapshot.destinations["reviews"].addresses
+
+
 def behind(here: World) -> Endpoints:
     return here.endpoints(Direction.OUTBOUND, "reviews")
 
@@ -166,16 +170,24 @@ def test_an_address_is_said_to_be_passed_over_once_for_all_who_meet_it(
     for number in range(3):
         fail(door, Outcome.L7_UNAVAILABLE, number=number + 1)
     assert caplog.messages == ["for this reason; it is passed over for a while"]
+    kind = caplog.records[0].uproxy_kind  # type: ignore[attr-defined]  # of `alike`
+    assert kind[1:] == ("l7", "l7", str(ONE))
     here.at += 2.0
     fail(door, Outcome.L7_UNAVAILABLE, number=4)
     assert len(caplog.messages) == 2
 
 
-def test_an_address_with_another_identity_is_passed_over_and_its_handshake_counted() -> None:
+@pytest.mark.parametrize("outcome", [Outcome.PEER_UNEXPECTED, Outcome.PEER_UNTRUSTED])
+def test_an_address_with_another_identity_is_passed_over_and_its_handshake_counted(
+    outcome: Outcome,
+) -> None:
     here, door = make(ONE)
-    fail(door, Outcome.PEER_UNEXPECTED)
+    fail(door, outcome)
     assert l7(here).failing(ONE, here.at)
-    assert here.metric("uproxy_handshake_failures_total", reason="peer_unexpected") == 1
+    assert here.metric("uproxy_handshake_failures_total", reason=outcome.value) == 1
+    here, door = make(ONE)
+    fail(door, Outcome.L7_UNAVAILABLE)
+    assert here.metric("uproxy_handshake_failures_total") == 0
 
 
 def test_an_application_that_is_refused_is_passed_over_and_not_the_l7_proxy() -> None:
@@ -194,8 +206,19 @@ async def test_who_is_cut_off_behind_the_l7_proxy_makes_the_application_be_passe
     assert isinstance(made.dialled, TcpAddress)
     closed(made, ending(Outcome.L7_REFUSED, reason="reset before the first byte"))
     assert behind(here).failing(made.dialled, here.at)
+    reasons = {each.reason for each in behind(here).status(addresses(here), here.at)}
+    assert reasons == {None, "reset before the first byte"}
     assert not l7(here).failing(ONE, here.at)
     assert here.metric("uproxy_l7_failures_total", outcome="l7_refused") == 1
+
+
+async def test_who_ends_in_order_or_is_reset_later_makes_nobody_be_passed_over() -> None:
+    here, door = make(ONE)
+    for number, outcome in enumerate((Outcome.CLOSED, Outcome.RESET), start=1):
+        made, closed = live(door, number)
+        closed(made, ending(outcome, reason="reset by the peer"))
+    assert not behind(here).failing(A, here.at)
+    assert here.metric("uproxy_l7_failures_total") == 0
 
 
 def test_if_all_addresses_fail_they_are_tried_all_the_same() -> None:
@@ -241,6 +264,14 @@ def test_a_route_is_repeatable_where_there_is_one_way_alone() -> None:
 # Past it.
 
 
+def test_an_attempt_past_it_is_the_destinations_own() -> None:
+    here, door = make(ONE, bypass=True)
+    fail(door, Outcome.CONNECT_FAILED, at=1)
+    assert behind(here).failing(A, here.at)
+    assert not l7(here).failing(ONE, here.at)
+    assert here.metric("uproxy_l7_failures_total") == 0
+
+
 def test_past_it_is_the_last_way_where_the_configuration_says_so() -> None:
     _here, door = make(ONE, bypass=True)
     assert ways(admitted(door)) == [(A, ONE), (A, None)]
@@ -268,6 +299,8 @@ async def test_going_past_is_loud(caplog: pytest.LogCaptureFixture) -> None:
     assert "connection 1 to reviews goes past L7 proxy l7" in line
     labels = {"l7_proxy": "l7", "destination": "reviews"}
     assert here.metric("uproxy_l7_bypassed_total", **labels) == 1
+    assert here.metric("uproxy_l7_streams_total") == 0
+    assert caplog.records[0].uproxy_kind[1:] == ("bypass", "l7")  # type: ignore[attr-defined]  # of `alike`
     closed(made, ending())
     assert dict(here.records[0].fields)["via"] == "direct"
 

@@ -11,7 +11,7 @@ from uproxy.config.settings import DestinationSettings, L7EndpointSettings, L7Pr
 from uproxy.contract import Refusal, TlsPlan, Tunnel
 from uproxy.destinations import L7
 from uproxy.lab.pki import Authority
-from uproxy.model import Address, Direction, Outcome, TcpAddress, Transport
+from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, TlsSettings, Transport
 from uproxy.snapshot import L7Proxy, Snapshot, Via
 from uproxy.snapshot.destinations import Destination
 from uproxy.snapshot.l7 import MAX_HEADERS
@@ -84,7 +84,18 @@ def test_the_l7_proxys_identity_is_expected_in_the_handshake_and_not_the_destina
     assert isinstance(straight, Tunnel)
     assert straight.plan.verify(CA.issue("/ns/shop/sa/reviews").der).spiffe_id == REVIEWS
     assert (straight.via, straight.headers) == (None, ())
-    assert (plan.alpn, plan.settings.min_version) == (("h2",), "1.3")
+
+
+def test_tunnels_to_an_l7_proxy_are_http_2_over_tls_1_3_whatever_else_is_negotiated() -> None:
+    old = TlsSettings("1.2", ("P-256",))
+    for plan in plans(snapshot(tls=old).l7_proxies["l7"]).values():
+        assert (plan.role, plan.alpn) == (Role.CLIENT, ("h2",))
+        assert plan.settings == replace(old, min_version="1.3")
+
+
+def test_an_l7_proxy_is_shown_no_server_name() -> None:
+    l7 = snapshot(proxy(NAME)).l7_proxies["l7"]
+    assert (l7.serving.sni(NAME), l7.addresses.sni(NAME)) == (None, None)
 
 
 def test_a_token_goes_along_and_changes_no_plan() -> None:
@@ -133,14 +144,27 @@ def test_without_an_identity_there_is_no_tunnel_to_an_l7_proxy() -> None:
     refusal = via(snapshot(identity=False)).upstreams
     assert isinstance(refusal, Refusal)
     assert refusal.outcome is Outcome.NO_IDENTITY
+    without = snapshot(identity=False)
+    assert not via(without).has_proof
+    assert via(without.with_tokens({"reviews": "a.b.c"})).has_proof
 
 
 def test_what_an_l7_proxy_is_told_is_bounded() -> None:
-    many = tuple(f"spiffe://example.org/ns/shop/sa/{number:0200d}" for number in range(60))
-    refusal = via(snapshot(to=replace(DESTINATION, identities=many))).upstreams
-    assert isinstance(refusal, Refusal)
-    assert str(MAX_HEADERS) in refusal.reason
-    assert "list fewer" in refusal.reason
+    assert MAX_HEADERS == 12_288
+    # six of the longest SPIFFE IDs, less the commas between
+    longest = [f"spiffe://example.org/{n}".ljust(2048, "x") for n in range(6)]
+    fitting = (*longest[1:], longest[0][:-5])
+    made = snapshot(to=replace(DESTINATION, identities=fitting))
+    assert len(tunnels(made)[ONE].headers[0][1]) == MAX_HEADERS
+    more = snapshot(to=replace(DESTINATION, identities=(*longest[1:], longest[0][:-4])))
+    for too_long in (made.with_tokens({"reviews": "a"}), more):
+        refusal = via(too_long).upstreams
+        assert isinstance(refusal, Refusal)
+        assert refusal.outcome is Outcome.CONNECT_FAILED
+        assert "is told 12288 bytes about reviews at most" in refusal.reason
+        assert refusal.reason.endswith("have 12289: list fewer identities")
+    assert not via(more).has_proof
+    assert via(made.with_tokens({"reviews": "a"})).has_proof
 
 
 def test_patterns_are_parsed_once_and_again_when_they_change() -> None:

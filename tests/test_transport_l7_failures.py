@@ -59,6 +59,8 @@ def test_an_address_that_is_unavailable_is_asked_for_no_other_application() -> N
     gone = Refusal(Outcome.L7_UNAVAILABLE, "gone")
     assert left_after(ROUTE, FIRST, gone, (SECOND, THIRD, LAST)) == (SECOND, LAST)
     assert left_after(ROUTE, SECOND, gone, (LAST,)) == (LAST,)
+    clear = Candidate("reviews", (APP,))
+    assert left_after(ROUTE, FIRST, gone, (clear,)) == (clear,)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,8 @@ def test_nobody_goes_past_one_that_refuses_or_is_somebody_else(outcome: Outcome)
 
 def test_where_no_l7_proxy_is_in_the_way_all_others_are_tried() -> None:
     failed = Refusal(Outcome.CONNECT_FAILED, "gone")
-    assert left_after(ROUTE, LAST, failed, (FIRST, THIRD)) == (FIRST, THIRD)
+    elsewhere = to(REPLICA, None)
+    assert left_after(ROUTE, LAST, failed, (FIRST, elsewhere)) == (FIRST, elsewhere)
 
 
 def test_what_is_cut_off_before_its_first_byte_has_probably_been_refused_behind_it() -> None:

@@ -121,6 +121,10 @@ def test_a_stream_is_kept_only_if_it_would_be_opened_alike_by_way_of_the_same_l7
     kept = same_way(before, replace(before, candidates=both), A)
     assert kept is not None
     assert (kept.upstream, [each.upstream for each in kept.candidates]) == (here, [None])
+    assert same_way(route(A, tls=TLS), replace(before, candidates=both), A, PEER) is None
+    assert same_way(replace(before, candidates=both[1:]), route(A, tls=TLS), A, PEER) is None
+    elsewhere = replace(before, candidates=both, dial_from=B)
+    assert same_way(before, elsewhere, A) is None
     for change in ({"end": C}, {"via": None}, {"headers": ()}):
         other = Candidate("a", (A,), upstream=replace(here, **change))
         assert same_way(before, replace(before, candidates=(other,)), A, PEER) is None

@@ -10,6 +10,7 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
         "test_proxy_captured_callers",
         "property/test_connections",
     ),
+    "uproxy.connections.expectation": ("test_connections_expectation",),
     "uproxy.destinations": ("test_destinations", "property/test_destinations"),
     "uproxy.hbone.frames": ("test_hbone_frames",),
     "uproxy.hbone.headers": ("test_hbone_headers",),
@@ -25,6 +26,7 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
         "test_identity_verifier",
         "test_identity_diagnosis",
     ),
+    "uproxy.l7": ("test_l7",),
     "uproxy.lifecycle": ("test_lifecycle", "property/test_lifecycle"),
     "uproxy.metrics.history": ("test_metrics_history",),
     "uproxy.matching": ("test_matching", "property/test_matching"),
@@ -41,7 +43,9 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
     "uproxy.proxy.originally": ("test_proxy_originally",),
     "uproxy.proxy.naming": ("test_proxy_naming", "test_proxy_inbound"),
     "uproxy.proxy.outbound": ("test_proxy_outbound", "test_proxy_via"),
+    "uproxy.proxy.via": ("test_proxy_via",),
     "uproxy.snapshot.handshakes": ("test_snapshot_handshakes", "test_snapshot_snapshot"),
+    "uproxy.snapshot.l7": ("test_snapshot_l7",),
     "uproxy.snapshot.plans": ("test_snapshot_plans", "test_snapshot_snapshot"),
     "uproxy.snapshot.snapshot": (
         "test_snapshot_snapshot",
@@ -60,6 +64,7 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
     "uproxy.spiffe.strict_json": ("test_spiffe_strict_json",),
     "uproxy.spiffe.svid": ("test_spiffe_svid", "test_identity_verifier"),
     "uproxy.spiffe.workload_update": ("test_spiffe_workload_update",),
+    "uproxy.transport.l7_failures": ("test_transport_l7_failures",),
     "uproxy.transport.succession": ("test_transport_succession",),
 }
 """By module, the test files below `tests/`."""

@@ -72,7 +72,7 @@ class L7Reports:
         if ending.outcome is Outcome.L7_REFUSED and connection.dialled is not None:
             services = self.behind.services
             services.metrics.l7_failed(self.proxy, ending.outcome)
-            now, reason = services.monotonic(), ending.reason or ""
+            now, reason = services.monotonic(), str(ending.reason)
             self.behind.endpoints.failed(connection.dialled, now, reason)
         self.behind.closed(connection, ending)
 

@@ -70,12 +70,16 @@ class L7Kinds:
 
     def with_plans(self, plans: Plans) -> L7Proxy:
         """Return the L7 proxy."""
-        made: Mapping[Address, TlsPlan] | Refusal
-        found = {address: plans[kind] for address, kind in self.kinds.items()}
-        refusals = [each for each in found.values() if isinstance(each, Refusal)]
-        plain = {a: each for a, each in found.items() if not isinstance(each, Refusal)}
-        made = refusals[0] if refusals else MappingProxyType(plain)
-        return L7Proxy(self.settings, self.expected, self.addresses, self.serving, made)
+        made: dict[Address, TlsPlan] = {}
+        for address, kind in self.kinds.items():
+            plan = plans[kind]
+            if isinstance(plan, Refusal):
+                return self._with(plan)
+            made[address] = plan
+        return self._with(MappingProxyType(made))
+
+    def _with(self, plans: Mapping[Address, TlsPlan] | Refusal) -> L7Proxy:
+        return L7Proxy(self.settings, self.expected, self.addresses, self.serving, plans)
 
 
 def l7_kinds(
