@@ -160,14 +160,14 @@ def test_a_bar_reaches_as_far_as_its_median() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_benchmark_is_found_by_its_name_and_has_a_place_on_the_page(name: str) -> None:
+def test_a_benchmark_is_found_by_its_name_and_has_a_place_on_its_page(name: str) -> None:
     benchmark = _find(name)
     assert benchmark.name == name
     keys = [column.key for column in benchmark.columns]
     assert len(keys) == len(set(keys))
     assert set(benchmark.charts) <= set(keys)
     assert ENVOY.key in {kind.key for kind in benchmark.kinds}
-    page = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text()
+    page = (Path(__file__).parents[1] / "docs" / benchmark.page).read_text()
     assert "new" in replace(page, name, "new")
 
 

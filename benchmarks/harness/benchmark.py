@@ -57,3 +57,5 @@ class Benchmark:
     rounds: int = 5
     workload_api: bool = False
     """Whether a development authority runs meanwhile."""
+    page: str = "benchmarks.md"
+    """The page of docs/ that has its figures."""

@@ -1,6 +1,6 @@
-"""Stores results as JSON, and renders them into docs/benchmarks.md.
+"""Stores results as JSON, and renders them into docs/benchmarks.md, or a page of their own.
 
-The page is written by hand, except for what is between `<!-- figures: NAME -->` and
+The pages are written by hand, except for what is between `<!-- figures: NAME -->` and
 `<!-- end: NAME -->`.  Every row is shown, whoever it favors.
 """
 
@@ -61,7 +61,7 @@ def block(benchmark: Benchmark, result: Result) -> str:
         f"`make bench ARGS={benchmark.name}`.",
         noise(benchmark, result.rounds),
         f"Machine: {facts}.",
-        f"Seen on the wire between A and B: {seen}.",
+        f"Seen on the wire between A and B: {seen}." if seen else "",
     )
     return "\n\n".join(part for part in parts if part)
 
@@ -151,8 +151,8 @@ def keep(benchmark: Benchmark, result: Result, root: Path) -> None:
 
 
 def render(benchmark: Benchmark, root: Path) -> None:
-    """Render the stored result of a benchmark into docs/benchmarks.md and draw its chart; do
-    nothing if there is none.
+    """Render the stored result of a benchmark into its page and draw its chart; do nothing if there
+    is none.
 
     Raises:
         ValueError: the page has no place for it.
@@ -160,7 +160,7 @@ def render(benchmark: Benchmark, root: Path) -> None:
     if not _kept(benchmark, root).exists():
         return
     result = Result.from_json(_kept(benchmark, root).read_text())
-    page = root / "docs" / "benchmarks.md"
+    page = root / "docs" / benchmark.page
     page.write_text(replace(page.read_text(), benchmark.name, block(benchmark, result)))
     picture = root / "docs" / "images" / f"bench-{benchmark.name}.svg"
     picture.write_text(chart(benchmark, result.rounds))

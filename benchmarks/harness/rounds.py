@@ -16,7 +16,6 @@ from benchmarks.harness.benchmark import Benchmark, Stage
 from benchmarks.harness.figures import Figures
 from benchmarks.harness.machine import describe
 from benchmarks.harness.observe import observe
-from benchmarks.harness.proxies import NONE
 from benchmarks.harness.report import Result
 from uproxy.lab.authorities import DevAuthority
 from uproxy.lab.mesh import AgentWorld, FileWorld
@@ -33,7 +32,7 @@ def run(benchmark: Benchmark, command: str) -> Result:
         observed = {
             kind.key: observe(kind, stage.folder, stage.files)
             for kind in benchmark.kinds
-            if kind is not NONE
+            if kind.inbound is not None
         }
         rounds = [_round(benchmark, stage, number) for number in range(1, benchmark.rounds + 1)]
     return Result(
