@@ -13,6 +13,7 @@ from tests.helpers.world import ANYBODY, credentials, settings, with_crl
 from uproxy.config.settings import (
     DestinationSettings,
     InboundSettings,
+    InboundTrustSettings,
     L7EndpointSettings,
     L7ProxySettings,
     MatchSettings,
@@ -34,9 +35,12 @@ from uproxy.model import (
 )
 from uproxy.policy import Caller
 from uproxy.snapshot import Snapshot
+from uproxy.speaking import InboundTrust
+from uproxy.spiffe.bundles import Bundle
 from uproxy.spiffe.ids import SpiffeId
 
 CA = Authority("example.org")
+PARTNER = Authority("partner.test")
 OURS = CA.issue("/ns/db/sa/orders")
 A, B = (TcpAddress(f"10.0.0.{n}", 5432) for n in (1, 2))
 NAME = TcpAddress("db.internal", 5432)
@@ -279,3 +283,24 @@ def test_where_captured_connections_go_changes_with_the_configuration_alone() ->
     assert after.matching.find(ip_address("192.0.2.7"), 80) == "db"
     rotated = after.with_credentials(credentials(CA.issue("/ns/db/sa/orders"), CA))
     assert rotated.matching is after.matching
+
+
+def test_who_speaks_for_whom_follows_the_configuration_and_the_bundles_and_nothing_else() -> None:
+    proxy = "spiffe://example.org/ns/mesh/sa/l7"
+    speaks = InboundTrustSettings("l7", (proxy,), ("spiffe://example.org/**",))
+    empty = Bundle("partner.test", ())
+    believed = credentials(OURS, CA)
+    believed = replace(believed, bundles={**believed.bundles, "partner.test": empty})
+    made = Snapshot.first(settings(inbound_trust={"l7": speaks}), believed, lambda: CA.now)
+    assert made.trust == InboundTrust.of({"l7": speaks}, frozenset({"example.org"}))
+    renewed = replace(believed, svid=CA.issue("/ns/db/sa/orders").svid)
+    for same in (
+        made.with_settings(replace(made.settings, on_policy_change="keep")),
+        made.with_credentials(renewed),
+        made.with_records({}),
+    ):
+        assert same.trust is made.trust
+    known = replace(believed, bundles={**believed.bundles, "partner.test": PARTNER.bundle})
+    federated = made.with_credentials(replace(known, generation=2))
+    assert federated.trust.domains == {"example.org", "partner.test"}
+    assert made.with_settings(replace(made.settings, inbound_trust={})).trust.proxies == {}
