@@ -98,6 +98,13 @@ INLINE int is_own(const struct address *a)
 	return is_loopback(a) || is_link_local(a) || find_prefix(&own, a) != 0;
 }
 
+/* Whether a segment comes from here.  A link-local source is here only if it is an own address:
+ * every neighbor on the link has one. */
+INLINE int is_from_here(const struct address *remote)
+{
+	return is_loopback(remote) || find_prefix(&own, remote) != 0;
+}
+
 INLINE __u32 *find_port(__u16 direction, __u16 port)
 {
 	struct capture_port key = { direction, port };
@@ -279,12 +286,12 @@ INLINE int on_lookup(struct bpf_sk_lookup *ctx, int is_new)
 	if (is_new && ctx->ingress_ifindex == LOOPBACK)
 		/* an own address: from the proxy, bound to lo and to its client's address */
 		return is_own(&local) ? SK_PASS : steer(ctx, LISTENER_OUTBOUND);
-	if (!is_new && !is_own(&local) && is_own(&remote))
+	if (!is_new && !is_own(&local) && is_from_here(&remote))
 		return steer(ctx, LISTENER_OUTBOUND);
 	/* From here to here, of which the kernel says that it came in by the address's device.  An
 	 * address too new to be in `own` is its own neighbor; what comes to it from elsewhere is
 	 * inbound, so that being late with the list opens nothing. */
-	if (is_own(&remote) || is_same(&local, &remote))
+	if (is_from_here(&remote) || is_same(&local, &remote))
 		return SK_PASS;
 	return on_inbound(ctx, c);
 }

@@ -1,4 +1,4 @@
-"""`--include`, `--exclude`: the longest prefix, then the port; and each workload has its own."""
+"""What is captured: by `--include` and `--exclude`, by workload, and by whose the addresses are."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.capture_world import HOST, HOST6, SECOND, SECOND6, World, existing
+from tests.helpers.capture_world import (
+    HOST,
+    HOST6,
+    POD,
+    POD6,
+    SECOND,
+    SECOND6,
+    World,
+    existing,
+    run,
+)
 
 
 @pytest.mark.parametrize(
@@ -56,3 +66,45 @@ def test_a_proxy_inside_the_workloads_cgroup_is_not_captured(either: World) -> N
         assert either.connect(HOST, 80)["answer"]["door"] == "outbound"
         seen = either.run_app(either.pod, either.proxy_cgroup, HOST, 80)
         assert seen["answer"] == "real"
+
+
+def test_a_proxy_in_another_cgroup_takes_the_place_of_the_first(world: World) -> None:
+    world.attach()
+    other = world.cgroup / "other"
+    other.mkdir()
+    try:
+        with world.proxy(), world.server(world.host, 80):
+            assert world.connect(HOST, 80)["answer"]["door"] == "outbound"
+            world.attach("--proxy-cgroup", other)
+            assert world.connect(HOST, 80)["error"] == "ECONNREFUSED"
+            assert world.status()["listeners"] == {"outbound": False, "inbound": False}
+    finally:
+        other.rmdir()
+
+
+def test_an_address_is_not_own_because_marked_packets_would_stay_here(either: World) -> None:
+    for family in ("-4", "-6"):  # as TPROXY wants it
+        ip = "ip", "-n", either.pod, family
+        run(*ip, "rule", "add", "fwmark", "0x539", "lookup", "133")
+        run(*ip, "route", "add", "local", "default", "dev", "lo", "table", "133")
+    either.attach("--inbound", "8080")
+    with either.proxy(), either.server(either.pod, 8080, either.app):
+        for destination, address in ((HOST, POD), (HOST6, POD6)):
+            assert either.connect(destination, 80)["answer"]["door"] == "outbound"
+            assert either.call(address, 8080)["answer"]["door"] == "inbound"
+
+
+def test_a_neighbor_does_not_come_in_around_the_proxy_by_its_link_local_address(
+    either: World,
+) -> None:
+    here, neighbor = "fe80::2", "fe80::1"
+    for namespace, address in ((either.pod, here), (either.host, neighbor)):
+        run("ip", "-n", namespace, "addr", "add", f"{address}/64", "dev", "eth0", "nodad")
+    either.attach("--inbound", "8080")
+    with either.server(either.pod, 8080, either.app):
+        assert either.call(f"{here}%eth0", 8080)["error"] == "ECONNREFUSED"
+        with either.proxy():
+            seen = either.call(f"{here}%eth0", 8080)
+            assert (seen["answer"]["door"], seen["answer"]["peer"][0]) == ("inbound", neighbor)
+            # itself, by the same addresses, is no business of capture
+            assert either.connect(f"{here}%eth0", 8080)["answer"] == "real"

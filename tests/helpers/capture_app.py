@@ -45,7 +45,8 @@ def talk(client: socket.socket, name: str, port: int, options: dict[str, str]) -
     if "source" in options:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         client.bind(("", int(options["source"])))
-    client.connect((name, port))
+    [*_, to] = socket.getaddrinfo(name, port, client.family, socket.SOCK_STREAM)[0]  # with a scope
+    client.connect(to)
     if "again" in options:
         unconnect(client)
         client.connect((options["again"], port))

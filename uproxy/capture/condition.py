@@ -115,7 +115,7 @@ def _reasons(made: Record, pins: Pins) -> Iterator[str]:
         for lacking in routing.missing(wanted.route):
             yield f"{lacking}: attach again"
         current = sysctls.read()
-        own = routing.own_networks(wanted.route.table)
+        own = routing.own_networks()
     for name in made.sysctls:
         if current.get(name) != sysctls.WANTED[name]:
             yield f"net/{name} was changed: attach again"

@@ -68,10 +68,10 @@ def write_own(map_: int, networks: Iterable[Network]) -> None:
         bpf.delete(map_, key)
 
 
-def own_networks(wanted: Wanted, namespace: Namespace) -> set[Network]:
+def own_networks(namespace: Namespace) -> set[Network]:
     """Return what the network namespace takes for its own addresses."""
     with inside(namespace):
-        return routing.own_networks(wanted.route.table)
+        return routing.own_networks()
 
 
 def register_listeners(wanted: Wanted, namespace: Namespace, map_: int) -> None:

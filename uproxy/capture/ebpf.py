@@ -73,7 +73,7 @@ def _upgrade(folder: Path, earlier: Record, wanted: Wanted, pins: Pins) -> tuple
     with inside(_namespace(wanted)):
         sysctls.write({name: sysctls.WANTED[name] for name in earlier.sysctls})
         routing.add(wanted.route)  # what somebody else removed
-    kept = _KEPT if _ports(earlier.wanted) == _ports(wanted) else ("stats",)
+    kept = _KEPT if _proxy(earlier.wanted) == _proxy(wanted) else ("stats",)
     with contextlib.ExitStack() as stack:
         reused = {name: stack.enter_context(pins.open(f"{MAP}{name}")) for name in kept}
         loaded = stack.enter_context(
@@ -90,7 +90,7 @@ def _put_in_place(wanted: Wanted, loaded: programs.Loaded, pins: Pins, *, is_ena
     maps = loaded.maps
     contents.write_config(wanted, namespace, maps["config"], is_enabled=is_enabled)
     contents.write_policy(wanted, maps)
-    contents.write_own(maps["own"], contents.own_networks(wanted, namespace))
+    contents.write_own(maps["own"], contents.own_networks(namespace))
     hooks.attach_all(wanted, loaded.programs, pins)
     contents.register_listeners(wanted, namespace, maps[_LISTENERS])
     for name, descriptor in maps.items():
@@ -131,8 +131,9 @@ def is_attached(made: Record) -> bool:
     return config is not None and config.enabled
 
 
-def _ports(wanted: Wanted) -> tuple[int, int]:
-    return wanted.outbound_port, wanted.inbound_port
+def _proxy(wanted: Wanted) -> tuple[int, int, int]:
+    """Return what says whose listeners get the connections."""
+    return wanted.outbound_port, wanted.inbound_port, wanted.proxy_cgroup_id
 
 
 def _check_same(earlier: Wanted, wanted: Wanted) -> None:

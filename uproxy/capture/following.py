@@ -55,7 +55,7 @@ def refresh(made: Record) -> bool:
         routing.add(wanted.route)  # they name an address
     with Pins(wanted.bpffs, wanted.name).open(f"{MAP}own") as map_:
         if map_ is not None:
-            contents.write_own(map_, contents.own_networks(wanted, namespace))
+            contents.write_own(map_, contents.own_networks(namespace))
     return True
 
 

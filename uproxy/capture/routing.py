@@ -41,6 +41,8 @@ _LOOK_UP, _UNREACHABLE = 1, 7
 """FR_ACT_TO_TBL, FR_ACT_UNREACHABLE."""
 _LOCAL, _ANYCAST = 2, 4
 """RTN_LOCAL, RTN_ANYCAST."""
+_TABLE_LOCAL, _BY_KERNEL = 255, 2
+"""RT_TABLE_LOCAL, RTPROT_KERNEL."""
 _HOST_SCOPE = 254
 _LOOPBACK = 1
 """The index of lo in every network namespace."""
@@ -181,14 +183,20 @@ def missing(wanted: PolicyRoute) -> list[str]:
     return lacking
 
 
-def own_networks(table: int) -> set[Network]:
-    """Return what this namespace takes for its own addresses, in any table but ours."""
+def own_networks() -> set[Network]:
+    """Return what this namespace takes for its own addresses.
+
+    In other tables than `local` only the kernel's routes count, which are a VRF's: others are for
+    packets that somebody marks, such as the `local default` of a TPROXY, and would make every
+    address an own one.
+    """
     with Netlink() as netlink:
         return {
             route.network
             for family in FAMILIES
             for route in _routes(netlink, family)
-            if route.type in (_LOCAL, _ANYCAST) and route.table != table
+            if route.type in (_LOCAL, _ANYCAST)
+            and (route.table == _TABLE_LOCAL or route.protocol == _BY_KERNEL)
         }
 
 
