@@ -1,10 +1,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import ip_network
 
-from tests.helpers.connections import FakeConnection
+from tests.helpers.connections import FakeConnection, arrival
 from tests.helpers.world import credentials, peer, settings
-from uproxy.config.settings import DestinationSettings, L7EndpointSettings, L7ProxySettings
+from uproxy.config.settings import (
+    DestinationSettings,
+    L7EndpointSettings,
+    L7ProxySettings,
+    MatchSettings,
+)
 from uproxy.connections.expectation import expectation
 from uproxy.lab.pki import Authority
 from uproxy.model import Role, TcpAddress, Transport
@@ -90,3 +96,32 @@ def test_what_is_in_clear_may_not_stay_where_there_is_tls_now_and_need_not_go_ot
     plaintext = DestinationSettings("reviews", (APP,), Transport.PLAINTEXT)
     assert why(clear, plaintext) is None
     assert why(PAST, plaintext) is None
+
+
+def test_a_captured_connection_must_lead_to_whom_its_match_names_now() -> None:
+    all_, one = ip_network("0.0.0.0/0"), ip_network("10.1.0.0/16")
+    anywhere = DestinationSettings(
+        "anywhere", (), Transport.PLAINTEXT, match=MatchSettings((all_,), ())
+    )
+    reviews = replace(TO, addresses=(), via=None, match=MatchSettings((one,), ()))
+    captured = replace(arrival(), target=TcpAddress("::ffff:10.1.0.1", 8080))
+    clear = FakeConnection(arrival=captured)
+
+    def judged(destination: str, connection: FakeConnection, *others: DestinationSettings) -> str:
+        there = {each.name: each for each in (anywhere, *others)}
+        made = Snapshot.first(settings(destinations=there), credentials(OURS, CA), lambda: CA.now)
+        decision = expectation(made, destination, (), connection)
+        return "stays" if decision is None else decision.reason
+
+    assert judged("anywhere", clear) == "stays"
+    assert judged("anywhere", clear, reviews) == (
+        "destination reviews is hbone now, and this connection is in clear"
+    )
+    elsewhere = replace(captured, target=TcpAddress("10.2.0.1", 8080))
+    assert judged("anywhere", FakeConnection(arrival=elsewhere), reviews) == "stays"
+    found = peer(REVIEWS, CA, Role.SERVER)
+    secure = FakeConnection(arrival=captured, peer=found)
+    orders = replace(reviews, name="orders", identities=(ENVOY.spiffe_id,))
+    assert judged("reviews", secure, reviews) == "stays"
+    assert f"found {REVIEWS.spiffe_id}" in judged("reviews", secure, orders)
+    assert judged("reviews", secure) == "stays"

@@ -1,7 +1,8 @@
 """Whether an open connection of the workload's still leads to whom it should.
 
 The destination's `identities` are the policy of what goes out, and `via` is a part of it: what
-should go through an L7 proxy may not stay past it, nor go through another one.
+should go through an L7 proxy may not stay past it, nor go through another one.  A captured
+connection is judged by the destination that matches its original address now.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 
 from uproxy.contract import Connection
 from uproxy.model import Transport
-from uproxy.policy import Decision
+from uproxy.policy import Decision, plain
 from uproxy.snapshot import Destination, Snapshot
 from uproxy.snapshot.plans import unexpected
 
@@ -25,11 +26,21 @@ def expectation(
         destination: its name; None: none was chosen.
         told: the SPIFFE IDs of which an L7 proxy was told to expect one there.
     """
-    to = snapshot.destinations.get(destination or "")
+    name = _matching(snapshot, connection) or destination
+    to = snapshot.destinations.get(name or "")
     if to is None or to.settings.transport is Transport.PLAINTEXT:
         return None
     reason = next(_objections(snapshot, told, connection, to), None)
     return None if reason is None else Decision(False, None, reason)
+
+
+def _matching(snapshot: Snapshot, connection: Connection) -> str | None:
+    """Return the destination that matches a captured connection now; None: it isn't captured, or
+    nothing does."""
+    meant = connection.arrival.target
+    if meant is None or meant.ip is None:
+        return None
+    return snapshot.matching.find(plain(meant.ip), meant.port)
 
 
 def _objections(
