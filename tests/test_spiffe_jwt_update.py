@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from uproxy.errors import MessageError
-from uproxy.lab.tokens import TokenAuthority
+from uproxy.lab.tokens import TokenAuthority, jwt_jwk
 from uproxy.spiffe.jwt_bundles import distrusted_jwt
 from uproxy.spiffe.jwt_messages import encode_jwt_bundles_response
 from uproxy.spiffe.jwt_update import JwtUpdate, parse_jwt_bundles_response
@@ -21,6 +23,15 @@ def test_bundles_are_kept_by_trust_domain_whichever_way_it_is_written_wa_15() ->
     for key in ("example.org", "spiffe://example.org", "SPIFFE://Example.org/a"):
         found = read((key, HOME.jwks), ("partner.test", AWAY.jwks))
         assert found == JwtUpdate({"example.org": HOME.bundle, "partner.test": AWAY.bundle}, ())
+
+
+@pytest.mark.parametrize(("use", "counts"), [(None, True), ("jwt-svid", True), ("sig", False)])
+def test_a_key_that_does_not_say_its_use_is_for_tokens_as_spires_agent_sends_it_jw_9(
+    use: str | None, counts: bool
+) -> None:
+    document = json.dumps({"keys": [jwt_jwk(HOME.kid, HOME.key, use=use)]}).encode()
+    keys = read(("example.org", document)).bundles["example.org"].keys
+    assert keys == (HOME.bundle.keys if counts else {})
 
 
 def test_no_bundles_are_a_message_too() -> None:

@@ -2,9 +2,10 @@
 
 A JWKS has them beside the roots for X509-SVIDs; `bundles` reads those.  Rules (`JW-…` and `TB-…` of
 docs/reference/spiffe-rules.md): a bundle knows its trust domain and is never merged with another's;
-only entries with `use` `jwt-svid` count; a key that can't be used, or whose `kid` names two keys,
-stays in the bundle with the reason, so that a token that names it is refused in words.  PyJWT reads
-the keys, and is imported when the first bundle is read.
+only entries with `use` `jwt-svid` count, and where all keys are for tokens those without `use`; a
+key that can't be used, or whose `kid` names two keys, stays in the bundle with the reason, so that
+a token that names it is refused in words.  PyJWT reads the keys, and is imported when the first
+bundle is read.
 """
 
 from __future__ import annotations
@@ -70,8 +71,14 @@ def distrusted_jwt(trust_domain: str, problem: str) -> JwtBundle:
     return JwtBundle(trust_domain, problem=f"no JWT-SVID of {trust_domain} is believed: {problem}")
 
 
-def parse_jwt_bundle(trust_domain: str, data: bytes) -> JwtBundle:
+def parse_jwt_bundle(
+    trust_domain: str, data: bytes, *, for_tokens_alone: bool = False
+) -> JwtBundle:
     """Read the keys for JWT-SVIDs in a JWKS (Trust Domain and Bundle §4, JWT-SVID §6).
+
+    Args:
+        for_tokens_alone: it comes from where there are no other keys, so that a key which doesn't
+            say its `use` is one of them: SPIRE's agent sends them so.
 
     Raises:
         BundleError: it isn't a JWKS; says why.
@@ -90,7 +97,8 @@ def parse_jwt_bundle(trust_domain: str, data: bytes) -> JwtBundle:
             raise BundleError("an entry of 'keys' is not a JSON object")
         kid = entry.get("kid")
         # without a name no token can choose it
-        if _is_for_tokens(entry) and isinstance(kid, str) and kid:
+        uses = (_USE, None) if for_tokens_alone else (_USE,)
+        if _is_for_tokens(entry, uses) and isinstance(kid, str) and kid:
             found = _key(kid, entry)
             keys[kid] = found if keys.get(kid, found) == found else _ambiguous(found)
     if len(keys) > MAX_KEYS:
@@ -98,8 +106,8 @@ def parse_jwt_bundle(trust_domain: str, data: bytes) -> JwtBundle:
     return JwtBundle(trust_domain, MappingProxyType(keys))
 
 
-def _is_for_tokens(entry: dict[str, object]) -> bool:
-    return entry.get("use") == _USE and entry.get("kty") in _KEY_TYPES
+def _is_for_tokens(entry: dict[str, object], uses: tuple[str | None, ...]) -> bool:
+    return entry.get("use") in uses and entry.get("kty") in _KEY_TYPES
 
 
 def _ambiguous(key: JwtKey) -> JwtKey:

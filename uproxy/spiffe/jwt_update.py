@@ -46,7 +46,7 @@ def parse_jwt_bundles_response(data: bytes) -> JwtUpdate:
 
 def _bundle(name: str, documents: list[bytes]) -> JwtBundle:
     try:
-        first, *others = (parse_jwt_bundle(name, each) for each in documents)
+        first, *others = (parse_jwt_bundle(name, each, for_tokens_alone=True) for each in documents)
     except BundleError as error:
         return distrusted_jwt(name, f"the agent's bundle can't be used: {error}")
     if any(other != first for other in others):
