@@ -286,6 +286,34 @@ def test_while_every_address_fails_nobody_waits_for_them_before_going_past() -> 
     assert {end for _app, end in ways(admitted(door, 4))} == {ONE, OTHER, None}
 
 
+@pytest.mark.parametrize("outcome", [Outcome.PEER_UNEXPECTED, Outcome.PEER_UNTRUSTED])
+def test_nobody_goes_past_while_somebody_else_is_in_its_place(outcome: Outcome) -> None:
+    here, door = make(ONE, OTHER, bypass=True)
+    before = admitted(door).candidates
+    refusals = {ONE: outcome, OTHER: Outcome.L7_UNAVAILABLE}
+    for candidate in before[:2]:
+        end = end_of(route := admitted(door, 2), candidate)
+        assert end is not None
+        door.attempted(route, candidate, Refusal(refusals[end], "for this reason"))
+    assert {end for _app, end in ways(admitted(door, 3))} == {ONE, OTHER}
+    live(door, 4)
+    here.at += 2.0
+    assert (A, None) in ways(admitted(door, 5))
+
+
+def test_an_address_that_was_down_and_is_somebody_else_by_now_is_not_gone_past() -> None:
+    here, door = make(ONE, bypass=True)
+    route = admitted(door)
+    door.attempted(route, route.candidates[0], Refusal(Outcome.L7_UNAVAILABLE, "no answer"))
+    assert ways(admitted(door, 2)) == [(A, None)]
+    door.attempted(route, route.candidates[0], Refusal(Outcome.PEER_UNEXPECTED, "not Envoy"))
+    assert ways(admitted(door, 3)) == [(A, ONE)]
+    here.at += 2.0
+    assert ways(admitted(door, 4)) == [(A, ONE), (A, None)]
+    door.attempted(route, route.candidates[0], Refusal(Outcome.L7_UNAVAILABLE, "no answer"))
+    assert ways(admitted(door, 5)) == [(A, None)]
+
+
 def test_where_all_drain_connections_go_past() -> None:
     _here, door = make(ONE, draining=frozenset({ONE}), bypass=True)
     assert ways(admitted(door)) == [(A, None)]

@@ -61,6 +61,8 @@ class _Endpoint:
     passed_over_until: float = 0.0
     reason: str | None = None
     """Why the last attempt failed."""
+    is_other: bool = False
+    """Whether the last attempt failed because somebody else is there."""
     unhealthy: str | None = None
     """Why its last health check failed; None: it passed, or there was none."""
 
@@ -150,6 +152,13 @@ class Endpoints:
             return False
         return now < endpoint.passed_over_until or endpoint.unhealthy is not None
 
+    def has_other(self, addresses: Addresses, now: float) -> bool:
+        """Whether one of `addresses` is passed over at `now` because somebody else is there."""
+        found = map(self._endpoints.get, addresses.listed)
+        return any(
+            each is not None and each.is_other and now < each.passed_over_until for each in found
+        )
+
     def choose(self, addresses: Addresses, now: float) -> list[Address]:
         """The addresses to try, best first; those that fail only if all do."""
         usable = [address for address in addresses.listed if not self.failing(address, now)]
@@ -190,14 +199,17 @@ class Endpoints:
             failing_s=None if endpoint.failing_since is None else now - endpoint.failing_since,
         )
 
-    def failed(self, address: Address, now: float, reason: str) -> None:
-        """Count a failed attempt; ignored while the address is passed over."""
+    def failed(self, address: Address, now: float, reason: str, *, is_other: bool = False) -> None:
+        """Count a failed attempt; ignored while the address is passed over, but for `is_other`:
+        that somebody else is there."""
         endpoint = self._endpoints.get(address)
         if endpoint is None:
             self._make_room()
             endpoint = self._endpoints[address] = _Endpoint()
         if now < endpoint.passed_over_until:
+            endpoint.is_other = endpoint.is_other or is_other
             return
+        endpoint.is_other = is_other
         if endpoint.failing_since is None:
             endpoint.failing_since = now
         pause = min(FIRST_BACKOFF_S * 2.0 ** min(endpoint.failures, 10), LONGEST_BACKOFF_S)
@@ -232,6 +244,7 @@ class Endpoints:
         endpoint.failures = 0
         endpoint.failing_since = None
         endpoint.passed_over_until = 0.0
+        endpoint.is_other = False
         endpoint.reason = None
         for candidate in tried:
             if candidate.addresses[0] == dialled:

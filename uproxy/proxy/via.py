@@ -30,7 +30,9 @@ from uproxy.snapshot import Destination, Via
 
 _log = logging.getLogger(__name__)
 
-AT_THE_PROXY = frozenset({Outcome.L7_UNAVAILABLE, Outcome.PEER_UNTRUSTED, Outcome.PEER_UNEXPECTED})
+SOMEBODY_ELSE = frozenset({Outcome.PEER_UNTRUSTED, Outcome.PEER_UNEXPECTED})
+"""The outcomes of an attempt that has met somebody else at the L7 proxy's address."""
+AT_THE_PROXY = SOMEBODY_ELSE | {Outcome.L7_UNAVAILABLE}
 """The outcomes of an attempt that has failed at the L7 proxy itself."""
 
 
@@ -109,7 +111,8 @@ class L7Way:
         if not self._endpoints.failing(upstream.end, now):
             words = "%s; it is passed over for a while"
             _log.warning(words, failure.reason, extra=alike("l7", self._name, str(upstream.end)))
-        self._endpoints.failed(upstream.end, now, failure.reason)
+        is_other = failure.outcome in SOMEBODY_ELSE
+        self._endpoints.failed(upstream.end, now, failure.reason, is_other=is_other)
         return True
 
     def opened(self, connection: Connection) -> OnClosed:
@@ -126,26 +129,29 @@ class L7Way:
         upstreams = self._via.upstreams
         if isinstance(upstreams, Refusal):
             return upstreams
-        ends = [upstreams[end] for end in self._usable()]
         past = self._past()
+        ends = [upstreams[end] for end in self._usable(waits=past is None)]
         if not ends and past is None:
             return self._nobody_there()
         return by_way_of(applications, ends, past)
 
-    def _usable(self) -> Sequence[TcpAddress]:
-        """Return the addresses of the L7 proxy to try, best first; where it may be gone past, none
-        of those that fail: who waits for them would wait for the bypass."""
+    def _usable(self, *, waits: bool) -> Sequence[TcpAddress]:
+        """Return the addresses of the L7 proxy to try, best first; unless there is nothing else to
+        wait for (`waits`), none of those that fail: who waits for them would wait for the
+        bypass."""
         serving, now = self._via.proxy.serving, self._services.monotonic()
         chosen = self._endpoints.choose(serving, now)
-        if self._via.may_bypass:
+        if not waits:
             chosen = [each for each in chosen if not self._endpoints.failing(each, now)]
         return [each for each in chosen if isinstance(each, TcpAddress)]
 
     def _past(self) -> Upstream | None:
-        upstream = self._destination.upstream
+        """Return the way past the L7 proxy, if connections may go it.  They may not for want of a
+        proxy while somebody else is found in its place."""
+        upstream, serving = self._destination.upstream, self._via.proxy.serving
         if not self._via.may_bypass or isinstance(upstream, Refusal):
             return None
-        return upstream
+        return None if self._endpoints.has_other(serving, self._services.monotonic()) else upstream
 
     def _nobody_there(self) -> Refusal:
         """Return why no address of the L7 proxy can be used."""
