@@ -16,7 +16,7 @@ from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door
 from tests.helpers.streams import FullQueue, Stream, Upstream, listening
 from tests.helpers.tunnels import STRANGERS, H2Peer, frame, outbound_door
-from uproxy.contract import Candidate, Engine, Route, Tunnel
+from uproxy.contract import PLAIN, Candidate, Engine, Route, Tunnel
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Outcome, TcpAddress, Timeouts
@@ -215,6 +215,20 @@ async def test_an_address_that_is_gone_makes_the_next_be_tried_and_the_last_way_
             connection = await door.connection()
             assert (connection.via, connection.tunnel_end) == (None, straight.address)
             assert failures_of(door) == [Outcome.L7_UNAVAILABLE]
+    gone.close()
+
+
+async def test_what_goes_straight_to_addresses_that_race_went_via_nobody(engine: Engine) -> None:
+    gone = FullQueue()
+    async with listening() as one, listening() as other:
+        route = by_way_of(gone.address, timeouts=Timeouts(connect=0.3))
+        straight = Candidate("there", (one.address, other.address), upstream=PLAIN)
+        route = replace(route, candidates=(*route.candidates, straight))
+        async with door_to(engine, route) as (door, address):
+            downstream = await Stream.connect(address)
+            connection = await door.connection()
+            assert (connection.via, connection.tunnel_end) == (None, None)
+            del downstream
     gone.close()
 
 

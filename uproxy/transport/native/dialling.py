@@ -115,12 +115,13 @@ class Dialling(Deciding):
     def _start_dial(self, route: Route, candidate: Candidate) -> Refusal | None:
         """Begin to dial.  Returns why that has failed at once, or None."""
         self.enter_state(STATES[State.CONNECTING])
+        self.via = l7_proxy_of(route, candidate)
+        self.tunnel_end = None  # of an attempt before
         if len(candidate.addresses) > 1 or route.dial_from is not None:
             self._race(route, candidate)
             return None
         address, limits = candidate.addresses[0], route.timeouts
         try:
-            self.via = l7_proxy_of(route, candidate)
             end = self.tunnel_end = end_of(route, candidate)
             target = sockaddr.pack(address if end is None else end)
             upstream = upstream_setup(route, candidate)
