@@ -216,6 +216,19 @@ def test_a_callers_trust_domain_that_has_lost_its_bundle_is_distrust() -> None:
     assert of_proxy(speaking(everybody), partner, on_distrust="keep") is None
 
 
+@pytest.mark.parametrize(
+    ("require_proof", "rule"), [(False, replace(VIA, from_=RuleFrom(any=True))), (True, VIA)]
+)
+def test_distrust_that_is_kept_excuses_from_nothing_else(
+    require_proof: bool, rule: RuleSettings
+) -> None:
+    partner = replace(FOR_WEB, identity=SpiffeId.parse("spiffe://partner.test/a"))
+    trusted = replace(SPEAKS, speaks_for=("spiffe://partner.test/**",), require_proof=require_proof)
+    refusal = of_proxy(speaking(trusted, rule=rule), partner, on_distrust="keep")
+    assert refusal is not None
+    assert refusal.outcome is Outcome.POLICY_CHANGED
+
+
 def test_the_identity_at_the_other_end_is_the_callers() -> None:
     made = connection(peer(L7, CA))
     assert info_of().identity_of(made) == L7.spiffe_id

@@ -151,7 +151,9 @@ class InboundTrust:
             reason = f"{peer} isn't in inbound_trust, so it doesn't speak for {named}"
             return Disbelief(Doubt.NOT_FOR, reason, caller.via)
         disbelief = self._disbelief(peer, trusted, named)
-        if disbelief is None and trusted.require_proof and not caller.is_proved:
+        # a missing bundle is distrust, which may be kept, and excuses from nothing
+        is_spoken_for = disbelief is None or disbelief.doubt is Doubt.NO_BUNDLE
+        if is_spoken_for and trusted.require_proof and not caller.is_proved:
             reason = f"{_who(peer, trusted)} has sent no proof of {named}, which is required"
             disbelief = Disbelief(Doubt.NO_PROOF, reason, trusted.name)
         return disbelief or replace(caller, via=trusted.name)

@@ -10,7 +10,7 @@ where there is mutual TLS now.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from uproxy.connections.expectation import expectation
@@ -91,10 +91,8 @@ def recheck(
     snapshot: Snapshot, info: ConnectionInfo, connection: Connection, now: datetime
 ) -> Refusal | None:
     """Return why an open connection must be closed under `snapshot`; None: it may stay."""
-    decision = _decision(snapshot, info, connection)
-    distrust = distrust_of(snapshot, info, connection.peer, now)
-    if isinstance(decision, Distrust):
-        decision, distrust = None, distrust or decision
+    decision, distrust_of_caller = _decision(snapshot, info, connection)
+    distrust = distrust_of(snapshot, info, connection.peer, now) or distrust_of_caller
     findings = Findings(decision, distrust, not_after(info, connection))
     return verdict(findings, snapshot.actions, now)
 
@@ -129,25 +127,28 @@ def distrust_of(
 
 def _decision(
     snapshot: Snapshot, info: ConnectionInfo, connection: Connection
-) -> Decision | Distrust | None:
-    """Return what the policy, or outbound the destination, says of the connection now; Distrust: of
-    the caller's trust domain."""
+) -> tuple[Decision | None, Distrust | None]:
+    """Return what the policy, or outbound the destination, says of the connection now, and whether
+    the caller's trust domain is distrusted."""
     if info.target is None:
-        return expectation(snapshot, info.destination, info.told, connection)
+        return expectation(snapshot, info.destination, info.told, connection), None
     door = snapshot.applications.get(info.door)
     if not info.transport.is_mutual_tls and door is not None:
         transport = door.settings.transport_at(info.port)
         if transport.is_mutual_tls and info.port not in door.settings.migrate:
             reason = f"door {info.door} is {transport} now, and this connection is in clear"
-            return Decision(False, None, reason)
+            return Decision(False, None, reason), None
     arrival = connection.arrival
     is_stream = arrival.tunnel is not None
     caller = snapshot.trust.still(*_peer_of(arrival), info.caller, is_stream=is_stream)
     if isinstance(caller, Caller):
-        return snapshot.policy.decide(caller, info.target)
-    if caller.doubt is Doubt.NO_BUNDLE:
-        return Distrust(caller.reason, caller.rule)
-    return Decision(False, caller.rule, caller.reason)
+        return snapshot.policy.decide(caller, info.target), None
+    if caller.doubt is Doubt.NO_BUNDLE and info.caller is not None:
+        # the policy applies to it still, where what is distrusted is kept
+        known = replace(info.caller, via=caller.name)
+        distrust = Distrust(caller.reason, caller.rule)
+        return snapshot.policy.decide(known, info.target), distrust
+    return Decision(False, caller.rule, caller.reason), None
 
 
 def _distrust_of_peer(
