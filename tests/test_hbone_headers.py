@@ -269,3 +269,8 @@ def test_the_size_of_the_table_changes_twice_in_a_block_at_most() -> None:
         with pytest.raises(FloodError) as caught:
             Decoder().decode(three + b"\x88")
         assert caught.value.flood is Flood.HEADERS
+
+
+def test_what_headers_say_is_in_no_traceback_because_tokens_are_among_them() -> None:
+    request = headers.read_request([*CONNECT, (headers.PROOF, "a.token.of.ours")])
+    assert "a.token.of.ours" not in repr(request)

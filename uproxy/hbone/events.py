@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from uproxy.hbone.budgets import Flood
 from uproxy.hbone.codes import ErrorCode
@@ -20,7 +20,8 @@ class Request:
     """Where to connect to: an IP address in canonical form, IPv4-mapped ones as IPv4."""
     authority_text: str
     """The same as it was received."""
-    headers: Headers = ()
+    headers: Headers = field(default=(), repr=False)
+    """Those beside the ones that it must have; a token may be among them."""
 
 
 @dataclass(frozen=True, slots=True)

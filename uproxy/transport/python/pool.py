@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final, cast
 from weakref import ReferenceType, WeakKeyDictionary, ref
@@ -52,8 +52,8 @@ class Way:
     server_name: str | None
     """The SNI to send; None: none."""
     settings: TunnelSettings
-    headers: tuple[tuple[str, str], ...]
-    """Of the CONNECT."""
+    headers: tuple[tuple[str, str], ...] = field(repr=False)
+    """Of the CONNECT; our token may be among them."""
     at_l7: bool
     """Whether `end` is an L7 proxy."""
     end_delay: float
