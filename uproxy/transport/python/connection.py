@@ -149,8 +149,7 @@ class Connection(Steps):
         if not self._untried:
             raise RefusedError(failures.no_address(route))
         self._candidate, self._untried = self._untried[0], self._untried[1:]
-        self.via = l7_proxy_of(route, self._candidate)
-        self.tunnel_end = None  # of an attempt before
+        self.via, self.tunnel_end = l7_proxy_of(route, self._candidate), None
         if isinstance(route.upstream_of(self._candidate), Tunnel):
             pooled = self._take_tunnel(route, self._candidate)
             await asyncio.shield(pooled.connected)
