@@ -16,7 +16,7 @@ from uproxy.lab.tokens import TokenAuthority
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Outcome, TcpAddress, Transport
-from uproxy.policy import Caller
+from uproxy.policy import Caller, Target
 from uproxy.proxy.caller_proofs import CallerProofs
 from uproxy.proxy.callers import Callers, ignored
 from uproxy.proxy.inbound import InboundDoor
@@ -32,6 +32,7 @@ SOURCE = TcpAddress("10.0.0.9", 40000)
 SPEAKS = InboundTrustSettings("l7", (L7.spiffe_id,), ("spiffe://example.org/**",))
 VIA = RuleSettings("via", "allow", RuleFrom(identities=(WEB.spiffe_id,), via=("l7",)))
 FOR_WEB = Spoken((WEB.spiffe_id,))
+TO = Target(8080, NAMED.ip, "api")
 
 
 def make(
@@ -266,7 +267,7 @@ async def test_without_an_identity_of_our_own_no_proof_is_for_us() -> None:
     spoken = proving(SIGNER.token("/ns/web/sa/frontend", OURS.spiffe_id))
     who = stream(door_of(here), spoken)
     here.believe(replace(here.credentials, svid=None, reason="withdrawn"))
-    found = Callers(here.snapshot, here.services).of(who)
+    found = Callers(here.snapshot, here.services).of(who, TO)
     assert isinstance(found, Disbelief)
     assert (found.doubt, found.name) == (Doubt.BAD_PROOF, "l7")
 
@@ -312,6 +313,19 @@ async def test_streams_that_were_not_proved_are_cut_when_a_proof_becomes_require
     assert f"has sent no proof of {WEB.spiffe_id}, which is required" in refusal.reason
 
 
+async def test_the_proof_of_whom_the_rules_refuse_takes_no_room() -> None:
+    here, proofs = make_proving(), CallerProofs()
+    services = replace(here.services, proofs=proofs)
+    door = InboundDoor(here.snapshot.applications["api"], here.snapshot, services)
+    other = CA.issue("/ns/web/sa/other").spiffe_id
+    token = SIGNER.token("/ns/web/sa/other", OURS.spiffe_id)
+    refusal = refused(door, stream(door, Spoken((other,), (token,))))
+    assert refusal.reason == f"no rule allows {other} via l7 to port 8080 at door api"
+    assert len(proofs) == 0
+    opened(door, stream(door, proving(SIGNER.token("/ns/web/sa/frontend", OURS.spiffe_id))))
+    assert len(proofs) == 1
+
+
 async def test_a_direct_caller_needs_no_proof() -> None:
     here = make(ANYBODY, trusted=(PROVING,))
     assert isinstance(door_of(here).admit(stream(door_of(here), SILENT, WEB)), Route)
@@ -321,6 +335,6 @@ def test_nothing_is_said_of_headers_that_are_not_there_or_were_believed() -> Non
     here = make()
     callers, door = Callers(here.snapshot, here.services), door_of(here)
     for who in (stream(door), stream(door, SILENT, WEB)):
-        caller = callers.of(who)
+        caller = callers.of(who, TO)
         assert isinstance(caller, Caller)
         assert ignored(who, caller) == ""

@@ -78,17 +78,23 @@ class CallerProofs:
     def __len__(self) -> int:
         return len(self._known)
 
-    def doubt(self, proofs: tuple[str, ...], caller: Caller, by: Moment) -> Disbelief | None:
+    def doubt(
+        self, proofs: tuple[str, ...], caller: Caller, by: Moment, *, remembers: bool = True
+    ) -> Disbelief | None:
         """Return why a caller, for which an L7 proxy connects, isn't proved; None: it is.  `proofs`
-        are what came along: it must be one."""
-        found = _doubt_of_number(proofs, caller) or self._doubt(proofs[0], caller, by)
+        are what came along: it must be one.  Without `remembers` it is of no use but to say who is
+        refused, and isn't remembered."""
+        found = _doubt_of_number(proofs, caller)
+        found = found or self._doubt(proofs[0], caller, by, remembers=remembers)
         if found is None:
             return None
         doubt, words = found
         who = f"{caller.via_identity} (inbound_trust.{caller.via})"
         return Disbelief(doubt, f"{who} {words}", caller.via)
 
-    def _doubt(self, token: str, caller: Caller, by: Moment) -> tuple[Doubt, str] | None:
+    def _doubt(
+        self, token: str, caller: Caller, by: Moment, *, remembers: bool
+    ) -> tuple[Doubt, str] | None:
         signed, whole = _digest(token.rpartition(".")[0]), _digest(token)
         known = self._known.get(signed)
         if known is not None and known.proxy != caller.via_identity:
@@ -102,7 +108,7 @@ class CallerProofs:
                 return Doubt.BAD_PROOF, f"sent no good proof of {caller.identity}: {why}"
         if known.about != str(caller.identity):
             return Doubt.BAD_PROOF, f"sent a proof of {known.about} for {caller.identity}"
-        if not self._remember(known, by.now):
+        if remembers and not self._remember(known, by.now):
             words = f"sent a proof of {caller.identity}, and no more of them can be remembered"
             return Doubt.PROOFS_FULL, f"{words} until some expire"
         return None

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from uproxy.connections import caller_of
 from uproxy.contract import Arrival
-from uproxy.policy import DIRECT, Caller
+from uproxy.policy import DIRECT, Caller, Target
 from uproxy.proxy.caller_proofs import Moment
 from uproxy.proxy.services import Services
 from uproxy.snapshot import Snapshot
@@ -20,25 +20,27 @@ class Callers:
         self._snapshot = snapshot
         self._services = services
 
-    def of(self, arrival: Arrival) -> Caller | Disbelief:
-        """Return who calls, or why an L7 proxy isn't believed about it."""
+    def of(self, arrival: Arrival, target: Target) -> Caller | Disbelief:
+        """Return who calls for `target`, or why an L7 proxy isn't believed about it."""
         found = caller_of(self._snapshot, arrival)
         if isinstance(found, Caller) and self._snapshot.trust.requires_proof(found):
-            found = self._proved(found, arrival)
+            # whom the rules refuse takes no room from those whom they let in
+            is_welcome = self._snapshot.policy.decide(found, target).allowed
+            found = self._proved(found, arrival, remembers=is_welcome)
         if isinstance(found, Disbelief):
             self._services.metrics.l7_refused(found.doubt)
         elif arrival.spoken and found.via == DIRECT:
             self._services.metrics.l7_headers_ignored()
         return found
 
-    def _proved(self, caller: Caller, arrival: Arrival) -> Caller | Disbelief:
+    def _proved(self, caller: Caller, arrival: Arrival, *, remembers: bool) -> Caller | Disbelief:
         """Return a caller, for which an L7 proxy connects, as proved, or why it isn't."""
         own, services = self._snapshot.own, self._services
         if own is None:
             reason = "no proof can be for us: we have no identity"
             return Disbelief(Doubt.BAD_PROOF, reason, caller.via)
         by = Moment(own.spiffe_id, self._snapshot.credentials.jwt_bundles, services.wall_clock())
-        disbelief = services.proofs.doubt(arrival.spoken.proofs, caller, by)
+        disbelief = services.proofs.doubt(arrival.spoken.proofs, caller, by, remembers=remembers)
         return disbelief or replace(caller, is_proved=True)
 
 

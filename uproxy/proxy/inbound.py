@@ -148,7 +148,7 @@ class InboundDoor:
         way = self._way(arrival)
         if isinstance(way, Refusal):
             return way
-        caller = self._callers.of(arrival)
+        caller = self._callers.of(arrival, way.target)
         if isinstance(caller, Disbelief):
             return caller.refusal
         if caller.via != DIRECT:
