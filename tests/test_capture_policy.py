@@ -30,6 +30,22 @@ def test_addresses_prefixes_ports_and_ranges_may_be_mixed() -> None:
     }
 
 
+def test_a_prefix_of_ipv6_says_nothing_of_ipv4() -> None:
+    ipv4, ipv6 = prefix_key(ip_network("0.0.0.0/0")), prefix_key(ip_network("::/0"))
+    assert parse_policy(exclude=["::/0"]).address_rules() == {
+        ipv6: Action.BYPASS, ipv4: Action.CAPTURE
+    }  # fmt: skip
+    assert parse_policy(include=["::/0"]).address_rules() == {
+        ipv6: Action.CAPTURE, ipv4: Action.BYPASS
+    }  # fmt: skip
+    both = parse_policy(include=["::/0", "0.0.0.0/0"]).address_rules()
+    assert both == {ipv6: Action.CAPTURE, ipv4: Action.CAPTURE}
+
+
+def test_an_ipv4_mapped_prefix_is_the_ipv4_one() -> None:
+    assert parse_policy(["::ffff:10.0.0.0/104"]) == parse_policy(["10.0.0.0/8"])
+
+
 def test_included_addresses_say_nothing_of_ports() -> None:
     assert parse_policy(["10.0.0.0/8"]).flags == Flag.ADDRESSES_INCLUDED
     assert parse_policy(["443"]).flags == Flag.PORTS_INCLUDED

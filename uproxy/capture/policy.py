@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from ipaddress import ip_network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Final
 
 from uproxy.capture.layout import Action, Flag, Network, Way, port_key, prefix_key
@@ -16,6 +16,8 @@ from uproxy.errors import UsageError
 
 ALL: Final = "all"
 """`--inbound all`."""
+_ALL_IPV4: Final = IPv4Network("0.0.0.0/0")
+_MAPPED: Final = IPv6Network("::ffff:0:0/96")
 MAX_RULES: Final = 16384
 """Of addresses, and of ports: what the maps have room for."""
 
@@ -54,7 +56,12 @@ class Policy:
     def address_rules(self) -> dict[bytes, Action]:
         """Return the keys of the map `addresses` with their actions."""
         rules = {prefix_key(each): Action.CAPTURE for each in self.included}
-        return rules | {prefix_key(each): Action.BYPASS for each in self.excluded}
+        rules |= {prefix_key(each): Action.BYPASS for each in self.excluded}
+        if any(_covers_ipv4(each) for each in (*self.included, *self.excluded)):
+            # which in the map are IPv6 addresses too, of which no prefix for IPv6 speaks
+            otherwise = Action.BYPASS if self.included else Action.CAPTURE
+            rules.setdefault(prefix_key(_ALL_IPV4), otherwise)
+        return rules
 
     def port_rules(self) -> dict[bytes, Action]:
         """Return the keys of the map `ports` with their actions."""
@@ -121,12 +128,23 @@ def _destinations(option: str, values: Iterable[str]) -> tuple[tuple[Network, ..
 
 def _network(option: str, word: str) -> Network:
     try:
-        return ip_network(word)
+        return _plain(ip_network(word))
     except ValueError as error:
         hint = f"did you mean {ip_network(word, strict=False)}?" if _has_bits(word) else ""
         raise UsageError(
             f"{option} {word!r}: {hint or 'neither an address, a prefix (10.0.0.0/8) nor a port'}"
         ) from error
+
+
+def _plain(network: Network) -> Network:
+    """Return an IPv4-mapped prefix as the IPv4 one that it means."""
+    if not isinstance(network, IPv6Network) or not network.subnet_of(_MAPPED):
+        return network
+    return IPv4Network((network.network_address.packed[12:], network.prefixlen - 96))
+
+
+def _covers_ipv4(network: Network) -> bool:
+    return isinstance(network, IPv6Network) and _MAPPED.subnet_of(network)
 
 
 def _has_bits(word: str) -> bool:
