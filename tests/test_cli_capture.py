@@ -25,7 +25,7 @@ from uproxy.cli.capture_text import as_json, as_text
             "attach --cgroup / --netns x --outbound-port 0",
             "--outbound-port 0: ports are 1 to 65535",
         ),
-        ("attach --mark 0", "argument --mark: invalid _number value: '0'"),
+        ("attach --mark 0", "argument --mark: '0' is no number from 1 to 0xffffffff"),
         ("attach --cgroup /no --netns x", "--cgroup '/no': no such folder"),
         ("detach", "capture detach needs --name or --cgroup"),
         ("detach --name x --include 443", "capture detach has no --include"),

@@ -27,6 +27,7 @@ from uproxy.lab.processes import Process
 from uproxy.lab.waiting import wait_until
 
 APP, OTHER = 8080, 8081
+WITHOUT_NETWORK_PRIVILEGES = ("setpriv", "--bounding-set", "-net_admin,-net_raw")
 WHO_CALLS = f"""
 import json, socket
 s = socket.create_server(('::', {APP}), family=socket.AF_INET6, dualstack_ipv6=True)
@@ -45,7 +46,9 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 @contextlib.contextmanager
-def uproxy(world: World, engine: str, *, preserve_source: bool = False) -> Iterator[Process]:
+def uproxy(
+    world: World, engine: str, *, preserve_source: bool = False, is_privileged: bool = True
+) -> Iterator[Process]:
     ca = Authority("example.org")
     files = write_identity(world.folder / "id", ca.issue("/ns/web/sa/frontend"), ca.pem)
     config: dict[str, Any] = {
@@ -80,8 +83,8 @@ def uproxy(world: World, engine: str, *, preserve_source: bool = False) -> Itera
     (world.folder / "uproxy.yaml").write_text(yaml.safe_dump(config))
     log = world.folder / "uproxy.log"
     argv = world.inside(
-        world.pod, world.proxy_cgroup, sys.executable, "-m", "uproxy", "run", "--config",
-        world.folder / "uproxy.yaml",
+        world.pod, world.proxy_cgroup, *(() if is_privileged else WITHOUT_NETWORK_PRIVILEGES),
+        sys.executable, "-m", "uproxy", "run", "--config", world.folder / "uproxy.yaml",
     )  # fmt: skip
     with Process(argv, log) as process:
         wait_until(lambda: "started: " in log.read_text(), "the uProxy to listen")
@@ -158,3 +161,16 @@ def test_a_port_that_the_door_does_not_list_is_refused(either: World, engine: st
     with uproxy(either, engine), either.server(either.pod, OTHER, either.app):
         assert either.call(POD, OTHER).get("answer", "") == ""
         assert access(either)["outcome"] == "no_destination"
+
+
+def test_a_proxy_without_privileges_gets_its_socket_made_transparent(
+    world: World, engine: str
+) -> None:
+    world.attach()
+    with uproxy(world, engine, is_privileged=False), world.server(world.host, 80):
+        [reason] = world.status()["reasons"]
+        assert f"socket at port {OUT} isn't transparent" in reason
+        world.attach()
+        assert world.status()["state"] == "attached"
+        for address in (HOST, HOST6):
+            assert world.connect(address, 80)["answer"] == "real"

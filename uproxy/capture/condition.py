@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from uproxy.capture import bpf, contents, hooks, nft, programs, routing, sysctls
+from uproxy.capture import bpf, contents, hooks, nft, programs, routing, sockdiag, sysctls
 from uproxy.capture.layout import PREFIX_SIZE, Listener, Stat, prefix_key
 from uproxy.capture.nft_rules import ruleset, table_name
 from uproxy.capture.pins import LINK, MAP, Pins
@@ -116,6 +116,12 @@ def _reasons(made: Record, pins: Pins) -> Iterator[str]:
             yield f"{lacking}: attach again"
         current = sysctls.read()
         own = routing.own_networks()
+        is_opaque = sockdiag.is_opaque(wanted.outbound_port)
+    if is_opaque and _listeners(pins).get(Listener.OUTBOUND):
+        yield (
+            f"the proxy's socket at port {wanted.outbound_port} isn't transparent, so IPv4 "
+            "connections wait in vain: give the proxy CAP_NET_RAW, or attach again"
+        )
     for name in made.sysctls:
         if current.get(name) != sysctls.WANTED[name]:
             yield f"net/{name} was changed: attach again"

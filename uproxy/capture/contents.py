@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import socket
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from uproxy import originals
 from uproxy.capture import bpf, routing
 from uproxy.capture.layout import (
     CONFIG_SIZE,
@@ -75,17 +76,20 @@ def own_networks(namespace: Namespace) -> set[Network]:
 
 
 def register_listeners(wanted: Wanted, namespace: Namespace, map_: int) -> None:
-    """Register the sockets at which the proxy listens already, unless they are."""
+    """Register the sockets at which the proxy listens already, unless they are; and make the one
+    for outbound connections transparent, for which a proxy may lack the privilege."""
     if wanted.proxy_cgroup is None:
         return
     ports = {Listener.OUTBOUND: wanted.outbound_port, Listener.INBOUND: wanted.inbound_port}
     for which, port in ports.items():
-        if has_listener(map_, which):
+        if has_listener(map_, which) and which != Listener.OUTBOUND:
             continue
         found = find_listener(namespace, wanted.proxy_cgroup, port)
         if found is not None:
-            bpf.update(map_, word(which), struct.pack("=Q", found))
-            os.close(found)
+            with socket.socket(fileno=found) as listener:
+                if which == Listener.OUTBOUND:
+                    originals.make_transparent(listener)
+                bpf.update(map_, word(which), struct.pack("=Q", found))
 
 
 def has_listener(map_: int, which: Listener) -> bool:

@@ -19,10 +19,14 @@ _BY_FAMILY, _DESTROY = 20, 21
 _REQUEST: Final = struct.Struct("=BBBxI48s")
 _ID: Final = slice(4, 52)
 """Where an answer has what names a socket: ports, addresses, interface, cookie."""
+_PORT: Final = slice(4, 6)
+"""Where it has the socket's own port."""
 _ANSWER = 72
 """Bytes in front of an answer's attributes."""
 _MARK: Final = 15
 """INET_DIAG_MARK."""
+_OPTIONS, _TRANSPARENT = 22, 0x20
+"""INET_DIAG_SOCKOPT (since Linux 5.10), and in its first byte what IP_TRANSPARENT has set."""
 _TIME_WAIT, _CLOSE, _LISTEN = 6, 7, 10
 _OPEN: Final = 0xFFE & ~(1 << _TIME_WAIT | 1 << _CLOSE | 1 << _LISTEN)
 """A bit for each state of a connection that may still send data."""
@@ -48,6 +52,19 @@ def marked(mark: int) -> list[OpenSocket]:
         ]
 
 
+def is_opaque(port: int) -> bool:
+    """Whether sockets listen at a port of this namespace of which none is transparent
+    (IP_TRANSPARENT), as far as the kernel tells."""
+    with Netlink(_NETLINK_SOCK_DIAG) as netlink:
+        options = [
+            read_attributes(answer[_ANSWER:]).get(_OPTIONS)
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for answer in netlink.dump(_BY_FAMILY, _request(family, 1 << _LISTEN))
+            if int.from_bytes(answer[_PORT], "big") == port
+        ]
+    return bool(options) and all(each and not each[0] & _TRANSPARENT for each in options)
+
+
 def reset(sockets: list[OpenSocket]) -> None:
     """Reset connections, as far as they still are there.
 
@@ -70,7 +87,10 @@ def reset(sockets: list[OpenSocket]) -> None:
 
 
 def _open(netlink: Netlink, family: int) -> Iterator[tuple[OpenSocket, int]]:
-    body = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _OPEN, b"")
-    for answer in netlink.dump(_BY_FAMILY, body):
+    for answer in netlink.dump(_BY_FAMILY, _request(family, _OPEN)):
         mark = read_attributes(answer[_ANSWER:]).get(_MARK, b"")
         yield OpenSocket(family, answer[_ID]), int.from_bytes(mark, "little")
+
+
+def _request(family: int, states: int) -> bytes:
+    return _REQUEST.pack(family, socket.IPPROTO_TCP, 0, states, b"")

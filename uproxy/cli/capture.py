@@ -7,6 +7,7 @@ runs as long as the capture does.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import signal
@@ -116,24 +117,24 @@ def _seconds(text: str) -> float:
     """Return a number of seconds, 0 or more.
 
     Raises:
-        ValueError: it is none.
+        ArgumentTypeError: it is none.
     """
-    seconds = float(text)
-    if not 0 <= seconds < math.inf:
-        raise ValueError(text)
-    return seconds
+    with contextlib.suppress(ValueError):
+        if 0 <= (seconds := float(text)) < math.inf:
+            return seconds
+    raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, 0 or more")
 
 
 def _number(text: str) -> int:
     """Return a number above 0 that fits into 32 bits, in any of Python's notations.
 
     Raises:
-        ValueError: it is none.
+        ArgumentTypeError: it is none.
     """
-    number = int(text, 0)
-    if not 0 < number < 1 << 32:
-        raise ValueError(text)
-    return number
+    with contextlib.suppress(ValueError):
+        if 0 < (number := int(text, 0)) < 1 << 32:
+            return number
+    raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {(1 << 32) - 1:#x}")
 
 
 def run(args: argparse.Namespace) -> int:
