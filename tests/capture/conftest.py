@@ -11,6 +11,12 @@ import pytest
 
 from tests.helpers.capture_world import World, existing
 
+ALWAYS_BOTH = (
+    "test_an_application_reaches_the_proxy_and_sees_the_truth",
+    "test_without_the_proxy_nothing_passes_in_clear",
+)
+"""The files whose tests try both modes in every run; others try nft where there is time."""
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark this folder's tests; skip them where they can't run."""
@@ -18,6 +24,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.privileged)
+            if "[nft" in item.name and item.path.stem not in ALWAYS_BOTH:
+                item.add_marker(pytest.mark.slow)
             if os.geteuid() != 0:
                 item.add_marker(pytest.mark.skip(reason="namespaces and eBPF need root"))
 
