@@ -6,10 +6,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
-from tests.helpers.capture_world import HOST, POD, World, run
+from tests.helpers.capture_world import HOST, POD, World, existing, run
 from uproxy.lab.waiting import wait_until
 
 NEW, NEW6 = "10.99.0.77", "fd99::77"
@@ -120,3 +121,21 @@ def test_nft_needs_nobody_who_follows(either: World) -> None:
     either.attach()
     done = either.capture("follow", check=False)
     assert (done.returncode, "nft asks the kernel itself" in done.stderr) == (2, True)
+
+
+def test_rules_that_somebody_removed_from_the_nft_table_are_missed(
+    tmp_path: Path, bpffs: Path
+) -> None:
+    with existing(World(tmp_path, bpffs, "nft")) as world:
+        world.attach("--include", "10.99.0.0/24,80-81")
+        with world.proxy(), world.server(world.host, 80):
+            assert world.connect(HOST, 80)["answer"]["door"] == "outbound"
+            assert state(world) == (0, "attached", "")
+            table = f"uproxy-{world.name}"
+            run("ip", "netns", "exec", world.pod, "nft", "flush", "chain", "inet", table, "decide")
+            assert state(world) == (
+                5, "stale", f"the nft table {table} was changed: attach again"
+            )  # fmt: skip
+            world.attach("--include", "10.99.0.0/24,80-81")
+            assert world.connect(HOST, 80)["answer"]["door"] == "outbound"
+            assert state(world) == (0, "attached", "")

@@ -71,6 +71,8 @@ def _examine_nft(made: Record) -> Condition:
         if not nft.exists(wanted):
             reasons.append(f"the nft table {table_name(wanted)} is gone: attach again")
             return Condition(made, State.STALE, tuple(reasons), listeners)
+        if made.listing not in ("", nft.listing(wanted)):
+            reasons.append(f"the nft table {table_name(wanted)} was changed: attach again")
         stats = nft.stats(wanted)
     rules = ruleset(wanted, cgroup_root())
     state = State.STALE if reasons else State.ATTACHED

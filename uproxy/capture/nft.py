@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -43,10 +44,12 @@ def attach(folder: Path, wanted: Wanted) -> None:
     check(wanted)
     rules = ruleset(wanted, cgroup_root())
     earlier = record.load(folder, wanted.name)
-    record.save(folder, Record(wanted, programs=digest(rules)))
+    made = Record(wanted, programs=digest(rules))
+    record.save(folder, made)
     try:
         with inside(_namespace(wanted)):
             _nft("--file", "-", rules=rules)
+            record.save(folder, replace(made, listing=listing(wanted)))
     except BaseException:
         if earlier is None:
             record.forget(folder, wanted.name)
@@ -69,6 +72,11 @@ def exists(wanted: Wanted) -> bool:
     """Whether the table is in this network namespace."""
     tables = json.loads(_nft("--json", "list", "tables", "inet"))["nftables"]
     return table_name(wanted) in {each.get("table", {}).get("name") for each in tables}
+
+
+def listing(wanted: Wanted) -> str:
+    """Return what tells the table in this network namespace from one that was changed."""
+    return digest(_nft("--stateless", "list", "table", "inet", table_name(wanted)))
 
 
 def stats(wanted: Wanted) -> dict[Stat, int]:

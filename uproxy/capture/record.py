@@ -70,7 +70,10 @@ class Record:
     sysctls: dict[str, str] = field(default_factory=dict)
     """The values from before, by name."""
     programs: str = ""
-    """Which programs were attached: `programs.digest()`."""
+    """Which programs were attached: `programs.digest()`; or of nft, which rules were given."""
+    listing: str = ""
+    """With nft: what tells the table, as nft shows it, from one that was changed; empty: unknown,
+    because the command was killed."""
 
     def to_json(self) -> str:
         """Return the file's text."""
@@ -86,7 +89,12 @@ class Record:
         document = json.loads(text)
         if document["version"] != VERSION:
             raise ValueError(f"version {document['version']}")
-        return cls(_wanted(document["wanted"]), dict(document["sysctls"]), document["programs"])
+        return cls(
+            _wanted(document["wanted"]),
+            dict(document["sysctls"]),
+            document["programs"],
+            document["listing"],
+        )
 
 
 def default_name(cgroup: Path) -> str:
