@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import h2.errors
@@ -187,6 +187,24 @@ async def test_one_with_another_identity_is_peer_untrusted_and_nobody_goes_past_
             ending = await door.ending()
             assert ending.outcome is Outcome.PEER_UNTRUSTED
             assert str(ending.reason).startswith(f"L7 proxy l7 at {end.address}: ")
+
+
+async def test_one_that_refuses_our_certificate_has_refused_and_nobody_goes_past_it(
+    engine: Engine,
+) -> None:
+    async with listening() as end, listening() as straight:
+        route = by_way_of(end.address, then=straight.address)
+        async with door_to(engine, route) as (door, address):
+            downstream = await Stream.connect(address)
+            while not door.endings:
+                with suppress(SSL.Error, ConnectionResetError, TimeoutError):
+                    async with asyncio.timeout(1):
+                        await H2Peer.accept(end, root=STRANGERS.root)
+            assert await downstream.is_reset()
+            ending = await door.ending()
+            assert ending.outcome is Outcome.L7_REFUSED
+            assert "refused our certificate (unknown ca)" in str(ending.reason)
+            assert failures_of(door) == [Outcome.L7_REFUSED]
 
 
 async def test_a_refusal_lets_another_proxy_be_asked_and_nobody_past_them(engine: Engine) -> None:

@@ -20,7 +20,7 @@ from uproxy.model import Address, Direction, Limits, Outcome, TcpAddress, Timeou
 from uproxy.sockaddr import network_of
 from uproxy.spiffe import presented
 from uproxy.tlswords import UNASKED, UNPROVEN
-from uproxy.transport.l7_failures import l7_proxy_of
+from uproxy.transport.l7_failures import l7_proxy_of, refused_handshake
 
 NAMES: Final = {
     Direction.INBOUND: ("the peer", "the application"),
@@ -223,6 +223,9 @@ def candidate(
     `addresses`: those that were dialled."""
     if failure.what in STREAM_FAILURES:
         return unopened(failure, at_l7=l7_proxy_of(route, tried) is not None)
+    if failure.what == "after_handshake" and failure.state is State.OPENING_STREAM:
+        refused = refused_handshake(failure.who, failure.cause())
+        return refused or Refusal(Outcome.CONNECT_FAILED, f"{failure.who} ended the tunnel")
     if failure.what == "http2":
         reason = f"{failure.who} broke HTTP/2: {failure.verdict}"
         return Refusal(Outcome.CONNECT_FAILED, reason)

@@ -1,7 +1,8 @@
 """What becomes of a connection that an L7 proxy doesn't serve, in words: pure.
 
 Rules: an L7 proxy that can't be reached, shakes no hands, answers nothing or answers nonsense is
-unavailable, and another one is tried; one that refuses has decided, so that nobody goes past it;
+unavailable, and another one is tried; one that refuses, a certificate of ours too, has decided, so
+that nobody goes past it;
 one that proves another identity is refused like any peer.
 """
 
@@ -10,7 +11,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
+from uproxy import tlswords
 from uproxy.contract import Candidate, Refusal, Route, Tunnel
+from uproxy.libssl import TlsError
 from uproxy.model import Outcome, TcpAddress
 
 _UNAVAILABLE: Final = frozenset(
@@ -59,6 +62,14 @@ def cut_off(via: str, end: TcpAddress | None) -> Refusal:
         "which"
     )
     return named(via, end, Refusal(Outcome.L7_REFUSED, why))
+
+
+def refused_handshake(who: str, error: BaseException) -> Refusal | None:
+    """Return the refusal for an L7 proxy that ended a tunnel, before it had said anything, with an
+    alert: under TLS 1.3 so it refuses our certificate.  None: it ended for another reason."""
+    if not isinstance(error, TlsError) or error.alert is None:
+        return None
+    return Refusal(Outcome.L7_REFUSED, tlswords.refusal(who, error.alert, None))
 
 
 def _end_of(route: Route, candidate: Candidate) -> TcpAddress | int | None:

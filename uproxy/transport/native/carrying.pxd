@@ -15,13 +15,14 @@ from uproxy.transport.native.frames cimport (
 from uproxy.transport.native.streams cimport H2Stream, Session, SessionCalls
 from uproxy.transport.native.verbs cimport reset_stream
 from uproxy.transport.native.codes cimport (
-    F_HELD, F_HTTP2, F_NONE, F_OS, F_STATUS, F_STREAM_REFUSED, F_STREAM_RESET,
+    F_AFTER_HANDSHAKE, F_HELD, F_HTTP2, F_NONE, F_OS, F_STATUS, F_STREAM_REFUSED, F_STREAM_RESET,
     S_CLOSING, S_OPENING_STREAM, S_RELAYING, W_EVENT,
 )
 from uproxy.transport.native.types cimport Connection, Side, Tunnel, Worker
+from uproxy.transport.native.channel cimport record_fault
 from uproxy.transport.native.tls cimport flush
 from uproxy.transport.native.side cimport (
-    BROKEN, CAN_READ, CAN_WRITE, fail_side, is_ready, readiness,
+    BROKEN, CAN_READ, CAN_WRITE, alert_of, fail_side, is_ready, readiness,
 )
 from uproxy.transport.native.relay cimport relay_turn
 from uproxy.transport.native.dial cimport is_connected
@@ -266,6 +267,10 @@ cdef inline void end_streams(Tunnel *tunnel, int result) noexcept nogil:
     """A tunnel's channel has ended (a TunnelTurn): its streams are lost."""
     cdef Side *side = tunnel.open
     cdef Side *following
+    # of a server that refuses our certificate: under TLS 1.3 it comes behind the handshake
+    cdef unsigned long alert = 0
+    if tunnel.is_ready and not tunnel.session.settings_received:
+        alert = alert_of(tunnel.side)
     if side != NULL and result == TUNNEL_ENDED:
         fail_side(tunnel.side, F_OS, ECONNRESET)
     forgive_silence(tunnel)
@@ -273,6 +278,8 @@ cdef inline void end_streams(Tunnel *tunnel, int result) noexcept nogil:
     lose_tunnel(tunnel)
     while side != NULL:
         following = side.stream.after
+        if alert and is_opening(side.connection):
+            record_fault(&side.connection.fault, F_AFTER_HANDSHAKE, side.index, 0, alert)
         tell_lost(side, F_STREAM_REFUSED, 0)  # no byte has gone: its CONNECT may be sent elsewhere
         side = following
     while tunnel.waiting != NULL:

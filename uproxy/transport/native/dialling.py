@@ -220,6 +220,8 @@ class Dialling(Deciding):
         verdict = self.verdict(side) if what == "verify" else None
         if what == "http2":
             verdict = words_of(error)
+        if what == "after_handshake" and self.state is State.OPENING_STREAM and self.via is None:
+            what = "stream_refused"
         who = failures.NAMES[Direction.INBOUND if self._inbound else Direction.OUTBOUND][side]
         return Failure(what, who, self.state, error, code, verdict)
 

@@ -18,6 +18,7 @@ from uproxy.hbone import events, statuses
 from uproxy.hbone.codes import ErrorCode
 from uproxy.libssl import Buffer
 from uproxy.model import Outcome
+from uproxy.transport.l7_failures import refused_handshake
 from uproxy.transport.through import END_DELAY_ANSWERED_S
 
 if TYPE_CHECKING:
@@ -282,6 +283,9 @@ class StreamSide:
         """The tunnel has ended.  A CONNECT without an answer is sent again elsewhere: no byte has
         gone."""
         self.lose(error)
+        refused = refused_handshake(self.who, error) if self._at_l7 else None
+        if refused is not None:
+            self._fail_answer(RefusedError(refused))
         self._fail_answer(StreamRefusedError(Refusal(Outcome.CONNECT_FAILED, reason)))
 
     def report(self, *, sent: bool) -> None:
