@@ -101,6 +101,14 @@ def test_connections_of_other_hosts_borrow_no_identity(local: str) -> None:
     assert isinstance(found(made_to(THERE, local), replace(DOOR, expose=True)), Destination)
 
 
+def test_a_connection_that_nobody_rewrote_is_of_this_host_if_its_source_is() -> None:
+    brought = replace(made_to(THERE), local=THERE, source=TcpAddress("10.0.0.99", 40000))
+    assert "is another host" in why(brought)
+    assert isinstance(found(brought, replace(DOOR, expose=True)), Destination)
+    mapped = TcpAddress(f"::ffff:{HERE}", 40000)
+    assert name(replace(brought, source=mapped)) == "rest"
+
+
 def test_who_was_not_captured_has_nowhere_to_go() -> None:
     assert "this one was not" in why(made_to(None))
 

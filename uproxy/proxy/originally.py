@@ -31,7 +31,7 @@ def original_destination_of(
             f"{meant} is where uProxy itself listens, and only capture may bring connections here: "
             "connect to the service's own address"
         )
-    if not door.expose and not _is_local(arrival):
+    if not door.expose and not _is_local(own, arrival):
         return _no(
             f"{arrival.source} is another host, whose connection to {meant} was redirected here: "
             f"with `expose: true` door {door.listen} lends it our identity"
@@ -50,11 +50,14 @@ def original_destination_of(
     return to
 
 
-def _is_local(arrival: Arrival) -> bool:
+def _is_local(own: Own, arrival: Arrival) -> bool:
     """Return whether a captured connection comes from this host: netfilter redirects those to a
-    loopback address, others to one of the interface where they came in, and eBPF redirects no
-    others."""
-    return arrival.local == arrival.target or _is_loopback(arrival.local)
+    loopback address, others to one of the interface where they came in.  One that nobody has
+    rewritten is of this host if its source is: a route, or TPROXY, may bring those of others."""
+    if arrival.local != arrival.target:
+        return _is_loopback(arrival.local)
+    ip = arrival.source.ip if isinstance(arrival.source, TcpAddress) else None
+    return ip is not None and own.is_own(plain(ip))
 
 
 def _is_loopback(address: Address) -> bool:

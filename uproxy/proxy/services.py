@@ -26,9 +26,9 @@ HANDSHAKE_FAILURES = frozenset(
 
 PER_PEER = frozenset({CacheScope.PEER})
 PER_PEER_AND_SOURCE = frozenset({CacheScope.PEER, CacheScope.SOURCE})
-PER_ORIGINAL = frozenset({CacheScope.PEER, CacheScope.TARGET, CacheScope.LOCAL})
+PER_ORIGINAL = frozenset({CacheScope.PEER, CacheScope.SOURCE, CacheScope.TARGET, CacheScope.LOCAL})
 """What captured connections must have in common: the destination depends on where each was made
-to, and whether it may come here at all on where it arrived."""
+to, and whether it may come here at all on where it arrived, and from where."""
 PER_TARGET = frozenset({CacheScope.TARGET})
 """What streams must have in common besides, because each names a target of its own."""
 
