@@ -102,12 +102,14 @@ def use_source(connection: socket.socket, source: TcpAddress) -> None:
 
 def is_own(ip: IPv4Address | IPv6Address) -> bool:
     """Return whether an address is one of this host.  The kernel is asked for the way there, which
-    sends nothing: to an own address it starts at that address."""
+    sends nothing: to an own address it may start at that address, and to no other."""
     if ip.is_loopback or ip.is_unspecified:
         return True
     family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            if ip.version == 4:  # else the way to a secondary address starts at the first one
+                probe.bind((str(ip), 0))
             probe.connect((str(ip), _ANY_PORT))
             return bool(probe.getsockname()[0] == str(ip))
     except OSError:  # no way there at all

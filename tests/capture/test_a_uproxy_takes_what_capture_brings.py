@@ -20,6 +20,7 @@ from tests.helpers.capture_world import (
     POD,
     POD6,
     World,
+    run,
 )
 from uproxy.lab.identities import write_identity
 from uproxy.lab.pki import Authority
@@ -174,3 +175,11 @@ def test_a_proxy_without_privileges_gets_its_socket_made_transparent(
         assert world.status()["state"] == "attached"
         for address in (HOST, HOST6):
             assert world.connect(address, 80)["answer"] == "real"
+
+
+def test_a_second_address_is_an_own_one_too(world: World, engine: str) -> None:
+    second = "10.99.0.55"
+    run("ip", "-n", world.pod, "addr", "add", f"{second}/24", "dev", "eth0")
+    world.attach("--inbound", str(APP))
+    with uproxy(world, engine), application(world):
+        assert "caller" in world.call(second, APP)["answer"]
