@@ -153,9 +153,11 @@ def asked(app: subprocess.Popen[str], words: str) -> str:
     return app.stdout.readline().strip()
 
 
-def sent(world: World) -> str:
-    """The number of packets that have left the pod."""
-    return run("ip", "netns", "exec", world.pod, "cat", "/sys/class/net/eth0/statistics/tx_packets")
+def sent(world: World) -> int:
+    """The number of TCP segments that have reached the host, to which the application talks."""
+    snmp = run("ip", "netns", "exec", world.host, "cat", "/proc/net/snmp").splitlines()
+    names, values = (line.split() for line in snmp if line.startswith("Tcp:"))
+    return int(values[names.index("InSegs")])
 
 
 @pytest.mark.parametrize("drain", ["0", "0.3"])
