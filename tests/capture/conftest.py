@@ -11,11 +11,12 @@ import pytest
 
 from tests.helpers.capture_world import World, existing
 
-ALWAYS_BOTH = (
+ALWAYS = (
     "test_an_application_reaches_the_proxy_and_sees_the_truth",
     "test_without_the_proxy_nothing_passes_in_clear",
+    "test_a_uproxy_takes_what_is_captured",
 )
-"""The files whose tests try both modes in every run; others try nft where there is time."""
+"""The files whose tests are in every run; each takes seconds, so the others are slow."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -24,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.privileged)
-            if "[nft" in item.name and item.path.stem not in ALWAYS_BOTH:
+            if item.path.stem not in ALWAYS:
                 item.add_marker(pytest.mark.slow)
             if os.geteuid() != 0:
                 item.add_marker(pytest.mark.skip(reason="namespaces and eBPF need root"))

@@ -77,6 +77,7 @@ def test_all_inbound_ports_but_some_are_captured(either: World) -> None:
         assert either.call(POD, IN)["answer"]["original"] == [POD, IN]
 
 
+@pytest.mark.slow
 def test_what_somebody_does_to_the_route_lets_nothing_out(world: World) -> None:
     world.attach()
     with world.proxy(), world.server(world.host, 80):
