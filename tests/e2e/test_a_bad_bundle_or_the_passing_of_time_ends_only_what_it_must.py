@@ -25,6 +25,7 @@ from uproxy.lab.identities import IdentityFiles, write_identity
 from uproxy.lab.mesh import Inbound, by_agent, by_files
 from uproxy.lab.pki import Authority
 from uproxy.lab.waiting import wait_until
+from uproxy.spiffe.encoding import serial_text
 
 ORDERS, WEB, BILLING = "/ns/shop/sa/orders", "/ns/web/sa/frontend", "/ns/pay/sa/billing"
 ALLOW = ["spiffe://example.org/ns/web/sa/frontend", "spiffe://partner.test/ns/pay/sa/billing"]
@@ -83,7 +84,7 @@ def test_a_partner_that_stops_its_trust_stops_nothing_else(
                     assert "SSL alert number 48" in refused(uproxy.port, billing)
                 still_talks(own)
             with open_connection(uproxy.port, web) as new:
-                assert shown_serial(new) == f"{renewed.certificate.serial_number:x}"
+                assert shown_serial(new) == serial_text(renewed.certificate)
             status, notes = uproxy.request("/readyz")
             assert (status, "distrusted: nobody of partner.test" in notes) == (200, True)
             assert metric(uproxy, "uproxy_workload_api_discarded_messages_total") == 0
@@ -106,7 +107,7 @@ def test_our_own_emptied_bundle_ends_our_own_domains_trust_only(
                 say(svid_response(message, federated=federated))
                 is_reset(own)
             with open_connection(uproxy.port, billing) as partners:
-                assert shown_serial(partners) == f"{renewed.certificate.serial_number:x}"
+                assert shown_serial(partners) == serial_text(renewed.certificate)
             assert "SSL alert number 48" in refused(uproxy.port, web)
 
             say(svid_response(message))

@@ -23,6 +23,7 @@ from uproxy.lab.mesh import (
 )
 from uproxy.lab.pki import Issued
 from uproxy.lab.waiting import wait_until
+from uproxy.spiffe.encoding import serial_text
 
 
 def test_files_that_are_replaced_show_in_the_next_handshake(
@@ -52,7 +53,7 @@ def test_files_that_are_replaced_show_in_the_next_handshake(
 
 
 def serial(issued: Issued) -> str:
-    return f"{issued.certificate.serial_number:x}"
+    return serial_text(issued.certificate)
 
 
 def test_a_crl_that_is_replaced_cuts_off_whom_it_names(

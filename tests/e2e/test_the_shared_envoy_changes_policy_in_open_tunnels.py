@@ -14,6 +14,7 @@ from tests.helpers.shared import Shared
 from uproxy.lab.mesh import WEB
 from uproxy.lab.software.shared_envoy import CAPABILITIES, SHIPPED
 from uproxy.lab.waiting import wait_until
+from uproxy.spiffe.encoding import serial_text
 
 WITHOUT_A_SERVICE = {"ext-authz-grpc", "ext-authz-http", "wasm", "wasm-apart"}
 """Whose service or module isn't there: orders' requests are refused."""
@@ -65,7 +66,7 @@ def test_files_that_kubernetes_replaces_are_read_again(shared: Shared) -> None:
         wait_until(lambda: "x-lua" in client.fetch().headers, "the policy to be read")
         renewed = shared.world.ca.issue("/ns/mesh/sa/l7")
         mount(identity, {"svid.pem": renewed.pem, "svid.key": renewed.key_pem})
-        serial = f"{renewed.certificate.serial_number:x}"
+        serial = serial_text(renewed.certificate)
         wait_until(lambda: shown(envoy.port, shared) == serial, "the certificate to be shown")
         assert client.fetch().status == 200
 

@@ -20,6 +20,7 @@ from typing import Self
 from cryptography import x509
 
 from uproxy.lab.identities import IdentityFiles
+from uproxy.spiffe.encoding import serial_text
 
 _TIMEOUT_S = 20.0
 """Seconds."""
@@ -156,7 +157,7 @@ def shown_serial(client: Dialogue) -> str:
         "-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----\n", client.received, re.S
     )
     assert found is not None
-    return f"{x509.load_pem_x509_certificate(found.group().encode()).serial_number:x}"
+    return serial_text(x509.load_pem_x509_certificate(found.group().encode()))
 
 
 def ask(port: int, line: bytes = b"hello\n", host: str = "127.0.0.1") -> bytes:
