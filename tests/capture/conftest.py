@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.privileged)
-            if item.path.stem not in ALWAYS:
+            if item.path.stem not in ALWAYS or "python" in item.name:
                 item.add_marker(pytest.mark.slow)
             if os.geteuid() != 0:
                 item.add_marker(pytest.mark.skip(reason="namespaces and eBPF need root"))

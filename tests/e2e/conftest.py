@@ -13,6 +13,21 @@ from tests.helpers.shared import Shared, shared_envoy
 from uproxy.lab.authorities import DevAuthority
 from uproxy.lab.mesh import UNWANTED, WEB, AgentWorld, FileWorld, Identities
 
+PYTHON_ENGINE_IS_SLOW = (
+    "test_a_shared_envoy_stands_between_two_uproxies",
+    "test_a_destination_believes_the_shared_envoy_about_callers",
+    "test_callers_prove_themselves_through_the_shared_envoy",
+    "test_a_flood_of_bad_certificates_leaves_no_trace",
+)
+"""The files whose tests try the Python engine where there is time only."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow of tests with several engines."""
+    for item in items:
+        if item.path.stem in PYTHON_ENGINE_IS_SLOW and "python" in item.name:
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def echo_app() -> Iterator[int]:
