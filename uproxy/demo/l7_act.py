@@ -195,7 +195,8 @@ class L7Act:
         straight = await _times(l7.doors[FRONTEND])
         through = await _times(l7.doors[NEWSLETTER])
         seen = await envoy.statistic("http.l7.downstream_rq_total") - before
-        expect(seen == _TIMED, f"{seen} requests went through the Envoy, not {_TIMED}")
+        # a few of the load that has just been stopped may still come
+        expect(_TIMED <= seen < 2 * _TIMED, f"{seen} requests went through the Envoy, not {_TIMED}")
         self._screen.done(f"{_TIMED} requests over each path, one after the other (ms)")
         rows = [["straight", *_quantiles(straight)], ["through Envoy", *_quantiles(through)]]
         self._screen.table(("path", "p50", "p99"), rows)
