@@ -25,6 +25,7 @@ class Broken(Story):
         raise UproxyError("something isn't as it should be")
 
 
+@pytest.mark.slow
 async def test_it_ends_by_itself_if_it_is_to() -> None:
     stream = io.StringIO()
     assert await run_demo(Screen(stream, {}), real=False, once=True) == 0

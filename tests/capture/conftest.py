@@ -16,7 +16,7 @@ ALWAYS = (
     "test_without_the_proxy_nothing_passes_in_clear",
     "test_a_uproxy_takes_what_is_captured",
 )
-"""The files whose tests are in every run; each takes seconds, so the others are slow."""
+"""The files whose tests are in every run, by eBPF; the others are slow, and what nft does too."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,7 +25,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.privileged)
-            if item.path.stem not in ALWAYS or "python" in item.name:
+            if item.path.stem not in ALWAYS or "python" in item.name or "[nft" in item.name:
                 item.add_marker(pytest.mark.slow)
             if os.geteuid() != 0:
                 item.add_marker(pytest.mark.skip(reason="namespaces and eBPF need root"))

@@ -13,19 +13,22 @@ from tests.helpers.shared import Shared, shared_envoy
 from uproxy.lab.authorities import DevAuthority
 from uproxy.lab.mesh import UNWANTED, WEB, AgentWorld, FileWorld, Identities
 
-PYTHON_ENGINE_IS_SLOW = (
-    "test_a_shared_envoy_stands_between_two_uproxies",
-    "test_a_destination_believes_the_shared_envoy_about_callers",
-    "test_callers_prove_themselves_through_the_shared_envoy",
-    "test_a_flood_of_bad_certificates_leaves_no_trace",
-)
-"""The files whose tests try the Python engine where there is time only."""
+SLOW_VARIANTS = {
+    "test_a_shared_envoy_stands_between_two_uproxies": "python",
+    "test_a_destination_believes_the_shared_envoy_about_callers": "python",
+    "test_callers_prove_themselves_through_the_shared_envoy": "python",
+    "test_a_flood_of_bad_certificates_leaves_no_trace": "python",
+    "test_slow_loris_handshakes_cost_little_and_delay_nobody": "-nothing]",
+    "test_the_demo_ends_at_any_moment_and_leaves_nothing_behind": "[real]",
+}
+"""By file, which variants of its tests are tried where there is time only."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow of tests with several engines."""
+    """Mark them."""
     for item in items:
-        if item.path.stem in PYTHON_ENGINE_IS_SLOW and "python" in item.name:
+        variant = SLOW_VARIANTS.get(item.path.stem)
+        if variant is not None and variant in item.name:
             item.add_marker(pytest.mark.slow)
 
 
