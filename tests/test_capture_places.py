@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,11 +56,20 @@ def test_what_is_no_network_namespace_is_refused(text: str, said: str) -> None:
 
 
 def test_a_namespace_is_found_again_by_any_way_that_leads_to_it() -> None:
-    inode = HERE.stat().st_ino
-    found = places.follow_namespace(Path("/proc/0/ns/net"), inode)
+    here = places.find_namespace(str(HERE))
+    found = places.follow_namespace(replace(here, path=Path("/proc/0/ns/net")))
     assert found is not None
-    assert found.path.stat().st_ino == inode
-    assert places.follow_namespace(Path("/proc/0/ns/net"), 1) is None
+    assert found.path.stat().st_ino == here.inode
+    assert found.is_same(here)
+
+
+def test_a_namespace_that_is_gone_is_not_one_that_has_its_inode_now() -> None:
+    here = places.find_namespace(str(HERE))
+    assert places.follow_namespace(replace(here, inode=1)) is None
+    gone = replace(here, cookie=here.cookie + 1)
+    assert places.follow_namespace(gone) is None
+    with pytest.raises(UproxyError, match=f"the network namespace {HERE} is gone"):
+        places.living(gone)
 
 
 def test_a_path_that_leads_elsewhere_by_now_is_not_followed() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from uproxy.capture import record
+from uproxy.capture.places import Namespace
 from uproxy.capture.policy import parse_policy
 from uproxy.capture.record import Mode, Record, Wanted
 from uproxy.capture.routing import PolicyRoute
@@ -19,8 +20,7 @@ WANTED = Wanted(
     mode=Mode.EBPF,
     cgroup=Path("/sys/fs/cgroup/app"),
     cgroup_id=11,
-    netns=Path("/run/netns/pod"),
-    netns_inode=12,
+    namespace=Namespace(Path("/run/netns/pod"), 12, 1 << 40),
     proxy_cgroup=Path("/sys/fs/cgroup/proxy"),
     proxy_cgroup_id=13,
     policy=parse_policy(["10.0.0.0/8,443"], ["10.1.0.0/16", "2001:db8::/32"], ["8080"], ["22"]),

@@ -57,6 +57,37 @@ def test_a_namespace_is_not_kept_alive_and_what_is_left_is_removed(either: World
     assert "\n".join(sorted(map(str, either.bpffs.rglob("*")))) == before
 
 
+def test_a_namespace_that_has_the_inode_of_one_that_died_is_another(either: World) -> None:
+    """A capture that nobody detached is in no other's way, and undoes nothing of it later."""
+    either.attach()
+    first, app = either.name, either.app
+    name = Path("/run/netns", either.pod)
+    inode = name.stat().st_ino
+    run("ip", "netns", "del", either.pod)
+
+    def made_again() -> bool:
+        run("ip", "netns", "add", either.pod)
+        if name.stat().st_ino == inode:
+            return True
+        run("ip", "netns", "del", either.pod)
+        return False
+
+    wait_until(made_again, "a namespace with the same inode")
+    assert "nothing leads to the network namespace" in state(either)[2]
+    either.name, either.app = f"{first}-2", either.cgroup / "other"
+    either.app.mkdir()
+    try:
+        either.attach()
+        either.name = first
+        either.detach()
+        either.name = f"{first}-2"
+        assert state(either) == (0, "attached", "")
+        either.detach()
+    finally:
+        either.app.rmdir()
+        either.app = app
+
+
 def test_a_namespace_whose_name_has_gone_is_found_by_a_process_in_it(world: World) -> None:
     world.attach()
     with world.proxy(), world.server(world.host, 80):

@@ -63,7 +63,7 @@ def examine(made: Record) -> Condition:
 def _examine_nft(made: Record) -> Condition:
     wanted = made.wanted
     reasons = list(_cgroup(wanted.cgroup, wanted.cgroup_id))
-    namespace = follow_namespace(wanted.netns, wanted.netns_inode)
+    namespace = follow_namespace(wanted.namespace)
     if namespace is None:
         return Condition(made, State.STALE, (*reasons, _lost(wanted)))
     with inside(namespace):
@@ -81,7 +81,7 @@ def _examine_nft(made: Record) -> Condition:
 
 
 def _lost(wanted: Wanted) -> str:
-    return f"nothing leads to the network namespace {wanted.netns} any more: detach"
+    return f"nothing leads to the network namespace {wanted.namespace.path} any more: detach"
 
 
 def _examine_ebpf(made: Record) -> Condition:
@@ -109,7 +109,7 @@ def _reasons(made: Record, pins: Pins) -> Iterator[str]:
     if wanted.proxy_cgroup is not None:
         yield from _cgroup(wanted.proxy_cgroup, wanted.proxy_cgroup_id)
     yield from _links(wanted, pins)
-    namespace = follow_namespace(wanted.netns, wanted.netns_inode)
+    namespace = follow_namespace(wanted.namespace)
     if namespace is None:
         yield _lost(wanted)
         return

@@ -24,7 +24,7 @@ from uproxy.capture.layout import (
 )
 from uproxy.capture.listeners import find_listener
 from uproxy.capture.pins import MAP, Pins
-from uproxy.capture.places import Namespace, inside, netns_cookie
+from uproxy.capture.places import Namespace, inside
 from uproxy.capture.record import Wanted
 
 _LONG: Final = 8
@@ -34,12 +34,10 @@ _PROCESSORS: Final = Path("/sys/devices/system/cpu/possible")
 
 def write_config(wanted: Wanted, namespace: Namespace, map_: int, *, is_enabled: bool) -> None:
     """Write what the programs go by."""
-    with inside(namespace):
-        cookie = netns_cookie()
     flags = wanted.policy.flags | (Flag.FAIL_OPEN if wanted.fail_open else Flag(0))
     config = Config(
-        is_enabled, wanted.route.mark, flags, wanted.outbound_port, wanted.inbound_port, cookie,
-        wanted.exempt_cgroup_id,
+        is_enabled, wanted.route.mark, flags, wanted.outbound_port, wanted.inbound_port,
+        namespace.cookie, wanted.exempt_cgroup_id,
     )  # fmt: skip
     bpf.update(map_, word(0), config.pack())
 

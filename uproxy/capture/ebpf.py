@@ -16,7 +16,7 @@ from typing import Final
 
 from uproxy.capture import contents, hooks, programs, record, routing, sockdiag, sysctls
 from uproxy.capture.pins import LINK, MAP, Pins, check_bpffs
-from uproxy.capture.places import Namespace, follow_namespace, inside
+from uproxy.capture.places import follow_namespace, inside, living
 from uproxy.capture.record import Mode, Record, Wanted
 from uproxy.errors import UproxyError
 
@@ -36,10 +36,10 @@ def attach(folder: Path, wanted: Wanted) -> tuple[str, ...]:
     check_bpffs(wanted.bpffs)
     earlier = record.load(folder, wanted.name)
     pins = Pins(wanted.bpffs, wanted.name)
-    if earlier is not None and is_attached(earlier) and _find(earlier.wanted) is not None:
+    if earlier is not None and is_attached(earlier) and _is_there(earlier.wanted):
         _check_same(earlier.wanted, wanted)
         return _upgrade(folder, earlier, wanted, pins)
-    namespace = _namespace(wanted)
+    namespace = living(wanted.namespace)
     with inside(namespace):
         _check_alone(folder, wanted)
         routing.check_permitted(wanted.route)
@@ -51,7 +51,7 @@ def attach(folder: Path, wanted: Wanted) -> tuple[str, ...]:
 
 
 def _attach_anew(folder: Path, wanted: Wanted, pins: Pins) -> tuple[str, ...]:
-    namespace = _namespace(wanted)
+    namespace = living(wanted.namespace)
     with inside(namespace):
         made = Record(wanted, sysctls.read(), programs.digest())
     record.save(folder, made)
@@ -70,7 +70,7 @@ def _attach_anew(folder: Path, wanted: Wanted, pins: Pins) -> tuple[str, ...]:
 
 
 def _upgrade(folder: Path, earlier: Record, wanted: Wanted, pins: Pins) -> tuple[str, ...]:
-    with inside(_namespace(wanted)):
+    with inside(living(wanted.namespace)):
         sysctls.write({name: sysctls.WANTED[name] for name in earlier.sysctls})
         routing.add(wanted.route)  # what somebody else removed
     kept = _KEPT if _proxy(earlier.wanted) == _proxy(wanted) else ("stats",)
@@ -86,7 +86,7 @@ def _upgrade(folder: Path, earlier: Record, wanted: Wanted, pins: Pins) -> tuple
 
 def _put_in_place(wanted: Wanted, loaded: programs.Loaded, pins: Pins, *, is_enabled: bool) -> None:
     """Fill the maps, attach the programs or put them in their predecessors' places, pin all."""
-    namespace = _namespace(wanted)
+    namespace = living(wanted.namespace)
     maps = loaded.maps
     contents.write_config(wanted, namespace, maps["config"], is_enabled=is_enabled)
     contents.write_policy(wanted, maps)
@@ -105,7 +105,7 @@ def detach(folder: Path, made: Record, drain_s: float = 0.0) -> None:
     """
     wanted = made.wanted
     pins = Pins(wanted.bpffs, wanted.name)
-    namespace = _find(wanted)
+    namespace = follow_namespace(wanted.namespace)
     if namespace is not None:
         with inside(namespace):
             routing.check_permitted(wanted.route)  # before anything is undone
@@ -139,7 +139,7 @@ def _proxy(wanted: Wanted) -> tuple[int, int, int]:
 def _check_same(earlier: Wanted, wanted: Wanted) -> None:
     """Refuse to change what can't be changed under living connections."""
     for option, is_same in (
-        ("--netns", earlier.netns_inode == wanted.netns_inode),
+        ("--netns", earlier.namespace.is_same(wanted.namespace)),
         ("--mark or --table", earlier.route == wanted.route),
         ("--bpffs", earlier.bpffs == wanted.bpffs),
     ):
@@ -157,7 +157,7 @@ def _check_alone(folder: Path, wanted: Wanted) -> None:
             other is not None
             and name != wanted.name
             and other.wanted.mode == Mode.EBPF
-            and other.wanted.netns_inode == wanted.netns_inode
+            and other.wanted.namespace.is_same(wanted.namespace)
         ):
             raise UproxyError(
                 f"capture {name} has this network namespace: detach it, or use --mode nft, of "
@@ -165,12 +165,5 @@ def _check_alone(folder: Path, wanted: Wanted) -> None:
             )
 
 
-def _find(wanted: Wanted) -> Namespace | None:
-    return follow_namespace(wanted.netns, wanted.netns_inode)
-
-
-def _namespace(wanted: Wanted) -> Namespace:
-    found = _find(wanted)
-    if found is None:
-        raise UproxyError(f"the network namespace {wanted.netns} is gone")
-    return found
+def _is_there(wanted: Wanted) -> bool:
+    return follow_namespace(wanted.namespace) is not None

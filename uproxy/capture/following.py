@@ -9,7 +9,7 @@ from typing import Final
 
 from uproxy.capture import contents, record, routing
 from uproxy.capture.pins import MAP, Pins
-from uproxy.capture.places import follow_namespace, inside
+from uproxy.capture.places import follow_namespace, inside, living
 from uproxy.capture.record import Mode, Record
 from uproxy.errors import UproxyError, UsageError
 
@@ -48,7 +48,7 @@ def refresh(made: Record) -> bool:
     """Bring the map of own addresses, and the routes, up to date; return whether the network
     namespace still is there."""
     wanted = made.wanted
-    namespace = follow_namespace(wanted.netns, wanted.netns_inode)
+    namespace = follow_namespace(wanted.namespace)
     if namespace is None:
         return False
     with inside(namespace):
@@ -61,10 +61,7 @@ def refresh(made: Record) -> bool:
 
 def _changes(made: Record) -> socket.socket:
     """Return a socket that hears of every change of addresses and routes in the namespace."""
-    namespace = follow_namespace(made.wanted.netns, made.wanted.netns_inode)
-    if namespace is None:
-        raise UproxyError(f"the network namespace {made.wanted.netns} is gone")
-    with inside(namespace):
+    with inside(living(made.wanted.namespace)):
         changes = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     changes.bind((0, _GROUPS))
     changes.settimeout(_LOOK_EVERY_S)

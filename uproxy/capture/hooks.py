@@ -38,7 +38,7 @@ def targets(wanted: Wanted) -> dict[str, Target]:
     }
     if wanted.proxy_cgroup is not None:
         found["listen"] = Target(wanted.proxy_cgroup, wanted.proxy_cgroup_id)
-    namespace = follow_namespace(wanted.netns, wanted.netns_inode)
+    namespace = follow_namespace(wanted.namespace)
     if namespace is not None:
         found["lookup"] = Target(namespace.path, namespace.inode)
     return found

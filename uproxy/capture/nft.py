@@ -16,7 +16,7 @@ from uproxy.capture import record
 from uproxy.capture.layout import Listener, Stat
 from uproxy.capture.listeners import listening
 from uproxy.capture.nft_rules import ruleset, table_name
-from uproxy.capture.places import Namespace, cgroup_root, follow_namespace, inside
+from uproxy.capture.places import cgroup_root, follow_namespace, inside, living
 from uproxy.capture.record import Record, Wanted
 from uproxy.errors import NotPermittedError, UproxyError
 
@@ -31,7 +31,7 @@ def check(wanted: Wanted) -> None:
         NotPermittedError: a privilege is missing.
         UproxyError: nft isn't there, or the kernel can't do it.
     """
-    with inside(_namespace(wanted)):
+    with inside(living(wanted.namespace)):
         _nft("--check", "--file", "-", rules=ruleset(wanted, cgroup_root()))
 
 
@@ -47,7 +47,7 @@ def attach(folder: Path, wanted: Wanted) -> None:
     made = Record(wanted, programs=digest(rules))
     record.save(folder, made)
     try:
-        with inside(_namespace(wanted)):
+        with inside(living(wanted.namespace)):
             _nft("--file", "-", rules=rules)
             record.save(folder, replace(made, listing=listing(wanted)))
     except BaseException:
@@ -60,7 +60,7 @@ def attach(folder: Path, wanted: Wanted) -> None:
 
 def detach(folder: Path, made: Record) -> None:
     """Delete the table, if it is there."""
-    namespace = follow_namespace(made.wanted.netns, made.wanted.netns_inode)
+    namespace = follow_namespace(made.wanted.namespace)
     if namespace is not None:
         with inside(namespace):
             if exists(made.wanted):
@@ -98,13 +98,6 @@ def has_listeners(wanted: Wanted) -> dict[Listener, bool]:
 def digest(rules: str) -> str:
     """Return what tells one table from another."""
     return hashlib.sha256(rules.encode()).hexdigest()[:16]
-
-
-def _namespace(wanted: Wanted) -> Namespace:
-    found = follow_namespace(wanted.netns, wanted.netns_inode)
-    if found is None:
-        raise UproxyError(f"the network namespace {wanted.netns} is gone")
-    return found
 
 
 def _nft(*words: str, rules: str | None = None) -> str:

@@ -9,7 +9,7 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +18,7 @@ from uproxy.errors import NotPermittedError, UproxyError, UsageError, in_words
 NAMED_NAMESPACES: Final = Path("/run/netns")
 """Where `ip netns` keeps the namespaces that have names."""
 
+_HERE: Final = Path("/proc/self/ns/net")
 _OF_THE_MACHINE: Final = Path("/proc/sys/net/core/netdev_budget")
 _CLONE_NEWNET: Final = 0x40000000
 _NS_GET_NSTYPE: Final = 0xB703
@@ -47,6 +48,13 @@ class Namespace:
     path: Path
     """A way to it; it may cease to be one while the namespace lives."""
     inode: int
+    """Which another one may have when this one is gone."""
+    cookie: int = 0
+    """The kernel's number of it, which no other one ever has; 0: this kernel doesn't tell."""
+
+    def is_same(self, other: Namespace) -> bool:
+        """Whether two ways lead to one namespace, as far as the kernel tells."""
+        return (self.inode, self.cookie) == (other.inode, other.cookie)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +103,7 @@ def find_namespace(text: str) -> Namespace:
         with opened(path) as descriptor:
             if fcntl.ioctl(descriptor, _NS_GET_NSTYPE) != _CLONE_NEWNET:
                 raise UsageError(f"--netns {text!r}: another kind of namespace")
-            return Namespace(path, os.fstat(descriptor).st_ino)
+            return _identified(path, os.fstat(descriptor).st_ino)
     except PermissionError:
         raise NotPermittedError(
             f"--netns {text!r}: we may not look into {path}: CAP_SYS_PTRACE needed"
@@ -108,14 +116,41 @@ def find_namespace(text: str) -> Namespace:
         ) from None
 
 
-def follow_namespace(path: Path, inode: int) -> Namespace | None:
-    """Return the namespace with that inode, by that path or any other; None: nothing leads to
-    it."""
-    for each in (path, *NAMED_NAMESPACES.glob("*"), *Path("/proc").glob("[0-9]*/ns/net")):
+def follow_namespace(namespace: Namespace) -> Namespace | None:
+    """Return a namespace by a way that leads to it now, its path or any other; None: nothing does.
+
+    Raises:
+        NotPermittedError: we may not enter it, to see whether it is another one.
+    """
+    ways = (namespace.path, *NAMED_NAMESPACES.glob("*"), *Path("/proc").glob("[0-9]*/ns/net"))
+    for each in ways:
         with contextlib.suppress(OSError):
-            if each.stat().st_ino == inode:
-                return Namespace(each, inode)
+            if each.stat().st_ino == namespace.inode:
+                found = _identified(each, namespace.inode)
+                return found if found.is_same(namespace) else None
     return None
+
+
+def living(namespace: Namespace) -> Namespace:
+    """Return a namespace by a way that leads to it now.
+
+    Raises:
+        UproxyError: nothing does.
+        NotPermittedError: as `follow_namespace`.
+    """
+    found = follow_namespace(namespace)
+    if found is None:
+        raise UproxyError(f"the network namespace {namespace.path} is gone")
+    return found
+
+
+def _identified(path: Path, inode: int) -> Namespace:
+    """Return the namespace at a path, with its cookie."""
+    found = Namespace(path, inode)
+    if _HERE.stat().st_ino == inode:  # which everybody may ask
+        return replace(found, cookie=netns_cookie())
+    with inside(found):
+        return replace(found, cookie=netns_cookie())
 
 
 def is_initial(namespace: Namespace) -> bool:
@@ -143,7 +178,7 @@ def inside(namespace: Namespace) -> Iterator[None]:
     Raises:
         NotPermittedError: we may not enter it.
     """
-    with opened(Path("/proc/self/ns/net")) as here:
+    with opened(_HERE) as here:
         with opened(namespace.path) as there:
             if os.fstat(there).st_ino != namespace.inode:
                 raise UproxyError(f"{namespace.path} leads to another network namespace by now")

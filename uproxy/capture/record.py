@@ -19,6 +19,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
 
+from uproxy.capture.places import Namespace
 from uproxy.capture.policy import Policy
 from uproxy.capture.routing import PolicyRoute
 from uproxy.errors import NotPermittedError, UproxyError, in_words
@@ -44,8 +45,7 @@ class Wanted:
     mode: Mode
     cgroup: Path
     cgroup_id: int
-    netns: Path
-    netns_inode: int
+    namespace: Namespace
     proxy_cgroup: Path | None
     proxy_cgroup_id: int
     policy: Policy
@@ -173,13 +173,13 @@ def _plain(value: object) -> object:
 
 def _wanted(document: dict[str, Any]) -> Wanted:
     policy = document["policy"]
-    proxy = document["proxy_cgroup"]
+    proxy, namespace = document["proxy_cgroup"], document["namespace"]
     return Wanted(
         **{
             **document,
             "mode": Mode(document["mode"]),
             "cgroup": Path(document["cgroup"]),
-            "netns": Path(document["netns"]),
+            "namespace": Namespace(**{**namespace, "path": Path(namespace["path"])}),
             "proxy_cgroup": None if proxy is None else Path(proxy),
             "bpffs": Path(document["bpffs"]),
             "route": PolicyRoute(**document["route"]),

@@ -30,7 +30,7 @@ def as_json(condition: Condition) -> dict[str, Any]:
         "outdated": condition.is_outdated,
         "mode": str(wanted.mode),
         "cgroup": str(wanted.cgroup),
-        "netns": str(wanted.netns),
+        "netns": str(wanted.namespace.path),
         "proxy_cgroup": wanted.proxy_cgroup and str(wanted.proxy_cgroup),
         "include": _destinations(wanted.policy.included, wanted.policy.included_ports),
         "exclude": _destinations(wanted.policy.excluded, wanted.policy.excluded_ports),
