@@ -6,7 +6,8 @@ from typing import cast
 
 import pytest
 
-from tests.helpers.connections import FakeConnection, arrival, ending
+from tests.helpers.connections import FakeConnection, ending
+from tests.helpers.outbound import APPLICATION, admitted, app, current, refused
 from tests.helpers.world import World, credentials, peer, settings, with_crl
 from uproxy.config.settings import DestinationSettings, MatchSettings, OutboundSettings
 from uproxy.contract import (
@@ -32,7 +33,6 @@ DB = CA.issue("/ns/db/sa/orders")
 LISTEN = TcpAddress("127.0.0.1", 5432)
 A, B = TcpAddress("10.0.0.7", 5432), TcpAddress("10.0.0.8", 5432)
 NAME = TcpAddress("db.internal", 5432)
-APPLICATION = TcpAddress("127.0.0.1", 50000)
 
 
 def make(
@@ -47,30 +47,6 @@ def make(
     config = settings(outbound=(door,), destinations={"db": to}, timeouts=Timeouts(idle=7))
     here = World(config, credentials(OURS if identity else None, CA), now=CA.now)
     return here, current(here)
-
-
-def current(here: World) -> OutboundDoor:
-    """Its only door, of the snapshot in force."""
-    door = here.door()
-    assert isinstance(door, OutboundDoor)
-    return door
-
-
-def app(number: int = 1) -> Arrival:
-    return arrival(source=APPLICATION, number=number)
-
-
-def admitted(door: OutboundDoor, number: int = 1) -> Route:
-    route = door.admit(app(number))
-    assert isinstance(route, Route)
-    return route
-
-
-def refused(door: OutboundDoor) -> Refusal:
-    refusal = door.admit(app())
-    assert isinstance(refusal, Refusal)
-    assert refusal.outcome in ENDINGS[State.ADMITTING]
-    return refusal
 
 
 def live(door: OutboundDoor, number: int = 1) -> tuple[FakeConnection, OnClosed]:

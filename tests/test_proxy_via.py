@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from tests.helpers.connections import FakeConnection, arrival, ending
+from tests.helpers.connections import FakeConnection, ending
+from tests.helpers.outbound import admitted, app, current, refused
 from tests.helpers.world import World, credentials, peer, settings
 from uproxy.config.settings import (
     DestinationSettings,
@@ -16,10 +17,9 @@ from uproxy.config.settings import (
     MatchSettings,
     OutboundSettings,
 )
-from uproxy.contract import Arrival, Candidate, OnClosed, Refusal, Route, Tunnel
+from uproxy.contract import Candidate, OnClosed, Refusal, Route, Tunnel
 from uproxy.destinations import L7, Addresses, Endpoints
 from uproxy.lab.pki import Authority
-from uproxy.lifecycle import ENDINGS, State
 from uproxy.model import Direction, Outcome, Role, TcpAddress, Transport
 from uproxy.proxy.outbound import OutboundDoor
 from uproxy.proxy.services import PER_ORIGINAL, PER_PEER
@@ -32,7 +32,6 @@ LISTEN = TcpAddress("127.0.0.1", 8080)
 ONE, OTHER = (TcpAddress(f"10.0.0.{n}", 15008) for n in (9, 10))
 A, B = (TcpAddress(f"10.1.0.{n}", 8080) for n in (1, 2))
 NAME = TcpAddress("l7.internal", 15008)
-APPLICATION = TcpAddress("127.0.0.1", 50000)
 Ways = list[tuple[TcpAddress, TcpAddress | None]]
 
 
@@ -54,29 +53,6 @@ def make(
     )
     here = World(config, credentials(OURS if identity else None, CA), now=CA.now)
     return here, current(here)
-
-
-def current(here: World) -> OutboundDoor:
-    door = here.door()
-    assert isinstance(door, OutboundDoor)
-    return door
-
-
-def app(number: int = 1) -> Arrival:
-    return arrival(source=APPLICATION, number=number)
-
-
-def admitted(door: OutboundDoor, number: int = 1) -> Route:
-    route = door.admit(app(number))
-    assert isinstance(route, Route), route
-    return route
-
-
-def refused(door: OutboundDoor) -> Refusal:
-    refusal = door.admit(app())
-    assert isinstance(refusal, Refusal)
-    assert refusal.outcome in ENDINGS[State.ADMITTING]
-    return refusal
 
 
 def end_of(route: Route, candidate: Candidate) -> TcpAddress | None:

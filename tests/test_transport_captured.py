@@ -17,7 +17,8 @@ from tests.helpers.captured import REDIRECT, TRANSPARENTLY, inside, network
 from tests.helpers.engines import RecordingDoor, route
 from tests.helpers.streams import Stream, close_all, listening
 from uproxy import originals, sockets
-from uproxy.contract import CacheScope, Engine
+from uproxy.app.engines import make_engine
+from uproxy.contract import CacheScope
 from uproxy.lab.waiting import eventually
 from uproxy.model import Direction, TcpAddress
 
@@ -49,7 +50,7 @@ def test_a_listener_of_a_door_that_is_not_for_capture_asks_nothing(engine: str) 
 async def _main(name: str, how: str) -> None:
     rules = TRANSPARENTLY if how == "tproxy" else REDIRECT
     network(rules, is_local=how == "tproxy")
-    engine = _engine(name)
+    engine = make_engine(name, 1)
     async with listening() as upstream:
         scope = frozenset({CacheScope.PEER, CacheScope.TARGET})
         answer = route(upstream.address)
@@ -72,16 +73,6 @@ async def _main(name: str, how: str) -> None:
         opened.replace(None)
         close_all()
     await engine.stop()
-
-
-def _engine(name: str) -> Engine:
-    if name == "native":
-        from uproxy.transport.native import NativeEngine
-
-        return NativeEngine(1)
-    from uproxy.transport.python import PythonEngine
-
-    return PythonEngine()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ from tests.helpers.captured import inside, network
 from tests.helpers.engines import RecordingDoor, open_door, route
 from tests.helpers.streams import Stream, close_all, listening
 from uproxy import originals
-from uproxy.contract import Engine, RefusedError
+from uproxy.app.engines import make_engine
+from uproxy.contract import RefusedError
 from uproxy.model import Direction, TcpAddress
 from uproxy.transport.dial import reach
 from uproxy.transport.poller import Poller
@@ -45,7 +46,7 @@ async def test_without_the_privilege_it_is_said(monkeypatch: pytest.MonkeyPatch)
 
 async def _main(name: str) -> None:
     network()
-    engine = _engine(name)
+    engine = make_engine(name, 1)
     async with listening() as upstream:
         plain = route(upstream.address)
         answers = iter([replace(plain, dial_from=CALLER), plain])
@@ -60,16 +61,6 @@ async def _main(name: str) -> None:
             print(*told)  # noqa: T201
         close_all()
     await engine.stop()
-
-
-def _engine(name: str) -> Engine:
-    if name == "native":
-        from uproxy.transport.native import NativeEngine
-
-        return NativeEngine(1)
-    from uproxy.transport.python import PythonEngine
-
-    return PythonEngine()
 
 
 if __name__ == "__main__":

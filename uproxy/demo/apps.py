@@ -127,6 +127,18 @@ async def _echo_once(port: int, text: str) -> None:
         raise UproxyError(f"the echo of {text!r} came back as {answer!r}")
 
 
+async def connected(port: int, client: str) -> Streams:
+    """Connect to a loopback port; `client` is who does, in the error.
+
+    Raises:
+        UproxyError: nobody listens there.
+    """
+    try:
+        return await asyncio.open_connection("127.0.0.1", port)
+    except OSError as error:
+        raise UproxyError(f"the {client} can't connect: {error}") from error
+
+
 class EchoSession:
     """The client's side of an echo connection."""
 
@@ -141,10 +153,7 @@ class EchoSession:
         Raises:
             UproxyError: nobody listens there.
         """
-        try:
-            return cls(*await asyncio.open_connection("127.0.0.1", port))
-        except OSError as error:
-            raise UproxyError(f"the echo client can't connect: {error}") from error
+        return cls(*await connected(port, "echo client"))
 
     async def ask(self) -> str:
         """Return the server's number for this connection."""

@@ -14,6 +14,7 @@ from typing import Self, TypeVar
 
 import h11
 
+from uproxy.demo.apps import connected
 from uproxy.demo.processes import TIMEOUT_S
 from uproxy.errors import UproxyError
 from uproxy.lab.listening import LoopbackServer, Streams
@@ -90,10 +91,7 @@ class HttpConnection:
         Raises:
             UproxyError: nobody listens there.
         """
-        try:
-            return cls(*await asyncio.open_connection("127.0.0.1", port))
-        except OSError as error:
-            raise UproxyError(f"the web client can't connect: {error}") from error
+        return cls(*await connected(port, "web client"))
 
     async def ask(self, method: str, target: str) -> Answer:
         """Send a request, and return its answer.
