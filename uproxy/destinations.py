@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal
 
 from uproxy.contract import Candidate
 from uproxy.model import Address, Direction, TcpAddress
@@ -42,11 +42,11 @@ class EndpointStatus:
     """Seconds since the first of the attempts in a row that failed; None if the last one didn't."""
 
 
-L7: Final = "l7"
+L7: Final[Literal["l7"]] = "l7"
 """Beside the directions, the kind of the endpoints of an L7 proxy."""
-Key = tuple[Direction | str, str]
-"""The name of a destination, an inbound door or an L7 proxy, and which of them it is: a Direction,
-or L7."""
+Kind = Direction | Literal["l7"]
+Key = tuple[Kind, str]
+"""The name of a destination, an inbound door or an L7 proxy, and which of them it is."""
 
 
 @dataclass(slots=True)

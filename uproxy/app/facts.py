@@ -27,7 +27,7 @@ from uproxy.app.tables import (
     tunnel_row,
 )
 from uproxy.config import Settings
-from uproxy.destinations import L7, Addresses, Key
+from uproxy.destinations import L7, Addresses, Key, Kind
 from uproxy.metrics import history
 from uproxy.model import Direction, Transport
 from uproxy.proxy.admin import facts as rows
@@ -227,7 +227,7 @@ class Facts:
             return None
         return self._down(all_, L7, via.proxy.settings.name)
 
-    def _down(self, all_: Mapping[Key, Addresses], kind: Direction | str, name: str) -> Down | None:
+    def _down(self, all_: Mapping[Key, Addresses], kind: Kind, name: str) -> Down | None:
         """Return why the last attempt failed at each of some addresses, and since when; None: one
         was reached, or none was tried."""
         endpoints = self.parts.endpoints[kind, name]
