@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -37,7 +38,7 @@ def test_a_cgroup_contains_itself_and_what_is_below() -> None:
     assert not cgroup.contains(Cgroup(Path("/sys/fs/cgroup/ab"), 3))
 
 
-@pytest.mark.parametrize("text", [str(HERE), str(os.getpid())])
+@pytest.mark.parametrize("text", [str(HERE), str(os.getpid())], ids=["path", "process"])
 def test_a_namespace_is_named_by_path_or_process(text: str) -> None:
     assert places.find_namespace(text).inode == HERE.stat().st_ino
 
@@ -70,6 +71,20 @@ def test_a_namespace_that_is_gone_is_not_one_that_has_its_inode_now() -> None:
     assert places.follow_namespace(gone) is None
     with pytest.raises(UproxyError, match=f"the network namespace {HERE} is gone"):
         places.living(gone)
+
+
+def test_a_process_that_ends_meanwhile_disturbs_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere = replace(places.find_namespace(str(HERE)), inode=1)
+    ended = f"/proc/{os.getpid()}/ns"
+    stat = Path.stat
+
+    def without_it(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if str(path).startswith(ended):
+            raise ProcessLookupError(errno.ESRCH, "No such process", str(path))
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    monkeypatch.setattr(Path, "stat", without_it)
+    assert places.follow_namespace(nowhere) is None
 
 
 def test_a_path_that_leads_elsewhere_by_now_is_not_followed() -> None:

@@ -58,7 +58,7 @@ def _descriptors(cgroup: Path, inodes: Container[int]) -> Iterator[tuple[int, in
     """Yield (process, number) of each descriptor of those sockets."""
     for path in (cgroup / "cgroup.procs", *cgroup.rglob("*/cgroup.procs")):
         for pid in _processes(path):
-            with suppress(FileNotFoundError, PermissionError):
+            with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
                 for each in Path("/proc", pid, "fd").iterdir():
                     found = _SOCKET.fullmatch(_target(each))
                     if found and int(found[1]) in inodes:

@@ -122,8 +122,9 @@ def follow_namespace(namespace: Namespace) -> Namespace | None:
     Raises:
         NotPermittedError: we may not enter it, to see whether it is another one.
     """
-    ways = (namespace.path, *NAMED_NAMESPACES.glob("*"), *Path("/proc").glob("[0-9]*/ns/net"))
-    for each in ways:
+    # not [0-9]*/ns/net, which raises for a process that ends meanwhile
+    processes = (process / "ns/net" for process in Path("/proc").glob("[0-9]*"))
+    for each in (namespace.path, *NAMED_NAMESPACES.glob("*"), *processes):
         with contextlib.suppress(OSError):
             if each.stat().st_ino == namespace.inode:
                 found = _identified(each, namespace.inode)
