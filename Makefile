@@ -1,11 +1,13 @@
 # Each word sets up what it needs, on a fresh machine too; `make` alone lists them.
-# V=1 shows every command's own words; ARGS is handed on.
+# V=1 shows every command's own words; ARGS is handed on; WORKERS says how many processes run tests.
 
 VENV ?= .venv
 ARGS ?=
-export V VENV
+WORKERS ?= 2
+export V VENV WORKERS
 
 BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist loadgroup
 STEP := .ci/step
 PEERS := $(patsubst tests/peers/%/go.mod,.cache/peers/%,$(wildcard tests/peers/*/go.mod))
 SLOW_PEERS := .cache/peers/ferretdb .cache/kafka/.ready
@@ -41,10 +43,10 @@ demo: $(VENV)/.ready demo-packages
 	@$(BIN)/uproxy demo --apps real $(ARGS)
 
 test: $(VENV)/.ready test-packages $(filter-out $(SLOW_PEERS),$(PEERS)) .cache/sslyze/.ready
-	@$(BIN)/pytest -q -m "not slow" $(ARGS)
+	@$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: check test-packages slow-test-packages $(PEERS) $(SLOW_PEERS) .cache/sslyze/.ready
-	@$(BIN)/pytest -q $(ARGS)
+	@$(PYTEST) $(ARGS)
 	@.ci/asan
 	@.ci/tsan
 	@.ci/fuzz

@@ -35,6 +35,18 @@ profile = os.environ.get("UPROXY_EXAMPLES", "ci" if os.environ.get("CI") else "h
 settings.load_profile(profile)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Say what one worker does: a file, all captures, or all that use the shared Envoy.
+
+    Captures are on record in one place of the machine; an Envoy takes seconds to start.
+    """
+    for item in items:
+        group = "capture" if "capture" in item.path.parts else str(item.path)
+        if "shared_by_all" in getattr(item, "fixturenames", ()):
+            group = "shared_by_all"
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item,

@@ -47,7 +47,7 @@ def alike(one: Arrival, other: Arrival, scope: Scope) -> bool:
 
 
 def named(scope: Scope | None) -> str:
-    return "nobody" if scope is None else "+".join(each.name for each in scope) or "anybody"
+    return "nobody" if scope is None else "+".join(sorted(each.name for each in scope)) or "anybody"
 
 
 async def arrive(engine: Engine, scope: Scope | None, tls: bool) -> RecordingDoor:
