@@ -229,6 +229,15 @@ def test_distrust_that_is_kept_excuses_from_nothing_else(
     assert refusal.outcome is Outcome.POLICY_CHANGED
 
 
+def test_under_distrust_that_is_kept_streams_follow_their_proxys_name() -> None:
+    partner = replace(FOR_WEB, identity=SpiffeId.parse("spiffe://partner.test/a"))
+    renamed = replace(SPEAKS, name="envoy", speaks_for=("spiffe://partner.test/**",))
+    for name, stays in (("envoy", True), ("l7", False)):
+        rule = replace(VIA, from_=RuleFrom(any=True, via=(name,)))
+        refusal = of_proxy(speaking(renamed, rule=rule), partner, on_distrust="keep")
+        assert (refusal is None) is stays
+
+
 def test_the_identity_at_the_other_end_is_the_callers() -> None:
     made = connection(peer(L7, CA))
     assert info_of().identity_of(made) == L7.spiffe_id

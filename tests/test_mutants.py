@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+from pathlib import Path
 
 import pytest
 
 from tests.mutants.__main__ import ROOT, accepted, compare, keys, source
 from tests.mutants.modules import HUNTED, files_of
 from tests.mutants.mutations import mutants_of
+from tests.mutants.remembered import NOTICED, SURVIVED, Memory, Tried
 
 
 def changed(text: str) -> list[str]:
@@ -105,3 +107,32 @@ def test_a_survivor_needs_a_reason_and_a_reason_a_survivor() -> None:
     assert compare(module, {"f: a => b": 7}, ["f: a => b"]) == []
     assert compare(module, {"f: a => b": 7}, []) == [f"{path}:7: no test notices f: a => b"]
     assert compare(module, {}, ["f: a => b"])[0].endswith("or it is gone: f: a => b")
+
+
+def test_what_was_found_holds_until_a_file_changes_that_its_tests_import(tmp_path: Path) -> None:
+    module, imported = "uproxy.policy.rules", tmp_path / "imported.py"
+    imported.write_text("A = 1")
+    memory, tried = Memory(tmp_path, tmp_path), [Tried("a", 1, NOTICED), Tried("b", 2, SURVIVED)]
+    assert memory.find(module) is None
+    memory.keep(module, ["imported.py"], tried)
+    assert memory.find(module) == tried
+    assert memory.find("uproxy.policy.parties") is None
+    (tmp_path / "other.py").touch()
+    assert memory.find(module) == tried
+    imported.write_text("A = 2")
+    assert memory.find(module) is None
+    imported.unlink()
+    assert memory.find(module) is None
+
+
+def test_what_was_found_is_for_the_tests_and_packages_of_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, memory = "uproxy.policy.rules", Memory(tmp_path, tmp_path)
+    memory.keep(module, [], [])
+    assert memory.find(module) == []
+    with monkeypatch.context() as patch:
+        patch.setattr("tests.mutants.remembered.files_of", lambda _module: ["tests/fewer.py"])
+        assert memory.find(module) is None
+    (tmp_path / "constraints.txt").touch()
+    assert memory.find(module) is None

@@ -4,7 +4,8 @@
 
 Every module of `modules.HUNTED`, or those named, two at a time.  A mutant that no test notices
 must be explained in accepted.toml, and everything explained there must have survived.  What was
-said while hunting is in .cache/mutants/MODULE.log.
+said while hunting is in .cache/mutants/MODULE.log.  Beside it, in MODULE.json, is what was found:
+a module isn't hunted in again while all files are as they were that its tests import.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from pathlib import Path
 
 from tests.mutants.modules import HUNTED, files_of
 from tests.mutants.mutations import mutants_of
+from tests.mutants.remembered import BROKEN, SURVIVED, Memory, Tried
 
 ROOT = Path(__file__).parents[2]
 LOGS = ROOT / ".cache" / "mutants"
+MEMORY = Memory(LOGS, ROOT)
 AT_A_TIME = 2
 
 
@@ -46,6 +49,8 @@ def keys(module: str) -> list[str]:
 
 def hunt(module: str) -> list[str]:
     """What is wrong with the tests of a module, a line for each fault."""
+    if (known := MEMORY.find(module)) is not None:
+        return judged(module, known, "as remembered")
     started = time.monotonic()
     command = [sys.executable, "-m", "tests.mutants.hunt", module, *files_of(module)]
     # property tests try the same examples each time, and keep none; see tests/conftest.py
@@ -55,15 +60,25 @@ def hunt(module: str) -> list[str]:
         done = subprocess.run(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=said, check=False
         )
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    survivors = {each["key"]: each["line"] for each in found if each["status"] == 0}
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    tried = [Tried(**line) for line in lines if "key" in line]
+    wrong = judged(module, tried, f"{time.monotonic() - started:.0f} s")
+    if done.returncode != 0 or sorted(each.key for each in tried) != sorted(keys(module)):
+        wrong.append(f"the hunt in {module} was not finished: see {log.relative_to(ROOT)}")
+        print(wrong[-1], flush=True)
+    else:
+        imported = [name for line in lines if "key" not in line for name in line["files"]]
+        MEMORY.keep(module, imported, tried)
+    return wrong
+
+
+def judged(module: str, tried: Sequence[Tried], how_long: str) -> list[str]:
+    """What is wrong with the tests of a module, after telling it."""
+    survivors = {each.key: each.line for each in tried if each.status == SURVIVED}
     wrong = compare(module, survivors, accepted(module))
     # what can't be tried counts as a fault of the hunt
-    wrong += [f"can't be tried: {each['key']}" for each in found if each["status"] == 3]
-    if done.returncode != 0 or sorted(each["key"] for each in found) != sorted(keys(module)):
-        wrong.append(f"the hunt in {module} was not finished: see {log.relative_to(ROOT)}")
-    took_s = time.monotonic() - started
-    told = [f"{module}: {len(found)} mutants, {len(survivors)} survived, {took_s:.0f} s", *wrong]
+    wrong += [f"can't be tried: {each.key}" for each in tried if each.status == BROKEN]
+    told = [f"{module}: {len(tried)} mutants, {len(survivors)} survived, {how_long}", *wrong]
     print("\n".join(told), flush=True)
     return wrong
 

@@ -1,6 +1,8 @@
 """One module's hunt: makes each of its mutants live, and runs the tests that could notice it.
 
-    python -m tests.mutants.hunt MODULE TEST_FILE …      # prints a line of JSON for each mutant
+    python -m tests.mutants.hunt MODULE TEST_FILE …
+
+It prints a line of JSON for each mutant, and one for the files that the tests imported.
 
 The tests are collected once; then each mutant has a process of its own, forked from there.  In
 it the mutated function's code is exchanged, and the tests run that reached the function when
@@ -22,7 +24,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
@@ -35,10 +37,9 @@ import uvloop  # noqa: F401
 from cryptography import x509  # noqa: F401
 
 from tests.mutants.mutations import Mutant, mutants_of
+from tests.mutants.remembered import BROKEN, NOTICED, SURVIVED
 
 ROOT = Path(__file__).parents[2]
-NOTICED, SURVIVED, BROKEN = 1, 0, 3
-"""How a mutant's process exits; BROKEN: it could not be put to the test."""
 _RESULTS = 100
 """The descriptor that results are written to."""
 _LEAST_TIME_S = 20.0
@@ -62,7 +63,7 @@ def main(module: str, files: Sequence[str]) -> int:
     later: list[Mutant] = [each for each in mutants if not each.in_function]
     hunter = _Hunter(path, tree, [each for each in mutants if each.in_function], later)
     started = time.monotonic()
-    if (status := _in_child(lambda: _all_pass(files), 600.0)) != SURVIVED:
+    if (status := _in_child(lambda: _unchanged(files), 600.0)) != SURVIVED:
         print(f"the tests of {module} fail without any mutant ({status})", file=sys.stderr)
         return 1
     limit_s = max(_LEAST_TIME_S, _TIMES_AS_LONG * (time.monotonic() - started))
@@ -80,7 +81,10 @@ def main(module: str, files: Sequence[str]) -> int:
 
 
 def _say(mutant: Mutant, status: int) -> None:
-    found = {"key": mutant.key, "line": mutant.line, "status": status}
+    _tell({"key": mutant.key, "line": mutant.line, "status": status})
+
+
+def _tell(found: Mapping[str, object]) -> None:
     os.write(_RESULTS, json.dumps(found).encode() + b"\n")
 
 
@@ -107,6 +111,8 @@ def _in_child(do: Callable[[], int], limit_s: float) -> int:
 
 def _pytest(files: Sequence[str], *plugins: object) -> int:
     options = ["-q", "-x", "-m", "not slow", "-p", "no:cacheprovider"]
+    # to write down how a mutant's test fails takes longer than to find out that it does
+    options += ["--tb=line", "--assert=plain"]
     # hypothesis is imported already
     options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]
     return int(pytest.main([*options, *files], plugins=plugins))
@@ -114,6 +120,16 @@ def _pytest(files: Sequence[str], *plugins: object) -> int:
 
 def _all_pass(files: Sequence[str]) -> int:
     return SURVIVED if _pytest(files) == 0 else NOTICED
+
+
+def _unchanged(files: Sequence[str]) -> int:
+    """Run all the tests without a mutant, and tell what they imported of this project."""
+    status = _all_pass(files)
+    imported = (getattr(each, "__file__", None) for each in tuple(sys.modules.values()))
+    paths = {Path(each) for each in imported if each}
+    ours = {str(each.relative_to(ROOT)) for each in paths if each.is_relative_to(ROOT)}
+    _tell({"files": sorted(each for each in ours if not each.startswith("."))})
+    return status
 
 
 def _imported(

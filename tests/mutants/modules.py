@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 HUNTED: Mapping[str, tuple[str, ...]] = {
+    "uproxy.capture.policy": ("test_capture_policy",),
+    "uproxy.capture.record": ("test_capture_record",),
     "uproxy.connections.recheck": (
         "test_connections_recheck",
         "test_proxy_captured_callers",
@@ -12,9 +14,14 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
     ),
     "uproxy.connections.expectation": ("test_connections_expectation",),
     "uproxy.destinations": ("test_destinations", "property/test_destinations"),
+    "uproxy.hbone.control": ("test_hbone_control", "test_hbone_session", "test_hbone_attacks"),
+    "uproxy.hbone.events": ("test_hbone_events", "test_hbone_session"),
     "uproxy.hbone.frames": ("test_hbone_frames",),
     "uproxy.hbone.headers": ("test_hbone_headers",),
     "uproxy.hbone.output": ("test_hbone_output",),
+    "uproxy.hbone.sending": ("test_hbone_sending", "test_hbone_session", "test_hbone_attacks"),
+    "uproxy.hbone.session": ("test_hbone_session", "test_hbone_control", "test_hbone_attacks"),
+    "uproxy.hbone.statuses": ("test_hbone_statuses",),
     "uproxy.hbone.windows": ("test_hbone_windows",),
     "uproxy.identity.anchors": ("test_identity_anchors", "test_identity_verifier"),
     "uproxy.identity.credentials": ("test_identity_source", "test_identity_files"),
@@ -43,6 +50,7 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
     "uproxy.proxy.originally": ("test_proxy_originally",),
     "uproxy.proxy.naming": ("test_proxy_naming", "test_proxy_inbound"),
     "uproxy.proxy.outbound": ("test_proxy_outbound", "test_proxy_via"),
+    "uproxy.proxy.ways": ("test_proxy_inbound", "test_proxy_captured_callers", "test_proxy_naming"),
     "uproxy.proxy.via": ("test_proxy_via",),
     "uproxy.snapshot.handshakes": ("test_snapshot_handshakes", "test_snapshot_snapshot"),
     "uproxy.snapshot.l7": ("test_snapshot_l7",),
@@ -51,6 +59,7 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
         "test_snapshot_snapshot",
         "test_snapshot_plans",
         "test_snapshot_handshakes",
+        "test_snapshot_l7",
     ),
     "uproxy.speaking": ("test_speaking", "property/test_speaking"),
     "uproxy.spiffe.authorities": ("test_spiffe_authorities", "test_identity_verifier"),
