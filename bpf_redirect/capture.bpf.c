@@ -13,10 +13,8 @@
  * that uses something of a newer kernel comes a second time, as /old, without it.
  */
 #include <linux/errno.h>
-#include "capture.h"
-#include "helpers.h"
+#include "common.h"
 
-#define AF_INET 2
 #define SOCK_STREAM 1
 #define IPPROTO_TCP 6
 #define IPPROTO_MPTCP 262
@@ -24,42 +22,12 @@
 #define SO_MARK 36
 #define LOOPBACK 1 /* the index of lo in every network namespace */
 
-#define MAPPED to_net32(0xffff)
-#define PASS 1
 #define REFUSE 0
 
-struct address {
-	__u32 word[4];
-};
-
-MAP(config, BPF_MAP_TYPE_ARRAY, __u32, struct capture_config, 1, 0);
 MAP(addresses, BPF_MAP_TYPE_LPM_TRIE, struct capture_prefix, __u32, 16384, BPF_F_NO_PREALLOC);
 MAP(own, BPF_MAP_TYPE_LPM_TRIE, struct capture_prefix, __u32, 16384, BPF_F_NO_PREALLOC);
 MAP(ports, BPF_MAP_TYPE_HASH, struct capture_port, __u32, 16384, BPF_F_NO_PREALLOC);
 MAP(listeners, BPF_MAP_TYPE_SOCKMAP, __u32, __u64, LISTENERS, 0);
-MAP(stats, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, STATS, 0);
-
-INLINE struct capture_config *get_config(void)
-{
-	__u32 zero = 0;
-
-	return bpf_map_lookup_elem(&config, &zero);
-}
-
-INLINE struct capture_config *get_enabled_config(void)
-{
-	struct capture_config *c = get_config();
-
-	return c && c->enabled ? c : 0;
-}
-
-INLINE void count(__u32 stat)
-{
-	__u64 *value = bpf_map_lookup_elem(&stats, &stat);
-
-	if (value)
-		*value += 1;
-}
 
 INLINE int is_ipv4(const struct address *a)
 {

@@ -50,6 +50,8 @@ enum capture_stat {
 	STAT_INBOUND,          /* inbound segments given to the proxy's listener */
 	STAT_INBOUND_REFUSED,  /* inbound segments refused because the proxy isn't listening */
 	STAT_LEAKS_STOPPED,    /* marked packets dropped on their way out of the namespace */
+	STAT_HANDED_OVER,      /* writes of the workload given to the proxy's socket at once */
+	STAT_LEFT_TO_TCP,      /* writes of short-circuited connections that went through TCP */
 	STATS,
 };
 
@@ -76,6 +78,25 @@ struct capture_prefix {
 struct capture_port {
 	__u16 direction; /* of capture_direction */
 	__u16 port;
+};
+
+/* the one value of `kernel`: at how many bytes the running kernel has what the program reads */
+struct capture_kernel {
+	__u32 enabled;    /* 0: every write goes through TCP */
+	__u32 chosen;     /* struct sk_msg: sk_redir */
+	__u32 receiving;  /* struct sock: sk_backlog, which begins with rmem_alloc */
+	__u32 most;       /* struct sock: sk_rcvbuf */
+	__u32 layered;    /* struct inet_connection_sock: icsk_ulp_ops */
+	__u32 read;       /* struct tcp_sock: copied_seq */
+	__u32 written;    /* struct tcp_sock: write_seq */
+};
+
+/* the key of `senders` and `receivers`: a connection as the socket itself sees it */
+struct capture_pair {
+	__u32 local[4];
+	__u32 remote[4];
+	__u16 local_port;
+	__u16 remote_port;
 };
 
 #endif

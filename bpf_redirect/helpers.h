@@ -43,5 +43,9 @@ HELPER(__u64, get_current_cgroup_id, void);
 HELPER(long, sk_assign, void *ctx, void *sk, __u64 flags);
 HELPER(long, sk_release, void *sk);
 HELPER(long, sock_map_update, struct bpf_sock_ops *ctx, void *map, void *key, __u64 flags);
+HELPER(long, sock_hash_update, struct bpf_sock_ops *ctx, void *map, void *key, __u64 flags);
+HELPER(long, msg_redirect_hash, struct sk_msg_md *msg, void *map, void *key, __u64 flags);
+HELPER(void *, skc_to_tcp_sock, void *sk);
+HELPER(long, probe_read_kernel, void *into, __u32 size, const void *from);
 
 #endif

@@ -40,6 +40,22 @@ def test_the_shipped_object_has_every_program_with_its_maps() -> None:
     assert found.compiler.startswith("clang ")
 
 
+def test_the_shortcuts_share_two_maps_with_what_captures() -> None:
+    found = read_object((SHIPPED.parent / "shortcut.bpf.o").read_bytes())
+    assert {name: each.section for name, each in found.programs.items()} == {
+        "meet": "sockops",
+        "carry": "sk_msg",
+    }
+    used = {name: {each for _, each in p.maps} for name, p in found.programs.items()}
+    assert used["meet"] == {"config", "senders", "receivers"}
+    assert used["carry"] == {"kernel", "senders", "receivers", "stats"}
+    captures = read_object(GOOD).maps
+    assert {name: found.maps[name] for name in ("config", "stats")} == {
+        name: captures[name] for name in ("config", "stats")
+    }
+    assert found.maps["senders"] == found.maps["receivers"] == MapDefinition(18, 36, 8, 65536, 0)
+
+
 def test_every_relocated_instruction_loads_a_map() -> None:
     for program in read_object(GOOD).programs.values():
         assert len(program.code) % 8 == 0
@@ -82,14 +98,15 @@ def test_damage_is_noticed_or_harmless(changes: list[tuple[int, int]]) -> None:
         assert all(0 <= offset < len(program.code) for offset, _ in program.maps)
 
 
-def test_the_shipped_object_is_what_clang_makes_of_the_sources(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["capture", "shortcut"])
+def test_the_shipped_object_is_what_clang_makes_of_the_sources(name: str, tmp_path: Path) -> None:
     """Byte for byte with the clang that made it; with another one the same maps and programs."""
     assert shutil.which("clang"), "make test-packages"
-    made = tmp_path / "made.o"
-    subprocess.run(["make", "-s", f"OUT={made}"], cwd=ROOT / "bpf_redirect", check=True)
-    built, shipped = read_object(made.read_bytes()), read_object(GOOD)
+    subprocess.run(["make", "-s", f"OUT={tmp_path}"], cwd=ROOT / "bpf_redirect", check=True)
+    made, there = (folder / f"{name}.bpf.o" for folder in (tmp_path, SHIPPED.parent))
+    built, shipped = read_object(made.read_bytes()), read_object(there.read_bytes())
     if built.compiler == shipped.compiler:
-        assert made.read_bytes() == GOOD, "make -C bpf_redirect, and commit the object"
+        assert made.read_bytes() == there.read_bytes(), "make bpf, and commit the object"
     assert built.maps == shipped.maps
     assert {name: each.section for name, each in built.programs.items()} == {
         name: each.section for name, each in shipped.programs.items()

@@ -96,6 +96,25 @@ def test_keys_are_laid_out_as_in_the_header(tmp_path: Path) -> None:
     assert layout.port_key(Way.INBOUND, 0x1F90) == b"\x01\x00\x90\x1f"
 
 
+def test_what_the_shortcuts_read_is_laid_out_as_in_the_header(tmp_path: Path) -> None:
+    fields = ("enabled", "chosen", "receiving", "most", "layered", "read", "written")
+    found = compiled(
+        tmp_path,
+        [
+            *(f"offsetof(struct capture_kernel, {each})" for each in fields),
+            "sizeof(struct capture_kernel)", "sizeof(struct capture_pair)",
+            "offsetof(struct capture_pair, remote)", "offsetof(struct capture_pair, local_port)",
+            "offsetof(struct capture_pair, remote_port)",
+        ],
+    )  # fmt: skip
+    packed = layout.Kernel(True, 2, 3, 4, 5, 6, 7).pack()
+    assert [int.from_bytes(packed[at : at + 4], "little") for at in found[:7]] == [*range(1, 8)]
+    key = layout.pair_key(("10.1.2.3", 0x1234), ("2001:db8::9", 0x5678))
+    assert [len(packed), len(key), 16, 32, 34] == found[7:]
+    assert key[:16] == bytes(10) + b"\xff\xff\x0a\x01\x02\x03"
+    assert key[16:] == b"\x20\x01\x0d\xb8" + bytes(11) + b"\x09\x34\x12\x78\x56"
+
+
 @given(st.lists(st.integers(0, 2**40), max_size=8))
 def test_a_counter_is_the_sum_over_the_processors(values: list[int]) -> None:
     raw = b"".join(value.to_bytes(8, "little") for value in values)

@@ -33,13 +33,28 @@ WANTED = Wanted(
 MADE = Record(WANTED, {"ipv4/fwmark_reflect": "0"}, "abc")
 
 
-@pytest.mark.parametrize("made", [MADE, Record(replace(WANTED, proxy_cgroup=None, mode=Mode.NFT))])
+@pytest.mark.parametrize(
+    "made",
+    [
+        MADE,
+        Record(replace(WANTED, proxy_cgroup=None, mode=Mode.NFT)),
+        Record(replace(WANTED, short_circuit=())),
+        Record(replace(WANTED, short_circuit=("fionread", "blocking"))),
+    ],
+)
 def test_a_record_is_read_as_it_was_written(made: Record, tmp_path: Path) -> None:
     record.save(tmp_path, made)
     assert record.load(tmp_path, "app") == made
     assert record.names(tmp_path) == ["app"]
     record.forget(tmp_path, "app")
     assert (record.load(tmp_path, "app"), record.names(tmp_path)) == (None, [])
+
+
+def test_a_record_from_before_there_were_shortcuts_is_read(tmp_path: Path) -> None:
+    document = json.loads(MADE.to_json())
+    del document["wanted"]["short_circuit"]
+    (tmp_path / "app.json").write_text(json.dumps(document))
+    assert record.load(tmp_path, "app") == MADE
 
 
 def test_a_draft_that_was_left_is_no_record(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,11 @@ from uproxy.cli.capture_text import as_json, as_text
         ),
         ("attach --mark 0", "argument --mark: '0' is no number from 1 to 0xffffffff"),
         ("attach --cgroup /no --netns x", "--cgroup '/no': no such folder"),
+        (
+            "attach --cgroup / --netns x --short-circuit fionread,slow",
+            "argument --short-circuit: 'slow' is no flaw; there are fionread, blocking",
+        ),
+        ("status --short-circuit", "capture status has no --short-circuit"),
         ("detach", "capture detach needs --name or --cgroup"),
         ("detach --name x --include 443", "capture detach has no --include"),
         ("status --fail-open", "capture status has no --fail-open"),
@@ -82,6 +88,21 @@ def test_what_is_wrong_is_said_first() -> None:
     assert as_text(waiting).splitlines()[0] == "app: attached, but the proxy isn't listening"
     older = Condition(MADE, State.ATTACHED, (), {Listener.OUTBOUND: True}, {}, True)
     assert "attach again to upgrade" in as_text(older).splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("accepted", "said"),
+    [((), "short-circuit"), (("fionread",), "short-circuit despite fionread")],
+)
+def test_short_circuiting_is_shown(accepted: tuple[str, ...], said: str) -> None:
+    made = replace(MADE, wanted=replace(MADE.wanted, short_circuit=accepted))
+    condition = replace(GOOD, record=made, stats=GOOD.stats | {Stat.HANDED_OVER: 5})
+    shown = as_text(condition).splitlines()
+    assert shown[1] == f"  mode       ebpf, {said}"
+    assert "  writes short-circuited: 5" in shown
+    facts = as_json(condition)
+    assert (facts["short_circuit"], facts["short_circuit_despite"]) == (True, list(accepted))
+    assert as_json(GOOD)["short_circuit"] is False
 
 
 def test_programs_get_everything_as_json() -> None:

@@ -13,7 +13,7 @@ with atheris.instrument_imports(include=["uproxy"]):
     from uproxy.capture.elf import ObjectError, read_object
     from uproxy.capture.programs import relocate, shipped
 
-_GOOD = shipped()
+_GOOD = shipped("capture")
 
 
 def check(data: bytes) -> None:

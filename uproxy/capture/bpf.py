@@ -23,7 +23,7 @@ _NUMBERS: Final = {"x86_64": 321, "aarch64": 280}
 """The system call's number, by machine."""
 
 _MAP_CREATE, _MAP_LOOKUP, _MAP_UPDATE, _MAP_DELETE, _MAP_NEXT_KEY, _PROG_LOAD = range(6)
-_OBJ_PIN, _OBJ_GET = 6, 7
+_OBJ_PIN, _OBJ_GET, _PROG_ATTACH = 6, 7, 8
 _PROG_BY_ID = 13
 _OBJ_INFO, _LINK_CREATE, _LINK_UPDATE = 15, 28, 29
 
@@ -126,6 +126,11 @@ def create_link(program: int, target: int, attach_type: int) -> int:
 def update_link(link: int, program: int) -> None:
     """Exchange a link's program, with no moment in which there is none."""
     _bpf(_LINK_UPDATE, "4I", link, program, 0, 0)
+
+
+def attach_to_map(program: int, map_: int, attach_type: int) -> None:
+    """Make a program see what the sockets in a map send, which are put into it from then on."""
+    _bpf(_PROG_ATTACH, "4I", map_, program, attach_type, 0)
 
 
 def pin(descriptor: int, path: str) -> None:

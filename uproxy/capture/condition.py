@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from uproxy.capture import bpf, contents, hooks, nft, programs, routing, sockdiag, sysctls
+from uproxy.capture import bpf, contents, hooks, nft, programs, routing, shortcut, sockdiag, sysctls
 from uproxy.capture.layout import PREFIX_SIZE, Listener, Stat, prefix_key
 from uproxy.capture.nft_rules import ruleset, table_name
 from uproxy.capture.pins import LINK, MAP, Pins
@@ -144,9 +144,9 @@ def _cgroup(path: Path, id_: int) -> Iterator[str]:
 
 
 def _links(wanted: Wanted, pins: Pins) -> Iterator[str]:
-    targets = hooks.targets(wanted)
+    targets = {**hooks.targets(wanted), **shortcut.targets(wanted)}
     maps = _map_ids(pins)
-    for name in hooks.ORDER:
+    for name in (*hooks.ORDER, *shortcut.targets(wanted)):
         with pins.open(f"{LINK}{name}") as link:
             info = None if link is None else bpf.link_info(link)
         target = targets.get(name)
@@ -158,7 +158,7 @@ def _links(wanted: Wanted, pins: Pins) -> Iterator[str]:
 
 def _map_ids(pins: Pins) -> set[int]:
     found = set()
-    for name in programs.capture_object().maps:
+    for name in (*programs.capture_object().maps, *programs.shortcut_object().maps):
         with pins.open(f"{MAP}{name}") as map_:
             if map_ is not None:
                 found.add(bpf.map_id(map_))

@@ -45,6 +45,13 @@ class Request:
     mark: int = DEFAULT_MARK
     table: int = DEFAULT_TABLE
     bpffs: Path = DEFAULT_BPFFS
+    short_circuit: tuple[str, ...] | None = None
+    """The kernel's flaws that are accepted with it; None: it isn't wanted."""
+
+    @property
+    def needs_ebpf(self) -> bool:
+        """Whether something is asked for that nft can't do."""
+        return self.fail_open or self.short_circuit is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +99,7 @@ def _choose(request: Request, earlier: Record | None) -> tuple[Mode, str]:
     by_nft = _wanted(request, _name(request), Mode.NFT)
     if (
         is_initial(namespace)
-        and not request.fail_open
+        and not request.needs_ebpf
         and _refusal(lambda: nft.check(by_nft)) is None
     ):
         return Mode.NFT, "eBPF would change routes and settings of the whole machine"
@@ -100,7 +107,7 @@ def _choose(request: Request, earlier: Record | None) -> tuple[Mode, str]:
     refusal = _refusal(programs.check)
     if refusal is None:
         return Mode.EBPF, "this kernel can do it"
-    if request.fail_open:
+    if request.needs_ebpf:
         raise refusal
     other = _refusal(lambda: nft.check(by_nft))
     if other is None:
@@ -179,6 +186,8 @@ def _wanted(request: Request, name: str, mode: Mode) -> Wanted:
         raise UsageError("--outbound-port and --inbound-port must differ")
     if mode == Mode.NFT and request.fail_open:
         raise UsageError("--fail-open needs --mode ebpf: nft doesn't know whether the proxy lives")
+    if mode == Mode.NFT and request.short_circuit is not None:
+        raise UsageError("--short-circuit needs --mode ebpf")
     return Wanted(
         name=name,
         mode=mode,
@@ -193,6 +202,7 @@ def _wanted(request: Request, name: str, mode: Mode) -> Wanted:
         fail_open=request.fail_open,
         route=PolicyRoute(request.mark, request.table, PRIORITY),
         bpffs=request.bpffs,
+        short_circuit=request.short_circuit,
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from uproxy.capture import contents, hooks, programs, record, routing, sockdiag, sysctls
+from uproxy.capture import contents, hooks, programs, record, routing, shortcut, sockdiag, sysctls
 from uproxy.capture.pins import LINK, MAP, Pins, check_bpffs
 from uproxy.capture.places import follow_namespace, inside, living
 from uproxy.capture.record import Mode, Record, Wanted
@@ -38,6 +38,7 @@ def attach(folder: Path, wanted: Wanted) -> tuple[str, ...]:
     pins = Pins(wanted.bpffs, wanted.name)
     if earlier is not None and is_attached(earlier) and _is_there(earlier.wanted):
         _check_same(earlier.wanted, wanted)
+        _check_shortcut(wanted)
         return _upgrade(folder, earlier, wanted, pins)
     namespace = living(wanted.namespace)
     with inside(namespace):
@@ -45,6 +46,7 @@ def attach(folder: Path, wanted: Wanted) -> tuple[str, ...]:
         routing.check_permitted(wanted.route)
         routing.check_unused(wanted.route)
     programs.check()  # before anything is undone or made
+    _check_shortcut(wanted)
     if earlier is not None or pins.exist():
         detach(folder, earlier or Record(wanted))
     return _attach_anew(folder, wanted, pins)
@@ -92,6 +94,7 @@ def _put_in_place(wanted: Wanted, loaded: programs.Loaded, pins: Pins, *, is_ena
     contents.write_policy(wanted, maps)
     contents.write_own(maps["own"], contents.own_networks(namespace))
     hooks.attach_all(wanted, loaded.programs, pins)
+    shortcut.attach(wanted, maps, pins)
     contents.register_listeners(wanted, namespace, maps[_LISTENERS])
     for name, descriptor in maps.items():
         pins.put(f"{MAP}{name}", descriptor)
@@ -129,6 +132,11 @@ def is_attached(made: Record) -> bool:
     """Whether an attach has come to its end."""
     config = contents.read_config(Pins(made.wanted.bpffs, made.wanted.name))
     return config is not None and config.enabled
+
+
+def _check_shortcut(wanted: Wanted) -> None:
+    if wanted.short_circuit is not None:
+        shortcut.check(living(wanted.namespace), wanted.short_circuit)
 
 
 def _proxy(wanted: Wanted) -> tuple[int, int, int]:

@@ -52,18 +52,24 @@ def attach_all(wanted: Wanted, descriptors: Mapping[str, int], pins: Pins) -> No
     """
     places = targets(wanted)
     for name in ORDER:
-        _attach(name, descriptors[name], places[name], pins)
+        kind = programs.attach_type(programs.capture_object(), name)
+        attach(name, (descriptors[name], kind), places[name], pins)
 
 
-def _attach(name: str, program: int, target: Target, pins: Pins) -> None:
+def attach(name: str, program: tuple[int, int], target: Target, pins: Pins) -> None:
+    """Attach and pin one program, given as its descriptor and its attach type.
+
+    Raises:
+        UproxyError: somebody else's program is in the way.
+    """
     with pins.open(f"{LINK}{name}") as link:
         # of a cgroup that was removed and made again the link leads nowhere
         if link is not None and bpf.link_info(link).target == target.id:
-            bpf.update_link(link, program)
+            bpf.update_link(link, program[0])
             return
     with opened(target.path) as descriptor:
         try:
-            made = bpf.create_link(program, descriptor, programs.attach_type(name))
+            made = bpf.create_link(program[0], descriptor, program[1])
         except OSError as error:
             raise _refusal(name, target, error) from None
     try:

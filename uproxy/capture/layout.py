@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import struct
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from typing import Final
 
 ABI: Final = 1
@@ -19,6 +19,8 @@ Network = IPv4Network | IPv6Network
 _CONFIG: Final = struct.Struct("=IIIIHHIQQ")
 _PREFIX: Final = struct.Struct("=I16s")
 _PORT: Final = struct.Struct("=HH")
+_KERNEL: Final = struct.Struct("=7I")
+_PAIR: Final = struct.Struct("=16s16sHH")
 _WORD: Final = struct.Struct("=I")
 _COUNTER: Final = struct.Struct("=Q")
 _MAPPED: Final = b"\0" * 10 + b"\xff\xff"
@@ -28,6 +30,7 @@ _MAPPED_BITS: Final = 96
 
 CONFIG_SIZE: Final = _CONFIG.size
 PREFIX_SIZE: Final = _PREFIX.size
+PAIR_SIZE: Final = _PAIR.size
 
 
 class Action(enum.IntEnum):
@@ -72,6 +75,8 @@ class Stat(enum.IntEnum):
     INBOUND = 5
     INBOUND_REFUSED = 6
     LEAKS_STOPPED = 7
+    HANDED_OVER = 8
+    LEFT_TO_TCP = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +106,36 @@ class Config:
         """Return what `pack` made."""
         abi, enabled, mark, flags, outbound, inbound, _, cookie, cgroup = _CONFIG.unpack(data)
         return cls(bool(enabled), mark, Flag(flags), outbound, inbound, cookie, cgroup, abi)
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """The one value of the map `kernel`: at how many bytes the kernel has what `carry` reads."""
+
+    enabled: bool
+    chosen: int
+    receiving: int
+    most: int
+    layered: int
+    read: int
+    written: int
+
+    def pack(self) -> bytes:
+        """Return it as `struct capture_kernel`."""
+        return _KERNEL.pack(
+            self.enabled, self.chosen, self.receiving, self.most, self.layered, self.read,
+            self.written,
+        )  # fmt: skip
+
+
+def pair_key(local: tuple[str, int], remote: tuple[str, int]) -> bytes:
+    """Return a key of `senders` and `receivers`: a connection as one of its sockets sees it."""
+    return _PAIR.pack(_packed(local[0]), _packed(remote[0]), local[1], remote[1])
+
+
+def _packed(address: str) -> bytes:
+    packed = ip_address(address).packed
+    return packed if len(packed) == 16 else _MAPPED + packed
 
 
 def prefix_key(network: Network) -> bytes:

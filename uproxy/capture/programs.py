@@ -24,6 +24,7 @@ _KINDS: Final = {
     "sk_lookup": (30, 36),
     "sockops": (13, 3),
     "cgroup_skb/egress": (8, 1),
+    "sk_msg": (16, 7),
 }
 """(program type, attach type) by section, from linux/bpf.h."""
 
@@ -46,35 +47,42 @@ class Loaded:
     """Programs of which this kernel can only run the variant for older ones."""
 
 
-def shipped() -> bytes:
-    """Return the object file that comes with uProxy."""
-    return (Path(__file__).parent / "objects" / "capture.bpf.o").read_bytes()
+def shipped(name: str) -> bytes:
+    """Return an object file that comes with uProxy."""
+    return (Path(__file__).parent / "objects" / f"{name}.bpf.o").read_bytes()
 
 
 @functools.cache
 def capture_object() -> BpfObject:
-    """Return the object that is shipped with uProxy."""
-    return read_object(shipped())
+    """Return the programs that capture."""
+    return read_object(shipped("capture"))
+
+
+@functools.cache
+def shortcut_object() -> BpfObject:
+    """Return the programs of --short-circuit."""
+    return read_object(shipped("shortcut"))
 
 
 def digest() -> str:
     """Return what tells one version of the programs from another."""
-    return hashlib.sha256(shipped()).hexdigest()[:16]
+    return hashlib.sha256(shipped("capture") + shipped("shortcut")).hexdigest()[:16]
 
 
-def names() -> tuple[str, ...]:
+def names(of: BpfObject) -> tuple[str, ...]:
     """Return the programs' names, without the variants for older kernels."""
-    return tuple(name for name in capture_object().programs if not name.endswith(_OLD))
+    return tuple(name for name in of.programs if not name.endswith(_OLD))
 
 
-def attach_type(name: str) -> int:
+def attach_type(of: BpfObject, name: str) -> int:
     """Return a program's attach type."""
-    return kind(capture_object().programs[name])[1]
+    return kind(of.programs[name])[1]
 
 
 @contextlib.contextmanager
-def loaded(reused: Mapping[str, int]) -> Iterator[Loaded]:
-    """Load every program with new maps, but for those given in `reused` as descriptors.
+def loaded(reused: Mapping[str, int], of: BpfObject | None = None) -> Iterator[Loaded]:
+    """Load every program of an object, by default of those that capture, with new maps, but for
+    those given in `reused` as descriptors.
 
     On leaving, the descriptors are closed, so that only what was attached or pinned stays.
 
@@ -84,7 +92,7 @@ def loaded(reused: Mapping[str, int]) -> Iterator[Loaded]:
     """
     _lift_limit()
     with contextlib.ExitStack() as stack:
-        found = capture_object()
+        found = of or capture_object()
         maps = dict(reused)
         for name, definition in found.maps.items():
             if name not in maps:
@@ -93,8 +101,8 @@ def loaded(reused: Mapping[str, int]) -> Iterator[Loaded]:
                 stack.callback(os.close, maps[name])
         programs: dict[str, int] = {}
         fallbacks: list[str] = []
-        for name in names():
-            programs[name], is_old = _load(name, maps)
+        for name in names(found):
+            programs[name], is_old = _load(found, name, maps)
             stack.callback(os.close, programs[name])
             if is_old:
                 fallbacks.append(name)
@@ -133,23 +141,21 @@ def kind(program: Program) -> tuple[int, int]:
     return _KINDS[program.section.removesuffix("/old")]
 
 
-def _load(name: str, maps: Mapping[str, int]) -> tuple[int, bool]:
+def _load(of: BpfObject, name: str, maps: Mapping[str, int]) -> tuple[int, bool]:
     """Return the descriptor of a loaded program, and whether it is the variant for older
     kernels."""
-    programs = capture_object().programs
-    older = programs.get(f"{name}{_OLD}")
+    older = of.programs.get(f"{name}{_OLD}")
     try:
-        return _load_one(programs[name], maps), False
+        return _load_one(of, of.programs[name], maps), False
     except OSError as error:
         if older is None or error.errno == errno.EPERM:
             raise _refusal("load", f"program {name}", error) from None
     with _explained("load", f"program {name}"):
-        return _load_one(older, maps), True
+        return _load_one(of, older, maps), True
 
 
-def _load_one(program: Program, maps: Mapping[str, int]) -> int:
-    granted = capture_object().license
-    return bpf.load_program(program.name, kind(program), relocate(program, maps), granted)
+def _load_one(of: BpfObject, program: Program, maps: Mapping[str, int]) -> int:
+    return bpf.load_program(program.name, kind(program), relocate(program, maps), of.license)
 
 
 @contextlib.contextmanager

@@ -54,6 +54,8 @@ class Wanted:
     fail_open: bool
     route: PolicyRoute
     bpffs: Path
+    short_circuit: tuple[str, ...] | None = None
+    """The kernel's flaws that are accepted with it; None: it isn't wanted."""
 
     @property
     def exempt_cgroup_id(self) -> int:
@@ -174,6 +176,7 @@ def _plain(value: object) -> object:
 def _wanted(document: dict[str, Any]) -> Wanted:
     policy = document["policy"]
     proxy, namespace = document["proxy_cgroup"], document["namespace"]
+    accepted = document.get("short_circuit")
     return Wanted(
         **{
             **document,
@@ -183,6 +186,7 @@ def _wanted(document: dict[str, Any]) -> Wanted:
             "proxy_cgroup": None if proxy is None else Path(proxy),
             "bpffs": Path(document["bpffs"]),
             "route": PolicyRoute(**document["route"]),
+            "short_circuit": None if accepted is None else tuple(accepted),
             "policy": Policy(
                 tuple(map(ip_network, policy["included"])),
                 tuple(map(ip_network, policy["excluded"])),

@@ -19,6 +19,7 @@ from typing import Final
 from uproxy.capture import control
 from uproxy.capture.policy import parse_policy
 from uproxy.capture.record import Mode
+from uproxy.capture.rehearsal import Flaw
 from uproxy.cli.capture_text import as_json, as_text
 from uproxy.errors import UsageError
 
@@ -75,6 +76,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--outbound-port", metavar="PORT", type=int, default=15001, help=_PORT.format(15001, "out"))
     add("--inbound-port", metavar="PORT", type=int, default=15006, help=_PORT.format(15006, "in"))
     add("--fail-open", action="store_true", help="without the proxy let connections pass, in clear")
+    add(
+        "--short-circuit",
+        metavar="FLAW,…",
+        nargs="?",
+        const=(),
+        type=_flaws,
+        help="what the workload sends skips TCP on its way to the proxy; despite these flaws of "
+        f"the kernel ({', '.join(Flaw)})",
+    )
     add("--name", metavar="NAME", help="of this capture (default: from --cgroup)")
     add(
         "--mark",
@@ -125,6 +135,19 @@ def _seconds(text: str) -> float:
     raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds, 0 or more")
 
 
+def _flaws(text: str) -> tuple[str, ...]:
+    """Return flaws of the kernel, by their words.
+
+    Raises:
+        ArgumentTypeError: there is no such flaw.
+    """
+    found = tuple(text.split(","))
+    for each in found:
+        if each not in set(Flaw):
+            raise argparse.ArgumentTypeError(f"{each!r} is no flaw; there are {', '.join(Flaw)}")
+    return found
+
+
 def _number(text: str) -> int:
     """Return a number above 0 that fits into 32 bits, in any of Python's notations.
 
@@ -167,6 +190,7 @@ def _attach(args: argparse.Namespace) -> int:
         mark=args.mark,
         table=args.table,
         bpffs=args.bpffs,
+        short_circuit=args.short_circuit,
     )
     done = control.attach(request)
     why = f" ({done.why})" if done.why else ""

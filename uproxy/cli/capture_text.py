@@ -17,6 +17,8 @@ _WORDS: Final = {
     Stat.INBOUND: "inbound segments for the proxy",
     Stat.INBOUND_REFUSED: "inbound segments refused without it",
     Stat.LEAKS_STOPPED: "packets kept from leaving around the proxy",
+    Stat.HANDED_OVER: "writes short-circuited",
+    Stat.LEFT_TO_TCP: "writes left to TCP, because the proxy didn't keep up",
 }
 
 
@@ -39,6 +41,8 @@ def as_json(condition: Condition) -> dict[str, Any]:
         "outbound_port": wanted.outbound_port,
         "inbound_port": wanted.inbound_port,
         "fail_open": wanted.fail_open,
+        "short_circuit": wanted.short_circuit is not None,
+        "short_circuit_despite": list(wanted.short_circuit or ()),
         "mark": wanted.route.mark,
         "table": wanted.route.table,
         "listeners": {
@@ -72,7 +76,7 @@ def _headline(condition: Condition) -> str:
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
     return [
-        ("mode", facts["mode"] + (", fail-open" if facts["fail_open"] else "")),
+        ("mode", facts["mode"] + (", fail-open" if facts["fail_open"] else "") + _shortcut(facts)),
         ("cgroup", facts["cgroup"]),
         ("netns", facts["netns"]),
         ("proxy", f"port {facts['outbound_port']}, cgroup {facts['proxy_cgroup'] or 'any'}"),
@@ -84,6 +88,13 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 def _door(facts: dict[str, Any]) -> str:
     return f" to port {facts['inbound_port']}" if facts["inbound"] else ""
+
+
+def _shortcut(facts: dict[str, Any]) -> str:
+    if not facts["short_circuit"]:
+        return ""
+    despite = " and ".join(facts["short_circuit_despite"])
+    return ", short-circuit" + (f" despite {despite}" if despite else "")
 
 
 def _counted(condition: Condition) -> list[tuple[Stat, str]]:

@@ -57,6 +57,7 @@ complete -c uproxy -n '__fish_seen_subcommand_from capture' -l exclude-inbound -
 complete -c uproxy -n '__fish_seen_subcommand_from capture' -l outbound-port -x -d 'where the proxy listens for what goes out (default 15001)'
 complete -c uproxy -n '__fish_seen_subcommand_from capture' -l inbound-port -x -d 'where the proxy listens for what goes in (default 15006)'
 complete -c uproxy -n '__fish_seen_subcommand_from capture' -l fail-open -d 'without the proxy let connections pass, in clear'
+complete -c uproxy -n '__fish_seen_subcommand_from capture' -l short-circuit -x -d 'what the workload sends skips TCP on its way to the proxy; despite these flaws of the kernel (fionread, blocking)'
 complete -c uproxy -n '__fish_seen_subcommand_from capture' -l name -x -d 'of this capture (default: from --cgroup)'
 complete -c uproxy -n '__fish_seen_subcommand_from capture' -l mark -x -d 'of captured sockets (default 0x7570)'
 complete -c uproxy -n '__fish_seen_subcommand_from capture' -l table -x -d 'the routing table for them (default 7570)'
