@@ -822,13 +822,14 @@ async def test_a_server_that_allows_no_stream_costs_no_tunnel_for_long(engine: E
 
 
 async def test_what_a_server_has_allowed_on_one_tunnel_holds_for_the_next(engine: Engine) -> None:
-    async with outbound(engine) as (_door, address, end):
+    async with outbound(engine) as (door, address, end):
         await Stream.connect(address)
         peer = await H2Peer.accept(end)
         await peer.raw(frame(SETTINGS, 0, 0, b"\0\3\0\0\0\2"))
         await peer.answer(await peer.request(), 200)
         await peer.event(h2.events.SettingsAcknowledged)  # of those that begin a session
         await peer.event(h2.events.SettingsAcknowledged)
+        await door.connection()  # a CONNECT whose answer isn't read yet would be sent elsewhere
         peer.tls.stream.reset()
         await eventually(lambda: engine.pooled_tunnels() == 0, "the tunnel is gone")
 
