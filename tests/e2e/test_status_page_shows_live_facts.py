@@ -16,12 +16,15 @@ from tests.helpers.admin import (
     RunningAdmin,
     certificates,
     connection_row,
+    l7_row,
     orders_facts,
 )
 from tests.helpers.browser import Browser, browser
 from uproxy.lab.waiting import wait_until
 from uproxy.proxy.admin.facts import DenialRow, Readiness
+from uproxy.proxy.admin.l7_rows import L7DestinationRow, L7EndpointRow
 from uproxy.proxy.admin.overview import Rates, Stale
+from uproxy.proxy.admin.row import UnresolvedRow
 from uproxy.proxy.admin.server import AdminListener
 
 HOSTILE = "spiffe://example.org/<script>document.title='owned'</script><img src=x onerror=alert(1)>"
@@ -82,6 +85,7 @@ def test_nothing_scrolls_sideways(
     if hostile:
         endless = "spiffe://example.org/" + "x" * 2000
         admin.facts.rows = (connection_row(identity=endless, rule="r" * 300),)
+        admin.facts.l7_rows = (l7_row(name="l" * 300),)
         admin.facts.refused_file = Stale("/" + "f" * 300, admin.facts.started, ("m" * 400,), 1)
     visit(tab, admin, width)
     open_all(tab)
@@ -183,6 +187,58 @@ def test_a_stale_configuration_is_a_list_with_its_file_and_since_when(
     shows(tab, "for 3 h 00 min; turn: whoever wrote orders.yaml")
 
 
+def test_l7_proxies_are_told_with_who_can_end_what_is_wrong(
+    tab: Browser, admin: RunningAdmin
+) -> None:
+    visit(tab, admin)
+    facts = admin.facts
+    assert not tab.run("return document.getElementById('l7-section').clientHeight")
+    first, draining, failing = l7_row().endpoints
+    unproved = L7DestinationRow("ratings", proof=False)
+    facts.l7_rows = (
+        l7_row(
+            when_unavailable="bypass",
+            endpoints=(first, draining, replace(failing, since=facts.started)),
+            destinations=(*l7_row().destinations, unproved),
+        ),
+        l7_row(
+            name="other", endpoints=(), unresolved=(UnresolvedRow("envoy.test", "no such name"),)
+        ),
+        l7_row(name="third", endpoints=(), destinations=()),
+    )
+    facts.denial_rows = (
+        replace(
+            facts.denial_rows[0], direction="outbound", outcome="l7_refused", destination="ratings"
+        ),
+    )
+    shows(tab, "3 of them")
+    said = tab.run("return document.getElementById('l7').innerText")
+    for words in (
+        "gone past if it can't be used", "10.0.0.9:15008\nin use", "draining: no new streams",
+        "passed over, for 3 h 00 min", "turn: whoever runs L7 proxy l7", "reviews",
+        "ratings without a proof of who calls",
+        "envoy.test\ncan't be resolved", "turn: whoever gives envoy.test its address",
+        "no address yet", "no destination",
+    ):  # fmt: skip
+        assert words in said
+    assert re.search(r"refused ratings \d+ s ago", said)
+    assert tab.text.count("no answer") == 1  # among the causes at the top
+    assert tab.complaints == []
+
+
+def test_many_addresses_of_l7_proxies_make_no_long_page(tab: Browser, admin: RunningAdmin) -> None:
+    one = l7_row().endpoints[0]
+    many = tuple(replace(one, address=f"10.0.1.{n}:15008") for n in range(40))
+    to = tuple(L7DestinationRow(f"reviews-{n}", proof=True) for n in range(40))
+    admin.facts.l7_rows = (l7_row(endpoints=many, destinations=to),)
+    visit(tab, admin)
+    shows(tab, "32 more")
+    shows(tab, "and 30 more, in /l7")
+    assert "10.0.1.39:15008" not in tab.text
+    open_all(tab)
+    shows(tab, "10.0.1.39:15008")
+
+
 def test_pointing_at_a_duration_tells_the_time(tab: Browser, admin: RunningAdmin) -> None:
     visit(tab, admin)
     shows(tab, "3 callers refused")
@@ -275,6 +331,12 @@ def test_markup_in_what_peers_say_stays_text(tab: Browser, admin: RunningAdmin) 
     facts.ended = {HOSTILE: 3}
     facts.refused_file = Stale(HOSTILE, facts.started, (HOSTILE,), 1)
     facts.door_rows = (replace(facts.door_rows[0], trouble=HOSTILE),)
+    endpoint = L7EndpointRow(HOSTILE, HOSTILE, False, True, 0, HOSTILE, facts.started)
+    facts.l7_rows = (
+        l7_row(
+            name=HOSTILE, endpoints=(endpoint,), destinations=(L7DestinationRow(HOSTILE, False),)
+        ),
+    )
     visit(tab, admin)
     open_all(tab)
     shows(tab, HOSTILE)
@@ -310,6 +372,7 @@ def test_an_empty_proxy_says_so(tab: Browser, admin: RunningAdmin) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_word_has_contrast(tab: Browser, admin: RunningAdmin, scheme: str) -> None:
     admin.facts.ready = Readiness(("draining",), ("limits_clamped: few",))
+    admin.facts.l7_rows = (l7_row(when_unavailable="bypass"),)
     tab.prefer(scheme)
     visit(tab, admin)
     open_all(tab)
