@@ -189,21 +189,42 @@ def test_a_rewritten_signature_is_verified_and_is_the_same_token(signatures: lis
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> CallerProofs:
-    monkeypatch.setattr(module, "MAX_PROOFS", 4)
-    monkeypatch.setattr(module, "MAX_OF_CALLER", 2)
+    monkeypatch.setattr(module, "MAX_PROOFS", 8)
+    monkeypatch.setattr(module, "MAX_COMMON", 4)
+    monkeypatch.setattr(module, "SHARE", 1)
     return CallerProofs()
 
 
-def test_one_caller_fills_only_its_part_of_the_memory(few: CallerProofs) -> None:
-    for life in (100, 200):
-        assert few.doubt((token(life=life),), WEB, at()) is None
-    full = doubted(few.doubt((token(life=300),), WEB, at()))
-    assert full.doubt is Doubt.PROOFS_FULL
-    assert few.doubt((token(life=200),), WEB, at()) is None  # ES256 never signs the same way twice
-    for path in ("/a", "/b"):
-        assert few.doubt((token(path),), caller(path), at()) is None
-    assert doubted(few.doubt((token("/c"),), caller("/c"), at())).doubt is Doubt.PROOFS_FULL
-    assert len(few) == 4
+def remembered(proofs: CallerProofs, path: str, by: Moment, life: int = 100) -> int:
+    """Send tokens of a caller, with longer and longer lives, until one isn't remembered; return how
+    many were."""
+    for count in range(10):
+        found = proofs.doubt((token(path, life=life + count),), caller(path), by)
+        if found is not None:
+            assert found.doubt is Doubt.PROOFS_FULL
+            return count
+    raise AssertionError("there is no bound")
+
+
+def test_who_sends_the_most_proofs_leaves_room_for_others(few: CallerProofs) -> None:
+    assert remembered(few, "/ns/web/sa/frontend", at()) == 1 + 2
+    # ES256 never signs the same way twice
+    assert few.doubt((token(life=100),), WEB, at()) is None
+    assert len(few) == 3
+
+
+def test_callers_that_conspire_leave_others_their_shares(few: CallerProofs) -> None:
+    first = [remembered(few, f"/greedy/{n}", at()) for n in range(4)]
+    assert first == [1 + 2, 1 + 1, 1 + 1, 1]  # what is common is full
+    assert remembered(few, "/ns/web/sa/frontend", at()) == 0  # here there are four shares in all
+
+
+def test_what_expires_makes_room_in_what_is_common(few: CallerProofs) -> None:
+    assert remembered(few, "/greedy", after(0)) == 3
+    assert remembered(few, "/ns/web/sa/frontend", after(0)) == 2
+    assert len(few) == 5
+    assert remembered(few, "/other", after(111), 200) == 3
+    assert len(few) == 3
 
 
 def after(seconds: float) -> Moment:
@@ -214,14 +235,14 @@ def after(seconds: float) -> Moment:
 def test_what_has_expired_makes_room_but_is_looked_for_only_once_a_second(
     few: CallerProofs,
 ) -> None:
-    for life in (10, 20):
+    for life in (10, 20, 30):
         assert few.doubt((token(life=life),), WEB, after(0)) is None
     later = token(life=100)
     for seconds in (9.5, 10.2):
         found = doubted(few.doubt((later,), WEB, after(seconds)))
         assert found.doubt is Doubt.PROOFS_FULL
     assert few.doubt((later,), WEB, after(10.6)) is None
-    assert len(few) == 2
+    assert len(few) == 3
     another = doubted(few.doubt((token(life=101),), WEB, after(12)))
     assert another.doubt is Doubt.PROOFS_FULL
 

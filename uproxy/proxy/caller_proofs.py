@@ -24,8 +24,11 @@ from uproxy.spiffe.jwt_bundles import JwtBundle
 
 MAX_PROOFS = 8192
 """How many are remembered; one takes about 500 bytes."""
-MAX_OF_CALLER = MAX_PROOFS // 2
-"""How many of them one caller may have, all of its instances together."""
+SHARE = 64
+"""How many each caller may have in any case, all of its instances together."""
+MAX_COMMON = MAX_PROOFS // 2
+"""How many callers may have above their shares, all together.  The other half is for shares:
+however many proofs a few callers send, 64 others can prove themselves."""
 SWEEP_AFTER = timedelta(minutes=1)
 """How long after looking for expired proofs that is done again."""
 CROWDED_SWEEP_AFTER = timedelta(seconds=1)
@@ -73,6 +76,7 @@ class CallerProofs:
     def __init__(self) -> None:
         self._known: dict[bytes, _Proof] = {}  # by `signed`
         self._of_caller = Counter[str]()
+        self._common = 0  # above their callers' shares
         self._swept_at: datetime | None = None
 
     def __len__(self) -> int:
@@ -121,12 +125,16 @@ class CallerProofs:
                 self._sweep(now, CROWDED_SWEEP_AFTER)
             if not self._has_room(proof.about):
                 return False
+            self._common += self._of_caller[proof.about] >= SHARE
             self._of_caller[proof.about] += 1
         self._known[proof.signed] = proof
         return True
 
     def _has_room(self, caller: str) -> bool:
-        return len(self._known) < MAX_PROOFS and self._of_caller[caller] < MAX_OF_CALLER
+        """Whether one more proof of a caller may be remembered: one of its share, or one of what is
+        common, of which it may have as much as it leaves for others."""
+        above = self._of_caller[caller] - SHARE
+        return len(self._known) < MAX_PROOFS and (above < 0 or above < MAX_COMMON - self._common)
 
     def _sweep(self, now: datetime, after: timedelta) -> None:
         """Forget what has expired, unless that was done less than `after` ago."""
@@ -135,6 +143,7 @@ class CallerProofs:
         self._swept_at = now
         self._known = {key: each for key, each in self._known.items() if now < each.expires}
         self._of_caller = Counter(each.about for each in self._known.values())
+        self._common = sum(max(0, count - SHARE) for count in self._of_caller.values())
 
 
 def _doubt_of_number(proofs: tuple[str, ...], caller: Caller) -> tuple[Doubt, str] | None:
