@@ -292,6 +292,12 @@ def test_what_tracing_adds_is_kept(shared: Shared, frontend: int) -> None:
     assert {name: seen[name.replace("_", "-")] for name in trace} == trace
 
 
+def test_without_a_tracer_no_trace_is_begun(shared: Shared, frontend: int) -> None:
+    seen = fetch(frontend).seen
+    assert not {"traceparent", "tracestate", "b3", "baggage"} & seen.keys()
+    assert seen["x-caller"] == WEB
+
+
 def test_headers_of_a_caller_dont_steer_envoy(shared: Shared, frontend: int) -> None:
     shared.first.failing = 1
     steering = {
