@@ -207,6 +207,34 @@ async def test_one_that_refuses_our_certificate_has_refused_and_nobody_goes_past
             assert failures_of(door) == [Outcome.L7_REFUSED]
 
 
+async def test_one_that_drops_each_connect_gets_no_more_time_than_one_that_does_not_answer(
+    engine: Engine,
+) -> None:
+    limit = 0.6
+    async with listening() as first, listening() as second:
+        route = by_way_of(first.address, second.address, timeouts=Timeouts(connect=limit))
+        async with door_to(engine, route) as (door, address):
+            tried = [0, 0]
+
+            async def drop_each(end: Upstream, which: int) -> None:
+                while True:
+                    peer = await H2Peer.accept(end)
+                    await peer.request()
+                    tried[which] += 1
+                    await asyncio.sleep(limit / 2)  # it thinks
+                    peer.tls.stream.reset()
+
+            dropping = [
+                asyncio.create_task(drop_each(end, n)) for n, end in enumerate((first, second))
+            ]
+            assert await (await Stream.connect(address)).is_reset()
+            assert (await door.ending()).outcome is Outcome.L7_UNAVAILABLE
+            for each in dropping:
+                each.cancel()
+            assert failures_of(door) == [Outcome.L7_UNAVAILABLE] * 2
+            assert all(1 < times <= 3 for times in tried)
+
+
 async def test_a_refusal_lets_another_proxy_be_asked_and_nobody_past_them(engine: Engine) -> None:
     async with listening() as one, listening() as other, listening() as straight:
         route = by_way_of(one.address, other.address, then=straight.address)
@@ -333,6 +361,25 @@ async def test_our_end_waits_for_half_of_the_half_close_at_most(engine: Engine) 
         await peer.event(h2.events.StreamEnded, stream)
         await peer.send(stream, b"a response", end=True)
         assert await downstream.receive_all() == b"a response"
+        assert (await door.ending()).outcome is Outcome.CLOSED
+
+
+@pytest.mark.parametrize("greeting", [b"", b"220 hello"])
+async def test_our_end_does_not_wait_where_nothing_was_asked(
+    engine: Engine, greeting: bytes
+) -> None:
+    async with through_one(engine) as (door, address, end):
+        downstream = await Stream.connect(address)
+        peer, stream = await answered(end)
+        await door.connection()
+        await peer.send(stream, greeting)
+        assert await downstream.receive_exactly(len(greeting)) == greeting
+        downstream.finish()
+        await until_all_has_come(peer)
+        await until_all_has_come(peer)
+        assert peer.has(h2.events.StreamEnded)
+        await peer.send(stream, b"all the same", end=True)
+        assert await downstream.receive_all() == b"all the same"
         assert (await door.ending()).outcome is Outcome.CLOSED
 
 

@@ -9,7 +9,14 @@ import pytest
 from tests.helpers.tunnels import outbound_door
 from uproxy.contract import PLAIN, Candidate, RefusedError, Route, Tunnel
 from uproxy.model import TcpAddress, Timeouts, UnixAddress
-from uproxy.transport.through import END_DELAY_S, end_delay, end_of, one_address_each
+from uproxy.transport.through import (
+    END_DELAY_S,
+    MAX_TUNNELS_TRIED,
+    Tries,
+    end_delay,
+    end_of,
+    one_address_each,
+)
 
 V4, V6 = TcpAddress("192.0.2.1", 5432), TcpAddress("2001:db8::1", 5432)
 END = TcpAddress("192.0.2.9", 15008)
@@ -62,3 +69,36 @@ def test_no_tunnel_leads_to_a_unix_socket() -> None:
     assert isinstance(route.upstream, Tunnel)
     with pytest.raises(RefusedError, match="can't be named in a CONNECT"):
         end_of(route, Candidate("db", (UnixAddress("/run/db.sock"),)))
+
+
+LIMITED = replace(through(END), timeouts=Timeouts(connect=5.0))
+
+
+def test_all_tries_to_reach_an_address_share_one_deadline() -> None:
+    tries = Tries(100.0)
+    assert tries.begin(LIMITED, 101.0) == 5.0
+    assert tries.seconds(LIMITED, 104.0) == 5.0  # a step of the first try has a deadline of its own
+    assert tries.again(LIMITED, 103.0)
+    assert tries.begin(LIMITED, 103.5) == 2.5
+    assert tries.seconds(LIMITED, 105.0) == 1.0
+    assert 0 < tries.seconds(LIMITED, 107.0) < 0.1
+    assert tries.again(LIMITED, 105.9)
+    assert not tries.again(LIMITED, 106.0)
+    assert tries.begin(LIMITED, 110.0) == 5.0  # another address
+    assert tries.again(LIMITED, 114.0)
+
+
+def test_a_first_try_that_was_anothers_counts_from_when_it_failed() -> None:
+    tries = Tries(100.0)
+    assert tries.again(LIMITED, 100.0)
+    assert tries.begin(LIMITED, 104.0) == 1.0
+
+
+def test_without_a_deadline_the_number_of_tries_is_bounded_alone() -> None:
+    unlimited, tries = replace(LIMITED, timeouts=Timeouts(connect=0)), Tries(0.0)
+    for now in range(1, MAX_TUNNELS_TRIED):
+        assert tries.begin(unlimited, 100.0 * now) == 0
+        assert tries.again(unlimited, 100.0 * now)
+    assert not tries.again(unlimited, 0.0)
+    assert tries.begin(unlimited, 0.0) == 0
+    assert not tries.again(unlimited, 0.0)  # another address is tried once

@@ -16,6 +16,7 @@ import h2.events
 import h2.settings
 import hpack
 import pytest
+from OpenSSL import SSL
 
 from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door
@@ -25,6 +26,7 @@ from tests.helpers.tunnels import (
     ALPN,
     OURS,
     PEER,
+    STRANGERS,
     US,
     H2Peer,
     frame,
@@ -679,6 +681,68 @@ async def test_a_peer_that_takes_no_stream_isnt_asked_for_ever(engine: Engine) -
         assert await downstream.is_reset()
         ending = await door.ending()
         assert (ending.outcome, ending.state) == (Outcome.CONNECT_FAILED, State.OPENING_STREAM)
+
+
+async def test_peers_that_take_no_stream_at_any_address_arent_asked_for_ever(
+    engine: Engine,
+) -> None:
+    async with listening() as end:
+        applications = [TcpAddress(f"192.0.2.{n}", 5432) for n in (1, 2, 3)]
+        door = outbound_door(end.address, *applications)
+        async with open_door(engine, door) as address:
+            dialled = 0
+
+            async def turn_away() -> None:
+                nonlocal dialled
+                while True:
+                    peer = await H2Peer.accept(end)
+                    dialled += 1
+                    await peer.request()
+                    peer.h2.close_connection(last_stream_id=0)
+                    await peer.flush()
+
+            turning = asyncio.create_task(turn_away())
+            assert await (await Stream.connect(address)).is_reset()
+            turning.cancel()
+            assert (await door.ending()).outcome is Outcome.CONNECT_FAILED
+            assert dialled == 8 + 2
+
+
+async def test_a_peer_that_refuses_our_certificate_is_dialled_once_and_its_alert_is_told(
+    engine: Engine,
+) -> None:
+    """Under TLS 1.3 its alert comes when our handshake has ended, and our CONNECT is on its way."""
+    async with outbound(engine) as (door, address, end):
+        downstream = await Stream.connect(address)
+        with pytest.raises(SSL.Error):
+            await H2Peer.accept(end, root=STRANGERS.root)
+        assert await downstream.is_reset()
+        ending = await door.ending()
+        assert (ending.outcome, ending.state) == (Outcome.HANDSHAKE_FAILED, State.OPENING_STREAM)
+        assert ending.reason is not None
+        assert ending.reason.startswith("the peer refused our certificate (unknown ca): ")
+        assert "example.org" in ending.reason
+        await eventually(lambda: engine.pooled_tunnels() == 0, "no tunnel is left")
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.2):
+                await end.accept()
+
+
+async def test_an_alert_on_a_tunnel_that_has_answered_is_no_refusal(engine: Engine) -> None:
+    async with outbound(engine) as (door, address, end):
+        first = await Stream.connect(address)
+        peer = await H2Peer.accept(end)
+        await peer.answer(await peer.request(), 200)
+        await door.connection()
+        second = await Stream.connect(address)
+        await peer.request()
+        await peer.tls.fail()
+        assert await first.is_reset()
+        other = await H2Peer.accept(end)
+        stream = await other.request()
+        await other.answer(stream, 200)
+        await second.send(b"elsewhere")
+        assert await other.receive(stream, 9) == b"elsewhere"
 
 
 async def test_a_peer_that_answers_with_its_end_is_heard_and_still_gets_ours(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import cast
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from OpenSSL import SSL, crypto
@@ -117,6 +118,13 @@ class TlsStream:
         """Send bytes and close_notify in the same segment; they must fit into one."""
         self.tls.sendall(data)
         await self.finish()
+
+    async def fail(self) -> None:
+        """Send the alert with which a TLS library answers a broken record."""
+        self.tls.bio_write(b"\x17\x03\x03\x00\x20" + bytes(32))
+        with pytest.raises(SSL.Error):
+            self.tls.recv(1)
+        await self.flush()
 
     def truncate(self) -> None:
         """Send a FIN without a close_notify."""

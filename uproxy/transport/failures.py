@@ -224,7 +224,8 @@ def candidate(
     if failure.what in STREAM_FAILURES:
         return unopened(failure, at_l7=l7_proxy_of(route, tried) is not None)
     if failure.what == "after_handshake" and failure.state is State.OPENING_STREAM:
-        refused = refused_handshake(failure.who, failure.cause())
+        at_l7 = l7_proxy_of(route, tried) is not None
+        refused = refused_handshake(failure.who, failure.cause(), route.shown, at_l7=at_l7)
         return refused or Refusal(Outcome.CONNECT_FAILED, f"{failure.who} ended the tunnel")
     if failure.what == "http2":
         reason = f"{failure.who} broke HTTP/2: {failure.verdict}"

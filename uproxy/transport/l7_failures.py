@@ -64,12 +64,20 @@ def cut_off(via: str, end: TcpAddress | None) -> Refusal:
     return named(via, end, Refusal(Outcome.L7_REFUSED, why))
 
 
-def refused_handshake(who: str, error: BaseException) -> Refusal | None:
-    """Return the refusal for an L7 proxy that ended a tunnel, before it had said anything, with an
-    alert: under TLS 1.3 so it refuses our certificate.  None: it ended for another reason."""
+def refused_handshake(
+    who: str, error: BaseException, shown: str | None, *, at_l7: bool
+) -> Refusal | None:
+    """Return the refusal for the end of a tunnel on which no CONNECT was answered, if it was an
+    alert: under TLS 1.3 a server refuses our certificate so.  None: it ended for another reason.
+
+    Args:
+        shown: the SPIFFE ID in our certificate; None: it isn't known.
+        at_l7: whether an L7 proxy has ended it.
+    """
     if not isinstance(error, TlsError) or error.alert is None:
         return None
-    return Refusal(Outcome.L7_REFUSED, tlswords.refusal(who, error.alert, None))
+    outcome = Outcome.L7_REFUSED if at_l7 else Outcome.HANDSHAKE_FAILED
+    return Refusal(outcome, tlswords.refusal(who, error.alert, shown))
 
 
 def _end_of(route: Route, candidate: Candidate) -> TcpAddress | int | None:

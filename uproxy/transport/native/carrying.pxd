@@ -80,6 +80,7 @@ cdef inline void take_answer(Session *session, H2Stream *h2, int status,
                              bint _ended) noexcept nogil:
     """`on_answer` of a session: 200 opens the stream."""
     cdef Side *side = <Side *>h2.owner
+    (<Tunnel *>session.owner).has_answered = True
     if side == NULL or not is_opening(side.connection):
         return
     if status == 200:
@@ -269,7 +270,7 @@ cdef inline void end_streams(Tunnel *tunnel, int result) noexcept nogil:
     cdef Side *following
     # of a server that refuses our certificate: under TLS 1.3 it comes behind the handshake
     cdef unsigned long alert = 0
-    if tunnel.is_ready and not tunnel.session.settings_received:
+    if tunnel.is_ready and not tunnel.has_answered:
         alert = alert_of(tunnel.side)
     if side != NULL and result == TUNNEL_ENDED:
         fail_side(tunnel.side, F_OS, ECONNRESET)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -32,7 +33,7 @@ from uproxy.transport.native.deciding import UPSTREAM, Deciding
 from uproxy.transport.native.listener import upstream_setup
 from uproxy.transport.native.tunnels import way_of
 from uproxy.transport.succession import same_way
-from uproxy.transport.through import MAX_TUNNELS_TRIED, end_of, one_address_each
+from uproxy.transport.through import Tries, end_of, one_address_each
 
 if TYPE_CHECKING:
     import socket
@@ -56,13 +57,16 @@ class Dialling(Deciding):
 
     __slots__ = ("_candidates", "_dialling", "_last_failure", "_loop_state", "_tries")
 
+    _tries: Tries | None
+    """None: it is reached through no tunnel, or there was one try, of a thread."""
+
     def __init__(self, state: LoopState, door_state: DoorState) -> None:
         super().__init__(door_state)
         self._loop_state = state
         self._candidates: Iterator[Candidate] = NO_CANDIDATES
         self._last_failure: Refusal | None = None
         self._dialling: asyncio.Task[None] | None = None  # only while addresses race
-        self._tries = 0  # tunnels on which its CONNECT was tried, and not looked at
+        self._tries = None
 
     def _refuse(self, refusal: Refusal) -> None:
         """Cut the connection, for this reason if it has none yet."""
@@ -126,7 +130,12 @@ class Dialling(Deciding):
             target = sockaddr.pack(address if end is None else end)
             upstream = upstream_setup(route, candidate)
             way = way_of(self._loop_state.plan_numbers, route, candidate)
-            self.dial(target, upstream, limits.connect, limits.handshake, way)
+            seconds = limits.connect
+            if way is not None:
+                now = time.monotonic()
+                self._tries = self._tries or Tries(now)
+                seconds = self._tries.begin(route, now)
+            self.dial(target, upstream, seconds, limits.handshake, way)
         except OSError as error:
             server = failures.server_of(route, candidate)
             return failures.unreachable(error.errno or 0, address, server)
@@ -191,7 +200,7 @@ class Dialling(Deciding):
             self._set_dialled()
         if self._is_queue_full(failure):
             self._race(route, candidate)  # try for longer
-        elif failure.what == "stream_refused" and self._may_try_again():
+        elif failure.what == "stream_refused" and self._may_try_again(route):
             refusal = self._start_dial(route, candidate)
             if refusal is not None:
                 self._try_next(route, refusal)
@@ -203,10 +212,11 @@ class Dialling(Deciding):
         is_unix = isinstance(cast("Candidate", self._candidate).addresses[0], UnixAddress)
         return is_unix and failure.error == errno.EAGAIN and failure.state is State.CONNECTING
 
-    def _may_try_again(self) -> bool:
+    def _may_try_again(self, route: Route) -> bool:
         """Whether a CONNECT that nobody has looked at is sent again, on another tunnel."""
-        self._tries += 1
-        return self._tries < MAX_TUNNELS_TRIED and not self._is_door_replaced
+        now = time.monotonic()
+        self._tries = self._tries or Tries(now)
+        return self._tries.again(route, now) and not self._is_door_replaced
 
     def _candidate_refusal(self, failure: Failure, route: Route, candidate: Candidate) -> Refusal:
         """Return why a candidate has failed, in words."""
@@ -220,8 +230,6 @@ class Dialling(Deciding):
         verdict = self.verdict(side) if what == "verify" else None
         if what == "http2":
             verdict = words_of(error)
-        if what == "after_handshake" and self.state is State.OPENING_STREAM and self.via is None:
-            what = "stream_refused"
         who = failures.NAMES[Direction.INBOUND if self._inbound else Direction.OUTBOUND][side]
         return Failure(what, who, self.state, error, code, verdict)
 

@@ -88,7 +88,7 @@ class NativeConnection(Dialling):
         if events & CLOSED:
             self._end()
         elif self._on_closed is not None and self._door is not None:
-            self._candidates, self._last_failure = NO_CANDIDATES, None
+            self._candidates, self._last_failure, self._tries = NO_CANDIDATES, None, None
             self._release_snapshot()
 
     def _handle_events(self, events: int) -> None:

@@ -185,13 +185,14 @@ cdef inline int write_carried(Side *side, const char *data, size_t size,
 
 cdef inline int finish_carried(Side *side) noexcept nogil:
     """Send END_STREAM, as `finish_side` says, unless it has to wait for the peer's.  An L7 proxy
-    that gets our end while a request is in flight drops the answer."""
+    that gets our end while a request is in flight drops the answer; who has sent nothing has
+    asked for none."""
     cdef Stream *stream = side.stream
     if stream.is_content:
         return 0
     if stream.h2 == NULL or stream.is_deaf:
         return fail_stream(side)
-    if stream.end_delay and not stream.h2.receive_ended:
+    if stream.end_delay and stream.wrote_at != 0 and not stream.h2.receive_ended:
         if stream.end_held_at == 0:
             stream.end_held_at = side.connection.worker.now
         if side.connection.worker.now < end_due(side):

@@ -244,6 +244,7 @@ cdef struct Tunnel:  # a connection that carries streams
     bint is_dirty  # it is in Worker.dirty
     bint is_over  # nothing is sent or received any more
     bint was_used  # a stream was opened
+    bint has_answered  # its far end has answered a CONNECT of ours
     bint is_spare  # it may be closed to make room for another connection
     Tunnel *next_dirty
     double heard_at  # when something has come last

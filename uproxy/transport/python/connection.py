@@ -41,7 +41,7 @@ from uproxy.transport.python.side import ChannelSide, End
 from uproxy.transport.python.steps import Step, Steps
 from uproxy.transport.python.stream import StreamRefusedError, StreamSide
 from uproxy.transport.python.tls import TlsChannel, begins_handshake, refusing
-from uproxy.transport.through import MAX_TUNNELS_TRIED
+from uproxy.transport.through import Tries
 
 if TYPE_CHECKING:
     from uproxy.transport.python.carried import CarriedStreams
@@ -73,7 +73,7 @@ class Connection(Steps):
         self._names = failures.NAMES[door.direction]
         self._socket = accepted
         self._downstream = accepted if isinstance(accepted, StreamSide) else None
-        self._tries = 0  # tunnels on which its CONNECT was tried, and not looked at
+        self._tries = Tries(time.monotonic())
 
     # The verbs.
 
@@ -142,7 +142,7 @@ class Connection(Steps):
     async def on_routed(self) -> Step:
         """Connect to the next candidate, unless upstream is connected to one already."""
         route = cast("Route", self.route)
-        self.enter_state(State.CONNECTING, route.timeouts.connect)
+        self.enter_state(State.CONNECTING, self._tries.begin(route, time.monotonic()))
         if self._keep_upstream():
             return self.on_upstream_ready
         self._close_upstream()
@@ -186,16 +186,16 @@ class Connection(Steps):
         """There is a tunnel: send a CONNECT, and wait for its answer."""
         from uproxy.transport.python.pool import way_of  # to save memory
 
-        self.enter_state(State.OPENING_STREAM, cast("Route", self.route).timeouts.connect)
+        route = cast("Route", self.route)
+        self.enter_state(State.OPENING_STREAM, self._tries.seconds(route, time.monotonic()))
         self._pooled = None  # `open` gives the reserved stream back
         self.shares_tls = tunnel.has_carried
         self.dialled_from = tunnel.dialled_from
         try:
-            way = way_of(cast("Route", self.route), cast("Candidate", self._candidate))
+            way = way_of(route, cast("Candidate", self._candidate))
             self._upstream = await tunnel.open(way)
         except StreamRefusedError:
-            self._tries += 1
-            if self._tries == MAX_TUNNELS_TRIED:
+            if not self._tries.again(route, time.monotonic()):
                 raise
             self._untried = (cast("Candidate", self._candidate), *self._untried)
             return self.on_routed
@@ -258,9 +258,9 @@ class Connection(Steps):
         down, up = self._names
         if self.state is State.CONNECTING and self._candidate is not None:
             ends = self._candidate.addresses if self.tunnel_end is None else (self.tunnel_end,)
-            why = failures.no_answer(ends, self._seconds)
+            why = failures.no_answer(ends, cast("Route", self.route).timeouts.connect)
         elif self.state is State.OPENING_STREAM:
-            why = failures.unanswered_connect(up, self._seconds)
+            why = failures.unanswered_connect(up, cast("Route", self.route).timeouts.connect)
         elif self._relay is not None:
             half_closed = self.state is State.CLOSING
             timeouts = cast("Route", self.route).timeouts

@@ -22,7 +22,6 @@ from uproxy.hbone.session import Session
 from uproxy.model import Direction, Outcome, TcpAddress, TunnelSettings
 from uproxy.transport import failures
 from uproxy.transport.dial import reach
-from uproxy.transport.l7_failures import refused_handshake
 from uproxy.transport.poller import Poller
 from uproxy.transport.python import tunnel
 from uproxy.transport.python.side import Failure
@@ -170,7 +169,7 @@ class PooledTunnel:
         self._settings = way.settings
         self._tunnel: tunnel.Tunnel | None = None
         self._retired = False
-        self._refused: Refusal | None = None  # why it has ended, if our certificate was refused
+        self._failure: Failure | None = None  # with which it has ended
         self._idle: asyncio.TimerHandle | None = None
         self._dialling: asyncio.Task[None] | None = None
         self._loop = loop
@@ -240,8 +239,10 @@ class PooledTunnel:
         try:
             if opened is None:
                 raise _unusable("isn't open")
-            if self._refused is not None and way.at_l7:
-                raise RefusedError(self._refused)
+            if self._failure is not None:
+                refused = opened.refused_by(self._failure, at_l7=way.at_l7)
+                if refused is not None:
+                    raise RefusedError(refused)
             if monotonic() - opened.last_heard > SILENCE_S and not await opened.prove():
                 self.retire()
                 raise _unusable("didn't answer a PING")
@@ -335,8 +336,7 @@ class PooledTunnel:
 
     def on_over(self, failure: Failure | None) -> None:
         """It has ended; its streams say why."""
-        if failure is not None:
-            self._refused = refused_handshake(_WHO, failure)
+        self._failure = failure
         self.retire()
         self._pool.forget(self)
         if self._idle is not None:

@@ -18,7 +18,6 @@ from uproxy.hbone import events, statuses
 from uproxy.hbone.codes import ErrorCode
 from uproxy.libssl import Buffer
 from uproxy.model import Outcome
-from uproxy.transport.l7_failures import refused_handshake
 from uproxy.transport.through import END_DELAY_ANSWERED_S
 
 if TYPE_CHECKING:
@@ -38,6 +37,9 @@ class Tunnel(Protocol):
 
     def has_unsent(self, side: StreamSide) -> bool:
         """Whether bytes of a stream are among those that the socket hasn't taken."""
+
+    def refused_by(self, error: Failure, *, at_l7: bool) -> Refusal | None:
+        """Return what its end means for a CONNECT that wasn't answered, if it is a refusal."""
 
     def answer(self, stream: int, status: int, *, end: bool = False) -> None:
         """Answer a CONNECT."""
@@ -280,10 +282,10 @@ class StreamSide:
         return len(self._output) < before
 
     def on_tunnel_lost(self, error: Failure, reason: str) -> None:
-        """The tunnel has ended.  A CONNECT without an answer is sent again elsewhere: no byte has
-        gone."""
+        """The tunnel has ended.  A CONNECT without an answer is sent again elsewhere, because no
+        byte has gone, unless the tunnel's end is a refusal."""
         self.lose(error)
-        refused = refused_handshake(self.who, error) if self._at_l7 else None
+        refused = self._tunnel.refused_by(error, at_l7=self._at_l7)
         if refused is not None:
             self._fail_answer(RefusedError(refused))
         self._fail_answer(StreamRefusedError(Refusal(Outcome.CONNECT_FAILED, reason)))
@@ -311,8 +313,9 @@ class StreamSide:
 
     def _must_wait(self, since: float) -> bool:
         """Whether our end, which was due at `since`, has to wait for the peer's; if so, look again
-        in time.  An L7 proxy that gets our end while a request is in flight drops the answer."""
-        if not self._end_delay or self._ended:
+        in time.  An L7 proxy that gets our end while a request is in flight drops the answer; who
+        has sent nothing has asked for none."""
+        if not self._end_delay or self._ended or not self.wrote_at:
             return False
         due = max(since, self.read_at) + self._end_delay
         if self.read_at >= self.wrote_at:

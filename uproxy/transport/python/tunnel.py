@@ -17,6 +17,7 @@ from uproxy.hbone import codes, events
 from uproxy.hbone.session import Session
 from uproxy.libssl import Buffer, TlsError
 from uproxy.transport import failures
+from uproxy.transport.l7_failures import refused_handshake
 from uproxy.transport.python.frame_channel import FrameChannel
 from uproxy.transport.python.side import Failure
 from uproxy.transport.python.stream import StreamSide
@@ -68,6 +69,7 @@ class Tunnel(FrameChannel):
         self._waiting: set[StreamSide] = set()  # streams with bytes that the socket hasn't taken
         self._draining = False
         self._has_said_goodbye = False  # a peer that has can still open streams
+        self._has_answered = False  # the peer, to a CONNECT of ours
 
     def start(self) -> None:
         """Send what begins a session, and read what the peer has sent with its handshake."""
@@ -152,6 +154,13 @@ class Tunnel(FrameChannel):
         if self._draining and self._final is None and not self._sides:
             self.close()
 
+    def refused_by(self, error: Failure, *, at_l7: bool) -> Refusal | None:
+        """Return the refusal if its end, `error`, is that of a far end, perhaps an L7 proxy, that
+        refuses our certificate; None: it isn't."""
+        if self._has_answered:
+            return None
+        return refused_handshake(self.channel.who, error, self.channel.shown, at_l7=at_l7)
+
     # What its streams do.
 
     def has_unsent(self, side: StreamSide) -> bool:
@@ -231,6 +240,7 @@ class Tunnel(FrameChannel):
                     touched[side] = side.on_window() or touched.get(side, False)
             case _:
                 stream = getattr(event, "stream", 0)
+                self._has_answered |= isinstance(event, events.AnswerReceived)
                 if stream in self._sides:
                     side = self._sides[stream]
                     touched[side] = side.on_event(event) or touched.get(side, False)
