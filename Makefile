@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist loadgroup
 STEP := .ci/step
 PEERS := $(patsubst tests/peers/%/go.mod,.cache/peers/%,$(wildcard tests/peers/*/go.mod))
-SLOW_PEERS := .cache/peers/ferretdb .cache/kafka/.ready
+SLOW_PEERS := .cache/peers/captured .cache/peers/ferretdb .cache/kafka/.ready
 
 APPLICATIONS := nginx postgresql redis-server
 BUILD_PACKAGES := gcc libc6-dev python3-dev
@@ -68,7 +68,7 @@ check: $(VENV)/.ready
 	    -k is_what_is_printed
 
 bench: $(VENV)/.ready .cache/peers/ghostunnel
-	@.ci/packages haproxy libssl-dev nghttp2-client nginx
+	@.ci/packages haproxy iproute2 libssl-dev nftables nghttp2-client nginx
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 wheels: $(VENV)/.ready .cache/glibc-2.31/.ready
@@ -117,7 +117,7 @@ test-packages:
 	@.ci/packages $(TEST_PACKAGES)
 
 slow-test-packages:
-	@.ci/packages mariadb-server maven default-jre-headless
+	@.ci/packages busybox-static default-jdk-headless mariadb-server maven nodejs openssh-client openssh-server podman runc
 
 demo-packages:
 	@.ci/packages nginx postgresql curl

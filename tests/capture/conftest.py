@@ -17,6 +17,8 @@ ALWAYS = (
     "test_a_uproxy_takes_what_is_captured",
 )
 """The files whose tests are in every run, by eBPF; the others are slow, and what nft does too."""
+BOTH = ("test_a_stranger_reaches_a_service_through_two_uproxies",)
+"""The files whose tests are in every run, by nft too."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,7 +27,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if here in item.path.parents:
             item.add_marker(pytest.mark.privileged)
-            if item.path.stem not in ALWAYS or "python" in item.name or "[nft" in item.name:
+            is_both = item.path.stem in BOTH
+            is_for_all = is_both or (item.path.stem in ALWAYS and "[nft" not in item.name)
+            if not is_for_all or "python" in item.name:
                 item.add_marker(pytest.mark.slow)
             if os.geteuid() != 0:
                 item.add_marker(pytest.mark.skip(reason="namespaces and eBPF need root"))

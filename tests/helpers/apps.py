@@ -26,21 +26,26 @@ _MIB = 1 << 20
 class Postgres(Process):
     """A new PostgreSQL cluster with the database and superuser `postgres`, without a password."""
 
-    def __init__(self) -> None:
-        self.port = free_port()
+    def __init__(self, port: int | None = None, *, inside: Sequence[str] = ()) -> None:
+        """`inside` begins a command, run as root, that runs another one elsewhere: in a network
+        namespace, say, where it listens at all addresses."""
+        self.port = port or free_port()
         self.folder = Path(tempfile.mkdtemp(prefix="uproxy-postgres-"))
         """Its unix socket is here too."""
         # PostgreSQL refuses to be root, and pytest's folders let nobody else in
         user = "postgres" if os.geteuid() == 0 else None
         if user is not None:
             shutil.chown(self.folder, user, user)
+        self._owner = user
         self._data = self.folder / "data"
+        become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
         super().__init__(
-            [_postgres_programs() / "postgres", "-D", self._data, "-h", "127.0.0.1",
-             "-p", str(self.port), "-k", self.folder, "-c", "fsync=off",
-             "-c", "shared_buffers=16MB"],
+            [*inside, *(become if inside else ()),
+             _postgres_programs() / "postgres", "-D", self._data,
+             "-h", "*" if inside else "127.0.0.1", "-p", str(self.port), "-k", self.folder,
+             "-c", "fsync=off", "-c", "shared_buffers=16MB"],
             self.folder / "postgres.log",
-            user=user,
+            user=None if inside else user,
         )  # fmt: skip
 
     def is_ready(self) -> bool:
@@ -50,8 +55,10 @@ class Postgres(Process):
         subprocess.run(
             [_postgres_programs() / "initdb", "-D", self._data, "-U", "postgres", "-A", "trust",
              "-E", "UTF8", "--locale=C", "--no-sync", "--no-instructions"],
-            check=True, capture_output=True, cwd=self.folder, user=self._user, group=self._user,
+            check=True, capture_output=True, cwd=self.folder, user=self._owner, group=self._owner,
         )  # fmt: skip
+        with (self._data / "pg_hba.conf").open("a") as allowed:
+            allowed.write("host all all all trust\n")
         return super().__enter__()
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:

@@ -1,8 +1,10 @@
 """An application that knows nothing of capture, as a program: connects, and prints what came of it.
 
 `python capture_app.py ADDRESS PORT [OPTION…]`; one line of JSON.  Options: `mapped` (IPv4 as
-::ffff:…), `device=NAME` (SO_BINDTODEVICE), `source=PORT`, `again=ADDRESS` (connects the same
-socket again, there), `hold` (prints, then echoes until standard input ends).
+::ffff:…), `device=NAME` (SO_BINDTODEVICE), `source=PORT`, `again=ADDRESS[,PORT]` (connects the same
+socket again, there), `mptcp` (IPPROTO_MPTCP), `fastopen` (sends with the SYN, if the kernel can),
+`wait` (makes the socket, prints `made`, and connects when a line comes), `hold` (prints, then
+echoes until standard input ends).
 """
 
 from __future__ import annotations
@@ -10,9 +12,14 @@ from __future__ import annotations
 import errno
 import json
 import socket
+import struct
 import sys
 import time
 from typing import Any
+
+IPPROTO_MPTCP = 262
+TCPI_OPT_SYN_DATA = 32
+"""In tcpi_options: the peer took what was sent with the SYN."""
 
 
 def main() -> None:
@@ -20,9 +27,12 @@ def main() -> None:
     options = dict(word.partition("=")[::2] for word in words)
     family = socket.AF_INET6 if ":" in address or "mapped" in options else socket.AF_INET
     name = f"::ffff:{address}" if "mapped" in options else address
-    begun = time.monotonic()
-    with socket.socket(family, socket.SOCK_STREAM) as client:
+    with socket.socket(family, socket.SOCK_STREAM, protocol(options)) as client:
         client.settimeout(10)
+        if "wait" in options:
+            say("made")
+            sys.stdin.readline()
+        begun = time.monotonic()
         try:
             seen = talk(client, name, int(port), options)
         except OSError as error:
@@ -32,6 +42,10 @@ def main() -> None:
         say(json.dumps(seen))
         while "hold" in options and (line := sys.stdin.readline()):
             say(echo(client, line))
+
+
+def protocol(options: dict[str, str]) -> int:
+    return IPPROTO_MPTCP if "mptcp" in options else 0
 
 
 def say(line: str) -> None:
@@ -46,10 +60,33 @@ def talk(client: socket.socket, name: str, port: int, options: dict[str, str]) -
         client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         client.bind(("", int(options["source"])))
     [*_, to] = socket.getaddrinfo(name, port, client.family, socket.SOCK_STREAM)[0]  # with a scope
-    client.connect(to)
+    if "fastopen" in options:
+        send_with_syn(client, b"with the SYN\n", to)
+    else:
+        client.connect(to)
     if "again" in options:
         unconnect(client)
-        client.connect((options["again"], port))
+        address, _, other = options["again"].partition(",")
+        client.connect((address, int(other or port)))
+    return {**read(client), **({"early": early(client)} if "fastopen" in options else {})}
+
+
+def send_with_syn(client: socket.socket, data: bytes, to: Any) -> None:
+    """sendto(2), which connects, and waits for that if it has no cookie."""
+    ten_seconds = struct.pack("@ll", 10, 0)
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, ten_seconds)
+    client.settimeout(None)
+    client.sendto(data, socket.MSG_FASTOPEN, to)
+    client.settimeout(10)
+
+
+def early(client: socket.socket) -> bool:
+    """Whether the peer took what came with the SYN."""
+    options = client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[5]
+    return bool(options & TCPI_OPT_SYN_DATA)
+
+
+def read(client: socket.socket) -> dict[str, Any]:
     line = client.makefile("r").readline()
     return {
         "answer": json.loads(line) if line.startswith("{") else line.strip(),

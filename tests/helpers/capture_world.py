@@ -13,7 +13,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ POD, HOST = "10.99.0.2", "10.99.0.1"
 POD6, HOST6 = "fd99::2", "fd99::1"
 SECOND, SECOND6 = "10.99.0.3", "fd99::3"
 """More addresses of the host."""
+NEIGHBOR, NEIGHBOR6 = "10.98.0.2", "fd98::2"
 ELSEWHERE, ELSEWHERE6 = "203.0.113.7", "2001:db8:7::7"
 """Where nobody is: routed to the host, which doesn't answer."""
 OUT, IN = 15001, 15006
@@ -45,37 +46,48 @@ class World:
         self.pod, self.host = f"upp{number}", f"uph{number}"
         self.cgroup = places.cgroup_root() / f"uproxy-{number}"
         self.app, self.proxy_cgroup = self.cgroup / "app", self.cgroup / "proxy"
+        self._namespaces: list[str] = []
 
     def make(self) -> None:
-        for cgroup in (self.app, self.proxy_cgroup):
-            cgroup.mkdir(parents=True)
-        for namespace in (self.pod, self.host):
-            run("ip", "netns", "add", namespace)
-            run("ip", "-n", namespace, "link", "set", "lo", "up")
-        run("ip", "-n", self.pod, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0",
-            "netns", self.host)  # fmt: skip
-        for namespace, addresses in (
-            (self.pod, (f"{POD}/24", f"{POD6}/64")),
-            (self.host, (f"{HOST}/24", f"{SECOND}/24", f"{HOST6}/64", f"{SECOND6}/64")),
-        ):
-            # no link-local address, which would appear some time later
-            run("ip", "-n", namespace, "link", "set", "eth0", "addrgenmode", "none")
-            for address in addresses:
-                nodad = ["nodad"] if ":" in address else []
-                run("ip", "-n", namespace, "addr", "add", address, "dev", "eth0", *nodad)
-            run("ip", "-n", namespace, "link", "set", "eth0", "up")
-        run("ip", "-n", self.pod, "route", "add", "default", "via", HOST)
-        run("ip", "-n", self.pod, "route", "add", "default", "via", HOST6)
+        self._make_namespace(self.host)
+        self._make_pod((POD, POD6), (HOST, HOST6, SECOND, SECOND6), "eth0")
         # so that what leaks is lost, instead of answered
         for address in (ELSEWHERE, ELSEWHERE6):
             run("ip", "-n", self.host, "route", "add", "blackhole", address)
 
+    def _make_pod(self, addresses: Sequence[str], others: Sequence[str], device: str) -> None:
+        """Make cgroups and pod, with a link to a device of the host; `others` are its addresses
+        there, by the first two of which the pod reaches the world."""
+        for cgroup in (self.app, self.proxy_cgroup):
+            cgroup.mkdir(parents=True)
+        self._make_namespace(self.pod)
+        run("ip", "-n", self.pod, "link", "add", "eth0", "type", "veth", "peer", "name", device,
+            "netns", self.host)  # fmt: skip
+        for namespace, name, its_addresses in (
+            (self.pod, "eth0", addresses),
+            (self.host, device, others),
+        ):
+            # no link-local address, which would appear some time later
+            run("ip", "-n", namespace, "link", "set", name, "addrgenmode", "none")
+            for address in its_addresses:
+                length = ["/64", "nodad"] if ":" in address else ["/24"]
+                words = [f"{address}{length[0]}", "dev", name, *length[1:]]
+                run("ip", "-n", namespace, "addr", "add", *words)
+            run("ip", "-n", namespace, "link", "set", name, "up")
+        for gateway in others[:2]:
+            run("ip", "-n", self.pod, "route", "add", "default", "via", gateway)
+
+    def _make_namespace(self, name: str) -> None:
+        run("ip", "netns", "add", name)
+        run("ip", "-n", name, "link", "set", "lo", "up")
+        self._namespaces.append(name)
+
     def remove(self) -> None:
-        for namespace in (self.pod, self.host):
+        for namespace in self._namespaces:
             subprocess.run(["ip", "netns", "del", namespace], check=False, capture_output=True)
         for cgroup in (self.app, self.proxy_cgroup, self.cgroup):
             if cgroup.exists():
-                wait_until(functools.partial(_removed, cgroup), f"{cgroup} to be empty")
+                wait_until(functools.partial(removed, cgroup), f"{cgroup} to be empty")
 
     # --- capture ---
 
@@ -162,6 +174,15 @@ class World:
             wait_until(lambda: "ready" in log.read_text(), "the server to listen")
             yield
 
+    @contextlib.contextmanager
+    def service(self, namespace: str, port: int, cgroup: Path | None = None) -> Iterator[None]:
+        """Run tests/helpers/capture_service.py, which echoes."""
+        words = sys.executable, _HERE / "capture_service.py", str(port)
+        log = self.folder / f"service-{next(_numbers)}.log"
+        with Process(self.inside(namespace, cgroup or self.cgroup / "..", *words), log) as process:
+            process.wait_ready(lambda: "ready" in process.output)
+            yield
+
     def dump(self) -> dict[str, str]:
         """Return everything that capture could leave behind, as text."""
         inside = ["ip", "netns", "exec", self.pod]
@@ -176,6 +197,17 @@ class World:
         shown = {what: run(*command) for what, command in commands.items()}
         shown["pins"] = "\n".join(sorted(map(str, self.bpffs.rglob("*"))))
         return shown
+
+
+class Neighbor(World):
+    """Another pod, of the same host."""
+
+    def __init__(self, first: World, folder: Path) -> None:
+        super().__init__(folder, first.bpffs, first.mode)
+        self.host = first.host
+
+    def make(self) -> None:
+        self._make_pod((NEIGHBOR, NEIGHBOR6), ("10.98.0.1", "fd98::1"), "eth1")
 
 
 @contextlib.contextmanager
@@ -200,7 +232,8 @@ def run(*words: str | Path) -> str:
     return done.stdout
 
 
-def _removed(cgroup: Path) -> bool:
+def removed(cgroup: Path) -> bool:
+    """Remove a cgroup; return whether it was empty."""
     with contextlib.suppress(OSError):
         cgroup.rmdir()
         return True

@@ -20,6 +20,12 @@ _ROOT: Final = Path("/sys/fs/cgroup")
 _PRIORITY: Final = -110
 """Before the chains that translate a service's address (-100): we see what the workload named."""
 
+_FLAGS: Final = "tcp flags & (fin | syn | rst | ack)"
+_BEGINNING: Final = f"{_FLAGS} == syn"
+"""Connections that are open when conntrack begins to look come to these chains too, with whatever
+is their next segment: redirected, they would be cut."""
+_NOT_BEGINNING: Final = f"{_FLAGS} != syn"
+
 COUNTERS: Final = ("captured", "inbound")
 
 
@@ -61,7 +67,7 @@ def _chain(name: str, hook: str, rules: Iterable[str]) -> Iterator[str]:
 
 def _outbound(wanted: Wanted, cgroup_root: Path) -> Iterator[str]:
     # a match, not its opposite: that would also be true of cgroups that are less deep
-    yield f"meta l4proto tcp {_in_cgroup(wanted.cgroup, cgroup_root)} jump decide"
+    yield f"{_BEGINNING} {_in_cgroup(wanted.cgroup, cgroup_root)} jump decide"
 
 
 def _decide(wanted: Wanted, cgroup_root: Path) -> Iterator[str]:
@@ -87,6 +93,7 @@ def _inbound(wanted: Wanted) -> Iterator[str]:
     policy = wanted.policy
     if not policy.captures_inbound:
         return
+    yield f"{_NOT_BEGINNING} return"
     yield 'iifname "lo" return'
     yield "fib daddr type != local return"
     if policy.inbound_excluded:

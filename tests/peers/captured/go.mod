@@ -1,0 +1,3 @@
+module uproxy/tests/peers/captured
+
+go 1.22
