@@ -309,6 +309,33 @@ async def test_going_past_is_loud(caplog: pytest.LogCaptureFixture) -> None:
     assert dict(here.records[0].fields)["via"] == "direct"
 
 
+@pytest.mark.parametrize(
+    ("identities", "cut"),
+    [
+        ((REVIEWS.spiffe_id, OURS.spiffe_id), []),
+        ((OURS.spiffe_id,), [f"L7 proxy l7 may have connected it to {REVIEWS.spiffe_id}"]),
+    ],
+)
+async def test_who_may_have_been_connected_to_somebody_not_expected_any_more_is_cut(
+    identities: tuple[str, ...], cut: list[str]
+) -> None:
+    here, before = make(ONE)
+    reviews = replace(here.settings.destinations["reviews"], identities=identities)
+    here.configure(replace(here.settings, destinations={"reviews": reviews}))
+    made, _closed = live(before)
+    assert [each.reason.partition(",")[0] for each in made.refusals] == cut
+
+
+@pytest.mark.parametrize("bypass", [False, True])
+def test_nobody_waits_for_the_address_of_the_way_past_it(bypass: bool) -> None:
+    here, _door = make(ONE, bypass=bypass)
+    reviews = replace(
+        here.settings.destinations["reviews"], hbone_address=TcpAddress("reviews.internal", 15008)
+    )
+    here.configure(replace(here.settings, destinations={"reviews": reviews}))
+    assert ways(admitted(current(here))) == [(A, ONE)]
+
+
 async def test_who_went_through_it_is_logged_with_its_name_and_address() -> None:
     here, door = make(ONE)
     made, closed = live(door)

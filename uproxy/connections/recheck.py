@@ -42,7 +42,7 @@ class ConnectionInfo:
     destination: str | None = None
     """Outbound: its name.  None inbound, and where none was chosen."""
     told: tuple[str, ...] = ()
-    """The SPIFFE IDs of which an L7 proxy was told to expect one at the destination."""
+    """The SPIFFE IDs that the destination was to have one of, as an L7 proxy is told."""
     caller: Caller | None = None
     """For whom an L7 proxy connects, as was believed when it was admitted; None: the peer connects
     for itself."""

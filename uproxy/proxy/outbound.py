@@ -88,7 +88,7 @@ class DestinationRoutes:
             target=None,
             port=destination.port,
             destination=destination.settings.name,
-            told=() if via is None else destination.settings.identities,
+            told=destination.settings.identities,
         )
         self._by_port: dict[int, ConnectionInfo] = {}  # of original destinations
 
