@@ -747,6 +747,20 @@ async def test_ports_that_a_refused_caller_makes_up_make_no_time_series() -> Non
     assert here.metric(failed, destination_port="unknown") == 3
 
 
+@pytest.mark.parametrize(
+    ("ports", "outcome"), [((8080,), Outcome.DENIED), ("all", Outcome.CONNECT_FAILED)]
+)
+async def test_ports_that_are_listed_or_that_a_caller_was_let_in_to_make_one(
+    ports: tuple[int, ...] | str, outcome: Outcome
+) -> None:
+    here, door = make_hbone(ports=ports)
+    who = stream(carried(door)[0], TcpAddress("10.0.0.7", 8080))
+    made = FakeConnection(who, peer=who.peer, tls=FACTS, shares_tls=True, dialled=None)
+    door.closed(made, ending(outcome, State.ADMITTING))
+    failed = "istio_tcp_connections_failed_total"
+    assert here.metric(failed, destination_port="8080") == 1
+
+
 async def test_a_tunnel_of_an_earlier_svid_stays_and_its_streams_show_that_one() -> None:
     here, door = make_hbone()
     tunnel, _ = carried(door)
