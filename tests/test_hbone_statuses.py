@@ -41,6 +41,39 @@ def test_every_other_status_is_a_connection_that_failed(status: int) -> None:
     assert f"with {status}: " in reason
 
 
+@pytest.mark.parametrize(
+    ("status", "probably", "at_l7"),
+    [
+        (400, "isn't one of its addresses", "takes the request for malformed"),
+        (403, "its policy doesn't allow us there", "its policy doesn't let us through"),
+        (404, "knows no such destination", "has no route for this destination"),
+        (503, "can't reach the destination", "no healthy way to the destination"),
+        (500, "is it an HBONE server?", "does a listener for CONNECT answer there?"),
+    ],
+)
+def test_a_status_is_explained_for_who_answers_so(status: int, probably: str, at_l7: str) -> None:
+    assert probably in statuses.meaning_of(status)[1]
+    assert at_l7 in statuses.meaning_of(status, at_l7=True)[1]
+
+
+@pytest.mark.parametrize(
+    ("code", "probably"),
+    [
+        (ErrorCode.REFUSED_STREAM, "as many streams as it may have"),
+        (ErrorCode.CONNECT_ERROR, "can't reach the destination"),
+        (ErrorCode.PROTOCOL_ERROR, "takes the request for malformed"),
+        (ErrorCode.ENHANCE_YOUR_CALM, "for one of too many"),
+        (ErrorCode.INTERNAL_ERROR, "could not or would not serve it"),
+    ],
+)
+def test_a_code_is_explained(code: ErrorCode, probably: str) -> None:
+    assert probably in statuses.meaning_of_reset(code)[1]
+
+
+def test_who_is_connected_is_answered_with_200() -> None:
+    assert statuses.CONNECTED == 200
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 503, 201])
 def test_an_l7_proxy_that_answers_anything_else_has_refused(status: int) -> None:
     outcome, reason = statuses.meaning_of(status, at_l7=True)

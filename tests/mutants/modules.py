@@ -15,7 +15,6 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
     "uproxy.connections.expectation": ("test_connections_expectation",),
     "uproxy.destinations": ("test_destinations", "property/test_destinations"),
     "uproxy.hbone.control": ("test_hbone_control", "test_hbone_session", "test_hbone_attacks"),
-    "uproxy.hbone.events": ("test_hbone_events", "test_hbone_session"),
     "uproxy.hbone.frames": ("test_hbone_frames",),
     "uproxy.hbone.headers": ("test_hbone_headers",),
     "uproxy.hbone.output": ("test_hbone_output",),
