@@ -119,7 +119,12 @@ def _pytest(files: Sequence[str], *plugins: object) -> int:
 
 
 def _all_pass(files: Sequence[str]) -> int:
-    return SURVIVED if _pytest(files) == 0 else NOTICED
+    match _pytest(files):
+        case pytest.ExitCode.OK:
+            return SURVIVED
+        case pytest.ExitCode.INTERNAL_ERROR:  # pytest's, which no test has noticed
+            return BROKEN
+    return NOTICED
 
 
 def _unchanged(files: Sequence[str]) -> int:
