@@ -259,6 +259,25 @@ def test_who_gives_back_each_frame_twice_is_let(size: int) -> None:
     assert peer.subject.streams == 1
 
 
+def test_who_was_read_quickly_and_then_stalls_is_held_within_a_bound() -> None:
+    """Five windows of the tunnel, and the four by which those of its streams may grow."""
+    pair = Pair(stream_window=100_000, connection_window=100_000)
+    streams = [pair.open()]
+    for _ in range(20):
+        for stream in streams:
+            while pair.client.send(stream, bytes(100_000)):
+                pair.pump()
+                pair.server.consumed(stream, 10**9)
+                if pair.client.sendable(stream) >= 100_000:
+                    break
+        streams.append(pair.open())
+    for stream in streams:
+        while pair.client.send(stream, bytes(100_000)):
+            pair.pump()
+    assert pair.server.is_overfull
+    assert pair.server.held <= (5 + 4) * 100_000
+
+
 def test_small_frames_that_nobody_reads_have_an_end() -> None:
     peer = client_of(session(stream_window=1 << 20, connection_window=1 << 20))
     peer.connect()

@@ -169,8 +169,8 @@ def test_a_smaller_window_of_ours_moves_those_of_open_streams() -> None:
 def test_of_what_came_before_our_smaller_window_as_much_more_must_be_consumed() -> None:
     subject = session(stream_window=1000)
     subject.receive(PREFACE + settings() + hello(), 0.0)
-    subject.receive(data(1, bytes(2000)) + frames.SETTINGS_ACK, 0.0)
-    subject.consumed(1, 2000)
+    subject.receive(data(1, bytes(2000)) + frames.SETTINGS_ACK, 9.0)
+    subject.consumed(1, 2000)  # so slowly that the window stays as it is
     assert len(subject.receive(data(1, bytes(1000)), 0.0)) == 1
     (reset,) = subject.receive(data(1, b"x"), 0.0)
     assert isinstance(reset, ResetReceived)
@@ -218,7 +218,7 @@ def test_before_that_the_default_holds() -> None:
     pair.server.answer(stream, 200)
     pair.server.consumed(stream, sent)
     pair.pump()
-    assert pair.client.sendable(stream) == 1000
+    assert pair.client.sendable(stream) == 2 * 1000  # it was read quickly
 
 
 def test_a_ping_is_answered_with_its_own_bytes() -> None:

@@ -260,8 +260,60 @@ def test_no_more_is_given_back_than_has_come() -> None:
     pair.pump()
     pair.server.consumed(stream, 10**9)
     pair.pump()
-    assert pair.client.sendable(stream) == 100_000
+    assert pair.client.sendable(stream) == 2 * 100_000  # it was read quickly
     assert pair.server.held == 0
+
+
+def fill(pair: Pair, stream: int) -> int:
+    """Send all that a stream may; return how many bytes that was."""
+    sent = 0
+    while count := pair.client.send(stream, bytes(1 << 20)):
+        sent += count
+        pair.pump()
+    return sent
+
+
+def read_often(pair: Pair, *streams: int) -> list[int]:
+    """Fill streams and read them; return how much each could be sent in the end."""
+    sent: dict[int, int] = {}
+    for _ in range(12):
+        for stream in streams:
+            sent[stream] = fill(pair, stream)
+            pair.server.consumed(stream, 10**9)
+            pair.pump()
+    return list(sent.values())
+
+
+def test_streams_that_are_read_quickly_may_send_more_each_its_share() -> None:
+    """Four windows of the tunnel more, by equal parts."""
+    pair = Pair(stream_window=100_000, connection_window=1_000_000)
+    first = pair.open()
+    assert read_often(pair, first) == [4_100_000]
+    second = pair.open()
+    assert read_often(pair, first, second) == [2_100_000, 2_100_000]
+    pair.server.reset(first, ErrorCode.CANCEL)
+    pair.pump()
+    assert read_often(pair, second) == [4_100_000]
+
+
+def test_what_an_ended_stream_had_grown_by_is_free_though_it_is_open_the_other_way() -> None:
+    pair = Pair(stream_window=100_000, connection_window=1_000_000)
+    streams = [pair.open() for _ in range(2)]
+    read_often(pair, *streams)
+    for stream in streams:
+        pair.client.finish(stream)
+    pair.pump()
+    other = pair.open()
+    assert read_often(pair, other)[0] >= 4_000_000 // 3
+
+
+def test_a_stream_that_had_grown_and_stalls_stops_only_itself() -> None:
+    pair = Pair(stream_window=100_000, connection_window=1_000_000)
+    stalled, other = pair.open(), pair.open()
+    read_often(pair, stalled, other)
+    assert fill(pair, stalled) == pair.server.held == 2_100_000
+    assert read_often(pair, other) == [2_100_000]
+    assert not pair.server.is_overfull
 
 
 def test_a_stream_that_stalls_stops_only_itself() -> None:

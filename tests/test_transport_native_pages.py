@@ -17,11 +17,11 @@ NATIVE = Path(__file__).parents[1] / "uproxy" / "transport" / "native"
 
 ORDER = re.findall(
     r"\w+",
-    "system openssl presented frames hpack_table hpack budgets faults streams connect reading "
-    "sending verbs rules control blocks data session codes alpn types queues deadlines limits "
-    "verify_cache route_cache references channel tls side client_hello close loss relay handshake "
-    "offload dial accept state tunnel goodbye stream pool connection spoken arrival carrying "
-    "dispatch worker _engine",
+    "system openssl presented frames hpack_table hpack budgets faults streams connect windows "
+    "reading sending verbs rules control blocks data session codes alpn types queues deadlines "
+    "limits verify_cache route_cache references channel tls side client_hello close loss relay "
+    "handshake offload dial accept state tunnel goodbye stream pool connection spoken arrival "
+    "carrying dispatch worker _engine",
 )
 """The pages: each needs only those before it."""
 

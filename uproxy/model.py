@@ -255,9 +255,9 @@ class TunnelSettings:
     streams_per_connection: int = 100
     """Streams that we have open on a tunnel of ours; the next one dials another."""
     stream_window: int = 256 * 1024
-    """Bytes that a peer may send on a stream before they are consumed."""
+    """Bytes that a peer may send on a stream before they are consumed, at first."""
     connection_window: int = 1024 * 1024
-    """Bytes that a peer may send on all streams of a tunnel before they are consumed."""
+    """Bytes that a peer may send on all streams of a tunnel before they are consumed, at first."""
     idle: float = 300.0
     """Seconds after which a tunnel without streams is closed; 0: never."""
 

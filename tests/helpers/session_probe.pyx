@@ -5,7 +5,7 @@ from libc.stdint cimport uint32_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
-from uproxy.transport.native cimport budgets, control, frames, hpack, hpack_table, reading, sending
+from uproxy.transport.native cimport budgets, control, frames, hpack, hpack_table, sending, windows
 from uproxy.transport.native.blocks cimport BAD_REQUEST
 from uproxy.transport.native.faults cimport SF_AUTHORITY, SF_FLOOD, SF_TOO_MANY, code_of, fault_words, flood_of
 from uproxy.transport.native.frames cimport Bytes, free_bytes
@@ -16,8 +16,9 @@ from uproxy.transport.native.hpack_table cimport HeaderDecoder, free_decoder
 from uproxy.transport.native.streams cimport (
     ENDED_STREAMS, ConnectRequest, H2Stream, Session, SessionCalls, SessionSettings, find_stream, take,
 )
+from uproxy.transport.native.windows cimport is_overfull, note_read
 from uproxy.transport.native.reading cimport (
-    STREAM_NOT_NOW, ends_here, is_overfull, is_readable, note_read, read_stream,
+    STREAM_NOT_NOW, ends_here, is_readable, read_stream,
 )
 from uproxy.transport.native.sending cimport finish_stream, send_data, send_some
 from uproxy.transport.native.verbs cimport (
@@ -45,8 +46,13 @@ def constants() -> dict[str, int]:
         "UPDATES_PER_DATA": budgets.UPDATES_PER_DATA,
         "UPDATES_PER_STREAM": budgets.UPDATES_PER_STREAM,
         "PRIORITIES_PER_STREAM": budgets.PRIORITIES_PER_STREAM,
-        "HELD_WINDOWS": reading.UNREAD_WINDOWS,
-        "LEAST_INCREMENT": reading.LEAST_RETURNED,
+        "HELD_WINDOWS": windows.UNREAD_WINDOWS,
+        "LEAST_INCREMENT": windows.LEAST_RETURNED,
+        "EXTRA_WINDOWS": windows.EXTRA_WINDOWS,
+        "MOST_EXTRA": windows.MOST_EXTRA,
+        "MOST_EXTRA_OF_ALL": windows.MOST_EXTRA_OF_ALL,
+        "FAST_S": windows.FAST_MS / 1000.0,
+        "SLOW_S": windows.SLOW_MS / 1000.0,
         "STREAMS_BEFORE_SETTINGS": sending.MOST_BEFORE_SETTINGS,
         "_SILLY_BYTES": sending.SILLY,
         "_REMEMBERED": ENDED_STREAMS,
@@ -221,6 +227,14 @@ cdef SessionCalls calls = SessionCalls(
     on_settings)
 
 
+cdef int extra_of_all = 0
+
+
+def grown_by_all() -> int:
+    """Bytes by which the windows of all sessions have grown."""
+    return extra_of_all
+
+
 cdef class SessionProbe:
     """A session whose calls become events.
 
@@ -244,6 +258,7 @@ cdef class SessionProbe:
         settings.max_streams = max_streams
         settings.streams_per_connection = streams_per_connection
         settings.stream_window, settings.connection_window = stream_window, connection_window
+        settings.extra_of_all = &extra_of_all
         self.events, self.ended = [], set()
         self.reads, self.releases, self.kills, self.slices = reads, releases, False, []
         self.scratch = <Headers *>calloc(1, sizeof(Headers))
@@ -340,6 +355,22 @@ cdef class SessionProbe:
             self.slices.append((id, size))
         self.note_end(id, size == 0)
 
+    def read_some(self, uint32_t id, int times) -> list:
+        """Read that often, or until nothing is there; return what came each time."""
+        cdef char *data = NULL
+        cdef ssize_t size
+        pieces = []
+        while len(pieces) < times:
+            size = read_stream(&self.session, self.stream(id), &data)
+            if size <= 0:
+                break
+            pieces.append(data[:size])
+        return pieces
+
+    def held_room(self, uint32_t id) -> int:
+        """How much memory there is for what a stream holds."""
+        return self.stream(id).held.room
+
     def note_end(self, uint32_t id, bint ended):
         """Note that all is read up to the end, the first time."""
         if ended and id not in self.ended:
@@ -415,6 +446,11 @@ cdef class SessionProbe:
     @property
     def overfull(self):
         return bool(is_overfull(&self.session))
+
+    @property
+    def extra(self):
+        """Bytes by which the windows of its streams have grown."""
+        return self.session.extra
 
     @property
     def allowed(self):

@@ -55,7 +55,7 @@ HBONE = Record(
         Field(
             "stream_window",
             size("64KiB", "16MiB"),
-            "What a peer may send on a stream before it is consumed: this much in each round trip.",
+            "What a peer may send on a stream before it is consumed; grows for quick readers.",
             "256KiB",
         ),
         Field(

@@ -24,6 +24,7 @@ from uproxy.hbone.events import (
 )
 from uproxy.hbone.frames import Frame
 from uproxy.hbone.sending import Sender
+from uproxy.hbone.windows import Growth
 from uproxy.model import TunnelSettings
 
 _DEBUG_BYTES = 160
@@ -35,9 +36,10 @@ _ON_OR_OFF = 1
 class Control(Sender):
     """What the peer says about its tunnel and its streams, and what follows from it."""
 
-    def __init__(self, *, server: bool, settings: TunnelSettings, now: float) -> None:
-        super().__init__(server=server, settings=settings, now=now)
-        self._now = now
+    def __init__(
+        self, *, server: bool, settings: TunnelSettings, now: float, growth: Growth | None = None
+    ) -> None:
+        super().__init__(server=server, settings=settings, now=now, growth=growth)
         self._told = Told()
         self._opened: set[int] = set()
         """Streams on which there is room where there was none; 0: on the tunnel."""

@@ -21,7 +21,7 @@ from uproxy.hbone.codes import (
     Setting,
 )
 from uproxy.hbone.output import Output
-from uproxy.hbone.windows import Inflow, Stream
+from uproxy.hbone.windows import Growth, Inflow, Stream
 from uproxy.model import TunnelSettings
 
 STREAMS_BEFORE_SETTINGS = 100
@@ -39,12 +39,15 @@ class Sender:
     """Streams, windows and output of one end of a tunnel.  A stream that isn't known, because it
     has ended, has no room and takes no orders; nothing here raises for it."""
 
-    def __init__(self, *, server: bool, settings: TunnelSettings, now: float) -> None:
+    def __init__(
+        self, *, server: bool, settings: TunnelSettings, now: float, growth: Growth | None = None
+    ) -> None:
         self._server = server
         self._settings = settings
         self._output = Output()
         self._encoder = headers.Encoder()
         self._budgets = Budgets(now)
+        self._now = now
         self._streams: dict[int, Stream] = {}
         self._gone: dict[int, bool] = {}
         """Streams that ended lately, and whether the peer may not know it yet."""
@@ -55,7 +58,9 @@ class Sender:
         self._due: list[Flood] = []
         """What is to be charged for streams that our owner has refused since a request came
         last."""
-        self._inflow = Inflow(max(settings.connection_window, DEFAULT_WINDOW))
+        self._inflow = Inflow(
+            max(settings.connection_window, DEFAULT_WINDOW), growth=growth or Growth()
+        )
         self._incoming = max(settings.stream_window, DEFAULT_WINDOW)
         """What the peer may send on a new stream; a smaller window holds once it is
         acknowledged."""
@@ -85,7 +90,6 @@ class Sender:
             self._output.add(PREFACE)
             values.append((Setting.ENABLE_PUSH, 0))
         self._output.add(frames.settings(values))
-        self._inflow.returning = self._inflow.window - self._inflow.left
         if self._inflow.returning:
             self._output.add(frames.window_update(0, self._inflow.grant()))
 
@@ -138,7 +142,7 @@ class Sender:
         if not self.room:
             raise RuntimeError("a tunnel without room was asked for a stream")
         self._highest += 1 if not self._highest else 2
-        stream = Stream(self._highest, self._initial, self._incoming)
+        stream = Stream(self._highest, self._initial, self._incoming, self._now)
         self._begin(stream)
         block = self._encoder.encode(headers.connect(authority, fields))
         self._output.add(frames.headers(stream.id, block, end=False))
@@ -272,6 +276,7 @@ class Sender:
         if not stream.was_reset:
             self._end(stream, unknowing=False)
         self._shortfall -= stream.shortfall
+        stream.drop_extra(self._inflow)
         self._inflow.consumed(stream.held)
         self._give_back(None)
 
@@ -282,8 +287,11 @@ class Sender:
 
     def _give_back(self, stream: Stream | None) -> None:
         """Let the peer send as much as was consumed, when it is worth a frame."""
-        if stream and (increment := stream.take_increment(self._settings.stream_window)):
-            self._output.reply(frames.window_update(stream.id, increment))
+        if stream:
+            share = self._inflow.most_extra // max(1, len(self._streams))
+            increment = stream.take_increment(self._incoming, self._inflow, share, self._now)
+            if increment:
+                self._output.reply(frames.window_update(stream.id, increment))
         if increment := self._inflow.take_increment():
             self._output.reply(frames.window_update(0, increment))
 

@@ -41,7 +41,7 @@ from uproxy.hbone.events import (
     ResetReceived,
 )
 from uproxy.hbone.frames import Frame, Splitter
-from uproxy.hbone.windows import Stream
+from uproxy.hbone.windows import Growth, Stream
 from uproxy.model import TunnelSettings
 
 _BAD_REQUEST = 400
@@ -61,8 +61,10 @@ class _Block:
 class Session(Control):
     """One end of a tunnel."""
 
-    def __init__(self, *, server: bool, settings: TunnelSettings, now: float) -> None:
-        super().__init__(server=server, settings=settings, now=now)
+    def __init__(
+        self, *, server: bool, settings: TunnelSettings, now: float, growth: Growth | None = None
+    ) -> None:
+        super().__init__(server=server, settings=settings, now=now, growth=growth)
         self._splitter = Splitter(server=server)
         self._decoder = headers.Decoder()
         self._block: _Block | None = None
@@ -169,6 +171,7 @@ class Session(Control):
 
     def _ended(self, stream: Stream) -> None:
         stream.received_end = True
+        self._give_back(stream)
         self._told.add(EndReceived(stream.id))
         self._settle(stream)
 
@@ -260,7 +263,7 @@ class Session(Control):
         except headers.NotServedError as error:
             self._refuse(block, str(error), None)
         else:
-            stream = Stream(block.stream, self._initial, self._incoming)
+            stream = Stream(block.stream, self._initial, self._incoming, self._now)
             self._begin(stream)
             self._told.add(RequestReceived(stream.id, request))
             if block.end:

@@ -1,8 +1,15 @@
-"""Flow control (RFC 9113 §5.2, §6.9): how much each end may send, on a tunnel and on a stream."""
+"""Flow control (RFC 9113 §5.2, §6.9): how much each end may send, on a tunnel and on a stream.
+
+A stream that is read quickly gets a larger window: twice as large whenever half of it was read
+within FAST_S.  The tunnel's grows with it, but by no more than is read: a stream that has stalled
+holds nothing of another's.  Open streams have equal shares of what a tunnel may grow by, so that a
+stream grows little on a tunnel where many others wait behind its bytes.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from weakref import WeakSet
 
 from uproxy.hbone.codes import DEFAULT_WINDOW, ErrorCode, TunnelError
 
@@ -11,27 +18,76 @@ HELD_WINDOWS = 4
 bytes are given back when they arrive, so that a stream that stalls stops only itself."""
 LEAST_INCREMENT = 4096
 """Bytes that a tunnel gives back at least, however much of its window is held; as Go."""
+EXTRA_WINDOWS = 4
+"""By how many windows of a tunnel those of its streams grow at most, together."""
+MOST_EXTRA = 4 * 1024 * 1024
+"""The same in bytes, however large that window is."""
+MOST_EXTRA_OF_ALL = 16 * 1024 * 1024
+"""Bytes, for all tunnels that share a Growth."""
+FAST_S = 0.25
+SLOW_S = 1.0
+"""Seconds in which half of a window isn't read: the stream loses what it has grown by."""
 
 
-@dataclass(slots=True)
+class Growth:
+    """By how much the windows of several tunnels have grown together."""
+
+    def __init__(self) -> None:
+        self._tunnels: WeakSet[Inflow] = WeakSet()
+
+    def add(self, tunnel: Inflow) -> None:
+        """Count a tunnel for as long as it exists."""
+        self._tunnels.add(tunnel)
+
+    @property
+    def left(self) -> int:
+        """How many bytes more there may be."""
+        return MOST_EXTRA_OF_ALL - sum(each.extra for each in self._tunnels)
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
 class Inflow:
     """What the peer may send on a tunnel as a whole."""
 
     window: int
-    """How large it is once everything that arrived was consumed."""
+    """How large it is once everything that arrived was consumed, if nothing has grown."""
     left: int = DEFAULT_WINDOW
     """Bytes that the peer may send."""
     held: int = 0
     """Bytes that arrived and weren't consumed."""
-    owed: int = 0
-    """Of them, those that the peer gets back only when they are consumed."""
-    returning: int = 0
-    """Bytes that the peer gets back with the next WINDOW_UPDATE."""
+    extra: int = 0
+    """Bytes by which the windows of streams have grown, together."""
+    growth: Growth = field(default_factory=Growth)
+    """Where they are counted."""
+
+    def __post_init__(self) -> None:
+        self.growth.add(self)
+
+    @property
+    def _most_held(self) -> int:
+        return HELD_WINDOWS * self.window + self.extra
+
+    @property
+    def most_extra(self) -> int:
+        """Bytes by which the windows of all streams may grow together."""
+        return min(EXTRA_WINDOWS * self.window, MOST_EXTRA)
 
     @property
     def is_overfull(self) -> bool:
         """Whether so much is held that the peer gets back only what is consumed."""
-        return self.held > HELD_WINDOWS * self.window
+        return self.held > self._most_held
+
+    @property
+    def owed(self) -> int:
+        """Bytes that the peer gets back only when they are consumed: as many as windows have grown
+        by, and what makes the tunnel overfull."""
+        return min(self.held, self.extra) + max(0, self.held - self._most_held)
+
+    @property
+    def returning(self) -> int:
+        """Bytes that the peer gets back with the next WINDOW_UPDATE; below 0 after windows have
+        become smaller."""
+        return self.window + self.extra - self.left - self.owed
 
     def arrived(self, count: int) -> None:
         """Count bytes that the peer sent.
@@ -44,17 +100,10 @@ class Inflow:
             raise TunnelError(ErrorCode.FLOW_CONTROL_ERROR, reason)
         self.left -= count
         self.held += count
-        if self.is_overfull:
-            self.owed += count
-        else:
-            self.returning += count
 
     def consumed(self, count: int) -> None:
         """Count bytes that went on, or aren't wanted any more."""
         self.held -= count
-        back = min(count, self.owed)
-        self.owed -= back
-        self.returning += back
 
     def take_increment(self) -> int:
         """Return what to give back, in halves of what isn't held; 0: nothing yet."""
@@ -64,7 +113,7 @@ class Inflow:
 
     def grant(self) -> int:
         """Return what to give back; the peer has it from then on."""
-        increment, self.returning = self.returning, 0
+        increment = self.returning
         self.left += increment
         return increment
 
@@ -78,6 +127,10 @@ class Stream:
     """Bytes that we may send; below 0 after the peer made its windows smaller (§6.9.2)."""
     incoming: int
     """Bytes that the peer may send."""
+    returned_at: float
+    """When the peer got something back last; seconds."""
+    extra: int = 0
+    """Bytes by which its window has grown."""
     held: int = 0
     """Bytes that arrived and weren't consumed."""
     returning: int = 0
@@ -105,10 +158,40 @@ class Stream:
         self.returning += count
         return relief
 
-    def take_increment(self, window: int) -> int:
-        """Return what to give back, in halves of the window; 0: nothing yet."""
-        if self.received_end or self.returning < window // 2:
+    def take_increment(self, window: int, inflow: Inflow, share: int, now: float) -> int:
+        """Return what to give back, in halves of the window; 0: nothing yet.  The window, which is
+        `window` at first, may have grown by `share` at most, and by no more than the tunnel's
+        `inflow` allows."""
+        if self.received_end:
+            if not self.held:
+                self.drop_extra(inflow)
             return 0
+        if not self.returning or self.returning < (window + self.extra) // 2:
+            return 0
+        self._resize(window, inflow, share, now)
         increment, self.returning = self.returning, 0
         self.incoming += increment
         return increment
+
+    def drop_extra(self, inflow: Inflow) -> None:
+        """Let other streams grow by what this one has grown by, on which nothing more comes."""
+        inflow.extra -= self.extra
+        self.extra = 0
+
+    def _resize(self, window: int, inflow: Inflow, share: int, now: float) -> None:
+        """Make the window larger or smaller by how long it took to read half of it."""
+        took, self.returned_at = now - self.returned_at, now
+        extra = self.extra
+        if took > SLOW_S:
+            extra = 0
+        elif took < FAST_S and not self.held:
+            extra += window + self.extra
+        extra = min(extra, share)
+        if extra > self.extra:
+            by = min(extra - self.extra, inflow.most_extra - inflow.extra, inflow.growth.left)
+        else:
+            # no further than to what it would get back: the rest is out of our hands
+            by = -min(self.extra - extra, self.returning)
+        self.extra += by
+        inflow.extra += by
+        self.returning += by

@@ -13,6 +13,7 @@ from uproxy.transport.native.frames cimport (
     H2_ENHANCE_YOUR_CALM, H2_NO_ERROR, H2_REFUSED_STREAM,
 )
 from uproxy.transport.native.streams cimport H2Stream, Session, SessionCalls
+from uproxy.transport.native.windows cimport is_overfull
 from uproxy.transport.native.verbs cimport reset_stream
 from uproxy.transport.native.codes cimport (
     F_AFTER_HANDSHAKE, F_HELD, F_HTTP2, F_NONE, F_OS, F_STATUS, F_STREAM_REFUSED, F_STREAM_RESET,
@@ -250,7 +251,7 @@ cdef inline void end_the_stalled(Tunnel *tunnel) noexcept nogil:
     one that was read least lately: one that stalls must not stop the others."""
     cdef Side *side
     cdef Side *stalled
-    while tunnel.session.owed:
+    while is_overfull(&tunnel.session):
         side, stalled = tunnel.open, NULL
         while side != NULL:
             if side.stream.h2.unread and (

@@ -58,11 +58,10 @@ cdef inline void greet(Session *session) noexcept nogil:
         put_setting(at, SET_MAX_CONCURRENT_STREAMS, session.settings.max_streams)
     else:
         put_setting(at, SET_ENABLE_PUSH, 0)
-    session.unreturned = session.settings.connection_window - DEFAULT_WINDOW
-    if session.unreturned:
-        put_number_frame(&session.output, WINDOW_UPDATE_FRAME, 0, session.unreturned)
-        session.receive_window += session.unreturned
-        session.unreturned = 0
+    if session.settings.connection_window > DEFAULT_WINDOW:
+        put_number_frame(&session.output, WINDOW_UPDATE_FRAME, 0,
+                         session.settings.connection_window - DEFAULT_WINDOW)
+        session.receive_window = session.settings.connection_window
 
 
 cdef inline void send_ping(Session *session) noexcept nogil:
@@ -174,6 +173,7 @@ cdef inline bint confirm_settings(Session *session) noexcept nogil:
         for at in range(session.slot_count):
             if session.slots[at].stream != NULL:
                 session.slots[at].stream.receive_window += by
+                session.slots[at].stream.window += by
     return True
 
 

@@ -17,9 +17,8 @@ from uproxy.transport.native.faults cimport (
 from uproxy.transport.native.streams cimport (
     FATE_UNKNOWN_TO_PEER, PHASE_DATA, PHASE_HEADER, H2Stream, Session, fate_of, find_stream,
 )
-from uproxy.transport.native.reading cimport (
-    add_to_run, give_back_of, note_gone, pass_on, take_window,
-)
+from uproxy.transport.native.windows cimport give_back_of, note_gone, take_window
+from uproxy.transport.native.reading cimport add_to_run, pass_on
 from uproxy.transport.native.sending cimport note_both_ends
 from uproxy.transport.native.rules cimport (
     abort_stream, break_session, charge, check_replies, open_one, stray,
@@ -114,6 +113,7 @@ cdef inline void end_data(Session *session) noexcept nogil:
         return
     # the end is noted first: whoever reads the last bytes is told that it is behind them
     stream.receive_ended = True
+    give_back_of(session, stream)
     note_both_ends(session, stream)
     if session.run_stream != NULL:
         if not pass_on(session):

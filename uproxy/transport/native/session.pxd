@@ -11,6 +11,7 @@ from libc.stdint cimport uint8_t, uint32_t
 from libc.stdlib cimport free
 from libc.string cimport memcmp, memcpy, memset
 
+from uproxy.transport.native.system cimport word_add
 from uproxy.transport.native.frames cimport (
     CONTINUATION_FRAME, DATA_FRAME, DEFAULT_WINDOW, FRAME_HEADER, GOAWAY_FRAME, HEADERS_FRAME,
     MAX_FRAME, MAX_ID, PADDED_FLAG, PING_FRAME, PUSH_PROMISE_FRAME, RST_STREAM_FRAME,
@@ -73,6 +74,8 @@ cdef inline void end_session(Session *session) noexcept nogil:
             free_queue(&stream.waiting)
             free_queue(&stream.held)
             free(stream)
+    if session.settings.extra_of_all != NULL:
+        word_add(session.settings.extra_of_all, -<int>session.extra)
     free(session.slots)
     free(session.ended)
     free(session.lent)

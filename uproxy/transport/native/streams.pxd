@@ -7,7 +7,7 @@ frees none by itself, so that no callback can pull one from under its caller.
 
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free, realloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memmove
 
 from uproxy.transport.native.frames cimport FRAME_HEADER, Bytes, FrameHeader
 from uproxy.transport.native.hpack_table cimport HeaderDecoder
@@ -45,7 +45,9 @@ cdef struct H2Stream:
     uint32_t id
     int32_t send_window  # bytes that the peer takes; below 0 after a smaller SETTINGS
     int32_t receive_window  # bytes that the peer may send
+    uint32_t window  # bytes that may be on their way or unread; grows with how fast it is read
     uint32_t unreturned  # bytes that were read, and not given back to the peer's window
+    uint32_t returned_at  # when they were given back last, in `milliseconds`
     Queue waiting  # to be sent when windows, and the output, have room
     Queue held  # received, and not read when they came
     uint32_t unread  # bytes received and not read: those held, and those being passed on
@@ -78,6 +80,7 @@ cdef struct SessionSettings:  # ours
     uint32_t streams_per_connection  # that we open
     uint32_t stream_window  # bytes that a peer may send on a stream that isn't read
     uint32_t connection_window  # bytes in flight, on all streams
+    int *extra_of_all  # the sum of `extra` of all sessions; NULL: of this one
 
 cdef struct ConnectRequest:  # valid while `on_request` runs
     const char *authority
@@ -117,8 +120,7 @@ cdef struct Session:
     int64_t send_window
     uint32_t receive_window  # bytes that the peer may send on all streams
     uint32_t unread  # bytes received and not read, of all streams
-    uint32_t owed  # of them, those that the peer gets back when they are read
-    uint32_t unreturned  # bytes that it gets back with the next update
+    uint32_t extra  # bytes by which the windows of streams have grown, together
     uint32_t peer_window  # with which the peer's streams begin
     uint32_t own_window  # with which ours begin
     # streams
@@ -170,6 +172,9 @@ cdef inline bint keep(Queue *queue, const char *data, uint32_t size) noexcept no
     """Add a copy of `data`.  False: no memory."""
     cdef uint32_t room = queue.room if queue.room else LEAST_QUEUE
     cdef char *bigger
+    if room < queue.at + queue.size + size and queue.at > queue.size:
+        memmove(queue.data, queue.data + queue.at, queue.size)
+        queue.at = 0
     while room < queue.at + queue.size + size:
         room *= 2
     if room != queue.room:
@@ -195,6 +200,11 @@ cdef inline void take(Queue *queue, uint32_t size) noexcept nogil:
     queue.size -= size
     if not queue.size:
         free_queue(queue)
+
+
+cdef inline uint32_t milliseconds(double now) noexcept nogil:
+    """Return a time in milliseconds, of which differences count: it begins anew after 49 days."""
+    return <uint32_t><int64_t>(now * 1000)
 
 
 # Streams by their numbers: open addressing, a slot is looked for from its home on.
@@ -252,7 +262,9 @@ cdef inline H2Stream *add_stream(Session *session, uint32_t id) noexcept nogil:
         return NULL
     stream.id, stream.is_open = id, True
     stream.send_window = <int32_t>session.peer_window
+    stream.window = session.own_window
     stream.receive_window = <int32_t>session.own_window
+    stream.returned_at = milliseconds(session.now)
     at = slot_of(session, id)
     session.slots[at].id, session.slots[at].stream = id, stream
     session.streams += 1

@@ -74,6 +74,7 @@ cdef inline int start_tunnel(Tunnel *tunnel, bint server) noexcept nogil:
     settings.max_streams = settings.streams_per_connection = tunnel.limits.most
     settings.stream_window = tunnel.limits.stream_window
     settings.connection_window = tunnel.limits.connection_window
+    settings.extra_of_all = &worker.shared.extra_windows
     if start_session(&tunnel.session, server, &settings, &worker.shared.session_calls,
                      worker.headers, tunnel, worker.now) < 0:
         return fail(channel, F_MEMORY, 0, 0)

@@ -409,6 +409,7 @@ cdef struct Shared:  # by all workers
     Carrier stream_calls  # of the sides that are streams of tunnels
     SessionCalls session_calls
     int pooled_tunnels  # that are open
+    int extra_windows  # bytes by which the windows of streams have grown, on all tunnels
 
 cdef struct StreamLimit:  # what a far end of tunnels has said
     uint64_t end  # a hash of its address

@@ -14,6 +14,7 @@ from uproxy.transport.native.budgets cimport allow_for_stream
 from uproxy.transport.native.streams cimport (
     H2Stream, Session, add_stream, free_queue, remove_stream,
 )
+from uproxy.transport.native.windows cimport drop_extra
 from uproxy.transport.native.reading cimport drop_unread
 from uproxy.transport.native.sending cimport (
     forget_moved, is_sending, leave_ready, note_both_ends, send_waiting,
@@ -145,6 +146,7 @@ cdef inline void release_stream(Session *session, H2Stream *stream) noexcept nog
     forget_moved(session, stream)
     if session.data_stream == stream:
         session.data_stream = NULL
+    drop_extra(session, stream)
     remove_stream(session, stream)
 
 

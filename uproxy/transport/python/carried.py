@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
-from time import monotonic
 from typing import TYPE_CHECKING, Protocol, cast
 from weakref import ref
 
 from uproxy.contract import SILENT, Arrival, Door, Refusal, RefusedError, Spoken, TlsPlan
 from uproxy.hbone import headers
 from uproxy.hbone.events import Request
-from uproxy.hbone.session import Session
 from uproxy.model import TcpAddress, TunnelSettings
 from uproxy.transport import failures
 from uproxy.transport.python.limits import LimitedConnection
 from uproxy.transport.python.side import Failure
 from uproxy.transport.python.stream import StreamSide
 from uproxy.transport.python.tls import TlsChannel
-from uproxy.transport.python.tunnel import Tunnel
+from uproxy.transport.python.tunnel import Tunnel, new_session
 
 if TYPE_CHECKING:
     from uproxy.transport.python.limits import Limiter
@@ -54,7 +52,7 @@ class CarriedStreams:
         self._plan = ref(plan)  # it has a key, which goes with the last snapshot that has it
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._streams: set[Started] = set()
-        session = Session(server=True, settings=settings, now=monotonic())
+        session = new_session(server=True, settings=settings)
         self._tunnel = Tunnel(channel, session, self, plan.own.not_after)
 
     @property

@@ -18,7 +18,6 @@ from weakref import ReferenceType, WeakKeyDictionary, ref
 from uproxy import libssl, sockets
 from uproxy.contract import Candidate, Refusal, RefusedError, Route, TlsPlan, Tunnel
 from uproxy.hbone.events import Request
-from uproxy.hbone.session import Session
 from uproxy.model import Direction, Outcome, TcpAddress, TunnelSettings
 from uproxy.transport import failures
 from uproxy.transport.dial import reach
@@ -292,7 +291,7 @@ class PooledTunnel:
         except BaseException:
             channel.close()
             raise
-        session = Session(server=False, settings=self._settings, now=monotonic())
+        session = tunnel.new_session(server=False, settings=self._settings)
         self._tunnel = tunnel.Tunnel(channel, session, self, way.plan.own.not_after)
         self._tunnel.start()
         self.ready.set_result(None)

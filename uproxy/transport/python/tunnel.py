@@ -10,12 +10,15 @@ import asyncio
 import errno
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Final, Protocol
 
 from uproxy.contract import Refusal
 from uproxy.hbone import codes, events
 from uproxy.hbone.session import Session
+from uproxy.hbone.windows import Growth
 from uproxy.libssl import Buffer, TlsError
+from uproxy.model import TunnelSettings
 from uproxy.transport import failures
 from uproxy.transport.l7_failures import refused_handshake
 from uproxy.transport.python.frame_channel import FrameChannel
@@ -30,6 +33,7 @@ LONGEST_WAIT_S: Final = 60.0
 """Seconds between two looks at the wall clock, which may jump."""
 PONG_S: Final = 2.0
 """Seconds for which the answer to a PING is awaited."""
+_GROWTH: Final = Growth()  # of all tunnels of this process
 
 
 class Owner(Protocol):
@@ -46,6 +50,11 @@ class Owner(Protocol):
 
     def on_over(self, failure: Failure | None) -> None:
         """The tunnel has ended; None: in order."""
+
+
+def new_session(*, server: bool, settings: TunnelSettings) -> Session:
+    """Return the session of a new tunnel."""
+    return Session(server=server, settings=settings, now=monotonic(), growth=_GROWTH)
 
 
 class Tunnel(FrameChannel):
