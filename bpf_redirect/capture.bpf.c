@@ -6,6 +6,8 @@
  *   lookup              on the network namespace: gives what arrives there to the proxy's
  *                       listener, and inbound connections to its other one.
  *   listen              on the proxy's cgroup: registers its listeners each time it starts.
+ *   disown              on the workload's cgroup: its own listeners aren't the proxy's, where the
+ *                       proxy's cgroup is above both.
  *   guard               on the workload's cgroup: nothing marked leaves but by loopback.
  *
  * The contract is in README.md.  Only contexts of the kernel's stable interface are used, no BTF,
@@ -23,6 +25,9 @@
 #define LOOPBACK 1 /* the index of lo in every network namespace */
 
 #define REFUSE 0
+
+/* in bpf_sock_ops.reply, which nobody else reads at a listen() and the next program sees */
+#define NOT_THE_PROXY 0x75700001
 
 MAP(addresses, BPF_MAP_TYPE_LPM_TRIE, struct capture_prefix, __u32, 16384, BPF_F_NO_PREALLOC);
 MAP(own, BPF_MAP_TYPE_LPM_TRIE, struct capture_prefix, __u32, 16384, BPF_F_NO_PREALLOC);
@@ -283,6 +288,8 @@ INLINE int on_listen(struct bpf_sock_ops *ctx, int is_new)
 
 	if (ctx->op != BPF_SOCK_OPS_TCP_LISTEN_CB || !(c = get_config()))
 		return PASS;
+	if (ctx->reply == NOT_THE_PROXY)
+		return PASS;
 	if (is_new && c->netns_cookie && bpf_get_netns_cookie(ctx) != c->netns_cookie)
 		return PASS;
 	if (ctx->local_port == c->outbound_port)
@@ -303,6 +310,15 @@ SECTION("sockops") int listen(struct bpf_sock_ops *ctx)
 SECTION("sockops/old") int listen_old(struct bpf_sock_ops *ctx)
 {
 	return on_listen(ctx, 0);
+}
+
+/* The kernel runs the programs of a cgroup before those of the ones above it: so this one is before
+ * `listen` of a cgroup that has both workload and proxy, and behind that of a proxy inside. */
+SECTION("sockops/disown") int disown(struct bpf_sock_ops *ctx)
+{
+	if (ctx->op == BPF_SOCK_OPS_TCP_LISTEN_CB)
+		ctx->reply = NOT_THE_PROXY;
+	return PASS;
 }
 
 /* --- nothing marked leaves the namespace, whoever removed the route --- */

@@ -29,6 +29,7 @@ def test_the_shipped_object_has_every_program_with_its_maps() -> None:
         "lookup_old": "sk_lookup/old",
         "listen": "sockops",
         "listen_old": "sockops/old",
+        "disown": "sockops/disown",
         "guard": "cgroup_skb/egress",
     }
     used = {name: {each for _, each in p.maps} for name, p in found.programs.items()}

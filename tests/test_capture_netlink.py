@@ -7,8 +7,10 @@ import socket
 from hypothesis import given
 from hypothesis import strategies as st
 
+from uproxy.capture.addresses import own_networks
 from uproxy.capture.netlink import Netlink, attributes, read_attributes
-from uproxy.capture.routing import PolicyRoute, Rule, matches, own_networks
+from uproxy.capture.routing import PolicyRoute, matches
+from uproxy.capture.rtnetlink import Rule
 
 
 @given(st.dictionaries(st.integers(1, 0x3FFF), st.binary(max_size=64)))

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.test_capture_record import MADE
-from uproxy.capture import control, record
+from uproxy.capture import control, orphans, record
 from uproxy.capture.condition import Condition, State
 from uproxy.capture.layout import Listener, Stat
+from uproxy.capture.orphans import Orphan
+from uproxy.capture.record import Mode
 from uproxy.cli import main
 from uproxy.cli.capture_text import as_json, as_text
 
@@ -37,6 +39,11 @@ from uproxy.cli.capture_text import as_json, as_text
         ("detach --name x --include 443", "capture detach has no --include"),
         ("status --fail-open", "capture status has no --fail-open"),
         ("status --name no-such-capture", "no capture 'no-such-capture'"),
+        ("follow --name no-such-capture", "no capture 'no-such-capture'"),
+        (
+            "attach --cgroup / --netns x --exclude fe80::1%eth0",
+            "--exclude 'fe80::1%eth0': has a zone, which no program sees: write fe80::1",
+        ),
         ("remove", "invalid choice: 'remove'"),
     ],
 )
@@ -117,6 +124,18 @@ def test_without_captures_status_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(record, "FOLDER", tmp_path)
+    monkeypatch.setattr(orphans, "find", lambda *_: [])  # of others who use this machine
     assert control.look(folder=tmp_path) == []
     assert main(["capture", "status", "--json"]) in (0, 5)
     assert isinstance(json.loads(capsys.readouterr().out), list)
+
+
+def test_a_capture_without_a_record_is_shown_with_the_way_out() -> None:
+    lost = Orphan("orders-1", Mode.NFT, Path("/proc/1/ns/net"))
+    assert as_text(lost).splitlines() == [
+        "orders-1: ORPHANED",
+        "  it still acts, but its record is lost: detach it by --name, or attach again",
+        "  mode       nft",
+        "  place      /proc/1/ns/net",
+    ]
+    assert as_json(lost)["state"] == "orphaned"

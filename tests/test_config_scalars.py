@@ -161,6 +161,15 @@ def test_networks_have_no_bits_beyond_their_prefix() -> None:
         scalars.network("10.0.0.0/33")
 
 
+@pytest.mark.parametrize("parse", [scalars.network, scalars.plain_network])
+def test_networks_have_no_zone_because_nothing_could_match_it(
+    parse: Callable[[str], object],
+) -> None:
+    for text in ("fe80::1%eth0", "fe80::1%eth0/128", "fe80::%1/64"):
+        with pytest.raises(ValueError, match=r"has a zone, .* write fe80::1?$"):
+            parse(text)
+
+
 def test_modes_are_octal() -> None:
     assert scalars.mode("0600") == 0o600
     assert scalars.mode("660") == 0o660

@@ -207,6 +207,11 @@ def map_id(map_: int) -> int:
     return int(struct.unpack_from("=2I", _info(map_, b"", 64))[1])
 
 
+def value_size(map_: int) -> int:
+    """Return how many bytes a map's values have."""
+    return int(struct.unpack_from("=4I", _info(map_, b"", 64))[3])
+
+
 def link_info(link: int) -> LinkInfo:
     """Return what the kernel tells of a link to a cgroup or network namespace."""
     info = _info(link, b"", 64)

@@ -7,7 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from uproxy.capture import bpf, contents, hooks, nft, programs, routing, shortcut, sockdiag, sysctls
+from uproxy.capture import (
+    addresses,
+    bpf,
+    contents,
+    hooks,
+    nft,
+    programs,
+    routing,
+    shortcut,
+    sockdiag,
+    sysctls,
+)
 from uproxy.capture.layout import PREFIX_SIZE, Listener, Stat, prefix_key
 from uproxy.capture.nft_rules import ruleset, table_name
 from uproxy.capture.pins import LINK, MAP, Pins
@@ -69,10 +80,10 @@ def _examine_nft(made: Record) -> Condition:
     with inside(namespace):
         listeners = nft.has_listeners(wanted)
         if not nft.exists(wanted):
-            reasons.append(f"the nft table {table_name(wanted)} is gone: attach again")
+            reasons.append(f"the nft table {table_name(wanted.name)} is gone: attach again")
             return Condition(made, State.STALE, tuple(reasons), listeners)
         if made.listing not in ("", nft.listing(wanted)):
-            reasons.append(f"the nft table {table_name(wanted)} was changed: attach again")
+            reasons.append(f"the nft table {table_name(wanted.name)} was changed: attach again")
         stats = nft.stats(wanted)
     rules = ruleset(wanted, cgroup_root())
     state = State.STALE if reasons else State.ATTACHED
@@ -117,7 +128,7 @@ def _reasons(made: Record, pins: Pins) -> Iterator[str]:
         for lacking in routing.missing(wanted.route):
             yield f"{lacking}: attach again"
         current = sysctls.read()
-        own = routing.own_networks()
+        own = addresses.own_networks()
         is_opaque = sockdiag.is_opaque(wanted.outbound_port)
     if is_opaque and _listeners(pins).get(Listener.OUTBOUND):
         yield (

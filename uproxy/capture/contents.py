@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
 from collections.abc import Iterable, Mapping
@@ -9,7 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from uproxy import originals
-from uproxy.capture import bpf, routing
+from uproxy.capture import addresses, bpf
+from uproxy.capture.elf import MapDefinition
 from uproxy.capture.layout import (
     CONFIG_SIZE,
     PREFIX_SIZE,
@@ -25,10 +27,13 @@ from uproxy.capture.layout import (
 from uproxy.capture.listeners import find_listener
 from uproxy.capture.pins import MAP, Pins
 from uproxy.capture.places import Namespace, inside
-from uproxy.capture.record import Wanted
+from uproxy.capture.record import Record, Wanted, parse
 
 _LONG: Final = 8
 """Bytes of a value of `listeners`, and of a counter."""
+_RECORD: Final = "record"
+_ARRAY: Final = 2
+"""BPF_MAP_TYPE_ARRAY."""
 _PROCESSORS: Final = Path("/sys/devices/system/cpu/possible")
 
 
@@ -47,6 +52,28 @@ def read_config(pins: Pins) -> Config | None:
     with pins.open(f"{MAP}config") as map_:
         data = None if map_ is None else bpf.lookup(map_, word(0), CONFIG_SIZE)
     return None if data is None else Config.unpack(data)
+
+
+def write_record(pins: Pins, made: Record) -> None:
+    """Pin a copy of the record, from which a capture can be undone that has lost it."""
+    text = made.to_json().encode()
+    map_ = bpf.create_map(_RECORD, MapDefinition(_ARRAY, 4, len(text), 1, 0))
+    try:
+        bpf.update(map_, word(0), text)
+        pins.put(f"{MAP}{_RECORD}", map_)
+    finally:
+        os.close(map_)
+
+
+def read_record(pins: Pins) -> Record | None:
+    """Return what was written; None: nothing is.
+
+    Raises:
+        UproxyError: another version of uProxy wrote it.
+    """
+    with pins.open(f"{MAP}{_RECORD}") as map_:
+        text = None if map_ is None else bpf.lookup(map_, word(0), bpf.value_size(map_))
+    return None if text is None else parse(text.decode(), pins.folder)
 
 
 def write_policy(wanted: Wanted, maps: Mapping[str, int]) -> None:
@@ -70,7 +97,7 @@ def write_own(map_: int, networks: Iterable[Network]) -> None:
 def own_networks(namespace: Namespace) -> set[Network]:
     """Return what the network namespace takes for its own addresses."""
     with inside(namespace):
-        return routing.own_networks()
+        return addresses.own_networks()
 
 
 def register_listeners(wanted: Wanted, namespace: Namespace, map_: int) -> None:
@@ -78,11 +105,12 @@ def register_listeners(wanted: Wanted, namespace: Namespace, map_: int) -> None:
     for outbound connections transparent, for which a proxy may lack the privilege."""
     if wanted.proxy_cgroup is None:
         return
+    apart = None if wanted.exempt_cgroup_id else wanted.cgroup
     ports = {Listener.OUTBOUND: wanted.outbound_port, Listener.INBOUND: wanted.inbound_port}
     for which, port in ports.items():
         if has_listener(map_, which) and which != Listener.OUTBOUND:
             continue
-        found = find_listener(namespace, wanted.proxy_cgroup, port)
+        found = find_listener(namespace, wanted.proxy_cgroup, port, apart)
         if found is not None:
             with socket.socket(fileno=found) as listener:
                 if which == Listener.OUTBOUND:

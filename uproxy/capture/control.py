@@ -11,10 +11,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from uproxy.capture import ebpf, following, nft, programs, record
+from uproxy.capture import contents, ebpf, following, nft, orphans, programs, record
 from uproxy.capture.condition import Condition, examine
-from uproxy.capture.pins import check_bpffs
-from uproxy.capture.places import Cgroup, cgroup_root, find_cgroup, find_namespace, is_initial
+from uproxy.capture.orphans import Orphan
+from uproxy.capture.pins import Pins, check_bpffs
+from uproxy.capture.places import (
+    Cgroup,
+    Namespace,
+    cgroup_root,
+    find_cgroup,
+    find_namespace,
+    inside,
+    is_initial,
+)
 from uproxy.capture.policy import Policy
 from uproxy.capture.record import Mode, Record, Wanted, default_name
 from uproxy.capture.routing import PolicyRoute
@@ -76,17 +85,35 @@ def attach(request: Request, folder: Path = record.FOLDER) -> Attached:
     """
     with record.locked(folder):
         name = _name(request)
-        earlier = record.load(folder, name)
+        earlier = record.load(folder, name) or _lost(request.bpffs, name)
         mode, why = _choose(request, earlier)
         wanted = _wanted(request, name, mode)
         if earlier is not None and earlier.wanted.mode != mode:
             raise UproxyError(
                 f"capture {name} is attached with --mode {earlier.wanted.mode}: detach it first"
             )
+        if earlier is None and mode == Mode.EBPF:
+            _refuse_table(wanted)
         if mode == Mode.NFT:
             nft.attach(folder, wanted)
             return Attached(name, mode, why, ())
         return Attached(name, mode, why, ebpf.attach(folder, wanted))
+
+
+def _lost(bpffs: Path, name: str) -> Record | None:
+    """Return the record that was kept with pins of that name."""
+    pins = Pins(bpffs, name)
+    return contents.read_record(pins) if pins.exist() else None
+
+
+def _refuse_table(wanted: Wanted) -> None:
+    """Refuse to capture by eBPF what a table captures whose record is lost."""
+    with inside(wanted.namespace):
+        if wanted.name in nft.captures():
+            raise UproxyError(
+                f"capture {wanted.name} is attached with --mode nft, and its record is lost: "
+                "detach it first"
+            )
 
 
 def _choose(request: Request, earlier: Record | None) -> tuple[Mode, str]:
@@ -125,7 +152,12 @@ def _refusal(check: Callable[[], None]) -> UproxyError | None:
     return None
 
 
-def detach(name: str, drain_s: float = 0.0, folder: Path = record.FOLDER) -> None:
+def detach(
+    name: str,
+    drain_s: float = 0.0,
+    folder: Path = record.FOLDER,
+    bpffs: Path = DEFAULT_BPFFS,
+) -> None:
     """Undo a capture; connections captured by eBPF have `drain_s` seconds to end.
 
     Raises:
@@ -134,32 +166,43 @@ def detach(name: str, drain_s: float = 0.0, folder: Path = record.FOLDER) -> Non
     with record.locked(folder):
         made = record.load(folder, name)
         if made is None:
-            there = ", ".join(record.names(folder)) or "none"
-            raise UsageError(f"no capture {name!r} is attached; there are: {there}")
-        if made.wanted.mode == Mode.NFT:
+            for lost in _orphans(name, folder, bpffs):
+                orphans.detach(folder, lost, drain_s)
+        elif made.wanted.mode == Mode.NFT:
             nft.detach(folder, made)
         else:
             ebpf.detach(folder, made, drain_s)
 
 
-def look(name: str | None = None, folder: Path = record.FOLDER) -> list[Condition]:
-    """Return how a capture is, or how all of them are.
+def _orphans(name: str, folder: Path, bpffs: Path) -> list[Orphan]:
+    found = [each for each in orphans.find(folder, bpffs) if each.name == name]
+    if not found:
+        raise record.unknown(folder, name)
+    return found
+
+
+def look(
+    name: str | None = None, folder: Path = record.FOLDER, bpffs: Path = DEFAULT_BPFFS
+) -> list[Condition | Orphan]:
+    """Return how a capture is, or how all of them are; also of those whose record is lost.
 
     Raises:
         UsageError: there is none of that name.
+        NotPermittedError: we may not look.
     """
-    there = record.names(folder)
-    if name is not None and name not in there:
-        raise UsageError(f"no capture {name!r}; there are: {', '.join(there) or 'none'}")
-    records = (record.load(folder, each) for each in there if name in (None, each))
-    return [examine(each) for each in records if each is not None]
+    if name is None:
+        records = (record.load(folder, each) for each in record.names(folder))
+        there = [examine(each) for each in records if each is not None]
+        return [*there, *orphans.find(folder, bpffs)]
+    made = record.load(folder, name)
+    return [*_orphans(name, folder, bpffs)] if made is None else [examine(made)]
 
 
 def follow(name: str, folder: Path = record.FOLDER) -> None:
     """Keep an eBPF capture's list of own addresses up to date until it is detached.
 
     Raises:
-        UproxyError: there is none of that name, or it needs nobody who follows.
+        UsageError: there is none of that name, or it needs nobody who follows.
     """
     following.follow(folder, name)
 
@@ -181,7 +224,7 @@ def _name(request: Request) -> str:
 def _wanted(request: Request, name: str, mode: Mode) -> Wanted:
     cgroup = find_cgroup("--cgroup", request.cgroup)
     namespace = find_namespace(request.netns)
-    proxy = _proxy(request, cgroup, mode)
+    proxy = _proxy(request, cgroup, namespace, mode)
     if request.outbound_port == request.inbound_port:
         raise UsageError("--outbound-port and --inbound-port must differ")
     if mode == Mode.NFT and request.fail_open:
@@ -206,10 +249,11 @@ def _wanted(request: Request, name: str, mode: Mode) -> Wanted:
     )
 
 
-def _proxy(request: Request, cgroup: Cgroup, mode: Mode) -> Cgroup | None:
+def _proxy(request: Request, cgroup: Cgroup, namespace: Namespace, mode: Mode) -> Cgroup | None:
     """Return the cgroup whose listeners may get connections; None: it doesn't matter.
 
-    By default the workload's parent, where a pod and systemd have its siblings.
+    By default the workload's parent, which in a pod has its containers, and under systemd all
+    services: there any of them could take the place of a proxy that is down.
     """
     if request.proxy_cgroup is None:
         if mode == Mode.NFT:
@@ -217,6 +261,11 @@ def _proxy(request: Request, cgroup: Cgroup, mode: Mode) -> Cgroup | None:
         if cgroup.path == cgroup_root():
             raise UsageError(
                 "--cgroup is the root of all cgroups: name the proxy's, --proxy-cgroup"
+            )
+        if is_initial(namespace):
+            raise UsageError(
+                "--proxy-cgroup is needed in the machine's own network namespace: without it any "
+                f"process in {cgroup.path.parent} could take the proxy's place while that is down"
             )
         return find_cgroup("--cgroup", str(cgroup.path.parent))
     found = find_cgroup("--proxy-cgroup", request.proxy_cgroup)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from uproxy.capture import contents, hooks, programs, record, routing, shortcut, sockdiag, sysctls
-from uproxy.capture.pins import LINK, MAP, Pins, check_bpffs
+from uproxy.capture.pins import LINK, MAP, Pins, check_bpffs, pinned
 from uproxy.capture.places import follow_namespace, inside, living
 from uproxy.capture.record import Mode, Record, Wanted
 from uproxy.errors import UproxyError
@@ -34,8 +34,8 @@ def attach(folder: Path, wanted: Wanted) -> tuple[str, ...]:
         UproxyError: nothing was changed, or what was begun is undone.
     """
     check_bpffs(wanted.bpffs)
-    earlier = record.load(folder, wanted.name)
     pins = Pins(wanted.bpffs, wanted.name)
+    earlier = record.load(folder, wanted.name) or contents.read_record(pins)
     if earlier is not None and is_attached(earlier) and _is_there(earlier.wanted):
         _check_same(earlier.wanted, wanted)
         _check_shortcut(wanted)
@@ -59,6 +59,7 @@ def _attach_anew(folder: Path, wanted: Wanted, pins: Pins) -> tuple[str, ...]:
     record.save(folder, made)
     try:
         pins.create()
+        contents.write_record(pins, made)
         with inside(namespace):
             sysctls.write({name: sysctls.WANTED[name] for name in made.sysctls})
             routing.add(wanted.route)
@@ -81,7 +82,9 @@ def _upgrade(folder: Path, earlier: Record, wanted: Wanted, pins: Pins) -> tuple
         loaded = stack.enter_context(
             programs.loaded({name: each for name, each in reused.items() if each is not None})
         )
-        record.save(folder, replace(earlier, wanted=wanted, programs=programs.digest()))
+        made = replace(earlier, wanted=wanted, programs=programs.digest())
+        record.save(folder, made)
+        contents.write_record(pins, made)
         _put_in_place(wanted, loaded, pins, is_enabled=True)
         return loaded.fallbacks
 
@@ -159,8 +162,9 @@ def _check_same(earlier: Wanted, wanted: Wanted) -> None:
 
 def _check_alone(folder: Path, wanted: Wanted) -> None:
     """Refuse a second eBPF capture in one namespace: `lookup` can't see whose a mark is."""
-    for name in record.names(folder):
-        other = record.load(folder, name)
+    names = {*record.names(folder), *(each.name for each in pinned(wanted.bpffs))}
+    for name in sorted(names):
+        other = record.load(folder, name) or contents.read_record(Pins(wanted.bpffs, name))
         if (
             other is not None
             and name != wanted.name

@@ -11,7 +11,7 @@ from uproxy.capture import contents, record, routing
 from uproxy.capture.pins import MAP, Pins
 from uproxy.capture.places import follow_namespace, inside, living
 from uproxy.capture.record import Mode, Record
-from uproxy.errors import UproxyError, UsageError
+from uproxy.errors import UsageError
 
 _GROUPS: Final = 1 << 4 | 1 << 8 | 1 << 6 | 1 << 10
 """RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE."""
@@ -24,12 +24,11 @@ def follow(folder: Path, name: str) -> None:
     """Follow the addresses until the capture is detached or its network namespace is gone.
 
     Raises:
-        UsageError: it is no eBPF capture.
-        UproxyError: it isn't attached.
+        UsageError: there is none of that name, or it is no eBPF capture.
     """
     made = record.load(folder, name)
     if made is None:
-        raise UproxyError(f"no capture {name!r} is attached")
+        raise record.unknown(folder, name)
     if made.wanted.mode != Mode.EBPF:
         raise UsageError(f"capture {name} needs nobody who follows: nft asks the kernel itself")
     with _changes(made) as changes:

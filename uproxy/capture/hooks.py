@@ -17,7 +17,7 @@ from uproxy.errors import NotPermittedError, UproxyError, in_words
 
 CAPTURING: Final = ("connect4", "connect6")
 """The programs that send connections to the proxy: attached last, detached first."""
-ORDER: Final = ("guard", "listen", "lookup", *CAPTURING)
+ORDER: Final = ("guard", "disown", "listen", "lookup", *CAPTURING)
 """In which programs are attached."""
 
 
@@ -32,9 +32,7 @@ class Target:
 def targets(wanted: Wanted) -> dict[str, Target]:
     """Return what each program is attached to, as far as it is there."""
     found = {
-        "guard": Target(wanted.cgroup, wanted.cgroup_id),
-        "connect4": Target(wanted.cgroup, wanted.cgroup_id),
-        "connect6": Target(wanted.cgroup, wanted.cgroup_id),
+        name: Target(wanted.cgroup, wanted.cgroup_id) for name in ("guard", "disown", *CAPTURING)
     }
     if wanted.proxy_cgroup is not None:
         found["listen"] = Target(wanted.proxy_cgroup, wanted.proxy_cgroup_id)

@@ -27,36 +27,43 @@ _SOCKET: Final = re.compile(r"socket:\[(\d+)\]")
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def find_listener(namespace: Namespace, cgroup: Path, port: int) -> int | None:
+def find_listener(
+    namespace: Namespace, cgroup: Path, port: int, apart: Path | None = None
+) -> int | None:
     """Return a descriptor of the socket that listens at a port in a network namespace, if a
-    process in the cgroup or below it has it; None: nobody does.
+    process in the cgroup or below it has it, but not in the cgroup `apart` or below that; None:
+    nobody does.
 
     Raises:
         NotPermittedError: we may not take another process's descriptors.
     """
     with inside(namespace):
         inodes = {inode for each, inode in listening() if each == port}
-    for pid, number in _descriptors(cgroup, inodes):
+    for pid, number in _descriptors(cgroup, apart, inodes):
         descriptor = _duplicate(pid, number)
         if descriptor is not None:
             return descriptor
     return None
 
 
-def listening() -> Iterator[tuple[int, int]]:
-    """Yield (port, inode) of each listening TCP socket of this network namespace."""
+def listening(process: str = "thread-self") -> Iterator[tuple[int, int]]:
+    """Yield (port, inode) of each listening TCP socket of a process's network namespace."""
     # IPv6 first: what captures is a socket for both families
     for name in ("tcp6", "tcp"):
         with suppress(FileNotFoundError):
-            for line in Path("/proc/thread-self/net", name).read_text().splitlines()[1:]:
+            for line in Path("/proc", process, "net", name).read_text().splitlines()[1:]:
                 columns = line.split()
                 if columns[3] == _LISTENING:
                     yield int(columns[1].rpartition(":")[2], 16), int(columns[9])
 
 
-def _descriptors(cgroup: Path, inodes: Container[int]) -> Iterator[tuple[int, int]]:
+def _descriptors(
+    cgroup: Path, apart: Path | None, inodes: Container[int]
+) -> Iterator[tuple[int, int]]:
     """Yield (process, number) of each descriptor of those sockets."""
     for path in (cgroup / "cgroup.procs", *cgroup.rglob("*/cgroup.procs")):
+        if apart is not None and path.is_relative_to(apart):
+            continue
         for pid in _processes(path):
             with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
                 for each in Path("/proc", pid, "fd").iterdir():

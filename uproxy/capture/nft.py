@@ -5,6 +5,7 @@ The kernel makes, replaces and deletes a table in one step, so there is nothing 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import subprocess
@@ -15,12 +16,18 @@ from typing import Final
 from uproxy.capture import record
 from uproxy.capture.layout import Listener, Stat
 from uproxy.capture.listeners import listening
-from uproxy.capture.nft_rules import ruleset, table_name
+from uproxy.capture.netlink import Netlink, read_attributes
+from uproxy.capture.nft_rules import PREFIX, ruleset, table_name
 from uproxy.capture.places import cgroup_root, follow_namespace, inside, living
 from uproxy.capture.record import Record, Wanted
 from uproxy.errors import NotPermittedError, UproxyError
 
 _STATS: Final = {"captured": Stat.CAPTURED, "inbound": Stat.INBOUND}
+_NETLINK_NETFILTER: Final = 12
+_GET_TABLE, _NAME, _INET = 10 << 8 | 1, 1, 1
+"""NFNL_SUBSYS_NFTABLES and NFT_MSG_GETTABLE, NFTA_TABLE_NAME, NFPROTO_INET."""
+_NO_NFT: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
+"""What a kernel without nftables answers."""
 _NO_PERMISSION: Final = "Operation not permitted"
 
 
@@ -64,24 +71,49 @@ def detach(folder: Path, made: Record) -> None:
     if namespace is not None:
         with inside(namespace):
             if exists(made.wanted):
-                _nft("delete", "table", "inet", table_name(made.wanted))
+                delete(made.wanted.name)
     record.forget(folder, made.wanted.name)
+
+
+def delete(name: str) -> None:
+    """Delete the table of a capture from this network namespace."""
+    _nft("delete", "table", "inet", table_name(name))
 
 
 def exists(wanted: Wanted) -> bool:
     """Whether the table is in this network namespace."""
-    tables = json.loads(_nft("--json", "list", "tables", "inet"))["nftables"]
-    return table_name(wanted) in {each.get("table", {}).get("name") for each in tables}
+    return wanted.name in captures()
+
+
+def captures() -> list[str]:
+    """Return the names of the captures that have a table in this network namespace.
+
+    Raises:
+        NotPermittedError: we may not look.
+    """
+    try:
+        with Netlink(_NETLINK_NETFILTER) as netlink:
+            dumped = list(netlink.dump(_GET_TABLE, bytes([_INET, 0, 0, 0])))
+    except PermissionError:
+        raise NotPermittedError("nft: CAP_NET_ADMIN needed") from None
+    except OSError as error:
+        if error.errno in _NO_NFT:
+            return []
+        raise
+    names = (read_attributes(each[4:])[_NAME].rstrip(b"\0").decode() for each in dumped)
+    return [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
 
 
 def listing(wanted: Wanted) -> str:
     """Return what tells the table in this network namespace from one that was changed."""
-    return digest(_nft("--stateless", "list", "table", "inet", table_name(wanted)))
+    return digest(_nft("--stateless", "list", "table", "inet", table_name(wanted.name)))
 
 
 def stats(wanted: Wanted) -> dict[Stat, int]:
     """Return how many connections the table in this network namespace has counted."""
-    listed = json.loads(_nft("--json", "list", "counters", "table", "inet", table_name(wanted)))
+    listed = json.loads(
+        _nft("--json", "list", "counters", "table", "inet", table_name(wanted.name))
+    )
     counters = (each["counter"] for each in listed["nftables"] if "counter" in each)
     return {_STATS[each["name"]]: int(each["packets"]) for each in counters}
 

@@ -26,12 +26,14 @@ _BEGINNING: Final = f"{_FLAGS} == syn"
 is their next segment: redirected, they would be cut."""
 _NOT_BEGINNING: Final = f"{_FLAGS} != syn"
 
+PREFIX: Final = "uproxy-"
+"""Of our tables' names."""
 COUNTERS: Final = ("captured", "inbound")
 
 
-def table_name(wanted: Wanted) -> str:
+def table_name(capture: str) -> str:
     """Return the name of the table, which is a capture's own."""
-    return f"uproxy-{wanted.name}"
+    return f"{PREFIX}{capture}"
 
 
 def ruleset(wanted: Wanted, cgroup_root: Path) -> str:
@@ -40,7 +42,7 @@ def ruleset(wanted: Wanted, cgroup_root: Path) -> str:
     Raises:
         UproxyError: nft can't name the cgroup.
     """
-    name = table_name(wanted)
+    name = table_name(wanted.name)
     return "\n".join(
         (
             f"add table inet {name}",

@@ -24,11 +24,12 @@ class Pins:
 
     def __init__(self, bpffs: Path, name: str) -> None:
         self._all = bpffs / "uproxy"
-        self._folder = self._all / name
+        self.folder = self._all / name
+        """Where they are."""
 
     def exist(self) -> bool:
         """Whether there is anything."""
-        return self._folder.is_dir()
+        return self.folder.is_dir()
 
     def create(self) -> None:
         """Make the folder for the pins.
@@ -37,22 +38,22 @@ class Pins:
             NotPermittedError: we may not.
         """
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except PermissionError:
-            raise NotPermittedError(f"{self._folder}: must be root to write there") from None
+            raise NotPermittedError(f"{self.folder}: must be root to write there") from None
 
     def put(self, name: str, descriptor: int) -> None:
         """Pin something, in place of what has this name, if anything has."""
-        draft = self._folder / f"{name}{_DRAFT}"
+        draft = self.folder / f"{name}{_DRAFT}"
         draft.unlink(missing_ok=True)
         bpf.pin(descriptor, str(draft))
-        draft.rename(self._folder / name)
+        draft.rename(self.folder / name)
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[int | None]:
         """Open what is pinned by that name; None: nothing is."""
         try:
-            descriptor = bpf.get_pinned(str(self._folder / name))
+            descriptor = bpf.get_pinned(str(self.folder / name))
         except FileNotFoundError:
             yield None
             return
@@ -63,16 +64,30 @@ class Pins:
 
     def remove(self, name: str) -> None:
         """Unpin one: a link that nothing else holds ends with it."""
-        (self._folder / name).unlink(missing_ok=True)
+        (self.folder / name).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Unpin everything that is left, and remove the folders."""
         with contextlib.suppress(FileNotFoundError):
-            for path in self._folder.iterdir():
+            for path in self.folder.iterdir():
                 path.unlink()
-            self._folder.rmdir()
+            self.folder.rmdir()
         with contextlib.suppress(OSError):  # another capture's pins are there, or it never was
             self._all.rmdir()
+
+
+def pinned(bpffs: Path) -> list[Path]:
+    """Return the folder of each capture that has pins in a bpffs.
+
+    Raises:
+        NotPermittedError: we may not look.
+    """
+    try:
+        return sorted((bpffs / "uproxy").iterdir())
+    except FileNotFoundError:
+        return []
+    except PermissionError:
+        raise NotPermittedError(f"{bpffs}: must be root to see what is attached") from None
 
 
 def check_bpffs(path: Path) -> None:

@@ -122,14 +122,34 @@ def follow_namespace(namespace: Namespace) -> Namespace | None:
     Raises:
         NotPermittedError: we may not enter it, to see whether it is another one.
     """
-    # not [0-9]*/ns/net, which raises for a process that ends meanwhile
-    processes = (process / "ns/net" for process in Path("/proc").glob("[0-9]*"))
-    for each in (namespace.path, *NAMED_NAMESPACES.glob("*"), *processes):
+    for each in (namespace.path, *_ways()):
         with contextlib.suppress(OSError):
             if each.stat().st_ino == namespace.inode:
                 found = _identified(each, namespace.inode)
                 return found if found.is_same(namespace) else None
     return None
+
+
+def namespaces() -> list[Namespace]:
+    """Return every network namespace to which a way leads.
+
+    Raises:
+        NotPermittedError: we may not enter one.
+    """
+    found: dict[int, Path] = {}
+    of_namespaces = _HERE.stat().st_dev
+    for each in (_HERE, *_ways()):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            there = each.stat()
+            if there.st_dev == of_namespaces:  # a name can be left of one that is gone
+                found.setdefault(there.st_ino, each)
+    return [Namespace(path, inode) for inode, path in found.items()]
+
+
+def _ways() -> Iterator[Path]:
+    yield from NAMED_NAMESPACES.glob("*")
+    # not [0-9]*/ns/net, which raises for a process that ends meanwhile
+    yield from (process / "ns/net" for process in Path("/proc").glob("[0-9]*"))
 
 
 def living(namespace: Namespace) -> Namespace:

@@ -127,6 +127,9 @@ def _destinations(option: str, values: Iterable[str]) -> tuple[tuple[Network, ..
 
 
 def _network(option: str, word: str) -> Network:
+    address, zone, _ = word.partition("%")
+    if zone:
+        raise UsageError(f"{option} {word!r}: has a zone, which no program sees: write {address}")
     try:
         return _plain(ip_network(word))
     except ValueError as error:

@@ -23,6 +23,7 @@ _KINDS: Final = {
     "cgroup/connect6": (18, 11),
     "sk_lookup": (30, 36),
     "sockops": (13, 3),
+    "sockops/disown": (13, 3),
     "cgroup_skb/egress": (8, 1),
     "sk_msg": (16, 7),
 }

@@ -22,7 +22,7 @@ from typing import Any, Final
 from uproxy.capture.places import Namespace
 from uproxy.capture.policy import Policy
 from uproxy.capture.routing import PolicyRoute
-from uproxy.errors import NotPermittedError, UproxyError, in_words
+from uproxy.errors import NotPermittedError, UproxyError, UsageError, in_words
 
 FOLDER: Final = Path("/run/uproxy/capture")
 VERSION: Final = 1
@@ -142,16 +142,33 @@ def load(folder: Path, name: str) -> Record | None:
     """
     path = _path(folder, name)
     try:
-        return Record.from_json(path.read_text())
+        text = path.read_text()
     except FileNotFoundError:
         return None
     except OSError as error:
         raise UproxyError(f"{path}: {in_words(error)}") from None
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> Record:
+    """Return the record that a text is; `path` is where it was found.
+
+    Raises:
+        UproxyError: another version of uProxy wrote it.
+    """
+    try:
+        return Record.from_json(text)
     except (ValueError, TypeError, KeyError) as error:
         raise UproxyError(
             f"{path}: not written by this version of uproxy ({error}): detach with the one that "
             "attached"
         ) from None
+
+
+def unknown(folder: Path, name: str) -> UsageError:
+    """Return what to say of a name that no capture has."""
+    there = ", ".join(names(folder)) or "none"
+    return UsageError(f"no capture {name!r} is attached; there are: {there}")
 
 
 def forget(folder: Path, name: str) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from uproxy.capture import control
+from uproxy.capture.condition import Condition
 from uproxy.capture.policy import parse_policy
 from uproxy.capture.record import Mode
 from uproxy.capture.rehearsal import Flaw
@@ -28,8 +29,8 @@ NOT_AS_ATTACHED: Final = 5
 
 _ACTIONS: Final = ("attach", "detach", "status", "follow")
 _OF_ALL: Final = {"action", "command", "log_level", "cgroup", "name"}
-_OF_DETACH: Final = _OF_ALL | {"drain"}
-_OF_STATUS: Final = _OF_ALL | {"json"}
+_OF_DETACH: Final = _OF_ALL | {"drain", "bpffs"}
+_OF_STATUS: Final = _OF_ALL | {"json", "bpffs"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--cgroup", metavar="PATH", help="the workload's cgroup, of version 2")
     add("--netns", metavar="NS", help="its network namespace: path, name or process id")
-    add("--proxy-cgroup", metavar="PATH", help="the proxy's cgroup (default: --cgroup's parent)")
+    add(
+        "--proxy-cgroup",
+        metavar="PATH",
+        help="the proxy's cgroup (default: --cgroup's parent, without --cgroup)",
+    )
     add(
         "--mode",
         choices=(control.AUTO, *Mode),
@@ -203,7 +208,7 @@ def _detach(args: argparse.Namespace) -> int:
     if args.name is None and args.cgroup is None:
         raise UsageError("capture detach needs --name or --cgroup; capture status has the names")
     name = args.name or control.name_of(args.cgroup)
-    control.detach(name, args.drain)
+    control.detach(name, args.drain, bpffs=args.bpffs)
     print(f"capture {name} is detached")
     return 0
 
@@ -211,12 +216,13 @@ def _detach(args: argparse.Namespace) -> int:
 def _status(args: argparse.Namespace) -> int:
     _refuse_others(args, _OF_STATUS)
     name = args.name or (args.cgroup and control.name_of(args.cgroup))
-    found = control.look(name)
+    found = control.look(name, bpffs=args.bpffs)
     if args.json:
         print(json.dumps([as_json(each) for each in found], indent=2))
     else:
         print("\n".join(map(as_text, found)) or "nothing is captured here")
-    return 0 if all(each.is_good for each in found) else NOT_AS_ATTACHED
+    is_good = all(isinstance(each, Condition) and each.is_good for each in found)
+    return 0 if is_good else NOT_AS_ATTACHED
 
 
 def _follow(args: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from uproxy.capture.condition import Condition, State
 from uproxy.capture.layout import Listener, Stat
+from uproxy.capture.orphans import Orphan
 from uproxy.capture.policy import ALL
 
 _WORDS: Final = {
@@ -22,8 +23,21 @@ _WORDS: Final = {
 }
 
 
-def as_json(condition: Condition) -> dict[str, Any]:
+_ORPHANED: Final = "orphaned"
+"""The state of a capture whose record is lost."""
+
+
+def as_json(condition: Condition | Orphan) -> dict[str, Any]:
     """Return everything that is known of a capture."""
+    if isinstance(condition, Orphan):
+        reason = "it still acts, but its record is lost: detach it by --name, or attach again"
+        return {
+            "name": condition.name,
+            "state": _ORPHANED,
+            "reasons": [reason],
+            "mode": str(condition.mode),
+            "place": str(condition.place),
+        }
     wanted = condition.record.wanted
     return {
         "name": wanted.name,
@@ -52,9 +66,14 @@ def as_json(condition: Condition) -> dict[str, Any]:
     }
 
 
-def as_text(condition: Condition) -> str:
+def as_text(condition: Condition | Orphan) -> str:
     """Return the same in a few lines: first how it is, then what it does."""
     facts = as_json(condition)
+    if isinstance(condition, Orphan):
+        rows = [f"  {name:10} {facts[name]}" for name in ("mode", "place")]
+        return "\n".join(
+            [f"{facts['name']}: {_ORPHANED.upper()}", f"  {facts['reasons'][0]}", *rows]
+        )
     lines = [f"{facts['name']}: {_headline(condition)}"]
     lines += [f"  {reason}" for reason in condition.reasons]
     lines += [f"  {name:10} {value}" for name, value in _rows(facts) if value]

@@ -262,6 +262,9 @@ def _unix_endpoint(rest: str) -> UnixAddress:
 
 def network(text: str) -> IPv4Network | IPv6Network:
     """Parse `10.0.0.0/8`, `fd00::/8` or a single address."""
+    address, zone, _ = text.partition("%")
+    if zone:
+        raise ValueError(f"has a zone, but addresses are compared without one; write {address}")
     try:
         return ip_network(text)
     except ValueError:

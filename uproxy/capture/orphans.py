@@ -1,0 +1,64 @@
+"""Captures whose record is lost, because somebody emptied /run say: found by what still acts.
+
+Of eBPF there are the pins, with a copy of the record among them; of nft there is the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from uproxy.capture import contents, ebpf, nft, record
+from uproxy.capture.pins import Pins, pinned
+from uproxy.capture.places import Namespace, inside, namespaces
+from uproxy.capture.record import Mode, Record
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """A capture whose record is lost."""
+
+    name: str
+    mode: Mode
+    place: Path
+    """Of eBPF the folder of its pins, of nft a way to the network namespace of its table."""
+    record: Record | None = None
+    """Of eBPF, unless the command was killed before it changed anything."""
+    namespace: Namespace | None = None
+    """Of nft."""
+
+
+def find(folder: Path, bpffs: Path) -> list[Orphan]:
+    """Return all of them.
+
+    Raises:
+        NotPermittedError: we may not look.
+    """
+    known = set(record.names(folder))
+    return [each for each in (*_pinned(bpffs), *_tables()) if each.name not in known]
+
+
+def detach(folder: Path, lost: Orphan, drain_s: float) -> None:
+    """Undo one, as `control.detach` does with those that have a record."""
+    if lost.namespace is not None:
+        with inside(lost.namespace):
+            nft.delete(lost.name)
+    elif lost.record is not None:
+        ebpf.detach(folder, lost.record, drain_s)
+    else:
+        Pins(lost.place.parent.parent, lost.name).clear()
+
+
+def _pinned(bpffs: Path) -> Iterator[Orphan]:
+    for place in pinned(bpffs):
+        made = contents.read_record(Pins(bpffs, place.name))
+        yield Orphan(place.name, Mode.EBPF, place, made)
+
+
+def _tables() -> Iterator[Orphan]:
+    for namespace in namespaces():
+        with inside(namespace):
+            found = nft.captures()
+        for name in found:
+            yield Orphan(name, Mode.NFT, namespace.path, namespace=namespace)
