@@ -22,7 +22,7 @@ TEST_PACKAGES := $(APPLICATIONS) chromium chromium-driver clang curl fish iprout
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make demo      see it work with PostgreSQL and nginx; ARGS=--once ends by itself'
+	@echo 'make demo      see it work with PostgreSQL and nginx; ARGS=--once ends by itself, --capture captures too'
 	@echo 'make test      the tests, without the slow ones; ARGS goes to pytest'
 	@echo 'make test-all  all tests, sanitizers, fuzzing, mutants, other Python versions, the wheel'
 	@echo 'make check     lint, format, types, floors, spelling, the compiled pages'

@@ -14,6 +14,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `demo`."""
     parser.add_argument("--once", action="store_true", help="end by itself when all is shown")
     parser.add_argument(
+        "--capture",
+        action="store_true",
+        help="show capture too, in network namespaces of its own; as root",
+    )
+    parser.add_argument(
         "--apps",
         choices=("echo", "real"),
         default="echo",
@@ -43,7 +48,9 @@ def run(args: argparse.Namespace) -> int:
         ) from error
     screen = Screen(sys.stdout, os.environ)
     try:
-        return asyncio.run(run_demo(screen, real=args.apps == "real", once=args.once))
+        return asyncio.run(
+            run_demo(screen, real=args.apps == "real", once=args.once, captures=args.capture)
+        )
     except BrokenPipeError:
         # the reader has ended (`uproxy demo | head`): let the interpreter flush to /dev/null
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,8 +2,8 @@
 
 It is no part of the proxy; it shows what uProxy does, and proves each thing it shows.  The
 authority, the wire tap and the unauthorized clients run in this process; the two uProxies are
-`uproxy run` processes.  Rules: loopback only; every process is stopped and every file removed
-at the end, however it ends.
+`uproxy run` processes.  Rules: loopback only, but for the pods' own link; every process is stopped
+and every file removed at the end, however it ends.
 
     apps, distribution    the applications: an echo, or PostgreSQL and nginx
     processes             child processes of the demonstration
@@ -16,6 +16,7 @@ at the end, however it ends.
     rotation              the step in which all certificates are renewed
     l7_act                the step in which a shared Envoy enters the path, and leaves it
     l7_world, envoy, web  what that step adds: configurations, an Envoy, an HTTP application
+    capture_act, pods     the step in which a client's connections are captured, and its pods
     runner                runs the story once, and handles signals
 
 The tap between the uProxies and the reader of captured TLS are in `lab`.

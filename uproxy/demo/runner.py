@@ -10,6 +10,7 @@ import asyncio
 import signal
 from contextlib import AsyncExitStack
 
+from uproxy.demo import pods
 from uproxy.demo.screen import Screen
 from uproxy.demo.story import Story
 from uproxy.demo.world import DemoWorld
@@ -41,18 +42,20 @@ class SignalHandler:
             self._task.cancel()
 
 
-async def run_demo(screen: Screen, *, real: bool, once: bool) -> int:
-    """Run the story and, unless `once`, wait for a signal.  Returns the exit code: 0, or 128
-    plus the number of a signal that came before the story's end.
+async def run_demo(screen: Screen, *, real: bool, once: bool, captures: bool = False) -> int:
+    """Run the story and, unless `once`, wait for a signal; `real` and `captures` are the story's.
+    Returns the exit code: 0, or 128 plus the number of a signal that came before the story's end.
 
     Raises:
-        UproxyError: a step of the story failed.
+        UproxyError: a step of the story failed, or one that is wanted can't be shown here.
     """
+    if captures:
+        pods.check()
     # signals cancel the task of the story only, so that the clean-up here is complete
     signals = SignalHandler()
     async with AsyncExitStack() as stack:
         world = await stack.enter_async_context(DemoWorld())
-        story = Story(world, screen, real=real)
+        story = Story(world, screen, real=real, captures=captures)
         telling = asyncio.create_task(_tell(story, screen, once=once))
         signals.watch(telling)
         await asyncio.wait([telling])

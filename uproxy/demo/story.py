@@ -1,6 +1,7 @@
 """The steps of the demonstration, in order; each proves what it says.
 
-    authority → workloads → traffic → wire → refusals → rotation → L7 proxy → look around
+    authority → workloads → traffic → wire → refusals → rotation → L7 proxy → (capture) →
+    look around
 
 A step prints something after checking it; if a check fails, the story ends with an error.
 Rules: what is said about uProxy comes from what others can see too: access logs, the admin
@@ -15,6 +16,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from uproxy.demo.apps import Applications, EchoApplications, Exchange
+from uproxy.demo.capture_act import CaptureAct
 from uproxy.demo.distribution import DistributionApplications
 from uproxy.demo.evidence import (
     Row,
@@ -66,11 +68,14 @@ UNAUTHORIZED_CLIENTS = (
 class Story:
     """Runs the steps once."""
 
-    def __init__(self, world: DemoWorld, screen: Screen, *, real: bool) -> None:
-        """`real`: use PostgreSQL and nginx instead of the echo."""
+    def __init__(
+        self, world: DemoWorld, screen: Screen, *, real: bool, captures: bool = False
+    ) -> None:
+        """`real`: use PostgreSQL and nginx instead of the echo; `captures`: tell of capture too."""
         self._world = world
         self._screen = screen
         self._real = real
+        self._captures = captures
         self._marker = f"pears-{secrets.token_hex(6)}"
 
     async def tell(self) -> None:
@@ -91,6 +96,9 @@ class Story:
         self._session = await apps.open_session(self._world.doors)
         self._world.on_exit(self._session.close)
         await self._show_l7(apps)
+        if self._captures:
+            self._screen.step(8, "Capture: a client that knows nothing, in a pod of its own")
+            await CaptureAct(self._world, self._screen).tell()
         await self._show_where_to_look()
 
     async def stay(self) -> None:
@@ -250,7 +258,7 @@ class Story:
     async def _show_where_to_look(self) -> None:
         """Check that the status pages answer; print their addresses."""
         world, screen = self._world, self._screen
-        screen.step(8, "Look around")
+        screen.step(8 + self._captures, "Look around")
         for uproxy in (world.frontend, world.orders):
             expect(await uproxy.shows_status(), f"{uproxy.status_page} doesn't answer")
             screen.done(f"the status page of {uproxy.name}: {uproxy.status_page}")

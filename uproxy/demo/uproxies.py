@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,17 @@ _NOT_FOR_IT = ("UPROXY__", "SPIFFE_", "LISTEN_", "NOTIFY_", "WATCHDOG_", "PYTHON
 class UproxyProcess(Program):
     """A uProxy that runs inside the `async with`."""
 
-    def __init__(self, config: Mapping[str, Any], folder: Path) -> None:
-        """`config` has no `admin`; the file is written into `folder`."""
+    def __init__(
+        self, config: Mapping[str, Any], folder: Path, way_in: Sequence[str | Path] = ()
+    ) -> None:
+        """`config` has no `admin`; the file is written into `folder`.  `way_in` is a command that
+        runs it elsewhere, where its admin listener can't be asked."""
         self.name = str(config["name"])
         self.admin_port = free_port()
         self.config_file = folder / f"{self.name}.yaml"
         self._write(config)
         argv: list[str | Path] = [
+            *way_in,
             sys.executable,
             "-P",
             "-m",
@@ -44,7 +48,7 @@ class UproxyProcess(Program):
             "--config",
             self.config_file,
         ]
-        super().__init__(ProgramCommand(f"{self.name}'s uProxy", argv, env=_environment()), folder)
+        super().__init__(ProgramCommand(f"{self.name}'s uProxy", argv, env=environment()), folder)
 
     @property
     def status_page(self) -> str:
@@ -125,6 +129,7 @@ class UproxyProcess(Program):
         return status == 200 and b"<html" in body.lower()
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
+    """Return the environment for `python -m uproxy`."""
     ours = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_FOR_IT)}
     return {**ours, "PYTHONPATH": str(Path(uproxy.__file__).parents[1])}
