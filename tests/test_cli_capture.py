@@ -16,6 +16,7 @@ from uproxy.capture.orphans import Orphan
 from uproxy.capture.record import Mode
 from uproxy.cli import main
 from uproxy.cli.capture_text import as_json, as_text
+from uproxy.errors import UsageError
 
 
 @pytest.mark.parametrize(
@@ -38,7 +39,6 @@ from uproxy.cli.capture_text import as_json, as_text
         ("detach", "capture detach needs --name or --cgroup"),
         ("detach --name x --include 443", "capture detach has no --include"),
         ("status --fail-open", "capture status has no --fail-open"),
-        ("status --name no-such-capture", "no capture 'no-such-capture'"),
         ("follow --name no-such-capture", "no capture 'no-such-capture'"),
         (
             "attach --cgroup / --netns x --exclude fe80::1%eth0",
@@ -59,6 +59,17 @@ def test_mistakes_get_one_clear_line(
     assert shown.err.startswith("uproxy: error: ")
     assert said in shown.err
     assert shown.err.count("\n") == 1
+
+
+def test_a_name_that_no_capture_has_is_wrong_usage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orphans, "find", lambda *_: [])  # for which one must be root
+    said = "no capture 'nope' is attached; there are: none"
+    with pytest.raises(UsageError, match=said):
+        control.detach("nope", folder=tmp_path)
+    with pytest.raises(UsageError, match=said):
+        control.look("nope", folder=tmp_path)
 
 
 GOOD = Condition(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from uproxy.capture import contents, ebpf, nft, record
 from uproxy.capture.pins import Pins, pinned
-from uproxy.capture.places import Namespace, inside, namespaces
+from uproxy.capture.places import Namespace, enter_each, inside
 from uproxy.capture.record import Mode, Record
 
 
@@ -56,9 +56,9 @@ def _pinned(bpffs: Path) -> Iterator[Orphan]:
         yield Orphan(place.name, Mode.EBPF, place, made)
 
 
-def _tables() -> Iterator[Orphan]:
-    for namespace in namespaces():
-        with inside(namespace):
-            found = nft.captures()
-        for name in found:
-            yield Orphan(name, Mode.NFT, namespace.path, namespace=namespace)
+def _tables() -> list[Orphan]:
+    return [
+        Orphan(name, Mode.NFT, namespace.path, namespace=namespace)
+        for namespace in enter_each()
+        for name in nft.captures()
+    ]

@@ -24,6 +24,8 @@ _CLONE_NEWNET: Final = 0x40000000
 _NS_GET_NSTYPE: Final = 0xB703
 """ioctl_ns(2)."""
 _SO_NETNS_COOKIE: Final = 71
+_NOT_SEEN: Final = (FileNotFoundError, ProcessLookupError, PermissionError)
+"""What opening a namespace says that has ended, or belongs to somebody else's process."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -130,20 +132,27 @@ def follow_namespace(namespace: Namespace) -> Namespace | None:
     return None
 
 
-def namespaces() -> list[Namespace]:
-    """Return every network namespace to which a way leads.
+def enter_each() -> Iterator[Namespace]:
+    """Yield every network namespace to which a way leads that we may see, while we are in it.
 
     Raises:
-        NotPermittedError: we may not enter one.
+        NotPermittedError: we may enter none.
     """
-    found: dict[int, Path] = {}
+    seen: set[int] = set()
     of_namespaces = _HERE.stat().st_dev
-    for each in (_HERE, *_ways()):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            there = each.stat()
-            if there.st_dev == of_namespaces:  # a name can be left of one that is gone
-                found.setdefault(there.st_ino, each)
-    return [Namespace(path, inode) for inode, path in found.items()]
+    with opened(_HERE) as here:
+        for path in (_HERE, *_ways()):
+            # one may end meanwhile, and what we may not see we can't have captured in
+            with contextlib.suppress(*_NOT_SEEN), opened(path) as there:
+                found = os.fstat(there)
+                # a name can be left of one that is gone
+                if found.st_dev == of_namespaces and found.st_ino not in seen:
+                    seen.add(found.st_ino)
+                    _enter(there)
+                    try:
+                        yield Namespace(path, found.st_ino)
+                    finally:
+                        _enter(here)
 
 
 def _ways() -> Iterator[Path]:
