@@ -28,7 +28,8 @@ authorization:
 timeouts: {drain_delay: 0s}
 """
 
-SCRIPT = Path(virtual_machine.__file__).with_name("debian_package.sh")
+HELPERS = Path(virtual_machine.__file__).parent
+SCRIPT = HELPERS / "debian_package.sh"
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,7 @@ def stuff(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("stuff")
     built = standalone()
     shutil.copy(built / "uproxy", folder)
+    shutil.copy(HELPERS / "captures.sh", folder)
     for version in ("0.1.0", "0.1.1"):
         package(built, folder, version)
     ca = Authority("example.org")

@@ -51,6 +51,7 @@ once "security" safe
 if [ "$(systemctl --version | sed -n '1s/^systemd \([0-9]*\).*/\1/p')" -ge 253 ]; then
     once "systemd knows every word of the units" not_said
 fi
+once "capture" bash /test/captures.sh /usr/bin/uproxy
 
 sed -i 's/drain_delay: 0s/drain_delay: 0s, idle: 5m/' /etc/uproxy/orders.yaml
 once "reload" systemctl reload $unit
@@ -90,4 +91,5 @@ once "purge" dpkg --purge uproxy
 
 once "one file" /test/uproxy version
 once "for anybody" setpriv --reuid 12345 --clear-groups env -i /test/uproxy version
+once "one file captures" bash /test/captures.sh /test/uproxy
 echo "all is well"
