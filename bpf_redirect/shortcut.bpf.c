@@ -105,8 +105,8 @@ INLINE int keeps_up(const struct capture_kernel *k, const void *from, const void
 		return 0;
 	bpf_probe_read_kernel(&waiting, sizeof(waiting), to + k->receiving);
 	bpf_probe_read_kernel(&most, sizeof(most), to + k->most);
-	/* half: what TCP brings later must find room, or its window stays closed */
-	return (__u64)waiting + size <= most / 2 && waiting <= (__u64)size * OF_ONE_SIZE;
+	/* a quarter: the kernel gives TCP's window half of the buffer, and drops what finds no room */
+	return (__u64)waiting + size <= most / 4 && waiting <= (__u64)size * OF_ONE_SIZE;
 }
 
 INLINE int may_hand_over(const struct capture_kernel *k, struct sk_msg_md *msg)

@@ -59,6 +59,7 @@ class TestInTheKernel:
         [
             ({"receiving": 244}, "nothing is short-circuited"),  # full, as it seems
             ({"read": 0}, "nothing is short-circuited"),
+            ({"read": 16, "written": 16}, "what TCP still has arrives as something else"),
             ({"enabled": False}, "nothing is short-circuited"),
             ({"most": 16, "receiving": 4000}, "bytes that nobody reads"),
         ],

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
+from tests.capture.test_a_uproxy_takes_what_capture_brings import uproxy
 from tests.helpers import capture_shortcut
-from tests.helpers.capture_world import ELSEWHERE, ELSEWHERE6, OUT, World
+from tests.helpers.capture_world import ELSEWHERE, ELSEWHERE6, HOST, OUT, World
 from uproxy.capture import rehearsal
 from uproxy.lab.processes import Process
 from uproxy.lab.waiting import wait_until
@@ -105,6 +106,16 @@ def test_small_writes_arrive_in_order(short: Short) -> None:
     assert short.do("small") is True
     assert short.handed_over > 10
     assert short.handed_over + short.left_to_tcp > capture_shortcut.MANY
+
+
+def test_what_was_sent_before_both_ends_were_known_stays_first(short: Short) -> None:
+    assert short.do("early") is True
+    assert short.handed_over > 0
+
+
+def test_what_is_not_tcp_alone_stays_as_it_is(short: Short) -> None:
+    assert short.do("several") is True  # MPTCP
+    assert short.handed_over == 0
 
 
 def test_what_it_is_sent_comes_by_tcp(short: Short) -> None:
@@ -250,3 +261,23 @@ def test_killed_at_any_point_all_can_be_undone(world: World) -> None:
 def test_nft_can_not_do_it(world: World) -> None:
     done = world.attach("--mode", "nft", *SHORT, check=False)
     assert done.stderr == "uproxy: error: --short-circuit needs --mode ebpf\n"
+
+
+@pytest.mark.parametrize("engine", ["native", "python"])
+def test_a_real_uproxy_relays_all_of_it(world: World, engine: str) -> None:
+    log = world.folder / "served.log"
+    argv = world.inside(
+        world.host, world.cgroup / "..", "env", f"PYTHONPATH={SCRIPT.parents[2]}", sys.executable,
+        SCRIPT, "serve", "80",
+    )  # fmt: skip
+    world.attach(*SHORT)
+    with Process(argv, log), uproxy(world, engine):
+        wait_until(lambda: "ready" in log.read_text(), "the server to listen")
+        short = Short(world, log)
+        for task in ("big", "small", "early"):
+            assert short.do(task, to=HOST) is True
+        said, wanted = short.do("left", to=HOST)
+        assert said == "bye"
+        short.ended(f"leave {wanted}")
+        assert short.do("reset", to=HOST) == "ECONNRESET"
+        assert short.handed_over > 0

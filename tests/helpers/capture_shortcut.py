@@ -26,6 +26,7 @@ from typing import Any
 MANY = 20_000
 BIG = 32 << 20
 SLOW = 8 << 20
+MPTCP = 262
 TCP_ULP, SOL_TLS, TLS_TX = 31, 282, 1
 
 
@@ -36,9 +37,13 @@ def main() -> None:
         return
     address, port, *rest = words
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    with socket.socket(family) as sock:
+    protocol = MPTCP if task == "several" else 0
+    with socket.socket(family, socket.SOCK_STREAM, protocol) as sock:
         sock.settimeout(20)
-        sock.connect((address, int(port)))
+        if task != "early":
+            sock.connect((address, int(port)))
+        else:
+            rest = [address, port]
         say(json.dumps(TASKS[task](sock, *rest)))
 
 
@@ -177,6 +182,23 @@ def small(sock: socket.socket) -> Any:
     return hashed(sock, (b"%d," % number * (number % 50 + 1) for number in range(MANY)))
 
 
+def early(sock: socket.socket, address: str, port: str) -> Any:
+    """Let the first write connect (TCP_FASTOPEN), blocking: its bytes go out by TCP."""
+    first = b"hash\n" + content(1 << 16)
+    sock.setblocking(True)
+    sent = sock.sendto(first, socket.MSG_FASTOPEN, (address, int(port)))
+    sock.settimeout(20)
+    rest = [first[sent:], *(b"%d," % number for number in range(MANY))]
+    whole = hashlib.sha256(first[5:])
+    for each in rest[1:]:
+        whole.update(each)
+    sock.sendall(rest[0])
+    for each in rest[1:]:
+        sock.sendall(each)
+    sock.shutdown(socket.SHUT_WR)
+    return read(sock) == whole.hexdigest()
+
+
 def take(sock: socket.socket) -> Any:
     """Read in pieces of MSG_WAITALL, which must be whole."""
     sock.sendall(b"give\n")
@@ -275,8 +297,9 @@ def hold(sock: socket.socket) -> Any:
 
 
 TASKS: dict[str, Callable[..., Any]] = {
-    "big": big, "small": small, "take": take, "slow": slow, "reset": was_reset, "resets": resets,
-    "left": left, "late": late, "counted": counted, "layered": layered, "hold": hold,
+    "big": big, "several": big, "early": early, "small": small, "take": take, "slow": slow,
+    "reset": was_reset, "resets": resets, "left": left, "late": late, "counted": counted,
+    "layered": layered, "hold": hold,
 }  # fmt: skip
 
 

@@ -26,6 +26,8 @@ _ENOUGH: Final = 4 << 20
 """Bytes that a writer may get rid of while nobody reads: with the buffers of the pair far less."""
 _BUFFER: Final = 1 << 16
 _CHUNK: Final = 1 << 12
+_EARLY: Final = b"early"
+"""What is sent before the ends are in the maps."""
 _PATIENCE_S: Final = 2.0
 _SOON_S: Final = 0.05
 
@@ -64,7 +66,8 @@ def rehearse(maps: Mapping[str, int]) -> list[Flaw]:
     for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         if family == socket.AF_INET6 and not _has_loopback(address):
             continue
-        with _paired(maps, family, address) as pair:
+        with _paired(maps, family, address, _EARLY) as pair:
+            _try_order(pair)
             _try_bytes(pair, maps)
             _try_halves(pair)
         with _paired(maps, family, address) as pair:
@@ -83,7 +86,9 @@ def _has_loopback(address: str) -> bool:
 
 
 @contextlib.contextmanager
-def _paired(maps: Mapping[str, int], family: int, address: str) -> Iterator[_Pair]:
+def _paired(
+    maps: Mapping[str, int], family: int, address: str, early: bytes = b""
+) -> Iterator[_Pair]:
     """Connect two sockets, as a workload and a proxy have them, and put them into the maps."""
     with socket.socket(family) as listener, socket.socket(family) as workload:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
@@ -98,10 +103,18 @@ def _paired(maps: Mapping[str, int], family: int, address: str) -> Iterator[_Pai
         proxy, _ = listener.accept()
         with proxy:
             proxy.settimeout(_PATIENCE_S)
+            workload.sendall(early)
             for name, end in (("senders", workload), ("receivers", proxy)):
                 local, remote = end.getsockname()[:2], end.getpeername()[:2]
                 bpf.update(maps[name], pair_key(local, remote), struct.pack("=Q", end.fileno()))
             yield _Pair(workload, proxy)
+
+
+def _try_order(pair: _Pair) -> None:
+    """What came through TCP and wasn't read yet stays before what is written later."""
+    late = bytes(_CHUNK)
+    pair.workload.sendall(late)
+    _expect(_read(pair.proxy, len(_EARLY + late)), _EARLY + late, "what TCP still has")
 
 
 def _try_bytes(pair: _Pair, maps: Mapping[str, int]) -> None:
