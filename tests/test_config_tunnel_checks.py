@@ -183,9 +183,9 @@ def test_how_tunnels_are_used_is_configured_in_sizes_and_numbers() -> None:
     assert loaded(FILES).hbone == TunnelSettings()
     written = (
         "hbone: {max_streams: 200, streams_per_connection: 50, stream_window: 64KiB,"
-        " connection_window: 2MiB, idle: 0}"
+        " connection_window: 2MiB, idle: 0, keepalive: 10s}"
     )
-    assert loaded(FILES + written).hbone == TunnelSettings(200, 50, 1 << 16, 1 << 21, 0.0)
+    assert loaded(FILES + written).hbone == TunnelSettings(200, 50, 1 << 16, 1 << 21, 0.0, 10.0)
     large = "hbone: {stream_window: 16MiB, connection_window: 1GiB}"
     assert loaded(FILES + large).hbone.connection_window == 1 << 30
 

@@ -745,6 +745,57 @@ async def test_an_alert_on_a_tunnel_that_has_answered_is_no_refusal(engine: Engi
         assert await other.receive(stream, 9) == b"elsewhere"
 
 
+async def test_a_server_that_freezes_with_streams_open_is_found_out(engine: Engine) -> None:
+    async with outbound(engine, TunnelSettings(keepalive=0.2)) as (door, address, end):
+        downstream = await Stream.connect(address)
+        peer = await H2Peer.accept(end)
+        await peer.answer(await peer.request(), 200)
+        await door.connection()
+        assert await downstream.is_reset()  # from then on it has said nothing
+        ending = await door.ending()
+        assert (ending.outcome, ending.reason) == (
+            Outcome.RESET, "the peer vanished: keepalive got no answer"
+        )  # fmt: skip
+        await eventually(lambda: engine.pooled_tunnels() == 0, "the tunnel has ended")
+
+
+async def test_a_client_that_freezes_with_streams_open_is_found_out(engine: Engine) -> None:
+    async with inbound(engine, TunnelSettings(keepalive=0.2)) as here:
+        peer = await H2Peer.connect(here.address)
+        _stream, there = await here.relay(peer)
+        assert await there.is_reset()
+        ending = await here.door.ending()
+        assert (ending.outcome, ending.reason) == (
+            Outcome.RESET, "the peer vanished: keepalive got no answer"
+        )  # fmt: skip
+        await eventually(lambda: bool(here.door.ended_tunnels), "the tunnel has ended")
+        assert here.door.ended_tunnels[0][1].outcome is Outcome.RESET
+
+
+async def test_a_peer_that_answers_pings_keeps_its_silent_streams(engine: Engine) -> None:
+    async with inbound(engine, TunnelSettings(keepalive=0.2)) as here:
+        peer = await H2Peer.connect(here.address)
+        stream, there = await here.relay(peer)
+        for _ in range(3):  # which h2 answers
+            await peer.event(h2.events.PingReceived)
+        await peer.send(stream, b"still here")
+        assert await there.receive_exactly(10) == b"still here"
+
+
+@pytest.mark.parametrize(("keepalive", "streams"), [(0.0, True), (0.1, False)])
+async def test_a_peer_is_left_alone_without_streams_or_where_keepalive_is_off(
+    engine: Engine, keepalive: float, streams: bool
+) -> None:
+    async with inbound(engine, TunnelSettings(keepalive=keepalive)) as here:
+        peer = await H2Peer.connect(here.address)
+        await eventually(lambda: bool(here.door.carrying_), "it carries")
+        if streams:
+            await here.relay(peer)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await peer.event(h2.events.PingReceived)
+
+
 async def test_a_peer_that_answers_with_its_end_is_heard_and_still_gets_ours(
     engine: Engine,
 ) -> None:

@@ -260,6 +260,9 @@ class TunnelSettings:
     """Bytes that a peer may send on all streams of a tunnel before they are consumed, at first."""
     idle: float = 300.0
     """Seconds after which a tunnel without streams is closed; 0: never."""
+    keepalive: float = 30.0
+    """Seconds in which a peer with streams says nothing, after which it is asked whether it is
+    there (PING), and then those for its answer; 0: it isn't asked."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ import json
 import signal
 import socket
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +199,24 @@ def test_an_application_that_is_down_behind_go_is_told_of_in_words(
         with ended(uproxy, "connect_failed") as lines:
             assert ask(uproxy.port) == b""
         assert "answered the CONNECT with 503" in only(lines)["error"]
+
+
+def test_a_go_that_refuses_our_certificate_is_named_with_its_alert(
+    folder: Path, file_world: FileWorld, echo_app: int, engine: str
+) -> None:
+    """Under TLS 1.3 the alert comes when our handshake has ended."""
+    theirs = file_world.theirs(ORDERS)
+    others = folder / "others.pem"
+    others.write_bytes(file_world.stranger_ca.pem)
+    with (
+        GoServer(folder, replace(theirs, bundle=others)) as go,
+        TunnelsOut(folder, file_world.ours(WEB), echo_app, end=go.port, engine=engine) as uproxy,
+    ):
+        uproxy.wait_until_ready()
+        with ended(uproxy, "handshake_failed") as lines:
+            assert ask(uproxy.port) == b""
+        assert "the peer refused our certificate (unknown ca): " in only(lines)["error"]
+        assert go.output.count("failed to verify certificate") == 1  # it was dialled once
 
 
 def test_a_go_that_drains_keeps_what_is_open_and_gets_nothing_new(

@@ -268,7 +268,8 @@ def _tls(draw: Callable[..., Any]) -> TlsSettings:
 def _tunnels(draw: Callable[..., Any]) -> TunnelSettings:
     streams, window = st.integers(1, 10**9), draw(st.integers(64, 1024)) * 1024
     whole = window + draw(st.integers(0, 1024)) * 1024
-    return TunnelSettings(draw(streams), draw(streams), window, whole, draw(_SECONDS))
+    times = draw(_SECONDS), draw(_SECONDS)
+    return TunnelSettings(draw(streams), draw(streams), window, whole, *times)
 
 
 @st.composite

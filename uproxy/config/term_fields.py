@@ -65,6 +65,13 @@ HBONE = Record(
             "1MiB",
         ),
         Field("idle", DURATION, "A tunnel without streams is closed after it; 0 is off.", "5m"),
+        Field(
+            "keepalive",
+            DURATION,
+            "A peer with streams that says nothing for so long is asked whether it is there "
+            "(PING), and lost if it says nothing for as long again; 0 is off.",
+            "30s",
+        ),
     ),
 )
 LIMITS = Record(

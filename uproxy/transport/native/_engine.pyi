@@ -33,7 +33,7 @@ Captured = tuple[bool, bytes, int]
 """Of a door that capture brings connections to: whether they make a handshake only at some ports of
 what they are meant for; these, 2 bytes in network order each; and at how many of them, the first, a
 connection's first byte tells whether it makes one."""
-TunnelLimits = tuple[int, int, int, float, float]
+TunnelLimits = tuple[int, int, int, float, float, float]
 """Streams that may be open on a tunnel, bytes of their window and of the tunnel's, for how many
 seconds it may have none (0: for ever), and when our SVID expires (Unix time)."""
 

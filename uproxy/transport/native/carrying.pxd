@@ -5,7 +5,7 @@ to all of them.
 streams of each tunnel have given it, and looks whether one is done.
 """
 
-from libc.errno cimport ECONNRESET
+from libc.errno cimport ECONNRESET, ETIMEDOUT
 from libc.stdint cimport uint32_t
 
 from uproxy.transport.native.system cimport EPOLLOUT
@@ -29,8 +29,8 @@ from uproxy.transport.native.relay cimport relay_turn
 from uproxy.transport.native.dial cimport is_connected
 from uproxy.transport.native.state cimport state_of
 from uproxy.transport.native.tunnel cimport (
-    TUNNEL_ENDED, TUNNEL_FAILED, TUNNEL_GOES_ON, drain_channel, has_streams, mark_dirty,
-    mark_occupied, plan_trim, receive_tunnel, send_tunnel, watch_tunnel,
+    TUNNEL_ENDED, TUNNEL_FAILED, TUNNEL_GOES_ON, drain_channel, has_streams, keep_alive,
+    mark_dirty, mark_occupied, plan_trim, receive_tunnel, send_tunnel, watch_tunnel,
 )
 from uproxy.transport.native.goodbye cimport (
     close_if_done, finish_if_sent, forgive_silence, linger_on, lose_tunnel,
@@ -112,13 +112,20 @@ cdef inline void take_reset(Session *session, H2Stream *h2, uint32_t code) noexc
         tell_lost(side, F_STREAM_RESET, code)
 
 
+cdef inline int error_of(Tunnel *tunnel) noexcept nogil:
+    """Return the errno with which a stream is lost: of a peer that has vanished, or by a reset."""
+    cdef bint has_vanished = (
+        tunnel.connection.fault.what == F_OS and tunnel.connection.fault.error == ETIMEDOUT)
+    return ETIMEDOUT if has_vanished else ECONNRESET
+
+
 cdef inline void tell_lost(Side *side, int what, int error) noexcept nogil:
     """A stream is lost.  One that is relayed ends when what it holds is passed on; a caller's that
     isn't yet, at once; one that is being opened fails for this reason (a Failure, its number)."""
     cdef Connection *connection = side.connection
     lose_stream(side)
     if is_relaying(connection):
-        fail_side(side, F_OS, ECONNRESET)
+        fail_side(side, F_OS, error_of(side.stream.tunnel))
         turn_stream(side, CAN_READ | BROKEN)
     elif side.index == 0:
         if not is_connected(connection) or not side.stream.h2.unread:
@@ -199,6 +206,8 @@ cdef inline void settle(Tunnel *tunnel) noexcept nogil:
         end_the_stalled(tunnel)
         if is_ready(tunnel.side):
             result = receive_tunnel(tunnel, 0)
+        if result == TUNNEL_GOES_ON:
+            result = keep_alive(tunnel)
         if result == TUNNEL_GOES_ON:
             result = send_and_watch(tunnel)
         if result != TUNNEL_GOES_ON:

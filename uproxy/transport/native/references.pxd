@@ -41,7 +41,7 @@ cdef inline int fill_limits(TunnelLimits *limits, fields) except -1:
     """Fill the limits of tunnels from a `_engine.TunnelLimits`; None leaves them empty."""
     if fields is not None:
         limits.most, limits.stream_window, limits.connection_window = fields[:3]
-        limits.idle, limits.expires = fields[3:]
+        limits.idle, limits.expires, limits.keepalive = fields[3:]
     return 0
 
 

@@ -6,6 +6,7 @@ makes it send something calls `mark_dirty`.  While the socket doesn't take what 
 session's output waits, and behind it the streams.
 """
 
+from libc.errno cimport ETIMEDOUT
 from libc.stdlib cimport calloc, free, malloc
 from posix.time cimport CLOCK_REALTIME
 
@@ -22,7 +23,7 @@ from uproxy.transport.native.session cimport (
     end_session, receive_frames, start_session, trim_session,
 )
 from uproxy.transport.native.codes cimport (
-    F_HTTP2, F_MEMORY, LARGE_RECEIVE_SIZE, MAX_IDLE_OUTPUT, PLAINTEXT_SIZE, RECEIVE_SIZE,
+    F_HTTP2, F_MEMORY, F_OS, LARGE_RECEIVE_SIZE, MAX_IDLE_OUTPUT, PLAINTEXT_SIZE, RECEIVE_SIZE,
 )
 from uproxy.transport.native.types cimport (
     Channel, Connection, Received, Side, Tunnel, TunnelLimits, Worker,
@@ -235,6 +236,27 @@ cdef inline void prove(Tunnel *tunnel) noexcept nogil:
     mark_dirty(tunnel)
 
 
+cdef inline double alive_due(Tunnel *tunnel) noexcept nogil:
+    """Return when a peer that says nothing is asked whether it is there, or must have answered;
+    0: never, because it has no streams."""
+    if not tunnel.limits.keepalive or tunnel.open == NULL:
+        return 0
+    return max(tunnel.heard_at, tunnel.asked_at) + tunnel.limits.keepalive
+
+
+cdef inline int keep_alive(Tunnel *tunnel) noexcept nogil:
+    """Ask whether the peer is there, if it is time.  Returns TUNNEL_GOES_ON, or TUNNEL_FAILED if it
+    hasn't answered."""
+    cdef double due = alive_due(tunnel)
+    if due == 0 or tunnel.connection.worker.now < due or tunnel.closed_by != 0:
+        return TUNNEL_GOES_ON
+    if tunnel.asked_at > tunnel.heard_at:
+        return fail(&tunnel.side.channel, F_OS, ETIMEDOUT, 0)
+    tunnel.asked_at = tunnel.connection.worker.now
+    send_ping(&tunnel.session)
+    return TUNNEL_GOES_ON
+
+
 cdef inline void plan_trim(Tunnel *tunnel) noexcept nogil:
     """Have `trim_tunnel` called in a while, if the session's buffers have grown."""
     if tunnel.connection.trim_at == 0 and tunnel.session.output.room > MAX_IDLE_OUTPUT:
@@ -273,4 +295,4 @@ cdef inline double tunnel_due(Tunnel *tunnel) noexcept nogil:
         due = earlier_of(due, tunnel.empty_since + tunnel.limits.idle)
     if tunnel.expires != 0 and may_begin_streams(tunnel):
         due = earlier_of(due, tunnel.connection.worker.now + seconds_valid(tunnel))
-    return earlier_of(due, tunnel.connection.trim_at)
+    return earlier_of(earlier_of(due, alive_due(tunnel)), tunnel.connection.trim_at)

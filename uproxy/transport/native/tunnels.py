@@ -99,4 +99,5 @@ def limits_of(
     """Return what a thread needs to know of the tunnels of one end: how many streams each may
     have, for how many seconds none, and with which SVID of ours they are made."""
     expires = 0 if own is None else own.not_after.timestamp()
-    return streams, settings.stream_window, settings.connection_window, idle, expires
+    windows = settings.stream_window, settings.connection_window
+    return streams, *windows, idle, expires, settings.keepalive

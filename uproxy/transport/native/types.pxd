@@ -55,6 +55,7 @@ cdef struct TunnelLimits:  # model.TunnelSettings
     uint32_t connection_window
     double idle  # seconds; 0: none
     double expires  # when our SVID does, wall clock, seconds; 0: not known
+    double keepalive  # seconds in which a peer may say nothing, and then not answer; 0: any
 
 cdef struct Way:  # how a stream is opened
     uint64_t plan  # a number for the TlsPlan; only tunnels that were dialled with it are used
@@ -248,6 +249,7 @@ cdef struct Tunnel:  # a connection that carries streams
     bint is_spare  # it may be closed to make room for another connection
     Tunnel *next_dirty
     double heard_at  # when something has come last
+    double asked_at  # when a peer that had been silent was asked last whether it is there
     double empty_since  # when it has had no streams; 0: it has some
     double final_at  # when the GOAWAY with the last stream's number is due; 0: it isn't
     double proved_by  # when the PING must be answered

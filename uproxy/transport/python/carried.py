@@ -53,7 +53,7 @@ class CarriedStreams:
         self._over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._streams: set[Started] = set()
         session = new_session(server=True, settings=settings)
-        self._tunnel = Tunnel(channel, session, self, plan.own.not_after)
+        self._tunnel = Tunnel(channel, session, self, plan.own.not_after, settings.keepalive)
 
     @property
     def count(self) -> int:

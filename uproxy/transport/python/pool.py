@@ -292,7 +292,9 @@ class PooledTunnel:
             channel.close()
             raise
         session = tunnel.new_session(server=False, settings=self._settings)
-        self._tunnel = tunnel.Tunnel(channel, session, self, way.plan.own.not_after)
+        self._tunnel = tunnel.Tunnel(
+            channel, session, self, way.plan.own.not_after, self._settings.keepalive
+        )
         self._tunnel.start()
         self.ready.set_result(None)
         self.on_streams_changed()

@@ -21,6 +21,7 @@ from uproxy.libssl import Buffer, TlsError
 from uproxy.model import TunnelSettings
 from uproxy.transport import failures
 from uproxy.transport.l7_failures import refused_handshake
+from uproxy.transport.poller import READ
 from uproxy.transport.python.frame_channel import FrameChannel
 from uproxy.transport.python.side import Failure
 from uproxy.transport.python.stream import StreamSide
@@ -61,9 +62,15 @@ class Tunnel(FrameChannel):
     """One end of a tunnel."""
 
     def __init__(
-        self, channel: TlsChannel, session: Session, owner: Owner, not_after: datetime
+        self,
+        channel: TlsChannel,
+        session: Session,
+        owner: Owner,
+        not_after: datetime,
+        keepalive: float,
     ) -> None:
-        """`not_after`: when the SVID that we showed expires."""
+        """`not_after`: when the SVID that we showed expires; `keepalive`: as in
+        `TunnelSettings`."""
         super().__init__(channel, session)
         peer = channel.peer
         self.has_told_why = False
@@ -79,11 +86,16 @@ class Tunnel(FrameChannel):
         self._draining = False
         self._has_said_goodbye = False  # a peer that has can still open streams
         self._has_answered = False  # the peer, to a CONNECT of ours
+        self._keepalive = keepalive
+        self._asked_at = 0.0  # when the peer was asked whether it is there; monotonic seconds
+        self._look: asyncio.TimerHandle | None = None  # until `_keep_alive`
 
     def start(self) -> None:
         """Send what begins a session, and read what the peer has sent with its handshake."""
         self._flush()
         self._note_expiry()
+        if self._keepalive:
+            self._keep_alive()
         self._guarded(self._receive_pending)
 
     # What its owner does.
@@ -151,6 +163,29 @@ class Tunnel(FrameChannel):
             self._expiry = self._loop.call_later(
                 min(left + 0.001, LONGEST_WAIT_S), self._note_expiry
             )
+
+    def _keep_alive(self) -> None:
+        """Ask a peer with streams that has said nothing for long whether it is there (PING).  If it
+        says nothing for as long again, the tunnel is lost."""
+        if self._sides and self._closing is None and monotonic() >= self._alive_due:
+            self._guarded(self._ask_if_alive)
+        if not self.is_over:
+            left = self._alive_due - monotonic() if self._sides else self._keepalive
+            self._look = self._loop.call_later(max(left, 0.001), self._keep_alive)
+
+    @property
+    def _alive_due(self) -> float:
+        return max(self.last_heard, self._asked_at) + self._keepalive
+
+    def _ask_if_alive(self) -> None:
+        self._turn(READ)  # the answer may have come while this process was stopped
+        if self.is_over or monotonic() < self._alive_due:
+            return
+        if self._asked_at > self.last_heard:
+            raise OSError(errno.ETIMEDOUT, "")
+        self._asked_at = monotonic()
+        self._session.ping()
+        self.send_soon()
 
     def _end_draining(self) -> None:
         self._final = None
@@ -294,7 +329,7 @@ class Tunnel(FrameChannel):
 
     def _on_end(self, failure: Failure | None) -> None:
         """Streams that are left are lost."""
-        for handle in (self._final, self._expiry):
+        for handle in (self._final, self._expiry, self._look):
             if handle is not None:
                 handle.cancel()
         if self._pong is not None and not self._pong.done():
