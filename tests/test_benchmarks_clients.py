@@ -70,6 +70,24 @@ def test_every_request_has_a_connection_of_its_own(clients: Clients) -> None:
     assert clients.run(2, 0.05).requests >= 2
 
 
+def test_clients_go_where_they_are_told_and_run_where_they_are_told(tmp_path: Path) -> None:
+    ran = tmp_path / "ran"
+    with socket.create_server(("127.0.0.9", 0)) as listener:
+        inside = ["sh", "-c", 'touch "$0" && exec "$@"', str(ran)]
+        port = listener.getsockname()[1]
+        with Clients(port, target="127.0.0.9", source="127.0.0.8", inside=inside) as clients:
+            opening = threading.Thread(target=clients.open, args=(1,))
+            opening.start()
+            connection, (source, _) = listener.accept()
+            assert source == "127.0.0.8"
+            connection.recv(64, socket.MSG_WAITALL)
+            connection.sendall(bytes(ANSWER_BYTES))
+            opening.join()
+            assert Path(f"/proc/{clients.pid}/comm").read_text() == "clients\n"
+            connection.close()
+    assert ran.exists()
+
+
 def test_a_connection_that_ends_early_leaves_no_figures() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
 

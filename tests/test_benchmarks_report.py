@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from benchmarks.harness.report import (
     noise,
     render,
     render_summary,
+    summary,
     tables,
 )
 
@@ -89,6 +91,22 @@ def test_tables_have_a_row_for_each_kind_with_spread_and_ratio() -> None:
 def test_noise_is_how_far_envoys_own_rounds_lie_apart() -> None:
     assert noise(SAMPLE, ROUNDS) == "Noise, how far Envoy's own rounds lie apart: CPU 18%."
     assert noise(SAMPLE, ROUNDS[:1]) == ""
+
+
+def test_ratios_are_to_the_base_that_a_benchmark_names() -> None:
+    other = dataclasses.replace(SAMPLE, base=UPROXY, of_base="uProxy's")
+    text = block(other, RESULT)
+    assert f"| Envoy | 11.0 (10.0{TO}12.0)<br>{TIMES}0.42 (0.33{TO}0.50) |" in text
+    assert f"| uProxy | 28.0 (20.0{TO}36.0) |" in text
+    assert f"{TIMES} how many times uProxy's of the same round" in text
+    assert "how far uProxy's own rounds lie apart: CPU 57%." in text
+
+
+def test_a_benchmark_without_a_figure_in_the_summary_has_no_rows_there() -> None:
+    further = ProxyKind("further", "further")
+    columns = tuple(dataclasses.replace(column, summary="") for column in SAMPLE.columns)
+    other = dataclasses.replace(SAMPLE, name="other", columns=columns, kinds=(further,))
+    assert "further" not in summary([(SAMPLE, RESULT), (other, RESULT)])
 
 
 def test_a_block_says_machine_rounds_what_was_seen_and_how_to_repeat() -> None:
@@ -166,7 +184,7 @@ def test_a_benchmark_is_found_by_its_name_and_has_a_place_on_its_page(name: str)
     keys = [column.key for column in benchmark.columns]
     assert len(keys) == len(set(keys))
     assert set(benchmark.charts) <= set(keys)
-    assert ENVOY.key in {kind.key for kind in benchmark.kinds}
+    assert benchmark.base.key in {kind.key for kind in benchmark.kinds}
     page = (Path(__file__).parents[1] / "docs" / benchmark.page).read_text()
     assert "new" in replace(page, name, "new")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness.figures import Figures
-from benchmarks.harness.proxies import ProxyKind
+from benchmarks.harness.proxies import ENVOY, ProxyKind
 from uproxy.lab.mesh import AgentWorld, FileWorld
 
 
@@ -22,7 +22,7 @@ class Column:
     table: str = ""
     """The title of its table; columns of one table must follow each other."""
     ratio: bool = False
-    """Whether the table also shows the ratio to Envoy's figure of the same round."""
+    """Whether the table also shows the ratio to the base's figure of the same round."""
     summary: str = ""
     """The title in the summary of all benchmarks; empty: not in the summary."""
 
@@ -57,5 +57,9 @@ class Benchmark:
     rounds: int = 5
     workload_api: bool = False
     """Whether a development authority runs meanwhile."""
+    base: ProxyKind = ENVOY
+    """The row that ratios are to."""
+    of_base: str = "Envoy's"
+    """Whose figures those are, in words."""
     page: str = "benchmarks.md"
     """The page of docs/ that has its figures."""

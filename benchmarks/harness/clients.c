@@ -1,7 +1,7 @@
-/* The clients in front of the proxies: `clients PORT SOURCE`, one thread with epoll.
+/* The clients in front of the proxies: `clients PORT SOURCE [TARGET]`, one thread with epoll.
 
-   They go to 127.0.0.1:PORT from the loopback address SOURCE and obey lines of standard input,
-   each answered by one line of JSON:
+   They go to TARGET:PORT (127.0.0.1 by default) from the address SOURCE and obey lines of standard
+   input, each answered by one line of JSON:
      open N                have N connections, each with one request answered
      run BUSY SECONDS RATE requests over the first BUSY of them; RATE a second in all, or 0: each
                            connection asks again when it has been answered
@@ -247,10 +247,11 @@ int main(int argc, char **argv)
     struct rlimit files;
     char line[128];
 
-    if (argc != 3 || !inet_aton(argv[2], &source.sin_addr))
+    target.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    if (argc < 3 || argc > 4 || !inet_aton(argv[2], &source.sin_addr) ||
+        (argc == 4 && !inet_aton(argv[3], &target.sin_addr)))
         return 2;
     source.sin_family = target.sin_family = AF_INET;
-    target.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     target.sin_port = htons((uint16_t)atoi(argv[1]));
     getrlimit(RLIMIT_NOFILE, &files);
     files.rlim_cur = files.rlim_max;

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -39,7 +40,10 @@ class LoadResult:
 
 
 class Clients:
-    """Connections to a loopback port, inside the `with` block.
+    """Connections to a port, inside the `with` block.
+
+    The port is on loopback, unless it is to be reached at the address `target` from `source`;
+    `inside` begins a command that runs another one elsewhere, in a network namespace, say.
 
     Each method returns when its load is done.
 
@@ -47,12 +51,24 @@ class Clients:
         RuntimeError: a connection failed, closed early, or was silent for 10 s.
     """
 
-    def __init__(self, port: int) -> None:
-        argv = [str(compiled("clients")), str(port), next_source()]
+    def __init__(
+        self,
+        port: int,
+        *,
+        target: str | None = None,
+        source: str | None = None,
+        inside: Sequence[str] = (),
+    ) -> None:
+        argv = [*inside, str(compiled("clients")), str(port), source or next_source()]
+        argv += [] if target is None else [target]
         pipe = subprocess.PIPE
         self._popen: subprocess.Popen[str] = subprocess.Popen(
             argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True
         )
+
+    @property
+    def pid(self) -> int:
+        return self._popen.pid
 
     def open(self, count: int) -> None:
         """Open connections until there are `count`; each has one request answered."""

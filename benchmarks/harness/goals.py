@@ -100,6 +100,7 @@ GOALS = (
     Goal("tunnels: p99 of 1,000 connections beside bulk", "tunnels", "beside_p99", 1.0, 0.5),
     Goal("tunnels: memory per idle stream, A", "tunnels", "connection_a", 6, 3, unit=" KiB"),
     Goal("tunnels: memory per idle stream, B", "tunnels", "connection_b", 6, 3, unit=" KiB"),
+    Goal("attaching a capture, eBPF", "capture", "attach", 300, unit=" ms"),
 )  # fmt: skip
 
 

@@ -56,7 +56,7 @@ def block(benchmark: Benchmark, result: Result) -> str:
         f"![{benchmark.title}](images/bench-{benchmark.name}.svg)",
         tables(benchmark, result.rounds),
         f"Medians of {rounds} {'round' if rounds == 1 else 'rounds'} of "
-        f"{result.seconds:g} s, (lowest{TO}highest), {TIMES} how many times Envoy's "
+        f"{result.seconds:g} s, (lowest{TO}highest), {TIMES} how many times {benchmark.of_base} "
         f"of the same round. Made by `{result.command}`; repeat: "
         f"`make bench ARGS={benchmark.name}`.",
         noise(benchmark, result.rounds),
@@ -70,13 +70,16 @@ def tables(benchmark: Benchmark, rounds: Sequence[Round]) -> str:
     """Return the tables of a benchmark in Markdown, one row for each kind of proxy."""
     parts = []
     for title, columns in groupby(benchmark.columns, lambda column: column.table):
-        text = _table(benchmark.kinds, list(columns), rounds)
+        text = _table(benchmark, list(columns), rounds)
         parts.append(f"**{title}**\n\n{text}" if title else text)
     return "\n\n".join(parts)
 
 
-def _table(kinds: Sequence[ProxyKind], columns: Sequence[Column], rounds: Sequence[Round]) -> str:
-    body = ([kind.title, *(_cell(kind, each, rounds) for each in columns)] for kind in kinds)
+def _table(benchmark: Benchmark, columns: Sequence[Column], rounds: Sequence[Round]) -> str:
+    body = (
+        [kind.title, *(_cell(kind, benchmark.base, each, rounds) for each in columns)]
+        for kind in benchmark.kinds
+    )
     return rows([["", *(each.title for each in columns)], _alignment(len(columns)), *body])
 
 
@@ -84,31 +87,31 @@ def _alignment(columns: int) -> list[str]:
     return ["---", *("--:" for _ in range(columns))]
 
 
-def _cell(kind: ProxyKind, column: Column, rounds: Sequence[Round]) -> str:
+def _cell(kind: ProxyKind, base: ProxyKind, column: Column, rounds: Sequence[Round]) -> str:
     values = series(rounds, kind.key, column.key)
     if not values:
         return NOTHING
     text = interval(spread(values), column.digits)
-    against = ratios(rounds, kind.key, ENVOY.key, column.key)
-    if not column.ratio or kind is ENVOY or not against:
+    against = ratios(rounds, kind.key, base.key, column.key)
+    if not column.ratio or kind is base or not against:
         return text
     return f"{text}<br>{TIMES}{interval(spread(against), 2)}"
 
 
 def noise(benchmark: Benchmark, rounds: Sequence[Round]) -> str:
-    """Return how much Envoy's own figures vary, in words; empty after a single round."""
+    """Return how much the base's own figures vary, in words; empty after a single round."""
     parts = []
     for title, columns in groupby(benchmark.columns, lambda column: column.table):
         widths = [
             f"{column.title} {spread(values).width:.0%}"
             for column in columns
-            if column.ratio and len(values := series(rounds, ENVOY.key, column.key)) > 1
+            if column.ratio and len(values := series(rounds, benchmark.base.key, column.key)) > 1
         ]
         if widths:
             parts.append(f"{f'{title}: ' if title else ''}{', '.join(widths)}")
     if not parts:
         return ""
-    return f"Noise, how far Envoy's own rounds lie apart: {'; '.join(parts)}."
+    return f"Noise, how far {benchmark.of_base} own rounds lie apart: {'; '.join(parts)}."
 
 
 def summary(answers: Sequence[tuple[Benchmark, Result]]) -> str:
@@ -123,8 +126,9 @@ def summary(answers: Sequence[tuple[Benchmark, Result]]) -> str:
     # a kind has one row, under the name it has in the first benchmark
     titles: dict[str, ProxyKind] = {}
     for benchmark, _ in answers:
-        for kind in benchmark.kinds:
-            titles.setdefault(kind.key, kind)
+        if any(column.summary for column in benchmark.columns):
+            for kind in benchmark.kinds:
+                titles.setdefault(kind.key, kind)
     body = (
         [kind.title, *(_brief(kind, column, rounds) for rounds, column in columns)]
         for kind in titles.values()

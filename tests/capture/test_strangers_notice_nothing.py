@@ -222,8 +222,11 @@ def test_a_socket_that_connects_again_goes_where_it_says_then(mesh: Mesh) -> Non
         mesh.wait_for(at(second, LINES))
 
 
-def test_processes_that_share_a_listening_socket_all_get_callers(mesh: Mesh) -> None:
-    answers = [connect(mesh, HOST)["answer"] for _ in range(12)]
-    assert {tuple(answer["reached"]) for answer in answers} == {(HOST, LINES)}
-    assert len({answer["process"] for answer in answers}) >= 1
-    mesh.check(*[at(HOST, LINES)] * 12)
+def test_processes_that_share_a_listening_socket_are_reached(mesh: Mesh) -> None:
+    """Whichever of them accepts; psql and ssh have servers that fork for each connection."""
+    with contextlib.ExitStack() as stack:
+        for _ in range(8):
+            words = [sys.executable, capture_app.__file__, HOST, str(LINES)]
+            seen = stack.enter_context(holding(mesh, *words))
+            assert seen["answer"]["reached"] == [HOST, LINES]
+    mesh.check(*[at(HOST, LINES)] * 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import signal
 import subprocess
 import sys
@@ -11,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers import capture_killed
-from tests.helpers.capture_world import HOST, World, run
+from tests.helpers import capture_crowd, capture_killed
+from tests.helpers.capture_world import HOST, HOST6, SECOND, World, run
 from uproxy.lab.waiting import wait_until
 
 SCRIPT = Path(capture_killed.__file__)
@@ -45,14 +46,26 @@ def test_attach_and_detach_leave_nothing_behind(either: World) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_two_hundred_times(world: World) -> None:
-    before = world.dump()
-    for number in range(200):
-        world.attach(*INBOUND)
-        world.detach()
-        assert number % 20 or world.dump() == before
-    assert world.dump() == before
+@pytest.mark.timeout(900)
+def test_two_hundred_times_while_connections_are_made_all_the_time(either: World) -> None:
+    """Each reaches the proxy or, when nothing is captured, whom it was made to."""
+    before = either.dump()
+    words = [sys.executable, capture_crowd.__file__, "dial", "1", f"{HOST},{SECOND},{HOST6}", "80"]
+    argv = either.inside(either.pod, either.app, *words)
+    pipe = subprocess.PIPE
+    with (
+        either.proxy(),
+        either.server(either.host, 80),
+        subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True) as crowd,
+    ):
+        for number in range(200):
+            either.attach(*INBOUND)
+            either.capture("detach", "--drain", "5")
+            assert number % 20 or either.dump() == before
+        account = json.loads(crowd.communicate("enough\n")[0])
+    assert either.dump() == before
+    assert set(account) == {"proxy", "real"}
+    assert min(account.values()) > 200
 
 
 def test_settings_from_before_come_back(world: World) -> None:

@@ -55,7 +55,7 @@ def accept(poller: selectors.BaseSelector, listener: socket.socket) -> None:
             connection, peer = listener.accept()
             connection.setblocking(True)
             where = connection.getsockname()
-            said = {"reached": plain(where), "caller": plain(peer)[0], "process": os.getpid()}
+            said = {"reached": plain(where), "caller": plain(peer)[0]}
             poller.register(connection, selectors.EVENT_READ, echo)
             try:
                 connection.sendall(json.dumps(said).encode() + b"\n")
