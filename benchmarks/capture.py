@@ -27,8 +27,8 @@ from benchmarks.harness.compiled import compiled
 from benchmarks.harness.figures import Figures
 from benchmarks.harness.processes import cpu_seconds
 from benchmarks.harness.proxies import CIPHER, UPROXY, X25519, ProxyKind
-from tests.helpers.capture_world import HOST, OUT, POD, World, existing, run
 from uproxy.lab.mesh import ORDERS, WEB, TunnelsIn, TunnelsOut
+from uproxy.lab.pods import HOST, OUT, POD, Pod, existing, run
 from uproxy.lab.processes import Process
 from uproxy.lab.waiting import wait_until
 
@@ -53,7 +53,7 @@ def measure(stage: Stage, kind: ProxyKind) -> Figures:
     mode = _MODES.get(kind.key)
     with (
         _bpffs(stage.folder / "bpffs") as bpffs,
-        existing(World(stage.folder, bpffs, mode or "ebpf")) as world,
+        existing(Pod(stage.folder, bpffs, mode or "ebpf")) as world,
         _application(world),
         _tunnels(stage, world, is_captured=mode is not None) as a,
     ):
@@ -68,7 +68,7 @@ def measure(stage: Stage, kind: ProxyKind) -> Figures:
             return {**figures, **_loads(stage, clients, a)}
 
 
-def _attaching(world: World) -> Figures:
+def _attaching(world: Pod) -> Figures:
     """Attach and detach with a stopwatch; at the end it is attached."""
     attached, detached = [], []
     for _ in range(_ATTACHED):
@@ -102,7 +102,7 @@ def _measured(name: str, clients: Clients, a: Process, load: Callable[[], LoadRe
 
 
 @contextlib.contextmanager
-def _tunnels(stage: Stage, world: World, *, is_captured: bool) -> Iterator[TunnelsOut]:
+def _tunnels(stage: Stage, world: Pod, *, is_captured: bool) -> Iterator[TunnelsOut]:
     """Run B on the host and A in the pod; yield A."""
     b = TunnelsIn(stage.folder, stage.files.ours(ORDERS), _APPLICATION, host=HOST, **_KEYS)
     keys = {**_KEYS, **(_captured(b.port) if is_captured else {})}
@@ -132,7 +132,7 @@ def _captured(end: int) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _application(world: World) -> Iterator[None]:
+def _application(world: Pod) -> Iterator[None]:
     argv = world.inside(world.host, world.cgroup / "..", compiled("application"), str(_APPLICATION))
     with Process(argv, world.folder / "application.log"):
         wait_until(lambda: _listens(world.host, _APPLICATION), "the application to listen")
