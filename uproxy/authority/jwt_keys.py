@@ -12,10 +12,9 @@ import secrets
 from datetime import datetime, timedelta
 from typing import Any
 
-import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
-from jwt.algorithms import ECAlgorithm
 
+from uproxy.lean.tokens import ECAlgorithm, PyJWS
 from uproxy.spiffe.jwt_bundles import JwtBundle, parse_jwt_bundle
 
 PUBLISH_FIRST = timedelta(seconds=1)
@@ -43,8 +42,14 @@ class JwtKey:
         """Return a token that is valid for `ttl`, in whole seconds."""
         expires = now.replace(microsecond=0) + ttl
         self.last_expiry = max(self.last_expiry, expires)
-        claims = {"sub": spiffe_id, "aud": list(audience), "exp": expires, "iat": now}
-        return jwt.encode(claims, self._key, "ES256", {"kid": self.kid})
+        claims = {
+            "sub": spiffe_id,
+            "aud": list(audience),
+            "exp": int(expires.timestamp()),
+            "iat": int(now.timestamp()),
+        }
+        header = {"typ": "JWT", "kid": self.kid}
+        return PyJWS().encode(json.dumps(claims).encode(), self._key, "ES256", header)
 
 
 class JwtKeys:

@@ -128,8 +128,6 @@ def _modules() -> Iterator[ModuleType]:
         yield _Postponed(f"{_KEYS}.{kind}")
     # its table has 4,096 tuples
     yield _Postponed("hpack.huffman_table", decode_huffman=_decode_huffman)
-    # PyJWT's client of web servers, and with it http.client: tokens are checked with keys we have
-    yield _Postponed("jwt.jwks_client", PyJWKClient=object)
 
 
 def _decode_huffman(encoded: bytes | None) -> bytes:

@@ -132,8 +132,7 @@ def _public_key(entry: dict[str, object]) -> JwtPublicKey:
         ValueError: it can't be read, or is weak.
     """
     # imported here to save memory: most uProxies never see a token
-    from jwt.algorithms import ECAlgorithm, RSAAlgorithm
-    from jwt.exceptions import PyJWTError
+    from uproxy.lean.tokens import ECAlgorithm, PyJWTError, RSAAlgorithm
 
     kind = str(entry["kty"])
     if kind not in _PUBLIC:

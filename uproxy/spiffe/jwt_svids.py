@@ -25,7 +25,7 @@ from uproxy.spiffe.jwt_bundles import JwtBundle, JwtPublicKey
 from uproxy.spiffe.strict_json import read_object
 
 if TYPE_CHECKING:
-    from jwt.api_jws import PyJWS
+    from uproxy.lean.tokens import PyJWS
 
 MAX_TOKEN_BYTES: Final = 8 << 10
 """A token with a SPIFFE ID of 2,048 bytes and one such audience, signed with RSA of 8,192 bits, has
@@ -189,7 +189,7 @@ def _signer(said: Unverified, bundles: Mapping[str, JwtBundle]) -> JwtPublicKey:
 
 def _check_signature(token: str, said: Unverified, key: JwtPublicKey) -> None:
     # imported here to save memory: most uProxies never see a token
-    from jwt.exceptions import PyJWTError
+    from uproxy.lean.tokens import PyJWTError
 
     try:
         _signatures().decode_complete(token, key, [said.algorithm])
@@ -200,7 +200,7 @@ def _check_signature(token: str, said: Unverified, key: JwtPublicKey) -> None:
 
 @functools.cache
 def _signatures() -> PyJWS:
-    from jwt.api_jws import PyJWS
+    from uproxy.lean.tokens import PyJWS
 
     return PyJWS(tuple(ALGORITHMS))
 
