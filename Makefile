@@ -55,6 +55,7 @@ test-all: check test-packages slow-test-packages $(PEERS) $(SLOW_PEERS) .cache/s
 	@.ci/unit-tests 3.13
 	@.ci/unit-tests 3.14
 	@$(STEP) "the wheel, installed elsewhere" .ci/wheel
+	@.ci/demo-on trixie
 	@$(MAKE) --no-print-directory site
 
 check: $(VENV)/.ready
