@@ -12,7 +12,12 @@ from prometheus_client.samples import Sample
 from uproxy.contract import TlsFacts
 from uproxy.metrics import FlowLabels, Metrics
 from uproxy.metrics.flows import MAX_KNOWN
-from uproxy.metrics.labels import MAX_LABEL_LENGTH, MAX_PORTS, MAX_PRINCIPALS
+from uproxy.metrics.labels import (
+    MAX_LABEL_LENGTH,
+    MAX_PAIRS,
+    MAX_PORTS_OF_PEER,
+    MAX_PRINCIPALS,
+)
 from uproxy.model import Direction, Outcome
 
 WEB = "spiffe://example.org/ns/web/sa/frontend"
@@ -198,16 +203,35 @@ def test_peers_beyond_a_thousand_fold_into_other() -> None:
     assert value(metrics, "istio_tcp_connections_opened_total", source_principal="other") == 5
 
 
-def test_ports_beyond_a_thousand_fold_into_other() -> None:
+def failed_at(metrics: Metrics, peer: str, *ports: int) -> None:
+    for port in ports:
+        metrics.failed(IN._replace(theirs=peer, port=port), Outcome.CONNECT_FAILED)
+
+
+def test_a_peer_that_tries_every_port_uses_up_its_own_time_series_alone() -> None:
     metrics = Metrics()
-    for port in range(1, MAX_PORTS + 6):
-        metrics.failed(IN._replace(port=port), Outcome.CONNECT_FAILED)
-    failed = [
-        sample for sample in samples(metrics) if sample.name == "istio_tcp_connections_failed_total"
-    ]
-    assert len(failed) == MAX_PORTS + 1
-    failed_ = "istio_tcp_connections_failed_total"
-    assert value(metrics, failed_, destination_port="other") == 5
+    failed_at(metrics, WEB, *range(1, MAX_PORTS_OF_PEER + 6))
+    name = "istio_tcp_connections_failed_total"
+    assert len([each for each in samples(metrics) if each.name == name]) == MAX_PORTS_OF_PEER + 1
+    assert value(metrics, name, destination_port="other") == 5
+    failed_at(metrics, DB, 9999)
+    assert value(metrics, name, source_principal=DB, destination_port="9999") == 1
+    failed_at(metrics, WEB, 1)
+    assert value(metrics, name, source_principal=WEB, destination_port="1") == 2
+
+
+def test_peers_that_try_every_port_together_use_up_no_more_than_their_number_allows() -> None:
+    metrics = Metrics()
+    most = MAX_PAIRS // MAX_PORTS_OF_PEER
+    for number in range(2 * most):
+        failed_at(metrics, f"spiffe://example.org/w{number}", *range(1, MAX_PORTS_OF_PEER + 1))
+    name = "istio_tcp_connections_failed_total"
+    series = [each for each in samples(metrics) if each.name == name]
+    others = [each for each in series if each.labels["destination_port"] == "other"]
+    assert (len(series) - len(others), len(others)) == (MAX_PAIRS, most)
+    failed_at(metrics, "spiffe://example.org/w0", 1)
+    first = {"source_principal": "spiffe://example.org/w0", "destination_port": "1"}
+    assert value(metrics, name, **first) == 2
 
 
 def test_tunnels_and_streams_are_counted_for_each_direction() -> None:

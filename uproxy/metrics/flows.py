@@ -1,8 +1,8 @@
 """Counters of connections and bytes, by the pair of identities between which they go.
 
 The counters are plain integers: a connection increments a few, a scrape reads all.  Rule: peers
-beyond the first MAX_PRINCIPALS, and ports beyond MAX_PORTS, share the counters labelled OTHER, so
-memory stays bounded.
+and ports beyond the first ones (`labels.ChosenLabels`) share the counters labelled OTHER, so memory
+stays bounded.
 """
 
 from __future__ import annotations
@@ -10,13 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 
-from uproxy.metrics.labels import (
-    MAX_PORTS,
-    MAX_PRINCIPALS,
-    UNKNOWN,
-    FirstValues,
-    FlowLabels,
-)
+from uproxy.metrics.labels import UNKNOWN, ChosenLabels, FlowLabels
 from uproxy.metrics.pulled import Samples
 from uproxy.model import Direction, Outcome
 
@@ -74,8 +68,7 @@ class Flows:
         self._by_labels: dict[FlowLabels, FlowCounters] = {}  # shortcut to the values of _flows
         self._flows: dict[Values, FlowCounters] = {}
         self._failed: Counter[Values] = Counter()  # by all flow labels, response flag included
-        self._principals = FirstValues(MAX_PRINCIPALS)
-        self._ports = FirstValues(MAX_PORTS)
+        self._chosen = ChosenLabels()
 
     def get(self, labels: FlowLabels) -> FlowCounters:
         """Return the counters for these labels, made at the first call."""
@@ -134,12 +127,13 @@ class Flows:
 
     def _values(self, labels: FlowLabels) -> Values:
         """Return the label values: source and destination as ztunnel defines them."""
-        ours, theirs = labels.ours or UNKNOWN, self._principals.label_value(labels.theirs)
+        ours = labels.ours or UNKNOWN
+        theirs, port = self._chosen.values(labels.theirs, labels.port)
         inbound = labels.direction is Direction.INBOUND
         return (
             "destination" if inbound else "source",
             theirs if inbound else ours,
             ours if inbound else theirs,
-            self._ports.label_value(labels.port),
+            port,
             "mutual_tls" if labels.mutual_tls else "none",
         )

@@ -8,8 +8,11 @@ from uproxy.model import Direction
 
 MAX_PRINCIPALS = 1000
 """How many peer identities get time series of their own; later ones are counted as OTHER."""
-MAX_PORTS = 1000
-"""How many ports get time series of their own: peers choose them where tunnels may name any."""
+MAX_PORTS_OF_PEER = 250
+"""How many ports of one peer get time series of their own: peers choose them where tunnels, or
+captured connections, may be meant for any."""
+MAX_PAIRS = 2000
+"""How many pairs of a peer and a port get time series of their own."""
 OTHER = "other"
 UNKNOWN = "unknown"
 """Istio's word for an identity that was not proven."""
@@ -39,23 +42,33 @@ class FlowLabels(NamedTuple):
     mutual_tls: bool
 
 
-class FirstValues:
-    """The first values of a label that peers choose: those with time series of their own."""
+class ChosenLabels:
+    """The values of the two labels that peers choose: the first ones get time series of their own,
+    and later ones share those labelled OTHER, so that one peer can't use up what others need."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._known: set[str] = set()
+    def __init__(self) -> None:
+        self._ports: dict[str, set[int]] = {}  # by peer: those that have time series
+        self._pairs = 0  # the ports in all of these sets
 
-    def label_value(self, chosen: object) -> str:
-        """Return the label value for what a peer chose; None: it isn't known, or wasn't proven."""
-        if chosen is None:
+    def values(self, peer: str | None, port: int | None) -> tuple[str, str]:
+        """Return the labels for a peer and a port; a peer None wasn't proven, a port None isn't
+        known."""
+        name = UNKNOWN if peer is None else shortened(peer)
+        if name not in self._ports:
+            if len(self._ports) >= MAX_PRINCIPALS and name != UNKNOWN:
+                name = OTHER
+            self._ports.setdefault(name, set())
+        return name, self._port(self._ports[name], port)
+
+    def _port(self, known: set[int], port: int | None) -> str:
+        if port is None:
             return UNKNOWN
-        value = shortened(str(chosen))
-        if value not in self._known:
-            if len(self._known) >= self._most:
+        if port not in known:
+            if len(known) >= MAX_PORTS_OF_PEER or self._pairs >= MAX_PAIRS:
                 return OTHER
-            self._known.add(value)
-        return value
+            known.add(port)
+            self._pairs += 1
+        return str(port)
 
 
 def shortened(value: str) -> str:
