@@ -55,7 +55,7 @@ class _Endpoint:
 
     connections: int = 0
     failures: int = 0
-    """In a row."""
+    """How many attempts have failed one after the other."""
     failing_since: float | None = None
     """When the first of them failed; None: the last attempt didn't fail."""
     passed_over_until: float = 0.0

@@ -1,4 +1,5 @@
-"""Shows how the L7 proxies fare that destinations are reached through."""
+"""Makes the rows about L7 proxies, for `/l7`, the status page and metrics: which of their addresses
+are used, which have failed and why."""
 
 from __future__ import annotations
 

@@ -28,25 +28,28 @@ _PROG_BY_ID = 13
 _OBJ_INFO, _LINK_CREATE, _LINK_UPDATE = 15, 28, 29
 
 _ATTRIBUTES = 144
-"""Bytes; the kernel demands zeros behind those that it knows."""
+"""The bytes that we pass as `union bpf_attr`; the kernel demands zeros behind those it knows."""
 _NAME = 15
-"""Characters that the kernel keeps of a name."""
+"""How many characters of a program's or map's name the kernel keeps."""
 _MAPS = 64
-"""That a program is asked for at most."""
+"""How many maps of a loaded program are asked for at most."""
 _CGROUP_LINK = 3
 """BPF_LINK_TYPE_CGROUP."""
 _LOG = 1 << 20
-"""Bytes for what the verifier has to say."""
+"""The size in bytes of the buffer for the verifier's log."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkInfo:
-    """What the kernel tells of a link."""
+    """What the kernel says about a BPF link."""
 
     id: int
+    """The link's number."""
     program_id: int
+    """The number of the program that the link attaches."""
     target: int
-    """The cgroup's id, or the network namespace's inode; 0: it is gone."""
+    """What it is attached to: the cgroup's id, or the network
+    namespace's inode; 0: that is gone."""
 
 
 class VerifierError(OSError):
@@ -134,27 +137,28 @@ def attach_to_map(program: int, map_: int, attach_type: int) -> None:
 
 
 def pin(descriptor: int, path: str) -> None:
-    """Give a map or link a name in a bpffs, which holds it."""
+    """Give a map or link a name in a bpffs, which keeps it alive when its descriptors are
+    closed."""
     name = _bytes(os.fsencode(path) + b"\0")
     _bpf(_OBJ_PIN, "QI", _address(name), descriptor)
 
 
 def get_pinned(path: str) -> int:
-    """Return a descriptor of what is pinned there."""
+    """Return a new descriptor of the map or link that is pinned at a path."""
     name = _bytes(os.fsencode(path) + b"\0")
     return _bpf(_OBJ_GET, "Q", _address(name))
 
 
 def update(map_: int, key: bytes, value: bytes) -> None:
-    """Set a map's value."""
+    """Set the value that a map has for a key."""
     key_, value_ = _bytes(key), _bytes(value)
     _bpf(_MAP_UPDATE, "I4xQQQ", map_, _address(key_), _address(value_), 0)
 
 
 def lookup(map_: int, key: bytes, size: int) -> bytes | None:
-    """Return a map's value of that size; None: there is none.
+    """Return the value, of `size` bytes, that a map has for a key; None: it has none.
 
-    Of a map with a value for each processor: all of them, `size` bytes together.
+    If the map has a value for each processor, all of them are returned, `size` bytes together.
     """
     key_, value = _bytes(key), ctypes.create_string_buffer(size)
     try:
@@ -165,7 +169,7 @@ def lookup(map_: int, key: bytes, size: int) -> bytes | None:
 
 
 def delete(map_: int, key: bytes) -> None:
-    """Remove a key, whether or not it is there."""
+    """Remove a key and its value from a map; that it isn't there is no error."""
     key_ = _bytes(key)
     with contextlib.suppress(FileNotFoundError):
         _bpf(_MAP_DELETE, "I4xQ", map_, _address(key_))
@@ -213,7 +217,7 @@ def value_size(map_: int) -> int:
 
 
 def link_info(link: int) -> LinkInfo:
-    """Return what the kernel tells of a link to a cgroup or network namespace."""
+    """Return what the kernel says about a link to a cgroup or network namespace."""
     info = _info(link, b"", 64)
     kind, identity, program = struct.unpack_from("=3I", info)
     # of a cgroup 64 bits, of a network namespace 32

@@ -28,7 +28,7 @@ from uproxy.errors import NotPermittedError
 
 
 class State(enum.StrEnum):
-    """How a capture is."""
+    """Whether a capture does what it was attached for."""
 
     ATTACHED = "attached"
     STALE = "stale"
@@ -39,26 +39,27 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What there is to say about a capture."""
+    """The state of one capture, and why it is in it."""
 
     record: Record
     state: State
     reasons: tuple[str, ...]
     """Why it isn't `attached`, and what to do."""
     listeners: dict[Listener, bool] = field(default_factory=dict)
-    """Whether the proxy listens."""
+    """Whether the proxy listens for captured connections, by direction."""
     stats: dict[Stat, int] = field(default_factory=dict)
+    """What was counted since it was attached."""
     is_outdated: bool = False
     """Whether another version of uProxy attached it."""
 
     @property
     def is_good(self) -> bool:
-        """Whether it is what was attached."""
+        """Return whether everything is as it was attached."""
         return self.state == State.ATTACHED
 
 
 def examine(made: Record) -> Condition:
-    """Return how a capture is.
+    """Compare a capture's record with what the kernel has, and return its state.
 
     Raises:
         NotPermittedError: we may not look.

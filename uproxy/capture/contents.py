@@ -38,7 +38,7 @@ _PROCESSORS: Final = Path("/sys/devices/system/cpu/possible")
 
 
 def write_config(wanted: Wanted, namespace: Namespace, map_: int, *, is_enabled: bool) -> None:
-    """Write what the programs go by."""
+    """Write the configuration that the eBPF programs read, into the map `config`."""
     flags = wanted.policy.flags | (Flag.FAIL_OPEN if wanted.fail_open else Flag(0))
     config = Config(
         is_enabled, wanted.route.mark, flags, wanted.outbound_port, wanted.inbound_port,
@@ -48,7 +48,7 @@ def write_config(wanted: Wanted, namespace: Namespace, map_: int, *, is_enabled:
 
 
 def read_config(pins: Pins) -> Config | None:
-    """Return what the attached programs go by; None: nothing is attached."""
+    """Return the configuration that the attached programs read; None: none are attached."""
     with pins.open(f"{MAP}config") as map_:
         data = None if map_ is None else bpf.lookup(map_, word(0), CONFIG_SIZE)
     return None if data is None else Config.unpack(data)
@@ -77,7 +77,8 @@ def read_record(pins: Pins) -> Record | None:
 
 
 def write_policy(wanted: Wanted, maps: Mapping[str, int]) -> None:
-    """Write the rules into maps that are empty."""
+    """Write the rules about addresses and ports into the maps `addresses` and `ports`, which must
+    be empty."""
     for key, action in wanted.policy.address_rules().items():
         bpf.update(maps["addresses"], key, word(action))
     for key, action in wanted.policy.port_rules().items():
@@ -95,14 +96,15 @@ def write_own(map_: int, networks: Iterable[Network]) -> None:
 
 
 def own_networks(namespace: Namespace) -> set[Network]:
-    """Return what the network namespace takes for its own addresses."""
+    """Return the prefixes of which a network namespace takes all addresses for its own."""
     with inside(namespace):
         return addresses.own_networks()
 
 
 def register_listeners(wanted: Wanted, namespace: Namespace, map_: int) -> None:
-    """Register the sockets at which the proxy listens already, unless they are; and make the one
-    for outbound connections transparent, for which a proxy may lack the privilege."""
+    """Tell the programs the sockets at which the proxy listens already, unless they know them; and
+    make the one for outbound connections transparent (IP_TRANSPARENT), because the proxy may
+    lack the privilege to do that itself."""
     if wanted.proxy_cgroup is None:
         return
     apart = None if wanted.exempt_cgroup_id else wanted.cgroup
@@ -119,12 +121,12 @@ def register_listeners(wanted: Wanted, namespace: Namespace, map_: int) -> None:
 
 
 def has_listener(map_: int, which: Listener) -> bool:
-    """Whether the proxy listens there."""
+    """Return whether the programs know a listening socket of the proxy for this direction."""
     return bpf.lookup(map_, word(which), _LONG) is not None
 
 
 def read_stats(map_: int) -> dict[Stat, int]:
-    """Return what was counted, over all processors."""
+    """Return the programs' counters, each summed over all processors."""
     size = _LONG * _possible_processors()
     return {stat: sum_counters(bpf.lookup(map_, word(stat), size) or b"") for stat in Stat}
 

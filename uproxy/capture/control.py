@@ -30,11 +30,12 @@ from uproxy.capture.routing import PolicyRoute
 from uproxy.errors import NotPermittedError, UproxyError, UsageError
 
 AUTO: Final = "auto"
-"""The mode by which we choose."""
+"""The value of --mode with which uProxy chooses between eBPF and nft."""
 DEFAULT_MARK: Final = 0x7570
 DEFAULT_TABLE: Final = 7570
 PRIORITY: Final = 75
-"""Of our first ip rule: before those that container networks make for a source address."""
+"""The priority of our first ip rule: it comes before the rules that container networks make for
+their source addresses."""
 DEFAULT_BPFFS: Final = Path("/sys/fs/bpf")
 
 
@@ -65,7 +66,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """What came of it."""
+    """What `attach` has done."""
 
     name: str
     mode: Mode

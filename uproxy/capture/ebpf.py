@@ -2,8 +2,8 @@
 
 Rules: what is attached does nothing until `config.enabled` is set, which one write does after
 everything else is there; so a command that was killed leaves either all of it or nothing that
-acts.  To attach again, with another policy or newer programs, exchanges the programs one by one
-under living connections, which keep their marks.
+acts.  Attaching again, with another policy or newer programs, replaces the programs one by one
+while connections stay open and keep their marks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from uproxy.errors import UproxyError
 _LOOK_EVERY_S: Final = 0.05
 _LISTENERS: Final = "listeners"
 _KEPT: Final = (_LISTENERS, "stats")
-"""Maps that programs attached later go on with."""
+"""The maps that stay, with their contents, when newer programs take the place of older ones."""
 
 
 def attach(folder: Path, wanted: Wanted) -> tuple[str, ...]:
@@ -132,7 +132,8 @@ def _end_connections(mark: int, drain_s: float) -> None:
 
 
 def is_attached(made: Record) -> bool:
-    """Whether an attach has come to its end."""
+    """Return whether everything of a capture was attached: the last step of `attach` sets
+    `enabled`."""
     config = contents.read_config(Pins(made.wanted.bpffs, made.wanted.name))
     return config is not None and config.enabled
 
@@ -143,7 +144,7 @@ def _check_shortcut(wanted: Wanted) -> None:
 
 
 def _proxy(wanted: Wanted) -> tuple[int, int, int]:
-    """Return what says whose listeners get the connections."""
+    """Return the ports and the cgroup that say whose listening sockets get the connections."""
     return wanted.outbound_port, wanted.inbound_port, wanted.proxy_cgroup_id
 
 

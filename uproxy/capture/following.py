@@ -59,7 +59,8 @@ def refresh(made: Record) -> bool:
 
 
 def _changes(made: Record) -> socket.socket:
-    """Return a socket that hears of every change of addresses and routes in the namespace."""
+    """Return a netlink socket that receives a message for every change of addresses and routes in
+    the capture's network namespace."""
     with inside(living(made.wanted.namespace)):
         changes = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
     changes.bind((0, _GROUPS))
@@ -68,7 +69,7 @@ def _changes(made: Record) -> socket.socket:
 
 
 def _wait(changes: socket.socket) -> None:
-    """Wait for a change, at most `_LOOK_EVERY_S` seconds; take all that there are by then."""
+    """Wait for a message, at most `_LOOK_EVERY_S` seconds; then read all that have come."""
     try:
         changes.recv(_LARGEST)
         changes.setblocking(False)

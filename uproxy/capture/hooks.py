@@ -77,7 +77,8 @@ def attach(name: str, program: tuple[int, int], target: Target, pins: Pins) -> N
 
 
 def _refusal(name: str, target: Target, error: OSError) -> UproxyError:
-    """Return what to say; that we may attach programs in general is known, since they loaded."""
+    """Return the error that says why a program couldn't be attached.  That we may attach programs
+    in general is known, because they were loaded."""
     if error.errno == errno.EPERM:
         return NotPermittedError(
             f"{target.path}: {name} can't be attached: CAP_NET_ADMIN is missing, or somebody "

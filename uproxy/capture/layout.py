@@ -34,14 +34,15 @@ PAIR_SIZE: Final = _PAIR.size
 
 
 class Action(enum.IntEnum):
-    """What becomes of a connection."""
+    """Whether a connection is taken to the proxy: the values of the maps `addresses` and
+    `ports`."""
 
     CAPTURE = 0
     BYPASS = 1
 
 
 class Flag(enum.IntFlag):
-    """Bits of `Config.flags`."""
+    """The switches that the programs read: bits of `Config.flags`."""
 
     FAIL_OPEN = 1
     ADDRESSES_INCLUDED = 2
@@ -51,21 +52,21 @@ class Flag(enum.IntFlag):
 
 
 class Way(enum.IntEnum):
-    """First half of a key in `ports`."""
+    """Which connections a port rule is for: the first half of a key of the map `ports`."""
 
     OUTBOUND = 0
     INBOUND = 1
 
 
 class Listener(enum.IntEnum):
-    """Keys of `listeners`."""
+    """The proxy's two listening sockets: the keys of the map `listeners`."""
 
     OUTBOUND = 0
     INBOUND = 1
 
 
 class Stat(enum.IntEnum):
-    """Keys of `stats`: what was counted."""
+    """What the programs count: the keys of the map `stats`."""
 
     CAPTURED = 0
     BYPASSED = 1
@@ -89,13 +90,14 @@ class Config:
     outbound_port: int
     inbound_port: int
     netns_cookie: int = 0
-    """Of the captured network namespace; 0: unknown, not checked."""
+    """The kernel's number of the captured network namespace; 0: unknown, so that it isn't
+    checked."""
     proxy_cgroup: int = 0
     """The cgroup whose processes are never captured; 0: none."""
     abi: int = ABI
 
     def pack(self) -> bytes:
-        """Return it as `struct capture_config`."""
+        """Return the bytes of `struct capture_config`."""
         return _CONFIG.pack(
             self.abi, self.enabled, self.mark, self.flags, self.outbound_port, self.inbound_port,
             0, self.netns_cookie, self.proxy_cgroup,
@@ -103,7 +105,7 @@ class Config:
 
     @classmethod
     def unpack(cls, data: bytes) -> Config:
-        """Return what `pack` made."""
+        """Return the configuration of which `pack` made these bytes."""
         abi, enabled, mark, flags, outbound, inbound, _, cookie, cgroup = _CONFIG.unpack(data)
         return cls(bool(enabled), mark, Flag(flags), outbound, inbound, cookie, cgroup, abi)
 

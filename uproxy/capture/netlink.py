@@ -20,9 +20,9 @@ CREATE_EXCLUSIVELY: Final = 0x600
 CREATE_OR_REPLACE: Final = 0x500
 """NLM_F_CREATE | NLM_F_REPLACE."""
 _LARGEST = 1 << 16
-"""Bytes of one datagram from the kernel."""
+"""The size in bytes of the largest datagram from the kernel."""
 _TYPE_BITS: Final = 0x3FFF
-"""Of an attribute's type; the others say how it is nested."""
+"""The bits of an attribute's 16-bit type field that are its type; the others are flags."""
 
 
 Attributes = Mapping[int, bytes]
@@ -53,7 +53,7 @@ class Netlink:
             pass
 
     def dump(self, message: int, body: bytes) -> Iterator[bytes]:
-        """Yield the bodies of everything that there is of a kind."""
+        """Ask for all objects of a kind (NLM_F_DUMP) and yield the body of each message."""
         self._send(message, _DUMP, body)
         yield from self._receive()
 
@@ -64,7 +64,11 @@ class Netlink:
         self._socket.send(header + body)
 
     def _receive(self) -> Iterator[bytes]:
-        """Yield the bodies of an answer up to its end."""
+        """Yield the bodies of the answer's messages, up to the one that ends it.
+
+        Raises:
+            OSError: the kernel answered with an error.
+        """
         while True:
             data = self._socket.recv(_LARGEST)
             at = 0
@@ -85,7 +89,7 @@ class Netlink:
 
 
 def attributes(values: Attributes) -> bytes:
-    """Return attributes as they stand in a message."""
+    """Return attributes as a message has them: length, type, value, padded to four bytes."""
     return b"".join(
         (_ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value).ljust(
             _aligned(_ATTRIBUTE.size + len(value)), b"\0"

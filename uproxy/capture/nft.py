@@ -128,7 +128,7 @@ def has_listeners(wanted: Wanted) -> dict[Listener, bool]:
 
 
 def digest(rules: str) -> str:
-    """Return what tells one table from another."""
+    """Return a digest of an nft ruleset, 16 hexadecimal digits."""
     return hashlib.sha256(rules.encode()).hexdigest()[:16]
 
 

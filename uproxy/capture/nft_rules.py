@@ -16,9 +16,10 @@ from uproxy.capture.record import Wanted
 from uproxy.errors import UproxyError
 
 _ROOT: Final = Path("/sys/fs/cgroup")
-"""Where nft looks for cgroups."""
+"""The mount point below which nft looks for cgroups."""
 _PRIORITY: Final = -110
-"""Before the chains that translate a service's address (-100): we see what the workload named."""
+"""The priority of our chains: they come before those that translate a service's address (-100), and
+see the address that the workload named."""
 
 _FLAGS: Final = "tcp flags & (fin | syn | rst | ack)"
 _BEGINNING: Final = f"{_FLAGS} == syn"

@@ -1,4 +1,4 @@
-"""What holds programs and maps in the kernel while no process does: names in a bpffs.
+"""The names in a bpffs that keep programs and maps in the kernel when no process has them open.
 
 `BPFFS/uproxy/NAME/link_*` are the attached programs, `…/map_*` the maps.
 """
@@ -16,7 +16,7 @@ from uproxy.errors import NotPermittedError, UproxyError
 
 LINK, MAP = "link_", "map_"
 _DRAFT = "-draft"
-"""Behind the name of a pin that is about to take another's place."""
+"""The suffix of a pin that is about to be renamed over another one."""
 
 
 class Pins:
@@ -51,7 +51,8 @@ class Pins:
 
     @contextlib.contextmanager
     def open(self, name: str) -> Iterator[int | None]:
-        """Open what is pinned by that name; None: nothing is."""
+        """Yield a descriptor of what is pinned under a name, closed afterwards; None: nothing
+        is."""
         try:
             descriptor = bpf.get_pinned(str(self.folder / name))
         except FileNotFoundError:

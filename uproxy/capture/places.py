@@ -36,7 +36,8 @@ class Cgroup:
 
     path: Path
     id: int
-    """The inode, which is the kernel's id of it; another one at the same path has another."""
+    """The inode number of its folder, by which the kernel knows it.  A cgroup that is removed and
+    made again at the same path has another one."""
 
     def contains(self, other: Cgroup) -> bool:
         """Whether `other` is this one or below it."""
@@ -48,14 +49,16 @@ class Namespace:
     """A network namespace."""
 
     path: Path
-    """A way to it; it may cease to be one while the namespace lives."""
+    """A file that stands for it.  It may go while the namespace lives on."""
     inode: int
-    """Which another one may have when this one is gone."""
+    """The file's inode number, which the kernel may give to another namespace when this one is
+    gone."""
     cookie: int = 0
-    """The kernel's number of it, which no other one ever has; 0: this kernel doesn't tell."""
+    """A number that the kernel gives to one namespace only (SO_NETNS_COOKIE); 0: this kernel
+    doesn't tell it."""
 
     def is_same(self, other: Namespace) -> bool:
-        """Whether two ways lead to one namespace, as far as the kernel tells."""
+        """Return whether both are the same namespace, as far as the kernel tells."""
         return (self.inode, self.cookie) == (other.inode, other.cookie)
 
 
@@ -119,7 +122,8 @@ def find_namespace(text: str) -> Namespace:
 
 
 def follow_namespace(namespace: Namespace) -> Namespace | None:
-    """Return a namespace by a way that leads to it now, its path or any other; None: nothing does.
+    """Find a file that stands for a namespace now: its path, a name of `ip netns`, or a process's
+    ns/net.  Return the namespace with that path; None: there is none.
 
     Raises:
         NotPermittedError: we may not enter it, to see whether it is another one.
@@ -162,10 +166,10 @@ def _ways() -> Iterator[Path]:
 
 
 def living(namespace: Namespace) -> Namespace:
-    """Return a namespace by a way that leads to it now.
+    """As `follow_namespace`, but that it is gone is an error.
 
     Raises:
-        UproxyError: nothing does.
+        UproxyError: it is gone.
         NotPermittedError: as `follow_namespace`.
     """
     found = follow_namespace(namespace)
@@ -184,7 +188,8 @@ def _identified(path: Path, inode: int) -> Namespace:
 
 
 def is_initial(namespace: Namespace) -> bool:
-    """Whether it is the machine's own, which alone has settings of the whole machine."""
+    """Return whether it is the machine's own network namespace, the only one in which settings of
+    the whole machine can be seen."""
     with inside(namespace):
         return _OF_THE_MACHINE.exists()
 
@@ -201,9 +206,8 @@ def opened(path: Path) -> Iterator[int]:
 
 @contextlib.contextmanager
 def inside(namespace: Namespace) -> Iterator[None]:
-    """Be in a network namespace: sockets that are opened and files below /proc/sys/net are its.
-
-    Only for programs with one thread.
+    """Enter a network namespace, and leave it afterwards: sockets that are opened inside the `with`
+    block belong to it, and so do files below /proc/sys/net.  It changes this thread alone.
 
     Raises:
         NotPermittedError: we may not enter it.
@@ -246,7 +250,8 @@ def mount_of(path: Path) -> _Mount:
 
 
 def _mounts() -> dict[str, _Mount]:
-    """Return the mounts by device; of several of one device the first."""
+    """Return the mounts by device (`major:minor`); if a device is mounted several times, the
+    first."""
     found: dict[str, _Mount] = {}
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         left, _, right = line.partition(" - ")

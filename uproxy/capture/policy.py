@@ -1,7 +1,8 @@
 """Which connections are captured: what `--include`, `--exclude` and `--inbound` say.
 
-Pure.  An address is captured if its longest prefix in the lists says so; without one, if nothing
-is included.  Then its port decides likewise.  Both must agree.
+Pure.  The longest prefix in the lists that an address has decides about it: whether it is included
+or excluded.  An address that none matches is captured if no address is included.  Ports are
+decided likewise, and a connection is captured if both its address and its port are.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from uproxy.capture.layout import Action, Flag, Network, Way, port_key, prefix_k
 from uproxy.errors import UsageError
 
 ALL: Final = "all"
-"""`--inbound all`."""
+"""The value of --inbound that captures every port."""
 _ALL_IPV4: Final = IPv4Network("0.0.0.0/0")
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 MAX_RULES: Final = 16384
-"""Of addresses, and of ports: what the maps have room for."""
+"""How many rules about addresses, and how many about ports, the maps have room for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class Policy:
 
     @property
     def flags(self) -> Flag:
-        """What the programs must know besides the rules."""
+        """Return the switches with which the programs read these rules."""
         flags = Flag(0)
         if self.included:
             flags |= Flag.ADDRESSES_INCLUDED
@@ -151,7 +152,7 @@ def _covers_ipv4(network: Network) -> bool:
 
 
 def _has_bits(word: str) -> bool:
-    """Whether it is a prefix but for bits behind its length."""
+    """Return whether a word is a prefix with bits set behind its length, as in 10.0.0.1/8."""
     try:
         ip_network(word, strict=False)
     except ValueError:

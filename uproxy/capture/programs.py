@@ -30,7 +30,7 @@ _KINDS: Final = {
 """(program type, attach type) by section, from linux/bpf.h."""
 
 _OLD: Final = "_old"
-"""Behind the name of a program for kernels that lack something which its sibling uses."""
+"""The suffix of a second variant of a program, for older kernels that can't run the first."""
 _PSEUDO_MAP_FD: Final = 1
 """BPF_PSEUDO_MAP_FD: the instruction's constant is a map's descriptor."""
 
@@ -66,7 +66,7 @@ def shortcut_object() -> BpfObject:
 
 
 def digest() -> str:
-    """Return what tells one version of the programs from another."""
+    """Return a digest of the shipped programs, 16 hexadecimal digits."""
     return hashlib.sha256(shipped("capture") + shipped("shortcut")).hexdigest()[:16]
 
 
@@ -111,7 +111,8 @@ def loaded(reused: Mapping[str, int], of: BpfObject | None = None) -> Iterator[L
 
 
 def _lift_limit() -> None:
-    """Before Linux 5.11 maps and programs count as locked memory, and too much gives EPERM."""
+    """Lift our limit on locked memory, because before Linux 5.11 maps and programs count as such,
+    and too much of it gives EPERM."""
     unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
     with contextlib.suppress(ValueError, OSError):  # without CAP_SYS_RESOURCE it stays
         resource.setrlimit(resource.RLIMIT_MEMLOCK, unlimited)
@@ -138,7 +139,7 @@ def relocate(program: Program, maps: Mapping[str, int]) -> bytes:
 
 
 def kind(program: Program) -> tuple[int, int]:
-    """Return the program type and the attach type."""
+    """Return the program type and the attach type that a program's section stands for."""
     return _KINDS[program.section.removesuffix("/old")]
 
 

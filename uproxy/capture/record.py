@@ -1,4 +1,4 @@
-"""What is written down about each capture, so that it can be undone by another process.
+"""The file that is kept about each capture, so that another process can undo it.
 
 A JSON file per capture below /run, written before anything is changed, removed after everything
 is undone.  One lock for all of them.
@@ -26,7 +26,7 @@ from uproxy.errors import NotPermittedError, UproxyError, UsageError, in_words
 
 FOLDER: Final = Path("/run/uproxy/capture")
 VERSION: Final = 1
-"""Of the file's form."""
+"""The version of the file's format."""
 _LONGEST_WORD = 40
 
 
@@ -66,16 +66,16 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One capture as it is written down."""
+    """What the file has about one capture."""
 
     wanted: Wanted
     sysctls: dict[str, str] = field(default_factory=dict)
-    """The values from before, by name."""
+    """The values of the kernel's settings from before the capture, by name."""
     programs: str = ""
-    """Which programs were attached: `programs.digest()`; or of nft, which rules were given."""
+    """The digest of the attached programs (`programs.digest()`), or of the rules given to nft."""
     listing: str = ""
-    """With nft: what tells the table, as nft shows it, from one that was changed; empty: unknown,
-    because the command was killed."""
+    """The digest of the table as nft lists it, by which a change of somebody else's is noticed;
+    empty with eBPF, and where the command was killed before it was known."""
 
     def to_json(self) -> str:
         """Return the file's text."""
@@ -83,7 +83,7 @@ class Record:
 
     @classmethod
     def from_json(cls, text: str) -> Record:
-        """Return what `to_json` wrote.
+        """Return the record of which `to_json` made this text.
 
         Raises:
             ValueError, TypeError, KeyError: something else wrote it.
@@ -107,7 +107,7 @@ def default_name(cgroup: Path) -> str:
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Be the only one who changes captures.
+    """Hold the lock with which only one process changes captures; wait for it.
 
     Raises:
         NotPermittedError: we may not write below /run.

@@ -39,12 +39,12 @@ _NOBODYS: Final = 0xFFFFFFF0
 
 @dataclass(frozen=True, slots=True)
 class PolicyRoute:
-    """Where marked packets go."""
+    """The mark of captured packets, and the routing table that takes them to loopback."""
 
     mark: int
     table: int
     priority: int
-    """Of the rule that looks up the table; the other one's is the next number."""
+    """The priority of the rule that looks up the table; the rule behind it has the next number."""
 
 
 def check_unused(wanted: PolicyRoute) -> None:
@@ -123,7 +123,7 @@ def remove(wanted: PolicyRoute) -> None:
 
 
 def missing(wanted: PolicyRoute) -> list[str]:
-    """Return what `add` made and this namespace lacks, in words."""
+    """Return what of that which `add` makes is missing in this namespace, in words."""
     lacking = []
     with Netlink() as netlink:
         for family in FAMILIES:
@@ -156,7 +156,7 @@ def _add_route(netlink: Netlink, family: int, table: int, source: bytes) -> None
 
 @contextlib.contextmanager
 def _family_may_be_absent(family: int) -> Iterator[None]:
-    """A kernel without IPv6 needs no rule for it."""
+    """Ignore the errors with which a kernel without IPv6 refuses rules and routes for it."""
     try:
         yield
     except OSError as error:

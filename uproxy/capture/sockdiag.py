@@ -18,11 +18,11 @@ _BY_FAMILY, _DESTROY = 20, 21
 """SOCK_DIAG_BY_FAMILY, SOCK_DESTROY."""
 _REQUEST: Final = struct.Struct("=BBBxI48s")
 _ID: Final = slice(4, 52)
-"""Where an answer has what names a socket: ports, addresses, interface, cookie."""
+"""The bytes of an answer that name a socket: ports, addresses, interface, cookie."""
 _PORT: Final = slice(4, 6)
-"""Where it has the socket's own port."""
+"""The bytes of an answer with the socket's own port, in network order."""
 _ANSWER = 72
-"""Bytes in front of an answer's attributes."""
+"""The size in bytes of what stands in front of an answer's attributes."""
 _MARK: Final = 15
 """INET_DIAG_MARK."""
 _OPTIONS, _TRANSPARENT = 22, 0x20

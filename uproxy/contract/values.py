@@ -18,9 +18,9 @@ class Spoken:
     headers as they were received, in order.  Anybody can send them."""
 
     callers: tuple[str, ...] = ()
-    """Of `x-uproxy-caller`: the caller's SPIFFE ID."""
+    """The values of `x-uproxy-caller`: the caller's SPIFFE ID."""
     proofs: tuple[str, ...] = field(default=(), repr=False)
-    """Of `x-uproxy-proof`: a token of the caller."""
+    """The values of `x-uproxy-proof`: a token of the caller."""
 
     def __bool__(self) -> bool:
         """Whether anything is said."""
@@ -90,7 +90,7 @@ class Tunnel:
     whose authority is the candidate's address: the end of the tunnel dials it."""
 
     plan: TlsPlan
-    """Of the handshake with the end of the tunnel."""
+    """The plan of the handshake with the end of the tunnel."""
     end: TcpAddress | int
     """Where the tunnel ends: an address, or a port of the candidate's host."""
     settings: TunnelSettings = TunnelSettings()

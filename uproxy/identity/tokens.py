@@ -28,9 +28,9 @@ from uproxy.spiffe.jwt_svids import read_jwt_svid
 _LOG = logging.getLogger(__name__)
 
 AT_A_TIME = 4
-"""Fetches: each has a connection of its own to the agent."""
+"""How many tokens are fetched at once: each fetch has a connection of its own to the agent."""
 SHORTEST_REST_S = 1.0
-"""Between a good token and the next fetch, however short its life."""
+"""The least time between a good token and the next fetch, however short the token's life."""
 _LONGEST_NAP_S = 60.0  # the loop's clock stands still in a suspended machine, validity doesn't
 
 Audience = tuple[str, ...]
@@ -51,7 +51,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class TokenStatus:
-    """What may be known of a destination's token."""
+    """What is shown about a destination's token, which isn't shown itself."""
 
     audience: Audience
     expires: datetime | None

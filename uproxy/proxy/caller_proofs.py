@@ -1,11 +1,12 @@
-"""Checks and remembers callers' proofs: JWT-SVIDs that come along with an L7 proxy's word.
+"""Checks and remembers callers' proofs: the JWT-SVIDs that an L7 proxy forwards for the callers
+that it names.
 
-Rules: a proof is about the caller that the proxy names, for us, and valid now; it counts only
-under the identity of the proxy under which it came first, until it expires.  One that was verified
-isn't verified again while neither the bundle nor our own SPIFFE ID changes.  Which proofs are the
-same is told by what was signed: whoever has a signature can rewrite it without the key, and can't
-rewrite that.  No token is kept, only digests; where there is no room for more, new ones are
-refused.
+Rules: the token's subject is the caller that the proxy names, its audience is our SPIFFE ID, and it
+is valid now.  The identity of the L7 proxy that brings a token first is the only one from which
+the token is accepted until it expires.  A token that was verified isn't verified again while
+neither the bundle nor our own SPIFFE ID changes.  Tokens are the same if their signed part is: a
+signature can be rewritten by whoever has it (ECDSA), the signed part can't.  No token is kept, only
+digests; where there is no room for more, new ones are refused.
 """
 
 from __future__ import annotations
@@ -30,17 +31,17 @@ MAX_COMMON = MAX_PROOFS // 2
 """How many callers may have above their shares, all together.  The other half is for shares:
 however many proofs a few callers send, 64 others can prove themselves."""
 SWEEP_AFTER = timedelta(minutes=1)
-"""How long after looking for expired proofs that is done again."""
+"""How long after a search for expired proofs the next one may be made."""
 CROWDED_SWEEP_AFTER = timedelta(seconds=1)
-"""The same where there is no room."""
+"""The same while there is no room for a new proof."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """What proofs are checked by."""
+    """What proofs are checked against: our SPIFFE ID, the bundles and the time."""
 
     own: str
-    """Our SPIFFE ID, for which they must be."""
+    """Our SPIFFE ID, which must be in the tokens' audience."""
     bundles: Mapping[str, JwtBundle]
     """By trust domain."""
     now: datetime
@@ -53,25 +54,25 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class _Proof:
-    """What is known of a proof that was verified."""
+    """What is remembered of a token that was verified."""
 
     signed: bytes
-    """The digest of what was signed."""
+    """The SHA-256 of the token's signed part."""
     token: bytes
-    """The digest of that with its signature."""
+    """The SHA-256 of the whole token."""
     about: str
     """The caller's SPIFFE ID."""
     proxy: SpiffeId | None
-    """Under whose identity it came."""
+    """The identity of the L7 proxy that brought it."""
     expires: datetime
     own: str
-    """Our SPIFFE ID, for which it is."""
+    """Our SPIFFE ID when it was verified."""
     bundle: JwtBundle | None
-    """With which it was verified."""
+    """The bundle with which it was verified."""
 
 
 class CallerProofs:
-    """The proofs that have come and haven't expired."""
+    """The proofs that were accepted and haven't expired."""
 
     def __init__(self) -> None:
         self._known: dict[bytes, _Proof] = {}  # by `signed`
@@ -85,9 +86,13 @@ class CallerProofs:
     def doubt(
         self, proofs: tuple[str, ...], caller: Caller, by: Moment, *, remembers: bool = True
     ) -> Disbelief | None:
-        """Return why a caller, for which an L7 proxy connects, isn't proved; None: it is.  `proofs`
-        are what came along: it must be one.  Without `remembers` it is of no use but to say who is
-        refused, and isn't remembered."""
+        """Check the proof of a caller for which an L7 proxy connects; return why it isn't accepted,
+        None if it is.
+
+        Args:
+            proofs: the values of `x-uproxy-proof`; there must be one.
+            remembers: False if the rules refuse the caller anyway, so that its proof takes no room.
+        """
         found = _doubt_of_number(proofs, caller)
         found = found or self._doubt(proofs[0], caller, by, remembers=remembers)
         if found is None:
@@ -118,7 +123,7 @@ class CallerProofs:
         return None
 
     def _remember(self, proof: _Proof, now: datetime) -> bool:
-        """Remember a proof, or what is known of it now.  False: there is no room."""
+        """Remember a proof, or replace what was known of it; return False if there is no room."""
         if proof.signed not in self._known:
             self._sweep(now, SWEEP_AFTER)
             if not self._has_room(proof.about):
@@ -160,16 +165,17 @@ def _digest(text: str) -> bytes:
 
 
 def _is_verified(known: _Proof, token: bytes, caller: Caller, by: Moment) -> bool:
-    """Whether this very token was verified, and would be again."""
+    """Return whether this very token was verified before, and nothing has changed that the result
+    depends on."""
     same = (known.token, known.own) == (token, by.own)
     return same and known.bundle is by.bundle_of(caller) and by.now < known.expires
 
 
 def _verified(token: str, signed: bytes, whole: bytes, caller: Caller, by: Moment) -> _Proof:
-    """Return what a token proves.
+    """Verify a token and return what is to be remembered of it.
 
     Raises:
-        UntrustedError: nothing.
+        UntrustedError: it isn't a valid token for us; says why.
     """
     # imported here to save memory: most uProxies never see a token
     from uproxy.spiffe.jwt_svids import verify_jwt_svid

@@ -1,4 +1,5 @@
-"""Finds out who calls at an inbound door: the peer, or for whom an L7 proxy connects."""
+"""Finds out who calls at an inbound door: the peer itself, or, if the peer is an L7 proxy, the
+workload for which it connects."""
 
 from __future__ import annotations
 
@@ -14,14 +15,15 @@ from uproxy.speaking import Disbelief, Doubt
 
 
 class Callers:
-    """Tells and counts who calls, by one snapshot."""
+    """Finds the caller of each arrival by one snapshot, and counts those that aren't believed."""
 
     def __init__(self, snapshot: Snapshot, services: Services) -> None:
         self._snapshot = snapshot
         self._services = services
 
     def of(self, arrival: Arrival, target: Target) -> Caller | Disbelief:
-        """Return who calls for `target`, or why an L7 proxy isn't believed about it."""
+        """Return the caller of an arrival that is meant for `target`; a Disbelief if an L7 proxy
+        names a caller and isn't believed."""
         found = caller_of(self._snapshot, arrival)
         if isinstance(found, Caller) and self._snapshot.trust.requires_proof(found):
             # whom the rules refuse takes no room from those whom they let in
@@ -34,7 +36,8 @@ class Callers:
         return found
 
     def _proved(self, caller: Caller, arrival: Arrival, *, remembers: bool) -> Caller | Disbelief:
-        """Return a caller, for which an L7 proxy connects, as proved, or why it isn't."""
+        """Check the proof of a caller for which an L7 proxy connects; return the caller marked as
+        proved, or why the proof isn't accepted."""
         own, services = self._snapshot.own, self._services
         if own is None:
             reason = "no proof can be for us: we have no identity"
@@ -45,7 +48,8 @@ class Callers:
 
 
 def ignored(arrival: Arrival, caller: Caller) -> str:
-    """Return what is to be said, behind the reason of a refusal, of headers that were ignored."""
+    """Return a remark about headers that were ignored, to be put behind the reason of a refusal;
+    empty if there were none."""
     if not arrival.spoken or caller.via != DIRECT:
         return ""
     return "; it sent an L7 proxy's headers, which are ignored: it isn't in inbound_trust"

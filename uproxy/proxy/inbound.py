@@ -67,7 +67,8 @@ _log = logging.getLogger(__name__)
 ANYWHERE = ("0.0.0.0", "::")  # noqa: S104  not to listen there
 """The hosts at which a listener takes connections to every address of the machine."""
 MAX_WAYS = 256
-"""How many targets a door for tunnels remembers, so that streams to the same one share objects."""
+"""For how many target addresses a door keeps a `Way`, so that connections to the same one share
+it."""
 
 
 class InboundDoor:

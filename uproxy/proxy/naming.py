@@ -1,5 +1,5 @@
-"""What a CONNECT may name, and what a captured connection may have been made to: the application's
-ports at addresses of this workload.  Pure.
+"""Checks the address that a CONNECT names, or that a captured connection was made to: it must be a
+port of the application at an address of this workload.  Pure.
 
 An address of this workload is the one at which the tunnel arrived, or one that the door lists.
 The same address has one form here: IPv4, where it is written as an IPv4-mapped IPv6 one.
@@ -21,9 +21,9 @@ class Own:
     """What is known of this host."""
 
     ports: Set[int]
-    """Where this uProxy listens itself."""
+    """The ports at which this uProxy listens itself."""
     is_own: Callable[[IpAddress], bool]
-    """Whether an address is one of this host."""
+    """Returns whether an address is one of this host's."""
 
 
 def named_address(
@@ -68,12 +68,13 @@ def captured_address(door: InboundSettings, own: Own, meant: TcpAddress) -> TcpA
 
 
 def is_in_clear(arrival: Arrival) -> bool:
-    """Return whether an arrival's caller makes no handshake."""
+    """Return whether an arrival came without TLS: its caller made no handshake."""
     return arrival.tls is None and arrival.peer is None
 
 
 def spoken_at(door: InboundSettings, port: int, arrival: Arrival) -> Transport:
-    """Return what the caller of a captured connection speaks that was made to a port."""
+    """Return the transport of a captured connection: plaintext if it came in clear to a port where
+    that is admitted (`migrate`), else the one that the door has for the port."""
     if port in door.migrate and is_in_clear(arrival):
         return Transport.PLAINTEXT
     return door.transport_at(port)
@@ -93,7 +94,8 @@ def _is_ours(ip: IpAddress, door: InboundSettings, local: Address) -> bool:
 
 
 def _way_out(ip: IpAddress, door: InboundSettings) -> str:
-    """Return what would let tunnels name an address; nothing can for some."""
+    """Return the hint how the configuration could admit an address; empty for addresses that it
+    never can."""
     if ip.is_unspecified or ip.is_multicast or ip.is_link_local:
         return ""
     return f": if it is one, add it to `addresses` of door {door.name}"

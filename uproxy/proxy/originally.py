@@ -1,7 +1,8 @@
-"""Where a captured connection goes, by the address that it was made to: its original destination.
+"""Chooses the destination of a captured connection by the address that the application dialled: its
+original destination.
 
-Loops are impossible: what was made to uProxy itself is refused, and so is what would have to be
-dialled at an address of this host, which capture leaves alone.
+Two rules make loops impossible: a connection that was made to a port of uProxy itself is refused,
+and so is one for which an address of this host would have to be dialled.
 """
 
 from __future__ import annotations
@@ -51,9 +52,12 @@ def original_destination_of(
 
 
 def _is_local(own: Own, arrival: Arrival) -> bool:
-    """Return whether a captured connection comes from this host: netfilter redirects those to a
-    loopback address, others to one of the interface where they came in.  One that nobody has
-    rewritten is of this host if its source is: a route, or TPROXY, may bring those of others."""
+    """Return whether a captured connection comes from this host.
+
+    Where netfilter has redirected it, it arrives at a loopback address if it is this host's, and
+    at an address of the interface if another host's.  Where its address wasn't rewritten (a route,
+    or TPROXY, brought it), its source must be an address of this host.
+    """
     if arrival.local != arrival.target:
         return _is_loopback(arrival.local)
     ip = arrival.source.ip if isinstance(arrival.source, TcpAddress) else None

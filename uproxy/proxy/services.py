@@ -1,4 +1,4 @@
-"""What all doors use, and what all doors report in the same way."""
+"""The objects that all doors use, and the reports that all doors make in the same way."""
 
 from __future__ import annotations
 
@@ -27,10 +27,12 @@ HANDSHAKE_FAILURES = frozenset(
 PER_PEER = frozenset({CacheScope.PEER})
 PER_PEER_AND_SOURCE = frozenset({CacheScope.PEER, CacheScope.SOURCE})
 PER_ORIGINAL = frozenset({CacheScope.PEER, CacheScope.SOURCE, CacheScope.TARGET, CacheScope.LOCAL})
-"""What captured connections must have in common: the destination depends on where each was made
-to, and whether it may come here at all on where it arrived, and from where."""
+"""What captured connections must have in common to share a cached route: the destination depends on
+the address that each was made to, and whether it may come here at all on where it arrived, and
+from where."""
 PER_TARGET = frozenset({CacheScope.TARGET})
-"""What streams must have in common besides, because each names a target of its own."""
+"""What streams must have in common besides to share a cached route, because each CONNECT names an
+address of its own."""
 
 
 def utc_now() -> datetime:
@@ -40,7 +42,7 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Services:
-    """What all doors use; all of it outlives their snapshot."""
+    """The objects that all doors use; each of them outlives the doors' snapshot."""
 
     connections: Connections
     endpoints: AllEndpoints
@@ -55,7 +57,7 @@ class Services:
     passed_ports: frozenset[int] = frozenset()
     """The TCP ports of the listening sockets that systemd has passed."""
     proofs: CallerProofs = field(default_factory=CallerProofs)
-    """The callers' proofs that have come by L7 proxies."""
+    """The proofs of callers that L7 proxies have forwarded."""
 
 
 def cache_scope(addresses: Addresses, scope: frozenset[CacheScope]) -> frozenset[CacheScope] | None:

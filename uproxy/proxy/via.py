@@ -1,9 +1,10 @@
-"""The way to a destination through an L7 proxy: which candidates there are, and how its addresses
-fare.
+"""Connects to a destination through an L7 proxy: chooses which addresses of the proxy are tried,
+and remembers which of them have failed.
 
-Whether an attempt failed at the L7 proxy or behind it is told apart: what is unavailable, or is
-somebody else, is passed over for every destination; an application that the proxy refuses is
-passed over for its own.
+Attempts that failed at the L7 proxy are told from those that failed behind it.  An address of the
+proxy that can't be used, or at which somebody else has answered, is passed over by every
+destination that uses the proxy.  If the proxy refuses the stream, only the application's address
+is passed over.
 """
 
 from __future__ import annotations
@@ -42,12 +43,13 @@ class L7Reports:
     connection keeps this, so it refers to nothing of the snapshot."""
 
     proxy: str
-    """Its name."""
+    """The L7 proxy's name."""
     destination: str
+    """The destination's name."""
     endpoints: Endpoints
-    """The L7 proxy's."""
+    """The addresses of the L7 proxy, and how they fare."""
     behind: Reports
-    """Of the destination itself."""
+    """What reports connections to the destination itself."""
 
     def opened(self, connection: Connection) -> OnClosed:
         """Report that a connection is open, through the L7 proxy or past it; return what is called
@@ -93,7 +95,8 @@ class L7Way:
 
     @property
     def is_only_one(self) -> bool:
-        """Whether there is one way alone, which may be given to later connections unasked."""
+        """Return whether every connection takes the same way, so that an engine may give its route
+        to later ones without asking."""
         return not self._via.may_bypass and not self._via.proxy.serving.choice
 
     def attempted(self, candidate: Candidate, failure: Refusal | None) -> bool:

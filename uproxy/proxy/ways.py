@@ -1,4 +1,4 @@
-"""What an arrival at an inbound door is meant for, and where that leads.
+"""Finds the application that an arrival at an inbound door is meant for.
 
 A stream is meant for the address that its CONNECT names, a captured connection for the one that it
 was made to; other doors lead to one application.
@@ -19,20 +19,23 @@ from uproxy.snapshot import Application
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """What an arrival is meant for, as rules see it, and where that leads."""
+    """The application that an arrival is meant for."""
 
     target: Target
+    """The port and address that authorization rules compare."""
     addresses: Addresses
+    """The addresses to dial."""
     info: ConnectionInfo
-    """What is known of its connections, but for an SVID of an earlier door."""
+    """What is reported about its connections; a connection that was made at an earlier door has
+    another SVID of ours."""
 
 
 def way_of(
     application: Application, own: Own, base: ConnectionInfo, arrival: Arrival
 ) -> Way | Refusal:
-    """Return what a stream or a captured connection is meant for and where that leads, or why it
-    leads nowhere.  Rules see what its tunnel named, or where it was made to, which is what is
-    dialled unless the door has a `to`.
+    """Return the application that a stream or a captured connection is meant for, or why it is
+    refused.  Rules see the address that the stream's CONNECT named, or that the captured connection
+    was made to; the same address is dialled, unless the door has a `to`.
 
     Args:
         base: what is known of the door's connections, whatever they are meant for.

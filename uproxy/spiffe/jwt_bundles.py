@@ -23,7 +23,7 @@ from uproxy.spiffe.strict_json import read_object
 from uproxy.spiffe.svid import key_problem
 
 MAX_KEYS = 256
-"""Of one bundle; SPIRE publishes one to three."""
+"""How many keys a bundle may have; SPIRE publishes one to three."""
 
 _USE = "jwt-svid"
 _KEY_TYPES = ("RSA", "EC", "OKP")
@@ -35,7 +35,7 @@ JwtPublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 @dataclass(frozen=True, slots=True)
 class JwtKey:
-    """One key, under the name by which tokens choose it."""
+    """One public key, with the `kid` by which tokens choose it."""
 
     kid: str
     key: JwtPublicKey | None
@@ -53,7 +53,7 @@ class JwtBundle:
     trust_domain: str
     """Its name, lower case."""
     keys: Mapping[str, JwtKey] = field(default_factory=lambda: MappingProxyType({}))
-    """By `kid`; empty: no token of the domain is believed."""
+    """The keys by their `kid`; empty: no token of the domain is believed."""
     problem: str = ""
     """Why the bundle can't be used; empty where it can."""
 

@@ -19,10 +19,10 @@ from uproxy.spiffe.workload_messages import (
 )
 
 MAX_AUDIENCE = 256
-"""Names in one request."""
+"""How many audiences one request may name."""
 
 _NULL, _NUMBER, _TEXT, _BOOLEAN, _OBJECT, _LIST = range(1, 7)
-"""The fields of google.protobuf.Value."""
+"""The field numbers of google.protobuf.Value."""
 
 
 @dataclass(frozen=True, slots=True)

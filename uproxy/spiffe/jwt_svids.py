@@ -1,9 +1,9 @@
-"""Checks a JWT-SVID: who it is about, for whom it is, until when, and that its domain signed it.
+"""Checks a JWT-SVID: its subject, its audience, its times, and that its trust domain signed it.
 
-Pure: the time is passed in.  Rules `JW-…` of docs/reference/spiffe-rules.md: what is said is
-checked before the signature, which costs most, and nothing is believed until the signature is
-right; the key is looked for in the bundle of the subject's own trust domain and nowhere else; what
-the standard doesn't allow in a header is refused, `crit` and `b64` too.  PyJWT verifies the
+Pure: the time is passed in.  Rules `JW-…` of docs/reference/spiffe-rules.md: header and claims are
+checked before the signature, because that costs most, and nothing is believed until the signature
+is right; the key is looked for in the bundle of the subject's own trust domain and nowhere else;
+what the standard doesn't allow in a header is refused, `crit` and `b64` too.  PyJWT verifies the
 signature, and is imported for the first one.
 """
 
@@ -32,8 +32,8 @@ MAX_TOKEN_BYTES: Final = 8 << 10
 about 7 KiB; common ones have half of one."""
 
 LEEWAY: Final = timedelta(seconds=60)
-"""How far the issuer's clock may be ahead of ours: tokens aren't backdated as certificates are.
-Their end (`exp`) has none."""
+"""How far the issuer's clock may be ahead of ours (`nbf`, `iat`): tokens aren't backdated as
+certificates are.  `exp` is compared without it."""
 
 ALGORITHMS: Final = frozenset(
     ("RS256", "RS384", "RS512", "ES256", "ES384", "ES512", "PS256", "PS384", "PS512")
@@ -48,7 +48,7 @@ _SHOWN: Final = 120  # characters of a token's words in a message
 
 @dataclass(frozen=True, slots=True)
 class JwtSvid:
-    """What a token says that was verified."""
+    """The claims of a token that was verified."""
 
     spiffe_id: str
     audience: tuple[str, ...]
@@ -58,7 +58,7 @@ class JwtSvid:
 
 @dataclass(frozen=True, slots=True)
 class Unverified:
-    """What a token says, whoever signed it."""
+    """Header and claims of a token whose signature wasn't checked."""
 
     algorithm: str
     kid: str
@@ -69,10 +69,11 @@ class Unverified:
 def verify_jwt_svid(
     token: str, bundles: Mapping[str, JwtBundle], audience: str, now: datetime
 ) -> JwtSvid:
-    """Return what a token for `audience` says; `bundles` are by trust domain name.
+    """Verify a token that must be for `audience`, and return its claims; `bundles` are by trust
+    domain name.
 
     Raises:
-        UntrustedError: it names the broken rule.
+        UntrustedError: it isn't valid; names the rule.
     """
     said = read_jwt_svid(token, now)
     if audience not in said.svid.audience:
@@ -83,8 +84,8 @@ def verify_jwt_svid(
 
 
 def read_jwt_svid(token: str, now: datetime) -> Unverified:
-    """Return what a token says without checking audience and signature: for one's own tokens, and
-    for `verify_jwt_svid`.
+    """Read a token without checking its audience and signature: for tokens that our own agent gave
+    us, and for `verify_jwt_svid`.
 
     Raises:
         UntrustedError: it isn't a JWT-SVID that is valid at `now`.

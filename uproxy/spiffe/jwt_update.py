@@ -1,8 +1,8 @@
-"""Checks a JWTBundlesResponse: which keys may be used for the tokens of which trust domain.
+"""Reads a JWTBundlesResponse: the keys with which the tokens of each trust domain are checked.
 
 Rules (`WA-…`, `JW-…` of docs/reference/spiffe-rules.md): a message is the full set; bundles stay
-apart by trust domain; one that can't be read, or of which the agent sends two, ends the belief in
-the tokens of its domain, and hinders nothing else.
+apart by trust domain; if one can't be read, or the agent sends two different ones for a domain, no
+token of that domain is believed, and the others are used.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """What becomes of a connection that an L7 proxy doesn't serve, in words: pure.
 
-Rules: an L7 proxy that can't be reached, shakes no hands, answers nothing or answers nonsense is
-unavailable, and another one is tried; one that refuses, a certificate of ours too, has decided, so
-that nobody goes past it;
-one that proves another identity is refused like any peer.
+Rules: an L7 proxy that can't be reached, completes no handshake, answers nothing or answers
+nonsense is unavailable, and another one is tried; one that refuses, be it our certificate, has
+decided, so that nobody goes past it; one that proves another identity is refused like any peer.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Watches the JWT bundles of a Workload API, beside the identity and without bearing on it.
+"""Receives the JWT bundles of a Workload API on a stream of their own (FetchJWTBundles).
 
-An agent that doesn't serve them, or not to us, is said in words and asked again; the X.509 identity
-stays as it is.  Rules: a message replaces everything; one that can't be read is discarded, and the
-stream stays; an end changes nothing: the last good bundles stay.
+If the agent doesn't serve them, or not to us, the reason is logged and it is asked again; our X.509
+identity doesn't depend on that.  Rules: a message replaces everything; one that can't be read is
+discarded, and the stream stays; an end changes nothing: the last good bundles stay.
 """
 
 from __future__ import annotations

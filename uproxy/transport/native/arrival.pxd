@@ -28,8 +28,9 @@ from uproxy.transport.native.spoken cimport drop_spoken, keep_spoken
 
 
 cdef inline Connection *new_arrival(Tunnel *tunnel, ConnectRequest *request) noexcept nogil:
-    """Make the connection of a CONNECT; `request` is NULL where that is refused, and over by now.
-    NULL: nobody decides about it, or there is no memory."""
+    """Make the connection of a CONNECT.  `request` is NULL if the CONNECT was refused already, and
+    the connection is made for the record only.  Returns NULL if the listener is closed, the loop is
+    behind with processing ends, or there is no memory."""
     cdef Connection *carrier = tunnel.connection
     cdef Connection *made
     cdef DoorState *door_state = NULL

@@ -48,7 +48,7 @@ from uproxy.transport.native.arrival cimport note_refused, take_request
 
 
 cdef inline bint is_relaying(Connection *connection) noexcept nogil:
-    """Whether its relay runs."""
+    """Whether bytes of a connection are being relayed."""
     cdef int state = state_of(connection)
     return connection.waits_for == W_EVENT and (state == S_RELAYING or state == S_CLOSING)
 
@@ -92,7 +92,7 @@ cdef inline void take_answer(Session *session, H2Stream *h2, int status,
 
 
 cdef inline bint is_opening(Connection *connection) noexcept nogil:
-    """Whether it waits for the answer to its CONNECT."""
+    """Whether a connection waits for the answer to the CONNECT that we sent for it."""
     return connection.waits_for == W_EVENT and state_of(connection) == S_OPENING_STREAM
 
 
@@ -160,7 +160,7 @@ cdef inline void note_settings(Session *session) noexcept nogil:
 
 
 cdef inline void fill_session_calls(SessionCalls *calls) noexcept nogil:
-    """Set what sessions call."""
+    """Fill in the functions that an HTTP/2 session calls when something comes."""
     calls.on_request, calls.on_refused, calls.on_answer = take_request, note_refused, take_answer
     calls.on_readable, calls.on_writable, calls.on_reset = take_bytes, take_room, take_reset
     calls.on_goaway, calls.on_pong, calls.on_settings = note_goaway, note_pong, note_settings
@@ -196,8 +196,8 @@ cdef inline void settle_tunnels(Worker *worker) noexcept nogil:
 
 
 cdef inline void settle(Tunnel *tunnel) noexcept nogil:
-    """Do what has come up in this turn: open the streams that waited, send, end the tunnel if it is
-    done, and say what is awaited."""
+    """End a thread's turn for one tunnel: open the streams that waited, send, end the tunnel if it
+    is done, and ask epoll for what is awaited."""
     cdef Connection *connection = tunnel.connection
     cdef int result = TUNNEL_GOES_ON
     if tunnel.is_ready and not tunnel.is_over:

@@ -42,7 +42,7 @@ cdef inline uint64_t hash_of(uint64_t begun, sockaddr_storage *end,
 
 cdef inline Tunnel **bucket_of(Worker *worker, uint64_t plan, sockaddr_storage *end,
                                unsigned int size) noexcept nogil:
-    """Return where the tunnels with a plan to a far end are."""
+    """Return the bucket of the hash table with the tunnels that have a plan and a far end."""
     return &worker.pooled[(hash_of(plan, end, size) >> 32) % TUNNEL_BUCKETS]
 
 
@@ -60,12 +60,14 @@ cdef inline bint leads_to(Tunnel *tunnel, Connection *who, sockaddr_storage *end
 
 
 cdef inline StreamLimit *limit_at(Worker *worker, uint64_t end) noexcept nogil:
-    """Return where the limit of a far end is, or that of another one which is to be forgotten."""
+    """Return the entry for the limit of a far end.  It may hold that of another one, which is then
+    overwritten."""
     return &worker.stream_limits[(end >> 32) % TUNNEL_BUCKETS]
 
 
 cdef inline void note_limit(Tunnel *tunnel) noexcept nogil:
-    """A far end has said how many streams it allows on a tunnel; none is no limit to remember."""
+    """Remember how many streams a far end allows on a tunnel, as its SETTINGS say; 0 isn't
+    remembered."""
     cdef uint64_t end = hash_of(0, &tunnel.end, tunnel.end_size)
     cdef StreamLimit *limit = limit_at(tunnel.connection.worker, end)
     if tunnel.session.peer_max_streams:
@@ -210,12 +212,14 @@ cdef inline void share_failure(Connection *failed, Side *side) noexcept nogil:
 
 
 cdef inline bint is_unproven(Tunnel *tunnel) noexcept nogil:
-    """Whether its PING was to be answered by now."""
+    """Whether a tunnel was sent a PING whose answer hasn't come in time."""
     return tunnel.is_proving and tunnel.connection.worker.now >= tunnel.proved_by
 
 
 cdef inline void tunnel_timeout(Tunnel *tunnel) noexcept nogil:
-    """Do what is due at the time that `tunnel_due` has returned."""
+    """Do what the deadline of a tunnel was set for (`tunnel_due`): free memory, send the second
+    GOAWAY, or take it out of use because it gave no answer, was idle too long, or a certificate
+    expired."""
     cdef Connection *connection = tunnel.connection
     cdef double now = connection.worker.now
     mark_dirty(tunnel)
@@ -238,5 +242,5 @@ cdef inline void tunnel_timeout(Tunnel *tunnel) noexcept nogil:
 
 
 cdef inline bint has_expired(Tunnel *tunnel) noexcept nogil:
-    """Whether a certificate of its handshake has: no stream begins with it any more."""
+    """Whether a certificate of a tunnel's handshake has expired: then no stream is opened on it."""
     return tunnel.expires != 0 and clock_of(CLOCK_REALTIME) >= tunnel.expires

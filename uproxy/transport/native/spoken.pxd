@@ -1,5 +1,6 @@
-"""What a CONNECT says of a caller: the headers in which an L7 proxy names for whom it connects, and
-in which that caller proves it.  They are kept as they came until the loop takes them, which judges.
+"""The headers with which an L7 proxy says for which caller it sends a CONNECT, and forwards that
+caller's proof: `x-uproxy-caller` and `x-uproxy-proof`.  Threads copy their values; the event loop
+takes them and decides whether they are believed.
 """
 
 from libc.stdint cimport uint16_t, uint32_t
@@ -27,7 +28,8 @@ cdef inline int kind_of(HeaderField *field) noexcept nogil:
 
 
 cdef inline bint keep_spoken(Connection *connection, Headers *headers) noexcept nogil:
-    """Copy what a CONNECT says of a caller.  False: no memory."""
+    """Copy the values of those headers of a CONNECT into `connection.spoken`, if it has any.
+    Returns False if there is no memory."""
     cdef HeaderField *field
     cdef uint32_t at, size = 0, written = 0
     cdef uint16_t value_size
@@ -53,13 +55,14 @@ cdef inline bint keep_spoken(Connection *connection, Headers *headers) noexcept 
 
 
 cdef inline void drop_spoken(Connection *connection) noexcept nogil:
-    """Forget what was said."""
+    """Free the copied header values of a connection."""
     free(connection.spoken)
     connection.spoken = NULL
 
 
 cdef inline take_spoken(Connection *connection):
-    """Return what was said, and forget it: callers, and proofs.  None: nothing was."""
+    """Return the copied header values as a tuple of callers and a tuple of proofs, and free the
+    copy; None if there were no such headers."""
     cdef const char *at = connection.spoken
     cdef uint16_t size
     if at == NULL:

@@ -45,7 +45,7 @@ cdef inline bint start_stream(Side *side, Worker *worker) noexcept nogil:
 
 
 cdef inline void forget_stream(Side *side) noexcept nogil:
-    """Make the side one that is no stream."""
+    """Free what a side has as a stream; it is none afterwards."""
     free(side.stream)
     side.stream = NULL
 
@@ -64,7 +64,7 @@ cdef inline void join_tunnel(Side *side, Tunnel *tunnel) noexcept nogil:
 
 
 cdef inline void leave_waiting(Side *side) noexcept nogil:
-    """Let a side wait no more."""
+    """Take a side off the list of those that wait for its tunnel to be ready."""
     cdef Tunnel *tunnel = side.stream.tunnel
     if side.stream.before != NULL:
         side.stream.before.stream.after = side.stream.after
