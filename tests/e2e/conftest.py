@@ -9,9 +9,18 @@ import pytest
 
 from tests.helpers import traffic
 from tests.helpers.background import background
+from tests.helpers.pair import ENGINES
 from tests.helpers.shared import Shared, shared_envoy
 from uproxy.lab.authorities import DevAuthority
-from uproxy.lab.mesh import UNWANTED, WEB, AgentWorld, FileWorld, Identities
+from uproxy.lab.mesh import (
+    ORDERS,
+    UNWANTED,
+    WEB,
+    AgentWorld,
+    FileWorld,
+    Identities,
+    TunnelsIn,
+)
 
 SLOW_VARIANTS = {
     "test_a_shared_envoy_stands_between_two_uproxies": "python",
@@ -67,6 +76,20 @@ def world(request: pytest.FixtureRequest) -> Identities:
         {"files": "file_world", "agent": "agent_world"}[request.param]
     )
     return given
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> str:
+    """The engine of uProxies with tunnels."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def door(folder: Path, file_world: FileWorld, echo_app: int, engine: str) -> Iterator[TunnelsIn]:
+    """A uProxy with a door for tunnels to that application; some modules have another one."""
+    with TunnelsIn(folder, file_world.ours(ORDERS), echo_app, engine=engine) as uproxy:
+        uproxy.wait_until_ready()
+        yield uproxy
 
 
 @pytest.fixture(scope="session")

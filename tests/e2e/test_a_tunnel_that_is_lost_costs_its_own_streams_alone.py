@@ -16,9 +16,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.background import background
-from tests.helpers.dialogue import ask
+from tests.helpers.dialogue import ask, dial, talk
 from tests.helpers.endings import ended, metric, only
-from tests.helpers.pair import ENGINES
 from uproxy.lab.mesh import ORDERS, WEB, FileWorld, TunnelsIn, TunnelsOut
 from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import wait_until
@@ -34,11 +33,6 @@ class World:
     """At 127.0.0.1."""
     second: TunnelsIn
     """At 127.0.0.2, with the same application."""
-
-
-@pytest.fixture(params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 @contextlib.contextmanager
@@ -68,16 +62,6 @@ def running(
 def world(tmp_path: Path, file_world: FileWorld, echo_app: int, engine: str) -> Iterator[World]:
     with running(tmp_path, file_world, echo_app, engine) as world:
         yield world
-
-
-def dial(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=20)
-
-
-def talk(client: socket.socket, word: bytes = b"hello") -> None:
-    """Say something to an echo, and hear it."""
-    client.sendall(word)
-    assert client.recv(len(word), socket.MSG_WAITALL) == word
 
 
 def streams(uproxy: TunnelsIn) -> float:

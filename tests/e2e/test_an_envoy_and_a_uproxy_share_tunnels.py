@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import re
 import signal
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,9 +16,8 @@ import pytest
 from tests.helpers import crowds, traffic
 from tests.helpers.background import background
 from tests.helpers.crowds import Crowd
-from tests.helpers.dialogue import ask
+from tests.helpers.dialogue import ask, dial, talk
 from tests.helpers.endings import ended, handshakes, only
-from tests.helpers.pair import ENGINES
 from uproxy.lab.mesh import (
     ORDERS,
     STRANGER,
@@ -37,18 +35,6 @@ from uproxy.lab.waiting import wait_until
 
 MIB = 1 << 20
 WAYPOINT = "spiffe://example.org/ns/mesh/sa/l7"
-
-
-@pytest.fixture(scope="module", params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def door(folder: Path, file_world: FileWorld, echo_app: int, engine: str) -> Iterator[TunnelsIn]:
-    with TunnelsIn(folder, file_world.ours(ORDERS), echo_app, engine=engine) as uproxy:
-        uproxy.wait_until_ready()
-        yield uproxy
 
 
 def originator(
@@ -108,16 +94,6 @@ def said(envoy: Envoy) -> list[str]:
 def answers(client: TunnelOriginator) -> list[str]:
     """The statuses that have answered its CONNECTs."""
     return re.findall(r'":status","value":"(\d+)"', "".join(said(client)))
-
-
-def dial(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=20)
-
-
-def talk(client: socket.socket, word: bytes) -> None:
-    """Say something to an echo, and hear it."""
-    client.sendall(word)
-    assert client.recv(len(word), socket.MSG_WAITALL) == word
 
 
 # Envoy opens streams.

@@ -20,6 +20,7 @@ import pytest
 
 from tests.helpers import traffic
 from tests.helpers.background import background
+from tests.helpers.dialogue import dial
 from tests.helpers.endings import ended, metric
 from tests.helpers.pair import Config, Pair, destination, inbound
 from uproxy.lab.ports import free_port
@@ -68,10 +69,6 @@ def reload(uproxy: Uproxy, config: Config) -> None:
         lambda: metric(uproxy, "uproxy_config_reloads_total", result="applied") > before,
         "the reload",
     )
-
-
-def dial(port: int, source: str = "127.0.0.1") -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), 10, source_address=(source, 0))
 
 
 def named(client: socket.socket) -> str:

@@ -18,7 +18,6 @@ from tests.helpers.background import background
 from tests.helpers.crowds import Crowd
 from tests.helpers.dialogue import ask
 from tests.helpers.endings import ended, handshakes, only
-from tests.helpers.pair import ENGINES
 from uproxy.lab.identities import IdentityFiles
 from uproxy.lab.mesh import (
     ORDERS,
@@ -71,18 +70,6 @@ def dialled(
     with Go(folder, "dial", identity, door.port, authority, count, size) as go:
         go.wait(60)
         return go.printed[-1]
-
-
-@pytest.fixture(scope="module", params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def door(folder: Path, file_world: FileWorld, echo_app: int, engine: str) -> Iterator[TunnelsIn]:
-    with TunnelsIn(folder, file_world.ours(ORDERS), echo_app, engine=engine) as uproxy:
-        uproxy.wait_until_ready()
-        yield uproxy
 
 
 @pytest.fixture(scope="module")

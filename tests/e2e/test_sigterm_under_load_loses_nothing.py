@@ -15,6 +15,7 @@ import pytest
 
 from tests.helpers import traffic
 from tests.helpers.background import background
+from tests.helpers.dialogue import dial, talk
 from tests.helpers.endings import ended
 from tests.helpers.load import Load
 from tests.helpers.pair import MTLS, TUNNELS_IN_TIME, Pair, Way, end_at_once
@@ -43,15 +44,6 @@ def pair_with(folder: Path, app: int, way: Way, **timeouts: str) -> Pair:
     pair = Pair(folder, {"app": app}, way)
     pair.orders_config["timeouts"] = timeouts
     return pair
-
-
-def dial(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=20)
-
-
-def says_back(client: socket.socket, word: bytes = b"hello") -> bool:
-    client.sendall(word)
-    return client.recv(len(word), socket.MSG_WAITALL) == word
 
 
 def is_reset(client: socket.socket) -> bool:
@@ -136,12 +128,12 @@ def test_what_is_still_open_when_the_drain_time_is_over_is_cut(
 ) -> None:
     with pair_with(tmp_path, echo, way, drain_delay="0", drain="2s") as pair:
         with dial(pair.port("app")) as client:
-            assert says_back(client)
+            talk(client)
             with ended(pair.frontend, "reset"):
                 told = time.monotonic()
                 pair.orders.send(signal.SIGTERM)
                 wait_until(lambda: not is_taken(pair.doors["app"]), "the door to close")
-                assert says_back(client, b"still here")
+                talk(client, b"still here")
                 assert is_reset(client)
                 assert time.monotonic() - told >= 2
                 assert pair.orders.wait() == 0
@@ -153,10 +145,10 @@ def test_what_is_still_open_when_the_drain_time_is_over_is_cut(
 def test_a_second_sigterm_does_not_wait(tmp_path: Path, echo: int, way: Way) -> None:
     with pair_with(tmp_path, echo, way, drain_delay="0", drain="100s") as pair:
         with dial(pair.port("app")) as client:
-            assert says_back(client)
+            talk(client)
             pair.orders.send(signal.SIGTERM)
             wait_until(lambda: pair.orders.status("/readyz") == 503, "the drain")
-            assert says_back(client)
+            talk(client)
             pair.orders.send(signal.SIGTERM)
             assert pair.orders.wait(5) == 0
             assert is_reset(client)
@@ -181,13 +173,13 @@ def test_sighup_while_draining_neither_reloads_nor_ends_it(
 ) -> None:
     with pair_with(tmp_path, echo, way, drain_delay="0", drain="100s") as pair:
         with dial(pair.port("app")) as client:
-            assert says_back(client)
+            talk(client)
             begin(pair.orders)
             wait_until(lambda: pair.orders.status("/readyz") == 503, "the drain")
             before = pair.orders.request("/config_dump")[1]
             pair.orders.write_config({**pair.orders_config, "on_policy_change": "keep"})
             pair.orders.send(signal.SIGHUP)
-            assert says_back(client)
+            talk(client)
             assert pair.orders.request("/config_dump")[1] == before
             client.shutdown(socket.SHUT_WR)
             assert client.recv(10) == b""
@@ -201,12 +193,12 @@ def test_drain_by_admin_does_not_exit_and_quitquitquit_does(
     with pair_with(tmp_path, echo, way, drain_delay="0", drain="100s") as pair:
         orders = pair.orders
         with dial(pair.port("app")) as client:
-            assert says_back(client)
+            talk(client)
             assert orders.request("/drain", "POST")[0] == 200
             wait_until(lambda: not is_taken(pair.doors["app"]), "the door to close")
             status, words = orders.request("/readyz")
             assert (status, words.splitlines()[0]) == (503, "draining")
-            assert says_back(client)
+            talk(client)
         wait_until(lambda: any("drained" in str(line) for line in orders.lines), "the drain's end")
         assert orders.running
         assert orders.request("/readyz")[0] == 503
@@ -218,10 +210,10 @@ def test_drain_by_admin_does_not_exit_and_quitquitquit_does(
 def test_quitquitquit_drains_first(tmp_path: Path, echo: int, way: Way) -> None:
     with pair_with(tmp_path, echo, way, drain_delay="0", drain="100s") as pair:
         with dial(pair.port("app")) as client:
-            assert says_back(client)
+            talk(client)
             assert pair.orders.request("/quitquitquit", "POST")[0] == 200
             wait_until(lambda: pair.orders.status("/readyz") == 503, "the drain")
-            assert says_back(client)
+            talk(client)
             client.shutdown(socket.SHUT_WR)
             assert client.recv(10) == b""
         assert pair.orders.wait() == 0
@@ -236,18 +228,18 @@ def test_outbound_serves_until_it_has_been_quiet_after_inbound_ended(
     pair.orders_config |= _plain_way(out, echo)
     with pair:
         with dial(pair.port("app")) as client:
-            assert says_back(client)
+            talk(client)
             pair.orders.send(signal.SIGTERM)
             wait_until(lambda: not is_taken(pair.doors["app"]), "the inbound door to close")
             with dial(out) as own:
-                assert says_back(own)
+                talk(own)
         # a shutdown hook that comes back every second finds its door open
         last = time.monotonic()
         for _ in range(4):
             wait_until(lambda: time.monotonic() > last + 1, "a second to pass")  # noqa: B023
             last = time.monotonic()
             with dial(out) as own:
-                assert says_back(own)
+                talk(own)
         assert pair.orders.wait(15) == 0
         assert time.monotonic() - last >= 2
         outcomes = {line["outcome"] for line in pair.orders.accesses}

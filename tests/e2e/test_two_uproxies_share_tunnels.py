@@ -15,9 +15,8 @@ from tests.helpers import crowds, traffic
 from tests.helpers.apps import Redis
 from tests.helpers.background import background
 from tests.helpers.crowds import Crowd
-from tests.helpers.dialogue import ask
+from tests.helpers.dialogue import ask, dial, talk
 from tests.helpers.endings import ended, handshakes, metric, only
-from tests.helpers.pair import ENGINES
 from uproxy.lab.mesh import (
     ORDERS,
     UNWANTED,
@@ -37,39 +36,13 @@ IDLE = 9_500
 """As many connections as a uProxy allows itself with 20,000 descriptors, and a few less."""
 
 
-@pytest.fixture(scope="module", params=ENGINES)
-def engine(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
-@pytest.fixture(scope="module")
-def inbound(folder: Path, file_world: FileWorld, echo_app: int, engine: str) -> Iterator[TunnelsIn]:
-    with TunnelsIn(folder, file_world.ours(ORDERS), echo_app, engine=engine) as uproxy:
-        uproxy.wait_until_ready()
-        yield uproxy
-
-
 @pytest.fixture(scope="module")
 def outbound(
-    folder: Path, file_world: FileWorld, inbound: TunnelsIn, echo_app: int, engine: str
+    folder: Path, file_world: FileWorld, door: TunnelsIn, echo_app: int, engine: str
 ) -> Iterator[TunnelsOut]:
-    with TunnelsOut(
-        folder, file_world.ours(WEB), echo_app, end=inbound.port, engine=engine
-    ) as uproxy:
+    with TunnelsOut(folder, file_world.ours(WEB), echo_app, end=door.port, engine=engine) as uproxy:
         uproxy.wait_until_ready()
         yield uproxy
-
-
-def dial(port: int) -> socket.socket:
-    client = socket.create_connection(("127.0.0.1", port), timeout=20)
-    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return client
-
-
-def talk(client: socket.socket, word: bytes = b"hello") -> None:
-    """Say something to an echo, and hear it."""
-    client.sendall(word)
-    assert client.recv(len(word), socket.MSG_WAITALL) == word
 
 
 def other_door(near: TunnelsOut, app: int) -> int:
@@ -92,31 +65,31 @@ def streams(uproxy: TunnelsIn | TunnelsOut) -> float:
 
 
 def test_bytes_arrive_and_both_logs_name_both_workloads(
-    inbound: TunnelsIn, outbound: TunnelsOut, echo_app: int
+    door: TunnelsIn, outbound: TunnelsOut, echo_app: int
 ) -> None:
-    with ended(inbound, "closed") as theirs, ended(outbound, "closed") as ours:
+    with ended(door, "closed") as theirs, ended(outbound, "closed") as ours:
         asyncio.run(traffic.exchange(outbound.port, 4 * MIB + 1))
     for line in (only(theirs), only(ours)):
         assert (line["src.identity"], line["dst.identity"]) == (WEB, ORDERS)
         assert (line["bytes_recv"], line["bytes_sent"]) == (4 * MIB + 1, 4 * MIB + 1)
-        assert line["dst.addr"] == f"127.0.0.1:{inbound.port}"
+        assert line["dst.addr"] == f"127.0.0.1:{door.port}"
         assert line["dst.hbone_addr"] == f"127.0.0.1:{echo_app}"
 
 
 def test_a_hundred_short_connections_cost_no_handshake(
-    inbound: TunnelsIn, outbound: TunnelsOut
+    door: TunnelsIn, outbound: TunnelsOut
 ) -> None:
     assert ask(outbound.port) == b"hello\n"
-    before = handshakes(inbound), handshakes(outbound)
+    before = handshakes(door), handshakes(outbound)
     for _ in range(100):
         assert ask(outbound.port) == b"hello\n"
-    assert (handshakes(inbound), handshakes(outbound)) == before
+    assert (handshakes(door), handshakes(outbound)) == before
 
 
-def test_1000_streams_at_once_share_few_tunnels(inbound: TunnelsIn, outbound: TunnelsOut) -> None:
+def test_1000_streams_at_once_share_few_tunnels(door: TunnelsIn, outbound: TunnelsOut) -> None:
     assert asyncio.run(crowds.gather(outbound.port, 1000)) == Crowd(1000, 0)
-    assert tunnels(outbound) == tunnels(inbound) <= 1000 / PER_TUNNEL + 1
-    for uproxy in (inbound, outbound):
+    assert tunnels(outbound) == tunnels(door) <= 1000 / PER_TUNNEL + 1
+    for uproxy in (door, outbound):
         wait_until(lambda: streams(uproxy) == 0, "all streams to end")  # noqa: B023  called at once
 
 
@@ -149,10 +122,10 @@ def ping(client: socket.socket) -> None:
     assert client.recv(7, socket.MSG_WAITALL) == b"+PONG\r\n"
 
 
-def test_20000_writes_of_one_byte_come_back(inbound: TunnelsIn, outbound: TunnelsOut) -> None:
+def test_20000_writes_of_one_byte_come_back(door: TunnelsIn, outbound: TunnelsOut) -> None:
     count = 20_000
     sent = bytes(number % 251 for number in range(count))
-    with ended(inbound, "closed") as lines, dial(outbound.port) as client:
+    with ended(door, "closed") as lines, dial(outbound.port) as client:
         client.settimeout(None)  # with a time limit Python would wait for each byte to come back
         back = bytearray()
         for at in range(count):

@@ -19,6 +19,7 @@ import pytest
 from tests.helpers import traffic
 from tests.helpers.apps import Nginx, download, write_file
 from tests.helpers.background import background
+from tests.helpers.dialogue import dial
 from tests.helpers.endings import ended, metric
 from tests.helpers.pair import FRONTEND, ORDERS, Pair
 from uproxy.lab.authorities import DevAuthority, entry
@@ -46,10 +47,6 @@ def nginx(tmp_path: Path) -> Iterator[Nginx]:
 
 def kill(process: Process) -> None:
     assert process.stop(signal.SIGKILL) == -signal.SIGKILL
-
-
-def dial(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=10)
 
 
 def begin_download(port: int) -> socket.socket:

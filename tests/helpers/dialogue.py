@@ -1,7 +1,7 @@
-"""An interactive program: a test types into it and reads both its outputs.
+"""Conversations with an echo: through an interactive program, or a plaintext socket.
 
-Used for `openssl s_client` with its messages left on.  Every wait has a deadline, and leaving the
-`with` block kills the program.
+A test types into the program and reads both its outputs; `openssl s_client` is one, with its
+messages left on.  Every wait has a deadline, and leaving the `with` block kills the program.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ class Dialogue:
     def __init__(self, argv: Sequence[str | Path]) -> None:
         self._argv = [str(word) for word in argv]
         self.received = ""
-
         """Everything it has written so far."""
 
     def __enter__(self) -> Self:
@@ -158,6 +157,20 @@ def shown_serial(client: Dialogue) -> str:
     )
     assert found is not None
     return serial_text(x509.load_pem_x509_certificate(found.group().encode()))
+
+
+def dial(port: int, source: str = "127.0.0.1") -> socket.socket:
+    """Connect to a loopback port in plaintext, from the address `source`; small writes are sent at
+    once."""
+    client = socket.create_connection(("127.0.0.1", port), _TIMEOUT_S, source_address=(source, 0))
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return client
+
+
+def talk(client: socket.socket, word: bytes = b"hello") -> None:
+    """Send a word to an echo and check that it comes back."""
+    client.sendall(word)
+    assert client.recv(len(word), socket.MSG_WAITALL) == word
 
 
 def ask(port: int, line: bytes = b"hello\n", host: str = "127.0.0.1") -> bytes:

@@ -39,7 +39,6 @@ class Stream:
         connected.setblocking(False)
         self.socket = connected
         self.reset_at_once = False
-
         """The connection was reset before connect(2) was seen to succeed."""
         _made.append(connected)
 
