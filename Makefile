@@ -17,7 +17,7 @@ BUILD_PACKAGES := gcc libc6-dev python3-dev
 TEST_PACKAGES := $(APPLICATIONS) chromium chromium-driver clang curl fish iproute2 libnginx-mod-stream libssl-dev \
 	linux-libc-dev lld mandoc nftables nghttp2-client nmap openssl prometheus redis-tools stunnel4 systemd testssl.sh zsh
 
-.PHONY: help demo test test-all check bench wheels standalone deb site fuzz asan tsan mutants shell-files bpf clean test-packages slow-test-packages demo-packages
+.PHONY: help demo test test-all check bench pictures wheels standalone deb site fuzz asan tsan mutants shell-files bpf clean test-packages slow-test-packages demo-packages
 .SECONDEXPANSION:
 .DELETE_ON_ERROR:
 
@@ -27,6 +27,7 @@ help:
 	@echo 'make test-all  all tests, sanitizers, fuzzing, mutants, other Python versions, the wheel'
 	@echo 'make check     lint, format, types, floors, spelling, the compiled pages'
 	@echo 'make bench     the benchmarks; ARGS="NAME …" chooses'
+	@echo 'make pictures  the screenshot in docs, of a uProxy that it starts; ARGS=SECONDS it runs before'
 	@echo 'make wheels    a wheel for each version of Python, in dist'
 	@echo 'make standalone  uProxy as one file, without Python: .cache/standalone/uproxy'
 	@echo 'make deb       the same as a Debian package, in dist'
@@ -71,6 +72,10 @@ check: $(VENV)/.ready
 bench: $(VENV)/.ready .cache/peers/ghostunnel
 	@.ci/packages haproxy iproute2 libssl-dev nftables nghttp2-client nginx
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+pictures: $(VENV)/.ready
+	@.ci/packages chromium chromium-driver
+	@$(STEP) "screenshot of the status page" $(BIN)/python -m tests.pictures $(ARGS)
 
 wheels: $(VENV)/.ready .cache/glibc-2.31/.ready
 	@.ci/wheels dist
