@@ -47,6 +47,28 @@ def test_a_wrong_source_is_not_also_called_missing() -> None:
     assert only_mistake("identity: 5").path == "identity"
 
 
+@pytest.mark.parametrize(
+    ("text", "misspelled"),
+    [
+        ("identity: {workload_apis: unix:///a}", "identity.workload_apis"),
+        (_out("listens: 127.0.0.1:1, to: db"), "outbound[0].listens"),
+        (_out("listen: 127.0.0.1:1, too: db"), "outbound[0].too"),
+        (
+            FILES + "inbound: [{listen: 0.0.0.0:1, transports: mtls, to: 127.0.0.1:80}]",
+            "inbound[0].transports",
+        ),
+        (
+            FILES + "destinations: {db: {addresses: ['a:1'], transport: mtls, identitiez: [x]}}",
+            "destinations.db.identitiez",
+        ),
+        (FILES + "authorization: [{action: allow, form: any}]", "authorization[0].form"),
+    ],
+)
+def test_a_misspelled_key_is_not_also_called_missing(text: str, misspelled: str) -> None:
+    mistake = only_mistake(text)
+    assert (mistake.path, mistake.nearest is not None) == (misspelled, True)
+
+
 @pytest.mark.parametrize("listen", ["127.0.0.1:1", '"systemd:a"'])
 def test_permissions_are_for_unix_sockets(listen: str) -> None:
     found = mistakes(FILES + f'inbound: [{{{DOOR}, listen: {listen}, mode: "0600", owner: a}}]')

@@ -38,7 +38,7 @@ def check_capture(root: Draft) -> Iterator[Mistake]:
     pathless = {}
     for name, destination in _named(root):
         if destination.has("match") or destination.has("addresses"):
-            if not destination.has("addresses"):
+            if destination.lacks("addresses"):
                 pathless[name] = destination.path
             yield from _check_match(destination)
         else:
@@ -63,7 +63,7 @@ def _check_door(door: Draft) -> Iterator[Mistake]:
     """Refuse a door that leads nowhere, or to two places, and one that no capture can reach."""
     unsure = door.has("captured") and door.get("captured") is None
     if not is_captured(door):
-        if not door.has("to") and not unsure:
+        if door.lacks("to") and not unsure:
             reason = "is missing; must be a key of `destinations`, unless the door is for capture"
             yield door.wrong("to", f"{reason} (`captured: true`)")
         return
@@ -78,7 +78,7 @@ def _check_inbound(door: Draft, own: Mapping[int, str]) -> Iterator[Mistake]:
     """Refuse what a door for capture can't have, and at other doors what is for capture."""
     ports, unsure = door.get("ports"), door.has("captured") and door.get("captured") is None
     if not is_captured(door):
-        if not door.has("transport") and not unsure:
+        if door.lacks("transport") and not unsure:
             yield door.wrong("transport", "is missing; must be mtls | hbone | plaintext")
         if isinstance(ports, Mapping) and not unsure:
             reason = "is a mapping only with `captured: true`; write a list of the ports"
@@ -89,7 +89,7 @@ def _check_inbound(door: Draft, own: Mapping[int, str]) -> Iterator[Mistake]:
         return
     yield from _check_captured_inbound(door)
     yield from _check_migrate(door, ports)
-    if ports is None and not door.has("ports"):
+    if ports is None and door.lacks("ports"):
         yield door.wrong("ports", f"is missing; must be {_BY_PORT}")
     elif ports is not None and not isinstance(ports, Mapping):
         yield door.wrong("ports", f"must be {_BY_PORT}")

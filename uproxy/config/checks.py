@@ -40,13 +40,13 @@ def _check_identity(root: Draft) -> Iterator[Mistake]:
     """Refuse an identity without exactly one source, or with two ways to choose it."""
     identity = root.get("identity")
     if identity is None:
-        if not root.has("identity"):
+        if root.lacks("identity"):
             yield root.wrong("identity", _NO_SOURCE)
         return
     api, files = identity.has("workload_api"), identity.has("files")
     if api and files:
         yield identity.wrong("files", "stands beside workload_api; there is exactly one source")
-    if not api and not files:
+    if identity.lacks("workload_api") and identity.lacks("files"):
         yield root.wrong("identity", _NO_SOURCE)
     if identity.has("spiffe_id") and identity.has("hint"):
         yield identity.wrong("hint", "stands beside spiffe_id; one of them chooses the identity")
@@ -139,7 +139,7 @@ def _check_destinations(root: Draft) -> Iterator[Mistake]:
         yield from _check_plaintext(destination, ("identities", "alpn", "server_name"))
         transport = destination.get("transport")
         has_tls = transport in (Transport.MTLS, Transport.HBONE)
-        if has_tls and not destination.has("identities"):
+        if has_tls and destination.lacks("identities"):
             reason = f"is missing: with {transport}, say who may answer (SPIFFE IDs or patterns)"
             yield destination.wrong("identities", reason)
 

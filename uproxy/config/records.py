@@ -52,6 +52,7 @@ class Record:
             mistakes.append(mistake(path, node, reason))
             return WRONG
         values: dict[str, object] = {}
+        misspelled: set[str | None] = set()
         for entry in node.entries:
             where = join(path, entry.key)
             if entry.key in known:
@@ -62,13 +63,14 @@ class Record:
                 mistakes.append(mistake(where, entry.place, not_yet(self.later[entry.key])))
             else:
                 mistakes.append(_unknown(entry, where, known))
-        draft = Draft(self, path, node, MappingProxyType(values))
+                misspelled.add(mistakes[-1].nearest)
+        draft = Draft(self, path, node, MappingProxyType(values), frozenset(misspelled))
         if not any(key in self.later for key in node.keys):
             # a record with keys of a later version may not need the keys required today
             mistakes.extend(
                 draft.wrong(each.name, f"is missing; must be {each.kind.words}")
                 for each in self.fields
-                if each.required and not draft.has(each.name)
+                if each.required and draft.lacks(each.name)
             )
         return draft
 
@@ -105,10 +107,16 @@ class Draft:
     path: str
     node: MapNode
     values: Mapping[str, Any]
+    misspelled: frozenset[str | None] = frozenset()
+    """The keys that unknown ones resemble, which have been reported."""
 
     def has(self, key: str) -> bool:
         """Return whether the key was written, valid or not."""
         return self.node.get(key) is not None
+
+    def lacks(self, key: str) -> bool:
+        """Return whether the key was forgotten: neither written nor misspelled."""
+        return not self.has(key) and key not in self.misspelled
 
     def get(self, key: str) -> Any:
         """Return the value; None if it is absent or invalid."""

@@ -52,7 +52,7 @@ def _check_callers(rule: Draft, ways: Set[str]) -> Iterator[Mistake]:
             yield from _check_via(callers, key, ways)
     if rule.get("action") != "allow":
         return
-    if not rule.has("from"):
+    if rule.lacks("from"):
         yield rule.wrong("from", "an allow must say whom it lets in; `from: any` is every identity")
     elif isinstance(callers, Draft) and not _has_positive_field(callers):
         reason = "an allow needs one field that is not a `not_` field, or `from: any`"

@@ -49,7 +49,7 @@ def _check_hbone_door(door: Draft) -> Iterator[Mistake]:
     elif isinstance(to, UnixAddress):
         reason = "has no ports, and a tunnel names one: write a host, or leave `to` out"
         yield door.wrong("to", reason)
-    if not door.has("ports"):
+    if door.lacks("ports"):
         reason = "is missing: with hbone, list the application's ports that tunnels may name"
         yield door.wrong("ports", f"{reason}, or write `ports: all`")
     if door.has("alpn"):
@@ -76,7 +76,7 @@ def _check_other_door(door: Draft) -> Iterator[Mistake]:
     to = door.get("to")
     if is_captured(door):
         return
-    if not door.has("to"):
+    if door.lacks("to"):
         yield door.wrong("to", "is missing; must be an address")
     elif isinstance(to, Host):
         try:
