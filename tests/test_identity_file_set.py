@@ -116,7 +116,8 @@ def test_a_missing_bundle_or_crl_is_named(files: MakeFiles, name: str) -> None:
     made.write()
     (made.folder / name).unlink()
     (problem,) = read_files(made.settings, NOW).problems
-    assert problem == (f"nobody of example.org is believed: {made.folder}/{name}: no such file")
+    words = "no certificate of example.org is trusted"
+    assert problem == f"{words}: {made.folder}/{name}: no such file"
 
 
 @pytest.mark.parametrize("name", ["svid", "key"])
@@ -310,7 +311,7 @@ def test_a_crl_that_can_not_be_applied_is_its_issuers_and_a_problem(files: MakeF
     assert found.bundles["partner.test"] == PARTNER.bundle
     (problem,) = found.problems
     assert problem.endswith(
-        "crl0: nobody with a certificate of 'CN=CA of example.org' is believed: "
+        "crl0: no certificate issued by 'CN=CA of example.org' is trusted: "
         "a delta CRL; only complete CRLs are applied"
     )
 
@@ -350,7 +351,7 @@ def test_a_bad_bundle_ends_the_trust_in_its_domain_and_nothing_else(
     assert found.bundles["example.org"] == CA.bundle
     assert found.bundles["partner.test"].roots == ()
     (problem,) = found.problems
-    assert problem.startswith("nobody of partner.test is believed: ")
+    assert problem.startswith("no certificate of partner.test is trusted: ")
     assert found.warnings == ()
 
 
@@ -412,7 +413,7 @@ def test_a_jwks_that_can_not_be_read_ends_the_belief_in_its_tokens(files: MakeFi
     found = read_files(made.settings, NOW, with_jwt=True)
     assert set(found.jwt_bundles) == {"partner.test"}
     assert found.jwt_bundles["partner.test"].problem in found.problems
-    assert "no JWT-SVID of partner.test is believed: " in found.jwt_bundles["partner.test"].problem
+    assert "no JWT-SVID of partner.test is accepted: " in found.jwt_bundles["partner.test"].problem
     (Path(made.settings.bundles["partner.test"])).unlink()
     gone = read_files(made.settings, NOW, with_jwt=True).jwt_bundles
     assert "no such file" in gone["partner.test"].problem

@@ -153,7 +153,7 @@ async def test_a_bundle_that_is_being_written_keeps_the_last_good_set(folder: Fo
     folder.bundle(CA.pem[:100])
     files.reload()
     assert files.current is before
-    assert "nobody of example.org is believed" in str(files.status["last_error"])
+    assert "no certificate of example.org is trusted" in str(files.status["last_error"])
     folder.bundle(CA.pem)
     await eventually(lambda: files.status["last_error"] is None, "the bundle to be whole")
     assert files.current is before

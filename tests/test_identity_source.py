@@ -145,8 +145,8 @@ async def test_whose_tokens_are_believed_is_logged(caplog: pytest.LogCaptureFixt
     told = [each for each in caplog.messages if "JWT" in each]
     assert told == [
         "the JWT bundle of example.org has 1 usable key",
-        "no JWT-SVID of partner.test is believed: it burnt",
-        "the JWT bundle of example.org is gone: none of its tokens is believed",
+        "no JWT-SVID of partner.test is accepted: it burnt",
+        "the JWT bundle of example.org is gone: none of its tokens is accepted",
     ]
     await source.stop()
 

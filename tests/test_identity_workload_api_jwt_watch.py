@@ -136,7 +136,7 @@ async def test_a_bad_message_is_discarded_and_a_bad_bundle_is_told(
         await until(source, "partner.test")
         assert source.status["jwt_trust_domains"] == []
         problem = source.current.jwt_bundles["partner.test"].problem
-        assert "no JWT-SVID of partner.test is believed" in problem
+        assert "no JWT-SVID of partner.test is accepted" in problem
         assert source.status["jwt_distrusted"] == [problem]
     warned = [each for each in caplog.records if each.levelname == "WARNING"]
     assert [each.getMessage() for each in warned].count(problem) == 1

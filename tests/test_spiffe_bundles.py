@@ -249,5 +249,5 @@ def test_the_workload_apis_roots_are_der_and_at_least_one() -> None:
 def test_what_stands_for_a_bad_bundle_trusts_nobody_and_says_why() -> None:
     made = distrusted("example.org", "it is damaged")
     assert (made.trust_domain, made.roots, made.crls) == ("example.org", (), ())
-    assert made.problem == "nobody of example.org is believed: it is damaged"
+    assert made.problem == "no certificate of example.org is trusted: it is damaged"
     assert EMPTY.problem == ""

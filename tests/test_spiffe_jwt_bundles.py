@@ -146,7 +146,7 @@ def test_a_bundle_knows_its_trust_domain_tb_9() -> None:
 
 def test_a_bundle_that_can_not_be_used_says_so() -> None:
     assert distrusted_jwt("example.org", "it burnt") == JwtBundle(
-        "example.org", problem="no JWT-SVID of example.org is believed: it burnt"
+        "example.org", problem="no JWT-SVID of example.org is accepted: it burnt"
     )
 
 

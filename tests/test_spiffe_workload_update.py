@@ -130,7 +130,7 @@ def test_a_bad_federated_bundle_ends_the_trust_in_its_domain_and_nothing_else(
     assert update.bundles["other.test"].roots == AWAY.bundle.roots
     assert update.bundles["partner.test"].roots == ()
     assert update.problems == (update.bundles["partner.test"].problem,)
-    assert update.problems[0].startswith("nobody of partner.test is believed: the agent's bundle")
+    assert update.problems[0].startswith("no certificate of partner.test is trusted: the agent's")
 
 
 @pytest.mark.parametrize("bundle", [b"", HOME.pem, HOME.der[:-1]], ids=["empty", "PEM", "cut"])
@@ -143,7 +143,7 @@ def test_a_bad_bundle_of_our_own_domain_takes_no_svid_from_us(bundle: bytes) -> 
     assert [str(svid.spiffe_id) for svid in update.svids] == [MINE.spiffe_id]
     assert update.bundles["example.org"].roots == ()
     assert update.bundles["partner.test"] == AWAY.bundle
-    assert "nobody of example.org is believed" in update.problems[0]
+    assert "no certificate of example.org is trusted" in update.problems[0]
 
 
 def _encrypted() -> bytes:

@@ -79,7 +79,7 @@ def test_a_partner_that_stops_its_trust_stops_nothing_else(
                     say(svid_response(svid_message(renewed, HOME),
                                       federated={"partner.test": emptied}))  # fmt: skip
                     is_reset(partners)
-                assert "nobody of partner.test is believed" in lines[0]["error"]
+                assert "no certificate of partner.test is trusted" in lines[0]["error"]
                 with ended(uproxy, "peer_untrusted", rule="TB-5"):
                     assert "SSL alert number 48" in refused(uproxy.port, billing)
                 still_talks(own)

@@ -238,7 +238,7 @@ def without_a_bundle(files: IdentityFiles) -> None:
     [
         (missing, "no such file"),
         (expired, "have it renewed"),
-        (without_a_bundle, "nobody of example.org is believed"),
+        (without_a_bundle, "no certificate of example.org is trusted"),
         pytest.param(half_written, "not a certificate chain", marks=pytest.mark.slow),
         pytest.param(of_two_issuances, "from the same issuance", marks=pytest.mark.slow),
     ],

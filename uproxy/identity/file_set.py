@@ -216,7 +216,7 @@ def _with_crls(
             name = crl.issuer.rfc4514_string()
             if problem := why_unusable(crl):
                 problems.append(
-                    f"{path}: nobody with a certificate of {name!r} is believed: {problem}"
+                    f"{path}: no certificate issued by {name!r} is trusted: {problem}"
                 )
             domains = _domains_of(crl, bundles, path)
             if not domains:

@@ -162,7 +162,7 @@ def _with_known(
 
 def _jwt_line(name: str, bundle: JwtBundle | None) -> str:
     if bundle is None:
-        return f"the JWT bundle of {name} is gone: none of its tokens is believed"
+        return f"the JWT bundle of {name} is gone: none of its tokens is accepted"
     if bundle.problem:
         return bundle.problem
     usable = sum(each.key is not None for each in bundle.keys.values())

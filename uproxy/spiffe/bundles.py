@@ -66,7 +66,8 @@ class BundleDocument:
 
 def distrusted(trust_domain: str, problem: str) -> Bundle:
     """Return the bundle that replaces one that can't be used: no peer of the domain is trusted."""
-    return Bundle(trust_domain, (), problem=f"nobody of {trust_domain} is believed: {problem}")
+    words = f"no certificate of {trust_domain} is trusted: {problem}"
+    return Bundle(trust_domain, (), problem=words)
 
 
 def parse_bundle(trust_domain: str, data: bytes) -> Bundle:

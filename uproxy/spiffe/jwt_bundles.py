@@ -67,8 +67,8 @@ class JwtBundle:
 
 
 def distrusted_jwt(trust_domain: str, problem: str) -> JwtBundle:
-    """Return the bundle that replaces one that can't be used: none of its tokens is believed."""
-    return JwtBundle(trust_domain, problem=f"no JWT-SVID of {trust_domain} is believed: {problem}")
+    """Return the bundle that replaces one that can't be used: none of its tokens is accepted."""
+    return JwtBundle(trust_domain, problem=f"no JWT-SVID of {trust_domain} is accepted: {problem}")
 
 
 def parse_jwt_bundle(

@@ -173,7 +173,7 @@ def _signer(said: Unverified, bundles: Mapping[str, JwtBundle]) -> JwtPublicKey:
     domain = SpiffeId.parse(said.svid.spiffe_id).trust_domain.name
     bundle = bundles.get(domain)
     if bundle is None:
-        raise _bad("WA-18", f"there is no JWT bundle of {domain}, so its tokens are not believed")
+        raise _bad("WA-18", f"there is no JWT bundle of {domain}, so its tokens are not accepted")
     if bundle.problem:
         raise _bad("WA-18", bundle.problem)
     found = bundle.keys.get(said.kid)

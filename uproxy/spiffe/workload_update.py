@@ -205,6 +205,6 @@ def _der_crls(der: bytes) -> tuple[x509.CertificateRevocationList, ...]:
 def _unusable(crl: x509.CertificateRevocationList) -> str:
     name = crl.issuer.rfc4514_string()
     return (
-        f"nobody with a certificate of {name!r} is believed: its CRL can't be applied: "
+        f"no certificate issued by {name!r} is trusted: its CRL can't be applied: "
         f"{why_unusable(crl)}"
     )
