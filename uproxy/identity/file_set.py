@@ -215,9 +215,7 @@ def _with_crls(
         for crl in crls:
             name = crl.issuer.rfc4514_string()
             if problem := why_unusable(crl):
-                problems.append(
-                    f"{path}: no certificate issued by {name!r} is trusted: {problem}"
-                )
+                problems.append(f"{path}: no certificate issued by {name!r} is trusted: {problem}")
             domains = _domains_of(crl, bundles, path)
             if not domains:
                 warnings.append(f"{path}: no bundle's root issued this CRL of {name!r}")
