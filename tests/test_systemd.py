@@ -281,6 +281,28 @@ def test_the_units_are_what_systemd_understands(units: list[Path]) -> None:
     assert complaints == []
 
 
+def test_the_unit_for_capture_and_its_drop_in_are_what_systemd_understands(
+    units: list[Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "captured"
+    (folder / "orders.service.d").mkdir(parents=True)
+    for unit in units:
+        shutil.copy(unit, folder)
+    capture = (UNITS / "uproxy-capture@.service").read_text()
+    (folder / "uproxy-capture@orders.service").write_text(
+        capture.replace("/usr/local/bin/uproxy", "/bin/true")
+    )
+    shutil.copy(UNITS / "captured.conf", folder / "orders.service.d")
+    (folder / "orders.service").write_text("[Service]\nExecStart=/bin/true\n")
+    names = [folder / "orders.service", folder / "uproxy-capture@orders.service"]
+    complaints = [
+        line
+        for line in analyze("verify", "--man=no", "--recursive-errors=no", *names).splitlines()
+        if "uproxy-capture@" in line or "captured" in line or "orders.service" in line
+    ]
+    assert complaints == []
+
+
 def test_the_service_is_well_locked_in(units: list[Path]) -> None:
     report = analyze("security", "--offline=true", "--threshold=20", "--no-pager", units[0])
     assert "Overall exposure level" in report

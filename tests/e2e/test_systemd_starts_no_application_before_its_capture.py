@@ -1,0 +1,131 @@
+"""`uproxy-capture@.service` and the application's drop-in, as they are, under a real systemd."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.systemd_machine import PROJECT, Machine, booted
+from uproxy.lab.waiting import wait_until
+
+pytestmark = [pytest.mark.privileged, pytest.mark.slow]
+
+UNITS = PROJECT / "deploy" / "systemd"
+APP, CAPTURE, PROXY = "orders.service", "uproxy-capture@orders.service", "uproxy@orders.service"
+FAR = "192.0.2.1"
+"""Where nobody is: without capture nothing answers there."""
+
+CONFIG = f"""\
+identity: {{workload_api: unix:///nowhere/api.sock}}
+outbound: [{{listen: 127.0.0.1:15001, captured: true}}]
+destinations:
+  page: {{match: {{addresses: [{FAR}]}}, addresses: [127.0.0.1:8080], transport: plaintext}}
+timeouts: {{drain_delay: 0s, drain: 0s}}
+"""
+PAGE = """\
+[Service]
+WorkingDirectory=/srv
+ExecStart=/opt/uproxy/python/bin/python3 -m http.server 8080 --bind 127.0.0.1
+"""
+# it ends well only if it is answered
+ORDERS = f"""\
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=curl -sS --fail --max-time 10 http://{FAR}/
+"""
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Machine]:
+    with booted(tmp_path / "machine") as machine:
+        install(machine)
+        yield machine
+
+
+def install(machine: Machine) -> None:
+    system = machine.root / "etc/systemd/system"
+    capture = (UNITS / "uproxy-capture@.service").read_text()
+    write(system / "uproxy-capture@.service", capture)
+    write(system / f"{APP}.d/captured.conf", (UNITS / "captured.conf").read_text())
+    write(system / "uproxy@.service", (UNITS / "uproxy@.service").read_text())
+    if machine.version() < 253:  # as the unit tells one to
+        before_253 = (UNITS / "before-253.conf").read_text()
+        write(system / "uproxy@.service.d/before-253.conf", before_253)
+    write(machine.root / "etc/uproxy/orders.yaml", CONFIG)
+    write(system / APP, ORDERS)
+    write(system / "page.service", PAGE)
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", "page.service")
+    for words in (
+        "link set lo up",
+        "link add eth0 type veth peer name eth1",
+        "address add 192.0.2.9/24 dev eth0",
+        "link set eth0 up",
+        "link set eth1 up",
+    ):
+        assert machine.run("ip", *words.split()).returncode == 0
+    up = ("curl", "-sS", "--fail", "http://127.0.0.1:8080/")
+    wait_until(lambda: machine.run(*up).returncode == 0, "the page")
+
+
+def write(path: Path, content: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(content)
+
+
+def options(machine: Machine, text: str) -> None:
+    write(machine.root / "etc/uproxy/orders.capture", f"OPTIONS={text}\n")
+
+
+def journal(machine: Machine, unit: str) -> str:
+    return machine.run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}").stdout
+
+
+def carried(machine: Machine) -> int:
+    """Return how many connections its uProxy has carried."""
+    return journal(machine, PROXY).count('"destination":"page"')
+
+
+def tables(machine: Machine) -> str:
+    return machine.run("nft", "list", "tables").stdout
+
+
+def test_the_application_runs_captured_or_not_at_all(machine: Machine) -> None:
+    options(machine, "--mode nft --exclude nonsense")
+    assert machine.run("systemctl", "start", APP).returncode != 0
+    assert machine.show(CAPTURE, "ActiveState") == "failed"
+    assert machine.show(APP, "ActiveState") == "inactive"
+    assert "--exclude 'nonsense': neither an address" in journal(machine, CAPTURE)
+    assert "curl" not in journal(machine, APP)
+
+    options(machine, "--mode nft")
+    machine.systemctl("start", APP)
+    assert machine.show(APP, "Slice") == "captured-orders.slice"
+    wait_until(lambda: carried(machine) == 1, "the access log")
+
+    # services come and go, in new cgroups; what is captured is their slice
+    machine.systemctl("restart", APP)
+    machine.systemctl("restart", PROXY)
+    machine.systemctl("restart", APP)
+    wait_until(lambda: carried(machine) == 3, "the access log")
+
+    options(machine, f"--mode nft --exclude {FAR}")
+    machine.systemctl("reload", CAPTURE)
+    assert machine.run("systemctl", "restart", APP).returncode != 0
+    assert carried(machine) == 3
+    options(machine, "--mode nft")
+    machine.systemctl("reload", CAPTURE)
+    machine.systemctl("start", APP)
+
+    machine.systemctl("mask", "--runtime", "--now", PROXY)
+    assert machine.run("systemctl", "restart", APP).returncode != 0
+    machine.systemctl("unmask", "--runtime", PROXY)
+    machine.systemctl("start", APP)
+
+    assert "uproxy-orders" in tables(machine)
+    machine.systemctl("stop", CAPTURE)
+    assert machine.show(APP, "ActiveState") == "inactive"
+    assert "uproxy-orders" not in tables(machine)
