@@ -130,6 +130,16 @@ def test_making_us_reset_streams_has_an_end(fault: Callable[[int], bytes]) -> No
     assert (count, end.flood) == (1001, Flood.RESETS)
 
 
+def test_a_client_lets_its_server_fail_one_stream_after_the_other() -> None:
+    """They are no more than it asks for."""
+    peer = server_of(session(server=False))
+    for _ in range(2000):
+        stream = peer.subject.open(AUTHORITY)
+        peer.hear()
+        (event,) = peer.say(frames.window_update(stream, 0))
+        assert isinstance(event, ResetReceived)
+
+
 def test_a_flood_of_pings_has_an_end() -> None:
     peer = client_of(session())
     count, end = until_broken(peer, lambda _: frames.ping(bytes(8), ack=False))
@@ -188,6 +198,32 @@ def test_continuations_without_an_end_have_one() -> None:
         more = frame(FrameType.CONTINUATION, 0, 1, piece)
         count, end = until_broken(peer, always(more))
         assert (count, end.flood) == (MAX_CONTINUATIONS + 1, Flood.CONTINUATIONS)
+
+
+def in_two_pieces(peer: Peer, first: int) -> Callable[[int], bytes]:
+    """A request each time, whose first frame has so many bytes of its block."""
+    peer.say(frames.headers(1, peer.block(), end=False))
+    block = peer.block()
+
+    def say(count: int) -> bytes:
+        stream = 1 + 2 * count
+        begun = frame(FrameType.HEADERS, 0, stream, block[:first])
+        return begun + frame(FrameType.CONTINUATION, END_HEADERS, stream, block[first:])
+
+    return say
+
+
+def test_blocks_that_begin_with_nothing_have_an_end() -> None:
+    peer = client_of(session())
+    count, end = until_broken(peer, in_two_pieces(peer, 0))
+    assert (count, end.flood) == (101, Flood.EMPTY_FRAMES)
+
+
+def test_blocks_in_pieces_are_let() -> None:
+    peer = client_of(session())
+    say = in_two_pieces(peer, 1)
+    for count in range(1, 200):
+        assert [type(event) for event in peer.say(say(count))] == [RequestReceived]
 
 
 def test_a_block_of_many_kilobytes_is_refused_before_it_is_complete() -> None:
@@ -284,6 +320,22 @@ def test_small_frames_that_nobody_reads_have_an_end() -> None:
     count, end = until_broken(peer, lambda _: data(1, b"x"))
     assert end.flood is Flood.SMALL_DATA
     assert count == SMALL_DATA_ROOM // (SMALL_DATA_BYTES - 1) + 1
+
+
+def test_by_how_much_small_frames_fall_short_is_counted_to_the_byte() -> None:
+    peer = client_of(session(stream_window=1 << 20, connection_window=1 << 20))
+    peer.connect(1)
+    peer.connect(3)
+    whole, rest = divmod(SMALL_DATA_ROOM, SMALL_DATA_BYTES - 1)
+    for _ in range(2):
+        peer.say(data(1, b"x") * whole, data(1, bytes(SMALL_DATA_BYTES - rest)))
+        # what isn't small makes up for nothing
+        peer.say(data(1, bytes(SMALL_DATA_BYTES)), data(1, bytes(1000)))
+        peer.subject.consumed(1, peer.subject.held)
+    peer.say(data(1, b"x") * whole, data(1, bytes(SMALL_DATA_BYTES - rest)))
+    peer.say(data(1, bytes(SMALL_DATA_BYTES)), data(1, bytes(1000)))
+    assert len(peer.say(data(3, b"x", end=True))) == 2  # the last of a stream may be small
+    assert broken(peer.say(data(1, b"x"))).flood is Flood.SMALL_DATA
 
 
 def test_padding_does_not_hide_small_frames() -> None:
@@ -403,6 +455,15 @@ def test_a_flood_of_frames_without_effect_has_an_end(stray: bytes) -> None:
     assert end.flood is Flood.STRAYS
 
 
+def test_a_flood_of_requests_behind_our_goodbye_has_an_end() -> None:
+    peer = client_of(session())
+    peer.subject.go_away(final=True)
+    peer.say(frames.headers(1, peer.block(), end=False))
+    block = peer.block()
+    count, end = until_broken(peer, lambda count: frames.headers(1 + 2 * count, block, end=False))
+    assert (count, end.flood) == (BUCKETS[Flood.STRAYS].burst, Flood.STRAYS)
+
+
 def test_a_flood_of_goodbyes_has_an_end() -> None:
     peer = client_of(session())
     _, end = until_broken(peer, lambda _: frames.go_away(0, ErrorCode.NO_ERROR, "x" * 1000))
@@ -440,11 +501,12 @@ def test_who_asks_and_asks_and_takes_no_answer_has_an_end() -> None:
 
 def test_pings_that_nobody_takes_the_answers_of_have_an_end() -> None:
     peer = client_of(session(max_streams=10))
-    for _ in range(LONG):
+    for count in range(1, LONG):
         peer.now += 1
         events = peer.say(frames.ping(bytes(8), ack=False))
         if events:
             assert broken(events).flood is Flood.REPLIES
+            assert count == MAX_REPLIES_WAITING + 2 * 10 + 1
             break
     assert len(peer.subject.take_output()) < 200_000
 

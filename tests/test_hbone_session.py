@@ -99,14 +99,18 @@ def test_an_even_stream_is_no_clients(client: Peer) -> None:
     assert broken(client.say(client.headers(2))).code is ErrorCode.PROTOCOL_ERROR
 
 
-def test_a_request_that_is_malformed_is_reset_and_told(client: Peer) -> None:
+@pytest.mark.parametrize("end", [True, False])
+def test_a_request_that_is_malformed_is_reset_and_told(client: Peer, end: bool) -> None:
     headers = [*CONNECT, (":path", "/"), (":scheme", "https"), (":protocol", "websocket")]
-    (event,) = client.say(client.headers(1, headers))
+    (event,) = client.say(client.headers(1, headers, end=end))
     assert isinstance(event, RequestRefused)
     assert (event.status, event.code) == (None, ErrorCode.PROTOCOL_ERROR)
     assert "extended CONNECT" in event.reason
     assert resets(client) == [(1, ErrorCode.PROTOCOL_ERROR)]
+    assert kinds(client.said)[-1:] == ["RST_STREAM"]
+    assert "HEADERS" not in kinds(client.said)
     assert client.say(data(1, b"x")) == []
+    assert client.hear() == []
     assert client.say(client.headers(3)) == [RequestReceived(3, REQUEST)]
 
 
@@ -150,8 +154,9 @@ def test_a_refused_block_counts_for_the_table_all_the_same() -> None:
     assert resets(client) == [(1, ErrorCode.REFUSED_STREAM), (3, ErrorCode.REFUSED_STREAM)]
 
 
-def test_trailers_end_a_side_and_say_nothing(client: Peer) -> None:
-    client.connect()
+@pytest.mark.parametrize("answered", [True, False])
+def test_trailers_end_a_side_and_say_nothing(client: Peer, answered: bool) -> None:
+    client.connect(answered=answered)
     assert client.say(client.headers(1, [("x", "y")], end=True)) == [EndReceived(1)]
 
 
@@ -181,6 +186,56 @@ def test_headers_on_a_stream_that_has_ended_end_the_tunnel(client: Peer) -> None
     client.say(frames.rst_stream(1, ErrorCode.CANCEL))
     end = broken(client.say(client.headers(1, end=True)))
     assert end.code is ErrorCode.STREAM_CLOSED
+
+
+def test_headers_on_a_stream_that_we_have_reset_are_ignored(client: Peer) -> None:
+    client.connect()
+    client.subject.reset(1, ErrorCode.CANCEL)
+    client.hear()
+    assert client.say(client.headers(1, [("x", "y")], end=True)) == []
+    assert client.hear() == []
+
+
+def test_headers_behind_the_end_of_a_stream_that_we_have_opened_are_ignored(server: Peer) -> None:
+    said = server.headers(1, [(":status", "200")], end=True)
+    assert server.say(said) == [AnswerReceived(1, 200, ended=True), EndReceived(1)]
+    server.subject.finish(1)
+    assert server.subject.streams == 0
+    assert server.say(server.headers(1, [("x", "y")], end=True)) == []
+
+
+def test_who_has_ended_its_side_is_done_with_the_peers_end(client: Peer) -> None:
+    client.connect()
+    client.subject.finish(1)
+    assert client.subject.streams == 1
+    assert client.say(data(1, end=True)) == [EndReceived(1)]
+    assert client.subject.streams == 0
+
+
+def test_data_behind_a_broken_rule_is_reset_no_second_time(client: Peer) -> None:
+    client.connect()
+    assert reset(client.say(frames.window_update(1, 0))).reason
+    assert resets(client) == [(1, ErrorCode.PROTOCOL_ERROR)]
+    assert client.say(data(1, b"x"), data(1, end=True)) == []
+    assert client.hear() == []
+
+
+def test_requests_behind_our_goodbye_are_ignored_with_what_follows_them(client: Peer) -> None:
+    client.subject.go_away(final=True)
+    client.hear()
+    said = client.headers(1), data(1, b"x"), client.headers(1, [("x", "y")], end=True)
+    assert client.say(*said) == []
+    assert client.hear() == []
+    assert client.subject.streams == 0
+
+
+def test_what_arrives_for_a_stream_that_stalls_is_given_back_to_the_tunnel() -> None:
+    client = client_of(session(stream_window=70_000, connection_window=70_000))
+    client.connect()
+    client.say(*[data(1, bytes(16_000))] * 3)
+    (update,) = client.hear()
+    assert update == (FrameType.WINDOW_UPDATE, 0, 0, (48_000).to_bytes(4, "big"))
+    assert client.subject.held == 48_000
 
 
 def test_data_on_a_stream_that_has_ended_is_given_back_and_reset_once() -> None:
@@ -279,6 +334,13 @@ def test_what_came_before_a_broken_rule_is_told(client: Peer) -> None:
     assert client.subject.streams == 0
 
 
+def test_a_window_that_opens_before_a_broken_rule_is_not_told(client: Peer) -> None:
+    client.connect()
+    client.subject.send(1, bytes(70_000))
+    events = client.say(frames.window_update(0, 1), data(0, b"x"))
+    assert events == [broken(events)]
+
+
 def test_an_answer_is_told(server: Peer) -> None:
     said = [(":status", "200"), ("baggage", "a=b")]
     assert server.say(server.headers(1, said)) == [AnswerReceived(1, 200, (("baggage", "a=b"),))]
@@ -310,8 +372,8 @@ def test_a_refusal_as_envoy_says_it_is_understood(server: Peer) -> None:
 
 
 def test_provisional_answers_are_ignored(server: Peer) -> None:
-    for _ in range(5):
-        assert server.say(server.headers(1, [(":status", "103")])) == []
+    for status in ("100", "102", "103", "150", "199"):
+        assert server.say(server.headers(1, [(":status", status)])) == []
     assert server.say(server.headers(1, [(":status", "200")])) == [AnswerReceived(1, 200)]
 
 

@@ -15,10 +15,14 @@ LIFE = [
     State.HANDSHAKING_UPSTREAM, State.OPENING_STREAM, State.RELAYING, State.CLOSING, State.CLOSED,
 ]  # fmt: skip
 TUNNEL = [State.ACCEPTED, State.HANDSHAKING_DOWNSTREAM, State.CARRYING, State.CLOSED]
+IN_A_TUNNEL_THAT_IS_OPEN = [
+    State.ACCEPTED, State.ADMITTING, State.CONNECTING, State.OPENING_STREAM, State.RELAYING,
+    State.CLOSED,
+]  # fmt: skip
 REACHING = {State.CONNECTING, State.HANDSHAKING_UPSTREAM, State.OPENING_STREAM}
 
 
-@pytest.mark.parametrize("life", [LIFE, TUNNEL])
+@pytest.mark.parametrize("life", [LIFE, TUNNEL, IN_A_TUNNEL_THAT_IS_OPEN])
 def test_a_whole_life_is_a_walk_through_the_table(life: list[State]) -> None:
     for now, then in pairwise(life):
         check_move(now, then)

@@ -114,7 +114,8 @@ class Session(Control):
             self._settle(stream)
         elif self._is_idle(error.stream):
             return
-        self._remember(error.stream, unknowing=True)
+        else:
+            self._remember(error.stream, unknowing=True)
         self._output.reply(frames.rst_stream(error.stream, error.code))
 
     def _on_data(self, frame: Frame) -> None:
