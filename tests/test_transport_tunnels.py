@@ -175,6 +175,28 @@ async def test_a_reader_that_stalls_stops_its_writer_and_no_other_stream(
 
 
 @pytest.mark.parametrize("side", ["caller", "application"])
+async def test_a_reader_that_was_quick_and_stalls_stops_no_other_stream_and_loses_nothing(
+    engine: Engine, side: str
+) -> None:
+    """Its window has grown by then."""
+    async with through(engine) as mesh:
+        pair = await mesh.relay()
+        writer, reader = pair[side == "application"], pair[side != "application"]
+        sent = os.urandom(MIB + 1) * 24
+        task = asyncio.create_task(writer.send(sent))
+        assert await reader.receive_exactly(len(sent)) == sent
+        await task
+        task = asyncio.create_task(writer.send(sent))
+        downstream, there = await mesh.relay()
+        for _ in range(50):
+            await downstream.send(b"x" * KIB)
+            assert len(await there.receive_exactly(KIB)) == KIB
+        assert not task.done()
+        assert await reader.receive_exactly(len(sent)) == sent
+        await task
+
+
+@pytest.mark.parametrize("side", ["caller", "application"])
 async def test_a_reset_becomes_a_reset_at_the_other_end_and_touches_no_other_stream(
     engine: Engine, side: str
 ) -> None:
