@@ -218,7 +218,7 @@ def test_a_key_for_one_algorithm_signs_with_no_other_jw_3() -> None:
 
 def test_a_bundle_or_key_that_can_not_be_used_says_why() -> None:
     token = HOME.token(CALLER, WE)
-    with pytest.raises(UntrustedError, match="believed: it burnt") as caught:
+    with pytest.raises(UntrustedError, match="accepted: it burnt") as caught:
         verify_jwt_svid(token, {"example.org": distrusted_jwt("example.org", "it burnt")}, WE, NOW)
     assert caught.value.rule == "WA-18"
     entry = jwt_jwk("first", HOME.key, x="%")

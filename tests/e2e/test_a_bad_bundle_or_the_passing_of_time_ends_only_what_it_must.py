@@ -86,7 +86,7 @@ def test_a_partner_that_stops_its_trust_stops_nothing_else(
             with open_connection(uproxy.port, web) as new:
                 assert shown_serial(new) == serial_text(renewed.certificate)
             status, notes = uproxy.request("/readyz")
-            assert (status, "distrusted: nobody of partner.test" in notes) == (200, True)
+            assert (status, "distrusted: no certificate of partner.test" in notes) == (200, True)
             assert metric(uproxy, "uproxy_workload_api_discarded_messages_total") == 0
 
 
