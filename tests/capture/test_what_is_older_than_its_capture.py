@@ -70,6 +70,23 @@ def test_connections_that_are_open_stay_as_they_are(either: World, version: int)
 
 
 @ADDRESSES
+def test_they_stay_when_they_were_silent_until_it_is_attached_again(
+    either: World, version: int
+) -> None:
+    address = HOST if version == 4 else HOST6
+    with (
+        either.service(either.host, 80),
+        app(either, either.pod, either.app, address, 80, "hold") as client,
+    ):
+        assert client.seen()["answer"]["reached"] == [address, 80]
+        either.attach()
+        either.attach("--exclude", "192.0.2.0/24")
+        with either.proxy():
+            client.say("still there")
+            assert client.hear() == "still there"
+
+
+@ADDRESSES
 def test_callers_that_are_connected_stay_as_they_are(either: World, version: int) -> None:
     address = POD if version == 4 else POD6
     outside = either.cgroup / ".."

@@ -10,16 +10,19 @@ import hashlib
 import json
 import subprocess
 from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
 from uproxy.capture import record
+from uproxy.capture.connection import Connection
 from uproxy.capture.layout import Listener, Stat
 from uproxy.capture.listeners import listening
 from uproxy.capture.netlink import Netlink, read_attributes
 from uproxy.capture.nft_rules import PREFIX, ruleset, table_name
 from uproxy.capture.places import cgroup_root, follow_namespace, inside, living
 from uproxy.capture.record import Record, Wanted
+from uproxy.capture.sockdiag import connections
 from uproxy.errors import NotPermittedError, UproxyError
 
 _STATS: Final = {"captured": Stat.CAPTURED, "inbound": Stat.INBOUND}
@@ -49,13 +52,14 @@ def attach(folder: Path, wanted: Wanted) -> None:
         UproxyError: it can't be made; nothing was changed.
     """
     check(wanted)
-    rules = ruleset(wanted, cgroup_root())
+    root = cgroup_root()
     earlier = record.load(folder, wanted.name)
-    made = Record(wanted, programs=digest(rules))
+    made = Record(wanted, programs=digest(ruleset(wanted, root)))
     record.save(folder, made)
     try:
         with inside(living(wanted.namespace)):
-            _nft("--file", "-", rules=rules)
+            older = _left_alone(wanted) if exists(wanted) else connections()
+            _nft("--file", "-", rules=ruleset(wanted, root, older))
             record.save(folder, replace(made, listing=listing(wanted)))
     except BaseException:
         if earlier is None:
@@ -102,6 +106,17 @@ def captures() -> list[str]:
         raise
     names = (read_attributes(each[4:])[_NAME].rstrip(b"\0").decode() for each in dumped)
     return [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
+
+
+def _left_alone(wanted: Wanted) -> list[Connection]:
+    """Return the connections that were open when the table was made."""
+    listed = json.loads(_nft("--json", "list", "table", "inet", table_name(wanted.name)))
+    sets = (each["set"] for each in listed["nftables"] if "set" in each)
+    found = (each["concat"] for one in sets for each in one.get("elem", ()))
+    return [
+        Connection(ip_address(local), local_port, ip_address(remote), remote_port)
+        for local, local_port, remote, remote_port in found
+    ]
 
 
 def listing(wanted: Wanted) -> str:

@@ -1,17 +1,21 @@
 """The nftables table that captures without eBPF, as text for `nft -f`.
 
 Pure.  The workload's sockets are matched by their cgroup and redirected to the proxy, which asks
-conntrack for the original destination (SO_ORIGINAL_DST).
+conntrack for the original destination (SO_ORIGINAL_DST).  nat chains see the first segment that
+conntrack knows of a connection, and none that it takes for invalid or was told to leave alone: what
+should have been redirected and wasn't is dropped by chains behind them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Final
 
+from uproxy.capture.connection import Connection
 from uproxy.capture.layout import Network
+from uproxy.capture.policy import Policy
 from uproxy.capture.record import Wanted
 from uproxy.errors import UproxyError
 
@@ -23,9 +27,12 @@ see the address that the workload named."""
 
 _FLAGS: Final = "tcp flags & (fin | syn | rst | ack)"
 _BEGINNING: Final = f"{_FLAGS} == syn"
-"""Connections that are open when conntrack begins to look come to these chains too, with whatever
-is their next segment: redirected, they would be cut."""
 _NOT_BEGINNING: Final = f"{_FLAGS} != syn"
+_OURS: Final = "{0} saddr . tcp sport . {0} daddr . tcp dport @{1}"
+_THEIRS: Final = "{0} daddr . tcp dport . {0} saddr . tcp sport @{1}"
+SETS: Final = {4: "older", 6: "older6"}
+"""By the version of IP, the names of the sets with the connections that were open at the attach.
+Conntrack may not know them yet; their next segment, redirected, would be answered with a reset."""
 
 PREFIX: Final = "uproxy-"
 """Of our tables' names."""
@@ -37,8 +44,9 @@ def table_name(capture: str) -> str:
     return f"{PREFIX}{capture}"
 
 
-def ruleset(wanted: Wanted, cgroup_root: Path) -> str:
-    """Return what makes the table, or replaces it in one step.
+def ruleset(wanted: Wanted, cgroup_root: Path, older: Iterable[Connection] = ()) -> str:
+    """Return what makes the table, or replaces it in one step.  `older` connections go on as they
+    are.
 
     Raises:
         UproxyError: nft can't name the cgroup.
@@ -50,30 +58,71 @@ def ruleset(wanted: Wanted, cgroup_root: Path) -> str:
             f"delete table inet {name}",
             f"table inet {name} {{",
             *(f"counter {each} {{ }}" for each in COUNTERS),
-            *_chain("outbound", "output", _outbound(wanted, cgroup_root)),
+            *_sets(tuple(older)),
+            *_nat_chain("outbound", "output", _outbound(wanted, cgroup_root)),
             "chain decide {",
-            *_decide(wanted, cgroup_root),
+            *_decide(wanted, cgroup_root, _to_proxy(wanted)),
             "}",
-            *_chain("inbound", "prerouting", _inbound(wanted)),
+            *_nat_chain("inbound", "prerouting", _inbound(wanted)),
+            *_filter_chain("missed_outbound", "output", _missed_outbound(wanted, cgroup_root)),
+            "chain missed {",
+            *_decide(wanted, cgroup_root, "meta l4proto tcp drop"),
+            "}",
+            *_filter_chain("missed_inbound", "input", _missed_inbound(wanted)),
             "}",
             "",
         )
     )
 
 
-def _chain(name: str, hook: str, rules: Iterable[str]) -> Iterator[str]:
+def _sets(older: Sequence[Connection]) -> Iterator[str]:
+    for version, name in SETS.items():
+        kind = f"ipv{version}_addr . inet_service"
+        yield f"set {name} {{"
+        yield f"type {kind} . {kind};"
+        of_it = [each for each in older if each.local.version == version]
+        if of_it:
+            yield f"elements = {{ {', '.join(map(_element, of_it))} }}"
+        yield "}"
+
+
+def _element(each: Connection) -> str:
+    return f"{each.local} . {each.local_port} . {each.remote} . {each.remote_port}"
+
+
+def _nat_chain(name: str, hook: str, rules: Iterable[str]) -> Iterator[str]:
+    return _chain(name, f"type nat hook {hook} priority {_PRIORITY}", rules)
+
+
+def _filter_chain(name: str, hook: str, rules: Iterable[str]) -> Iterator[str]:
+    return _chain(name, f"type filter hook {hook} priority 0", rules)
+
+
+def _chain(name: str, place: str, rules: Iterable[str]) -> Iterator[str]:
     yield f"chain {name} {{"
-    yield f"type nat hook {hook} priority {_PRIORITY}; policy accept;"
+    yield f"{place}; policy accept;"
     yield from rules
     yield "}"
 
 
+def _leave_older(way: str) -> Iterator[str]:
+    yield f"{_NOT_BEGINNING} {way.format('ip', SETS[4])} return"
+    yield f"{_NOT_BEGINNING} {way.format('ip6', SETS[6])} return"
+
+
 def _outbound(wanted: Wanted, cgroup_root: Path) -> Iterator[str]:
+    yield from _leave_older(_OURS)
     # a match, not its opposite: that would also be true of cgroups that are less deep
-    yield f"{_BEGINNING} {_in_cgroup(wanted.cgroup, cgroup_root)} jump decide"
+    yield f"meta l4proto tcp {_in_cgroup(wanted.cgroup, cgroup_root)} jump decide"
 
 
-def _decide(wanted: Wanted, cgroup_root: Path) -> Iterator[str]:
+def _missed_outbound(wanted: Wanted, cgroup_root: Path) -> Iterator[str]:
+    yield f"{_BEGINNING} {_in_cgroup(wanted.cgroup, cgroup_root)} jump missed"
+
+
+def _decide(wanted: Wanted, cgroup_root: Path, verdict: str) -> Iterator[str]:
+    """Yield rules that return for what isn't captured, and have this verdict on the rest: what was
+    redirected goes to an address of the namespace's own."""
     policy = wanted.policy
     if wanted.proxy_cgroup is not None and wanted.exempt_cgroup_id:
         yield f"{_in_cgroup(wanted.proxy_cgroup, cgroup_root)} return"
@@ -83,26 +132,40 @@ def _decide(wanted: Wanted, cgroup_root: Path) -> Iterator[str]:
         yield f"tcp dport {_set(policy.excluded_ports)} return"
     if policy.included_ports:
         yield f"tcp dport != {_set(policy.included_ports)} return"
-    verdicts = dict.fromkeys(policy.included, _to_proxy(wanted))
+    verdicts = dict.fromkeys(policy.included, verdict)
     verdicts |= dict.fromkeys(policy.excluded, "return")
     # the first match decides, so the longest prefix must come first
     for network in sorted(verdicts, key=lambda each: each.prefixlen, reverse=True):
         yield f"{_to(network)} {verdicts[network]}"
     if not policy.included:
-        yield _to_proxy(wanted)
+        yield verdict
 
 
 def _inbound(wanted: Wanted) -> Iterator[str]:
     policy = wanted.policy
     if not policy.captures_inbound:
         return
-    yield f"{_NOT_BEGINNING} return"
+    yield from _leave_older(_THEIRS)
     yield 'iifname "lo" return'
     yield "fib daddr type != local return"
+    yield from _for_inbound(policy, f"counter name inbound redirect to :{wanted.inbound_port}")
+
+
+def _missed_inbound(wanted: Wanted) -> Iterator[str]:
+    policy = wanted.policy
+    if not policy.captures_inbound:
+        return
+    yield f"{_NOT_BEGINNING} return"
+    yield 'iifname "lo" return'
+    yield f"tcp dport {wanted.inbound_port} return"
+    yield from _for_inbound(policy, "drop")
+
+
+def _for_inbound(policy: Policy, verdict: str) -> Iterator[str]:
     if policy.inbound_excluded:
         yield f"tcp dport {_set(policy.inbound_excluded)} return"
     ports = "" if policy.inbound_all else f"tcp dport {_set(policy.inbound)} "
-    yield f"{ports}meta l4proto tcp counter name inbound redirect to :{wanted.inbound_port}"
+    yield f"{ports}meta l4proto tcp {verdict}"
 
 
 def _to_proxy(wanted: Wanted) -> str:

@@ -1,4 +1,4 @@
-"""Finds and resets TCP sockets of a network namespace by their mark (sock_diag(7))."""
+"""Finds TCP sockets of a network namespace, and resets those with a mark (sock_diag(7))."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ import socket
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from ipaddress import IPv6Address, ip_address
 from typing import Final
 
+from uproxy.capture.connection import Address, Connection
 from uproxy.capture.netlink import Netlink, read_attributes
 from uproxy.errors import UproxyError
 
@@ -19,6 +21,8 @@ _BY_FAMILY, _DESTROY = 20, 21
 _REQUEST: Final = struct.Struct("=BBBxI48s")
 _ID: Final = slice(4, 52)
 """The bytes of an answer that name a socket: ports, addresses, interface, cookie."""
+_ENDS: Final = struct.Struct("!HH16s16s")
+"""Ports and addresses at the beginning of such a name."""
 _PORT: Final = slice(4, 6)
 """The bytes of an answer with the socket's own port, in network order."""
 _ANSWER = 72
@@ -38,6 +42,28 @@ class OpenSocket:
 
     family: int
     id: bytes
+
+
+def connections() -> list[Connection]:
+    """Return this namespace's open connections."""
+    with Netlink(_NETLINK_SOCK_DIAG) as netlink:
+        return [
+            _ends(found)
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for found, _mark in _open(netlink, family)
+        ]
+
+
+def _ends(found: OpenSocket) -> Connection:
+    local_port, remote_port, local, remote = _ENDS.unpack_from(found.id)
+    if found.family == socket.AF_INET:
+        local, remote = local[:4], remote[:4]
+    return Connection(_on_the_wire(local), local_port, _on_the_wire(remote), remote_port)
+
+
+def _on_the_wire(address: bytes) -> Address:
+    found = ip_address(address)
+    return (isinstance(found, IPv6Address) and found.ipv4_mapped) or found
 
 
 def marked(mark: int) -> list[OpenSocket]:
