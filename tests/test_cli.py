@@ -67,7 +67,7 @@ def test_check_prints_every_mistake_and_exits_2(tmp_path: Path) -> None:
     lines = done.stderr.splitlines()
     assert done.returncode == 2
     assert [line.partition(": ")[0] for line in lines] == [
-        f"{path}:1:11", *[f"{path}:2:11"] * 3, f"{path}:2:12", f"{path}:3:1",
+        f"{path}:1:11", *[f"{path}:2:11"] * 2, f"{path}:2:12", f"{path}:3:1",
     ]  # fmt: skip
     assert all(": error: " in line for line in lines)
     assert "did you mean 'listen'" in done.stderr

@@ -43,7 +43,7 @@ async def test_it_ends_by_itself_if_it_is_to() -> None:
 async def test_a_signal_ends_it(moment: str, number: signal.Signals, code: int) -> None:
     stream = io.StringIO()
     task = asyncio.create_task(run_demo(Screen(stream, {}), real=False, once=False))
-    await eventually(lambda: moment in stream.getvalue(), moment)
+    await eventually(lambda: moment in stream.getvalue(), moment, timeout=60)
     os.kill(os.getpid(), number)
     assert await task == code
 

@@ -19,7 +19,7 @@ from uproxy.model import Host, Mistake, SystemdAddress, TcpAddress, UnixAddress
 
 _DURATIONS = {
     "revocation_grace", "interval", "idle", "handshake", "connect", "half_close", "drain_delay",
-    "drain",
+    "drain", "keepalive",
 }  # fmt: skip
 
 FILES = "identity: {files: {svid: svid.pem, key: key.pem, bundles: {example.org: bundle.pem}}}\n"
