@@ -14,6 +14,8 @@ pytestmark = [pytest.mark.privileged, pytest.mark.slow]
 
 UNITS = PROJECT / "deploy" / "systemd"
 APP, CAPTURE, PROXY = "orders.service", "uproxy-capture@orders.service", "uproxy@orders.service"
+BELOW = "orders-api"
+"""An application whose name begins as the other's, and has a dash."""
 FAR = "192.0.2.1"
 """Where nobody is: without capture nothing answers there."""
 
@@ -24,6 +26,9 @@ destinations:
   page: {{match: {{addresses: [{FAR}]}}, addresses: [127.0.0.1:8080], transport: plaintext}}
 timeouts: {{drain_delay: 0s, drain: 0s}}
 """
+CONFIG_BELOW = (
+    CONFIG.replace("15001", "15011") + "admin: {listen: null, metrics: null, ready: null}\n"
+)
 PAGE = """\
 [Service]
 WorkingDirectory=/srv
@@ -49,13 +54,16 @@ def install(machine: Machine) -> None:
     system = machine.root / "etc/systemd/system"
     capture = (UNITS / "uproxy-capture@.service").read_text()
     write(system / "uproxy-capture@.service", capture)
-    write(system / f"{APP}.d/captured.conf", (UNITS / "captured.conf").read_text())
+    for application in ("orders", BELOW):
+        drop_in = (UNITS / "captured.conf").read_text()
+        write(system / f"{application}.service.d/captured.conf", drop_in)
+        write(system / f"{application}.service", ORDERS)
     write(system / "uproxy@.service", (UNITS / "uproxy@.service").read_text())
     if machine.version() < 253:  # as the unit tells one to
         before_253 = (UNITS / "before-253.conf").read_text()
         write(system / "uproxy@.service.d/before-253.conf", before_253)
     write(machine.root / "etc/uproxy/orders.yaml", CONFIG)
-    write(system / APP, ORDERS)
+    write(machine.root / f"etc/uproxy/{BELOW}.yaml", CONFIG_BELOW)
     write(system / "page.service", PAGE)
     machine.systemctl("daemon-reload")
     machine.systemctl("start", "page.service")
@@ -76,17 +84,17 @@ def write(path: Path, content: str) -> None:
     path.write_text(content)
 
 
-def options(machine: Machine, text: str) -> None:
-    write(machine.root / "etc/uproxy/orders.capture", f"OPTIONS={text}\n")
+def options(machine: Machine, text: str, application: str = "orders") -> None:
+    write(machine.root / f"etc/uproxy/{application}.capture", f"OPTIONS={text}\n")
 
 
 def journal(machine: Machine, unit: str) -> str:
     return machine.run("journalctl", "--no-pager", "--output=cat", f"--unit={unit}").stdout
 
 
-def carried(machine: Machine) -> int:
+def carried(machine: Machine, proxy: str = PROXY) -> int:
     """Return how many connections its uProxy has carried."""
-    return journal(machine, PROXY).count('"destination":"page"')
+    return journal(machine, proxy).count('"destination":"page"')
 
 
 def tables(machine: Machine) -> str:
@@ -103,7 +111,7 @@ def test_the_application_runs_captured_or_not_at_all(machine: Machine) -> None:
 
     options(machine, "--mode nft")
     machine.systemctl("start", APP)
-    assert machine.show(APP, "Slice") == "captured-orders.slice"
+    assert machine.show(APP, "Slice") == "captured-orders-itself.slice"
     wait_until(lambda: carried(machine) == 1, "the access log")
 
     # services come and go, in new cgroups; what is captured is their slice
@@ -129,3 +137,19 @@ def test_the_application_runs_captured_or_not_at_all(machine: Machine) -> None:
     machine.systemctl("stop", CAPTURE)
     assert machine.show(APP, "ActiveState") == "inactive"
     assert "uproxy-orders" not in tables(machine)
+
+
+def test_an_application_is_captured_for_itself_whatever_the_dashes_in_its_name(
+    machine: Machine,
+) -> None:
+    options(machine, "--mode nft")
+    options(machine, "--mode nft --outbound-port 15011", BELOW)
+    proxy = f"uproxy@{BELOW}.service"
+    machine.systemctl("start", f"{BELOW}.service")
+    wait_until(lambda: carried(machine, proxy) == 1, "the access log")
+    machine.systemctl("start", APP)
+    wait_until(lambda: carried(machine) == 1, "the access log")
+    # the rules that came last are asked first
+    machine.systemctl("restart", f"{BELOW}.service")
+    wait_until(lambda: carried(machine, proxy) == 2, "the access log")
+    assert carried(machine) == 1
