@@ -153,3 +153,23 @@ def test_an_application_is_captured_for_itself_whatever_the_dashes_in_its_name(
     machine.systemctl("restart", f"{BELOW}.service")
     wait_until(lambda: carried(machine, proxy) == 2, "the access log")
     assert carried(machine) == 1
+
+
+def test_nftables_service_flushes_no_capture_for_good(machine: Machine) -> None:
+    options(machine, "--mode nft")
+    machine.systemctl("start", "nftables.service")
+    machine.systemctl("start", APP)
+    wait_until(lambda: carried(machine) == 1, "the access log")
+
+    machine.systemctl("restart", "nftables.service")
+    wait_until(lambda: carried(machine) == 2, "the application to be restarted, captured")
+    wait_until(lambda: machine.show(APP, "ActiveState") == "active", "the application")
+
+    machine.systemctl("reload", "nftables.service")
+    wait_until(lambda: "uproxy-orders" in tables(machine), "capture to be attached again")
+    machine.systemctl("restart", APP)
+    wait_until(lambda: carried(machine) == 3, "the access log")
+
+    machine.systemctl("stop", "nftables.service")
+    wait_until(lambda: machine.show(APP, "ActiveState") == "inactive", "the application to stop")
+    assert machine.show(CAPTURE, "ActiveState") == "inactive"
