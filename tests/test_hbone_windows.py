@@ -193,16 +193,29 @@ def test_the_streams_of_a_tunnel_grow_by_four_of_its_windows_and_4_mib_at_most()
     assert Inflow(1 << 30).most_extra == MOST_EXTRA
 
 
-def test_all_tunnels_together_grow_by_16_mib_at_most_until_one_is_gone() -> None:
+def test_a_tunnel_leaves_as_much_as_it_has_until_another_is_gone() -> None:
     growth = Growth()
     others = [Inflow(1 << 20, extra=MOST_EXTRA, growth=growth) for _ in range(3)]
     others.append(Inflow(1 << 20, extra=MOST_EXTRA_OF_ALL - 3 * MOST_EXTRA - 7, growth=growth))
     subject, inflow = stream(), Inflow(WINDOW, left=WINDOW, growth=growth)
-    assert read(subject, inflow, share=WINDOW, now=0.1) == WINDOW + 7
-    assert growth.left == 0
+    assert read(subject, inflow, share=WINDOW, now=0.1) == WINDOW + 3
+    assert growth.left == 4
     del others[0]
     assert read(subject, inflow, share=WINDOW, now=0.2) == 2 * WINDOW
     assert growth.left == MOST_EXTRA + 7 - WINDOW
+
+
+def test_tunnels_that_were_quick_once_and_are_quiet_leave_some_to_each_that_follows() -> None:
+    growth = Growth()
+    tunnels: list[Inflow] = []
+    for _ in range(6):
+        subject, inflow = stream(), Inflow(1 << 20, left=1 << 20, growth=growth)
+        for _ in range(10):
+            read(subject, inflow, share=MOST_EXTRA, now=0.1)
+        tunnels.append(inflow)
+    grown = [each.extra for each in tunnels]
+    assert grown == [4 << 20, 4 << 20, 4 << 20, 2 << 20, 1 << 20, 1 << 19]
+    assert growth.left == 1 << 19
 
 
 def test_a_stream_on_which_nothing_more_comes_needs_no_larger_window() -> None:

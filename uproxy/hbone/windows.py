@@ -4,6 +4,10 @@ A stream that is read quickly gets a larger window: twice as large whenever half
 within FAST_S.  The tunnel's grows with it, but by no more than is read: a stream that has stalled
 holds nothing of another's.  Open streams have equal shares of what a tunnel may grow by, so that a
 stream grows little on a tunnel where many others wait behind its bytes.
+
+A share bounds what a stream may still grow by.  One that has grown and is quiet keeps that until it
+ends, because the peer may send it at any time.  So that such streams don't keep everything from
+other tunnels, each tunnel leaves as much of what all may grow by as it has itself.
 """
 
 from __future__ import annotations
@@ -43,6 +47,10 @@ class Growth:
     def left(self) -> int:
         """How many bytes more there may be."""
         return MOST_EXTRA_OF_ALL - sum(each.extra for each in self._tunnels)
+
+    def left_for(self, tunnel: Inflow) -> int:
+        """Return by how much a tunnel may grow, and leave as much as it has then."""
+        return max(0, self.left - tunnel.extra) // 2
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -188,7 +196,8 @@ class Stream:
             extra += window + self.extra
         extra = min(extra, share)
         if extra > self.extra:
-            by = min(extra - self.extra, inflow.most_extra - inflow.extra, inflow.growth.left)
+            left = inflow.growth.left_for(inflow)
+            by = min(extra - self.extra, inflow.most_extra - inflow.extra, left)
         else:
             # no further than to what it would get back: the rest is out of our hands
             by = -min(self.extra - extra, self.returning)

@@ -8,11 +8,15 @@ A stream that is read quickly gets a larger window: twice as large whenever half
 within FAST_MS.  The connection's grows with it, but by no more than is read: a stream that has
 stalled holds nothing of another's.  Open streams have equal shares of what a session may grow by,
 so that a stream grows little on a tunnel where many others wait behind its bytes.
+
+A share bounds what a stream may still grow by.  One that has grown and is quiet keeps that until it
+ends, because the peer may send it at any time.  So that such streams don't keep everything from
+other sessions, each session leaves as much of what all may grow by as it has itself.
 """
 
 from libc.stdint cimport int32_t, int64_t, uint32_t, uint64_t
 
-from uproxy.transport.native.system cimport word_add
+from uproxy.transport.native.system cimport word_add, word_get
 from uproxy.transport.native.frames cimport WINDOW_UPDATE_FRAME, put_number_frame
 from uproxy.transport.native.streams cimport H2Stream, Session, milliseconds
 
@@ -139,12 +143,19 @@ cdef inline void resize(Session *session, H2Stream *stream) noexcept nogil:
         shrink(session, stream, extra)
 
 
+cdef inline uint32_t left_for(Session *session) noexcept nogil:
+    """Return by how much a session may grow, and leave other sessions as much as it has then."""
+    cdef int left = <int>MOST_EXTRA_OF_ALL - word_get(session.settings.extra_of_all)
+    return <uint32_t>(max(left - <int>session.extra, 0) // 2)
+
+
 cdef inline void grow(Session *session, H2Stream *stream, uint32_t by) noexcept nogil:
     """Let a stream's window grow, as far as those of all sessions together may."""
     cdef int *of_all = session.settings.extra_of_all
     cdef uint32_t above
     by = min(by, most_extra(session) - session.extra)
     if of_all != NULL:
+        by = min(by, left_for(session))
         above = <uint32_t>max(word_add(of_all, <int>by) - <int>MOST_EXTRA_OF_ALL, 0)
         if above:
             above = min(above, by)
