@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.helpers.hbone_sessions import client_of, data
 from uproxy.hbone.codes import ErrorCode, TunnelError
+from uproxy.hbone.session import Session
 from uproxy.hbone.windows import (
     EXTRA_WINDOWS,
     FAST_S,
@@ -17,6 +19,7 @@ from uproxy.hbone.windows import (
     Inflow,
     Stream,
 )
+from uproxy.model import TunnelSettings
 
 WINDOW = 100_000
 
@@ -216,6 +219,18 @@ def test_tunnels_that_were_quick_once_and_are_quiet_leave_some_to_each_that_foll
     grown = [each.extra for each in tunnels]
     assert grown == [4 << 20, 4 << 20, 4 << 20, 2 << 20, 1 << 20, 1 << 19]
     assert growth.left == 1 << 19
+
+
+def test_a_session_that_is_closed_leaves_all_to_others_while_it_is_kept() -> None:
+    growth = Growth()
+    subject = Session(server=True, settings=TunnelSettings(), now=0.0, growth=growth)
+    client = client_of(subject)
+    client.connect()
+    client.say(*(data(1, bytes(16_384)) for _ in range(8)))
+    subject.consumed(1, 1 << 20)
+    assert growth.left == MOST_EXTRA_OF_ALL - (256 << 10)
+    subject.close(ErrorCode.NO_ERROR, "")
+    assert growth.left == MOST_EXTRA_OF_ALL
 
 
 def test_a_stream_on_which_nothing_more_comes_needs_no_larger_window() -> None:

@@ -245,6 +245,7 @@ class Sender:
             return
         self._closed = True
         self._streams.clear()
+        self._inflow.extra = 0  # nothing more comes: other tunnels may grow by it
         last = self._highest if self._server else 0
         self._output.add(frames.go_away(last, code, debug[:_DEBUG_CHARACTERS]))
 
