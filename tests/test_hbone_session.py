@@ -160,6 +160,31 @@ def test_trailers_end_a_side_and_say_nothing(client: Peer, answered: bool) -> No
     assert client.say(client.headers(1, [("x", "y")], end=True)) == [EndReceived(1)]
 
 
+PIECES = [bytes(16_384)] * 8
+"""Half of a stream's window."""
+
+
+def read_quickly(client: Peer, stream: int) -> int:
+    """Send half of a stream's first window and have it read; return what is given back for it."""
+    client.say(*(data(stream, piece) for piece in PIECES))
+    client.subject.consumed(stream, 1 << 20)
+    return sum(
+        int.from_bytes(each.payload)
+        for each in client.hear()
+        if (each.kind, each.stream) == (FrameType.WINDOW_UPDATE, stream)
+    )
+
+
+def test_what_a_stream_had_grown_by_is_free_when_trailers_end_it(client: Peer) -> None:
+    client.connect(1)
+    for _ in range(64):
+        read_quickly(client, 1)
+    client.connect(3)
+    assert read_quickly(client, 3) == 128 << 10  # the other one has all that there is
+    client.say(client.headers(1, [("grpc-status", "0")], end=True))
+    assert read_quickly(client, 3) == (128 << 10) + (256 << 10)
+
+
 @pytest.mark.parametrize(
     ("headers", "end"), [([("x", "y")], False), ([(":path", "/")], True), (CONNECT, True)]
 )

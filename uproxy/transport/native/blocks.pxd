@@ -24,6 +24,7 @@ from uproxy.transport.native.streams cimport (
     remember,
 )
 from uproxy.transport.native.connect cimport check_trailers, read_answer, read_request
+from uproxy.transport.native.windows cimport give_back_of
 from uproxy.transport.native.sending cimport note_both_ends
 from uproxy.transport.native.verbs cimport begin_headers_of, end_headers
 from uproxy.transport.native.rules cimport (
@@ -126,6 +127,7 @@ cdef inline bint on_more(Session *session, H2Stream *stream) noexcept nogil:
 cdef inline void end_receiving(Session *session, H2Stream *stream) noexcept nogil:
     """The peer sends nothing more on a stream."""
     stream.receive_ended = True
+    give_back_of(session, stream)
     note_both_ends(session, stream)
     session.calls.on_readable(session, stream)
 
