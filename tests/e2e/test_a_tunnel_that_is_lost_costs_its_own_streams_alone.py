@@ -5,6 +5,7 @@ Its open streams see a reset, never an orderly end; streams of other tunnels don
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -14,13 +15,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from h2.events import PingReceived
 
 from tests.helpers.background import background
 from tests.helpers.dialogue import ask, dial, talk
 from tests.helpers.endings import ended, metric, only
+from tests.helpers.tunnels import H2Peer
 from uproxy.lab.mesh import ORDERS, WEB, FileWorld, TunnelsIn, TunnelsOut
 from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import wait_until
+from uproxy.model import TcpAddress
 
 SILENCE_S = 10.0
 """Seconds after which a tunnel must prove that it is alive before it gets another stream."""
@@ -156,6 +160,37 @@ def test_a_frozen_far_end_delays_a_connection_and_the_next_address_serves_it(
             assert {end.partition(":")[0] for end in ends_of(world)} == {"127.0.0.2"}
         finally:
             world.first.send(signal.SIGCONT)
+
+
+async def test_a_peer_whose_answer_came_while_the_uproxy_was_stopped_isnt_gone(
+    tmp_path: Path, file_world: FileWorld, echo_app: int, engine: str
+) -> None:
+    web = file_world.ca.issue("/ns/web/sa/frontend")
+    with TunnelsIn(
+        tmp_path, file_world.ours(ORDERS), echo_app, engine=engine, hbone={"keepalive": "1s"}
+    ) as far:
+        far.wait_until_ready()
+        there = TcpAddress("127.0.0.1", far.port)
+        peer = await H2Peer.connect(there, web, root=file_world.ca.root)
+        stream = await peer.open(f"127.0.0.1:{echo_app}")
+        assert await peer.status(stream) == 200
+        while not peer.has(PingReceived):
+            peer.take(await peer.tls.receive())
+        far.send(signal.SIGSTOP)
+        try:
+            wait_until(lambda: is_stopped(far.pid), "it to stop")
+            await peer.flush()  # the answer
+            await asyncio.sleep(1.5)  # there is nothing to wait for: its time is to pass
+        finally:
+            far.send(signal.SIGCONT)
+        await peer.send(stream, b"still here")
+        assert await peer.receive(stream, 10) == b"still here"
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether all threads of a process are stopped."""
+    tasks = Path(f"/proc/{pid}/task").glob("*/stat")
+    return all(each.read_text().rpartition(") ")[2].startswith("T") for each in tasks)
 
 
 @pytest.mark.slow

@@ -29,8 +29,8 @@ from uproxy.transport.native.relay cimport relay_turn
 from uproxy.transport.native.dial cimport is_connected
 from uproxy.transport.native.state cimport state_of
 from uproxy.transport.native.tunnel cimport (
-    TUNNEL_ENDED, TUNNEL_FAILED, TUNNEL_GOES_ON, drain_channel, has_streams, keep_alive,
-    mark_dirty, mark_occupied, plan_trim, receive_tunnel, send_tunnel, watch_tunnel,
+    TUNNEL_ENDED, TUNNEL_FAILED, TUNNEL_GOES_ON, drain_channel, has_streams, is_alive_due,
+    keep_alive, mark_dirty, mark_occupied, plan_trim, receive_tunnel, send_tunnel, watch_tunnel,
 )
 from uproxy.transport.native.goodbye cimport (
     close_if_done, finish_if_sent, forgive_silence, linger_on, lose_tunnel,
@@ -204,7 +204,8 @@ cdef inline void settle(Tunnel *tunnel) noexcept nogil:
         serve_waiting(tunnel)
         leave_if_useless(tunnel)
         end_the_stalled(tunnel)
-        if is_ready(tunnel.side):
+        # what is due may have come while this process was stopped, and epoll hasn't said so yet
+        if is_ready(tunnel.side) or is_alive_due(tunnel):
             result = receive_tunnel(tunnel, 0)
         if result == TUNNEL_GOES_ON:
             result = keep_alive(tunnel)

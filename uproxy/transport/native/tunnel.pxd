@@ -244,11 +244,16 @@ cdef inline double alive_due(Tunnel *tunnel) noexcept nogil:
     return max(tunnel.heard_at, tunnel.asked_at) + tunnel.limits.keepalive
 
 
+cdef inline bint is_alive_due(Tunnel *tunnel) noexcept nogil:
+    """Whether a peer that says nothing is to be asked now, or must have answered by now."""
+    cdef double due = alive_due(tunnel)
+    return due != 0 and tunnel.connection.worker.now >= due and tunnel.closed_by == 0
+
+
 cdef inline int keep_alive(Tunnel *tunnel) noexcept nogil:
     """Ask whether the peer is there, if it is time.  Returns TUNNEL_GOES_ON, or TUNNEL_FAILED if it
     hasn't answered."""
-    cdef double due = alive_due(tunnel)
-    if due == 0 or tunnel.connection.worker.now < due or tunnel.closed_by != 0:
+    if not is_alive_due(tunnel):
         return TUNNEL_GOES_ON
     if tunnel.asked_at > tunnel.heard_at:
         return fail(&tunnel.side.channel, F_OS, ETIMEDOUT, 0)
