@@ -683,6 +683,32 @@ async def test_a_peer_that_takes_no_stream_isnt_asked_for_ever(engine: Engine) -
         assert (ending.outcome, ending.state) == (Outcome.CONNECT_FAILED, State.OPENING_STREAM)
 
 
+async def test_a_new_door_is_asked_when_a_stream_was_refused_and_its_way_has_all_of_its_time(
+    engine: Engine,
+) -> None:
+    async with outbound(engine, connect=2.0) as (door, address, end), listening() as elsewhere:
+        downstream, begun = await Stream.connect(address), time.monotonic()
+        peer = await H2Peer.accept(end)
+        await peer.request()
+        there = TcpAddress("192.0.2.2", 5432)
+        timeouts = Timeouts(connect=2.0)
+        renewed = outbound_door(elsewhere.address, there, timeouts=timeouts)
+        assert door.listener is not None
+        door.listener.replace(renewed)
+        await eventually(lambda: time.monotonic() > begun + 1.0, "half of its time has passed")
+        refused = time.monotonic()
+        peer.h2.close_connection(last_stream_id=0)
+        await peer.flush()
+        other = await H2Peer.accept(elsewhere)
+        await other.request()
+        assert await downstream.is_reset()
+        assert time.monotonic() > refused + 1.5
+        assert (await renewed.ending()).outcome is Outcome.TIMED_OUT
+        [(_, failure)] = door.attempts  # there was no second one
+        assert failure is not None
+        assert failure.outcome is Outcome.CONNECT_FAILED
+
+
 async def test_peers_that_take_no_stream_at_any_address_arent_asked_for_ever(
     engine: Engine,
 ) -> None:

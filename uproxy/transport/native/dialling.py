@@ -216,7 +216,8 @@ class Dialling(Deciding):
         """Whether a CONNECT that nobody has looked at is sent again, on another tunnel."""
         now = time.monotonic()
         self._tries = self._tries or Tries(now)
-        return self._tries.again(route, now) and not self._is_door_replaced
+        # asked last, as `again` has the next dial count as another try of this route's
+        return not self._is_door_replaced and self._tries.again(route, now)
 
     def _candidate_refusal(self, failure: Failure, route: Route, candidate: Candidate) -> Refusal:
         """Return why a candidate has failed, in words."""

@@ -195,7 +195,7 @@ class Connection(Steps):
             way = way_of(route, cast("Candidate", self._candidate))
             self._upstream = await tunnel.open(way)
         except StreamRefusedError:
-            if not self._tries.again(route, time.monotonic()):
+            if self._door_replaced or not self._tries.again(route, time.monotonic()):
                 raise
             self._untried = (cast("Candidate", self._candidate), *self._untried)
             return self.on_routed
