@@ -35,7 +35,8 @@ what they are meant for; these, 2 bytes in network order each; and at how many o
 connection's first byte tells whether it makes one."""
 TunnelLimits = tuple[int, int, int, float, float, float]
 """Streams that may be open on a tunnel, bytes of their window and of the tunnel's, for how many
-seconds it may have none (0: for ever), and when our SVID expires (Unix time)."""
+seconds it may have none (0: for ever), when our SVID expires (Unix time), and for how many seconds
+a peer with streams may say nothing, and then not answer a PING (0: any)."""
 
 Way = tuple[int, bytes, TunnelLimits, bytes, float]
 """How a stream is opened: a number for the plan that its tunnel was dialled with, the CONNECT's
