@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from tests.helpers.capture_world import HOST, World, run
@@ -58,6 +61,39 @@ def test_it_acts_until_then(either: World) -> None:
         assert either.connect(HOST, 8080)["answer"]["original"] == [HOST, 8080]
         either.capture("detach", "--bpffs", either.bpffs)
         assert either.connect(HOST, 8080)["answer"] == "real"
+
+
+@contextlib.contextmanager
+def another_path(world: World) -> Iterator[Path]:
+    """Have the bpffs at another path too, for a while: as a container has the host's."""
+    path = world.folder / "bpf-of-the-host"
+    path.mkdir()
+    run("mount", "--bind", world.bpffs, path)
+    try:
+        yield path
+    finally:
+        run("umount", path)
+
+
+def test_who_attached_may_have_had_its_bpffs_at_another_path(world: World) -> None:
+    before = world.dump()
+    with another_path(world) as path:
+        world.attach("--bpffs", path)
+    lose_record(world)
+    assert shown(world)["state"] == "orphaned"
+    world.capture("detach", "--bpffs", world.bpffs)
+    assert world.dump() == before
+
+
+def test_attach_takes_it_over_from_another_path_with_its_connections(world: World) -> None:
+    with world.server(world.host, 8080), world.proxy():
+        with another_path(world) as path:
+            world.attach("--bpffs", path)
+        assert world.connect(HOST, 8080)["answer"]["original"] == [HOST, 8080]
+        lose_record(world)
+        world.attach()
+        # a capture that is made anew counts from the beginning
+        assert world.status()["stats"]["captured"] == 1
 
 
 def test_pins_without_anything_that_acts_are_removed(world: World) -> None:

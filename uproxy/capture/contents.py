@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -66,14 +67,18 @@ def write_record(pins: Pins, made: Record) -> None:
 
 
 def read_record(pins: Pins) -> Record | None:
-    """Return what was written; None: nothing is.
+    """Return what was written; None: nothing is.  Its bpffs is the one it was found in: whoever
+    wrote it, in a container say, may have had that at another path.
 
     Raises:
         UproxyError: another version of uProxy wrote it.
     """
     with pins.open(f"{MAP}{_RECORD}") as map_:
         text = None if map_ is None else bpf.lookup(map_, word(0), bpf.value_size(map_))
-    return None if text is None else parse(text.decode(), pins.folder)
+    if text is None:
+        return None
+    made = parse(text.decode(), pins.folder)
+    return replace(made, wanted=replace(made.wanted, bpffs=pins.bpffs))
 
 
 def write_policy(wanted: Wanted, maps: Mapping[str, int]) -> None:

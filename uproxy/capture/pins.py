@@ -23,6 +23,8 @@ class Pins:
     """The pins of one capture."""
 
     def __init__(self, bpffs: Path, name: str) -> None:
+        self.bpffs = bpffs
+        """The bpffs that they are in, as this process sees it."""
         self._all = bpffs / "uproxy"
         self.folder = self._all / name
         """Where they are."""
