@@ -30,7 +30,6 @@
 #define NOT_THE_PROXY 0x75700001
 
 MAP(addresses, BPF_MAP_TYPE_LPM_TRIE, struct capture_prefix, __u32, 16384, BPF_F_NO_PREALLOC);
-MAP(own, BPF_MAP_TYPE_LPM_TRIE, struct capture_prefix, __u32, 16384, BPF_F_NO_PREALLOC);
 MAP(ports, BPF_MAP_TYPE_HASH, struct capture_port, __u32, 16384, BPF_F_NO_PREALLOC);
 MAP(listeners, BPF_MAP_TYPE_SOCKMAP, __u32, __u64, LISTENERS, 0);
 
@@ -59,23 +58,16 @@ INLINE int is_link_local(const struct address *a)
 	return (a->word[0] & to_net32(0xffc00000)) == to_net32(0xfe800000);
 }
 
-INLINE __u32 *find_prefix(void *map, const struct address *a)
-{
-	struct capture_prefix key = { 128, { a->word[0], a->word[1], a->word[2], a->word[3] } };
-
-	return bpf_map_lookup_elem(map, &key);
-}
-
 INLINE int is_own(const struct address *a)
 {
-	return is_loopback(a) || is_link_local(a) || find_prefix(&own, a) != 0;
+	return is_loopback(a) || is_link_local(a) || find_prefix(&own, a->word) != 0;
 }
 
 /* Whether a segment comes from here.  A link-local source is here only if it is an own address:
  * every neighbor on the link has one. */
 INLINE int is_from_here(const struct address *remote)
 {
-	return is_loopback(remote) || find_prefix(&own, remote) != 0;
+	return is_loopback(remote) || find_prefix(&own, remote->word) != 0;
 }
 
 INLINE __u32 *find_port(__u16 direction, __u16 port)
@@ -94,7 +86,7 @@ INLINE int is_captured(const struct capture_config *c, const struct address *to,
 {
 	if (is_own(to))
 		return 0;
-	return action_or(find_prefix(&addresses, to), c->flags & ADDRESSES_INCLUDED) == CAPTURE &&
+	return action_or(find_prefix(&addresses, to->word), c->flags & ADDRESSES_INCLUDED) == CAPTURE &&
 	       action_or(find_port(DIRECTION_OUTBOUND, port), c->flags & PORTS_INCLUDED) == CAPTURE;
 }
 

@@ -1,5 +1,5 @@
 /*
- * What the programs of all objects share: two maps, which the loader makes once, and their readers.
+ * What the programs of all objects share: three maps, which the loader makes once, and their readers.
  */
 #ifndef UPROXY_COMMON_H
 #define UPROXY_COMMON_H
@@ -17,6 +17,7 @@ struct address {
 
 MAP(config, BPF_MAP_TYPE_ARRAY, __u32, struct capture_config, 1, 0);
 MAP(stats, BPF_MAP_TYPE_PERCPU_ARRAY, __u32, __u64, STATS, 0);
+MAP(own, BPF_MAP_TYPE_LPM_TRIE, struct capture_prefix, __u32, 16384, BPF_F_NO_PREALLOC);
 
 INLINE struct capture_config *get_config(void)
 {
@@ -30,6 +31,14 @@ INLINE struct capture_config *get_enabled_config(void)
 	struct capture_config *c = get_config();
 
 	return c && c->enabled ? c : 0;
+}
+
+/* Looks an address up in an LPM trie. */
+INLINE __u32 *find_prefix(void *map, const __u32 *word)
+{
+	struct capture_prefix key = { 128, { word[0], word[1], word[2], word[3] } };
+
+	return bpf_map_lookup_elem(map, &key);
 }
 
 INLINE void count(__u32 stat)

@@ -1,7 +1,8 @@
 /*
  * Lets what a captured workload writes skip TCP on its way to the proxy on the same machine.
  *
- *   meet   on the workload's and on the proxy's cgroup: notes both ends of a captured connection.
+ *   meet   on the workload's and on the proxy's cgroup: notes both ends of a captured outbound
+ *          connection.
  *   carry  on the workload's ends: gives each write to the proxy's end at once, or leaves it to TCP.
  *
  * Only this direction: what the workload receives comes through TCP, so that nothing of recv(2),
@@ -23,7 +24,13 @@ MAP(kernel, BPF_MAP_TYPE_ARRAY, __u32, struct capture_kernel, 1, 0);
 MAP(senders, BPF_MAP_TYPE_SOCKHASH, struct capture_pair, __u64, CONNECTIONS, 0);
 MAP(receivers, BPF_MAP_TYPE_SOCKHASH, struct capture_pair, __u64, CONNECTIONS, 0);
 
-/* --- a captured connection is made: on both ends the mark says so --- */
+/* --- a captured connection is made: on both ends the mark says so, and that it goes elsewhere --- */
+
+/* A proxy that reaches the application from its client's address marks that connection too. */
+INLINE int goes_elsewhere(const __u32 *to)
+{
+	return !find_prefix(&own, to);
+}
 
 INLINE void get_pair(struct bpf_sock_ops *ctx, struct capture_pair *pair)
 {
@@ -53,10 +60,12 @@ SECTION("sockops") int meet(struct bpf_sock_ops *ctx)
 		return PASS;
 	if (ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB) {
 		get_pair(ctx, &pair);
-		bpf_sock_hash_update(ctx, &senders, &pair, BPF_ANY);
+		if (goes_elsewhere(pair.remote))
+			bpf_sock_hash_update(ctx, &senders, &pair, BPF_ANY);
 	} else if (ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB) {
 		get_pair(ctx, &pair);
-		bpf_sock_hash_update(ctx, &receivers, &pair, BPF_ANY);
+		if (goes_elsewhere(pair.local))
+			bpf_sock_hash_update(ctx, &receivers, &pair, BPF_ANY);
 	}
 	return PASS;
 }

@@ -41,19 +41,18 @@ def test_the_shipped_object_has_every_program_with_its_maps() -> None:
     assert found.compiler.startswith("clang ")
 
 
-def test_the_shortcuts_share_two_maps_with_what_captures() -> None:
+def test_the_shortcuts_share_three_maps_with_what_captures() -> None:
     found = read_object((SHIPPED.parent / "shortcut.bpf.o").read_bytes())
     assert {name: each.section for name, each in found.programs.items()} == {
         "meet": "sockops",
         "carry": "sk_msg",
     }
     used = {name: {each for _, each in p.maps} for name, p in found.programs.items()}
-    assert used["meet"] == {"config", "senders", "receivers"}
+    assert used["meet"] == {"config", "own", "senders", "receivers"}
     assert used["carry"] == {"kernel", "senders", "receivers", "stats"}
     captures = read_object(GOOD).maps
-    assert {name: found.maps[name] for name in ("config", "stats")} == {
-        name: captures[name] for name in ("config", "stats")
-    }
+    shared = ("config", "stats", "own")
+    assert {name: found.maps[name] for name in shared} == {name: captures[name] for name in shared}
     assert found.maps["senders"] == found.maps["receivers"] == MapDefinition(18, 36, 8, 65536, 0)
 
 

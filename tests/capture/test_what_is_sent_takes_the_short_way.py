@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from tests.capture.test_a_uproxy_takes_what_capture_brings import uproxy
+from tests.capture.test_a_uproxy_takes_what_capture_brings import APP, uproxy
 from tests.helpers import capture_shortcut
-from tests.helpers.capture_world import ELSEWHERE, ELSEWHERE6, HOST, OUT, World
+from tests.helpers.capture_world import ELSEWHERE, ELSEWHERE6, HOST, OUT, POD, POD6, World
 from uproxy.capture import rehearsal
 from uproxy.lab.processes import Process
 from uproxy.lab.waiting import wait_until
@@ -256,6 +256,29 @@ def test_killed_at_any_point_all_can_be_undone(world: World) -> None:
             break
         step += 5
     assert states == {"half-made", "attached"}
+
+
+@pytest.mark.parametrize("to", [POD, POD6])
+def test_the_application_is_not_reached_by_it_from_its_callers_address(
+    world: World, to: str
+) -> None:
+    """The proxy's connection to the application has the mark of captured ones on both ends then."""
+    world.attach(*SHORT, "--inbound", str(APP))
+    log = world.folder / "application.log"
+    serve = ("env", f"PYTHONPATH={SCRIPT.parents[2]}", sys.executable, SCRIPT, "serve", str(APP))
+    argv = world.inside(world.host, world.cgroup / "..", sys.executable, SCRIPT, "small", to)
+    with (
+        Process(world.inside(world.pod, world.app, *serve), log),
+        uproxy(world, "native", preserve_source=True),
+    ):
+        wait_until(lambda: "ready" in log.read_text(), "the application to listen")
+        done = subprocess.run(
+            [*argv, str(APP)], capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.stdout == "true\n", done.stderr
+        stats = world.status()["stats"]
+        assert stats["inbound"] > 0
+        assert (stats["handed_over"], stats["left_to_tcp"]) == (0, 0)
 
 
 def test_nft_can_not_do_it(world: World) -> None:
