@@ -138,6 +138,16 @@ def test_who_was_not_captured_leads_nowhere() -> None:
     assert (way.target.port, str(way.target.address)) == (3306, POD)
 
 
+def test_our_own_dial_that_comes_back_leads_nowhere_and_is_told_the_kernel_it_needs() -> None:
+    _, door = make(replace(DOOR, preserve_source=True))
+    refusal = refused(door, replace(made_to(3306), target=None))
+    assert refusal.outcome is Outcome.NO_DESTINATION
+    assert refusal.reason == (
+        "uProxy's own connection to the application came back to door in: `preserve_source` needs "
+        "Linux 5.17 or later"
+    )
+
+
 async def test_an_unlisted_port_leads_nowhere_and_the_log_says_what_was_meant() -> None:
     here, door = make()
     arrived = made_to(22)

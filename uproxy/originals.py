@@ -100,6 +100,13 @@ def use_source(connection: socket.socket, source: TcpAddress) -> None:
     connection.bind((source.host, 0))
 
 
+def is_marked(accepted: socket.socket) -> bool:
+    """Return whether an accepted connection has the mark of captured ones.  Where callers come in
+    from elsewhere only `use_source` makes such: before Linux 5.17 eBPF brings the connection back
+    to the proxy that dials."""
+    return accepted.getsockopt(socket.SOL_SOCKET, socket.SO_MARK) == CAPTURE_MARK
+
+
 def is_own(ip: IPv4Address | IPv6Address) -> bool:
     """Return whether an address is one of this host.  The kernel is asked for the way there, which
     sends nothing: to an own address it may start at that address, and to no other."""

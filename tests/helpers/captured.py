@@ -99,8 +99,9 @@ def reached_by_cable(*addresses: str) -> None:
 
 def bring_marked_home() -> None:
     """Route what is marked to loopback, as `uproxy capture attach` does."""
-    _run("ip", "rule", "add", "fwmark", hex(CAPTURE_MARK), "lookup", "7570")
-    _run("ip", "route", "add", "local", "default", "dev", "lo", "table", "7570")
+    for family in ("-4", "-6"):
+        _run("ip", family, "rule", "add", "fwmark", hex(CAPTURE_MARK), "lookup", "7570")
+        _run("ip", family, "route", "add", "local", "default", "dev", "lo", "table", "7570")
     Path("/proc/sys/net/ipv4/tcp_fwmark_accept").write_text("1")
 
 

@@ -48,7 +48,8 @@ class Arrival:
     was no handshake, or the connection is open and its plan, which has a key, was dropped."""
     target: TcpAddress | None = None
     """The address that it was meant for: the one that a CONNECT named, or to which a captured
-    connection was made; None: the listener's own."""
+    connection was made; None: the listener's own, or at an inbound door for capture a dial of our
+    own that came back to it."""
     spoken: Spoken = SILENT
     """What its CONNECT says of a caller, until the connection is open."""
     tunnel: int | None = None

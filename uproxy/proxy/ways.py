@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from uproxy.config.settings import InboundSettings
 from uproxy.connections import ConnectionInfo
 from uproxy.contract import Arrival, Refusal
 from uproxy.destinations import Addresses
@@ -42,10 +43,7 @@ def way_of(
     """
     door, meant = application.settings, arrival.target
     if meant is None:
-        reason = f"door {door.name} is for tunnels, and this is no stream of one"
-        if door.captured:
-            reason = f"door {door.name} is for captured connections, and this one was not"
-        return Refusal(Outcome.NO_DESTINATION, reason)
+        return Refusal(Outcome.NO_DESTINATION, _why_nowhere(door))
     if door.captured:
         named = captured_address(door, own, meant)
     else:
@@ -56,3 +54,15 @@ def way_of(
     transport = spoken_at(door, named.port, arrival) if door.captured else base.transport
     info = replace(base, target=target, port=named.port, transport=transport)
     return Way(target, application.addresses_at(named), info)
+
+
+def _why_nowhere(door: InboundSettings) -> str:
+    """Return why an arrival that is meant for no address leads nowhere."""
+    if door.preserve_source:
+        return (
+            f"uProxy's own connection to the application came back to door {door.name}: "
+            "`preserve_source` needs Linux 5.17 or later"
+        )
+    if door.captured:
+        return f"door {door.name} is for captured connections, and this one was not"
+    return f"door {door.name} is for tunnels, and this is no stream of one"

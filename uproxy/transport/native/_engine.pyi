@@ -29,10 +29,11 @@ TlsSetup = tuple[object, int, int, int, bool, int]
 `TlsPlan.trust_id`; whether the client is us; the address of the server's name to send (char *,
 which the context keeps; 0: none)."""
 
-Captured = tuple[bool, bytes, int]
+Captured = tuple[bool, bytes, int, bool]
 """Of a door that capture brings connections to: whether they make a handshake only at some ports of
-what they are meant for; these, 2 bytes in network order each; and at how many of them, the first, a
-connection's first byte tells whether it makes one."""
+what they are meant for; these, 2 bytes in network order each; at how many of them, the first, a
+connection's first byte tells whether it makes one; and whether one with the mark of captured
+connections is a dial of our own, which is meant for nothing."""
 TunnelLimits = tuple[int, int, int, float, float, float]
 """Streams that may be open on a tunnel, bytes of their window and of the tunnel's, for how many
 seconds it may have none (0: for ever), when our SVID expires (Unix time), and for how many seconds

@@ -1,14 +1,15 @@
 """Accepting connections, and giving each to the worker with the fewest."""
 
 from libc.errno cimport EAGAIN, EBUSY, ECONNABORTED, EINTR, ENOMEM, EPERM, errno
-from libc.stdint cimport int64_t, uint16_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free
 from posix.time cimport CLOCK_MONOTONIC
 from posix.unistd cimport close
 
 from uproxy.transport.native.system cimport (
-    EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP,
-    EPOLL_CTL_DEL, EPROTO, IPPROTO_IPV6, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_IP, SO_ORIGINAL_DST,
+    CAPTURE_MARK, EHOSTDOWN, EHOSTUNREACH, ENETDOWN, ENETUNREACH, ENONET, ENOPROTOOPT, EOPNOTSUPP,
+    EPOLL_CTL_DEL, EPROTO, IPPROTO_IPV6, SOCK_CLOEXEC, SOCK_NONBLOCK, SOL_IP, SOL_SOCKET, SO_MARK,
+    SO_ORIGINAL_DST,
     accept4, clock_of, epoll_ctl, getsockname, getsockopt, pthread_mutex_lock,
     pthread_mutex_unlock, sockaddr, sockaddr_storage, word_add, word_get,
 )
@@ -163,9 +164,17 @@ cdef inline uint16_t port_of(int fd) noexcept nogil:
     return here.port
 
 
+cdef inline bint is_marked(int fd) noexcept nogil:
+    """Whether a socket has the mark of captured connections."""
+    cdef uint32_t mark = 0
+    cdef unsigned int size = sizeof(mark)
+    return getsockopt(fd, SOL_SOCKET, SO_MARK, &mark, &size) == 0 and mark == CAPTURE_MARK
+
+
 cdef inline void set_original(Connection *connection) noexcept nogil:
     """Note the address to which a captured connection was made: that of its socket where eBPF has
-    given it to the listener, or the one that netfilter has rewritten to the listener's."""
+    given it to the listener, or the one that netfilter has rewritten to the listener's.  A dial of
+    our own that came back has none."""
     cdef sockaddr_storage name
     cdef unsigned int size = sizeof(name)
     cdef bint is_ipv4 = is_mapped(&connection.local)
@@ -174,6 +183,8 @@ cdef inline void set_original(Connection *connection) noexcept nogil:
     if (connection.local.known and connection.local.port == connection.listener.port
             and getsockopt(fd, level, SO_ORIGINAL_DST, &name, &size) == 0):
         endpoint_of(&name, &connection.meant)
+    if connection.door_state.unmarked and is_marked(fd):
+        connection.meant.known, connection.meant.port = False, 0
 
 
 cdef inline void choose_handshake(Connection *connection) noexcept nogil:

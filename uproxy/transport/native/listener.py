@@ -203,7 +203,7 @@ def captured_of(door: Door) -> Captured | None:
     ports, migrating = door.tls_ports, door.migrating_ports
     in_order = (*migrating, *((ports or frozenset()) - migrating))
     packed = b"".join(port.to_bytes(2, "big") for port in in_order)
-    return ports is not None, packed, len(migrating)
+    return ports is not None, packed, len(migrating), door.direction is Direction.INBOUND
 
 
 def tls_setup(plan: TlsPlan, server_name: str | None = None) -> TlsSetup:

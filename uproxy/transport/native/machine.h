@@ -21,6 +21,7 @@
 #define PROVE_TUNNEL_S 2.0 /* for the answer to that PING */
 #define DRAIN_TUNNEL_S 1.0 /* between the GOAWAY that announces the end and the one that means it */
 #define SO_ORIGINAL_DST 80 /* of linux/netfilter_ipv4.h; IP6T_SO_ORIGINAL_DST is the same */
+#define CAPTURE_MARK 0x7570 /* as originals.CAPTURE_MARK */
 #define CHECK_EXPIRY_S 60.0 /* between two looks at the wall clock, which may jump */
 #define END_DELAY_ANSWERED_S 1.0 /* for which our END_STREAM waits for an L7 proxy's that answers */
 #define CLOSE_TUNNEL_S 5.0 /* for a peer to take the last bytes of a tunnel */

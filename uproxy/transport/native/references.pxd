@@ -52,7 +52,7 @@ cdef inline int fill_captured(DoorState *door_state, fields) except -1:
     if fields is None:
         return 0
     door_state.captured = True
-    door_state.by_port, ports, door_state.migrating_count = fields
+    door_state.by_port, ports, door_state.migrating_count, door_state.unmarked = fields
     door_state.tls_ports = <uint16_t *>malloc(len(ports) or 1)
     if door_state.tls_ports == NULL:
         raise MemoryError

@@ -31,7 +31,7 @@ cdef extern from "<sys/socket.h>" nogil:
     int AF_UNIX, AF_INET, AF_INET6
     int SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC
     int MSG_MORE, MSG_NOSIGNAL, MSG_PEEK, SHUT_WR
-    int SOL_SOCKET, SO_DOMAIN, SO_ERROR, SO_LINGER
+    int SOL_SOCKET, SO_DOMAIN, SO_ERROR, SO_LINGER, SO_MARK
     int socket(int, int, int)
     int connect(int, const sockaddr *, unsigned int)
     int accept4(int, sockaddr *, unsigned int *, int)
@@ -89,6 +89,7 @@ cdef extern from "machine.h" nogil:
     double SHRINK_AFTER_S, SILENT_TUNNEL_S, PROVE_TUNNEL_S, DRAIN_TUNNEL_S, CLOSE_TUNNEL_S
     double CHECK_EXPIRY_S, END_DELAY_ANSWERED_S
     int SO_ORIGINAL_DST
+    uint32_t CAPTURE_MARK
     int OFFLOAD_FOR_MS, HELPER_IDLE_S
     void *handshaking_get()
     void handshaking_set(void *)

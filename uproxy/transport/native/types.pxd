@@ -126,6 +126,7 @@ cdef struct DoorState:  # how a listener's new connections begin, under one snap
     uint16_t *tls_ports  # of what a connection was meant for, in network order
     int tls_port_count
     int migrating_count  # so many of them, the first, admit callers in clear too
+    bint unmarked  # captured connections have no mark here: what has it is a dial of our own
     TunnelLimits tunnels  # that callers make; if there are any, a CONNECT is an arrival
     pthread_mutex_t lock  # of the cached routes
     CachedRoute *buckets[ROUTE_BUCKETS]

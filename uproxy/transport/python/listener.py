@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from uproxy import originals, sockets
 from uproxy.contract import Arrival, Door, Refusal, Spoken
-from uproxy.model import TcpAddress, UnixAddress
+from uproxy.model import Direction, TcpAddress, UnixAddress
 from uproxy.transport.accept_backoff import SHORTAGES, AcceptBackoff
 
 if TYPE_CHECKING:
@@ -207,9 +207,18 @@ class Listener:
             source=sockets.address_of(name, self._unix),
             local=sockets.address_of(accepted.getsockname(), self._unix),
             peer=None,
-            target=originals.of(accepted, self._port) if door.captured else None,
+            target=self._original(accepted, door),
         )
         self._take_over(accepted, arrival, door)
+
+    def _original(self, accepted: socket.socket, door: Door) -> TcpAddress | None:
+        """Return what a captured connection was made to; None: it isn't captured, or it is a dial
+        of our own that came back."""
+        if not door.captured:
+            return None
+        if door.direction is Direction.INBOUND and originals.is_marked(accepted):
+            return None
+        return originals.of(accepted, self._port)
 
     def _take_over(
         self, accepted: socket.socket | StreamSide, arrival: Arrival, door: Door
