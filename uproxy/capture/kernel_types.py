@@ -1,7 +1,8 @@
 """Where the running kernel has the members of its own structures: from its types (BTF).
 
-Pure.  It reads what the kernel offers as /sys/kernel/btf/vmlinux, but only looks for the structures
-that it is asked for: reading all of them takes longer than everything else that capture does.
+The kernel offers them as /sys/kernel/btf/vmlinux, which `of_this_kernel` reads; the rest is pure.
+Only the structures that are asked for are looked for: to read all of them takes longer than
+everything else that capture does.
 """
 
 from __future__ import annotations

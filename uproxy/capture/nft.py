@@ -108,15 +108,15 @@ def captures() -> list[str]:
     return [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
 
 
-def _left_alone(wanted: Wanted) -> list[Connection]:
+def _left_alone(wanted: Wanted) -> set[Connection]:
     """Return the connections that were open when the table was made."""
     listed = json.loads(_nft("--json", "list", "table", "inet", table_name(wanted.name)))
     sets = (each["set"] for each in listed["nftables"] if "set" in each)
     found = (each["concat"] for one in sets for each in one.get("elem", ()))
-    return [
+    return {
         Connection(ip_address(local), local_port, ip_address(remote), remote_port)
         for local, local_port, remote, remote_port in found
-    ]
+    }
 
 
 def listing(wanted: Wanted) -> str:

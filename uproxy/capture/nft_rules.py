@@ -30,7 +30,7 @@ _BEGINNING: Final = f"{_FLAGS} == syn"
 _NOT_BEGINNING: Final = f"{_FLAGS} != syn"
 _OURS: Final = "{0} saddr . tcp sport . {0} daddr . tcp dport @{1}"
 _THEIRS: Final = "{0} daddr . tcp dport . {0} saddr . tcp sport @{1}"
-SETS: Final = {4: "older", 6: "older6"}
+_SETS: Final = {4: "older", 6: "older6"}
 """By the version of IP, the names of the sets with the connections that were open at the attach.
 Conntrack may not know them yet; their next segment, redirected, would be answered with a reset."""
 
@@ -76,7 +76,7 @@ def ruleset(wanted: Wanted, cgroup_root: Path, older: Iterable[Connection] = ())
 
 
 def _sets(older: Sequence[Connection]) -> Iterator[str]:
-    for version, name in SETS.items():
+    for version, name in _SETS.items():
         kind = f"ipv{version}_addr . inet_service"
         yield f"set {name} {{"
         yield f"type {kind} . {kind};"
@@ -106,8 +106,8 @@ def _chain(name: str, place: str, rules: Iterable[str]) -> Iterator[str]:
 
 
 def _leave_older(way: str) -> Iterator[str]:
-    yield f"{_NOT_BEGINNING} {way.format('ip', SETS[4])} return"
-    yield f"{_NOT_BEGINNING} {way.format('ip6', SETS[6])} return"
+    yield f"{_NOT_BEGINNING} {way.format('ip', _SETS[4])} return"
+    yield f"{_NOT_BEGINNING} {way.format('ip6', _SETS[6])} return"
 
 
 def _outbound(wanted: Wanted, cgroup_root: Path) -> Iterator[str]:

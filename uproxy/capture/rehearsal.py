@@ -21,6 +21,7 @@ from typing import Final
 
 from uproxy.capture import bpf, contents
 from uproxy.capture.layout import Stat, pair_key
+from uproxy.errors import UproxyError
 
 _ENOUGH: Final = 4 << 20
 """Bytes that a writer may get rid of while nobody reads: with the buffers of the pair far less."""
@@ -32,8 +33,8 @@ _PATIENCE_S: Final = 2.0
 _SOON_S: Final = 0.05
 
 
-class RehearsalError(Exception):
-    """What went wrong, in words."""
+class RehearsalError(UproxyError):
+    """This kernel doesn't short-circuit as it should; the message says what went wrong."""
 
 
 class Flaw(enum.StrEnum):

@@ -44,14 +44,14 @@ class OpenSocket:
     id: bytes
 
 
-def connections() -> list[Connection]:
+def connections() -> set[Connection]:
     """Return this namespace's open connections."""
     with Netlink(_NETLINK_SOCK_DIAG) as netlink:
-        return [
+        return {
             _ends(found)
             for family in (socket.AF_INET, socket.AF_INET6)
             for found, _mark in _open(netlink, family)
-        ]
+        }
 
 
 def _ends(found: OpenSocket) -> Connection:
