@@ -7,7 +7,7 @@ WORKERS ?= 2
 export V VENV WORKERS
 
 BIN := $(VENV)/bin
-PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist loadgroup
+PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile
 STEP := .ci/step
 PEERS := $(patsubst tests/peers/%/go.mod,.cache/peers/%,$(wildcard tests/peers/*/go.mod))
 SLOW_PEERS := .cache/peers/captured .cache/peers/ferretdb .cache/kafka/.ready

@@ -9,11 +9,16 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Generator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import Phase, settings
 
 from uproxy.openssl import load_openssl
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
 
 _MAY_SKIP = {"absent_peer"}
 """Markers whose tests may skip even then; pyproject.toml says what each means."""
@@ -35,16 +40,22 @@ profile = os.environ.get("UPROXY_EXAMPLES", "ci" if os.environ.get("CI") else "h
 settings.load_profile(profile)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say what one worker does: a file, all captures, or all that use the shared Envoy.
+def whole(nodeid: str) -> str:
+    """Return what one process runs whole: a file, or all captures, on record in one place."""
+    file = nodeid.split("::", 1)[0]
+    return "tests/capture" if file.startswith("tests/capture/") else file
 
-    Captures are on record in one place of the machine; an Envoy takes seconds to start.
-    """
-    for item in items:
-        group = "capture" if "capture" in item.path.parts else str(item.path)
-        if "shared_by_all" in getattr(item, "fixturenames", ()):
-            group = "shared_by_all"
-        item.add_marker(pytest.mark.xdist_group(group))
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Say which tests stay together where several processes run them."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # untyped
+        def _split_scope(self, nodeid: str) -> str:
+            return whole(nodeid)
+
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)
