@@ -39,7 +39,21 @@ def test_data_in_the_syn_reaches_a_proxy_that_takes_it(either: World, address: s
         assert [each["answer"]["original"] for each in seen] == [[address, 80]] * 2
 
 
-@pytest.mark.parametrize("option", ["mptcp", "fastopen"])
+@pytest.mark.parametrize("address", [HOST, HOST6])
+@pytest.mark.parametrize("option", ["uring", "uring=async"])
+def test_a_ring_connects_to_the_proxy_like_everybody(
+    either: World, option: str, address: str
+) -> None:
+    """io_uring, also where a kernel thread of the application connects for it."""
+    with either.server(either.host, 80):
+        assert either.connect(address, 80, option)["answer"] == "real"
+        either.attach()
+        with either.proxy():
+            seen = either.connect(address, 80, option)
+    assert (seen["answer"]["original"], seen["peername"]) == ([address, 80], [address, 80])
+
+
+@pytest.mark.parametrize("option", ["mptcp", "fastopen", "uring", "uring=async"])
 def test_it_is_refused_at_once_without_the_proxy(either: World, option: str) -> None:
     either.attach()
     with either.server(either.host, 80):

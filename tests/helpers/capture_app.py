@@ -1,10 +1,11 @@
 """An application that knows nothing of capture, as a program: connects, and prints what came of it.
 
-`python capture_app.py ADDRESS PORT [OPTION…]`; one line of JSON.  Options: `mapped` (IPv4 as
-::ffff:…), `device=NAME` (SO_BINDTODEVICE), `source=PORT`, `again=ADDRESS[,PORT]` (connects the same
-socket again, there), `mptcp` (IPPROTO_MPTCP), `fastopen` (sends with the SYN, if the kernel can),
-`wait` (makes the socket, prints `made`, and connects when a line comes), `hold` (prints, then
-echoes until standard input ends).
+`python -m tests.helpers.capture_app ADDRESS PORT [OPTION…]`; one line of JSON.  Options: `mapped`
+(IPv4 as ::ffff:…), `device=NAME` (SO_BINDTODEVICE), `source=PORT`, `again=ADDRESS[,PORT]`
+(connects the same socket again, there), `mptcp` (IPPROTO_MPTCP), `fastopen` (sends with the SYN,
+if the kernel can), `uring` (IORING_OP_CONNECT; `uring=async`: a kernel thread does it), `wait`
+(makes the socket, prints `made`, and connects when a line comes), `hold` (prints, then echoes
+until standard input ends).
 """
 
 from __future__ import annotations
@@ -62,6 +63,8 @@ def talk(client: socket.socket, name: str, port: int, options: dict[str, str]) -
     [*_, to] = socket.getaddrinfo(name, port, client.family, socket.SOCK_STREAM)[0]  # with a scope
     if "fastopen" in options:
         send_with_syn(client, b"with the SYN\n", to)
+    elif "uring" in options:
+        io_uring_connect(client, to, is_async=options["uring"] == "async")
     else:
         client.connect(to)
     if "again" in options:
@@ -78,6 +81,12 @@ def send_with_syn(client: socket.socket, data: bytes, to: Any) -> None:
     client.settimeout(None)
     client.sendto(data, socket.MSG_FASTOPEN, to)
     client.settimeout(10)
+
+
+def io_uring_connect(client: socket.socket, to: Any, *, is_async: bool) -> None:
+    from tests.helpers import io_uring
+
+    io_uring.connect(client, to[:2], is_async=is_async)
 
 
 def early(client: socket.socket) -> bool:

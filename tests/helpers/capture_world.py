@@ -93,10 +93,12 @@ class World(Pod):
         self, namespace: str, cgroup: Path, address: str, port: int, *options: str
     ) -> dict[str, Any]:
         words = self.inside(
-            namespace, cgroup, sys.executable, _HERE / "capture_app.py", address, str(port),
-            *options,
+            namespace, cgroup, sys.executable, "-m", "tests.helpers.capture_app", address,
+            str(port), *options,
         )  # fmt: skip
-        done = subprocess.run(words, capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            words, cwd=_HERE.parents[1], capture_output=True, text=True, check=True
+        )
         seen = json.loads(done.stdout)
         assert isinstance(seen, dict)
         return seen
