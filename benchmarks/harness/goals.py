@@ -98,6 +98,8 @@ GOALS = (
            must=1.0, aim=0.85),
     *_rate("tunnels: Gbit/s", "tunnels", *_FLOWS, must=1.0, aim=1.2),
     Goal("tunnels: p99 of 1,000 connections beside bulk", "tunnels", "beside_p99", 1.0, 0.5),
+    Goal("tunnels: the same, as many streams in a tunnel as in Envoy's", "tunnels", "full_p99",
+         1.0, 0.5),
     Goal("tunnels: memory per idle stream, A", "tunnels", "connection_a", 6, 3, unit=" KiB"),
     Goal("tunnels: memory per idle stream, B", "tunnels", "connection_b", 6, 3, unit=" KiB"),
     Goal("attaching a capture, eBPF", "capture", "attach", 300, unit=" ms"),

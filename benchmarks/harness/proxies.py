@@ -139,8 +139,8 @@ def _envoy_kind(key: str, title: str, *groups: str) -> ProxyKind:
     return ProxyKind(key, title, groups[0], inbound, outbound)
 
 
-def _uproxy_tunnels(key: str, title: str, engine: str) -> ProxyKind:
-    """As `_uproxy_kind`, with tunnels between A and B."""
+def _uproxy_tunnels(key: str, title: str, engine: str, **hbone: int) -> ProxyKind:
+    """As `_uproxy_kind`, with tunnels between A and B; `hbone` are A's keys for them."""
     keys: dict[str, Any] = {
         "log": {"access": "none", "format": "json"},
         "tls": {"groups": [X25519], "ciphers": [CIPHER]},
@@ -152,7 +152,7 @@ def _uproxy_tunnels(key: str, title: str, engine: str) -> ProxyKind:
 
     def outbound(folder: Path, identities: Identities, target: int, application: int) -> Proxy:
         ours = identities.ours(WEB)
-        return TunnelsOut(folder, ours, application, end=target, engine=engine, **keys)
+        return TunnelsOut(folder, ours, application, end=target, engine=engine, **keys, hbone=hbone)
 
     return ProxyKind(key, title, X25519, inbound, outbound, tunnels=True)
 
@@ -247,3 +247,9 @@ TUNNELS = (
     _uproxy_tunnels("uproxy-python", "uProxy, HBONE, Python engine", "python"),
 )
 """All connections between A and B are streams of tunnels (HBONE)."""
+
+FULL_TUNNELS = tuple(
+    _uproxy_tunnels(kind.key, kind.title, engine, streams_per_connection=1_024) if engine else kind
+    for kind, engine in zip(TUNNELS, ("", "native", "python"), strict=True)
+)
+"""The same, with as many streams in a tunnel as in Envoy's, not 100 of ours."""
