@@ -22,7 +22,7 @@ from benchmarks.harness.rounds import run
 _SUMMARIZED = "benchmarks.md"
 _ROOT = Path(__file__).parents[1]
 NAMES = ("requests", "handshakes", "bulk", "memory", "open", "fairness", "flood", "chains",
-         "tunnels", "capture", "architectures")  # fmt: skip
+         "tunnels", "capture", "reload", "architectures")  # fmt: skip
 """In the order of the pages."""
 
 

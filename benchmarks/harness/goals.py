@@ -103,6 +103,8 @@ GOALS = (
     Goal("tunnels: memory per idle stream, A", "tunnels", "connection_a", 6, 3, unit=" KiB"),
     Goal("tunnels: memory per idle stream, B", "tunnels", "connection_b", 6, 3, unit=" KiB"),
     Goal("attaching a capture, eBPF", "capture", "attach", 300, unit=" ms"),
+    Goal("longest answer during a reload of 1,000 destinations and rules", "reload", "held", 50,
+         unit=" ms"),
 )  # fmt: skip
 
 
