@@ -126,7 +126,7 @@ BENCHMARK = Benchmark(
     ),
     kinds=(UPROXY, PYTHON_ENGINE),
     measure=measure,
-    charts=(),
+    charts=("held",),
     seconds=0,
     base=UPROXY,
     of_base="uProxy's",
