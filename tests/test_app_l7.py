@@ -46,6 +46,19 @@ def test_a_row_tells_how_each_address_fares_and_who_is_reached_through_it() -> N
     assert (draining.draining, draining.connections) == (True, 1)
 
 
+def test_a_row_tells_whether_its_health_check_alone_speaks_against_an_address() -> None:
+    made, endpoints = snapshot(), AllEndpoints()
+    for each in (ONE, OTHER):
+        endpoints[L7, "l7"].checked(each, "no answer")
+    endpoints[L7, "l7"].failed(OTHER, time.monotonic(), "no answer")
+    [row] = l7_rows(made, endpoints, lambda _addresses: ())
+    assert [each.only_unhealthy for each in row.endpoints] == [True, False, False]
+    assert (row.usable, row.tried_all_the_same) == (False, True)
+    endpoints[L7, "l7"].checked(ONE, None)
+    [row] = l7_rows(made, endpoints, lambda _addresses: ())
+    assert (row.usable, row.tried_all_the_same) == (True, False)
+
+
 def test_an_address_is_usable_while_one_of_its_records_is() -> None:
     made, endpoints = snapshot(), AllEndpoints()
     name, draining = ("l7", str(NAME)), ("l7", str(DRAINING))

@@ -18,6 +18,7 @@ from uproxy.config.settings import (
     L7ProxySettings,
 )
 from uproxy.destinations import L7, AllEndpoints
+from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import eventually
 from uproxy.model import TcpAddress, Transport
 from uproxy.snapshot import Snapshot
@@ -91,6 +92,22 @@ async def test_one_that_fails_is_passed_over_until_it_passes_again(
         f"L7 proxy l7 at {END} is passed over: its health check fails: it answers 503",
         f"L7 proxy l7 at {END} passes its health check again",
     ]
+
+
+async def test_a_check_that_has_never_passed_is_said_to_be_a_likely_mistake(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    here = Here(nobody := free_port())
+    here.snapshot = here.made(replace(here.proxy, health=L7HealthSettings(nobody)))
+    here.service.follow()
+    await eventually(here.is_passed_over, "it is passed over")
+    await here.service.stop()
+    [told] = caplog.messages
+    assert told == (
+        f"L7 proxy l7 at {END} is passed over: its health check has never passed: connection "
+        f"refused by 127.0.0.1:{nobody}: is its health listener running? (is health.port {nobody} "
+        "right, and open to this host? Envoy's admin port usually isn't)"
+    )
 
 
 async def test_without_health_nobody_is_asked_and_nobody_is_passed_over_for_it() -> None:

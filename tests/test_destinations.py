@@ -339,6 +339,19 @@ def test_an_address_that_fails_its_health_check_is_passed_over_until_it_passes()
     assert set(fares.choose(addresses, 1e9)) == {A, B}
 
 
+def test_who_only_fails_its_health_check_is_behind_the_others_and_before_giving_up() -> None:
+    fares = Endpoints()
+    addresses = Addresses.of((A, B, C), {})
+    fares.checked(A, "it answers 503")
+    fares.failed(B, 0.0, "no answer")
+    assert fares.choose_unfailed(addresses, 0.5) == [C, A]
+    assert fares.choose(addresses, 0.5) == [C]
+    assert [each.only_unhealthy for each in fares.status(addresses, 0.5)] == [True, False, False]
+    assert fares.choose_unfailed(addresses, 1.5)[-1] == A
+    fares.failed(A, 1.5, "no answer")
+    assert not fares.status(addresses, 1.6)[0].only_unhealthy
+
+
 def test_a_connection_that_succeeds_makes_nobody_healthy_and_its_end_forgets_no_check() -> None:
     fares = Endpoints()
     fares.checked(A, "it answers 503")

@@ -88,6 +88,7 @@ def test_l7_tells_how_each_address_of_each_l7_proxy_fares() -> None:
         "address": "10.0.0.11:15008", "name": "10.0.0.11:15008", "draining": False,
         "passed_over": True, "connections": 0,
         "reason": "L7 proxy l7 at 10.0.0.11:15008: no answer", "since": None,
+        "only_unhealthy": False,
     }  # fmt: skip
 
 

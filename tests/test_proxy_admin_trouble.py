@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pytest
+
 from tests.helpers.admin import certificates, l7_row
 from uproxy.proxy.admin.causes import Headline, Kind, Level, Trouble
 from uproxy.proxy.admin.facts import (
@@ -326,6 +328,24 @@ def test_an_l7_proxy_without_an_address_in_use_is_down() -> None:
     assert line(moment(l7_proxies=(l7_row(endpoints=(draining,)),))).words == (
         "1 L7 proxy down, certificate fine"
     )
+
+
+@pytest.mark.parametrize("when", ["refuse", "bypass"])
+def test_an_l7_proxy_of_which_only_health_checks_fail_is_not_said_to_be_gone_past(
+    when: str,
+) -> None:
+    _first, draining, failing = l7_row().endpoints
+    unhealthy = replace(failing, reason="its health check fails", only_unhealthy=True)
+    row = l7_row(endpoints=(draining, unhealthy), when_unavailable=when)
+    trouble = only(moment(l7_proxies=(row,)))
+    assert (trouble.kind, trouble.level) == (Kind.L7_PROXY, Level.WARN)
+    assert trouble.words == (
+        "no address of L7 proxy l7 passes its health check, so all are tried: "
+        "its health check fails"
+    )
+    assert trouble.turn == "whoever runs L7 proxy l7, or has set its `health`"
+    row = l7_row(endpoints=(failing, unhealthy), when_unavailable=when)
+    assert "passes its health check" in only(moment(l7_proxies=(row,))).words
 
 
 def test_a_name_of_an_l7_proxy_that_cannot_be_resolved_is_told() -> None:

@@ -290,6 +290,19 @@ def test_an_address_that_was_down_and_is_somebody_else_by_now_is_not_gone_past()
     assert ways(admitted(door, 5)) == [(A, None)]
 
 
+def test_a_health_check_that_fails_lets_nobody_past_before_an_attempt_has_failed_too() -> None:
+    here, door = make(ONE, OTHER, bypass=True)
+    l7(here).checked(ONE, "no answer")
+    assert ways(admitted(door)) == [(A, OTHER), (A, ONE), (A, None)]
+    l7(here).checked(OTHER, "no answer")
+    assert {end for _app, end in ways(admitted(door, 2))[:2]} == {ONE, OTHER}
+    before = admitted(door, 3)
+    first = end_of(before, before.candidates[0])
+    door.attempted(before, before.candidates[0], Refusal(Outcome.L7_UNAVAILABLE, "no answer"))
+    left = {ONE: OTHER, OTHER: ONE}[first] if first else None
+    assert ways(admitted(door, 4)) == [(A, left), (A, None)]
+
+
 def test_where_all_drain_connections_go_past() -> None:
     _here, door = make(ONE, draining=frozenset({ONE}), bypass=True)
     assert ways(admitted(door)) == [(A, None)]

@@ -37,9 +37,11 @@ class EndpointStatus:
     connections: int
     passed_over: bool
     reason: str | None
-    """Why the last attempt failed; None if it didn't."""
+    """Why the last attempt, or the last health check, failed; None if it didn't."""
     failing_s: float | None
     """Seconds since the first of the attempts in a row that failed; None if the last one didn't."""
+    only_unhealthy: bool = False
+    """Whether it is passed over for its health check alone: no attempt has just failed."""
 
 
 L7: Final[Literal["l7"]] = "l7"
@@ -66,7 +68,13 @@ class _Endpoint:
     unhealthy: str | None = None
     """Why its last health check failed; None: it passed, or there was none."""
 
+    def has_failed(self, now: float) -> bool:
+        """Whether an attempt has just failed there."""
+        return now < self.passed_over_until
 
+
+_NEW: Final = _Endpoint()
+"""What is known of an address that is neither used nor failing."""
 Records = Mapping[TcpAddress, tuple[TcpAddress, ...]]
 """The last good answer of the resolver, by name."""
 
@@ -150,19 +158,24 @@ class Endpoints:
         endpoint = self._endpoints.get(address)
         if endpoint is None:
             return False
-        return now < endpoint.passed_over_until or endpoint.unhealthy is not None
+        return endpoint.has_failed(now) or endpoint.unhealthy is not None
 
     def has_other(self, addresses: Addresses, now: float) -> bool:
         """Whether one of `addresses` is passed over at `now` because somebody else is there."""
         found = map(self._endpoints.get, addresses.listed)
-        return any(
-            each is not None and each.is_other and now < each.passed_over_until for each in found
-        )
+        return any(each is not None and each.is_other and each.has_failed(now) for each in found)
 
     def choose(self, addresses: Addresses, now: float) -> list[Address]:
         """The addresses to try, best first; those that fail only if all do."""
         usable = [address for address in addresses.listed if not self.failing(address, now)]
         return self._ranked(usable or list(addresses.listed))
+
+    def choose_unfailed(self, addresses: Addresses, now: float) -> list[Address]:
+        """The addresses at which no attempt has just failed, best first; behind the others those
+        whose health check fails."""
+        found = {address: self._endpoints.get(address, _NEW) for address in addresses.listed}
+        unfailed = [address for address, each in found.items() if not each.has_failed(now)]
+        return sorted(self._ranked(unfailed), key=lambda each: found[each].unhealthy is not None)
 
     def candidates(self, addresses: Addresses, now: float) -> tuple[Candidate, ...]:
         """The endpoints of `addresses` to try, best first; empty while no name has been
@@ -189,12 +202,13 @@ class Endpoints:
         return tuple(self._status(address, name, now) for address, name in addresses.listed.items())
 
     def _status(self, address: Address, name: Address, now: float) -> EndpointStatus:
-        endpoint = self._endpoints.get(address) or _Endpoint()
+        endpoint = self._endpoints.get(address, _NEW)
         return EndpointStatus(
             address=address,
             name=name,
             connections=endpoint.connections,
             passed_over=self.failing(address, now),
+            only_unhealthy=endpoint.unhealthy is not None and not endpoint.has_failed(now),
             reason=endpoint.unhealthy or endpoint.reason,
             failing_s=None if endpoint.failing_since is None else now - endpoint.failing_since,
         )
@@ -206,7 +220,7 @@ class Endpoints:
         if endpoint is None:
             self._make_room()
             endpoint = self._endpoints[address] = _Endpoint()
-        if now < endpoint.passed_over_until:
+        if endpoint.has_failed(now):
             endpoint.is_other = endpoint.is_other or is_other
             return
         endpoint.is_other = is_other

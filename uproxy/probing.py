@@ -28,7 +28,7 @@ async def probe(address: TcpAddress, path: str, limit: float) -> str | None:
     except OSError as error:
         if isinstance(error, TimeoutError) and error.errno is None:  # the kernel's has a number
             return f"no answer from {address} in {limit:g} s"
-        return sockets.explain(error.errno or 0, address, "its health check")
+        return sockets.explain(error.errno or 0, address, "its health listener")
 
 
 async def _ask(address: TcpAddress, path: str) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.dialogue import ask
-from tests.helpers.endings import ended, metric, only
+from tests.helpers.endings import ended, metric, only, told
 from tests.helpers.http_app import Client, fetch
 from tests.helpers.shared import L7, Shared
 from uproxy.lab.mesh import ORDERS, TUNNEL_ENGINES, UNWANTED, WEB, TunnelsIn, TunnelsOut
@@ -290,26 +290,60 @@ def test_via_can_be_switched_on_and_off_while_it_runs(shared: Shared, engine: st
         assert fetch(caller.port).app == "first"
 
 
+@pytest.fixture
+def apart(shared: Shared) -> Iterator[SharedEnvoy]:
+    """A shared Envoy whose admin listener, as deploy/envoy has it, is at another address than its
+    other listeners."""
+    with shared.another_envoy(admin_host="127.0.0.2") as envoy:
+        yield envoy
+
+
+def endpoint(caller: Caller) -> dict[str, Any]:
+    """The only address of its L7 proxy."""
+    [proxy] = json.loads(caller.request("/l7")[1])["l7_proxies"]
+    [row] = proxy["endpoints"]
+    return dict(row)
+
+
+def checked(envoy: SharedEnvoy) -> int:
+    """How often it was asked for its health."""
+    name = "http.health.downstream_rq_total"
+    return envoy.statistics(name)[name]
+
+
 def test_an_envoy_that_fails_its_health_check_is_left_and_told_and_what_is_open_stays(
-    shared: Shared, other: SharedEnvoy, engine: str
+    shared: Shared, apart: SharedEnvoy, engine: str
 ) -> None:
-    health = {"port": other.admin_port, "interval": "200ms"}
-    with started(Caller(shared, other.port, engine=engine, health=health)) as caller:
-
-        def endpoint() -> dict[str, Any]:
-            [proxy] = json.loads(caller.request("/l7")[1])["l7_proxies"]
-            [row] = proxy["endpoints"]
-            assert (proxy["name"], row["address"]) == ("l7", f"127.0.0.1:{other.port}")
-            return dict(row)
-
+    health = {"port": apart.health_port, "interval": "200ms"}
+    with started(Caller(shared, apart.port, engine=engine, health=health)) as caller:
         usable = partial(metric, caller, "uproxy_l7_endpoint_usable", l7_proxy="l7")
+        wait_until(lambda: checked(apart) > 1, "it to be asked")
         with Client(caller.port) as old:
             assert old.fetch().app == "first"
-            assert (endpoint()["connections"], usable()) == (1, 1)
-            other.admin("/healthcheck/fail", "POST")
-            wait_until(lambda: endpoint()["passed_over"], "the health check to fail")
-            assert endpoint()["reason"] == "its health check fails: it answers 503"
+            assert (endpoint(caller)["connections"], usable()) == (1, 1)
+            apart.admin("/healthcheck/fail", "POST")
+            wait_until(lambda: endpoint(caller)["passed_over"], "the health check to fail")
+            assert endpoint(caller)["reason"] == "its health check fails: it answers 503"
             assert usable() == 0
             assert old.fetch().app == "first"
-            other.admin("/healthcheck/ok", "POST")
-            wait_until(lambda: not endpoint()["passed_over"], "the health check to pass")
+            apart.admin("/healthcheck/ok", "POST")
+            wait_until(lambda: not endpoint(caller)["passed_over"], "the health check to pass")
+
+
+def test_a_health_check_that_cannot_pass_is_told_and_lets_nobody_past_the_envoy(
+    shared: Shared, apart: SharedEnvoy, engine: str
+) -> None:
+    """Envoy's admin listener isn't where its tunnels are, so it refuses every check."""
+    health = {"port": apart.admin_port, "interval": "200ms"}
+    caller = Caller(shared, apart.port, engine=engine, health=health, when_unavailable="bypass")
+    with started(caller):
+        wait_until(lambda: endpoint(caller)["passed_over"], "the health check to fail")
+        before = streams(apart)
+        for _ in range(5):
+            assert fetch(caller.port).app == "first"
+        assert streams(apart) == before + 5
+        assert metric(caller, "uproxy_l7_bypassed_total") == 0
+        status = told(caller)
+        assert "no address of L7 proxy l7 passes its health check, so all are tried" in status
+        assert f"is health.port {apart.admin_port} right, and open to this host?" in status
+        assert any("has never passed: connection refused" in str(each) for each in caller.lines)

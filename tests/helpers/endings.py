@@ -7,6 +7,8 @@ each with the expected outcome, and that the counters grew by as much under the 
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,6 +33,14 @@ def metric(uproxy: Uproxy, name: str, **labels: str) -> float:
         for sample in family.samples
         if sample.name == name and labels.items() <= sample.labels.items()
     )
+
+
+def told(uproxy: Uproxy) -> str:
+    """Return what `uproxy status` prints about a uProxy, its lines joined."""
+    argv = [sys.executable, "-m", "uproxy", "status", "--admin", f"127.0.0.1:{uproxy.admin_port}"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=30)
+    assert done.stdout, done.stderr
+    return " ".join(done.stdout.split())
 
 
 @contextlib.contextmanager

@@ -41,12 +41,12 @@ class Shared:
         """What CONNECTs name to reach both applications."""
         return f"{FIRST}:{self.first.port}", f"{SECOND}:{self.second.port}"
 
-    def another_envoy(self, *options: str) -> SharedEnvoy:
+    def another_envoy(self, *options: str, admin_host: str = FIRST) -> SharedEnvoy:
         """Another shared Envoy in front of the same applications, to be started; `options` are for
         its command line."""
         return SharedEnvoy(
             self.folder, self.world.theirs(L7), *options, destinations=self.envoy.destinations,
-            names=self.envoy.names,
+            names=self.envoy.names, admin_host=admin_host,
         )  # fmt: skip
 
     def caller(

@@ -44,6 +44,7 @@ def _endpoint_rows(proxy: L7Proxy, endpoints: AllEndpoints) -> Iterator[L7Endpoi
             name=str(each.name),
             draining=each.address not in proxy.serving.listed,
             passed_over=each.passed_over,
+            only_unhealthy=each.only_unhealthy,
             connections=each.connections,
             reason=each.reason,
             since=None if each.failing_s is None else ago(each.failing_s),

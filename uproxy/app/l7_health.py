@@ -15,6 +15,8 @@ from uproxy.model import Address, TcpAddress
 from uproxy.snapshot import Snapshot
 
 _log = logging.getLogger(__name__)
+_Asked = tuple[Address, L7HealthSettings]
+"""One address of an L7 proxy, and how it was asked."""
 
 
 class L7Health:
@@ -25,6 +27,7 @@ class L7Health:
         self._current = current
         self._endpoints = endpoints
         self._tasks: dict[str, asyncio.Task[None]] = {}  # by the L7 proxy's name
+        self._passed: dict[str, set[_Asked]] = {}  # those that have passed a check, likewise
 
     def follow(self) -> None:
         """Ask the L7 proxies that the configuration wants to be asked, and no others."""
@@ -67,14 +70,18 @@ class L7Health:
             *(probe(TcpAddress(end.host, health.port), health.path, health.interval)
               for end in asked)
         )  # fmt: skip
+        passed = self._passed.setdefault(name, set())
+        passed &= {(end, health) for end in asked}
         for end, why in zip(asked, answers, strict=True):
-            self._note(name, end, why)
+            if why is None:
+                passed.add((end, health))
+            has_passed = (end, health) in passed
+            self._note(name, end, None if why is None else _reason(why, health, has_passed))
 
-    def _note(self, name: str, end: TcpAddress, why: str | None) -> None:
-        reason = None if why is None else f"its health check fails: {why}"
+    def _note(self, name: str, end: TcpAddress, reason: str | None) -> None:
         if not self._endpoints[L7, name].checked(end, reason):
             return
-        if why is None:
+        if reason is None:
             _log.info("L7 proxy %s at %s passes its health check again", name, end)
         else:
             _log.warning("L7 proxy %s at %s is passed over: %s", name, end, reason)
@@ -82,3 +89,15 @@ class L7Health:
     def _forget(self, name: str) -> None:
         """Nobody asks any more whether the addresses of an L7 proxy are healthy."""
         self._endpoints[L7, name].forget_checks()
+        self._passed.pop(name, None)
+
+
+def _reason(why: str, health: L7HealthSettings, has_passed: bool) -> str:
+    """Return what to say of a check that failed.  One that has never passed is more likely wrong
+    itself than right about the proxy."""
+    if has_passed:
+        return f"its health check fails: {why}"
+    return (
+        f"its health check has never passed: {why} (is health.port {health.port} right, and open "
+        "to this host? Envoy's admin port usually isn't)"
+    )

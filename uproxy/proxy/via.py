@@ -140,12 +140,12 @@ class L7Way:
 
     def _usable(self, *, waits: bool) -> Sequence[TcpAddress]:
         """Return the addresses of the L7 proxy to try, best first; unless there is nothing else to
-        wait for (`waits`), none of those that fail: who waits for them would wait for the
-        bypass."""
+        wait for (`waits`), none at which an attempt has just failed: who waits for them would wait
+        for the bypass.  A health check that fails switches no policy off: it may be the check that
+        is wrong, so such an address is tried before anybody goes past it."""
         serving, now = self._via.proxy.serving, self._services.monotonic()
-        chosen = self._endpoints.choose(serving, now)
-        if not waits:
-            chosen = [each for each in chosen if not self._endpoints.failing(each, now)]
+        choose = self._endpoints.choose if waits else self._endpoints.choose_unfailed
+        chosen = choose(serving, now)
         return [each for each in chosen if isinstance(each, TcpAddress)]
 
     def _past(self) -> Upstream | None:

@@ -35,10 +35,17 @@ class EnvoyProcess(Process):
     Several may run at once; without hot restart none knows of the others.
     """
 
-    def __init__(self, config: Path, admin_port: int, folder: Path, *options: str) -> None:
-        """`admin_port` is where `config` has its admin listener; `options` come last on the
-        command line."""
-        self.admin_port = admin_port
+    def __init__(
+        self,
+        config: Path,
+        admin_port: int,
+        folder: Path,
+        *options: str,
+        admin_host: str = "127.0.0.1",
+    ) -> None:
+        """`admin_host` and `admin_port` are where `config` has its admin listener; `options` come
+        last on the command line."""
+        self.admin_port, self.admin_host = admin_port, admin_host
         super().__init__(
             [binary(), "-c", config, "--concurrency", "1", "--log-level", "info",
              "--file-flush-interval-msec", "50", *(options or ("--disable-hot-restart",))],
@@ -57,7 +64,7 @@ class EnvoyProcess(Process):
         Raises:
             OSError: nobody answers.
         """
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin_port, timeout=5.0)
+        connection = http.client.HTTPConnection(self.admin_host, self.admin_port, timeout=5.0)
         with closing(connection):
             connection.request(method, path)
             return connection.getresponse().read().decode()

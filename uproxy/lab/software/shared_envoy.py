@@ -35,8 +35,8 @@ Envoy's counters about each."""
 
 
 class SharedEnvoy(EnvoyProcess):
-    """Takes tunnels on `port`, and opens streams at the port `destinations` of whatever address a
-    CONNECT names.
+    """Takes tunnels on `port`, answers health checks on `health_port`, and opens streams at the
+    port `destinations` of whatever address a CONNECT names.
 
     The addresses in the files of policies and capabilities are replaced as `names` says.
     `identity` must be spiffe://example.org/ns/mesh/sa/l7: in files that are named as by
@@ -51,8 +51,10 @@ class SharedEnvoy(EnvoyProcess):
         destinations: int,
         names: Mapping[str, str] | None = None,
         port: int | None = None,
+        admin_host: str = HOST,
     ) -> None:
         self.port = free_port() if port is None else port
+        self.health_port = free_port()
         self.options = options
         self.destinations = destinations
         self.names = dict(names or {})
@@ -69,11 +71,17 @@ class SharedEnvoy(EnvoyProcess):
             "base.yaml",
             {
                 "address: 0.0.0.0, port_value: 15008": f"address: {HOST}, port_value: {self.port}",
-                "port_value: 9901": f"port_value: {admin_port}",
+                "address: 127.0.0.1, port_value: 9901": (
+                    f"address: {admin_host}, port_value: {admin_port}"
+                ),
+                "address: 0.0.0.0, port_value: 15021": (
+                    f"address: {HOST}, port_value: {self.health_port}"
+                ),
                 "upstream_port_override: 15008": f"upstream_port_override: {destinations}",
             },
         )
-        super().__init__(self.home / "base.yaml", admin_port, self.home, *options)
+        config = self.home / "base.yaml"
+        super().__init__(config, admin_port, self.home, *options, admin_host=admin_host)
 
     def successor(self, epoch: int = 1) -> EnvoyProcess:
         """Return the Envoy that takes over from this one by hot restart, if both have the same
@@ -160,7 +168,10 @@ class _Successor(EnvoyProcess):
     def __init__(self, before: SharedEnvoy, epoch: int) -> None:
         self._epoch = epoch
         options = [*before.options[:-1], str(epoch)]
-        super().__init__(before.home / "base.yaml", before.admin_port, before.home, *options)
+        config = before.home / "base.yaml"
+        super().__init__(
+            config, before.admin_port, before.home, *options, admin_host=before.admin_host
+        )
 
     def is_ready(self) -> bool:
         """Whether this one answers at the admin listener, and no longer its predecessor."""

@@ -18,7 +18,7 @@ class L7EndpointRow(Row):
     draining: bool
     """It gets no new streams: the configuration says so."""
     passed_over: bool
-    """It gets none while others can be used: it has just failed."""
+    """It gets none while others can be used: it has just failed, or fails its health check."""
     connections: int
     """Streams that are open there."""
     reason: str | None
@@ -26,6 +26,8 @@ class L7EndpointRow(Row):
     since: datetime | None
     """Since when every attempt has failed; None: the last one didn't, or it is the health check
     that fails."""
+    only_unhealthy: bool = False
+    """It is passed over for its health check alone, so it is tried for want of another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,13 @@ class L7ProxyRow(Row):
     unresolved: tuple[UnresolvedRow, ...]
     """The names among its addresses whose last look-up failed."""
     destinations: tuple[L7DestinationRow, ...]
+
+    @property
+    def tried_all_the_same(self) -> bool:
+        """Whether none passes its health check, and one gets new streams for want of another."""
+        return not self.usable and any(
+            not each.draining and each.only_unhealthy for each in self.endpoints
+        )
 
     @property
     def usable(self) -> bool:

@@ -171,6 +171,11 @@ def _of_l7_proxies(proxies: Iterable[L7ProxyRow]) -> Iterator[Trouble]:
 def _down(proxy: L7ProxyRow, failing: list[L7EndpointRow], turn: str) -> Trouble:
     why = failing[-1].reason if failing else "each of its addresses is draining"
     begun = [each.since for each in failing if each.since is not None]
+    if proxy.tried_all_the_same:
+        words = (
+            f"no address of L7 proxy {proxy.name} passes its health check, so all are tried: {why}"
+        )
+        return Trouble(Kind.L7_PROXY, Level.WARN, words, None, f"{turn}, or has set its `health`")
     if proxy.when_unavailable == "bypass":
         words = f"connections go past L7 proxy {proxy.name}, without its policy: {why}"
     else:
