@@ -19,6 +19,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
 
+from uproxy.capture.ownership import check_ours
 from uproxy.capture.places import Namespace
 from uproxy.capture.policy import Policy
 from uproxy.capture.routing import PolicyRoute
@@ -111,7 +112,9 @@ def locked(folder: Path) -> Iterator[None]:
 
     Raises:
         NotPermittedError: we may not write below /run.
+        UproxyError: somebody else may write there.
     """
+    check_ours(folder)
     try:
         folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -138,9 +141,10 @@ def load(folder: Path, name: str) -> Record | None:
     """Return the record of a capture; None: there is none.
 
     Raises:
-        UproxyError: it can't be read.
+        UproxyError: it can't be read, or somebody else may have written it.
     """
     path = _path(folder, name)
+    check_ours(path)
     try:
         text = path.read_text()
     except FileNotFoundError:

@@ -45,12 +45,15 @@ def write(values: Mapping[str, str]) -> None:
 
 
 def restore(previous: Mapping[str, str]) -> None:
-    """Put values back, but for those that somebody else has changed meanwhile."""
+    """Put values back, but for those that somebody else has changed meanwhile.
+
+    What isn't in `WANTED` is left alone: capture hasn't changed it, whatever a record says.
+    """
     current = read()
     write(
         {
-            name: value
-            for name, value in previous.items()
-            if current.get(name) == WANTED.get(name) and current.get(name) != value
+            name: previous[name]
+            for name, wanted in WANTED.items()
+            if name in previous and current.get(name) == wanted != previous[name]
         }
     )
