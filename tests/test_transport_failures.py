@@ -65,7 +65,7 @@ def test_a_failure_is_the_exception_that_the_python_engine_would_have_met() -> N
     assert handshake(gone).reason == "the peer vanished: keepalive got no answer"
     late = failure("timeout").cause()
     assert handshake(late) == Refusal(
-        Outcome.TIMED_OUT, "the peer didn't finish the handshake in 5 s"
+        Outcome.TIMED_OUT, "the peer didn't finish the handshake in 5 s: is it frozen, or far away?"
     )
     assert handshake(failure("verify").cause()).reason == "no memory left"
 

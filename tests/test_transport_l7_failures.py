@@ -34,20 +34,39 @@ def test_the_l7_proxy_of_a_candidate_is_the_one_at_its_tunnels_end() -> None:
 
 
 @pytest.mark.parametrize(
-    "outcome", [Outcome.CONNECT_FAILED, Outcome.TIMED_OUT, Outcome.HANDSHAKE_FAILED]
+    ("outcome", "setting"),
+    [
+        (Outcome.CONNECT_FAILED, ""),
+        (Outcome.TIMED_OUT, ""),
+        (
+            Outcome.HANDSHAKE_FAILED,
+            " (l7_proxies.l7.addresses: is this where it takes tunnels?)",
+        ),
+    ],
 )
-def test_who_cannot_be_reached_or_does_not_answer_is_unavailable(outcome: Outcome) -> None:
+def test_who_cannot_be_reached_or_does_not_answer_is_unavailable(
+    outcome: Outcome, setting: str
+) -> None:
     why = named("l7", ONE, Refusal(outcome, "no answer"))
-    assert why == Refusal(Outcome.L7_UNAVAILABLE, "L7 proxy l7 at 10.0.0.9:15008: no answer")
+    assert why == Refusal(
+        Outcome.L7_UNAVAILABLE, f"L7 proxy l7 at 10.0.0.9:15008: no answer{setting}"
+    )
     assert named(None, ONE, Refusal(outcome, "no answer")).outcome is outcome
 
 
 @pytest.mark.parametrize(
-    "outcome", [Outcome.PEER_UNEXPECTED, Outcome.PEER_UNTRUSTED, Outcome.L7_REFUSED]
+    ("outcome", "setting"),
+    [
+        (Outcome.PEER_UNEXPECTED, " (l7_proxies.l7.identities)"),
+        (Outcome.PEER_UNTRUSTED, ""),
+        (Outcome.L7_REFUSED, ""),
+    ],
 )
-def test_who_has_refused_or_proves_another_identity_is_named(outcome: Outcome) -> None:
+def test_who_has_refused_or_proves_another_identity_is_named(
+    outcome: Outcome, setting: str
+) -> None:
     why = named("l7", ONE, Refusal(outcome, "no", "X5-2"))
-    assert why == Refusal(outcome, "L7 proxy l7 at 10.0.0.9:15008: no", "X5-2")
+    assert why == Refusal(outcome, f"L7 proxy l7 at 10.0.0.9:15008: no{setting}", "X5-2")
 
 
 @pytest.mark.parametrize("outcome", [Outcome.DRAINED, Outcome.LIMIT, Outcome.POLICY_CHANGED])

@@ -20,6 +20,7 @@ from uproxy.contract import PLAIN, Candidate, Engine, Route, Tunnel
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Outcome, TcpAddress, Timeouts
+from uproxy.transport import failures
 from uproxy.transport.through import END_DELAY_S
 
 engine = engines.tunnel_engine
@@ -28,6 +29,8 @@ one_thread = engines.one_thread
 APP = TcpAddress("192.0.2.1", 5432)
 HEADERS = (("x-uproxy-expect-id", "spiffe://example.org/ns/shop/sa/reviews," * 9), ("x-one", ""))
 RST_STREAM, GOAWAY = 3, 7
+LOST = (SSL.Error, ConnectionResetError, EOFError)
+"""How a tunnel ends for its far end."""
 
 
 def by_way_of(
@@ -173,6 +176,22 @@ async def test_one_that_talks_nonsense_is_unavailable(engine: Engine) -> None:
         assert (await door.ending()).outcome is Outcome.L7_UNAVAILABLE
 
 
+async def test_one_that_always_talks_nonsense_is_asked_about(engine: Engine) -> None:
+    async def talk_nonsense(end: Upstream) -> None:
+        while True:
+            with suppress(*LOST):
+                peer = await H2Peer.accept(end)
+                await peer.raw(frame(RST_STREAM, 0, await peer.request(), b"short"))
+
+    async with through_one(engine) as (door, address, end):
+        talking = asyncio.create_task(talk_nonsense(end))
+        assert await (await Stream.connect(address)).is_reset()
+        ending = await door.ending()
+        assert ending.outcome is Outcome.L7_UNAVAILABLE
+        assert failures.NO_TUNNELS in str(ending.reason)
+        talking.cancel()
+
+
 async def test_one_with_another_identity_is_peer_untrusted_and_nobody_goes_past_it(
     engine: Engine,
 ) -> None:
@@ -295,6 +314,55 @@ async def test_a_proxy_that_goes_away_while_it_is_asked_is_left_for_another(
         await peer.send(stream, b"hello")
         assert await downstream.receive_exactly(5) == b"hello"
         assert (await door.connection()).tunnel_end == other.address
+
+
+async def refuse_streams(end: Upstream) -> None:
+    """Be an L7 proxy that has as many streams as it may have, until cancelled."""
+    while True:
+        with suppress(*LOST):
+            peer = await H2Peer.accept(end)
+            while True:
+                peer.h2.reset_stream(await peer.request(), h2.errors.ErrorCodes.REFUSED_STREAM)
+                await peer.flush()
+
+
+@asynccontextmanager
+async def full() -> AsyncIterator[Upstream]:
+    """An L7 proxy that refuses every stream without a look at it."""
+    async with listening() as end:
+        refusing = asyncio.create_task(refuse_streams(end))
+        yield end
+        refusing.cancel()
+        with suppress(asyncio.CancelledError):
+            await refusing
+
+
+async def test_a_proxy_that_takes_no_more_streams_is_left_for_another(engine: Engine) -> None:
+    async with (
+        full() as one,
+        listening() as other,
+        door_to(engine, by_way_of(one.address, other.address)) as (door, address),
+    ):
+        downstream = await Stream.connect(address)
+        peer, stream = await answered(other)
+        await peer.send(stream, b"hello")
+        assert await downstream.receive_exactly(5) == b"hello"
+        assert (await door.connection()).tunnel_end == other.address
+        assert failures_of(door) == [Outcome.L7_UNAVAILABLE]
+
+
+async def test_where_no_proxy_takes_more_streams_that_is_said_of_the_last(engine: Engine) -> None:
+    async with (
+        full() as one,
+        full() as other,
+        door_to(engine, by_way_of(one.address, other.address)) as (door, address),
+    ):
+        assert await (await Stream.connect(address)).is_reset()
+        ending = await door.ending()
+        assert (ending.outcome, ending.state) == (Outcome.L7_UNAVAILABLE, State.OPENING_STREAM)
+        assert str(ending.reason).startswith(f"L7 proxy l7 at {other.address}: the peer ")
+        assert "streams" in str(ending.reason)
+        assert failures_of(door) == [Outcome.L7_UNAVAILABLE] * 2
 
 
 async def test_what_is_reset_before_its_first_byte_was_refused_behind_the_proxy(

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,12 @@ from tests.helpers.http_app import Client, fetch
 from tests.helpers.shared import L7, Shared
 from uproxy.lab.mesh import ORDERS, TUNNEL_ENGINES, UNWANTED, WEB, TunnelsIn, TunnelsOut
 from uproxy.lab.ports import free_port
+from uproxy.lab.software.envoy import EnvoyServer
 from uproxy.lab.software.shared_envoy import SharedEnvoy
 from uproxy.lab.waiting import wait_until
+from uproxy.transport.failures import NO_TUNNELS
 
+SLOW = pytest.mark.slow
 GET = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
 
 
@@ -38,6 +41,7 @@ class Caller(TunnelsOut):
         expect: str = ORDERS,
         l7_identity: str = L7,
         half_close: str = "60s",
+        patience: str = "1s",
         **proxy: Any,
     ) -> None:
         """`proxy`: further keys of the entry in `l7_proxies`."""
@@ -46,7 +50,7 @@ class Caller(TunnelsOut):
             shared.folder, shared.world.ours(WEB), app or shared.first.port,
             end=shared.envoy.destinations, engine=engine, expect=[expect],
             l7_proxies={"l7": self._entry(*envoys)},
-            timeouts={"connect": "1s", "handshake": "1s", "half_close": half_close},
+            timeouts={"connect": patience, "handshake": patience, "half_close": half_close},
         )  # fmt: skip
         self.config["destinations"]["peer"]["via"] = "l7"
         self.write_config(self.config)
@@ -248,6 +252,89 @@ def test_without_an_envoy_connections_are_refused_with_its_name(
             assert ask(caller.port) == b""
         error = only(lines)["error"]
         assert error.startswith(f"L7 proxy l7 at 127.0.0.1:{nobody}: connection refused by")
+
+
+@contextlib.contextmanager
+def nobody(_shared: Shared) -> Iterator[int]:
+    yield free_port()
+
+
+@contextlib.contextmanager
+def frozen(shared: Shared) -> Iterator[int]:
+    with shared.another_envoy() as envoy:
+        os.kill(envoy.pid, signal.SIGSTOP)
+        yield envoy.port
+        os.kill(envoy.pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def in_clear(shared: Shared) -> Iterator[int]:
+    """An HTTP server."""
+    yield shared.first.port
+
+
+@contextlib.contextmanager
+def over_http_1(shared: Shared) -> Iterator[int]:
+    """An Envoy that takes mutual TLS, and no tunnels."""
+    identity = shared.world.theirs(L7)
+    with EnvoyServer(shared.folder, identity, target=shared.first.port, allow=[WEB]) as envoy:
+        yield envoy.port
+
+
+@contextlib.contextmanager
+def somebody_else(shared: Shared) -> Iterator[int]:
+    """The destination's uProxy, which speaks HBONE and isn't the L7 proxy."""
+    yield shared.orders.port
+
+
+@pytest.mark.parametrize(
+    ("what", "outcome", "words", "way_out"),
+    [
+        (nobody, "l7_unavailable", "connection refused by", "is the L7 proxy l7 running?"),
+        pytest.param(frozen, "l7_unavailable", "the handshake in 3 s", "is it frozen", marks=SLOW),
+        (in_clear, "l7_unavailable", "doesn't speak TLS", "(l7_proxies.l7.addresses: "),
+        (somebody_else, "peer_unexpected", "wanted", "(l7_proxies.l7.identities)"),
+    ],
+)
+def test_whatever_is_wrong_with_an_envoy_is_told_with_a_way_out(
+    shared: Shared,
+    engine: str,
+    what: Callable[[Shared], contextlib.AbstractContextManager[int]],
+    outcome: str,
+    words: str,
+    way_out: str,
+) -> None:
+    with (
+        what(shared) as port,
+        started(Caller(shared, port, engine=engine, patience="3s")) as caller,
+    ):
+        with ended(caller, outcome) as lines:
+            assert ask(caller.port) == b""
+        error, status = only(lines)["error"], told(caller)
+        for said in (error, status):
+            assert f"L7 proxy l7 at 127.0.0.1:{port}: " in said
+            assert words in said
+            assert way_out in said
+        warned = [each for each in caller.lines if each.get("scope") != "access"]
+        assert any(way_out in str(each) for each in warned)
+
+
+@pytest.mark.slow
+def test_an_envoy_that_takes_no_tunnels_is_asked_whether_it_does(
+    shared: Shared, engine: str
+) -> None:
+    """What it answers is no HTTP/2; how often it is asked before that is given up depends on how
+    busy the machine is."""
+    with (
+        over_http_1(shared) as port,
+        started(Caller(shared, port, engine=engine, patience="5s")) as caller,
+    ):
+        with ended(caller, "l7_unavailable") as lines:
+            assert ask(caller.port) == b""
+        error, status = only(lines)["error"], told(caller)
+        for said in (error, status):
+            assert f"L7 proxy l7 at 127.0.0.1:{port}: " in said
+            assert NO_TUNNELS in said
 
 
 def test_bypass_goes_straight_there_loudly_and_back(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,11 +53,13 @@ class Two:
 
 
 @pytest.fixture
-def two(shared: Shared) -> Iterator[Two]:
+def two(shared: Shared, request: pytest.FixtureRequest) -> Iterator[Two]:
+    """`request.param`, where there is one, are further keys of the uProxy's configuration."""
+    more = getattr(request, "param", {})
     with (
         shared.another_envoy("--disable-hot-restart", *SOON) as first,
         shared.another_envoy() as second,
-        shared.caller(envoys=[first, second], timeouts=QUICK) as uproxy,
+        shared.caller(envoys=[first, second], timeouts=QUICK, **more) as uproxy,
         Visits(uproxy.port) as visits,
     ):
         assert open_streams(first)
@@ -109,6 +112,30 @@ def test_killed_or_ended_it_costs_what_was_open_and_others_serve_what_is_new(
 
 
 @pytest.mark.slow
+def test_killed_it_costs_also_an_open_connection_on_which_nothing_was_sent(
+    shared: Shared,
+) -> None:
+    """Envoy has answered its CONNECT with 200, as if it had reached the destination."""
+    with (
+        shared.another_envoy() as first,
+        shared.caller(envoys=[first], timeouts=QUICK) as uproxy,
+        shared.another_envoy() as second,
+        socket.create_connection(("127.0.0.1", uproxy.port), timeout=20) as silent,
+    ):
+        wait_until(lambda: open_streams(first) == 1, "Envoy's 200")
+        wait_until(lambda: json.loads(uproxy.request("/connections")[1])["total"] == 1, "ours")
+        name = "uproxy_config_reloads_total"
+        before = metric(uproxy, name)
+        both = ThroughL7.addresses(first.port, second.port)
+        uproxy.change(l7_proxies={"l7": {"identities": [L7], "addresses": both}})
+        wait_until(lambda: metric(uproxy, name) > before, "the uProxy to reload")
+        first.stop(signal.SIGKILL)
+        with pytest.raises(ConnectionResetError):
+            silent.recv(1)
+        assert open_streams(second) == 0
+
+
+@pytest.mark.slow
 def test_drained_nobody_notices(two: Two) -> None:
     two.first.admin("/healthcheck/fail", "POST")
     two.first.admin("/drain_listeners?graceful", "POST")
@@ -134,6 +161,48 @@ def test_restarted_hot_it_cuts_only_connections_that_were_idle(shared: Shared) -
             assert visits.failures == visits.lost == []
             with pytest.raises((OSError, http.client.HTTPException)):
                 idle.fetch()
+
+
+@pytest.mark.slow
+def test_restarted_hot_it_cuts_plain_tcp_though_it_is_busy(shared: Shared) -> None:
+    """Without a look at the requests it can't tell clients to reconnect."""
+    base = "--base-id", str(shared.envoy.port)
+    with (
+        shared.another_envoy(*SOON, *base, "--restart-epoch", "0") as envoy,
+        shared.caller(envoys=[envoy]) as uproxy,
+    ):
+        envoy.use("tcp-only", {":5432": f":{shared.first.port}"})
+        with Client(uproxy.port) as busy:
+            assert busy.fetch().status == 200
+            assert counter(envoy, "tcp.tcp.downstream_cx_total") == 1
+            with envoy.successor():
+                assert answers_until_it_is_cut(busy) > 0
+                wait_until(lambda: not envoy.running, "it to end", 20)
+                with Client(uproxy.port) as new:
+                    assert new.fetch().status == 200
+
+
+def answers_until_it_is_cut(client: Client) -> int:
+    for answers in range(20_000):
+        try:
+            assert client.fetch().status == 200
+        except (OSError, http.client.HTTPException):
+            return answers
+    raise AssertionError("it is never cut")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("two", [{"hbone": {"keepalive": "2s"}}], indirect=True, ids=["2 s"])
+def test_hanging_for_too_long_it_costs_what_was_open(two: Two) -> None:
+    """For twice `hbone.keepalive`: a minute by default."""
+    two.first.send(signal.SIGSTOP)
+    try:
+        wait_until(lambda: two.visits.lost, "open connections to be reset", 30)
+        two.visits.more(100)
+    finally:
+        two.first.send(signal.SIGCONT)
+    assert two.visits.failures == []
+    assert 0 < len(two.visits.lost) < STAYING
 
 
 @pytest.mark.slow

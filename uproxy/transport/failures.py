@@ -43,6 +43,9 @@ _UNVERIFIED: Final = {"unproven": UNPROVEN, "unasked": UNASKED}
 STREAM_FAILURES: Final = frozenset({"status", "stream_refused", "stream_reset"})
 """The values of `Failure.what` that `unopened` explains."""
 
+NO_TUNNELS: Final = "does it take tunnels (HBONE) there, and may it have more streams?"
+"""What to ask whoever runs an address at which no CONNECT gets an answer."""
+
 _RESETS: Final = (errno.ECONNRESET, errno.EPIPE, errno.ENOTCONN)
 
 _CLOSED: Final = {
@@ -175,7 +178,7 @@ def handshake(who: str, error: BaseException, seconds: float, shown: str | None 
     if isinstance(error, IdentityError):
         return Refusal(Outcome.HANDSHAKE_FAILED, str(error))
     if isinstance(error, TimeoutError) and error.errno is None:  # the kernel's has a number
-        why = f"{who} didn't finish the handshake in {seconds:g} s"
+        why = f"{who} didn't finish the handshake in {seconds:g} s: is it frozen, or far away?"
         return Refusal(Outcome.TIMED_OUT, why)
     if isinstance(error, TlsError) and error.alert is not None:
         return Refusal(Outcome.HANDSHAKE_FAILED, tlswords.refusal(who, error.alert, shown))
@@ -228,8 +231,7 @@ def candidate(
         refused = refused_handshake(failure.who, failure.cause(), route.shown, at_l7=at_l7)
         return refused or Refusal(Outcome.CONNECT_FAILED, f"{failure.who} ended the tunnel")
     if failure.what == "http2":
-        reason = f"{failure.who} broke HTTP/2: {failure.verdict}"
-        return Refusal(Outcome.CONNECT_FAILED, reason)
+        return broke_http2(failure.who, failure.verdict)
     if failure.state is State.HANDSHAKING_UPSTREAM:
         return handshake(failure.who, failure.cause(), route.timeouts.handshake, route.shown)
     if failure.what == "timeout" and failure.state is State.OPENING_STREAM:
@@ -237,6 +239,12 @@ def candidate(
     if failure.what == "timeout":
         return no_answer(addresses, route.timeouts.connect)
     return unreachable(failure.error, addresses[0], server_of(route, tried))
+
+
+def broke_http2(who: str, rule: object) -> Refusal:
+    """Return the refusal for the end of a tunnel that broke a rule of HTTP/2 before it answered a
+    CONNECT."""
+    return Refusal(Outcome.CONNECT_FAILED, f"{who} broke HTTP/2: {rule}: {NO_TUNNELS}")
 
 
 def broken_http2(who: str, code: int, rule: str) -> TlsError:
@@ -262,7 +270,8 @@ def unopened(failure: Failure, *, at_l7: bool = False) -> Refusal:
     from uproxy.hbone.codes import ErrorCode
 
     if failure.what == "stream_refused":
-        return Refusal(Outcome.CONNECT_FAILED, f"{failure.who} takes no stream on its tunnels")
+        why = f"{failure.who} takes no stream on its tunnels: {NO_TUNNELS}"
+        return Refusal(Outcome.CONNECT_FAILED, why)
     if failure.what == "status":
         return Refusal(*statuses.meaning_of(failure.error, at_l7=at_l7))
     return Refusal(*statuses.meaning_of_reset(ErrorCode.of(failure.error), at_l7=at_l7))

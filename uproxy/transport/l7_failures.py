@@ -19,6 +19,11 @@ _UNAVAILABLE: Final = frozenset(
     {Outcome.CONNECT_FAILED, Outcome.TIMED_OUT, Outcome.HANDSHAKE_FAILED}
 )
 _NAMED: Final = frozenset({Outcome.PEER_UNTRUSTED, Outcome.PEER_UNEXPECTED, Outcome.L7_REFUSED})
+_SETTINGS: Final = {
+    Outcome.HANDSHAKE_FAILED: "addresses: is this where it takes tunnels?",
+    Outcome.PEER_UNEXPECTED: "identities",
+}
+"""Where to look in the configuration, for what is most likely wrong there."""
 
 
 def l7_proxy_of(route: Route, candidate: Candidate) -> str | None:
@@ -32,10 +37,12 @@ def named(via: str | None, end: TcpAddress | None, why: Refusal) -> Refusal:
     if via is None or why.outcome not in _UNAVAILABLE | _NAMED:
         return why
     is_unavailable = why.outcome in _UNAVAILABLE
+    setting = _SETTINGS.get(why.outcome)
+    where = "" if setting is None else f" (l7_proxies.{via}.{setting})"
     return replace(
         why,
         outcome=Outcome.L7_UNAVAILABLE if is_unavailable else why.outcome,
-        reason=f"L7 proxy {via} at {end}: {why.reason}",
+        reason=f"L7 proxy {via} at {end}: {why.reason}{where}",
     )
 
 

@@ -18,6 +18,7 @@ from uproxy.hbone import events, statuses
 from uproxy.hbone.codes import ErrorCode
 from uproxy.libssl import Buffer
 from uproxy.model import Outcome
+from uproxy.transport import failures
 from uproxy.transport.through import END_DELAY_ANSWERED_S
 
 if TYPE_CHECKING:
@@ -267,7 +268,7 @@ class StreamSide:
         kind = StreamRefusedError if code is ErrorCode.REFUSED_STREAM else RefusedError
         why = Refusal(*statuses.meaning_of_reset(code, at_l7=self._at_l7))
         if event.reason is not None and code is not ErrorCode.REFUSED_STREAM:
-            why = Refusal(Outcome.CONNECT_FAILED, f"{self.who} broke HTTP/2: {event.reason}")
+            why = failures.broke_http2(self.who, event.reason)
         self._fail_answer(kind(why))
 
     def on_stalled(self) -> None:
@@ -288,7 +289,8 @@ class StreamSide:
         refused = self._tunnel.refused_by(error, at_l7=self._at_l7)
         if refused is not None:
             self._fail_answer(RefusedError(refused))
-        self._fail_answer(StreamRefusedError(Refusal(Outcome.CONNECT_FAILED, reason)))
+        why = f"{reason}: {failures.NO_TUNNELS}"
+        self._fail_answer(StreamRefusedError(Refusal(Outcome.CONNECT_FAILED, why)))
 
     def report(self, *, sent: bool) -> None:
         """Tell the relay, or who waits for a loss, what has changed."""
