@@ -9,15 +9,20 @@ Flow: eight callers on one node, eight services on another, each with an applica
 - uProxy, L7 on: caller → its uProxy → one of two shared Envoys → the service's uProxy → service
 - uProxy, L7 off: caller → its uProxy → the service's uProxy → service
 
+- uProxy, L7 off, each with every service of the mesh in its configuration (memory only)
+
 Latency is that of one connection, less that of a connection straight to the service measured just
-before; CPU time is that of all proxies.  Memory is measured twice, with 10 and with 1,000 services
-in the mesh, whose clusters and routes each Envoy has, as when nobody tells it which it needs; a
-line through both is the model for 10,000.  Then every L7 proxy is replaced, one after the
-other, with SIGTERM (the shared ones are marked `draining` first); the L7 proxy of the first service
-is killed; and a script that loops is put on the first caller's way to the first service.
+before; CPU time is that of all proxies, and of each hop's.  Memory is measured twice, with 10 and
+with 1,000 services in the mesh, whose clusters and routes each Envoy has, as when nobody tells it
+which it needs; a line through both is the model for 10,000, and two points can't tell whether it
+is one.  Then every L7 proxy is replaced, one after the other, with SIGTERM (the shared ones are
+marked `draining` first); the routes on the first caller's way are replaced by a file with a
+mistake, and the L7 proxies that read it are started again; the L7 proxy of the first service is
+killed; and a script that loops is put on the first caller's way to the first service.
 
 Not measured: a network between the nodes, which costs the third hop of L7 more than it does here;
-the control plane; Envoys that are told of fewer services than there are.
+the control plane; Envoys that are told of fewer services than there are; proofs of callers
+(`benchmarks.proofs` has their cost); Wasm modules.
 """
 
 from __future__ import annotations
@@ -28,15 +33,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks.harness.benchmark import Benchmark, Column, Stage
-from benchmarks.harness.figures import Figures
+from benchmarks.harness.figures import Figures, Round, ratios, spread
+from benchmarks.harness.markdown import TIMES
 from benchmarks.harness.processes import cpu_seconds
-from benchmarks.harness.proxies import ProxyKind
+from benchmarks.harness.proxies import ENVOY, ProxyKind
 from benchmarks.mesh import envoys, micro, world
 from benchmarks.mesh.http import Applications, Load, load
 from benchmarks.mesh.workloads import APPLICATION, PER_NODE, SERVICES
 from benchmarks.mesh.world import World, asking, keys_of, unreachable
 from uproxy.lab.memory import private_dirty
 from uproxy.lab.processes import Process
+from uproxy.lab.waiting import wait_until
 
 _SMALL, _LARGE, _MODELLED = 10, 1_000, 10_000
 _BUSY = 16
@@ -49,7 +56,9 @@ _MAKE: dict[str, world.Make] = {
     "account": world.of_envoys(envoys.for_accounts),
     "uproxy-l7": world.micro_and_shared,
     "uproxy": world.micro_alone,
+    "uproxy-all": world.micro_that_knows_all,
 }
+_MEMORY_ONLY = "uproxy-all"
 
 
 def measure(stage: Stage, kind: ProxyKind) -> Figures:
@@ -60,6 +69,9 @@ def measure(stage: Stage, kind: ProxyKind) -> Figures:
         folder = stage.folder / "small"
         folder.mkdir()
         with make(folder, stage.files, _SMALL) as running:
+            if kind.key == _MEMORY_ONLY:
+                _use(running, stage.folder)
+                return _models(_memory(running), large)
             figures = _traffic(stage, running)
             small = _memory(running)
             keys = {"keys": max(keys_of(each) for each in running.proxies)}
@@ -94,6 +106,7 @@ def _models(small: tuple[float, float], large: tuple[float, float]) -> Figures:
     return {
         "node_small": small[0],
         "node_large": large[0],
+        "growth": large[0] / small[0],
         "workload_large": large[0] / PER_NODE,
         "workload_modelled": at(_MODELLED, 0) / PER_NODE,
         "shared_large": large[1],
@@ -114,18 +127,28 @@ def _traffic(stage: Stage, running: World) -> Figures:
         return load(stage.folder, to, at, "s0", connections, stage.seconds)
 
     straight, one = through(1, direct, APPLICATION), through(1, host, port)
-    pids = [each.pid for each in running.proxies]
-    before = cpu_seconds(pids)
+    hops = (running.nodes[0], running.shared, running.nodes[1])
+    before = [_spent(each) for each in hops]
     busy = through(_BUSY, host, port)
     # the warm-up of h2load, half a second, is in the CPU time and not among the requests
-    spent = (cpu_seconds(pids) - before) * stage.seconds / (stage.seconds + 0.5)
+    counted = stage.seconds / (stage.seconds + 0.5) / busy.requests * 1e6
+    caller, shared, called = (
+        (_spent(hop) - then) * counted for hop, then in zip(hops, before, strict=True)
+    )
     return {
         "p50": one.p50_us - straight.p50_us,
         "p99": one.p99_us - straight.p99_us,
-        "cpu": spent / busy.requests * 1e6,
+        "cpu": caller + shared + called,
+        "cpu_caller": caller,
+        **({"cpu_shared": shared} if running.shared else {}),
+        "cpu_called": called,
         "rate": busy.requests / stage.seconds,
         "connections": _connections_between_nodes(),
     }
+
+
+def _spent(processes: Sequence[Process]) -> float:
+    return cpu_seconds([each.pid for each in processes])
 
 
 def _connections_between_nodes() -> int:
@@ -142,12 +165,17 @@ def _connections_between_nodes() -> int:
 
 
 def _disturbances(running: World) -> Figures:
-    """Replace, kill, loop: each with every caller asking meanwhile."""
+    """Replace, mistake, kill, loop: each with every caller asking meanwhile."""
     figures: dict[str, float] = {}
     if running.upgrade is not None:
         with asking(running) as seen:
             running.upgrade()
         figures = {"upgrade_hit": seen.hit, "upgrade_failed": sum(seen.failed)}
+    if running.spoil is not None:
+        figures["mistake_down"] = _down_after(running, running.spoil)
+        figures["mistake_restarted"] = _down_after(running, lambda: _restart(running.spoilt))
+        running.mend()
+        wait_until(lambda: unreachable(running) == 0, "everybody to be served again")
     figures["crash_down"] = _down_after(running, lambda: _kill(running.victim))
     if running.loop is not None:
         running.victim.start()
@@ -162,8 +190,36 @@ def _down_after(running: World, disturb: Callable[[], None]) -> float:
         return unreachable(running)
 
 
+def _restart(processes: Sequence[Process]) -> None:
+    for each in processes:
+        world.restart(each)
+
+
 def _kill(process: Process) -> None:
     process.stop(signal.SIGKILL)
+
+
+def compared(rounds: Sequence[Round]) -> str:
+    """Return in words where uProxy costs less than Envoy sidecars, and where more."""
+    told = (
+        ("uproxy-l7", "cpu", "with L7 on, CPU time per request"),
+        ("uproxy-l7", "p50", "with L7 on, added latency (p50)"),
+        ("uproxy", "cpu", "with L7 off, CPU time per request"),
+        ("uproxy", "p50", "with L7 off, added latency (p50)"),
+        ("uproxy", "node_small", f"memory of a node, {_SMALL} services in the mesh"),
+        ("uproxy", "node_large", f"memory of a node, {_LARGE:,} services"),
+    )
+    found = [
+        (f"{words} ({TIMES}{spread(values).median:.2f})", spread(values).median)
+        for kind, column, words in told
+        if (values := ratios(rounds, kind, ENVOY.key, column))
+    ]
+    more = [words for words, times in found if times > 1]
+    less = [words for words, times in found if times <= 1]
+    return (
+        f"Beside Envoy sidecars uProxy costs more in: {'; '.join(more) or 'nothing measured here'}."
+        f" It costs as much or less in: {'; '.join(less) or 'nothing measured here'}."
+    )
 
 
 _TRAFFIC = f"One connection (latency added), and {_BUSY} (CPU time of all proxies)"
@@ -176,10 +232,14 @@ BENCHMARK = Benchmark(
         Column("p50", "added p50 µs", 0, _TRAFFIC, ratio=True),
         Column("p99", "added p99 µs", 0, _TRAFFIC, ratio=True),
         Column("cpu", "CPU µs per request", 1, _TRAFFIC, ratio=True),
+        Column("cpu_caller", "at the caller's node", 1, _TRAFFIC),
+        Column("cpu_shared", "in the shared Envoy", 1, _TRAFFIC),
+        Column("cpu_called", "at the service's node", 1, _TRAFFIC),
         Column("rate", "requests/s", 0, _TRAFFIC, ratio=True),
         Column("connections", "TLS connections, 8 services in use", 0, _TRAFFIC),
         Column("node_small", f"MiB per node, {_SMALL} services", 0, _MEMORY, ratio=True),
         Column("node_large", f"MiB per node, {_LARGE:,} services", 0, _MEMORY, ratio=True),
+        Column("growth", "times as much", 2, _MEMORY),
         Column("workload_large", f"MiB per workload, {_LARGE:,}", 1, _MEMORY, ratio=True),
         Column("workload_modelled", f"MiB per workload, {_MODELLED:,} (model)", 1, _MEMORY,
                ratio=True),
@@ -187,6 +247,8 @@ BENCHMARK = Benchmark(
         Column("shared_modelled", f"the same, {_MODELLED:,} (model)", 0, _MEMORY),
         Column("keys", "identities in one process", 0, _BLAST),
         Column("crash_down", "cut off by the crash of one L7 proxy", 0, _BLAST),
+        Column("mistake_down", "cut off by a mistake in the file of routes", 0, _BLAST),
+        Column("mistake_restarted", "the same, when its L7 proxies start again", 0, _BLAST),
         Column("loop_down", "cut off by a script that loops for one route", 0, _BLAST),
         Column("upgrade_hit", "with a failed request while all are replaced", 0, _BLAST),
         Column("upgrade_failed", "requests that failed meanwhile", 0, _BLAST),
@@ -197,10 +259,12 @@ BENCHMARK = Benchmark(
         ProxyKind("account", "one per service account per node"),
         ProxyKind("uproxy-l7", "uProxy + shared Envoy, L7 on"),
         ProxyKind("uproxy", "uProxy, L7 off"),
+        ProxyKind("uproxy-all", "the same, told of every service"),
     ),
     measure=measure,
     charts=("p50", "cpu", "node_small", "node_large", "workload_modelled", "crash_down"),
     seconds=2,
     rounds=3,
     page="architectures.md",
+    words=compared,
 )  # fmt: skip

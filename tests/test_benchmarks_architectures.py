@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from benchmarks.architectures import _models
+from benchmarks.architectures import _models, compared
+from benchmarks.harness.markdown import TIMES
 from benchmarks.mesh import envoys, micro, world
 from benchmarks.mesh.workloads import CALLERS, PER_NODE, SERVICES, accounts
 from uproxy.lab.mesh import FileWorld
@@ -66,3 +68,44 @@ def test_the_model_is_the_line_through_both_sizes() -> None:
     assert figures["workload_large"] == 1090 / PER_NODE
     assert figures["workload_modelled"] == pytest.approx((100 + 9990) / PER_NODE)
     assert figures["shared_modelled"] == 10
+    assert figures["growth"] == 10.9
+
+
+def test_what_is_said_of_the_figures_follows_from_them() -> None:
+    envoy = {"cpu": 160.0, "p50": 200.0, "node_small": 120.0, "node_large": 700.0}
+    ours = {"cpu": 16.0, "p50": 25.0, "node_small": 150.0, "node_large": 150.0}
+    through = {"cpu": 150.0, "p50": 210.0}
+    said = compared([{"envoy": envoy, "uproxy": ours, "uproxy-l7": through}])
+    more, _, less = said.partition(". It costs as much or less in: ")
+    assert f"with L7 on, added latency (p50) ({TIMES}1.05)" in more
+    assert f"memory of a node, 10 services in the mesh ({TIMES}1.25)" in more
+    assert f"with L7 on, CPU time per request ({TIMES}0.94)" in less
+    assert f"memory of a node, 1,000 services ({TIMES}0.21)" in less
+    assert said.count(TIMES) == 6
+
+
+def test_a_uproxy_can_be_told_of_every_service_of_the_mesh(tmp_path: Path) -> None:
+    for known in (len(SERVICES), 300):
+        folder = tmp_path / str(known)
+        folder.mkdir()
+        one, *_ = micro.callers(folder, FileWorld(folder), [], known)
+        done = subprocess.run(
+            [sys.executable, "-m", "uproxy", "check", one.config_file],
+            capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        told = yaml.safe_load(one.config_file.read_text())["destinations"]
+        assert len(told) == known
+        addresses = {address for each in told.values() for address in each["addresses"]}
+        assert len(addresses) == known
+
+
+def test_a_mistake_in_the_routes_is_one_and_can_be_mended(tmp_path: Path) -> None:
+    one, *_ = envoys.sidecars(tmp_path, FileWorld(tmp_path), CALLERS, 20)
+    file = tmp_path / f"routes-{one.workloads[0].host}" / f"{one.workloads[0].account}.json"
+    before = file.read_text()
+    one.spoil()
+    with pytest.raises(yaml.YAMLError):
+        yaml.safe_load(file.read_text())
+    one.route(one.workloads[0].account)
+    assert file.read_text() == before

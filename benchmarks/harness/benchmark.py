@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.harness.figures import Figures
+from benchmarks.harness.figures import Figures, Round
 from benchmarks.harness.proxies import ENVOY, ProxyKind
 from uproxy.lab.mesh import AgentWorld, FileWorld
 
@@ -61,5 +61,7 @@ class Benchmark:
     """The row that ratios are to."""
     of_base: str = "Envoy's"
     """Whose figures those are, in words."""
+    words: Callable[[Sequence[Round]], str] | None = None
+    """Says in a sentence what the figures say; None: they stand for themselves."""
     page: str = "benchmarks.md"
     """The page of docs/ that has its figures."""

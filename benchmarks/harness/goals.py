@@ -103,6 +103,10 @@ GOALS = (
     Goal("tunnels: memory per idle stream, A", "tunnels", "connection_a", 6, 3, unit=" KiB"),
     Goal("tunnels: memory per idle stream, B", "tunnels", "connection_b", 6, 3, unit=" KiB"),
     Goal("attaching a capture, eBPF", "capture", "attach", 300, unit=" ms"),
+    Goal("no L7 proxy in the path: added p50, by an Envoy sidecar pair's", "architectures", "p50",
+         0.9),
+    Goal("the same: memory with 1,000 services in the mesh, by itself with 10", "architectures",
+         "growth", 1.05, unit=" times"),
     Goal("longest answer during a reload of 1,000 destinations and rules", "reload", "held", 50,
          unit=" ms"),
 )  # fmt: skip

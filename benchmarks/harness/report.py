@@ -55,6 +55,7 @@ def block(benchmark: Benchmark, result: Result) -> str:
     parts = (
         f"![{benchmark.title}](images/bench-{benchmark.name}.svg)",
         tables(benchmark, result.rounds),
+        "" if benchmark.words is None else benchmark.words(result.rounds),
         f"Medians of {rounds} {'round' if rounds == 1 else 'rounds'} of "
         f"{result.seconds:g} s, (lowest{TO}highest), {TIMES} how many times {benchmark.of_base} "
         f"of the same round. Made by `{result.command}`; repeat: "

@@ -30,6 +30,17 @@ _HTTP = f"{_API}extensions.filters.http"
 _TLS = f"{_API}extensions.transport_sockets.tls.v3"
 
 
+NO_YAML = "resources: [\n"
+"""A file with a mistake."""
+
+
+def move_into_place(file: Path, text: str) -> None:
+    """Replace a file that an Envoy watches."""
+    fresh = file.with_suffix(".fresh")
+    fresh.write_text(text)
+    fresh.replace(file)
+
+
 class MeshEnvoy(Envoy):
     """The Envoy of some workloads of one node, with `services` services in its configuration."""
 
@@ -53,9 +64,11 @@ class MeshEnvoy(Envoy):
         """Write the routes of a service account's callers; `script` is Lua that sees the requests
         to the first service."""
         document = _routes(account, self._services, script)
-        fresh = self._folder / "fresh"
-        fresh.write_text(json.dumps({"resources": [document]}))
-        fresh.replace(self._folder / f"{account}.json")
+        move_into_place(self._folder / f"{account}.json", json.dumps({"resources": [document]}))
+
+    def spoil(self) -> None:
+        """Replace the routes of its first workload's account by a file with a mistake."""
+        move_into_place(self._folder / f"{self.workloads[0].account}.json", NO_YAML)
 
     def _bootstrap(self, identities: Identities) -> Json:
         own = accounts(self.workloads)

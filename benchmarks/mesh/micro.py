@@ -24,8 +24,14 @@ class Caller(Uproxy):
     """The uProxy of a caller, with a door for each service that runs."""
 
     def __init__(
-        self, folder: Path, identities: Identities, workload: Workload, envoys: list[SharedEnvoy]
+        self,
+        folder: Path,
+        identities: Identities,
+        workload: Workload,
+        envoys: list[SharedEnvoy],
+        known: int,
     ) -> None:
+        """`known`: how many services of the mesh are in its configuration."""
         self.workload = workload
         self._config: Config = {
             "identity": identities.ours(workload.spiffe_id),
@@ -33,7 +39,10 @@ class Caller(Uproxy):
                 {"listen": f"{workload.host}:{DOORS + each.number}", "to": _name(each)}
                 for each in SERVICES
             ],
-            "destinations": {_name(each): _destination(each, bool(envoys)) for each in SERVICES},
+            "destinations": {
+                **{f"s{number}": _elsewhere(number) for number in range(len(SERVICES), known)},
+                **{_name(each): _destination(each, bool(envoys)) for each in SERVICES},
+            },
             **_QUIET,
         }
         super().__init__(self._with(envoys, ()), folder / f"uproxy-{workload.host}")
@@ -91,6 +100,22 @@ def _destination(workload: Workload, through_l7: bool) -> Config:
     }
 
 
+def _elsewhere(number: int) -> Config:
+    """A service that doesn't run."""
+    return {
+        "addresses": [f"{_address(number)}:{APPLICATION}"],
+        "transport": "hbone",
+        "identities": [service(number).spiffe_id],
+    }
+
+
+def _address(number: int) -> str:
+    # those that don't run have addresses of their own, since a domain belongs to one host
+    if number < len(SERVICES):
+        return service(number).host
+    return f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+
+
 def routes(services: int) -> str:
     """Return the routes of the shared Envoy: a policy for each service of a mesh, and for those of
     one address the first."""
@@ -105,15 +130,9 @@ resources:
 
 
 def _host(number: int) -> str:
-    # those that don't run have addresses of their own, since a domain belongs to one host
-    host = (
-        service(number).host
-        if number < len(SERVICES)
-        else f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
-    )
     return f"""\
   - name: s{number}
-    domains: ["{host}:{APPLICATION}"]
+    domains: ["{_address(number)}:{APPLICATION}"]
     routes:
     - name: s{number}
       match: {{prefix: /}}
@@ -124,9 +143,12 @@ def _host(number: int) -> str:
 """
 
 
-def callers(folder: Path, identities: Identities, envoys: list[SharedEnvoy]) -> list[Caller]:
-    """Return the uProxies of the first node."""
-    return [Caller(folder, identities, each, envoys) for each in CALLERS]
+def callers(
+    folder: Path, identities: Identities, envoys: list[SharedEnvoy], known: int = len(SERVICES)
+) -> list[Caller]:
+    """Return the uProxies of the first node; `known`: how many services each has in its
+    configuration."""
+    return [Caller(folder, identities, each, envoys, known) for each in CALLERS]
 
 
 def called(folder: Path, identities: Identities, *, trusts: bool) -> list[Called]:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from benchmarks.mesh import envoys, micro
@@ -22,6 +23,8 @@ from uproxy.lab.software.shared_envoy import SharedEnvoy
 _SCRIPT_THAT_LOOPS = "function envoy_on_request(handle)\n  while true do end\nend\n"
 _PATIENCE_S = 1.0
 """What a caller waits for an answer."""
+_START_S = 120.0
+"""What a uProxy may take to start: eight read a thousand destinations each, all at once."""
 
 
 @dataclass(slots=True)
@@ -39,6 +42,11 @@ class World:
     no L7 proxy."""
     upgrade: Callable[[], None] | None
     """Replaces every L7 proxy, one after the other; None likewise."""
+    spoil: Callable[[], None] | None
+    """Puts a file that is no YAML in place of the routes on the way from the first caller; None
+    likewise."""
+    mend: Callable[[], None]
+    """Undoes that."""
 
     @property
     def proxies(self) -> list[Process]:
@@ -49,6 +57,11 @@ class World:
     def victim(self) -> Process:
         """The L7 proxy of the first service, or its uProxy where there is no L7 proxy."""
         return self.shared[0] if self.shared else self.nodes[1][0]
+
+    @property
+    def spoilt(self) -> Sequence[Process]:
+        """The L7 proxies whose routes `spoil` replaces."""
+        return self.shared or self.nodes[0][:1]
 
 
 @dataclass(slots=True)
@@ -83,9 +96,14 @@ def of_envoys(group: _Group) -> Make:
 
             def upgrade() -> None:
                 for each in (*nodes[0], *nodes[1]):
-                    _restart(each)
+                    restart(each)
 
-            yield World((nodes[0], nodes[1]), (), doors, loop, upgrade)
+            first = nodes[0][0]
+
+            def mend() -> None:
+                first.route(first.workloads[0].account)
+
+            yield World((nodes[0], nodes[1]), (), doors, loop, upgrade, first.spoil, mend)
 
     return made
 
@@ -95,7 +113,8 @@ def _loop_at(envoy: envoys.MeshEnvoy) -> None:
     envoy.route(account, _SCRIPT_THAT_LOOPS)
 
 
-def _restart(process: Process) -> None:
+def restart(process: Process) -> None:
+    """End a process and start it again."""
     process.stop(signal.SIGTERM)
     process.start()
 
@@ -108,16 +127,32 @@ def started(processes: Sequence[Process]) -> Iterator[None]:
             stack.enter_context(each)
         for each in processes:
             if isinstance(each, Uproxy):
-                each.wait_until_ready()
+                each.wait_until_ready(_START_S)
         yield
 
 
 @contextlib.contextmanager
 def micro_alone(folder: Path, identities: Identities, _services: int) -> Iterator[World]:
     """A uProxy for each workload, and no L7 proxy."""
-    nodes = micro.callers(folder, identities, []), micro.called(folder, identities, trusts=False)
+    with _micro_alone(folder, identities, len(SERVICES)) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def micro_that_knows_all(folder: Path, identities: Identities, services: int) -> Iterator[World]:
+    """The same, with every service of the mesh in each caller's configuration."""
+    with _micro_alone(folder, identities, services) as running:
+        yield running
+
+
+@contextlib.contextmanager
+def _micro_alone(folder: Path, identities: Identities, known: int) -> Iterator[World]:
+    nodes = (
+        micro.callers(folder, identities, [], known),
+        micro.called(folder, identities, trusts=False),
+    )
     with started([*nodes[0], *nodes[1]]):
-        yield World(nodes, (), _micro_doors(), None, None)
+        yield World(nodes, (), _micro_doors(), None, None, None, lambda: None)
 
 
 @contextlib.contextmanager
@@ -128,25 +163,38 @@ def micro_and_shared(folder: Path, identities: Identities, services: int) -> Ite
     for each in shared:
         envoys.with_two_threads(each)
     nodes = micro.callers(folder, identities, shared), micro.called(folder, identities, trusts=True)
+    plain = micro.routes(services)
     with started([*shared, *nodes[0], *nodes[1]]):
-        for each in shared:
-            each.put("routes.yaml", micro.routes(services))
-
-        def loop() -> None:
-            for each in shared:
-                each.put("routes.yaml", _with_script(micro.routes(services)))
+        put = partial(_put, shared)
+        put(plain)
 
         def upgrade() -> None:
             for each in shared:
                 for caller in nodes[0]:
                     caller.drain(shared, (each,))
                 time.sleep(_PATIENCE_S)  # as long as a request may take
-                _restart(each)
-                each.put("routes.yaml", micro.routes(services))
+                restart(each)
+                _put([each], plain)
             for caller in nodes[0]:
                 caller.drain(shared, ())
 
-        yield World(nodes, shared, _micro_doors(), loop, upgrade)
+        yield World(
+            nodes, shared, _micro_doors(),
+            loop=partial(put, _with_script(plain)),
+            upgrade=upgrade,
+            spoil=partial(_spoil, shared),
+            mend=partial(put, plain),
+        )  # fmt: skip
+
+
+def _put(shared: Sequence[SharedEnvoy], routes: str) -> None:
+    for each in shared:
+        each.put("routes.yaml", routes)
+
+
+def _spoil(shared: Sequence[SharedEnvoy]) -> None:
+    for each in shared:
+        envoys.move_into_place(each.home / "policy" / "routes.yaml", envoys.NO_YAML)
 
 
 def _with_script(routes: str) -> str:
