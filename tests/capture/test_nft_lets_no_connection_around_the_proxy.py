@@ -8,27 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers import capture_forged
 from tests.helpers.capture_world import HOST, HOST6, POD, POD6, World, existing, run
 
 SOURCE = 40123
-LIE = """
-import socket, struct, sys
-source, destination, source_port, port = sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])
-signature = struct.pack("!BB16s2x", 19, 18, b"")  # which nobody expects: it is dropped in silence
-ack = 0x10
-def segment(check):
-    offset = (20 + len(signature)) // 4 << 4
-    head = struct.pack("!HHIIBBHHH", source_port, port, 7, 9, offset, ack, 1024, check, 0)
-    return head + signature
-ends = socket.inet_aton(source) + socket.inet_aton(destination)
-data = ends + struct.pack("!HH", 6, len(segment(0))) + segment(0)
-total = sum(struct.unpack(f"!{len(data) // 2}H", data))
-total = (total & 0xFFFF) + (total >> 16)
-total = (total & 0xFFFF) + (total >> 16)
-with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP) as raw:
-    raw.sendto(segment(~total & 0xFFFF), (destination, 0))
-"""
-"""Sends an ACK of no connection, with a signature (RFC 2385)."""
 
 
 @pytest.fixture
@@ -67,7 +50,9 @@ def test_an_untracked_connection_does_not_get_in(world: World, address: str) -> 
 
 def test_whoever_sends_something_else_first_does_not_get_in(world: World) -> None:
     world.attach("--inbound", "8080")
-    lie = [sys.executable, "-c", LIE, HOST, POD, str(SOURCE), "8080"]
+    lie = [
+        sys.executable, capture_forged.__file__, "A", HOST, str(SOURCE), POD, "8080", "signed",
+    ]  # fmt: skip
     with world.proxy(), world.server(world.pod, 8080, world.app):
         run("ip", "netns", "exec", world.host, *lie)
         seen = world.call(POD, 8080, f"source={SOURCE}")

@@ -5,7 +5,7 @@
 (connects the same socket again, there), `mptcp` (IPPROTO_MPTCP), `fastopen` (sends with the SYN,
 if the kernel can), `uring` (IORING_OP_CONNECT; `uring=async`: a kernel thread does it), `wait`
 (makes the socket, prints `made`, and connects when a line comes), `hold` (prints, then echoes
-until standard input ends).
+until standard input ends), `unmark` (sets SO_MARK to 0 once it is connected and has its answer).
 """
 
 from __future__ import annotations
@@ -71,7 +71,10 @@ def talk(client: socket.socket, name: str, port: int, options: dict[str, str]) -
         unconnect(client)
         address, _, other = options["again"].partition(",")
         client.connect((address, int(other or port)))
-    return {**read(client), **({"early": early(client)} if "fastopen" in options else {})}
+    seen = read(client)
+    if "unmark" in options:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 0)
+    return {**seen, **({"early": early(client)} if "fastopen" in options else {})}
 
 
 def send_with_syn(client: socket.socket, data: bytes, to: Any) -> None:
