@@ -139,6 +139,54 @@ def test_the_application_runs_captured_or_not_at_all(machine: Machine) -> None:
     assert "uproxy-orders" not in tables(machine)
 
 
+@pytest.mark.parametrize("text", [None, "--mode ebpf"], ids=["default", "ebpf"])
+def test_by_ebpf_the_proxy_needs_a_capability(machine: Machine, text: str | None) -> None:
+    """The machine's network namespace isn't the kernel's first, so eBPF is the default."""
+    if text is not None:
+        options(machine, text)
+    system = machine.root / "etc/systemd/system"
+    drop_in = (UNITS / "captured-ebpf.conf").read_text()
+    write(system / "uproxy@orders.service.d/captured-ebpf.conf", drop_in)
+    machine.systemctl("daemon-reload")
+    before = left(machine)
+
+    machine.systemctl("start", APP)
+    assert "mode ebpf" in journal(machine, CAPTURE)
+    wait_until(lambda: carried(machine) == 1, "the access log")
+    machine.systemctl("restart", PROXY)
+    machine.systemctl("restart", APP)
+    wait_until(lambda: carried(machine) == 2, "the access log")
+    machine.systemctl("reload", CAPTURE)
+    machine.systemctl("restart", APP)
+    wait_until(lambda: carried(machine) == 3, "the access log")
+    state = machine.run("/usr/local/bin/uproxy", "capture", "status")
+    assert (state.returncode, "attached" in state.stdout) == (0, True), state.stdout
+
+    machine.systemctl("mask", "--runtime", "--now", PROXY)
+    assert machine.run("systemctl", "restart", APP).returncode != 0
+    machine.systemctl("stop", CAPTURE)
+    assert left(machine) == before
+
+
+def test_by_ebpf_without_the_capability_no_connection_gets_out(machine: Machine) -> None:
+    machine.systemctl("start", CAPTURE)
+    assert machine.run("systemctl", "start", APP).returncode != 0
+    assert carried(machine) == 0
+    state = machine.run("/usr/local/bin/uproxy", "capture", "status")
+    assert "isn't transparent" in state.stdout, state.stdout
+
+
+def left(machine: Machine) -> str:
+    """Return what a capture by eBPF would leave."""
+    shown = (
+        machine.run("ip", "rule"),
+        machine.run("ip", "-6", "rule"),
+        machine.run("find", "/sys/fs/bpf", "-type", "f"),
+        machine.run("sysctl", "net.ipv4.tcp_fwmark_accept", "net.ipv4.fwmark_reflect"),
+    )
+    return "\n".join(each.stdout for each in shown)
+
+
 def test_an_application_is_captured_for_itself_whatever_the_dashes_in_its_name(
     machine: Machine,
 ) -> None:

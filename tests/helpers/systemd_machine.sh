@@ -36,8 +36,10 @@ mount --bind "$project" opt/uproxy/project
 
 mount -t proc proc proc
 mount --bind proc/sys proc/sys
+mount --bind proc/sys/net proc/sys/net  # of its own network namespace
 mount -o remount,bind,ro proc/sys
 mount -t sysfs -o ro sysfs sys
+mount -t bpf -o mode=700 bpf sys/fs/bpf
 mount -t cgroup2 cgroup2 sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs run
 mount -t tmpfs -o mode=755 tmpfs dev
