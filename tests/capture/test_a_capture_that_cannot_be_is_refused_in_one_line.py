@@ -82,9 +82,58 @@ def test_without_privileges_it_names_the_one_that_is_missing(world: World, mode:
     ],
 )
 def test_each_privilege_is_named_alone(world: World, missing: str, said: str) -> None:
-    prefix = ["setpriv", f"--bounding-set={missing}", f"--inh-caps={missing}"]
-    code, line = refused(world, prefix=prefix)
+    code, line = refused(world, prefix=without(missing))
     assert (code, said in line) == (3, True), line
+
+
+def without(privilege: str) -> list[str]:
+    return ["setpriv", f"--bounding-set={privilege}", f"--inh-caps={privilege}"]
+
+
+def test_a_proxy_that_listens_is_not_overlooked_without_the_privilege_to_see_it(
+    world: World,
+) -> None:
+    with world.proxy() as proxy:
+        code, line = refused(world, prefix=without("-sys_ptrace"))
+        assert (code, "CAP_SYS_PTRACE needed; or start the proxy after" in line) == (3, True), line
+        named = f"/proc/{proxy.pid}/ns/net"
+        code, line = refused(world, "--netns", named, prefix=without("-sys_ptrace"))
+        assert (code, "we may not look into" in line) == (3, True), line
+
+
+def test_who_has_cap_sys_admin_needs_no_cap_bpf(world: World) -> None:
+    words = [sys.executable, "-m", "uproxy", "capture", "attach", "--name", world.name]
+    words += ["--cgroup", str(world.app), "--proxy-cgroup", str(world.proxy_cgroup)]
+    words += ["--netns", world.pod, "--bpffs", str(world.bpffs), "--mode", "ebpf"]
+    run(*without("-bpf"), *words)
+    assert world.status()["state"] == "attached"
+
+
+WITHOUT_SK_LOOKUP = """
+import errno, os, sys
+from uproxy.capture import bpf
+from uproxy.cli import main
+SK_LOOKUP, load = 30, bpf.load_program
+def load_program(name, kind, *rest):
+    if kind[0] == SK_LOOKUP:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    return load(name, kind, *rest)
+bpf.load_program = load_program
+sys.exit(main(sys.argv[4:]))
+"""
+"""Runs the command that follows as if on a kernel older than 5.9."""
+
+
+def test_a_kernel_that_is_too_old_for_ebpf_is_left_alone(world: World) -> None:
+    older = [sys.executable, "-c", WITHOUT_SK_LOOKUP]
+    code, line = refused(world, prefix=older)
+    assert code == 1
+    assert "can't load program lookup: invalid argument" in line
+    assert "eBPF capture needs Linux 5.10 or later: use --mode nft" in line
+    words = ["capture", "attach", "--name", world.name, "--cgroup", str(world.app), "--netns"]
+    done = run(*older, "python", "-m", "uproxy", *words, world.pod, "--mode", "auto", "--bpffs",
+               world.bpffs)  # fmt: skip
+    assert "mode nft (this kernel (" in done
 
 
 @pytest.mark.parametrize("action", ["detach", "status"])

@@ -35,10 +35,12 @@ def find_listener(
     nobody does.
 
     Raises:
-        NotPermittedError: we may not take another process's descriptors.
+        NotPermittedError: we may not see or take another process's descriptors.
     """
     with inside(namespace):
         inodes = {inode for each, inode in listening() if each == port}
+    if not inodes:
+        return None
     for pid, number in _descriptors(cgroup, apart, inodes):
         descriptor = _duplicate(pid, number)
         if descriptor is not None:
@@ -60,16 +62,30 @@ def listening(process: str = "thread-self") -> Iterator[tuple[int, int]]:
 def _descriptors(
     cgroup: Path, apart: Path | None, inodes: Container[int]
 ) -> Iterator[tuple[int, int]]:
-    """Yield (process, number) of each descriptor of those sockets."""
+    """Yield (process, number) of each descriptor of those sockets.
+
+    Raises:
+        NotPermittedError: at the end, if there are processes that we may not look into.
+    """
+    hidden = 0
     for path in (cgroup / "cgroup.procs", *cgroup.rglob("*/cgroup.procs")):
         if apart is not None and path.is_relative_to(apart):
             continue
         for pid in _processes(path):
-            with suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+            try:
                 for each in Path("/proc", pid, "fd").iterdir():
                     found = _SOCKET.fullmatch(_target(each))
                     if found and int(found[1]) in inodes:
                         yield int(pid), int(each.name)
+            except PermissionError:
+                hidden = int(pid)
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+    if hidden:
+        raise NotPermittedError(
+            f"may not look whether process {hidden} has the proxy's listening socket: "
+            "CAP_SYS_PTRACE needed; or start the proxy after capture was attached"
+        )
 
 
 def _processes(path: Path) -> list[str]:
@@ -82,7 +98,7 @@ def _processes(path: Path) -> list[str]:
 def _target(link: Path) -> str:
     try:
         return os.readlink(link)
-    except OSError:  # closed meanwhile
+    except FileNotFoundError:  # closed meanwhile
         return ""
 
 
