@@ -33,7 +33,7 @@ def rules_for(world: World) -> str:
 
 @pytest.mark.parametrize(("remote", "own"), [(HOST, POD), (HOST6, POD6)])
 def test_with_loopback_let_in_everything_is_captured(either: World, remote: str, own: str) -> None:
-    firewall(either, f'{rules_for(either)}; iif "lo" accept')
+    firewall(either, f'{rules_for(either)}; iifname "lo" accept')
     either.attach("--inbound", "8080")
     with either.proxy(), either.server(either.pod, 8080, either.app):
         assert either.connect(remote, 80)["answer"]["original"] == [remote, 80]
@@ -51,7 +51,7 @@ def test_without_it_connections_wait_in_vain_and_none_goes_out(either: World) ->
 
 
 def test_by_nft_the_port_to_let_in_is_the_proxys(either: World) -> None:
-    firewall(either, 'iif "lo" accept; tcp dport 8080 accept')
+    firewall(either, 'iifname "lo" accept; tcp dport 8080 accept')
     either.attach("--inbound", "8080")
     with either.proxy():
         seen = either.call(POD, 8080)
