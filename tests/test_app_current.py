@@ -19,7 +19,7 @@ from uproxy.config.settings import (
 from uproxy.contract import Door, Route
 from uproxy.lab.pki import Authority
 from uproxy.lab.waiting import eventually
-from uproxy.model import ListenAddress, TcpAddress, Transport
+from uproxy.model import Direction, ListenAddress, TcpAddress, Transport
 
 CA = Authority("example.org")
 OURS = CA.issue("/ns/web/sa/frontend")
@@ -121,3 +121,17 @@ async def test_a_door_goes_where_its_snapshot_resolved_the_name_to() -> None:
         (A,),
         (B,),
     ]
+
+
+async def test_what_captured_connections_have_met_is_forgotten_by_a_reload_alone() -> None:
+    to = DestinationSettings("db", (), Transport.PLAINTEXT)
+    config = settings(ANYBODY, outbound=(), destinations={"db": to})
+    here = World(config, credentials(OURS, CA))
+    current = Current(here.services, cast("Doors", KeptDoors()))
+    met = here.endpoints(Direction.OUTBOUND, "db")
+    met.failed(A, 0.0, "refused")
+    current.credentials_changed(here.credentials, credentials(OURS, CA))
+    current.tokens_changed({})
+    assert [each.address for each in met.tried_lately(0.0)] == [A]
+    current.put(current.snapshot.with_settings(replace(config, authorization=())))
+    assert met.tried_lately(0.0) == ()

@@ -18,7 +18,7 @@ from uproxy.app.facts import MISTAKES_SHOWN, Facts
 from uproxy.app.identity import check_files, make_source, now
 from uproxy.app.parts import Parts
 from uproxy.app.state import Refused, RunState
-from uproxy.app.tables import plain_settings
+from uproxy.app.tables import TRIED_SHOWN, plain_settings
 from uproxy.config import Settings
 from uproxy.connections import ConnectionInfo, Connections
 from uproxy.contract import Arrival, Candidate
@@ -203,6 +203,79 @@ async def test_a_door_is_marked_while_where_it_leads_is_down(facts: Facts) -> No
     assert [row.trouble for row in facts.doors()] == [None, "no answer"]
 
 
+NAMED = """
+identity: {files: {svid: svid.pem, key: svid.key, bundles: {example.org: bundle.pem}}}
+inbound:
+  - {name: to, listen: "127.0.0.1:1", transport: hbone, ports: all, to: localhost,
+     addresses: [127.0.0.1]}
+  - {name: named, listen: "127.0.0.1:2", transport: hbone, ports: [8080, 5432],
+     addresses: [127.0.0.1]}
+  - {name: captured, listen: "127.0.0.1:3", captured: true, ports: {8080: mtls, 5432: mtls}}
+outbound: [{listen: "127.0.0.1:4", captured: true}]
+destinations:
+  db: {match: {ports: [5432]}, transport: mtls, identities: [spiffe://example.org/ns/db/sa/**]}
+"""
+
+
+@pytest.mark.parametrize("name", ["to", "named", "captured"])
+async def test_a_door_is_marked_while_an_application_that_callers_name_is_down(
+    tmp_path: Path, settings: Settings, name: str
+) -> None:
+    shown = facts_of(tmp_path, NAMED)
+    all_, four, six = shown.parts.endpoints[Direction.INBOUND, name], "127.0.0.1", "::1"
+    records = {TcpAddress("localhost", 0): (TcpAddress(four, 0), TcpAddress(six, 0))}
+    shown.parts.current.put(shown.parts.snapshot.with_records(records))
+
+    def trouble() -> dict[str, str | None]:
+        return {row.name: row.trouble for row in shown.doors() if row.trouble is not None}
+
+    begun = time.monotonic()
+    assert trouble() == {}
+    all_.opened((), TcpAddress(four, 8080), begun)
+    all_.failed(TcpAddress(four, 5432), begun - 300, "refused by 4")
+    # the host in `to` has another address, which answers perhaps
+    assert trouble() == ({} if name == "to" else {name: "refused by 4"})
+    all_.failed(TcpAddress(six, 5432), begun - 200, "refused by 6")
+    assert trouble() == {name: "refused by 4; refused by 6"}
+    since = {row.name: row.trouble_since for row in shown.doors()}[name]
+    assert since is not None
+    assert timedelta(minutes=5) <= now() - since < timedelta(minutes=6)
+    for port in range(1, 4):
+        for host in (four, six):
+            all_.failed(TcpAddress(host, port), begun, f"refused by {port}")
+    assert trouble() == {name: "refused by 4; refused by 6; refused by 1; 2 more"}
+    for port in (1, 2, 3, 5432):
+        for host in (four, six):
+            all_.opened((), TcpAddress(host, port), begun)
+    assert trouble() == {}
+
+
+async def test_original_destinations_are_told_while_they_fail(
+    tmp_path: Path, settings: Settings
+) -> None:
+    shown = facts_of(tmp_path, NAMED)
+    db = shown.parts.endpoints[Direction.OUTBOUND, "db"]
+    [row] = shown.destinations()
+    assert (row.original, row.endpoints) == (True, ())
+    at = time.monotonic()
+    tried = [TcpAddress(f"10.0.0.{n}", 5432) for n in range(TRIED_SHOWN + 2)]
+    for address in tried:
+        db.failed(address, at, "no answer")
+    [row] = shown.destinations()
+    assert [each.address for each in row.endpoints] == [str(each) for each in tried[2:]]
+    assert all(each.since is not None for each in row.endpoints)
+    db.opened((), tried[0], at)
+    assert shown.destinations()[0].endpoints[-1].reason is None
+
+
+def facts_of(folder: Path, text: str) -> Facts:
+    """Beside the files of `settings`."""
+    (folder / "other.yaml").write_text(text)
+    made = ConfigurationFile(folder / "other.yaml", (), {}).read()
+    parts = Parts(made, Log(made.log, made.name), PassedSockets({}), {})
+    return Facts(RunState(now(), now(), "/etc/u.yaml"), parts, {}, lambda: None, lambda: None)
+
+
 async def test_names_that_cannot_be_resolved_are_told_with_why(
     tmp_path: Path, settings: Settings
 ) -> None:
@@ -295,10 +368,8 @@ destinations:
 async def test_tunnels_are_shown_at_their_door_and_beside_connections(
     tmp_path: Path, settings: Settings
 ) -> None:
-    (tmp_path / "uproxy.yaml").write_text(TUNNELS.replace("PORT", str(free_port())))
-    settings = ConfigurationFile(tmp_path / "uproxy.yaml", (), {}).read()
-    parts = Parts(settings, Log(settings.log, settings.name), PassedSockets({}), {})
-    shown = Facts(RunState(now(), now(), "/etc/u.yaml"), parts, {}, lambda: None, lambda: None)
+    shown = facts_of(tmp_path, TUNNELS.replace("PORT", str(free_port())))
+    parts = shown.parts
     assert shown.connections(9).tunnels == ()
     own, transport = parts.snapshot.own, Transport.HBONE
     info = ConnectionInfo(Direction.INBOUND, "api", transport, own, None, None)
@@ -334,10 +405,8 @@ async def test_a_door_is_down_with_the_l7_proxy_that_it_needs(
     when: str,
     door_is_down: bool,
 ) -> None:
-    (tmp_path / "via.yaml").write_text(VIA.replace("WHEN", when))
-    made = ConfigurationFile(tmp_path / "via.yaml", (), {}).read()
-    parts = Parts(made, Log(made.log, made.name), PassedSockets({}), {})
-    shown = Facts(RunState(now(), now(), "/etc/u.yaml"), parts, {}, lambda: None, lambda: None)
+    shown = facts_of(tmp_path, VIA.replace("WHEN", when))
+    parts = shown.parts
     assert [door.trouble for door in shown.doors()] == [None]
     parts.endpoints[L7, "l7"].failed(TcpAddress("127.0.0.1", 5), time.monotonic(), "no answer")
     assert [door.trouble for door in shown.doors()] == ["no answer" if door_is_down else None]

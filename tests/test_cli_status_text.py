@@ -197,6 +197,17 @@ def test_tunnels_are_told_at_their_door_and_their_destination() -> None:
     assert re.search(r"orders-db +10\.0\.0\.7:5432 +hbone to \*:15008 +2 open$", shown, re.M)
 
 
+@pytest.mark.parametrize(
+    ("original", "words"), [(True, "original destinations"), (False, "no address yet")]
+)
+def test_a_destination_without_addresses_says_where_it_leads(*, original: bool, words: str) -> None:
+    facts = orders_facts()
+    [db] = facts.destination_rows
+    facts.destination_rows = (replace(db, endpoints=(), original=original),)
+    shown = text_of(render(status_of(facts)))
+    assert re.search(rf"orders-db +{words} +mtls$", shown, re.M)
+
+
 def test_the_addresses_of_l7_proxies_are_told_where_there_are_any() -> None:
     facts = orders_facts()
     assert "L7 PROXIES" not in text_of(render(status_of(facts)))

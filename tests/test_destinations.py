@@ -3,6 +3,7 @@ from __future__ import annotations
 from tests.helpers.destinations import Destination
 from uproxy.contract import Candidate
 from uproxy.destinations import (
+    LATELY_S,
     MAX_FAILING,
     Addresses,
     AllEndpoints,
@@ -237,6 +238,58 @@ def test_operators_see_every_endpoint_and_why_it_fails() -> None:
     assert destination.status(26.0)[0] == EndpointStatus(A, NAME, 1, False, None, None)
     destination.failed(A, 40.0, "refused once more")
     assert destination.status(41.0)[0].failing_s == 1.0
+
+
+def test_addresses_that_connections_name_are_told_while_they_fail_and_the_one_reached_last() -> (
+    None
+):
+    endpoints = Endpoints()
+    assert endpoints.tried_lately(0.0) == ()
+    endpoints.opened((), C, 0.0)
+    endpoints.closed(C)
+    endpoints.failed(B, 10.0, "refused by B")
+    endpoints.failed(A, 9.0, "refused by A")
+    fine = EndpointStatus(C, C, 0, False, None, None)
+    assert endpoints.tried_lately(11.0) == (
+        EndpointStatus(A, A, 0, False, "refused by A", 2.0),
+        EndpointStatus(B, B, 0, False, "refused by B", 1.0),
+        fine,
+    )
+    endpoints.failed(C, 12.0, "refused by C")
+    assert [each.reason for each in endpoints.tried_lately(13.0)][-1] == "refused by C"
+    endpoints.opened((), A, 14.0)
+    endpoints.failed(C, 14.0, "refused by C")
+    assert [each.address for each in endpoints.tried_lately(14.0)] == [B, C, A]
+
+
+def test_an_address_that_nobody_tries_again_fails_for_a_quarter_of_an_hour() -> None:
+    endpoints = Endpoints()
+    endpoints.failed(A, 0.0, "refused")
+    assert [each.failing_s for each in endpoints.tried_lately(LATELY_S)] == [LATELY_S]
+    assert endpoints.tried_lately(1.0 + LATELY_S) == ()
+    endpoints.failed(A, 1.0 + LATELY_S, "refused")
+    assert [each.failing_s for each in endpoints.tried_lately(3.0 + LATELY_S)] == [3.0 + LATELY_S]
+
+
+def test_what_connections_have_named_is_kept_until_a_reload() -> None:
+    key, listed = (Direction.INBOUND, "tunnels"), Addresses.of((TcpAddress("127.0.0.1", 0),), {})
+    for addresses in (listed, Addresses.of((), {})):
+        assert addresses.is_open
+        everything = AllEndpoints()
+        everything[key].failed(A, 0.0, "refused")
+        everything[key].opened((), B, 0.0)
+        everything[key].closed(B)
+        everything.follow({key: addresses}, reloaded=False)
+        assert [each.address for each in everything[key].tried_lately(1.0)] == [A, B]
+        everything.follow({key: addresses})
+        assert everything[key].tried_lately(1.0) == ()
+    assert not Addresses.of((A,), {}).is_open
+    everything[key].failed(B, 0.0, "refused")
+    everything.follow({key: Addresses.of((A,), {})}, reloaded=False)
+    assert everything[key].tried_lately(1.0) == ()
+    everything[key].failed(B, 0.0, "refused")
+    everything.follow({}, reloaded=False)
+    assert everything[key].tried_lately(1.0) == ()
 
 
 def test_endpoints_that_are_neither_used_nor_failing_take_no_memory() -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from types import MappingProxyType
 from typing import Final, Literal
 
@@ -24,6 +25,9 @@ LONGEST_BACKOFF_S = 30.0
 """How long a failing address is passed over: doubling from the first to the longest."""
 MAX_FAILING = 1024
 """How many addresses without a connection are remembered as failing: a tunnel may name any port."""
+LATELY_S = 900.0
+"""For how many seconds after its last attempt an address that isn't listed counts as failing:
+perhaps nobody ever tries it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,10 +135,19 @@ class Addresses:
         `Endpoints.candidates` may answer differently each time."""
         return len(self.listed) != 1
 
+    @property
+    def is_open(self) -> bool:
+        """Whether each connection names the address to dial, or its port, itself: a stream of a
+        tunnel, or a captured connection."""
+        return all(isinstance(each, TcpAddress) and not each.port for each in self.configured)
+
     def sni(self, configured: Address) -> str | None:
-        """Return the SNI for a handshake with an address, given as configured; None: none is
-        sent."""
-        return self.server_name or (server_name_of(configured) if self.sends_names else None)
+        """Return the SNI for a handshake with an address, given as configured: without a server
+        name its own name, without a dot at the end (RFC 6066 section 3); None: none is sent."""
+        sends_own = self.server_name is None and self.sends_names
+        if sends_own and isinstance(configured, TcpAddress) and configured.ip is None:
+            return configured.host.removesuffix(".")
+        return self.server_name
 
 
 class Endpoints:
@@ -143,15 +156,13 @@ class Endpoints:
     def __init__(self) -> None:
         self._endpoints: dict[Address, _Endpoint] = {}  # by literal address
         self._turn = 0  # grows with every choice, so that endpoints with equal counts take turns
+        self._reached: Address | None = None  # the last one that was; None: it fails
 
     @property
     def connections(self) -> Mapping[Address, int]:
         """How many connections are open, by literal address, also to those no longer listed."""
-        return {
-            address: endpoint.connections
-            for address, endpoint in self._endpoints.items()
-            if endpoint.connections
-        }
+        counts = {address: each.connections for address, each in self._endpoints.items()}
+        return {address: count for address, count in counts.items() if count}
 
     def failing(self, address: Address, now: float) -> bool:
         """Whether `address` is passed over at `now`."""
@@ -201,6 +212,18 @@ class Endpoints:
         """Return how every endpoint of `addresses` fares, in the order of the configuration."""
         return tuple(self._status(address, name, now) for address, name in addresses.listed.items())
 
+    def tried_lately(self, now: float) -> tuple[EndpointStatus, ...]:
+        """Return the addresses at which the last attempt failed within LATELY_S seconds, listed or
+        not, in the order of these attempts; then the one that was reached last, unless it fails."""
+        failing = [
+            (endpoint.passed_over_until, address)
+            for address, endpoint in self._endpoints.items()
+            if endpoint.failing_since is not None and endpoint.passed_over_until > now - LATELY_S
+        ]
+        tried = [address for _, address in sorted(failing, key=itemgetter(0))]
+        tried += [] if self._reached is None else [self._reached]
+        return tuple(self._status(address, address, now) for address in tried)
+
     def _status(self, address: Address, name: Address, now: float) -> EndpointStatus:
         endpoint = self._endpoints.get(address, _NEW)
         return EndpointStatus(
@@ -226,6 +249,7 @@ class Endpoints:
         endpoint.is_other = is_other
         if endpoint.failing_since is None:
             endpoint.failing_since = now
+            self._reached = None if self._reached == address else self._reached
         pause = min(FIRST_BACKOFF_S * 2.0 ** min(endpoint.failures, 10), LONGEST_BACKOFF_S)
         endpoint.failures += 1
         endpoint.reason = reason
@@ -260,6 +284,7 @@ class Endpoints:
         endpoint.passed_over_until = 0.0
         endpoint.is_other = False
         endpoint.reason = None
+        self._reached = dialled
         for candidate in tried:
             if candidate.addresses[0] == dialled:
                 return
@@ -276,6 +301,7 @@ class Endpoints:
 
     def forget_all_but(self, listed: Mapping[Address, Address]) -> bool:
         """Forget the addresses that are neither `listed` nor used; return whether any are left."""
+        self._reached = None
         self._endpoints = {
             address: endpoint
             for address, endpoint in self._endpoints.items()
@@ -317,20 +343,15 @@ class AllEndpoints:
             found = self._by_key[key] = Endpoints()
         return found
 
-    def follow(self, addresses: Mapping[Key, Addresses]) -> None:
-        """Forget the endpoints that are neither listed in `addresses` nor used."""
+    def follow(self, addresses: Mapping[Key, Addresses], *, reloaded: bool = True) -> None:
+        """Forget the endpoints that are neither listed in `addresses` nor used; unless the
+        configuration was reloaded, what connections have named themselves is kept."""
         for key, endpoints in tuple(self._by_key.items()):
+            if not reloaded and key in addresses and addresses[key].is_open:
+                continue
             listed = addresses[key].listed if key in addresses else {}
             if not endpoints.forget_all_but(listed) and key not in addresses:
                 del self._by_key[key]
-
-
-def server_name_of(address: Address) -> str | None:
-    """Return the SNI for an address as configured: its name without a dot at the end (RFC 6066
-    section 3); None for a literal address or a unix socket."""
-    if isinstance(address, TcpAddress) and address.ip is None:
-        return address.host.removesuffix(".")
-    return None
 
 
 def _is_v6(address: Address) -> bool:

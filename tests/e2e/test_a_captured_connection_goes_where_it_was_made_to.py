@@ -8,6 +8,7 @@ This file runs itself in both.
 from __future__ import annotations
 
 import asyncio
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -23,10 +24,12 @@ from tests.helpers.captured import (
     redirect,
 )
 from tests.helpers.pair import FRONTEND, ORDERS, Config, end_at_once, identity_of
+from uproxy.cli.status_answer import Uproxy as Answering
 from uproxy.lab.identities import write_identity
 from uproxy.lab.pki import Authority
 from uproxy.lab.processes import Uproxy
 from uproxy.lab.waiting import eventually
+from uproxy.model import UnixAddress
 
 pytestmark = pytest.mark.privileged
 
@@ -95,6 +98,10 @@ def test_a_captured_connection_goes_where_it_was_made_to(engine: str, tmp_path: 
     assert told["seen-by-the-application"] == "in-source 192.0.2.1"
     assert "where uProxy itself listens" in told["refused-itself"]
     assert "could lead back here" in told["refused-own"]
+    assert "connection refused by 198.51.100.7:8444" in told["down-here"]
+    assert "1 address failing" in told["wrong-here"]
+    assert "connection refused by 198.51.100.10:8085" in told["down-there"]
+    assert "1 application down" in told["wrong-there"]
 
 
 def here(engine: str, folder: Path) -> None:
@@ -103,7 +110,8 @@ def here(engine: str, folder: Path) -> None:
     web = write_identity(folder / "web", ca.issue("/ns/web/sa/frontend"), ca.pem)
     shop = write_identity(folder / "shop", ca.issue("/ns/shop/sa/orders"), ca.pem)
     network()
-    orders = Uproxy(_orders(engine, identity_of(shop)), folder / "orders")
+    admin = {"listen": f"unix://{folder}/admin.sock", "metrics": None, "ready": None}
+    orders = Uproxy({**_orders(engine, identity_of(shop)), "admin": admin}, folder / "orders")
     argv = ["unshare", "--net", sys.executable, "-m", NAME, "there", str(folder)]
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as there:
         assert there.stdin is not None
@@ -118,6 +126,7 @@ def here(engine: str, folder: Path) -> None:
         with uproxy:
             uproxy.wait_until_ready()
             _ask(uproxy)
+            _ask_the_dead(uproxy, folder / "admin.sock")
             end_at_once(uproxy)
         there.stdin.close()
 
@@ -140,6 +149,20 @@ def _ask(uproxy: Uproxy) -> None:
     print("refused-itself", _wait_for(uproxy, 7)["error"])  # noqa: T201
     _curl("http://192.0.2.1:81/")
     print("refused-own", _wait_for(uproxy, 8)["error"])  # noqa: T201
+
+
+def _ask_the_dead(uproxy: Uproxy, admin: Path) -> None:
+    """Where nobody listens: at a captured destination, and behind a captured door."""
+    for url in ("http://198.51.100.7:8444/", "http://198.51.100.10:8085/"):
+        assert _came(_curl(url)) == "reset"
+    here = json.loads(uproxy.request("/status.json")[1])
+    fates = {each["name"]: each["endpoints"] for each in here["destinations"]}
+    print("down-here", *(each["reason"] for each in fates["mtls"]))  # noqa: T201
+    print("wrong-here", here["headline"]["words"])  # noqa: T201
+    there = Answering(UnixAddress(str(admin))).fetch()
+    down = {each["name"]: each["trouble"] for each in there["doors"]}
+    print("down-there", down["[::]:15006"])  # noqa: T201
+    print("wrong-there", there["headline"]["words"])  # noqa: T201
 
 
 def _wait_for(uproxy: Uproxy, number: int) -> dict[str, object]:
@@ -191,7 +214,13 @@ def _orders(engine: str, identity: Config) -> Config:
             {
                 "listen": "[::]:15006",
                 "captured": True,
-                "ports": {8080: "mtls", 8082: "mtls", 3306: "plaintext", 8444: "passthrough"},
+                "ports": {
+                    8080: "mtls",
+                    8082: "mtls",
+                    8085: "mtls",
+                    3306: "plaintext",
+                    8444: "passthrough",
+                },
                 "migrate": [8082],
             },
             {

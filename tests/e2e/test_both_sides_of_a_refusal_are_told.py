@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from uproxy.lab.mesh import (
     FileWorld,
     Inbound,
     Outbound,
+    TunnelsIn,
+    TunnelsOut,
     own_serial,
 )
 from uproxy.lab.ports import free_port
@@ -91,21 +93,54 @@ def test_who_is_denied_there_is_told_where_to_look(
         )  # fmt: skip
 
 
+def to_one(folder: Path, world: FileWorld) -> tuple[Uproxy, Uproxy]:
+    called = Inbound(folder, world.ours(ORDERS), free_port())
+    return called, Outbound(folder, world.ours(WEB), called.port)
+
+
+def through_tunnels(folder: Path, world: FileWorld) -> tuple[Uproxy, Uproxy]:
+    app = free_port()
+    called = TunnelsIn(folder, world.ours(ORDERS), app, engine="native")
+    return called, TunnelsOut(folder, world.ours(WEB), app, end=called.port, engine="native")
+
+
+def through_tunnels_to_what_they_name(folder: Path, world: FileWorld) -> tuple[Uproxy, Uproxy]:
+    app, port = free_port(), free_port()
+    door = {"name": "tunnels", "listen": f"127.0.0.1:{port}", "transport": "hbone",
+            "ports": "all", "addresses": ["127.0.0.1"]}  # fmt: skip
+    called = TunnelsIn(folder, world.ours(ORDERS), app, engine="native", port=port, inbound=[door])
+    return called, TunnelsOut(folder, world.ours(WEB), app, end=port, engine="native")
+
+
+@pytest.mark.parametrize(
+    ("pair", "outcome"),
+    [
+        (to_one, "peer_refused"),
+        (through_tunnels, "connect_failed"),
+        (through_tunnels_to_what_they_name, "connect_failed"),
+    ],
+)
 def test_an_application_that_is_down_is_listed_there_and_marks_its_door(
-    tmp_path: Path, world: FileWorld
+    tmp_path: Path,
+    world: FileWorld,
+    pair: Callable[[Path, FileWorld], tuple[Any, Any]],
+    outcome: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with (
-        Inbound(tmp_path, world.ours(ORDERS), free_port()) as called,
-        Outbound(tmp_path, world.ours(WEB), called.port) as caller,
-    ):
+    called, caller = pair(tmp_path, world)
+    with called, caller:
         ready(called, caller)
-        with ended(caller, "peer_refused"), ended(called, "connect_failed", rule="callers"):
+        with ended(caller, outcome), ended(called, "connect_failed", rule="callers"):
             call_in_vain(caller)
         status = status_of(called)
         [door], [row] = status["doors"], status["denials"]
         assert "connection refused" in door["trouble"]
         assert (row["outcome"], row["identity"]) == ("connect_failed", WEB)
-        assert [each["trouble"] for each in status_of(caller)["doors"]] == [None]
+        assert main(["status", "--admin", f"127.0.0.1:{called.admin_port}"]) == 0
+        assert "1 application down" in capsys.readouterr().out.splitlines()[0]
+        # the answer to a CONNECT tells the caller too
+        [theirs] = status_of(caller)["doors"]
+        assert (theirs["trouble"] is None) == (outcome == "peer_refused")
 
 
 def test_whose_certificate_is_refused_there_is_told_what_may_be_missing(

@@ -21,7 +21,7 @@ from tests.helpers.apps import Nginx, download, write_file
 from tests.helpers.background import background
 from tests.helpers.dialogue import dial
 from tests.helpers.endings import ended, metric
-from tests.helpers.pair import FRONTEND, ORDERS, Pair
+from tests.helpers.pair import FRONTEND, ORDERS, TUNNELS, Pair
 from uproxy.lab.authorities import DevAuthority, entry
 from uproxy.lab.processes import Process, Uproxy
 from uproxy.lab.waiting import wait_until
@@ -84,6 +84,36 @@ def come_in_vain(port: int) -> None:
 def talk_on(client: socket.socket) -> None:
     while True:
         client.sendall(bytes(MIB))
+
+
+@pytest.fixture
+def tunnelled(tmp_path: Path, nginx: Nginx) -> Iterator[Pair]:
+    with Pair(tmp_path, {"files": nginx.port}, TUNNELS[0]) as pair:
+        yield pair
+
+
+def test_a_killed_application_is_told_of_where_tunnels_lead_to_it(
+    tunnelled: Pair, nginx: Nginx
+) -> None:
+    port, orders = tunnelled.port("files"), tunnelled.orders
+
+    def wrong() -> str:
+        words: str = json.loads(orders.request("/status.json")[1])["headline"]["words"]
+        return words
+
+    assert download(f"http://127.0.0.1:{port}/small")[0] == 10_000
+    assert wrong() == "nothing is wrong, certificate fine"
+    kill(nginx)
+    with (
+        ended(tunnelled.frontend, "connect_failed"),
+        ended(orders, "connect_failed", rule="web"),
+        pytest.raises(ConnectionResetError),
+    ):
+        come_in_vain(port)
+    assert wrong() == "1 application down, certificate fine"
+    nginx.start()
+    assert download(f"http://127.0.0.1:{port}/small")[0] == 10_000
+    assert wrong() == "nothing is wrong, certificate fine"
 
 
 def test_a_killed_application_resets_whoever_talks_to_it(pair: Pair, nginx: Nginx) -> None:

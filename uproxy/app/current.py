@@ -51,12 +51,13 @@ class Current:
         """Put `snapshot` in force; this can't fail.  `fresh` are listening sockets for doors that
         are new in it (`Doors.open_new`), None where its doors listen at the same addresses."""
         doors = make_doors(snapshot, self._services)
+        reloaded = snapshot.settings is not self.snapshot.settings
         if fresh is None:
             self._doors.renew(doors)
         else:
             self._doors.replace(doors, fresh)
         self._connections.replace(snapshot)
-        self._endpoints.follow(snapshot.addresses)
+        self._endpoints.follow(snapshot.addresses, reloaded=reloaded)
 
     def credentials_changed(self, _before: Credentials, after: Credentials) -> None:
         """Follow the identity source (`IdentitySource.subscribe`)."""

@@ -23,6 +23,7 @@ from uproxy.app.tables import (
     denial_row,
     destination_row,
     door_rows,
+    down_among,
     plain_settings,
     tunnel_row,
 )
@@ -230,10 +231,13 @@ class Facts:
     def _down(self, all_: Mapping[Key, Addresses], kind: Kind, name: str) -> Down | None:
         """Return why the last attempt failed at each of some addresses, and since when; None: one
         was reached, or none was tried."""
-        endpoints = self.parts.endpoints[kind, name]
-        fates = endpoints.status(all_[kind, name], time.monotonic())
+        endpoints, addresses = self.parts.endpoints[kind, name], all_[kind, name]
+        if addresses.is_open and kind is Direction.INBOUND:
+            down = down_among(addresses, endpoints.tried_lately(time.monotonic()))
+            return down or self._not_resolved(addresses)
+        fates = endpoints.status(addresses, time.monotonic())
         if not fates:
-            return self._not_resolved(all_[kind, name])
+            return self._not_resolved(addresses)
         # the last one that was reached says since when
         since, reason = min(((each.failing_s, each.reason) for each in fates), key=_seconds)
         return None if since is None or reason is None else Down(reason, ago(since))

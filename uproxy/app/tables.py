@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from uproxy.app.identity import now
 from uproxy.config import Settings
 from uproxy.connections import Denial, Entry, OpenConnection
-from uproxy.destinations import AllEndpoints
+from uproxy.destinations import Addresses, AllEndpoints, EndpointStatus
 from uproxy.model import (
     Direction,
     Host,
@@ -25,6 +25,12 @@ from uproxy.proxy.admin import facts as rows
 from uproxy.proxy.admin.row import UnresolvedRow
 from uproxy.snapshot import Destination
 
+TRIED_SHOWN: Final = 10
+"""How many addresses that connections have named themselves are shown of each destination."""
+
+REASONS_SHOWN: Final = 3
+"""Of how many applications behind one door it is told why they can't be reached."""
+
 
 class Down(NamedTuple):
     """Why nothing can be reached behind a door, and since when."""
@@ -32,6 +38,24 @@ class Down(NamedTuple):
     reason: str
     since: datetime | None
     """None: unknown."""
+
+
+def down_among(addresses: Addresses, tried: Iterable[EndpointStatus]) -> Down | None:
+    """Return why applications can't be reached, and since when, behind a door at which connections
+    name the port themselves; None: none fails.  One is down when its port fails at each host in the
+    door's `to`, or without a `to` at the address that was named."""
+    hosts = {each.host for each in addresses.listed if isinstance(each, TcpAddress)}
+    by_port: dict[int, dict[str, EndpointStatus]] = {}
+    for each in tried:
+        if each.failing_s is not None and isinstance(each.address, TcpAddress):
+            by_port.setdefault(each.address.port, {})[each.address.host] = each
+    down = [each for at in by_port.values() if at.keys() >= hosts for each in at.values()]
+    if not down:
+        return None
+    reasons = list(dict.fromkeys(str(each.reason) for each in down))
+    more = len(reasons) - REASONS_SHOWN
+    words = [*reasons[:REASONS_SHOWN], f"{more} more"] if more > 0 else reasons
+    return Down("; ".join(words), ago(max(each.failing_s or 0.0 for each in down)))
 
 
 def ago(seconds: float) -> datetime:
@@ -171,8 +195,11 @@ def door_rows(
 def destination_row(
     to: Destination, all_: AllEndpoints, unresolved: tuple[UnresolvedRow, ...]
 ) -> rows.DestinationRow:
-    """Return the row of a destination, with its endpoints in the order of the configuration."""
-    endpoints = all_[Direction.OUTBOUND, to.settings.name]
+    """Return the row of a destination, with its endpoints in the order of the configuration; where
+    connections name theirs, with those that were tried lately."""
+    endpoints, at = all_[Direction.OUTBOUND, to.settings.name], time.monotonic()
+    original = to.addresses.is_open
+    fates = endpoints.tried_lately(at) if original else endpoints.status(to.addresses, at)
     return rows.DestinationRow(
         name=to.settings.name,
         transport=to.settings.transport.value,
@@ -186,11 +213,12 @@ def destination_row(
                 reason=each.reason,
                 since=None if each.failing_s is None else ago(each.failing_s),
             )
-            for each in endpoints.status(to.addresses, time.monotonic())
+            for each in (fates[-TRIED_SHOWN:] if original else fates)
         ),
         unresolved=unresolved,
         tunnel_end=_tunnel_end(to),
         via=to.settings.via,
+        original=original,
     )
 
 

@@ -186,7 +186,8 @@ def _destinations(status: Status) -> list[Sequence[str]]:
             why = f"can't be resolved{why}"
             rows.append((destination["name"], each["name"], how, why))
         if not destination["endpoints"] and not unresolved:
-            rows.append((destination["name"], "no address yet", how, ""))
+            where = "original destinations" if destination.get("original") else "no address yet"
+            rows.append((destination["name"], where, how, ""))
     return rows
 
 

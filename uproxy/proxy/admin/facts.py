@@ -223,7 +223,7 @@ class DestinationRow(Row):
     transport: str
     identities: tuple[str, ...]
     endpoints: tuple[EndpointRow, ...]
-    """Empty until a name has been resolved."""
+    """Empty until a name has been resolved; of original destinations those tried lately."""
     unresolved: tuple[UnresolvedRow, ...] = ()
     """The names among its addresses whose last look-up failed."""
     tunnel_end: str | None = None
@@ -231,6 +231,8 @@ class DestinationRow(Row):
     there are none."""
     via: str | None = None
     """The L7 proxy through which it is reached; None: straight."""
+    original: bool = False
+    """Whether it has no addresses: each captured connection goes where it was made to."""
 
 
 @dataclass(frozen=True, slots=True)
