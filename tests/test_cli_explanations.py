@@ -32,8 +32,12 @@ def status(identity: str | None, *denials: dict[str, Any], **more: Any) -> dict[
 
 
 def caller(*denials: dict[str, Any], identity: str | None = WEB) -> dict[str, Any]:
-    ends = {"endpoints": [{"address": "10.0.0.2:8443", "name": "orders:8443"}]}
-    return status(identity, *denials, destinations=[{"name": "orders", **ends}])
+    to = to_orders(endpoints=[{"address": "10.0.0.2:8443", "name": "orders:8443"}])
+    return status(identity, *denials, destinations=[to])
+
+
+def to_orders(**more: Any) -> dict[str, Any]:
+    return {"name": "orders", "identities": [ORDERS], "endpoints": [], **more}
 
 
 def called(*denials: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -115,11 +119,12 @@ def test_a_deny_rule_is_named_and_nothing_is_to_be_added() -> None:
 
 
 def test_whom_the_caller_does_not_expect_can_be_added_there() -> None:
-    unexpected = row("peer_unexpected", direction="outbound", destination="orders")
+    reason = f"wanted {WEB}, found {ORDERS}: add it to identities if it is right"
+    unexpected = row("peer_unexpected", direction="outbound", destination="orders", reason=reason)
     unknown = row("handshake_failed", reason="the peer refused our certificate")
     found = between(caller(unexpected), called(unknown))
     assert f'identities: ["{ORDERS}"]' in found.lines[-1]
-    assert found.lines[0].endswith("caller's side: peer unexpected: because")
+    assert found.lines[0].endswith(f"caller's side: peer unexpected: {reason}")
 
 
 def test_a_trust_domain_without_a_bundle_can_be_added_where_bundles_are_files() -> None:
@@ -160,13 +165,13 @@ def test_two_that_have_nothing_to_do_with_each_other_are_said_so() -> None:
 
 
 def test_a_destination_through_tunnels_leads_to_the_door_where_they_end() -> None:
-    def through(end: str, application: str) -> dict[str, Any]:
+    def through(end: str, application: str, *denials: dict[str, Any]) -> dict[str, Any]:
         ends = {"endpoints": [{"address": application, "name": application}], "tunnel_end": end}
-        return status(WEB, ECHO, destinations=[{"name": "orders", **ends}])
+        return status(WEB, *denials, destinations=[to_orders(**ends)])
 
     denied = row("denied", identity=WEB, reason=f"no rule allows {WEB}", port=5432)
     for end in ("*:8443", "192.0.2.1:8443"):
-        found = between(through(end, "10.0.0.2:5432"), called(denied))
+        found = between(through(end, "10.0.0.2:5432", ECHO), called(denied))
         assert "called's side: denied" in found.lines[0]
         assert found.lines[-1].endswith('to: {inbound: ["api"], ports: [5432]}}')
         assert len(found.lines) == 4  # the caller's echo is left out

@@ -201,6 +201,31 @@ def test_what_explain_suggests_lets_the_caller_in(
             assert client.recv(5) == b"hello"
 
 
+def test_a_wrong_workload_at_an_address_is_suggested_only_to_who_asks_about_it(
+    tmp_path: Path, world: FileWorld, app: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both end tunnels at one port, and orders answers where the other one is expected."""
+    end = free_port()
+    called = TunnelsIn(tmp_path, world.ours(ORDERS), app, engine="native", port=end)
+    other = TunnelsIn(
+        tmp_path, world.ours(UNWANTED), app, engine="native", port=end, host="127.0.0.2"
+    )
+    caller = TunnelsOut(
+        tmp_path, world.ours(WEB), app, end=end, engine="native", expect=(UNWANTED,)
+    )
+    with called, other, caller:
+        ready(called, other, caller)
+        with ended(caller, "peer_unexpected"), ended(called, "handshake_failed", opened=False):
+            call_in_vain(caller)
+        addresses = [f"127.0.0.1:{each.admin_port}" for each in (caller, other, called)]
+        assert main(["explain", *addresses[:2]]) == 0
+        assert f"{WEB} -> {UNWANTED}: nothing was refused lately" in capsys.readouterr().out
+        assert main(["explain", addresses[0], addresses[2]]) == REFUSED
+        told = capsys.readouterr().out
+        assert f"wanted {UNWANTED}, found {ORDERS}" in told
+        assert f'identities: ["{ORDERS}"]' in told
+
+
 def test_debug_tells_each_accept_handshake_and_dial(
     tmp_path: Path, world: FileWorld, app: int
 ) -> None:

@@ -6,11 +6,11 @@ the caller's says is left out where the called one's list has the reason.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
+from uproxy.cli.pairing import Row, about, found_in, identity_of, leading
 from uproxy.cli.status_lines import span
 from uproxy.cli.status_text import Status
 from uproxy.cli.suggestions import allow_rule, bundle_file, expected_identity
@@ -18,9 +18,6 @@ from uproxy.errors import SpiffeIdError
 from uproxy.policy import OTHER_WAY
 from uproxy.speaking import TRUST_RULE
 from uproxy.spiffe.ids import SpiffeId
-
-Row = Mapping[str, Any]
-"""A row of `denials`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +36,8 @@ def between(one: Status, other: Status, taken: Container[str] = ()) -> Explanati
     if not explained:
         line = (
             f"{_name(one)} and {_name(other)} have no destination that leads to a door of the "
-            "other: is it the right pair, and does nothing in between translate addresses?"
+            "other and expects its identity: is it the right pair, and does nothing in between "
+            "translate addresses?"
         )
         return Explanation((line,), True)
     lines = tuple(line for each in explained for line in each.lines)
@@ -47,17 +45,19 @@ def between(one: Status, other: Status, taken: Container[str] = ()) -> Explanati
 
 
 def _of_direction(caller: Status, called: Status, taken: Container[str]) -> Explanation | None:
-    """Explain the attempts of one at the other; None: none of its destinations leads there."""
-    if not _leads_to(caller, called):
+    """Explain the attempts of one at the other; None: none of its destinations leads there, and
+    none of its refusals is about the other."""
+    mine = list(about(caller, called))
+    if not mine and not leading(caller, called):
         return None
     who = f"{_name(caller)} -> {_name(called)}"
-    there = list(_called_rows(called, _identity(caller)))
-    here = [row for row in _caller_rows(caller, called) if not there or not _is_echo(row)]
+    there = list(_called_rows(called, identity_of(caller)))
+    here = [row for row in mine if not there or not _is_echo(row)]
     lines: list[str] = []
     for row in there:
         lines += _explained(row, called, f"{who}, called's side", None, taken)
     for row in here:
-        lines += _explained(row, caller, f"{who}, caller's side", _identity(called), taken)
+        lines += _explained(row, caller, f"{who}, caller's side", identity_of(called), taken)
     if not lines:
         lines = [f"{who}: nothing was refused lately, {_open(called, caller)}"]
     return Explanation(tuple(lines), bool(there or here))
@@ -97,14 +97,6 @@ def _is_of_proxy(row: Row, caller: str) -> bool:
     return str(row["rule"]).startswith(TRUST_RULE) and caller in said
 
 
-def _caller_rows(caller: Status, called: Status) -> Iterator[Row]:
-    """Yield the caller's rows about a destination that leads to a door of the called side."""
-    names = set(_destinations(caller, called))
-    for row in caller["denials"]:
-        if row["direction"] == "outbound" and row["destination"] in names:
-            yield row
-
-
 def _is_echo(row: Row) -> bool:
     """Whether a caller's row says no more than that the called side refused."""
     if row["outcome"] == "handshake_failed":
@@ -112,28 +104,6 @@ def _is_echo(row: Row) -> bool:
     if row["outcome"] == "l7_refused":
         return "reset before the first byte" in str(row["reason"])
     return bool(row["outcome"] == "peer_refused")
-
-
-def _leads_to(caller: Status, called: Status) -> bool:
-    return any(True for _ in _destinations(caller, called))
-
-
-def _destinations(caller: Status, called: Status) -> Iterator[str]:
-    """Yield the caller's destinations that have an endpoint, or the end of their tunnels, at the
-    port of a door of the called side, or a unix socket of it.  Hosts aren't compared: the same one
-    has many addresses."""
-    places = {_place(door["listen"]) for door in called["doors"] if door["direction"] == "inbound"}
-    for destination in caller["destinations"]:
-        ends = [each["address"] for each in destination["endpoints"]]
-        ends += [each["name"] for each in destination.get("unresolved", ())]
-        tunnel_end = destination.get("tunnel_end")
-        ends = ends if tunnel_end is None else [tunnel_end]
-        if any(_place(end) in places for end in ends):
-            yield destination["name"]
-
-
-def _place(address: str) -> str:
-    return address if address.startswith("unix:") else address.rpartition(":")[2]
 
 
 def _explained(
@@ -164,7 +134,7 @@ def _way_out(row: Row, status: Status, found: str | None, taken: Container[str])
         case "peer_untrusted" if row["rule"] == "X5-17" and _has_files(status):
             domain = _domain(row.get("unproven_identity"))
             return None if domain is None else bundle_file(domain)
-        case "peer_unexpected" if found is not None and row["destination"] is not None:
+        case "peer_unexpected" if found is not None and found_in(row) == found:
             return expected_identity(row["destination"], found)
     return None
 
@@ -181,19 +151,13 @@ def _domain(text: str | None) -> str | None:
         return None
 
 
-def _identity(status: Status) -> str | None:
-    svid = status["certificates"]["svid"]
-    return None if svid is None else str(svid["spiffe_id"])
-
-
 def _name(status: Status) -> str:
     """Return a uProxy's identity, or its name where it has none."""
-    return _identity(status) or f"{status['process']['name']} (no identity)"
+    return identity_of(status) or f"{status['process']['name']} (no identity)"
 
 
 def _open(called: Status, caller: Status) -> str:
-    mine: Sequence[Row] = called["connections"]
-    count = sum(
-        1 for row in mine if row["direction"] == "inbound" and row["identity"] == _identity(caller)
-    )
+    rows: Sequence[Row] = called["connections"]
+    who = identity_of(caller)
+    count = sum(1 for row in rows if row["direction"] == "inbound" and row["identity"] == who)
     return f"{count} open"
