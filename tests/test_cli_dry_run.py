@@ -170,6 +170,23 @@ def test_a_door_for_capture_is_asked_by_port(
     assert words in told.out + told.err
 
 
+def test_what_is_suggested_for_a_captured_port_opens_no_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, document = tmp_path / "captured.yaml", yaml.safe_load(CAPTURED)
+    document["inbound"][0]["ports"][5432] = "mtls"
+    document["authorization"][0]["to"]["ports"] = [3306]
+    file.write_text(yaml.safe_dump(document))
+    assert check(file, "--as", WEB, "--to", "api:8080") == REFUSED
+    out = capsys.readouterr().out
+    suggested = yaml.safe_load(out[out.index("authorization:") :])["authorization"]
+    assert suggested[0]["to"] == {"inbound": ["api"], "ports": [8080]}
+    document["authorization"] += suggested
+    file.write_text(yaml.safe_dump(document))
+    assert check(file, "--as", WEB, "--to", "api:8080") == 0
+    assert check(file, "--as", WEB, "--to", "api:5432") == REFUSED
+
+
 @pytest.fixture
 def tunnels(tmp_path: Path) -> Path:
     (tmp_path / "tunnels.yaml").write_text(TUNNELS)

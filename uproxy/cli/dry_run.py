@@ -98,7 +98,7 @@ def _way_out(
     if no.rule is not None or OTHER_WAY in no.reason:
         return []
     names = {rule.name for rule in settings.authorization}
-    port = target.port if door.transport is Transport.HBONE else None
+    port = target.port if _is_by_port(door) else None
     return ["to let it in, add", allow_rule(question.caller, door.name, names, port, question.via)]
 
 

@@ -1,6 +1,6 @@
 """The YAML that would let a refused caller in, for `uproxy explain` and `uproxy check --as`.
 
-Pure.  Rule: it admits that caller to that door, there to that port if tunnels name one, and to
+Pure.  Rule: it admits that caller to that door, there to that port if callers choose one, and to
 nothing else.
 """
 
@@ -24,7 +24,7 @@ def allow_rule(
     by other rules.
 
     Args:
-        port: the application's, behind a door for tunnels.
+        port: the application's, behind a door at which callers choose it.
         via: the L7 proxy through which it comes; None: directly.
     """
     who, there = json.dumps(caller), json.dumps(door)
