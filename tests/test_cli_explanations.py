@@ -56,7 +56,7 @@ def test_a_denial_is_told_once_with_the_rule_to_add() -> None:
         assert found.lines == (
             f"12 s ago, 3 times: {WEB} -> {ORDERS}, called's side: denied: no rule allows {WEB}",
             "  add to /etc/uproxy/x.yaml:",
-            "    authorization:",
+            "    authorization:  # append the rule to the file's own list, if there is one",
             f'      - {{name: frontend-to-api, action: allow, from: {{identities: ["{WEB}"]}}, '
             'to: {inbound: ["api"]}}',
         )

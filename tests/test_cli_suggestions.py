@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import yaml
 
 from uproxy.cli.suggestions import allow_rule, bundle_file, expected_identity
@@ -50,12 +51,24 @@ def test_a_rule_has_a_name_that_is_free_and_short() -> None:
     taken = {"frontend-to-api", "frontend-to-api-2"}
     assert "name: frontend-to-api-3," in allow_rule(WEB, "api", taken)
     assert "name: caller-to-127-0-0-1-8443," in allow_rule("spiffe://a/_", "127.0.0.1:8443")
-    assert len(allow_rule(f"spiffe://a/{500 * 'x'}", "api")) < 700
+    assert len(allow_rule(f"spiffe://a/{500 * 'x'}", "api")) < 750
 
 
 def test_a_door_whose_name_is_no_plain_word_is_quoted() -> None:
     suggested = yaml.safe_load(allow_rule(WEB, "[::1]:8443"))
     assert suggested["authorization"][0]["to"] == {"inbound": ["[::1]:8443"]}
+
+
+@pytest.mark.parametrize(
+    ("suggestion", "words"),
+    [
+        (allow_rule(WEB, "api"), "append the rule to the file's own list, if there is one"),
+        (bundle_file("a.test"), "append the last line to the bundles that the file has"),
+        (expected_identity("db", WEB), "if it is right: append it to the destination's identities"),
+    ],
+)
+def test_what_is_suggested_says_to_what_it_is_appended(suggestion: str, words: str) -> None:
+    assert suggestion.splitlines()[0].endswith(f":  # {words}")
 
 
 def test_a_bundle_and_an_identity_are_added_where_they_belong() -> None:

@@ -1,7 +1,8 @@
 """The YAML that would let a refused caller in, for `uproxy explain` and `uproxy check --as`.
 
 Pure.  Rule: it admits that caller to that door, there to that port if callers choose one, and to
-nothing else.
+nothing else.  A comment in it says what is added to what the file has already, since a key that is
+there twice is an error and a list that is replaced shuts others out.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def allow_rule(
     ports = "" if port is None else f", ports: [{port}]"
     name = _free_name(f"{_word(caller)}-to-{_word(door)}", names)
     return (
-        "authorization:\n"
+        "authorization:  # append the rule to the file's own list, if there is one\n"
         f"  - {{name: {name}, action: allow, from: {{identities: [{who}]{way}}}, "
         f"to: {{inbound: [{there}]{ports}}}}}"
     )
@@ -41,12 +42,18 @@ def allow_rule(
 def bundle_file(trust_domain: str) -> str:
     """Return an `identity` with a bundle for one more trust domain."""
     name = json.dumps(trust_domain)
-    return f"identity:\n  files:\n    bundles:\n      {name}: {json.dumps(trust_domain + '.pem')}"
+    return (
+        "identity:  # append the last line to the bundles that the file has\n"
+        f"  files:\n    bundles:\n      {name}: {json.dumps(trust_domain + '.pem')}"
+    )
 
 
 def expected_identity(destination: str, found: str) -> str:
     """Return a destination that expects one more SPIFFE ID."""
-    return f"destinations:\n  {json.dumps(destination)}:\n    identities: [{json.dumps(found)}]"
+    return (
+        "destinations:  # if it is right: append it to the destination's identities\n"
+        f"  {json.dumps(destination)}:\n    identities: [{json.dumps(found)}]"
+    )
 
 
 def _word(text: str) -> str:
