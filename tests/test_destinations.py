@@ -1,15 +1,9 @@
 from __future__ import annotations
 
 from tests.helpers.destinations import Destination
+from uproxy.addresses import Addresses
 from uproxy.contract import Candidate
-from uproxy.destinations import (
-    LATELY_S,
-    MAX_FAILING,
-    Addresses,
-    AllEndpoints,
-    Endpoints,
-    EndpointStatus,
-)
+from uproxy.destinations import LATELY_S, MAX_FAILING, AllEndpoints, Endpoints, EndpointStatus
 from uproxy.model import Address, Direction, TcpAddress, UnixAddress
 
 A, B, C = (TcpAddress(f"10.0.0.{n}", 5432) for n in (1, 2, 3))
@@ -174,18 +168,6 @@ def test_a_name_that_fails_to_resolve_keeps_its_last_good_records() -> None:
     assert firsts(destination.candidates(0.0)) == [A]
 
 
-def test_an_address_listed_twice_is_one_endpoint() -> None:
-    destination = Destination((A, NAME))
-    destination.resolved(NAME, (A,))
-    assert [candidate.endpoint for candidate in destination.candidates(0.0)] == [str(A)]
-
-
-def test_addresses_never_change_and_others_take_their_place() -> None:
-    before = Addresses.of((NAME, B), {NAME: (C,)})
-    after = Addresses.of((NAME, B), {NAME: (A,)})
-    assert (list(before.listed), list(after.listed)) == ([C, B], [A, B])
-
-
 def test_what_is_known_of_an_endpoint_outlives_what_lists_it_while_it_is_used() -> None:
     everything = AllEndpoints()
     key = (Direction.OUTBOUND, "db")
@@ -302,21 +284,6 @@ def test_endpoints_that_are_neither_used_nor_failing_take_no_memory() -> None:
     assert not destination.endpoints._endpoints
 
 
-def test_there_is_a_choice_unless_there_is_exactly_one_address() -> None:
-    assert not Destination((A,)).choice
-    assert not Destination((A, A)).choice
-    assert not Destination((UnixAddress("/run/app.sock"),)).choice
-    assert Destination((A, B)).choice
-    named = Destination((NAME,))
-    assert named.choice
-    named.resolved(NAME, (A,))
-    assert not named.choice
-    named.failed(A, 10.0, "refused")
-    assert [each.addresses for each in named.candidates(10.0)] == [(A,)]
-    named.resolved(NAME, (A, A6))
-    assert named.choice
-
-
 def test_an_address_that_is_passed_over_is_a_choice_all_the_same() -> None:
     destination = Destination((A, B))
     destination.failed(A, 10.0, "refused")
@@ -335,15 +302,6 @@ def test_a_candidate_is_told_the_name_in_its_address() -> None:
     }  # fmt: skip
 
 
-def test_one_server_name_is_told_to_every_address_and_follows_a_reload() -> None:
-    destination = Destination((A, B), "reviews.example")
-    assert {each.server_name for each in destination.candidates(0.0)} == {"reviews.example"}
-    destination.configure((A,))
-    assert [each.server_name for each in destination.candidates(0.0)] == [None]
-    destination.configure((A,), "other.example")
-    assert [each.server_name for each in destination.candidates(0.0)] == ["other.example"]
-
-
 def test_of_the_addresses_that_fail_only_so_many_are_remembered() -> None:
     endpoints = Endpoints()
     used = TcpAddress("10.0.0.9", 1)
@@ -357,15 +315,6 @@ def test_of_the_addresses_that_fail_only_so_many_are_remembered() -> None:
     ]
     assert failing == [*range(MAX_FAILING + 1, 2 * MAX_FAILING)]  # the last ones
     assert endpoints.connections == {used: 1}
-
-
-def test_names_may_be_kept_out_of_handshakes() -> None:
-    addresses = Addresses.of((NAME,), {NAME: (A,)}, sends_names=False)
-    [candidate] = Endpoints().candidates(addresses, 0.0)
-    assert candidate.server_name is None
-    addresses = Addresses.of((NAME,), {NAME: (A,)}, "reviews.example", sends_names=False)
-    [candidate] = Endpoints().candidates(addresses, 0.0)
-    assert candidate.server_name == "reviews.example"
 
 
 def test_addresses_in_use_are_never_forgotten_for_one_that_fails() -> None:

@@ -10,6 +10,7 @@ import pytest
 from tests.helpers.connections import FakeConnection, ending
 from tests.helpers.outbound import admitted, app, current, refused
 from tests.helpers.world import World, credentials, peer, settings
+from uproxy.addresses import Addresses
 from uproxy.config.settings import (
     DestinationSettings,
     L7EndpointSettings,
@@ -18,7 +19,7 @@ from uproxy.config.settings import (
     OutboundSettings,
 )
 from uproxy.contract import Candidate, OnClosed, Refusal, Route, Tunnel
-from uproxy.destinations import L7, Addresses, Endpoints
+from uproxy.destinations import L7, Endpoints
 from uproxy.lab.pki import Authority
 from uproxy.model import Direction, Outcome, Role, TcpAddress, Transport
 from uproxy.proxy.outbound import OutboundDoor

@@ -1,12 +1,11 @@
 """Which endpoint of a destination to try next, from how earlier attempts went.
 
-It resolves nothing and dials nothing: records are handed in, candidates handed out, time
-comes in as `now` (seconds of a monotonic clock).  Two things are kept apart: `Addresses` says
-which endpoints there are, is part of a snapshot and never changes; `Endpoints` remembers how
-they fare, outlives snapshots, and says only which is better.  Rules: every record of a name
-is an endpoint; the one with the fewest open connections comes first, equals take turns; a
-failing address is passed over for a while, unless all of them fail; a race is between the
-two address families of one name, never among replicas.
+It resolves nothing and dials nothing: `addresses.Addresses` are handed in, candidates handed out,
+time comes in as `now` (seconds of a monotonic clock).  `Endpoints` remembers how addresses fare,
+outlives snapshots, and says only which is better.  Rules: every record of a name is an endpoint;
+the one with the fewest open connections comes first, equals take turns; a failing address is passed
+over for a while, unless all of them fail; a race is between the two address families of one name,
+never among replicas.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
-from types import MappingProxyType
 from typing import Final, Literal
 
+from uproxy.addresses import Addresses
 from uproxy.contract import Candidate
 from uproxy.model import Address, Direction, TcpAddress
 
@@ -79,75 +78,6 @@ class _Endpoint:
 
 _NEW: Final = _Endpoint()
 """What is known of an address that is neither used nor failing."""
-Records = Mapping[TcpAddress, tuple[TcpAddress, ...]]
-"""The last good answer of the resolver, by name."""
-
-
-def names_of(addresses: tuple[Address, ...]) -> tuple[TcpAddress, ...]:
-    """Return those of `addresses` that are names, which a resolver must look up."""
-    return tuple(
-        address for address in addresses if isinstance(address, TcpAddress) and address.ip is None
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """A destination's addresses, as configured and as resolved."""
-
-    configured: tuple[Address, ...]
-    listed: Mapping[Address, Address]
-    """The address as configured by literal address, in order; a literal that is listed twice
-    counts for the first.  Empty while no name has been resolved."""
-    server_name: str | None
-    """Sent as SNI to each, instead of the name in the address."""
-    sends_names: bool
-    """Whether the name in an address is sent as SNI; false for tunnels, which have none."""
-
-    @classmethod
-    def of(
-        cls,
-        configured: tuple[Address, ...],
-        records: Records,
-        server_name: str | None = None,
-        *,
-        sends_names: bool = True,
-    ) -> Addresses:
-        """List the literal addresses of `configured`, with every record of the names among them."""
-        names = frozenset(names_of(configured))
-        listed: dict[Address, Address] = {}
-        for address in configured:
-            if isinstance(address, TcpAddress) and address in names:
-                literals: tuple[Address, ...] = records.get(address, ())
-            else:
-                literals = (address,)
-            for literal in literals:
-                listed.setdefault(literal, address)
-        return cls(configured, MappingProxyType(listed), server_name, sends_names)
-
-    @property
-    def names(self) -> tuple[TcpAddress, ...]:
-        """The names among them, which a resolver must look up."""
-        return names_of(self.configured)
-
-    @property
-    def choice(self) -> bool:
-        """Whether there is a choice: unless there is exactly one address,
-        `Endpoints.candidates` may answer differently each time."""
-        return len(self.listed) != 1
-
-    @property
-    def is_open(self) -> bool:
-        """Whether each connection names the address to dial, or its port, itself: a stream of a
-        tunnel, or a captured connection."""
-        return all(isinstance(each, TcpAddress) and not each.port for each in self.configured)
-
-    def sni(self, configured: Address) -> str | None:
-        """Return the SNI for a handshake with an address, given as configured: without a server
-        name its own name, without a dot at the end (RFC 6066 section 3); None: none is sent."""
-        sends_own = self.server_name is None and self.sends_names
-        if sends_own and isinstance(configured, TcpAddress) and configured.ip is None:
-            return configured.host.removesuffix(".")
-        return self.server_name
 
 
 class Endpoints:

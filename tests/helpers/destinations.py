@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from uproxy.addresses import Addresses
 from uproxy.contract import Candidate
-from uproxy.destinations import Addresses, Endpoints, EndpointStatus
+from uproxy.destinations import Endpoints, EndpointStatus
 from uproxy.model import Address, TcpAddress
 
 

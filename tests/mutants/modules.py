@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 HUNTED: Mapping[str, tuple[str, ...]] = {
+    "uproxy.addresses": ("test_addresses", "test_destinations"),
     "uproxy.capture.policy": ("test_capture_policy",),
     "uproxy.capture.record": ("test_capture_record",),
     "uproxy.connections.recheck": (

@@ -12,9 +12,10 @@ import socket
 from collections.abc import Mapping
 from typing import Final
 
+from uproxy.addresses import Records
 from uproxy.app.doors import Doors
 from uproxy.connections import Connections
-from uproxy.destinations import AllEndpoints, Records
+from uproxy.destinations import AllEndpoints
 from uproxy.identity.credentials import Credentials
 from uproxy.model import ListenAddress, TcpAddress
 from uproxy.proxy.doors import make_doors

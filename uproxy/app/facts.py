@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
 
+from uproxy.addresses import Addresses
 from uproxy.app.identity import now
 from uproxy.app.l7 import l7_rows
 from uproxy.app.onsets import Onsets
@@ -28,7 +29,7 @@ from uproxy.app.tables import (
     tunnel_row,
 )
 from uproxy.config import Settings
-from uproxy.destinations import L7, Addresses, Key, Kind
+from uproxy.destinations import L7, Key, Kind
 from uproxy.metrics import history
 from uproxy.model import Direction, Transport
 from uproxy.proxy.admin import facts as rows

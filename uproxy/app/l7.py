@@ -6,8 +6,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 
+from uproxy.addresses import Addresses
 from uproxy.app.tables import ago
-from uproxy.destinations import L7, Addresses, AllEndpoints
+from uproxy.destinations import L7, AllEndpoints
 from uproxy.proxy.admin.l7_rows import L7DestinationRow, L7EndpointRow, L7ProxyRow
 from uproxy.proxy.admin.row import UnresolvedRow
 from uproxy.snapshot import L7Proxy, Snapshot

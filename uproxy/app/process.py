@@ -17,6 +17,7 @@ from functools import partial
 from typing import Final
 
 from uproxy import __version__, hardening, libssl, signals, sockets, systemd
+from uproxy.addresses import Records
 from uproxy.app.administration import Administration
 from uproxy.app.budget import budget_of
 from uproxy.app.configuration import ConfigurationFile
@@ -31,7 +32,6 @@ from uproxy.app.starting import accept
 from uproxy.app.state import RunState
 from uproxy.config import Settings, warnings
 from uproxy.descriptors import Budget
-from uproxy.destinations import Records
 from uproxy.errors import UproxyError
 from uproxy.identity.files import FilesSource
 from uproxy.log import Log

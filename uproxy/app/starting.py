@@ -13,10 +13,10 @@ import socket
 from collections.abc import Callable, Mapping
 from typing import Final
 
+from uproxy.addresses import Addresses
 from uproxy.app.parts import Parts
 from uproxy.app.proofs import Awaited
 from uproxy.app.state import RunState
-from uproxy.destinations import Addresses
 from uproxy.model import ListenAddress, Transport
 from uproxy.snapshot import Snapshot, Via
 

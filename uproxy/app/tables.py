@@ -8,10 +8,11 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Final, NamedTuple
 
+from uproxy.addresses import Addresses
 from uproxy.app.identity import now
 from uproxy.config import Settings
 from uproxy.connections import Denial, Entry, OpenConnection
-from uproxy.destinations import Addresses, AllEndpoints, EndpointStatus
+from uproxy.destinations import AllEndpoints, EndpointStatus
 from uproxy.model import (
     Direction,
     Host,

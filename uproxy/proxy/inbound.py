@@ -16,6 +16,7 @@ import logging
 from dataclasses import replace
 from typing import cast
 
+from uproxy.addresses import Addresses
 from uproxy.config.settings import ALL_PORTS
 from uproxy.connections import ConnectionInfo, distrust_of
 from uproxy.contract import (
@@ -32,7 +33,6 @@ from uproxy.contract import (
     TlsPlan,
     plan_for,
 )
-from uproxy.destinations import Addresses
 from uproxy.log import alike
 from uproxy.model import (
     Address,

@@ -9,9 +9,10 @@ from datetime import UTC, datetime
 from time import monotonic
 
 from uproxy import originals
+from uproxy.addresses import Addresses
 from uproxy.connections import Connections
 from uproxy.contract import CacheScope, Candidate, Connection, Ending, OnClosed, Refusal
-from uproxy.destinations import Addresses, AllEndpoints, Endpoints
+from uproxy.destinations import AllEndpoints, Endpoints
 from uproxy.metrics import Metrics
 from uproxy.model import Direction, Outcome, TcpAddress
 from uproxy.policy import IpAddress

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from uproxy.addresses import Addresses
 from uproxy.config.settings import InboundSettings
 from uproxy.connections import ConnectionInfo
 from uproxy.contract import Arrival, Refusal
-from uproxy.destinations import Addresses
 from uproxy.model import Outcome
 from uproxy.policy import Target
 from uproxy.proxy.naming import Own, captured_address, named_address, spoken_at

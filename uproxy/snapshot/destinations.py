@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from uproxy.addresses import Addresses, Records
 from uproxy.config.settings import DestinationSettings, Settings
 from uproxy.contract import Refusal, Upstream
-from uproxy.destinations import Addresses, Records
 from uproxy.model import TcpAddress, Timeouts, Transport
 from uproxy.snapshot.handshakes import upstream_of
 from uproxy.snapshot.l7 import L7Proxy, Via, via_of

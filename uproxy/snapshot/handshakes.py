@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from uproxy.addresses import Records
 from uproxy.config.settings import DestinationSettings, InboundSettings, Settings
 from uproxy.contract import PLAIN, Refusal, Tls, Tunnel, Upstream
-from uproxy.destinations import Records
 from uproxy.model import Outcome, Role, TcpAddress, TlsSettings, Transport, TunnelSettings
 from uproxy.snapshot.plans import HandshakeKind, Plans
 from uproxy.spiffe.ids import IdentityPattern

@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from uproxy.addresses import Addresses, Records
 from uproxy.config.settings import DestinationSettings, L7ProxySettings, Settings
 from uproxy.contract import Refusal, TlsPlan, Tunnel
-from uproxy.destinations import Addresses, Records
 from uproxy.model import Address, Outcome, Role, TcpAddress, TunnelSettings
 from uproxy.snapshot.plans import HandshakeKind, Plans
 from uproxy.spiffe.ids import IdentityPattern

@@ -16,9 +16,10 @@ from functools import partial
 from itertools import count
 from types import MappingProxyType
 
+from uproxy.addresses import Addresses, Records
 from uproxy.config.settings import InboundSettings, Settings
 from uproxy.contract import OwnSvid, Refusal, TlsPlan
-from uproxy.destinations import L7, Addresses, Key, Records
+from uproxy.destinations import L7, Key
 from uproxy.errors import UntrustedError
 from uproxy.identity.credentials import Credentials
 from uproxy.identity.verifier import Verifier
