@@ -61,7 +61,7 @@ def ready(*uproxies: Uproxy) -> None:
         uproxy.wait_until_ready()
 
 
-def call_in_vain(uproxy: Outbound) -> None:
+def call_in_vain(uproxy: Outbound | TunnelsOut) -> None:
     with socket.create_connection(("127.0.0.1", uproxy.port), timeout=10) as client:
         client.sendall(b"anybody?")
         with pytest.raises(ConnectionResetError):
