@@ -16,11 +16,12 @@ def attach(world: World) -> None:
     """Attach with the proxy's cgroup that is the default: the parent of the workload's."""
     world.capture(
         "attach", "--cgroup", world.app, "--netns", world.pod, "--bpffs", world.bpffs,
-        "--mode", "ebpf", "--inbound", "8080",
+        "--mode", world.mode, "--inbound", "8080",
     )  # fmt: skip
 
 
-def test_not_if_it_listens_before_and_not_if_it_does_afterwards(world: World) -> None:
+def test_not_if_it_listens_before_and_not_if_it_does_afterwards(either: World) -> None:
+    world = either
     with world.server(world.pod, OUT, world.app):
         attach(world)
         assert world.status()["listeners"] == {"outbound": False, "inbound": False}
@@ -31,7 +32,8 @@ def test_not_if_it_listens_before_and_not_if_it_does_afterwards(world: World) ->
         assert world.connect(HOST, 8080)["error"] == "ECONNREFUSED"
 
 
-def test_the_proxy_beside_it_is_found_before_and_afterwards(world: World) -> None:
+def test_the_proxy_beside_it_is_found_before_and_afterwards(either: World) -> None:
+    world = either
     with world.proxy():
         attach(world)
         assert world.connect(HOST, 8080)["answer"]["original"] == [HOST, 8080]
@@ -40,10 +42,11 @@ def test_the_proxy_beside_it_is_found_before_and_afterwards(world: World) -> Non
         assert world.connect(HOST, 8080)["answer"]["original"] == [HOST, 8080]
 
 
+@pytest.mark.parametrize("mode", ["ebpf", "nft", "auto"])
 def test_on_a_machine_the_proxys_cgroup_must_be_named(
-    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(control, "is_initial", lambda _: True)
-    wanted = control.Request(str(world.app), world.pod, Policy(), mode="ebpf", bpffs=world.bpffs)
+    wanted = control.Request(str(world.app), world.pod, Policy(), mode=mode, bpffs=world.bpffs)
     with pytest.raises(UsageError, match="--proxy-cgroup is needed in the machine's own"):
         control.attach(wanted, tmp_path)

@@ -12,6 +12,7 @@ from uproxy.capture import (
     bpf,
     contents,
     hooks,
+    impostors,
     nft,
     programs,
     routing,
@@ -74,12 +75,13 @@ def examine(made: Record) -> Condition:
 
 def _examine_nft(made: Record) -> Condition:
     wanted = made.wanted
-    reasons = list(_cgroup(wanted.cgroup, wanted.cgroup_id))
+    reasons = list(_cgroups(wanted))
     namespace = follow_namespace(wanted.namespace)
     if namespace is None:
         return Condition(made, State.STALE, (*reasons, _lost(wanted)))
     with inside(namespace):
-        listeners = nft.has_listeners(wanted)
+        listeners = impostors.has_listeners(wanted)
+        reasons += map(_somebody_elses, impostors.ports_of_others(wanted))
         if not nft.exists(wanted):
             reasons.append(f"the nft table {table_name(wanted.name)} is gone: attach again")
             return Condition(made, State.STALE, tuple(reasons), listeners)
@@ -117,9 +119,7 @@ def _examine_ebpf(made: Record) -> Condition:
 
 def _reasons(made: Record, pins: Pins) -> Iterator[str]:
     wanted = made.wanted
-    yield from _cgroup(wanted.cgroup, wanted.cgroup_id)
-    if wanted.proxy_cgroup is not None:
-        yield from _cgroup(wanted.proxy_cgroup, wanted.proxy_cgroup_id)
+    yield from _cgroups(wanted)
     yield from _links(wanted, pins)
     namespace = follow_namespace(wanted.namespace)
     if namespace is None:
@@ -142,6 +142,21 @@ def _reasons(made: Record, pins: Pins) -> Iterator[str]:
     with pins.open(f"{MAP}own") as map_:
         if map_ is not None and set(bpf.keys(map_, PREFIX_SIZE)) != set(map(prefix_key, own)):
             yield "the addresses of the network namespace have changed: attach again"
+
+
+def _somebody_elses(port: int) -> str:
+    return (
+        f"the socket at port {port} isn't the proxy's, so connections to it are refused: it wasn't "
+        f"made in --proxy-cgroup (ss -lntp sport = :{port}). One that systemd opens for the proxy "
+        "is systemd's"
+    )
+
+
+def _cgroups(wanted: Wanted) -> Iterator[str]:
+    """Yield what is wrong with the workload's cgroup and with the proxy's."""
+    yield from _cgroup(wanted.cgroup, wanted.cgroup_id)
+    if wanted.proxy_cgroup is not None:
+        yield from _cgroup(wanted.proxy_cgroup, wanted.proxy_cgroup_id)
 
 
 def _cgroup(path: Path, id_: int) -> Iterator[str]:

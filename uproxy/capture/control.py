@@ -74,6 +74,8 @@ class Attached:
     """Why this mode; empty: the user chose it."""
     fallbacks: tuple[str, ...]
     """Programs of which this kernel can only run the variant for older ones."""
+    reasons: tuple[str, ...]
+    """Why it doesn't do yet what it was attached for."""
 
 
 def attach(request: Request, folder: Path = record.FOLDER) -> Attached:
@@ -95,10 +97,13 @@ def attach(request: Request, folder: Path = record.FOLDER) -> Attached:
             )
         if earlier is None and mode == Mode.EBPF:
             _refuse_table(wanted)
+        fallbacks: tuple[str, ...] = ()
         if mode == Mode.NFT:
             nft.attach(folder, wanted)
-            return Attached(name, mode, why, ())
-        return Attached(name, mode, why, ebpf.attach(folder, wanted))
+        else:
+            fallbacks = ebpf.attach(folder, wanted)
+        made = record.load(folder, name)
+        return Attached(name, mode, why, fallbacks, examine(made).reasons if made else ())
 
 
 def _lost(bpffs: Path, name: str) -> Record | None:
@@ -217,15 +222,17 @@ def name_of(cgroup: str) -> str:
 def _name(request: Request) -> str:
     if request.name is None:
         return default_name(find_cgroup("--cgroup", request.cgroup).path)
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", request.name):
-        raise UsageError(f"--name {request.name!r}: 1 to 100 letters, digits, - and _")
+    if not re.fullmatch(rf"[A-Za-z0-9_-]{{1,{record.LONGEST_NAME}}}", request.name):
+        raise UsageError(
+            f"--name {request.name!r}: 1 to {record.LONGEST_NAME} letters, digits, - and _"
+        )
     return request.name
 
 
 def _wanted(request: Request, name: str, mode: Mode) -> Wanted:
     cgroup = find_cgroup("--cgroup", request.cgroup)
     namespace = find_namespace(request.netns)
-    proxy = _proxy(request, cgroup, namespace, mode)
+    proxy = _proxy(request, cgroup, namespace)
     if request.outbound_port == request.inbound_port:
         raise UsageError("--outbound-port and --inbound-port must differ")
     if mode == Mode.NFT and request.fail_open:
@@ -238,8 +245,8 @@ def _wanted(request: Request, name: str, mode: Mode) -> Wanted:
         cgroup=cgroup.path,
         cgroup_id=cgroup.id,
         namespace=namespace,
-        proxy_cgroup=proxy.path if proxy else None,
-        proxy_cgroup_id=proxy.id if proxy else 0,
+        proxy_cgroup=proxy.path,
+        proxy_cgroup_id=proxy.id,
         policy=request.policy,
         outbound_port=request.outbound_port,
         inbound_port=request.inbound_port,
@@ -250,15 +257,13 @@ def _wanted(request: Request, name: str, mode: Mode) -> Wanted:
     )
 
 
-def _proxy(request: Request, cgroup: Cgroup, namespace: Namespace, mode: Mode) -> Cgroup | None:
-    """Return the cgroup whose listeners may get connections; None: it doesn't matter.
+def _proxy(request: Request, cgroup: Cgroup, namespace: Namespace) -> Cgroup:
+    """Return the cgroup whose listeners may get connections.
 
     By default the workload's parent, which in a pod has its containers, and under systemd all
     services: there any of them could take the place of a proxy that is down.
     """
     if request.proxy_cgroup is None:
-        if mode == Mode.NFT:
-            return None
         if cgroup.path == cgroup_root():
             raise UsageError(
                 "--cgroup is the root of all cgroups: name the proxy's, --proxy-cgroup"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
+import re
 import subprocess
 from dataclasses import replace
 from ipaddress import ip_address
@@ -16,12 +17,11 @@ from typing import Final
 
 from uproxy.capture import record
 from uproxy.capture.connection import Connection
-from uproxy.capture.layout import Listener, Stat
-from uproxy.capture.listeners import listening
+from uproxy.capture.layout import Stat
 from uproxy.capture.netlink import Netlink, read_attributes
 from uproxy.capture.nft_rules import PREFIX, ruleset, table_name
 from uproxy.capture.places import cgroup_root, follow_namespace, inside, living
-from uproxy.capture.record import Record, Wanted
+from uproxy.capture.record import LONGEST_NAME, Record, Wanted
 from uproxy.capture.sockdiag import connections
 from uproxy.errors import NotPermittedError, UproxyError
 
@@ -31,6 +31,7 @@ _GET_TABLE, _NAME, _INET = 10 << 8 | 1, 1, 1
 """NFNL_SUBSYS_NFTABLES and NFT_MSG_GETTABLE, NFTA_TABLE_NAME, NFPROTO_INET."""
 _NO_NFT: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 """What a kernel without nftables answers."""
+_OURS: Final = re.compile(rf"{PREFIX}([A-Za-z0-9_-]{{1,{LONGEST_NAME}}})")
 _NO_PERMISSION: Final = "Operation not permitted"
 
 
@@ -104,8 +105,10 @@ def captures() -> list[str]:
         if error.errno in _NO_NFT:
             return []
         raise
-    names = (read_attributes(each[4:])[_NAME].rstrip(b"\0").decode() for each in dumped)
-    return [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
+    names = (read_attributes(each[4:])[_NAME].rstrip(b"\0") for each in dumped)
+    # anybody may have a network namespace, and call a table there whatever they like
+    found = (_OURS.fullmatch(name.decode(errors="replace")) for name in names)
+    return [each[1] for each in found if each]
 
 
 def _left_alone(wanted: Wanted) -> set[Connection]:
@@ -133,15 +136,6 @@ def stats(wanted: Wanted) -> dict[Stat, int]:
     return {_STATS[each["name"]]: int(each["packets"]) for each in counters}
 
 
-def has_listeners(wanted: Wanted) -> dict[Listener, bool]:
-    """Return whether anybody listens at the proxy's ports in this network namespace."""
-    ports = {port for port, _ in listening()}
-    return {
-        Listener.OUTBOUND: wanted.outbound_port in ports,
-        Listener.INBOUND: wanted.inbound_port in ports,
-    }
-
-
 def digest(rules: str) -> str:
     """Return a digest of an nft ruleset, 16 hexadecimal digits."""
     return hashlib.sha256(rules.encode()).hexdigest()[:16]
@@ -166,5 +160,5 @@ def _nft(*words: str, rules: str | None = None) -> str:
         raise NotPermittedError(f"nft: CAP_NET_ADMIN needed ({said})")
     raise UproxyError(
         f"nft refuses: {said}: capture needs nftables 0.9.9 and Linux 5.13 with nft_socket, "
-        "nft_redir and nft_fib"
+        "nft_redir, nft_reject, nft_tproxy and nft_fib"
     )

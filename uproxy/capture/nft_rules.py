@@ -15,19 +15,16 @@ from typing import Final
 
 from uproxy.capture.connection import Connection
 from uproxy.capture.layout import Network
+from uproxy.capture.nft_guard import guard
+from uproxy.capture.nft_words import BEGINNING, FLAGS, chain, filter_chain, in_cgroup, ports
 from uproxy.capture.policy import Policy
 from uproxy.capture.record import Wanted
-from uproxy.errors import UproxyError
 
-_ROOT: Final = Path("/sys/fs/cgroup")
-"""The mount point below which nft looks for cgroups."""
 _PRIORITY: Final = -110
 """The priority of our chains: they come before those that translate a service's address (-100), and
 see the address that the workload named."""
 
-_FLAGS: Final = "tcp flags & (fin | syn | rst | ack)"
-_BEGINNING: Final = f"{_FLAGS} == syn"
-_NOT_BEGINNING: Final = f"{_FLAGS} != syn"
+_NOT_BEGINNING: Final = f"{FLAGS} != syn"
 _OURS: Final = "{0} saddr . tcp sport . {0} daddr . tcp dport @{1}"
 _THEIRS: Final = "{0} daddr . tcp dport . {0} saddr . tcp sport @{1}"
 _SETS: Final = {4: "older", 6: "older6"}
@@ -60,15 +57,12 @@ def ruleset(wanted: Wanted, cgroup_root: Path, older: Iterable[Connection] = ())
             *(f"counter {each} {{ }}" for each in COUNTERS),
             *_sets(tuple(older)),
             *_nat_chain("outbound", "output", _outbound(wanted, cgroup_root)),
-            "chain decide {",
-            *_decide(wanted, cgroup_root, _to_proxy(wanted)),
-            "}",
+            *chain("decide", _decide(wanted, cgroup_root, _to_proxy(wanted))),
             *_nat_chain("inbound", "prerouting", _inbound(wanted)),
-            *_filter_chain("missed_outbound", "output", _missed_outbound(wanted, cgroup_root)),
-            "chain missed {",
-            *_decide(wanted, cgroup_root, "meta l4proto tcp drop"),
-            "}",
-            *_filter_chain("missed_inbound", "input", _missed_inbound(wanted)),
+            *filter_chain("missed_outbound", "output", _missed_outbound(wanted, cgroup_root)),
+            *chain("missed", _decide(wanted, cgroup_root, "meta l4proto tcp drop")),
+            *filter_chain("missed_inbound", "input", _missed_inbound(wanted)),
+            *guard(wanted, cgroup_root),
             "}",
             "",
         )
@@ -91,18 +85,7 @@ def _element(each: Connection) -> str:
 
 
 def _nat_chain(name: str, hook: str, rules: Iterable[str]) -> Iterator[str]:
-    return _chain(name, f"type nat hook {hook} priority {_PRIORITY}", rules)
-
-
-def _filter_chain(name: str, hook: str, rules: Iterable[str]) -> Iterator[str]:
-    return _chain(name, f"type filter hook {hook} priority 0", rules)
-
-
-def _chain(name: str, place: str, rules: Iterable[str]) -> Iterator[str]:
-    yield f"chain {name} {{"
-    yield f"{place}; policy accept;"
-    yield from rules
-    yield "}"
+    return chain(name, rules, f"type nat hook {hook} priority {_PRIORITY}")
 
 
 def _leave_older(way: str) -> Iterator[str]:
@@ -113,11 +96,11 @@ def _leave_older(way: str) -> Iterator[str]:
 def _outbound(wanted: Wanted, cgroup_root: Path) -> Iterator[str]:
     yield from _leave_older(_OURS)
     # a match, not its opposite: that would also be true of cgroups that are less deep
-    yield f"meta l4proto tcp {_in_cgroup(wanted.cgroup, cgroup_root)} jump decide"
+    yield f"meta l4proto tcp {in_cgroup(wanted.cgroup, cgroup_root)} jump decide"
 
 
 def _missed_outbound(wanted: Wanted, cgroup_root: Path) -> Iterator[str]:
-    yield f"{_BEGINNING} {_in_cgroup(wanted.cgroup, cgroup_root)} jump missed"
+    yield f"{BEGINNING} {in_cgroup(wanted.cgroup, cgroup_root)} jump missed"
 
 
 def _decide(wanted: Wanted, cgroup_root: Path, verdict: str) -> Iterator[str]:
@@ -125,13 +108,13 @@ def _decide(wanted: Wanted, cgroup_root: Path, verdict: str) -> Iterator[str]:
     redirected goes to an address of the namespace's own."""
     policy = wanted.policy
     if wanted.proxy_cgroup is not None and wanted.exempt_cgroup_id:
-        yield f"{_in_cgroup(wanted.proxy_cgroup, cgroup_root)} return"
+        yield f"{in_cgroup(wanted.proxy_cgroup, cgroup_root)} return"
     yield "fib daddr type local return"
     yield "ip6 daddr fe80::/10 return"
     if policy.excluded_ports:
-        yield f"tcp dport {_set(policy.excluded_ports)} return"
+        yield f"tcp dport {ports(policy.excluded_ports)} return"
     if policy.included_ports:
-        yield f"tcp dport != {_set(policy.included_ports)} return"
+        yield f"tcp dport != {ports(policy.included_ports)} return"
     verdicts = dict.fromkeys(policy.included, verdict)
     verdicts |= dict.fromkeys(policy.excluded, "return")
     # the first match decides, so the longest prefix must come first
@@ -163,9 +146,9 @@ def _missed_inbound(wanted: Wanted) -> Iterator[str]:
 
 def _for_inbound(policy: Policy, verdict: str) -> Iterator[str]:
     if policy.inbound_excluded:
-        yield f"tcp dport {_set(policy.inbound_excluded)} return"
-    ports = "" if policy.inbound_all else f"tcp dport {_set(policy.inbound)} "
-    yield f"{ports}meta l4proto tcp {verdict}"
+        yield f"tcp dport {ports(policy.inbound_excluded)} return"
+    those = "" if policy.inbound_all else f"tcp dport {ports(policy.inbound)} "
+    yield f"{those}meta l4proto tcp {verdict}"
 
 
 def _to_proxy(wanted: Wanted) -> str:
@@ -174,16 +157,3 @@ def _to_proxy(wanted: Wanted) -> str:
 
 def _to(network: Network) -> str:
     return f"{'ip' if isinstance(network, IPv4Network) else 'ip6'} daddr {network}"
-
-
-def _set(ports: frozenset[int]) -> str:
-    return f"{{ {', '.join(map(str, sorted(ports)))} }}"
-
-
-def _in_cgroup(path: Path, cgroup_root: Path) -> str:
-    level = len(path.relative_to(cgroup_root).parts)
-    if not level or not path.is_relative_to(_ROOT):
-        raise UproxyError(
-            f"nft can't capture the cgroup {path}: it must be below {_ROOT}, and not the root"
-        )
-    return f'socket cgroupv2 level {level} "{path.relative_to(_ROOT)}"'

@@ -28,6 +28,8 @@ from uproxy.errors import NotPermittedError, UproxyError, UsageError, in_words
 FOLDER: Final = Path("/run/uproxy/capture")
 VERSION: Final = 1
 """The version of the file's format."""
+LONGEST_NAME: Final = 100
+"""How many characters a capture's name may have."""
 _LONGEST_WORD = 40
 
 
@@ -57,6 +59,12 @@ class Wanted:
     bpffs: Path
     short_circuit: tuple[str, ...] | None = None
     """The kernel's flaws that are accepted with it; None: it isn't wanted."""
+
+    @property
+    def proxy_ports(self) -> frozenset[int]:
+        """The ports to which connections are brought."""
+        inbound = {self.inbound_port} if self.policy.captures_inbound else set[int]()
+        return frozenset({self.outbound_port, *inbound})
 
     @property
     def exempt_cgroup_id(self) -> int:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import socket
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
@@ -29,6 +30,8 @@ _ANSWER = 72
 """The size in bytes of what stands in front of an answer's attributes."""
 _MARK: Final = 15
 """INET_DIAG_MARK."""
+_CGROUP: Final = 21
+"""INET_DIAG_CGROUP_ID: the cgroup in which the socket was made (since Linux 5.9)."""
 _OPTIONS, _TRANSPARENT = 22, 0x20
 """INET_DIAG_SOCKOPT (since Linux 5.10), and in its first byte what IP_TRANSPARENT has set."""
 _TIME_WAIT, _CLOSE, _LISTEN = 6, 7, 10
@@ -89,6 +92,20 @@ def is_opaque(port: int) -> bool:
             if int.from_bytes(answer[_PORT], "big") == port
         ]
     return bool(options) and all(each and not each[0] & _TRANSPARENT for each in options)
+
+
+def listening_cgroups() -> list[tuple[int, int]]:
+    """Return (port, number of the cgroup in which it was made) of each socket of this namespace
+    that listens; 0: the kernel doesn't tell."""
+    with Netlink(_NETLINK_SOCK_DIAG) as netlink:
+        return [
+            (
+                int.from_bytes(answer[_PORT], "big"),
+                int.from_bytes(read_attributes(answer[_ANSWER:]).get(_CGROUP, b""), sys.byteorder),
+            )
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for answer in netlink.dump(_BY_FAMILY, _request(family, 1 << _LISTEN))
+        ]
 
 
 def reset(sockets: list[OpenSocket]) -> None:

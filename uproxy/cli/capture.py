@@ -200,6 +200,8 @@ def _attach(args: argparse.Namespace) -> int:
     done = control.attach(request)
     why = f" ({done.why})" if done.why else ""
     print(f"capture {done.name} is attached, mode {done.mode}{why}")
+    for reason in done.reasons:
+        print(f"uproxy: warning: {reason}", file=sys.stderr)
     return 0
 
 
