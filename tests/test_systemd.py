@@ -294,11 +294,21 @@ def test_the_unit_for_capture_and_its_drop_in_are_what_systemd_understands(
     )
     shutil.copy(UNITS / "captured.conf", folder / "orders.service.d")
     (folder / "orders.service").write_text("[Service]\nExecStart=/bin/true\n")
-    names = [folder / "orders.service", folder / "uproxy-capture@orders.service"]
+    follow = (UNITS / "uproxy-follow@.service").read_text()
+    (folder / "uproxy-follow@orders.service").write_text(
+        follow.replace("/usr/local/bin/uproxy", "/bin/true")
+    )
+    names = [
+        folder / f"{name}.service"
+        for name in ("orders", "uproxy-capture@orders", "uproxy-follow@orders")
+    ]
     complaints = [
         line
         for line in analyze("verify", "--man=no", "--recursive-errors=no", *names).splitlines()
-        if "uproxy-capture@" in line or "captured" in line or "orders.service" in line
+        if "uproxy-capture@" in line
+        or "uproxy-follow@" in line
+        or "captured" in line
+        or "orders.service" in line
     ]
     assert complaints == []
 

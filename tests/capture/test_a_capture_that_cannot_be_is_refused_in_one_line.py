@@ -12,6 +12,7 @@ import pytest
 from tests.helpers.capture_world import World, existing, run
 from tests.helpers.privileges import unprivileged
 from uproxy.capture import bpf
+from uproxy.capture.pins import Pins
 from uproxy.capture.places import cgroup_root, opened
 
 
@@ -191,6 +192,59 @@ def test_a_program_that_wants_the_cgroup_for_itself_is_left_there(world: World) 
         bpf._bpf(9, "4I", cgroup, program, 10, 0)  # BPF_PROG_DETACH
     os.close(program)
     world.attach()
+
+
+def test_a_change_that_is_refused_in_the_middle_leaves_everything_as_it_was(world: World) -> None:
+    """guard and disown have moved to the other cgroup when connect4 can't, and are put back."""
+    other = world.cgroup / "other"
+    other.mkdir()
+    nothing = bytes([0xB7, 0, 0, 0, 1, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0])
+    program = bpf.load_program("theirs", (18, 10), nothing, "GPL")
+    world.attach("--inbound", "8080")
+    before, pinned = world.dump(), pins(world)
+    with world.proxy(), opened(other) as cgroup:
+        bpf._bpf(8, "4I", cgroup, program, 10, 0)  # BPF_PROG_ATTACH
+        done = world.attach("--cgroup", other, "--exclude", "0.0.0.0/0", check=False)
+        assert "somebody else's program is attached there" in done.stderr
+        bpf._bpf(9, "4I", cgroup, program, 10, 0)  # BPF_PROG_DETACH
+        assert (world.dump(), pins(world)) == (before, pinned)
+        assert world.status()["cgroup"] == str(world.app)
+        assert world.status()["state"] == "attached"
+        assert world.connect("203.0.113.9", 80)["answer"]["door"] == "outbound"
+        assert world.run_app(world.pod, other, "203.0.113.9", 80)["error"] == "timeout"
+        # without that program it can: what is captured moves
+        world.attach("--cgroup", other)
+        assert world.status()["state"] == "attached"
+        seen = world.run_app(world.pod, other, "203.0.113.9", 80)
+        assert seen["answer"]["door"] == "outbound"
+        assert world.connect("203.0.113.9", 80)["error"] == "timeout"
+    os.close(program)
+    world.detach()
+    other.rmdir()
+
+
+def pins(world: World) -> dict[str, tuple[int, int, int] | int]:
+    """The links and the maps that are pinned: links with their programs and targets."""
+    found: dict[str, tuple[int, int, int] | int] = {}
+    there = Pins(world.bpffs, world.name)
+    for name in there.names():
+        with there.open(name) as descriptor:
+            assert descriptor is not None
+            info = bpf.link_info(descriptor)
+            is_link = name.startswith("link_")
+            found[name] = (
+                (info.id, info.program_id, info.target) if is_link else bpf.map_id(descriptor)
+            )
+    return found
+
+
+def test_a_table_is_not_left_behind_in_another_namespace(world: World) -> None:
+    world.attach("--mode", "nft")
+    before = world.dump()
+    done = world.attach("--mode", "nft", "--netns", world.host, check=False)
+    assert (done.returncode, "with another --netns: detach it first" in done.stderr) == (1, True)
+    assert world.dump() == before
+    assert world.status()["state"] == "attached"
 
 
 def test_programs_of_others_that_share_are_no_hindrance(world: World) -> None:

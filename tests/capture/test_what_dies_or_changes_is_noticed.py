@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.capture_world import HOST, POD, World, existing, run
+from uproxy.capture import record
 from uproxy.lab.waiting import wait_until
 
 NEW, NEW6 = "10.99.0.77", "fd99::77"
@@ -144,6 +145,19 @@ def test_following_ends_with_the_capture(world: World) -> None:
         wait_until(lambda: own(world), "it to follow")
         world.detach()
         assert process.wait(10) == 0
+
+
+def test_following_what_has_lost_its_record_ends_with_an_error(world: World) -> None:
+    """It still captures, and nobody brings its list of own addresses up to date."""
+    world.attach()
+    argv = [sys.executable, "-m", "uproxy", "capture", "follow", "--name", world.name]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process:
+        run("ip", "-n", world.pod, "addr", "add", f"{NEW}/24", "dev", "eth0")
+        wait_until(lambda: own(world), "it to follow")
+        (record.FOLDER / f"{world.name}.json").unlink()
+        _, said = process.communicate(timeout=10)
+        assert (process.returncode, "still acts, but its record is lost" in said) == (1, True)
+    world.attach()
 
 
 def test_nft_needs_nobody_who_follows(either: World) -> None:

@@ -68,6 +68,22 @@ def test_two_hundred_times_while_connections_are_made_all_the_time(either: World
     assert min(account.values()) > 200
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_while_it_is_attached_again_and_again_no_connection_goes_around_it(either: World) -> None:
+    words = [sys.executable, capture_crowd.__file__, "dial", "1", f"{HOST},{SECOND},{HOST6}", "80"]
+    argv = either.inside(either.pod, either.app, *words)
+    pipe = subprocess.PIPE
+    with either.proxy(), either.server(either.host, 80):
+        either.attach()
+        with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True) as crowd:
+            for number in range(20):
+                either.attach(*(INBOUND if number % 2 else ("--include", "10.99.0.0/24,fd99::/64")))
+            account = json.loads(crowd.communicate("enough\n")[0])
+    assert set(account) == {"proxy"}
+    assert account["proxy"] > 200
+
+
 def test_settings_from_before_come_back(world: World) -> None:
     name = "net.ipv4.tcp_fwmark_accept"
     run("ip", "netns", "exec", world.pod, "sysctl", "-w", f"{name}=1")

@@ -193,10 +193,15 @@ def _info(descriptor: int, content: bytes, size: int) -> bytes:
     return info.raw
 
 
+def open_program(program_id: int) -> int:
+    """Return a new descriptor of a loaded program."""
+    return _bpf(_PROG_BY_ID, "3I", program_id, 0, 0)
+
+
 def program_maps(program_id: int) -> frozenset[int]:
     """Return the numbers of the maps that a loaded program uses."""
     ids = (ctypes.c_uint32 * _MAPS)()
-    program = _bpf(_PROG_BY_ID, "3I", program_id, 0, 0)
+    program = open_program(program_id)
     try:
         # behind 52 bytes: nr_map_ids, map_ids
         info = _info(program, struct.pack("=52xIQ", _MAPS, ctypes.addressof(ids)), 64)

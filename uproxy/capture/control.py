@@ -209,7 +209,10 @@ def follow(name: str, folder: Path = record.FOLDER) -> None:
 
     Raises:
         UsageError: there is none of that name, or it needs nobody who follows.
+        UproxyError: its record is lost.
     """
+    if record.load(folder, name) is None and _orphans(name, folder, DEFAULT_BPFFS):
+        raise UproxyError(f"capture {name}: {orphans.REASON}")
     following.follow(folder, name)
 
 

@@ -3,7 +3,7 @@
 Rules: what is attached does nothing until `config.enabled` is set, which one write does after
 everything else is there; so a command that was killed leaves either all of it or nothing that
 acts.  Attaching again, with another policy or newer programs, replaces the programs one by one
-while connections stay open and keep their marks.
+while connections stay open and keep their marks; if that fails, the former are put back.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from uproxy.capture import contents, hooks, programs, record, routing, shortcut,
 from uproxy.capture.pins import LINK, MAP, Pins, check_bpffs, pinned
 from uproxy.capture.places import follow_namespace, inside, living
 from uproxy.capture.record import Mode, Record, Wanted
+from uproxy.capture.restoring import put_back_on_error
 from uproxy.errors import UproxyError
 
 _LOOK_EVERY_S: Final = 0.05
@@ -83,9 +84,9 @@ def _upgrade(folder: Path, earlier: Record, wanted: Wanted, pins: Pins) -> tuple
             programs.loaded({name: each for name, each in reused.items() if each is not None})
         )
         made = replace(earlier, wanted=wanted, programs=programs.digest())
-        record.save(folder, made)
-        contents.write_record(pins, made)
-        _put_in_place(wanted, loaded, pins, is_enabled=True)
+        with record.replaced(folder, made), put_back_on_error(pins):
+            contents.write_record(pins, made)
+            _put_in_place(wanted, loaded, pins, is_enabled=True)
         return loaded.fallbacks
 
 

@@ -7,11 +7,11 @@ import socket
 from pathlib import Path
 from typing import Final
 
-from uproxy.capture import contents, record, routing
+from uproxy.capture import contents, orphans, record, routing
 from uproxy.capture.pins import MAP, Pins
 from uproxy.capture.places import follow_namespace, inside, living
-from uproxy.capture.record import Mode, Record
-from uproxy.errors import UsageError
+from uproxy.capture.record import Mode, Record, Wanted
+from uproxy.errors import UproxyError, UsageError
 
 _GROUPS: Final = 1 << 4 | 1 << 8 | 1 << 6 | 1 << 10
 """RTMGRP_IPV4_IFADDR, RTMGRP_IPV6_IFADDR, RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE."""
@@ -25,6 +25,7 @@ def follow(folder: Path, name: str) -> None:
 
     Raises:
         UsageError: there is none of that name, or it is no eBPF capture.
+        UproxyError: its record is lost meanwhile, and nobody knows what to follow.
     """
     made = record.load(folder, name)
     if made is None:
@@ -32,14 +33,16 @@ def follow(folder: Path, name: str) -> None:
     if made.wanted.mode != Mode.EBPF:
         raise UsageError(f"capture {name} needs nobody who follows: nft asks the kernel itself")
     with _changes(made) as changes:
-        while _refresh_locked(folder, name):
+        while _refresh_locked(folder, made.wanted):
             _wait(changes)
 
 
-def _refresh_locked(folder: Path, name: str) -> bool:
+def _refresh_locked(folder: Path, wanted: Wanted) -> bool:
     """Refresh a capture, unless it is detached; return whether there still is one."""
     with record.locked(folder):
-        made = record.load(folder, name)
+        made = record.load(folder, wanted.name)
+        if made is None and Pins(wanted.bpffs, wanted.name).exist():
+            raise UproxyError(f"capture {wanted.name}: {orphans.REASON}")
         return made is not None and refresh(made)
 
 

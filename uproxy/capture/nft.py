@@ -55,19 +55,23 @@ def attach(folder: Path, wanted: Wanted) -> None:
     check(wanted)
     root = cgroup_root()
     earlier = record.load(folder, wanted.name)
+    if earlier is not None:
+        _check_same(earlier.wanted, wanted)
     made = Record(wanted, programs=digest(ruleset(wanted, root)))
-    record.save(folder, made)
-    try:
-        with inside(living(wanted.namespace)):
+    with inside(living(wanted.namespace)):
+        with record.replaced(folder, made):
             older = _left_alone(wanted) if exists(wanted) else connections()
             _nft("--file", "-", rules=ruleset(wanted, root, older))
-            record.save(folder, replace(made, listing=listing(wanted)))
-    except BaseException:
-        if earlier is None:
-            record.forget(folder, wanted.name)
-        else:
-            record.save(folder, earlier)
-        raise
+        # the table is there: from here on its record stays, whatever happens
+        record.save(folder, replace(made, listing=listing(wanted)))
+
+
+def _check_same(earlier: Wanted, wanted: Wanted) -> None:
+    """Refuse to leave a table behind in another network namespace."""
+    if not earlier.namespace.is_same(wanted.namespace) and follow_namespace(earlier.namespace):
+        raise UproxyError(
+            f"capture {wanted.name} is attached with another --netns: detach it first"
+        )
 
 
 def detach(folder: Path, made: Record) -> None:

@@ -8,11 +8,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from uproxy.capture import contents, ebpf, nft, record
 from uproxy.capture.pins import Pins, pinned
 from uproxy.capture.places import Namespace, enter_each, inside
 from uproxy.capture.record import Mode, Record
+
+REASON: Final = "it still acts, but its record is lost: detach it by --name, or attach again"
+"""What is wrong with each of them, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,10 @@ class Pins:
         """Whether there is anything."""
         return self.folder.is_dir()
 
+    def names(self) -> list[str]:
+        """Return the names of all pins."""
+        return sorted(path.name for path in self.folder.iterdir())
+
     def create(self) -> None:
         """Make the folder for the pins.
 

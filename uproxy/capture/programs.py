@@ -176,5 +176,5 @@ def _refusal(verb: str, what: str, error: OSError) -> UproxyError:
     said = f": {error.log}" if isinstance(error, bpf.VerifierError) else ""
     return UproxyError(
         f"this kernel ({os.uname().release}) can't {verb} {what}: {in_words(error)}{said}; "
-        "eBPF capture needs Linux 5.10 or later: use --mode nft"
+        "eBPF capture needs Linux 5.9 or later: use --mode nft"
     )

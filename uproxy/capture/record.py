@@ -145,6 +145,21 @@ def save(folder: Path, record: Record) -> None:
     draft.replace(path)
 
 
+@contextlib.contextmanager
+def replaced(folder: Path, record: Record) -> Iterator[None]:
+    """Write a record, in place of what there is; if the `with` block fails, have that again."""
+    earlier = load(folder, record.wanted.name)
+    save(folder, record)
+    try:
+        yield
+    except BaseException:
+        if earlier is None:
+            forget(folder, record.wanted.name)
+        else:
+            save(folder, earlier)
+        raise
+
+
 def load(folder: Path, name: str) -> Record | None:
     """Return the record of a capture; None: there is none.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from uproxy.capture import orphans
 from uproxy.capture.condition import Condition, State
 from uproxy.capture.layout import Listener, Stat
 from uproxy.capture.orphans import Orphan
@@ -30,11 +31,10 @@ _ORPHANED: Final = "orphaned"
 def as_json(condition: Condition | Orphan) -> dict[str, Any]:
     """Return everything that is known of a capture."""
     if isinstance(condition, Orphan):
-        reason = "it still acts, but its record is lost: detach it by --name, or attach again"
         return {
             "name": condition.name,
             "state": _ORPHANED,
-            "reasons": [reason],
+            "reasons": [orphans.REASON],
             "mode": str(condition.mode),
             "place": str(condition.place),
         }
