@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.docs import blocks
 from tests.helpers.systemd_machine import PROJECT, Machine, booted
 from uproxy.lab.pki import Authority
 from uproxy.lab.waiting import wait_until
@@ -16,6 +17,8 @@ from uproxy.lab.waiting import wait_until
 pytestmark = pytest.mark.privileged
 
 UNIT = "uproxy@orders.service"
+PAGE = PROJECT / "docs" / "howto" / "systemd.md"
+OPAQUE = "its socket isn't transparent"
 SHIPPED = PROJECT / "deploy" / "systemd" / "uproxy@.service"
 
 CONFIG = """\
@@ -99,6 +102,53 @@ def test_it_starts_reloads_is_restarted_when_frozen_and_stops(machine: Machine) 
     assert machine.show(UNIT, "Result") == "success"
     assert machine.show(UNIT, "ExecMainStatus") == "0"
     assert "drained: 0 connections" in journal(machine)
+
+
+def documented_drop_in() -> str:
+    """Return what the page tells to write for ports below 1024; the unit's comment has the same."""
+    [drop_in] = [block.text for block in blocks(PAGE) if "CAP_NET_BIND_SERVICE" in block.text]
+    section, *lines = drop_in.splitlines()
+    assert section == "[Service]"
+    unit = SHIPPED.read_text()
+    assert all(f"#   {line}\n" in unit for line in lines)
+    return drop_in
+
+
+def listens_at(machine: Machine, port: int) -> bool:
+    return f":{port} " in machine.run("ss", "--listening", "--tcp", "--numeric").stdout
+
+
+def test_ports_below_1024_take_the_drop_in_that_is_documented(machine: Machine) -> None:
+    config = machine.root / "etc/uproxy/orders.yaml"
+    config.write_text(config.read_text().replace("127.0.0.1:8443", "127.0.0.1:443"))
+    assert machine.run("systemctl", "start", UNIT).returncode != 0
+    assert "ports below 1024 need CAP_NET_BIND_SERVICE" in journal(machine)
+
+    drop_in = machine.root / "etc/systemd/system/uproxy@.service.d/ports.conf"
+    write(drop_in, documented_drop_in().encode())
+    machine.systemctl("daemon-reload")
+    machine.systemctl("start", UNIT)
+    wait_until(lambda: ready(machine), "readiness")
+    assert listens_at(machine, 443)
+
+
+@pytest.mark.parametrize("capability", ["CAP_NET_ADMIN", "CAP_NET_RAW"])
+def test_sockets_are_transparent_with_the_same_drop_in_for_capture(
+    machine: Machine, capability: str
+) -> None:
+    config = machine.root / "etc/uproxy/orders.yaml"
+    config.write_text(f"{CONFIG}outbound: [{{listen: 127.0.0.1:15001, captured: true}}]\n")
+    machine.systemctl("start", UNIT)
+    assert OPAQUE in journal(machine)
+    machine.systemctl("stop", UNIT)
+
+    drop_in = machine.root / "etc/systemd/system/uproxy@.service.d/ports.conf"
+    write(drop_in, documented_drop_in().replace("CAP_NET_BIND_SERVICE", capability).encode())
+    machine.systemctl("daemon-reload")
+    before = journal(machine).count(OPAQUE)
+    machine.systemctl("start", UNIT)
+    wait_until(lambda: ready(machine), "readiness")
+    assert journal(machine).count(OPAQUE) == before
 
 
 def test_a_wrong_configuration_is_not_tried_again(machine: Machine) -> None:
