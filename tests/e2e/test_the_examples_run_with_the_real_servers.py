@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
+import shutil
+import subprocess
 from collections.abc import Iterator, Mapping
 from concurrent import futures
 from pathlib import Path
@@ -74,13 +78,53 @@ def test_every_example_is_tried_here() -> None:
     assert names == {"postgresql", "redis", "grpc", "mysql", "mongodb", "kafka"}
 
 
+TLS_IN_USE = "select ssl from pg_stat_ssl where pid = pg_backend_pid()"
+
+
 @pytest.mark.parametrize("mode", ["disable", "prefer"])
-def test_postgresql(folder: Path, file_world: FileWorld, mode: str) -> None:
+def test_postgresql(
+    folder: Path, file_world: FileWorld, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    monkeypatch.setenv("PGSSLMODE", mode)
     with (
         Postgres() as server,
         running("postgresql", folder / mode, file_world, {5432: server.port}) as doors,
     ):
         assert Postgres.psql("select 6 * 7", doors[5432]) == "42"
+        assert Postgres.psql(TLS_IN_USE, doors[5432]) == "f"
+
+
+@pytest.mark.slow
+def test_postgresql_with_tls_of_its_own(folder: Path, file_world: FileWorld) -> None:
+    [hint] = re.findall(r"hostaddr=127\.0\.0\.1 host=[\w.]+", (EXAMPLES / "README.md").read_text())
+    name = hint.rpartition("=")[2]
+    server = Postgres()
+    # neither of the two may be readable for others, says PostgreSQL
+    issued = file_world.ca.issue(dns=(name,))
+    for option, text in (("cert", issued.pem), ("key", issued.key_pem)):
+        path = server.folder / f"{option}.pem"
+        path.write_bytes(text)
+        path.chmod(0o600)
+        if os.geteuid() == 0:
+            shutil.chown(path, "postgres", "postgres")
+        server.argv += ["-c", f"ssl_{option}_file={path}"]
+    server.argv += ["-c", "ssl=on"]
+    root = folder / "root.pem"
+    root.write_bytes(file_world.ca.pem)
+
+    with server, running("postgresql", folder / "tls", file_world, {5432: server.port}) as doors:
+
+        def asked(words: str) -> subprocess.CompletedProcess[str]:
+            conninfo = f"{words} port={doors[5432]} user=postgres dbname=postgres"
+            argv = ["psql", "-X", "-q", "-A", "-t", "-d", conninfo, "-c", TLS_IN_USE]
+            return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=100)
+
+        assert asked("host=127.0.0.1 sslmode=require").stdout == "t\n"
+        full = f"sslmode=verify-full sslrootcert={root}"
+        assert asked(f"{hint} {full}").stdout == "t\n"
+        by_address = asked(f"host=127.0.0.1 {full}")
+        assert f'server certificate for "{name}"' in by_address.stderr
+        assert by_address.stdout == ""
 
 
 def test_redis(folder: Path, file_world: FileWorld) -> None:
