@@ -20,14 +20,16 @@ if TYPE_CHECKING:
     from xdist.remote import Producer
     from xdist.scheduler import LoadScopeScheduling
 
-_MAY_SKIP = {"absent_peer"}
+_MAY_SKIP = {"absent_peer", "absent_kernel"}
 """Markers whose tests may skip even then; pyproject.toml says what each means."""
 
 # engines run in this process too: with the OpenSSL that a uProxy has
 load_openssl()
 
-# under nohup it is ignored, and so it would be by every child that a test sends it to
+# under nohup, or behind `&` in a script, one of these is ignored, and so it would be by every child
+# that a test sends it to
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # no deadline: a machine shared with others is slow at times, and that is no defect
 settings.register_profile("here", deadline=None)

@@ -142,6 +142,7 @@ async def test_a_failure_is_not_explained_by_the_one_before(engine: Engine) -> N
             await garbage.send(b"\x16\x03\x01\x00\x04\x01\x00\x00\x00")
             await garbage.is_reset()
             garbage.close()
+            assert (await here.door.ending(2 * turn + 1)).reason == "length too short"
             peer, there = await here.relay()
             peer.truncate()
             assert await there.is_reset()

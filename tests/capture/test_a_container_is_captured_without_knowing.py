@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -40,10 +41,11 @@ class Podman:
 
 
 @pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+def podman() -> Iterator[Podman]:
     """Podman with the image `localhost/busybox`, which has nothing but that."""
     subprocess.run([".ci/packages", "busybox-static", "podman", "runc"], cwd=ROOT, check=True)
-    folder = tmp_path_factory.mktemp("podman")
+    # podman takes no path of more than 50 characters, which pytest's own have
+    folder = Path(tempfile.mkdtemp(prefix="podman-"))
     made = Podman(folder)
     archive = folder / "root.tar"
     with tarfile.open(archive, "w") as root:

@@ -59,6 +59,22 @@ def test_it_shows_what_it_says_and_nothing_is_left() -> None:
         assert left(f"uproxy-demo-{demo.process.pid}") == []
 
 
+@pytest.mark.parametrize("is_mounted", [False, True])
+def test_a_bpffs_is_mounted_for_as_long_as_it_runs_where_there_is_none(*, is_mounted: bool) -> None:
+    demo = f"{sys.executable} -m uproxy demo --once --capture"
+    script = f"""
+    ! mountpoint -q {DEFAULT_BPFFS} || umount --lazy {DEFAULT_BPFFS}
+    {f"mount -t bpf bpf {DEFAULT_BPFFS} || exit 77" if is_mounted else ""}
+    {demo} || exit
+    mountpoint -q {DEFAULT_BPFFS} && echo still mounted
+    exit 0
+    """
+    argv = ["unshare", "--mount", "sh", "-c", script]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("still mounted\n") == is_mounted
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["SIGINT", "SIGKILL"])
 def test_a_signal_while_it_captures_leaves_nothing(number: signal.Signals) -> None:
     with Demo("--capture") as demo:

@@ -155,6 +155,7 @@ def test_the_proxy_is_told_what_waits(short: Short) -> None:
     assert short.handed_over == 2
 
 
+@pytest.mark.absent_kernel
 def test_tls_in_the_kernel_is_not_skipped(short: Short) -> None:
     if short.do("layered") != "sent":
         pytest.skip("this kernel has no TLS")

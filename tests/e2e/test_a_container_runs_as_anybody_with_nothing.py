@@ -11,6 +11,7 @@ import json
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -46,10 +47,11 @@ class Podman:
 
 
 @pytest.fixture(scope="module")
-def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Podman]:
+def podman() -> Iterator[Podman]:
     """Podman, with the image `localhost/uproxy`."""
     subprocess.run([".ci/packages", "podman", "crun", "mmdebstrap"], cwd=ROOT, check=True)
-    podman = Podman(tmp_path_factory.mktemp("podman"))
+    # podman takes no path of more than 50 characters, which pytest's own have
+    podman = Podman(Path(tempfile.mkdtemp(prefix="podman-")))
     base = ROOT / ".cache" / "root-container"
     if not (base / "etc").exists():
         subprocess.run([".ci/root", "bookworm", base], cwd=ROOT, check=True)

@@ -63,7 +63,8 @@ def test_a_pod_that_fails_gets_no_requests_for_a_while(shared: Shared, frontend:
     assert before == {"first", "second"}
     shared.second.failing = 1000
     statuses = [fetch(frontend).status for _ in range(12)]
-    assert statuses.count(503) == 3
+    # three eject it; before each of Envoy's threads knows of that there may be another
+    assert 3 <= statuses.count(503) < 6
     wait_until(
         lambda: counter(shared, "cluster.orders.outlier_detection.ejections_active"),
         "the pod to be ejected",

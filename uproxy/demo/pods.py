@@ -22,6 +22,7 @@ from pathlib import Path
 
 from uproxy.capture import control, record
 from uproxy.capture.listeners import listening
+from uproxy.capture.pins import check_bpffs
 from uproxy.capture.places import cgroup_root
 from uproxy.demo.processes import Program, ProgramCommand
 from uproxy.demo.uproxies import environment
@@ -116,6 +117,7 @@ def main(name: str) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     try:
         with contextlib.ExitStack() as stack:
+            stack.enter_context(_bpffs())
             _folder(name).mkdir()
             stack.callback(_remove, name)
             for each in (CLIENT, PROXY, ORDERS):
@@ -133,6 +135,26 @@ def main(name: str) -> None:
 
 def _folder(name: str) -> Path:
     return cgroup_root() / name
+
+
+@contextlib.contextmanager
+def _bpffs() -> Iterator[None]:
+    """Keep a bpffs where captures are pinned; systemd has mounted it on most machines."""
+    path = control.DEFAULT_BPFFS
+    try:
+        check_bpffs(path)
+    except UproxyError:
+        pass  # none is there, which is mended here
+    else:
+        yield
+        return
+    subprocess.run(["mount", "-t", "bpf", "bpf", path], check=True)  # noqa: S603, S607  from util-linux
+    try:
+        yield
+    finally:
+        # with somebody else's pins it stays: they would go with it
+        if not any(path.iterdir()):
+            subprocess.run(["umount", path], check=True)  # noqa: S603, S607  from util-linux
 
 
 @contextlib.contextmanager
