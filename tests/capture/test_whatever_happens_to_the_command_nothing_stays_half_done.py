@@ -84,6 +84,32 @@ def test_while_it_is_attached_again_and_again_no_connection_goes_around_it(eithe
     assert account["proxy"] > 200
 
 
+@pytest.mark.timeout(300)
+def test_while_it_gets_another_proxy_no_connection_goes_around_both(either: World) -> None:
+    while_it_gets_another_proxy(either, "--inbound", "8080")
+
+
+@pytest.mark.timeout(300)
+def test_nor_where_it_may_when_there_is_no_proxy(world: World) -> None:
+    while_it_gets_another_proxy(world, "--fail-open")
+
+
+def while_it_gets_another_proxy(world: World, *options: str) -> None:
+    """Two listen all along, at ports of their own."""
+    words = [sys.executable, capture_crowd.__file__, "dial", "1", f"{HOST},{SECOND},{HOST6}", "80"]
+    argv = world.inside(world.pod, world.app, *words)
+    pipe = subprocess.PIPE
+    others = ("--outbound-port", "15011", "--inbound-port", "15016")
+    with world.proxy(), world.proxy(15011, 15016), world.server(world.host, 80):
+        world.attach(*options)
+        with subprocess.Popen(argv, stdin=pipe, stdout=pipe, text=True) as crowd:
+            for number in range(20):
+                world.attach(*options, *(() if number % 2 else others))
+            account = json.loads(crowd.communicate("enough\n")[0])
+    assert set(account) == {"proxy"}
+    assert account["proxy"] > 200
+
+
 def test_settings_from_before_come_back(world: World) -> None:
     name = "net.ipv4.tcp_fwmark_accept"
     run("ip", "netns", "exec", world.pod, "sysctl", "-w", f"{name}=1")

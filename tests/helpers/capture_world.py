@@ -70,11 +70,11 @@ class World(Pod):
         return found
 
     @contextlib.contextmanager
-    def proxy(self) -> Iterator[Process]:
-        """Run the proxy of tests/helpers/capture_proxy.py."""
+    def proxy(self, outbound: int = OUT, inbound: int = IN) -> Iterator[Process]:
+        """Run the proxy of tests/helpers/capture_proxy.py, at these ports."""
         argv = self.inside(
             self.pod, self.proxy_cgroup, sys.executable, _HERE / "capture_proxy.py",
-            str(OUT), str(IN),
+            str(outbound), str(inbound),
         )  # fmt: skip
         log = self.folder / f"proxy-{next(_numbers)}.log"
         with Process(argv, log) as process:

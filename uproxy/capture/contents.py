@@ -29,6 +29,7 @@ from uproxy.capture.listeners import find_listener
 from uproxy.capture.pins import MAP, Pins
 from uproxy.capture.places import Namespace, inside
 from uproxy.capture.record import Record, Wanted, parse
+from uproxy.errors import NotPermittedError
 
 _LONG: Final = 8
 """Bytes of a value of `listeners`, and of a counter."""
@@ -106,23 +107,41 @@ def own_networks(namespace: Namespace) -> set[Network]:
         return addresses.own_networks()
 
 
-def register_listeners(wanted: Wanted, namespace: Namespace, map_: int) -> None:
+def register_listeners(
+    wanted: Wanted, namespace: Namespace, map_: int, *, only_missing: bool = False
+) -> None:
     """Tell the programs the sockets at which the proxy listens already, unless they know them; and
     make the one for outbound connections transparent (IP_TRANSPARENT), because the proxy may
-    lack the privilege to do that itself."""
+    lack the privilege to do that itself.  With `only_missing` nothing is done about those that
+    they know.
+
+    Raises:
+        NotPermittedError: we may not look for one that they don't know.
+    """
     if wanted.proxy_cgroup is None:
         return
     apart = None if wanted.exempt_cgroup_id else wanted.cgroup
     ports = {Listener.OUTBOUND: wanted.outbound_port, Listener.INBOUND: wanted.inbound_port}
     for which, port in ports.items():
-        if has_listener(map_, which) and which != Listener.OUTBOUND:
+        is_known = has_listener(map_, which)
+        if is_known and (only_missing or which != Listener.OUTBOUND):
             continue
-        found = find_listener(namespace, wanted.proxy_cgroup, port, apart)
+        try:
+            found = find_listener(namespace, wanted.proxy_cgroup, port, apart)
+        except NotPermittedError:
+            if not is_known:
+                raise
+            continue
         if found is not None:
-            with socket.socket(fileno=found) as listener:
-                if which == Listener.OUTBOUND:
-                    originals.make_transparent(listener)
-                bpf.update(map_, word(which), struct.pack("=Q", found))
+            _register(found, which, map_)
+
+
+def _register(descriptor: int, which: Listener, map_: int) -> None:
+    """Tell the programs a listening socket, and close our descriptor of it."""
+    with socket.socket(fileno=descriptor) as listener:
+        if which == Listener.OUTBOUND:
+            originals.make_transparent(listener)
+        bpf.update(map_, word(which), struct.pack("=Q", descriptor))
 
 
 def has_listener(map_: int, which: Listener) -> bool:

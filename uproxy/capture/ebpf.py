@@ -97,9 +97,12 @@ def _put_in_place(wanted: Wanted, loaded: programs.Loaded, pins: Pins, *, is_ena
     contents.write_config(wanted, namespace, maps["config"], is_enabled=is_enabled)
     contents.write_policy(wanted, maps)
     contents.write_own(maps["own"], contents.own_networks(namespace))
+    # first: where they know no listener, the programs refuse every connection, or let it pass
+    contents.register_listeners(wanted, namespace, maps[_LISTENERS])
     hooks.attach_all(wanted, loaded.programs, pins)
     shortcut.attach(wanted, maps, pins)
-    contents.register_listeners(wanted, namespace, maps[_LISTENERS])
+    # of a proxy that began to listen between the two
+    contents.register_listeners(wanted, namespace, maps[_LISTENERS], only_missing=True)
     for name, descriptor in maps.items():
         pins.put(f"{MAP}{name}", descriptor)
 
