@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
+from ipaddress import ip_network
 from typing import Final
 
 from uproxy.capture.layout import Network
@@ -49,10 +50,17 @@ def source_address(family: int) -> bytes | None:
 
 
 def _global_addresses(family: int) -> Iterator[bytes]:
+    """Yield the addresses that a route may name as the source: not those of devices that are down
+    or in a VRF."""
     with Netlink() as netlink:
+        local = {
+            route.network
+            for route in routes(netlink, family)
+            if route.type == LOCAL and route.table == _TABLE_LOCAL
+        }
         for body in netlink.dump(_GET_ADDRESS, bytes([family, 0, 0, 0, 0, 0, 0, 0])):
             kind, _, _, scope = body[:4]
             found = read_attributes(body[8:])
             address = found.get(_IFA_LOCAL) or found.get(_IFA_ADDRESS)
-            if kind == family and scope == 0 and address is not None:
+            if kind == family and scope == 0 and address and ip_network(address) in local:
                 yield address
