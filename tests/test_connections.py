@@ -320,6 +320,45 @@ async def test_a_probe_is_counted_apart_and_is_nobodys_failure() -> None:
     assert here.connections.outcomes[Outcome.PROBED] == 1
 
 
+async def test_a_defect_with_one_connection_cuts_that_one_and_the_others_are_still_checked(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with judging(world()) as here:
+        odd, web, late = connect(here), connect(here, number=2), connect(here, CART, 3, PARTNER)
+        odd.peer = replace(peer(WEB, CA), chain=None)  # type: ignore[arg-type]  # no check is possible
+        here.configure(settings(ANYBODY, ON))
+        await eventually(lambda: web.refusals, "the caller behind it to be cut")
+        assert [each.outcome for each in odd.refusals] == [Outcome.RESET]
+        assert "a defect: connection 1 is cut unchecked" in caplog.text
+        assert late.refusals == []
+        close(here, odd)
+        here.configure(settings(ANYBODY, RuleSettings("nobody", "deny", RuleFrom())))
+        await eventually(lambda: late.refusals, "another reload to be obeyed")
+
+
+async def test_a_connection_that_cannot_be_cut_keeps_no_other_from_being_checked(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_refusal: Refusal) -> None:
+        raise ValueError("it can't be cut")
+
+    async with judging(world()) as here:
+        odd, web = connect(here), connect(here, number=2)
+        monkeypatch.setattr(odd, "close", fail)
+        here.configure(settings(ANYBODY, ON))
+        await eventually(lambda: web.refusals, "the caller behind it to be cut")
+        assert "it can't be cut" in caplog.text
+
+
+async def test_a_connection_that_cannot_be_checked_when_it_opens_is_cut() -> None:
+    here = world()
+    odd = replace(peer(WEB, CA), chain=None)  # type: ignore[arg-type]  # no check is possible
+    made = FakeConnection(arrival(odd), peer=odd, tls=FACTS)
+    here.connections.admitted(INBOUND, made.arrival, here.snapshot.revision - 1)
+    here.connections.opened(made)
+    assert [each.outcome for each in made.refusals] == [Outcome.RESET]
+
+
 async def test_a_new_policy_closes_whom_it_no_longer_allows() -> None:
     async with judging(world()) as here:
         web, cart = connect(here), connect(here, CART, 2, PARTNER)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from uproxy.identity.credentials import NO_JWT_BUNDLES, Credentials, Svid
-from uproxy.identity.source import SourceBase, surface_defect
+from uproxy.identity.source import SourceBase
 from uproxy.lab.pki import Authority
 from uproxy.lab.tokens import TokenAuthority
 from uproxy.lab.waiting import eventually
@@ -391,25 +391,3 @@ async def test_a_source_adds_facts_of_its_own_to_the_status() -> None:
     status = Agent(Clock()).status
     assert (status["source"], status["address"]) == ("test", "unix:///agent.sock")
     assert status["state"] == "waiting"
-
-
-async def test_a_watch_that_dies_is_heard_of_and_one_that_is_stopped_is_not() -> None:
-    heard: list[object] = []
-    asyncio.get_running_loop().set_exception_handler(
-        lambda _, context: heard.append(context.get("exception"))
-    )
-    defect = ValueError("a defect")
-
-    async def die() -> None:
-        raise defect
-
-    async def watch() -> None:
-        await asyncio.Event().wait()
-
-    dying, stopped = asyncio.create_task(die()), asyncio.create_task(watch())
-    for task in (dying, stopped):
-        task.add_done_callback(surface_defect)
-    stopped.cancel()
-    await asyncio.wait([dying, stopped])
-    assert stopped.cancelled()
-    assert heard == [defect]

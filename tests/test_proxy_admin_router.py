@@ -116,6 +116,27 @@ def test_a_limit_that_is_no_number_is_refused(limit: str) -> None:
     assert "/connections?limit=100" in refused(ask(f"/connections?limit={limit}"), 400)
 
 
+@pytest.mark.parametrize("query", ["a=1&" * 10 + "limit=2", "&" * 10, "limit=2&" * 5000])
+@pytest.mark.parametrize("path", ["/connections", "/logging", "/metrics"])
+def test_a_query_with_too_many_parameters_is_the_callers_fault(path: str, query: str) -> None:
+    method = "POST" if path in CHANGE else "GET"
+    assert "more than 10 parameters" in refused(ask(f"{path}?{query}", method=method), 400)
+
+
+def test_ten_parameters_are_not_too_many_and_the_last_of_a_name_counts() -> None:
+    facts = FakeFacts(rows=tuple(connection_row(number) for number in range(5)))
+    told = json.loads(ask("/connections?limit=1&" + "a=1&" * 8 + "limit=2", facts).body)
+    assert len(told["connections"]) == 2
+
+
+@pytest.mark.parametrize(
+    "value", ["%ff", "%zz", "%", "%00", "+", "1e9", "%d9%a3", "=", "0x10", "\x7f"]
+)
+def test_what_cannot_be_a_value_is_refused_and_no_defect(value: str) -> None:
+    refused(ask(f"/connections?limit={value}"), 400)
+    refused(ask(f"/logging?level={value}", method="POST"), 400)
+
+
 def test_status_json_is_everything_at_one_moment() -> None:
     facts = FakeFacts(rows=(connection_row(9),), ended={"closed": 3})
     told = json.loads(ask("/status.json", facts).body)

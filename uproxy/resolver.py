@@ -18,6 +18,7 @@ from typing import Protocol
 from uproxy.errors import in_words
 from uproxy.lookups import Lookups
 from uproxy.model import TcpAddress
+from uproxy.tasks import background
 
 INTERVAL_S = 30.0
 """The system's resolver doesn't tell a record's TTL; this is the promise to users."""
@@ -72,7 +73,7 @@ class Resolver:
 
     def start(self) -> None:
         """Look every name up now, and then every INTERVAL_S seconds."""
-        self._task = asyncio.create_task(self._run(), name="resolver")
+        self._task = background(self._run(), "resolver")
 
     def refresh(self) -> None:
         """Look every name up now: the configuration has changed."""

@@ -13,6 +13,7 @@ from uproxy.config.settings import L7HealthSettings
 from uproxy.destinations import L7, AllEndpoints
 from uproxy.model import Address, TcpAddress
 from uproxy.snapshot import Snapshot
+from uproxy.tasks import background
 
 _log = logging.getLogger(__name__)
 _Asked = tuple[Address, L7HealthSettings]
@@ -40,8 +41,7 @@ class L7Health:
             self._tasks.pop(name).cancel()
             self._forget(name)
         for name in wanted - self._tasks.keys():
-            task = asyncio.create_task(self._keep_asking(name), name=f"health of {name}")
-            self._tasks[name] = task
+            self._tasks[name] = background(self._keep_asking(name), f"health of {name}")
 
     async def stop(self) -> None:
         """Ask no more."""

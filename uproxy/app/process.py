@@ -39,6 +39,7 @@ from uproxy.metrics import history
 from uproxy.model import Limits, Mistake
 from uproxy.offloop import compute, off_loop
 from uproxy.snapshot import Snapshot, names_in
+from uproxy.tasks import background
 
 WATCH_AGAIN_S: Final = 30.0
 """How long the configuration isn't looked at when there is no thread for that."""
@@ -207,13 +208,13 @@ class RunningProxy:
 
     async def _obey(self) -> None:
         tasks = [
-            asyncio.create_task(self._watch_file(), name="configuration"),
-            asyncio.create_task(self._keep_history(), name="history"),
+            background(self._watch_file(), "configuration"),
+            background(self._keep_history(), "history"),
         ]
-        self._reloading = asyncio.create_task(self._keep_reloading(), name="reloads")
+        self._reloading = background(self._keep_reloading(), "reloads")
         if self._watchdog_s is not None:
             watch = systemd.watch(self._notifier, self._watchdog_s, self._alive)
-            tasks.append(asyncio.create_task(watch, name="watchdog"))
+            tasks.append(background(watch, "watchdog"))
         try:
             while (order := await self._orders.get()) is not Order.QUIT:
                 if order is Order.DRAIN:
@@ -310,7 +311,7 @@ class RunningProxy:
             self._notifier.stopping("draining")
             parts = self._parts
             work = drain(parts.connections, parts.doors, self._settings.timeouts)
-            self._draining = asyncio.create_task(work, name="drain")
+            self._draining = background(work, "drain")
         return self._draining
 
     async def _drain_or_hurry(self) -> None:

@@ -17,6 +17,8 @@ from datetime import datetime
 from uproxy.connections.recheck import ConnectionInfo, not_after, recheck
 from uproxy.contract import Connection, Refusal
 from uproxy.snapshot import Snapshot
+from uproxy.tasks import background
+from uproxy.transport import failures
 
 SLICE = 200
 """Connections checked before the event loop gets a turn; some milliseconds."""
@@ -75,11 +77,12 @@ class Checks:
         which decided on it; have it checked again when a certificate of it expires."""
         if revision != self.snapshot.revision:
             self._check(entry)
-        self._note_expiry(entry)
+        else:
+            self._note_expiry(entry)
 
     async def start(self) -> None:
         """Begin to check whenever a snapshot or an expiry demands it."""
-        self._task = asyncio.create_task(self._keep_checking(), name="connections")
+        self._task = background(self._keep_checking(), "connections")
 
     async def stop(self) -> None:
         """Stop checking."""
@@ -109,18 +112,24 @@ class Checks:
         for number, entry in enumerate(entries, start=1):
             if not entry.was_cut and not entry.has_ended:
                 cut += self._check(entry)
-                self._note_expiry(entry)
             if number % SLICE == 0:
                 await asyncio.sleep(0)
         if cut:
             _log.warning("%d of %d open connections may not stay open", cut, len(entries))
 
     def _check(self, entry: Entry) -> bool:
-        """Cut an entry that may not stay open; return whether it was cut."""
-        refusal = recheck(self.snapshot, entry.info, entry.connection, self._clock())
-        if refusal is not None:
-            entry.cut(refusal)
-        return refusal is not None
+        """Cut an entry that may not stay open, or of which a defect leaves unknown whether it may;
+        return whether it was cut."""
+        try:
+            refusal = recheck(self.snapshot, entry.info, entry.connection, self._clock())
+            if refusal is None:
+                self._note_expiry(entry)
+            else:
+                entry.cut(refusal)
+        except Exception:  # noqa: BLE001  a defect with one: the others are still to be checked
+            _log.exception("a defect: connection %d is cut unchecked", entry.connection.arrival.id)
+            entry.cut(failures.DEFECT)
+        return entry.was_cut
 
     def _wait_seconds(self) -> float:
         """Return the seconds until the next expiry, LONGEST_WAIT_S at most."""

@@ -19,8 +19,9 @@ from functools import partial
 from uproxy.config.settings import FilesIdentity
 from uproxy.errors import IdentityError, UproxyError
 from uproxy.identity.file_set import FileSet, read_files, read_trust
-from uproxy.identity.source import Clock, SourceBase, surface_defect
+from uproxy.identity.source import Clock, SourceBase
 from uproxy.offloop import off_loop
+from uproxy.tasks import background
 
 _LOG = logging.getLogger(__name__)
 
@@ -56,8 +57,7 @@ class FilesSource(SourceBase):
     async def start(self) -> None:
         """Read the files and begin to watch them; an error becomes the reason in `current`."""
         self.reload()
-        self._watching = asyncio.create_task(self._watch(), name="identity's files")
-        self._watching.add_done_callback(surface_defect)
+        self._watching = background(self._watch(), "identity's files")
 
     async def stop(self) -> None:
         """Stop watching; what is in force stays in `current`."""

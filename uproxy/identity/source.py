@@ -179,9 +179,3 @@ def same_svid(one: Svid | None, other: Svid | None) -> bool:
 def expired_reason(svid: Svid) -> str:
     """Return why an expired SVID is not used, in words."""
     return f"our SVID {svid.spiffe_id} expired at {svid.not_after.isoformat()}"
-
-
-def surface_defect(task: asyncio.Task[None]) -> None:
-    """A watch that dies must not die silently: raising here reaches the loop's handler."""
-    if not task.cancelled():
-        task.result()

@@ -17,13 +17,14 @@ from datetime import datetime, timedelta
 
 from uproxy.errors import UntrustedError
 from uproxy.identity.credentials import Credentials, IdentitySource
-from uproxy.identity.source import Clock, surface_defect
+from uproxy.identity.source import Clock
 from uproxy.identity.workload_api.endings import Backoff
 from uproxy.identity.workload_api.framing import Status
 from uproxy.identity.workload_api.grpc import Ended
 from uproxy.identity.workload_api.jwt_fetch import NoTokenError
 from uproxy.model import Alert
 from uproxy.spiffe.jwt_svids import read_jwt_svid
+from uproxy.tasks import background
 
 _LOG = logging.getLogger(__name__)
 
@@ -176,8 +177,7 @@ class _Kept:
         self._keeper = keeper
         self._audience = audience
         self._backoff = Backoff(keeper.jitter)
-        self._task = asyncio.create_task(self._keep(), name=f"token for {audience[0]}")
-        self._task.add_done_callback(surface_defect)
+        self._task = background(self._keep(), f"token for {audience[0]}")
 
     def cancel(self) -> asyncio.Task[None]:
         """Fetch no more; return the task, which ends."""

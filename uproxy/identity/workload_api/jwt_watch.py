@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping
 
 from uproxy.errors import MessageError
 from uproxy.identity.credentials import NO_JWT_BUNDLES
-from uproxy.identity.source import surface_defect
 from uproxy.identity.workload_api.endings import Backoff, explain_ending
 from uproxy.identity.workload_api.grpc import Event, Message
 from uproxy.identity.workload_api.stream import watch
 from uproxy.model import Address
 from uproxy.spiffe.jwt_bundles import JwtBundle
 from uproxy.spiffe.jwt_update import parse_jwt_bundles_response
+from uproxy.tasks import background
 
 _LOG = logging.getLogger(__name__)
 
@@ -47,8 +47,7 @@ class JwtBundleWatch:
 
     def start(self) -> None:
         """Begin to watch."""
-        self._task = asyncio.create_task(self._watch(), name="JWT bundles")
-        self._task.add_done_callback(surface_defect)
+        self._task = background(self._watch(), "JWT bundles")
 
     def cancel(self) -> None:
         """Stop watching; what came stays readable."""

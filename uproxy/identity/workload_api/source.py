@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING
 
 from uproxy.errors import NoIdentityError
 from uproxy.identity.credentials import NO_JWT_BUNDLES, Credentials, IdentitySource
-from uproxy.identity.source import Clock, SourceBase, surface_defect
+from uproxy.identity.source import Clock, SourceBase
 from uproxy.identity.workload_api.grpc import Event, Message
 from uproxy.identity.workload_api.stream import watch
 from uproxy.identity.workload_api.supervisor import Supervisor, SvidChoice
 from uproxy.model import Address
+from uproxy.tasks import background
 
 if TYPE_CHECKING:
     from uproxy.identity.workload_api.jwt_watch import JwtBundleWatch
@@ -56,8 +57,7 @@ class WorkloadApiSource(SourceBase):
 
     async def start(self) -> None:
         """Begin to watch; returns at once, an identity may come later."""
-        self._task = asyncio.create_task(self._watch(), name="workload-api")
-        self._task.add_done_callback(surface_defect)
+        self._task = background(self._watch(), "workload-api")
         self.want_jwt_bundles(self._wants_jwt)
 
     def want_jwt_bundles(self, wanted: bool) -> None:

@@ -8,7 +8,7 @@ POST changes state, and only from this machine; each refusal says what to do ins
 from __future__ import annotations
 
 from datetime import datetime
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl
 
 from uproxy.proxy.admin import answers, guard
 from uproxy.proxy.admin.facts import LOG_LEVELS, AdminFacts
@@ -17,6 +17,9 @@ from uproxy.proxy.admin.messages import Request, Response, Surface, text
 READ = ("/", "/readyz", "/livez", "/metrics", "/config_dump", "/certs", "/connections", "/l7",
         "/status.json")  # fmt: skip
 CHANGE = ("/logging", "/drain", "/quitquitquit")
+
+MAX_PARAMETERS = 10
+"""In a query."""
 
 PATHS = {
     Surface.ADMIN: (*READ, *CHANGE),
@@ -32,6 +35,8 @@ def respond(surface: Surface, request: Request, facts: AdminFacts, now: datetime
         return refusal
     if request.path not in PATHS[surface]:
         return _not_found(surface, request)
+    if request.query.count("&") >= MAX_PARAMETERS:
+        return text(400, f"{request.path} has a query of more than {MAX_PARAMETERS} parameters")
     if request.path in CHANGE:
         if request.method != "POST":
             return _wrong_method(request, "POST")
@@ -98,7 +103,7 @@ def _logging(request: Request, facts: AdminFacts) -> Response:
 
 def _parameter(request: Request, name: str) -> str:
     """Return the last value of a query parameter; empty if there is none."""
-    return parse_qs(request.query, max_num_fields=10).get(name, [""])[-1]
+    return dict(parse_qsl(request.query)).get(name, "")
 
 
 def _not_found(surface: Surface, request: Request) -> Response:
