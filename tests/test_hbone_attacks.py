@@ -303,7 +303,7 @@ def test_who_was_read_quickly_and_then_stalls_is_held_within_a_bound() -> None:
         for stream in streams:
             while pair.client.send(stream, bytes(100_000)):
                 pair.pump()
-                pair.server.consumed(stream, 10**9)
+                pair.server.consumed(stream, 10**9, 0.0)
                 if pair.client.sendable(stream) >= 100_000:
                     break
         streams.append(pair.open())
@@ -331,7 +331,7 @@ def test_by_how_much_small_frames_fall_short_is_counted_to_the_byte() -> None:
         peer.say(data(1, b"x") * whole, data(1, bytes(SMALL_DATA_BYTES - rest)))
         # what isn't small makes up for nothing
         peer.say(data(1, bytes(SMALL_DATA_BYTES)), data(1, bytes(1000)))
-        peer.subject.consumed(1, peer.subject.held)
+        peer.subject.consumed(1, peer.subject.held, 0.0)
     peer.say(data(1, b"x") * whole, data(1, bytes(SMALL_DATA_BYTES - rest)))
     peer.say(data(1, bytes(SMALL_DATA_BYTES)), data(1, bytes(1000)))
     assert len(peer.say(data(3, b"x", end=True))) == 2  # the last of a stream may be small
@@ -350,7 +350,7 @@ def test_small_frames_that_are_read_are_let() -> None:
     peer.connect()
     for _ in range(LONG):
         assert len(peer.say(data(1, b"x"))) == 1
-        peer.subject.consumed(1, 1)
+        peer.subject.consumed(1, 1, 0.0)
         peer.subject.take_output()
 
 
@@ -453,6 +453,88 @@ def test_a_flood_of_frames_without_effect_has_an_end(stray: bytes) -> None:
     peer.subject.reset(1, ErrorCode.CANCEL)
     _, end = until_broken(peer, lambda _: stray)
     assert end.flood is Flood.STRAYS
+
+
+def with_streams(peer: Peer, *, server: bool) -> Peer:
+    """Let the stream 1 be reset by us, 3 have ended in order, and 5 be open; and ask whether the
+    peer is there."""
+    for stream in (1, 3, 5):
+        if server:
+            peer.connect(stream)
+        else:
+            assert peer.subject.open(AUTHORITY) == stream
+            peer.say(peer.headers(stream, [(":status", "200")]))
+    peer.subject.reset(1, ErrorCode.CANCEL)
+    peer.subject.finish(3)
+    peer.say(data(3, end=True))
+    peer.subject.ping()
+    peer.hear()
+    assert peer.subject.streams == 1
+    return peer
+
+
+ANSWERED_OR_IGNORED = {
+    "DATA for a stream that we reset": (data(1, b"x"), Flood.STRAYS),
+    "DATA for a stream that has ended": (data(3, b"x"), Flood.STRAYS),
+    "the end of a stream that has ended": (data(3, end=True), Flood.STRAYS),
+    "DATA without content": (data(5), Flood.EMPTY_FRAMES),
+    "DATA of padding": (padded(5, b"", 200), Flood.EMPTY_FRAMES),
+    "DATA of padding for a stream that we reset": (padded(1, b"", 200), Flood.EMPTY_FRAMES),
+    "HEADERS for a stream that we reset": (frames.headers(1, b"\x88", end=True), Flood.STRAYS),
+    "PRIORITY": (frame(FrameType.PRIORITY, 0, 5, bytes(5)), Flood.PRIORITIES),
+    "PRIORITY of nobody's stream": (frame(FrameType.PRIORITY, 0, 99, bytes(5)), Flood.PRIORITIES),
+    "PRIORITY of a stream that has ended": (
+        frame(FrameType.PRIORITY, 0, 3, bytes(5)), Flood.PRIORITIES,
+    ),
+    "long PRIORITY of nobody's stream": (
+        frame(FrameType.PRIORITY, 0, 99, bytes(6)), Flood.PRIORITIES,
+    ),
+    "short PRIORITY of a stream that has ended": (
+        frame(FrameType.PRIORITY, 0, 3, bytes(4)), Flood.PRIORITIES,
+    ),
+    "empty PRIORITY of a stream that we reset": (
+        frame(FrameType.PRIORITY, 0, 1, b""), Flood.PRIORITIES,
+    ),
+    "RST_STREAM of a stream that we reset": (
+        frames.rst_stream(1, ErrorCode.CANCEL), Flood.STRAYS,
+    ),
+    "RST_STREAM of a stream that has ended": (
+        frames.rst_stream(3, ErrorCode.CANCEL), Flood.STRAYS,
+    ),
+    "SETTINGS": (settings(HEADER_TABLE_SIZE=4096), Flood.SETTINGS),
+    "SETTINGS of nothing": (frames.settings([]), Flood.SETTINGS),
+    "the ACK of our SETTINGS": (frames.SETTINGS_ACK, Flood.SETTINGS),
+    "PING": (frames.ping(bytes(8), ack=False), Flood.PINGS),
+    "the answer to our PING": (frames.ping((1).to_bytes(8, "big"), ack=True), Flood.STRAYS),
+    "the answer to no PING": (frames.ping(bytes(8), ack=True), Flood.STRAYS),
+    "GOAWAY": (frames.go_away(5, ErrorCode.NO_ERROR, ""), Flood.STRAYS),
+    "WINDOW_UPDATE": (frames.window_update(5, 1), Flood.WINDOW_UPDATES),
+    "WINDOW_UPDATE of the tunnel": (frames.window_update(0, 1), Flood.WINDOW_UPDATES),
+    "WINDOW_UPDATE of a stream that has ended": (frames.window_update(3, 1), Flood.WINDOW_UPDATES),
+    "WINDOW_UPDATE by 0 of a stream that we reset": (
+        frames.window_update(1, 0), Flood.WINDOW_UPDATES,
+    ),
+    "an unknown type": (frame(0xBE, 0, 5, b"x"), Flood.STRAYS),
+    "an unknown type for nobody's stream": (frame(0xBE, 0, 99, b""), Flood.STRAYS),
+}  # fmt: skip
+"""Frames that end neither a tunnel nor an open stream, each with the budget it is charged to."""
+
+
+@pytest.mark.parametrize("server", [True, False], ids=["server", "client"])
+@pytest.mark.parametrize("what", ANSWERED_OR_IGNORED)
+def test_whatever_is_answered_or_ignored_has_an_end(what: str, server: bool) -> None:
+    said, flood = ANSWERED_OR_IGNORED[what]
+    make = client_of if server else server_of
+    peer = with_streams(make(session(server=server)), server=server)
+    count, end = until_broken(peer, always(said))
+    assert end.flood is flood
+    assert count <= 10 * BUCKETS[flood].burst
+
+
+def test_no_type_of_frame_is_missing_among_those_that_have_an_end() -> None:
+    """The other two end the tunnel, or belong to a block, which has ends of its own."""
+    kinds = {said[3] for said, _ in ANSWERED_OR_IGNORED.values()}
+    assert kinds >= {*FrameType} - {FrameType.PUSH_PROMISE, FrameType.CONTINUATION}
 
 
 def test_a_flood_of_requests_behind_our_goodbye_has_an_end() -> None:

@@ -170,7 +170,7 @@ def test_of_what_came_before_our_smaller_window_as_much_more_must_be_consumed() 
     subject = session(stream_window=1000)
     subject.receive(PREFACE + settings() + hello(), 0.0)
     subject.receive(data(1, bytes(2000)) + frames.SETTINGS_ACK, 9.0)
-    subject.consumed(1, 2000)  # so slowly that the window stays as it is
+    subject.consumed(1, 2000, 0.0)  # so slowly that the window stays as it is
     assert len(subject.receive(data(1, bytes(1000)), 0.0)) == 1
     (reset,) = subject.receive(data(1, b"x"), 0.0)
     assert isinstance(reset, ResetReceived)
@@ -216,7 +216,7 @@ def test_before_that_the_default_holds() -> None:
     _, heard = pair.pump()
     assert not [event for event in heard if isinstance(event, ResetReceived)]
     pair.server.answer(stream, 200)
-    pair.server.consumed(stream, sent)
+    pair.server.consumed(stream, sent, 0.0)
     pair.pump()
     assert pair.client.sendable(stream) == 2 * 1000  # it was read quickly
 
@@ -307,7 +307,7 @@ def test_what_a_reset_stream_holds_counts_until_it_is_consumed_or_dropped() -> N
         if drop:
             pair.server.reset(stream, ErrorCode.CANCEL)
         else:
-            pair.server.consumed(stream, 1000)
+            pair.server.consumed(stream, 1000, 0.0)
         assert (pair.server.streams, pair.server.held) == (0, 0)
         assert not pair.server.has_output
 

@@ -17,7 +17,6 @@ from uproxy.hbone.codes import (
     PRIORITY,
     ErrorCode,
     FrameType,
-    StreamError,
     TunnelError,
 )
 from uproxy.hbone.frames import Frame, Splitter
@@ -153,13 +152,6 @@ def test_frames_have_the_length_of_their_type(kind: int, length: int, by: int) -
     with pytest.raises(TunnelError, match="bytes") as caught:
         frames.check_place(wrong)
     assert caught.value.code is ErrorCode.FRAME_SIZE_ERROR
-
-
-def test_a_priority_of_wrong_length_is_an_error_of_its_stream() -> None:
-    frames.check_place(Frame(FrameType.PRIORITY, 0, 3, bytes(5)))
-    with pytest.raises(StreamError) as caught:
-        frames.check_place(Frame(FrameType.PRIORITY, 0, 3, bytes(4)))
-    assert (caught.value.stream, caught.value.code) == (3, ErrorCode.FRAME_SIZE_ERROR)
 
 
 def test_settings_are_read_in_order_also_those_that_nobody_knows() -> None:

@@ -16,7 +16,14 @@ from tests.helpers.hbone_sessions import (
     settings,
 )
 from uproxy.hbone import frames
-from uproxy.hbone.codes import DEFAULT_WINDOW, MAX_STREAM_ID, PREFACE, ErrorCode, Setting
+from uproxy.hbone.codes import (
+    DEFAULT_WINDOW,
+    MAX_STREAM_ID,
+    PREFACE,
+    ErrorCode,
+    FrameType,
+    Setting,
+)
 from uproxy.hbone.events import (
     AnswerReceived,
     DataReceived,
@@ -28,6 +35,7 @@ from uproxy.hbone.events import (
 )
 from uproxy.hbone.frames import Splitter
 from uproxy.hbone.sending import STREAMS_BEFORE_SETTINGS
+from uproxy.hbone.windows import SLOW_S
 
 
 def greeting(*, server: bool, **values: int) -> dict[int, int]:
@@ -78,8 +86,8 @@ def test_a_stream_carries_bytes_each_way_and_ends_each_way() -> None:
     pair.server.finish(stream)
     assert pair.pump()[0] == [DataReceived(stream, b"pong"), EndReceived(stream)]
     assert (pair.client.streams, pair.server.streams) == (1, 1)
-    pair.client.consumed(stream, 4)
-    pair.server.consumed(stream, 4)
+    pair.client.consumed(stream, 4, 0.0)
+    pair.server.consumed(stream, 4, 0.0)
     assert (pair.client.streams, pair.server.streams) == (0, 0)
 
 
@@ -235,7 +243,7 @@ def test_a_stream_that_nobody_knows_takes_no_orders() -> None:
     subject.answer(1, 200)
     subject.finish(1)
     subject.reset(1, ErrorCode.CANCEL)
-    subject.consumed(1, 5)
+    subject.consumed(1, 5, 0.0)
     assert (subject.sendable(1), subject.send(1, b"x")) == (0, 0)
     assert not subject.has_output
 
@@ -246,9 +254,9 @@ def test_windows_come_back_in_halves() -> None:
     assert pair.client.send(stream, bytes(99_999)) == 99_999
     pair.pump()
     assert pair.client.sendable(stream) == 1
-    pair.server.consumed(stream, 49_999)
+    pair.server.consumed(stream, 49_999, 0.0)
     assert not pair.server.has_output
-    pair.server.consumed(stream, 1)
+    pair.server.consumed(stream, 1, 0.0)
     pair.pump()
     assert pair.client.sendable(stream) == 50_001
 
@@ -258,7 +266,7 @@ def test_no_more_is_given_back_than_has_come() -> None:
     stream = pair.open()
     pair.client.send(stream, bytes(60_000))
     pair.pump()
-    pair.server.consumed(stream, 10**9)
+    pair.server.consumed(stream, 10**9, 0.0)
     pair.pump()
     assert pair.client.sendable(stream) == 2 * 100_000  # it was read quickly
     assert pair.server.held == 0
@@ -279,7 +287,7 @@ def read_often(pair: Pair, *streams: int) -> list[int]:
     for _ in range(12):
         for stream in streams:
             sent[stream] = fill(pair, stream)
-            pair.server.consumed(stream, 10**9)
+            pair.server.consumed(stream, 10**9, 0.0)
             pair.pump()
     return list(sent.values())
 
@@ -294,6 +302,19 @@ def test_streams_that_are_read_quickly_may_send_more_each_its_share() -> None:
     pair.server.reset(first, ErrorCode.CANCEL)
     pair.pump()
     assert read_often(pair, second) == [4_100_000]
+
+
+def test_a_stream_that_is_read_slowly_keeps_its_first_window_though_its_peer_is_silent() -> None:
+    """Nothing comes from a peer whose window is used up: only the reader knows the time."""
+    peer, window = client_of(session()), 256 << 10
+    peer.connect()
+    for _ in range(5):
+        peer.say(*(data(1, bytes(1 << 14)) for _ in range(window >> 14)))
+        for _ in range(2):
+            peer.now += SLOW_S * 1.01
+            peer.subject.consumed(1, window // 2, peer.now)
+        given = [each for each in peer.hear() if each.kind == FrameType.WINDOW_UPDATE]
+        assert sum(int.from_bytes(each.payload) for each in given if each.stream) == window
 
 
 def test_what_an_ended_stream_had_grown_by_is_free_though_it_is_open_the_other_way() -> None:
@@ -329,7 +350,7 @@ def test_a_stream_that_stalls_stops_only_itself() -> None:
     for _ in range(50):
         assert pair.client.send(other, bytes(40_000)) == 40_000
         pair.pump()
-        pair.server.consumed(other, 40_000)
+        pair.server.consumed(other, 40_000, 0.0)
         pair.pump()
 
 

@@ -17,12 +17,13 @@ from tests.helpers.hbone_sessions import (
     session,
 )
 from uproxy.hbone import frames
-from uproxy.hbone.codes import END_HEADERS, END_STREAM, ErrorCode, FrameType
+from uproxy.hbone.codes import END_HEADERS, END_STREAM, PREFACE, ErrorCode, FrameType
 from uproxy.hbone.events import (
     AnswerReceived,
     DataReceived,
     EndReceived,
     Event,
+    PongReceived,
     Request,
     RequestReceived,
     RequestRefused,
@@ -167,7 +168,7 @@ PIECES = [bytes(16_384)] * 8
 def read_quickly(client: Peer, stream: int) -> int:
     """Send half of a stream's first window and have it read; return what is given back for it."""
     client.say(*(data(stream, piece) for piece in PIECES))
-    client.subject.consumed(stream, 1 << 20)
+    client.subject.consumed(stream, 1 << 20, 0.0)
     return sum(
         int.from_bytes(each.payload)
         for each in client.hear()
@@ -291,7 +292,7 @@ def test_padding_is_given_back_at_once(client: Peer) -> None:
     assert client.subject.held == 3
     for _ in range(10_000):
         client.say(padded(1, bytes(256), 255))
-        client.subject.consumed(1, 256)
+        client.subject.consumed(1, 256, 0.0)
         client.hear()
     assert client.subject.streams == 1  # in step: else the window would be used up
 
@@ -445,12 +446,44 @@ def test_an_answer_has_trailers_too(server: Peer) -> None:
     assert server.say(server.headers(1, [("x", "y")], end=True)) == [EndReceived(1)]
 
 
+@pytest.mark.parametrize("length", [0, 4, 6, 16_384])
+def test_a_priority_of_wrong_length_ends_its_stream_and_no_other(length: int) -> None:
+    peer = client_of(session())
+    peer.connect(1)
+    peer.connect(3)
+    (event,) = peer.say(frame(FrameType.PRIORITY, 0, 3, bytes(length)))
+    assert isinstance(event, ResetReceived)
+    assert (event.stream, event.code) == (3, ErrorCode.FRAME_SIZE_ERROR)
+    assert kinds(peer.hear()) == ["RST_STREAM"]
+    assert peer.say(frame(FrameType.PRIORITY, 0, 1, bytes(5)), data(1, b"goes on")) == [
+        DataReceived(1, b"goes on")
+    ]
+
+
+def test_an_answer_to_our_ping_is_told_once() -> None:
+    peer = client_of(session())
+    peer.subject.ping()
+    (asked,) = peer.hear()
+    answer = frames.ping(asked.payload, ack=True)
+    assert peer.say(answer, answer) == [PongReceived()]
+    peer.subject.ping()
+    (asked,) = peer.hear()
+    assert peer.say(answer, frames.ping(asked.payload, ack=True)) == [PongReceived()]
+
+
 def test_an_end_of_the_connection_says_nothing(client: Peer) -> None:
     assert client.say(b"") == []
 
 
 @pytest.mark.parametrize(
-    "said", [b"GET / HTTP/1.1\r\nhost: x\r\n\r\n", b"\x16\x03\x01\x02\x00\x01", b"SSH-2.0-x\r\n"]
+    "said",
+    [
+        b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"\x16\x03\x01\x02\x00\x01",
+        b"SSH-2.0-x\r\n",
+        PREFACE + frames.SETTINGS_ACK,
+        PREFACE + frames.ping(bytes(8), ack=False),
+    ],
 )
 def test_whoever_speaks_something_else_is_told_in_http2(said: bytes) -> None:
     subject = session()

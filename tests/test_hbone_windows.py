@@ -227,7 +227,7 @@ def test_a_session_that_is_closed_leaves_all_to_others_while_it_is_kept() -> Non
     client = client_of(subject)
     client.connect()
     client.say(*(data(1, bytes(16_384)) for _ in range(8)))
-    subject.consumed(1, 1 << 20)
+    subject.consumed(1, 1 << 20, 0.0)
     assert growth.left == MOST_EXTRA_OF_ALL - (256 << 10)
     subject.close(ErrorCode.NO_ERROR, "")
     assert growth.left == MOST_EXTRA_OF_ALL

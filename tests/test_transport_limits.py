@@ -455,6 +455,35 @@ def test_a_handshake_whose_peer_waits_for_us_makes_no_room() -> None:
     assert limiter.refused["handshakes_in_flight"] == 3
 
 
+def test_a_spare_tunnel_makes_room_only_where_nobody_is_silent_and_then_the_oldest() -> None:
+    limiter, tunnels, strangers = Limiter(), [Somebody(), Somebody()], [Somebody(), Somebody()]
+    limiter.limits = Limits(connections=4)
+    for guest in tunnels:
+        limiter.add(guest)
+        limiter.mark_spare(guest)
+    for guest in strangers:
+        limiter.add(guest)
+        limiter.mark_silent(guest)
+    for number, expected in enumerate([*strangers, *tunnels], start=1):
+        assert expected.cut is None
+        limiter.add(Somebody())
+        assert expected.cut is not None
+        assert limiter.refused["connections"] == number
+    with pytest.raises(RefusedError):
+        limiter.add(Somebody())
+
+
+def test_a_tunnel_that_has_got_a_stream_is_not_sent_away() -> None:
+    limiter, tunnel = Limiter(), Somebody()
+    limiter.limits = Limits(connections=1)
+    limiter.add(tunnel)
+    limiter.mark_spare(tunnel)
+    limiter.mark_active(tunnel)
+    with pytest.raises(RefusedError):
+        limiter.add(Somebody())
+    assert tunnel.cut is None
+
+
 def test_a_silent_one_that_has_left_is_not_sent_away() -> None:
     limiter, gone, silent, late = Limiter(), Somebody(), Somebody(), Somebody()
     limiter.limits = Limits(connections=2)

@@ -487,6 +487,52 @@ async def test_a_ping_is_answered(engine: Engine) -> None:
         assert answer.ping_data == b"12345678"
 
 
+@pytest.mark.slow
+async def test_a_stream_that_stalls_after_it_was_quick_gets_less_back_when_it_is_read_again(
+    engine: Engine,
+) -> None:
+    """While its window is used up nothing comes that would tell the session the time.  Half of a
+    window is given back at least, unless that becomes smaller: then it is a quarter."""
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        stream, there = await here.relay(peer)
+        async with asyncio.timeout(60):
+            for _ in range(24):  # a slow machine lets it grow less
+                await asyncio.gather(peer.send(stream, bytes(MIB)), there.receive_exactly(MIB))
+                await answered(peer)
+            with suppress(TimeoutError):
+                while True:  # until nobody has taken anything for longer than a second
+                    await sent_now(peer, stream)
+                    async with asyncio.timeout(1.2):
+                        await peer.turn()
+            peer.received.clear()
+            while not any(
+                isinstance(each, h2.events.WindowUpdated) and each.stream_id == stream
+                for each in peer.received
+            ):
+                await there.receive_exactly(64 * KIB)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.01):
+                        await peer.turn()
+        update = await peer.event(h2.events.WindowUpdated, stream)
+        assert update.delta is not None
+        assert update.delta <= 3 * MIB // 2  # of 4.25 MiB; reads are of a quarter of a MiB
+
+
+async def sent_now(peer: H2Peer, stream: int) -> None:
+    """Send as much as the windows allow at once."""
+    while room := min(peer.h2.local_flow_control_window(stream), peer.h2.max_outbound_frame_size):
+        peer.h2.send_data(stream, bytes(room))
+        await peer.flush()
+
+
+async def answered(peer: H2Peer) -> None:
+    """Wait for the answer to a PING, behind which nothing is that the peer had to say before."""
+    peer.h2.ping(bytes(8))
+    await peer.flush()
+    await peer.event(h2.events.PingAckReceived)
+
+
 async def test_rapid_resets_end_the_tunnel(engine: Engine) -> None:
     async with inbound(engine) as here:
         peer = await H2Peer.connect(here.address)
@@ -532,6 +578,23 @@ async def test_a_tunnel_without_streams_makes_room_when_connections_are_full(
         engine.set_limits(Limits(connections=2))
         stream, there = await here.relay(second)
         await second.send(stream, b"question")
+        assert await there.receive_exactly(8) == b"question"
+
+
+async def test_strangers_that_say_nothing_make_room_before_a_tunnel_without_streams(
+    engine: Engine,
+) -> None:
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address)
+        await eventually(lambda: bool(here.door.carrying_), "it carries")
+        engine.set_limits(Limits(connections=3))
+        strangers = [await Stream.connect(here.address) for _ in range(9)]
+        for each in strangers[:7]:
+            assert await each.is_reset()
+        assert engine.refused()["connections"] == 7
+        assert here.door.ended_tunnels == []
+        stream, there = await here.relay(peer)
+        await peer.send(stream, b"question")
         assert await there.receive_exactly(8) == b"question"
 
 

@@ -5,26 +5,32 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 
+import h2.events
 import hpack
 import pytest
+from OpenSSL import SSL
 
 from tests.helpers import engines
 from tests.helpers.engines import open_door
 from tests.helpers.streams import Stream, Upstream, close_all, listening
 from tests.helpers.tunnels import H2Peer, frame, inbound_door, named, outbound_door, through
 from uproxy.contract import Arrival, CacheScope, Refusal, Route
+from uproxy.hbone import frames
+from uproxy.hbone.frames import Splitter
 from uproxy.lab.waiting import eventually
-from uproxy.model import Address, Outcome, TcpAddress, TunnelSettings
+from uproxy.model import Address, Limits, Outcome, TcpAddress, TunnelSettings
 from uproxy.transport.native import NativeEngine
 
 one_thread = engines.one_thread
 
 MIB = 1 << 20
+DATA, HEADERS, RST_STREAM, GOAWAY, END_STREAM = 0, 1, 3, 7, 1
 
 CHANCE = random.Random(11)  # noqa: S311  repeatable
 
@@ -61,6 +67,63 @@ async def test_a_repeated_connect_gets_its_route_without_asking_and_another_targ
             one.address, other.address, one.address,
         ]  # fmt: skip
         assert len({each.id for each in door.arrivals} | {each.id for each, _ in door.repeats}) == 5
+
+
+async def test_a_tunnel_that_gets_a_stream_just_when_it_is_to_make_room_ends_with_the_stream(
+    one_thread: NativeEngine,
+) -> None:
+    """Whoever accepts decides that under a lock, and the tunnel's thread hears of it later."""
+    door = inbound_door(cacheable)
+    async with listening() as application, open_door(one_thread, door) as address:
+        busy = await H2Peer.connect(address)
+        assert await busy.status(await busy.open(application.address)) == 200
+        await application.accept()
+        for number in range(1, 101):
+            one_thread.set_limits(Limits(connections=20))
+            peer = await H2Peer.connect(address)
+            await peer.event(h2.events.RemoteSettingsChanged)
+            one_thread.set_limits(Limits(connections=3))
+            began = await begins_when_full(peer, address, application)
+            peer.tls.stream.reset()
+            await eventually(lambda: len(door.ended_tunnels) == number, "it has ended")  # noqa: B023
+            if began:
+                break
+        else:
+            pytest.fail("no CONNECT has come at that moment")
+        assert Outcome.DRAINED not in {ending.outcome for _, ending in door.endings}
+
+
+async def begins_when_full(peer: H2Peer, address: Address, application: Upstream) -> bool:
+    """Dial a door that is full, and send a CONNECT on the only tunnel that may make room, at once.
+    Return whether the stream began all the same; its tunnel must have been told to take no other,
+    and the stream must go on."""
+    assert isinstance(address, TcpAddress)
+    splitter, said = Splitter(server=False), list[int]()
+    stream = peer.h2.get_next_available_stream_id()
+    target = [(":method", "CONNECT"), (":authority", str(application.address))]
+    peer.h2.send_headers(stream, target)
+    peer.tls.tls.sendall(peer.h2.data_to_send())
+    connect = peer.tls.pending()
+    with closing(socket.socket()) as stranger:
+        stranger.connect((address.host, address.port))
+        peer.tls.stream.socket.send(connect)
+        [*splitter.split(frames.settings([]))]  # the peer's own were read before
+        try:
+            while not {HEADERS, RST_STREAM} & {*said}:
+                said += [each.kind for each in splitter.split(await peer.tls.receive())]
+                if peer.tls.tls.get_shutdown():
+                    return False
+        except (ConnectionResetError, EOFError, SSL.Error):
+            return False
+        if RST_STREAM in said:
+            return False
+        there = await application.accept()
+        await peer.raw(frame(DATA, END_STREAM, stream, b"goes on"))
+        assert await there.receive_all() == b"goes on"
+        there.finish()
+        while GOAWAY not in said:
+            said += [each.kind for each in splitter.split(await peer.tls.receive())]
+    return True
 
 
 async def test_an_authority_that_is_no_address_gets_no_cached_route(

@@ -8,7 +8,7 @@ import atheris
 
 with atheris.instrument_imports(include=["uproxy"]):
     from tests.helpers import probes
-    from tests.helpers.hbone_talk import Talk, both, greeting
+    from tests.helpers.hbone_talk import Talk, both
 
 
 def check(data: bytes) -> None:
@@ -18,7 +18,7 @@ def check(data: bytes) -> None:
     server = provider.ConsumeBool()
     python, native = both(server=server, opened=0 if server else 3)
     talk = Talk(lambda most: provider.ConsumeIntInRange(0, most))
-    said = greeting(server=not server)
+    said = talk.greeting(server=not server)
     while True:
         assert native.hear(said) == python.hear(said), said
         assert native.said == python.said, said

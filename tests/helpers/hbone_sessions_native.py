@@ -127,9 +127,9 @@ class NativeSession:
         if stream in self._probe:
             self._probe.reset(stream, int(code))
 
-    def consumed(self, stream: int, count: int) -> None:
+    def consumed(self, stream: int, count: int, now: float) -> None:
         if stream in self._probe:
-            self._probe.consume(stream, count)
+            self._probe.consume(stream, count, now)
 
     def close(self, code: ErrorCode, _debug: str) -> None:
         self._probe.close(int(code))

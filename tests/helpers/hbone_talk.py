@@ -56,6 +56,11 @@ class Talk:
     def one_of(self, choices: tuple[Any, ...]) -> Any:
         return choices[self._draw(len(choices) - 1)]
 
+    def greeting(self, *, server: bool) -> bytes:
+        """The first bytes of a peer that is a server, or a client; some begin wrongly."""
+        kind, flags = self.one_of((4, 4, 4, 6)), self.one_of((0, 0, 0, 1))
+        return (b"" if server else PREFACE) + frames.frame(kind, flags, 0) + frames.SETTINGS_ACK
+
     def frame(self) -> bytes:
         """The next thing that is said, mostly one frame."""
         kinds = (self.headers, self.headers, self.data, self.data, self.data, self.other)
@@ -143,10 +148,10 @@ class End:
                     self.subject.answer(stream, 200)
                     self.subject.send(stream, b"banner")
             case DataReceived(stream, data) if stream % 4 == 1:
-                self.subject.consumed(stream, len(data))
+                self.subject.consumed(stream, len(data), 0.0)
                 self.subject.send(stream, data)
             case EndReceived(stream):
-                self.subject.consumed(stream, 1 << 30)
+                self.subject.consumed(stream, 1 << 30, 0.0)
                 self.subject.finish(stream)
             case AnswerReceived(stream):
                 self.subject.send(stream, b"hello")

@@ -378,10 +378,11 @@ cdef class SessionProbe:
             self.events.append(("end", id))
         self.release_if_over(id)
 
-    def consume(self, uint32_t id, size_t count):
+    def consume(self, uint32_t id, size_t count, double now):
         """Count held bytes as read, the first ones, as `read_stream` counts all of them."""
         cdef H2Stream *found = self.stream(id)
         cdef uint32_t most = <uint32_t>min(count, <size_t>found.held.size)
+        self.session.now = max(self.session.now, now)
         if most:
             note_read(&self.session, found, most)
             take(&found.held, most)

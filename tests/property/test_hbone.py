@@ -178,7 +178,7 @@ def act(one: End, other: End, what: str, which: int, count: int, *, client: End)
         case "send" if stream and stream not in one.finished:
             one.send(stream, count)
         case "consume":
-            one.session.consumed(stream, count)
+            one.session.consumed(stream, count, 0.0)
         case "finish" if stream:
             one.finish(stream)
         case "carry":
@@ -193,7 +193,7 @@ def settle(client: End, server: End) -> None:
     while True:
         for end, _ in ends:
             for stream in end.arrived:
-                end.session.consumed(stream, 1 << 30)
+                end.session.consumed(stream, 1 << 30, 0.0)
         if not any(end.wire or end.session.has_output for end, _ in ends):
             return
         for one, other in ends:

@@ -12,7 +12,7 @@ from hypothesis import given
 from tests.helpers import hbone_sessions_native
 from tests.helpers.hbone_sessions import Peer, client_of
 from tests.helpers.hbone_sessions import data as data_frame
-from tests.helpers.hbone_talk import End, Talk, both, greeting, in_order, joined
+from tests.helpers.hbone_talk import End, Talk, both, in_order, joined
 from uproxy.hbone.events import Event, WindowOpened
 from uproxy.hbone.session import Session
 from uproxy.hbone.windows import Growth
@@ -23,7 +23,7 @@ def talk(data: st.DataObject, *, server: bool) -> list[bytes]:
     """Frames of a peer."""
     made = Talk(lambda most: data.draw(st.integers(0, most)))
     count = data.draw(st.integers(0, 14))
-    return [greeting(server=server), *(made.frame() for _ in range(count))]
+    return [made.greeting(server=server), *(made.frame() for _ in range(count))]
 
 
 @pytest.mark.parametrize("server", [True, False])
@@ -77,7 +77,7 @@ def windows_of(client: Peer) -> list[int]:
     windows, window = [], 256 << 10
     for _ in range(80):
         client.say(*(data_frame(1, bytes(16_384)) for _ in range(8)))
-        client.subject.consumed(1, 1 << 20)
+        client.subject.consumed(1, 1 << 20, 0.0)
         said = client.hear()
         window += sum(int.from_bytes(each.payload) for each in said if each.stream) - (128 << 10)
         windows.append(window)

@@ -207,7 +207,7 @@ class Ours:
             told = of_ours(self.ours.receive(answered, 0.0))
             for each in told:
                 if each[0] == "data" and isinstance(each[1], int) and isinstance(each[2], bytes):
-                    self.ours.consumed(each[1], len(each[2]))
+                    self.ours.consumed(each[1], len(each[2]), 0.0)
             self.we_heard += told
 
 

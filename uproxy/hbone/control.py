@@ -80,9 +80,15 @@ class Control(Sender):
         raise TunnelError(ErrorCode.PROTOCOL_ERROR, reason)
 
     def _on_priority(self, frame: Frame) -> None:
-        """Ignore it: all streams are alike."""
-        del frame
+        """Ignore it: all streams are alike.
+
+        Raises:
+            StreamError: Its length is wrong (§6.3).
+        """
         self._spend(Flood.PRIORITIES)
+        if len(frame.payload) != _PRIORITY_BYTES:
+            reason = f"PRIORITY of {len(frame.payload)} bytes"
+            raise StreamError(frame.stream, ErrorCode.FRAME_SIZE_ERROR, reason)
 
     def _on_rst_stream(self, frame: Frame) -> None:
         stream = self._live(frame.stream)
@@ -177,7 +183,8 @@ class Control(Sender):
         if not frame.flags & ACK:
             self._spend(Flood.PINGS)
             self._output.reply(frames.ping(frame.payload, ack=True))
-        elif self._pings and frame.payload == self._pings.to_bytes(8, "big"):
+        elif self._ping_pending and frame.payload == self._pings.to_bytes(8, "big"):
+            self._ping_pending = False
             self._told.add(PongReceived())
         else:
             self._spend(Flood.STRAYS)
@@ -198,6 +205,8 @@ class Control(Sender):
             reason = f"above stream {self._peer_last}, the last that the peer looks at"
             self._told.add(ResetReceived(stream.id, ErrorCode.REFUSED_STREAM, reason))
 
+
+_PRIORITY_BYTES = 5
 
 _RANGES: dict[int, tuple[int, int, ErrorCode]] = {
     Setting.ENABLE_PUSH: (0, _ON_OR_OFF, ErrorCode.PROTOCOL_ERROR),

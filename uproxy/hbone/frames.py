@@ -23,7 +23,6 @@ from uproxy.hbone.codes import (
     ErrorCode,
     FrameType,
     Setting,
-    StreamError,
     TunnelError,
 )
 
@@ -123,16 +122,12 @@ def check_place(frame: Frame) -> None:
     Raises:
         TunnelError: It concerns a stream and names none, or the other way round; or its length is
             wrong, and what it says is lost with it.
-        StreamError: The length of PRIORITY is wrong (§6.3).
     """
     kind, length = frame.kind, len(frame.payload)
     if kind in _OF_STREAMS and not frame.stream:
         raise TunnelError(ErrorCode.PROTOCOL_ERROR, f"{name(frame)} on stream 0")
     if kind in _OF_TUNNELS and frame.stream:
         raise TunnelError(ErrorCode.PROTOCOL_ERROR, f"{name(frame)} on a stream")
-    if kind == FrameType.PRIORITY and length != _PRIORITY_BYTES:
-        reason = f"PRIORITY of {length} bytes"
-        raise StreamError(frame.stream, ErrorCode.FRAME_SIZE_ERROR, reason)
     if not _is_long_enough(kind, length):
         raise TunnelError(ErrorCode.FRAME_SIZE_ERROR, f"{name(frame)} of {length} bytes")
 
@@ -149,7 +144,6 @@ _OF_STREAMS = frozenset(
 )  # fmt: skip
 _OF_TUNNELS = frozenset({FrameType.SETTINGS, FrameType.PING, FrameType.GOAWAY})
 _LENGTHS: dict[int, int] = {FrameType.RST_STREAM: 4, FrameType.PING: 8, FrameType.WINDOW_UPDATE: 4}
-_PRIORITY_BYTES = 5
 _GOAWAY_BYTES = 8
 
 

@@ -75,6 +75,8 @@ class Sender:
         """One of us has sent GOAWAY."""
         self._closed = False
         self._pings = 0
+        self._ping_pending = False
+        """The last PING wasn't answered."""
         self._greet()
 
     def _greet(self) -> None:
@@ -212,8 +214,10 @@ class Sender:
             self._end(found, unknowing=True)
         self._remove(found)
 
-    def consumed(self, stream: int, count: int) -> None:
-        """The application took bytes that arrived: the peer may send more."""
+    def consumed(self, stream: int, count: int, now: float) -> None:
+        """The application took bytes that arrived: the peer may send more.  How much more depends
+        on how long the application has waited."""
+        self._now = max(self._now, now)
         found = self._streams.get(stream)
         if found is None:
             return
@@ -227,6 +231,7 @@ class Sender:
         """Ask whether the peer is there."""
         if not self._closed:
             self._pings += 1
+            self._ping_pending = True
             self._output.add(frames.ping(self._pings.to_bytes(8, "big"), ack=False))
 
     def go_away(self, *, final: bool) -> None:

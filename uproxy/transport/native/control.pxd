@@ -184,7 +184,8 @@ cdef inline bint on_ping(Session *session, const uint8_t *payload) noexcept nogi
             return False
         session.budgets.replies += 1
         put_ping(&session.output, <const char *>payload, True)
-    elif session.pings and number_at(payload) == 0 and number_at(payload + 4) == session.pings:
+    elif (session.ping_pending and number_at(payload) == 0
+          and number_at(payload + 4) == session.pings):
         session.ping_pending = False
         session.calls.on_pong(session)
     else:

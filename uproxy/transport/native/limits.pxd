@@ -2,7 +2,8 @@
 
 A connection is *silent* until its ClientHello is complete, and again while a refused caller
 lingers.  Silent connections are what a slow-loris attack has, so the one that has been silent for
-the longest is evicted when a new one comes.
+the longest is evicted when a new one comes.  Only where there is none a peer's tunnel is that has
+been *spare*, which is without streams, for the longest: strangers evict each other first.
 
 A handshake is *stalled* from our answer until the peer sends more, unless that waits to be read.
 Strangers can stall after a ClientHello as well, so the one stalled for the longest is evicted when
@@ -122,15 +123,22 @@ cdef inline void count_out(LimitState *limits, Connection *connection) noexcept 
 
 
 cdef inline bint evict(LimitState *limits) noexcept nogil:
-    """Cut the connection that has been silent for the longest.  False if there is none."""
+    """Cut the connection that has been silent for the longest; if there is none, the tunnel that
+    has been spare for the longest.  False if there is none of these either."""
     cdef Connection *connection = limits.silent.first
+    cdef bint is_spare = connection == NULL
     cdef Command *command
+    if is_spare:
+        connection = limits.spare.first
     if connection == NULL:
         return False
     command = new_command(C_EVICT, connection)
     if command == NULL:
         return False
-    count_out(limits, connection)
+    if is_spare:
+        unlink_awaited(connection)  # it counts until it has ended: a stream may have begun
+    else:
+        count_out(limits, connection)
     limits.full += 1
     send_command(connection.worker, command)
     return True
@@ -187,6 +195,15 @@ cdef inline void mark_silent(Connection *connection) noexcept nogil:
     pthread_mutex_unlock(&limits.lock)
 
 
+cdef inline void mark_spare(Connection *connection) noexcept nogil:
+    """Note that the tunnel of a peer has no streams: it may be evicted where nobody is silent."""
+    cdef LimitState *limits = &connection.worker.shared.limits
+    pthread_mutex_lock(&limits.lock)
+    if connection.inside and connection.awaited_in == NULL:
+        link_awaited(&limits.spare, connection, False)
+    pthread_mutex_unlock(&limits.lock)
+
+
 cdef inline void mark_stalled(Connection *connection) noexcept nogil:
     """Note that its handshake, if it counts as one in flight, goes on when the peer has sent more:
     it may be evicted.  Who sends byte by byte isn't spared for it longer than MAX_TIMES_HEARD."""
@@ -199,9 +216,9 @@ cdef inline void mark_stalled(Connection *connection) noexcept nogil:
 
 
 cdef inline bint mark_heard(Connection *connection) noexcept nogil:
-    """Note that its ClientHello is complete, or that a step of its handshake begins: it isn't
-    evicted.  Returns whether it counts as a handshake in flight: if the step's doesn't, another
-    has just got its slot, and C_EVICT_STALLED is on its way."""
+    """Note that its ClientHello is complete, that a step of its handshake begins, or that it
+    carries a stream: it isn't evicted.  Returns whether it counts as a handshake in flight: if the
+    step's doesn't, another has just got its slot, and C_EVICT_STALLED is on its way."""
     cdef LimitState *limits = &connection.worker.shared.limits
     cdef bint has_slot
     pthread_mutex_lock(&limits.lock)

@@ -13,8 +13,8 @@ from libc.string cimport memcmp, memcpy, memset
 
 from uproxy.transport.native.system cimport word_add
 from uproxy.transport.native.frames cimport (
-    CONTINUATION_FRAME, DATA_FRAME, DEFAULT_WINDOW, FRAME_HEADER, GOAWAY_FRAME, HEADERS_FRAME,
-    MAX_FRAME, MAX_ID, PADDED_FLAG, PING_FRAME, PUSH_PROMISE_FRAME, RST_STREAM_FRAME,
+    ACK_FLAG, CONTINUATION_FRAME, DATA_FRAME, DEFAULT_WINDOW, FRAME_HEADER, GOAWAY_FRAME,
+    HEADERS_FRAME, MAX_FRAME, MAX_ID, PADDED_FLAG, PING_FRAME, PUSH_PROMISE_FRAME, RST_STREAM_FRAME,
     SETTINGS_FRAME, WINDOW_UPDATE_FRAME, append, frame_header_at, free_bytes,
 )
 from uproxy.transport.native.hpack_table cimport MAX_TABLE, free_decoder
@@ -192,7 +192,8 @@ cdef inline int check_header(Session *session) noexcept nogil:
     rule that is broken."""
     cdef int type = session.frame.type
     cdef uint32_t length = session.frame.length
-    if not session.has_begun and type != SETTINGS_FRAME:
+    if not session.has_begun and (
+            type != SETTINGS_FRAME or session.frame.flags & ACK_FLAG):
         return SF_NOT_HTTP2
     session.has_begun = True
     if length > MAX_FRAME:
@@ -258,8 +259,7 @@ cdef inline void dispatch(Session *session, const uint8_t *payload) noexcept nog
         on_goaway(session, payload)
     elif type == CONTINUATION_FRAME:
         on_continuation(session, payload)
-    elif session.frame.length != 5:
+    elif charge(session, FLOOD_PRIORITIES) and session.frame.length != 5:
         abort_stream(session, session.frame.id, SF_PRIORITY_LENGTH)
-    else:
-        charge(session, FLOOD_PRIORITIES)  # and ignore it: all streams are alike
+    # another PRIORITY is ignored: all streams are alike
     check_replies(session)

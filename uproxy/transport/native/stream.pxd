@@ -152,6 +152,8 @@ cdef inline ssize_t read_carried(Side *side, Received *received) noexcept nogil:
     cdef ssize_t size = READ_FAILED
     received.more, received.end = False, END_UNKNOWN
     if stream.h2 != NULL:
+        # how long it took to read decides about the window, and the peer may have sent nothing
+        stream.tunnel.session.now = side.connection.worker.now
         size = read_stream(&stream.tunnel.session, stream.h2, &received.data)
         stream.is_ready = is_readable(stream.h2)
     if size > 0:

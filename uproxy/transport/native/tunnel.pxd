@@ -29,7 +29,7 @@ from uproxy.transport.native.types cimport (
     Channel, Connection, Received, Side, Tunnel, TunnelLimits, Worker,
 )
 from uproxy.transport.native.deadlines cimport earlier_of
-from uproxy.transport.native.limits cimport mark_heard, mark_silent
+from uproxy.transport.native.limits cimport mark_heard, mark_spare
 from uproxy.transport.native.channel cimport fail, watch
 from uproxy.transport.native.tls cimport trim, write_channel
 from uproxy.transport.native.side cimport (
@@ -141,7 +141,7 @@ cdef inline void mark_occupied(Tunnel *tunnel) noexcept nogil:
         return
     tunnel.is_spare = is_spare
     if is_spare:
-        mark_silent(tunnel.connection)
+        mark_spare(tunnel.connection)
     else:
         mark_heard(tunnel.connection)
 

@@ -318,7 +318,7 @@ cdef struct Connection:
     bint inside  # it counts as a connection
     bint has_slot  # it counts as a handshake in flight
     int times_heard  # how often its peer was awaited in the handshake
-    AwaitedList *awaited_in  # LimitState.silent or .stalled; NULL: it may not be evicted
+    AwaitedList *awaited_in  # LimitState.silent, .spare or .stalled; NULL: it may not be evicted
     Connection *awaited_before  # in that list
     Connection *awaited_after
     # under ReportQueue.lock
@@ -345,6 +345,7 @@ cdef struct LimitState:
     int64_t source_full  # connections refused because their source has most_per_source
     int64_t no_slot  # handshakes refused, or evicted, for want of a slot
     AwaitedList silent
+    AwaitedList spare  # tunnels of peers that have no streams
     AwaitedList stalled  # handshakes in flight of which no step is being done
     int slots  # handshakes in flight now
     int most_slots

@@ -29,6 +29,7 @@ from uproxy.transport.native.accept cimport (
     A_MINE, A_NONE, A_SHORT, accept_for_worker, is_behind, pause,
 )
 from uproxy.transport.native.state cimport state_of
+from uproxy.transport.native.tunnel cimport has_streams
 from uproxy.transport.native.goodbye cimport begin_drain
 from uproxy.transport.native.pool cimport retire_plan
 from uproxy.transport.native.connection cimport (
@@ -77,7 +78,7 @@ cdef inline void run_connection_command(Connection *connection, Command *command
         connection.refused_with_status = command.result
         on_cut(connection, F_CUT)
     elif command.kind == C_EVICT:
-        on_cut(connection, F_EVICTED)
+        evict_now(connection)
     elif command.kind == C_EVICT_STALLED:
         if connection.waits_for == W_EVENT and state_of(connection) == S_HANDSHAKING_DOWNSTREAM:
             on_cut(connection, F_STALLED)  # otherwise the handshake has ended since, by itself
@@ -97,6 +98,14 @@ cdef inline void run_connection_command(Connection *connection, Command *command
         connection.relay_limits[0] = command.limit
         connection.relay_limits[1] = command.other_limit
         begin_relay(connection, command.data, command.size)
+
+
+cdef inline void evict_now(Connection *connection) noexcept nogil:
+    """Cut one that makes room for another; a tunnel that has got streams since ends with them."""
+    if connection.tunnel != NULL and has_streams(connection.tunnel):
+        begin_drain(connection.tunnel)
+    else:
+        on_cut(connection, F_EVICTED)
 
 
 cdef inline void cut_all(Worker *worker) noexcept nogil:

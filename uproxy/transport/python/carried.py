@@ -120,7 +120,7 @@ class CarriedStreams:
         if self._tunnel.streams or self._tunnel.is_over:
             self._limiter.mark_active(self._carrier)
             return
-        self._limiter.mark_silent(self._carrier)
+        self._limiter.mark_spare(self._carrier)
         if self._idle:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(self._idle, self.drain)

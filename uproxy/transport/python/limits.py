@@ -2,7 +2,9 @@
 
 This page counts; it closes no socket itself.  A connection is *silent* until its ClientHello is
 complete, and again while it is kept open only for its peer to read an alert: a slow-loris attack
-consists of silent connections, so the oldest of them is closed first to make room.
+consists of silent connections, so the oldest of them is closed first to make room.  Only where
+there is none a peer's tunnel is closed that has been *spare*, which is without streams, for the
+longest: strangers make room for each other first.
 
 A handshake is *stalled* from our answer until the peer sends more, unless that waits to be read.
 Strangers can stall after a ClientHello as well, so the one stalled for the longest is closed to
@@ -12,7 +14,7 @@ make room when there is no slot for a new one.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from itertools import islice
+from itertools import chain, islice
 from typing import Final, Protocol
 
 from uproxy.contract import Refusal, RefusedError
@@ -52,6 +54,7 @@ class Limiter:
         self._open: set[LimitedConnection] = set()
         self._sources: Counter[str] = Counter()
         self._silent: dict[LimitedConnection, None] = {}
+        self._spare: dict[LimitedConnection, None] = {}
         self._handshakes: Counter[LimitedConnection] = Counter()  # how often each was awaited
         self._stalled: OrderedDict[LimitedConnection, None] = OrderedDict()
 
@@ -88,9 +91,14 @@ class Limiter:
         awaited."""
         self._silent[connection] = None
 
+    def mark_spare(self, connection: LimitedConnection) -> None:
+        """Allow the tunnel of a peer, which has no streams, to be closed where nobody is silent."""
+        self._spare[connection] = None
+
     def mark_active(self, connection: LimitedConnection) -> None:
         """Don't allow a connection to be closed to make room."""
         self._silent.pop(connection, None)
+        self._spare.pop(connection, None)
 
     def take_slot(self, connection: LimitedConnection) -> None:
         """Count a handshake that begins; its ClientHello is complete.
@@ -119,8 +127,9 @@ class Limiter:
         self._stalled.pop(connection, None)
 
     def _evict(self) -> bool:
-        """Close the oldest silent connection; returns whether there was one."""
-        oldest = next(iter(self._silent), None)
+        """Close the oldest silent connection, or if there is none the oldest spare tunnel; returns
+        whether there was one of these."""
+        oldest = next(chain(self._silent, self._spare), None)
         if oldest is None:
             return False
         self.remove(oldest)

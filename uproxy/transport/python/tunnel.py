@@ -237,7 +237,7 @@ class Tunnel(FrameChannel):
 
     def consumed(self, stream: int, count: int) -> None:
         """Give so many bytes of the window back to the peer."""
-        self._session.consumed(stream, count)
+        self._session.consumed(stream, count, monotonic())
         self.send_soon()
 
     def forget(self, stream: int) -> None:
