@@ -13,7 +13,7 @@ from tests.helpers.world import settings
 from uproxy import originals, sockets
 from uproxy.app.doors import Doors, SocketPlan, inherit, socket_plans
 from uproxy.config.settings import InboundSettings, OutboundSettings
-from uproxy.contract import Door
+from uproxy.contract import Door, OnTunnelEnded
 from uproxy.errors import UproxyError
 from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import eventually
@@ -69,6 +69,8 @@ class RecordingEngine:
 
     def pooled_tunnels(self) -> int:
         return 0
+
+    def watch_tunnels(self, on_ended: OnTunnelEnded) -> None: ...
 
     def responsive(self) -> bool:
         return True

@@ -88,11 +88,55 @@ async def test_a_tunnel_that_breaks_is_told_once_with_the_reason(
     here = world()
     made = carry(here)
     reason = "the peer broke HTTP/2: too many streams were reset"
-    here.connections.tunnels.ended(made, ending(Outcome.RESET, reason=reason))
+    here.connections.tunnels.ended(made, ending(Outcome.RESET, reason=reason, breach="resets"))
+    assert here.metric("uproxy_hbone_broken_total") == 1
+    assert here.metric("uproxy_hbone_broken_total", direction="inbound", reason="resets") == 1
     [line] = caplog.records
     assert line.levelname == "WARNING"
     assert line.getMessage().endswith(f"was broken: reset: {reason}")
     assert here.records == []
+
+
+async def test_a_tunnel_that_is_lost_was_broken_by_nobody() -> None:
+    here = world()
+    here.connections.tunnels.ended(carry(here), ending(Outcome.RESET, reason="reset by the peer"))
+    assert here.metric("uproxy_hbone_broken_total") == 0
+
+
+async def test_a_dialled_tunnel_that_breaks_is_counted_and_told_too(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    here = world()
+    why = Refusal(Outcome.RESET, "the peer broke HTTP/2: DATA", breach="protocol_error")
+    here.connections.tunnels.ended_dialled(peer(WEB, CA), TcpAddress("10.0.0.7", 15008), why)
+    [line] = caplog.records
+    assert line.levelname == "WARNING"
+    assert line.getMessage() == (
+        f"the tunnel to {WEB.spiffe_id} at 10.0.0.7:15008 was broken: reset: {why.reason}"
+    )
+    broken, ended = "uproxy_hbone_broken_total", "uproxy_hbone_connections_closed_total"
+    assert here.metric(broken, direction="outbound", reason="protocol_error") == 1
+    assert here.metric(ended, direction="outbound", outcome="reset") == 1
+
+
+@pytest.mark.parametrize(
+    ("why", "outcome"),
+    [
+        (None, "closed"),
+        (Refusal(Outcome.DRAINED, "uProxy stopped"), "drained"),
+        # the connections that needed it say so
+        (Refusal(Outcome.HANDSHAKE_FAILED, "the peer refused our certificate"), "handshake_failed"),
+    ],
+)
+async def test_a_dialled_tunnel_that_ends_otherwise_is_only_counted(
+    why: Refusal | None, outcome: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = world()
+    here.connections.tunnels.ended_dialled(peer(WEB, CA), TcpAddress("10.0.0.7", 15008), why)
+    assert caplog.records == []
+    ended = "uproxy_hbone_connections_closed_total"
+    assert here.metric(ended, direction="outbound", outcome=outcome) == 1
+    assert here.metric("uproxy_hbone_broken_total") == 0
 
 
 async def test_a_tunnel_shows_what_its_handshake_showed_for_as_long_as_it_is_open() -> None:

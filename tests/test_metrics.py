@@ -246,6 +246,14 @@ def test_tunnels_and_streams_are_counted_for_each_direction() -> None:
     assert value(metrics, closed, direction="inbound", outcome="drained") == 1
 
 
+def test_tunnels_whose_peer_broke_http2_are_counted_by_what_it_did() -> None:
+    metrics = Metrics()
+    broken = "uproxy_hbone_broken_total"
+    for direction, breach in ((Direction.INBOUND, "pings"), (Direction.OUTBOUND, "resets")):
+        metrics.tunnel_broken(direction, breach)
+        assert value(metrics, broken, direction=direction.value, reason=breach) == 1
+
+
 def test_label_values_that_a_peer_chooses_are_bounded_in_length() -> None:
     metrics = Metrics()
     for tail in ("a", "b"):

@@ -27,6 +27,7 @@ SLOW_VARIANTS = {
     "test_a_destination_believes_the_shared_envoy_about_callers": "python",
     "test_callers_prove_themselves_through_the_shared_envoy": "python",
     "test_a_flood_of_bad_certificates_leaves_no_trace": "python",
+    "test_who_breaks_http2_in_a_tunnel_is_counted_and_logged_once": "python",
     "test_slow_loris_handshakes_cost_little_and_delay_nobody": "a_crowd_costs",
     "test_the_demo_ends_at_any_moment_and_leaves_nothing_behind": "that_is_killed",
     "test_the_demo_shows_what_it_says_and_ends": "[echo",

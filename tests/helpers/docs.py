@@ -142,6 +142,7 @@ def _eventful() -> Metrics:
     metrics.handshake_failed(way, Outcome.PEER_UNTRUSTED, "X5-17")
     metrics.probed(way)
     metrics.tunnel_ended(way, Outcome.CLOSED)
+    metrics.tunnel_broken(way, "pings")
     metrics.l7_used("l7", "10.0.0.9:15008")
     metrics.l7_failed("l7", Outcome.L7_UNAVAILABLE)
     metrics.l7_bypassed("l7", "reviews")

@@ -61,6 +61,7 @@ class Parts:
         )
         self.metrics.watch_limits(self.engine.refused)
         self.metrics.watch_l7(lambda: usable_endpoints(self.snapshot, self.endpoints))
+        self.engine.watch_tunnels(self.connections.tunnels.ended_dialled)
         self.metrics.watch_tunnels(
             lambda: {
                 Direction.INBOUND: len(self.connections.tunnels),

@@ -1,4 +1,7 @@
-"""The tunnels that peers have made to us: connections that carry others as their streams.
+"""Tunnels: connections that carry others as their streams.
+
+Those that peers have made to us are listed here; of those that the engine has dialled only the ends
+are reported.
 
 They are kept apart from open connections, because a tunnel is nobody's connection: it isn't
 counted, not waited for, and has no line in the access log if it ends in order.  What is true of
@@ -14,12 +17,15 @@ from datetime import datetime
 
 from uproxy.connections.checking import Checks, Entry
 from uproxy.connections.recheck import ConnectionInfo
-from uproxy.contract import Connection, Ending, OwnSvid, Refusal
+from uproxy.contract import Connection, Ending, OwnSvid, PeerSvid, Refusal
 from uproxy.log import alike
 from uproxy.metrics import Metrics
-from uproxy.model import Direction, Outcome
+from uproxy.model import Direction, Outcome, TcpAddress
 
 _IN_ORDER = frozenset({Outcome.CLOSED, Outcome.DRAINED, Outcome.TIMED_OUT})
+_TOLD_BY_STREAMS = frozenset({Outcome.HANDSHAKE_FAILED})
+"""How tunnels that we have dialled end where each connection that needed one is on record with the
+reason, and nothing was open."""
 _log = logging.getLogger(__name__)
 
 
@@ -67,7 +73,7 @@ class Tunnels:
         """Register the end of a tunnel, after those of its streams."""
         entry = self._open.pop(connection.arrival.id)
         entry.has_ended = True
-        self._metrics.tunnel_ended(entry.info.direction, ending.outcome)
+        self._count(entry.info.direction, ending.outcome, ending.breach)
         peer, source = connection.peer, connection.arrival.source
         who = source if peer is None else peer.spiffe_id
         words = (connection.arrival.id, who, source, ending.outcome, ending.reason)
@@ -76,6 +82,20 @@ class Tunnels:
         else:
             _log.warning("connection %d: the tunnel of %s from %s was broken: %s: %s", *words,
                          extra=alike("broken tunnel", str(who)))  # fmt: skip
+
+    def ended_dialled(self, peer: PeerSvid, end: TcpAddress, why: Refusal | None) -> None:
+        """Register the end of a tunnel to `end` that we have dialled, after those of its streams;
+        `why` None: in order."""
+        outcome = Outcome.CLOSED if why is None else why.outcome
+        self._count(Direction.OUTBOUND, outcome, None if why is None else why.breach)
+        if why is not None and outcome not in _IN_ORDER | _TOLD_BY_STREAMS:
+            _log.warning("the tunnel to %s at %s was broken: %s: %s", peer.spiffe_id, end, outcome,
+                         why.reason, extra=alike("broken tunnel", str(peer.spiffe_id)))  # fmt: skip
+
+    def _count(self, direction: Direction, outcome: Outcome, breach: str | None) -> None:
+        self._metrics.tunnel_ended(direction, outcome)
+        if breach is not None:
+            self._metrics.tunnel_broken(direction, breach)
 
     def shown(self, number: int) -> OwnSvid | None:
         """Return the SVID that we showed in the handshake of a tunnel; None: it has ended."""

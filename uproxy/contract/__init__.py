@@ -23,7 +23,15 @@ A door's methods are called on the event loop's thread, must not block and must 
 an exception in one is a defect, and the engine then refuses the connection.
 """
 
-from uproxy.contract.halves import Connection, Door, Engine, Listener, OnClosed, plan_for
+from uproxy.contract.halves import (
+    Connection,
+    Door,
+    Engine,
+    Listener,
+    OnClosed,
+    OnTunnelEnded,
+    plan_for,
+)
 from uproxy.contract.handshakes import (
     OwnSvid,
     PeerSvid,
@@ -51,7 +59,7 @@ from uproxy.contract.values import (
 
 __all__ = [
     "PLAIN", "SILENT", "Arrival", "CacheScope", "Candidate", "Connection", "Door", "Ending",
-    "Engine", "Listener", "OnClosed", "OwnSvid", "PeerSvid", "Plain", "Refusal", "RefusedError",
-    "Route", "Spoken", "Tls", "TlsFacts", "TlsPlan", "Tunnel", "Upstream", "VerifyPeer",
-    "next_trust_id", "plan_for",
+    "Engine", "Listener", "OnClosed", "OnTunnelEnded", "OwnSvid", "PeerSvid", "Plain", "Refusal",
+    "RefusedError", "Route", "Spoken", "Tls", "TlsFacts", "TlsPlan", "Tunnel", "Upstream",
+    "VerifyPeer", "next_trust_id", "plan_for",
 ]  # fmt: skip

@@ -84,6 +84,11 @@ OnClosed = Callable[[Connection, Ending], None]
 """Takes the end of a connection that was open."""
 
 
+OnTunnelEnded = Callable[[PeerSvid, TcpAddress, Refusal | None], None]
+"""Takes the end of a tunnel that was dialled: who is at its other end, at which address, and why it
+has ended; None: in order."""
+
+
 class Door(Protocol):
     """A listening address with its meaning, under one snapshot; it never changes."""
 
@@ -189,6 +194,10 @@ class Engine(Protocol):
 
     def pooled_tunnels(self) -> int:
         """Return how many tunnels to other workloads are open, with those that carry no stream."""
+
+    def watch_tunnels(self, on_ended: OnTunnelEnded) -> None:
+        """Have `on_ended` called with the end of each tunnel that is dialled from now on and whose
+        handshake succeeds.  Those that peers have made have a door, which is told."""
 
     def responsive(self) -> bool:
         """Whether every thread of the engine answers (liveness)."""

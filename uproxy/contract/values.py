@@ -183,6 +183,9 @@ class Refusal:
     """The rule of the policy, or of SPIFFE, that decided."""
     claim: Claim | None = None
     """What the peer's certificate says of itself, where that is why."""
+    breach: str | None = None
+    """With what the peer of a tunnel broke HTTP/2, where that ended the tunnel: the kind of a flood
+    (`resets`, `pings`), or the name of the error code (`protocol_error`)."""
 
 
 class RefusedError(UproxyError):
@@ -212,3 +215,5 @@ class Ending:
     """The rule that refused the connection, or the allow rule that admitted it."""
     claim: Claim | None = None
     """What the peer's certificate says of itself, if it was refused."""
+    breach: str | None = None
+    """As in Refusal."""

@@ -127,6 +127,11 @@ class Sender:
         return max(0, min(limit - len(self._streams), ids))
 
     @property
+    def is_closed(self) -> bool:
+        """Whether it takes nothing more: it was closed, or the peer has broken a rule."""
+        return self._closed
+
+    @property
     def has_output(self) -> bool:
         """Whether there are frames to send."""
         return self._output.is_waiting

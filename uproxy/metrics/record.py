@@ -51,6 +51,7 @@ class Metrics:
         self._handshake_seconds = defaultdict[str, Durations](lambda: Durations(_HANDSHAKE_BUCKETS))
         self._probes = Counter[tuple[str, ...]]()
         self._tunnel_ends = Counter[tuple[str, ...]]()
+        self._tunnels_broken = Counter[tuple[str, ...]]()
         self._l7_refused = Counter[tuple[str, ...]]()
         self._l7_headers_ignored = 0
         self._decisions = Counter[tuple[str, ...]]()
@@ -96,6 +97,11 @@ class Metrics:
     def tunnel_ended(self, direction: Direction, outcome: Outcome) -> None:
         """Count the end of a tunnel that carried streams."""
         self._tunnel_ends[direction.value, outcome.value] += 1
+
+    def tunnel_broken(self, direction: Direction, breach: str) -> None:
+        """Count a tunnel that ended because its peer broke HTTP/2; `breach` is as in
+        `contract.Refusal`, whose values the engine chooses."""
+        self._tunnels_broken[direction.value, breach] += 1
 
     def l7_used(self, proxy: str, endpoint: str) -> None:
         """Count a stream that was opened through an L7 proxy's address, as configured."""
@@ -247,6 +253,10 @@ class Metrics:
         shown.counter(
             "uproxy_hbone_connections_closed", "Tunnels that have ended, by outcome",
             ("direction", "outcome"), self._tunnel_ends.items,
+        )  # fmt: skip
+        shown.counter(
+            "uproxy_hbone_broken", "Tunnels that ended because the peer broke HTTP/2, by how",
+            ("direction", "reason"), self._tunnels_broken.items,
         )  # fmt: skip
         shown.histogram(
             "uproxy_handshake_duration_seconds",

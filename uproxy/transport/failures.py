@@ -74,6 +74,9 @@ class Failure:
     verdict: object
     """The exception that refused the peer, for `verify`; the rule that the peer has broken, in
     words, for `http2`."""
+    flood: str = ""
+    """For `http2`: of what the peer has sent too much, a value of `hbone.budgets.Flood`; empty: it
+    has broken another rule."""
 
     def cause(self) -> BaseException:
         """Return the exception with which the Python engine reports the same failure.
@@ -97,7 +100,7 @@ class Failure:
             case "excess":
                 return presented.refusal(self.error, self.code)
             case "http2":
-                return broken_http2(self.who, self.code, str(self.verdict))
+                return broken_http2(self.who, self.code, str(self.verdict), self.flood)
             case "memory" | "verify":  # no memory for the verdict either
                 return MemoryError()
         raise ValueError(f"{self.what} has no cause")
@@ -109,6 +112,15 @@ class ProbedError(TlsError):
 
 class TruncatedError(TlsError):
     """A peer closed TCP without the close_notify that ends TLS."""
+
+
+class BrokenHttp2Error(TlsError):
+    """The peer of a tunnel broke a rule of HTTP/2 that ends the tunnel; `breach` is as in
+    `contract.Refusal`."""
+
+    def __init__(self, reason: str, breach: str) -> None:
+        super().__init__(reason)
+        self.breach = breach
 
 
 _KINDS: Final = {"no_hello": ProbedError, "truncated": TruncatedError}
@@ -247,11 +259,13 @@ def broke_http2(who: str, rule: object) -> Refusal:
     return Refusal(Outcome.CONNECT_FAILED, f"{who} broke HTTP/2: {rule}: {NO_TUNNELS}")
 
 
-def broken_http2(who: str, code: int, rule: str) -> TlsError:
-    """Return the error of a side that broke a rule of HTTP/2, which ends its tunnel with a code."""
+def broken_http2(who: str, code: int, rule: str, flood: str) -> BrokenHttp2Error:
+    """Return the error of a side that broke a rule of HTTP/2, which ends its tunnel with a code;
+    `flood`: as in Failure."""
     from uproxy.hbone.codes import ErrorCode  # to save memory where there are no tunnels
 
-    return TlsError(f"{who} broke HTTP/2 ({ErrorCode.of(code).name}): {rule}")
+    name = ErrorCode.of(code).name
+    return BrokenHttp2Error(f"{who} broke HTTP/2 ({name}): {rule}", flood or name.lower())
 
 
 def unserved(reason: str, code: int) -> Refusal:
@@ -296,7 +310,16 @@ def is_cut(error: BaseException) -> bool:
 
 def broken(who: str, error: BaseException) -> Refusal:
     """Return the refusal for a side that failed while bytes were relayed."""
-    return Refusal(Outcome.RESET, describe(who, error))
+    breach = error.breach if isinstance(error, BrokenHttp2Error) else None
+    return Refusal(Outcome.RESET, describe(who, error), breach=breach)
+
+
+def ended_tunnel(who: str, error: BaseException) -> Refusal:
+    """Return why a tunnel that we have dialled has ended.  If with an alert, its far end has
+    refused our certificate, which under TLS 1.3 it says behind the handshake."""
+    if isinstance(error, TlsError) and error.alert is not None:
+        return handshake(who, error, 0)
+    return broken(who, error)
 
 
 def unanswered(who: str, error: BaseException, age: float) -> Refusal:

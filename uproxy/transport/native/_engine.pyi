@@ -44,7 +44,7 @@ Way = tuple[int, bytes, TunnelLimits, bytes, float]
 authority, the tunnel's limits, the CONNECT's other headers as HPACK has them, and for how many
 seconds at most our END_STREAM waits for the peer's (0: it doesn't)."""
 
-def words_of(why: int) -> str: ...
+def words_of(why: int) -> tuple[str, str]: ...
 
 class Core:
     def __init__(

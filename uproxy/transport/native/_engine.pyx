@@ -36,7 +36,7 @@ from uproxy.transport.native.presented cimport (
     MAX_NAME_PARTS, MAX_PARTS, MAX_REQUEST, MAX_TEXT, X_BYTES, X_CERTIFICATES, X_EXTENSIONS, X_KEY,
     X_MESSAGE, X_NAME, X_NOT_DER, X_PARTS, X_REQUEST, X_TEXT, Presented, read_presented,
 )
-from uproxy.transport.native.faults cimport fault_words
+from uproxy.transport.native.faults cimport fault_words, flood_name
 from uproxy.transport.native.codes cimport (
     C_CUT, C_CUT_ALL, C_DIAL, C_DRAIN, C_HANDSHAKE, C_RELAY, C_RELEASE, C_RELEASE_LISTENER,
     C_RETIRE, C_STOP, C_WATCH_LOSS, E_ADMITTED, E_ARRIVED, E_CARRYING, E_CLOSED, E_HANDSHAKEN,
@@ -231,9 +231,9 @@ cdef void share_refusal(Channel *refused, Channel *channel) noexcept with gil:
 
 
 def words_of(int why):
-    """Return the rule of HTTP/2 that a peer has broken, in words; `why` is the number that
-    `failure` has returned."""
-    return fault_words(why).decode()
+    """Return the rule of HTTP/2 that a peer has broken, in words, and of what it has sent too much,
+    as metrics call it (or ""); `why` is the number that `failure` has returned."""
+    return fault_words(why).decode(), flood_name(why).decode()
 
 
 cdef class Core:

@@ -28,10 +28,10 @@ from uproxy.transport import failures
 from uproxy.transport.dial import reach
 from uproxy.transport.failures import Failure
 from uproxy.transport.l7_failures import l7_proxy_of, left_after, named
-from uproxy.transport.native._engine import STATES, words_of
+from uproxy.transport.native._engine import STATES
 from uproxy.transport.native.deciding import UPSTREAM, Deciding
 from uproxy.transport.native.listener import upstream_setup
-from uproxy.transport.native.tunnels import way_of
+from uproxy.transport.native.tunnels import failure_of, way_of
 from uproxy.transport.succession import same_way
 from uproxy.transport.through import Tries, end_of, one_address_each
 
@@ -229,10 +229,8 @@ class Dialling(Deciding):
     def _describe(self, what: str, side: int, error: int, code: int) -> Failure:
         """Make a Failure of what `failure` or `candidate_failure` returned."""
         verdict = self.verdict(side) if what == "verify" else None
-        if what == "http2":
-            verdict = words_of(error)
         who = failures.NAMES[Direction.INBOUND if self._inbound else Direction.OUTBOUND][side]
-        return Failure(what, who, self.state, error, code, verdict)
+        return failure_of((what, side, error, code), who, self.state, verdict)
 
     def _try_next(self, route: Route, failure: Refusal) -> None:
         """Dial the next candidate, or ask the listener's new door."""

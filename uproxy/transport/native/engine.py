@@ -8,7 +8,7 @@ import sys
 import time
 from typing import Final
 
-from uproxy.contract import Door
+from uproxy.contract import Door, OnTunnelEnded
 from uproxy.model import Limits
 from uproxy.transport.native._engine import ConnectionHandle
 from uproxy.transport.native.handle import NativeConnection
@@ -32,6 +32,7 @@ class NativeEngine:
     def __init__(self, threads: int = 2) -> None:
         self.state = LoopState(threads, self._make_connection)
         self._stopped = False
+        self._on_tunnel_ended: OnTunnelEnded = lambda _peer, _end, _why: None
         self._loop = asyncio.get_running_loop()
         self.set_limits(self.state.limits)
         sys.setswitchinterval(SWITCH_INTERVAL_S)
@@ -63,6 +64,10 @@ class NativeEngine:
         """Return how many tunnels to other workloads are open, or being dialled."""
         return self.state.core.pooled_tunnels()
 
+    def watch_tunnels(self, on_ended: OnTunnelEnded) -> None:
+        """Have `on_ended` called with the end of each tunnel that is dialled from now on."""
+        self._on_tunnel_ended = on_ended
+
     def responsive(self) -> bool:
         """Whether all threads run, and none is in one turn for too long."""
         since = self.state.core.busy_since()
@@ -72,7 +77,7 @@ class NativeEngine:
         self, door_state: DoorState, carrier: NativeConnection | None, is_pooled: bool
     ) -> ConnectionHandle:
         if is_pooled:
-            return PooledTunnel()
+            return PooledTunnel(self._on_tunnel_ended)
         return NativeConnection(self.state, door_state, carrier)
 
     async def stop(self) -> None:

@@ -135,8 +135,15 @@ cdef extern from *:
         ":authority {value} isn't an IP address and a port, as in 192.0.2.1:8080",
     };
     enum { FAULT_TEXTS = sizeof(fault_texts) / sizeof(fault_texts[0]) };
+    /* by Flood: the values of Python's */
+    static const char *const flood_names[16] = {
+        "resets", "refusals", "denials", "pings", "settings", "empty_frames", "priorities",
+        "window_updates", "strays", "", "continuations", "headers", "small_data", "replies",
+        "", "",
+    };
     """
     const char *fault_texts[]
+    const char *flood_names[]
     enum:
         FAULT_TEXTS
 
@@ -163,6 +170,12 @@ cdef inline uint32_t code_of(int fault) noexcept nogil:
 cdef inline int flood_of(int fault) noexcept nogil:
     """Return of what there was too much, a Flood; -1: it is another rule."""
     return fault - SF_FLOOD if SF_FLOOD <= fault < SF_STREAMS else -1
+
+
+cdef inline const char *flood_name(int fault) noexcept nogil:
+    """Return of what there was too much, as metrics call it; empty: it is another rule."""
+    cdef int flood = flood_of(fault)
+    return flood_names[flood] if flood >= 0 else fault_texts[0]
 
 
 cdef inline const char *fault_words(int fault) noexcept nogil:

@@ -233,6 +233,7 @@ class NativeConnection(Dialling):
             refusal.reason if refusal else None,
             self._rule(refusal),
             refusal.claim if refusal else None,
+            refusal.breach if refusal else None,
         )
         self._dialled_from = self._read_dialled_from()
         self.release()

@@ -20,6 +20,7 @@ from uproxy.transport.native.codes cimport (
 )
 from uproxy.transport.native.types cimport Channel, Connection, Side, StreamLimit, Tunnel, Worker
 from uproxy.transport.native.verify_cache cimport hold_verified
+from uproxy.transport.native.dial cimport endpoint_of
 from uproxy.transport.native.accept cimport new_connection, set_worker
 from uproxy.transport.native.tunnel cimport (
     has_streams, mark_dirty, new_tunnel, trim_tunnel,
@@ -136,6 +137,7 @@ cdef inline Tunnel *pool_tunnel(Connection *who, sockaddr_storage *end,
     made.is_pooled, made.decided = True, 1
     made.accepted_at = who.worker.now
     made.source, made.local = who.source, who.local
+    endpoint_of(end, &made.meant)
     made.listener, made.door_state = who.listener, who.door_state
     word_add(&made.listener.held, 1)
     word_add(&made.door_state.held, 1)

@@ -9,12 +9,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import count
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 from weakref import ReferenceType, ref
 
-from uproxy.contract import Candidate, OwnSvid, Route, TlsPlan, Tunnel
-from uproxy.model import TunnelSettings
-from uproxy.transport.native._engine import CARRYING, CLOSED, ConnectionHandle
+from uproxy import sockaddr
+from uproxy.contract import (
+    Candidate,
+    OnTunnelEnded,
+    OwnSvid,
+    PeerSvid,
+    Refusal,
+    Route,
+    TlsPlan,
+    Tunnel,
+)
+from uproxy.lifecycle import State
+from uproxy.model import Direction, TunnelSettings
+from uproxy.transport import failures
+from uproxy.transport.failures import Failure
+from uproxy.transport.native._engine import CARRYING, CLOSED, ConnectionHandle, words_of
 from uproxy.transport.through import end_delay
 
 if TYPE_CHECKING:
@@ -22,17 +35,54 @@ if TYPE_CHECKING:
 
 
 _PREFIX: Final = 127
+_FAR_END: Final = 1  # the side at which a tunnel that was dialled has its peer
 
 
 class PooledTunnel(ConnectionHandle):
-    """A tunnel that a thread has dialled; nobody is told of it but those whose streams it has."""
+    """A tunnel that a thread has dialled."""
+
+    __slots__ = ("_has_carried", "_on_ended")
+
+    def __init__(self, on_ended: OnTunnelEnded) -> None:
+        self._on_ended = on_ended
+        self._has_carried = False  # its handshake has succeeded
 
     def on_reported(self, events: int) -> None:
-        """Keep nothing of the snapshot that it was dialled under, and forget it at its end."""
-        if events & CLOSED:
-            self.release()
-        elif events & CARRYING:
+        """Keep nothing of the snapshot that it was dialled under; tell and forget it at its end."""
+        self._has_carried |= bool(events & CARRYING)
+        if not events & CLOSED:
             self.release_door_state()
+            return
+        try:
+            if self._has_carried:
+                self._tell_end()
+        finally:
+            self.release()
+
+    def _tell_end(self) -> None:
+        end = sockaddr.address_of(*cast("tuple[bytes, int]", self.meant()))
+        self._on_ended(cast("PeerSvid", self.verdict(_FAR_END)), end, self._reason())
+
+    def _reason(self) -> Refusal | None:
+        """Return why it has ended; None for the orderly end."""
+        fault = self.failure()
+        if fault[0] == "none":
+            return None
+        if fault[0] == "cut":
+            return failures.STOPPED
+        who = failures.NAMES[Direction.OUTBOUND][_FAR_END]
+        failure = failure_of(fault, who, State.CARRYING, None)
+        return failures.ended_tunnel(who, failure.cause())
+
+
+def failure_of(
+    fault: tuple[str, int, int, int], who: str, state: State, verdict: object
+) -> Failure:
+    """Make a Failure of what `failure` or `candidate_failure` returned."""
+    what, _side, error, code = fault
+    if what != "http2":
+        return Failure(what, who, state, error, code, verdict)
+    return Failure(what, who, state, error, code, *words_of(error))
 
 
 class PlanNumbers:

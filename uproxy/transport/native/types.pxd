@@ -283,7 +283,7 @@ cdef struct Connection:
     bint in_clear  # it makes no handshake with its caller, whatever the door's others do
     bint may_be_clear  # its first byte tells
     Connection *carried_by  # of a stream that the peer has opened: the connection with the tunnel
-    Endpoint meant  # the address that its CONNECT names, or to which a captured one was made
+    Endpoint meant  # what its CONNECT names, a captured one was made to, a pooled tunnel leads to
     Unnamed *unnamed  # if it names none
     char *spoken  # what it says of a caller (spoken.pxd), until the loop has taken it; or NULL
     int refused_with_status  # HTTP status for the CONNECT; 0: none is decided

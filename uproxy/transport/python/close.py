@@ -50,4 +50,5 @@ def ending_of(connection: Connection, why: Refusal | None, duration: float) -> E
         reason=why.reason if why else None,
         rule=rule,
         claim=why.claim if why else None,
+        breach=why.breach if why else None,
     )

@@ -184,7 +184,7 @@ class Connection(Steps):
 
     async def on_tunnel_ready(self, tunnel: PooledTunnel) -> Step:
         """There is a tunnel: send a CONNECT, and wait for its answer."""
-        from uproxy.transport.python.pool import way_of  # to save memory
+        from uproxy.transport.python.way import way_of  # to save memory
 
         route = cast("Route", self.route)
         self.enter_state(State.OPENING_STREAM, self._tries.seconds(route, time.monotonic()))
@@ -299,7 +299,7 @@ class Connection(Steps):
 
     def _take_tunnel(self, route: Route, candidate: Candidate) -> PooledTunnel:
         """Reserve a stream to the candidate, on a tunnel that may still be being dialled."""
-        from uproxy.transport.python.pool import way_of  # to save memory
+        from uproxy.transport.python.way import way_of  # to save memory
 
         way = way_of(route, candidate)
         self.dialled, self.tunnel_end = way.authority, way.end

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from uproxy.contract import Arrival, Door
+from uproxy.contract import Arrival, Door, OnTunnelEnded
 from uproxy.model import Limits
 from uproxy.transport import failures
 from uproxy.transport.poller import Poller
@@ -32,6 +32,7 @@ class PythonEngine:
         self.listeners: set[Listener] = set()
         self._connections: dict[asyncio.Task[None], Connection] = {}
         self._pool: Pool | None = None  # until a tunnel is needed
+        self._on_tunnel_ended: OnTunnelEnded = lambda _peer, _end, _why: None
 
     def open(self, listener: socket.socket, door: Door) -> Listener:
         """Accept from a listening socket, which the engine now owns."""
@@ -49,13 +50,17 @@ class PythonEngine:
         """Return how many tunnels to other workloads are open."""
         return 0 if self._pool is None else len(self._pool)
 
+    def watch_tunnels(self, on_ended: OnTunnelEnded) -> None:
+        """Have `on_ended` called with the end of each tunnel that is dialled from now on."""
+        self._on_tunnel_ended = on_ended
+
     @property
     def pool(self) -> Pool:
         """The tunnels to other workloads."""
         if self._pool is None:
             from uproxy.transport.python.pool import Pool  # to save memory where there is none
 
-            self._pool = Pool(self.poller)
+            self._pool = Pool(self.poller, self._on_tunnel_ended)
         return self._pool
 
     def responsive(self) -> bool:

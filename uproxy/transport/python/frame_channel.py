@@ -58,8 +58,9 @@ class FrameChannel:
     # Out.
 
     def close(self) -> None:
-        """End it with GOAWAY, close_notify and FIN, behind what is unsent; no stream goes on."""
-        if not self.is_over and self._closing is None:
+        """End it with GOAWAY, close_notify and FIN, behind what is unsent; no stream goes on.  One
+        whose peer has broken HTTP/2 ends by itself, for that reason."""
+        if not self.is_over and not self._session.is_closed:
             self._session.close(codes.ErrorCode.NO_ERROR, "")
             self._closing = self._loop.call_later(CLOSE_S, self._give_up)
             self._guarded(self._send)

@@ -10,15 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from dataclasses import dataclass, field
 from time import monotonic
 from typing import Final, cast
 from weakref import ReferenceType, WeakKeyDictionary, ref
 
 from uproxy import libssl, sockets
-from uproxy.contract import Candidate, Refusal, RefusedError, Route, TlsPlan, Tunnel
+from uproxy.contract import OnTunnelEnded, PeerSvid, Refusal, RefusedError, Route, TlsPlan
 from uproxy.hbone.events import Request
-from uproxy.model import Direction, Outcome, TcpAddress, TunnelSettings
+from uproxy.model import Direction, Outcome, TcpAddress
 from uproxy.transport import failures
 from uproxy.transport.dial import reach
 from uproxy.transport.poller import Poller
@@ -26,7 +25,7 @@ from uproxy.transport.python import tunnel
 from uproxy.transport.python.side import Failure
 from uproxy.transport.python.stream import StreamRefusedError, StreamSide
 from uproxy.transport.python.tls import TlsChannel, refusing
-from uproxy.transport.through import end_delay, end_of
+from uproxy.transport.python.way import Way
 
 SILENCE_S: Final = 10.0
 """Seconds without a byte from the far end after which a PING proves that it still answers, before
@@ -41,46 +40,6 @@ MAX_LIMITS: Final = 64
 _WHO: Final = failures.NAMES[Direction.OUTBOUND][1]
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
-    """Where a stream is to be opened."""
-
-    plan: TlsPlan
-    end: TcpAddress
-    authority: TcpAddress
-    server_name: str | None
-    """The SNI to send; None: none."""
-    settings: TunnelSettings
-    headers: tuple[tuple[str, str], ...] = field(repr=False)
-    """Of the CONNECT; our token may be among them."""
-    at_l7: bool
-    """Whether `end` is an L7 proxy."""
-    end_delay: float
-    """For how many seconds at most our END_STREAM waits for the peer's."""
-    server: str
-    """What should listen at `end`, in words."""
-
-
-def way_of(route: Route, candidate: Candidate) -> Way:
-    """Return the way to a candidate of a route through tunnels, which has one address.
-
-    Raises:
-        RefusedError: it is a unix socket's, to which no tunnel leads.
-    """
-    upstream = cast("Tunnel", route.upstream_of(candidate))
-    return Way(
-        plan=upstream.plan,
-        end=cast("TcpAddress", end_of(route, candidate)),
-        authority=cast("TcpAddress", candidate.addresses[0]),
-        server_name=candidate.server_name,
-        settings=upstream.settings,
-        headers=upstream.headers,
-        at_l7=upstream.via is not None,
-        end_delay=end_delay(route, candidate),
-        server=failures.server_of(route, candidate),
-    )
-
-
 _Key = tuple[TcpAddress, str | None]
 """Address and SNI."""
 
@@ -88,7 +47,9 @@ _Key = tuple[TcpAddress, str | None]
 class Pool:
     """All tunnels that one engine has dialled."""
 
-    def __init__(self, poller: Poller) -> None:
+    def __init__(self, poller: Poller, on_ended: OnTunnelEnded) -> None:
+        self.on_ended = on_ended
+        """What is called with the end of each whose handshake has succeeded."""
         self._poller = poller
         self._ends: WeakKeyDictionary[TlsPlan, dict[_Key, list[PooledTunnel]]] = WeakKeyDictionary()
         """Those that take new streams."""
@@ -167,7 +128,7 @@ class PooledTunnel:
         self._poller = poller
         self._settings = way.settings
         self._tunnel: tunnel.Tunnel | None = None
-        self._retired = False
+        self._retired = self._stopped = False
         self._failure: Failure | None = None  # with which it has ended
         self._idle: asyncio.TimerHandle | None = None
         self._dialling: asyncio.Task[None] | None = None
@@ -225,7 +186,7 @@ class PooledTunnel:
 
     async def close(self) -> None:
         """End it now."""
-        self._retired = True
+        self._retired = self._stopped = True
         if self._dialling is not None:
             self._dialling.cancel()
             await asyncio.gather(self._dialling, return_exceptions=True)
@@ -343,7 +304,14 @@ class PooledTunnel:
         if self._idle is not None:
             self._idle.cancel()
         if self._tunnel is not None:
+            self._tell_end(self._tunnel.channel, failure)
             self._tunnel.channel.close()
+
+    def _tell_end(self, channel: TlsChannel, failure: Failure | None) -> None:
+        why = failures.STOPPED if self._stopped else None
+        if why is None and failure is not None:
+            why = failures.ended_tunnel(_WHO, failure)
+        self._pool.on_ended(cast("PeerSvid", channel.peer), self.end, why)
 
 
 def _unusable(why: str) -> StreamRefusedError:

@@ -17,7 +17,7 @@ from uproxy.contract import Refusal
 from uproxy.hbone import codes, events
 from uproxy.hbone.session import Session
 from uproxy.hbone.windows import Growth
-from uproxy.libssl import Buffer, TlsError
+from uproxy.libssl import Buffer
 from uproxy.model import TunnelSettings
 from uproxy.transport import failures
 from uproxy.transport.l7_failures import refused_handshake
@@ -294,8 +294,8 @@ class Tunnel(FrameChannel):
     def _handle_own(self, event: events.Event) -> None:
         """Do what an event asks for that concerns the whole tunnel."""
         match event:
-            case events.Broken(code=code, reason=reason):
-                self._break(code, reason)
+            case events.Broken():
+                self._break(event)
             case events.GoAwayReceived():
                 self._on_go_away()
             case events.PongReceived():
@@ -320,12 +320,12 @@ class Tunnel(FrameChannel):
         self._owner.on_streams_changed()
         self._close_if_empty()
 
-    def _break(self, code: codes.ErrorCode, reason: str) -> None:
+    def _break(self, why: events.Broken) -> None:
         """The peer has broken the protocol: its GOAWAY goes out, and nothing more is read."""
         self._send()
         self.channel.finish()
         self.has_told_why = True
-        raise TlsError(f"{self.channel.who} broke HTTP/2 ({code.name}): {reason}")
+        raise failures.broken_http2(self.channel.who, why.code, why.reason, why.flood or "")
 
     def _on_end(self, failure: Failure | None) -> None:
         """Streams that are left are lost."""
