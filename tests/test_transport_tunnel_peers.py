@@ -10,6 +10,7 @@ import weakref
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import h2.errors
 import h2.events
@@ -29,8 +30,10 @@ from tests.helpers.tunnels import (
     STRANGERS,
     US,
     H2Peer,
+    begin_with,
     frame,
     inbound_door,
+    named,
     outbound_door,
 )
 from uproxy.contract import Engine, Refusal
@@ -38,6 +41,7 @@ from uproxy.hbone.budgets import BUCKETS, Flood
 from uproxy.hbone.codes import ErrorCode
 from uproxy.hbone.frames import Frame, Splitter
 from uproxy.lab.waiting import eventually
+from uproxy.lab.wire import read_records
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Limits, Outcome, TcpAddress, Timeouts, TunnelSettings
 
@@ -149,6 +153,25 @@ async def test_an_application_that_isnt_there_is_a_503(engine: Engine) -> None:
         peer = await H2Peer.connect(here.address)
         assert await peer.status(await peer.open(here.application.address)) == 503
         assert (await here.door.ending()).outcome is Outcome.CONNECT_FAILED
+
+
+async def test_an_application_that_answers_no_syn_is_a_503_in_time(engine: Engine) -> None:
+    """As one whose backlog is full; the tunnel's other streams don't wait for it."""
+    full = FullQueue()
+    answer = partial(named, timeouts=Timeouts(connect=0.3))
+    async with inbound(engine, answer=answer) as here:
+        peer = await H2Peer.connect(here.address)
+        stream = await peer.open(full.address)
+        other, there = await here.relay(peer)
+        await peer.send(other, b"meanwhile")
+        assert await there.receive_exactly(9) == b"meanwhile"
+        assert await peer.status(stream) == 503
+        await peer.event(h2.events.StreamEnded, stream)
+        ending = await here.door.ending()
+        assert ending.outcome is Outcome.TIMED_OUT
+        assert str(ending.reason).startswith(f"no answer from {full.address} in 0.3 s")
+        assert ending.duration >= 0.3
+    full.close()
 
 
 @pytest.mark.parametrize(
@@ -1141,3 +1164,128 @@ async def test_who_opens_streams_for_which_there_is_no_room_again_and_again_is_c
                 await asyncio.wait({asyncio.create_task(peer.tls.receive())}, timeout=0.05)
         await eventually(lambda: bool(here.door.ended_tunnels), "the tunnel has ended")
         assert "ENHANCE_YOUR_CALM" in (here.door.ended_tunnels[0][1].reason or "")
+
+
+# Records.
+
+
+def tapped(stream: Stream) -> bytearray:
+    """Keep what is received on a stream from now on."""
+    kept, receive = bytearray(), stream.receive
+
+    async def receive_and_keep(size: int = MIB) -> bytes:
+        data = await receive(size)
+        kept.extend(data)
+        return data
+
+    stream.receive = receive_and_keep  # type: ignore[method-assign]  # this one's only
+    return kept
+
+
+async def test_what_many_streams_send_in_one_turn_shares_tls_records(engine: Engine) -> None:
+    """All of them may send at once when the peer's SETTINGS give them a window."""
+    count, size = 40, 1000
+    no_window = begin_with({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 0})
+    async with outbound(engine) as (door, address, end):
+        downstream = [await Stream.connect(address) for _ in range(count)]
+        peer = await H2Peer.accept(end, begin=no_window)
+        streams = [await peer.request() for _ in range(count)]
+        for stream in streams:
+            await peer.answer(stream, 200)
+        await door.connection(count)
+        for each in downstream:
+            await each.send(bytes(size))
+        await eventually(
+            lambda: all(each.bytes_sent == size for each in door.opened_), "all to be read"
+        )
+        received = tapped(peer.tls.stream)
+        peer.h2.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 65_535})
+        await peer.flush()
+        for stream in streams:
+            assert await peer.receive(stream, size) == bytes(size)
+        records = read_records(bytes(received))
+        assert sum(len(each.body) for each in records) > count * size
+        # a record has 16 KiB at most; with one for each stream there would be 40
+        assert len(records) <= 1 + count * size // 16_384 + 1
+
+
+# A peer like ztunnel, which differs from others by what it announces and how it leaves.
+
+ZTUNNEL = begin_with(
+    {
+        h2.settings.SettingCodes.ENABLE_PUSH: 0,
+        h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 4 * MIB,
+        h2.settings.SettingCodes.MAX_FRAME_SIZE: MIB,
+        h2.settings.SettingCodes.MAX_HEADER_LIST_SIZE: 16 * KIB,
+    },
+    window=16_711_681,
+)
+ZTUNNELS_HEADERS = (
+    ("baggage", "k8s.cluster.name=Kubernetes,k8s.namespace.name=web,k8s.deployment.name=frontend,"
+                "service.name=frontend,service.version=v1"),
+    ("forwarded", 'for="10.1.0.9:41234"'),
+    ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+)  # fmt: skip
+
+
+def frame_sizes(peer: H2Peer) -> list[int]:
+    """The sizes of the DATA frames that a peer has received."""
+    return [
+        each.flow_controlled_length or 0
+        for each in peer.received
+        if isinstance(each, h2.events.DataReceived)
+    ]
+
+
+async def test_a_client_like_ztunnel_is_served_in_frames_that_everybody_takes(
+    engine: Engine,
+) -> None:
+    """Its windows are used; its frames of 1 MiB aren't.  What it says of its caller is a hint."""
+    async with inbound(engine) as here:
+        peer = await H2Peer.connect(here.address, begin=ZTUNNEL)
+        stream = await peer.open(here.application.address, *ZTUNNELS_HEADERS)
+        there = await here.application.accept()
+        assert await peer.status(stream) == 200
+        await there.send(bytes(MIB))
+        assert await peer.receive(stream, MIB) == bytes(MIB)
+        assert max(frame_sizes(peer)) == 16_384
+        [arrival] = here.door.arrivals
+        assert not arrival.spoken
+        await peer.send(stream, b"", end=True)
+        there.finish()
+        await peer.event(h2.events.StreamEnded, stream)
+        assert (await here.door.ending()).outcome is Outcome.CLOSED
+        await peer.raw(frame(GOAWAY, 0, 0, bytes(8)))
+        await peer.until_closed()
+        await eventually(lambda: bool(here.door.ended_tunnels), "the tunnel has ended")
+        assert here.door.ended_tunnels[0][1].outcome is Outcome.CLOSED
+
+
+async def test_a_server_like_ztunnel_drains_and_leaves_with_a_stream_open(engine: Engine) -> None:
+    """It says GOAWAY twice, serves what is open, and ends TCP after a while: only that stream is
+    lost, and what came later is on another tunnel."""
+    async with outbound(engine) as (door, address, end):
+        downstream = await Stream.connect(address)
+        old = await H2Peer.accept(end, begin=ZTUNNEL)
+        stream = await old.request()
+        await old.answer(stream, 200)
+        await door.connection()
+        for last in (2**31 - 1, stream):
+            await old.raw(frame(GOAWAY, 0, 0, last.to_bytes(4, "big") + bytes(4)))
+        old.h2.ping(b"12345678")
+        await old.flush()
+        await old.event(h2.events.PingAckReceived)
+        late = await Stream.connect(address)
+        new = await H2Peer.accept(end, begin=ZTUNNEL)
+        elsewhere = await new.request()
+        await new.answer(elsewhere, 200)
+        await downstream.send(bytes(MIB))
+        assert await old.receive(stream, MIB) == bytes(MIB)
+        assert max(frame_sizes(old)) == 16_384
+        await old.send(stream, b"and back")
+        assert await downstream.receive_exactly(8) == b"and back"
+        old.tls.stream.finish()
+        assert await downstream.is_reset()
+        assert (await door.ending()).outcome is Outcome.RESET
+        await late.send(b"untouched")
+        assert await new.receive(elsewhere, 9) == b"untouched"

@@ -37,6 +37,8 @@ US = OURS.issue("/ns/shop/sa/orders")
 PEER = OURS.issue("/ns/web/sa/frontend")
 
 _Event = TypeVar("_Event", bound=h2.events.Event)
+Begin = Callable[[h2.connection.H2Connection], None]
+"""Begins a session, with SETTINGS of its own."""
 
 
 def named(arrival: Arrival, timeouts: Timeouts = Timeouts()) -> Route | Refusal:
@@ -133,22 +135,36 @@ class H2Peer:
         self._seen = 0
 
     @classmethod
-    async def connect(cls, address: Address, shows: Issued | None = PEER, **how: Any) -> H2Peer:
+    async def connect(
+        cls,
+        address: Address,
+        shows: Issued | None = PEER,
+        *,
+        begin: Begin = h2.connection.H2Connection.initiate_connection,
+        **how: Any,
+    ) -> H2Peer:
         """Dial a door for tunnels, and begin a session."""
         tls = TlsStream(await Stream.connect(address), shows, alpn=ALPN, **how)
         await tls.handshake()
-        return await cls._begun(cls(tls, client=True))
+        return await cls._begun(cls(tls, client=True), begin)
 
     @classmethod
-    async def accept(cls, upstream: Upstream, shows: Issued = US, **how: Any) -> H2Peer:
+    async def accept(
+        cls,
+        upstream: Upstream,
+        shows: Issued = US,
+        *,
+        begin: Begin = h2.connection.H2Connection.initiate_connection,
+        **how: Any,
+    ) -> H2Peer:
         """Accept a tunnel, and begin a session."""
         tls = TlsStream(await upstream.accept(), shows, server=True, **how)
         await tls.handshake()
-        return await cls._begun(cls(tls, client=False))
+        return await cls._begun(cls(tls, client=False), begin)
 
     @staticmethod
-    async def _begun(peer: H2Peer) -> H2Peer:
-        peer.h2.initiate_connection()
+    async def _begun(peer: H2Peer, begin: Begin) -> H2Peer:
+        begin(peer.h2)
         await peer.flush()
         return peer
 
@@ -249,6 +265,21 @@ class H2Peer:
     async def raw(self, *frames: bytes) -> None:
         """Send bytes that the library wouldn't."""
         await self.tls.send(b"".join(frames))
+
+
+def begin_with(settings: dict[h2.settings.SettingCodes, int], *, window: int = 0) -> Begin:
+    """Begin sessions with these SETTINGS, and with the tunnel's window enlarged by `window`."""
+
+    def begin(connection: h2.connection.H2Connection) -> None:
+        is_client = connection.config.client_side
+        # what is set in any other way isn't sent
+        connection.local_settings = h2.settings.Settings(is_client, settings)
+        connection.max_inbound_frame_size = connection.local_settings.max_frame_size
+        connection.initiate_connection()
+        if window:
+            connection.increment_flow_control_window(window)
+
+    return begin
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
