@@ -332,6 +332,29 @@ def test_a_connection_in_clear_may_stay_while_its_door_speaks_in_clear() -> None
     assert "no rule allows" in refusal.reason
 
 
+@pytest.mark.parametrize("action", ["close", "keep"])
+def test_what_its_door_does_not_lead_to_now_is_as_if_a_rule_refused_it(action: str) -> None:
+    door = InboundSettings("api", API.listen, Transport.HBONE, None, (8080,))
+    named = Target(8080, A.ip, "api")
+    stream = replace(info_of(), transport=Transport.HBONE, target=named)
+    config = settings(ANYBODY, inbound=(door,), on_policy_change=action)
+    snapshot = Snapshot.first(config, credentials(OURS, CA), lambda: CA.now)
+    came = replace(arrival(peer(WEB, CA)), local=TcpAddress("10.0.0.7", 15008))
+    open_ = FakeConnection(came, peer=peer(WEB, CA))
+    assert recheck(snapshot, stream, open_, CA.now) is None
+    closed = snapshot.with_settings(replace(config, inbound=(replace(door, ports=(5432,)),)))
+    refusal = recheck(closed, stream, open_, CA.now)
+    if action == "keep":
+        assert refusal is None
+        return
+    assert refusal is not None
+    reason = "port 8080 isn't among `ports` of door api"
+    assert (refusal.outcome, refusal.reason) == (Outcome.POLICY_CHANGED, reason)
+    # a door that is gone serves nobody new, and keeps what is open
+    without = snapshot.with_settings(replace(config, inbound=()))
+    assert recheck(without, stream, open_, CA.now) is None
+
+
 def test_who_answered_must_be_among_those_whom_the_destination_names() -> None:
     found = peer(WEB, CA, Role.SERVER)
     refusal = why(configured(Transport.MTLS, OURS.spiffe_id), outbound(), found)

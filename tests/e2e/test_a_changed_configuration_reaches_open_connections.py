@@ -7,16 +7,28 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.helpers.dialogue import is_reset, open_connection, refused, shown_serial, still_talks
+from tests.helpers.background import background
+from tests.helpers.dialogue import (
+    dial,
+    is_reset,
+    open_connection,
+    refused,
+    shown_serial,
+    still_talks,
+)
 from tests.helpers.endings import ended, metric, only
+from tests.helpers.traffic import echo
 from uproxy.lab.mesh import (
     ORDERS,
     UNWANTED,
     WEB,
     FileWorld,
     Inbound,
+    TunnelsIn,
+    TunnelsOut,
     allowing,
     by_files,
     own_serial,
@@ -153,3 +165,30 @@ def test_a_certificate_that_expires_meanwhile_closes_only_where_told_so(
             still_talks(kept)
             with ended(keeping, "closed"):
                 kept.end()
+
+
+def test_streams_to_a_port_that_its_door_lists_no_more_are_closed(
+    tmp_path: Path, file_world: FileWorld, echo_app: int
+) -> None:
+    """Though a rule still allows them; those to other ports stay."""
+    with background(echo) as other:
+        called = TunnelsIn(tmp_path, file_world.ours(ORDERS), echo_app, other, engine="native")
+        callers = [
+            TunnelsOut(tmp_path, file_world.ours(WEB), app, end=called.port, engine="native")
+            for app in (echo_app, other)
+        ]
+        with called, callers[0], callers[1]:
+            for each in (called, *callers):
+                each.wait_until_ready()
+            with dial(callers[0].port) as gone, dial(callers[1].port) as kept:
+                for client in (gone, kept):
+                    client.sendall(b"hello")
+                    assert client.recv(5) == b"hello"
+                [door] = called.config["inbound"]
+                with ended(called, "policy_changed", rule="callers", opened=True) as lines:
+                    called.change(inbound=[{**door, "ports": [other]}])
+                    with pytest.raises(ConnectionResetError):
+                        gone.recv(1)
+                assert f"port {echo_app} isn't among `ports`" in only(lines)["error"]
+                kept.sendall(b"still")
+                assert kept.recv(5) == b"still"

@@ -14,6 +14,7 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
         "property/test_connections",
     ),
     "uproxy.connections.expectation": ("test_connections_expectation",),
+    "uproxy.connections.serving": ("test_connections_serving", "test_proxy_naming"),
     "uproxy.destinations": ("test_destinations", "property/test_destinations"),
     "uproxy.hbone.control": ("test_hbone_control", "test_hbone_session", "test_hbone_attacks"),
     "uproxy.hbone.frames": ("test_hbone_frames",),

@@ -3,8 +3,8 @@
 `verdict` decides; `recheck` collects what it decides on.  It closes nothing.  Rules: a peer's whole
 chain is verified again by `Verifier.recheck`; time alone is never distrust, and expiry has a
 setting of its own; of several reasons distrust is reported first, then policy, then expiry.
-Outbound, the destination's `identities` are the policy; either way, what is in clear may not stay
-where there is mutual TLS now.
+Outbound, the destination's `identities` are the policy, inbound also what the door leads to; either
+way, what is in clear may not stay where there is mutual TLS now.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 
 from uproxy.connections.expectation import expectation
+from uproxy.connections.serving import unserved
 from uproxy.contract import Arrival, Connection, OwnSvid, PeerSvid, Refusal
 from uproxy.errors import UntrustedError
 from uproxy.model import Direction, Outcome, Role, TcpAddress, Transport
@@ -139,6 +140,9 @@ def _decision(
             reason = f"door {info.door} is {transport} now, and this connection is in clear"
             return Decision(False, None, reason), None
     arrival = connection.arrival
+    gone = None if door is None else unserved(door.settings, info.target, arrival.local)
+    if gone is not None:
+        return Decision(False, None, gone), None
     is_stream = arrival.tunnel is not None
     caller = snapshot.trust.still(*_peer_of(arrival), info.caller, is_stream=is_stream)
     if isinstance(caller, Caller):

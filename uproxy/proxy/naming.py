@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Set
 from dataclasses import dataclass
 
-from uproxy.config.settings import ALL_PORTS, InboundSettings, Settings
+from uproxy.config.settings import InboundSettings, Settings
+from uproxy.connections.serving import is_here, off_ports
 from uproxy.contract import Arrival, Refusal
 from uproxy.model import Address, Outcome, TcpAddress, Transport
 from uproxy.policy import IpAddress, plain
@@ -39,14 +40,13 @@ def named_address(
     if meant.ip is None:
         return _no(f"{meant} is a name: name an IP address of this workload")
     ip = plain(meant.ip)
-    if not _is_ours(ip, door, local):
+    if not is_here(ip, door, local):
         return _no(f"{meant} is no address of this workload{_way_out(ip, door)}")
     if meant.port in own_ports or (isinstance(local, TcpAddress) and meant.port == local.port):
         reason = f"{meant} is where uProxy itself listens: name a port of the application"
         return Refusal(Outcome.CONNECT_FAILED, reason)
-    if door.ports != ALL_PORTS and meant.port not in door.ports:
-        return _no(f"port {meant.port} isn't among `ports` of door {door.name}")
-    return TcpAddress(str(ip), meant.port)
+    unlisted = off_ports(door, meant.port)
+    return TcpAddress(str(ip), meant.port) if unlisted is None else _no(unlisted)
 
 
 def captured_address(door: InboundSettings, own: Own, meant: TcpAddress) -> TcpAddress | Refusal:
@@ -62,9 +62,8 @@ def captured_address(door: InboundSettings, own: Own, meant: TcpAddress) -> TcpA
             f"{meant} is where uProxy itself listens, and only capture may bring connections here: "
             "connect to a port of the application"
         )
-    if meant.port not in door.ports:
-        return _no(f"port {meant.port} isn't among `ports` of door {door.name}")
-    return TcpAddress(str(ip), meant.port)
+    unlisted = off_ports(door, meant.port)
+    return TcpAddress(str(ip), meant.port) if unlisted is None else _no(unlisted)
 
 
 def is_in_clear(arrival: Arrival) -> bool:
@@ -82,15 +81,6 @@ def spoken_at(door: InboundSettings, port: int, arrival: Arrival) -> Transport:
 
 def _no(reason: str) -> Refusal:
     return Refusal(Outcome.NO_DESTINATION, reason)
-
-
-def _is_ours(ip: IpAddress, door: InboundSettings, local: Address) -> bool:
-    if ip.is_unspecified or ip.is_multicast or ip.is_link_local:
-        return False  # whatever is listed: they mean another host elsewhere, or several
-    if ip in door.addresses:
-        return True
-    arrived = local.ip if isinstance(local, TcpAddress) else None
-    return arrived is not None and not ip.is_loopback and ip == plain(arrived)
 
 
 def _way_out(ip: IpAddress, door: InboundSettings) -> str:
