@@ -21,7 +21,7 @@ from uproxy.app.state import Refused, RunState
 from uproxy.app.tables import TRIED_SHOWN, plain_settings
 from uproxy.config import Settings
 from uproxy.connections import ConnectionInfo, Connections
-from uproxy.contract import Arrival, Candidate
+from uproxy.contract import Arrival, Candidate, Ending
 from uproxy.descriptors import Budget
 from uproxy.destinations import L7
 from uproxy.errors import ConfigError
@@ -29,9 +29,11 @@ from uproxy.identity.files import FilesSource
 from uproxy.lab.pki import Authority
 from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import eventually
+from uproxy.lifecycle import State
 from uproxy.log import Log
 from uproxy.metrics.history import STEP_S
-from uproxy.model import Direction, TcpAddress, Transport
+from uproxy.model import Direction, Outcome, TcpAddress, Transport
+from uproxy.proxy.admin import answers
 from uproxy.proxy.admin.row import UnresolvedRow, plain
 from uproxy.proxy.doors import make_doors
 from uproxy.resolver import Resolver
@@ -274,6 +276,18 @@ def facts_of(folder: Path, text: str) -> Facts:
     made = ConfigurationFile(folder / "other.yaml", (), {}).read()
     parts = Parts(made, Log(made.log, made.name), PassedSockets({}), {})
     return Facts(RunState(now(), now(), "/etc/u.yaml"), parts, {}, lambda: None, lambda: None)
+
+
+async def test_more_callers_than_are_listed_are_told_to_be_more(facts: Facts) -> None:
+    registry = facts.parts.connections
+    end = Ending(Outcome.DENIED, State.ADMITTING, 0.1, reason="no rule")
+    info = ConnectionInfo(Direction.INBOUND, "api", Transport.MTLS, None, None, None)
+    for number in range(200):
+        source = TcpAddress(f"10.0.0.{number}", 1)
+        came = Arrival(number, source, TcpAddress("10.0.1.1", 1), None)
+        registry.never_opened(FakeConnection(came), end, info)
+    told = json.loads(answers.status(facts, now()).body)
+    assert told["headline"]["words"].startswith("no identity, 50 or more callers refused")
 
 
 async def test_names_that_cannot_be_resolved_are_told_with_why(

@@ -23,7 +23,7 @@ from uproxy.config.settings import (
 from uproxy.connections import ConnectionInfo, Connections
 from uproxy.connections.checking import SLICE
 from uproxy.connections.denials import KEPT_DENIALS
-from uproxy.contract import Refusal, TlsFacts
+from uproxy.contract import Ending, Refusal, TlsFacts
 from uproxy.lab.pki import Authority, Issued
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
@@ -288,6 +288,43 @@ async def test_a_host_that_is_refused_differently_each_time_pushes_only_itself_o
         here.connections.never_opened(again, replace(other, reason=str(number)), INBOUND)
     reasons = [denial.ending.reason for denial in here.connections.denials]
     assert (len(reasons), reasons[-1]) == (KEPT_DENIALS, "signed by nobody")
+
+
+async def test_callers_who_had_to_go_from_the_list_are_not_forgotten_altogether() -> None:
+    here = world()
+    denied = ending(Outcome.DENIED, State.ADMITTING)
+    for number in range(KEPT_DENIALS):
+        refuse(here, f"10.0.0.{number}", denied)
+    assert here.connections.denials_lost == {}
+    refuse(here, "10.0.0.99", replace(denied, reason="otherwise"))
+    kind = Direction.INBOUND, Outcome.DENIED
+    [first] = here.connections.denials_lost.items()
+    assert first == (kind, here.now)
+    here.pass_time(minutes=1)
+    refuse(here, "10.0.0.98", denied)
+    # when that one was refused, not when it had to go
+    assert here.connections.denials_lost == dict([first])
+    for number in range(KEPT_DENIALS):
+        refuse(here, f"10.0.1.{number}", denied)
+    assert here.connections.denials_lost == {kind: here.now}
+
+
+async def test_whose_other_denials_are_in_the_list_is_not_lost() -> None:
+    here = world()
+    denied = ending(Outcome.DENIED, State.ADMITTING)
+    for number in range(KEPT_DENIALS + 3):
+        refuse(here, "10.0.0.9", replace(denied, reason=str(number)))
+        failed = FakeConnection(arrival(number=number))
+        end = replace(denied, outcome=Outcome.PEER_REFUSED, reason=str(number))
+        info = replace(info_of(Direction.OUTBOUND), destination="db")
+        here.connections.never_opened(failed, end, info)
+    assert len(here.connections.denials) == KEPT_DENIALS
+    assert here.connections.denials_lost == {}
+
+
+def refuse(here: World, host: str, end: Ending) -> None:
+    came = FakeConnection(replace(arrival(), source=TcpAddress(host, 1)))
+    here.connections.never_opened(came, end, INBOUND)
 
 
 async def test_debug_tells_each_accept_dial_and_handshake_by_the_connections_number(

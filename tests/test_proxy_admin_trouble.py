@@ -17,7 +17,7 @@ from uproxy.proxy.admin.facts import (
     EndpointRow,
     Readiness,
 )
-from uproxy.proxy.admin.overview import Stale
+from uproxy.proxy.admin.overview import LostRow, Stale
 from uproxy.proxy.admin.row import UnresolvedRow
 from uproxy.proxy.admin.trouble import TURNS_SHOWN, Moment, find, headline
 
@@ -88,6 +88,25 @@ def test_who_was_refused_long_ago_is_no_trouble_any_more() -> None:
         assert (
             "1 caller refused" in line(moment(denials=(refusal("x", minutes),))).words
         ) is counted
+
+
+def test_where_callers_had_to_go_from_the_list_there_are_so_many_or_more() -> None:
+    rows = tuple(refusal(f"spiffe://a.b/{n}") for n in range(50))
+    there = refusal("x", direction="outbound", outcome="peer_refused")
+    some = moment(denials=(*rows, there), lost=(LostRow("inbound", "denied", ago(14)),))
+    assert line(some).words == (
+        "50 or more callers refused, refused by 1 destination, certificate fine"
+    )
+    one = replace(some, denials=rows[:1])
+    assert line(one).words == "1 or more callers refused, certificate fine"
+    for lost in (
+        LostRow("inbound", "denied", ago(16)),
+        LostRow("inbound", "connect_failed", ago(1)),
+        LostRow("outbound", "denied", ago(1)),
+    ):
+        told = line(moment(denials=rows, lost=(lost,))).words
+        assert told == "50 callers refused, certificate fine"
+    assert line(moment(lost=(LostRow("inbound", "denied", ago(1)),))) == line(FINE)
 
 
 def test_whose_turn_a_refusal_is_depends_on_what_was_wrong() -> None:

@@ -42,7 +42,7 @@ from uproxy.proxy.admin.facts import (
 )
 from uproxy.proxy.admin.l7_rows import L7DestinationRow, L7EndpointRow, L7ProxyRow
 from uproxy.proxy.admin.messages import Surface
-from uproxy.proxy.admin.overview import PeerList, PeerRow, Rates, Stale
+from uproxy.proxy.admin.overview import LostRow, PeerList, PeerRow, Rates, Stale
 from uproxy.proxy.admin.server import AdminListener
 
 T = TypeVar("T")
@@ -111,6 +111,7 @@ class FakeFacts:
     destination_rows: tuple[DestinationRow, ...] = ()
     l7_rows: tuple[L7ProxyRow, ...] = ()
     denial_rows: tuple[DenialRow, ...] = ()
+    lost_rows: tuple[LostRow, ...] = ()
     ended: Mapping[str, int] = field(default_factory=dict)
     dump: Mapping[str, object] = field(
         default_factory=lambda: {"settings": {"name": "orders", "authorization": []}}
@@ -175,6 +176,9 @@ class FakeFacts:
 
     def denials(self) -> tuple[DenialRow, ...]:
         return self.denial_rows
+
+    def denials_lost(self) -> tuple[LostRow, ...]:
+        return self.lost_rows
 
     def outcomes(self) -> Mapping[str, int]:
         return self.ended

@@ -35,7 +35,7 @@ from uproxy.model import Direction, Transport
 from uproxy.proxy.admin import facts as rows
 from uproxy.proxy.admin.certificates import describe
 from uproxy.proxy.admin.l7_rows import L7ProxyRow
-from uproxy.proxy.admin.overview import PeerList, Rates, Stale
+from uproxy.proxy.admin.overview import LostRow, PeerList, Rates, Stale
 from uproxy.proxy.admin.row import UnresolvedRow
 
 MISTAKES_SHOWN: Final = 20
@@ -143,6 +143,13 @@ class Facts:
     def denials(self) -> tuple[rows.DenialRow, ...]:
         """Return the last connections that were refused, cut, or couldn't be made."""
         return tuple(denial_row(denial) for denial in self.parts.connections.denials)
+
+    def denials_lost(self) -> tuple[LostRow, ...]:
+        """Return which kinds of them there were more of."""
+        lost = self.parts.connections.denials_lost
+        return tuple(
+            LostRow(direction.value, outcome.value, at) for (direction, outcome), at in lost.items()
+        )
 
     def outcomes(self) -> Mapping[str, int]:
         """Return how many connections have ended, by outcome."""

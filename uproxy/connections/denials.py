@@ -8,6 +8,7 @@ has most, so that a caller which is refused differently each time doesn't either
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -59,6 +60,7 @@ class Denials:
 
     def __init__(self) -> None:
         self._kept: dict[_Key, Denial] = {}  # by `_key`, oldest first
+        self._lost: dict[tuple[Direction, Outcome], datetime] = {}
 
     def add(
         self, info: ConnectionInfo, connection: Connection, ending: Ending, at: datetime
@@ -79,11 +81,17 @@ class Denials:
         key = _key(denial, connection)
         before = self._kept.pop(key, None)
         if before is None and len(self._kept) >= KEPT_DENIALS:
-            del self._kept[self._oldest_of_most()]
+            self._drop(self._oldest_of_most())
         if before is not None:
             since = before.since or before.at
             denial = replace(denial, count=before.count + 1, since=since)
         self._kept[key] = denial
+
+    def _drop(self, key: _Key) -> None:
+        dropped = self._kept.pop(key)
+        if all(_whom(each) != _whom(dropped) for each in self._kept.values()):
+            kind = dropped.direction, dropped.ending.outcome
+            self._lost[kind] = max(dropped.at, self._lost.get(kind, dropped.at))
 
     def _oldest_of_most(self) -> _Key:
         """Return the oldest denial's key, of the host that has most of them."""
@@ -94,6 +102,19 @@ class Denials:
     def newest(self) -> tuple[Denial, ...]:
         """Return the denials, newest first."""
         return tuple(reversed(self._kept.values()))
+
+    @property
+    def lost(self) -> Mapping[tuple[Direction, Outcome], datetime]:
+        """When the last denial of each kind was that had to go, and with it all that was known of
+        its caller, or outbound of its destination."""
+        return self._lost
+
+
+def _whom(denial: Denial) -> tuple[Direction, str]:
+    """Return the caller, or outbound the destination."""
+    if denial.direction is Direction.OUTBOUND:
+        return denial.direction, denial.destination or denial.door
+    return denial.direction, denial.identity or denial.source.rpartition(":")[0]
 
 
 _HOST = 3

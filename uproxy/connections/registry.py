@@ -184,6 +184,11 @@ class Connections:
         """The last connections that were refused, or couldn't be made, newest first."""
         return self._denials.newest()
 
+    @property
+    def denials_lost(self) -> Mapping[tuple[Direction, Outcome], datetime]:
+        """See `Denials.lost`."""
+        return self._denials.lost
+
     # What shutdown needs.
 
     async def wait_until_idle(self, direction: Direction, *, for_seconds: float) -> None:

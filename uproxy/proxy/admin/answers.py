@@ -103,6 +103,7 @@ def status(facts: AdminFacts, now: datetime) -> Response:
         destinations=facts.destinations(),
         l7_proxies=facts.l7_proxies(),
         denials=facts.denials(),
+        lost=facts.denials_lost(),
         stale=facts.stale(),
     )
     open_now, peers = facts.connections(CONNECTIONS_ON_PAGE), facts.peers(PEERS_ON_PAGE)

@@ -51,9 +51,10 @@ class Kind(enum.StrEnum):
     LIMIT = "limit"
     OTHER = "other"
 
-    def words(self, count: int) -> str:
-        """Return it in words, where there are `count` of it."""
-        return _WORDS[self][count != 1].format(count)
+    def words(self, count: int, *, or_more: bool = False) -> str:
+        """Return it in words, where there are `count` of it, or perhaps more."""
+        number = f"{count:,} or more" if or_more else f"{count:,}"
+        return _WORDS[self][or_more or count != 1].format(number)
 
 
 _WORDS = {
@@ -62,21 +63,21 @@ _WORDS = {
     Kind.DRAINING: ("draining",) * 2,
     Kind.IDENTITY: ("no identity",) * 2,
     Kind.TRUST: ("all peers refused",) * 2,
-    Kind.CALLERS: ("1 caller refused", "{:,} callers refused"),
-    Kind.REFUSED_THERE: ("refused by 1 destination", "refused by {:,} destinations"),
-    Kind.PEERS: ("1 destination not trusted", "{:,} destinations not trusted"),
-    Kind.HANDSHAKES: ("no handshake with 1 destination", "no handshake with {:,} destinations"),
-    Kind.APPLICATION: ("1 application down", "{:,} applications down"),
-    Kind.DESTINATION: ("1 destination down", "{:,} destinations down"),
-    Kind.L7_PROXY: ("1 L7 proxy down", "{:,} L7 proxies down"),
-    Kind.ADDRESS: ("1 address failing", "{:,} addresses failing"),
-    Kind.NAME: ("1 name not resolved", "{:,} names not resolved"),
+    Kind.CALLERS: ("1 caller refused", "{} callers refused"),
+    Kind.REFUSED_THERE: ("refused by 1 destination", "refused by {} destinations"),
+    Kind.PEERS: ("1 destination not trusted", "{} destinations not trusted"),
+    Kind.HANDSHAKES: ("no handshake with 1 destination", "no handshake with {} destinations"),
+    Kind.APPLICATION: ("1 application down", "{} applications down"),
+    Kind.DESTINATION: ("1 destination down", "{} destinations down"),
+    Kind.L7_PROXY: ("1 L7 proxy down", "{} L7 proxies down"),
+    Kind.ADDRESS: ("1 address failing", "{} addresses failing"),
+    Kind.NAME: ("1 name not resolved", "{} names not resolved"),
     Kind.CONFIGURATION: ("configuration stale",) * 2,
     Kind.RENEWAL: ("identity not renewed",) * 2,
-    Kind.DISTRUSTED: ("1 bundle or CRL unusable", "{:,} bundles or CRLs unusable"),
+    Kind.DISTRUSTED: ("1 bundle or CRL unusable", "{} bundles or CRLs unusable"),
     Kind.CERTIFICATE: ("certificate about to expire",) * 2,
     Kind.LIMIT: ("connections near their limit",) * 2,
-    Kind.OTHER: ("1 note", "{:,} notes"),
+    Kind.OTHER: ("1 note", "{} notes"),
 }
 
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Protocol
 
 from uproxy.proxy.admin.l7_rows import L7ProxyRow
-from uproxy.proxy.admin.overview import PeerList, Rates, Stale
+from uproxy.proxy.admin.overview import LostRow, PeerList, Rates, Stale
 from uproxy.proxy.admin.row import Row, UnresolvedRow
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -317,6 +317,9 @@ class AdminFacts(Protocol):
 
     def denials(self) -> tuple[DenialRow, ...]:
         """Return about the last fifty denials that differ, newest first."""
+
+    def denials_lost(self) -> tuple[LostRow, ...]:
+        """Return which kinds of denials there were more of."""
 
     def outcomes(self) -> Mapping[str, int]:
         """Return how many connections have ended since the start, by outcome."""

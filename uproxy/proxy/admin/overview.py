@@ -1,4 +1,4 @@
-"""Rows that sum up many things: mistakes, connections by peer, rates."""
+"""Rows that sum up many things: mistakes, connections by peer, rates, what isn't listed."""
 
 from __future__ import annotations
 
@@ -63,3 +63,13 @@ class Rates(Row):
     """Bytes from peers."""
     sent: tuple[float, ...] = ()
     """Bytes to peers."""
+
+
+@dataclass(frozen=True, slots=True)
+class LostRow(Row):
+    """That denials of callers, or outbound at destinations, are in no row: there were too many."""
+
+    direction: str
+    outcome: str
+    at: datetime
+    """When the last of them was."""

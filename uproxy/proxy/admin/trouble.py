@@ -22,7 +22,7 @@ from uproxy.proxy.admin.facts import (
     Readiness,
 )
 from uproxy.proxy.admin.l7_rows import L7EndpointRow, L7ProxyRow
-from uproxy.proxy.admin.overview import Stale
+from uproxy.proxy.admin.overview import LostRow, Stale
 
 LATELY: Final = timedelta(minutes=15)
 """How long a refusal counts as trouble."""
@@ -49,6 +49,7 @@ class Moment:
     l7_proxies: tuple[L7ProxyRow, ...]
     denials: tuple[DenialRow, ...]
     stale: Stale | None
+    lost: tuple[LostRow, ...] = ()
 
 
 def find(moment: Moment) -> tuple[Trouble, ...]:
@@ -70,7 +71,9 @@ def headline(moment: Moment, troubles: Iterable[Trouble]) -> Headline:
     refused = _refused(moment)
     counts = Counter(each.kind for each in wrong)
     counts.update({kind: len(rows) for kind, rows in refused.items()})
-    words = [kind.words(counts[kind]) for kind in Kind if counts[kind]] or ["nothing is wrong"]
+    more_of = {_kind(lost) for lost in moment.lost if moment.now - lost.at <= LATELY}
+    words = [kind.words(counts[kind], or_more=kind in more_of) for kind in Kind if counts[kind]]
+    words = words or ["nothing is wrong"]
     if moment.certificates.svid is not None and not counts.keys() & _ABOUT_CERTIFICATE:
         words.append("certificate fine")
     rows = [row for by_name in refused.values() for row in by_name.values()]
@@ -253,7 +256,7 @@ def _refused(moment: Moment) -> dict[Kind, dict[str, DenialRow]]:
     return found
 
 
-def _kind(row: DenialRow) -> Kind | None:
+def _kind(row: DenialRow | LostRow) -> Kind | None:
     """Return what a denial counts as; None: as nothing, since its cause is found elsewhere."""
     if row.outcome in _OF_OTHER_CAUSE:
         return None
