@@ -8,7 +8,7 @@ import pty
 import re
 import signal
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from select import select
 from time import monotonic
@@ -44,11 +44,14 @@ class Shell:
 
 
 @contextlib.contextmanager
-def shell(argv: Sequence[str], folder: Path) -> Iterator[Shell]:
-    """Run a shell in `folder`, with a terminal that knows no escape sequences."""
+def shell(
+    argv: Sequence[str], folder: Path, env: Mapping[str, str] | None = None
+) -> Iterator[Shell]:
+    """Run a shell in `folder`, with a terminal that knows no escape sequences; `env` is added to
+    what little there is in its environment."""
     ours, theirs = pty.openpty()
     environ = {"PATH": os.environ["PATH"], "TERM": "dumb", "HOME": str(folder), "PS1": "$ ",
-               "INPUTRC": os.devnull, "LC_ALL": "C.UTF-8"}  # fmt: skip
+               "INPUTRC": os.devnull, "LC_ALL": "C.UTF-8", **(env or {})}  # fmt: skip
     process = subprocess.Popen(
         argv, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env=environ,
         start_new_session=True,
