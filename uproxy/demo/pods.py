@@ -36,6 +36,7 @@ _PACKAGES = {"ip": "iproute2", "unshare": "util-linux", "nsenter": "util-linux"}
 """The Debian package of each program."""
 _ENTER = 'echo $$ >"$0/cgroup.procs" && exec "$@"'
 _LOOK_EVERY_S = 0.01
+_ALWAYS_IN_BPFFS = {"maps.debug", "progs.debug"}
 
 
 def check() -> None:
@@ -153,7 +154,7 @@ def _bpffs() -> Iterator[None]:
         yield
     finally:
         # with somebody else's pins it stays: they would go with it
-        if not any(path.iterdir()):
+        if {each.name for each in path.iterdir()} <= _ALWAYS_IN_BPFFS:
             subprocess.run(["umount", path], check=True)  # noqa: S603, S607  from util-linux
 
 
