@@ -216,26 +216,26 @@ def sent(world: World) -> int:
 
 
 @pytest.mark.parametrize("drain", ["0", "0.3"])
-def test_detach_resets_what_it_cannot_let_go_on(world: World, drain: str) -> None:
-    """Without the route an open connection's bytes would go out in clear."""
-    before = world.dump()
-    world.attach()
-    with world.proxy(), talking(world, 80) as app:
-        before_sent = sent(world)
+def test_detach_resets_what_it_cannot_let_go_on(either: World, drain: str) -> None:
+    """Without the route, or the table, an open connection's bytes would go out in clear."""
+    before = either.dump()
+    either.attach()
+    with either.proxy(), talking(either, 80) as app:
+        before_sent = sent(either)
         assert asked(app, "hello") == "hello"
-        world.capture("detach", "--drain", drain)
+        either.capture("detach", "--drain", drain)
         assert asked(app, "secret") in ("ECONNABORTED", "ECONNRESET", "EPIPE")
-        assert sent(world) == before_sent
-    assert world.dump() == before
+        assert sent(either) == before_sent
+    assert either.dump() == before
 
 
-def test_detach_waits_for_what_is_about_to_end(world: World) -> None:
-    world.attach()
-    with world.proxy(), talking(world, 80) as app:
-        argv = [sys.executable, "-m", "uproxy", "capture", "detach", "--name", world.name,
+def test_detach_waits_for_what_is_about_to_end(either: World) -> None:
+    either.attach()
+    with either.proxy(), talking(either, 80) as app:
+        argv = [sys.executable, "-m", "uproxy", "capture", "detach", "--name", either.name,
                 "--drain", "20"]  # fmt: skip
         with subprocess.Popen(argv, stdout=subprocess.PIPE) as detaching:
-            wait_until(lambda: world.status()["state"] == "stale", "the hooks to be off")
+            wait_until(lambda: either.status()["state"] == "stale", "the hooks to be off")
             assert asked(app, "still here") == "still here"
             assert app.stdin is not None
             app.stdin.close()

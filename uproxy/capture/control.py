@@ -164,7 +164,7 @@ def detach(
     folder: Path = record.FOLDER,
     bpffs: Path = DEFAULT_BPFFS,
 ) -> None:
-    """Undo a capture; connections captured by eBPF have `drain_s` seconds to end.
+    """Undo a capture; captured connections have `drain_s` seconds to end, and are reset then.
 
     Raises:
         UsageError: there is none of that name.
@@ -175,7 +175,7 @@ def detach(
             for lost in _orphans(name, folder, bpffs):
                 orphans.detach(folder, lost, drain_s)
         elif made.wanted.mode == Mode.NFT:
-            nft.detach(folder, made)
+            nft.detach(folder, made, drain_s)
         else:
             ebpf.detach(folder, made, drain_s)
 

@@ -9,19 +9,28 @@ while connections stay open and keep their marks; if that fails, the former are 
 from __future__ import annotations
 
 import contextlib
-import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from uproxy.capture import contents, hooks, programs, record, routing, shortcut, sockdiag, sysctls
+from uproxy.capture import (
+    contents,
+    draining,
+    hooks,
+    programs,
+    record,
+    routing,
+    shortcut,
+    sockdiag,
+    sysctls,
+)
 from uproxy.capture.pins import LINK, MAP, Pins, check_bpffs, pinned
 from uproxy.capture.places import follow_namespace, inside, living
 from uproxy.capture.record import Mode, Record, Wanted
 from uproxy.capture.restoring import put_back_on_error
 from uproxy.errors import UproxyError
 
-_LOOK_EVERY_S: Final = 0.05
 _LISTENERS: Final = "listeners"
 _KEPT: Final = (_LISTENERS, "stats")
 """The maps that stay, with their contents, when newer programs take the place of older ones."""
@@ -121,18 +130,11 @@ def detach(folder: Path, made: Record, drain_s: float = 0.0) -> None:
             routing.check_permitted(wanted.route)  # before anything is undone
             for name in hooks.CAPTURING:
                 pins.remove(f"{LINK}{name}")
-            _end_connections(wanted.route.mark, drain_s)
+            draining.end(partial(sockdiag.marked, wanted.route.mark), drain_s)
             routing.remove(wanted.route)
             sysctls.restore(made.sysctls)
     pins.clear()
     record.forget(folder, wanted.name)
-
-
-def _end_connections(mark: int, drain_s: float) -> None:
-    until = time.monotonic() + drain_s
-    while (left := sockdiag.marked(mark)) and time.monotonic() < until:
-        time.sleep(_LOOK_EVERY_S)
-    sockdiag.reset(left)
 
 
 def is_attached(made: Record) -> bool:

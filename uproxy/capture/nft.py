@@ -10,19 +10,20 @@ import hashlib
 import json
 import re
 import subprocess
+from collections.abc import Collection, Iterator
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from uproxy.capture import record
+from uproxy.capture import draining, record, sockdiag
 from uproxy.capture.connection import Connection
 from uproxy.capture.layout import Stat
 from uproxy.capture.netlink import Netlink, read_attributes
-from uproxy.capture.nft_rules import PREFIX, ruleset, table_name
+from uproxy.capture.nft_rules import PREFIX, ending, ruleset, table_name
 from uproxy.capture.places import cgroup_root, follow_namespace, inside, living
 from uproxy.capture.record import LONGEST_NAME, Record, Wanted
-from uproxy.capture.sockdiag import connections
 from uproxy.errors import NotPermittedError, UproxyError
 
 _STATS: Final = {"captured": Stat.CAPTURED, "inbound": Stat.INBOUND}
@@ -60,7 +61,7 @@ def attach(folder: Path, wanted: Wanted) -> None:
     made = Record(wanted, programs=digest(ruleset(wanted, root)))
     with inside(living(wanted.namespace)):
         with record.replaced(folder, made):
-            older = _left_alone(wanted) if exists(wanted) else connections()
+            older = _left_alone(wanted) if exists(wanted) else sockdiag.connections()
             _nft("--file", "-", rules=ruleset(wanted, root, older))
         # the table is there: from here on its record stays, whatever happens
         record.save(folder, replace(made, listing=listing(wanted)))
@@ -74,19 +75,45 @@ def _check_same(earlier: Wanted, wanted: Wanted) -> None:
         )
 
 
-def detach(folder: Path, made: Record) -> None:
-    """Delete the table, if it is there."""
+def detach(folder: Path, made: Record, drain_s: float) -> None:
+    """Stop capturing, end the captured connections as `end` does, and delete the table, if it is
+    there.
+
+    Raises:
+        UproxyError: captured connections are open, and this kernel can't reset them.
+    """
     namespace = follow_namespace(made.wanted.namespace)
     if namespace is not None:
         with inside(namespace):
             if exists(made.wanted):
-                delete(made.wanted.name)
+                end(made.wanted.name, drain_s, made.wanted.proxy_ports)
     record.forget(folder, made.wanted.name)
 
 
-def delete(name: str) -> None:
-    """Delete the table of a capture from this network namespace."""
+def end(name: str, drain_s: float, ports: Collection[int] = ()) -> None:
+    """Delete the table of a capture from this network namespace.
+
+    What it captured has `drain_s` seconds to end and is reset then: without the table nothing
+    translates its addresses, and it would go on, in clear, to where the workload meant it to go.
+    `ports` are the proxy's; those that the table names are looked at too.
+
+    Raises:
+        UproxyError: captured connections are open, and this kernel can't reset them.
+    """
+    proxys = {*ports, *_redirected_to(name)}
+    _nft("--file", "-", rules=ending(table_name(name)))
+    draining.end(partial(sockdiag.accepted_at, proxys), drain_s)
     _nft("delete", "table", "inet", table_name(name))
+
+
+def _redirected_to(name: str) -> Iterator[int]:
+    """Yield the ports to which a table in this network namespace redirects."""
+    listed = json.loads(_nft("--json", "list", "table", "inet", table_name(name)))
+    for each in listed["nftables"]:
+        for statement in each.get("rule", {}).get("expr", ()):
+            redirect = statement.get("redirect")
+            if redirect and isinstance(redirect.get("port"), int):
+                yield redirect["port"]
 
 
 def exists(wanted: Wanted) -> bool:

@@ -69,6 +69,22 @@ def ruleset(wanted: Wanted, cgroup_root: Path, older: Iterable[Connection] = ())
     )
 
 
+def ending(name: str) -> str:
+    """Return what replaces the table of a capture by one that captures nothing.  Its chain and its
+    rule, which does nothing, are there so that conntrack goes on to translate the connections that
+    are open."""
+    return "\n".join(
+        (
+            f"add table inet {name}",
+            f"delete table inet {name}",
+            f"table inet {name} {{",
+            *_nat_chain("ending", "output", ["ct status dnat return"]),
+            "}",
+            "",
+        )
+    )
+
+
 def _sets(older: Sequence[Connection]) -> Iterator[str]:
     for version, name in _SETS.items():
         kind = f"ipv{version}_addr . inet_service"

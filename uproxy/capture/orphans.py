@@ -47,7 +47,7 @@ def detach(folder: Path, lost: Orphan, drain_s: float) -> None:
     """Undo one, as `control.detach` does with those that have a record."""
     if lost.namespace is not None:
         with inside(lost.namespace):
-            nft.delete(lost.name)
+            nft.end(lost.name, drain_s)
     elif lost.record is not None:
         ebpf.detach(folder, lost.record, drain_s)
     else:

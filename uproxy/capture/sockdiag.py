@@ -7,7 +7,7 @@ import errno
 import socket
 import struct
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import Final
@@ -78,6 +78,18 @@ def marked(mark: int) -> list[OpenSocket]:
             for family in (socket.AF_INET, socket.AF_INET6)
             for found, its_mark in _open(netlink, family)
             if its_mark == mark
+        ]
+
+
+def accepted_at(ports: Collection[int]) -> list[OpenSocket]:
+    """Return this namespace's open connections whose own port is one of these, which whoever
+    listens there has accepted."""
+    with Netlink(_NETLINK_SOCK_DIAG) as netlink:
+        return [
+            found
+            for family in (socket.AF_INET, socket.AF_INET6)
+            for found, _mark in _open(netlink, family)
+            if _ENDS.unpack_from(found.id)[0] in ports
         ]
 
 
