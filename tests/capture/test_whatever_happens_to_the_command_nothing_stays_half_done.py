@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import capture_crowd, capture_killed
-from tests.helpers.capture_world import HOST, HOST6, SECOND, World, run
+from tests.helpers.capture_world import HOST, HOST6, POD6, SECOND, World, run
 from uproxy.lab.waiting import wait_until
 
 SCRIPT = Path(capture_killed.__file__)
@@ -227,6 +227,17 @@ def test_detach_resets_what_it_cannot_let_go_on(either: World, drain: str) -> No
         assert asked(app, "secret") in ("ECONNABORTED", "ECONNRESET", "EPIPE")
         assert sent(either) == before_sent
     assert either.dump() == before
+
+
+def test_after_a_detach_nobody_inherits_a_translation(either: World) -> None:
+    """conntrack remembers a connection for minutes, whoever connects from its port then."""
+    either.attach("--inbound", "8080")
+    with either.proxy(), talking(either, 80) as app:
+        assert either.call(POD6, 8080)["answer"]["door"] == "inbound"
+        assert asked(app, "hello") == "hello"
+        either.capture("detach", "--drain", "0")
+    known = run("ip", "netns", "exec", either.pod, "cat", "/proc/net/nf_conntrack")
+    assert [each for each in known.splitlines() if "port=1500" in each] == []
 
 
 def test_detach_waits_for_what_is_about_to_end(either: World) -> None:

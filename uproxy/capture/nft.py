@@ -17,7 +17,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from uproxy.capture import draining, record, sockdiag
+from uproxy.capture import conntrack, draining, record, sockdiag
 from uproxy.capture.connection import Connection
 from uproxy.capture.layout import Stat
 from uproxy.capture.netlink import Netlink, read_attributes
@@ -101,8 +101,12 @@ def end(name: str, drain_s: float, ports: Collection[int] = ()) -> None:
         UproxyError: captured connections are open, and this kernel can't reset them.
     """
     proxys = {*ports, *_redirected_to(name)}
+    for other in set(captures()) - {name}:
+        # it is their proxy too, and their table goes on translating
+        proxys -= set(_redirected_to(other))
     _nft("--file", "-", rules=ending(table_name(name)))
     draining.end(partial(sockdiag.accepted_at, proxys), drain_s)
+    conntrack.forget_redirected(proxys)
     _nft("delete", "table", "inet", table_name(name))
 
 
