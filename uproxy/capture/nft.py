@@ -100,13 +100,13 @@ def end(name: str, drain_s: float, ports: Collection[int] = ()) -> None:
     Raises:
         UproxyError: captured connections are open, and this kernel can't reset them.
     """
-    proxys = {*ports, *_redirected_to(name)}
+    theirs = {*ports, *_redirected_to(name)}
     for other in set(captures()) - {name}:
         # it is their proxy too, and their table goes on translating
-        proxys -= set(_redirected_to(other))
+        theirs -= set(_redirected_to(other))
     _nft("--file", "-", rules=ending(table_name(name)))
-    draining.end(partial(sockdiag.accepted_at, proxys), drain_s)
-    conntrack.forget_redirected(proxys)
+    draining.end(partial(sockdiag.accepted_at, theirs), drain_s)
+    conntrack.forget_redirected(theirs)
     _nft("delete", "table", "inet", table_name(name))
 
 
