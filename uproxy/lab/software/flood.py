@@ -8,7 +8,6 @@ its source has changed; it needs the system's OpenSSL with headers.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import json
 import subprocess
@@ -24,11 +23,9 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from cryptography.x509.oid import NameOID
 
 from uproxy.lab.pki import Authority, Issued, make_key
+from uproxy.lab.software.building import BUILT, SOURCES, built
 from uproxy.spiffe.presented import MAX_CHAIN, MAX_EXTENSIONS
 
-_ROOT = Path(__file__).parents[3]
-_SOURCE = _ROOT / "tests" / "peers" / "flood" / "flood.c"
-_BUILT = _ROOT / ".cache" / "peers"
 _TIMEOUT_S = 60.0
 """Seconds that a flood may take at most."""
 
@@ -70,17 +67,13 @@ def program() -> Path:
     Raises:
         subprocess.CalledProcessError: it doesn't compile; is libssl-dev installed?
     """
-    _BUILT.mkdir(parents=True, exist_ok=True)
-    built = _BUILT / "flood"
-    with (_BUILT / "flood.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not built.exists() or built.stat().st_mtime < _SOURCE.stat().st_mtime:
-            fresh = built.with_suffix(".new")
-            flags = ["-O2", "-Wall", "-Wextra", "-Werror"]
-            libraries = ["-lssl", "-lcrypto"]
-            subprocess.run(["cc", *flags, "-o", fresh, _SOURCE, *libraries], check=True)
-            fresh.replace(built)
-    return built
+    return built(BUILT / "flood", SOURCES / "flood", _compile)
+
+
+def _compile(fresh: Path) -> None:
+    flags = ["-O2", "-Wall", "-Wextra", "-Werror"]
+    source = SOURCES / "flood" / "flood.c"
+    subprocess.run(["cc", *flags, "-o", fresh, source, "-lssl", "-lcrypto"], check=True)
 
 
 def bad_leaves(home: Authority, count: int) -> Iterator[tuple[Refused, Issued]]:

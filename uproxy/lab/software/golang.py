@@ -7,7 +7,6 @@ go.sum beside the go.mod.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -16,9 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-_ROOT = Path(__file__).parents[3]
-_SOURCES = _ROOT / "tests" / "peers"
-_BUILT = _ROOT / ".cache" / "peers"
+from uproxy.lab.software.building import BUILT, SOURCES, built
+
 _OLDEST = (1, 22)
 """The version that the peers' go.mod files demand."""
 
@@ -39,31 +37,21 @@ def find_go() -> Path:
 
 def peer(name: str) -> Path:
     """Return the path of the program, building it if its sources have changed."""
-    sources = sorted((_SOURCES / name).iterdir())
-    program = _BUILT / name
-    _BUILT.mkdir(parents=True, exist_ok=True)
-    with (_BUILT / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        youngest = max(source.stat().st_mtime for source in sources)
-        if not program.exists() or program.stat().st_mtime < youngest:
-            _build(name, program)
-    return program
+    return built(BUILT / name, SOURCES / name, lambda fresh: _build(name, fresh))
 
 
-def _build(name: str, program: Path) -> None:
+def _build(name: str, fresh: Path) -> None:
     # a copy, because Go may rewrite go.mod and go.sum where it builds
     with tempfile.TemporaryDirectory() as folder:
-        shutil.copytree(_SOURCES / name, folder, dirs_exist_ok=True)
+        shutil.copytree(SOURCES / name, folder, dirs_exist_ok=True)
         own = any(Path(folder).glob("*.go"))
         package = "." if own else _required(Path(folder) / "go.mod")
-        fresh = program.with_suffix(".new")
         subprocess.run(
             [find_go(), "build", "-trimpath", "-o", fresh, package],
             cwd=folder,
             env={**os.environ, "GOFLAGS": "-mod=mod -buildvcs=false", "GOTOOLCHAIN": "local"},
             check=True,
         )
-        fresh.replace(program)
 
 
 def _required(go_mod: Path) -> str:
