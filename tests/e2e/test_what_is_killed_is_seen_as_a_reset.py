@@ -113,7 +113,7 @@ def test_a_killed_application_is_told_of_where_tunnels_lead_to_it(
     assert wrong() == "1 application down, certificate fine"
     nginx.start()
     assert download(f"http://127.0.0.1:{port}/small")[0] == 10_000
-    assert wrong() == "nothing is wrong, certificate fine"
+    wait_until(lambda: wrong() == "nothing is wrong, certificate fine", "it to be told of as well")
 
 
 def test_a_killed_application_resets_whoever_talks_to_it(pair: Pair, nginx: Nginx) -> None:
