@@ -20,6 +20,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import median
 
@@ -30,7 +31,7 @@ from uproxy.lab.waiting import wait_until
 
 _IDLE_S = 2.0
 _KIB = 1024
-_FIRST, _LATER = "one file, first start", "one file"
+FIRST, LATER = "one file, first start", "one file"
 
 
 def _start(
@@ -41,12 +42,27 @@ def _start(
     uproxy.argv[:3] = ["env", f"XDG_CACHE_HOME={cache}", *command]
     begun = time.monotonic()
     with uproxy:
-        wait_until(lambda: uproxy.status("/readyz") == 200, "readiness")
+        wait_until(lambda: uproxy.status("/readyz") == 200, "readiness", 60.0)
         ready_s = time.monotonic() - begun
         uproxy.request("/metrics")
         os.sync()  # a library's pages count as dirty until they are on disk
         time.sleep(_IDLE_S)
         return ready_s, memory(uproxy.pid)
+
+
+def starts(
+    folder: Path, commands: Mapping[str, list[str]], rounds: int
+) -> dict[str, list[tuple[float, Memory]]]:
+    """Start each command once in each round; return what `_start` says of each, in order."""
+    found: dict[str, list[tuple[float, Memory]]] = defaultdict(list)
+    with DevAuthority(folder, AgentWorld.domains()) as authority:
+        world = AgentWorld(folder, authority)
+        for number in range(rounds):
+            for kind in commands if number % 2 else reversed(list(commands)):
+                cache = folder / (f"cache-{number}" if kind == FIRST else "cache")
+                cache.mkdir(exist_ok=True)
+                found[kind].append(_start(folder, world, commands[kind], cache))
+    return found
 
 
 def main() -> None:
@@ -57,24 +73,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     words = parser.parse_args()
     file = str(words.file.resolve())
-    commands = {_FIRST: [file], _LATER: [file]}
+    commands = {FIRST: [file], LATER: [file]}
     commands |= {each: [each, "-m", "uproxy"] for each in (sys.executable, *words.python)}
-    found: dict[str, list[tuple[float, Memory]]] = defaultdict(list)
     with tempfile.TemporaryDirectory(prefix="standalone-") as name:
-        folder = Path(name)
-        with DevAuthority(folder, AgentWorld.domains()) as authority:
-            world = AgentWorld(folder, authority)
-            for number in range(words.rounds):
-                for kind in commands if number % 2 else reversed(commands):
-                    cache = folder / (f"cache-{number}" if kind is _FIRST else "cache")
-                    cache.mkdir(exist_ok=True)
-                    found[kind].append(_start(folder, world, commands[kind], cache))
-    print(f"{'':40} ready, s   private KiB   RSS KiB")
+        found = starts(Path(name), commands, words.rounds)
+    installed = median(seconds for seconds, _ in found[sys.executable])
+    print(f"{'':40} ready, s   times installed   private KiB   RSS KiB")
     for kind, each in found.items():
         ready_s = median(seconds for seconds, _ in each)
         private = median(used.private_dirty for _, used in each) / _KIB
         rss = median(used.rss for _, used in each) / _KIB
-        print(f"{kind[-40:]:40} {ready_s:8.3f} {private:13,.0f} {rss:9,.0f}")
+        ratio = ready_s / installed
+        print(f"{kind[-40:]:40} {ready_s:8.3f} {ratio:17.2f} {private:13,.0f} {rss:9,.0f}")
 
 
 if __name__ == "__main__":
