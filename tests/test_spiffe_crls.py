@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from cryptography.x509.oid import AuthorityInformationAccessOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from uproxy.errors import BundleError
 from uproxy.lab.pki import UNKNOWN_OID, Authority
@@ -133,6 +133,17 @@ def test_letters_and_blanks_make_no_other_issuer_of_a_crl(text: str) -> None:
 @pytest.mark.parametrize("text", ["CA of example-org", "CAof example.org", "CA of example.or"])
 def test_another_name_is_another_issuer_of_a_crl(text: str) -> None:
     assert not issued_by(CA.crl(issuer=written(text)), CA.root)
+
+
+def test_the_same_words_of_another_kind_are_another_issuer_of_a_crl() -> None:
+    (common,) = CA.root.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    kind = NameOID.ORGANIZATIONAL_UNIT_NAME
+    other = x509.Name(
+        x509.NameAttribute(kind if each == common else each.oid, each.value)
+        for each in CA.root.subject
+    )
+    assert issued_by(CA.crl(issuer=CA.root.subject), CA.root)
+    assert not issued_by(CA.crl(issuer=other), CA.root)
 
 
 def test_a_crl_of_another_algorithm_is_not_the_issuers() -> None:
