@@ -99,6 +99,8 @@ def test_where_callers_had_to_go_from_the_list_there_are_so_many_or_more() -> No
     )
     one = replace(some, denials=rows[:1])
     assert line(one).words == "1 or more callers refused, certificate fine"
+    at_the_limit = moment(denials=rows, lost=(LostRow("inbound", "denied", ago(15)),))
+    assert line(at_the_limit).words == "50 or more callers refused, certificate fine"
     for lost in (
         LostRow("inbound", "denied", ago(16)),
         LostRow("inbound", "connect_failed", ago(1)),
@@ -297,6 +299,14 @@ def test_the_descriptor_clamp_is_a_note_until_it_is_near() -> None:
     assert line(near).words == "connections near their limit, certificate fine"
 
 
+@pytest.mark.parametrize("word", ["jwt_bundles_stale", "token_missing", "token_stale"])
+def test_tokens_and_their_bundles_are_the_agents_turn(word: str) -> None:
+    trouble = only(moment(readiness=Readiness((), (f"{word}: no answer for a minute",))))
+    assert (trouble.kind, trouble.level) == (Kind.OTHER, Level.WARN)
+    assert trouble.words == "no answer for a minute"
+    assert trouble.turn.startswith("the SPIFFE agent at ")
+
+
 def test_the_worst_comes_first_whatever_it_is_about() -> None:
     down = replace(API, trouble="refused", trouble_since=ago(1))
     at = moment(readiness=Readiness(("draining",)), doors=(down,))
@@ -349,6 +359,17 @@ def test_an_l7_proxy_without_an_address_in_use_is_down() -> None:
     )
 
 
+def test_an_l7_proxy_is_down_since_its_last_address_failed_and_for_that_reason() -> None:
+    _first, draining, failing = l7_row().endpoints
+    at = (ago(3), ago(1), None)
+    failed = tuple(replace(failing, reason=f"failure {n}", since=at[n]) for n in range(3))
+    trouble = only(moment(l7_proxies=(l7_row(endpoints=(*failed, draining)),)))
+    assert trouble.words == "L7 proxy l7 can't be used: failure 2"
+    assert trouble.since == ago(1)
+    assert only(moment(l7_proxies=(l7_row(endpoints=failed[:1]),))).since == ago(3)
+    assert only(moment(l7_proxies=(l7_row(endpoints=failed[2:]),))).since is None
+
+
 @pytest.mark.parametrize("when", ["refuse", "bypass"])
 def test_an_l7_proxy_of_which_only_health_checks_fail_is_not_said_to_be_gone_past(
     when: str,
@@ -372,6 +393,8 @@ def test_a_name_of_an_l7_proxy_that_cannot_be_resolved_is_told() -> None:
     trouble = only(moment(l7_proxies=(l7_row(endpoints=(), unresolved=unresolved),)))
     assert (trouble.kind, trouble.level) == (Kind.NAME, Level.BAD)
     assert trouble.words == "l7.internal:15008 can't be resolved: no such host (L7 proxy l7)"
+    usable = l7_row(endpoints=l7_row().endpoints[:1], unresolved=unresolved)
+    assert only(moment(l7_proxies=(usable,))).level is Level.WARN
 
 
 def test_a_destination_whose_l7_proxy_refuses_has_refused_and_one_that_is_down_is_told_once() -> (
