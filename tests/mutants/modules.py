@@ -21,7 +21,12 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
     "uproxy.hbone.headers": ("test_hbone_headers",),
     "uproxy.hbone.output": ("test_hbone_output",),
     "uproxy.hbone.sending": ("test_hbone_sending", "test_hbone_session", "test_hbone_attacks"),
-    "uproxy.hbone.session": ("test_hbone_session", "test_hbone_control", "test_hbone_attacks"),
+    "uproxy.hbone.session": (
+        "test_hbone_session",
+        "test_hbone_control",
+        "test_hbone_attacks",
+        "test_hbone_windows",
+    ),
     "uproxy.hbone.statuses": ("test_hbone_statuses",),
     "uproxy.hbone.windows": ("test_hbone_windows",),
     "uproxy.identity.anchors": ("test_identity_anchors", "test_identity_verifier"),
