@@ -7,7 +7,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 
@@ -69,20 +69,35 @@ async def test_a_repeated_connect_gets_its_route_without_asking_and_another_targ
         assert len({each.id for each in door.arrivals} | {each.id for each, _ in door.repeats}) == 5
 
 
+@pytest.fixture
+def on_one_processor(one_thread: NativeEngine) -> Iterator[NativeEngine]:
+    """An engine whose thread shares a processor with ours: it hears at once of what we do in a
+    row."""
+    allowed = os.sched_getaffinity(0)
+    _run_on({min(allowed)})
+    yield one_thread
+    _run_on(allowed)
+
+
+def _run_on(processors: set[int]) -> None:
+    for thread in os.listdir("/proc/self/task"):
+        os.sched_setaffinity(int(thread), processors)
+
+
 async def test_a_tunnel_that_gets_a_stream_just_when_it_is_to_make_room_ends_with_the_stream(
-    one_thread: NativeEngine,
+    on_one_processor: NativeEngine,
 ) -> None:
     """Whoever accepts decides that under a lock, and the tunnel's thread hears of it later."""
     door = inbound_door(cacheable)
-    async with listening() as application, open_door(one_thread, door) as address:
+    async with listening() as application, open_door(on_one_processor, door) as address:
         busy = await H2Peer.connect(address)
         assert await busy.status(await busy.open(application.address)) == 200
         await application.accept()
         for number in range(1, 101):
-            one_thread.set_limits(Limits(connections=20))
+            on_one_processor.set_limits(Limits(connections=20))
             peer = await H2Peer.connect(address)
             await peer.event(h2.events.RemoteSettingsChanged)
-            one_thread.set_limits(Limits(connections=3))
+            on_one_processor.set_limits(Limits(connections=3))
             began = await begins_when_full(peer, address, application)
             peer.tls.stream.reset()
             await eventually(lambda: len(door.ended_tunnels) == number, "it has ended")  # noqa: B023
