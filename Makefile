@@ -48,6 +48,8 @@ test: $(VENV)/.ready test-packages $(filter-out $(SLOW_PEERS),$(PEERS)) .cache/s
 
 test-all: check test-packages slow-test-packages $(PEERS) $(SLOW_PEERS) .cache/sslyze/.ready
 	@$(PYTEST) $(ARGS)
+	@$(STEP) "ten minutes of rotations" env UPROXY_ROTATION_S=600 \
+	    $(BIN)/pytest -q -k native tests/e2e/test_rotation_under_load_cuts_no_stream.py
 	@.ci/asan
 	@.ci/tsan
 	@.ci/fuzz
