@@ -40,12 +40,15 @@ def measure(stage: Stage, kind: ProxyKind) -> Figures:
     config = _config(stage.files, engine, doors, 0)
     with Uproxy(config, stage.folder / f"reload-{engine}") as uproxy:
         uproxy.wait_until_ready(_DEADLINE_S)
-        reloads: list[float] = []
-        with _asking(uproxy) as held:
-            for edition in range(1, _RELOADS + 1):
+        held, reloads = list[float](), list[float]()
+        for edition in range(1, _RELOADS + 1):
+            # before, because this process would be slow to ask while it writes it
+            uproxy.write_config(_config(stage.files, engine, doors, edition))
+            with _asking(uproxy) as seconds:
                 started = time.monotonic()
-                _reload(uproxy, _config(stage.files, engine, doors, edition), edition)
+                _reload(uproxy, edition)
                 reloads.append(time.monotonic() - started)
+            held += seconds
         with _asking(uproxy) as usual:
             time.sleep(sum(reloads))
     return {
@@ -85,8 +88,7 @@ def _config(files: FileWorld, engine: str, doors: list[int], edition: int) -> di
     }
 
 
-def _reload(uproxy: Uproxy, config: dict[str, Any], count: int) -> None:
-    uproxy.write_config(config)
+def _reload(uproxy: Uproxy, count: int) -> None:
     uproxy.send(signal.SIGHUP)
     wait_until(
         lambda: uproxy.output.count("reloaded ") >= count, "the file to be reloaded", _DEADLINE_S

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -141,7 +141,7 @@ class RunningProxy:
 
     async def _start(self) -> None:
         settings, parts = self._settings, self._parts
-        self._warn(settings)
+        self._warn(warnings(settings))
         self._listen_to_signals()
         fresh = parts.doors.open_new(socket_plans(settings))
         self._admin.open(settings.admin)
@@ -160,9 +160,8 @@ class RunningProxy:
         for name in self._listeners.unused:
             _log.warning("systemd passed a socket %r that no door listens to", name)
 
-    def _warn(self, settings: Settings) -> None:
-        """Log the warnings about a configuration that the one before didn't have."""
-        found = warnings(settings)
+    def _warn(self, found: Sequence[Mistake]) -> None:
+        """Log those warnings about a configuration that the one before didn't have."""
         for warning in found:
             if warning not in self._warned:
                 _log.warning("%s", warning)
@@ -274,6 +273,7 @@ class RunningProxy:
         fresh = parts.doors.open_new(socket_plans(settings))
         try:
             answers = await parts.resolver.ask(names_in(settings) - parts.snapshot.names)
+            found = await compute(partial(warnings, settings), "warnings")
             snapshot = await self._compiled(settings, answers)
         except BaseException:
             for listener in fresh.values():
@@ -286,7 +286,7 @@ class RunningProxy:
         self._limit(settings.limits, budget)
         if settings.log != before.log:
             parts.log.configure(settings.log)
-        self._warn(settings)
+        self._warn(found)
         await asyncio.sleep(0)  # listeners that have no door any more are closed
 
     async def _compiled(self, settings: Settings, answers: Records) -> Snapshot:
