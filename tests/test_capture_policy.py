@@ -7,8 +7,10 @@ from ipaddress import ip_network
 import pytest
 
 from uproxy.capture.layout import Action, Flag, Way, port_key, prefix_key
-from uproxy.capture.policy import Policy, parse_policy
+from uproxy.capture.policy import MAX_RULES, Policy, parse_policy
 from uproxy.errors import UsageError
+
+MANY = [f"10.0.{number >> 8}.{number & 255}" for number in range(MAX_RULES + 1)]
 
 
 def test_nothing_said_captures_everything_outbound() -> None:
@@ -63,6 +65,19 @@ def test_inbound_ports_are_named_or_all_but_some() -> None:
     }
 
 
+def test_as_many_as_fit_are_taken() -> None:
+    assert len(parse_policy(MANY[1:]).address_rules()) == MAX_RULES
+    assert len(parse_policy(inbound=[f"1-{MAX_RULES}"]).port_rules()) == MAX_RULES
+    assert parse_policy(inbound=["65535"]).inbound == {65535}
+
+
+def test_outbound_ports_are_captured_or_left_alone() -> None:
+    assert parse_policy(["443"], ["5432"]).port_rules() == {
+        port_key(Way.OUTBOUND, 443): Action.CAPTURE,
+        port_key(Way.OUTBOUND, 5432): Action.BYPASS,
+    }
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -76,7 +91,17 @@ def test_inbound_ports_are_named_or_all_but_some() -> None:
         ({"inbound": ["-80"]}, "--inbound '-80': no port"),
         ({"include": ["443"], "exclude": ["443"]}, "--include and --exclude: 443 is in both"),
         ({"include": ["::/0"], "exclude": ["::/0"]}, "--include and --exclude: ::/0 is in both"),
+        ({"include": ["9-x"]}, "--include '9-x': neither"),
+        ({"inbound": ["9-x"]}, "--inbound '9-x': no port (443) and no range"),
+        ({"inbound": ["65536"]}, "--inbound '65536': ports are 1 to 65535"),
+        ({"exclude_inbound": ["x"]}, "--exclude-inbound 'x': no port"),
+        (
+            {"inbound": ["22"], "exclude_inbound": ["22"]},
+            "--inbound and --exclude-inbound: 22 is in both",
+        ),
+        ({"include": ["fe80::1%eth0"]}, "--include 'fe80::1%eth0': has a zone, which no program"),
         ({"inbound": ["1-65535"]}, "65535 ports: at most 16384 fit"),
+        ({"include": MANY}, "16385 address prefixes: at most 16384 fit"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(options: dict[str, list[str]], said: str) -> None:

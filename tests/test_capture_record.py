@@ -50,6 +50,52 @@ def test_a_record_is_read_as_it_was_written(made: Record, tmp_path: Path) -> Non
     assert (record.load(tmp_path, "app"), record.names(tmp_path)) == (None, [])
 
 
+@pytest.mark.parametrize("earlier", [None, MADE])
+def test_a_record_that_is_replaced_comes_back_if_what_it_is_for_fails(
+    earlier: Record | None, tmp_path: Path
+) -> None:
+    if earlier is not None:
+        record.save(tmp_path, earlier)
+    fresh = replace(MADE, programs="def")
+
+    def fail() -> None:
+        with record.replaced(tmp_path, fresh):
+            assert record.load(tmp_path, "app") == fresh
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert record.load(tmp_path, "app") == earlier
+    with record.replaced(tmp_path, fresh):
+        pass
+    assert record.load(tmp_path, "app") == fresh
+
+
+def test_another_versions_record_is_left_to_it(tmp_path: Path) -> None:
+    document = {**json.loads(MADE.to_json()), "version": record.VERSION + 1}
+    (tmp_path / "app.json").write_text(json.dumps(document))
+    with pytest.raises(UproxyError, match=r"not written by this version of uproxy \(version 2\)"):
+        record.load(tmp_path, "app")
+
+
+def test_who_names_no_capture_is_told_which_there_are(tmp_path: Path) -> None:
+    assert str(record.unknown(tmp_path, "b")) == "no capture 'b' is attached; there are: none"
+    record.save(tmp_path, MADE)
+    record.save(tmp_path, Record(replace(WANTED, name="web")))
+    assert str(record.unknown(tmp_path, "b")).endswith("there are: app, web")
+
+
+def test_connections_are_brought_to_the_inbound_port_where_something_inbound_is_captured() -> None:
+    assert WANTED.proxy_ports == {15001, 15006}
+    assert replace(WANTED, policy=parse_policy()).proxy_ports == {15001}
+
+
+def test_the_first_lock_makes_the_folder_which_everybody_may_read(tmp_path: Path) -> None:
+    folder = tmp_path / "uproxy" / "capture"
+    with record.locked(folder):
+        assert folder.stat().st_mode & 0o777 == 0o755
+
+
 def test_a_record_from_before_there_were_shortcuts_is_read(tmp_path: Path) -> None:
     document = json.loads(MADE.to_json())
     del document["wanted"]["short_circuit"]

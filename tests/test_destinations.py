@@ -244,6 +244,42 @@ def test_addresses_that_connections_name_are_told_while_they_fail_and_the_one_re
     assert [each.address for each in endpoints.tried_lately(14.0)] == [B, C, A]
 
 
+def test_failures_at_the_same_moment_are_told_in_the_order_in_which_they_were_met() -> None:
+    endpoints = Endpoints()
+    for address in (B, A, C):
+        endpoints.failed(address, 5.0, "refused")
+    assert [each.address for each in endpoints.tried_lately(6.0)] == [B, A, C]
+
+
+def test_an_address_that_was_reached_and_fails_now_is_told_once() -> None:
+    endpoints = Endpoints()
+    endpoints.opened((), A, 0.0)
+    endpoints.failed(A, 1.0, "refused")
+    assert [each.address for each in endpoints.tried_lately(2.0)] == [A]
+    endpoints.failed(B, 1.0, "refused")
+    endpoints.opened((), C, 1.0)
+    endpoints.failed(A, 5.0, "refused")
+    assert [each.address for each in endpoints.tried_lately(6.0)] == [B, A, C]
+
+
+def test_who_answers_as_somebody_else_does_so_until_it_is_reached_or_fails_otherwise() -> None:
+    addresses, endpoints = Addresses.of((A, B), {}, None), Endpoints()
+    assert not endpoints.has_other(addresses, 0.0)
+    endpoints.failed(A, 0.0, "refused")
+    assert not endpoints.has_other(addresses, 0.5)
+    endpoints.failed(A, 0.5, "wanted orders", is_other=True)
+    endpoints.failed(A, 0.6, "refused")
+    assert endpoints.has_other(addresses, 0.9)
+    assert not endpoints.has_other(addresses, 1.0)
+    endpoints.failed(A, 10.0, "refused")
+    assert not endpoints.has_other(addresses, 10.5)
+    endpoints.failed(B, 10.0, "wanted orders", is_other=True)
+    assert endpoints.has_other(addresses, 10.5)
+    endpoints.opened((), B, 10.5)
+    endpoints.failed(B, 10.6, "refused")
+    assert not endpoints.has_other(addresses, 10.7)
+
+
 def test_an_address_that_nobody_tries_again_fails_for_a_quarter_of_an_hour() -> None:
     endpoints = Endpoints()
     endpoints.failed(A, 0.0, "refused")
