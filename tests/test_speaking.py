@@ -154,6 +154,9 @@ def test_a_renamed_proxy_is_the_same_proxy() -> None:
         (trust(replace(SPEAKS, require_proof=True, speaks_for=OTHER.speaks_for)), Doubt.NOT_FOR,
          "may not speak for"),
         (trust(SPEAKS, replace(OTHER, identities=(WEB,))), Doubt.L7_PROXY, "can't speak for"),
+        # a missing bundle, which may be kept, doesn't stand before a missing proof, which may not
+        (trust(replace(SPEAKS, require_proof=True), domains=frozenset()), Doubt.NO_PROOF,
+         f"no proof of {WEB}"),
     ],
 )  # fmt: skip
 def test_what_was_believed_is_doubted_when_trust_is_withdrawn(
