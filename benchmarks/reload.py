@@ -11,7 +11,6 @@ for the thread that parses.
 
 from __future__ import annotations
 
-import itertools
 import signal
 import threading
 import time
@@ -102,7 +101,7 @@ def _asking(uproxy: Uproxy) -> Iterator[list[float]]:
     seconds: list[float] = []
 
     def ask() -> None:
-        for _ in itertools.takewhile(lambda _: not ended.is_set(), itertools.count()):
+        while not ended.is_set():
             started = time.monotonic()
             uproxy.status("/livez")
             seconds.append(time.monotonic() - started)

@@ -37,7 +37,7 @@ MADE = Record(WANTED, {"ipv4/fwmark_reflect": "0"}, "abc")
     "made",
     [
         MADE,
-        Record(replace(WANTED, proxy_cgroup=None, mode=Mode.NFT)),
+        Record(replace(WANTED, mode=Mode.NFT)),
         Record(replace(WANTED, short_circuit=())),
         Record(replace(WANTED, short_circuit=("fionread", "blocking"))),
     ],

@@ -155,8 +155,7 @@ def _somebody_elses(port: int) -> str:
 def _cgroups(wanted: Wanted) -> Iterator[str]:
     """Yield what is wrong with the workload's cgroup and with the proxy's."""
     yield from _cgroup(wanted.cgroup, wanted.cgroup_id)
-    if wanted.proxy_cgroup is not None:
-        yield from _cgroup(wanted.proxy_cgroup, wanted.proxy_cgroup_id)
+    yield from _cgroup(wanted.proxy_cgroup, wanted.proxy_cgroup_id)
 
 
 def _cgroup(path: Path, id_: int) -> Iterator[str]:

@@ -13,9 +13,9 @@ import socket
 from collections.abc import Collection, Iterator
 from typing import Final
 
-from uproxy.capture.netlink import Attributes, Netlink, attributes, read_attributes
+from uproxy.capture.netlink import NETFILTER, Attributes, Netlink, attributes, read_attributes
+from uproxy.errors import UproxyError, in_words
 
-_NETLINK_NETFILTER: Final = 12
 _GET, _DELETE = 1 << 8 | 1, 1 << 8 | 2
 """NFNL_SUBSYS_CTNETLINK with IPCTNL_MSG_CT_GET and IPCTNL_MSG_CT_DELETE."""
 _ORIGINAL, _REPLY, _ID, _ZONE = 1, 2, 12, 18
@@ -33,20 +33,24 @@ def forget_redirected(ports: Collection[int]) -> None:
     """Forget this network namespace's connections that were redirected to one of its ports.
 
     Raises:
-        OSError: the kernel's refusal.
+        UproxyError: the kernel refuses.
     """
-    with Netlink(_NETLINK_NETFILTER) as netlink:
-        try:
-            found = list(_redirected(netlink, ports))
-        except OSError as error:
-            if error.errno in _WITHOUT_IT:
-                return
-            raise
-        for family, each in found:
-            named = {kind: each[kind] for kind in (_ORIGINAL, _ID, _ZONE) if kind in each}
-            named[_ORIGINAL | _NESTED] = named.pop(_ORIGINAL)
-            with contextlib.suppress(FileNotFoundError):  # it was forgotten meanwhile
-                netlink.change(_DELETE, _head(family) + attributes(named))
+    try:
+        with Netlink(NETFILTER) as netlink:
+            for family, each in list(_redirected(netlink, ports)):
+                _forget(netlink, family, each)
+    except OSError as error:
+        if error.errno not in _WITHOUT_IT:
+            raise UproxyError(
+                f"conntrack can't forget captured connections: {in_words(error)}: detach again"
+            ) from None
+
+
+def _forget(netlink: Netlink, family: int, known: Attributes) -> None:
+    named = {kind: known[kind] for kind in (_ID, _ZONE) if kind in known}
+    named[_ORIGINAL | _NESTED] = known[_ORIGINAL]
+    with contextlib.suppress(FileNotFoundError):  # it was forgotten meanwhile
+        netlink.change(_DELETE, _head(family) + attributes(named))
 
 
 def _redirected(netlink: Netlink, ports: Collection[int]) -> Iterator[tuple[int, Attributes]]:

@@ -118,8 +118,6 @@ def register_listeners(
     Raises:
         NotPermittedError: we may not look for one that they don't know.
     """
-    if wanted.proxy_cgroup is None:
-        return
     apart = None if wanted.exempt_cgroup_id else wanted.cgroup
     ports = {Listener.OUTBOUND: wanted.outbound_port, Listener.INBOUND: wanted.inbound_port}
     for which, port in ports.items():

@@ -34,8 +34,7 @@ def targets(wanted: Wanted) -> dict[str, Target]:
     found = {
         name: Target(wanted.cgroup, wanted.cgroup_id) for name in ("guard", "disown", *CAPTURING)
     }
-    if wanted.proxy_cgroup is not None:
-        found["listen"] = Target(wanted.proxy_cgroup, wanted.proxy_cgroup_id)
+    found["listen"] = Target(wanted.proxy_cgroup, wanted.proxy_cgroup_id)
     namespace = follow_namespace(wanted.namespace)
     if namespace is not None:
         found["lookup"] = Target(namespace.path, namespace.inode)

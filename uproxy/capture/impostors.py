@@ -31,8 +31,6 @@ def _listening(wanted: Wanted) -> list[tuple[int, bool]]:
     """Return (port, whether it is the proxy's) of each socket that listens."""
     found = listening_cgroups()
     proxy = wanted.proxy_cgroup
-    if proxy is None:
-        return [(port, True) for port, _ in found]
     theirs = _ids(wanted.cgroup) if wanted.cgroup.is_relative_to(proxy) else set[int]()
     if proxy == cgroup_root():
         return [(port, id_ not in theirs) for port, id_ in found]

@@ -15,6 +15,8 @@ _HEADER: Final = struct.Struct("=IHHII")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _ERROR, _DONE = 2, 3
 _REQUEST, _ACKNOWLEDGE, _DUMP = 0x1, 0x4, 0x300
+NETFILTER: Final = 12
+"""NETLINK_NETFILTER, the protocol of nftables and conntrack."""
 CREATE_EXCLUSIVELY: Final = 0x600
 """NLM_F_CREATE | NLM_F_EXCL: EEXIST if it exists."""
 CREATE_OR_REPLACE: Final = 0x500

@@ -20,14 +20,13 @@ from typing import Final
 from uproxy.capture import conntrack, draining, record, sockdiag
 from uproxy.capture.connection import Connection
 from uproxy.capture.layout import Stat
-from uproxy.capture.netlink import Netlink, read_attributes
+from uproxy.capture.netlink import NETFILTER, Netlink, read_attributes
 from uproxy.capture.nft_rules import PREFIX, ending, ruleset, table_name
 from uproxy.capture.places import cgroup_root, follow_namespace, inside, living
 from uproxy.capture.record import LONGEST_NAME, Record, Wanted
 from uproxy.errors import NotPermittedError, UproxyError
 
 _STATS: Final = {"captured": Stat.CAPTURED, "inbound": Stat.INBOUND}
-_NETLINK_NETFILTER: Final = 12
 _GET_TABLE, _NAME, _INET = 10 << 8 | 1, 1, 1
 """NFNL_SUBSYS_NFTABLES and NFT_MSG_GETTABLE, NFTA_TABLE_NAME, NFPROTO_INET."""
 _NO_NFT: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
@@ -132,7 +131,7 @@ def captures() -> list[str]:
         NotPermittedError: we may not look.
     """
     try:
-        with Netlink(_NETLINK_NETFILTER) as netlink:
+        with Netlink(NETFILTER) as netlink:
             dumped = list(netlink.dump(_GET_TABLE, bytes([_INET, 0, 0, 0])))
     except PermissionError:
         raise NotPermittedError("nft: CAP_NET_ADMIN needed") from None

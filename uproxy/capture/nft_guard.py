@@ -18,13 +18,11 @@ _REFUSE: Final = "meta l4proto tcp reject with tcp reset"
 
 
 def guard(wanted: Wanted, cgroup_root: Path) -> Iterator[str]:
-    """Yield the lines of the chains; none if anybody may be the proxy.
+    """Yield the lines of the chains.
 
     Raises:
         UproxyError: nft can't name a cgroup.
     """
-    if wanted.proxy_cgroup is None:
-        return
     begins = f"{BEGINNING} tcp dport {ports(wanted.proxy_ports)}"
     # behind the translation of addresses, so that the port is the proxy's already
     yield from filter_chain("reopened", "prerouting", [f"{begins} jump reopen"])
@@ -47,8 +45,6 @@ def _reopen(wanted: Wanted) -> Iterator[str]:
 
 def _only_proxy(wanted: Wanted, cgroup_root: Path) -> Iterator[str]:
     proxy = wanted.proxy_cgroup
-    if proxy is None:
-        return
     if wanted.cgroup.is_relative_to(proxy):
         yield f"{in_cgroup(wanted.cgroup, cgroup_root)} {_REFUSE}"
     if proxy != cgroup_root:  # which has everybody, and which nft can't name

@@ -123,7 +123,7 @@ def _decide(wanted: Wanted, cgroup_root: Path, verdict: str) -> Iterator[str]:
     """Yield rules that return for what isn't captured, and have this verdict on the rest: what was
     redirected goes to an address of the namespace's own."""
     policy = wanted.policy
-    if wanted.proxy_cgroup is not None and wanted.exempt_cgroup_id:
+    if wanted.exempt_cgroup_id:
         yield f"{in_cgroup(wanted.proxy_cgroup, cgroup_root)} return"
     yield "fib daddr type local return"
     yield "ip6 daddr fe80::/10 return"

@@ -49,7 +49,8 @@ class Wanted:
     cgroup: Path
     cgroup_id: int
     namespace: Namespace
-    proxy_cgroup: Path | None
+    proxy_cgroup: Path
+    """Whose listeners get the connections."""
     proxy_cgroup_id: int
     policy: Policy
     outbound_port: int
@@ -69,7 +70,7 @@ class Wanted:
     @property
     def exempt_cgroup_id(self) -> int:
         """The cgroup inside the captured one whose processes aren't captured; 0: none."""
-        inside = self.proxy_cgroup is not None and self.proxy_cgroup.is_relative_to(self.cgroup)
+        inside = self.proxy_cgroup.is_relative_to(self.cgroup)
         return self.proxy_cgroup_id if inside else 0
 
 
@@ -219,7 +220,7 @@ def _plain(value: object) -> object:
 
 def _wanted(document: dict[str, Any]) -> Wanted:
     policy = document["policy"]
-    proxy, namespace = document["proxy_cgroup"], document["namespace"]
+    namespace = document["namespace"]
     accepted = document.get("short_circuit")
     return Wanted(
         **{
@@ -227,7 +228,7 @@ def _wanted(document: dict[str, Any]) -> Wanted:
             "mode": Mode(document["mode"]),
             "cgroup": Path(document["cgroup"]),
             "namespace": Namespace(**{**namespace, "path": Path(namespace["path"])}),
-            "proxy_cgroup": None if proxy is None else Path(proxy),
+            "proxy_cgroup": Path(document["proxy_cgroup"]),
             "bpffs": Path(document["bpffs"]),
             "route": PolicyRoute(**document["route"]),
             "short_circuit": None if accepted is None else tuple(accepted),

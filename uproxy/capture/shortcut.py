@@ -81,7 +81,7 @@ def _end(pins: Pins) -> None:
 def targets(wanted: Wanted) -> dict[str, Target]:
     """Return what `meet` is attached to: each of the two cgroups that isn't inside the other one,
     because a program sees what is below its cgroup too."""
-    if wanted.short_circuit is None or wanted.proxy_cgroup is None:
+    if wanted.short_circuit is None:
         return {}
     found = {}
     if not wanted.cgroup.is_relative_to(wanted.proxy_cgroup):

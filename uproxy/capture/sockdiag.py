@@ -1,4 +1,4 @@
-"""Finds TCP sockets of a network namespace, and resets those with a mark (sock_diag(7))."""
+"""Finds TCP sockets of a network namespace, and resets those it is told (sock_diag(7))."""
 
 from __future__ import annotations
 

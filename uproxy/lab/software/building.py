@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import fcntl
+import re
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[3]
 SOURCES = _ROOT / "tests" / "peers"
 BUILT = _ROOT / ".cache" / "peers"
+
+
+def version(*words: str) -> tuple[int, ...]:
+    """Return the first two numbers of the version that a command prints; (0,): it prints none."""
+    said = subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"(\d+)\.(\d+)", said)
+    return tuple(map(int, found.groups())) if found else (0,)
 
 
 def built(program: Path, sources: Path, build: Callable[[Path], object]) -> Path:

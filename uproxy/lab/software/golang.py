@@ -15,7 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from uproxy.lab.software.building import BUILT, SOURCES, built
+from uproxy.lab.software.building import BUILT, SOURCES, built, version
 
 _OLDEST = (1, 22)
 """The version that the peers' go.mod files demand."""
@@ -29,7 +29,7 @@ def find_go() -> Path:
     """
     beside = Path(sys.executable).parent / "go"
     for go in (shutil.which("go"), str(beside) if beside.exists() else None):
-        if go is not None and _version(go) >= _OLDEST:
+        if go is not None and version(go, "version") >= _OLDEST:
             return Path(go)
     wanted = ".".join(map(str, _OLDEST))
     raise FileNotFoundError(f"no Go ≥ {wanted} on PATH; `make test` brings one")
@@ -60,12 +60,6 @@ def _required(go_mod: Path) -> str:
     if found is None:
         raise ValueError(f"{go_mod} requires nothing")
     return found.group(1)
-
-
-def _version(go: str) -> tuple[int, ...]:
-    said = subprocess.run([go, "version"], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"go(\d+)\.(\d+)", said)
-    return tuple(map(int, found.groups())) if found else (0,)
 
 
 if __name__ == "__main__":

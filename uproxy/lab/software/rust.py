@@ -6,14 +6,13 @@ checks whether there is a cargo that is new enough.  Crates come from where carg
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from uproxy.lab.software.building import BUILT, SOURCES, built
+from uproxy.lab.software.building import BUILT, SOURCES, built, version
 
 _OLDEST = (1, 85)
 """The version that the peers' Cargo.toml files demand."""
@@ -28,7 +27,7 @@ def find_cargo() -> Path:
         FileNotFoundError: there is none, or it is too old.
     """
     cargo = shutil.which("cargo")
-    if cargo is not None and _version(cargo) >= _OLDEST:
+    if cargo is not None and version(cargo, "--version") >= _OLDEST:
         return Path(cargo)
     wanted = ".".join(map(str, _OLDEST))
     raise FileNotFoundError(f"no cargo ≥ {wanted} on PATH; `make test-all` brings one")
@@ -49,12 +48,6 @@ def _build(name: str, fresh: Path) -> None:
             check=True,
         )
         shutil.copy(_TARGET / "release" / name, fresh)
-
-
-def _version(cargo: str) -> tuple[int, ...]:
-    said = subprocess.run([cargo, "--version"], capture_output=True, text=True, check=True).stdout
-    found = re.search(r"(\d+)\.(\d+)", said)
-    return tuple(map(int, found.groups())) if found else (0,)
 
 
 if __name__ == "__main__":
