@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tests.helpers import capture_crowd, capture_killed
-from tests.helpers.capture_world import HOST, HOST6, POD6, SECOND, World, run
+from tests.helpers.capture_world import HOST, HOST6, POD, POD6, SECOND, World, run
+from uproxy.capture import record
 from uproxy.lab.waiting import wait_until
 
 SCRIPT = Path(capture_killed.__file__)
@@ -185,15 +186,17 @@ def test_a_policy_is_changed_while_a_connection_lives(either: World) -> None:
 
 
 @contextlib.contextmanager
-def talking(world: World, port: int) -> Iterator[subprocess.Popen[str]]:
-    """An application with a captured connection, which is open."""
-    argv = world.inside(
-        world.pod, world.app, sys.executable, SCRIPT.parent / "capture_app.py", HOST, str(port),
-        "hold",
-    )  # fmt: skip
+def talking(
+    world: World, port: int, address: str = HOST, door: str = "outbound"
+) -> Iterator[subprocess.Popen[str]]:
+    """An application, or for the inbound door somebody on the host, with a captured connection,
+    which is open."""
+    here = (world.pod, world.app) if door == "outbound" else (world.host, world.cgroup / "..")
+    program = SCRIPT.parent / "capture_app.py"
+    argv = world.inside(*here, sys.executable, program, address, str(port), "hold")
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as app:
         assert app.stdout is not None
-        assert '"door": "outbound"' in app.stdout.readline()
+        assert f'"door": "{door}"' in app.stdout.readline()
         yield app
         assert app.stdin is not None
         app.stdin.close()
@@ -216,17 +219,34 @@ def sent(world: World) -> int:
 
 
 @pytest.mark.parametrize("drain", ["0", "0.3"])
-def test_detach_resets_what_it_cannot_let_go_on(either: World, drain: str) -> None:
+@pytest.mark.parametrize("address", [HOST, HOST6])
+@pytest.mark.parametrize("is_lost", [False, True], ids=["on-record", "lost"])
+def test_detach_resets_what_it_cannot_let_go_on(
+    either: World, drain: str, address: str, *, is_lost: bool
+) -> None:
     """Without the route, or the table, an open connection's bytes would go out in clear."""
     before = either.dump()
     either.attach()
-    with either.proxy(), talking(either, 80) as app:
-        before_sent = sent(either)
+    with either.proxy(), talking(either, 80, address) as app:
         assert asked(app, "hello") == "hello"
-        either.capture("detach", "--drain", drain)
+        before_sent = sent(either)
+        if is_lost:
+            (record.FOLDER / f"{either.name}.json").unlink()
+        either.capture("detach", "--drain", drain, "--bpffs", either.bpffs)
         assert asked(app, "secret") in ("ECONNABORTED", "ECONNRESET", "EPIPE")
         assert sent(either) == before_sent
     assert either.dump() == before
+
+
+@pytest.mark.parametrize("address", [POD, POD6])
+def test_detach_leaves_no_caller_waiting(either: World, address: str) -> None:
+    """With eBPF the proxy goes on with whom it has accepted; nft's translation has gone."""
+    either.attach("--inbound", "8080")
+    with either.proxy(), talking(either, 8080, address, "inbound") as caller:
+        assert asked(caller, "hello") == "hello"
+        either.capture("detach", "--drain", "0")
+        expected = {"ebpf": "on", "nft": "ECONNRESET"}[either.mode]
+        assert asked(caller, "on") == expected
 
 
 def test_after_a_detach_nobody_inherits_a_translation(either: World) -> None:
