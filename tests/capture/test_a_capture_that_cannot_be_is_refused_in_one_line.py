@@ -130,7 +130,7 @@ def test_a_kernel_that_is_too_old_for_ebpf_is_left_alone(world: World) -> None:
     code, line = refused(world, prefix=older)
     assert code == 1
     assert "can't load program lookup: invalid argument" in line
-    assert "eBPF capture needs Linux 5.10 or later: use --mode nft" in line
+    assert "eBPF capture needs Linux 5.9 or later: use --mode nft" in line
     words = ["capture", "attach", "--name", world.name, "--cgroup", str(world.app), "--netns"]
     done = run(*older, "python", "-m", "uproxy", *words, world.pod, "--mode", "auto", "--bpffs",
                world.bpffs)  # fmt: skip
