@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
+from collections import deque
 
 import pytest
 
@@ -18,13 +22,46 @@ def test_a_free_port_can_be_listened_at() -> None:
         assert listens(port)
 
 
-def test_no_port_is_given_twice_nor_one_that_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    first = free_port()
-    monkeypatch.setattr(ports, "_FIRST", first)
-    monkeypatch.setattr(ports, "_LAST", first + 1)
-    with pytest.raises(UproxyError, match=f"no port between {first} and {first + 1}"):
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Leave this process one port, which nothing listens at; return it."""
+    port = free_port()
+    monkeypatch.setattr(ports, "_FIRST", port)
+    monkeypatch.setattr(ports, "_LAST", port + 1)
+    monkeypatch.setattr(ports, "_left", [])
+    monkeypatch.setattr(ports, "_claims", deque())
+    return port
+
+
+def test_no_port_is_given_that_is_taken(few: int) -> None:
+    with (
+        socket.create_server(("127.0.0.1", few)),
+        pytest.raises(UproxyError, match=f"no port between {few} and {few + 1} of 127.0.0.1 is"),
+    ):
         free_port()
-    monkeypatch.setattr(ports, "_given", set())
-    with socket.create_server(("127.0.0.1", first)), pytest.raises(UproxyError, match="is free"):
-        free_port()
-    assert free_port() == first
+
+
+def test_a_port_is_of_one_process_alone_though_nothing_listens_yet(few: int) -> None:
+    asks = f"from uproxy.lab import ports; ports._FIRST, ports._LAST = {few}, {few + 1}\n"
+    asks += "print(ports.free_port(), flush=True); input()"
+    argv = [sys.executable, "-c", asks]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert int(other.stdout.readline()) == few
+        with pytest.raises(UproxyError, match="is free"):
+            free_port()
+        other.communicate("\n")
+    assert free_port() == few
+
+
+def test_the_last_ports_of_a_process_all_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ports, "_BLOCK", 2)
+    monkeypatch.setattr(ports, "_left", [])
+    monkeypatch.setattr(ports, "_claims", deque())
+    given = [free_port() for _ in range(16)]
+    assert len(set(given)) == 16
+    assert len(ports._claims) == 8
+    free_port()
+    assert len(ports._claims) == 8
+    for claim in ports._claims:
+        os.close(claim)

@@ -1,35 +1,64 @@
 """Chooses free loopback ports.
 
 They are below the kernel's ephemeral range (32768 and up), so that no outgoing connection takes
-one before it is used; another listener still could.
+one before it is used.  A process takes them from blocks that it alone has claimed in its network
+namespace, because a port is free for some time between being chosen and being listened at.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import socket
+from collections import deque
 
 from uproxy.errors import UproxyError
 
 _FIRST, _LAST = 18_000, 32_000
-_given: set[int] = set()
+_BLOCK = 100
+_KEPT = 8
+
+_left: list[int] = []
+_claims: deque[int] = deque()
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """Return a free TCP port of 127.0.0.1 that this process hasn't returned before.
+    """Return a TCP port at which nothing listens, and that no process that asks here has of late.
+
+    Of late means: among the last 700 that a process was given, at least.
 
     Raises:
         UproxyError: none is free.
     """
-    count = _LAST - _FIRST
-    # in random order, so that processes at the same time choose different ones
-    start = random.randrange(count)
-    for offset in range(count):
-        port = _FIRST + (start + offset) % count
-        if port not in _given and not is_taken(port, host):
-            _given.add(port)
+    for _ in range(_FIRST, _LAST):
+        if not _left and not _claim_block():
+            break
+        port = _left.pop()
+        if not is_taken(port, host):
             return port
     raise UproxyError(f"no port between {_FIRST} and {_LAST} of {host} is free")
+
+
+def _claim_block() -> bool:
+    """Claim a block of ports that no other process has, and let go of the oldest of many.
+
+    Return whether there was one.  The claim is a name among abstract Unix sockets: it belongs to
+    the network namespace, as ports do, and the kernel ends it with the process.
+    """
+    starts = list(range(_FIRST, _LAST, _BLOCK))
+    random.shuffle(starts)
+    for start in starts:
+        with socket.socket(socket.AF_UNIX) as claim:
+            try:
+                claim.bind(f"\0uproxy-lab-ports-{start}")
+            except OSError:
+                continue
+            _claims.append(claim.detach())
+        if len(_claims) > _KEPT:
+            os.close(_claims.popleft())
+        _left.extend(range(start, min(start + _BLOCK, _LAST)))
+        return True
+    return False
 
 
 def listens(port: int, host: str = "127.0.0.1") -> bool:
