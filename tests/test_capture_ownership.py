@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from uproxy.capture import record
-from uproxy.capture.ownership import check_ours
+from uproxy.capture.ownership import check_ours, make_folder
 from uproxy.errors import UproxyError
 
 NOBODY = 65534
@@ -72,3 +72,17 @@ def test_nothing_is_made_where_it_is_not_trusted(tmp_path: Path) -> None:
     ):
         pass
     assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize("mode", [0o755, 0o700])
+def test_a_folder_that_was_made_without_a_umask_is_ours_alone(tmp_path: Path, mode: int) -> None:
+    folder = tmp_path / "uproxy" / "capture"
+    before = os.umask(0)
+    try:
+        make_folder(folder, mode)
+        make_folder(folder, mode)  # which is there already
+    finally:
+        os.umask(before)
+    assert folder.stat().st_mode & 0o777 == mode
+    assert folder.parent.stat().st_mode & 0o777 == 0o755
+    check_ours(folder)

@@ -8,13 +8,11 @@ from tests.helpers.hbone_sessions import client_of, data
 from uproxy.hbone.codes import ErrorCode, TunnelError
 from uproxy.hbone.session import Session
 from uproxy.hbone.windows import (
-    EXTRA_WINDOWS,
     FAST_S,
     HELD_WINDOWS,
     LEAST_INCREMENT,
     MOST_EXTRA,
     MOST_EXTRA_OF_ALL,
-    SLOW_S,
     Growth,
     Inflow,
     Stream,
@@ -151,15 +149,24 @@ def test_a_window_doubles_while_it_is_read_quickly_as_far_as_its_share_goes() ->
     assert inflow.left + inflow.returning == WINDOW + 250_000
 
 
+def test_a_window_that_has_grown_is_given_back_in_halves_of_what_it_is_now() -> None:
+    subject, inflow = stream(), large()
+    assert read(subject, inflow, share=WINDOW, now=0.1) == 2 * WINDOW
+    subject.incoming, subject.held = 0, 2 * WINDOW
+    subject.consumed(WINDOW - 1)
+    assert given(subject, inflow, share=WINDOW, now=0.2) == 0
+    subject.consumed(1)
+    assert given(subject, inflow, share=WINDOW, now=0.2) == WINDOW
+
+
 def test_a_window_that_is_read_less_quickly_stays_and_one_that_is_read_slowly_is_the_first() -> (
     None
 ):
     subject, inflow = stream(), large()
-    assert read(subject, inflow, share=WINDOW, now=FAST_S) == WINDOW
-    assert read(subject, inflow, share=WINDOW, now=FAST_S * 1.5) == 2 * WINDOW
-    now = FAST_S * 1.5 + SLOW_S
-    assert read(subject, inflow, share=WINDOW, now=now) == 2 * WINDOW
-    assert read(subject, inflow, share=WINDOW, now=now + SLOW_S * 1.01) == WINDOW
+    assert read(subject, inflow, share=WINDOW, now=0.25) == WINDOW
+    assert read(subject, inflow, share=WINDOW, now=0.375) == 2 * WINDOW
+    assert read(subject, inflow, share=WINDOW, now=1.375) == 2 * WINDOW
+    assert read(subject, inflow, share=WINDOW, now=2.376) == WINDOW
     assert (subject.extra, inflow.extra) == (0, 0)
     assert inflow.left + inflow.returning == WINDOW
 
@@ -192,8 +199,8 @@ def test_the_streams_of_a_tunnel_grow_by_four_of_its_windows_and_4_mib_at_most()
     for _ in range(3):
         for subject in subjects:
             read(subject, inflow, share=MOST_EXTRA, now=0.1)
-    assert sum(subject.extra for subject in subjects) == inflow.extra == EXTRA_WINDOWS * WINDOW
-    assert Inflow(1 << 30).most_extra == MOST_EXTRA
+    assert sum(subject.extra for subject in subjects) == inflow.extra == 4 * WINDOW
+    assert Inflow(1 << 30).most_extra == 4 << 20
 
 
 def test_a_tunnel_leaves_as_much_as_it_has_until_another_is_gone() -> None:

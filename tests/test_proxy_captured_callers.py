@@ -138,6 +138,23 @@ def test_who_was_not_captured_leads_nowhere() -> None:
     assert (way.target.port, str(way.target.address)) == (3306, POD)
 
 
+def test_a_captured_connection_is_for_the_address_it_was_made_to_wherever_capture_brought_it() -> (
+    None
+):
+    """An application is reached at 127.0.0.1 too, if its host's users connect to it there; and who
+    was brought to another address of the host may not reach what stands behind that one."""
+    here, _ = make()
+    application = here.snapshot.applications["in"]
+    own = Own(frozenset(), lambda ip: str(ip) in (POD, "127.0.0.1"))
+    for host, local in ((POD, "127.0.0.1"), ("127.0.0.1", POD)):
+        arrived = replace(
+            made_to(3306), target=TcpAddress(host, 3306), local=TcpAddress(local, 15006)
+        )
+        way = way_of(application, own, known(), arrived)
+        assert isinstance(way, Way), way
+        assert str(way.target.address) == host
+
+
 def test_our_own_dial_that_comes_back_leads_nowhere_and_is_told_the_kernel_it_needs() -> None:
     _, door = make(replace(DOOR, preserve_source=True))
     refusal = refused(door, replace(made_to(3306), target=None))

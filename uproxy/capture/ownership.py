@@ -1,4 +1,4 @@
-"""Whether what is found in a folder was written by root or by us."""
+"""Who may write where captures are written down: nobody but root, or us."""
 
 from __future__ import annotations
 
@@ -25,12 +25,24 @@ def check_ours(path: Path) -> None:
     for each in (whole, *whole.parents):
         try:
             found = each.stat()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
         if found.st_uid not in (0, os.geteuid()):
             raise UproxyError(_refusal(path, each, f"belongs to user {found.st_uid}"))
         if found.st_mode & _OTHERS_WRITE and not found.st_mode & stat.S_ISVTX:
             raise UproxyError(_refusal(path, each, f"has mode {stat.S_IMODE(found.st_mode):04o}"))
+
+
+def make_folder(folder: Path, mode: int = 0o755) -> None:
+    """Make a folder, and those above it that are missing, so that `check_ours` accepts them: no
+    umask lets others write there.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    for above in reversed(folder.parents):
+        above.mkdir(mode=0o755, exist_ok=True)
+    folder.mkdir(mode=mode, exist_ok=True)
 
 
 def _refusal(path: Path, each: Path, why: str) -> str:

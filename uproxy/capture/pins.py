@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from uproxy.capture import bpf
+from uproxy.capture.ownership import make_folder
 from uproxy.capture.places import mount_of
 from uproxy.errors import NotPermittedError, UproxyError
 
@@ -44,7 +45,7 @@ class Pins:
             NotPermittedError: we may not.
         """
         try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.folder, mode=0o700)
         except PermissionError:
             raise NotPermittedError(f"{self.folder}: must be root to write there") from None
 

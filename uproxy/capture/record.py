@@ -19,7 +19,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Any, Final
 
-from uproxy.capture.ownership import check_ours
+from uproxy.capture.ownership import check_ours, make_folder
 from uproxy.capture.places import Namespace
 from uproxy.capture.policy import Policy
 from uproxy.capture.routing import PolicyRoute
@@ -125,8 +125,8 @@ def locked(folder: Path) -> Iterator[None]:
     """
     check_ours(folder)
     try:
-        folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        make_folder(folder)
+        lock = os.open(folder, os.O_RDONLY)
     except PermissionError:
         raise NotPermittedError(f"{folder}: must be root to write there") from None
     except OSError as error:
@@ -142,6 +142,7 @@ def save(folder: Path, record: Record) -> None:
     """Write a record down; a reader finds the old one or the new one, never a part."""
     path = _path(folder, record.wanted.name)
     draft = path.with_suffix(".draft")
+    draft.touch(mode=0o644)  # whatever the umask: nobody else may write it
     draft.write_text(record.to_json())
     draft.replace(path)
 

@@ -174,7 +174,7 @@ class Stream:
             if not self.held:
                 self.drop_extra(inflow)
             return 0
-        if not self.returning or self.returning < (window + self.extra) // 2:
+        if self.returning < (window + self.extra) // 2:
             return 0
         self._resize(window, inflow, share, now)
         increment, self.returning = self.returning, 0

@@ -72,8 +72,8 @@ def is_in_clear(arrival: Arrival) -> bool:
 
 
 def spoken_at(door: InboundSettings, port: int, arrival: Arrival) -> Transport:
-    """Return the transport of a captured connection: plaintext if it came in clear to a port where
-    that is admitted (`migrate`), else the one that the door has for the port."""
+    """Return the transport of a connection to a port of the application: plaintext if it came in
+    clear to a port where that is admitted (`migrate`), else the one that the door has for it."""
     if port in door.migrate and is_in_clear(arrival):
         return Transport.PLAINTEXT
     return door.transport_at(port)

@@ -51,7 +51,7 @@ def way_of(
     if isinstance(named, Refusal):
         return named
     target = Target(named.port, named.ip, door.name)
-    transport = spoken_at(door, named.port, arrival) if door.captured else base.transport
+    transport = spoken_at(door, named.port, arrival)
     info = replace(base, target=target, port=named.port, transport=transport)
     return Way(target, application.addresses_at(named), info)
 
