@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from tests.mutants.__main__ import ROOT, accepted, compare, keys, source
+from tests.mutants.hunt import _ends_within
 from tests.mutants.modules import HUNTED, files_of
 from tests.mutants.mutations import mutants_of
 from tests.mutants.remembered import NOTICED, SURVIVED, Memory, Tried
@@ -136,3 +138,15 @@ def test_what_was_found_is_for_the_tests_and_packages_of_its_time(
         assert memory.find(module) is None
     (tmp_path / "constraints.txt").touch()
     assert memory.find(module) is None
+
+
+def test_a_process_that_has_no_processor_is_given_time_and_one_that_hangs_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with subprocess.Popen(["/bin/sleep", "0.2"]) as slow:
+        monkeypatch.setattr("tests.mutants.hunt._starved_s", lambda _pid: 60.0)
+        assert _ends_within(slow.pid, 0.0)
+    monkeypatch.undo()
+    with subprocess.Popen(["/bin/sleep", "60"]) as hung:
+        assert not _ends_within(hung.pid, 0.0)
+        hung.kill()
