@@ -130,3 +130,10 @@ def test_a_link_local_address_of_ipv4_is_dialled() -> None:
 @pytest.mark.parametrize("local", [UnixAddress("/run/in.sock"), TcpAddress("a.internal", 15001)])
 def test_what_arrived_nowhere_that_is_known_is_no_connection_of_this_host(local: Address) -> None:
     assert "is another host" in why(replace(made_to(THERE), local=local))
+
+
+@pytest.mark.parametrize("source", [UnixAddress("/run/app.sock"), TcpAddress("a.internal", 40000)])
+def test_what_comes_from_nowhere_that_is_known_is_no_connection_of_this_host(
+    source: Address,
+) -> None:
+    assert "is another host" in why(replace(made_to(THERE), local=THERE, source=source))
