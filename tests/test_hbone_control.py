@@ -17,8 +17,9 @@ from tests.helpers.hbone_sessions import (
     settings,
 )
 from uproxy.hbone import frames
-from uproxy.hbone.codes import DEFAULT_WINDOW, MAX_WINDOW, PREFACE, ErrorCode
+from uproxy.hbone.codes import DEFAULT_WINDOW, MAX_STREAM_ID, MAX_WINDOW, PREFACE, ErrorCode
 from uproxy.hbone.events import (
+    DataReceived,
     EndReceived,
     Event,
     GoAwayReceived,
@@ -68,6 +69,7 @@ def test_a_setting_out_of_its_range_ends_the_tunnel(
         {"MAX_FRAME_SIZE": 16384},
         {"MAX_FRAME_SIZE": (1 << 24) - 1},
         {"ENABLE_CONNECT_PROTOCOL": 1},
+        {"ENABLE_CONNECT_PROTOCOL": 0},
         {"MAX_HEADER_LIST_SIZE": 2**32 - 1},
         {"HEADER_TABLE_SIZE": 2**32 - 1},
     ],
@@ -245,6 +247,40 @@ def test_a_window_that_opens_is_told_once_and_only_if_it_was_shut() -> None:
     assert peer.say(*more, *more) == [WindowOpened(0), WindowOpened(1)]
 
 
+def test_windows_that_open_are_told_in_the_order_of_their_streams() -> None:
+    peer = client_of(session())
+    for stream in (1, 3, 9):
+        peer.connect(stream)
+    peer.say(settings(INITIAL_WINDOW_SIZE=0))
+    assert peer.say(*(frames.window_update(stream, 1) for stream in (9, 3, 1))) == [
+        WindowOpened(stream) for stream in (1, 3, 9)
+    ]
+
+
+def test_a_new_initial_window_opens_those_that_were_shut_and_no_others() -> None:
+    peer = client_of(session())
+    peer.connect()
+    peer.say(settings(INITIAL_WINDOW_SIZE=5))
+    assert peer.subject.send(1, b"12345") == 5  # shut, and not below 0
+    shut = settings(INITIAL_WINDOW_SIZE=5)
+    opened = settings(INITIAL_WINDOW_SIZE=6)
+    assert peer.say(shut) == [SettingsReceived()]
+    assert peer.say(opened) == [SettingsReceived(), WindowOpened(1)]
+    assert peer.say(settings(INITIAL_WINDOW_SIZE=7)) == [SettingsReceived()]
+    peer.say(settings(INITIAL_WINDOW_SIZE=4))
+    assert peer.say(shut) == [SettingsReceived()]  # from 1 below to 0
+
+
+def test_a_peers_limit_of_streams_holds_until_it_says_another() -> None:
+    subject = session(server=False)
+    assert subject.allowed is None
+    subject.receive(settings(), 0.0)
+    assert subject.allowed == MAX_STREAM_ID
+    for limit in (3, 5):
+        subject.receive(settings(MAX_CONCURRENT_STREAMS=limit) + settings(), 0.0)
+        assert subject.allowed == limit
+
+
 def test_the_window_of_a_stream_that_is_gone_is_not_told() -> None:
     peer = client_of(session())
     peer.connect()
@@ -270,8 +306,11 @@ def test_a_window_that_grows_too_large_is_an_error_of_its_stream_or_tunnel() -> 
     assert peer.say(frames.window_update(1, most), frames.window_update(0, most)) == []
     (reset,) = peer.say(frames.window_update(1, 1))
     assert isinstance(reset, ResetReceived)
+    assert reset.reason == f"the window of a stream grew over {MAX_WINDOW} bytes"
     assert codes_of(peer.hear()) == [(1, ErrorCode.FLOW_CONTROL_ERROR)]
-    assert broken(peer.say(frames.window_update(0, 1))).code is ErrorCode.FLOW_CONTROL_ERROR
+    end = broken(peer.say(frames.window_update(0, 1)))
+    assert end.code is ErrorCode.FLOW_CONTROL_ERROR
+    assert end.reason == f"the window of a tunnel grew over {MAX_WINDOW} bytes"
 
 
 @pytest.mark.parametrize("stream", [1, 2, 3, 2**31 - 1])
@@ -286,6 +325,14 @@ def test_a_frame_for_a_stream_that_never_was_ends_the_tunnel(
     assert end.reason.endswith(f"on stream {stream}, which isn't open")
 
 
+@pytest.mark.parametrize("stream", [2, 4])
+def test_an_even_stream_never_was_whatever_is_open(stream: int) -> None:
+    peer = client_of(session())
+    peer.connect(5)
+    end = broken(peer.say(frames.rst_stream(stream, ErrorCode.CANCEL)))
+    assert end.code is ErrorCode.PROTOCOL_ERROR
+
+
 def test_a_reset_ends_the_stream_for_both() -> None:
     pair = Pair()
     stream = pair.open()
@@ -293,6 +340,15 @@ def test_a_reset_ends_the_stream_for_both() -> None:
     assert pair.pump() == ([], [ResetReceived(stream, ErrorCode.CANCEL)])
     assert (pair.client.streams, pair.server.streams) == (0, 0)
     assert pair.server.send(stream, b"x") == 0
+
+
+def test_a_server_may_refuse_stream_after_stream() -> None:
+    peer = server_of(session(server=False))
+    for _ in range(1200):
+        stream = peer.subject.open(AUTHORITY)
+        refusal = frames.rst_stream(stream, ErrorCode.REFUSED_STREAM)
+        assert peer.say(refusal) == [ResetReceived(stream, ErrorCode.REFUSED_STREAM)]
+        peer.hear()
 
 
 def test_what_a_reset_stream_holds_counts_until_it_is_consumed_or_dropped() -> None:
@@ -357,10 +413,35 @@ def test_a_second_goodbye_names_no_later_stream() -> None:
     assert last(frames.go_away(5, ErrorCode.NO_ERROR, "")) == 1
 
 
+def test_a_goodbye_with_a_code_that_nobody_knows_is_none_of_the_others() -> None:
+    said = frame(7, 0, 0, (0).to_bytes(4, "big") + (1 << 24 | 8).to_bytes(4, "big"))
+    (event,) = client_of(session()).say(said)
+    assert isinstance(event, GoAwayReceived)
+    assert event.code is ErrorCode.INTERNAL_ERROR
+
+
+def test_a_clients_goodbye_ends_none_of_its_own_streams() -> None:
+    peer = client_of(session())
+    peer.connect()
+    assert peer.say(frames.go_away(0, ErrorCode.NO_ERROR, "")) == [
+        GoAwayReceived(0, ErrorCode.NO_ERROR, "")
+    ]
+    assert peer.say(data(1, b"x")) == [DataReceived(1, b"x")]
+
+
+def test_a_server_that_goes_on_with_what_it_said_goodbye_to_is_told_that_it_is_over() -> None:
+    peer = server_of(session(server=False))
+    peer.subject.open(AUTHORITY)
+    peer.hear()
+    peer.say(frames.go_away(0, ErrorCode.NO_ERROR, ""))
+    assert peer.say(data(1, b"x")) == []
+    assert codes_of(peer.hear()) == [(1, ErrorCode.STREAM_CLOSED)]
+
+
 def test_what_a_goodbye_says_is_kept_short() -> None:
     (event,) = client_of(session()).say(frames.go_away(0, ErrorCode.NO_ERROR, "x" * 9999))
     assert isinstance(event, GoAwayReceived)
-    assert len(event.debug) < 200
+    assert event.debug == "x" * 160
 
 
 def test_a_priority_of_wrong_length_ends_its_stream_if_there_is_one() -> None:

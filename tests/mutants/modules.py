@@ -16,11 +16,21 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
     "uproxy.connections.expectation": ("test_connections_expectation",),
     "uproxy.connections.serving": ("test_connections_serving", "test_proxy_naming"),
     "uproxy.destinations": ("test_destinations", "property/test_destinations"),
-    "uproxy.hbone.control": ("test_hbone_control", "test_hbone_session", "test_hbone_attacks"),
+    "uproxy.hbone.control": (
+        "test_hbone_control",
+        "test_hbone_session",
+        "test_hbone_attacks",
+        "test_hbone_windows",
+    ),
     "uproxy.hbone.frames": ("test_hbone_frames",),
     "uproxy.hbone.headers": ("test_hbone_headers",),
     "uproxy.hbone.output": ("test_hbone_output",),
-    "uproxy.hbone.sending": ("test_hbone_sending", "test_hbone_session", "test_hbone_attacks"),
+    "uproxy.hbone.sending": (
+        "test_hbone_sending",
+        "test_hbone_session",
+        "test_hbone_attacks",
+        "test_hbone_windows",
+    ),
     "uproxy.hbone.session": (
         "test_hbone_session",
         "test_hbone_control",

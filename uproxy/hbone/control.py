@@ -70,9 +70,8 @@ class Control(Sender):
                 self._told.add(WindowOpened(stream))
         self._opened.clear()
 
-    def _on_unknown(self, frame: Frame) -> None:
+    def _on_unknown(self, _frame: Frame) -> None:
         """Ignore what we don't know (§4.1)."""
-        del frame
         self._spend(Flood.STRAYS)
 
     def _on_push_promise(self, frame: Frame) -> None:
@@ -147,9 +146,10 @@ class Control(Sender):
         self._told.add(SettingsReceived())
 
     def _set(self, setting: int, value: int) -> None:
-        least, most, code = _RANGES.get(setting, (0, None, ErrorCode.NO_ERROR))
-        if most is not None and not least <= value <= most:
-            raise TunnelError(code, f"the setting {Setting(setting).name} is {value}")
+        if setting in _RANGES:
+            least, most, code = _RANGES[setting]
+            if not least <= value <= most:
+                raise TunnelError(code, f"the setting {Setting(setting).name} is {value}")
         if setting == Setting.HEADER_TABLE_SIZE:
             self._encoder.resize(value)
         elif setting == Setting.MAX_CONCURRENT_STREAMS:
@@ -161,8 +161,6 @@ class Control(Sender):
 
     def _move_windows(self, by: int) -> None:
         """Apply to open streams what the peer changed of its INITIAL_WINDOW_SIZE (§6.9.2)."""
-        if not by:
-            return
         for stream in self._streams.values():
             before, stream.outgoing = stream.outgoing, stream.outgoing + by
             if stream.outgoing > MAX_WINDOW:
@@ -176,7 +174,7 @@ class Control(Sender):
             raise TunnelError(ErrorCode.FRAME_SIZE_ERROR, "an ACK of SETTINGS with a payload")
         window = self._settings.stream_window
         by, self._incoming = window - self._incoming, window
-        for stream in self._streams.values() if by else ():
+        for stream in self._streams.values():
             stream.incoming += by
 
     def _on_ping(self, frame: Frame) -> None:
