@@ -48,7 +48,7 @@ def test_nothing_is_relayed_that_was_not_admitted_and_connected() -> None:
     before = {state for state in State if State.RELAYING in MOVES[state]}
     assert before == REACHING
     assert {state for state in State if State.ADMITTING in MOVES[state]} == {
-        State.ACCEPTED, State.HANDSHAKING_DOWNSTREAM, *REACHING,
+        State.ACCEPTED, State.HANDSHAKING_DOWNSTREAM, *REACHING, State.RELAYING,
     }  # fmt: skip
     assert {state for state in State if State.CONNECTING in MOVES[state]} == {
         State.ADMITTING, State.HANDSHAKING_UPSTREAM, State.OPENING_STREAM,
@@ -68,6 +68,7 @@ def test_only_a_new_attempt_or_a_new_decision_goes_back() -> None:
         (State.HANDSHAKING_UPSTREAM, State.CONNECTING),
         (State.HANDSHAKING_UPSTREAM, State.ADMITTING),
         (State.CONNECTING, State.ADMITTING),
+        (State.RELAYING, State.ADMITTING),
     }
 
 

@@ -21,6 +21,7 @@ from uproxy.config.settings import (
 from uproxy.contract import Candidate, OnClosed, Refusal, Route, Tunnel
 from uproxy.destinations import L7, Endpoints
 from uproxy.lab.pki import Authority
+from uproxy.lifecycle import State
 from uproxy.model import Direction, Outcome, Role, TcpAddress, Transport
 from uproxy.proxy.outbound import OutboundDoor
 from uproxy.proxy.services import PER_ORIGINAL, PER_PEER
@@ -187,6 +188,43 @@ async def test_who_is_cut_off_behind_the_l7_proxy_makes_the_application_be_passe
     assert reasons == {None, "reset before the first byte"}
     assert not l7(here).failing(ONE, here.at)
     assert here.metric("uproxy_l7_failures_total", outcome="l7_refused") == 1
+
+
+LOST = ending(
+    Outcome.L7_UNAVAILABLE, State.RELAYING, reason="lost before a byte had passed", goes_on=True
+)
+
+
+async def test_one_that_is_lost_before_a_byte_is_passed_over_and_what_was_open_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    here, door = make(ONE, OTHER)
+    made, closed = live(door)
+    closed(made, LOST)
+    assert l7(here).failing(ONE, here.at)
+    assert here.metric("uproxy_l7_failures_total", outcome="l7_unavailable") == 1
+    assert "lost before a byte had passed; it is passed over for a while" in caplog.text
+    assert (len(here.connections), here.connections.active) == (0, 1)
+    again, closed = live(door)
+    assert again.tunnel_end == OTHER
+    assert (len(here.connections), here.connections.active) == (1, 1)
+    closed(again, ending())
+    assert (len(here.connections), here.connections.active) == (0, 0)
+    assert here.connections.outcomes == {Outcome.CLOSED: 1}
+    for name in ("opened", "closed"):
+        assert here.metric(f"istio_tcp_connections_{name}_total") == 2
+    for each in l7(here).status(here.snapshot.l7_proxies["l7"].addresses, here.at):
+        assert each.connections == 0
+
+
+async def test_one_that_finds_no_other_way_ends_as_one_that_never_opened() -> None:
+    here, door = make(ONE)
+    made, closed = live(door)
+    closed(made, LOST)
+    door.admit(made.arrival)
+    door.closed(made, ending(Outcome.L7_UNAVAILABLE, State.CONNECTING, reason="refused"))
+    assert (len(here.connections), here.connections.active) == (0, 0)
+    assert here.connections.outcomes == {Outcome.L7_UNAVAILABLE: 1}
 
 
 async def test_who_ends_in_order_or_is_reset_later_makes_nobody_be_passed_over() -> None:

@@ -16,12 +16,12 @@ from tests.helpers import engines
 from tests.helpers.engines import RecordingDoor, open_door
 from tests.helpers.streams import FullQueue, Stream, Upstream, listening
 from tests.helpers.tunnels import STRANGERS, H2Peer, frame, outbound_door
-from uproxy.contract import PLAIN, Candidate, Engine, Route, Tunnel
+from uproxy.contract import PLAIN, Candidate, Engine, Refusal, Route, Tunnel
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Outcome, TcpAddress, Timeouts
 from uproxy.transport import failures
-from uproxy.transport.through import END_DELAY_S
+from uproxy.transport.through import END_DELAY_S, MAX_STRANDINGS
 
 engine = engines.tunnel_engine
 one_thread = engines.one_thread
@@ -388,6 +388,227 @@ async def test_what_is_reset_after_its_first_byte_is_a_reset(engine: Engine) -> 
         await peer.raw(frame(RST_STREAM, 0, stream, (10).to_bytes(4, "big")))
         assert await downstream.is_reset()
         assert (await door.ending()).outcome is Outcome.RESET
+
+
+# A proxy that is lost before the first byte.
+
+
+def lose(peer: H2Peer) -> None:
+    """Be killed."""
+    peer.tls.stream.reset()
+
+
+@asynccontextmanager
+async def opened_through_the_first_of_two(
+    engine: Engine,
+) -> AsyncIterator[tuple[RecordingDoor, Stream, H2Peer, Upstream]]:
+    """A connection that is open and on which nothing has passed; the proxy, and the other one."""
+    async with (
+        listening() as one,
+        listening() as other,
+        door_to(engine, by_way_of(one.address, other.address)) as (door, address),
+    ):
+        downstream = await Stream.connect(address)
+        peer, _stream = await answered(one)
+        await door.connection()
+        door.answer = by_way_of(other.address)
+        yield door, downstream, peer, other
+
+
+async def test_where_no_byte_has_passed_a_lost_proxy_is_replaced_by_another(
+    engine: Engine,
+) -> None:
+    async with opened_through_the_first_of_two(engine) as (door, downstream, first, other):
+        first_end = door.opened_[0].tunnel_end
+        lose(first)
+        peer, stream = await answered(other)
+        connection = await door.connection(2)
+        assert (connection, connection.arrival.id) == (door.opened_[0], door.arrivals[0].id)
+        assert (connection.via, connection.tunnel_end) == ("l7", other.address)
+        ((_connection, lost),) = door.stranded
+        assert (lost.outcome, lost.bytes_sent, lost.bytes_received) == (
+            Outcome.L7_UNAVAILABLE, 0, 0,
+        )  # fmt: skip
+        assert lost.reason == f"L7 proxy l7 at {first_end}: lost before a byte had passed"
+        assert 0 < lost.duration < 60
+        await downstream.send(b"request")
+        assert await peer.receive(stream, 7) == b"request"
+        await peer.send(stream, b"a response", end=True)
+        downstream.finish()
+        assert await downstream.receive_all() == b"a response"
+        ending = await door.ending()
+        assert (ending.outcome, ending.bytes_sent, ending.bytes_received) == (
+            Outcome.CLOSED, 7, 10,
+        )  # fmt: skip
+
+
+async def test_the_first_bytes_may_come_while_another_proxy_is_dialled(engine: Engine) -> None:
+    async with opened_through_the_first_of_two(engine) as (door, downstream, first, other):
+        lose(first)
+        await eventually(lambda: len(door.arrivals) == 2, "the door is asked again")
+        await downstream.send(b"request")
+        peer, stream = await answered(other)
+        assert await peer.receive(stream, 7) == b"request"
+
+
+@pytest.mark.parametrize("way", ["to", "from"])
+async def test_where_a_byte_has_passed_a_lost_proxy_is_a_reset(engine: Engine, way: str) -> None:
+    async with through_one(engine) as (door, address, end):
+        downstream = await Stream.connect(address)
+        peer, stream = await answered(end)
+        if way == "to":
+            await downstream.send(b"x")
+            assert await peer.receive(stream, 1) == b"x"
+        else:
+            await peer.send(stream, b"x")
+            assert await downstream.receive_exactly(1) == b"x"
+        lose(peer)
+        assert await downstream.is_reset()
+        expected = Outcome.L7_REFUSED if way == "to" else Outcome.RESET  # it might be one
+        assert (await door.ending()).outcome is expected
+        assert len(door.arrivals) == 1
+        assert not door.stranded
+
+
+async def test_who_has_ended_its_direction_is_not_sent_elsewhere(engine: Engine) -> None:
+    async with through_one(engine) as (door, address, end):
+        downstream = await Stream.connect(address)
+        peer, stream = await answered(end)
+        await door.connection()
+        downstream.finish()
+        await peer.event(h2.events.StreamEnded, stream)
+        lose(peer)
+        assert await downstream.is_reset()
+        await door.ending()
+        assert len(door.arrivals) == 1
+
+
+async def test_a_destination_without_an_l7_proxy_is_not_asked_for_again(engine: Engine) -> None:
+    async with (
+        listening() as end,
+        door_to(engine, outbound_route(end.address)) as (door, address),
+    ):
+        downstream = await Stream.connect(address)
+        peer, _stream = await answered(end)
+        await door.connection()
+        lose(peer)
+        assert await downstream.is_reset()
+        assert (await door.ending()).outcome is Outcome.RESET
+        assert len(door.arrivals) == 1
+
+
+def outbound_route(end: Address) -> Route:
+    """A route through a tunnel, and no L7 proxy."""
+    made = outbound_door(_tcp(end).port, APP).answer
+    assert isinstance(made, Route)
+    assert isinstance(made.upstream, Tunnel)
+    past = replace(made.upstream, end=_tcp(end))
+    return replace(made, candidates=(Candidate("there", (APP,), upstream=past),), upstream=past)
+
+
+async def test_what_the_door_says_when_it_is_asked_again_counts(engine: Engine) -> None:
+    async with opened_through_the_first_of_two(engine) as (door, downstream, first, _other):
+        door.answer = Refusal(Outcome.L7_UNAVAILABLE, "there is none")
+        lose(first)
+        assert await downstream.is_reset()
+        ending = await door.ending()
+        assert (ending.outcome, ending.reason) == (Outcome.L7_UNAVAILABLE, "there is none")
+        assert ending.state is State.ADMITTING
+        assert len(door.stranded) == 1
+
+
+async def test_where_the_door_was_taken_away_a_lost_proxy_ends_it(engine: Engine) -> None:
+    async with opened_through_the_first_of_two(engine) as (door, downstream, first, _other):
+        assert door.listener is not None
+        door.listener.replace(None)
+        lose(first)
+        assert await downstream.is_reset()
+        ending = await door.ending()
+        assert ending.outcome is Outcome.POLICY_CHANGED
+        assert len(door.arrivals) == 1
+        assert not door.stranded
+
+
+async def test_proxies_that_are_always_lost_are_given_up(engine: Engine) -> None:
+    async with through_one(engine) as (door, address, end):
+        downstream = await Stream.connect(address)
+        for count in range(MAX_STRANDINGS + 1):
+            peer, _stream = await answered(end)
+            await door.connection(count + 1)
+            lose(peer)
+        assert await downstream.is_reset()
+        assert (await door.ending()).outcome is Outcome.L7_REFUSED
+        assert len(door.stranded) == MAX_STRANDINGS
+        assert len(door.arrivals) == MAX_STRANDINGS + 1
+
+
+async def test_many_connections_move_from_one_lost_proxy(engine: Engine) -> None:
+    count = 50
+    async with (
+        listening() as one,
+        listening() as other,
+        door_to(engine, by_way_of(one.address)) as (door, address),
+    ):
+        waiting = [await Stream.connect(address) for _ in range(count)]
+        serving = asyncio.create_task(_answer_all(one))
+        await door.connection(count)
+        door.answer = by_way_of(other.address)
+        serving.cancel()
+        with suppress(asyncio.CancelledError):
+            await serving
+        again = asyncio.create_task(_answer_all(other))
+        await door.connection(2 * count)
+        assert len(door.stranded) == count
+        assert {each.tunnel_end for each in door.opened_} == {other.address}
+        again.cancel()
+        with suppress(asyncio.CancelledError):
+            await again
+        del waiting
+
+
+async def _answer_all(end: Upstream) -> None:
+    """Be a proxy that answers each CONNECT on as many tunnels as there are, until cancelled; then
+    it is killed."""
+    peers: list[H2Peer] = []
+
+    async def serve(peer: H2Peer) -> None:
+        while True:
+            await peer.answer(await peer.request(), 200)
+
+    serving: list[asyncio.Task[None]] = []
+    try:
+        while True:
+            peers.append(await H2Peer.accept(end))
+            serving.append(asyncio.create_task(serve(peers[-1])))
+    finally:
+        for each in serving:
+            each.cancel()
+        for peer in peers:
+            lose(peer)
+
+
+async def test_a_kept_route_is_not_what_a_stranded_connection_gets(one_thread: Engine) -> None:
+    async with listening() as one, listening() as other:
+        kept = replace(
+            by_way_of(one.address),
+            candidates=(Candidate("there", (APP,)),),
+            cache_scope=frozenset(),
+        )
+        async with door_to(one_thread, kept) as (door, address):
+            streams = [await Stream.connect(address)]
+            peer, _stream = await answered(one)
+            streams.append(await Stream.connect(address))
+            await peer.answer(await peer.request(), 200)
+            await eventually(lambda: len(door.opened_) == 2, "both are open")
+            assert len(door.repeats) == 1
+            door.answer = by_way_of(other.address)
+            lose(peer)
+            await door.connection(2)
+            again, _stream = await answered(other)
+            await again.answer(await again.request(), 200)
+            await door.connection(4)
+            assert {each.tunnel_end for each in door.opened_} == {other.address}
+        del streams
 
 
 # Half-close.

@@ -17,6 +17,7 @@ import pytest
 
 from tests import (
     test_transport_dial,
+    test_transport_l7_proxies,
     test_transport_relay,
     test_transport_tls,
     test_transport_tunnels,
@@ -35,7 +36,7 @@ CALLED_IN: dict[str, set[State]] = {
     "on_carrying": {State.HANDSHAKING_DOWNSTREAM},
     "on_target_known": {
         State.ACCEPTED, State.HANDSHAKING_DOWNSTREAM, State.CONNECTING, State.HANDSHAKING_UPSTREAM,
-        State.OPENING_STREAM,
+        State.OPENING_STREAM, State.ADMITTING,
     },
     "on_routed": {
         State.ADMITTING, State.CONNECTING, State.HANDSHAKING_UPSTREAM, State.OPENING_STREAM,
@@ -43,6 +44,7 @@ CALLED_IN: dict[str, set[State]] = {
     "on_connected": {State.CONNECTING},
     "on_tunnel_ready": {State.CONNECTING, State.HANDSHAKING_UPSTREAM},
     "on_upstream_ready": {State.CONNECTING, State.HANDSHAKING_UPSTREAM, State.OPENING_STREAM},
+    "on_stranded": {State.RELAYING},
     "on_relay_ended": {State.CARRYING, State.RELAYING, State.CLOSING},
     "on_failed": set(State) - {State.CLOSED},
     "on_deadline": set(State) - {State.CLOSED, State.ACCEPTED, State.CARRYING, State.ADMITTING},
@@ -201,6 +203,7 @@ async def test_the_python_engine_calls_each_verb_in_those_states_only(
     )
     await test_transport_tunnels.test_the_caller_may_half_close_first(engine)
     await test_transport_tunnels.test_a_far_end_of_another_trust_domain_receives_no_byte(engine)
+    await test_transport_l7_proxies.test_proxies_that_are_always_lost_are_given_up(engine)
     await engine.stop()
     close_all()
     assert {connection.state for connection in connections} == {State.CLOSED}

@@ -53,7 +53,8 @@ MOVES: Mapping[State, frozenset[State]] = MappingProxyType(
         State.OPENING_STREAM: frozenset(
             {State.ADMITTING, State.CONNECTING, State.RELAYING, State.CLOSED}
         ),
-        State.RELAYING: frozenset({State.CLOSING, State.CLOSED}),
+        # back to ADMITTING: an L7 proxy was lost before a byte was relayed
+        State.RELAYING: frozenset({State.ADMITTING, State.CLOSING, State.CLOSED}),
         State.CLOSING: frozenset({State.CLOSED}),
         State.CLOSED: frozenset(),
     }

@@ -134,6 +134,8 @@ class RecordingDoor:
     carrying_: list[Connection] = field(default_factory=list)
     ended_tunnels: list[tuple[Connection, Ending]] = field(default_factory=list)
     endings: list[tuple[Connection, Ending]] = field(default_factory=list)
+    stranded: list[tuple[Connection, Ending]] = field(default_factory=list)
+    """Of connections that go on by another way."""
     listener: Listener | None = None
     """Where it listens, once it is open."""
     tunnels: TunnelSettings | None = None
@@ -171,7 +173,7 @@ class RecordingDoor:
         return lambda ended, ending: record((ended, ending))
 
     def closed(self, connection: Connection, ending: Ending) -> None:
-        self.endings.append((connection, ending))
+        (self.stranded if ending.goes_on else self.endings).append((connection, ending))
 
     async def ending(self, count: int = 1) -> Ending:
         """Wait for exactly `count` endings, each allowed by ENDINGS; return the last one."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,8 +32,11 @@ def test_who_relays_was_admitted_and_connected_first(walk: list[State]) -> None:
 
 
 @given(walks())
-def test_a_life_relays_once_and_ends_once(walk: list[State]) -> None:
-    assert walk.count(State.RELAYING) <= 1
+def test_a_life_ends_once_and_relays_again_only_if_it_is_admitted_again(walk: list[State]) -> None:
+    relays = [at for at, state in enumerate(walk) if state is State.RELAYING]
+    for one, other in itertools.pairwise(relays):
+        assert walk[one + 1] is State.ADMITTING
+        assert State.CONNECTING in walk[one:other]
     assert walk.count(State.CLOSED) <= 1
     assert State.CLOSED not in walk[:-1]
 

@@ -126,13 +126,16 @@ class Connections:
         self._checks.began(entry, revision)
 
     def closed(self, connection: Connection, ending: Ending) -> None:
-        """Register the end of a connection that was open."""
+        """Register the end of a connection that was open, or that it is being dialled again."""
         entry = self._open.pop(connection.arrival.id)
         entry.has_ended = True
-        self._active.remove(entry.info.direction)
         self._streams[entry.info.direction] -= entry.info.transport is Transport.HBONE
         entry.count_bytes(ending.bytes_received, ending.bytes_sent)
         entry.flow.closed(ending.outcome)
+        if ending.goes_on:
+            self._admitted[connection.arrival.id] = (entry.info, 0)
+            return
+        self._active.remove(entry.info.direction)
         self._record_end(entry.info, connection, ending)
 
     def never_opened(self, connection: Connection, ending: Ending, info: ConnectionInfo) -> None:

@@ -81,7 +81,7 @@ class Connection(Protocol):
 
 
 OnClosed = Callable[[Connection, Ending], None]
-"""Takes the end of a connection that was open."""
+"""Takes the end of a connection that was open, or (`Ending.goes_on`) of its being so."""
 
 
 OnTunnelEnded = Callable[[PeerSvid, TcpAddress, Refusal | None], None]
@@ -129,7 +129,8 @@ class Door(Protocol):
 
     def admit(self, arrival: Arrival) -> Route | Refusal:
         """Decide on an arrival whose peer, if any, is verified.  Asked once more, by the new
-        door, about an arrival that an earlier door of the listener had admitted."""
+        door, about an arrival that an earlier door of the listener had admitted, and again when an
+        open one has lost its L7 proxy before the first byte (`Ending.goes_on`)."""
 
     def admitted_from_cache(self, arrival: Arrival, route: Route) -> None:
         """The engine gave a cached `route` to this arrival.  Reported up to 0.1 s late, but before
@@ -141,7 +142,8 @@ class Door(Protocol):
 
     def opened(self, connection: Connection) -> OnClosed:
         """Both sides are ready; bytes move from now on.  Returns the function that is called once
-        with the end.  The engine keeps that function and nothing else of the door."""
+        with the end, or when it goes on by another way.  The engine keeps that function and nothing
+        else of the door."""
 
     def carrying(self, connection: Connection) -> OnClosed:
         """The handshake of a connection at a door with `tunnels` is over, and it carries streams

@@ -217,3 +217,6 @@ class Ending:
     """What the peer's certificate says of itself, if it was refused."""
     breach: str | None = None
     """As in Refusal."""
+    goes_on: bool = False
+    """It hasn't ended: the L7 proxy that carried it was lost before a byte had passed, and the
+    listener's door is asked about it again."""

@@ -70,15 +70,26 @@ class L7Reports:
 
     def closed(self, connection: Connection, ending: Ending) -> None:
         """Report the end of a connection that was open.  One that the L7 proxy cut off before a
-        byte came back counts as a failed attempt."""
+        byte came back counts as a failed attempt, and so does one that goes on by another way."""
         if connection.via is not None and connection.tunnel_end is not None:
             self.endpoints.closed(connection.tunnel_end)
+            if ending.goes_on:
+                self.behind.services.metrics.l7_failed(self.proxy, ending.outcome)
+                self.pass_over(connection.tunnel_end, ending.outcome, str(ending.reason))
         if ending.outcome is Outcome.L7_REFUSED and connection.dialled is not None:
             services = self.behind.services
             services.metrics.l7_failed(self.proxy, ending.outcome)
             now, reason = services.monotonic(), str(ending.reason)
             self.behind.endpoints.failed(connection.dialled, now, reason)
         self.behind.closed(connection, ending)
+
+    def pass_over(self, end: TcpAddress, outcome: Outcome, reason: str) -> None:
+        """Have an address of the L7 proxy at which something has failed passed over for a while."""
+        now = self.behind.services.monotonic()
+        if not self.endpoints.failing(end, now):
+            words = "%s; it is passed over for a while"
+            _log.warning(words, reason, extra=alike("l7", self.proxy, str(end)))
+        self.endpoints.failed(end, now, reason, is_other=outcome in SOMEBODY_ELSE)
 
 
 class L7Way:
@@ -110,12 +121,7 @@ class L7Way:
             return False
         if failure.outcome in HANDSHAKE_FAILURES:
             metrics.handshake_failed(Direction.OUTBOUND, failure.outcome, failure.rule)
-        now = self._services.monotonic()
-        if not self._endpoints.failing(upstream.end, now):
-            words = "%s; it is passed over for a while"
-            _log.warning(words, failure.reason, extra=alike("l7", self._name, str(upstream.end)))
-        is_other = failure.outcome in SOMEBODY_ELSE
-        self._endpoints.failed(upstream.end, now, failure.reason, is_other=is_other)
+        self._reports.pass_over(upstream.end, failure.outcome, failure.reason)
         return True
 
     def opened(self, connection: Connection) -> OnClosed:

@@ -11,8 +11,9 @@ from dataclasses import replace
 from typing import Final
 
 from uproxy import tlswords
-from uproxy.contract import Candidate, Refusal, Route, Tunnel
+from uproxy.contract import Candidate, Ending, Refusal, Route, Tunnel
 from uproxy.libssl import TlsError
+from uproxy.lifecycle import State
 from uproxy.model import Outcome, TcpAddress
 
 _UNAVAILABLE: Final = frozenset(
@@ -68,6 +69,13 @@ def cut_off(via: str, end: TcpAddress | None) -> Refusal:
         "which"
     )
     return named(via, end, Refusal(Outcome.L7_REFUSED, why))
+
+
+def stranded(via: str, end: TcpAddress | None, duration: float) -> Ending:
+    """Return the end of a stream with which its connection doesn't end: the tunnel to an L7 proxy
+    was lost, and no byte had passed; `duration`: seconds since it was accepted."""
+    why = named(via, end, Refusal(Outcome.CONNECT_FAILED, "lost before a byte had passed"))
+    return Ending(why.outcome, State.RELAYING, duration, reason=why.reason, goes_on=True)
 
 
 def refused_handshake(

@@ -17,7 +17,7 @@ from uproxy.contract import (
     Upstream,
 )
 from uproxy.errors import UntrustedError
-from uproxy.model import Address, Outcome
+from uproxy.model import Address, Direction, Outcome
 
 
 def successor(before: Door, now: Door | None) -> Door:
@@ -31,6 +31,18 @@ def successor(before: Door, now: Door | None) -> Door:
         return now
     why = "was taken away" if now is None else f"gave its address to {now.direction} {now.name}"
     reason = f"while it was arriving, {before.direction} door {before.name} {why}: dial again"
+    raise RefusedError(Refusal(Outcome.POLICY_CHANGED, reason))
+
+
+def successor_of_open(direction: Direction, now: Door | None) -> Door:
+    """Return the door that decides again about a connection that was open.
+
+    Raises:
+        RefusedError: as `successor`.
+    """
+    if now is not None and now.direction is direction:
+        return now
+    reason = "the L7 proxy was lost before the first byte, and so was the door: dial again"
     raise RefusedError(Refusal(Outcome.POLICY_CHANGED, reason))
 
 

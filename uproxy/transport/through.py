@@ -12,6 +12,8 @@ from uproxy.transport.l7_failures import l7_proxy_of
 
 MAX_TUNNELS_TRIED: Final = 8
 """Tunnels on which a CONNECT is tried, while the peer says of none that it has looked at it."""
+MAX_STRANDINGS: Final = 8
+"""Tunnels to L7 proxies whose loss costs a connection nothing, because no byte had passed."""
 _LEAST_S: Final = 0.001
 """Seconds of a deadline that has as good as passed."""
 

@@ -61,12 +61,12 @@ from uproxy.transport.native.verify_cache cimport (
     add_verified, drop_oldest_verified, release_verified,
 )
 from uproxy.transport.native.route_cache cimport (
-    add_cached_route, find_cached_route, free_cached_route, is_route_valid, release_door_state,
-    release_listener,
+    add_cached_route, find_cached_route, free_cached_route, hold_door_state, is_route_valid,
+    release_door_state, release_listener,
 )
 from uproxy.transport.native.references cimport (
     fill_captured, fill_limits, fill_setup, fill_target, fill_way, forget_context,
-    forget_handshake, forget_refusal,
+    forget_handshake, forget_refusal, leave_door_state,
 )
 from uproxy.transport.native.handshake cimport on_message
 from uproxy.transport.native.offload cimport helpers_busy_since, stop_helpers
@@ -613,8 +613,9 @@ cdef class ConnectionHandle:
         return _endpoint(&self.connection.dialled_from)
 
     def lasted(self):
-        """Return the seconds from its acceptance to its end."""
-        return self.connection.finished_at - self.connection.accepted_at
+        """Return the seconds from its acceptance to its end, or until now."""
+        cdef double until = self.connection.finished_at or clock_of(CLOCK_MONOTONIC)
+        return until - self.connection.accepted_at
 
     def cached_route(self):
         """Return the cached route that it uses; None if the loop is to give one."""
@@ -716,13 +717,12 @@ cdef class ConnectionHandle:
     def release_door_state(self):
         """Release the DoorState under which an open connection arrived, and the TLS contexts of its
         handshakes."""
-        cdef Connection *connection = self.connection
-        cdef DoorState *door_state = connection.door_state
-        connection.cached_route, connection.door_state = NULL, NULL
-        forget_context(&connection.sides[0].channel)
-        forget_context(&connection.sides[1].channel)
-        if door_state != NULL:
-            release_door_state(door_state)
+        leave_door_state(self.connection)
+
+    def take_door_state(self):
+        """Hold the listener's DoorState for a connection that has released its own, and waits for
+        the loop.  False: the listener has none any more."""
+        return hold_door_state(self.connection)
 
     def cut(self, int status=0):
         """Reset both sides.  CLOSED follows.  A CONNECT without an answer gets this HTTP status;

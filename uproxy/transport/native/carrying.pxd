@@ -35,11 +35,13 @@ from uproxy.transport.native.tunnel cimport (
 from uproxy.transport.native.goodbye cimport (
     close_if_done, finish_if_sent, forgive_silence, linger_on, lose_tunnel,
 )
-from uproxy.transport.native.stream cimport content_stream, leave_waiting, lose_stream
+from uproxy.transport.native.stream cimport (
+    content_stream, is_movable, leave_waiting, lose_stream, strand,
+)
 from uproxy.transport.native.pool cimport is_unproven, leave_if_useless, leave_pool, note_limit
 from uproxy.transport.native.connection cimport (
-    after_relay, end_by_downstream, end_connection, on_failed, on_tunnel_ready, on_upstream_ready,
-    stay_carrying,
+    after_relay, end_by_downstream, end_connection, on_failed, on_stranded, on_tunnel_ready,
+    on_upstream_ready, stay_carrying,
 )
 from uproxy.transport.native.arrival cimport note_refused, take_request
 
@@ -292,7 +294,11 @@ cdef inline void end_streams(Tunnel *tunnel, int result) noexcept nogil:
         following = side.stream.after
         if alert and is_opening(side.connection):
             record_fault(&side.connection.fault, F_AFTER_HANDSHAKE, side.index, 0, alert)
-        tell_lost(side, F_STREAM_REFUSED, 0)  # no byte has gone: its CONNECT may be sent elsewhere
+        strand(side)
+        if is_relaying(side.connection) and is_movable(side.connection):
+            on_stranded(side.connection)
+        else:  # if it was being opened, its CONNECT may be sent elsewhere
+            tell_lost(side, F_STREAM_REFUSED, 0)
         side = following
     while tunnel.waiting != NULL:
         side = tunnel.waiting

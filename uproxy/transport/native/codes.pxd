@@ -21,6 +21,7 @@ cdef enum:  # counts
     MAX_ACCEPTS = 16  # in one turn of a worker, so that a flood leaves turns for the others
     MAX_OPTIONS = 8  # socket options of dialled sockets
     MAX_SHOWN = 80  # bytes of a wrong value that are shown
+    MAX_STRANDINGS = 8  # lost tunnels that cost a connection nothing, because no byte had passed
     MAX_HELPERS = 32  # threads for handshakes with uncached peers
     LARGE_BATCH = 8  # reports: after a batch of this size the next one waits 100 ms
     MAX_DELAYED_REPORTS = 256  # with so many waiting the loop is woken at once

@@ -50,7 +50,7 @@ from uproxy.transport.native.tunnel cimport (
 )
 from uproxy.transport.native.goodbye cimport begin_drain, say_goodbye
 from uproxy.transport.native.stream cimport (
-    answer_connect, begin_stream, join_tunnel, leave_waiting, start_stream,
+    answer_connect, begin_stream, is_movable, join_tunnel, leave_waiting, start_stream,
 )
 from uproxy.transport.native.pool cimport (
     find_tunnel, is_silent, leave_pool, pool_tunnel, share_failure, share_handshake,
@@ -336,7 +336,20 @@ cdef inline void begin_relay(Connection *connection, const char *preface,
     """Move bytes, `preface` first."""
     enter_state(connection, S_RELAYING, 0)
     answer_connect(&connection.sides[0])
-    after_relay(connection, start_relay(connection, preface, size), True)
+    if is_movable(connection):  # since its 200
+        on_stranded(connection)
+    else:
+        after_relay(connection, start_relay(connection, preface, size), True)
+
+
+cdef inline void on_stranded(Connection *connection) noexcept nogil:
+    """The tunnel of its stream is lost, and no byte has passed: ask the loop for a route again.
+    The side stays until that is dialled: what is reported of it may not be read yet."""
+    connection.strandings += 1
+    connection.trim_at = 0
+    enter_state(connection, S_ADMITTING, 0)
+    if watch_downstream(connection):
+        ask_loop(connection, E_HANDSHAKEN)
 
 
 cdef inline void on_relay_ended(Connection *connection, int result) noexcept nogil:

@@ -29,7 +29,7 @@ from uproxy.contract import (
     TlsPlan,
 )
 from uproxy.lifecycle import State
-from uproxy.model import Address, TcpAddress
+from uproxy.model import Address, Direction, TcpAddress
 from uproxy.transport import failures
 from uproxy.transport.native._engine import STATES, ConnectionHandle
 from uproxy.transport.succession import followed, successor
@@ -87,7 +87,7 @@ class Deciding(ConnectionHandle):
         self._dialled_from: TcpAddress | None = None  # once it is over
         self.endpoint: str | None = None
         # what belongs to a snapshot is None once it is open
-        self._listener: NativeListener | None = door_state.listener
+        self._listener: NativeListener | None = door_state.listener  # through an L7 proxy it stays
         self._door: Door | None = door_state.door  # the one that decided, or will
         self._plan: TlsPlan | None = door_state.plan
         self._candidate: Candidate | None = None  # the one being tried
@@ -213,6 +213,10 @@ class Deciding(ConnectionHandle):
         return self._door
 
     @property
+    def _direction(self) -> Direction:
+        return Direction.INBOUND if self._inbound else Direction.OUTBOUND
+
+    @property
     def _is_door_replaced(self) -> bool:
         """Whether the listener has another door than the one that has decided."""
         return self._listener is not None and self._listener.door is not self._door
@@ -231,10 +235,13 @@ class Deciding(ConnectionHandle):
         return self.route
 
     def _release_snapshot(self) -> None:
-        """Drop all that belongs to the snapshot that has admitted the connection."""
+        """Drop all that belongs to the snapshot that has admitted the connection.  Through an L7
+        proxy it may have to be admitted again."""
         route = self.route
         self.route = None if route is None else route.when_open
         if self.arrival.tls is not None or self.arrival.spoken:
             self.arrival = replace(self.arrival, tls=None, spoken=SILENT)
-        self._door = self._listener = self._plan = self._candidate = None
+        if self.via is None:
+            self._listener = None
+        self._door = self._plan = self._candidate = None
         self.release_door_state()

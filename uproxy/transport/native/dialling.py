@@ -23,7 +23,7 @@ from uproxy.contract import (
     Route,
 )
 from uproxy.lifecycle import State
-from uproxy.model import Address, Direction, UnixAddress
+from uproxy.model import Address, UnixAddress
 from uproxy.transport import failures
 from uproxy.transport.dial import reach
 from uproxy.transport.failures import Failure
@@ -72,6 +72,10 @@ class Dialling(Deciding):
         """Cut the connection, for this reason if it has none yet."""
         self._ending = self._ending or refusal
         self.cut(0 if self.carrier is None else _status_of(self._ending))
+
+    def _release_snapshot(self) -> None:
+        self._candidates, self._last_failure, self._tries = NO_CANDIDATES, None, None
+        super()._release_snapshot()
 
     # A route was given.
 
@@ -229,7 +233,7 @@ class Dialling(Deciding):
     def _describe(self, what: str, side: int, error: int, code: int) -> Failure:
         """Make a Failure of what `failure` or `candidate_failure` returned."""
         verdict = self.verdict(side) if what == "verify" else None
-        who = failures.NAMES[Direction.INBOUND if self._inbound else Direction.OUTBOUND][side]
+        who = failures.NAMES[self._direction][side]
         return failure_of((what, side, error, code), who, self.state, verdict)
 
     def _try_next(self, route: Route, failure: Refusal) -> None:

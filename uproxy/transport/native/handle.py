@@ -21,6 +21,7 @@ from uproxy.contract import (
     Candidate,
     Door,
     Ending,
+    OnClosed,
     PeerSvid,
     Refusal,
     RefusedError,
@@ -30,7 +31,7 @@ from uproxy.contract import (
 from uproxy.lifecycle import State
 from uproxy.model import Outcome
 from uproxy.transport import failures
-from uproxy.transport.l7_failures import cut_off, l7_proxy_of
+from uproxy.transport.l7_failures import cut_off, l7_proxy_of, stranded
 from uproxy.transport.native._engine import (
     ADMITTED,
     ARRIVED,
@@ -43,12 +44,13 @@ from uproxy.transport.native._engine import (
     UPSTREAM_READY,
 )
 from uproxy.transport.native.deciding import UPSTREAM
-from uproxy.transport.native.dialling import NO_CANDIDATES, Dialling
+from uproxy.transport.native.dialling import Dialling
 from uproxy.transport.native.listener import tls_setup
+from uproxy.transport.succession import successor_of_open
 from uproxy.transport.through import end_of
 
 if TYPE_CHECKING:
-    from uproxy.transport.native.listener import DoorState
+    from uproxy.transport.native.listener import DoorState, NativeListener
     from uproxy.transport.native.loop import LoopState
 
 _QUESTIONS: Final = ARRIVED | HANDSHAKEN | UPSTREAM_READY | UPSTREAM_FAILED
@@ -88,7 +90,6 @@ class NativeConnection(Dialling):
         if events & CLOSED:
             self._end()
         elif self._on_closed is not None and self._door is not None:
-            self._candidates, self._last_failure, self._tries = NO_CANDIDATES, None, None
             self._release_snapshot()
 
     def _handle_events(self, events: int) -> None:
@@ -106,6 +107,8 @@ class NativeConnection(Dialling):
         if events & ARRIVED:
             self._ask_for_tls()
         elif events & HANDSHAKEN:
+            if self._on_closed is not None:
+                self._take_back()
             self._ask_for_route()
         elif events & UPSTREAM_READY:
             self._on_upstream_ready()
@@ -122,6 +125,20 @@ class NativeConnection(Dialling):
             return
         self.arrival = replace(self.arrival, tls=plan)
         self.handshake_downstream(tls_setup(plan), door.timeouts.handshake)
+
+    def _take_back(self) -> None:
+        """Have the listener's door decide again about a connection that was open: the L7 proxy was
+        lost that carried it, and no byte had passed.
+
+        Raises:
+            RefusedError: there is no such door any more.
+        """
+        self._release_snapshot()  # its opening may be reported only now
+        listener = cast("NativeListener", self._listener)
+        door = listener.door if self.take_door_state() else None
+        self._door = successor_of_open(self._direction, door)
+        on_closed, self._on_closed = cast("OnClosed", self._on_closed), None
+        on_closed(self, stranded(cast("str", self.via), self.tunnel_end, self.lasted()))
 
     def _on_carrying(self) -> None:
         """Tell the door that it carries streams.  What they need of its plan is kept, without the

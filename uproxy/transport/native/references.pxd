@@ -9,8 +9,9 @@ from libc.string cimport memcpy
 from uproxy.transport.native.system cimport sockaddr_storage
 from uproxy.transport.native.codes cimport MAX_AUTHORITY, V_NONE
 from uproxy.transport.native.types cimport (
-    Channel, DoorState, TlsSetup, TunnelLimits, VerifyCache, Way,
+    Channel, Connection, DoorState, TlsSetup, TunnelLimits, VerifyCache, Way,
 )
+from uproxy.transport.native.route_cache cimport release_door_state
 from uproxy.transport.native.verify_cache cimport release_verified
 
 
@@ -105,3 +106,13 @@ cdef inline void forget_context(Channel *channel):
     channel.tls_setup.context = NULL
     channel.tls_setup.ssl_ctx = channel.tls_setup.identity = NULL
     channel.tls_setup.server_name = NULL
+
+
+cdef inline void leave_door_state(Connection *connection):
+    """Release a connection's DoorState, and the TLS contexts of its handshakes, with the GIL."""
+    cdef DoorState *door_state = connection.door_state
+    connection.cached_route, connection.door_state = NULL, NULL
+    forget_context(&connection.sides[0].channel)
+    forget_context(&connection.sides[1].channel)
+    if door_state != NULL:
+        release_door_state(door_state)

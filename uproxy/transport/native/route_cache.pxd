@@ -117,6 +117,18 @@ cdef inline DoorState *hold_for_stream(Listener *listener) noexcept nogil:
     return door_state
 
 
+cdef inline bint hold_door_state(Connection *connection) noexcept nogil:
+    """Hold the DoorState that the listener has now for a connection that has released its own.
+    False: the listener has none."""
+    cdef Listener *listener = connection.listener
+    pthread_mutex_lock(&listener.lock)
+    connection.door_state = listener.door_state
+    if connection.door_state != NULL:
+        word_add(&connection.door_state.held, 1)
+    pthread_mutex_unlock(&listener.lock)
+    return connection.door_state != NULL
+
+
 cdef inline void free_cached_route(CachedRoute *cached_route):
     """Free a route, with the GIL."""
     Py_DECREF(<object>cached_route.route)

@@ -16,7 +16,7 @@ from uproxy.transport.native.reading cimport ends_here, is_readable, read_stream
 from uproxy.transport.native.sending cimport finish_stream, send_data
 from uproxy.transport.native.verbs cimport answer_stream, release_stream, reset_stream
 from uproxy.transport.native.codes cimport (
-    F_EVICTED, F_FULL, F_MEMORY, F_OS, F_SOURCE_FULL,
+    F_EVICTED, F_FULL, F_MEMORY, F_OS, F_SOURCE_FULL, MAX_STRANDINGS,
 )
 from uproxy.transport.native.types cimport (
     Carrier, Connection, Received, Side, Stream, Tunnel, Worker,
@@ -24,6 +24,7 @@ from uproxy.transport.native.types cimport (
 from uproxy.transport.native.side cimport (
     END_CERTAIN, END_UNKNOWN, READ_ENDED, READ_FAILED, READ_NOT_NOW, end_due, fail_side,
 )
+from uproxy.transport.native.relay cimport is_closing
 from uproxy.transport.native.tunnel cimport mark_dirty, note_streams
 
 cdef enum:  # HTTP statuses
@@ -121,6 +122,24 @@ cdef inline void lose_stream(Side *side) noexcept nogil:
     side.stream.is_deaf = side.stream.is_ready = True
     side.stream.unsent, side.stream.end_held_at = 0, 0
     side.channel.error = ECONNRESET  # as a socket's, before the relay
+
+
+cdef inline void strand(Side *side) noexcept nogil:
+    """Note, of one of ours through an L7 proxy (only those have an `end_delay`), that its tunnel is
+    lost, unless bytes or an end wait to be read."""
+    cdef H2Stream *h2 = side.stream.h2
+    side.stream.is_stranded = (
+        side.index == 1 and side.stream.end_delay != 0 and not h2.unread and not h2.receive_ended)
+
+
+cdef inline bint is_movable(Connection *connection) noexcept nogil:
+    """Whether another stream may take the place of one that is stranded: an L7 proxy answers a
+    CONNECT before it dials, and neither a byte nor an end has passed."""
+    cdef Stream *stream = connection.sides[1].stream
+    return (
+        stream != NULL and stream.is_stranded and connection.strandings < MAX_STRANDINGS
+        and connection.counts[0] == 0 and connection.counts[1] == 0
+        and not is_closing(connection))
 
 
 cdef inline void content_stream(Side *side) noexcept nogil:

@@ -211,6 +211,7 @@ cdef struct Stream:  # the progress of a side that borrows a channel; its carrie
     Side *after
     bint is_content  # the peer has ended, and wants no more bytes of ours
     bint is_finished  # our end was written
+    bint is_stranded  # lost with its tunnel to an L7 proxy, and nothing of it waits to be read
     double read_at  # when bytes were read last
     double end_delay  # as Way.end_delay
     double end_held_at  # since when our end waits for the peer's; 0: it doesn't
@@ -292,6 +293,7 @@ cdef struct Connection:
     int streams  # open on the tunnel
     Way *way  # of the stream that is being opened; NULL: upstream is no tunnel
     Way *own_way  # the same, if it isn't a cached route's
+    int strandings  # how often the tunnel that its stream was on was lost before a byte passed
     bint shares_tls  # another connection's handshake with the same peer serves it too
     Endpoint dialled_from  # our address on the upstream side, once connected
     double accepted_at

@@ -36,7 +36,7 @@ from uproxy.transport.dial import reach
 from uproxy.transport.l7_failures import l7_proxy_of
 from uproxy.transport.python.channel import Channel
 from uproxy.transport.python.close import close_sides, ending_of, is_alert_sent
-from uproxy.transport.python.relay import Relay
+from uproxy.transport.python.relay import Relay, StrandedError
 from uproxy.transport.python.side import ChannelSide, End
 from uproxy.transport.python.steps import Step, Steps
 from uproxy.transport.python.stream import StreamRefusedError, StreamSide
@@ -78,9 +78,8 @@ class Connection(Steps):
     # The verbs.
 
     async def on_accepted(self) -> Step:
-        """Count it against the limits; await the ClientHello, or on a door without TLS, and of a
-        stream, ask for the route.  A door that refuses is asked again at the first byte: a probe
-        sends none."""
+        """Count it against the limits; await the ClientHello, or without TLS and of a stream ask
+        for the route.  A door that refuses is asked again at the first byte: a probe sends none."""
         self._limiter.add(self)
         if isinstance(self._socket, StreamSide):
             return self.on_target_known
@@ -207,10 +206,21 @@ class Connection(Steps):
             return self.on_target_known
         # no local variable may keep the route: its plan has a key, and this awaits for long
         self.enter_state(State.RELAYING, cast("Route", self.route).timeouts.idle)
-        await self._open()
+        try:
+            await self._open()
+        except StrandedError:
+            return self.on_stranded
         self.enter_state(State.CLOSING, cast("Route", self.route).timeouts.half_close)
         await cast("Relay", self._relay).until_closed()
         return self.on_relay_ended
+
+    async def on_stranded(self) -> Step:
+        """The tunnel of its stream is lost, and no byte has passed: ask for a route again."""
+        self.enter_state(State.ADMITTING, 0)
+        self._take_back(time.monotonic() - self._accepted_at)
+        self._tries = Tries(time.monotonic())
+        cast("End", self._downstream).watch_loss(self._on_downstream_lost)
+        return self.on_target_known
 
     async def on_relay_ended(self) -> None:
         """Both directions have ended: close both sides in order."""
@@ -306,22 +316,13 @@ class Connection(Steps):
         self._pooled = self._engine.pool.take(way, route)
         return self._pooled
 
-    def _on_downstream_lost(self, error: OSError) -> None:
-        """End a connection that downstream has reset before it was open; if upstream is connected
-        already, pass on first what downstream had sent."""
-        downstream = cast("End", self._downstream)
-        if self.state is State.HANDSHAKING_UPSTREAM and downstream.has_unread():
-            downstream.lose(error)
-        else:
-            self.on_cut(failures.broken(downstream.who, error))
-
     def _open(self) -> Awaitable[None]:
         """Tell the door that both sides are ready, and relay until one direction has ended or one
         side has failed."""
         candidate, route = self._candidate, cast("Route", self.route)
         self.endpoint = candidate.endpoint if candidate else None
         down, up = cast("End", self._downstream), cast("End", self._upstream)
-        self._relay = Relay(down, up, time.monotonic() - self._accepted_at)
+        self._relay = Relay(down, up, time.monotonic() - self._accepted_at, self._is_stranded)
         self._report_attempt(None)
         self._on_closed = cast("Door", self._door).opened(self)
         if self._cut is not None:
@@ -334,11 +335,10 @@ class Connection(Steps):
 
     def _is_explained(self, why: Refusal) -> bool:
         """Whether an alert, or a tunnel's GOAWAY, is on its way to the downstream peer."""
-        if self._cut is not None:
-            return False
         if self._carried is not None:
-            return self._carried.has_told_why
-        return self.state is State.HANDSHAKING_DOWNSTREAM and is_alert_sent(why)
+            return self._cut is None and self._carried.has_told_why
+        is_told = self.state is State.HANDSHAKING_DOWNSTREAM and is_alert_sent(why)
+        return self._cut is None and is_told
 
     def _close_sides(self, why: Refusal | None) -> Ending:
         """Close both sides, in order or with a reset; return how it ended."""

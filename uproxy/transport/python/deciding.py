@@ -16,6 +16,7 @@ from uproxy.contract import (
     SILENT,
     Arrival,
     Candidate,
+    Connection,
     Door,
     OnClosed,
     PeerSvid,
@@ -30,10 +31,10 @@ from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Outcome, TcpAddress
 from uproxy.sockaddr import network_of
 from uproxy.transport import failures
-from uproxy.transport.l7_failures import cut_off, left_after, named
+from uproxy.transport.l7_failures import cut_off, left_after, named, stranded
 from uproxy.transport.python.relay import Relay
 from uproxy.transport.python.side import ChannelSide, End
-from uproxy.transport.succession import followed, same_way, successor
+from uproxy.transport.succession import followed, same_way, successor, successor_of_open
 from uproxy.transport.through import one_address_each
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ class Deciding:
         self.tunnel_end: TcpAddress | None = None
         self.via: str | None = None
         self.shares_tls = arrival.tunnel is not None
-        self._listener: HasDoor | None = listener  # None once it is open
+        self._listener: HasDoor | None = listener  # None once it is open, but for L7 proxies
         self._door: Door | None = door  # the one that decided, or will; None once it is open
         self._candidate: Candidate | None = None  # the one being tried
         self._untried: tuple[Candidate, ...] = ()
@@ -76,6 +77,7 @@ class Deciding:
         self._relay: Relay | None = None
         self._carried: CarriedStreams | None = None  # of a tunnel
         self._pooled: PooledTunnel | None = None  # where a stream is reserved
+        self._strandings = 0  # how often a tunnel was lost under it before a byte had passed
 
     @property
     def peer(self) -> PeerSvid | None:
@@ -203,11 +205,30 @@ class Deciding:
             return cut_off(self.via, self.tunnel_end)
         return why
 
+    def _take_back(self, age: float) -> None:
+        """Have the listener's door decide again about a connection that was open: the L7 proxy was
+        lost that carried it, and no byte had passed; `age`: seconds since it was accepted.
+
+        Raises:
+            RefusedError: there is no such door any more.
+        """
+        self._relay = None
+        self._strandings += 1
+        self._close_upstream()
+        direction = Direction.INBOUND if self._inbound else Direction.OUTBOUND
+        self._door = successor_of_open(direction, cast("HasDoor", self._listener).door)
+        on_closed, self._on_closed = cast("OnClosed", self._on_closed), None
+        lost = stranded(cast("str", self.via), self.tunnel_end, age)
+        on_closed(cast("Connection", self), lost)
+
     def _forget_snapshot(self) -> None:
-        """Keep nothing of the snapshot that admitted it: neither plan nor addresses."""
+        """Keep nothing of the snapshot that admitted it: neither plan nor addresses.  Through an L7
+        proxy it may have to be admitted again."""
         self.route = None if self.route is None else self.route.when_open
         self.arrival = replace(self.arrival, tls=None, spoken=SILENT)
-        self._door = self._candidate = self._listener = self._reached_by = None
+        if self.via is None:
+            self._listener = None
+        self._door = self._candidate = self._reached_by = None
         self._untried = ()
 
     def _report_decided(self) -> None:

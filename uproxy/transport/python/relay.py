@@ -45,11 +45,22 @@ class Flow:
         )
 
 
+class StrandedError(Exception):
+    """The upstream side was lost, may be replaced by another one, and no byte has passed."""
+
+
 class Relay:
     """Two flows.  Await `until_half_closed`, then `until_closed`."""
 
-    def __init__(self, downstream: Side, upstream: Side, age: float = 0.0) -> None:
-        """`age`: seconds since the connection was accepted."""
+    def __init__(
+        self,
+        downstream: Side,
+        upstream: Side,
+        age: float = 0.0,
+        is_stranded: Callable[[], bool] | None = None,
+    ) -> None:
+        """`age`: seconds since the connection was accepted; `is_stranded` says of a lost upstream
+        side whether another one may take its place."""
         self.to_upstream = Flow(downstream, upstream)
         self.to_downstream = Flow(upstream, downstream)
         self._loop = asyncio.get_running_loop()
@@ -59,12 +70,16 @@ class Relay:
         self._accepted_at = self._last_moved - age
         self._next_look: asyncio.TimerHandle | None = None
         self._loss: Loss | None = None
+        self._is_stranded = is_stranded
 
     async def until_half_closed(self, preface: bytes = b"") -> None:
         """Move bytes until one direction has ended, or one side has failed.
 
         Args:
             preface: written to the upstream before anything else; not counted.
+
+        Raises:
+            StrandedError: see there; downstream is as it was.
         """
         self._guarded(lambda: self._begin(preface))
         await self._half_closed
@@ -223,9 +238,17 @@ class Relay:
         if self._loss is not None:
             self._loss.add_error(side, error)
             return
+        if side is self.to_upstream.sink and self._may_be_replaced():
+            raise StrandedError
         self._last_moved = self._loop.time()
         self._loss = Loss(side, error, self._last_moved)
         self._half_close()
+
+    def _may_be_replaced(self) -> bool:
+        """Whether nothing has passed either way, and another upstream side may be used."""
+        flows = self.to_upstream, self.to_downstream
+        untouched = not any(flow.count or flow.ended for flow in flows)
+        return untouched and self._is_stranded is not None and self._is_stranded()
 
     def _update_loss(self, loss: Loss) -> None:
         """Reset the other side once it has received all that the failed one had sent; end when

@@ -16,6 +16,9 @@ from uproxy.contract import Arrival, Door, Ending, Refusal, RefusedError
 from uproxy.lifecycle import State, check_move
 from uproxy.transport import failures
 from uproxy.transport.python.deciding import Deciding, HasDoor
+from uproxy.transport.python.side import End
+from uproxy.transport.python.stream import StreamSide
+from uproxy.transport.through import MAX_STRANDINGS
 
 _log = logging.getLogger(__name__)
 
@@ -75,6 +78,21 @@ class Steps(Deciding):
         if seconds:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_at(loop.time() + seconds, self._on_timer)
+
+    def _on_downstream_lost(self, error: OSError) -> None:
+        """End a connection that downstream has reset before it was open; if upstream is connected
+        already, pass on first what downstream had sent."""
+        downstream = cast("End", self._downstream)
+        if self.state is State.HANDSHAKING_UPSTREAM and downstream.has_unread():
+            downstream.lose(error)
+        else:
+            self.on_cut(failures.broken(downstream.who, error))
+
+    def _is_stranded(self) -> bool:
+        """Whether upstream was lost with an L7 proxy, and it isn't cut, nor too often so."""
+        upstream = self._upstream
+        is_lost = isinstance(upstream, StreamSide) and upstream.is_stranded
+        return is_lost and self._cut is None and self._strandings < MAX_STRANDINGS
 
     def _on_timer(self) -> None:
         """Call `on_deadline`; if bytes have moved meanwhile, only set the timer again."""

@@ -68,7 +68,8 @@ class StreamSide:
     __slots__ = (
         "_at_l7", "_end_delay", "_end_timer", "_ended", "_finishing_since", "_is_deaf", "_on_lost",
         "_on_ready", "_output", "_reading", "_received", "_tunnel", "answered", "failure",
-        "finished", "is_ours", "read_at", "stream", "wrote_at",
+        "finished", "is_ours", "is_stranded", "read_at", "stream",
+        "wrote_at",
     )  # fmt: skip
 
     must_read_first = False
@@ -92,6 +93,8 @@ class StreamSide:
         self.failure: Failure | None = None
         self.finished = False
         """Whether our end was handed to the session, behind all that was written."""
+        self.is_stranded = False
+        """Whether it was lost with its tunnel to an L7 proxy, and holds nothing that has come."""
         self.stream = stream
         """Its number on the tunnel."""
         self.read_at = 0.0
@@ -285,6 +288,7 @@ class StreamSide:
     def on_tunnel_lost(self, error: Failure, reason: str) -> None:
         """The tunnel has ended.  A CONNECT without an answer is sent again elsewhere, because no
         byte has gone, unless the tunnel's end is a refusal."""
+        self.is_stranded = self._at_l7 and self.failure is None and not self.pending
         self.lose(error)
         refused = self._tunnel.refused_by(error, at_l7=self._at_l7)
         if refused is not None:
