@@ -277,6 +277,27 @@ def test_data_on_a_stream_that_has_ended_is_given_back_and_reset_once() -> None:
     assert client.subject.held == 0
 
 
+def test_data_after_a_request_that_was_answered_with_400_and_has_ended_is_reset_once(
+    client: Peer,
+) -> None:
+    client.say(client.headers(1, GET, end=True))
+    client.hear()
+    client.say(data(1, b"x"), data(1, b"y"))
+    assert resets(client) == [(1, ErrorCode.STREAM_CLOSED)]
+
+
+def test_data_of_a_request_that_was_answered_with_400_is_not_heard(client: Peer) -> None:
+    client.say(client.headers(1, GET))
+    client.hear()
+    assert client.say(data(1, b"x", end=True)) == []
+    assert resets(client) == []
+
+
+def test_te_may_say_trailers_in_any_case(client: Peer) -> None:
+    (event,) = client.say(client.headers(1, [*CONNECT, ("te", "Trailers")]))
+    assert isinstance(event, RequestReceived)
+
+
 def test_data_is_told_with_its_end(client: Peer) -> None:
     client.connect()
     assert client.say(data(1, b"a"), data(1, b"b", end=True)) == [

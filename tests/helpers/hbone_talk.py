@@ -26,6 +26,24 @@ from uproxy.hbone.events import (
 Draw = Callable[[int], int]
 """Returns a number from 0 to the argument."""
 
+
+class Numbers:
+    """Numbers made of bytes, a byte each, until these are used up; then they are 0."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def draw(self, most: int) -> int:
+        """Return the next one, up to `most`, which is at most 255."""
+        byte = self._data[self._at] if self else 0
+        self._at += 1
+        return byte % (most + 1)
+
+    def __bool__(self) -> bool:
+        return self._at < len(self._data)
+
+
 BLOCKS: tuple[tuple[tuple[str, str], ...], ...] = (
     ((":method", "CONNECT"), (":authority", "192.0.2.1:8080")),
     ((":method", "CONNECT"), (":authority", "[2001:db8::1]:443"), ("baggage", "a=b,c=d")),
@@ -39,6 +57,26 @@ BLOCKS: tuple[tuple[tuple[str, str], ...], ...] = (
     ((":status", "banana"),),
     (("trailer", "x"),),
     (),
+    ((":authority", "192.0.2.1:8080"), (":method", "CONNECT"), ("te", "trailers")),
+    ((":method", "CONNECT"), (":authority", "192.0.2.1:8080"), ("te", "Trailers")),
+    ((":method", "CONNECT"), (":authority", "192.0.2.1:8080"), ("connection", "close")),
+    ((":method", "CONNECT"), (":authority", "192.0.2.1:8080"), ("host", "192.0.2.1:8080")),
+    ((":method", "CONNECT"), (":authority", "192.0.2.1:8080"), ("host", "192.0.2.2:8080")),
+    ((":method", "CONNECT"), (":authority", "192.0.2.1:8080"), ("a(b)", "x")),
+    ((":method", "CONNECT"), (":authority", "192.0.2.1:8080"), ("content-length", "5")),
+    ((":method", "CONNECT"), ("host", "192.0.2.1:8080")),
+    ((":method", "CONNECT"), (":authority", "")),
+    (
+        (":method", "CONNECT"),
+        (":scheme", "https"),
+        (":path", "/"),
+        (":authority", "192.0.2.1:80"),
+        (":protocol", "websocket"),
+    ),
+    ((":method", "CONNECT"), ("x", "y"), (":authority", "192.0.2.1:8080")),
+    ((":method", "CONNECT"), (":method", "CONNECT"), (":authority", "192.0.2.1:8080")),
+    ((":status", "101"),),
+    ((":status", "200"), (":status", "200")),
 )
 IDS = (1, 1, 3, 3, 5, 7, 2, 0, 9, 2**31 - 1)
 LAST = (3, 5, 2**31 - 1)
@@ -58,8 +96,14 @@ class Talk:
 
     def greeting(self, *, server: bool) -> bytes:
         """The first bytes of a peer that is a server, or a client; some begin wrongly."""
-        kind, flags = self.one_of((4, 4, 4, 6)), self.one_of((0, 0, 0, 1))
-        return (b"" if server else PREFACE) + frames.frame(kind, flags, 0) + frames.SETTINGS_ACK
+        kind, flags = self.one_of((4,) * 9 + (6,)), self.one_of((0,) * 9 + (1,))
+        confirmed = frames.SETTINGS_ACK if self._draw(3) else b""
+        return (b"" if server else PREFACE) + frames.frame(kind, flags, 0) + confirmed
+
+    def stream(self) -> int:
+        """A stream on which something is said."""
+        number: int = self.one_of(IDS)
+        return number
 
     def frame(self) -> bytes:
         """The next thing that is said, mostly one frame."""
@@ -69,7 +113,7 @@ class Talk:
 
     def headers(self) -> bytes:
         block = self._coder.encode(self.one_of(BLOCKS), huffman=bool(self._draw(1)))
-        stream, end = self.one_of(IDS), self._draw(3) == 0
+        stream, end = self.stream(), self._draw(3) == 0
         cut = self._draw(len(block)) if self._draw(4) == 0 else 0
         flags = 0x1 if end else 0
         content = block[:cut] if cut else block
@@ -90,17 +134,18 @@ class Talk:
             padding = self._draw(255)
             payload = (bytes([padding]) + payload + bytes(padding))[:16384]
             flags |= 0x8
-        return frames.frame(FrameType.DATA, flags, self.one_of(IDS), payload)
+        return frames.frame(FrameType.DATA, flags, self.stream(), payload)
 
     def other(self) -> bytes:
         """A frame that is neither, right or quite wrong."""
         kinds = (
-            lambda: frames.rst_stream(self.one_of(IDS), ErrorCode(self._draw(13))),
-            lambda: frames.window_update(self.one_of(IDS), self.one_of(NUMBERS[:-1])),
+            lambda: frames.rst_stream(self.stream(), ErrorCode(self._draw(13))),
+            lambda: frames.window_update(self.stream(), self.one_of(NUMBERS[:-1])),
             lambda: frames.frame(4, 0, 0, self.settings()),
-            lambda: frames.ping(bytes([self._draw(1)]) * 8, ack=bool(self._draw(1))),
+            lambda: frames.ping(bytes(7) + bytes([self._draw(2)]), ack=bool(self._draw(1))),
+            lambda: frames.SETTINGS_ACK,
             lambda: frames.go_away(self.one_of(LAST), ErrorCode(self._draw(13)), "bye"),
-            lambda: frames.frame(2, 0, self.one_of(IDS), bytes(4 + self._draw(1))),
+            lambda: frames.frame(2, 0, self.stream(), bytes(4 + self._draw(1))),
             self.odd,
         )
         made: bytes = self.one_of(kinds)()
@@ -113,7 +158,41 @@ class Talk:
     def odd(self) -> bytes:
         """A frame of which nothing need be right."""
         payload = bytes(self._draw(255) for _ in range(self._draw(20)))
-        return frames.frame(self._draw(11), self._draw(255), self.one_of(IDS), payload)
+        return frames.frame(self._draw(11), self._draw(255), self.stream(), payload)
+
+
+class FluentTalk(Talk):
+    """A peer that mostly says what may be said, on streams that are there, and so gets far."""
+
+    def __init__(self, draw: Draw, *, server: bool, opened: int) -> None:
+        super().__init__(draw)
+        self._server = server
+        self._opened = list(range(1, 2 * opened, 2))
+
+    def frame(self) -> bytes:
+        kinds = (self.opening, self.opening, *(self.data,) * 4, self.other, super().frame)
+        made: bytes = self.one_of(kinds)()
+        return made
+
+    def stream(self) -> int:
+        if self._opened and self._draw(29):
+            return self._opened[-1 - self._draw(min(3, len(self._opened) - 1))]
+        return super().stream()
+
+    def opening(self) -> bytes:
+        """A request, or an answer, that is mostly right."""
+        if self._server:
+            content = self.one_of((((":status", "200"),), ((":status", "103"),)))
+            stream = self.stream()
+        else:
+            content, stream = BLOCKS[self._draw(1)], self._next()
+        block = self._coder.encode(content)
+        return frames.headers(stream, block, end=self._draw(9) == 0)
+
+    def _next(self) -> int:
+        new = self._opened[-1] + 2 if self._opened else 1
+        self._opened.append(new)
+        return new
 
 
 def greeting(*, server: bool) -> bytes:
@@ -123,8 +202,7 @@ def greeting(*, server: bool) -> bytes:
 
 @dataclass(slots=True)
 class End:
-    """A session and an application that uses it: it answers requests, reads some streams and some
-    not, and ends its side where the peer has ended."""
+    """A session and an application that uses it."""
 
     subject: Any
     follows: bool = True
@@ -135,26 +213,32 @@ class End:
         """Take bytes; return the events, each without its words."""
         events = self.subject.receive(data, 0.0)
         for event in events if self.follows else ():
-            self._follow(event)
+            follow(self.subject, event)
         self.said += comparable(self.subject.take_output())
         return in_order([wordless(event) for event in events])
 
-    def _follow(self, event: Event) -> None:
-        match event:
-            case RequestReceived(stream):
-                if stream % 8 == 5:
-                    self.subject.answer(stream, 403, end=True)
-                else:
-                    self.subject.answer(stream, 200)
-                    self.subject.send(stream, b"banner")
-            case DataReceived(stream, data) if stream % 4 == 1:
-                self.subject.consumed(stream, len(data), 0.0)
-                self.subject.send(stream, data)
-            case EndReceived(stream):
-                self.subject.consumed(stream, 1 << 30, 0.0)
-                self.subject.finish(stream)
-            case AnswerReceived(stream):
-                self.subject.send(stream, b"hello")
+
+def follow(subject: Any, event: Event) -> None:
+    """Do what an application does that answers requests, reads some streams and some not, ends its
+    side of most where the peer has ended, and loses interest in some."""
+    match event:
+        case RequestReceived(stream):
+            if stream % 8 == 5:
+                subject.answer(stream, 403, end=True)
+            else:
+                subject.answer(stream, 200)
+                subject.send(stream, b"banner")
+        case DataReceived(stream) if stream % 8 == 7:
+            subject.reset(stream, ErrorCode.CANCEL)
+        case DataReceived(stream, data) if stream % 4 == 1:
+            subject.consumed(stream, len(data), 0.0)
+            subject.send(stream, data)
+        case EndReceived(stream):
+            subject.consumed(stream, 1 << 30, 0.0)
+            if stream % 8 != 3:
+                subject.finish(stream)
+        case AnswerReceived(stream):
+            subject.send(stream, b"hello")
 
 
 def wordless(event: Event) -> Event:

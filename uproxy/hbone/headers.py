@@ -226,7 +226,7 @@ def _split(received: list[tuple[str, str]], known: set[str]) -> tuple[dict[str, 
 def _check(name: str, value: str) -> None:
     if not _NAME.fullmatch(name):
         raise MalformedError(f"{_shown(name)} is no name of a header")
-    if name in _OF_ONE_CONNECTION or (name == "te" and value != "trailers"):
+    if name in _OF_ONE_CONNECTION or (name == "te" and value.lower() != "trailers"):
         raise MalformedError(f"HTTP/2 has no header {name}")
 
 

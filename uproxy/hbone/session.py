@@ -273,8 +273,8 @@ class Session(Control):
     def _refuse(self, block: _Block, reason: str, code: ErrorCode | None) -> None:
         """End a stream that never was open, with a code or the status 400."""
         self._spend(Flood.REFUSALS)
-        self._remember(block.stream, unknowing=True)
         status = _BAD_REQUEST if code is None else None
+        self._remember(block.stream, unknowing=not (status and block.end))
         if status:
             answer = self._encoder.encode(headers.answer(status, ()))
             self._output.reply(frames.headers(block.stream, answer, end=True))

@@ -189,7 +189,7 @@ cdef inline bint refuse(Session *session, uint32_t id, int fault) noexcept nogil
     if not charge(session, FLOOD_REFUSALS):
         return False
     session.budgets.replies += is_answered + (not is_answered or not ends)
-    remember(session, id, True)
+    remember(session, id, not (is_answered and ends))
     if is_answered:
         at = begin_headers_of(session, id, True)
         put_status(&session.output, BAD_REQUEST)

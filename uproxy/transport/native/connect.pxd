@@ -76,7 +76,7 @@ cdef inline bint is_value(const char *text, uint32_t size) noexcept nogil:
 cdef inline bint is_of_one_connection(HeaderField *field) noexcept nogil:
     """Whether HTTP/2 has no such header (RFC 9113 §8.2.2)."""
     if is_named(field, b"te"):
-        return field.value_size != 8 or memcmp(field.value, b"trailers", 8) != 0
+        return not is_word(field, b"trailers", 8)
     return (is_named(field, b"connection") or is_named(field, b"keep-alive")
             or is_named(field, b"proxy-connection") or is_named(field, b"transfer-encoding")
             or is_named(field, b"upgrade"))
@@ -152,6 +152,17 @@ cdef inline bint hosts_agree(Headers *headers, HeaderField *authority) noexcept 
     for at in range(headers.count):
         field = &headers.fields[at]
         if is_named(field, b"host") and not are_alike(field, authority):
+            return False
+    return True
+
+
+cdef inline bint is_word(HeaderField *field, const char *word, uint32_t size) noexcept nogil:
+    """Whether a value is a word, which is in lower case, but for capitals."""
+    cdef uint32_t at
+    if field.value_size != size:
+        return False
+    for at in range(size):
+        if small(field.value[at]) != word[at]:
             return False
     return True
 
