@@ -9,11 +9,10 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
-import socket
 import sys
 import termios
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -30,7 +29,7 @@ from tests.helpers.hostile_client import (
     key_update,
     session_ticket,
 )
-from tests.helpers.streams import Stream, Upstream, listening
+from tests.helpers.streams import Stream, Upstream, listening, slow_listening
 from tests.helpers.tls_streams import TlsStream
 from uproxy.contract import Engine
 from uproxy.lab.pki import Authority
@@ -86,14 +85,6 @@ async def heard_until_reset(stream: Stream, pause: float = 0.0) -> bytes:
     except ConnectionResetError:
         return bytes(heard)
     raise AssertionError(f"an orderly end after {len(heard)} bytes")
-
-
-@asynccontextmanager
-async def slow_listening() -> AsyncIterator[Upstream]:
-    """Whoever it accepts has little room for what comes."""
-    async with listening() as upstream:
-        upstream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        yield upstream
 
 
 # The peer's end, TLS.

@@ -1,10 +1,11 @@
 """How a tunnel has ended: what the door is told of those that peers have made, and whoever watches
-of those that we have dialled."""
+of those that we have dialled; and what becomes of the bytes that have come through it before."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 
 import h2.events
 import pytest
@@ -12,7 +13,7 @@ from OpenSSL import SSL
 
 from tests.helpers import engines
 from tests.helpers.engines import open_door
-from tests.helpers.streams import Stream, Upstream, listening
+from tests.helpers.streams import Stream, Upstream, listening, slow_listening
 from tests.helpers.tunnels import (
     STRANGERS,
     US,
@@ -22,7 +23,7 @@ from tests.helpers.tunnels import (
     outbound_door,
 )
 from uproxy.contract import Engine, PeerSvid, Refusal
-from uproxy.hbone.codes import FrameType
+from uproxy.hbone.codes import END_HEADERS, ErrorCode, FrameType
 from uproxy.lab.waiting import eventually
 from uproxy.model import Address, Outcome, TcpAddress, TunnelSettings
 
@@ -170,3 +171,120 @@ async def test_a_tunnel_that_is_cut_when_uproxy_stops_is_drained(engine: Engine)
         await engine.stop()
         _who, _where, why = await ends.one()
         assert why == Refusal(Outcome.DRAINED, "uProxy stopped")
+
+
+# What its streams hold.
+
+SAID = os.urandom(200_000)
+"""Fits into a stream's window, and not into what the slow reader's kernel takes."""
+LOSSES: list[Callable[[H2Peer], Awaitable[None]]] = []
+
+
+def loss(how: Callable[[H2Peer], Awaitable[None]]) -> Callable[[H2Peer], Awaitable[None]]:
+    LOSSES.append(how)
+    return how
+
+
+@loss
+async def a_fin(peer: H2Peer) -> None:
+    peer.tls.truncate()
+
+
+@loss
+async def a_close_notify(peer: H2Peer) -> None:
+    await peer.tls.finish()
+    peer.tls.stream.finish()
+
+
+@loss
+async def a_goaway(peer: H2Peer) -> None:
+    await peer.raw(frame(FrameType.GOAWAY, 0, 0, bytes(8)))
+    peer.tls.truncate()
+
+
+@loss
+async def a_breach_of_http2(peer: H2Peer) -> None:
+    await peer.raw(frame(FrameType.DATA, 0, 0, b"x"))
+
+
+@loss
+async def a_record_that_was_never_sealed(peer: H2Peer) -> None:
+    await peer.tls.stream.send(b"\x17\x03\x03\x00\x40" + os.urandom(64))
+
+
+async def is_left(peer: H2Peer) -> None:
+    """Wait until uProxy has closed the tunnel's socket."""
+    with suppress(EOFError):
+        await peer.until_closed()
+
+
+@pytest.mark.parametrize("lose", LOSSES, ids=[each.__name__ for each in LOSSES])
+async def test_an_application_gets_all_that_a_stream_had_said_when_its_tunnel_is_lost(
+    engine: Engine, lose: Callable[[H2Peer], Awaitable[None]]
+) -> None:
+    door = inbound_door()
+    async with slow_listening() as application, open_door(engine, door) as address:
+        peer = await H2Peer.connect(address)
+        stream = await peer.open(application.address)
+        there = await application.accept()
+        await peer.send(stream, SAID)
+        await lose(peer)
+        await is_left(peer)
+        assert await there.receive_exactly(len(SAID)) == SAID
+        assert await there.is_reset()
+        ending = await door.ending()
+        assert (ending.outcome, ending.bytes_received) == (Outcome.RESET, len(SAID))
+        await eventually(lambda: door.ended_tunnels, "the tunnel has ended, after its stream")
+
+
+@pytest.mark.parametrize("lose", LOSSES, ids=[each.__name__ for each in LOSSES])
+async def test_a_caller_gets_all_that_a_stream_had_said_when_its_tunnel_is_lost(
+    engine: Engine, lose: Callable[[H2Peer], Awaitable[None]]
+) -> None:
+    async with dialling(engine) as (_ends, address, end):
+        downstream = await Stream.connect(address, receive_buffer=4096)
+        peer = await H2Peer.accept(end)
+        stream = await peer.request()
+        await peer.answer(stream, 200)
+        await peer.send(stream, SAID)
+        await lose(peer)
+        await is_left(peer)
+        assert await downstream.receive_exactly(len(SAID)) == SAID
+        assert await downstream.is_reset()
+
+
+async def test_who_is_cut_while_a_lost_tunnel_outlives_its_socket_is_cut_at_once(
+    engine: Engine,
+) -> None:
+    door, why = inbound_door(), Refusal(Outcome.IDENTITY_DISTRUSTED, "revoked")
+    async with slow_listening() as application, open_door(engine, door) as address:
+        peer = await H2Peer.connect(address)
+        stream = await peer.open(application.address)
+        there = await application.accept()
+        await peer.send(stream, SAID)
+        await a_fin(peer)
+        await is_left(peer)
+        door.carrying_[0].close(why)
+        ending = await door.ending()
+        assert (ending.outcome, ending.reason) == (Outcome.IDENTITY_DISTRUSTED, "revoked")
+        assert await there.is_reset()
+
+
+async def test_a_stream_that_was_reset_before_anybody_looked_at_it_reaches_no_application(
+    engine: Engine,
+) -> None:
+    door, count = inbound_door(), 50
+    async with listening() as application, open_door(engine, door) as address:
+        peer = await H2Peer.connect(address)
+        connect = [(":method", "CONNECT"), (":authority", str(application.address))]
+        cancel = ErrorCode.CANCEL.to_bytes(4, "big")
+        said = bytearray()
+        for stream in range(1, 2 * count, 2):
+            block = peer.h2.encoder.encode(connect)
+            said += frame(FrameType.HEADERS, END_HEADERS, stream, block)
+            said += frame(FrameType.RST_STREAM, 0, stream, cancel)
+        await peer.raw(bytes(said))
+        ending = await door.ending(count)
+        assert (ending.outcome, ending.reason) == (Outcome.RESET, "reset by the peer")
+        with pytest.raises(BlockingIOError):
+            application.socket.accept()

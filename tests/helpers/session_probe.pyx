@@ -345,7 +345,7 @@ cdef class SessionProbe:
         cdef H2Stream *found = self.stream(id)
         cdef ssize_t size
         while True:
-            expected = bool(is_readable(found)) or self.session.broken_by != 0
+            expected = bool(is_readable(&self.session, found))
             size = read_stream(&self.session, found, &data)
             assert (size != STREAM_NOT_NOW) == expected, (size, expected)
             if size <= 0:

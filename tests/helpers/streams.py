@@ -161,6 +161,14 @@ async def listening(path: str | None = None) -> AsyncIterator[Upstream]:
         listener.close()
 
 
+@asynccontextmanager
+async def slow_listening() -> AsyncIterator[Upstream]:
+    """As `listening`; whoever it accepts has little room for what comes."""
+    async with listening() as upstream:
+        upstream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        yield upstream
+
+
 def _family(address: Address) -> socket.AddressFamily:
     v6 = isinstance(address, TcpAddress) and ":" in address.host
     return socket.AF_INET6 if v6 else socket.AF_INET

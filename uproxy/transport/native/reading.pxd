@@ -26,9 +26,10 @@ cdef inline uint32_t held_by(H2Stream *stream) noexcept nogil:
     return stream.unread
 
 
-cdef inline bint is_readable(H2Stream *stream) noexcept nogil:
+cdef inline bint is_readable(Session *session, H2Stream *stream) noexcept nogil:
     """Whether `read_stream` returns bytes, the end or a failure."""
-    return stream.unread > 0 or stream.receive_ended or stream.was_reset
+    return (stream.unread > 0 or stream.receive_ended or stream.was_reset
+            or session.broken_by != 0)
 
 
 cdef inline bint ends_here(H2Stream *stream) noexcept nogil:

@@ -174,7 +174,7 @@ cdef inline ssize_t read_carried(Side *side, Received *received) noexcept nogil:
         # how long it took to read decides about the window, and the peer may have sent nothing
         stream.tunnel.session.now = side.connection.worker.now
         size = read_stream(&stream.tunnel.session, stream.h2, &received.data)
-        stream.is_ready = is_readable(stream.h2)
+        stream.is_ready = is_readable(&stream.tunnel.session, stream.h2)
     if size > 0:
         stream.read_at = side.connection.worker.now
         received.more = stream.is_ready

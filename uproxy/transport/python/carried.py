@@ -79,11 +79,16 @@ class CarriedStreams:
         await self._over
         await self._until_streams_ended()
 
-    async def end(self, why: Refusal) -> None:
-        """End the tunnel now, and its streams for the same reason; wait for their ends."""
-        for each in tuple(self._streams):
-            each.close(why)
-        self._tunnel.abort()
+    async def end(self, cut: Refusal | None) -> None:
+        """Wait for the ends of the streams.  If the tunnel was `cut`, it and they are ended now,
+        for that reason; otherwise it was lost, and they pass on what they hold first."""
+        self._limiter.mark_active(self._carrier)
+        if cut is None:
+            self._tunnel.channel.reset()
+        else:
+            for each in tuple(self._streams):
+                each.close(cut)
+            self._tunnel.abort()
         await self._until_streams_ended()
 
     def drain(self) -> None:

@@ -160,8 +160,7 @@ class Connection(Steps):
         return partial(self.on_connected, connected)
 
     async def on_connected(self, connected: socket.socket | PooledTunnel) -> Step:
-        """The upstream's TCP, or unix, connection is there: do the handshake, if there is TLS, or
-        wait for that of the tunnel."""
+        """Upstream is connected: do the handshake, if there is TLS, or wait for the tunnel's."""
         route, tried = cast("Route", self.route), cast("Candidate", self._candidate)
         self._reached_by = replace(route, candidates=(tried,))
         if not isinstance(connected, socket.socket):
@@ -229,8 +228,8 @@ class Connection(Steps):
         self._report_ending(ending)
 
     async def on_failed(self, why: Refusal) -> Step | None:
-        """Try the next candidate, or the route of a new door; otherwise let a refused peer read
-        its alert or GOAWAY, and close."""
+        """Try the next candidate, or a new door's route; else let the peer read why, and close.  A
+        tunnel that was lost outlives its socket until its streams have ended."""
         self._limiter.mark_active(self)
         self._limiter.free_slot(self)
         if self._cut is None:
@@ -246,8 +245,6 @@ class Connection(Steps):
             elif self._untried:
                 return self.on_routed
         self._report_decided()
-        if self._carried is not None:
-            await self._carried.end(why)
         if self._is_explained(why):
             self._limiter.mark_silent(self)  # it makes room when connections are full
             self.enter_state(self.state, LINGER)
@@ -256,6 +253,9 @@ class Connection(Steps):
                 await channel.linger()
             if self._cut is None:
                 channel.close()
+            self.enter_state(self.state, 0)
+        if self._carried is not None:
+            await self._carried.end(self._cut)
         if isinstance(self._downstream, StreamSide):
             self._downstream.refuse(why)
         ending = self._close_sides(why)

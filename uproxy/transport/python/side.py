@@ -106,7 +106,11 @@ class End(Side, Protocol):
         """Whether the end was sent, behind all bytes."""
 
     def watch_loss(self, on_lost: Callable[[OSError], None]) -> None:
-        """Report a reset, once, while it isn't relayed yet."""
+        """Report a reset, once, while it isn't relayed yet.
+
+        Raises:
+            RefusedError: it has been reset already.
+        """
 
     def has_unread(self) -> bool:
         """Whether bytes that were received wait."""

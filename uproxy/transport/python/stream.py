@@ -203,7 +203,9 @@ class StreamSide:
         self._tunnel.forget(self.stream)
 
     def watch_loss(self, on_lost: Callable[[OSError], None]) -> None:
-        """Call back once if it is reset before it is relayed."""
+        """Call back once if it is reset before it is relayed; raise RefusedError if it was."""
+        if self.failure is not None:
+            raise RefusedError(failures.broken(self.who, self.failure))
         self._on_lost = on_lost
 
     def has_unread(self) -> bool:
