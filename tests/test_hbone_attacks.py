@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import tracemalloc
 from collections.abc import Callable
+from itertools import cycle
 
 import hpack
 import pytest
@@ -33,7 +34,13 @@ from uproxy.hbone.budgets import (
     Flood,
 )
 from uproxy.hbone.codes import END_HEADERS, ErrorCode, FrameType
-from uproxy.hbone.events import Broken, RequestReceived, RequestRefused, ResetReceived
+from uproxy.hbone.events import (
+    Broken,
+    RequestReceived,
+    RequestRefused,
+    ResetReceived,
+    WindowOpened,
+)
 from uproxy.hbone.frames import frame
 
 LONG = 100_000
@@ -269,18 +276,32 @@ def test_a_flood_of_window_updates_has_an_end() -> None:
         assert end.flood is Flood.WINDOW_UPDATES
 
 
-def test_a_window_that_opens_a_byte_at_a_time_has_an_end() -> None:
-    peer = client_of(session())
+def opening(peer: Peer, size: int) -> Callable[[int], bytes]:
+    """A WINDOW_UPDATE of so many bytes each time, after all that it allowed was sent."""
     peer.say(settings(INITIAL_WINDOW_SIZE=0), frames.window_update(0, 2**30))
     peer.connect()
 
-    def open_a_byte(_: int) -> bytes:
-        assert peer.subject.send(1, bytes(1000)) <= 1
-        return frames.window_update(1, 1)
+    def say(_: int) -> bytes:
+        assert peer.subject.send(1, bytes(1000)) <= size
+        return frames.window_update(1, size)
 
-    count, end = until_broken(peer, open_a_byte)
+    return say
+
+
+@pytest.mark.parametrize("size", [1, 255])
+def test_a_window_that_opens_a_few_bytes_at_a_time_has_an_end(size: int) -> None:
+    peer = client_of(session())
+    count, end = until_broken(peer, opening(peer, size))
     assert end.flood is Flood.WINDOW_UPDATES
     assert count < 1200
+
+
+def test_a_window_that_opens_256_bytes_at_a_time_is_let() -> None:
+    peer = client_of(session())
+    say = opening(peer, 256)
+    for count in range(1, 3000):
+        assert peer.say(say(count)) == [WindowOpened(1)]
+        peer.hear()
 
 
 @pytest.mark.parametrize("size", [1, 16_384])
@@ -409,7 +430,7 @@ def connects(peer: Peer, answer: Callable[[int], None]) -> Callable[[int], bytes
     return say
 
 
-@pytest.mark.parametrize("status", [400, 403])
+@pytest.mark.parametrize("status", [400, 403, 499])
 def test_who_asks_over_and_over_for_what_it_may_not_reach_is_told_to_calm_down(
     status: int,
 ) -> None:
@@ -429,7 +450,8 @@ def test_200_clients_of_one_tunnel_may_be_denied_every_second() -> None:
 
 def test_an_application_that_is_down_is_not_the_clients_fault() -> None:
     peer = client_of(session())
-    say = connects(peer, lambda stream: peer.subject.answer(stream, 503, end=True))
+    statuses = cycle((500, 503))
+    say = connects(peer, lambda stream: peer.subject.answer(stream, next(statuses), end=True))
     for count in range(1, 10_000):
         assert not any(isinstance(event, Broken) for event in peer.say(say(count)))
         peer.hear()

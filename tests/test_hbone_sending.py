@@ -68,7 +68,9 @@ def test_a_client_announces_its_windows_and_wants_no_pushes() -> None:
 
 
 def test_a_small_window_of_a_tunnel_is_the_default_one() -> None:
-    assert greeting(server=True, connection_window=1)[0] == 0
+    """A WINDOW_UPDATE by 0 would end the tunnel (§6.9)."""
+    said = session(connection_window=1).take_output()
+    assert kinds(list(Splitter(server=False).split(said))) == ["SETTINGS"]
 
 
 def test_a_stream_carries_bytes_each_way_and_ends_each_way() -> None:
@@ -236,6 +238,19 @@ def test_a_reset_goes_out_once_and_what_is_on_its_way_is_ignored() -> None:
     assert peer.say(*late, frames.rst_stream(1, ErrorCode.CANCEL)) == []
     assert peer.hear() == []
     assert peer.subject.streams == 0
+
+
+def test_what_is_on_its_way_is_ignored_for_the_last_256_streams() -> None:
+    """Which of them we have reset is remembered of so many."""
+    peer = client_of(session())
+    for stream in range(1, 2 * 257, 2):
+        peer.connect(stream)
+        peer.subject.reset(stream, ErrorCode.CANCEL)
+    peer.hear()
+    assert peer.say(data(3, b"x")) == []
+    assert peer.hear() == []
+    assert peer.say(data(1, b"x")) == []
+    assert kinds(peer.hear()) == ["RST_STREAM"]
 
 
 def test_a_stream_that_nobody_knows_takes_no_orders() -> None:
@@ -424,7 +439,7 @@ def test_after_a_close_nothing_is_heard_or_said() -> None:
     peer.subject.close(ErrorCode.NO_ERROR, "")
     (goodbye,) = peer.hear()
     assert goodbye.payload.startswith(b"\0\0\0\1\0\0\0\2whywhy")
-    assert len(goodbye.payload) < 300
+    assert len(goodbye.payload) == 8 + 160
     assert peer.say(peer.headers(3), frames.ping(bytes(8), ack=False)) == []
     peer.subject.ping()
     peer.subject.go_away(final=True)

@@ -299,7 +299,7 @@ class Sender:
     def _give_back(self, stream: Stream | None) -> None:
         """Let the peer send as much as was consumed, when it is worth a frame."""
         if stream:
-            share = self._inflow.most_extra // max(1, len(self._streams))
+            share = self._inflow.most_extra // len(self._streams)
             increment = stream.take_increment(self._incoming, self._inflow, share, self._now)
             if increment:
                 self._output.reply(frames.window_update(stream.id, increment))
