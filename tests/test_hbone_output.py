@@ -91,11 +91,3 @@ def test_replies_are_counted_until_they_are_taken() -> None:
     assert output.replies == 2
     output.take()
     assert output.replies == 0
-
-
-def test_a_stream_that_is_over_has_no_frame_that_grows() -> None:
-    output = Output()
-    send(output, 1, b"a")
-    output.forget(1)
-    output.end(1)
-    assert [frame.payload for frame in sent(output)] == [b"a", b""]

@@ -7,6 +7,7 @@ import pytest
 from tests.helpers.hbone_sessions import (
     AUTHORITY,
     Pair,
+    broken,
     bytes_of,
     client_of,
     data,
@@ -34,7 +35,6 @@ from uproxy.hbone.events import (
     ResetReceived,
 )
 from uproxy.hbone.frames import Splitter
-from uproxy.hbone.sending import STREAMS_BEFORE_SETTINGS
 from uproxy.hbone.windows import SLOW_S
 
 
@@ -100,7 +100,7 @@ def test_streams_have_odd_ids_that_grow() -> None:
 
 def test_a_client_takes_a_server_for_one_of_100_streams_until_it_says_so() -> None:
     client = session(server=False, streams_per_connection=1000)
-    assert (client.allowed, client.room) == (None, STREAMS_BEFORE_SETTINGS)
+    assert (client.allowed, client.room) == (None, 100)
     client.receive(settings(MAX_CONCURRENT_STREAMS=300), 0.0)
     assert (client.allowed, client.room) == (300, 300)
     client.receive(settings(MAX_CONCURRENT_STREAMS=0), 0.0)
@@ -171,6 +171,42 @@ def test_a_client_may_send_before_the_answer() -> None:
     stream = pair.client.open(AUTHORITY)
     assert pair.client.send(stream, b"early") == 5
     assert bytes_of(pair.pump()[1], stream) == b"early"
+
+
+def test_a_client_may_end_its_side_before_it_has_heard_anything() -> None:
+    client = session(server=False)
+    client.take_output()
+    stream = client.open(AUTHORITY)
+    client.finish(stream)
+    heard = list(Splitter(server=False).split(settings() + client.take_output()))[1:]
+    assert [(each.kind, each.flags & 1) for each in heard] == [(1, 0), (0, 1)]
+
+
+def test_a_large_window_of_ours_holds_before_it_is_acknowledged() -> None:
+    """The peer has read of it when it opens a stream, and may acknowledge it later."""
+    subject = session(stream_window=100_000, connection_window=100_000)
+    asked = client_of(session()).headers(1)
+    subject.receive(PREFACE + settings() + asked, 0.0)
+    pieces = b"".join(data(1, bytes(10_000)) for _ in range(10))
+    assert subject.receive(pieces, 0.0) == [DataReceived(1, bytes(100_000))]
+
+
+def test_a_stream_whose_peer_has_ended_may_be_reset() -> None:
+    peer = client_of(session())
+    peer.connect()
+    peer.say(data(1, end=True))
+    peer.subject.reset(1, ErrorCode.CANCEL)
+    assert [tuple(each) for each in peer.hear()] == [(3, 0, 1, b"\0\0\0\x08")]
+
+
+def test_who_goes_on_after_both_have_ended_is_told_that_the_stream_is_closed() -> None:
+    peer = client_of(session())
+    peer.connect()
+    peer.subject.finish(1)
+    peer.say(data(1, end=True))
+    peer.hear()
+    assert peer.subject.streams == 0
+    assert broken(peer.say(peer.headers(1, end=True))).code is ErrorCode.STREAM_CLOSED
 
 
 def test_there_is_one_answer() -> None:
@@ -452,6 +488,14 @@ def test_a_client_that_is_closed_has_no_room() -> None:
     client = Pair().client
     client.close(ErrorCode.NO_ERROR, "")
     assert client.room == 0
+
+
+def test_a_client_that_closes_names_no_stream_of_its_server() -> None:
+    peer = server_of(session(server=False))
+    peer.subject.open(AUTHORITY)
+    peer.hear()
+    peer.subject.close(ErrorCode.INTERNAL_ERROR, "")
+    assert [tuple(each) for each in peer.hear()] == [(7, 0, 0, b"\0\0\0\0\0\0\0\2")]
 
 
 def test_what_a_stream_had_sent_before_its_reset_goes_out_first() -> None:

@@ -129,7 +129,8 @@ def _starved_s(pid: int) -> float:
 
 
 def _pytest(files: Sequence[str], *plugins: object) -> int:
-    options = ["-q", "-x", "-m", "not slow", "-p", "no:cacheprovider"]
+    # a hang is noticed here, where it is known how long there was no processor
+    options = ["-q", "-x", "-m", "not slow", "-p", "no:cacheprovider", "--timeout=0"]
     # to write down how a mutant's test fails takes longer than to find out that it does
     options += ["--tb=line", "--assert=plain"]
     # hypothesis is imported already

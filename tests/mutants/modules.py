@@ -28,6 +28,7 @@ HUNTED: Mapping[str, tuple[str, ...]] = {
     "uproxy.hbone.sending": (
         "test_hbone_sending",
         "test_hbone_session",
+        "test_hbone_control",
         "test_hbone_attacks",
         "test_hbone_windows",
     ),

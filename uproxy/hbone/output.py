@@ -87,7 +87,3 @@ class Output:
             self._bytes += frames.frame(FrameType.DATA, END_STREAM, stream)
         else:
             self._bytes[tail.begin + _FLAGS_AT] |= END_STREAM
-
-    def forget(self, stream: int) -> None:
-        """The stream is over: nothing is appended to its frames."""
-        self._tails.pop(stream, None)

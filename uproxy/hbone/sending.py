@@ -272,7 +272,6 @@ class Sender:
     def _end(self, stream: Stream, *, unknowing: bool) -> None:
         """A stream was reset, which the peer may not know yet: nothing passes any more."""
         stream.was_reset = stream.sent_end = stream.received_end = True
-        self._output.forget(stream.id)
         self._remember(stream.id, unknowing=unknowing)
 
     def _settle(self, stream: Stream) -> None:
@@ -282,8 +281,7 @@ class Sender:
 
     def _remove(self, stream: Stream) -> None:
         """Forget a stream, and give back to the tunnel what it holds."""
-        if self._streams.pop(stream.id, None) is None:
-            return
+        del self._streams[stream.id]
         if not stream.was_reset:
             self._end(stream, unknowing=False)
         self._shortfall -= stream.shortfall
