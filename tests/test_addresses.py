@@ -57,6 +57,14 @@ def test_one_server_name_is_told_to_every_address_and_follows_a_reload() -> None
     assert [each.server_name for each in destination.candidates(0.0)] == ["other.example"]
 
 
+def test_a_server_name_takes_the_place_of_an_addresss_own() -> None:
+    assert Addresses.of((NAME,), {}).sni(NAME) == "db.internal"
+    named = Addresses.of((NAME, A), {}, "reviews.example")
+    assert [named.sni(each) for each in (NAME, A)] == ["reviews.example"] * 2
+    here = UnixAddress("/run/app.sock")
+    assert [Addresses.of((A, here), {}).sni(each) for each in (A, here)] == [None, None]
+
+
 def test_they_are_open_where_connections_name_the_address_or_its_port() -> None:
     assert Addresses.of((), {}).is_open
     assert Addresses.of((TcpAddress("127.0.0.1", 0),), {}).is_open

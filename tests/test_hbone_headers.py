@@ -271,6 +271,10 @@ def test_the_size_of_the_table_changes_twice_in_a_block_at_most() -> None:
         assert caught.value.flood is Flood.HEADERS
 
 
+def test_the_headers_of_l7_proxies_are_those_that_envoys_are_configured_with() -> None:
+    assert (headers.CALLER, headers.PROOF) == ("x-uproxy-caller", "x-uproxy-proof")
+
+
 def test_what_headers_say_is_in_no_traceback_because_tokens_are_among_them() -> None:
     request = headers.read_request([*CONNECT, (headers.PROOF, "a.token.of.ours")])
     assert "a.token.of.ours" not in repr(request)
