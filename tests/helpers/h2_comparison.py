@@ -14,8 +14,10 @@ import hpack
 from h2.settings import SettingCodes
 
 from tests.helpers import hbone_sessions_native
+from tests.helpers.h2_case import Case
 from tests.helpers.h2_library import Account, Library, Said, sent_as_answer, split
-from tests.helpers.h2_rules import RULES, TRANSLATIONS, Case
+from tests.helpers.h2_rules import RULES
+from tests.helpers.h2_translations import TRANSLATIONS
 from tests.helpers.hbone_sessions import AUTHORITY
 from tests.helpers.hbone_talk import Draw, FluentTalk, Numbers, Talk, follow, in_order
 from uproxy.hbone import budgets

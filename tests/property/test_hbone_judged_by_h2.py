@@ -9,7 +9,8 @@ from hpack import Encoder
 from hypothesis import given
 
 from tests.helpers.h2_comparison import Comparison, check
-from tests.helpers.h2_rules import RULES, TRANSLATIONS
+from tests.helpers.h2_rules import RULES
+from tests.helpers.h2_translations import TRANSLATIONS
 from tests.helpers.hbone_sessions import AUTHORITY, data, settings
 from tests.helpers.hbone_talk import greeting
 from uproxy.hbone import frames
