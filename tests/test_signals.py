@@ -5,11 +5,12 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from uproxy.signals import HANDLED, IGNORED
+from uproxy.signals import HANDLED, IGNORED, start_without
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,3 +71,24 @@ def imported_before_main() -> set[str]:
 @pytest.mark.parametrize("number", sorted(IGNORED))
 def test_what_nobody_handles_has_no_effect(number: signal.Signals) -> None:
     assert started(number) == ["lives", "runs"]
+
+
+def test_a_thread_gets_none_of_what_the_loop_handles_and_who_starts_it_still_does() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    masks: list[set[int]] = []
+    thread = threading.Thread(
+        target=lambda: masks.append({*signal.pthread_sigmask(signal.SIG_BLOCK, ())})
+    )
+    start_without(thread)
+    thread.join()
+    assert masks == [{*before} | {*HANDLED}]
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+def test_where_no_thread_can_be_started_signals_still_come() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    ended = threading.Thread()
+    ended.start()
+    with pytest.raises(RuntimeError):
+        start_without(ended)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before

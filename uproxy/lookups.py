@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from uproxy import signals
 from uproxy.model import TcpAddress
 
 MOST_THREADS: Final = 128
@@ -151,7 +152,7 @@ class Lookups:
         )
         self._running[host] = host in self._slow
         try:
-            thread.start()
+            signals.start_without(thread)
         except RuntimeError:  # the machine or the cgroup has no more threads for us
             if len(self._running) == 1:
                 why = OSError(errno.EAGAIN, "no thread left to look it up")

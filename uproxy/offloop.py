@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Final, TypeVar
 
+from uproxy import signals
 from uproxy.errors import UproxyError
 
 _T = TypeVar("_T")
@@ -63,7 +64,7 @@ async def off_loop(work: Callable[[], _T], name: str) -> _T:
             loop.call_soon_threadsafe(settle, result, failure)
 
     try:
-        threading.Thread(target=run, name=name, daemon=True).start()
+        signals.start_without(threading.Thread(target=run, name=name, daemon=True))
     except RuntimeError as error:
         raise UproxyError(f"no thread left for the {name} ({error}): raise TasksMax") from None
     return await done

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Collection
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import threading
 
 QUITTING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 """What ends uProxy, in order."""
@@ -36,7 +39,21 @@ def hold_back_those_handled() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
 
 
+def start_without(thread: threading.Thread) -> None:
+    """Start a thread that gets none of what the event loop handles.  One that lives on while the
+    process ends would take a signal for which there is no handler any more.
+
+    Raises:
+        RuntimeError: no thread can be started.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+    try:
+        thread.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def let_through(numbers: Collection[signal.Signals] = HANDLED) -> None:
     """Deliver what was held back, and what comes from now on.  Threads that were started in
-    between don't get any."""
+    between don't get any, nor do those of `start_without`."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)

@@ -203,7 +203,7 @@ def test_hanging_for_too_long_it_costs_what_was_open(two: Two) -> None:
         two.visits.more(100)
     finally:
         two.first.send(signal.SIGCONT)
-    assert two.visits.failures == []
+    assert len(two.visits.failures) <= PASSING  # whose request was under way
     assert 0 < len(two.visits.lost) < STAYING
 
 

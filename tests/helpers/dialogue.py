@@ -23,6 +23,7 @@ from uproxy.lab.identities import IdentityFiles
 from uproxy.spiffe.encoding import serial_text
 
 _TIMEOUT_S = 20.0
+_IP_BIND_ADDRESS_NO_PORT = 24  # linux/in.h
 """Seconds."""
 
 
@@ -162,7 +163,12 @@ def shown_serial(client: Dialogue) -> str:
 def dial(port: int, source: str = "127.0.0.1") -> socket.socket:
     """Connect to a loopback port in plaintext, from the address `source`; small writes are sent at
     once."""
-    client = socket.create_connection(("127.0.0.1", port), _TIMEOUT_S, source_address=(source, 0))
+    client = socket.socket()
+    client.settimeout(_TIMEOUT_S)
+    # the port is chosen when it connects: many may come from one address
+    client.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+    client.bind((source, 0))
+    client.connect(("127.0.0.1", port))
     client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return client
 

@@ -15,6 +15,7 @@ import select
 import threading
 from collections.abc import Callable
 
+from uproxy import signals
 from uproxy.errors import UproxyError
 
 QUEUE_LINES = 10_000
@@ -72,7 +73,7 @@ class Pipe:
             UproxyError: the thread can't be started.
         """
         try:
-            self._thread.start()
+            signals.start_without(self._thread)
         except RuntimeError as error:
             raise UproxyError(
                 f"no thread for the log ({error}): raise the limit of processes (ulimit -u, "
