@@ -199,7 +199,7 @@ async def test_a_message_within_the_grace_saves_the_identity(path: Path) -> None
 
 async def test_an_expired_svid_is_not_ready_even_if_the_agent_just_sent_it(path: Path) -> None:
     clock = Clock()
-    clock.ahead = timedelta(hours=2)
+    clock.ahead = timedelta(days=1)
     async with FakeAgent(path) as agent, watching(Watched(path, clock=clock)) as source:
         agent.send(response(WEB))
         await eventually(lambda: "expired at" in source.current.reason, "the expiry to be seen")

@@ -80,6 +80,9 @@ class Quirks:
     constraints_critical: bool = True
 
 
+_LASTS, _LASTS_BY_THE_CLOCK = timedelta(hours=1), timedelta(hours=12)
+"""How long what an authority issues lasts, if its `now` was given, or is the clock's: tests that
+made it when they were imported may run hours later."""
 _CA = Quirks(subject=None, ca=True, key_usage=("key_cert_sign", "crl_sign"), eku=None)
 
 
@@ -142,6 +145,7 @@ class Authority:
     ) -> None:
         self.trust_domain = trust_domain
         self.now = (now or datetime.now(UTC)).replace(microsecond=0)
+        self._ends = self.now + (_LASTS_BY_THE_CLOCK if now is None else _LASTS)
         self.intermediates: tuple[x509.Certificate, ...] = ()
         how = replace(_CA, subject=f"CA of {trust_domain}", uris=(f"spiffe://{trust_domain}",))
         self._how = replace(how, **quirks)
@@ -163,7 +167,7 @@ class Authority:
         how = replace(
             child._how, subject=quirks.get("subject", f"{name} {depth} of {self.trust_domain}")
         )
-        child._how = how
+        child._how, child._ends = how, self._ends
         child.certificate = self._build(how, child.key, self)
         child.intermediates = (child.certificate, *self.intermediates)
         child.root = self.root
@@ -186,7 +190,7 @@ class Authority:
             x509.CertificateRevocationListBuilder()
             .issuer_name(issuer or self.certificate.subject)
             .last_update(last_update or self.now - timedelta(minutes=1))
-            .next_update(next_update or self.now + timedelta(hours=1))
+            .next_update(next_update or self._ends)
         )
         for value, critical in extensions:
             builder = builder.add_extension(value, critical)
@@ -230,7 +234,7 @@ class Authority:
             .issuer_name(issuer.certificate.subject if issuer else _name(how.subject))
             .public_key(key.public_key())
             .not_valid_before(how.not_before or self.now - timedelta(minutes=1))
-            .not_valid_after(how.not_after or self.now + timedelta(hours=1))
+            .not_valid_after(how.not_after or self._ends)
         )
         for value, critical in _extensions(how, key, issuer_key):
             builder = builder.add_extension(value, critical)
