@@ -6,9 +6,17 @@ import pytest
 
 from tests.helpers.tunnels import outbound_door
 from uproxy.contract import PLAIN, Candidate, Refusal, Route, Tunnel
+from uproxy.libssl import TlsError
 from uproxy.lifecycle import ENDINGS, State
 from uproxy.model import Outcome, TcpAddress, Timeouts
-from uproxy.transport.l7_failures import cut_off, l7_proxy_of, left_after, named
+from uproxy.transport.l7_failures import (
+    cut_off,
+    l7_proxy_of,
+    left_after,
+    named,
+    refused_handshake,
+    stranded,
+)
 
 ONE, OTHER = (TcpAddress(f"10.0.0.{n}", 15008) for n in (9, 10))
 APP, REPLICA = (TcpAddress(f"10.1.0.{n}", 8080) for n in (1, 2))
@@ -101,3 +109,40 @@ def test_what_is_cut_off_before_its_first_byte_has_probably_been_refused_behind_
     assert why.outcome is Outcome.L7_REFUSED
     assert why.reason.startswith("L7 proxy l7 at 10.0.0.9:15008: reset before the first byte: ")
     assert all(why.outcome in ENDINGS[state] for state in (State.RELAYING, State.CLOSING))
+
+
+def test_what_is_lost_before_a_byte_has_passed_goes_on() -> None:
+    ending = stranded("l7", ONE, 2.5)
+    assert ending.goes_on
+    assert (ending.outcome, ending.state) == (Outcome.L7_UNAVAILABLE, State.RELAYING)
+    assert (ending.duration, ending.bytes_sent, ending.bytes_received) == (2.5, 0, 0)
+    assert ending.reason == "L7 proxy l7 at 10.0.0.9:15008: lost before a byte had passed"
+
+
+UNKNOWN_CA = 48
+
+
+@pytest.mark.parametrize(
+    ("at_l7", "outcome"), [(True, Outcome.L7_REFUSED), (False, Outcome.HANDSHAKE_FAILED)]
+)
+def test_an_alert_instead_of_an_answer_is_a_refusal_of_our_certificate(
+    at_l7: bool, outcome: Outcome
+) -> None:
+    error = TlsError("tlsv1 alert unknown ca", UNKNOWN_CA)
+    why = refused_handshake("the peer", error, "spiffe://example.org/web", at_l7=at_l7)
+    assert why is not None
+    assert why.outcome is outcome
+    assert why.reason == (
+        "the peer refused our certificate (unknown ca): it may lack a bundle for example.org"
+    )
+    unknown = refused_handshake("the peer", error, None, at_l7=at_l7)
+    assert unknown is not None
+    assert unknown.reason.endswith("it may lack a bundle for our trust domain")
+
+
+@pytest.mark.parametrize(
+    "error", [TlsError("bad record mac"), ConnectionResetError(104, "reset"), ValueError("48")]
+)
+@pytest.mark.parametrize("at_l7", [True, False])
+def test_any_other_end_of_a_tunnel_refuses_nobody(error: Exception, at_l7: bool) -> None:
+    assert refused_handshake("the peer", error, "spiffe://example.org/web", at_l7=at_l7) is None
