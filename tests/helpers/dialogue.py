@@ -163,13 +163,15 @@ def shown_serial(client: Dialogue) -> str:
 def dial(port: int, source: str = "127.0.0.1") -> socket.socket:
     """Connect to a loopback port in plaintext, from the address `source`; small writes are sent at
     once."""
-    client = socket.socket()
-    client.settimeout(_TIMEOUT_S)
-    # the port is chosen when it connects: many may come from one address
-    client.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
-    client.bind((source, 0))
-    client.connect(("127.0.0.1", port))
-    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    with contextlib.ExitStack() as stack:
+        client = stack.enter_context(socket.socket())
+        client.settimeout(_TIMEOUT_S)
+        # the port is chosen when it connects: many may come from one address
+        client.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
+        client.bind((source, 0))
+        client.connect(("127.0.0.1", port))
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        stack.pop_all()
     return client
 
 

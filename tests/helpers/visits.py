@@ -56,8 +56,11 @@ class Visits:
             self._loop.close()
 
     async def _begin(self) -> None:
-        visitors = [self._pass() for _ in range(PASSING)] + [self._stay() for _ in range(STAYING)]
-        self._running = asyncio.gather(*visitors)
+        staying = [_Visitor(self._port) for _ in range(STAYING)]
+        for each in staying:  # one after the other, so that they are spread over what serves them
+            await each.visit(self, stays=True)
+        passing = (self._pass() for _ in range(PASSING))
+        self._running = asyncio.gather(*passing, *map(self._stay, staying))
 
     async def _end(self) -> None:
         assert self._running is not None
@@ -70,14 +73,14 @@ class Visits:
             except _ERRORS as error:
                 self.failures.append(repr(error))
 
-    async def _stay(self) -> None:
+    async def _stay(self, visitor: _Visitor) -> None:
         while not self._stopping:
-            visitor = _Visitor(self._port)
             try:
                 while await visitor.visit(self, stays=not self._stopping):
                     continue
             except _ERRORS as error:
                 (self.lost if visitor.answers else self.failures).append(repr(error))
+            visitor = _Visitor(self._port)
 
 
 class _Visitor:
