@@ -517,6 +517,24 @@ async def test_what_the_door_says_when_it_is_asked_again_counts(engine: Engine) 
         assert len(door.stranded) == 1
 
 
+async def test_one_that_has_reset_a_stream_and_is_then_lost_has_refused(engine: Engine) -> None:
+    async with listening() as one, listening() as straight:
+        route = by_way_of(one.address, then=straight.address)
+        async with door_to(engine, route) as (door, address):
+            downstream = await Stream.connect(address)
+            peer = await H2Peer.accept(one)
+            stream = await peer.request()
+            peer.h2.send_headers(stream, [(":status", "200")])
+            peer.h2.reset_stream(stream, h2.errors.ErrorCodes.CONNECT_ERROR)
+            peer.tls.tls.sendall(peer.h2.data_to_send())
+            # at once, so that all of it has come before the door says that bytes may pass
+            peer.tls.stream.send_last(peer.tls.pending())
+            assert await downstream.is_reset()
+            assert (await door.ending()).outcome is Outcome.L7_REFUSED
+            assert not door.stranded
+            assert len(door.arrivals) == 1
+
+
 async def test_where_the_door_was_taken_away_a_lost_proxy_ends_it(engine: Engine) -> None:
     async with opened_through_the_first_of_two(engine) as (door, downstream, first, _other):
         assert door.listener is not None

@@ -126,10 +126,11 @@ cdef inline void lose_stream(Side *side) noexcept nogil:
 
 cdef inline void strand(Side *side) noexcept nogil:
     """Note, of one of ours through an L7 proxy (only those have an `end_delay`), that its tunnel is
-    lost, unless bytes or an end wait to be read."""
+    lost, unless bytes or an end wait to be read.  One that was reset before has been refused."""
     cdef H2Stream *h2 = side.stream.h2
     side.stream.is_stranded = (
-        side.index == 1 and side.stream.end_delay != 0 and not h2.unread and not h2.receive_ended)
+        side.index == 1 and side.stream.end_delay != 0 and not h2.unread
+        and not h2.receive_ended and not h2.was_reset)
 
 
 cdef inline bint is_movable(Connection *connection) noexcept nogil:
