@@ -535,6 +535,21 @@ async def test_one_that_has_reset_a_stream_and_is_then_lost_has_refused(engine: 
             assert len(door.arrivals) == 1
 
 
+async def test_what_was_known_of_a_lost_proxy_is_not_said_of_what_follows(engine: Engine) -> None:
+    async with opened_through_the_first_of_two(engine) as (door, downstream, first, _other):
+        door.answer = Refusal(Outcome.CONNECT_FAILED, "db.example can't be resolved")
+        lose(first)
+        assert await downstream.is_reset()
+        ending = await door.ending()
+        assert (ending.outcome, ending.reason) == (
+            Outcome.CONNECT_FAILED, "db.example can't be resolved",
+        )  # fmt: skip
+        ((connection, _ending),) = door.endings
+        # otherwise its handshake is counted once more, as that of a connection which never opened
+        assert (connection.peer, connection.tls) == (None, None)
+        assert (connection.via, connection.tunnel_end) == (None, None)
+
+
 async def test_where_the_door_was_taken_away_a_lost_proxy_ends_it(engine: Engine) -> None:
     async with opened_through_the_first_of_two(engine) as (door, downstream, first, _other):
         assert door.listener is not None

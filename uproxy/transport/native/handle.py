@@ -139,6 +139,9 @@ class NativeConnection(Dialling):
         self._door = successor_of_open(self._direction, door)
         on_closed, self._on_closed = cast("OnClosed", self._on_closed), None
         on_closed(self, stranded(cast("str", self.via), self.tunnel_end, self.lasted()))
+        self.via = self.tunnel_end = None
+        if not self._inbound:
+            self.peer = self.tls = None
 
     def _on_carrying(self) -> None:
         """Tell the door that it carries streams.  What they need of its plan is kept, without the

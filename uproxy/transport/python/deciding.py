@@ -220,6 +220,7 @@ class Deciding:
         on_closed, self._on_closed = cast("OnClosed", self._on_closed), None
         lost = stranded(cast("str", self.via), self.tunnel_end, age)
         on_closed(cast("Connection", self), lost)
+        self.via = self.tunnel_end = None
 
     def _forget_snapshot(self) -> None:
         """Keep nothing of the snapshot that admitted it: neither plan nor addresses.  Through an L7
