@@ -550,6 +550,17 @@ async def test_what_was_known_of_a_lost_proxy_is_not_said_of_what_follows(engine
         assert (connection.via, connection.tunnel_end) == (None, None)
 
 
+async def test_while_a_listener_is_closing_a_lost_proxy_is_still_replaced(engine: Engine) -> None:
+    async with opened_through_the_first_of_two(engine) as (door, downstream, first, other):
+        assert door.listener is not None
+        await door.listener.close()
+        lose(first)
+        peer, stream = await answered(other)
+        assert (await door.connection(2)).tunnel_end == other.address
+        await downstream.send(b"request")
+        assert await peer.receive(stream, 7) == b"request"
+
+
 async def test_where_the_door_was_taken_away_a_lost_proxy_ends_it(engine: Engine) -> None:
     async with opened_through_the_first_of_two(engine) as (door, downstream, first, _other):
         assert door.listener is not None

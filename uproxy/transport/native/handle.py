@@ -135,8 +135,8 @@ class NativeConnection(Dialling):
         """
         self._release_snapshot()  # its opening may be reported only now
         listener = cast("NativeListener", self._listener)
-        door = listener.door if self.take_door_state() else None
-        self._door = successor_of_open(self._direction, door)
+        self._door = successor_of_open(self._direction, listener.door)
+        listener.lend_door_state(self)
         on_closed, self._on_closed = cast("OnClosed", self._on_closed), None
         on_closed(self, stranded(cast("str", self.via), self.tunnel_end, self.lasted()))
         self.via = self.tunnel_end = None

@@ -15,7 +15,12 @@ from uproxy.contract import Candidate, Door, Refusal, RefusedError, Route, TlsPl
 from uproxy.errors import IdentityError
 from uproxy.model import Direction, Outcome, UnixAddress
 from uproxy.transport.accept_backoff import SHORTAGES, AcceptBackoff
-from uproxy.transport.native._engine import CHOOSE_PROTOCOL, ON_MESSAGE, ListenerHandle
+from uproxy.transport.native._engine import (
+    CHOOSE_PROTOCOL,
+    ON_MESSAGE,
+    ConnectionHandle,
+    ListenerHandle,
+)
 from uproxy.transport.native.loop import LoopState
 from uproxy.transport.native.tunnels import limits_of
 
@@ -138,6 +143,16 @@ class NativeListener:
         door_state = DoorState(self, door, None, door.direction is Direction.INBOUND)
         tunnels = limits_of(door.tunnels, door.tunnels.max_streams, door.timeouts.idle, None)
         self._handle.set_door_state(door_state, None, False, True, 0, tunnels, None)
+
+    def lend_door_state(self, connection: ConnectionHandle) -> None:
+        """Have a connection that has released its DoorState hold one again.  A closed listener has
+        none any more, and makes one that nothing arrives under."""
+        if connection.take_door_state() or self.door is None:
+            return
+        door_state = DoorState(self, self.door, None, self.door.direction is Direction.INBOUND)
+        self._handle.set_door_state(door_state, None, False, False, 0, None, None)
+        connection.take_door_state()
+        self._handle.forget()
 
     def forget(self) -> None:
         """Let nobody decide about streams any more, after `close`."""
