@@ -470,6 +470,17 @@ async def test_where_a_byte_has_passed_a_lost_proxy_is_a_reset(engine: Engine, w
         assert not door.stranded
 
 
+async def test_what_a_lost_tunnel_has_not_taken_keeps_no_connection(engine: Engine) -> None:
+    async with through_one(engine) as (door, address, end):
+        downstream = await Stream.connect(address)
+        peer, _stream = await answered(end)
+        await door.connection()
+        downstream.socket.send(b"x")
+        lose(peer)  # in the same turn, so that the byte waits for the tunnel's socket
+        assert await downstream.is_reset()
+        assert (await door.ending()).bytes_sent == 1
+
+
 async def test_who_has_ended_its_direction_is_not_sent_elsewhere(engine: Engine) -> None:
     async with through_one(engine) as (door, address, end):
         downstream = await Stream.connect(address)

@@ -334,6 +334,7 @@ class Tunnel(FrameChannel):
                 handle.cancel()
         if self._pong is not None and not self._pong.done():
             self._pong.set_result(None)
+        self._waiting.clear()  # the socket takes nothing more, and nobody waits for it to
         lost = failure or OSError(errno.ECONNRESET, "")
         reason = f"the tunnel was lost: {failures.describe(self.channel.who, lost)}"
         for side in tuple(self._sides.values()):
