@@ -37,9 +37,8 @@ from uproxy.transport.l7_failures import l7_proxy_of
 from uproxy.transport.python.channel import Channel
 from uproxy.transport.python.close import close_sides, ending_of, is_alert_sent
 from uproxy.transport.python.relay import Relay, StrandedError
-from uproxy.transport.python.side import ChannelSide, End
+from uproxy.transport.python.side import ChannelSide, End, StreamRefusedError
 from uproxy.transport.python.steps import Step, Steps
-from uproxy.transport.python.stream import StreamRefusedError, StreamSide
 from uproxy.transport.python.tls import TlsChannel, begins_handshake, refusing
 from uproxy.transport.through import Tries
 
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from uproxy.transport.python.carried import CarriedStreams
     from uproxy.transport.python.listener import Host, Listener
     from uproxy.transport.python.pool import PooledTunnel
+    from uproxy.transport.python.stream import StreamSide
 
 LINGER: Final = 1.0
 """Seconds for which a refused peer may read its alert, or a tunnel's GOAWAY: if the socket were
@@ -72,7 +72,7 @@ class Connection(Steps):
         self._limiter = engine.limiter
         self._names = failures.NAMES[door.direction]
         self._socket = accepted
-        self._downstream = accepted if isinstance(accepted, StreamSide) else None
+        self._downstream = None if isinstance(accepted, socket.socket) else accepted
         self._tries = Tries(time.monotonic())
 
     # The verbs.
@@ -81,7 +81,7 @@ class Connection(Steps):
         """Count it against the limits; await the ClientHello, or without TLS and of a stream ask
         for the route.  A door that refuses is asked again at the first byte: a probe sends none."""
         self._limiter.add(self)
-        if isinstance(self._socket, StreamSide):
+        if not isinstance(self._socket, socket.socket):
             return self.on_target_known
         plan = self._plan()
         if plan is not None:
@@ -256,8 +256,8 @@ class Connection(Steps):
             self.enter_state(self.state, 0)
         if self._carried is not None:
             await self._carried.end(self._cut)
-        if isinstance(self._downstream, StreamSide):
-            self._downstream.refuse(why)
+        if not isinstance(self._socket, socket.socket):
+            self._socket.refuse(why)
         ending = self._close_sides(why)
         self.enter_state(State.CLOSED, 0)
         self._report_ending(ending)
@@ -328,8 +328,8 @@ class Connection(Steps):
         if self._cut is not None:
             # a cancellation waits for the next await, and bytes would have passed by then
             raise RefusedError(self._cut)
-        if isinstance(down, StreamSide):
-            down.accept()
+        if not isinstance(self._socket, socket.socket):
+            self._socket.accept()
         self._forget_snapshot()
         return self._relay.until_half_closed(route.preface)
 

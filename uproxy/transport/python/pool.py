@@ -22,8 +22,8 @@ from uproxy.transport import failures
 from uproxy.transport.dial import reach
 from uproxy.transport.poller import Poller
 from uproxy.transport.python import tunnel
-from uproxy.transport.python.side import Failure
-from uproxy.transport.python.stream import StreamRefusedError, StreamSide
+from uproxy.transport.python.side import Failure, StreamRefusedError
+from uproxy.transport.python.stream import StreamSide
 from uproxy.transport.python.tls import TlsChannel, refusing
 from uproxy.transport.python.way import Way
 

@@ -11,7 +11,7 @@ import errno
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from uproxy.contract import PeerSvid, TlsFacts
+from uproxy.contract import PeerSvid, RefusedError, TlsFacts
 from uproxy.libssl import Buffer, TlsError
 from uproxy.transport.poller import BROKEN, HUNG_UP, READ, WRITE
 from uproxy.transport.python.channel import Channel
@@ -105,6 +105,10 @@ class End(Side, Protocol):
     def finished(self) -> bool:
         """Whether the end was sent, behind all bytes."""
 
+    @property
+    def is_stranded(self) -> bool:
+        """Whether it was lost with its tunnel to an L7 proxy, and holds nothing that has come."""
+
     def watch_loss(self, on_lost: Callable[[OSError], None]) -> None:
         """Report a reset, once, while it isn't relayed yet.
 
@@ -125,10 +129,17 @@ class End(Side, Protocol):
         """End it so that the other end sees a reset."""
 
 
+class StreamRefusedError(RefusedError):
+    """The peer hasn't looked at a CONNECT, so it may be sent again, elsewhere (RFC 9113 §8.7).
+    It is here, and not beside streams, so that nobody needs these to catch it."""
+
+
 class ChannelSide:
     """A side with a channel of its own."""
 
     __slots__ = ("_on_ready", "_reading", "channel")
+
+    is_stranded = False
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel

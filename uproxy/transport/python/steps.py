@@ -17,7 +17,6 @@ from uproxy.lifecycle import State, check_move
 from uproxy.transport import failures
 from uproxy.transport.python.deciding import Deciding, HasDoor
 from uproxy.transport.python.side import End
-from uproxy.transport.python.stream import StreamSide
 from uproxy.transport.through import MAX_STRANDINGS
 
 _log = logging.getLogger(__name__)
@@ -90,8 +89,7 @@ class Steps(Deciding):
 
     def _is_stranded(self) -> bool:
         """Whether upstream was lost with an L7 proxy, and it isn't cut, nor too often so."""
-        upstream = self._upstream
-        is_lost = isinstance(upstream, StreamSide) and upstream.is_stranded
+        is_lost = cast("End", self._upstream).is_stranded
         return is_lost and self._cut is None and self._strandings < MAX_STRANDINGS
 
     def _on_timer(self) -> None:

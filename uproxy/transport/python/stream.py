@@ -19,15 +19,12 @@ from uproxy.hbone.codes import ErrorCode
 from uproxy.libssl import Buffer
 from uproxy.model import Outcome
 from uproxy.transport import failures
+from uproxy.transport.python.side import StreamRefusedError
 from uproxy.transport.through import END_DELAY_ANSWERED_S
 
 if TYPE_CHECKING:
     from uproxy.transport.python.side import Failure, OnReady
     from uproxy.transport.python.tls import TlsChannel
-
-
-class StreamRefusedError(RefusedError):
-    """The peer hasn't looked at a CONNECT, so it may be sent again, elsewhere (RFC 9113 §8.7)."""
 
 
 class Tunnel(Protocol):
