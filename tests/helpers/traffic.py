@@ -34,6 +34,10 @@ def digest_of(size: int, seed: int = 0) -> str:
     return digest.hexdigest()
 
 
+_TURNS = 5
+"""Of the loop, in which everything that a server has begun comes to its end."""
+
+
 @contextlib.asynccontextmanager
 async def serving(handler: Handler, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[int]:
     """Run a TCP server, by default on an ephemeral port; yield the port.  Open connections are
@@ -57,9 +61,12 @@ async def serving(handler: Handler, host: str = "127.0.0.1", port: int = 0) -> A
         yield server.sockets[0].getsockname()[1]
     finally:
         server.close()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        # what was accepted just now has no task yet, and what is closed is so a turn later
+        for _ in range(_TURNS):
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(0)
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
