@@ -152,7 +152,8 @@ cdef inline int copy_string(Headers *headers, const char **string, uint32_t size
     """Copy a string of the table into the headers' text.  Returns an HpackResult."""
     if size > MAX_HEADER_LIST - headers.text_size:
         return HPACK_TOO_LARGE
-    memcpy(headers.text + headers.text_size, string[0], size)
+    if size:  # an empty string may be at NULL
+        memcpy(headers.text + headers.text_size, string[0], size)
     string[0] = headers.text + headers.text_size
     headers.text_size += size
     return HPACK_OK
