@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 
 import pytest
@@ -10,7 +11,7 @@ from uproxy.libssl import TlsError
 from uproxy.lifecycle import ENDINGS, State
 from uproxy.model import Outcome, TcpAddress, Timeouts
 from uproxy.transport.l7_failures import (
-    cut_off,
+    failed,
     l7_proxy_of,
     left_after,
     named,
@@ -99,16 +100,31 @@ def test_nobody_goes_past_one_that_refuses_or_is_somebody_else(outcome: Outcome)
 
 
 def test_where_no_l7_proxy_is_in_the_way_all_others_are_tried() -> None:
-    failed = Refusal(Outcome.CONNECT_FAILED, "gone")
+    gone = Refusal(Outcome.CONNECT_FAILED, "gone")
     elsewhere = to(REPLICA, None)
-    assert left_after(ROUTE, LAST, failed, (FIRST, elsewhere)) == (FIRST, elsewhere)
+    assert left_after(ROUTE, LAST, gone, (FIRST, elsewhere)) == (FIRST, elsewhere)
 
 
 def test_what_is_cut_off_before_its_first_byte_has_probably_been_refused_behind_it() -> None:
-    why = cut_off("l7", ONE)
+    why = failed("l7", ONE, errno.ECONNRESET, is_soon=True)
+    assert why is not None
     assert why.outcome is Outcome.L7_REFUSED
     assert why.reason.startswith("L7 proxy l7 at 10.0.0.9:15008: reset before the first byte: ")
     assert all(why.outcome in ENDINGS[state] for state in (State.RELAYING, State.CLOSING))
+
+
+@pytest.mark.parametrize("error", [errno.ECONNRESET, errno.ETIMEDOUT, None])
+def test_a_reset_that_comes_late_is_the_proxys_no_more_than_any_other_failure(
+    error: int | None,
+) -> None:
+    assert failed("l7", ONE, error, is_soon=error != errno.ECONNRESET) is None
+
+
+@pytest.mark.parametrize("is_soon", [False, True])
+def test_what_is_lost_with_its_tunnel_was_refused_by_nobody(is_soon: bool) -> None:
+    why = failed("l7", ONE, errno.ENOLINK, is_soon=is_soon)
+    words = "L7 proxy l7 at 10.0.0.9:15008: its tunnel was lost, and what was under way on it"
+    assert why == Refusal(Outcome.RESET, words)
 
 
 def test_what_is_lost_before_a_byte_has_passed_goes_on() -> None:

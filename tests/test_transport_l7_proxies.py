@@ -464,8 +464,9 @@ async def test_where_a_byte_has_passed_a_lost_proxy_is_a_reset(engine: Engine, w
             assert await downstream.receive_exactly(1) == b"x"
         lose(peer)
         assert await downstream.is_reset()
-        expected = Outcome.L7_REFUSED if way == "to" else Outcome.RESET  # it might be one
-        assert (await door.ending()).outcome is expected
+        ending = await door.ending()
+        words = f"L7 proxy l7 at {end.address}: its tunnel was lost, and what was under way on it"
+        assert (ending.outcome, ending.reason) == (Outcome.RESET, words)
         assert len(door.arrivals) == 1
         assert not door.stranded
 
@@ -504,7 +505,8 @@ async def test_a_destination_without_an_l7_proxy_is_not_asked_for_again(engine: 
         await door.connection()
         lose(peer)
         assert await downstream.is_reset()
-        assert (await door.ending()).outcome is Outcome.RESET
+        ending = await door.ending()
+        assert (ending.outcome, ending.reason) == (Outcome.RESET, "the tunnel to the peer was lost")
         assert len(door.arrivals) == 1
 
 
@@ -592,7 +594,7 @@ async def test_proxies_that_are_always_lost_are_given_up(engine: Engine) -> None
             await door.connection(count + 1)
             lose(peer)
         assert await downstream.is_reset()
-        assert (await door.ending()).outcome is Outcome.L7_REFUSED
+        assert (await door.ending()).outcome is Outcome.RESET
         assert len(door.stranded) == MAX_STRANDINGS
         assert len(door.arrivals) == MAX_STRANDINGS + 1
 

@@ -148,22 +148,23 @@ def describe(who: str, error: BaseException) -> str:
         return f"reset by {who}"
     if error.errno == errno.ETIMEDOUT:
         return f"{who} vanished: keepalive got no answer"
+    if error.errno == errno.ENOLINK:
+        return f"the tunnel to {who} was lost"
     return f"{who} failed: {os.strerror(error.errno or 0).lower()}"
 
 
 def limit(what: str, limits: Limits, source: Address | str = "") -> Refusal:
     """Return the refusal by a limit; `what`: one of LIMITS; `source`: the address, or network, that
     connected."""
+    most = limits.handshakes_in_flight
     if what == "evicted":
         why = "silent for the longest when connections were full"
     elif what == "stalled":
-        most = limits.handshakes_in_flight
         why = (
             f"its handshake had stalled for the longest when {most} were in flight "
             "(limits.handshakes_in_flight)"
         )
     elif what == "slots":
-        most = limits.handshakes_in_flight
         why = f"{most} handshakes are in flight (limits.handshakes_in_flight)"
     elif what == "held":
         why = "its reader stalled while its tunnel kept too many bytes for its streams"

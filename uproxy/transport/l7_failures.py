@@ -7,6 +7,7 @@ decided, so that nobody goes past it; one that proves another identity is refuse
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from typing import Final
 
@@ -60,9 +61,23 @@ def left_after(
     return tuple(each for each in left if l7_proxy_of(route, each) is not None)
 
 
-def cut_off(via: str, end: TcpAddress | None) -> Refusal:
-    """Return the refusal for a stream that an L7 proxy has reset before the first byte of an
-    answer.  Envoy answers a CONNECT before it dials the destination (hop 3)."""
+def failed(via: str, end: TcpAddress | None, error: int | None, *, is_soon: bool) -> Refusal | None:
+    """Return the refusal for a stream through an L7 proxy that has failed while bytes were relayed;
+    None: nothing is known but the error.
+
+    Args:
+        error: ENOLINK: its tunnel was lost; ECONNRESET: the proxy has reset it, or closed it; other
+            numbers, and None, say nothing about the proxy.
+        is_soon: whether no byte had come back yet, and the connection is young.
+    """
+    if error == errno.ENOLINK:
+        why = f"L7 proxy {via} at {end}: its tunnel was lost, and what was under way on it"
+        return Refusal(Outcome.RESET, why)
+    return _cut_off(via, end) if error == errno.ECONNRESET and is_soon else None
+
+
+def _cut_off(via: str, end: TcpAddress | None) -> Refusal:
+    # Envoy answers a CONNECT before it dials the destination (hop 3)
     why = (
         "reset before the first byte: it can't reach the destination, found another identity there "
         "than we expect, or was refused: its access log, and that of the destination's proxy, say "

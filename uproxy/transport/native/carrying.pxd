@@ -5,7 +5,7 @@ to all of them.
 streams of each tunnel have given it, and looks whether one is done.
 """
 
-from libc.errno cimport ECONNRESET, ETIMEDOUT
+from libc.errno cimport ECONNRESET
 from libc.stdint cimport uint32_t
 
 from uproxy.transport.native.system cimport EPOLLOUT
@@ -114,20 +114,13 @@ cdef inline void take_reset(Session *session, H2Stream *h2, uint32_t code) noexc
         tell_lost(side, F_STREAM_RESET, code)
 
 
-cdef inline int error_of(Tunnel *tunnel) noexcept nogil:
-    """Return the errno with which a stream is lost: of a peer that has vanished, or by a reset."""
-    cdef bint has_vanished = (
-        tunnel.connection.fault.what == F_OS and tunnel.connection.fault.error == ETIMEDOUT)
-    return ETIMEDOUT if has_vanished else ECONNRESET
-
-
 cdef inline void tell_lost(Side *side, int what, int error) noexcept nogil:
     """A stream is lost.  One that is relayed ends when what it holds is passed on; a caller's that
     isn't yet, at once; one that is being opened fails for this reason (a Failure, its number)."""
     cdef Connection *connection = side.connection
     lose_stream(side)
     if is_relaying(connection):
-        fail_side(side, F_OS, error_of(side.stream.tunnel))
+        fail_side(side, F_OS, side.channel.error)
         turn_stream(side, CAN_READ | BROKEN)
     elif side.index == 0:
         if not is_connected(connection) or not side.stream.h2.unread:

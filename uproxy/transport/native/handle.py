@@ -30,8 +30,8 @@ from uproxy.contract import (
 )
 from uproxy.lifecycle import State
 from uproxy.model import Outcome
-from uproxy.transport import failures
-from uproxy.transport.l7_failures import cut_off, l7_proxy_of, stranded
+from uproxy.transport import failures, l7_failures
+from uproxy.transport.l7_failures import l7_proxy_of, stranded
 from uproxy.transport.native._engine import (
     ADMITTED,
     ARRIVED,
@@ -204,19 +204,16 @@ class NativeConnection(Dialling):
             plan = self.arrival.tls
             shown = None if plan is None else plan.own.spiffe_id
             return failures.handshake(failure.who, failure.cause(), limit, shown)
-        if self._is_cut_off(*fault[:2]):
-            return cut_off(cast("str", self.via), self.tunnel_end)
         route = cast("Route", self.route)
-        return failures.relay(failure, route, self._unanswered_for(fault[1]))
+        by_l7 = self._failure_of_l7(failure) if fault[1] == UPSTREAM else None
+        return by_l7 or failures.relay(failure, route, self._unanswered_for(fault[1]))
 
-    def _is_cut_off(self, what: str, side: int) -> bool:
-        """Whether an L7 proxy has reset the stream soon, and had sent nothing."""
-        return (
-            self.via is not None
-            and (what, side) == ("os", UPSTREAM)
-            and self.count(UPSTREAM) == 0
-            and self.lasted() <= failures.REFUSED_WITHIN_S
-        )
+    def _failure_of_l7(self, failure: failures.Failure) -> Refusal | None:
+        """Return why an L7 proxy has ended the stream, if it has."""
+        if self.via is None or failure.what != "os":
+            return None
+        is_soon = self.count(UPSTREAM) == 0 and self.lasted() <= failures.REFUSED_WITHIN_S
+        return l7_failures.failed(self.via, self.tunnel_end, failure.error, is_soon=is_soon)
 
     def _unanswered_for(self, side: int) -> float | None:
         """Return the seconds for which a side that is a TLS server has sent nothing; None: it isn't

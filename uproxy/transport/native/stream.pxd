@@ -5,7 +5,7 @@ before a reset are read before it is reported.  A RST_STREAM of ours goes the wa
 before it and doesn't overtake them, so nothing of it is ever undelivered.
 """
 
-from libc.errno cimport ECONNRESET
+from libc.errno cimport ECONNRESET, ENOLINK, ETIMEDOUT
 from libc.stdlib cimport calloc, free
 
 from uproxy.transport.native.frames cimport (
@@ -19,7 +19,7 @@ from uproxy.transport.native.codes cimport (
     F_EVICTED, F_FULL, F_MEMORY, F_OS, F_SOURCE_FULL, MAX_STRANDINGS,
 )
 from uproxy.transport.native.types cimport (
-    Carrier, Connection, Received, Side, Stream, Tunnel, Worker,
+    Carrier, Connection, Fault, Received, Side, Stream, Tunnel, Worker,
 )
 from uproxy.transport.native.side cimport (
     END_CERTAIN, END_UNKNOWN, READ_ENDED, READ_FAILED, READ_NOT_NOW, end_due, fail_side,
@@ -117,11 +117,21 @@ cdef inline void answer_connect(Side *side) noexcept nogil:
     mark_dirty(side.stream.tunnel)
 
 
+cdef inline int error_of(Side *side) noexcept nogil:
+    """Return the errno with which a stream is lost: of a reset, of a peer that has vanished, or
+    (ENOLINK) of a tunnel that was lost with all its streams."""
+    cdef Fault *fault
+    if side.stream.h2 == NULL or side.stream.h2.was_reset:
+        return ECONNRESET
+    fault = &side.stream.tunnel.connection.fault
+    return ETIMEDOUT if fault.what == F_OS and fault.error == ETIMEDOUT else ENOLINK
+
+
 cdef inline void lose_stream(Side *side) noexcept nogil:
     """Note that the stream was reset, or its tunnel lost: what it holds is still read."""
     side.stream.is_deaf = side.stream.is_ready = True
     side.stream.unsent, side.stream.end_held_at = 0, 0
-    side.channel.error = ECONNRESET  # as a socket's, before the relay
+    side.channel.error = error_of(side)  # as a socket's, before the relay
 
 
 cdef inline void strand(Side *side) noexcept nogil:
@@ -153,7 +163,7 @@ cdef inline void content_stream(Side *side) noexcept nogil:
 cdef inline int fail_stream(Side *side) noexcept nogil:
     """Record that a stream can't be used any more.  Returns -1."""
     lose_stream(side)
-    return fail_side(side, F_OS, ECONNRESET)
+    return fail_side(side, F_OS, side.channel.error)
 
 
 cdef inline int fail_write(Side *side) noexcept nogil:

@@ -30,8 +30,8 @@ from uproxy.contract import (
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Outcome, TcpAddress
 from uproxy.sockaddr import network_of
-from uproxy.transport import failures
-from uproxy.transport.l7_failures import cut_off, left_after, named, stranded
+from uproxy.transport import failures, l7_failures
+from uproxy.transport.l7_failures import left_after, named, stranded
 from uproxy.transport.python.relay import Relay
 from uproxy.transport.python.side import ChannelSide, End
 from uproxy.transport.succession import followed, same_way, successor, successor_of_open
@@ -200,10 +200,11 @@ class Deciding:
             return why
         if self._relay is None:
             return named(self.via, self.tunnel_end, why)
-        is_cut_off = self._relay.lost is self._upstream and not self.bytes_received
-        if is_cut_off and why.outcome is Outcome.RESET and age <= failures.REFUSED_WITHIN_S:
-            return cut_off(self.via, self.tunnel_end)
-        return why
+        if self._relay.lost is not self._upstream or why.outcome is not Outcome.RESET:
+            return why
+        error = getattr(cast("End", self._upstream).failure, "errno", None)
+        is_soon = not self.bytes_received and age <= failures.REFUSED_WITHIN_S
+        return l7_failures.failed(self.via, self.tunnel_end, error, is_soon=is_soon) or why
 
     def _take_back(self, age: float) -> None:
         """Have the listener's door decide again about a connection that was open: the L7 proxy was

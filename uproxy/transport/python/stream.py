@@ -288,7 +288,7 @@ class StreamSide:
         """The tunnel has ended.  A CONNECT without an answer is sent again elsewhere, because no
         byte has gone, unless the tunnel's end is a refusal."""
         self.is_stranded = self._at_l7 and self.failure is None and not self.pending
-        self.lose(error)
+        self.lose(OSError(errno.ENOLINK, "") if failures.is_cut(error) else error)
         refused = self._tunnel.refused_by(error, at_l7=self._at_l7)
         if refused is not None:
             self._fail_answer(RefusedError(refused))
