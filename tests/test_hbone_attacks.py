@@ -276,6 +276,20 @@ def test_a_flood_of_window_updates_has_an_end() -> None:
         assert end.flood is Flood.WINDOW_UPDATES
 
 
+@pytest.mark.parametrize("server", [True, False], ids=["server", "client"])
+def test_each_stream_may_have_two_window_updates_beside(server: bool) -> None:
+    """Before a byte was sent on it, as of an Envoy that opens its windows at once."""
+    peer = (client_of if server else server_of)(session(server=server))
+    for stream in range(1, 21, 2):
+        if server:
+            peer.connect(stream)
+        else:
+            assert peer.subject.open(AUTHORITY) == stream
+    count, end = until_broken(peer, always(frames.window_update(0, 1)))
+    assert end.flood is Flood.WINDOW_UPDATES
+    assert count == BUCKETS[Flood.WINDOW_UPDATES].burst + 10 * 2 + 1
+
+
 def opening(peer: Peer, size: int) -> Callable[[int], bytes]:
     """A WINDOW_UPDATE of so many bytes each time, after all that it allowed was sent."""
     peer.say(settings(INITIAL_WINDOW_SIZE=0), frames.window_update(0, 2**30))
