@@ -205,7 +205,9 @@ def test_a_window_may_be_as_large_as_it_can() -> None:
     ]
     assert peer.say(frames.window_update(1, DEFAULT_WINDOW - 1)) == []
     assert peer.subject.sendable(1) == DEFAULT_WINDOW
-    end = broken(peer.say(settings(INITIAL_WINDOW_SIZE=MAX_WINDOW)))
+    for initial in (0, MAX_WINDOW - DEFAULT_WINDOW):  # and back to the largest
+        assert peer.say(settings(INITIAL_WINDOW_SIZE=initial))[0] == SettingsReceived()
+    end = broken(peer.say(settings(INITIAL_WINDOW_SIZE=MAX_WINDOW - DEFAULT_WINDOW + 1)))
     assert end.reason == f"the window of a stream grew over {MAX_WINDOW} bytes"
 
 
