@@ -138,6 +138,14 @@ def test_the_newest_part_of_a_chart_fits_into_the_width(width: int) -> None:
     assert all(line.endswith("▄█") for line in charts)
 
 
+@pytest.mark.parametrize("most", [0.067, 0.6, 5.19, *(count / 15 for count in range(1, 100))])
+def test_whatever_the_highest_rate_is_it_has_the_highest_bar(most: float) -> None:
+    facts = FakeFacts(rate_rows=Rates(15.0, *[(0.0, most)] * 4))
+    charts = [line.text for line in render(status_of(facts)) if "at most" in line.text]
+    assert len(charts) == 4
+    assert all(line.endswith("▁█") for line in charts)
+
+
 @pytest.mark.parametrize("width", [200, 120, 80, 40, 20, 1])
 def test_lines_fit_into_the_width(width: int) -> None:
     assert max(len(line.text) for line in render(status_of(orders_facts()), width)) <= width

@@ -241,7 +241,8 @@ def _chart(steps: Sequence[float]) -> str:
     """Return a bar for each step; the highest is the most of them."""
     most = max(steps, default=0)
     top = len(_BARS) - 1
-    return "".join(_BARS[math.ceil(top * step / most) if most else 0] for step in steps)
+    # the quotient first: `7 * most / most` may be a little more than 7
+    return "".join(_BARS[math.ceil(top * (step / most)) if most else 0] for step in steps)
 
 
 def _connections_heading(status: Status) -> str:
