@@ -72,7 +72,7 @@ check: $(VENV)/.ready
 	    -k is_what_is_printed
 
 bench: $(VENV)/.ready .cache/peers/ghostunnel
-	@.ci/packages haproxy iproute2 libssl-dev nftables nghttp2-client nginx
+	@.ci/packages clang haproxy iproute2 libssl-dev lld nftables nghttp2-client nginx
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 pictures: $(VENV)/.ready

@@ -17,19 +17,20 @@ with 1,000 services in the mesh, whose clusters and routes each Envoy has, as wh
 which it needs; a line through both is the model for 10,000, and two points can't tell whether it
 is one.  Then every L7 proxy is replaced, one after the other, with SIGTERM (the shared ones are
 marked `draining` first); the routes on the first caller's way are replaced by a file with a
-mistake, and the L7 proxies that read it are started again; the L7 proxy of the first service is
-killed; and a script that loops is put on the first caller's way to the first service.
+mistake, and the L7 proxies that read it are started again; a Wasm module is put on the way of
+requests to the first service, and crashes at one request, and loops for ever at another; the L7
+proxy of the first service is killed; and a script that loops is put on the first caller's way to
+the first service.
 
 Not measured: a network between the nodes, which costs the third hop of L7 more than it does here;
 the control plane; Envoys that are told of fewer services than there are; proofs of callers
-(`benchmarks.proofs` has their cost); Wasm modules.
+(`benchmarks.proofs` has their cost).
 """
 
 from __future__ import annotations
 
-import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.harness.benchmark import Benchmark, Column, Stage
@@ -38,12 +39,12 @@ from benchmarks.harness.markdown import TIMES
 from benchmarks.harness.processes import cpu_seconds
 from benchmarks.harness.proxies import ENVOY, ProxyKind
 from benchmarks.mesh import envoys, micro, world
+from benchmarks.mesh.damage import damage
 from benchmarks.mesh.http import Applications, Load, load
 from benchmarks.mesh.workloads import APPLICATION, PER_NODE, SERVICES
-from benchmarks.mesh.world import World, asking, keys_of, unreachable
+from benchmarks.mesh.world import World, keys_of
 from uproxy.lab.memory import private_dirty
 from uproxy.lab.processes import Process
-from uproxy.lab.waiting import wait_until
 
 _SMALL, _LARGE, _MODELLED = 10, 1_000, 10_000
 _BUSY = 16
@@ -75,7 +76,7 @@ def measure(stage: Stage, kind: ProxyKind) -> Figures:
             figures = _traffic(stage, running)
             small = _memory(running)
             keys = {"keys": max(keys_of(each) for each in running.proxies)}
-            return {**figures, **keys, **_models(small, large), **_disturbances(running)}
+            return {**figures, **keys, **_models(small, large), **damage(running)}
 
 
 def _memory_of_a_mesh(stage: Stage, make: world.Make, services: int) -> tuple[float, float]:
@@ -164,41 +165,6 @@ def _connections_between_nodes() -> int:
     return found
 
 
-def _disturbances(running: World) -> Figures:
-    """Replace, mistake, kill, loop: each with every caller asking meanwhile."""
-    figures: dict[str, float] = {}
-    if running.upgrade is not None:
-        with asking(running) as seen:
-            running.upgrade()
-        figures = {"upgrade_hit": seen.hit, "upgrade_failed": sum(seen.failed)}
-    if running.spoil is not None:
-        figures["mistake_down"] = _down_after(running, running.spoil)
-        figures["mistake_restarted"] = _down_after(running, lambda: _restart(running.spoilt))
-        running.mend()
-        wait_until(lambda: unreachable(running) == 0, "everybody to be served again")
-    figures["crash_down"] = _down_after(running, lambda: _kill(running.victim))
-    if running.loop is not None:
-        running.victim.start()
-        figures["loop_down"] = _down_after(running, running.loop)
-    return figures
-
-
-def _down_after(running: World, disturb: Callable[[], None]) -> float:
-    with asking(running):
-        disturb()
-        time.sleep(2 * _SETTLE_S)
-        return unreachable(running)
-
-
-def _restart(processes: Sequence[Process]) -> None:
-    for each in processes:
-        world.restart(each)
-
-
-def _kill(process: Process) -> None:
-    process.stop(signal.SIGKILL)
-
-
 def compared(rounds: Sequence[Round]) -> str:
     """Return in words where uProxy costs less than Envoy sidecars, and where more."""
     told = (
@@ -225,6 +191,7 @@ def compared(rounds: Sequence[Round]) -> str:
 _TRAFFIC = f"One connection (latency added), and {_BUSY} (CPU time of all proxies)"
 _MEMORY = f"Private memory, {PER_NODE} workloads on a node"
 _BLAST = f"Of {PER_NODE} callers, each with a service of its own"
+_MODULE = f"{_BLAST}: a Wasm module of one service fails at one request"
 BENCHMARK = Benchmark(
     name="architectures",
     title="Four places for the L7 proxy",
@@ -252,6 +219,17 @@ BENCHMARK = Benchmark(
         Column("loop_down", "cut off by a script that loops for one route", 0, _BLAST),
         Column("upgrade_hit", "with a failed request while all are replaced", 0, _BLAST),
         Column("upgrade_failed", "requests that failed meanwhile", 0, _BLAST),
+        Column("module_crash_hit", "with a failed request when it crashes", 0, _MODULE),
+        Column("module_crash_failed", "requests that failed", 0, _MODULE),
+        Column("module_crash_s", "s until the last of them", 1, _MODULE),
+        Column("module_crash_ended", "L7 proxies that ended", 0, _MODULE),
+        Column("module_loop_hit", "with a failed request when it loops", 0, _MODULE),
+        Column("module_loop_failed", "requests that failed", 0, _MODULE),
+        Column("module_loop_s", "s until the last of them", 1, _MODULE),
+        Column("module_loop_ended", "L7 proxies that ended", 0, _MODULE),
+        Column("apart_loop_hit", "with a failed request when it loops apart", 0, _MODULE),
+        Column("apart_loop_failed", "requests that failed", 0, _MODULE),
+        Column("apart_loop_s", "s until the last of them", 1, _MODULE),
     ),
     kinds=(
         ProxyKind("envoy", "Envoy sidecars"),

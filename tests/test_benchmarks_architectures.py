@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -12,9 +17,11 @@ import yaml
 
 from benchmarks.architectures import _models, compared
 from benchmarks.harness.markdown import TIMES
-from benchmarks.mesh import envoys, micro, world
+from benchmarks.mesh import damage, envoys, micro, policy, world
 from benchmarks.mesh.workloads import CALLERS, PER_NODE, SERVICES, accounts
 from uproxy.lab.mesh import FileWorld
+from uproxy.lab.processes import Process
+from uproxy.lab.software.shared_envoy import FAULTS, SHIPPED, build_wasm
 
 GROUPS = (envoys.sidecars, envoys.for_accounts, envoys.for_node)
 
@@ -57,10 +64,94 @@ def test_the_shared_envoy_has_a_policy_for_each_service_of_the_mesh() -> None:
     domains = [domain for host in routes["virtual_hosts"] for domain in host["domains"]]
     assert len(domains) == len(set(domains)) == 300
     assert domains[0] == f"{SERVICES[0].host}:8080"
-    looped = yaml.safe_load(world._with_script(micro.routes(300)))
+    looped = yaml.safe_load(policy.with_script(micro.routes(300)))
     [first, second, *_] = looped["resources"][0]["virtual_hosts"]
     assert "while true" in json.dumps(first)
     assert "while true" not in json.dumps(second)
+
+
+def test_only_the_first_service_has_the_module_with_faults_in_the_shared_envoy() -> None:
+    plain = micro.routes(20)
+    [inside] = yaml.safe_load(policy.with_module(plain))["resources"]
+    hosts = inside["virtual_hosts"]
+    used = [route["route"]["cluster"] for host in hosts for route in host["routes"]]
+    clusters = (SHIPPED / "capabilities" / "wasm" / "clusters.yaml").read_text()
+    [own] = yaml.safe_load(clusters)["resources"]
+    assert used == [own["name"], *["destination"] * 19]
+    [apart] = yaml.safe_load(policy.with_question(plain))["resources"]
+    asked = [host["name"] for host in apart["virtual_hosts"] if "ext_authz" in json.dumps(host)]
+    assert asked == ["s0"]
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_only_the_first_service_has_the_module_with_faults_in_an_envoy(
+    group: world._Group, tmp_path: Path
+) -> None:
+    one, *_ = group(tmp_path, FileWorld(tmp_path), SERVICES, 10)
+    module = tmp_path / policy.MODULE
+    build_wasm(FAULTS, module)
+    one.config.write_text(envoys.with_module(one.config.read_text(), SERVICES[0], module))
+    argv = [*map(str, one.argv), "--mode", "validate"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr[-2000:]
+    listeners = json.loads(one.config.read_text())["static_resources"]["listeners"]
+    having = [each["name"] for each in listeners if str(module) in json.dumps(each)]
+    assert having == [f"in-{SERVICES[0].host}"]
+
+
+class Faulty(BaseHTTPRequestHandler):
+    """Answers like a service's application; a request for /crash or /loop has s0 fail for a while,
+    and one for /loop ends a process."""
+
+    fails_until = 0.0
+    process: Process
+
+    def do_GET(self) -> None:
+        if self.path != "/":
+            Faulty.fails_until = time.monotonic() + 0.3
+        if self.path == "/loop":
+            Faulty.process.stop(signal.SIGABRT)
+        failing = self.headers["Host"] == "s0" and time.monotonic() < Faulty.fails_until
+        self.send_response(503 if failing else 200)
+        self.send_header("Content-Length", "1024")
+        self.end_headers()
+        self.wfile.write(b"x" * 1024)
+
+    def log_message(self, *_: object) -> None:
+        """Keep the test's output short."""
+
+
+@pytest.fixture
+def door() -> Iterator[tuple[str, int]]:
+    """Where a faulty application listens."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Faulty) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield "127.0.0.1", server.server_address[1]
+        server.shutdown()
+
+
+def _mesh(*doors: tuple[str, int]) -> world.World:
+    return world.World(((), ()), (), doors, None, None, None, lambda: None, faulty_modules={})
+
+
+@pytest.mark.parametrize(("path", "ends"), [("/crash", False), ("/loop", True)])
+def test_what_a_module_does_is_counted_until_nobody_suffers(
+    path: str, ends: bool, door: tuple[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(damage, "_SETTLE_S", 0.2)
+    with Process(["sleep", "60"], tmp_path / "log") as process:
+        monkeypatch.setattr(Faulty, "process", process, raising=False)
+        found = damage._fault(_mesh(door, door), [process], "module", path, ends=ends)
+        assert process.running
+    assert found["module_hit"] == 1
+    assert found["module_failed"] >= 1
+    assert found["module_ended"] == ends
+    assert 0 < found["module_s"] < 5
+
+
+def test_a_module_that_does_no_harm_is_not_measured(door: tuple[str, int]) -> None:
+    with pytest.raises(AssertionError, match="/ did no harm"):
+        damage._fault(_mesh(door), [], "module", "/", ends=False)
 
 
 def test_the_model_is_the_line_through_both_sizes() -> None:

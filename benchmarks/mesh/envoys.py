@@ -30,6 +30,9 @@ _HTTP = f"{_API}extensions.filters.http"
 _TLS = f"{_API}extensions.transport_sockets.tls.v3"
 
 
+_WATCHDOG = {"miss_timeout": "0.5s", "megamiss_timeout": "1s", "kill_timeout": "5s"}
+"""As deploy/envoy has it: a thread that is stuck ends the process."""
+
 NO_YAML = "resources: [\n"
 """A file with a mistake."""
 
@@ -70,6 +73,11 @@ class MeshEnvoy(Envoy):
         """Replace the routes of its first workload's account by a file with a mistake."""
         move_into_place(self._folder / f"{self.workloads[0].account}.json", NO_YAML)
 
+    @property
+    def config(self) -> Path:
+        """Its configuration file."""
+        return Path(self.argv[self.argv.index("-c") + 1])
+
     def _bootstrap(self, identities: Identities) -> Json:
         own = accounts(self.workloads)
         files = {name: identities.theirs(each[0].spiffe_id) for name, each in own.items()}
@@ -93,6 +101,7 @@ class MeshEnvoy(Envoy):
             clusters += [_service(name, number) for number in range(self._services)]
         return {
             "node": {"id": self.workloads[0].host, "cluster": "mesh"},
+            "watchdogs": {"worker_watchdog": _WATCHDOG},
             "static_resources": {"listeners": listeners, "clusters": clusters, "secrets": secrets},
         }
 
@@ -109,6 +118,24 @@ class MeshEnvoy(Envoy):
 def with_two_threads(envoy: EnvoyProcess) -> None:
     """Give an Envoy as many threads as a uProxy has on two processors."""
     envoy.argv[envoy.argv.index("--concurrency") + 1] = "2"
+
+
+def with_module(config: str, workload: Workload, module: Path) -> str:
+    """Return an Envoy's configuration with a Wasm module for the requests to a workload's
+    application; one that crashes is loaded again."""
+    document = json.loads(config)
+    listeners = document["static_resources"]["listeners"]
+    [own] = [each for each in listeners if each["name"] == f"in-{workload.host}"]
+    filters = own["filter_chains"][0]["filters"][0]["typed_config"]["http_filters"]
+    code = {"local": {"filename": str(module)}}
+    plugin = {
+        "name": "faults",
+        "failure_policy": "FAIL_RELOAD",
+        "vm_config": {"runtime": "envoy.wasm.runtime.v8", "code": code},
+    }
+    settings = {"@type": f"{_HTTP}.wasm.v3.Wasm", "config": plugin}
+    filters.insert(0, {"name": "envoy.filters.http.wasm", "typed_config": settings})
+    return json.dumps(document, indent=1)
 
 
 def _routes(account: str, services: int, script: str | None) -> Json:

@@ -85,11 +85,11 @@ def load(folder: Path, host: str, port: int, name: str, connections: int, second
     return Load(int(found[1]), cuts[49], cuts[98])
 
 
-def answers(host: str, port: int, name: str, timeout: float) -> bool:
+def answers(host: str, port: int, name: str, timeout: float, path: str = "/") -> bool:
     """Whether one request over a connection of its own is answered with 200 within `timeout` s."""
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
-        connection.request("GET", "/", headers={"Host": name})
+        connection.request("GET", path, headers={"Host": name})
         response = connection.getresponse()
         return response.status == 200 and len(response.read()) == 1024
     except (OSError, http.client.HTTPException):

@@ -7,24 +7,28 @@ import json
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from benchmarks.mesh import envoys, micro
+from benchmarks.mesh import envoys, micro, policy
 from benchmarks.mesh.http import answers
 from benchmarks.mesh.workloads import CALLERS, SERVICES, Workload
 from uproxy.lab.mesh import Identities
 from uproxy.lab.processes import Process, Uproxy
 from uproxy.lab.software.envoy import EnvoyProcess
-from uproxy.lab.software.shared_envoy import SharedEnvoy
+from uproxy.lab.software.shared_envoy import FAULTS, SharedEnvoy, build_wasm
 
-_SCRIPT_THAT_LOOPS = "function envoy_on_request(handle)\n  while true do end\nend\n"
-_PATIENCE_S = 1.0
+PATIENCE_S = 1.0
 """What a caller waits for an answer."""
 _START_S = 120.0
 """What a uProxy may take to start: eight read a thousand destinations each, all at once."""
+
+
+FaultyModule = Callable[[], contextlib.AbstractContextManager[Sequence[Process]]]
+"""Gives the requests to the first service a Wasm module with faults while a block runs, which is
+given the processes that have the module."""
 
 
 @dataclass(slots=True)
@@ -47,6 +51,9 @@ class World:
     likewise."""
     mend: Callable[[], None]
     """Undoes that."""
+    faulty_modules: Mapping[str, FaultyModule]
+    """By where it runs, `module` (in the L7 proxy) or `apart` (in a process that the L7 proxy
+    asks)."""
 
     @property
     def proxies(self) -> list[Process]:
@@ -70,6 +77,8 @@ class Suffering:
 
     failed: list[int] = field(default_factory=lambda: [0] * len(CALLERS))
     """Requests without an answer, by caller."""
+    last_failure: float = 0.0
+    """When the last one of them was given up, as `time.monotonic`."""
     asked: int = 0
 
     @property
@@ -103,14 +112,29 @@ def of_envoys(group: _Group) -> Make:
             def mend() -> None:
                 first.route(first.workloads[0].account)
 
-            yield World((nodes[0], nodes[1]), (), doors, loop, upgrade, first.spoil, mend)
+            yield World(
+                (nodes[0], nodes[1]), (), doors, loop, upgrade, first.spoil, mend,
+                faulty_modules={"module": partial(_module_in, nodes[1][0], folder)},
+            )  # fmt: skip
 
     return made
 
 
 def _loop_at(envoy: envoys.MeshEnvoy) -> None:
     account = envoy.workloads[0].account
-    envoy.route(account, _SCRIPT_THAT_LOOPS)
+    envoy.route(account, policy.SCRIPT_THAT_LOOPS)
+
+
+@contextlib.contextmanager
+def _module_in(envoy: envoys.MeshEnvoy, folder: Path) -> Iterator[Sequence[Process]]:
+    module = folder / policy.MODULE
+    build_wasm(FAULTS, module)
+    before = envoy.config.read_text()
+    envoy.config.write_text(envoys.with_module(before, envoy.workloads[0], module))
+    restart(envoy)
+    yield [envoy]
+    envoy.config.write_text(before)
+    restart(envoy)
 
 
 def restart(process: Process) -> None:
@@ -152,7 +176,7 @@ def _micro_alone(folder: Path, identities: Identities, known: int) -> Iterator[W
         micro.called(folder, identities, trusts=False),
     )
     with started([*nodes[0], *nodes[1]]):
-        yield World(nodes, (), _micro_doors(), None, None, None, lambda: None)
+        yield World(nodes, (), _micro_doors(), None, None, None, lambda: None, {})
 
 
 @contextlib.contextmanager
@@ -165,52 +189,30 @@ def micro_and_shared(folder: Path, identities: Identities, services: int) -> Ite
     nodes = micro.callers(folder, identities, shared), micro.called(folder, identities, trusts=True)
     plain = micro.routes(services)
     with started([*shared, *nodes[0], *nodes[1]]):
-        put = partial(_put, shared)
+        put = partial(policy.put, shared)
         put(plain)
 
         def upgrade() -> None:
             for each in shared:
                 for caller in nodes[0]:
                     caller.drain(shared, (each,))
-                time.sleep(_PATIENCE_S)  # as long as a request may take
+                time.sleep(PATIENCE_S)  # as long as a request may take
                 restart(each)
-                _put([each], plain)
+                policy.put([each], plain)
             for caller in nodes[0]:
                 caller.drain(shared, ())
 
         yield World(
             nodes, shared, _micro_doors(),
-            loop=partial(put, _with_script(plain)),
+            loop=partial(put, policy.with_script(plain)),
             upgrade=upgrade,
-            spoil=partial(_spoil, shared),
+            spoil=partial(policy.spoil, shared),
             mend=partial(put, plain),
+            faulty_modules={
+                "module": partial(policy.module_inside, shared, plain),
+                "apart": partial(policy.module_apart, shared, plain),
+            },
         )  # fmt: skip
-
-
-def _put(shared: Sequence[SharedEnvoy], routes: str) -> None:
-    for each in shared:
-        each.put("routes.yaml", routes)
-
-
-def _spoil(shared: Sequence[SharedEnvoy]) -> None:
-    for each in shared:
-        envoys.move_into_place(each.home / "policy" / "routes.yaml", envoys.NO_YAML)
-
-
-def _with_script(routes: str) -> str:
-    first = "    routes:\n    - name: s0\n"
-    assert first in routes
-    source = "".join(f"              {line}\n" for line in _SCRIPT_THAT_LOOPS.splitlines())
-    return routes.replace(
-        first,
-        f"""\
-    typed_per_filter_config:
-      envoy.filters.http.lua:
-        "@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.LuaPerRoute
-        source_code:
-          inline_string: |
-{source}{first}""",
-    )
 
 
 def _micro_doors() -> list[tuple[str, int]]:
@@ -226,7 +228,9 @@ def asking(world: World) -> Iterator[Suffering]:
         host, port = world.doors[number]
         while not over.is_set():
             seen.asked += 1
-            seen.failed[number] += not answers(host, port, f"s{number}", _PATIENCE_S)
+            if not answers(host, port, f"s{number}", PATIENCE_S):
+                seen.failed[number] += 1
+                seen.last_failure = time.monotonic()
             over.wait(0.02)
 
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(world.doors))]
@@ -243,7 +247,7 @@ def asking(world: World) -> Iterator[Suffering]:
 def unreachable(world: World) -> int:
     """Return how many callers don't reach their service now."""
     return sum(
-        not answers(host, port, f"s{number}", _PATIENCE_S)
+        not answers(host, port, f"s{number}", PATIENCE_S)
         for number, (host, port) in enumerate(world.doors)
     )
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.helpers.http_app import Client, fetch
 from tests.helpers.shared import Shared
 from uproxy.lab.mesh import WEB
-from uproxy.lab.software.shared_envoy import SHIPPED, WasmApart
+from uproxy.lab.software.shared_envoy import FAULTS, SHIPPED, WasmApart
 from uproxy.lab.waiting import wait_until
 
 CALLER = SHIPPED / "wasm" / "caller.c"
-FAULTS = Path(__file__).parents[1] / "helpers" / "wasm_faults.c"
 WITH_FAULTS = {"caller.wasm": "wasm_faults.wasm"}
 
 

@@ -21,6 +21,8 @@ from uproxy.lab.software.envoy import EnvoyProcess, binary
 from uproxy.lab.waiting import wait_until
 
 SHIPPED = Path(__file__).parents[3] / "deploy" / "envoy"
+FAULTS = Path(__file__).with_name("wasm_faults.c")
+"""A Wasm module that crashes at a request for /crash, and loops for ever at one for /loop."""
 CAPABILITIES = sorted(path.name for path in (SHIPPED / "capabilities").iterdir())
 HOST = "127.0.0.1"
 
@@ -32,6 +34,15 @@ _SUBSCRIPTIONS = {
 }
 """The files of policy/, in the order in which they may refer to each other, and the names of
 Envoy's counters about each."""
+
+
+def build_wasm(source: Path, module: Path) -> None:
+    """Compile a Wasm module in C, with clang and lld.
+
+    Raises:
+        CalledProcessError: the compiler found a mistake.
+    """
+    subprocess.run([SHIPPED / "wasm" / "build", source, module], check=True)
 
 
 class SharedEnvoy(EnvoyProcess):
@@ -97,13 +108,8 @@ class SharedEnvoy(EnvoyProcess):
         return "--config-yaml", (self.home / "sds.yaml").read_text()
 
     def build_wasm(self, source: Path) -> None:
-        """Compile a module in C into its folder `wasm`.
-
-        Raises:
-            CalledProcessError: the compiler found a mistake.
-        """
-        module = self.home / "wasm" / source.with_suffix(".wasm").name
-        subprocess.run([self.home / "wasm" / "build", source, module], check=True)
+        """Compile a module in C into its folder `wasm`, as the function does."""
+        build_wasm(source, self.home / "wasm" / source.with_suffix(".wasm").name)
 
     def replace(self, name: str, changes: Mapping[str, str]) -> None:
         """Replace texts in a file of its folder, each of which must be there."""
