@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers.config_documents import FILES, mistakes, only_mistake
+from uproxy.config.kinds import Choice
+from uproxy.config.nodes import Place, Scalar, Style
+from uproxy.model import Mistake
 
 
 def rule(callers: str) -> str:
@@ -24,6 +27,12 @@ def rule(callers: str) -> str:
         ("timeouts:\n  \xa0idle: 1h\n", 'timeouts["\\xa0idle"]', "invisible character, U+00A0"),
         ("tls: {groups: X25519}\n", "tls.groups", "write [X25519]"),
         ("tls: {groups: -X25519}\n", "tls.groups", "a blank is missing after the dash"),
+        ("tls: {verify: x}\n", "tls.verify", "the keys here are min_version, groups, ciphers"),
+        ("log: debug\n", "log", "a mapping with the keys level, format, access"),
+        ("log: {access: off}\n", "log.access", "must be one of all | denied | none"),
+        ("admin: {listen: 15000}\n", "admin.listen", "write one such as 127.0.0.1:8443"),
+        ("admin: {listen: /run/a.sock}\n", "admin.listen", "write unix:///run/a.sock"),
+        ("admin: {listen: '*:15000'}\n", "admin.listen", "write 0.0.0.0:PORT or [::]:PORT"),
     ],
 )
 def test_what_is_written_slightly_wrong_is_told_with_the_way_out(
@@ -39,6 +48,27 @@ def test_nothing_is_guessed_where_nothing_is_likely(text: str) -> None:
     for mistake in mistakes(FILES + text):
         assert ";" not in mistake.reason
         assert "blank" not in mistake.reason
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("action: permit", "allow"),
+        ("action: DENY", "deny"),
+        ("action: reject", "deny"),
+        ("transport: mTLS", "mtls"),
+        ("transport: TLS", "mtls"),
+        ("transport: none", "plaintext"),
+        ("transport: tcp", "plaintext"),
+        ("transport: zzz", None),
+    ],
+)
+def test_another_softwares_word_is_known(written: str, meant: str | None) -> None:
+    key, _, word = written.partition(": ")
+    options = {"action": ("allow", "deny"), "transport": ("mtls", "hbone", "plaintext")}[key]
+    found: list[Mistake] = []
+    Choice(options).read(Scalar(word, Style.PLAIN, Place(1, 1)), key, found)
+    assert [each.nearest for each in found] == [meant]
 
 
 def test_a_word_processors_quotes_are_told_apart() -> None:

@@ -150,6 +150,8 @@ def test_the_workload_api_is_a_unix_socket_or_an_address_and_port() -> None:
     ):  # fmt: skip
         with pytest.raises(ValueError, match=r"."):
             scalars.workload_api(text)
+    with pytest.raises(ValueError, match="write unix:///run/a"):
+        scalars.workload_api("/run/a.sock")
 
 
 def test_networks_have_no_bits_beyond_their_prefix() -> None:

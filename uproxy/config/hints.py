@@ -6,7 +6,7 @@ Imported only when there is a mistake.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from uproxy.config.nodes import ListNode, MapNode, Node, Scalar, Type
 
@@ -17,6 +17,21 @@ _PLAIN_ITEM = re.compile(r"[\w./][\w./:*, -]*")
 _OTHER_QUOTES = ("\N{LEFT DOUBLE QUOTATION MARK}", "\N{RIGHT DOUBLE QUOTATION MARK}",
                  "\N{DOUBLE LOW-9 QUOTATION MARK}", "\N{LEFT SINGLE QUOTATION MARK}",
                  "\N{LEFT-POINTING DOUBLE ANGLE QUOTATION MARK}")  # fmt: skip
+_SAME = {
+    "plaintext": ("clear", "cleartext", "disabled", "none", "off", "plain", "raw", "tcp"),
+    "mtls": ("ssl", "tls"),
+    "none": ("off", "false"),
+    "allow": ("accept", "permit"),
+    "deny": ("block", "drop", "refuse", "reject"),
+}
+"""Words of other software for one of ours."""
+
+
+def about_choice(word: str, options: Sequence[str]) -> str | None:
+    """Return the option that another word stands for elsewhere, or in other letters; None: none."""
+    word = word.lower()
+    same = (each for each in options if word == each.lower() or word in _SAME.get(each, ()))
+    return next(same, None)
 
 
 def about_key(key: str, known: Collection[str], variable: bool = False) -> str | None:

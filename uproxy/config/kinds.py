@@ -81,6 +81,8 @@ class ScalarKind:
     """The JSON Schema of the value."""
     types: frozenset[Type] = frozenset({Type.TEXT})
     """The YAML types that are accepted."""
+    example: str = ""
+    """A valid value, for who writes one of another type."""
 
     def read(self, node: Node, path: str, mistakes: list[Mistake]) -> object:
         """See Kind."""
@@ -91,7 +93,8 @@ class ScalarKind:
             # text where a number is wanted, or the reverse: quotes may be all that is wrong
             quotes = "put it in quotes" if Type.TEXT in self.types else "write it without quotes"
             reason = f"must be {self.words}, not {node.type}"
-            reason += f"; {quotes}" if self._parses(node.text) else ""
+            instead = f"write one such as {self.example}" if self.example else None
+            reason = with_hint(reason, quotes if self._parses(node.text) else instead)
             mistakes.append(mistake(path, node, reason))
             return WRONG
         if not node.text.isprintable():
@@ -148,7 +151,9 @@ class Choice:
         if node.text in self.later:
             mistakes.append(mistake(path, node, not_yet(self.later[node.text])))
             return WRONG
-        hint = nearest(node.text, self.options)
+        from uproxy.config import hints  # to save memory, as in `nearest`
+
+        hint = hints.about_choice(node.text, self.options) or nearest(node.text, self.options)
         mistakes.append(mistake(path, node, f"must be one of {self.words}", hint))
         return WRONG
 

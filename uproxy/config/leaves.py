@@ -111,13 +111,21 @@ PLAIN_NETWORK = ScalarKind("a network", scalars.plain_network, NETWORK.shape)
 _TCP = r".+:[0-9]{1,5}"
 _UNIX = "unix:(//)?/.+"
 _UNIX_URI = "[uU][nN][iI][xX]:(//)?/[^?#]+"
-TARGET = ScalarKind("an address", scalars.target, _pattern(f"{_UNIX}|{_TCP}"))
-TCP_TARGET = ScalarKind(
-    "an IP address or a name, with a port", scalars.tcp_target_only, _pattern(_TCP)
+TARGET = ScalarKind(
+    "an address", scalars.target, _pattern(f"{_UNIX}|{_TCP}"), example="127.0.0.1:8080"
 )
-APPLICATION = ScalarKind("an address", scalars.target_or_host, _TEXT)
+TCP_TARGET = ScalarKind(
+    "an IP address or a name, with a port",
+    scalars.tcp_target_only,
+    _pattern(_TCP),
+    example="db.internal:5432",
+)
+APPLICATION = ScalarKind("an address", scalars.target_or_host, _TEXT, example="127.0.0.1:8080")
 OWN_IP = ScalarKind("an IP address", scalars.own_ip, _pattern("[0-9a-fA-F:.]+"))
-LISTENER = ScalarKind("a listen address", scalars.listener, _pattern(f"{_UNIX}|systemd:.+|{_TCP}"))
+LISTENER = ScalarKind(
+    "a listen address", scalars.listener, _pattern(f"{_UNIX}|systemd:.+|{_TCP}"),
+    example="127.0.0.1:8443",
+)  # fmt: skip
 ENDPOINT = ScalarKind(
     "a Workload API address", scalars.workload_api, _pattern(f"{_UNIX_URI}|[tT][cC][pP]://{_TCP}")
 )

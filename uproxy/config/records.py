@@ -48,7 +48,8 @@ class Record:
         if not isinstance(node, MapNode):
             from uproxy.config import hints  # to save memory: a running uProxy has no mistakes
 
-            reason = with_hint(is_not(node, self.words), hints.about_record(node, known))
+            words = f"{self.words} with the keys {', '.join(known)}"
+            reason = with_hint(is_not(node, words), hints.about_record(node, known))
             mistakes.append(mistake(path, node, reason))
             return WRONG
         values: dict[str, object] = {}
@@ -96,6 +97,8 @@ def _unknown(entry: Entry, path: str, known: Collection[str]) -> Mistake:
 
     hint = hints.about_key(entry.key, known, entry.place.source.startswith(PREFIX))
     similar = nearest(entry.key, known) if hint is None else None
+    if hint is None and similar is None:
+        hint = f"the keys here are {', '.join(known)}"
     return mistake(path, entry.place, with_hint("no such key", hint), similar)
 
 

@@ -102,7 +102,13 @@ def tcp(text: str) -> TcpAddress:
     if bracketed is not None:
         return TcpAddress(_literal(bracketed, 6), port(number))
     if not host:
-        raise ValueError("has no host; write 0.0.0.0:PORT for every address")
+        raise ValueError(
+            "has no host; write 127.0.0.1:PORT, or to listen at every address 0.0.0.0:PORT"
+        )
+    if host == "*":
+        raise ValueError(
+            "has * for a host; to listen at every address write 0.0.0.0:PORT or [::]:PORT"
+        )
     if _NUMERIC_END.fullmatch(host):
         return TcpAddress(_literal(host, 4), port(number))
     return TcpAddress(_host_name(host), port(number))
@@ -145,6 +151,8 @@ def _why_no_address(text: str) -> str:
     """Return the likely mistake in text that is no TCP address."""
     if "://" in text:
         return "must be host:port or unix:///path, without another scheme"
+    if text.startswith("/"):
+        return f"has no port; if it is a unix socket, write unix://{text}"
     if text.count(":") > 1 and "[" not in text:
         return "an IPv6 address needs brackets, as in [::1]:8080"
     if ":" not in text:
@@ -240,6 +248,8 @@ def workload_api(text: str) -> UnixAddress | TcpAddress:
             if address.ip is None:
                 raise ValueError("needs an IP address after tcp://, not a name")
             return address
+    if text.startswith("/"):
+        raise ValueError(f"must be a URI: write unix://{text}")
     raise ValueError("must be unix:///path or tcp://ip:port, as the agent's documentation says")
 
 
