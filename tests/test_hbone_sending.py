@@ -486,8 +486,18 @@ def test_after_a_close_nothing_is_heard_or_said() -> None:
 
 def test_a_client_that_is_closed_has_no_room() -> None:
     client = Pair().client
+    assert not client.is_closed
     client.close(ErrorCode.NO_ERROR, "")
+    assert client.is_closed
     assert client.room == 0
+
+
+@pytest.mark.parametrize("server", [True, False], ids=["server", "client"])
+def test_who_has_heard_a_broken_rule_is_closed(server: bool) -> None:
+    peer = (client_of if server else server_of)(session(server=server))
+    assert not peer.subject.is_closed
+    peer.say(frames.window_update(0, 0))
+    assert peer.subject.is_closed
 
 
 def test_a_client_that_closes_names_no_stream_of_its_server() -> None:

@@ -143,6 +143,10 @@ class NativeSession:
     # what is known of it
 
     @property
+    def is_closed(self) -> bool:
+        return self._probe.broken is not None
+
+    @property
     def streams(self) -> int:
         return 0 if self._probe.broken else int(self._probe.streams)
 
