@@ -341,7 +341,11 @@ def test_a_signal_gives_the_terminal_back_too(screen: Screen, number: signal.Sig
     screen.ends_well()
 
 
-def test_a_proxy_that_goes_away_is_awaited(admin: RunningAdmin) -> None:
+@pytest.mark.parametrize(("no_color", "style"), [("", r"\x1b\[33m"), ("1", "")])
+def test_a_proxy_that_goes_away_is_awaited(
+    admin: RunningAdmin, monkeypatch: pytest.MonkeyPatch, no_color: str, style: str
+) -> None:
+    monkeypatch.setenv("NO_COLOR", no_color)
     port = free_port()
     listener = admin.listen(TcpAddress("127.0.0.1", port))
     screen = Screen(listener.address)
@@ -350,7 +354,7 @@ def test_a_proxy_that_goes_away_is_awaited(admin: RunningAdmin) -> None:
         admin.call(listener.close())
         screen.shows("nothing answers at")
         admin.listen(TcpAddress("127.0.0.1", port))
-        screen.shows(r"\x1b\[H(\x1b\[[0-9;]+m)?orders")
+        screen.shows(rf"\x1b\[H{style}orders: ready: ")
         screen.press(b"q")
         screen.ends_well()
     finally:

@@ -605,6 +605,14 @@ def test_a_certificate_that_does_not_belong_is_left_out_of_the_result() -> None:
     assert peer.chain == issued.der
 
 
+def test_a_certificate_sent_twice_counts_once() -> None:
+    issued = INTERMEDIATE.intermediate().issue()
+    for twice in issued.chain:
+        assert judge(replace(issued, chain=(*issued.chain, twice))).chain == issued.der
+    leaf, lower, upper = issued.chain
+    assert judge(replace(issued, chain=(leaf, lower, lower, upper, upper))).chain == issued.der
+
+
 def test_the_trust_anchor_is_not_part_of_the_result() -> None:
     issued = INTERMEDIATE.issue()
     peer = judge(replace(issued, chain=(*issued.chain, OURS.root)))

@@ -21,7 +21,7 @@ from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.model import Address, Direction, Outcome, Role, TcpAddress, Timeouts, UnixAddress
-from uproxy.proxy.services import PER_PEER
+from uproxy.proxy.services import PER_PEER, PER_PEER_AND_SOURCE
 from uproxy.transport.dial import HEAD_START
 from uproxy.transport.native import NativeEngine
 
@@ -101,7 +101,7 @@ async def test_a_missing_unix_socket_is_named(engine: Engine, tmp_path: Path) ->
     assert ending.reason == f"no socket at {where}: is the application running?"
 
 
-@pytest.mark.parametrize("scope", [None, PER_PEER])
+@pytest.mark.parametrize("scope", [None, PER_PEER, PER_PEER_AND_SOURCE])
 async def test_an_address_of_an_interface_that_is_gone_fails_to_connect(
     engine: Engine, scope: frozenset[CacheScope] | None
 ) -> None:

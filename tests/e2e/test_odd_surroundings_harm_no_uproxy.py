@@ -76,7 +76,8 @@ def test_sigterm_while_it_starts_ends_it_in_order(pair: Pair) -> None:
     with uproxy:
         uproxy.send(signal.SIGTERM)
         assert uproxy.wait() == 0
-        assert "Traceback" not in uproxy.output
+        # nothing to drain, or nothing was open; whatever it has opened by then is drained
+        assert not uproxy.output or "drained: 0 connections" in uproxy.output
 
 
 # Python's switches.

@@ -104,8 +104,8 @@ def test_many_short_connections_each_get_their_own_answer(pair: Pair) -> None:
         return Postgres.psql(f"select {number} * 1000003", port)
 
     with ThreadPoolExecutor(8) as clients:
-        answers = list(clients.map(ask, range(60)))
-    assert answers == [str(number * 1000003) for number in range(60)]
+        answers = list(clients.map(ask, range(120)))
+    assert answers == [str(number * 1000003) for number in range(120)]
 
 
 def test_a_notification_reaches_a_client_that_has_long_been_silent(pair: Pair) -> None:

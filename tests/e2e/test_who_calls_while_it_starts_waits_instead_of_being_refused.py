@@ -60,6 +60,7 @@ def test_sigterm_does_not_wait_for_the_identity(tmp_path: Path, engine: str) -> 
         assert "starting: waiting for the first identity" in not_ready(uproxy)
         uproxy.send(signal.SIGTERM)
         assert uproxy.wait(WAIT_S - 0.5) == 0
+        assert "drained: 0 connections" in uproxy.output
 
 
 def not_ready(uproxy: Uproxy) -> str:
