@@ -24,9 +24,9 @@ def test_one_address_and_a_caller_are_explained(capsys: pytest.CaptureFixture[st
 def test_a_suggested_rule_has_a_name_that_no_other_has(capsys: pytest.CaptureFixture[str]) -> None:
     facts = orders_facts()
     facts.dump = {"settings": {"authorization": [{"name": "scanner-to-api"}]}}
-    with RunningAdmin(facts) as admin:
-        address = str(admin.listen().address)
-        for words in ((address, "--as", SCANNER), (address, address)):
+    with RunningAdmin(facts) as admin, RunningAdmin(facts) as other:
+        address, another = str(admin.listen().address), str(other.listen().address)
+        for words in ((address, "--as", SCANNER), (address, another)):
             main(["explain", *words])
             assert "name: scanner-to-api," not in capsys.readouterr().out
         assert main(["explain", address, "--as", SCANNER]) == REFUSED
@@ -50,6 +50,7 @@ def test_what_is_no_configuration_is_no_answer_of_a_uproxy(
         (("127.0.0.1:1", "127.0.0.1:2", "--as", SCANNER), "give two addresses"),
         (("127.0.0.1:1", "--as", "scanner"), "--as 'scanner': "),
         (("here", "--as", SCANNER), "ADDR 'here' is no host:port"),
+        (("127.0.0.1:1", "127.0.0.1:1"), "both are 127.0.0.1:1"),
     ],
 )
 def test_wrong_usage_is_said_so(

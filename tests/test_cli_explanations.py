@@ -177,3 +177,34 @@ def test_a_destination_through_tunnels_leads_to_the_door_where_they_end() -> Non
         assert len(found.lines) == 4  # the caller's echo is left out
     elsewhere = between(through("*:15008", "10.0.0.2:8443"), called(denied))
     assert "is it the right pair" in elsewhere.lines[0]
+
+
+def test_what_a_tunnels_end_answered_is_told_by_the_side_that_knows_why() -> None:
+    why = "port 1 isn't among `ports` of door web"
+    for there, status_ in (("no_destination", 400), ("connect_failed", 503), ("denied", 403)):
+        reason = f"the peer answered the CONNECT with {status_}: perhaps"
+        echo = row("connect_failed", direction="outbound", destination="orders", reason=reason)
+        found = between(caller(echo), called(row(there, identity=WEB, reason=why, rule="r")))
+        assert [line.partition("side: ")[2] for line in found.lines] == [
+            f"{there.replace('_', ' ')}: {why} (r)"
+        ]
+        assert "caller's side" in between(caller(echo), called()).lines[0]
+
+
+def test_a_rule_that_may_have_been_added_since_is_told_so() -> None:
+    denied = called(row("denied", identity=WEB))
+    for loaded, told in (("11:59:47", "yaml:"), ("11:59:55", "what was loaded 5 s ago:")):
+        denied["process"]["loaded_at"] = f"2026-09-01T{loaded}Z"
+        assert of_caller(denied, WEB).lines[1].endswith(told)
+
+
+def test_who_showed_no_identity_may_be_the_caller_that_is_asked_about() -> None:
+    rows = [row("handshake_failed", source=f"10.0.0.1:{n}") for n in range(9)]
+    found = of_caller(called(*rows), WEB)
+    assert not found.refused
+    assert found.lines[1:] == tuple(
+        f"12 s ago: 10.0.0.1:{n}, perhaps this caller: handshake failed: because" for n in range(3)
+    )
+    known = [{**each, "unproven_identity": ORDERS} for each in rows]
+    assert len(of_caller(called(*known), WEB).lines) == 1
+    assert len(of_caller(called(*rows, row("denied", identity=WEB, rule="no")), WEB).lines) == 1

@@ -239,13 +239,12 @@ async def test_denials_that_are_alike_are_one_with_a_count_and_push_nobody_out()
     [
         (Outcome.CONNECT_FAILED, State.CONNECTING, True),
         (Outcome.TIMED_OUT, State.CONNECTING, True),
+        (Outcome.NO_DESTINATION, State.ADMITTING, True),
         (Outcome.TIMED_OUT, State.HANDSHAKING_DOWNSTREAM, False),
         (Outcome.LIMIT, State.ACCEPTED, False),
     ],
 )
-async def test_an_application_that_is_down_is_listed(
-    outcome: Outcome, state: State, listed: bool
-) -> None:
+async def test_what_is_not_reached_is_listed(outcome: Outcome, state: State, listed: bool) -> None:
     here = world()
     here.connections.never_opened(FakeConnection(arrival()), ending(outcome, state), INBOUND)
     assert [denial.ending.outcome for denial in here.connections.denials] == [outcome] * listed

@@ -151,7 +151,51 @@ def test_both_sides_of_outbound_refusals_are_told_apart() -> None:
     )
     told = line(moment(denials=rows))
     assert told.words == "refused by 1 destination, 1 destination not trusted, certificate fine"
-    assert told.turn == ("whoever runs db",)
+    assert told.turn == ("whoever runs db", "who writes the `identities` of db here")
+
+
+def test_what_a_door_does_not_lead_to_is_told_by_who_asked() -> None:
+    asked = refusal("spiffe://a.b/x", outcome="no_destination", reason="port 1 isn't listed")
+    told = line(moment(denials=(asked,)))
+    assert told.words == "1 caller refused, certificate fine"
+    assert told.turn == ("the callers", "who writes the doors here")
+    ours = replace(asked, direction="outbound", destination=None, door="captured")
+    told = line(moment(denials=(ours,)))
+    assert told.words == "1 door asked for what no destination matches, certificate fine"
+    assert told.turn == ("the application", "who writes the destinations here")
+
+
+def test_a_destination_that_is_down_because_of_a_refusal_is_one_cause() -> None:
+    out: dict[str, Any] = {"direction": "outbound", "door": "127.0.0.1:5432", "destination": "db"}
+    for outcome in ("peer_refused", "peer_untrusted", "peer_unexpected", "handshake_failed"):
+        row = refusal(None, outcome=outcome, reason="why", **out)
+        fine = EndpointRow("10.0.0.1:1", "db:1", 1, False)
+        failing = replace(fine, reason="why", since=ago(1))
+        at = moment(destinations=(DestinationRow("db", "mtls", (), (failing,)),), denials=(row,))
+        assert line(at).words == "1 destination down, certificate fine"
+        some = replace(at, destinations=(DestinationRow("db", "mtls", (), (fine, failing)),))
+        assert line(some).words.endswith("1 address failing, certificate fine")
+        assert line(some).words.count("1 ") == 2
+
+
+def test_a_peer_that_is_refused_for_want_of_a_bundle_is_the_turn_of_who_gives_us_bundles() -> None:
+    out: dict[str, Any] = {"direction": "outbound", "door": "127.0.0.1:5432", "destination": "db"}
+    agent = "the SPIFFE agent at the Workload API"
+    at = moment(certificates=certificates(source={}))
+    for rule in ("X5-17", "TB-5", "UP-3", "UP-4"):
+        caller = refusal(None, outcome="peer_untrusted", rule=rule)
+        assert line(replace(at, denials=(caller,))).turn == (agent, "the callers")
+        called = refusal(None, outcome="peer_untrusted", rule=rule, reason="why", **out)
+        assert line(replace(at, denials=(called,))).turn == (agent, "whoever runs db")
+        end = EndpointRow("10.0.0.1:1", "db:1", 0, True, "why", ago(1))
+        down = (DestinationRow("db", "mtls", (), (end,)),)
+        assert only(replace(at, destinations=down, denials=(called,))).turn == (
+            f"{agent} or whoever runs db"
+        )
+        other = replace(called, reason="another")
+        assert only(replace(at, destinations=down, denials=(other,))).turn == "whoever runs db"
+    expired = refusal(None, outcome="peer_untrusted", rule="X5-14")
+    assert line(replace(at, denials=(expired,))).turn == ("the callers",)
 
 
 def test_a_denial_whose_cause_has_a_line_of_its_own_is_not_counted_again() -> None:

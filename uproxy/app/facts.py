@@ -172,6 +172,7 @@ class Facts:
             log_level=self.parts.log.level_word,
             config=self.state.file,
             versions=self.versions,
+            loaded_at=self.state.loaded_at,
         )
 
     def render_metrics(self, accept: str) -> tuple[str, bytes]:

@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     uproxies = [Uproxy(parse_address(text, "ADDR")) for text in args.admins]
     if len(uproxies) == 2 and args.caller is None:
         one, other = uproxies
+        if one.address == other.address:
+            raise UsageError(f"both are {one.address}: give the caller's and the called one's")
         found = between(one.fetch(), other.fetch(), one.rules() | other.rules())
     elif len(uproxies) == 1 and args.caller is not None:
         try:

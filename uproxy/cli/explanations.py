@@ -78,7 +78,19 @@ def of_caller(called: Status, spiffe_id: str, taken: Container[str] = ()) -> Exp
             f"{spiffe_id} -> {_name(called)}: nothing was refused lately, {count} open; what its "
             f"rules say: uproxy check {called['process']['config']} --as {spiffe_id} --to DOOR"
         )
+        lines += _perhaps(called)
     return Explanation(tuple(lines), bool(rows))
+
+
+def _perhaps(called: Status) -> Iterator[str]:
+    """Yield the last refusals of callers that showed no identity, which may be anybody's."""
+    rows = [row for row in called["denials"] if row["direction"] == "inbound"
+            and row["identity"] is None and row.get("unproven_identity") is None]  # fmt: skip
+    for row in rows[:_NAMELESS]:
+        yield from _explained(row, called, f"{row['source']}, perhaps this caller", None, ())
+
+
+_NAMELESS = 3
 
 
 def _called_rows(called: Status, caller: str | None) -> Iterator[Row]:
@@ -99,6 +111,8 @@ def _is_of_proxy(row: Row, caller: str) -> bool:
 
 def _is_echo(row: Row) -> bool:
     """Whether a caller's row says no more than that the called side refused."""
+    if str(row["reason"]).startswith("the peer answered the CONNECT with"):
+        return True
     if row["outcome"] == "handshake_failed":
         return str(row["reason"]).startswith("the peer refused")
     if row["outcome"] == "l7_refused":
@@ -118,7 +132,11 @@ def _explained(
     lines = [f"{ago} ago{times}: {who}: {row['outcome'].replace('_', ' ')}: {row['reason']}{rule}"]
     yaml = _way_out(row, status, found, taken)
     if yaml is not None:
-        lines.append(f"  add to {status['process']['config']}:")
+        loaded = datetime.fromisoformat(status["process"].get("loaded_at") or row["at"])
+        since = span((now - loaded).total_seconds())
+        is_old = loaded > datetime.fromisoformat(row["at"])
+        unless = f", unless it came with what was loaded {since} ago" if is_old else ""
+        lines.append(f"  add to {status['process']['config']}{unless}:")
         lines += [f"    {line}" for line in yaml.splitlines()]
     return lines
 

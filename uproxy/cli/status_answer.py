@@ -152,6 +152,8 @@ def _get(address: Address, path: str) -> bytes:
             raise _stranger(address) from None
         except OSError as error:
             raise _no_answer(address, error) from None
+    if status == 404:  # another listener of uProxy's, or another program
+        raise _stranger(address)
     if status != 200:
         lines = body.decode(errors="replace").splitlines() or ["no reason given"]
         raise UproxyError(f"{address} answers {status}: {printable(lines[0])}")

@@ -25,13 +25,13 @@ _Key = tuple[object, ...]
 
 def is_listed(ending: Ending) -> bool:
     """Whether a connection that ended like this is kept for operators: somebody was refused, or
-    nobody answered where it was to go."""
+    nobody answered where it was to go, or its door doesn't lead there."""
     if ending.outcome is Outcome.TIMED_OUT:
         return ending.state is State.CONNECTING
     return ending.outcome in DENIALS or ending.outcome in _NOT_REACHED
 
 
-_NOT_REACHED = (Outcome.CONNECT_FAILED, Outcome.L7_UNAVAILABLE)
+_NOT_REACHED = (Outcome.CONNECT_FAILED, Outcome.L7_UNAVAILABLE, Outcome.NO_DESTINATION)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,6 +39,7 @@ class Kind(enum.StrEnum):
     REFUSED_THERE = "refused_there"
     PEERS = "peers"
     HANDSHAKES = "handshakes"
+    NO_DESTINATION = "no_destination"
     APPLICATION = "application"
     DESTINATION = "destination"
     L7_PROXY = "l7_proxy"
@@ -67,6 +68,10 @@ _WORDS = {
     Kind.REFUSED_THERE: ("refused by 1 destination", "refused by {} destinations"),
     Kind.PEERS: ("1 destination not trusted", "{} destinations not trusted"),
     Kind.HANDSHAKES: ("no handshake with 1 destination", "no handshake with {} destinations"),
+    Kind.NO_DESTINATION: (
+        "1 door asked for what no destination matches",
+        "{} doors asked for what no destination matches",
+    ),
     Kind.APPLICATION: ("1 application down", "{} applications down"),
     Kind.DESTINATION: ("1 destination down", "{} destinations down"),
     Kind.L7_PROXY: ("1 L7 proxy down", "{} L7 proxies down"),

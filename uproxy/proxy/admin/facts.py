@@ -277,6 +277,8 @@ class ProcessFacts(Row):
     """The absolute path of the configuration file."""
     versions: Mapping[str, str]
     """`uproxy`, `python`, `openssl`, …"""
+    loaded_at: datetime | None = None
+    """When the configuration in force was loaded; None: it isn't known."""
 
 
 class AdminFacts(Protocol):

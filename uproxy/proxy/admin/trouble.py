@@ -19,6 +19,7 @@ from uproxy.proxy.admin.facts import (
     DenialRow,
     DestinationRow,
     DoorRow,
+    EndpointRow,
     Readiness,
 )
 from uproxy.proxy.admin.l7_rows import L7EndpointRow, L7ProxyRow
@@ -57,7 +58,7 @@ def find(moment: Moment) -> tuple[Trouble, ...]:
     found = (
         *_of_process(moment),
         *_of_applications(moment.doors),
-        *_of_destinations(moment.destinations),
+        *_of_destinations(moment),
         *_of_l7_proxies(moment.l7_proxies),
         *_of_notes(moment),
         *_of_certificate(moment),
@@ -78,7 +79,7 @@ def headline(moment: Moment, troubles: Iterable[Trouble]) -> Headline:
         words.append("certificate fine")
     rows = [row for by_name in refused.values() for row in by_name.values()]
     begun = [*(each.since for each in wrong), *(row.since or row.at for row in rows)]
-    refusers = (turn for row in rows for turn in _turns(row))
+    refusers = (turn for row in rows for turn in _turns(row, moment.certificates))
     turns = tuple(dict.fromkeys((*(each.turn for each in wrong), *refusers)))
     more = len(turns) - TURNS_SHOWN
     return Headline(
@@ -129,21 +130,36 @@ def _of_applications(doors: Iterable[DoorRow]) -> Iterator[Trouble]:
             yield Trouble(Kind.APPLICATION, Level.BAD, words, door.trouble_since, turn)
 
 
-def _of_destinations(destinations: Iterable[DestinationRow]) -> Iterator[Trouble]:
+def _of_destinations(moment: Moment) -> Iterator[Trouble]:
     """Yield names that can't be resolved, each destination that can't be reached, and failing
     addresses of the others."""
-    for to in destinations:
+    for to in moment.destinations:
         yield from _of_names(to)
-        turn = f"whoever runs {to.name}"
         failing = [each for each in to.endpoints if each.since is not None]
-        if to.endpoints and len(failing) == len(to.endpoints):
-            begun = max(each.since for each in failing if each.since is not None)
-            words = f"destination {to.name} is down: {failing[-1].reason}"
+        if _is_down(to):
+            begun, last = max(each.since for each in failing if each.since is not None), failing[-1]
+            words, turn = f"destination {to.name} is down: {last.reason}", _whose(moment, to, last)
             yield Trouble(Kind.DESTINATION, Level.BAD, words, begun, turn)
             continue
         for each in failing:
-            words = f"an address of {to.name} fails: {each.reason}"
+            words, turn = f"an address of {to.name} fails: {each.reason}", _whose(moment, to, each)
             yield Trouble(Kind.ADDRESS, Level.WARN, words, each.since, turn)
+
+
+def _is_down(to: DestinationRow) -> bool:
+    return bool(to.endpoints) and all(each.since is not None for each in to.endpoints)
+
+
+def _whose(moment: Moment, to: DestinationRow, failing: EndpointRow) -> str:
+    """Return whose turn it is when an address of a destination fails: its runner's, unless the
+    refusal with the same reason says more."""
+    for row in moment.denials:
+        if row.direction == "outbound" and (row.destination, row.reason) == (
+            to.name,
+            failing.reason,
+        ):
+            return " or ".join(_turns(row, moment.certificates))
+    return f"whoever runs {to.name}"
 
 
 def _of_names(to: DestinationRow) -> Iterator[Trouble]:
@@ -245,9 +261,11 @@ def _refused(moment: Moment) -> dict[Kind, dict[str, DenialRow]]:
     """Return a denial of each caller and each destination of the last quarter of an hour, by what
     was refused.  Of several it is the one that began first."""
     found: dict[Kind, dict[str, DenialRow]] = {}
+    down = {to.name for to in moment.destinations if _is_down(to)}
     for row in moment.denials:
         kind = _kind(row)
-        if kind is None or moment.now - row.at > LATELY:
+        told = row.direction == "outbound" and row.destination in down
+        if kind is None or told or moment.now - row.at > LATELY:
             continue
         by_name, name = found.setdefault(kind, {}), _name(row)
         before = by_name.get(name)
@@ -264,6 +282,8 @@ def _kind(row: DenialRow | LostRow) -> Kind | None:
         return Kind.REFUSED_THERE
     if row.direction == "inbound":
         return Kind.CALLERS
+    if row.outcome == Outcome.NO_DESTINATION:
+        return Kind.NO_DESTINATION
     return Kind.HANDSHAKES if row.outcome == Outcome.HANDSHAKE_FAILED else Kind.PEERS
 
 
@@ -279,10 +299,21 @@ def _name(row: DenialRow) -> str:
     return row.identity or row.source.rpartition(":")[0]
 
 
-def _turns(row: DenialRow) -> tuple[str, ...]:
+def _turns(row: DenialRow, certificates: Certificates) -> tuple[str, ...]:
     """Return who can end a refusal, each of them alone."""
-    if row.direction == "outbound":
-        return (f"whoever runs {_name(row)}",)
-    if row.outcome in (Outcome.DENIED, Outcome.POLICY_CHANGED):
-        return "the callers", "who writes the rules here"
-    return ("the callers",)
+    if row.outcome == Outcome.NO_DESTINATION:
+        is_ours = row.direction == "outbound"
+        return ("the application", "who writes the destinations here") if is_ours else (
+            "the callers", "who writes the doors here")  # fmt: skip
+    peer = f"whoever runs {_name(row)}" if row.direction == "outbound" else "the callers"
+    if row.outcome == Outcome.PEER_UNTRUSTED and row.rule in _OUR_TRUST:
+        return _issuer(certificates), peer
+    if row.outcome == Outcome.PEER_UNEXPECTED:
+        return peer, f"who writes the `identities` of {_name(row)} here"
+    if row.outcome in (Outcome.DENIED, Outcome.POLICY_CHANGED) and row.direction == "inbound":
+        return peer, "who writes the rules here"
+    return (peer,)
+
+
+_OUR_TRUST: Final = ("X5-17", "TB-5", "UP-3", "UP-4")
+"""The rules that a peer breaks because of a bundle or a CRL that we lack, or can't use."""
