@@ -34,7 +34,7 @@ from uproxy.log import Log
 from uproxy.metrics.history import STEP_S
 from uproxy.model import Direction, Outcome, TcpAddress, Transport
 from uproxy.proxy.admin import answers
-from uproxy.proxy.admin.row import UnresolvedRow, plain
+from uproxy.proxy.admin.row import plain
 from uproxy.proxy.doors import make_doors
 from uproxy.resolver import Resolver
 from uproxy.systemd import PassedSockets
@@ -312,9 +312,13 @@ async def test_names_that_cannot_be_resolved_are_told_with_why(
     parts.resolver.start()
     await eventually(lambda: len(parts.resolver.failing) == 2, "both to fail")
     [row] = facts.destinations()
-    assert row.unresolved == (UnresolvedRow("db.invalid:4", "nobody knows it"),)
+    [name] = row.unresolved
+    assert (name.name, name.reason) == ("db.invalid:4", "nobody knows it")
+    assert name.since is not None
+    assert state.started_at - timedelta(seconds=1) < name.since <= now()
     words = "app.invalid:2 can't be resolved: nobody knows it"
     assert [door.trouble for door in facts.doors()] == [words, None]
+    assert facts.doors()[0].trouble_since is not None
     assert parts.services.why_unresolved(TcpAddress("app.invalid", 2)) == "nobody knows it"
     await parts.resolver.stop()
 

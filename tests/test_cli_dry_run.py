@@ -116,7 +116,7 @@ def test_without_a_known_trust_domain_namespaces_allow_nobody_and_it_says_why(
         (("--as", "web", "--to", "api"), "--as 'web': "),
         (("--as", "spiffe://example.org", "--to", "api"), "not a workload"),
         (("--as", WEB, "--to", "api", "--from", "here"), "--from 'here' is no IP address"),
-        (("--as", WEB, "--to", "nowhere"), "--to 'nowhere' is no inbound door: api, open"),
+        (("--as", WEB, "--to", "nowhere"), "--to 'nowhere' is no inbound door; there is api, open"),
         (("--as", WEB, "--to", "api:9"), "door api leads to 127.0.0.1:8080 alone"),
     ],
 )
@@ -312,7 +312,10 @@ def test_whom_a_proxy_may_not_speak_for_is_refused(
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (("--via", "envoy", "--to", "mesh"), "--via 'envoy' is no key of inbound_trust: l7"),
+        (
+            ("--via", "envoy", "--to", "mesh"),
+            "--via 'envoy' is no key of inbound_trust; there is l7",
+        ),
         (("--via", "l7", "--to", "api"), "come through tunnels, and door api is mtls"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Environment variables with one underscore where two are wanted."""
+"""Environment variables that were meant to override a setting, and don't."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ def wanted(*names: str, text: str = "") -> dict[str, str]:
         ("UPROXY_AUTHORIZATION_1_TO_PORTS_0", "UPROXY__AUTHORIZATION__1__TO__PORTS__0"),
         ("UPROXY_DESTINATIONS_ORDERS_DB_IDLE", "UPROXY__DESTINATIONS__ORDERS_DB__IDLE"),
         ("UPROXY_ADMIN_LISTEN", "UPROXY__ADMIN__LISTEN"),
+        ("uproxy__log__level", "UPROXY__LOG__LEVEL"),
+        ("Uproxy_Log_Level", "UPROXY__LOG__LEVEL"),
         ("UPROXY_IDENTITY_FILES_SVID", "UPROXY__IDENTITY__FILES__SVID"),
     ],
 )  # fmt: skip

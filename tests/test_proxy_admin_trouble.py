@@ -194,6 +194,9 @@ def test_a_peer_that_is_refused_for_want_of_a_bundle_is_the_turn_of_who_gives_us
         )
         other = replace(called, reason="another")
         assert only(replace(at, destinations=down, denials=(other,))).turn == "whoever runs db"
+    reason = "no root of a.b signed the chain"
+    unknown = refusal(None, outcome="peer_untrusted", rule="X5-14", reason=reason)
+    assert line(replace(at, denials=(unknown,))).turn == (agent, "the callers")
     expired = refusal(None, outcome="peer_untrusted", rule="X5-14")
     assert line(replace(at, denials=(expired,))).turn == ("the callers",)
 
@@ -221,10 +224,10 @@ def test_a_destination_is_down_when_all_of_its_addresses_are() -> None:
 
 
 def test_a_name_that_cannot_be_resolved_is_bad_unless_it_was_before() -> None:
-    names = (UnresolvedRow("db.internal:5432", "no such name"),)
+    names = (UnresolvedRow("db.internal:5432", "no such name", ago(4)),)
     at = moment(destinations=(DestinationRow("db", "mtls", (), (), names),))
     told = only(at)
-    assert (told.kind, told.level) == (Kind.NAME, Level.BAD)
+    assert (told.kind, told.level, told.since) == (Kind.NAME, Level.BAD, ago(4))
     assert told.words == "db.internal:5432 can't be resolved: no such name (destination db)"
     assert line(at).words == "1 name not resolved, certificate fine"
     known = EndpointRow("10.0.0.1:1", "db.internal:5432", 0, False)

@@ -255,12 +255,15 @@ class Facts:
         """Return which names can't be resolved, and why; None: there are none."""
         unresolved = self._unresolved(addresses)
         words = (f"{each.name} can't be resolved: {each.reason}" for each in unresolved)
-        return Down("; ".join(words), None) if unresolved else None
+        since = min((each.since for each in unresolved if each.since is not None), default=None)
+        return Down("; ".join(words), since) if unresolved else None
 
     def _unresolved(self, addresses: Addresses) -> tuple[UnresolvedRow, ...]:
-        why = {name: self.parts.resolver.why_failing(name) for name in addresses.names}
+        resolver = self.parts.resolver
         return tuple(
-            UnresolvedRow(str(name), reason) for name, reason in why.items() if reason is not None
+            UnresolvedRow(str(name), reason, ago(resolver.failing_s(name) or 0.0))
+            for name in addresses.names
+            if (reason := resolver.why_failing(name)) is not None
         )
 
     @property

@@ -105,8 +105,8 @@ def _way_out(
 def _l7_proxy(settings: Settings, name: str, door: InboundSettings) -> SpiffeId:
     """Return the SPIFFE ID of an L7 proxy that `inbound_trust` has under a name."""
     if name not in settings.inbound_trust:
-        there = ", ".join(settings.inbound_trust) or "there is none"
-        raise UsageError(f"--via {name!r} is no key of inbound_trust: {there}")
+        there = ", ".join(settings.inbound_trust) or "none"
+        raise UsageError(f"--via {name!r} is no key of inbound_trust; there is {there}")
     if door.transport is not Transport.HBONE:
         raise UsageError(f"--via {name!r}: L7 proxies come through tunnels, and door {door.name} "
                          f"is {door.transport}")  # fmt: skip
@@ -161,8 +161,8 @@ def _target(settings: Settings, text: str) -> tuple[InboundSettings, Target]:
         return doors[text], _behind(doors[text], text, None)
     name, _, port = text.rpartition(":")
     if name not in doors or not port.isdecimal():
-        there = ", ".join(door.name for door in settings.inbound) or "there is none"
-        raise UsageError(f"--to {text!r} is no inbound door: {there}")
+        there = ", ".join(door.name for door in settings.inbound) or "none"
+        raise UsageError(f"--to {text!r} is no inbound door; there is {there}")
     return doors[name], _behind(doors[name], text, int(port))
 
 

@@ -15,18 +15,21 @@ _ALMOST = PREFIX.removesuffix("_")
 
 
 def misnamed(environ: Mapping[str, str], text: str) -> Iterator[Mistake]:
-    """Yield a warning for each variable that has the words of a setting and single underscores
-    between them.  A variable that `text`, the configuration, names as `${NAME}` has another use;
-    what Kubernetes defines for a Service named uproxy has the words of no setting."""
+    """Yield a warning for each variable that has the words of a setting, and single underscores
+    between them or small letters.  A variable that `text`, the configuration, names as `${NAME}`
+    has another use; what Kubernetes defines for a Service named uproxy has the words of no
+    setting."""
     for name in sorted(environ):
-        if not name.startswith(_ALMOST) or name.startswith(PREFIX) or f"${{{name}}}" in text:
+        capitals = name.upper()
+        if not capitals.startswith(_ALMOST) or name.startswith(PREFIX) or f"${{{name}}}" in text:
             continue
-        words = [word for word in name.removeprefix(_ALMOST).split("_") if word]
+        words = [word for word in capitals.removeprefix(_ALMOST).split("_") if word]
         parts = _parts(SETTINGS, words)
         if parts:
             right = PREFIX + "__".join(parts)
-            reason = "sets nothing: two underscores stand between the parts of a name, as in"
-            yield Mistake(name, f"{reason} {right}")
+            rule = "two underscores stand between the parts of a name"
+            rule = rule if name == capitals else f"its name is written in capitals, and {rule}"
+            yield Mistake(name, f"sets nothing: {rule}, as in {right}")
 
 
 def _parts(kind: Kind, words: Sequence[str]) -> list[str] | None:

@@ -46,3 +46,5 @@ class UnresolvedRow(Row):
 
     name: str
     reason: str
+    since: datetime | None = None
+    """When its look-ups began to fail; None: it isn't known."""

@@ -167,7 +167,7 @@ def _of_names(to: DestinationRow) -> Iterator[Trouble]:
     level = Level.WARN if to.endpoints else Level.BAD
     for each in to.unresolved:
         words = f"{each.name} can't be resolved: {each.reason} (destination {to.name})"
-        yield Trouble(Kind.NAME, level, words, None, f"whoever gives {each.name} its address")
+        yield Trouble(Kind.NAME, level, words, each.since, f"whoever gives {each.name} its address")
 
 
 def _of_l7_proxies(proxies: Iterable[L7ProxyRow]) -> Iterator[Trouble]:
@@ -177,7 +177,8 @@ def _of_l7_proxies(proxies: Iterable[L7ProxyRow]) -> Iterator[Trouble]:
         for name in proxy.unresolved:
             words = f"{name.name} can't be resolved: {name.reason} (L7 proxy {proxy.name})"
             level = Level.WARN if proxy.endpoints else Level.BAD
-            yield Trouble(Kind.NAME, level, words, None, f"whoever gives {name.name} its address")
+            turn_of_name = f"whoever gives {name.name} its address"
+            yield Trouble(Kind.NAME, level, words, name.since, turn_of_name)
         failing = [each for each in proxy.endpoints if each.reason is not None]
         if proxy.endpoints and not proxy.usable:
             yield _down(proxy, failing, turn)
@@ -306,7 +307,8 @@ def _turns(row: DenialRow, certificates: Certificates) -> tuple[str, ...]:
         return ("the application", "who writes the destinations here") if is_ours else (
             "the callers", "who writes the doors here")  # fmt: skip
     peer = f"whoever runs {_name(row)}" if row.direction == "outbound" else "the callers"
-    if row.outcome == Outcome.PEER_UNTRUSTED and row.rule in _OUR_TRUST:
+    ours = row.rule in _OUR_TRUST or row.reason.startswith("no root of ")
+    if row.outcome == Outcome.PEER_UNTRUSTED and ours:
         return _issuer(certificates), peer
     if row.outcome == Outcome.PEER_UNEXPECTED:
         return peer, f"who writes the `identities` of {_name(row)} here"
@@ -316,4 +318,5 @@ def _turns(row: DenialRow, certificates: Certificates) -> tuple[str, ...]:
 
 
 _OUR_TRUST: Final = ("X5-17", "TB-5", "UP-3", "UP-4")
-"""The rules that a peer breaks because of a bundle or a CRL that we lack, or can't use."""
+"""The rules that a peer breaks because of a bundle or a CRL that we lack, or can't use.  Where no
+root signed its chain, our bundle may be the old one."""
