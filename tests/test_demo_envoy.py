@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from uproxy.demo import envoy
-from uproxy.demo.envoy import find_envoy
+from uproxy.demo.envoy import EnvoyProcess, Surroundings, find_envoy
 from uproxy.errors import UproxyError
 
 
@@ -44,3 +45,16 @@ def test_without_a_checkout_there_is_no_configuration_for_it(
     monkeypatch.setattr(envoy, "SHIPPED", tmp_path)
     with pytest.raises(UproxyError, match="deploy/envoy, is only in a checkout"):
         find_envoy()
+
+
+def test_it_listens_on_loopback_alone_at_ports_of_its_own(tmp_path: Path) -> None:
+    around = Surroundings(tmp_path, "unix:///run/a.sock", "spiffe://a.b/l7", 1, "127.0.0.1:2", "")
+    places = []
+    for name in ("one", "other"):
+        EnvoyProcess(name, around)
+        bootstrap = json.loads((tmp_path / name / "base.json").read_text())
+        listeners = [bootstrap["admin"], *bootstrap["static_resources"]["listeners"]]
+        assert all("address" in each or "internal_listener" in each for each in listeners)
+        places += [each["address"]["socket_address"] for each in listeners if "address" in each]
+    assert {each["address"] for each in places} == {"127.0.0.1"}
+    assert len({each["port_value"] for each in places}) == len(places) == 6

@@ -101,9 +101,12 @@ class EnvoyProcess(Program):
         """Return its configuration."""
         base = _shipped("base.yaml")
         resources = base["static_resources"]
-        listeners, clusters = _by_name(resources["listeners"]), _by_name(resources["clusters"])
+        clusters = _by_name(resources["clusters"])
         base["admin"]["address"] = _address(self.admin_port)
-        listeners["tunnels"]["address"] = _address(self.port)
+        for listener in resources["listeners"]:  # as shipped they are open to the network
+            if "address" in listener:
+                is_tunnels = listener["name"] == "tunnels"
+                listener["address"] = _address(self.port if is_tunnels else free_port())
         clusters["originate"]["original_dst_lb_config"] = {
             "upstream_port_override": around.tunnel_port
         }
