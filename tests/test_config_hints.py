@@ -28,6 +28,11 @@ def rule(callers: str) -> str:
         ("tls: {groups: X25519}\n", "tls.groups", "write [X25519]"),
         ("tls: {groups: -X25519}\n", "tls.groups", "a blank is missing after the dash"),
         ("tls: {verify: x}\n", "tls.verify", "the keys here are min_version, groups, ciphers"),
+        (
+            "limits: {connections: 99999999999999999999}\n",
+            "limits.connections",
+            "must be a smaller number",
+        ),
         ("log: debug\n", "log", "a mapping with the keys level, format, access"),
         ("log: {access: off}\n", "log.access", "must be one of all | denied | none"),
         ("admin: {listen: 15000}\n", "admin.listen", "write one such as 127.0.0.1:8443"),
@@ -48,6 +53,27 @@ def test_nothing_is_guessed_where_nothing_is_likely(text: str) -> None:
     for mistake in mistakes(FILES + text):
         assert ";" not in mistake.reason
         assert "blank" not in mistake.reason
+
+
+def test_several_unknown_keys_name_the_known_ones_once() -> None:
+    found = mistakes(FILES + "apiVersion: v1\nkind: ConfigMap\n")
+    assert ["the keys here are" in each.reason for each in found] == [True, False]
+
+
+@pytest.mark.parametrize("between", [", ", " ", ","])
+def test_several_spiffe_ids_in_one_text_are_told_so(between: str) -> None:
+    text = between.join(["spiffe://example.org/x", "spiffe://example.org/y"])
+    assert only_mistake(rule(f"identities: ['{text}']")).reason.endswith(
+        "; it is 2 in one: each is an item of its own"
+    )
+
+
+@pytest.mark.parametrize("callers", ["['spiffe://a.b/c']", "'spiffe://a.b/c'"])
+def test_callers_without_their_field_are_told_how_to_name_them(callers: str) -> None:
+    text = f"authorization: [{{action: allow, from: {callers}}}]\n"
+    reason = only_mistake(FILES + text).reason
+    assert "a mapping of caller fields such as {identities: [spiffe://" in reason
+    assert "remove its dash" not in reason
 
 
 @pytest.mark.parametrize(

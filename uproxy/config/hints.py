@@ -56,7 +56,7 @@ def about_record(node: Node, known: Collection[str]) -> str | None:
     """Return what is probably wrong with a node where a mapping with these keys should be."""
     if isinstance(node, Scalar) and node.type is Type.TEXT:
         return about_key(node.text, known)
-    if isinstance(node, ListNode) and len(node.items) == 1:
+    if isinstance(node, ListNode) and len(node.items) == 1 and isinstance(node.items[0], MapNode):
         return "remove its dash or brackets"
     return None
 
@@ -73,8 +73,11 @@ def about_list(node: Node, *, of_records: bool) -> str | None:
     return f"write [{node.text}]" if _PLAIN_ITEM.fullmatch(node.text) else None
 
 
-def about_quotes(text: str) -> str | None:
-    """Return that a word processor's quotes are none, if text begins with one."""
-    if not text.startswith(_OTHER_QUOTES):
-        return None
-    return f"{text[0]} is no quote: type \" or '"
+def about_text(text: str) -> str | None:
+    """Return what is probably wrong with text that isn't valid: quotes of a word processor, or
+    several SPIFFE IDs in one."""
+    if text.startswith(_OTHER_QUOTES):
+        return f"{text[0]} is no quote: type \" or '"
+    if len(several := re.split(r"[\s,;]+(?=spiffe://)", text)) > 1:
+        return f"it is {len(several)} in one: each is an item of its own"
+    return None

@@ -106,7 +106,7 @@ class ScalarKind:
         except (ValueError, UproxyError) as error:
             from uproxy.config import hints  # to save memory, as in `nearest`
 
-            reason = with_hint(str(error), hints.about_quotes(node.text))
+            reason = with_hint(str(error), hints.about_text(node.text))
             mistakes.append(mistake(path, node, reason))
             return WRONG
 

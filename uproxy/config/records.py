@@ -48,7 +48,8 @@ class Record:
         if not isinstance(node, MapNode):
             from uproxy.config import hints  # to save memory: a running uProxy has no mistakes
 
-            words = f"{self.words} with the keys {', '.join(known)}"
+            words = self.words
+            words += f" with the keys {', '.join(known)}" if words == "a mapping" else ""
             reason = with_hint(is_not(node, words), hints.about_record(node, known))
             mistakes.append(mistake(path, node, reason))
             return WRONG
@@ -63,7 +64,7 @@ class Record:
             elif entry.key in self.later:
                 mistakes.append(mistake(where, entry.place, not_yet(self.later[entry.key])))
             else:
-                mistakes.append(_unknown(entry, where, known))
+                mistakes.append(_unknown(entry, where, known, told=None in misspelled))
                 misspelled.add(mistakes[-1].nearest)
         draft = Draft(self, path, node, MappingProxyType(values), frozenset(misspelled))
         if not any(key in self.later for key in node.keys):
@@ -91,13 +92,14 @@ class Record:
         return {**found, "required": required} if required else found
 
 
-def _unknown(entry: Entry, path: str, known: Collection[str]) -> Mistake:
-    """Return the mistake about a key that is none of those known."""
+def _unknown(entry: Entry, path: str, known: Collection[str], *, told: bool) -> Mistake:
+    """Return the mistake about a key that is none of those known; `told`: an earlier one of the
+    same record says which these are."""
     from uproxy.config import hints  # to save memory: a running uProxy has no mistakes
 
     hint = hints.about_key(entry.key, known, entry.place.source.startswith(PREFIX))
     similar = nearest(entry.key, known) if hint is None else None
-    if hint is None and similar is None:
+    if hint is None and similar is None and not told:
         hint = f"the keys here are {', '.join(known)}"
     return mistake(path, entry.place, with_hint("no such key", hint), similar)
 

@@ -30,7 +30,7 @@ FROM = Record(
             "via", LABEL, "The L7 proxy the caller came through; `direct`: through none."
         ),
     ),
-    "a mapping of caller fields",
+    "a mapping of caller fields such as {identities: [spiffe://example.org/ns/web/*]}",
 )
 TO = Record(
     RuleTo,
@@ -39,7 +39,7 @@ TO = Record(
         *_with_negation("addresses", NETWORK, "The application's addresses."),
         *_with_negation("inbound", LABEL, "Names of doors."),
     ),
-    "a mapping of target fields",
+    "a mapping of target fields such as {ports: [8080]}",
 )
 RULE = Record(
     RuleSettings,

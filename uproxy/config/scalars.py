@@ -59,6 +59,8 @@ def size(text: str) -> int:
 
 def whole_number(text: str) -> int:
     """Parse a YAML 1.2 integer: decimal, 0o octal or 0x hexadecimal."""
+    if re.fullmatch("[0-9]{19,}", text):
+        raise ValueError("must be a smaller number")
     if not re.fullmatch(r"[-+]?[0-9]{1,18}|0o[0-7]{1,18}|0x[0-9a-fA-F]{1,15}", text):
         raise ValueError("must be a whole number")
     return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
