@@ -159,8 +159,11 @@ def test_a_caller_without_an_identity_is_told_by_its_own_side() -> None:
 
 
 def test_two_that_have_nothing_to_do_with_each_other_are_said_so() -> None:
-    found = between(called(), called())
+    other = called()
+    other["process"]["name"] = "y"
+    found = between(called(), other)
     assert found.refused
+    assert found.lines[0].startswith(f"x ({ORDERS}) and y ({ORDERS}) have no destination")
     assert "is it the right pair" in found.lines[0]
 
 

@@ -110,6 +110,16 @@ def test_a_list_is_not_lengthened() -> None:
     assert "--set" in mistake.reason
 
 
+def test_an_item_of_a_list_is_named_by_its_number() -> None:
+    for overrides, environ, example in (
+        (["inbound.to=127.0.0.1:1"], {}, "as in inbound[0].to (from --set inbound.to="),
+        (["inbound.0.to=127.0.0.1:1"], {}, "as in inbound[0] (from --set inbound.0.to="),
+        ([], {"UPROXY__INBOUND__TO": "127.0.0.1:1"}, "as in inbound[0].to (from UPROXY__INBOUND"),
+    ):
+        (mistake,) = mistakes(DOORS, overrides=overrides, environ=environ)
+        assert f"inbound is a list: say which of its items, {example}" in mistake.reason
+
+
 def test_broken_yaml_in_a_value_is_one_mistake_of_that_option() -> None:
     found = mistakes(FILES, overrides=["tls.groups=[a: b: c]"])
     assert "is not YAML" in found[0].reason

@@ -35,8 +35,8 @@ def between(one: Status, other: Status, taken: Container[str] = ()) -> Explanati
     explained = [each for each in found if each is not None]
     if not explained:
         line = (
-            f"{_name(one)} and {_name(other)} have no destination that leads to a door of the "
-            "other and expects its identity: is it the right pair, and does nothing in between "
+            f"{_process(one)} and {_process(other)} have no destination that leads to a door of "
+            "the other and expects its identity: is it the right pair, and does nothing in between "
             "translate addresses?"
         )
         return Explanation((line,), True)
@@ -172,6 +172,11 @@ def _domain(text: str | None) -> str | None:
 def _name(status: Status) -> str:
     """Return a uProxy's identity, or its name where it has none."""
     return identity_of(status) or f"{status['process']['name']} (no identity)"
+
+
+def _process(status: Status) -> str:
+    """Return a uProxy's own name and its identity: several may have the same one."""
+    return f"{status['process']['name']} ({identity_of(status) or 'no identity'})"
 
 
 def _open(called: Status, caller: Status) -> str:

@@ -165,6 +165,10 @@ def _replaced(node: Node | None, steps: Sequence[_Step], value: Node, path: str)
             raise ConfigError((mistake(here, value.place, reason),))
         items[step] = _replaced(items[step], rest, value, here)
         return ListNode(tuple(items), node.place if node else value.place)
+    if isinstance(node, ListNode):
+        name = "" if step.isdigit() else f".{clip(step)}"
+        reason = f"{path} is a list: say which of its items, as in {path}[0]{name}"
+        raise ConfigError((mistake(here, value.place, reason),))
     entries = list(node.entries) if isinstance(node, MapNode) else []
     index = next((n for n, entry in enumerate(entries) if entry.key == step), len(entries))
     old = entries[index : index + 1]
