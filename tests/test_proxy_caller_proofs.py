@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ import uproxy.spiffe.jwt_svids as verifying
 from uproxy.lab.tokens import TokenAuthority
 from uproxy.policy import Caller
 from uproxy.proxy import caller_proofs as module
-from uproxy.proxy.caller_proofs import CallerProofs, Moment
+from uproxy.proxy.caller_proofs import MAX_COMMON, MAX_PROOFS, SHARE, CallerProofs, Moment
 from uproxy.speaking import Disbelief, Doubt
 from uproxy.spiffe.ids import SpiffeId
 from uproxy.spiffe.jwt_bundles import JwtBundle
@@ -62,7 +63,7 @@ def doubted(found: Disbelief | None) -> Disbelief:
     return found
 
 
-def test_a_token_about_the_caller_for_us_proves_it() -> None:
+def test_a_token_about_the_whofor_us_proves_it() -> None:
     assert CallerProofs().doubt((token(),), WEB, at()) is None
     several = token("/ns/web/sa/frontend", "spiffe://example.org/other", US)
     assert CallerProofs().doubt((several,), WEB, at()) is None
@@ -225,6 +226,27 @@ def test_what_expires_makes_room_in_what_is_common(few: CallerProofs) -> None:
     assert len(few) == 5
     assert remembered(few, "/other", after(111), 200) == 3
     assert len(few) == 3
+
+
+def test_who_stays_within_its_share_takes_nothing_of_what_is_common(few: CallerProofs) -> None:
+    for who in ("/ns/web/sa/frontend", "/ns/web/sa/other"):
+        assert few.doubt((token(who, life=300),), caller(who), after(0)) is None
+    assert remembered(few, "/greedy", after(61), 200) == 3  # what has expired was sought before
+    assert len(few) == 5
+
+
+def test_a_proof_of_who_is_refused_anyway_takes_no_room() -> None:
+    known = CallerProofs()
+    assert known.doubt((token(),), WEB, at(), remembers=False) is None
+    assert len(known) == 0
+
+
+def test_as_many_are_remembered_as_the_docs_say() -> None:
+    page = Path(__file__).parents[1] / "docs/reference/security.md"
+    said = " ".join(page.read_text().split())
+    callers = (MAX_PROOFS - MAX_COMMON) // SHARE
+    assert f"{MAX_PROOFS:,}, of which {callers} callers have {SHARE} each for themselves" in said
+    assert f"one that sends tokens without end gets {SHARE + MAX_COMMON // 2:,}" in said
 
 
 def after(seconds: float) -> Moment:

@@ -138,8 +138,8 @@ class CallerProofs:
     def _has_room(self, caller: str) -> bool:
         """Whether one more proof of a caller may be remembered: one of its share, or one of what is
         common, of which it may have as much as it leaves for others."""
-        above = self._of_caller[caller] - SHARE
-        return len(self._known) < MAX_PROOFS and (above < 0 or above < MAX_COMMON - self._common)
+        above = self._of_caller[caller] - SHARE  # below 0 within its share
+        return len(self._known) < MAX_PROOFS and above < MAX_COMMON - self._common
 
     def _sweep(self, now: datetime, after: timedelta) -> None:
         """Forget what has expired, unless that was done less than `after` ago."""
