@@ -12,6 +12,7 @@ import pytest
 
 from tests.helpers.churn import Churn
 from tests.helpers.endings import metric
+from tests.helpers.in_use import counted, in_use
 from tests.helpers.memory import steps
 from uproxy.lab.memory import private_dirty
 from uproxy.lab.mesh import ORDERS, WEB, FileWorld, Inbound, Outbound
@@ -34,6 +35,8 @@ ALL, WINDOWS = 200_000, 4
 warm up they come in windows."""
 MOST_GROWTH = 1 << 18
 """Bytes in each of the windows; less than six for each connection."""
+MOST_IN_ALL = WINDOWS * MOST_GROWTH
+"""Bytes that are in use: those don't depend on what an allocator keeps for later."""
 QUIET: dict[str, Any] = {"engine": "native", "log": {"access": "none"}}
 
 
@@ -49,21 +52,26 @@ def app(churn: Churn) -> Iterator[int]:
 
 
 def leave_nothing(uproxies: Sequence[Uproxy], calls: Callable[[int], None], count: int) -> None:
-    """Check that memory doesn't grow in every window of `count` calls in all, and descriptors
-    don't at all; they are warm."""
-    seen = [[look(uproxy) for uproxy in uproxies]]
-    for _ in range(WINDOWS):
+    """Make `count` calls, in windows.  Check that memory doesn't grow in each of them, that the
+    bytes in use grow by little in all of them, and descriptors not at all; `uproxies` are warm."""
+    seen = [[look(uproxy, WARM) for uproxy in uproxies]]
+    for window in range(1, WINDOWS + 1):
         calls(count // WINDOWS)
-        seen.append([look(uproxy) for uproxy in uproxies])
+        made = WARM + window * (count // WINDOWS)
+        seen.append([look(uproxy, made) for uproxy in uproxies])
     for looks in zip(*seen, strict=True):
-        memory, descriptors = zip(*looks, strict=True)
+        memory, used, descriptors = zip(*looks, strict=True)
         assert min(steps(memory)) <= MOST_GROWTH, memory
+        assert used[-1] - min(used) <= MOST_IN_ALL, used
         assert descriptors[-1] <= descriptors[0]
 
 
-def look(uproxy: Uproxy) -> tuple[int, int]:
-    wait_until(lambda: metric(uproxy, "uproxy_connections") == 0, "no connection")
-    return private_dirty(uproxy.pid), int(metric(uproxy, "process_open_fds"))
+def look(uproxy: Uproxy, made: int) -> tuple[int, int, int]:
+    """Return memory, what is in use of it, and descriptors, once all that were made have ended."""
+    closed = "istio_tcp_connections_closed_total"
+    wait_until(lambda: metric(uproxy, closed) == made, "all to have ended", timeout=60.0)
+    descriptors = int(metric(uproxy, "process_open_fds"))
+    return private_dirty(uproxy.pid), in_use(uproxy), descriptors
 
 
 def test_connections_in_the_clear_leave_nothing_behind(
@@ -71,7 +79,7 @@ def test_connections_in_the_clear_leave_nothing_behind(
 ) -> None:
     there = {"addresses": [f"127.0.0.1:{app}"], "transport": "plaintext"}
     identity = FileWorld(tmp_path / "world").ours(WEB)
-    with Outbound(tmp_path, identity, destinations={"peer": there}, **QUIET) as uproxy:
+    with counted(Outbound(tmp_path, identity, destinations={"peer": there}, **QUIET)) as uproxy:
         uproxy.wait_until_ready()
         churn.call(uproxy.port, WARM, CROWD)
         leave_nothing([uproxy], partial(churn.call, uproxy.port), ALL - WARM)
@@ -81,9 +89,9 @@ def test_handshakes_leave_nothing_behind_on_either_side(
     tmp_path: Path, churn: Churn, app: int
 ) -> None:
     world = FileWorld(tmp_path / "world")
-    with Inbound(tmp_path, world.ours(ORDERS), app, **QUIET) as inbound:
+    with counted(Inbound(tmp_path, world.ours(ORDERS), app, **QUIET)) as inbound:
         inbound.wait_until_ready()
-        with Outbound(tmp_path, world.ours(WEB), inbound.port, **QUIET) as outbound:
+        with counted(Outbound(tmp_path, world.ours(WEB), inbound.port, **QUIET)) as outbound:
             outbound.wait_until_ready()
             churn.call(outbound.port, WARM, CROWD)
             churn_on = partial(churn.call, outbound.port)

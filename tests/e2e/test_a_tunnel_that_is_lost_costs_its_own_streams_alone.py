@@ -290,3 +290,4 @@ def test_a_tunnel_that_is_half_open_ends_with_its_idle_stream(
         with ended(near, "timed_out") as lines:
             assert ask(near.port) == b""
         assert "didn't answer the CONNECT in 1 s" in only(lines)["error"]
+        wait_until(lambda: metric(far, "uproxy_hbone_connections") == 0, "the tunnel to end")
