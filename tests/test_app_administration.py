@@ -63,8 +63,11 @@ async def test_an_address_in_use_names_the_listener_it_was_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = TcpAddress("127.0.0.1", other.getsockname()[1])
         administration = Administration(FakeFacts(), PassedSockets({}))
-        with pytest.raises(UproxyError, match=r"admin \(metrics\): 127\.0\.0\.1:.* is in use"):
+        with pytest.raises(
+            UproxyError, match=r"admin \(metrics\): 127\.0\.0\.1:.* is in use"
+        ) as no:
             administration.open(AdminSettings(None, taken, None))
+        assert str(no.value).endswith("each uProxy of a machine needs its own; null does without")
         await administration.close()
 
 

@@ -70,7 +70,9 @@ class Administration:
                 address = _for_probes(address)
             return sockets.listen(address, settings.mode, settings.owner)
         except UproxyError as error:
-            raise type(error)(f"admin ({surface.value}): {error}") from None
+            other = "each uProxy of a machine needs its own; null does without"
+            way_out = f"; {other}" if " is in use" in str(error) else ""
+            raise type(error)(f"admin ({surface.value}): {error}{way_out}") from None
 
 
 def _for_probes(address: TcpAddress | UnixAddress) -> TcpAddress | UnixAddress:
