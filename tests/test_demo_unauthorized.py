@@ -98,9 +98,11 @@ async def test_a_server_that_breaks_http2_is_told_as_that(
     files = write_identity(tmp_path / "db", authority.issue(DB), authority.pem)
     caller, tls = svid(authority), {"common_tls_context": {"alpn_protocols": ["h2"]}}
 
-    async def send_data_of_no_stream(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def send_data_of_no_stream(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         writer.write(bytes(9))
-        await writer.drain()
+        await reader.read()  # what is unread at the end makes a reset of it
 
     with (
         background(send_data_of_no_stream) as app,

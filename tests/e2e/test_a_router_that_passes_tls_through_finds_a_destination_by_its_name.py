@@ -97,4 +97,5 @@ def test_a_literal_address_tells_no_name(
         uproxy.wait_until_ready()
         with ended(uproxy, "handshake_failed") as lines:
             assert ask(uproxy.port) == b""
-        assert "closed in the middle of the handshake" in only(lines)["error"]
+        # which of them depends on what the router had read when it gave up
+        assert any(words in only(lines)["error"] for words in ("closed in the middle", "reset by"))

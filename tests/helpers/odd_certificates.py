@@ -42,20 +42,11 @@ def rsassa_pss(authority: Authority, folder: Path) -> tuple[bytes, bytes]:
     return (folder / "pss").read_bytes(), (folder / "pss.pem").read_bytes()
 
 
-def first_version(folder: Path) -> x509.Certificate:
-    """Return a self-signed certificate of X.509 version 1; cryptography can't make one."""
-    made = [
-        ["req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=old CA",
-         "-keyout", "old.key", "-out", "old.request"],
-        ["x509", "-req", "-in", "old.request", "-signkey", "old.key", "-out", "old.pem"],
-    ]  # fmt: skip
-    (folder / "openssl.cnf").write_text("[req]\ndistinguished_name = name\n[name]\n")
-    for arguments in made:
-        subprocess.run(
-            ["openssl", *arguments, *(["-config", "openssl.cnf"] if arguments[0] == "req" else [])],
-            cwd=folder, check=True, capture_output=True,
-        )  # fmt: skip
-    return x509.load_pem_x509_certificate((folder / "old.pem").read_bytes())
+def first_version(authority: Authority) -> x509.Certificate:
+    """Return the root of an authority with a P-256 key as X.509 version 1 has it: without a version
+    and without extensions."""
+    _version, *parts, _extensions = _signed_parts(authority.root)
+    return _signed_anew(authority.root, parts, authority.key)
 
 
 def generalized_time(issued: Issued, issuer: Authority) -> Issued:
