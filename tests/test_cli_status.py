@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.admin import RunningAdmin, connection_row, orders_facts
+from uproxy import __version__
 from uproxy.cli import main
 from uproxy.cli.status import NOT_READY
 from uproxy.cli.status_answer import configured_address, parse_address
@@ -193,6 +194,23 @@ def test_nobody_there_is_one_line_with_the_way_out(
 def test_a_stranger_that_answers_is_not_taken_for_uproxy(
     answer: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    told = failure_of(answer, capsys)
+    assert "\x1b" not in told
+    assert "answer" in told
+
+
+def test_an_answer_of_another_version_that_cannot_be_shown_is_no_strangers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    body = b'{"now": 1, "process": {"versions": {"uproxy": "9.8.7"}}}'
+    head = f"HTTP/1.1 200 OK\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    told = failure_of(head + body, capsys)
+    assert "the uProxy 9.8.7 at 127.0.0.1:" in told
+    assert f"answers what uProxy {__version__} can't show (" in told
+
+
+def failure_of(answer: bytes, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line on standard error where this is the answer."""
     with socket.create_server(("127.0.0.1", 0)) as stranger:
 
         def serve() -> None:
@@ -205,8 +223,7 @@ def test_a_stranger_that_answers_is_not_taken_for_uproxy(
         thread.start()
         told = failure(TcpAddress("127.0.0.1", stranger.getsockname()[1]), capsys)
         thread.join()
-    assert "\x1b" not in told
-    assert "answer" in told
+    return told
 
 
 def test_watching_into_a_pipe_repeats_the_plain_output(admin: RunningAdmin) -> None:

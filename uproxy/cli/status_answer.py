@@ -14,7 +14,9 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
+from uproxy import __version__
 from uproxy.app.reading import read_text
 from uproxy.cli.status_lines import printable
 from uproxy.cli.status_text import Status, render
@@ -98,12 +100,13 @@ class Uproxy:
                 another file than `config`.
         """
         body = _get(self.address, "/status.json")
+        answer: Any = None
         try:
             answer = printable(json.loads(body))
             render(answer)
             running: str = answer["process"]["config"]
-        except _NOT_OURS:
-            raise _stranger(self.address) from None
+        except _NOT_OURS as error:
+            raise _unreadable(self.address, answer, error) from error
         if self.config is not None and not _is_same_file(str(self.config), running):
             raise UproxyError(
                 f"the uProxy at {self.address} runs {running}, not {self.config}: "
@@ -158,6 +161,16 @@ def _get(address: Address, path: str) -> bytes:
         lines = body.decode(errors="replace").splitlines() or ["no reason given"]
         raise UproxyError(f"{address} answers {status}: {printable(lines[0])}")
     return body
+
+
+def _unreadable(address: Address, answer: Any, error: Exception) -> UproxyError:
+    """Return the error for an answer of /status.json that can't be shown because of `error`."""
+    try:
+        theirs = answer["process"]["versions"]["uproxy"]
+    except _NOT_OURS:
+        return _stranger(address)
+    what = f"the uProxy {theirs} at {address} answers what uProxy {__version__} can't show"
+    return UproxyError(f"{what} ({type(error).__name__}): --log-level debug shows where")
 
 
 def _stranger(address: Address) -> UproxyError:
