@@ -66,6 +66,17 @@ def test_an_entry_to_ignore_is_ignored_whole_jw_8_tb_6(members: dict[str, object
     assert read(given, ENTRY) == read(ENTRY)
 
 
+def test_where_all_keys_are_for_tokens_those_that_do_not_say_so_are_too() -> None:
+    """As SPIRE's agent sends them; what says another use is still something else."""
+    silent = {name: value for name, value in jwt_jwk("b", OTHER).items() if name != "use"}
+    root = jwk(Authority("example.org").root)
+    sent = document(ENTRY, silent, jwt_jwk("c", KEY, use="sig"), {**root, "kid": "d"})
+    assert parse_jwt_bundle("example.org", sent, for_tokens_alone=True) == read(
+        ENTRY, jwt_jwk("b", OTHER)
+    )
+    assert parse_jwt_bundle("example.org", sent) == read(ENTRY)
+
+
 @pytest.mark.parametrize(
     ("entry", "why"),
     [
