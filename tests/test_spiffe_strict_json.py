@@ -43,11 +43,15 @@ def test_what_two_readers_could_understand_in_two_ways_is_refused(data: bytes, w
     "data",
     [
         b'{"a":' * 100 + b"1" + b"}" * 100,
+        b'{"b": [], "a":' + b'{"a":' * 99 + b"1" + b"}" * 100,
         b'{"a": [' + b"[], " * 500 + b"[]]}",
         b'{"a": "' + b"[{" * 500 + b'"}',
         b'{"a": "\\"' + b"[{" * 500 + b'"}',
     ],
-    ids=["at the bound", "many beside each other", "in a string", "behind a quotation mark in it"],
-)
+    ids=[
+        "at the bound", "at the bound, beside another", "many beside each other", "in a string",
+        "behind a quotation mark in it",
+    ],
+)  # fmt: skip
 def test_what_is_not_deep_is_read(data: bytes) -> None:
     assert read_object(data, "it") == json.loads(data)
