@@ -9,7 +9,7 @@ from uproxy.contract import Candidate, PeerSvid, Refusal, RefusedError, Tls, Tun
 from uproxy.lab.pki import Authority
 from uproxy.lifecycle import ENDINGS, State
 from uproxy.model import Direction, Outcome, Role, TcpAddress
-from uproxy.transport.succession import followed, same_way, successor
+from uproxy.transport.succession import followed, same_way, successor, successor_of_open
 
 A, B, C = (TcpAddress(f"10.0.0.{n}", 1) for n in (1, 2, 3))
 NO = Refusal(Outcome.DENIED, "no")
@@ -46,6 +46,26 @@ def test_the_reason_says_whether_the_door_went_or_another_came() -> None:
         with pytest.raises(RefusedError) as caught:
             successor(RecordingDoor(Direction.INBOUND, NO, name="db"), now)
         assert caught.value.refusal.reason.endswith(words)
+
+
+@pytest.mark.parametrize("direction", Direction)
+def test_what_was_open_is_decided_again_by_the_door_that_the_listener_has_now(
+    direction: Direction,
+) -> None:
+    now = RecordingDoor(direction, NO)
+    assert successor_of_open(direction, now) is now
+
+
+@pytest.mark.parametrize("now", [None, RecordingDoor(Direction.INBOUND, NO)])
+def test_what_was_open_ends_where_no_door_is_left_or_one_of_the_other_direction(
+    now: RecordingDoor | None,
+) -> None:
+    with pytest.raises(RefusedError) as caught:
+        successor_of_open(Direction.OUTBOUND, now)
+    assert caught.value.refusal == Refusal(
+        Outcome.POLICY_CHANGED,
+        "the L7 proxy was lost before the first byte, and so was the door: dial again",
+    )
 
 
 def test_a_route_that_never_led_there_keeps_nothing() -> None:
