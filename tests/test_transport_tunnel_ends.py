@@ -253,6 +253,20 @@ async def test_a_caller_gets_all_that_a_stream_had_said_when_its_tunnel_is_lost(
         assert await downstream.is_reset()
 
 
+async def test_a_callers_stream_that_is_lost_with_its_tunnel_is_told_as_that(
+    engine: Engine,
+) -> None:
+    door = inbound_door()
+    async with listening() as application, open_door(engine, door) as address:
+        peer = await H2Peer.connect(address)
+        await peer.open(application.address)
+        there = await application.accept()
+        peer.tls.stream.reset()
+        assert await there.is_reset()
+        ending = await door.ending()
+        assert (ending.outcome, ending.reason) == (Outcome.RESET, "the tunnel to the peer was lost")
+
+
 async def test_who_is_cut_while_a_lost_tunnel_outlives_its_socket_is_cut_at_once(
     engine: Engine,
 ) -> None:

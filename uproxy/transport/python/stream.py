@@ -301,7 +301,8 @@ class StreamSide:
             self._on_ready(self._reading and self.pending, sent)
         elif self._on_lost is not None and self.failure is not None:
             on_lost, self._on_lost = self._on_lost, None
-            on_lost(OSError(errno.ECONNRESET, ""))
+            failure = self.failure
+            on_lost(failure if isinstance(failure, OSError) else OSError(errno.ENOLINK, ""))
 
     def _push(self) -> None:
         """Send what window and socket allow, then the end if it is due."""
