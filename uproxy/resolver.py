@@ -57,9 +57,9 @@ class Resolver:
         self._names = names
         self._lookup = lookup or Lookups()
         self._interval_s = interval_s
-        # logged as failing, and not yet as working again; with why the last look-up failed
-        self._failing: dict[TcpAddress, str] = {}
-        self._begun: dict[TcpAddress, float] = {}  # when each of them began to fail (monotonic)
+        # logged as failing, and not yet as working again; with why the last look-up failed, and
+        # when (monotonic) the first of them did
+        self._failing: dict[TcpAddress, tuple[str, float]] = {}
         self._looking: dict[TcpAddress, asyncio.Task[None]] = {}  # by name, while a look-up runs
         self._due = asyncio.Event()  # set when a reload may have brought new names
         self._task: asyncio.Task[None] | None = None  # from start to stop
@@ -71,11 +71,11 @@ class Resolver:
 
     def why_failing(self, name: TcpAddress) -> str | None:
         """Return why the last look-up of a name failed; None: it didn't."""
-        return self._failing.get(name)
+        return self._failing[name][0] if name in self._failing else None
 
     def failing_s(self, name: TcpAddress) -> float | None:
         """Return for how many seconds a name's look-ups have failed; None: the last didn't."""
-        return time.monotonic() - self._begun[name] if name in self._failing else None
+        return time.monotonic() - self._failing[name][1] if name in self._failing else None
 
     def start(self) -> None:
         """Look every name up now, and then every INTERVAL_S seconds."""
@@ -119,7 +119,6 @@ class Resolver:
             self._due.clear()
             names = self._names.names
             self._failing = {name: why for name, why in self._failing.items() if name in names}
-            self._begun = {name: self._begun[name] for name in self._failing}
             # a look-up that is still running isn't started once more
             for name in names - self._looking.keys():
                 task = asyncio.create_task(self._resolve(name), name=f"looking {name} up")
@@ -151,9 +150,9 @@ class Resolver:
 
     def _say_failing(self, name: TcpAddress, why: str) -> None:
         is_new = name not in self._failing
-        self._failing[name] = why
+        since = time.monotonic() if is_new else self._failing[name][1]
+        self._failing[name] = why, since
         if is_new:
-            self._begun[name] = time.monotonic()
             _log.warning(
                 "%s can't be resolved: %s; its last good addresses stay in use, next try in %g s",
                 name, why, self._interval_s,

@@ -19,6 +19,9 @@ from uproxy.policy import OTHER_WAY
 from uproxy.speaking import TRUST_RULE
 from uproxy.spiffe.ids import SpiffeId
 
+_NAMELESS = 3
+"""How many refusals of callers without an identity are told; they may be others'."""
+
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
@@ -88,9 +91,6 @@ def _perhaps(called: Status) -> Iterator[str]:
             and row["identity"] is None and row.get("unproven_identity") is None]  # fmt: skip
     for row in rows[:_NAMELESS]:
         yield from _explained(row, called, f"{row['source']}, perhaps this caller", None, ())
-
-
-_NAMELESS = 3
 
 
 def _called_rows(called: Status, caller: str | None) -> Iterator[Row]:
