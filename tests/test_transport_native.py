@@ -15,6 +15,7 @@ import socket
 import struct
 import termios
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
@@ -722,7 +723,8 @@ async def test_a_refusal_is_the_ending_though_the_caller_leaves_before_it_is_car
 async def test_a_connection_that_stays_goes_on_without_what_its_handshake_needed(
     engine: NativeEngine,
 ) -> None:
-    """After a second the peer's public key is dropped; what was verified stays verified."""
+    """After a second the peer's public key and names are dropped; what was verified stays verified,
+    and bytes go both ways as before."""
     async with listening() as upstream:
         patient = route(upstream.address, timeouts=Timeouts(idle=1.5))
         door = RecordingDoor(Direction.INBOUND, patient, server(Judge()))
@@ -731,7 +733,13 @@ async def test_a_connection_that_stays_goes_on_without_what_its_handshake_needed
             await peer.handshake()
             there = await upstream.accept()
             connection = await door.connection()
-            ending = await door.ending()  # half a second after that second
+            begun = time.monotonic()
+            while time.monotonic() < begun + 1.2:
+                await peer.send(b"ping")
+                assert await there.receive_exactly(4) == b"ping"
+                await there.send(b"pong")
+                assert await peer.receive_exactly(4) == b"pong"
+            ending = await door.ending()
             assert connection.peer is not None
             assert connection.peer.chain[0] == PEER.der[0]
             there.close()

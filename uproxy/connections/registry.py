@@ -118,10 +118,11 @@ class Connections:
         flow.opened()
         if not connection.shares_tls:
             self._count_handshake(info.direction, connection)
-        _log.debug(
-            "connection %d: dialled %s from %s",
-            connection.arrival.id, connection.dialled, connection.dialled_from,
-        )  # fmt: skip
+        if _log.isEnabledFor(logging.DEBUG):  # the address is read from the thread
+            _log.debug(
+                "connection %d: dialled %s from %s",
+                connection.arrival.id, connection.dialled, connection.dialled_from,
+            )  # fmt: skip
         self._streams[info.direction] += info.transport is Transport.HBONE
         self._checks.began(entry, revision)
 

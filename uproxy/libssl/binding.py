@@ -40,8 +40,8 @@ NAMES: Final = tuple(
     X509_STORE_CTX_get1_chain X509_STORE_CTX_get_error X509_STORE_CTX_get_error_depth
     X509_STORE_CTX_get_ex_data
     X509_STORE_CTX_init X509_STORE_CTX_new X509_STORE_CTX_set_error X509_STORE_add_cert
-    X509_STORE_free X509_STORE_new X509_STORE_set_flags X509_free X509_verify_cert
-    X509_verify_cert_error_string d2i_PUBKEY_bio
+    X509_STORE_free X509_STORE_new X509_STORE_set_flags X509_free X509_get_subject_name X509_new
+    X509_set_issuer_name X509_verify_cert X509_verify_cert_error_string d2i_PUBKEY_bio
     d2i_PrivateKey_bio d2i_X509_bio i2d_X509_bio sk_X509_free sk_X509_new_null
     sk_X509_num sk_X509_push sk_X509_value
 
@@ -106,12 +106,18 @@ def addresses(functions: Iterable[str]) -> dict[str, int]:
 
 
 @cache
-def small_key() -> int:
-    """Return the address of a small EVP_PKEY that is never freed.  It replaces the public key of a
-    peer's certificate, which isn't used after the handshake."""
+def stand_ins() -> tuple[int, int]:
+    """Return the addresses of a small EVP_PKEY and of an empty X509_NAME, which are never freed.
+    They replace the public key and the names of a peer's certificate, of which nothing is used
+    after the handshake."""
     der = bytes.fromhex(_X25519_PREFIX) + bytes(31) + b"\x01"
     bio = ffi.gc(not_null(lib.BIO_new_mem_buf(der, len(der))), lib.BIO_free)
-    return address_of(not_null(lib.d2i_PUBKEY_bio(bio, ffi.NULL)))
+    key = not_null(lib.d2i_PUBKEY_bio(bio, ffi.NULL))
+    certificate = not_null(lib.X509_new())
+    name = not_null(lib.X509_get_subject_name(certificate))
+    # what copies a name for the first time writes its encoding there: done before threads do
+    lib.X509_set_issuer_name(certificate, name)
+    return address_of(key), address_of(name)
 
 
 # Errors, in words.

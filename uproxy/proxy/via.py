@@ -66,7 +66,7 @@ class L7Reports:
         elif connection.tunnel_end is not None:
             self.endpoints.opened((), connection.tunnel_end, services.monotonic())
         self.behind.opened(connection)
-        return self.closed
+        return self
 
     def closed(self, connection: Connection, ending: Ending) -> None:
         """Report the end of a connection that was open.  One that the L7 proxy cut off before a
@@ -82,6 +82,8 @@ class L7Reports:
             now, reason = services.monotonic(), str(ending.reason)
             self.behind.endpoints.failed(connection.dialled, now, reason)
         self.behind.closed(connection, ending)
+
+    __call__ = closed  # as of Reports
 
     def pass_over(self, end: TcpAddress, outcome: Outcome, reason: str) -> None:
         """Have an address of the L7 proxy at which something has failed passed over for a while."""

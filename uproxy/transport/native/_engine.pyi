@@ -51,7 +51,7 @@ class Core:
         self,
         threads: int,
         addresses: dict[str, int],
-        small_key: int,
+        stand_ins: tuple[int, int],
         options: Iterable[tuple[int, int, int]],
         judge: Callable[..., tuple[int, bool, object, float]],
         make_handle: Callable[..., ConnectionHandle],

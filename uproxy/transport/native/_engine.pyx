@@ -15,6 +15,7 @@ The pages, each of which needs only those before it, are listed in tests/test_na
 
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.unicode cimport PyUnicode_InternFromString
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
@@ -29,7 +30,7 @@ from uproxy.transport.native.system cimport (
     word_get, word_set,
 )
 from uproxy.transport.native.openssl cimport (
-    OPENSSL_FUNCTION_COUNT, openssl_functions, ossl_small_key,
+    OPENSSL_FUNCTION_COUNT, openssl_functions, ossl_empty_name, ossl_small_key,
 )
 from uproxy.transport.native.presented cimport (
     EXCESS_COUNT, MAX_CHAIN, MAX_CHAIN_BYTES, MAX_CLIENT_HELLO, MAX_DEPTH, MAX_EXTENSIONS, MAX_KEY,
@@ -186,13 +187,13 @@ cdef void allow_moves():
 allow_moves()
 
 
-cdef int take_addresses(dict addresses, uintptr_t small_key) except -1:
+cdef int take_addresses(dict addresses, uintptr_t key, uintptr_t name) except -1:
     """Fill the table of OpenSSL's functions; `addresses` has each of OPENSSL_FUNCTIONS."""
-    global ossl_small_key
-    ossl_small_key = <void *>small_key
+    global ossl_small_key, ossl_empty_name
+    ossl_small_key, ossl_empty_name = <void *>key, <void *>name
     for at in range(OPENSSL_FUNCTION_COUNT):
-        name = openssl_functions[at].name.decode()
-        openssl_functions[at].place[0] = <void *><uintptr_t>addresses[name]
+        function = openssl_functions[at].name.decode()
+        openssl_functions[at].place[0] = <void *><uintptr_t>addresses[function]
     return 0
 
 
@@ -249,17 +250,16 @@ cdef class Core:
             raise MemoryError
         self.shared.reports.bell = -1
 
-    def __init__(self, int threads, dict addresses, uintptr_t small_key, options, judge,
-                 make_handle):
-        """`small_key` is the address of an EVP_PKEY that lives for ever; `options` are (level,
-        name, value) for TCP sockets that are dialled; `judge` (`libssl.judge`) verifies a
-        peer's certificates; `make_handle` makes a ConnectionHandle, given the listener's state
-        (`set_door_state`), when a connection is first reported."""
+    def __init__(self, int threads, dict addresses, stand_ins, options, judge, make_handle):
+        """`stand_ins` (`libssl.stand_ins`) replace what a peer's certificate needn't keep;
+        `options` are (level, name, value) for TCP sockets that are dialled; `judge`
+        (`libssl.judge`) verifies a peer's certificates; `make_handle` makes a ConnectionHandle,
+        given the listener's state (`set_door_state`), when a connection is first reported."""
         global _judge
         cdef Shared *shared = self.shared
         cdef int at
         _judge, self.make_handle = judge, make_handle
-        take_addresses(addresses, small_key)
+        take_addresses(addresses, stand_ins[0], stand_ins[1])
         if len(options) > MAX_OPTIONS:
             raise ValueError("too many socket options")
         for at, (level, name, value) in enumerate(options):
@@ -796,5 +796,5 @@ cdef _endpoint(Endpoint *place):
     return (<char *>place.host)[:16], (place.port >> 8) | ((place.port & 0xFF) << 8)
 
 
-cdef _text(const char *text):
-    return "" if text == NULL else text.decode()
+cdef _text(const char *text):  # one string for all connections that have the same
+    return "" if text == NULL else PyUnicode_InternFromString(text)

@@ -49,7 +49,7 @@ class LoopState:
         self.core = Core(
             threads,
             libssl.addresses(OPENSSL_FUNCTIONS),
-            libssl.small_key(),
+            libssl.stand_ins(),
             sockets.CONNECTION_OPTIONS,
             libssl.judge,
             make_connection,

@@ -96,6 +96,8 @@ typedef int (*verify_t)(int, void *);
     F(void, X509_STORE_CTX_set_error, (void *, int)) \
     F(void *, SSL_get_peer_certificate, (void *)) \
     F(int, X509_set_pubkey, (void *, void *)) \
+    F(int, X509_set_subject_name, (void *, void *)) \
+    F(int, X509_set_issuer_name, (void *, void *)) \
     F(void, X509_free, (void *))
 
 #define FIELD(result, name, arguments) result(*name) arguments;
@@ -103,6 +105,7 @@ static struct { OSSL_FUNCTIONS(FIELD) } ossl;
 #undef FIELD
 
 static void *ossl_small_key; /* an EVP_PKEY that lives for ever */
+static void *ossl_empty_name; /* an X509_NAME that does */
 
 /* A name and where its address goes: what `take_addresses` fills. */
 #define ENTRY(result, name, arguments) {#name, (void **)&ossl.name},

@@ -39,9 +39,12 @@ cdef extern from "machine.h" nogil:
     void X509_STORE_CTX_set_error "ossl.X509_STORE_CTX_set_error"(void *, int)
     void *SSL_get_peer_certificate "ossl.SSL_get_peer_certificate"(void *)
     int X509_set_pubkey "ossl.X509_set_pubkey"(void *, void *)
+    int X509_set_subject_name "ossl.X509_set_subject_name"(void *, void *)
+    int X509_set_issuer_name "ossl.X509_set_issuer_name"(void *, void *)
     void X509_free "ossl.X509_free"(void *)
 
     void *ossl_small_key
+    void *ossl_empty_name
     int OPENSSL_FUNCTION_COUNT
     struct OpensslFunction "openssl_function":
         const char *name

@@ -4,6 +4,9 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from posix.time cimport clock_gettime, timespec
 
 
+cdef extern from *:
+    ctypedef bint flag "_Bool"  # a byte in which C keeps nothing but 0 and 1
+
 cdef extern from "<sys/epoll.h>" nogil:
     ctypedef union epoll_data_t:
         void *ptr

@@ -18,7 +18,8 @@ from uproxy.transport.native.openssl cimport (
     BIO_get_mem_data, BIO_new, BIO_new_mem_buf, BIO_read, BIO_s_mem, BIO_set_mem_eof_return,
     ERR_clear_error, ERR_get_error, ERR_peek_error, SSL_do_handshake, SSL_free, SSL_get_error,
     SSL_get_peer_certificate, SSL_get_shutdown, SSL_read, SSL_set_bio, SSL_shutdown, SSL_write,
-    X509_free, X509_set_pubkey, ossl_small_key,
+    X509_free, X509_set_issuer_name, X509_set_pubkey, X509_set_subject_name, ossl_empty_name,
+    ossl_small_key,
 )
 from uproxy.transport.native.codes cimport (
     F_MEMORY, F_NONE, F_OS, F_TLS, MAX_IDLE_OUTPUT, PLAINTEXT_SIZE, RECEIVE_SIZE,
@@ -126,15 +127,17 @@ cdef inline void replace_output(Channel *channel) noexcept nogil:
 
 
 cdef inline void trim(Channel *channel) noexcept nogil:
-    """Free what only the handshake needed: the peer's public key, a tenth of a connection's memory,
-    and the output buffer that has grown.  It takes as long as a tenth of a handshake, so short
-    connections aren't trimmed."""
+    """Free what only the handshake needed: public key and names of the peer's certificate, an
+    eighth of a connection's memory, and the output buffer that has grown.  It takes as long as a
+    tenth of a handshake, so short connections aren't trimmed."""
     cdef void *certificate
     if channel.ssl == NULL:
         return
     certificate = SSL_get_peer_certificate(channel.ssl)
     if certificate != NULL:
         X509_set_pubkey(certificate, ossl_small_key)
+        X509_set_subject_name(certificate, ossl_empty_name)
+        X509_set_issuer_name(certificate, ossl_empty_name)
         X509_free(certificate)
     if not channel.has_large_output and not channel.unsent:
         replace_output(channel)

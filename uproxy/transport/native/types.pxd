@@ -14,13 +14,16 @@ order listener, limits, commands.
 
 Times are monotonic seconds unless a field says otherwise, sizes are bytes, and 0 is no limit.  A
 side's *end* is that it sends no more: a close_notify under TLS, a FIN without.  `kind` is the first
-field of what epoll's `data.ptr` points to, and tells which structure that is.
+field of what epoll's `data.ptr` points to, and tells which structure that is.  In a Connection, of
+which there are many, fields stand and are sized so that the compiler need not fill holes.
 """
 
 from cpython.object cimport PyObject
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from uproxy.transport.native.system cimport pthread_cond_t, pthread_mutex_t, sockaddr_storage
+from uproxy.transport.native.system cimport (
+    flag, pthread_cond_t, pthread_mutex_t, sockaddr_storage,
+)
 from uproxy.transport.native.presented cimport Presented
 from uproxy.transport.native.hpack cimport Headers
 from uproxy.transport.native.streams cimport H2Stream, Session, SessionCalls, SessionSettings
@@ -33,11 +36,11 @@ from uproxy.transport.native.codes cimport (
 cdef struct Endpoint:  # an IP address (IPv4 mapped into IPv6) and a port in network order
     uint8_t host[16]
     uint16_t port
-    bint known  # False on unix sockets
+    flag known  # False on unix sockets
 
 cdef struct Fault:  # why something failed
-    int what  # a Failure
-    int side  # 0 downstream, 1 upstream
+    uint8_t what  # a Failure
+    uint8_t side  # 0 downstream, 1 upstream
     int error  # errno; for F_EXCESS an Excess
     unsigned long code  # OpenSSL's error; for F_EXCESS how much there was
 
@@ -146,49 +149,49 @@ cdef struct Listener:
 
 cdef struct Channel:  # a socket and the TLS session on it
     int kind  # K_CHANNEL
+    int fd  # -1: none
     Worker *worker  # whose epoll watches it
     Worker *running_on  # whose buffers are used: `worker`, or a helper
     Side *side  # that owns it; NULL: a carrier does
     Fault *fault  # where the first failure is recorded
-    int fd  # -1: none
     int mask  # epoll interest; -1: not registered
-    bint hung_up  # epoll has reported a hang-up
-    bint ending  # our end was sent, or goes out behind the unsent bytes
-    bint corked  # the last bytes wait for our end, to share its segment
-    bint ended  # the peer's close_notify has been read
-    bint finished  # the end of the socket has been read
-    bint gone  # the socket has failed: what came before is read, nothing is sent
+    int receive_size  # bytes that the next recv asks for
+    flag hung_up  # epoll has reported a hang-up
+    flag ending  # our end was sent, or goes out behind the unsent bytes
+    flag corked  # the last bytes wait for our end, to share its segment
+    flag ended  # the peer's close_notify has been read
+    flag finished  # the end of the socket has been read
+    flag gone  # the socket has failed: what came before is read, nothing is sent
+    flag midway  # a TLS handshake message has come in part: SSL_write would wait for its rest
+    flag has_large_output  # it is in Worker.large_outputs
     int error  # errno, if it is gone
     int failed  # F_TLS: nothing more can be decrypted or encrypted
     unsigned long code  # OpenSSL's error, if TLS failed or the ClientHello was refused
-    bint midway  # a TLS handshake message has come in part: SSL_write would wait for its rest
-    int receive_size  # bytes that the next recv asks for
     char *plaintext  # where bytes are decrypted to; NULL: the thread's `plaintext`
     void *ssl
     void *output  # memory BIO of the session, which owns it: records to be sent
-    bint has_large_output  # it is in Worker.large_outputs
-    bint output_used  # it was large since shrink_outputs looked last
     Channel *next_large_output
     char *backlog  # bytes that the socket didn't take, without TLS
     size_t backlog_at  # where they begin
     size_t unsent  # bytes in `backlog`, or in `output`
     char *early  # plaintext that came with the end of the handshake, or an incomplete ClientHello
-    size_t early_size
+    uint32_t early_size
     # of the ClientHello (client_hello.pxd)
-    size_t record_at  # offset, in all bytes received, of the first incomplete record
-    size_t message_size  # bytes of the message in the complete records
+    uint32_t record_at  # offset, in all bytes received, of the first incomplete record
+    uint32_t message_size  # bytes of the message in the complete records
     uint8_t message[4]  # the message's header, as far as complete records have it
-    size_t message_known  # bytes of `message` that are set
-    int alert  # description of the alert that refuses the ClientHello; 0: none
+    uint8_t message_known  # bytes of `message` that are set
+    uint8_t alert  # description of the alert that refuses the ClientHello; 0: none
     # of the handshake
-    TlsSetup tls_setup
-    int owned_contexts  # references to `tls_setup.context` that are this connection's
-    bint own_certificate_asked  # the peer asked for our certificate; always true on a server
-    bint tls12_server_done  # a TLS 1.2 ServerHelloDone has come
-    bint unasked  # the handshake is refused because the peer didn't ask for our certificate
-    bint hello_read  # OpenSSL has read the peer's hello
-    int verdict  # a Verdict
+    flag output_used  # the output was large since shrink_outputs looked last
+    flag own_certificate_asked  # the peer asked for our certificate; always true on a server
+    flag tls12_server_done  # a TLS 1.2 ServerHelloDone has come
+    flag unasked  # the handshake is refused because the peer didn't ask for our certificate
+    flag hello_read  # OpenSSL has read the peer's hello
+    uint8_t verdict  # a Verdict
     int x509_error  # X509_V_ERR_…, given to OpenSSL, which makes an alert of it
+    int owned_contexts  # references to `tls_setup.context` that are this connection's
+    TlsSetup tls_setup
     PyObject *refused_with  # the verifier's exception, if it refused; owned, freed with the GIL
     VerifiedPeer *verified_peer  # if it accepted; a reference
 
@@ -267,47 +270,47 @@ cdef struct Tunnel:  # a connection that carries streams
 
 cdef struct Connection:
     Worker *worker
-    bint is_offloaded  # a helper does a step of its downstream handshake
-    int deferred_failure  # why it must end when the helper is done: a Failure, or F_NONE
     Listener *listener
     DoorState *door_state
     CachedRoute *cached_route  # of `door_state`; NULL where the loop gave the route
     Side sides[2]
     int state  # a StateNumber
-    int ended_in  # the state before S_CLOSED
-    int waits_for  # a Wait
     int decided  # 1: it was admitted or refused
-    bint flow_ended[2]  # nothing more is read from this side: its end has come, or it has failed
+    uint8_t ended_in  # the state before S_CLOSED
+    uint8_t waits_for  # a Wait
+    uint8_t deferred_failure  # why it must end when the helper is done: a Failure, or F_NONE
+    flag is_offloaded  # a helper does a step of its downstream handshake
+    flag flow_ended[2]  # nothing more is read from this side: its end has come, or it has failed
+    flag in_clear  # it makes no handshake with its caller, whatever the door's others do
+    flag may_be_clear  # its first byte tells
     int64_t counts[2]  # application bytes received from each side
     Endpoint source
     Endpoint local
-    bint in_clear  # it makes no handshake with its caller, whatever the door's others do
-    bint may_be_clear  # its first byte tells
-    Connection *carried_by  # of a stream that the peer has opened: the connection with the tunnel
+    Endpoint dialled_from  # our address on the upstream side, once connected
     Endpoint meant  # what its CONNECT names, a captured one was made to, a pooled tunnel leads to
-    Unnamed *unnamed  # if it names none
+    Connection *carried_by  # of a stream that the peer has opened: the connection with the tunnel
+    Unnamed *unnamed  # if its CONNECT names no address
     char *spoken  # what it says of a caller (spoken.pxd), until the loop has taken it; or NULL
-    int refused_with_status  # HTTP status for the CONNECT; 0: none is decided
     Tunnel *tunnel  # that it carries; NULL: none
-    bint is_pooled  # we have dialled it, as a tunnel for several connections
-    int streams  # open on the tunnel
     Way *way  # of the stream that is being opened; NULL: upstream is no tunnel
     Way *own_way  # the same, if it isn't a cached route's
+    int streams  # open on the tunnel
     int strandings  # how often the tunnel that its stream was on was lost before a byte passed
-    bint shares_tls  # another connection's handshake with the same peer serves it too
-    Endpoint dialled_from  # our address on the upstream side, once connected
+    int refused_with_status  # HTTP status for the CONNECT; 0: none is decided
+    flag is_pooled  # we have dialled it, as a tunnel for several connections
+    flag shares_tls  # another connection's handshake with the same peer serves it too
     double accepted_at
     double finished_at  # when its sockets were closed
     double handshake_started
     double due  # the deadline; 0: none
     double last_moved  # when bytes moved last
     double lost_at  # when the first side failed while relaying; 0: none has
-    int undelivered  # bytes in the kernel's two send queues when it was asked last
     double trim_at  # when to free handshake memory; 0: done
     double connect_limit  # of the answer to a CONNECT, seconds; 0: none
     double handshake_limit  # of the upstream handshake, seconds; 0: none
     double relay_limits[2]  # idle, half-closed; seconds; 0: none
-    Py_ssize_t heap  # position in the worker's heap; -1: none
+    int undelivered  # bytes in the kernel's two send queues when it was asked last
+    int heap  # position in the worker's heap; -1: none
     Fault fault  # why it ends; while upstream is dialled, why the present candidate failed
     Fault candidate_fault  # of the last candidate, for the loop to read
     double handshake_seconds  # duration of the last handshake that succeeded, and its:
@@ -317,17 +320,17 @@ cdef struct Connection:
     Connection *before  # in Worker.connections
     Connection *after
     # under LimitState.lock
-    bint inside  # it counts as a connection
-    bint has_slot  # it counts as a handshake in flight
+    flag inside  # it counts as a connection
+    flag has_slot  # it counts as a handshake in flight
     int times_heard  # how often its peer was awaited in the handshake
     AwaitedList *awaited_in  # LimitState.silent, .spare or .stalled; NULL: it may not be evicted
     Connection *awaited_before  # in that list
     Connection *awaited_after
     # under ReportQueue.lock
-    int events  # bits of Event that the loop hasn't taken
     Connection *event_before  # in ReportQueue
     Connection *event_after
     PyObject *handle  # native.handle.NativeConnection; NULL before the first report is taken
+    int events  # bits of Event that the loop hasn't taken
 
 cdef struct Source:  # how many connections an IPv4 address, or an IPv6 /64, has
     uint8_t host[16]
