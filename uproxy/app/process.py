@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
-from uproxy import __version__, hardening, libssl, signals, sockets, systemd
+from uproxy import __version__, libssl, signals, sockets, systemd
 from uproxy.addresses import Records
+from uproxy.app import hardening
 from uproxy.app.administration import Administration
 from uproxy.app.budget import budget_of
 from uproxy.app.configuration import ConfigurationFile

@@ -45,6 +45,7 @@ authority, the tunnel's limits, the CONNECT's other headers as HPACK has them, a
 seconds at most our END_STREAM waits for the peer's (0: it doesn't)."""
 
 def words_of(why: int) -> tuple[str, str]: ...
+def prctl(option: int, value: int) -> int: ...
 
 class Core:
     def __init__(

@@ -9,13 +9,12 @@ They decide nothing.  `ListenerHandle.set_door_state` says what arrivals meet,
 readable.  All methods are called on one thread, the event loop's.  A worker touches no Python
 object, but in `ask_verifier`, once for each leaf that isn't in the verify cache.
 
-The pages, each of which needs only those before it, are listed in tests/test_native_pages.py;
-`types` has every structure, `connection` a connection's life.
+The pages, each of which needs only those before it, are listed in
+tests/test_transport_native_pages.py; `types` has every structure, `connection` a connection's life.
 """
 
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
-from cpython.unicode cimport PyUnicode_InternFromString
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc, free, malloc
@@ -25,9 +24,9 @@ from posix.unistd cimport close
 
 from uproxy.transport.native.system cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, EPOLLEXCLUSIVE, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL,
-    allowed_moves, clock_of, epoll_ctl, epoll_event, eventfd, long_get, pointer_set,
-    pthread_cond_init, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock, word_add,
-    word_get, word_set,
+    allowed_moves, clock_of, control_process, epoll_ctl, epoll_event, eventfd, long_get,
+    pointer_set, pthread_cond_init, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
+    word_add, word_get, word_set,
 )
 from uproxy.transport.native.openssl cimport (
     OPENSSL_FUNCTION_COUNT, openssl_functions, ossl_empty_name, ossl_small_key,
@@ -52,7 +51,7 @@ from uproxy.transport.native.codes cimport (
 )
 from uproxy.transport.native.alpn cimport choose_protocol
 from uproxy.transport.native.types cimport (
-    CachedRoute, Channel, Command, Connection, DoorState, Endpoint, Fault, LimitState, Listener,
+    CachedRoute, Channel, Command, Connection, DoorState, Fault, LimitState, Listener,
     ReportQueue, Shared, TunnelLimits, VerifiedPeer, VerifyCache, Way, Worker,
 )
 from uproxy.transport.native.queues cimport (
@@ -66,8 +65,8 @@ from uproxy.transport.native.route_cache cimport (
     release_door_state, release_listener,
 )
 from uproxy.transport.native.references cimport (
-    fill_captured, fill_limits, fill_setup, fill_target, fill_way, forget_context,
-    forget_handshake, forget_refusal, leave_door_state,
+    endpoint_of, fill_captured, fill_limits, fill_setup, fill_target, fill_way, forget_context,
+    forget_handshake, forget_refusal, leave_door_state, text_of,
 )
 from uproxy.transport.native.handshake cimport on_message
 from uproxy.transport.native.offload cimport helpers_busy_since, stop_helpers
@@ -235,6 +234,11 @@ def words_of(int why):
     """Return the rule of HTTP/2 that a peer has broken, in words, and of what it has sent too much,
     as metrics call it (or ""); `why` is the number that `failure` has returned."""
     return fault_words(why).decode(), flood_name(why).decode()
+
+
+def prctl(int option, unsigned long value):
+    """Do prctl(2), with zeros for its other arguments; return its errno, or 0 if it was done."""
+    return errno if control_process(option, value, 0, 0, 0) else 0
 
 
 cdef class Core:
@@ -575,11 +579,11 @@ cdef class ConnectionHandle:
 
     def source(self):
         """Return the caller's address: (16 bytes of host, port), or None on a unix socket."""
-        return _endpoint(&self.connection.source)
+        return endpoint_of(&self.connection.source)
 
     def local(self):
         """Return the address at which it arrived, as `source` does."""
-        return _endpoint(&self.connection.local)
+        return endpoint_of(&self.connection.local)
 
     def in_clear(self):
         """Return whether it makes no handshake, though others at its door do."""
@@ -587,7 +591,7 @@ cdef class ConnectionHandle:
 
     def meant(self):
         """Return the address that a CONNECT names or a captured connection was made to; or None."""
-        return _endpoint(&self.connection.meant)
+        return endpoint_of(&self.connection.meant)
 
     def take_spoken(self):
         """Return, once, what a stream's CONNECT says of a caller: the values of `x-uproxy-caller`,
@@ -610,7 +614,7 @@ cdef class ConnectionHandle:
     def dialled_from_endpoint(self):
         """Return our own address on the upstream connection, as `source` does; None where it was
         never connected, too."""
-        return _endpoint(&self.connection.dialled_from)
+        return endpoint_of(&self.connection.dialled_from)
 
     def lasted(self):
         """Return the seconds from its acceptance to its end, or until now."""
@@ -753,8 +757,8 @@ cdef class ConnectionHandle:
         without one."""
         if self.connection.version == NULL:
             return None
-        return (_text(self.connection.version), _text(self.connection.cipher),
-                _text(self.connection.group), self.connection.handshake_seconds)
+        return (text_of(self.connection.version), text_of(self.connection.cipher),
+                text_of(self.connection.group), self.connection.handshake_seconds)
 
     def release(self):
         """Give the memory back, after CLOSED.  Only the state and the counts can be read then."""
@@ -788,13 +792,3 @@ cdef class ConnectionHandle:
 
 cdef _fault(Fault *fault):
     return FAILURES[fault.what], fault.side, fault.error, fault.code
-
-
-cdef _endpoint(Endpoint *place):
-    if not place.known:
-        return None
-    return (<char *>place.host)[:16], (place.port >> 8) | ((place.port & 0xFF) << 8)
-
-
-cdef _text(const char *text):  # one string for all connections that have the same
-    return "" if text == NULL else PyUnicode_InternFromString(text)

@@ -1,7 +1,9 @@
-"""The Python objects that channels and TLS setups hold references to; all with the GIL."""
+"""Structures that are filled from Python's values, and told in them; the Python objects that
+channels and TLS setups hold references to.  All with the GIL."""
 
 from cpython.object cimport PyObject
 from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.unicode cimport PyUnicode_InternFromString
 from libc.stdint cimport uint16_t, uintptr_t
 from libc.stdlib cimport malloc
 from libc.string cimport memcpy
@@ -9,7 +11,7 @@ from libc.string cimport memcpy
 from uproxy.transport.native.system cimport sockaddr_storage
 from uproxy.transport.native.codes cimport MAX_AUTHORITY, V_NONE
 from uproxy.transport.native.types cimport (
-    Channel, Connection, DoorState, TlsSetup, TunnelLimits, VerifyCache, Way,
+    Channel, Connection, DoorState, Endpoint, TlsSetup, TunnelLimits, VerifyCache, Way,
 )
 from uproxy.transport.native.route_cache cimport release_door_state
 from uproxy.transport.native.verify_cache cimport release_verified
@@ -77,6 +79,18 @@ cdef inline int fill_way(Way *way, fields) except -1:
         way.fields_size = len(headers)
         memcpy(way.fields, <char *>headers, len(headers))
     return fill_limits(&way.limits, limits)
+
+
+cdef inline endpoint_of(Endpoint *place):
+    """Return 16 bytes of host, and the port; None if it isn't known."""
+    if not place.known:
+        return None
+    return (<char *>place.host)[:16], (place.port >> 8) | ((place.port & 0xFF) << 8)
+
+
+cdef inline text_of(const char *text):
+    """Return the string, one and the same for all connections that have it; "" for NULL."""
+    return "" if text == NULL else PyUnicode_InternFromString(text)
 
 
 cdef inline void forget_refusal(Channel *channel):

@@ -83,6 +83,9 @@ cdef extern from "<pthread.h>" nogil:
     int pthread_create(pthread_t *, void *, void *(*)(void *) noexcept nogil, void *)
     int pthread_detach(pthread_t)
 
+cdef extern from "<sys/prctl.h>":
+    int control_process "prctl"(int, ...)
+
 cdef extern from "<errno.h>" nogil:
     int ENONET, EPROTO, ENOPROTOOPT, EHOSTDOWN, EHOSTUNREACH, EOPNOTSUPP, ENETUNREACH, ENETDOWN
 

@@ -8,13 +8,16 @@ import sys
 import pytest
 
 from uproxy.errors import NotPermittedError
-from uproxy.hardening import _prctl
+from uproxy.app.hardening import _prctl
 
 
-def test_a_locked_in_process_has_no_core_and_gains_no_privileges() -> None:
-    program = """
-import ctypes, resource
-from uproxy.hardening import lock_in
+@pytest.mark.parametrize("engine", ["", "sys.modules['uproxy.transport.native._engine'] = None"])
+def test_a_locked_in_process_has_no_core_and_gains_no_privileges(engine: str) -> None:
+    """With the compiled engine, and in an installation that has none."""
+    program = f"""
+import ctypes, resource, sys
+{engine}
+from uproxy.app.hardening import lock_in
 lock_in()
 print(ctypes.CDLL(None).prctl(3), resource.getrlimit(resource.RLIMIT_CORE))
 print(open("/proc/thread-self/status").read())
