@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from uproxy.errors import NotPermittedError
 from uproxy.app.hardening import _prctl
+from uproxy.errors import NotPermittedError
 
 
 @pytest.mark.parametrize("engine", ["", "sys.modules['uproxy.transport.native._engine'] = None"])
