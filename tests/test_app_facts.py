@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.connections import FakeConnection
-from uproxy.app import facts as app_facts
+from tests.helpers.orders import CONFIGURATION, orders_settings, orders_vitals
 from uproxy.app.configuration import ConfigurationFile
 from uproxy.app.doors import socket_plans
 from uproxy.app.facts import MISTAKES_SHOWN, Facts
@@ -20,9 +20,8 @@ from uproxy.app.parts import Parts
 from uproxy.app.state import Refused, RunState
 from uproxy.app.tables import TRIED_SHOWN, plain_settings
 from uproxy.config import Settings
-from uproxy.connections import ConnectionInfo, Connections
+from uproxy.connections import ConnectionInfo
 from uproxy.contract import Arrival, Candidate, Ending
-from uproxy.descriptors import Budget
 from uproxy.destinations import L7
 from uproxy.errors import ConfigError
 from uproxy.identity.files import FilesSource
@@ -31,23 +30,12 @@ from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import eventually
 from uproxy.lifecycle import State
 from uproxy.log import Log
-from uproxy.metrics.history import STEP_S
 from uproxy.model import Direction, Outcome, TcpAddress, Transport
 from uproxy.proxy.admin import answers
 from uproxy.proxy.admin.row import plain
 from uproxy.proxy.doors import make_doors
 from uproxy.resolver import Resolver
 from uproxy.systemd import PassedSockets
-
-CONFIGURATION = """
-name: orders
-identity: {files: {svid: svid.pem, key: svid.key, bundles: {example.org: bundle.pem}}}
-inbound: [{name: api, listen: "127.0.0.1:PORT", transport: mtls, to: 127.0.0.1:2}]
-outbound: [{listen: 127.0.0.1:3, to: db}]
-destinations:
-  db: {addresses: [127.0.0.1:4], transport: mtls, identities: [spiffe://example.org/ns/db/sa/**]}
-"""
-
 
 VIA = """
 name: web
@@ -62,88 +50,12 @@ l7_proxies:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    authority = Authority("example.org")
-    issued = authority.issue("/ns/shop/sa/orders")
-    (tmp_path / "svid.pem").write_bytes(issued.pem)
-    (tmp_path / "svid.key").write_bytes(issued.key_pem)
-    (tmp_path / "bundle.pem").write_bytes(authority.pem)
-    (tmp_path / "uproxy.yaml").write_text(CONFIGURATION.replace("PORT", str(free_port())))
-    return ConfigurationFile(tmp_path / "uproxy.yaml", (), {}).read()
+    return orders_settings(tmp_path)
 
 
 @pytest.fixture
 async def facts(settings: Settings) -> Facts:
-    log = Log(settings.log, settings.name)
-    parts = Parts(settings, log, PassedSockets({}), {"uproxy": "1"})
-    state = RunState(now(), now(), "/etc/uproxy/orders.yaml", starting=False)
-    return Facts(state, parts, {"uproxy": "1"}, lambda: None, lambda: None)
-
-
-async def test_without_an_identity_it_is_not_ready_and_says_why(facts: Facts) -> None:
-    reasons = facts.readiness().reasons
-    assert reasons == ("no identity yet: the identity's files have not been read yet",)
-
-
-async def test_with_an_identity_it_is_ready_and_shows_it(facts: Facts) -> None:
-    await facts.parts.source.start()
-    assert facts.readiness().reasons == ()
-    svid = facts.certificates().svid
-    assert svid is not None
-    assert svid.spiffe_id == "spiffe://example.org/ns/shop/sa/orders"
-    await facts.parts.source.stop()
-
-
-async def test_files_that_cannot_renew_the_identity_are_a_note(
-    facts: Facts, tmp_path: Path
-) -> None:
-    await facts.parts.source.start()
-    (tmp_path / "svid.key").write_text("half written")
-    source = facts.parts.source
-    assert isinstance(source, FilesSource)
-    source.reload()
-    (note,) = facts.readiness().notes
-    assert note.startswith("identity_stale: ")
-    assert "svid.key" in note
-    assert facts.readiness().reasons == ()
-    await source.stop()
-
-
-async def test_an_identity_that_is_gone_is_not_a_first_one(facts: Facts) -> None:
-    await facts.parts.source.start()
-    await facts.parts.source.stop()
-    lost = replace(facts.parts.source.current, svid=None, reason="it expired")
-    facts.parts.source._current = lost  # type: ignore[attr-defined]  # as its base would
-    facts.parts.current.credentials_changed(lost, lost)
-    assert facts.readiness().reasons == ("no identity any more: it expired",)
-
-
-async def test_draining_is_a_reason_in_words(facts: Facts) -> None:
-    facts.state.draining = True
-    assert "draining" in facts.readiness().reasons
-
-
-async def test_reasons_and_notes_have_a_beginning(
-    facts: Facts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    times = [datetime(2026, 1, 1, 12, minute, tzinfo=UTC) for minute in range(3)]
-    monkeypatch.setattr(app_facts, "now", lambda: times[0])
-    facts.look()
-    facts.state.draining = True
-    monkeypatch.setattr(app_facts, "now", lambda: times[1])
-    monkeypatch.setattr(facts.parts.engine, "responsive", lambda: False)
-    told = facts.readiness().since
-    assert told == {
-        "no identity yet": times[0],
-        "draining": times[1],
-        "an engine thread doesn't answer": times[1],
-    }
-
-
-async def test_a_look_makes_a_step_of_the_history(facts: Facts) -> None:
-    assert facts.rates().opened == ()
-    facts.look()
-    assert facts.rates().opened == (0.0,)
-    assert facts.rates().step == STEP_S
+    return Facts.beside(orders_vitals(settings))
 
 
 async def test_a_stale_configuration_is_told_with_its_file_and_bounded(facts: Facts) -> None:
@@ -155,25 +67,6 @@ async def test_a_stale_configuration_is_told_with_its_file_and_bounded(facts: Fa
     assert (told.file, told.since, told.mistakes_total) == ("/etc/uproxy/orders.yaml", since, 100)
     assert len(told.mistakes) == MISTAKES_SHOWN
     assert str(facts.config_dump()["stale"]).endswith("mistake 99")
-
-
-async def test_many_connections_are_a_note_before_there_are_too_many(
-    facts: Facts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    await facts.parts.source.start()
-    facts.state.budget = Budget(400, 100, "clamped to 100: raise LimitNOFILE")
-    for active, near in ((79, False), (80, True)):
-        monkeypatch.setattr(Connections, "active", active)
-        notes = facts.readiness().notes
-        assert "limits_clamped: clamped to 100: raise LimitNOFILE" in notes
-        assert (
-            "limits_near: 80 of 100 connections: clamped to 100: raise LimitNOFILE" in notes
-        ) is near
-    facts.state.budget = Budget(4000, 100, None)
-    assert facts.readiness().notes == (
-        "limits_near: 80 of 100 connections: raise limits.connections",
-    )
-    await facts.parts.source.stop()
 
 
 async def test_doors_are_listed_whether_open_or_not(facts: Facts, settings: Settings) -> None:
@@ -335,14 +228,6 @@ async def test_the_configuration_dump_is_json_and_holds_no_key(
     dumped = json.dumps(plain(facts.config_dump()))
     assert f'"listen": "{settings.inbound[0].listen}"' in dumped
     assert "PRIVATE KEY" not in dumped
-
-
-async def test_an_engine_that_does_not_answer_is_not_alive(
-    facts: Facts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert facts.liveness() == ()
-    monkeypatch.setattr(facts.parts.engine, "responsive", lambda: False)
-    assert facts.liveness() == ("an engine thread doesn't answer",)
 
 
 async def test_a_running_uproxy_says_which_it_is(facts: Facts) -> None:

@@ -3,7 +3,8 @@ from __future__ import annotations
 import time
 
 from tests.helpers.world import credentials, settings
-from uproxy.app.l7 import l7_rows, usable_endpoints
+from uproxy.app.l7 import l7_rows
+from uproxy.app.l7_metrics import usable_endpoints
 from uproxy.config.settings import DestinationSettings, L7EndpointSettings, L7ProxySettings
 from uproxy.destinations import L7, AllEndpoints
 from uproxy.model import TcpAddress, Transport

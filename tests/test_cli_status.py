@@ -30,7 +30,7 @@ from uproxy.errors import UsageError
 from uproxy.lab.ports import free_port
 from uproxy.lab.waiting import wait_until
 from uproxy.model import TcpAddress, UnixAddress
-from uproxy.proxy.admin.facts import Readiness
+from uproxy.proxy.admin.vitals import Readiness
 
 ENTER, LEAVE = "\x1b[?1049h", "\x1b[?1049l"
 

@@ -15,8 +15,8 @@ from uproxy.cli.status_lines import Line, LineKind, printable, size, span
 from uproxy.cli.status_text import Earlier, render
 from uproxy.model import TcpAddress
 from uproxy.proxy.admin import answers
-from uproxy.proxy.admin.facts import Readiness
 from uproxy.proxy.admin.overview import Rates, Stale
+from uproxy.proxy.admin.vitals import Readiness
 
 
 def status_of(facts: FakeFacts) -> dict[str, Any]:

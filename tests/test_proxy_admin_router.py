@@ -10,9 +10,9 @@ import pytest
 from tests.helpers.admin import FakeFacts, connection_row, l7_row
 from tests.helpers.refusals import refused
 from uproxy.model import Address, TcpAddress, UnixAddress
-from uproxy.proxy.admin.facts import Readiness
 from uproxy.proxy.admin.messages import ClientAddresses, Request, Response, Surface
 from uproxy.proxy.admin.router import CHANGE, READ, respond
+from uproxy.proxy.admin.vitals import Readiness
 
 LOCAL = TcpAddress("127.0.0.1", 15000)
 NOW = datetime(2026, 9, 1, 12, 0, 0, tzinfo=UTC)
@@ -28,7 +28,8 @@ def ask(
     host: str = "localhost:15000",
 ) -> Response:
     request = Request(method, target, ClientAddresses(peer, LOCAL), host)
-    return respond(surface, request, facts or FakeFacts(), NOW)
+    told = facts or FakeFacts()
+    return respond(surface, request, told, lambda: told, NOW)
 
 
 def test_ready_is_200() -> None:
@@ -202,7 +203,7 @@ def test_a_unix_socket_may_change_state() -> None:
     facts = FakeFacts()
     socket = UnixAddress("/run/admin.sock")
     request = Request("POST", "/drain", ClientAddresses(socket, socket), "x")
-    assert respond(Surface.ADMIN, request, facts, NOW).status == 200
+    assert respond(Surface.ADMIN, request, facts, lambda: facts, NOW).status == 200
     assert facts.commands == ["drain"]
 
 
@@ -245,7 +246,7 @@ def test_metrics_come_in_the_form_the_scraper_accepts() -> None:
     assert ask("/metrics").content_type.startswith("text/plain")
     accept = "application/openmetrics-text; version=1.0.0"
     request = Request("GET", "/metrics", ClientAddresses(LOCAL, LOCAL), "localhost", None, accept)
-    response = respond(Surface.ADMIN, request, FakeFacts(), NOW)
+    response = respond(Surface.ADMIN, request, FakeFacts(), FakeFacts, NOW)
     assert response.content_type.startswith("application/openmetrics-text")
     assert response.body.endswith(b"# EOF\n")
 

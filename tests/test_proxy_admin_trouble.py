@@ -10,16 +10,11 @@ import pytest
 
 from tests.helpers.admin import certificates, l7_row
 from uproxy.proxy.admin.causes import Headline, Kind, Level, Trouble
-from uproxy.proxy.admin.facts import (
-    DenialRow,
-    DestinationRow,
-    DoorRow,
-    EndpointRow,
-    Readiness,
-)
+from uproxy.proxy.admin.facts import DenialRow, DestinationRow, DoorRow, EndpointRow
 from uproxy.proxy.admin.overview import LostRow, Stale
 from uproxy.proxy.admin.row import UnresolvedRow
 from uproxy.proxy.admin.trouble import TURNS_SHOWN, Moment, find, headline
+from uproxy.proxy.admin.vitals import Readiness
 
 NOW = datetime.now(UTC)
 FINE = Moment(NOW, Readiness(), (), certificates(), (), (), (), (), None)

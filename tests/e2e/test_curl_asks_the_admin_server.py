@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from tests.helpers.admin import RunningAdmin, orders_facts
 from uproxy.model import TcpAddress, UnixAddress
-from uproxy.proxy.admin.facts import Readiness
 from uproxy.proxy.admin.messages import Surface
+from uproxy.proxy.admin.vitals import Readiness
 
 OPENMETRICS = "application/openmetrics-text;version=1.0.0"
 

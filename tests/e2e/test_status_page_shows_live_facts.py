@@ -21,11 +21,12 @@ from tests.helpers.admin import (
 )
 from tests.helpers.browser import Browser, browser
 from uproxy.lab.waiting import wait_until
-from uproxy.proxy.admin.facts import DenialRow, Readiness
+from uproxy.proxy.admin.facts import DenialRow
 from uproxy.proxy.admin.l7_rows import L7DestinationRow, L7EndpointRow
 from uproxy.proxy.admin.overview import Rates, Stale
 from uproxy.proxy.admin.row import UnresolvedRow
 from uproxy.proxy.admin.server import AdminListener
+from uproxy.proxy.admin.vitals import Readiness
 
 HOSTILE = "spiffe://example.org/<script>document.title='owned'</script><img src=x onerror=alert(1)>"
 WIDE = 1280

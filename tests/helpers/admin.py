@@ -36,7 +36,6 @@ from uproxy.proxy.admin.facts import (
     DoorRow,
     EndpointRow,
     ProcessFacts,
-    Readiness,
     SvidRow,
     TrustDomainRow,
 )
@@ -44,6 +43,7 @@ from uproxy.proxy.admin.l7_rows import L7DestinationRow, L7EndpointRow, L7ProxyR
 from uproxy.proxy.admin.messages import Surface
 from uproxy.proxy.admin.overview import LostRow, PeerList, PeerRow, Rates, Stale
 from uproxy.proxy.admin.server import AdminListener
+from uproxy.proxy.admin.vitals import Readiness
 
 T = TypeVar("T")
 
@@ -296,7 +296,9 @@ class RunningAdmin:
         bounds: Bounds = DEFAULT_BOUNDS,
     ) -> AdminListener:
         """Open another listener; its `address` has the port that the kernel chose."""
-        listener = AdminListener(self.facts, surface, sockets.listen(address), bounds)
+        listener = AdminListener(
+            self.facts, lambda: self.facts, surface, sockets.listen(address), bounds
+        )
         self.call(listener.start())
         self._listeners.append(listener)
         return listener

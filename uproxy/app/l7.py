@@ -1,4 +1,4 @@
-"""Makes the rows about L7 proxies, for `/l7`, the status page and metrics: which of their addresses
+"""Makes the rows about L7 proxies, for `/l7` and the status page: which of their addresses
 are used, which have failed and why."""
 
 from __future__ import annotations
@@ -50,16 +50,3 @@ def _endpoint_rows(proxy: L7Proxy, endpoints: AllEndpoints) -> Iterator[L7Endpoi
             reason=each.reason,
             since=None if each.failing_s is None else ago(each.failing_s),
         )
-
-
-def usable_endpoints(
-    snapshot: Snapshot, endpoints: AllEndpoints
-) -> Iterator[tuple[tuple[str, str], float]]:
-    """Yield for each address of each L7 proxy, as configured, whether it gets new streams: 1 or
-    0."""
-    for row in l7_rows(snapshot, endpoints, lambda _addresses: ()):
-        found: dict[str, bool] = {}
-        for each in row.endpoints:
-            usable = not each.draining and not each.passed_over
-            found[each.name] = found.get(each.name, False) or usable
-        yield from (((row.name, name), float(usable)) for name, usable in found.items())

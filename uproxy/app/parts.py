@@ -9,8 +9,8 @@ from uproxy.app.current import Current
 from uproxy.app.doors import Doors
 from uproxy.app.engines import make_engine
 from uproxy.app.identity import make_source
-from uproxy.app.l7 import usable_endpoints
 from uproxy.app.l7_health import L7Health
+from uproxy.app.l7_metrics import usable_endpoints
 from uproxy.app.proofs import Proofs
 from uproxy.config import Settings
 from uproxy.connections import Connections

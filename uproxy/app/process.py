@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from uproxy import __version__, libssl, signals, sockets, systemd
 from uproxy.addresses import Records
@@ -24,13 +24,13 @@ from uproxy.app.budget import budget_of
 from uproxy.app.configuration import ConfigurationFile
 from uproxy.app.doors import socket_plans
 from uproxy.app.draining import drain
-from uproxy.app.facts import Facts
 from uproxy.app.identity import now, refuse_unusable_files
 from uproxy.app.parts import Parts
 from uproxy.app.quitting import unless_told_to_quit
 from uproxy.app.reloading import Reloader
 from uproxy.app.starting import accept
 from uproxy.app.state import RunState
+from uproxy.app.vitals import Vitals
 from uproxy.config import Settings, warnings
 from uproxy.descriptors import Budget
 from uproxy.errors import UproxyError
@@ -41,6 +41,9 @@ from uproxy.model import Limits, Mistake
 from uproxy.offloop import compute, off_loop
 from uproxy.snapshot import Snapshot, names_in
 from uproxy.tasks import background
+
+if TYPE_CHECKING:
+    from uproxy.app.facts import Facts
 
 WATCH_AGAIN_S: Final = 30.0
 """How long the configuration isn't looked at when there is no thread for that."""
@@ -119,12 +122,12 @@ class RunningProxy:
         self._notifier = systemd.Notifier(offer.notify_socket)
         self._listeners = systemd.PassedSockets(offer.descriptors)
         self._parts = Parts(settings, log, self._listeners, versions)
-        facts = Facts(
+        vitals = Vitals(
             self._state, self._parts, versions, self._order(Order.DRAIN), self._order(Order.QUIT)
         )
-        self._admin = Administration(facts, self._listeners)
-        self._facts = facts
-        self._parts.metrics.watch_readiness(lambda: not facts.readiness().reasons)
+        self._admin = Administration(vitals, partial(_facts, vitals), self._listeners)
+        self._vitals = vitals
+        self._parts.metrics.watch_readiness(lambda: not vitals.readiness().reasons)
         self._reloader = Reloader(
             file, self._state, self._parts.metrics, lambda: self._settings, self._apply, seen
         )
@@ -229,14 +232,14 @@ class RunningProxy:
     async def _keep_history(self) -> None:
         while True:
             await asyncio.sleep(history.STEP_S)
-            self._facts.look()
+            self._vitals.look()
 
     def _alive(self) -> bool:
-        return not self._facts.liveness()
+        return not self._vitals.liveness()
 
     def _status(self) -> str:
         """Return the line for `systemctl status`."""
-        return "; ".join(self._facts.readiness().reasons) or "ready"
+        return "; ".join(self._vitals.readiness().reasons) or "ready"
 
     async def _watch_file(self) -> None:
         while True:
@@ -337,3 +340,10 @@ class RunningProxy:
     @property
     def _settings(self) -> Settings:
         return self._parts.snapshot.settings
+
+
+def _facts(vitals: Vitals) -> Facts:
+    """Return what the admin server tells beside the vitals."""
+    from uproxy.app.facts import Facts  # to save memory: most are never asked
+
+    return Facts.beside(vitals)

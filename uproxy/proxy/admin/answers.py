@@ -11,12 +11,16 @@ import json
 import re
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography.hazmat.primitives import hashes
 
-from uproxy.proxy.admin.facts import AdminFacts
 from uproxy.proxy.admin.messages import JSON, Response, text
 from uproxy.proxy.admin.row import plain
+from uproxy.proxy.admin.vitals import Vitals
+
+if TYPE_CHECKING:
+    from uproxy.proxy.admin.facts import AdminFacts
 
 CONNECTIONS_SHOWN = 1000
 """How many rows /connections has unless `limit=` says otherwise."""
@@ -36,13 +40,13 @@ PUBLIC_WORDS = frozenset(
 them contains values from the configuration, the environment and the agent."""
 
 
-def readyz(facts: AdminFacts, *, values: bool) -> Response:
+def readyz(vitals: Vitals, *, values: bool) -> Response:
     """Return 200, or 503 with the reasons in words; notes follow in both cases.
 
     Args:
         values: whether to give reasons in full; otherwise only those beginnings in PUBLIC_WORDS.
     """
-    readiness = facts.readiness()
+    readiness = vitals.readiness()
     reasons, notes = readiness.reasons, readiness.notes
     if not values:
         reasons = tuple(_public(each) or "not ready" for each in reasons)
@@ -57,15 +61,15 @@ def _public(reason: str) -> str | None:
     return word if word in PUBLIC_WORDS else None
 
 
-def livez(facts: AdminFacts) -> Response:
+def livez(vitals: Vitals) -> Response:
     """Return 200, or 503 with the parts that don't respond."""
-    silent = facts.liveness()
+    silent = vitals.liveness()
     return text(503, "\n".join(silent)) if silent else text(200, "alive")
 
 
-def metrics(facts: AdminFacts, accept: str) -> Response:
+def metrics(vitals: Vitals, accept: str) -> Response:
     """Return the metrics in the format that the Accept header asks for."""
-    content_type, body = facts.render_metrics(accept)
+    content_type, body = vitals.render_metrics(accept)
     return Response(200, body, content_type)
 
 

@@ -1,4 +1,4 @@
-"""The interface between the admin server and the rest of uProxy, and the rows it returns.
+"""What the admin server can ask of the rest of uProxy beside its `vitals`, and the rows it returns.
 
 `app.facts` implements it.  Rows that sum up many things are in `overview`.
 """
@@ -6,28 +6,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from uproxy.proxy.admin.l7_rows import L7ProxyRow
 from uproxy.proxy.admin.overview import LostRow, PeerList, Rates, Stale
 from uproxy.proxy.admin.row import Row, UnresolvedRow
-
-LOG_LEVELS = ("debug", "info", "warning", "error")
-"""The levels that `POST /logging?level=` accepts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Readiness(Row):
-    """Whether new work should be sent to this uProxy."""
-
-    reasons: tuple[str, ...] = ()
-    """Why it shouldn't, in words; empty: it is ready."""
-    notes: tuple[str, ...] = ()
-    """What operators should know although it doesn't affect readiness: `config_stale: …`."""
-    since: Mapping[str, datetime] = field(default_factory=dict)
-    """Since when each of them has been so, by what stands before its colon."""
+from uproxy.proxy.admin.vitals import Vitals
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,17 +267,11 @@ class ProcessFacts(Row):
     """When the configuration in force was loaded; None: it isn't known."""
 
 
-class AdminFacts(Protocol):
-    """What the admin server can ask of the rest of uProxy, and the three commands it can give.
+class AdminFacts(Vitals, Protocol):
+    """What the admin server can ask of the rest of uProxy.
 
     Called on the event loop's thread; no method may block or raise.
     """
-
-    def readiness(self) -> Readiness:
-        """Return whether new work should be sent here."""
-
-    def liveness(self) -> tuple[str, ...]:
-        """Return the parts that don't respond, in words; empty: alive."""
 
     def certificates(self) -> Certificates:
         """Return our SVID and the bundles."""
@@ -331,15 +311,3 @@ class AdminFacts(Protocol):
 
     def process(self) -> ProcessFacts:
         """Return what this process runs."""
-
-    def render_metrics(self, accept: str) -> tuple[str, bytes]:
-        """Return (content type, text) of the metrics, in the format that `accept` asks for."""
-
-    def set_log_level(self, level: str) -> None:
-        """Change the log level to `level`, one of LOG_LEVELS."""
-
-    def drain(self) -> None:
-        """Start to drain without exiting; return at once.  A second call has no effect."""
-
-    def quit(self) -> None:
-        """Start to drain, then exit; return at once."""

@@ -7,12 +7,17 @@ POST changes state, and only from this machine; each refusal says what to do ins
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from uproxy.proxy.admin import answers, guard
-from uproxy.proxy.admin.facts import LOG_LEVELS, AdminFacts
 from uproxy.proxy.admin.messages import Request, Response, Surface, text
+from uproxy.proxy.admin.vitals import LOG_LEVELS, Vitals
+
+if TYPE_CHECKING:
+    from uproxy.proxy.admin.facts import AdminFacts
 
 READ = ("/", "/readyz", "/livez", "/metrics", "/config_dump", "/certs", "/connections", "/l7",
         "/status.json")  # fmt: skip
@@ -29,8 +34,14 @@ PATHS = {
 """The paths that each surface answers."""
 
 
-def respond(surface: Surface, request: Request, facts: AdminFacts, now: datetime) -> Response:
-    """Return the answer to one request."""
+def respond(
+    surface: Surface,
+    request: Request,
+    vitals: Vitals,
+    facts: Callable[[], AdminFacts],
+    now: datetime,
+) -> Response:
+    """Return the answer to one request.  `facts` is called where the vitals aren't enough."""
     if surface is Surface.ADMIN and (refusal := guard.refuse_foreign_page(request)):
         return refusal
     if request.path not in PATHS[surface]:
@@ -40,28 +51,34 @@ def respond(surface: Surface, request: Request, facts: AdminFacts, now: datetime
     if request.path in CHANGE:
         if request.method != "POST":
             return _wrong_method(request, "POST")
-        return guard.refuse_remote(request) or _change(request, facts)
+        return guard.refuse_remote(request) or _change(request, vitals)
     if request.method not in ("GET", "HEAD"):
         return _wrong_method(request, "GET, HEAD")
-    return _read(surface, request, facts, now)
+    return _read(surface, request, vitals, facts, now)
 
 
-def _read(surface: Surface, request: Request, facts: AdminFacts, now: datetime) -> Response:
+def _read(
+    surface: Surface,
+    request: Request,
+    vitals: Vitals,
+    facts: Callable[[], AdminFacts],
+    now: datetime,
+) -> Response:
     """Answer a GET or HEAD."""
     match request.path:
         case "/readyz":
-            return answers.readyz(facts, values=surface is Surface.ADMIN)
+            return answers.readyz(vitals, values=surface is Surface.ADMIN)
         case "/livez":
-            return answers.livez(facts)
+            return answers.livez(vitals)
         case "/metrics":
-            return answers.metrics(facts, request.accept)
+            return answers.metrics(vitals, request.accept)
         case "/connections":
-            return _connections(request, facts)
+            return _connections(request, facts())
         case "/status.json":
-            return answers.status(facts, now)
+            return answers.status(facts(), now)
         case "/":
             return answers.page()
-    return _dump(request.path, facts)
+    return _dump(request.path, facts())
 
 
 def _dump(path: str, facts: AdminFacts) -> Response:
@@ -80,24 +97,24 @@ def _connections(request: Request, facts: AdminFacts) -> Response:
     return answers.connections(facts, int(limit))
 
 
-def _change(request: Request, facts: AdminFacts) -> Response:
+def _change(request: Request, vitals: Vitals) -> Response:
     """Carry out a POST."""
     match request.path:
         case "/logging":
-            return _logging(request, facts)
+            return _logging(request, vitals)
         case "/drain":
-            facts.drain()
+            vitals.drain()
             return text(200, "draining: inbound closes first; this process stays")
-    facts.quit()
+    vitals.quit()
     return text(200, "draining, then exiting")
 
 
-def _logging(request: Request, facts: AdminFacts) -> Response:
+def _logging(request: Request, vitals: Vitals) -> Response:
     level = _parameter(request, "level")
     if level not in LOG_LEVELS:
         said = f"level={level!r} is no log level" if level else "level is missing"
         return text(400, f"{said}: POST /logging?level= one of {', '.join(LOG_LEVELS)}")
-    facts.set_log_level(level)
+    vitals.set_log_level(level)
     return text(200, f"the log level is now {level}")
 
 

@@ -13,7 +13,9 @@ import logging
 import math
 import socket
 from collections import Counter
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 from uproxy import sockets
 from uproxy.log import alike
@@ -21,9 +23,12 @@ from uproxy.model import UnixAddress
 from uproxy.proxy.admin import router
 from uproxy.proxy.admin.bounds import ACCEPTS, DEFAULT_BOUNDS, Bounds
 from uproxy.proxy.admin.client import Client, Source
-from uproxy.proxy.admin.facts import AdminFacts
 from uproxy.proxy.admin.messages import Request, Response, Surface, text
+from uproxy.proxy.admin.vitals import Vitals
 from uproxy.transport.accept_backoff import AcceptBackoff
+
+if TYPE_CHECKING:
+    from uproxy.proxy.admin.facts import AdminFacts
 
 _log = logging.getLogger(__name__)
 
@@ -36,12 +41,15 @@ class AdminListener:
 
     def __init__(
         self,
-        facts: AdminFacts,
+        vitals: Vitals,
+        facts: Callable[[], AdminFacts],
         surface: Surface,
         listener: socket.socket,
         bounds: Bounds = DEFAULT_BOUNDS,
     ) -> None:
-        """`listener` listens already; this object owns it from now on."""
+        """`facts` makes what answers where `vitals` aren't enough.  `listener` listens already;
+        this object owns it from now on."""
+        self.vitals = vitals
         self.facts = facts
         self.surface = surface
         self.bounds = bounds
@@ -150,7 +158,9 @@ class AdminListener:
     def respond(self, request: Request) -> Response:
         """Return the answer to a request; a 500 if the facts can't be gathered."""
         try:
-            response = router.respond(self.surface, request, self.facts, datetime.now(UTC))
+            response = router.respond(
+                self.surface, request, self.vitals, self.facts, datetime.now(UTC)
+            )
         except Exception:  # noqa: BLE001  a defect must not end the connection
             _log.exception("no answer to %s %s", request.method, request.path)
             return text(500, "uProxy failed to answer this, which is a defect: see its log")

@@ -20,10 +20,10 @@ from uproxy.proxy.admin.facts import (
     DestinationRow,
     DoorRow,
     EndpointRow,
-    Readiness,
 )
 from uproxy.proxy.admin.l7_rows import L7EndpointRow, L7ProxyRow
 from uproxy.proxy.admin.overview import LostRow, Stale
+from uproxy.proxy.admin.vitals import Readiness
 
 LATELY: Final = timedelta(minutes=15)
 """How long a refusal counts as trouble."""
