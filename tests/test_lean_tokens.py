@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 PROGRAM = """
 import sys
 sys.modules["_ssl"] = None
-from uproxy.cli import full_parser
+from uproxy.cli.parsing import full_parser
 from uproxy.lean.tokens import PyJWS
 from uproxy.spiffe.jwt_bundles import parse_jwt_bundle
 full_parser()

@@ -11,29 +11,17 @@ import errno
 import importlib
 import os
 import sys
-from collections.abc import Collection, Sequence
-from typing import Any, NoReturn
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from uproxy import __version__
-from uproxy.errors import ConfigError, UproxyError, UsageError, in_words
-from uproxy.lean.imports import lean_imports
+from uproxy.cli.commands import COMMANDS
+from uproxy.cli.words import read_run
+from uproxy.errors import ConfigError, UproxyError, in_words
 
-with lean_imports():
+if TYPE_CHECKING:
     import argparse
 
-COMMANDS = {
-    "run": "run in the foreground; SIGTERM drains, SIGHUP reloads",
-    "check": "validate a configuration and print every mistake",
-    "authority": "serve development identities on a real SPIFFE Workload API",
-    "demo": "two workloads talk through two uProxies, on this machine, now",
-    "status": "what a running uProxy is doing",
-    "explain": "what became of a caller's last attempts, and the YAML to add",
-    "capture": "bring a workload's connections to its uProxy, by eBPF or nft",
-    "schema": "print the JSON Schema of the configuration",
-    "version": "versions of uProxy, Python, OpenSSL and the kernel",
-    "completion": "print the completion script of a shell",
-    "manual": "print the man page",
-}
+__all__ = ["COMMANDS", "main", "report"]
 
 IGNORED_ENVIRONMENT = ("SSLKEYLOGFILE", "OPENSSL_CONF", "OPENSSL_MODULES")
 """Variables removed at start: they could make OpenSSL log keys, weaken its settings or load
@@ -68,6 +56,14 @@ def _fill_standard_descriptors() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest free number, which is this one
 
 
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    """Return what `argparse` makes of the words; it ends the process if they are wrong."""
+    from uproxy.cli.parsing import parser_of  # to save memory: `run` does without
+
+    called = _command(words)
+    return parser_of(() if called is None else (called,)).parse_args(words)
+
+
 def _command(words: Sequence[str]) -> str | None:
     """Return the command that is called, whatever options are in front of it."""
     return next((word for word in words if not word.startswith("-")), None)
@@ -75,8 +71,7 @@ def _command(words: Sequence[str]) -> str | None:
 
 def _run(words: list[str]) -> int:
     """Run one command; print its error, if any, and return the exit code."""
-    called = _command(words)
-    args = _parser(() if called is None else (called,)).parse_args(words)
+    args = read_run(words) or _parse(words)
     module = importlib.import_module(f"uproxy.cli.{args.command}")
     try:
         code: int = module.run(args)
@@ -130,72 +125,3 @@ def report(error: UproxyError) -> int:
         for line in lines:
             print(line, file=sys.stderr)
     return error.exit_code
-
-
-class _HelpFormatter(argparse.HelpFormatter):
-    """Formats help as wide as the terminal. argparse would find the width with shutil, which
-    imports three compression modules."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, width=_columns() - 2)
-
-
-def _columns() -> int:
-    """Return the terminal's width in characters; 80 if it isn't a terminal."""
-    try:
-        return os.get_terminal_size().columns or 80
-    except OSError:  # not a terminal
-        return 80
-
-
-class _Parser(argparse.ArgumentParser):
-    """A parser that reports errors in one line, as all errors are; also used for the commands."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(formatter_class=_HelpFormatter, **options)
-
-    def error(self, message: str) -> NoReturn:
-        """Print the message and exit with 2."""
-        self.exit(UsageError.exit_code, f"uproxy: error: {message}; see {self.prog} --help\n")
-
-
-def full_parser() -> argparse.ArgumentParser:
-    """Return the parser of the whole command line, for which every command is imported."""
-    return _parser(tuple(COMMANDS))
-
-
-def _parser(called: Collection[str]) -> argparse.ArgumentParser:
-    """Return the parser, in which only the commands that are `called` have their arguments."""
-    parser = _Parser(
-        prog="uproxy",
-        description="A micro-proxy for one workload: SPIFFE identity, mutual TLS, "
-        "authorization by identity.",
-    )
-    parser.add_argument(
-        "--version", action="version", version=f"uproxy {__version__}", help="print the version"
-    )
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for name, summary in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=summary)
-        command.add_argument(
-            "--log-level",
-            choices=("debug", "info", "warning", "error"),
-            default=None,
-            help="overrides log.level; debug also shows tracebacks",
-        )
-        if name in called:
-            importlib.import_module(f"uproxy.cli.{name}").add_arguments(command)
-    return parser
-
-
-def add_configuration_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Add `--config` and `--set`, which all commands that read a configuration have."""
-    parser.add_argument("--config", metavar="FILE", required=required, help="YAML or JSON")
-    parser.add_argument(
-        "--set",
-        metavar="PATH=VALUE",
-        action="append",
-        default=[],
-        dest="overrides",
-        help="overrides one value, also after a reload; may be repeated",
-    )

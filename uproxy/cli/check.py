@@ -15,8 +15,9 @@ from uproxy.app.budget import budget_of
 from uproxy.app.configuration import STANDARD_INPUT, ConfigurationFile
 from uproxy.app.identity import check_files, make_source, now
 from uproxy.app.reading import read_text
-from uproxy.cli import add_configuration_arguments, report
+from uproxy.cli import report
 from uproxy.cli.dry_run import REFUSED, Question, Trust, answer
+from uproxy.cli.parsing import add_configuration_arguments
 from uproxy.config import Settings, warnings
 from uproxy.config.environment import misnamed
 from uproxy.config.rule_advice import trust_warnings

@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from uproxy.cli import full_parser
+from uproxy.cli.parsing import full_parser
 from uproxy.config.fields import SETTINGS
 from uproxy.config.kinds import Kind, Nullable
 from uproxy.config.nodes import join

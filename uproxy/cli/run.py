@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from uproxy.cli import add_configuration_arguments
+from uproxy.cli.words import RunWords
 from uproxy.lean.imports import lean_imports
 from uproxy.openssl import load_openssl
 
@@ -21,12 +21,18 @@ with lean_imports():
     from uproxy.app.process import serve
 
 
+if TYPE_CHECKING:
+    import argparse
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `run`."""
+    from uproxy.cli.parsing import add_configuration_arguments  # to save memory
+
     add_configuration_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace | RunWords) -> int:
     """Run the proxy; return 0 after it has drained."""
     overrides = list(args.overrides)
     if args.log_level:

@@ -40,8 +40,8 @@ NAMES: Final = tuple(
     X509_STORE_CTX_get1_chain X509_STORE_CTX_get_error X509_STORE_CTX_get_error_depth
     X509_STORE_CTX_get_ex_data
     X509_STORE_CTX_init X509_STORE_CTX_new X509_STORE_CTX_set_error X509_STORE_add_cert
-    X509_STORE_free X509_STORE_new X509_STORE_set_flags X509_free X509_get_subject_name X509_new
-    X509_set_issuer_name X509_verify_cert X509_verify_cert_error_string d2i_PUBKEY_bio
+    X509_STORE_free X509_STORE_new X509_STORE_set_flags X509_NAME_dup X509_free
+    X509_get_subject_name X509_new X509_verify_cert X509_verify_cert_error_string d2i_PUBKEY_bio
     d2i_PrivateKey_bio d2i_X509_bio i2d_X509_bio sk_X509_free sk_X509_new_null
     sk_X509_num sk_X509_push sk_X509_value
 
@@ -113,10 +113,9 @@ def stand_ins() -> tuple[int, int]:
     der = bytes.fromhex(_X25519_PREFIX) + bytes(31) + b"\x01"
     bio = ffi.gc(not_null(lib.BIO_new_mem_buf(der, len(der))), lib.BIO_free)
     key = not_null(lib.d2i_PUBKEY_bio(bio, ffi.NULL))
-    certificate = not_null(lib.X509_new())
-    name = not_null(lib.X509_get_subject_name(certificate))
-    # what copies a name for the first time writes its encoding there: done before threads do
-    lib.X509_set_issuer_name(certificate, name)
+    certificate = ffi.gc(not_null(lib.X509_new()), lib.X509_free)
+    # a copy has its encoding, which whoever copies a name without one writes into it: not threads
+    name = not_null(lib.X509_NAME_dup(lib.X509_get_subject_name(certificate)))
     return address_of(key), address_of(name)
 
 
