@@ -88,6 +88,11 @@ class ListenerHandle:
     def close(self, most: int) -> None: ...
 
 class ConnectionHandle:
+    # the loop's own notes, all False at first: here each takes a byte
+    inbound: bool
+    was_reported: bool
+    is_over: bool
+    shares_tls: bool
     @property
     def state_number(self) -> int: ...
     def enter_state(self, state: int) -> None: ...

@@ -24,7 +24,7 @@ from posix.unistd cimport close
 
 from uproxy.transport.native.system cimport (
     EFD_CLOEXEC, EFD_NONBLOCK, EPOLLEXCLUSIVE, EPOLLIN, EPOLL_CTL_ADD, EPOLL_CTL_DEL,
-    allowed_moves, clock_of, control_process, epoll_ctl, epoll_event, eventfd, long_get,
+    allowed_moves, clock_of, control_process, epoll_ctl, epoll_event, eventfd, flag, long_get,
     pointer_set, pthread_cond_init, pthread_mutex_init, pthread_mutex_lock, pthread_mutex_unlock,
     word_add, word_get, word_set,
 )
@@ -556,6 +556,7 @@ cdef class ConnectionHandle:
     cdef Connection *connection
     cdef Core core
     cdef int last_state
+    cdef public flag inbound, was_reported, is_over, shares_tls  # the loop's own notes, in bytes
     cdef int64_t last_counts[2]
 
     @property

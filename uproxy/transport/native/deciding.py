@@ -57,9 +57,6 @@ class Deciding(ConnectionHandle):
         "_dialled_from",
         "_door",
         "_ending",
-        "_inbound",
-        "_is_known",
-        "_is_over",
         "_listener",
         "_on_closed",
         "_plan",
@@ -70,7 +67,6 @@ class Deciding(ConnectionHandle):
         "endpoint",
         "peer",
         "route",
-        "shares_tls",
         "tls",
         "tunnel_end",
         "via",
@@ -95,21 +91,18 @@ class Deciding(ConnectionHandle):
         self._ending: Refusal | None = None  # why it is being cut
         self.carrier: Deciding | None = None
         """The connection that carries it as a stream; None: nobody does."""
-        self.shares_tls = False
         self.tunnel_end: TcpAddress | None = None
         self.via: str | None = None
         self._plan_ref: ReferenceType[TlsPlan] | None = None  # of one that carries streams
-        self._inbound = door_state.inbound
-        self._is_known = False  # whether it was reported
-        self._is_over = False
+        self.inbound = door_state.inbound
 
     @property
     def state(self) -> State:
-        return State.CLOSED if self._is_over else _STATE_OF[self.state_number]
+        return State.CLOSED if self.is_over else _STATE_OF[self.state_number]
 
     @property
     def dialled_from(self) -> TcpAddress | None:
-        if self._is_over:
+        if self.is_over:
             return self._dialled_from
         # while it dials, its thread may be writing this
         return self._read_dialled_from() if self.state_number >= _RELAYING else None
@@ -125,15 +118,15 @@ class Deciding(ConnectionHandle):
 
     @property
     def bytes_received(self) -> int:
-        return self.count(DOWNSTREAM if self._inbound else UPSTREAM)
+        return self.count(DOWNSTREAM if self.inbound else UPSTREAM)
 
     @property
     def bytes_sent(self) -> int:
-        return self.count(UPSTREAM if self._inbound else DOWNSTREAM)
+        return self.count(UPSTREAM if self.inbound else DOWNSTREAM)
 
     def _on_first_report(self) -> None:
         """Set `arrival` from what the thread knows."""
-        self._is_known = True
+        self.was_reported = True
         if self.carrier is not None:
             self._arrive_on(self.carrier)
             return
@@ -148,12 +141,12 @@ class Deciding(ConnectionHandle):
             self._plan if state_number >= _HANDSHAKING and not self.in_clear() else None,
             target=self._meant(),
         )
-        if peer is not None and self._inbound:
+        if peer is not None and self.inbound:
             self._set_peer(peer)
 
     def _arrive_on(self, carrier: Deciding) -> None:
         """Set `arrival` of a stream, whose tunnel is `carrier`."""
-        if not carrier._is_known:  # it has ended by now, and is reported behind its streams
+        if not carrier.was_reported:  # it has ended by now, and is reported behind its streams
             carrier._on_first_report()
             carrier._keep_plan()
         self.shares_tls = True
@@ -214,7 +207,7 @@ class Deciding(ConnectionHandle):
 
     @property
     def _direction(self) -> Direction:
-        return Direction.INBOUND if self._inbound else Direction.OUTBOUND
+        return Direction.INBOUND if self.inbound else Direction.OUTBOUND
 
     @property
     def _is_door_replaced(self) -> bool:

@@ -71,14 +71,14 @@ class NativeConnection(Dialling):
 
     def close(self, refusal: Refusal) -> None:
         """Cut it now; the first reason stands."""
-        if self._ending is None and not self._is_over:
+        if self._ending is None and not self.is_over:
             self._refuse(refusal)
 
     # What a thread asks and reports.
 
     def on_reported(self, events: int) -> None:
         """Handle a report of the thread: bits of ARRIVED … CLOSED."""
-        if not self._is_known:
+        if not self.was_reported:
             self._on_first_report()
         try:
             self._handle_events(events)
@@ -140,7 +140,7 @@ class NativeConnection(Dialling):
         on_closed, self._on_closed = cast("OnClosed", self._on_closed), None
         on_closed(self, stranded(cast("str", self.via), self.tunnel_end, self.lasted()))
         self.via = self.tunnel_end = None
-        if not self._inbound:
+        if not self.inbound:
             self.peer = self.tls = None
 
     def _on_carrying(self) -> None:
@@ -176,7 +176,7 @@ class NativeConnection(Dialling):
         """Tell the door that both sides are ready."""
         route, candidate = cast("Route", self.route), cast("Candidate", self._candidate)
         door = cast("Door", self._door)
-        if route.upstream_of(candidate).plan is not None and not self._inbound:
+        if route.upstream_of(candidate).plan is not None and not self.inbound:
             self._set_peer(cast("PeerSvid", self.verdict(UPSTREAM)))
             self.shares_tls = self.has_shared_handshake()
         self._set_dialled()
@@ -220,7 +220,7 @@ class NativeConnection(Dialling):
         one, or has sent something.  A stream was answered before it was open."""
         is_server = (
             side == UPSTREAM
-            and not self._inbound
+            and not self.inbound
             and self.tls is not None
             and self.tunnel_end is None
         )
@@ -254,7 +254,7 @@ class NativeConnection(Dialling):
         )
         self._dialled_from = self._read_dialled_from()
         self.release()
-        self._is_over = True
+        self.is_over = True
         try:
             (self._on_closed or cast("Door", self._door).closed)(self, ending)
         except Exception:  # noqa: BLE001  the door's defect; the connection has ended anyway
