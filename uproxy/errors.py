@@ -37,6 +37,10 @@ class UproxyError(Exception):
     exit_code: ClassVar[int] = 1
 
 
+class InUseError(UproxyError):
+    """Somebody else listens at an address."""
+
+
 class UsageError(UproxyError):
     """The command line can't be understood."""
 

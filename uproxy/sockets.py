@@ -21,7 +21,7 @@ from ipaddress import IPv6Address, ip_address
 from pathlib import Path
 from typing import Final
 
-from uproxy.errors import ConfigError, NotPermittedError, UproxyError, in_words
+from uproxy.errors import ConfigError, InUseError, NotPermittedError, UproxyError, in_words
 from uproxy.model import Address, Mistake, TcpAddress, UnixAddress
 from uproxy.sockaddr import scope_id
 from uproxy.socketwords import cannot_listen
@@ -200,7 +200,7 @@ def _remove_stale(path: Path) -> None:
             f"unix://{path} is in the way and is no socket: move it or listen elsewhere"
         )
     if _has_listener(str(path)):
-        raise UproxyError(f"unix://{path} is in use: another process answers there")
+        raise InUseError(f"unix://{path} is in use: another process answers there")
     path.unlink()
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 from pathlib import Path
 
-from uproxy.errors import NotPermittedError, UproxyError
+from uproxy.errors import InUseError, NotPermittedError, UproxyError
 from uproxy.model import Address, TcpAddress
 
 
@@ -15,7 +15,7 @@ def cannot_listen(address: Address, error: OSError) -> UproxyError:
     if error.errno == errno.EADDRINUSE:
         holder = _listening_process(address) if isinstance(address, TcpAddress) else None
         by = f" by {holder}" if holder else ": another process listens there"
-        return UproxyError(f"{address} is in use{by}")
+        return InUseError(f"{address} is in use{by}")
     if isinstance(address, TcpAddress):
         if error.errno in (errno.EACCES, errno.EPERM):
             return NotPermittedError(

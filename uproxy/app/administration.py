@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from uproxy import sockets
 from uproxy.app.doors import inherit
 from uproxy.config.settings import AdminSettings
-from uproxy.errors import UproxyError
+from uproxy.errors import InUseError, UproxyError
 from uproxy.model import ListenAddress, SystemdAddress, TcpAddress, UnixAddress
 from uproxy.proxy.admin.bounds import DEFAULT_BOUNDS
 from uproxy.proxy.admin.messages import Surface
@@ -80,7 +80,7 @@ class Administration:
             return sockets.listen(address, settings.mode, settings.owner)
         except UproxyError as error:
             other = "each uProxy of a machine needs its own; null does without"
-            way_out = f"; {other}" if " is in use" in str(error) else ""
+            way_out = f"; {other}" if isinstance(error, InUseError) else ""
             raise type(error)(f"admin ({surface.value}): {error}{way_out}") from None
 
 
