@@ -160,7 +160,8 @@ def test_a_mistake_that_cannot_be_told_keeps_its_exit_code(
 
 
 @pytest.mark.parametrize(
-    "limit", ["--nofile=8", "--nofile=16", "--nofile=40", "--nofile=70", "--as=50000000"]
+    "limit",
+    ["--nofile=8", "--nofile=16", "--nofile=40", "--nofile=70", "--as=25000000", "--as=51000000"],
 )
 def test_a_limit_too_tight_to_run_is_told_in_one_line(pair: Pair, limit: str) -> None:
     pair.orders.write_config({**pair.orders_config, "log": {"level": "error"}})

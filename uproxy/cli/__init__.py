@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from uproxy.cli.commands import COMMANDS
+from uproxy.cli.memory import too_little
 from uproxy.cli.words import read_run
 from uproxy.errors import ConfigError, UproxyError, in_words
 
@@ -71,6 +72,8 @@ def _command(words: Sequence[str]) -> str | None:
 
 def _run(words: list[str]) -> int:
     """Run one command; print its error, if any, and return the exit code."""
+    if _command(words) == "run" and (error := too_little()) is not None:
+        return report(error)
     args = read_run(words) or _parse(words)
     module = importlib.import_module(f"uproxy.cli.{args.command}")
     try:
