@@ -257,3 +257,17 @@ def test_the_page_runs_nothing_but_its_own_script() -> None:
     assert "default-src 'none'" in policy
     assert "script-src 'sha256-" in policy
     assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize(
+    ("target", "method"),
+    [("/readyz", "GET"), ("/livez", "GET"), ("/metrics", "HEAD"), ("/drain", "POST"),
+     ("/logging?level=info", "POST"), ("/quitquitquit", "POST"), ("/nowhere", "GET"), ("/", "GET"),
+     ("/connections?limit=x", "GET")],
+)  # fmt: skip
+def test_what_the_vitals_tell_needs_no_facts(target: str, method: str) -> None:
+    def no_facts() -> FakeFacts:
+        raise AssertionError("asked for")
+
+    request = Request(method, target, ClientAddresses(LOCAL, LOCAL), "localhost:15000")
+    assert respond(Surface.ADMIN, request, FakeFacts(), no_facts, NOW).status < 500

@@ -346,6 +346,26 @@ def test_closing_cuts_who_is_connected(admin: RunningAdmin) -> None:
             pass
 
 
+@pytest.mark.parametrize("error", [OSError(24, "Too many open files"), ImportError("no module")])
+def test_what_cannot_be_loaded_for_an_answer_is_no_defect(
+    admin: RunningAdmin, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    listener = admin.listen()
+
+    def facts() -> FakeFacts:
+        raise error
+
+    monkeypatch.setattr(listener, "facts", facts)
+    client = client_of(listener)
+    client.request("GET", "/certs")
+    response = client.getresponse()
+    assert (response.status, b"not restarted" in response.read()) == (503, True)
+    monkeypatch.undo()
+    client.request("GET", "/certs")
+    assert client.getresponse().status == 200
+    client.close()
+
+
 def test_a_defect_in_one_fact_is_told_and_leaves_the_others_alone(
     admin: RunningAdmin, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

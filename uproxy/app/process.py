@@ -72,7 +72,7 @@ async def serve(file: ConfigurationFile) -> int:
     if read is None:
         return 0
     settings, seen = read
-    hardening.lock_in()
+    hardening.lock_in(settings.engine)
     log = Log(settings.log, settings.name)
     log.start()
     try:

@@ -114,7 +114,8 @@ def stand_ins() -> tuple[int, int]:
     bio = ffi.gc(not_null(lib.BIO_new_mem_buf(der, len(der))), lib.BIO_free)
     key = not_null(lib.d2i_PUBKEY_bio(bio, ffi.NULL))
     certificate = ffi.gc(not_null(lib.X509_new()), lib.X509_free)
-    # a copy has its encoding, which whoever copies a name without one writes into it: not threads
+    # X509_NAME_dup writes a new name's encoding into that name; the copy has it already, so that
+    # several threads may copy it at once
     name = not_null(lib.X509_NAME_dup(lib.X509_get_subject_name(certificate)))
     return address_of(key), address_of(name)
 

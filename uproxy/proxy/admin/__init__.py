@@ -7,7 +7,8 @@
       router.py      which answer a request gets; pure
         answers.py   the JSON and text bodies
       messages.py    a request, a response, the client's addresses
-    facts.py         the interface to the rest of uProxy, and the rows that it returns
+    vitals.py        the interface to the rest of uProxy, as far as probes and scrapers need it
+    facts.py         the rest of it, imported when it is asked for, and the rows that it returns
       overview.py    rows that sum up: mistakes, peers, rates
       row.py         what a row is, and how it becomes JSON
     trouble.py       what is wrong, since when, whose turn it is; pure

@@ -73,7 +73,7 @@ def _read(
         case "/metrics":
             return answers.metrics(vitals, request.accept)
         case "/connections":
-            return _connections(request, facts())
+            return _connections(request, facts)
         case "/status.json":
             return answers.status(facts(), now)
         case "/":
@@ -90,11 +90,11 @@ def _dump(path: str, facts: AdminFacts) -> Response:
     return answers.l7(facts)
 
 
-def _connections(request: Request, facts: AdminFacts) -> Response:
+def _connections(request: Request, facts: Callable[[], AdminFacts]) -> Response:
     limit = _parameter(request, "limit") or str(answers.CONNECTIONS_SHOWN)
     if not (limit.isascii() and limit.isdigit() and len(limit) < 8):
         return text(400, f"limit={limit!r} is no number of connections: /connections?limit=100")
-    return answers.connections(facts, int(limit))
+    return answers.connections(facts(), int(limit))
 
 
 def _change(request: Request, vitals: Vitals) -> Response:

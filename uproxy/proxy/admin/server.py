@@ -32,6 +32,11 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+_NOT_LOADED = (
+    "what makes this answer can't be loaded (see the log): descriptors may be short, or uProxy was "
+    "upgraded and not restarted"
+)
+
 _LOGGED_OF_TARGET = 200
 """How many characters of a request's target are logged."""
 
@@ -156,11 +161,16 @@ class AdminListener:
         client.cut()
 
     def respond(self, request: Request) -> Response:
-        """Return the answer to a request; a 500 if the facts can't be gathered."""
+        """Return the answer to a request: a 503 if what makes it can't be loaded, which happens
+        when it is first asked for, a 500 if the facts can't be gathered."""
         try:
             response = router.respond(
                 self.surface, request, self.vitals, self.facts, datetime.now(UTC)
             )
+        except (ImportError, OSError) as error:
+            _log.error("no answer to %s %s: what makes it can't be loaded: %s",
+                       request.method, request.path, error)  # fmt: skip
+            return text(503, _NOT_LOADED)
         except Exception:  # noqa: BLE001  a defect must not end the connection
             _log.exception("no answer to %s %s", request.method, request.path)
             return text(500, "uProxy failed to answer this, which is a defect: see its log")

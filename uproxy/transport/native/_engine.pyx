@@ -238,7 +238,8 @@ def words_of(int why):
 
 def prctl(int option, unsigned long value):
     """Do prctl(2), with zeros for its other arguments; return its errno, or 0 if it was done."""
-    return errno if control_process(option, value, 0, 0, 0) else 0
+    cdef unsigned long no = 0  # the kernel reads all its bits
+    return errno if control_process(option, value, no, no, no) else 0
 
 
 cdef class Core:

@@ -15,7 +15,7 @@ order listener, limits, commands.
 Times are monotonic seconds unless a field says otherwise, sizes are bytes, and 0 is no limit.  A
 side's *end* is that it sends no more: a close_notify under TLS, a FIN without.  `kind` is the first
 field of what epoll's `data.ptr` points to, and tells which structure that is.  In a Connection, of
-which there are many, fields stand and are sized so that the compiler need not fill holes.
+which there are many, fields are sized and ordered so that the compiler leaves few holes.
 """
 
 from cpython.object cimport PyObject
@@ -299,6 +299,8 @@ cdef struct Connection:
     int refused_with_status  # HTTP status for the CONNECT; 0: none is decided
     flag is_pooled  # we have dialled it, as a tunnel for several connections
     flag shares_tls  # another connection's handshake with the same peer serves it too
+    flag inside  # it counts as a connection; under LimitState.lock, as is the next one
+    flag has_slot  # it counts as a handshake in flight
     double accepted_at
     double finished_at  # when its sockets were closed
     double handshake_started
@@ -320,17 +322,15 @@ cdef struct Connection:
     Connection *before  # in Worker.connections
     Connection *after
     # under LimitState.lock
-    flag inside  # it counts as a connection
-    flag has_slot  # it counts as a handshake in flight
-    int times_heard  # how often its peer was awaited in the handshake
     AwaitedList *awaited_in  # LimitState.silent, .spare or .stalled; NULL: it may not be evicted
     Connection *awaited_before  # in that list
     Connection *awaited_after
+    int times_heard  # how often its peer was awaited in the handshake
     # under ReportQueue.lock
+    int events  # bits of Event that the loop hasn't taken
     Connection *event_before  # in ReportQueue
     Connection *event_after
     PyObject *handle  # native.handle.NativeConnection; NULL before the first report is taken
-    int events  # bits of Event that the loop hasn't taken
 
 cdef struct Source:  # how many connections an IPv4 address, or an IPv6 /64, has
     uint8_t host[16]
