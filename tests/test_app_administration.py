@@ -16,6 +16,7 @@ from uproxy.config.settings import AdminSettings
 from uproxy.errors import UproxyError
 from uproxy.lab.ports import free_port
 from uproxy.model import SystemdAddress, TcpAddress, UnixAddress
+from uproxy.proxy.admin.sources import Sources
 from uproxy.systemd import PassedSockets
 
 
@@ -28,7 +29,7 @@ def answers(port: int, path: str) -> bytes:
 
 async def test_each_listener_answers_for_its_surface(tmp_path: Path) -> None:
     ready, path = free_port(), tmp_path / "admin.sock"
-    administration = Administration(FakeFacts(), FakeFacts, PassedSockets({}))
+    administration = Administration(Sources(FakeFacts(), FakeFacts), PassedSockets({}))
     administration.open(AdminSettings(UnixAddress(str(path)), None, TcpAddress("127.0.0.1", ready)))
     await administration.start()
     assert path.is_socket()
@@ -41,7 +42,7 @@ async def test_each_listener_answers_for_its_surface(tmp_path: Path) -> None:
 async def test_unix_sockets_have_the_mode_and_owner_that_are_configured(tmp_path: Path) -> None:
     owner = f"{os.getuid()}:{os.getgid()}"
     paths = [tmp_path / name for name in ("admin", "metrics", "ready")]
-    administration = Administration(FakeFacts(), FakeFacts, PassedSockets({}))
+    administration = Administration(Sources(FakeFacts(), FakeFacts), PassedSockets({}))
     first, second, third = (UnixAddress(str(path)) for path in paths)
     administration.open(AdminSettings(first, second, third, 0o620, owner))
     assert {stat.S_IMODE(path.stat().st_mode) for path in paths} == {0o620}
@@ -53,7 +54,7 @@ async def test_unix_sockets_have_the_mode_and_owner_that_are_configured(tmp_path
 @pytest.mark.privileged
 async def test_unix_sockets_are_given_to_their_owner(tmp_path: Path) -> None:
     path = tmp_path / "admin"
-    administration = Administration(FakeFacts(), FakeFacts, PassedSockets({}))
+    administration = Administration(Sources(FakeFacts(), FakeFacts), PassedSockets({}))
     administration.open(AdminSettings(UnixAddress(str(path)), None, None, owner="1234:4321"))
     assert (path.stat().st_uid, path.stat().st_gid) == (1234, 4321)
     await administration.close()
@@ -62,7 +63,7 @@ async def test_unix_sockets_are_given_to_their_owner(tmp_path: Path) -> None:
 async def test_an_address_in_use_names_the_listener_it_was_for() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         taken = TcpAddress("127.0.0.1", other.getsockname()[1])
-        administration = Administration(FakeFacts(), FakeFacts, PassedSockets({}))
+        administration = Administration(Sources(FakeFacts(), FakeFacts), PassedSockets({}))
         with pytest.raises(
             UproxyError, match=r"admin \(metrics\): 127\.0\.0\.1:.* is in use"
         ) as no:
@@ -74,7 +75,7 @@ async def test_an_address_in_use_names_the_listener_it_was_for() -> None:
 async def test_an_admin_socket_of_systemd_must_be_local() -> None:
     with socket.create_server(("0.0.0.0", 0)) as wide:
         administration = Administration(
-            FakeFacts(), FakeFacts, PassedSockets({"admin": (wide.fileno(),)})
+            Sources(FakeFacts(), FakeFacts), PassedSockets({"admin": (wide.fileno(),)})
         )
         with pytest.raises(UproxyError, match="reachable from other machines"):
             administration.open(AdminSettings(SystemdAddress("admin"), None, None))

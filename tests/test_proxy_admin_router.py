@@ -12,6 +12,7 @@ from tests.helpers.refusals import refused
 from uproxy.model import Address, TcpAddress, UnixAddress
 from uproxy.proxy.admin.messages import ClientAddresses, Request, Response, Surface
 from uproxy.proxy.admin.router import CHANGE, READ, respond
+from uproxy.proxy.admin.sources import Sources
 from uproxy.proxy.admin.vitals import Readiness
 
 LOCAL = TcpAddress("127.0.0.1", 15000)
@@ -29,7 +30,7 @@ def ask(
 ) -> Response:
     request = Request(method, target, ClientAddresses(peer, LOCAL), host)
     told = facts or FakeFacts()
-    return respond(surface, request, told, lambda: told, NOW)
+    return respond(surface, request, Sources(told, lambda: told), NOW)
 
 
 def test_ready_is_200() -> None:
@@ -203,7 +204,7 @@ def test_a_unix_socket_may_change_state() -> None:
     facts = FakeFacts()
     socket = UnixAddress("/run/admin.sock")
     request = Request("POST", "/drain", ClientAddresses(socket, socket), "x")
-    assert respond(Surface.ADMIN, request, facts, lambda: facts, NOW).status == 200
+    assert respond(Surface.ADMIN, request, Sources(facts, lambda: facts), NOW).status == 200
     assert facts.commands == ["drain"]
 
 
@@ -246,7 +247,7 @@ def test_metrics_come_in_the_form_the_scraper_accepts() -> None:
     assert ask("/metrics").content_type.startswith("text/plain")
     accept = "application/openmetrics-text; version=1.0.0"
     request = Request("GET", "/metrics", ClientAddresses(LOCAL, LOCAL), "localhost", None, accept)
-    response = respond(Surface.ADMIN, request, FakeFacts(), FakeFacts, NOW)
+    response = respond(Surface.ADMIN, request, Sources(FakeFacts(), FakeFacts), NOW)
     assert response.content_type.startswith("application/openmetrics-text")
     assert response.body.endswith(b"# EOF\n")
 
@@ -270,4 +271,4 @@ def test_what_the_vitals_tell_needs_no_facts(target: str, method: str) -> None:
         raise AssertionError("asked for")
 
     request = Request(method, target, ClientAddresses(LOCAL, LOCAL), "localhost:15000")
-    assert respond(Surface.ADMIN, request, FakeFacts(), no_facts, NOW).status < 500
+    assert respond(Surface.ADMIN, request, Sources(FakeFacts(), no_facts), NOW).status < 500

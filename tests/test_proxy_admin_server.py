@@ -20,6 +20,7 @@ from uproxy.model import TcpAddress, UnixAddress
 from uproxy.proxy.admin.bounds import Bounds
 from uproxy.proxy.admin.messages import Surface
 from uproxy.proxy.admin.server import AdminListener
+from uproxy.proxy.admin.sources import Sources
 
 GET = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
@@ -355,7 +356,7 @@ def test_what_cannot_be_loaded_for_an_answer_is_no_defect(
     def facts() -> FakeFacts:
         raise error
 
-    monkeypatch.setattr(listener, "facts", facts)
+    monkeypatch.setattr(listener, "sources", Sources(admin.facts, facts))
     client = client_of(listener)
     client.request("GET", "/certs")
     response = client.getresponse()

@@ -43,6 +43,7 @@ from uproxy.proxy.admin.l7_rows import L7DestinationRow, L7EndpointRow, L7ProxyR
 from uproxy.proxy.admin.messages import Surface
 from uproxy.proxy.admin.overview import LostRow, PeerList, PeerRow, Rates, Stale
 from uproxy.proxy.admin.server import AdminListener
+from uproxy.proxy.admin.sources import Sources
 from uproxy.proxy.admin.vitals import Readiness
 
 T = TypeVar("T")
@@ -297,7 +298,7 @@ class RunningAdmin:
     ) -> AdminListener:
         """Open another listener; its `address` has the port that the kernel chose."""
         listener = AdminListener(
-            self.facts, lambda: self.facts, surface, sockets.listen(address), bounds
+            Sources(self.facts, lambda: self.facts), surface, sockets.listen(address), bounds
         )
         self.call(listener.start())
         self._listeners.append(listener)

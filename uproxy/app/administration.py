@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import socket
-from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from uproxy import sockets
 from uproxy.app.doors import inherit
@@ -15,11 +13,8 @@ from uproxy.model import ListenAddress, SystemdAddress, TcpAddress, UnixAddress
 from uproxy.proxy.admin.bounds import DEFAULT_BOUNDS
 from uproxy.proxy.admin.messages import Surface
 from uproxy.proxy.admin.server import AdminListener
-from uproxy.proxy.admin.vitals import Vitals
+from uproxy.proxy.admin.sources import Sources
 from uproxy.systemd import PassedSockets
-
-if TYPE_CHECKING:
-    from uproxy.proxy.admin.facts import AdminFacts
 
 _log = logging.getLogger(__name__)
 
@@ -27,12 +22,8 @@ _log = logging.getLogger(__name__)
 class Administration:
     """Up to three admin listeners, one for each surface."""
 
-    def __init__(
-        self, vitals: Vitals, facts: Callable[[], AdminFacts], listeners: PassedSockets
-    ) -> None:
-        """`facts` makes what answers when `vitals` aren't enough."""
-        self._vitals = vitals
-        self._facts = facts
+    def __init__(self, sources: Sources, listeners: PassedSockets) -> None:
+        self._sources = sources
         self._inherited = listeners
         self._listeners: list[AdminListener] = []
 
@@ -50,7 +41,7 @@ class Administration:
         for surface, address in surfaces.items():
             if address is not None:
                 listener = self._listen(surface, address, settings)
-                self._listeners.append(AdminListener(self._vitals, self._facts, surface, listener))
+                self._listeners.append(AdminListener(self._sources, surface, listener))
 
     @staticmethod
     def descriptors(settings: AdminSettings) -> int:

@@ -39,6 +39,7 @@ from uproxy.log import Log
 from uproxy.metrics import history
 from uproxy.model import Limits, Mistake
 from uproxy.offloop import compute, off_loop
+from uproxy.proxy.admin.sources import Sources
 from uproxy.snapshot import Snapshot, names_in
 from uproxy.tasks import background
 
@@ -125,7 +126,7 @@ class RunningProxy:
         vitals = Vitals(
             self._state, self._parts, versions, self._order(Order.DRAIN), self._order(Order.QUIT)
         )
-        self._admin = Administration(vitals, partial(_facts, vitals), self._listeners)
+        self._admin = Administration(Sources(vitals, partial(_facts, vitals)), self._listeners)
         self._vitals = vitals
         self._parts.metrics.watch_readiness(lambda: not vitals.readiness().reasons)
         self._reloader = Reloader(

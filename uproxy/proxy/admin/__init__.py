@@ -7,6 +7,7 @@
       router.py      which answer a request gets; pure
         answers.py   the JSON and text bodies
       messages.py    a request, a response, the client's addresses
+    sources.py       whom the server asks
     vitals.py        the interface to the rest of uProxy, as far as probes and scrapers need it
     facts.py         the rest of it, imported when it is asked for, and the rows that it returns
       overview.py    rows that sum up: mistakes, peers, rates

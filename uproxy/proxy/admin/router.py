@@ -7,13 +7,13 @@ POST changes state, and only from this machine; each refusal says what to do ins
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from uproxy.proxy.admin import answers, guard
 from uproxy.proxy.admin.messages import Request, Response, Surface, text
+from uproxy.proxy.admin.sources import Sources
 from uproxy.proxy.admin.vitals import LOG_LEVELS, Vitals
 
 if TYPE_CHECKING:
@@ -34,14 +34,8 @@ PATHS = {
 """The paths that each surface answers."""
 
 
-def respond(
-    surface: Surface,
-    request: Request,
-    vitals: Vitals,
-    facts: Callable[[], AdminFacts],
-    now: datetime,
-) -> Response:
-    """Return the answer to one request.  `facts` is called where the vitals aren't enough."""
+def respond(surface: Surface, request: Request, sources: Sources, now: datetime) -> Response:
+    """Return the answer to one request."""
     if surface is Surface.ADMIN and (refusal := guard.refuse_foreign_page(request)):
         return refusal
     if request.path not in PATHS[surface]:
@@ -51,34 +45,28 @@ def respond(
     if request.path in CHANGE:
         if request.method != "POST":
             return _wrong_method(request, "POST")
-        return guard.refuse_remote(request) or _change(request, vitals)
+        return guard.refuse_remote(request) or _change(request, sources.vitals)
     if request.method not in ("GET", "HEAD"):
         return _wrong_method(request, "GET, HEAD")
-    return _read(surface, request, vitals, facts, now)
+    return _read(surface, request, sources, now)
 
 
-def _read(
-    surface: Surface,
-    request: Request,
-    vitals: Vitals,
-    facts: Callable[[], AdminFacts],
-    now: datetime,
-) -> Response:
+def _read(surface: Surface, request: Request, sources: Sources, now: datetime) -> Response:
     """Answer a GET or HEAD."""
     match request.path:
         case "/readyz":
-            return answers.readyz(vitals, values=surface is Surface.ADMIN)
+            return answers.readyz(sources.vitals, values=surface is Surface.ADMIN)
         case "/livez":
-            return answers.livez(vitals)
+            return answers.livez(sources.vitals)
         case "/metrics":
-            return answers.metrics(vitals, request.accept)
+            return answers.metrics(sources.vitals, request.accept)
         case "/connections":
-            return _connections(request, facts)
+            return _connections(request, sources)
         case "/status.json":
-            return answers.status(facts(), now)
+            return answers.status(sources.facts(), now)
         case "/":
             return answers.page()
-    return _dump(request.path, facts())
+    return _dump(request.path, sources.facts())
 
 
 def _dump(path: str, facts: AdminFacts) -> Response:
@@ -90,11 +78,11 @@ def _dump(path: str, facts: AdminFacts) -> Response:
     return answers.l7(facts)
 
 
-def _connections(request: Request, facts: Callable[[], AdminFacts]) -> Response:
+def _connections(request: Request, sources: Sources) -> Response:
     limit = _parameter(request, "limit") or str(answers.CONNECTIONS_SHOWN)
     if not (limit.isascii() and limit.isdigit() and len(limit) < 8):
         return text(400, f"limit={limit!r} is no number of connections: /connections?limit=100")
-    return answers.connections(facts(), int(limit))
+    return answers.connections(sources.facts(), int(limit))
 
 
 def _change(request: Request, vitals: Vitals) -> Response:

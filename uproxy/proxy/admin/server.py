@@ -13,9 +13,7 @@ import logging
 import math
 import socket
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
 from uproxy import sockets
 from uproxy.log import alike
@@ -24,11 +22,8 @@ from uproxy.proxy.admin import router
 from uproxy.proxy.admin.bounds import ACCEPTS, DEFAULT_BOUNDS, Bounds
 from uproxy.proxy.admin.client import Client, Source
 from uproxy.proxy.admin.messages import Request, Response, Surface, text
-from uproxy.proxy.admin.vitals import Vitals
+from uproxy.proxy.admin.sources import Sources
 from uproxy.transport.accept_backoff import AcceptBackoff
-
-if TYPE_CHECKING:
-    from uproxy.proxy.admin.facts import AdminFacts
 
 _log = logging.getLogger(__name__)
 
@@ -46,16 +41,13 @@ class AdminListener:
 
     def __init__(
         self,
-        vitals: Vitals,
-        facts: Callable[[], AdminFacts],
+        sources: Sources,
         surface: Surface,
         listener: socket.socket,
         bounds: Bounds = DEFAULT_BOUNDS,
     ) -> None:
-        """`facts` makes what answers where `vitals` aren't enough.  `listener` listens already;
-        this object owns it from now on."""
-        self.vitals = vitals
-        self.facts = facts
+        """`listener` listens already; this object owns it from now on."""
+        self.sources = sources
         self.surface = surface
         self.bounds = bounds
         self.names = frozenset({"localhost", socket.gethostname().lower()})
@@ -164,9 +156,7 @@ class AdminListener:
         """Return the answer to a request: a 503 if what makes it can't be loaded, which happens
         when it is first asked for, a 500 if the facts can't be gathered."""
         try:
-            response = router.respond(
-                self.surface, request, self.vitals, self.facts, datetime.now(UTC)
-            )
+            response = router.respond(self.surface, request, self.sources, datetime.now(UTC))
         except (ImportError, OSError) as error:
             _log.error("no answer to %s %s: what makes it can't be loaded: %s",
                        request.method, request.path, error)  # fmt: skip
