@@ -20,9 +20,10 @@ from tests.helpers.tunnels import (
     H2Peer,
     frame,
     inbound_door,
+    named,
     outbound_door,
 )
-from uproxy.contract import Engine, PeerSvid, Refusal
+from uproxy.contract import Arrival, Engine, PeerSvid, Refusal, Route
 from uproxy.hbone.codes import END_HEADERS, ErrorCode, FrameType
 from uproxy.lab.waiting import eventually
 from uproxy.model import Address, Outcome, TcpAddress, TunnelSettings
@@ -265,6 +266,24 @@ async def test_a_callers_stream_that_is_lost_with_its_tunnel_is_told_as_that(
         assert await there.is_reset()
         ending = await door.ending()
         assert (ending.outcome, ending.reason) == (Outcome.RESET, "the tunnel to the peer was lost")
+
+
+async def test_a_stream_whose_tunnel_is_lost_while_its_door_decides_is_told_as_that(
+    engine: Engine,
+) -> None:
+    peers: list[H2Peer] = []
+
+    def admit(arrival: Arrival) -> Route | Refusal:
+        peers[0].tls.stream.reset()
+        return named(arrival)
+
+    door = inbound_door(admit)
+    async with listening() as application, open_door(engine, door) as address:
+        peers.append(await H2Peer.connect(address))
+        with suppress(ConnectionResetError):
+            await peers[0].open(application.address)
+        ending = await door.ending()
+    assert (ending.outcome, ending.reason) == (Outcome.RESET, "the tunnel to the peer was lost")
 
 
 async def test_who_is_cut_while_a_lost_tunnel_outlives_its_socket_is_cut_at_once(
