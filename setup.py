@@ -11,7 +11,7 @@ setup(
         Extension(
             "uproxy.transport.native._engine",
             [f"{_ENGINE}_engine.pyx"],
-            depends=[*glob(f"{_ENGINE}*.pxd"), *glob(f"{_ENGINE}*.h")],
+            depends=[*glob(f"{_ENGINE}*.px[di]"), *glob(f"{_ENGINE}*.h")],
             include_dirs=[_ENGINE],
             extra_compile_args=["-O2", "-g1", "-fno-strict-aliasing", "-pthread"],
             extra_link_args=["-pthread"],

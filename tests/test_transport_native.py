@@ -302,7 +302,7 @@ async def test_a_stopped_engine_is_not_responsive_and_stops_again_for_nothing() 
 # A flood.
 
 UNHEARD = 4096
-"""Ended connections that the loop hasn't heard of, at most (`parts.pxd`, as `ACCEPTS`)."""
+"""Ended connections that the loop hasn't heard of, at most (`codes.pxd`, as `ACCEPTS`)."""
 ACCEPTS = 16
 """Arrivals that a thread takes in one turn."""
 
@@ -348,7 +348,7 @@ async def test_a_flood_that_is_refused_faster_than_the_loop_hears_of_it_waits_ou
 # Turns.
 
 THIN = 8 * 1024
-"""Bytes taken in a turn from who sends KeyUpdates (`parts.pxd`)."""
+"""Bytes taken in a turn from who sends KeyUpdates (`codes.pxd`)."""
 RECEIVES = 4
 """How often somebody who says more is heard in a turn (`relay.pxd`)."""
 
@@ -496,9 +496,9 @@ async def test_last_bytes_go_to_an_application_in_one_segment_with_the_end(
 BETWEEN_ROUNDS = 0.1
 """Seconds between two rounds of reports that ask nothing (`machine.h`, as BUSY)."""
 COMPANY = 8
-"""Connections told of in one round, after which the next one takes its time (`parts.pxd`)."""
+"""Connections told of in one round, after which the next one takes its time (`codes.pxd`)."""
 CROWD = 256
-"""Connections that something is to be told of, and nobody waits for more (`parts.pxd`)."""
+"""Connections that something is to be told of, and nobody waits for more (`codes.pxd`)."""
 
 
 @dataclass(frozen=True, slots=True)
