@@ -125,7 +125,7 @@ test-packages:
 	@.ci/packages $(TEST_PACKAGES)
 
 slow-test-packages:
-	@.ci/packages busybox-static default-jdk-headless mariadb-server maven nodejs openssh-client openssh-server podman runc
+	@.ci/packages busybox-static catatonit default-jdk-headless mariadb-server maven nodejs openssh-client openssh-server podman runc
 
 demo-packages:
 	@.ci/packages nginx postgresql curl
