@@ -73,7 +73,8 @@ def test_a_namespace_that_has_the_inode_of_one_that_died_is_another(either: Worl
         run("ip", "netns", "del", either.pod)
         return False
 
-    wait_until(made_again, "a namespace with the same inode")
+    # a namespace of another test may have the number until that has ended
+    wait_until(made_again, "a namespace with the same inode", timeout=60)
     assert "nothing leads to the network namespace" in state(either)[2]
     either.name, either.app = f"{first}-2", either.cgroup / "other"
     either.app.mkdir()
