@@ -279,6 +279,7 @@ async def test_accepting_survives_a_shortage_of_descriptors_without_spinning(
             there = await upstream.accept()
             await stream.send(b"patient")
             assert await there.receive() == b"patient"
+            stream.close()
     assert "raise LimitNOFILE" in caplog.text
 
 

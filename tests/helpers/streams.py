@@ -61,6 +61,9 @@ class Stream:
                 await asyncio.get_running_loop().sock_connect(connection, target)
         except ConnectionResetError:
             stream.reset_at_once = True
+        except BaseException:
+            stream.close()
+            raise
         return stream
 
     async def send(self, data: bytes) -> None:
