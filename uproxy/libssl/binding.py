@@ -26,7 +26,8 @@ NAMES: Final = tuple(
     """
     BIO_free BIO_get_mem_data BIO_new BIO_new_mem_buf BIO_s_mem BIO_set_mem_eof_return
     ERR_GET_REASON ERR_clear_error ERR_get_error ERR_peek_error ERR_reason_error_string
-    EVP_PKEY_free OpenSSL_version SSL_CIPHER_get_name SSL_CTX_add_extra_chain_cert
+    EVP_PKEY_free OPENSSL_free OPENSSL_malloc OpenSSL_version SSL_CIPHER_get_name
+    SSL_CTX_add_extra_chain_cert
     SSL_CTX_check_private_key SSL_CTX_free SSL_CTX_get_cert_store SSL_CTX_new
     SSL_CTX_set1_curves_list SSL_CTX_set_alpn_protos SSL_CTX_set_alpn_select_cb
     SSL_CTX_set_cipher_list SSL_CTX_set_ciphersuites SSL_CTX_set_min_proto_version
@@ -118,6 +119,20 @@ def stand_ins() -> tuple[int, int]:
     # several threads may copy it at once
     name = not_null(lib.X509_NAME_dup(lib.X509_get_subject_name(certificate)))
     return address_of(key), address_of(name)
+
+
+def overwrite_freed(size: int) -> None:
+    """Overwrite what this thread has freed of blocks of `size` bytes, or up to twice as many: that
+    is where `cryptography` leaves the DER that it makes of a private key."""
+    for each in range(size, 2 * size, 16):  # glibc's malloc has a list for every 16 bytes
+        blocks = [not_null(lib.OPENSSL_malloc(each)) for _ in range(_FREED)]
+        for block in blocks:
+            ffi.memmove(block, bytes(each), each)
+            lib.OPENSSL_free(block)
+
+
+_FREED: Final = 8
+"""Blocks that are overwritten of each size; a thread's list of free ones holds 7."""
 
 
 # Errors, in words.

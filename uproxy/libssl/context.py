@@ -21,6 +21,7 @@ from uproxy.libssl.binding import (
     ffi,
     lib,
     not_null,
+    overwrite_freed,
     x509_from,
 )
 from uproxy.libssl.callbacks import CHOOSER, WATCHER, protocol_chooser
@@ -202,6 +203,7 @@ class Context:
         key = ffi.gc(not_null(lib.d2i_PrivateKey_bio(bio, ffi.NULL)), lib.EVP_PKEY_free)
         expect_ok(lib.SSL_CTX_use_PrivateKey(context, key), "our key")
         expect_ok(lib.SSL_CTX_check_private_key(context), "our key")
+        overwrite_freed(len(der))
 
 
 def _pointer_to(signature: str, address: int) -> Any:
