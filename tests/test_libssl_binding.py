@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,3 +48,51 @@ def test_every_function_that_the_threads_call_has_an_address() -> None:
 def test_a_function_that_the_library_lacks_is_named() -> None:
     with pytest.raises(EngineError, match="the TLS library lacks SSL_dream"):
         binding.addresses(("SSL_new", "SSL_dream"))
+
+
+_KEY_IN_THE_HEAP = """
+import re
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding, NoEncryption, PrivateFormat, load_pem_private_key)
+from uproxy.identity.private_key import parse_private_key
+from uproxy.libssl import overwrite_freed
+
+def copies():
+    found = 0
+    with open("/proc/self/mem", "rb", 0) as memory, open("/proc/self/maps") as maps:
+        for begin, end in re.findall(r"([0-9a-f]+)-([0-9a-f]+) rw.*\\[heap\\]", maps.read()):
+            memory.seek(int(begin, 16))
+            found += memory.read(int(end, 16) - int(begin, 16)).count(number)
+    return found
+
+key = ec.generate_private_key(ec.SECP256R1())
+number = key.private_numbers().private_value.to_bytes(32, "big")
+"""
+"""Counts what is left of a private key's encoding where malloc has its blocks."""
+
+
+@pytest.mark.parametrize(
+    ("leaves", "cleans"),
+    [
+        (
+            "size = len(key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption()))",
+            "overwrite_freed(size)",
+        ),
+        (
+            "pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())\n"
+            "load_pem_private_key(pem, None)",
+            "parse_private_key(pem)",
+        ),
+    ],
+    ids=["made", "read"],
+)
+def test_what_is_freed_of_a_keys_encoding_is_overwritten(leaves: str, cleans: str) -> None:
+    """Something is left, or nothing would have to be done."""
+    program = f"{_KEY_IN_THE_HEAP}\n{leaves}\nprint(copies())\n{cleans}\nprint(copies())\n"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    before, after = map(int, done.stdout.split())
+    assert before > 0
+    assert after == 0

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from uproxy.errors import IdentityError, UnusableError
+from uproxy.libssl import overwrite_freed
 
 # a file may begin with EC PARAMETERS or hold the certificate too
 _PEM_KEY = re.compile(
@@ -45,6 +46,8 @@ def parse_private_key(data: bytes) -> PrivateKeyTypes:
         raise _encrypted() from error
     except (ValueError, UnsupportedAlgorithm) as error:
         raise IdentityError("not a private key in PEM or DER (PKCS#8, SEC1 or PKCS#1)") from error
+    finally:
+        overwrite_freed(len(data) // 2)  # the DER of a PEM has more than half its length
 
 
 def belongs_to(key: PrivateKeyTypes, certificate: x509.Certificate) -> bool:

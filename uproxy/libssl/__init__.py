@@ -16,7 +16,7 @@ pointer into a caller's bytes never outlives the call; the error queue is emptie
 call into OpenSSL; every function but `judge` and `Anchor`'s is called on one thread.
 """
 
-from uproxy.libssl.binding import Buffer, TlsError, addresses, in_words, stand_ins
+from uproxy.libssl.binding import Buffer, TlsError, addresses, in_words, overwrite_freed, stand_ins
 from uproxy.libssl.context import Compiled, Context, context_of, judge
 from uproxy.libssl.paths import Anchor, PathError
 from uproxy.libssl.selfcheck import check, check_callbacks
@@ -37,5 +37,6 @@ __all__ = [
     "context_of",
     "in_words",
     "judge",
+    "overwrite_freed",
     "stand_ins",
 ]

@@ -123,7 +123,7 @@ def stand_ins() -> tuple[int, int]:
 
 def overwrite_freed(size: int) -> None:
     """Overwrite what this thread has freed of blocks of `size` bytes, or up to twice as many: that
-    is where `cryptography` leaves the DER that it makes of a private key."""
+    is where `cryptography` leaves the DER that it reads or makes of a private key."""
     for each in range(size, 2 * size, 16):  # glibc's malloc has a list for every 16 bytes
         blocks = [not_null(lib.OPENSSL_malloc(each)) for _ in range(_FREED)]
         for block in blocks:

@@ -199,11 +199,11 @@ class Context:
             expect_ok(lib.SSL_CTX_add_extra_chain_cert(context, certificate), "our chain")
             ffi.gc(certificate, None)  # the context owns it now
         der = plan.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        overwrite_freed(len(der))
         bio = bio_over(der)
         key = ffi.gc(not_null(lib.d2i_PrivateKey_bio(bio, ffi.NULL)), lib.EVP_PKEY_free)
         expect_ok(lib.SSL_CTX_use_PrivateKey(context, key), "our key")
         expect_ok(lib.SSL_CTX_check_private_key(context), "our key")
-        overwrite_freed(len(der))
 
 
 def _pointer_to(signature: str, address: int) -> Any:

@@ -21,5 +21,5 @@ class Sources:
     """Makes what tells more than the vitals, and imports what that needs.
 
     Raises:
-        ImportError, OSError: it can't be loaded, now or ever.
+        ImportError, OSError: its modules can't be loaded.
     """
