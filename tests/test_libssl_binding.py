@@ -6,11 +6,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from uproxy.errors import EngineError
+from uproxy.errors import EngineError, IdentityError
+from uproxy.identity.private_key import parse_private_key
 from uproxy.libssl import binding
+from uproxy.libssl.binding import LONGEST_KEY
 from uproxy.transport.native._engine import OPENSSL_FUNCTIONS
 
 ENGINE = Path(__file__).parents[1] / "uproxy" / "transport" / "native"
@@ -96,3 +99,21 @@ def test_what_is_freed_of_a_keys_encoding_is_overwritten(leaves: str, cleans: st
     before, after = map(int, done.stdout.split())
     assert before > 0
     assert after == 0
+
+
+def test_no_more_is_overwritten_because_a_file_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or a reload of a file of 1 MiB that is no key would take minutes."""
+    asked: list[int] = []
+    real = binding.lib
+
+    def malloc(size: int) -> object:
+        asked.append(size)
+        return real.OPENSSL_malloc(size)
+
+    library = SimpleNamespace(OPENSSL_malloc=malloc, OPENSSL_free=real.OPENSSL_free)
+    monkeypatch.setattr(binding, "lib", library)
+    for size in (0, 1, 100, 4096, LONGEST_KEY - 1, LONGEST_KEY, 1 << 20):
+        binding.overwrite_freed(size)
+    assert max(asked) < LONGEST_KEY
+    with pytest.raises(IdentityError):
+        parse_private_key(bytes(1 << 20))

@@ -123,13 +123,18 @@ def stand_ins() -> tuple[int, int]:
 
 def overwrite_freed(size: int) -> None:
     """Overwrite what this thread has freed of blocks of `size` bytes, or up to twice as many: that
-    is where `cryptography` leaves the DER that it reads or makes of a private key."""
-    for each in range(size, 2 * size, 16):  # glibc's malloc has a list for every 16 bytes
+    is where `cryptography` leaves the DER that it reads or makes of a private key.  Blocks of
+    LONGEST_KEY bytes and more are left alone: no key is so long, whatever else a file holds."""
+    # glibc's malloc has a list for every 16 bytes
+    for each in range(size, min(2 * size, LONGEST_KEY), 16):
         blocks = [not_null(lib.OPENSSL_malloc(each)) for _ in range(_FREED)]
         for block in blocks:
             ffi.memmove(block, bytes(each), each)
             lib.OPENSSL_free(block)
 
+
+LONGEST_KEY: Final = 16 * 1024
+"""Bytes of DER; one of RSA with 16,384 bits has 9 KiB."""
 
 _FREED: Final = 8
 """Blocks that are overwritten of each size; a thread's list of free ones holds 7."""
